@@ -1,0 +1,57 @@
+# `make demo` trains the digits CNN and brings the model home; `make test` runs every check. Both make their own environment in .venv
+# and need nothing beforehand but git, make and Python 3.11 or later (another one than python3: make demo PYTHON=python3.12).
+
+PYTHON ?= python3
+VENV ?= .venv
+# More for pip, such as a second constraints file or an index with CPU-only wheels: make venv PIP_ARGS="-c other.txt"
+PIP_ARGS ?=
+# Where `make demo` keeps its ledger, its runs and the model it fetched.
+DEMO ?= demo
+# Processes that the tests are spread over.
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test lint types unit format benchmark clean
+
+help:  ## show what there is
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-18s %s\n' "  $$target" "$$text"; done
+
+venv: $(STAMP)  ## make the environment in .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null || { echo "error: there is no '$(PYTHON)'; name a Python 3.11 or later: make $(or $(MAKECMDGOALS),venv) PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1); cloud-train needs Python 3.11 or later: make $(or $(MAKECMDGOALS),venv) PYTHON=/path/to/python3" >&2; exit 1; }
+	"$(PYTHON)" -m venv "$(VENV)" || { echo "error: '$(PYTHON)' cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[train,dev]'
+	@touch "$@"
+
+demo: $(STAMP)  ## train jobs/digits-cnn.yaml to the end and fetch the model
+	CLOUD_TRAIN_HOME="$(abspath $(DEMO))" "$(BIN)/cloud-train" submit jobs/digits-cnn.yaml --set store="$(abspath $(DEMO))/runs" --follow
+	CLOUD_TRAIN_HOME="$(abspath $(DEMO))" "$(BIN)/cloud-train" fetch-model --to "$(DEMO)/model"
+
+test: lint types unit  ## run every check: style, types, import rules, tests
+
+lint: $(STAMP)  ## style and import rules
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/lint-imports" --no-cache
+
+types: $(STAMP)  ## mypy --strict over the package, its tests and its benchmarks
+	"$(BIN)/mypy"
+
+unit: $(STAMP)  ## the tests
+	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal -q
+
+format: $(STAMP)  ## put the code into the project's format
+	"$(BIN)/ruff" check --fix .
+	"$(BIN)/ruff" format .
+
+benchmark: $(STAMP)  ## measure what docs/benchmarks.md reports, and print it
+	"$(BIN)/python" -m benchmarks
+
+clean:  ## remove the environment, the demo and every cache
+	rm -rf "$(VENV)" "$(DEMO)" build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,66 @@
+"""Text to learn from: read it, name its characters, split it. Imports no torch, so that a dry run can tell the size of a job."""
+
+from pathlib import Path
+
+from cloud_train.job.models import PythonDocsData, TextData
+from cloud_train.job.problems import FieldError
+
+_LARGEST_BYTES = 1 << 30
+
+
+def read_text(data: PythonDocsData | TextData, directory: Path) -> str:
+    """The whole text; ``directory`` is where a relative path starts. Raises FieldError naming the file and what is wrong with it."""
+    text = _python_docs() if isinstance(data, PythonDocsData) else _own_text(directory / Path(data.path).expanduser())
+    training, validation = split(text, data.validation)
+    shortest = data.sequence_length + 1
+    if len(training) < shortest or len(validation) < shortest:
+        raise FieldError(
+            ("data", "sequence_length"),
+            f"the text has {len(text):,} characters, {len(training):,} of them to train and {len(validation):,} to validate,"
+            f" and one sequence takes {shortest:,}",
+            hint="give more text, or a smaller data.sequence_length",
+        )
+    return text
+
+
+def vocabulary(text: str) -> str:
+    """The distinct characters of ``text`` in the order of their code points; a character's place is its class."""
+    return "".join(sorted(set(text)))
+
+
+def split(text: str, validation: float) -> tuple[str, str]:
+    """The text to train on and, from its end, the fraction ``validation`` to validate on."""
+    place = len(text) - round(len(text) * validation)
+    return text[:place], text[place:]
+
+
+def _python_docs() -> str:
+    from pydoc_data.topics import topics
+
+    return "\n\n".join(topics[name] for name in sorted(topics))
+
+
+def _own_text(path: Path) -> str:
+    if path.is_dir():
+        files = sorted(path.glob("*.txt"))
+        if not files:
+            raise FieldError(("data", "path"), f"no *.txt file lies in {path}", hint="name a file, or a folder of *.txt files")
+        return "\n\n".join(_read(file) for file in files)
+    return _read(path)
+
+
+def _read(path: Path) -> str:
+    try:
+        size = path.stat().st_size
+        if not path.is_file() or size > _LARGEST_BYTES:
+            raise FieldError(("data", "path"), f"{path} is not a text file of at most 1 GiB")
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise FieldError(
+            ("data", "path"),
+            f"{path} is not UTF-8: byte {error.start:,} is 0x{error.object[error.start]:02x}",
+            hint=f"convert it with: iconv -f ENCODING -t UTF-8 {path.name}",
+        ) from error
+    except OSError as error:
+        reason = (error.strerror or "cannot be read").lower()
+        raise FieldError(("data", "path"), f"{path}: {reason}", hint="a relative path starts at the job file's folder") from error

@@ -1,0 +1,88 @@
+"""Mistakes in a job or config file, each with its place, and how they are shown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cloud_train.errors import JobError
+
+Path = tuple[str | int, ...]
+"""Where a value stands in a file's data: keys of mappings, indices of lists."""
+
+_SHOWN = 50
+_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something was written: a file with line and column (both from 1), or an option of the command line."""
+
+    file: str
+    line: int | None = None
+    column: int | None = None
+    source: str = ""
+    """The line as it was written."""
+
+    def __str__(self) -> str:
+        return self.file if self.line is None else f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake: where, what, what was expected, and the nearest valid name."""
+
+    place: Place
+    message: str
+    expected: str = ""
+    suggestion: str = ""
+
+    def render(self) -> str:
+        """As a compiler shows it: place and message, the line with a mark below the column, what was expected."""
+        lines = [f"{self.place}: {self.message}"]
+        if self.place.source and self.place.column:
+            source, column = _cut(self.place.source, self.place.column)
+            lines += [f"    {source}", f"    {' ' * (column - 1)}^"]
+        if self.expected:
+            lines.append(f"    expected: {self.expected}")
+        if self.suggestion:
+            lines.append(f"    did you mean {self.suggestion!r}?")
+        return "\n".join(lines)
+
+
+class JobFileError(JobError):
+    """A job or config file has mistakes; ``problems`` lists every one of them, in the order of their places."""
+
+    code = "job-file"
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(
+            sorted(problems, key=lambda problem: (problem.place.file, problem.place.line or 0, problem.place.column or 0))
+        )
+        shown = [problem.render() for problem in self.problems[:_SHOWN]]
+        count = len(self.problems)
+        if count > _SHOWN:
+            shown.append(f"and {count - _SHOWN} more")
+        title = "1 mistake" if count == 1 else f"{count} mistakes"
+        super().__init__(f"{title} in {self.problems[0].place.file}\n\n" + "\n\n".join(shown))
+
+
+class FieldError(JobError):
+    """A value of a job that cannot be used, found by looking at what it means (a text file that is not there, say)."""
+
+    code = "job-file"
+
+    def __init__(self, path: Path, message: str, hint: str | None = None) -> None:
+        super().__init__(f"{dotted(path)}: {message}", hint)
+        self.path = path
+        self.reason = message
+
+
+def dotted(path: Path) -> str:
+    """A path as ``--set`` takes it: ``model.blocks.0.filters``."""
+    return ".".join(str(part) for part in path)
+
+
+def _cut(source: str, column: int) -> tuple[str, int]:
+    """The part of a long line around ``column``, and where the column stands in it; what cannot be shown is a dot."""
+    start = max(0, column - 1 - _WIDTH // 2) if len(source) > _WIDTH else 0
+    visible = "".join(character if character.isprintable() else "·" for character in source[start : start + _WIDTH])
+    return visible, column - start

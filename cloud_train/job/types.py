@@ -1,0 +1,152 @@
+"""Shorthands of the job file, each a type that parses its text and declares its own JSON Schema.
+
+``2h`` and ``30 s`` are durations, ``16GB`` is a size, ``1 epoch`` is a cadence, ``L4:1`` an accelerator. A parsed value prints back in
+the form in which a person would write it.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+_SECONDS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
+_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_NUMBER = r"(\d+(?:\.\d+)?)"
+
+
+class Shorthand:
+    """What the shorthands share: ``parse`` a text, print it back, and describe both to pydantic and to JSON Schema."""
+
+    pattern: ClassVar[str]
+    expected: ClassVar[str]
+    examples: ClassVar[tuple[str, ...]]
+    accepts_number: ClassVar[bool] = False
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the shorthand ``text``; raises ValueError where it does not fit ``pattern``."""
+        match = re.fullmatch(cls.pattern, text.strip())
+        if match is None:
+            raise ValueError(f"expected {cls.expected}")
+        return cls.from_match(match)
+
+    @classmethod
+    def from_match(cls, match: re.Match[str]) -> Self:
+        """Build the value from a match of ``pattern``."""
+        raise NotImplementedError
+
+    @classmethod
+    def _validate(cls, value: object) -> Self:
+        if isinstance(value, cls):
+            return value
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, str) or (is_number and cls.accepts_number):
+            try:
+                return cls.parse(str(value))
+            except ValueError as error:
+                raise PydanticCustomError("shorthand", "{reason}", {"reason": str(error)}) from error
+        raise PydanticCustomError("shorthand", "{reason}", {"reason": f"expected {cls.expected}"})
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(cls._validate, serialization=core_schema.to_string_ser_schema())
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        text = {"type": "string", "pattern": rf"^\s*(?:{cls.pattern})\s*$", "examples": list(cls.examples)}
+        return {"anyOf": [text, {"type": "number", "minimum": 0}]} if cls.accepts_number else text
+
+
+@dataclass(frozen=True)
+class Duration(Shorthand):
+    """A length of time: ``30 s``, ``5 min``, ``2h``, ``1.5 d``; a bare number is seconds."""
+
+    seconds: float
+
+    pattern = _NUMBER + r"\s*(s|sec|min|m|h|d)?"
+    expected = "a duration such as '90 s', '5 min' or '2h'"
+    examples = ("90 s", "5 min", "2h")
+    accepts_number = True
+
+    @classmethod
+    def from_match(cls, match: re.Match[str]) -> Self:
+        """Build the value from a match of ``pattern``."""
+        return cls(float(match[1]) * _SECONDS[match[2] or "s"])
+
+    def __str__(self) -> str:
+        for unit in ("d", "h", "min"):
+            if self.seconds >= _SECONDS[unit] and self.seconds % _SECONDS[unit] == 0:
+                return f"{self.seconds / _SECONDS[unit]:g} {unit}"
+        return f"{self.seconds:g} s"
+
+
+@dataclass(frozen=True)
+class ByteSize(Shorthand):
+    """An amount of memory or disk: ``16GB`` (10⁹ bytes), ``512 MiB`` (2²⁰ bytes)."""
+
+    bytes: int
+
+    pattern = _NUMBER + r"\s*(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)"
+    expected = "a size such as '512MB', '16GB' or '8GiB'"
+    examples = ("512MB", "16GB", "8GiB")
+
+    @classmethod
+    def from_match(cls, match: re.Match[str]) -> Self:
+        """Build the value from a match of ``pattern``."""
+        return cls(round(float(match[1]) * _BYTES[match[2]]))
+
+    def __str__(self) -> str:
+        for unit in ("TB", "TiB", "GB", "GiB", "MB", "MiB", "KB", "KiB"):
+            if self.bytes >= _BYTES[unit] and self.bytes % _BYTES[unit] == 0:
+                return f"{self.bytes // _BYTES[unit]}{unit}"
+        return f"{self.bytes}B"
+
+
+@dataclass(frozen=True)
+class Cadence(Shorthand):
+    """How often something happens while training: ``1 epoch``, ``200 steps`` or ``5 min``."""
+
+    count: float
+    unit: Literal["epoch", "step", "second"]
+
+    pattern = r"(?:(\d+)\s*(epochs?|steps?)|" + _NUMBER + r"\s*(s|sec|min|m|h|d))"
+    expected = "how often, such as '1 epoch', '200 steps' or '5 min'"
+    examples = ("1 epoch", "200 steps", "5 min")
+
+    @classmethod
+    def from_match(cls, match: re.Match[str]) -> Self:
+        """Build the value from a match of ``pattern``."""
+        if match[1]:
+            cadence = cls(int(match[1]), "epoch" if match[2].startswith("epoch") else "step")
+        else:
+            cadence = cls(float(match[3]) * _SECONDS[match[4]], "second")
+        if cadence.count <= 0:
+            raise ValueError(f"expected {cls.expected}, more than nothing")
+        return cadence
+
+    def __str__(self) -> str:
+        if self.unit == "second":
+            return str(Duration(self.count))
+        return f"{self.count:g} {self.unit}{'' if self.count == 1 else 's'}"
+
+
+@dataclass(frozen=True)
+class Accelerator(Shorthand):
+    """A kind of accelerator and how many per node: ``L4`` or ``A100:4``."""
+
+    kind: str
+    count: int
+
+    pattern = r"([A-Za-z][A-Za-z0-9-]*)(?::([1-9]\d?))?"
+    expected = "an accelerator and how many, such as 'L4' or 'A100:4'"
+    examples = ("L4", "T4:1", "A100:4")
+
+    @classmethod
+    def from_match(cls, match: re.Match[str]) -> Self:
+        """Build the value from a match of ``pattern``."""
+        return cls(match[1], int(match[2] or 1))
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.count}"

@@ -1,0 +1,122 @@
+"""What is installed here, what is missing, and what to do about it."""
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from cloud_train import __version__
+from cloud_train.errors import CloudTrainError
+from cloud_train.orchestrator.home import Home
+from cloud_train.providers.registry import known_providers
+from cloud_train.run.ledger import Ledger
+
+_TRAINING = {"torch": "torch", "numpy": "numpy", "safetensors": "safetensors", "sklearn": "scikit-learn", "PIL": "pillow"}
+_LITTLE_SPACE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. An error keeps something built in from working; a warning, something optional."""
+
+    name: str
+    status: Literal["ok", "warning", "error"]
+    detail: str
+    remedy: str = ""
+
+
+def examine(home: Home, store: str = "~/.cloud-train/runs") -> list[Finding]:
+    """Look at everything that cloud-train uses on this machine. Writes nothing that stays."""
+    return [
+        _python(),
+        *_training(),
+        _home(home),
+        _ledger(home),
+        _store(Path(store).expanduser()),
+        *_providers(home),
+    ]
+
+
+def _python() -> Finding:
+    detail = f"{platform.python_version()} at {sys.executable}, cloud-train {__version__} on {platform.system()} {platform.machine()}"
+    if platform.system() not in ("Linux", "Darwin"):
+        return Finding("python", "error", detail, "cloud-train runs on Linux and macOS; on Windows use WSL")
+    return Finding("python", "ok", detail)
+
+
+def _training() -> Iterator[Finding]:
+    missing = [package for module, package in _TRAINING.items() if find_spec(module) is None]
+    found = ", ".join(f"{package} {_version(package)}" for package in _TRAINING.values() if package not in missing)
+    if missing:
+        remedy = "pip install 'cloud-train[train]'"
+        yield Finding("training", "warning", f"missing: {', '.join(missing)}; script jobs run without", remedy)
+    else:
+        yield Finding("training", "ok", found)
+    if platform.system() == "Linux":
+        driver = shutil.which("nvidia-smi")
+        yield Finding("accelerator", "ok", f"NVIDIA driver found ({driver})" if driver else "none found; training uses the CPU")
+
+
+def _home(home: Home) -> Finding:
+    problem = _write_problem(home.folder)
+    if problem:
+        return Finding("home", "error", f"{home.folder}: {problem}", "make it writable, or name another folder with CLOUD_TRAIN_HOME")
+    return Finding("home", "ok", str(home.folder))
+
+
+def _ledger(home: Home) -> Finding:
+    if not home.ledger_path.exists():
+        return Finding("ledger", "ok", "none yet; the first submission makes it")
+    try:
+        with Ledger(home.ledger_path) as ledger:
+            runs = len(ledger.newest())
+    except CloudTrainError as error:
+        return Finding("ledger", "error", error.message, error.hint or "")
+    return Finding("ledger", "ok", f"{home.ledger_path}, {runs:,} run{'' if runs == 1 else 's'}")
+
+
+def _store(folder: Path) -> Finding:
+    problem = _write_problem(folder)
+    if problem:
+        return Finding("store", "error", f"{folder}: {problem}", "make it writable, or name another folder with --set store=FOLDER")
+    free = shutil.disk_usage(_existing(folder)).free
+    detail = f"{folder}, {free / 1e9:,.1f} GB free"
+    if free < _LITTLE_SPACE_BYTES:
+        return Finding("store", "warning", detail, "free some space: a full disk ends a run")
+    return Finding("store", "ok", detail)
+
+
+def _providers(home: Home) -> Iterator[Finding]:
+    for known in known_providers(home.folder):
+        if known.error:
+            yield Finding(f"provider {known.name}", "warning", known.error, "reinstall or remove the package that it comes from")
+        else:
+            yield Finding(f"provider {known.name}", "ok", known.source)
+
+
+def _write_problem(folder: Path) -> str:
+    """Why nothing can be written under ``folder``, or nothing; a folder that does not exist yet is asked of the one above it."""
+    place = _existing(folder)
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            return ""
+    except OSError as error:
+        return f"cannot write to {place}: {os.strerror(error.errno or 0).lower()}"
+
+
+def _existing(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "?"

@@ -1,0 +1,142 @@
+"""Watching one run until it ends: where it stands, its newest metrics, and what its program printed since the last look."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from cloud_train.errors import CloudTrainError
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.observing import RunView, look, read_record
+from cloud_train.run import layout
+from cloud_train.run.ledger import Ledger
+from cloud_train.run.logs import LogReader
+from cloud_train.run.metrics import MetricPoint, MetricsReader
+from cloud_train.run.record import RunRecord
+from cloud_train.storage.registry import open_store
+
+_FIRST_PAUSE_SECONDS = 0.01
+_LONGEST_PAUSE_SECONDS = 0.5
+_PAUSE_GROWTH = 1.2
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One look at a run that is being followed."""
+
+    view: RunView
+    step: int | None
+    total_steps: int | None
+    epoch: float | None
+    """Epochs done, with a fraction."""
+    epochs: int | None
+    latest: dict[str, float | None] = field(default_factory=dict)
+    """The newest value of each metric, such as ``train/loss``; None where it is not finite."""
+    steps_per_second: float | None = None
+    eta_seconds: float | None = None
+    output: bytes = b""
+    """What the program printed since the look before."""
+
+
+def follow(home: Home, run_id: str, sleep: Callable[[float], None] = time.sleep) -> Iterator[Progress]:
+    """Look at the run until it ends, more often at first; yields whenever something is new, and the end last."""
+    with Ledger(home.ledger_path) as ledger:
+        watch = _Watch(home, ledger, run_id)
+        pause = _FIRST_PAUSE_SECONDS
+        before: Progress | None = None
+        while before is None or not before.view.state.is_end:
+            now = watch.look()
+            if now != before:
+                yield now
+                pause = max(_FIRST_PAUSE_SECONDS, pause / 2)
+            before = now
+            if not now.view.state.is_end:
+                sleep(pause)
+                pause = min(_LONGEST_PAUSE_SECONDS, pause * _PAUSE_GROWTH)
+
+
+def glance(home: Home, run_id: str) -> Progress:
+    """One look at the run: where it stands and its newest metrics, without what its program printed."""
+    with Ledger(home.ledger_path) as ledger:
+        return _Watch(home, ledger, run_id, with_output=False).look()
+
+
+class _Watch:
+    """What following remembers between two looks."""
+
+    def __init__(self, home: Home, ledger: Ledger, run_id: str, with_output: bool = True) -> None:
+        self._with_output = with_output
+        self._home, self._ledger, self._run_id = home, ledger, run_id
+        self._record: RunRecord | None = None
+        self._attempt = 0
+        self._latest: dict[str, float | None] = {}
+        self._pace = _Pace()
+
+    def look(self) -> Progress:
+        view = look(self._home, self._ledger, self._run_id)
+        if view.attempt != self._attempt:
+            self._begin(view)
+        # The state was read before the metrics and the output: after an end nothing is added to them, so nothing is missed.
+        points = self._metrics.read()
+        for point in points:
+            self._latest[point.key] = point.value
+            self._pace.add(point)
+        total, epochs = self._goal()
+        step = self._pace.step
+        remaining = total - step if total is not None and step is not None else None
+        rate = self._pace.steps_per_second
+        return Progress(
+            view=view,
+            step=step,
+            total_steps=total,
+            epoch=self._pace.epoch,
+            epochs=epochs,
+            latest=dict(self._latest),
+            steps_per_second=rate,
+            eta_seconds=remaining / rate if remaining is not None and rate else None,
+            output=b"".join(self._log.read()) if self._with_output else b"",
+        )
+
+    def _begin(self, view: RunView) -> None:
+        store = open_store(view.store)
+        self._attempt = view.attempt
+        self._metrics = MetricsReader(store, view.run_id, view.attempt)
+        self._log = LogReader(store, f"{view.run_id}/{layout.output_log(view.attempt)}")
+        self._pace = _Pace()
+        if self._record is None:
+            try:
+                self._record = read_record(store, view.run_id)
+            except CloudTrainError:
+                self._record = None  # a run directory that is gone has no goal to show; what the ledger knows is still shown
+
+    def _goal(self) -> tuple[int | None, int | None]:
+        if self._record is None:
+            return None, None
+        train = self._record.job.get("train", {})
+        return self._record.plan.get("total_steps"), train.get("epochs")
+
+
+class _Pace:
+    """How fast steps go by, over the last half minute of the program's own time stamps."""
+
+    _WINDOW_SECONDS = 30.0
+
+    def __init__(self) -> None:
+        self.step: int | None = None
+        self.epoch: float | None = None
+        self._marks: list[tuple[float, int]] = []
+
+    def add(self, point: MetricPoint) -> None:
+        self.step = point.step if self.step is None else max(self.step, point.step)
+        self.epoch = point.epoch if point.epoch is not None else self.epoch
+        if point.time is None or (self._marks and point.step <= self._marks[-1][1]):
+            return
+        self._marks.append((point.time, point.step))
+        while point.time - self._marks[0][0] > self._WINDOW_SECONDS and len(self._marks) > 2:
+            self._marks.pop(0)
+
+    @property
+    def steps_per_second(self) -> float | None:
+        if len(self._marks) < 2:
+            return None
+        (first_time, first_step), (last_time, last_step) = self._marks[0], self._marks[-1]
+        return (last_step - first_step) / (last_time - first_time) if last_time > first_time else None

@@ -1,0 +1,230 @@
+"""Where the runs stand: what the ledger has, brought up to date from the provider and from the run directory.
+
+A run that ended is read from the ledger alone, so listing thousands costs one query. For the others, in this order: a submission that was
+cut off is settled, the provider is asked whether the attempt lives, and then the run directory what became of it.
+"""
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cloud_train.errors import CorruptError, NotFoundError, StoreError
+from cloud_train.orchestrator.home import Home
+from cloud_train.providers.base import Handle, Observation, Provider
+from cloud_train.providers.registry import load_provider
+from cloud_train.run import layout, locks
+from cloud_train.run.ledger import Entry, Ledger
+from cloud_train.run.record import AttemptStatus, RunRecord
+from cloud_train.run.states import Cause, State
+from cloud_train.storage.base import ObjectMissingError, Store
+from cloud_train.storage.registry import open_store
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run as a person sees it: its newest attempt, and where it stands. Times are seconds since the epoch."""
+
+    run_id: str
+    name: str
+    provider: str
+    store: str
+    run_directory: str
+    job_file: str | None
+    created: float
+    attempt: int
+    state: State
+    cause: Cause | None
+    message: str
+    started: float | None
+    ended: float | None
+    heartbeat: float | None
+    """The worker's last sign of life; None for an attempt that ended before this look."""
+    host: str
+    resumed_step: int | None
+
+
+def select(home: Home, text: str | None) -> str:
+    """The id of the run that ``text`` begins (or that ends with it), the newest run for None; raises NotFoundError, also if several fit."""
+    with Ledger(home.ledger_path) as ledger:
+        if text is None:
+            newest = ledger.newest(1)
+            if not newest:
+                raise NotFoundError("there is no run yet", hint="start one with: cloud-train submit JOB.yaml")
+            return newest[0].run_id
+        fitting = ledger.matching(text)
+    if text in fitting:
+        return text
+    if not fitting:
+        raise NotFoundError(f"no run's id begins with {text!r}", hint="see which there are with: cloud-train list --all")
+    if len(fitting) > 1:
+        shown = "\n  ".join(fitting)
+        raise NotFoundError(f"{text!r} fits several runs:\n  {shown}", hint="give more of the id; its last four characters are enough")
+    return fitting[0]
+
+
+def view(home: Home, run_id: str) -> RunView:
+    """Where one run stands now."""
+    with Ledger(home.ledger_path) as ledger:
+        return look(home, ledger, run_id)
+
+
+def list_runs(home: Home, limit: int | None = None) -> list[RunView]:
+    """The newest runs and where they stand now, the newest first."""
+    with Ledger(home.ledger_path) as ledger:
+        views = []
+        for entry in ledger.newest(limit):
+            with suppress(NotFoundError):  # a submission that never came to be is forgotten on the way
+                views.append(_view(entry) if entry.state.is_end else look(home, ledger, entry.run_id))
+        return views
+
+
+def look(home: Home, ledger: Ledger, run_id: str) -> RunView:
+    """Where one run stands now, through a ledger that is open already."""
+    entry = ledger.get(run_id)
+    if entry and entry.reference is None and not entry.state.is_end and not locks.is_held(home.submission_lock(run_id)):
+        # Read again: between the reading and the look at its lock the submission may have come to its end.
+        entry = _settle(home, ledger, ledger.get(run_id))
+    if entry is None:
+        raise NotFoundError(f"there is no run {run_id}", hint="see which there are with: cloud-train list --all")
+    if entry.state.is_end or entry.reference is None:
+        return _view(entry)
+    provider = load_provider(entry.provider, home.folder)
+    return _observe(ledger, provider, entry, entry.reference)
+
+
+def read_record(store: Store, run_id: str) -> RunRecord:
+    """The run's ``run.json``; raises NotFoundError or CorruptError."""
+    key = f"{run_id}/{layout.RUN}"
+    try:
+        return RunRecord.from_json(store.get(key), f"{store.url}/{key}")
+    except ObjectMissingError as error:
+        raise NotFoundError(
+            f"the run directory {store.url}/{run_id} is gone", hint="nothing can be read from it; `cloud-train list` still knows the run"
+        ) from error
+
+
+def _settle(home: Home, ledger: Ledger, entry: Entry | None) -> Entry | None:
+    """What became of a submission whose process is gone: launched after all, not launched, or never written."""
+    if entry is None or entry.reference is not None or entry.state.is_end:
+        return entry
+    with locks.held(home.submission_lock(entry.run_id)) as mine:
+        if not mine:
+            return entry
+        handle = load_provider(entry.provider, home.folder).find(entry.run_id, entry.attempt, entry.store)
+        if handle is not None:
+            ledger.launched(entry.run_id, entry.attempt, handle.reference)
+        elif _has_run_directory(entry):
+            message = "the submission was cut off before anything was started"
+            ledger.observed(entry.run_id, entry.attempt, Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, message, ended=time.time())
+        else:
+            ledger.forget(entry.run_id)
+    return ledger.get(entry.run_id)
+
+
+def _has_run_directory(entry: Entry) -> bool:
+    try:
+        open_store(entry.store).stat(f"{entry.run_id}/{layout.RUN}")
+    except ObjectMissingError:
+        return False
+    return True
+
+
+def _observe(ledger: Ledger, provider: Provider, entry: Entry, reference: dict[str, Any]) -> RunView:
+    handle = Handle(entry.run_id, entry.attempt, entry.provider, entry.store, reference)
+    # The provider first: a worker writes its end before it goes, so an attempt that is gone by now has its last word in the run directory.
+    observation = provider.observe(handle)
+    store = open_store(entry.store)
+    number, status = _newest_status(store, entry)
+    if status is None and not observation.state.is_end:
+        return _view(entry)
+    if observation.state.is_end and (status is None or not status.state.is_end):
+        provider.cancel(handle, force=True)
+        status = _ended_without_a_word(store, entry.run_id, number, status, observation)
+    elif status is not None and status.cause and not observation.state.is_end and _is_retried(store, entry.run_id, status.cause, number):
+        message = f"attempt {number} ended ({status.cause}: {status.message}); attempt {number + 1} follows"
+        status = replace(status, state=State.STARTING, cause=None, ended=None, message=message)
+    assert status is not None
+    seen = replace(
+        entry,
+        attempt=number,
+        state=status.state,
+        cause=status.cause,
+        message=status.message,
+        started=status.started,
+        ended=status.ended,
+        host=status.host,
+        resumed_step=status.resumed_step,
+    )
+    if seen != entry:
+        ledger.observed(
+            seen.run_id,
+            seen.attempt,
+            seen.state,
+            seen.cause,
+            seen.message,
+            started=seen.started,
+            ended=seen.ended,
+            host=seen.host,
+            resumed_step=seen.resumed_step,
+        )
+    return _view(seen, status.heartbeat)
+
+
+def _newest_status(store: Store, entry: Entry) -> tuple[int, AttemptStatus | None]:
+    """The newest attempt's status: the worker may have begun further attempts by itself."""
+    number, newest = entry.attempt, _read_status(store, entry.run_id, entry.attempt)
+    while newest and newest.state.is_end and (following := _read_status(store, entry.run_id, number + 1)):
+        number, newest = number + 1, following
+    return number, newest
+
+
+def _read_status(store: Store, run_id: str, number: int) -> AttemptStatus | None:
+    key = f"{run_id}/{layout.status(number)}"
+    try:
+        return AttemptStatus.from_json(store.get(key), f"{store.url}/{key}")
+    except ObjectMissingError:
+        return None
+
+
+def _ended_without_a_word(store: Store, run_id: str, number: int, status: AttemptStatus | None, observation: Observation) -> AttemptStatus:
+    """Give an attempt its end in the worker's place, in the run directory too."""
+    now = time.time()
+    status = status or AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0)
+    cause, message = observation.cause or Cause.UNKNOWN, observation.message
+    with suppress(StoreError):
+        store.stat(f"{run_id}/{layout.cancel(number)}")
+        cause, message = Cause.CANCELLED, "cancelled; the worker had to be killed"
+    seen = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(status.heartbeat))
+    ended = status.ended_with(cause, f"{message} (last sign of life {seen})", now)
+    with suppress(StoreError):  # the ledger still gets it, and the next reader finds out for itself
+        store.put(f"{run_id}/{layout.status(number)}", ended.to_json())
+    return ended
+
+
+def _is_retried(store: Store, run_id: str, cause: Cause, number: int) -> bool:
+    try:
+        return read_record(store, run_id).program.retries(cause, number)
+    except (NotFoundError, CorruptError):
+        return False
+
+
+def _view(entry: Entry, heartbeat: float | None = None) -> RunView:
+    return RunView(
+        run_id=entry.run_id,
+        name=entry.name,
+        provider=entry.provider,
+        store=entry.store,
+        run_directory=f"{entry.store.rstrip('/')}/{entry.run_id}",
+        job_file=entry.job_file,
+        created=entry.created,
+        attempt=entry.attempt,
+        state=entry.state,
+        cause=entry.cause,
+        message=entry.message,
+        started=entry.started,
+        ended=entry.ended,
+        heartbeat=heartbeat,
+        host=entry.host,
+        resumed_step=entry.resumed_step,
+    )

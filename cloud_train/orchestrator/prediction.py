@@ -1,0 +1,87 @@
+"""Using a trained model: the class of an image, the continuation of a prompt.
+
+The model runs in a process of its own (``python -m cloud_train.training.predict``), since only the training room may import torch. That
+process answers with one JSON object.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cloud_train.errors import CloudTrainError, NotFoundError
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.results import fetch_model, model_folder
+
+
+class PredictionError(CloudTrainError):
+    """The model could not be used; ``code`` and ``exit_code`` are those that the predicting process reported."""
+
+    def __init__(self, message: str, hint: str | None, code: str, exit_code: int) -> None:
+        super().__init__(message, hint)
+        # Instance attributes on purpose: the predicting process decides which documented error this is.
+        self.__dict__.update(code=code, exit_code=exit_code)
+
+
+def predict_images(
+    home: Home, run_id: str, files: Sequence[Path], checkpoint: str | None = None, invert: bool = False
+) -> list[dict[str, Any]]:
+    """For each image file: its class, the probability of that class, and the probability of each class."""
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        raise NotFoundError(f"no such file: {', '.join(missing)}")
+    arguments = [*(["--invert"] if invert else []), "--images", *(str(file.absolute()) for file in files)]
+    with _model(home, run_id, checkpoint) as folder:
+        answer = _ask(folder, arguments)
+    return list(answer["predictions"])
+
+
+def continue_text(
+    home: Home,
+    run_id: str,
+    prompt: str,
+    *,
+    length: int = 200,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    seed: int = 0,
+    checkpoint: str | None = None,
+) -> dict[str, Any]:
+    """The prompt's continuation by ``length`` characters, each drawn at ``temperature`` from the ``top_k`` likeliest ones."""
+    arguments = ["--prompt", prompt, "--length", str(length), "--temperature", str(temperature), "--seed", str(seed)]
+    if top_k is not None:
+        arguments += ["--top-k", str(top_k)]
+    with _model(home, run_id, checkpoint) as folder:
+        return _ask(folder, arguments)
+
+
+@contextmanager
+def _model(home: Home, run_id: str, checkpoint: str | None) -> Iterator[Path]:
+    folder = model_folder(home, run_id, checkpoint)
+    if folder is not None:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield fetch_model(home, run_id, Path(temporary, "model"), checkpoint).folder
+
+
+def _ask(folder: Path, arguments: list[str]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "cloud_train.training.predict", str(folder), *arguments]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    try:
+        answer = json.loads(ended.stdout)
+    except ValueError as error:
+        raise PredictionError(
+            f"predicting ended with status {ended.returncode} and no answer: {ended.stderr[-500:].decode(errors='replace').strip()}",
+            None,
+            "internal",
+            1,
+        ) from error
+    if "error" in answer:
+        failure = answer["error"]
+        raise PredictionError(failure["message"], failure.get("hint"), failure.get("code", "internal"), ended.returncode or 1)
+    return dict(answer)

@@ -1,0 +1,80 @@
+"""Reading a run's logs and metrics from its run directory."""
+
+import time
+from collections.abc import Callable, Iterator
+
+from cloud_train.errors import NotFoundError
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.observing import RunView, look, view
+from cloud_train.run import layout
+from cloud_train.run.ledger import Ledger
+from cloud_train.run.logs import LogReader, start_of_tail
+from cloud_train.run.metrics import MetricPoint, MetricsReader, merged
+from cloud_train.storage.base import ObjectMissingError, Store
+from cloud_train.storage.registry import open_store
+
+_PAUSE_SECONDS = 0.2
+
+
+def read_logs(home: Home, run_id: str, attempt: int | None = None, node: int = 0, tail: int | None = None) -> Iterator[bytes]:
+    """The program's output, byte for byte, in pieces; ``attempt`` is the newest one for None.
+
+    Raises NotFoundError for an attempt or a node that never was.
+    """
+    run = view(home, run_id)
+    store, key = _log(run, attempt or run.attempt, node)
+    return LogReader(store, key, 0 if tail is None else start_of_tail(store, key, tail)).read()
+
+
+def follow_logs(
+    home: Home, run_id: str, node: int = 0, tail: int | None = None, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[bytes]:
+    """The program's output as it comes, until the run ends; goes on with the next attempt where there is one."""
+    with Ledger(home.ledger_path) as ledger:
+        attempt, reader = 0, None
+        while True:
+            run = look(home, ledger, run_id)
+            if reader is None or run.attempt != attempt:
+                if reader is not None:
+                    yield from reader.read()
+                store = open_store(run.store)
+                key = f"{run_id}/{layout.output_log(run.attempt, node)}"
+                reader = LogReader(store, key, 0 if tail is None or attempt else start_of_tail(store, key, tail))
+                attempt = run.attempt
+            yield from reader.read()
+            if run.state.is_end:
+                return
+            sleep(_PAUSE_SECONDS)
+
+
+def worker_notes(home: Home, run_id: str, attempt: int | None = None, node: int = 0) -> list[str]:
+    """What the worker wrote down about the attempt: where it resumed, which checkpoints it passed over, how it ended."""
+    run = view(home, run_id)
+    try:
+        data = open_store(run.store).get(f"{run_id}/{layout.worker_log(attempt or run.attempt, node)}")
+    except ObjectMissingError:
+        return []
+    return data.decode(errors="replace").splitlines()
+
+
+def read_metrics(home: Home, run_id: str) -> list[MetricPoint]:
+    """Every metric of the run, in the order of its steps; where an attempt repeated a step, the later attempt counts."""
+    run = view(home, run_id)
+    store = open_store(run.store)
+    attempts = range(1, run.attempt + 1)
+    return merged(point for attempt in attempts for point in MetricsReader(store, run_id, attempt).read())
+
+
+def _log(run: RunView, attempt: int, node: int) -> tuple[Store, str]:
+    store = open_store(run.store)
+    key = f"{run.run_id}/{layout.output_log(attempt, node)}"
+    try:
+        store.stat(key)
+    except ObjectMissingError as error:
+        if attempt == run.attempt and node == 0 and not run.state.is_end:
+            return store, key  # it has not begun to write
+        raise NotFoundError(
+            f"attempt {attempt} of {run.run_id} has no log of node {node}",
+            hint=run.message or f"the newest attempt is {run.attempt}; the attempt may have ended before its program started",
+        ) from error
+    return store, key

@@ -1,0 +1,58 @@
+"""Cancelling a run: its mark in the run directory says that it was cancelled and not failed, then the provider is told to stop it."""
+
+import time
+from collections.abc import Callable
+
+from cloud_train.errors import ConflictError, ProviderError
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.observing import RunView, look, read_record
+from cloud_train.providers.base import Handle
+from cloud_train.providers.registry import load_provider
+from cloud_train.run import layout
+from cloud_train.run.ledger import Ledger
+from cloud_train.run.states import State
+from cloud_train.storage.registry import open_store
+
+_MARGIN_SECONDS = 10.0
+"""What a worker may need beyond the grace period, before it is taken for stuck."""
+_PAUSE_SECONDS = 0.05
+
+
+def cancel(
+    home: Home,
+    run_id: str,
+    wait: bool = True,
+    force: bool = False,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> RunView:
+    """Stop the run, with its grace period for a last checkpoint, or at once with ``force``; ``wait`` until it has ended.
+
+    Cancelling a cancelled run changes nothing. Raises ConflictError if it ended in another way before.
+    """
+    with Ledger(home.ledger_path) as ledger:
+        run = look(home, ledger, run_id)
+        if run.state is State.CANCELLED:
+            return run
+        if run.state.is_end:
+            raise ConflictError(f"{run_id} has ended already: {run.state}", hint=f"see how with: cloud-train status {run_id}")
+        entry = ledger.get(run_id)
+        if entry is None or entry.reference is None:
+            raise ConflictError(f"{run_id} is being submitted this very moment", hint="cancel it again in a second")
+        store = open_store(run.store)
+        store.put(f"{run_id}/{layout.cancel(run.attempt)}", b"")
+        provider = load_provider(run.provider, home.folder)
+        handle = Handle(run_id, run.attempt, run.provider, run.store, entry.reference)
+        provider.cancel(handle, force)
+        if not wait and not force:
+            return look(home, ledger, run_id)
+        deadline = clock() + read_record(store, run_id).program.grace_seconds + _MARGIN_SECONDS
+        while not (run := look(home, ledger, run_id)).state.is_end:
+            if clock() > deadline:
+                if force:
+                    raise ProviderError(f"{run_id} does not end", hint="try again, or end its processes by hand: cloud-train status")
+                provider.cancel(handle, force=True)
+                deadline, force = clock() + _MARGIN_SECONDS, True
+            sleep(_PAUSE_SECONDS)
+        return run

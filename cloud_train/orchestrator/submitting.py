@@ -1,0 +1,115 @@
+"""From a plan to a running attempt, in an order that a kill at any point cannot spoil.
+
+Ledger row *submitting* → run directory → ``provider.launch`` → ledger row *starting*. All of it happens under the run's submission lock: a
+row that is still *submitting* while nobody holds the lock is settled by whoever looks next (``observing``).
+"""
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from cloud_train import __version__
+from cloud_train.errors import CloudTrainError, MissingDependencyError, ProviderError, UsageError
+from cloud_train.job.models import ScriptModel
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.observing import RunView, view
+from cloud_train.providers.base import Handle, Provider
+from cloud_train.providers.registry import load_provider
+from cloud_train.run import layout, locks
+from cloud_train.run.ledger import Ledger
+from cloud_train.run.plan import Plan
+from cloud_train.run.record import RunRecord
+from cloud_train.run.states import Cause
+from cloud_train.storage.registry import open_store
+
+
+def submit(home: Home, plan: Plan) -> RunView:
+    """Start the first attempt of ``plan``. Afterwards the run is either absent or visible and consistent, whatever happened in between."""
+    provider = load_provider(plan.provider, home.folder)
+    secrets = secret_values(plan.job.secrets)
+    refuse_unready(provider, plan)
+    created = time.time()
+    record = RunRecord(plan.run_id, created, plan.job.model_dump(mode="json"), plan.program, plan.facts(), _provenance(plan))
+    store = open_store(plan.store)
+    with locks.held(home.submission_lock(plan.run_id)), Ledger(home.ledger_path) as ledger:
+        ledger.add(plan.run_id, name=plan.job.name, provider=plan.provider, store=plan.store, job_file=plan.job_file, created=created)
+        try:
+            store.create(f"{plan.run_id}/{layout.RUN}", record.to_json())
+        except CloudTrainError:
+            ledger.forget(plan.run_id)
+            raise
+        launch(ledger, provider, plan, secrets)
+    return view(home, plan.run_id)
+
+
+def launch(ledger: Ledger, provider: Provider, plan: Plan, secrets: dict[str, str]) -> Handle:
+    """Send the attempt that the ledger holds as *submitting*, and write down what came of it."""
+    try:
+        handle = provider.launch(provider.render(plan), secrets)
+    except ProviderError as error:
+        now = time.time()
+        ledger.observed(plan.run_id, plan.attempt, Cause.REJECTED.state, Cause.REJECTED, error.message, started=now, ended=now)
+        raise
+    ledger.launched(plan.run_id, plan.attempt, handle.reference)
+    return handle
+
+
+def secret_values(names: tuple[str, ...]) -> dict[str, str]:
+    """The values of the job's ``secrets``, from this process's environment; raises UsageError naming those that are missing."""
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise UsageError(
+            f"the job passes on secrets that are not set here: {', '.join(missing)}",
+            hint=f"export {missing[0]}=… in this shell, or take the name out of 'secrets'",
+        )
+    return {name: os.environ[name] for name in names}
+
+
+def refuse_unready(provider: Provider, plan: Plan) -> None:
+    """Raise before anything is written if this plan cannot start: a refused request, a missing folder or package."""
+    problems = provider.check(provider.render(plan))
+    if problems:
+        raise ProviderError(f"{provider.name!r} would refuse this run: {'; '.join(problems)}")
+    if not Path(plan.program.directory).is_dir():
+        raise UsageError(f"model.directory: there is no folder {plan.program.directory}")
+    if isinstance(plan.job.model, ScriptModel) or provider.interpreter(plan.provider_settings) != sys.executable:
+        return
+    missing = [name for name in ("torch", "numpy", "safetensors") if find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"training a {plan.job.model.kind} needs {', '.join(missing)}, and {sys.executable} does not have it",
+            hint="install it with: pip install 'cloud-train[train]'",
+        )
+
+
+def _provenance(plan: Plan) -> dict[str, Any]:
+    return {
+        "job_file": plan.job_file,
+        "git": _git(Path(plan.job_file).parent),
+        "cloud_train": __version__,
+        "python": platform.python_version(),
+        "host": socket.gethostname(),
+    }
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    # Two git processes cost 5 ms; a folder without a repository above it is not asked.
+    if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
+        return None
+    try:
+        commit = _ask_git(folder, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_ask_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _ask_git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True, timeout=5, stdin=subprocess.DEVNULL
+    ).stdout.strip()

@@ -1,0 +1,88 @@
+"""The provider protocol: the few things that a place to run must be able to do.
+
+*Rendering* is pure (plan → request) and *sending* is thin, so that a dry run is the very path of a submission and adapter tests compare
+requests.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cloud_train.errors import ProviderError
+from cloud_train.run.plan import Plan
+from cloud_train.run.states import Cause, State
+
+Request = dict[str, Any]
+"""What a provider sends to start an attempt: JSON-able, without secret values."""
+
+
+class AlreadyLaunchedError(ProviderError):
+    """This attempt was launched before: nothing was started a second time."""
+
+    code = "already-launched"
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a provider can do; the feature table in docs/providers.md and the checks of a plan follow from it."""
+
+    stores: tuple[str, ...]
+    """Schemes of the stores that its machines reach: ``file``, ``s3``, ``gs``, ``az``."""
+    max_nodes: int
+    spot: bool
+    enforces: tuple[str, ...]
+    """Names of ``resources`` that it enforces: ``cpus``, ``memory``, ``accelerator``."""
+
+
+@dataclass(frozen=True)
+class Handle:
+    """One launched attempt, as its provider knows it. Kept in the ledger."""
+
+    run_id: str
+    attempt: int
+    provider: str
+    store: str
+    reference: dict[str, Any]
+    """The provider's own name for it: a process, a container, a job's ARN."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the provider itself says of an attempt, whatever the run directory says."""
+
+    state: State
+    cause: Cause | None = None
+    message: str = ""
+
+
+class Provider(Protocol):
+    """A place to run."""
+
+    name: str
+    capabilities: Capabilities
+
+    def interpreter(self, settings: Mapping[str, Any]) -> str:
+        """The Python on this provider's machines that runs the worker and the built-in trainers."""
+
+    def render(self, plan: Plan) -> Request:
+        """The exact request that would start this plan's attempt. Pure: reads nothing but its arguments, writes nothing."""
+
+    def check(self, request: Request) -> list[str]:
+        """What the provider would refuse in this request, each with the field and the rule; empty if nothing."""
+
+    def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
+        """Start the attempt; ``secrets`` are handed to it and kept nowhere. Raises AlreadyLaunchedError if it was started before."""
+
+    def find(self, run_id: str, attempt: int, store: str) -> Handle | None:
+        """The attempt, if it was ever launched: brings back what was lost between launching and writing it down."""
+
+    def observe(self, handle: Handle) -> Observation:
+        """Where the attempt stands, as the provider sees it. Never raises for a state that it does not know: that is unknown."""
+
+    def cancel(self, handle: Handle, force: bool = False) -> None:
+        """Tell the attempt to stop, with its grace period; ``force`` ends it, and whatever it left behind, at once. Returns without
+        waiting.
+        """
+
+    def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
+        """What the provider itself holds of the output from before the worker started, from ``cursor`` on, and the next cursor."""

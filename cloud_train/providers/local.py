@@ -1,0 +1,162 @@
+"""The ``local`` provider: the worker as a detached process of this machine.
+
+Whether an attempt is alive is asked of a lock, not of a process id: the launcher takes an flock on a file of the attempt and hands the open
+descriptor to the worker, so there is no moment at which a live attempt is unlocked, the kernel lets the lock go however the worker ends,
+and a recycled process id can never be mistaken for the run. The file also takes what the worker's Python says before the worker can keep
+its own log.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cloud_train.errors import ProviderError
+from cloud_train.providers.base import AlreadyLaunchedError, Capabilities, Handle, Observation, Request
+from cloud_train.run import layout, locks
+from cloud_train.run.plan import Plan
+from cloud_train.run.record import AttemptStatus
+from cloud_train.run.states import Cause, State
+from cloud_train.storage.base import ObjectMissingError
+from cloud_train.storage.registry import open_store
+
+_LOCK_ARGUMENT = "--lock-fd"
+_LAUNCH_VARIABLE = "_CLOUD_TRAIN_LAUNCH"  # inherited by everything that an attempt starts: finds what outlived its worker
+_LAST_WORDS_BYTES = 2000
+
+
+class LocalProvider:
+    """Runs on this machine. ``home`` is the folder under which it keeps one small file an attempt."""
+
+    name = "local"
+    capabilities = Capabilities(stores=("file",), max_nodes=1, spot=False, enforces=("cpus",))
+
+    def __init__(self, home: Path) -> None:
+        self._folder = home / "local"
+
+    def interpreter(self, settings: Mapping[str, Any]) -> str:
+        """``local: {python: …}`` of the config, otherwise the Python that runs this."""
+        return str(Path(settings.get("python") or sys.executable).expanduser())
+
+    def render(self, plan: Plan) -> Request:
+        """The worker's command line, and the attempt's lock file."""
+        worker = [self.interpreter(plan.provider_settings), "-m", "cloud_train.worker"]
+        return {
+            "command": [*worker, "--store", plan.store, "--run", plan.run_id, "--attempt", str(plan.attempt)],
+            "lock": str(self._lock_file(plan.run_id, plan.attempt)),
+            "run_id": plan.run_id,
+            "attempt": plan.attempt,
+            "store": plan.store,
+        }
+
+    def check(self, request: Request) -> list[str]:
+        """The interpreter has to exist."""
+        python = Path(request["command"][0])
+        return [] if python.is_file() else [f"local.python: there is no Python at {python}"]
+
+    def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
+        """Start the worker, detached from this terminal, with the attempt's lock in its hands."""
+        lock = Path(request["lock"])
+        descriptor = self._take_lock(lock, request["run_id"], request["attempt"])
+        try:
+            process = subprocess.Popen(
+                [*request["command"], _LOCK_ARGUMENT, str(descriptor)],
+                cwd="/",
+                env={**os.environ, **secrets, _LAUNCH_VARIABLE: lock.stem},
+                stdin=subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
+                start_new_session=True,
+                pass_fds=(descriptor,),
+            )
+        except OSError as error:
+            raise ProviderError(f"cannot start {request['command'][0]}: {error.strerror}") from error
+        finally:
+            os.close(descriptor)
+        process.returncode = 0  # the worker outlives this process by design: subprocess need not warn that it still runs
+        return Handle(request["run_id"], request["attempt"], self.name, request["store"], {"pid": process.pid, "lock": str(lock)})
+
+    def find(self, run_id: str, attempt: int, store: str) -> Handle | None:
+        """An attempt was launched if its lock is held, or if its worker wrote a status."""
+        lock = self._lock_file(run_id, attempt)
+        handle = Handle(run_id, attempt, self.name, store, {"lock": str(lock)})
+        return handle if locks.is_held(lock) or _status(handle) else None
+
+    def observe(self, handle: Handle) -> Observation:
+        """Running while the lock is held; a worker that let it go without writing an end has died."""
+        lock = _lock_of(handle)
+        if locks.is_held(lock):
+            return Observation(State.RUNNING)
+        last_words = _last_words(lock)
+        message = "the worker ended without a word: it was killed, or the machine was restarted"
+        return Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, f"{message}: {last_words}" if last_words else message)
+
+    def cancel(self, handle: Handle, force: bool = False) -> None:
+        """SIGTERM for the worker, which ends its program's whole process tree; ``force`` kills worker and tree."""
+        status = _status(handle)
+        here = status is not None and status.host == socket.gethostname()
+        if status and here and locks.is_held(_lock_of(handle)):
+            with suppress(ProcessLookupError):
+                os.kill(status.pid, signal.SIGKILL if force else signal.SIGTERM)
+        if force:
+            _kill_leftovers(handle)
+
+    def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
+        """What the worker's Python said before the worker could keep its own log."""
+        start = int(cursor or 0)
+        try:
+            with _lock_of(handle).open("rb") as file:
+                file.seek(start)
+                data = file.read()
+        except FileNotFoundError:
+            data = b""
+        return data, str(start + len(data))
+
+    def _lock_file(self, run_id: str, attempt: int) -> Path:
+        return self._folder / f"{run_id}.{attempt}.lock"
+
+    def _take_lock(self, path: Path, run_id: str, attempt: int) -> int:
+        try:
+            descriptor = locks.take(path)
+        except OSError as error:
+            raise ProviderError(
+                f"cannot write {path}: {error.strerror}", hint="make that folder writable, or name another one with CLOUD_TRAIN_HOME"
+            ) from error
+        if descriptor is None:
+            raise AlreadyLaunchedError(f"attempt {attempt} of {run_id} runs already")
+        return descriptor
+
+
+def _status(handle: Handle) -> AttemptStatus | None:
+    key = f"{handle.run_id}/{layout.status(handle.attempt)}"
+    try:
+        return AttemptStatus.from_json(open_store(handle.store).get(key), key)
+    except ObjectMissingError:
+        return None
+
+
+def _last_words(lock: Path) -> str:
+    with suppress(FileNotFoundError):
+        lines = lock.read_bytes()[-_LAST_WORDS_BYTES:].decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return ""
+
+
+def _lock_of(handle: Handle) -> Path:
+    # An attempt that the worker began by itself, as a retry, lives under the lock of the launch that it came from.
+    return Path(handle.reference["lock"])
+
+
+def _kill_leftovers(handle: Handle) -> None:
+    import psutil  # 20 ms, and only here
+
+    launch = _lock_of(handle).stem
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.environ().get(_LAUNCH_VARIABLE) == launch:
+                process.kill()

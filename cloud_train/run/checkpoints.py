@@ -1,0 +1,148 @@
+"""Checkpoints in a local folder: publish with a manifest written last, find the newest valid one, prune the old.
+
+A checkpoint is a folder ``step-<n>`` with a valid manifest (``run.manifest``); anything else in the folder does not exist.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cloud_train.errors import CorruptError, StoreError
+from cloud_train.run.layout import step_folder, step_of
+from cloud_train.run.manifest import Manifest, check_sizes, sync_folder, verify, write_manifest
+
+_LONGEST = 18  # digits that layout.step_of accepts: a second, equally valid name for the same step
+
+
+def publish(
+    temporary: Path, checkpoints: Path, step: int, metrics: Mapping[str, float] | None = None, fingerprint: Mapping[str, Any] | None = None
+) -> Path:
+    """Turn a filled temporary folder inside ``checkpoints`` into the checkpoint of ``step``; one that exists already is replaced.
+
+    Raises StoreError (disk full, say); then the temporary folder is still there and every other checkpoint is as it was. Raises
+    ValueError for a step that is negative or has more than 17 digits.
+    """
+    if not 0 <= step < 10 ** (_LONGEST - 1):
+        raise ValueError(f"a step is a number from 0 to 10^{_LONGEST - 1}, not {step}")
+    # The manifest is the last file of the temporary folder, and only then does the folder get its name: a rename is all or nothing, so a
+    # kill at any point leaves a temporary folder or a complete checkpoint. The other way round, a named folder without a manifest would
+    # be left, which is exactly what a script's finished checkpoint looks like.
+    write_manifest(temporary, step, metrics, fingerprint)
+    final = checkpoints / step_folder(step)
+    try:
+        _make_way(final, step)
+        temporary.rename(final)
+        sync_folder(checkpoints)
+        _remove(_second_name(final, step))
+    except OSError as error:
+        raise StoreError(f"cannot save {final}: {os.strerror(error.errno or 0).lower()}") from error
+    return final
+
+
+def newest_valid(checkpoints: Path, note: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint whose every byte checks; ``note`` gets a line for each one passed over, with the reason."""
+    for step, folder in _candidates(checkpoints):
+        try:
+            _check_step(folder, step, verify(folder))
+        except CorruptError as error:
+            note(f"passed over checkpoint {folder.name}: {error.message}")
+        else:
+            return folder
+    return None
+
+
+def best(checkpoints: Path) -> Path | None:
+    """The checkpoint with the best validation metric: highest ``validation/accuracy``, else lowest ``validation/loss``, else the newest.
+
+    Of equals, the newest. Sizes are checked, contents are not: ``verify`` what is about to be used.
+    """
+    found = _complete(checkpoints)
+    return max(found, key=lambda item: quality(item[1]))[0] if found else None
+
+
+def quality(manifest: Manifest) -> tuple[bool, float, bool, float, int]:
+    """What checkpoints are compared by, greater is better: validation accuracy, else validation loss, else the step."""
+    accuracy, loss = manifest.metrics.get("validation/accuracy"), manifest.metrics.get("validation/loss")
+    return accuracy is not None, accuracy or 0.0, loss is not None, -(loss or 0.0), manifest.step or 0
+
+
+def prune(checkpoints: Path, keep: int, trusted: Path | None = None) -> list[Path]:
+    """Delete all but the newest ``keep`` and the best; what is incomplete is neither counted nor deleted. Returns what was deleted.
+
+    The last valid checkpoint is never deleted: unless ``trusted`` (just published, so valid by construction) is among those that stay,
+    one that stays must check byte for byte, or nothing is deleted.
+    """
+    found = _complete(checkpoints)
+    stay = {folder for folder, _ in found[: max(1, keep)]}
+    if found:
+        stay.add(max(found, key=lambda item: quality(item[1]))[0])
+    old = [folder for folder, _ in found if folder not in stay]
+    if not old or not (trusted in stay or any(map(_is_valid, stay))):
+        return []
+    for folder in old:
+        _remove(folder)
+    return old
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder with everything in it; raises OSError."""
+    import shutil  # here, because a worker that never deletes a folder does without it: 6 ms
+
+    shutil.rmtree(folder)
+
+
+def _candidates(checkpoints: Path) -> list[tuple[int, Path]]:
+    """Steps and folders, newest first; of two names of the same step, the usual one first."""
+    try:
+        with os.scandir(checkpoints) as entries:
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    found = [(step, checkpoints / name) for name in names if (step := step_of(name)) is not None]
+    return sorted(found, key=lambda item: (item[0], item[1].name == step_folder(item[0]), item[1].name), reverse=True)
+
+
+def _complete(checkpoints: Path) -> list[tuple[Path, Manifest]]:
+    found: list[tuple[Path, Manifest]] = []
+    for step, folder in _candidates(checkpoints):
+        with suppress(CorruptError):
+            found.append((folder, _check_step(folder, step, check_sizes(folder))))
+    return found
+
+
+def _check_step(folder: Path, step: int, manifest: Manifest) -> Manifest:
+    if manifest.step != step:
+        raise CorruptError(f"the manifest of {folder} is that of step {manifest.step}")
+    return manifest
+
+
+def _is_valid(folder: Path) -> bool:
+    try:
+        verify(folder)
+    except CorruptError:
+        return False
+    return True
+
+
+def _make_way(final: Path, step: int) -> None:
+    # A rename cannot replace a folder that has files. The old one first takes the step's second name, under which it is just as valid, so
+    # that a kill between the two renames does not lose it.
+    if final.is_symlink() or (final.exists() and not final.is_dir()):
+        final.unlink()
+    if final.exists():
+        _remove(_second_name(final, step))
+        final.rename(_second_name(final, step))
+
+
+def _second_name(final: Path, step: int) -> Path:
+    return final.with_name(f"step-{step:0{_LONGEST}d}")
+
+
+def _remove(folder: Path) -> None:
+    # Out of sight first: a checkpoint that is half deleted must not be taken for one that a script has just finished.
+    if folder.is_dir():
+        hidden = folder.with_name(f".deleted-{folder.name}-{os.getpid()}")
+        folder.rename(hidden)
+        remove_folder(hidden)

@@ -1,0 +1,70 @@
+"""The run directory's layout: every key under ``<store>/<run id>/`` in one place. Keys use '/', on every store.
+
+::
+
+    run.json                        the spec, the plan and provenance: written once
+    attempts/<n>/status.json        state, cause, heartbeat, host
+    attempts/<n>/cancel             exists once somebody asked for this attempt to be cancelled
+    attempts/<n>/failure            what the program says of its own end (text, or JSON with "message" and "cause")
+    attempts/<n>/logs/node-<r>/output.log    byte-exact output of the program
+    attempts/<n>/logs/node-<r>/worker.log    what the worker did
+    attempts/<n>/metrics/node-<r>.jsonl      one JSON object a line
+    checkpoints/step-00001200/      files, and manifest.json, written last
+    model/                          the final model, and manifest.json, written last
+"""
+
+import re
+
+RUN = "run.json"
+ATTEMPTS = "attempts"
+CHECKPOINTS = "checkpoints"
+MODEL = "model"
+MANIFEST = "manifest.json"
+
+_STEP = re.compile(r"step-(\d{1,18})")
+
+
+def attempt(number: int) -> str:
+    """The folder of attempt ``number``, which counts from 1."""
+    return f"{ATTEMPTS}/{number}"
+
+
+def status(number: int) -> str:
+    """The status of attempt ``number``."""
+    return f"{attempt(number)}/status.json"
+
+
+def cancel(number: int) -> str:
+    """The mark that asks attempt ``number`` to end as cancelled."""
+    return f"{attempt(number)}/cancel"
+
+
+def failure(number: int) -> str:
+    """What the program of attempt ``number`` says of its own end."""
+    return f"{attempt(number)}/failure"
+
+
+def output_log(number: int, node_rank: int = 0) -> str:
+    """The program's output on one node."""
+    return f"{attempt(number)}/logs/node-{node_rank}/output.log"
+
+
+def worker_log(number: int, node_rank: int = 0) -> str:
+    """What the worker of one node did."""
+    return f"{attempt(number)}/logs/node-{node_rank}/worker.log"
+
+
+def metrics(number: int, node_rank: int = 0) -> str:
+    """The metrics that one node wrote."""
+    return f"{attempt(number)}/metrics/node-{node_rank}.jsonl"
+
+
+def step_folder(step: int) -> str:
+    """The name of the checkpoint folder of ``step``, such as ``step-00001200``."""
+    return f"step-{step:08d}"
+
+
+def step_of(folder: str) -> int | None:
+    """The step that a folder name stands for, or None if it is not a checkpoint's (a temporary one, say)."""
+    match = _STEP.fullmatch(folder)
+    return int(match[1]) if match else None

@@ -1,0 +1,261 @@
+"""The ledger: this machine's record of runs and attempts, one SQLite file in WAL mode, so that nothing that was started is ever forgotten.
+
+A run is written down as *submitting* before anything is sent, and as launched after. What stands between the two is settled by whoever
+looks next (``orchestrator.observing``). The schema's version is SQLite's ``user_version``.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from cloud_train.errors import ConflictError, StoreError
+from cloud_train.run.states import Cause, State
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE runs (
+    run_id   TEXT PRIMARY KEY,
+    name     TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    store    TEXT NOT NULL,
+    job_file TEXT,
+    created  REAL NOT NULL
+) STRICT;
+CREATE INDEX runs_by_time ON runs (created);
+CREATE TABLE attempts (
+    run_id       TEXT NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
+    number       INTEGER NOT NULL,
+    provider     TEXT NOT NULL,
+    state        TEXT NOT NULL,
+    cause        TEXT,
+    message      TEXT NOT NULL DEFAULT '',
+    started      REAL,
+    ended        REAL,
+    host         TEXT NOT NULL DEFAULT '',
+    resumed_step INTEGER,
+    reference    TEXT,
+    PRIMARY KEY (run_id, number)
+) STRICT, WITHOUT ROWID;
+"""
+_BUSY_SECONDS = 30.0
+_COLUMNS = (
+    "runs.run_id, runs.name, attempts.provider, runs.store, runs.job_file, runs.created, attempts.number, attempts.state, attempts.cause,"
+    " attempts.message, attempts.started, attempts.ended, attempts.host, attempts.resumed_step, attempts.reference"
+)
+_NEWEST = "attempts.number = (SELECT max(number) FROM attempts AS a WHERE a.run_id = runs.run_id)"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run with its newest attempt, as the ledger has it."""
+
+    run_id: str
+    name: str
+    provider: str
+    store: str
+    job_file: str | None
+    created: float
+    attempt: int
+    state: State
+    cause: Cause | None
+    message: str
+    started: float | None
+    ended: float | None
+    host: str
+    resumed_step: int | None
+    reference: dict[str, Any] | None
+    """The provider's handle of the attempt; None until it is launched."""
+
+
+class Ledger:
+    """The open ledger. Use it as a context manager; every change is one transaction."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+            self._prepare()
+        except (OSError, sqlite3.Error) as error:
+            raise _explain(error, path) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._connection.close()
+
+    def add(self, run_id: str, *, name: str, provider: str, store: str, job_file: str | None, created: float) -> None:
+        """Write a new run down as *submitting*, with its first attempt; raises ConflictError if the id is taken."""
+        with self._change() as connection:
+            try:
+                connection.execute(
+                    "INSERT INTO runs (run_id, name, provider, store, job_file, created) VALUES (?, ?, ?, ?, ?, ?)",
+                    (run_id, name, provider, store, job_file, created),
+                )
+            except sqlite3.IntegrityError as error:
+                raise ConflictError(f"the run {run_id} is in the ledger already") from error
+            self._insert_attempt(run_id, 1, provider)
+
+    def add_attempt(self, run_id: str, number: int, provider: str) -> None:
+        """Write a further attempt down as *submitting*; raises ConflictError if there is one of this number."""
+        with self._change():
+            self._insert_attempt(run_id, number, provider)
+
+    def launched(self, run_id: str, number: int, reference: dict[str, Any]) -> None:
+        """Write down that the provider started the attempt, and its handle."""
+        with self._change() as connection:
+            connection.execute(
+                "UPDATE attempts SET state = CASE state WHEN 'submitting' THEN 'starting' ELSE state END, reference = ?"
+                " WHERE run_id = ? AND number = ?",
+                (json.dumps(reference), run_id, number),
+            )
+
+    def observed(
+        self,
+        run_id: str,
+        number: int,
+        state: State,
+        cause: Cause | None = None,
+        message: str = "",
+        *,
+        started: float | None = None,
+        ended: float | None = None,
+        host: str = "",
+        resumed_step: int | None = None,
+    ) -> None:
+        """Write down where an attempt stands; an attempt that the worker began by itself (a retry) is added."""
+        with self._change() as connection:
+            connection.execute(
+                "INSERT INTO attempts"
+                " (run_id, number, provider, state, cause, message, started, ended, host, resumed_step, reference)"
+                " SELECT ?1, ?2, provider, ?3, ?4, ?5, ?6, ?7, ?8, ?9,"
+                "  (SELECT reference FROM attempts WHERE run_id = ?1 AND number < ?2 ORDER BY number DESC LIMIT 1)"
+                " FROM runs WHERE run_id = ?1"
+                " ON CONFLICT (run_id, number) DO UPDATE SET state = ?3, cause = ?4, message = ?5, started = ?6, ended = ?7, host = ?8,"
+                "  resumed_step = ?9",
+                (run_id, number, state.value, cause.value if cause else None, message, started, ended, host, resumed_step),
+            )
+
+    def forget(self, run_id: str) -> None:
+        """Remove a run that never came to be."""
+        with self._change() as connection:
+            connection.execute("DELETE FROM runs WHERE run_id = ?", (run_id,))
+
+    def get(self, run_id: str) -> Entry | None:
+        """One run with its newest attempt, or None."""
+        return next(iter(self._entries("runs.run_id = ?", (run_id,))), None)
+
+    def newest(self, limit: int | None = None) -> list[Entry]:
+        """Runs with their newest attempt, the newest run first."""
+        return list(self._entries("1", (), limit))
+
+    def matching(self, text: str, limit: int = 20) -> list[str]:
+        """Ids of the runs that begin with ``text``, newest first; where none does, of those that end with it."""
+        for pattern in (f"{_escaped(text)}%", f"%-{_escaped(text)}"):
+            rows = self._rows(
+                "SELECT run_id FROM runs WHERE run_id LIKE ? ESCAPE '\\' ORDER BY created DESC, run_id DESC LIMIT ?", (pattern, limit)
+            )
+            if rows:
+                return [row[0] for row in rows]
+        return []
+
+    def _insert_attempt(self, run_id: str, number: int, provider: str) -> None:
+        try:
+            self._connection.execute(
+                "INSERT INTO attempts (run_id, number, provider, state) VALUES (?, ?, ?, ?)",
+                (run_id, number, provider, State.SUBMITTING.value),
+            )
+        except sqlite3.IntegrityError as error:
+            raise ConflictError(f"attempt {number} of {run_id} is in the ledger already") from error
+
+    def _entries(self, condition: str, values: tuple[object, ...], limit: int | None = None) -> Iterator[Entry]:
+        rows = self._rows(
+            f"SELECT {_COLUMNS} FROM runs JOIN attempts ON attempts.run_id = runs.run_id AND {_NEWEST} WHERE {condition}"
+            " ORDER BY runs.created DESC, runs.run_id DESC LIMIT ?",
+            (*values, -1 if limit is None else limit),
+        )
+        for *identity, state, cause, message, started, ended, host, resumed_step, reference in rows:
+            run_id, name, provider, store, job_file, created, attempt = identity
+            yield Entry(
+                run_id=run_id,
+                name=name,
+                provider=provider,
+                store=store,
+                job_file=job_file,
+                created=created,
+                attempt=attempt,
+                state=State(state),
+                cause=Cause(cause) if cause else None,
+                message=message,
+                started=started,
+                ended=ended,
+                host=host,
+                resumed_step=resumed_step,
+                reference=json.loads(reference) if reference else None,
+            )
+
+    def _rows(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise _explain(error, self.path) from error
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            with self._connection:
+                yield self._connection
+        except sqlite3.Error as error:
+            raise _explain(error, self.path) from error
+
+    def _prepare(self) -> None:
+        self._connection.execute(f"PRAGMA busy_timeout = {int(_BUSY_SECONDS * 1000)}")
+        self._connection.execute("PRAGMA foreign_keys = ON")
+        # A run must be in the ledger before it costs money, so a commit has to be on the disk, WAL or not.
+        self._connection.execute("PRAGMA synchronous = FULL")
+        version = self._read_version()
+        if version > _VERSION:
+            raise StoreError(
+                f"the ledger {self.path} was written by a newer cloud-train (its version {version}, this one knows {_VERSION})",
+                hint="upgrade cloud-train, or name another folder with CLOUD_TRAIN_HOME",
+            )
+        if version == 0:
+            self._create_tables()
+
+    def _read_version(self) -> int:
+        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+
+    def _create_tables(self) -> None:
+        # Of fifty first commands at once, SQLite lets one switch to WAL; it answers the others "locked" without waiting, so they wait here.
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+        with self._change() as connection:
+            if self._read_version() == 0:
+                for statement in _SCHEMA.split(";"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def _explain(error: OSError | sqlite3.Error, path: Path) -> StoreError:
+    return StoreError(
+        f"cannot use the ledger {path}: {error}",
+        hint="check that its folder is writable and the disk not full, or name another folder with CLOUD_TRAIN_HOME",
+    )

@@ -1,0 +1,248 @@
+"""The manifest of a complete folder (a checkpoint, a final model): every file with its size and SHA-256, written last.
+
+A folder without a valid manifest does not exist. ``manifest.json``::
+
+    {"format": 1, "step": 1200, "metrics": {"validation/accuracy": 0.98}, "fingerprint": {…},
+     "files": {"model.safetensors": {"size": 139304, "sha256": "…"}}}
+
+What is read here may come from anywhere: names are checked before they touch the disk, links are never followed.
+"""
+
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from cloud_train.errors import CorruptError, StoreError
+from cloud_train.run.layout import MANIFEST
+
+FORMAT = 1
+LARGEST = 16 * 2**20
+"""Largest manifest that is read, in bytes: a hundred thousand files fit; what is larger was not written here."""
+
+_TEMPORARY = ".manifest.json.tmp"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PLAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # neither follows a link nor waits for the other end of a pipe
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a manifest: its size in bytes and its SHA-256 in hexadecimal."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a complete folder consists of."""
+
+    step: int | None
+    """The step of a checkpoint; None for a final model."""
+    metrics: Mapping[str, float]
+    files: Mapping[str, FileEntry]
+    """Relative path, with '/' → the file."""
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    """What the bits depend on (device, versions, threads); empty where the program does not say."""
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read ``folder/manifest.json``; raises CorruptError with the reason (missing, truncated, not of this format, unsafe names)."""
+    with _opened(folder, MANIFEST) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > LARGEST:
+            raise CorruptError(f"{folder / MANIFEST} is {size:,} bytes; a manifest has at most {LARGEST:,}")
+        data = file.read(LARGEST)
+    return parse_manifest(data, str(folder / MANIFEST))
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """Read the bytes of a manifest; raises CorruptError, which names ``where``."""
+    try:
+        return _parse(data)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        raise CorruptError(f"{where} is not a manifest: {reason}") from error
+
+
+def check_sizes(folder: Path) -> Manifest:
+    """Read the manifest and see that every file is there with its size; raises CorruptError. Cheap: no content is read."""
+    manifest = read_manifest(folder)
+    for name, entry in manifest.files.items():
+        with _opened(folder, name) as file:
+            _check_size(folder / name, file.fileno(), entry)
+    return manifest
+
+
+def verify(folder: Path) -> Manifest:
+    """Read the manifest and check every file against it (size first, then SHA-256); raises CorruptError naming the file and the reason."""
+    manifest = check_sizes(folder)
+    for name, entry in manifest.files.items():
+        with _opened(folder, name) as file:
+            _check_size(folder / name, file.fileno(), entry)
+            if _digest(file) != entry.sha256:
+                raise CorruptError(f"{folder / name} is not what was written: its SHA-256 differs from the manifest's")
+    return manifest
+
+
+def write_manifest(
+    folder: Path, step: int | None, metrics: Mapping[str, float] | None = None, fingerprint: Mapping[str, Any] | None = None
+) -> Manifest:
+    """Hash and sync every file under ``folder``, then write the manifest (temporary name, synced, renamed).
+
+    Metrics that are not finite are left out: JSON has no word for them. Raises StoreError if the disk is full, if something in the folder
+    is not a plain file, if a file changes meanwhile or if there is none.
+    """
+    with _explained(f"seal {folder}"):
+        files = {name: _seal(folder, name) for name in _names(folder)}
+        if not files:
+            raise StoreError(f"cannot seal {folder}: it holds no files")
+        finite = {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)}
+        manifest = Manifest(step, finite, files, dict(fingerprint or {}))
+        _write_synced(folder, json.dumps({"format": FORMAT, **asdict(manifest)}, allow_nan=False).encode() + b"\n")
+    return manifest
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _parse(data: bytes) -> Manifest:
+    fields = json.loads(data)
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        raise ValueError(f"its format is not {FORMAT}")
+    step, metrics, fingerprint = fields["step"], fields["metrics"], fields["fingerprint"]
+    if step is not None and (type(step) is not int or step < 0):
+        raise ValueError("its step is not a number")
+    if not isinstance(metrics, dict) or not all(type(value) in (int, float) and math.isfinite(value) for value in metrics.values()):
+        raise ValueError("its metrics are not numbers")
+    if not isinstance(fingerprint, dict):
+        raise ValueError("its fingerprint is not a mapping")
+    files = {_checked_name(name): _entry(name, **entry) for name, entry in fields["files"].items()}
+    if not files:
+        raise ValueError("it lists no files")
+    return Manifest(step, metrics, files, fingerprint)
+
+
+def _checked_name(name: str) -> str:
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\\" in name or not name.isprintable() or name == MANIFEST:
+        raise ValueError(f"{name!r} is not the name of a file inside the folder")
+    return name
+
+
+def _entry(name: str, size: object, sha256: object) -> FileEntry:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0 or not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+        raise ValueError(f"the size and SHA-256 of {name!r} are not a size and a SHA-256")
+    return FileEntry(size, sha256)
+
+
+def _names(folder: Path) -> list[str]:
+    names = []
+    for place, folders, files in os.walk(folder, onerror=_raise):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            relative = path.relative_to(folder).as_posix()
+            mode = path.lstat().st_mode
+            if relative in (MANIFEST, _TEMPORARY) or stat.S_ISDIR(mode):
+                continue
+            if not stat.S_ISREG(mode):
+                raise StoreError(f"cannot seal {folder}: {relative!r} is not a plain file", hint="save copies instead of links")
+            try:
+                names.append(_checked_name(relative))
+            except ValueError as error:
+                raise StoreError(f"cannot seal {folder}: {error}", hint="use plain file names") from error
+        sync_folder(Path(place))
+    return sorted(names)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _seal(folder: Path, name: str) -> FileEntry:
+    with _opened(folder, name) as file:
+        before = os.fstat(file.fileno())
+        os.fsync(file.fileno())
+        digest = _digest(file)
+        after = os.fstat(file.fileno())
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise StoreError(f"cannot seal {folder}: {name!r} is still being written", hint="fill a temporary folder, then rename it")
+        return FileEntry(after.st_size, digest)
+
+
+def _digest(file: FileIO) -> str:
+    import hashlib  # here, because a worker that starts without a checkpoint never needs it: 2 ms
+
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_synced(folder: Path, data: bytes) -> None:
+    temporary = folder / _TEMPORARY
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / MANIFEST)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(folder)
+
+
+@contextmanager
+def _opened(folder: Path, name: str) -> Iterator[FileIO]:
+    """Open a plain file below ``folder`` for reading, one name at a time so that no part of ``name`` can be a link."""
+    try:
+        descriptor = _open_below(folder, name.split("/"))
+        with FileIO(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise CorruptError(f"{folder / name} is not a plain file")
+            yield file
+    except FileNotFoundError as error:
+        raise CorruptError(f"{folder / name} is missing") from error
+    except OSError as error:
+        raise CorruptError(f"{folder / name} cannot be read: {os.strerror(error.errno or 0).lower()}") from error
+
+
+def _open_below(folder: Path, parts: list[str]) -> int:
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in parts[:-1]:
+            inner = os.open(part, os.O_DIRECTORY | _PLAIN, dir_fd=directory)
+            os.close(directory)
+            directory = inner
+        return os.open(parts[-1], _PLAIN, dir_fd=directory)
+    finally:
+        os.close(directory)
+
+
+def _check_size(path: Path, descriptor: int, entry: FileEntry) -> None:
+    size = os.fstat(descriptor).st_size
+    if size != entry.size:
+        raise CorruptError(f"{path} has {size:,} bytes; the manifest says {entry.size:,}")
+
+
+@contextmanager
+def _explained(action: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot {action}: {os.strerror(error.errno or 0).lower()}", hint="free some space on that disk, then resume the run"
+        ) from error
+    except CorruptError as error:
+        raise StoreError(f"cannot {action}: {error.message}") from error

@@ -1,0 +1,65 @@
+"""A plan: a job made concrete. Pure data; nothing was sent, written or started."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from cloud_train.job.facts import DataFacts, LayerFacts
+from cloud_train.job.models import JobSpec
+from cloud_train.run.record import Program, RunRecord
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a submission will do."""
+
+    run_id: str
+    attempt: int
+    job: JobSpec
+    job_file: str
+    """The job file, absolute."""
+    provider: str
+    provider_settings: dict[str, Any]
+    """The provider's part of the config file."""
+    store: str
+    """URL of the store; a local folder is absolute."""
+    program: Program
+    layers: tuple[LayerFacts, ...]
+    """The model, layer by layer; empty for a script."""
+    data: DataFacts | None
+    steps_per_epoch: int | None
+    total_steps: int | None
+    origins: dict[str, str]
+    """Where each value of the resolved spec comes from: dotted path → ``file:line``, ``--set``, ``default``, …"""
+    notes: tuple[str, ...]
+    """What a reader should know before submitting, such as a resource that this provider does not enforce."""
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters of the model."""
+        return sum(layer.parameters for layer in self.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON."""
+        return {**self.facts(), "job": self.job.model_dump(mode="json"), "program": asdict(self.program)}
+
+    def facts(self) -> dict[str, Any]:
+        """The plan as JSON, less the job and the program, which stand beside it in ``run.json``."""
+        fields = {name: value for name, value in vars(self).items() if name not in {"job", "program"}}
+        return {
+            **fields,
+            "notes": list(self.notes),
+            "layers": [asdict(layer) for layer in self.layers],
+            "parameters": self.parameters if self.layers else None,
+            "data": asdict(self.data) if self.data else None,
+        }
+
+    @classmethod
+    def of_attempt(cls, record: RunRecord, attempt: int) -> Self:
+        """The plan of a further attempt of the run that ``record`` describes."""
+        fields = {name: value for name, value in record.plan.items() if name not in {"parameters", "attempt", "run_id"}}
+        fields["layers"] = tuple(LayerFacts(**{**layer, "output_shape": tuple(layer["output_shape"])}) for layer in fields["layers"])
+        fields["data"] = fields["data"] and DataFacts(**{**fields["data"], "sample_shape": tuple(fields["data"]["sample_shape"])})
+        fields["notes"] = tuple(fields["notes"])
+        job = JobSpec.model_validate_json(json.dumps(record.job))
+        return cls(run_id=record.run_id, attempt=attempt, job=job, program=record.program, **fields)

@@ -1,0 +1,46 @@
+"""Reading metrics."""
+
+import json
+from pathlib import Path
+
+from cloud_train.run.metrics import MetricPoint, MetricsReader, merged
+from cloud_train.storage.local import LocalStore
+
+RUN = "digits-261123-120000-abcd"
+KEY = f"{RUN}/attempts/1/metrics/node-0.jsonl"
+
+
+def line(step: int, value: float | None, name: str = "loss") -> bytes:
+    return json.dumps({"step": step, "name": name, "value": value}).encode() + b"\n"
+
+
+def test_only_what_was_added_is_read_again_and_a_half_line_waits(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    reader = MetricsReader(store, RUN, 1)
+    assert reader.read() == []
+    store.put(KEY, line(1, 0.5) + line(2, 0.4)[:-3])
+    assert [point.step for point in reader.read()] == [1]
+    store.put(KEY, line(1, 0.5) + line(2, 0.4) + line(3, None))
+    assert [(point.step, point.value) for point in reader.read()] == [(2, 0.4), (3, None)]
+
+
+def test_a_line_that_is_no_metric_is_passed_over(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    junk = [
+        b"hello\n",
+        b"[]\n",
+        b"{}\n",
+        b'{"step": "x", "name": "a", "value": 1}\n',
+        b"\xff\n",
+        b'{"step": 1e999, "name": "a", "value": 1}\n',
+    ]
+    store.put(KEY, b"".join(junk) + b"[" * 100_000 + b"\n" + line(7, 1.0))
+    assert [point.step for point in MetricsReader(store, RUN, 1).read()] == [7]
+
+
+def test_where_an_attempt_repeats_a_step_the_later_attempt_counts() -> None:
+    def point(attempt: int, step: int, value: float) -> MetricPoint:
+        return MetricPoint(attempt, step, None, None, "train", "loss", value)
+
+    points = [point(1, 1, 0.9), point(1, 2, 0.8), point(1, 3, 0.7), point(2, 2, 0.81), point(2, 3, 0.71)]
+    assert [(p.attempt, p.step, p.value) for p in merged(points)] == [(1, 1, 0.9), (2, 2, 0.81), (2, 3, 0.71)]
