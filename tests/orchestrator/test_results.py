@@ -1,0 +1,127 @@
+"""Fetching models and whole run directories."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cloud_train.errors import ConflictError, CorruptError, NotFoundError, UsageError
+from cloud_train.orchestrator.following import follow
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.observing import RunView
+from cloud_train.orchestrator.results import fetch_model, sync
+from cloud_train.run import layout
+from cloud_train.run.manifest import verify
+from tests.orchestrator.conftest import Submit, run_folder
+
+SAVE = """\
+cat > save.py <<'END'
+from cloud_train.worker.api import Run
+run = Run.from_environment()
+for step, accuracy in ((10, 0.5), (20, 0.9), (30, 0.7)):
+    with run.checkpoint(step, {"validation/accuracy": accuracy}) as folder:
+        (folder / "model.safetensors").write_bytes(b"weights of %d" % step)
+        (folder / "state.pt").write_bytes(b"state")
+(run.model / "model.safetensors").write_bytes(b"final weights")
+(run.model / "inner").mkdir()
+(run.model / "inner" / "words.txt").write_text("a b c")
+END
+$PYTHON save.py"""
+
+
+@pytest.fixture
+def run(home: Home, start: Submit, monkeypatch: pytest.MonkeyPatch) -> RunView:
+    import sys
+
+    monkeypatch.setenv("PYTHON", sys.executable)
+    run = start(SAVE)
+    end = list(follow(home, run.run_id))[-1].view
+    assert end.state == "succeeded", end.message
+    return end
+
+
+def test_the_final_model_arrives_whole(home: Home, run: RunView, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    fetched = fetch_model(home, run.run_id, tmp_path / "out", report=lambda name, done, total: seen.append((name, done, total)))
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == b"final weights"
+    assert (tmp_path / "out" / "inner" / "words.txt").read_text() == "a b c"
+    assert (fetched.source, fetched.bytes, seen[-1][1:]) == ("model", 18, (18, 18))
+    assert set(verify(tmp_path / "out").files) == {"model.safetensors", "inner/words.txt"}
+    fetch_model(home, run.run_id, tmp_path / "out")  # an earlier model is replaced
+
+
+@pytest.mark.parametrize(("which", "weights"), [("best", b"weights of 20"), ("last", b"weights of 30"), ("10", b"weights of 10")])
+def test_a_checkpoints_model_arrives_without_the_trainers_state(
+    home: Home, run: RunView, tmp_path: Path, which: str, weights: bytes
+) -> None:
+    fetched = fetch_model(home, run.run_id, tmp_path / "out", which)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights
+    assert not (tmp_path / "out" / "state.pt").exists()
+    assert fetched.step == int(weights.split()[-1])
+    verify(tmp_path / "out")
+
+
+def test_a_checkpoint_that_is_not_there_is_answered_with_those_that_are(home: Home, run: RunView, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError) as raised:
+        fetch_model(home, run.run_id, tmp_path / "out", "15")
+    assert raised.value.hint == "steps that are kept: 10, 20, 30"
+    with pytest.raises(UsageError, match="'newest'"):
+        fetch_model(home, run.run_id, tmp_path / "out", "newest")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_flipped_byte_is_found_and_nothing_is_left(home: Home, run: RunView, tmp_path: Path) -> None:
+    weights = run_folder(run) / layout.MODEL / "model.safetensors"
+    weights.write_bytes(b"final weighty")
+    with pytest.raises(CorruptError, match=r"model\.safetensors"):
+        fetch_model(home, run.run_id, tmp_path / "out")
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_a_manifest_cannot_name_a_file_outside(home: Home, run: RunView, tmp_path: Path) -> None:
+    manifest = run_folder(run) / layout.MODEL / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("inner/words.txt", "../../escaped.txt"))
+    with pytest.raises(CorruptError):
+        fetch_model(home, run.run_id, tmp_path / "deep" / "out")
+    assert not list(tmp_path.rglob("escaped.txt"))
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(home: Home, run: RunView, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConflictError, match="mine"):
+        fetch_model(home, run.run_id, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_run_without_a_model_says_so(home: Home, start: Submit, tmp_path: Path) -> None:
+    run = start("false")
+    list(follow(home, run.run_id))
+    with pytest.raises(NotFoundError, match="has no final model; attempt 1 is failed"):
+        fetch_model(home, run.run_id, tmp_path / "out")
+    with pytest.raises(NotFoundError, match="no checkpoint yet"):
+        fetch_model(home, run.run_id, tmp_path / "out", "best")
+
+
+def test_a_second_sync_copies_only_what_changed(home: Home, run: RunView, tmp_path: Path) -> None:
+    first = sync(home, run.run_id, tmp_path / "copy")
+    there = {path.relative_to(run_folder(run)).as_posix(): path.read_bytes() for path in run_folder(run).rglob("*") if path.is_file()}
+    copy = {path.relative_to(first.folder).as_posix(): path.read_bytes() for path in first.folder.rglob("*") if path.is_file()}
+    assert copy == there
+    second = sync(home, run.run_id, tmp_path / "copy")
+    assert (second.copied, second.unchanged) == ((), len(there))
+    (tmp_path / "copy" / layout.RUN).write_bytes(b"x" * len(there[layout.RUN]))  # the same size, and newer
+    third = sync(home, run.run_id, tmp_path / "copy")
+    assert third.copied == (layout.RUN,)
+    assert (tmp_path / "copy" / layout.RUN).read_bytes() == there[layout.RUN]
+
+
+def test_a_sync_verifies_what_a_manifest_vouches_for(home: Home, run: RunView, tmp_path: Path) -> None:
+    (run_folder(run) / layout.MODEL / "model.safetensors").write_bytes(b"final weighty")
+    with pytest.raises(CorruptError, match=r"model\.safetensors"):
+        sync(home, run.run_id, tmp_path / "copy")
+
+
+def test_a_sync_onto_the_run_directory_itself_is_refused(home: Home, run: RunView, write_job: Callable[..., Path]) -> None:
+    with pytest.raises(UsageError, match="the run directory itself"):
+        sync(home, run.run_id, run_folder(run))
