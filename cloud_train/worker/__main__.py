@@ -1,0 +1,85 @@
+"""The worker's command line: ``python -m cloud_train.worker --store URL --run RUN_ID --attempt N``, started by a provider, never by hand.
+
+::
+
+    --store URL          where the run directory is
+    --run RUN_ID         which run
+    --attempt N          which attempt, from 1
+    --node-rank R        which of several nodes, from 0
+    --nodes M            how many nodes there are
+    --lock-fd FD         an open file with a lock on it, to be kept for as long as this process lives
+    --retry-delay S      seconds before another attempt, instead of a wait that grows
+
+Exit status: that of the attempt's cause (docs/exit-codes.md), 3 if another worker has the attempt, or that of the error on stderr.
+"""
+
+# ruff: noqa: E402 -- as process 1 of a container a signal without a handler is lost, so listening comes before everything that takes time.
+from cloud_train.worker.signals import Signals
+
+SIGNALS = Signals() if __name__ == "__main__" else None
+
+import os
+import sys
+from dataclasses import replace
+
+from cloud_train.errors import CloudTrainError, UsageError
+from cloud_train.storage.registry import open_store
+from cloud_train.worker.node import NodeContext, from_variables
+from cloud_train.worker.supervisor import DEFAULT_TIMING, run_attempts
+
+_OPTIONS = ("--store", "--run", "--attempt", "--node-rank", "--nodes", "--lock-fd", "--retry-delay")
+_HINT = "workers are started by a provider: see cloud-train submit"
+
+
+def main(arguments: list[str], signals: Signals) -> int:
+    """Run the attempt that the command line names; returns the exit status."""
+    try:
+        options = _parsed(arguments)
+        if lock := _number(options, "--lock-fd"):
+            _keep_to_ourselves(int(lock))
+        delay = _number(options, "--retry-delay")
+        timing = DEFAULT_TIMING if delay is None else replace(DEFAULT_TIMING, retry=(delay,))
+        attempt = int(_number(options, "--attempt") or 0)
+        if attempt < 1:
+            raise UsageError("--attempt counts from 1", hint=_HINT)
+        store = open_store(options["--store"])
+        return run_attempts(store, options["--run"], attempt, node=_node(options), signals=signals, timing=timing)
+    except CloudTrainError as error:
+        print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        return error.exit_code
+
+
+def _parsed(arguments: list[str]) -> dict[str, str]:
+    # By hand, because argparse takes 6 ms to import, and nobody types these.
+    options = dict(zip(arguments[::2], arguments[1::2], strict=False))
+    unknown = [name for name in options if name not in _OPTIONS]
+    missing = [name for name in _OPTIONS[:3] if name not in options]
+    if unknown or missing or len(arguments) % 2:
+        raise UsageError(f"the worker's options are {' '.join(_OPTIONS)}, each with a value; the first three are needed", hint=_HINT)
+    return options
+
+
+def _number(options: dict[str, str], name: str) -> float | None:
+    try:
+        return float(options[name]) if name in options else None
+    except ValueError as error:
+        raise UsageError(f"{name} is a number, not {options[name]!r}", hint=_HINT) from error
+
+
+def _node(options: dict[str, str]) -> NodeContext:
+    rank, nodes = _number(options, "--node-rank"), _number(options, "--nodes")
+    if rank is None and nodes is None:
+        return from_variables()
+    return NodeContext(int(rank or 0), int(nodes or 1))
+
+
+def _keep_to_ourselves(descriptor: int) -> None:
+    """The lock is this worker's, and its guard's: the program must not inherit it, or the attempt would seem alive as long as that is."""
+    try:
+        os.set_inheritable(descriptor, False)
+    except OSError as error:
+        raise UsageError(f"--lock-fd {descriptor} is not an open file", hint=_HINT) from error
+
+
+if SIGNALS is not None:
+    sys.exit(main(sys.argv[1:], SIGNALS))

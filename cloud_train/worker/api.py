@@ -1,0 +1,197 @@
+"""What a training program may call: read its place in the run, log metrics, save checkpoints, say why it fails.
+
+A program that uses it::
+
+    from cloud_train.worker.api import Run
+
+    run = Run.from_environment()
+    start = load(run.resume_from) if run.resume_from else 0
+    for step in range(start, 1000):
+        ...
+        run.log(step=step, loss=loss)
+        if run.stop_requested or step % 100 == 0:
+            with run.checkpoint(step, {"loss": loss}) as folder:
+                save(folder / "weights.bin")
+        if run.stop_requested:
+            run.exit_stopped()
+
+Outside cloud-train the same program runs on its own: ``from_environment`` then uses folders under ``./cloud-train-output``.
+"""
+
+import atexit
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, Self
+
+from cloud_train.errors import StoreError, UsageError
+from cloud_train.run.checkpoints import newest_valid, prune, publish, remove_folder
+from cloud_train.run.layout import step_folder
+from cloud_train.run.manifest import write_manifest
+from cloud_train.worker import contract
+from cloud_train.worker.metrics import MetricsWriter
+
+STANDALONE = "cloud-train-output"
+"""Where a program that runs outside cloud-train keeps its checkpoints, its model and its metrics."""
+
+
+@dataclass
+class Run:
+    """One attempt, seen from inside. ``from_environment`` makes it."""
+
+    run_id: str
+    """The run's id; ``standalone`` outside cloud-train."""
+    attempt: int
+    """From 1."""
+    checkpoints: Path
+    """Folder of the checkpoints; ``checkpoint`` writes there."""
+    model: Path
+    """Folder for the final model."""
+    metrics: Path
+    """File of the metrics; ``log`` writes there."""
+    data: Path | None
+    """The job's data, or a folder for downloads."""
+    resume_from: Path | None
+    """The newest valid checkpoint's folder, or None on a fresh start."""
+    failure: Path | None = None
+    """File for the reason of a failure; ``fail`` writes there."""
+    node_rank: int = 0
+    """This node's number, from 0."""
+    nodes: int = 1
+    """Number of nodes."""
+    grace_seconds: float = 30.0
+    """Time between being told to stop and being killed."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints kept; the best one is kept as well."""
+    _writer: MetricsWriter = field(init=False, repr=False)
+    _stop: bool = field(init=False, default=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._writer = MetricsWriter(self.metrics)
+        atexit.register(self._writer.flush_quietly)
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The attempt that this process belongs to; installs a SIGTERM handler that sets ``stop_requested``.
+
+        Call it from the main thread, before anything that takes long. Raises UsageError if the environment has a part of the contract only,
+        StoreError if the folders cannot be made.
+        """
+        run = cls._inside(os.environ) if os.environ.get(contract.RUN_ID) else cls._standalone()
+        try:
+            for folder in (run.checkpoints, run.model, run.metrics.parent):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make {error.filename}: {os.strerror(error.errno or 0).lower()}") from error
+        signal.signal(signal.SIGTERM, run._on_sigterm)
+        return run
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the run was told to stop: save a checkpoint and end with ``exit_stopped``. A second SIGTERM ends the process at once."""
+        return self._stop
+
+    def log(self, *, step: int, epoch: float | None = None, split: str = "train", **values: float) -> None:
+        """Append metrics of one step. Lines are buffered and written at most once in half a second; ``flush`` writes them now.
+
+        A value that is not finite is written as null: JSON has no word for it. Raises StoreError if the file cannot be written.
+        """
+        self._writer.add(step, epoch, split, values)
+
+    def flush(self) -> None:
+        """Write buffered metrics; raises StoreError if the file cannot be written."""
+        self._writer.flush()
+
+    @contextmanager
+    def checkpoint(
+        self, step: int, metrics: Mapping[str, float] | None = None, fingerprint: Mapping[str, Any] | None = None
+    ) -> Iterator[Path]:
+        """A temporary folder to fill; leaving the block publishes it (synced, renamed, manifest last) and prunes old ones.
+
+        ``metrics`` decide which checkpoint is the best: ``validation/accuracy``, or else ``validation/loss``. ``fingerprint`` says what the
+        bits depend on (device, versions, threads). An exception inside the block leaves no checkpoint. Raises StoreError (disk full, say);
+        the older checkpoints then stay as they are.
+        """
+        self.flush()
+        temporary = self.checkpoints / f".{step_folder(step)}.{os.getpid()}.tmp"
+        _remove_if_there(temporary)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            published = publish(temporary, self.checkpoints, step, metrics, fingerprint)
+        finally:
+            _remove_if_there(temporary)
+        prune(self.checkpoints, self.keep_checkpoints, trusted=published)
+
+    def publish_model(self) -> None:
+        """Write the manifest of the final model, last. Raises StoreError if ``model`` is empty or cannot be written."""
+        self.flush()
+        write_manifest(self.model, step=None)
+
+    def fail(self, message: str, cause: str = "failed") -> None:
+        """Say why the program is about to end; the run's status shows the first 1,024 characters.
+
+        ``cause`` is ``failed``, ``out-of-memory`` or ``infrastructure``: retries follow from it. Does not end the program, and never
+        raises: where the file cannot be written, the message goes to stderr, whose last line the status shows as well.
+        """
+        if self.failure is not None:
+            try:
+                self.failure.write_text(json.dumps({"message": message, "cause": cause}), encoding="utf-8")
+                return
+            except OSError:  # the disk is full, say, which may be the very thing to be told
+                with suppress(OSError):
+                    self.failure.unlink()
+        print(f"{cause}: {message}", file=sys.stderr, flush=True)
+
+    def exit_stopped(self) -> NoReturn:
+        """Flush and end with the exit status of a program that was told to stop and saved its work."""
+        self.flush()
+        sys.exit(contract.STOPPED)
+
+    @classmethod
+    def _inside(cls, environment: Mapping[str, str]) -> Self:
+        try:
+            return cls(
+                run_id=environment[contract.RUN_ID],
+                attempt=int(environment[contract.ATTEMPT]),
+                checkpoints=Path(environment[contract.CHECKPOINTS]),
+                model=Path(environment[contract.MODEL]),
+                metrics=Path(environment[contract.METRICS]),
+                data=_path(environment.get(contract.DATA)),
+                resume_from=_path(environment.get(contract.RESUME)),
+                failure=_path(environment.get(contract.FAILURE)),
+                node_rank=int(environment.get(contract.NODE_RANK) or 0),
+                nodes=int(environment.get(contract.NODES) or 1),
+                grace_seconds=float(environment.get(contract.GRACE_SECONDS) or 30),
+                keep_checkpoints=int(environment.get(contract.KEEP_CHECKPOINTS) or 3),
+            )
+        except KeyError as error:
+            raise UsageError(f"{contract.RUN_ID} is set, but {error} is not", hint=f"unset {contract.RUN_ID} to run on your own") from error
+        except ValueError as error:
+            raise UsageError(f"a CLOUD_TRAIN_… variable is not a number: {error}") from error
+
+    @classmethod
+    def _standalone(cls) -> Self:
+        folder = Path(STANDALONE).absolute()
+        checkpoints = folder / "checkpoints"
+        resume_from = newest_valid(checkpoints, lambda line: print(line, file=sys.stderr))
+        return cls("standalone", 1, checkpoints, folder / "model", folder / "metrics.jsonl", data=None, resume_from=resume_from)
+
+    def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
+        self._stop = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
+
+
+def _remove_if_there(folder: Path) -> None:
+    if folder.is_dir():
+        remove_folder(folder)

@@ -1,0 +1,40 @@
+"""Work that takes long (hashing gigabytes) in a forked child, so that the worker goes on listening to signals and giving signs of life."""
+
+import os
+from collections.abc import Callable
+
+_RESULT_BYTES = 32 * 1024  # fits a pipe's buffer on every system, so the child never waits for a reader
+
+
+class Chore:
+    """A function at work in a child of this process; the worker is single-threaded, so a fork is safe."""
+
+    def __init__(self, work: Callable[[], str], in_child: Callable[[], None]) -> None:
+        """Start ``work``; ``in_child`` runs first, to let go of what belongs to the worker. The result is a text of at most 32 KiB."""
+        self._reading, writing = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _work_and_exit(work, in_child, writing)
+        os.close(writing)
+
+    def result(self, exit_code: int) -> tuple[bool, str]:
+        """Once the child has been reaped: whether it went well, and the result or what went wrong."""
+        text = os.read(self._reading, _RESULT_BYTES).decode(errors="replace")
+        os.close(self._reading)
+        if exit_code < 0:
+            return False, f"it was killed by signal {-exit_code}"
+        return exit_code == 0, text
+
+
+def _work_and_exit(work: Callable[[], str], in_child: Callable[[], None], writing: int) -> None:
+    code = 1
+    try:
+        in_child()
+        try:
+            text = work()
+            code = 0
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is the result: the worker reports it
+            text = f"{error}" or type(error).__name__
+        os.write(writing, text.encode(errors="replace")[:_RESULT_BYTES])
+    finally:
+        os._exit(code)  # never back into the worker's own code

@@ -1,0 +1,35 @@
+"""The contract between the worker and a training program, in any language: these environment variables and nothing else.
+
+docs/script-jobs.md explains them to users. The built-in trainers use nothing else.
+"""
+
+RUN_ID = "CLOUD_TRAIN_RUN_ID"
+"""The run's id."""
+ATTEMPT = "CLOUD_TRAIN_ATTEMPT"
+"""The attempt's number, from 1."""
+JOB = "CLOUD_TRAIN_JOB"
+"""Path of run.json: the resolved job stands in it under ``job``."""
+CHECKPOINTS = "CLOUD_TRAIN_CHECKPOINTS"
+"""Folder for checkpoints. Write one elsewhere inside it (``.step-1200.tmp``, say), then rename it to ``step-<number>``: from then on it is
+complete, and the worker gives it a manifest, unless the program wrote ``manifest.json`` itself, last."""
+RESUME = "CLOUD_TRAIN_RESUME"
+"""Folder of the newest valid checkpoint, or empty on a fresh start."""
+MODEL = "CLOUD_TRAIN_MODEL"
+"""Folder for the final model. The worker gives it a manifest when the program ends well."""
+METRICS = "CLOUD_TRAIN_METRICS"
+"""File to which JSON lines are appended: ``{"step", "epoch", "time", "split", "name", "value"}``; epoch, time and split may be missing."""
+DATA = "CLOUD_TRAIN_DATA"
+"""Path of the job's ``data.path``, or a cache folder for downloads."""
+FAILURE = "CLOUD_TRAIN_FAILURE"
+"""File in which a program may say why it ends: text, or JSON ``{"message", "cause"}`` (cause: failed, out-of-memory, infrastructure)."""
+GRACE_SECONDS = "CLOUD_TRAIN_GRACE_SECONDS"
+"""Seconds between SIGTERM and SIGKILL."""
+NODE_RANK = "CLOUD_TRAIN_NODE_RANK"
+"""This node's number, from 0."""
+NODES = "CLOUD_TRAIN_NODES"
+"""Number of nodes."""
+KEEP_CHECKPOINTS = "CLOUD_TRAIN_KEEP_CHECKPOINTS"
+"""Newest checkpoints kept; the best one is kept as well."""
+
+STOPPED = 143
+"""Exit status of a program that stopped because of SIGTERM (128 + 15), its last checkpoint saved."""

@@ -1,0 +1,125 @@
+"""Why an attempt ended: from what the program's process says, what the program wrote, and what the kernel counted."""
+
+import json
+import os
+import signal
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from cloud_train.run.record import Program
+from cloud_train.run.states import Cause
+
+_SAID = frozenset({Cause.FAILED, Cause.OUT_OF_MEMORY, Cause.INFRASTRUCTURE})
+"""The causes that a program may give itself."""
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # itself, or the last command of a shell
+_READ_BYTES = 64 * 1024
+
+
+class Stop(Enum):
+    """Why a worker stops its program."""
+
+    TOLD = "told to stop"
+    CANCELLED = "cancelled"
+    TIME_LIMIT = "reached its time limit"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """An attempt's end."""
+
+    cause: Cause
+    message: str
+    exit_code: int | None = None
+    """Exit status of the program; negative for a signal, None if it never started."""
+
+
+def of_program(exit_code: int, out_of_memory: bool, failure: Path, output_log: Path) -> Ending:
+    """The end of a program that nobody told to stop. ``out_of_memory``: the kernel killed for memory while it ran."""
+    if exit_code == 0:
+        return Ending(Cause.SUCCEEDED, "", exit_code)
+    cause = Cause.OUT_OF_MEMORY if out_of_memory and exit_code in _KILLED else Cause.FAILED
+    said_cause, said = read_failure(failure)
+    if said:
+        return Ending(cause if said_cause is None or cause is Cause.OUT_OF_MEMORY else said_cause, said, exit_code)
+    last = last_line(output_log)
+    return Ending(cause, f"{describe(exit_code)}: {last}" if last else describe(exit_code), exit_code)
+
+
+def of_stop(reason: Stop, program: Program, exit_code: int | None, had_to_be_killed: bool, failure: Path) -> Ending:
+    """The end of a program that the worker stopped; ``exit_code`` is None if it had not started yet."""
+    cause = {Stop.CANCELLED: Cause.CANCELLED, Stop.TIME_LIMIT: Cause.TIMED_OUT, Stop.TOLD: Cause.PREEMPTED}[reason]
+    message = f"{reason.value} of {program.duration_seconds:g} s" if reason is Stop.TIME_LIMIT else reason.value
+    if exit_code is None:
+        message += " before the program started"
+    if had_to_be_killed:
+        message += f"; killed after the grace period of {program.grace_seconds:g} s"
+    _, said = read_failure(failure)
+    return Ending(cause, f"{message}: {said}" if said else message, exit_code)
+
+
+def describe(exit_code: int) -> str:
+    """``exit status 3`` or ``killed by SIGSEGV``."""
+    if exit_code >= 0:
+        return f"exit status {exit_code}"
+    try:
+        return f"killed by {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"killed by signal {-exit_code}"
+
+
+def read_failure(path: Path) -> tuple[Cause | None, str]:
+    """What the program says of its end: JSON with ``message`` and ``cause``, or plain text; the cause is None where it says none."""
+    text = _read_end(path, from_end=False).decode(errors="replace").strip()
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        return None, text
+    if not isinstance(fields, dict) or not fields.get("message"):
+        return None, text
+    said = str(fields.get("cause"))
+    return next((cause for cause in _SAID if cause.value == said), None), str(fields["message"])
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log that is not empty. A carriage return ends a line too: a progress bar's last state counts."""
+    text = _read_end(path, from_end=True).decode(errors="replace")
+    return next((line.strip() for line in reversed(text.replace("\r", "\n").split("\n")) if line.strip()), "")
+
+
+def oom_kills(root: Path = Path("/")) -> int:
+    """How often the kernel has killed for want of memory, on this machine and in this control group; compare before and after."""
+    counted = _counter(root / "proc/vmstat")
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            hierarchy, _, group = line.split(":", 2)
+            if hierarchy == "0":  # version 2
+                counted += _counter(root / "sys/fs/cgroup" / group.lstrip("/") / "memory.events")
+    return counted
+
+
+def _counter(path: Path) -> int:
+    with suppress(OSError, ValueError):
+        for line in path.read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+def _read_end(path: Path, from_end: bool) -> bytes:
+    """At most 64 KiB from one end of a plain file; nothing if there is none. Follows no link and never waits for a pipe's other end."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return b""
+        return os.pread(descriptor, _READ_BYTES, max(0, status.st_size - _READ_BYTES) if from_end else 0)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,71 @@
+"""Metrics on their way to disk: JSON lines, buffered, and written in whole lines."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from cloud_train.errors import StoreError
+
+INTERVAL_SECONDS = 0.5
+"""Least time between two writes."""
+
+
+class MetricsWriter:
+    """Appends lines ``{"step", "epoch", "time", "split", "name", "value"}`` to a file, at most one write per ``INTERVAL_SECONDS``."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._lines: list[str] = []
+        self._last_write = -math.inf
+        self._process = os.getpid()
+
+    def add(self, step: int, epoch: float | None, split: str, values: Mapping[str, float]) -> None:
+        """Take the metrics of one step; writes if the last write was long enough ago. A value that is not finite becomes null."""
+        # The part that the values share is formed once; a dictionary per value would cost about three times as much.
+        shared = f'{{"step": {int(step)}, "epoch": {_number(epoch)}, "time": {time.time():.3f}, "split": {json.dumps(split)}, "name": '
+        for name, value in values.items():
+            self._lines.append(f'{shared}{json.dumps(name)}, "value": {_number(value)}}}\n')
+        if self._clock() - self._last_write >= INTERVAL_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is buffered; raises StoreError if that fails, and keeps it for the next time."""
+        # A forked child (a data loader's worker, say) has inherited the buffer; writing it there too would double the lines.
+        if not self._lines or os.getpid() != self._process:
+            return
+        data = "".join(self._lines).encode()
+        try:
+            _append(self._path, data)
+        except OSError as error:
+            raise StoreError(f"cannot write metrics to {self._path}: {os.strerror(error.errno or 0).lower()}") from error
+        self._lines.clear()
+        self._last_write = self._clock()
+
+    def flush_quietly(self) -> None:
+        """``flush`` at the very end of a process, when nobody can act on an error any more."""
+        with suppress(StoreError):
+            self.flush()
+
+
+def _append(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+        except OSError:
+            os.ftruncate(descriptor, size)  # no torn line where the disk filled up
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _number(value: float | None) -> str:
+    number = math.nan if value is None else float(value)
+    return repr(number) if math.isfinite(number) else "null"

@@ -1,0 +1,111 @@
+"""Starting the program: its environment, its output, and words for everything that can be wrong with the command."""
+
+import errno
+import os
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from cloud_train.errors import CloudTrainError, StoreError
+from cloud_train.run.record import Program, RunRecord
+from cloud_train.worker import contract
+from cloud_train.worker.node import NodeContext
+from cloud_train.worker.workspace import Workspace
+
+_PREFIX = "CLOUD_TRAIN_"
+_HOME = "CLOUD_TRAIN_HOME"
+
+
+class ProgramStartError(CloudTrainError):
+    """The program could not be started; it is the job's doing, not the machine's."""
+
+    code = "program-start"
+
+
+def start(program: Program, environment: Mapping[str, str], output_log: Path) -> int:
+    """Start the program in a session of its own and return its process id, which is its process group's too.
+
+    Raises ProgramStartError if command or folder are wrong, StoreError if the log cannot be written.
+    """
+    if not Path(program.directory).is_dir():
+        raise ProgramStartError(f"the folder {program.directory!r} does not exist, so {program.command[0]!r} cannot start in it")
+    descriptor = _open_log(output_log)
+    try:
+        return _spawn(program, environment, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def environment_of(
+    record: RunRecord, workspace: Workspace, attempt: int, *, node: NodeContext, resume: Path | None, own: Mapping[str, str]
+) -> dict[str, str]:
+    """The program's environment: the worker's ``own``, then the job's, then the contract's variables, and no stale ones of another run."""
+    program = record.program
+    inherited = {name: value for name, value in own.items() if not name.startswith(_PREFIX) or name == _HOME}
+    return {
+        "PYTHONUNBUFFERED": "1",  # a Python program's lines should be in the log when they are printed, and survive its being killed
+        **inherited,
+        **program.environment,
+        contract.RUN_ID: record.run_id,
+        contract.ATTEMPT: str(attempt),
+        contract.JOB: str(workspace.record),
+        contract.CHECKPOINTS: str(workspace.checkpoints),
+        contract.RESUME: str(resume or ""),
+        contract.MODEL: str(workspace.model),
+        contract.METRICS: str(workspace.metrics),
+        contract.DATA: program.data or _download_folder(own),
+        contract.FAILURE: str(workspace.failure),
+        contract.GRACE_SECONDS: f"{program.grace_seconds:g}",
+        contract.NODE_RANK: str(node.rank),
+        contract.NODES: str(node.nodes),
+        contract.KEEP_CHECKPOINTS: str(program.keep_checkpoints),
+    }
+
+
+def _open_log(path: Path) -> int:
+    # The program writes its log itself: there is no pipe, so no byte is touched, nothing is lost if the worker dies, and it costs nothing.
+    # Appending, so that its processes never write over each other.
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {os.strerror(error.errno or 0).lower()}") from error
+
+
+def _spawn(program: Program, environment: Mapping[str, str], output: int) -> int:
+    try:
+        process = subprocess.Popen(
+            program.command,
+            cwd=program.directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        raise ProgramStartError(_explained(program, error)) from error
+    process.returncode = 0  # the worker reaps its children itself, orphans included; subprocess need not warn that this one runs
+    return process.pid
+
+
+def _explained(program: Program, error: OSError | ValueError) -> str:
+    name = program.command[0]
+    if not isinstance(error, OSError):
+        return f"{name!r} cannot be started: a word of the command, or a variable, is not possible there ({error})"
+    if error.errno == errno.ENOENT:
+        return f"the command {name!r} was not found (PATH and the folder {program.directory!r} were searched)"
+    reasons = {
+        errno.EACCES: "it is not executable",
+        errno.ENOEXEC: "it is neither a program nor a script with a first line such as '#!/bin/sh'",
+        errno.E2BIG: "its arguments and environment are too long",
+    }
+    return f"the command {name!r} cannot be started: {reasons.get(error.errno or 0) or os.strerror(error.errno or 0).lower()}"
+
+
+def _download_folder(environment: Mapping[str, str]) -> str:
+    folder = Path(environment.get(_HOME) or "~/.cloud-train") / "data"
+    with suppress(OSError, RuntimeError):  # no home, or none that can be written: a program that downloads nothing does not need it
+        folder = folder.expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+    return str(folder)

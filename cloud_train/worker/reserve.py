@@ -1,0 +1,38 @@
+"""A little of the disk, set aside: when the program has filled the rest, the worker can still write down how it ended."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+RESERVE_BYTES = 64 * 1024
+"""Enough for a status and some lines of log, each in a block of its own."""
+
+
+class Reserve:
+    """A file that holds the space until it is needed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def take(self) -> None:
+        """Set the space aside, if there is any."""
+        with suppress(OSError):
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+            finally:
+                os.close(descriptor)
+
+    def release(self) -> None:
+        """Give the space back."""
+        with suppress(OSError):
+            self._path.unlink()
+
+
+def is_full(folder: Path) -> bool:
+    """Whether the disk under ``folder`` has no room left."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < RESERVE_BYTES

@@ -1,0 +1,54 @@
+"""Where an attempt's files lie on this machine. A local folder is its own workspace: program and worker write into the run directory."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from cloud_train.errors import StoreError
+from cloud_train.run import layout
+from cloud_train.storage.base import Store
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The paths of one attempt on one node."""
+
+    record: Path
+    checkpoints: Path
+    model: Path
+    output_log: Path
+    worker_log: Path
+    metrics: Path
+    failure: Path
+    reserve: Path
+    """Space for the worker's last words; its name is one that stores do not list."""
+
+    @classmethod
+    def in_store(cls, store: Store, run_id: str, attempt: int, node_rank: int) -> Self:
+        """The workspace inside a local folder; raises StoreError for a store that is none."""
+
+        def path(key: str) -> Path:
+            found = store.local_path(f"{run_id}/{key}")
+            if found is None:
+                raise StoreError(f"the store {store.url} is not a folder of this machine", hint="name a local folder as the store")
+            return found
+
+        return cls(
+            record=path(layout.RUN),
+            checkpoints=path(layout.CHECKPOINTS),
+            model=path(layout.MODEL),
+            output_log=path(layout.output_log(attempt, node_rank)),
+            worker_log=path(layout.worker_log(attempt, node_rank)),
+            metrics=path(layout.metrics(attempt, node_rank)),
+            failure=path(layout.failure(attempt)),
+            reserve=path(f"{layout.attempt(attempt)}/.cloud-train-reserve"),
+        )
+
+    def make_folders(self) -> None:
+        """Make what programs may take for granted; raises StoreError."""
+        try:
+            for folder in (self.checkpoints, self.model, self.output_log.parent, self.metrics.parent):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make {error.filename}: {os.strerror(error.errno or 0).lower()}") from error

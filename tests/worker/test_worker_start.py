@@ -1,0 +1,34 @@
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from cloud_train.run.states import State
+from tests.support import wait_until
+from tests.worker.launching import Launched
+
+HEAVY = ("argparse", "asyncio", "numpy", "psutil", "pydantic", "rich", "ruamel", "socket", "torch", "typer")
+
+
+def test_the_worker_imports_nothing_heavy() -> None:
+    code = f"import sys, cloud_train.worker.__main__; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_user_api_imports_nothing_heavy() -> None:
+    code = f"import sys, cloud_train.worker.api; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_the_worker_stays_small(launched: Launched) -> None:
+    launched.shell("echo ready; exec sleep 60")
+    worker = launched.start_by_command_line()
+    launched.says(b"ready")
+    wait_until(lambda: launched.is_in(State.RUNNING), "the status says running")
+    processes = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children()]
+    used = sum(process.memory_info().rss for process in processes if process.name() != "sleep")
+    assert used < 60_000_000  # with its guard, and counting twice what the two share
