@@ -6,11 +6,13 @@ requests.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cloud_train.errors import ProviderError
-from cloud_train.run.plan import Plan
 from cloud_train.run.states import Cause, State
+
+if TYPE_CHECKING:
+    from cloud_train.run.plan import Plan  # brings pydantic, and looking at runs needs no plan
 
 Request = dict[str, Any]
 """What a provider sends to start an attempt: JSON-able, without secret values."""
@@ -64,7 +66,7 @@ class Provider(Protocol):
     def interpreter(self, settings: Mapping[str, Any]) -> str:
         """The Python on this provider's machines that runs the worker and the built-in trainers."""
 
-    def render(self, plan: Plan) -> Request:
+    def render(self, plan: "Plan") -> Request:
         """The exact request that would start this plan's attempt. Pure: reads nothing but its arguments, writes nothing."""
 
     def check(self, request: Request) -> list[str]:

@@ -14,16 +14,18 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import ProviderError
 from cloud_train.providers.base import AlreadyLaunchedError, Capabilities, Handle, Observation, Request
 from cloud_train.run import layout, locks
-from cloud_train.run.plan import Plan
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import ObjectMissingError
 from cloud_train.storage.registry import open_store
+
+if TYPE_CHECKING:
+    from cloud_train.run.plan import Plan
 
 _LOCK_ARGUMENT = "--lock-fd"
 _LAUNCH_VARIABLE = "_CLOUD_TRAIN_LAUNCH"  # inherited by everything that an attempt starts: finds what outlived its worker
@@ -43,7 +45,7 @@ class LocalProvider:
         """``local: {python: …}`` of the config, otherwise the Python that runs this."""
         return str(Path(settings.get("python") or sys.executable).expanduser())
 
-    def render(self, plan: Plan) -> Request:
+    def render(self, plan: "Plan") -> Request:
         """The worker's command line, and the attempt's lock file."""
         worker = [self.interpreter(plan.provider_settings), "-m", "cloud_train.worker"]
         return {

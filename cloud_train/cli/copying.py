@@ -1,0 +1,29 @@
+"""The bar that shows how far a copy has come, with its rate and the time to go, on standard error: for ``fetch-model`` and ``sync``."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from cloud_train.cli.terminal import clean, moves_its_cursor
+
+_NAME_CHARACTERS = 40
+
+
+@contextmanager
+def copy_progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A callback (file, bytes done, bytes in all) that moves the bar, or None where nobody sees it; the bar is gone after the block."""
+    if quiet or not moves_its_cursor(sys.stderr):
+        yield None
+        return
+    # 50 ms, and only where a person waits for a copy
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def report(name: str, done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, description=clean(name)[-_NAME_CHARACTERS:])
+
+        yield report

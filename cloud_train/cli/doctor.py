@@ -1,0 +1,38 @@
+"""``cloud-train doctor``: what is installed, what is missing, what to do."""
+
+import sys
+from dataclasses import asdict
+
+from cloud_train.cli.options import JsonOption
+from cloud_train.cli.terminal import Painter, clean, say, say_json
+from cloud_train.errors import MissingDependencyError
+
+_MARKS = {"ok": "✔", "warning": "!", "error": "✘"}
+
+
+def doctor(as_json: JsonOption = False) -> int:
+    """Check what is installed, what is missing, and what to do about it.
+
+    Exits with 0 if everything that is built in works, and with 5 otherwise; what is optional may be missing.
+
+    Examples:
+      cloud-train doctor
+      cloud-train doctor --json
+    """
+    from cloud_train.cli.render.table import STATE_COLOURS
+    from cloud_train.orchestrator.doctor import examine
+    from cloud_train.orchestrator.home import Home
+
+    findings = examine(Home.from_environment())
+    healthy = all(finding.status != "error" for finding in findings)
+    if as_json:
+        say_json({"healthy": healthy, "findings": [asdict(finding) for finding in findings]})
+    else:
+        paint = Painter.of(sys.stdout)
+        width = max(len(finding.name) for finding in findings)
+        for finding in findings:
+            mark = paint(_MARKS[finding.status], STATE_COLOURS[finding.status])
+            say(f"{mark} {clean(finding.name).ljust(width)}  {clean(finding.detail)}")
+            if finding.remedy:
+                say(f"  {' ' * width}  {paint('→', 'cyan')} {clean(finding.remedy)}")
+    return 0 if healthy else MissingDependencyError.exit_code

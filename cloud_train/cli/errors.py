@@ -1,0 +1,134 @@
+"""The edge where exceptions become words: ``error:`` and ``hint:`` on standard error, or with ``--json`` one object on standard output.
+
+Nothing that a user can cause shows a traceback. What nobody foresaw is written to a file, and the message names that file.
+"""
+
+import errno
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from cloud_train.cli.terminal import OutputClosedError, Painter, clean, clean_lines, say_aside, say_json
+from cloud_train.errors import CloudTrainError, StoreError
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 + SIGINT, as a shell has it."""
+OUTPUT_CLOSED = 141
+"""Exit status when the reader of our output went away: 128 + SIGPIPE, as a shell has it."""
+UNEXPECTED = 1
+"""Exit status for a bug in cloud-train."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What is shown of an error."""
+
+    code: str
+    message: str
+    hint: str | None
+    exit_code: int
+    problems: tuple[Any, ...] = ()
+    """Every mistake of a job file, each with its position."""
+
+
+def guarded(work: Callable[[], int], as_json: bool) -> int:
+    """Do the work and return its exit status; an exception is shown, and becomes the exit status that belongs to it."""
+    try:
+        return work()
+    except OutputClosedError:
+        _discard_output()
+        return OUTPUT_CLOSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the outermost edge: a user gets words, whatever happened
+        failure = explain(error)
+    try:
+        show(failure, as_json)
+    except OutputClosedError:
+        _discard_output()
+    return failure.exit_code
+
+
+def explain(error: Exception) -> Failure:
+    """What to tell about an exception."""
+    if isinstance(error, CloudTrainError):
+        problems = tuple(getattr(error, "problems", ()))
+        return Failure(error.code, error.message, error.hint, error.exit_code, problems)
+    if isinstance(error, typer.TyperException):
+        return _usage(error)
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}:
+        return _refused_by_the_system(error)
+    return _bug(error)
+
+
+def show(failure: Failure, as_json: bool) -> None:
+    """Print it."""
+    if as_json:
+        say_json({"error": to_json(failure)})
+        return
+    paint = Painter.of(sys.stderr)
+    say_aside(f"{paint('error:', 'red')} {clean_lines(failure.message)}")
+    if failure.hint:
+        say_aside(f"{paint('hint:', 'cyan')} {clean_lines(failure.hint)}")
+
+
+def to_json(failure: Failure) -> dict[str, Any]:
+    """The object under ``error``."""
+    fields: dict[str, Any] = {"code": failure.code, "message": failure.message, "hint": failure.hint, "exit_code": failure.exit_code}
+    if failure.problems:
+        fields["problems"] = [
+            asdict(problem) if is_dataclass(problem) and not isinstance(problem, type) else str(problem) for problem in failure.problems
+        ]
+    return fields
+
+
+def _usage(error: typer.TyperException) -> Failure:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "cloud-train"
+    message = error.format_message().rstrip(".")
+    return Failure("usage", message[:1].lower() + message[1:], f"see: {command} --help", error.exit_code)
+
+
+def _refused_by_the_system(error: OSError) -> Failure:
+    where = f": {clean(str(error.filename))}" if error.filename else ""
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    hint = "make room on that disk, then do it again" if full else "check who owns it and who may write there"
+    return Failure(StoreError.code, f"{(error.strerror or str(error)).lower()}{where}", hint, StoreError.exit_code)
+
+
+def _bug(error: Exception) -> Failure:
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    try:
+        place = _write_traceback(error)
+        hint = f"please report it, with the file {place}"
+    except OSError as failed:
+        hint = f"its traceback could not be written ({failed.strerror or failed}); CLOUD_TRAIN_HOME names another folder for it"
+    return Failure(CloudTrainError.code, f"this is a bug in cloud-train: {what}", hint, UNEXPECTED)
+
+
+def _write_traceback(error: Exception) -> Path:
+    from cloud_train.orchestrator.home import Home
+
+    folder = Home.from_environment().folder / "errors"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}.txt"
+    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
+    return path
+
+
+def _discard_output() -> None:
+    # The interpreter flushes the streams once more when it ends, and would complain about the reader that is gone.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -1,0 +1,150 @@
+"""The command ``cloud-train``: its verbs, loaded when they are called, and the one edge where errors become words."""
+
+import importlib
+import inspect
+import io
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from cloud_train.cli.errors import guarded
+
+if TYPE_CHECKING:
+    from typer.core import TyperCommand
+
+PROGRAM = "cloud-train"
+
+VERBS: dict[str, tuple[str, str]] = {
+    "submit": ("submit", "Start a run of a job, or show with --dry-run what it would be."),
+    "list": ("list_runs", "Show the runs and where they stand."),
+    "status": ("status", "Show one run: where it stands, why it ended, what to do next."),
+    "logs": ("logs", "Print what a run's program printed, byte for byte."),
+    "metrics": ("metrics", "Show a run's metrics as a table or a plot."),
+    "cancel": ("cancel", "End a run, with time for a last checkpoint."),
+    "resume": ("resume", "Start a run's next attempt, from its newest valid checkpoint."),
+    "fetch-model": ("fetch_model", "Copy a run's model, verified, into a folder."),
+    "sync": ("sync", "Copy a run's whole directory into a folder; again copies only what is new."),
+    "predict": ("predict", "Ask a run's model: the class of image files, or how a text goes on."),
+    "validate": ("validate", "Check job files and report every mistake with its place."),
+    "schema": ("schema", "Print the JSON Schema of the job file, for editors."),
+    "init": ("init", "Write a commented job file to start from."),
+    "doctor": ("doctor", "Check what is installed, what is missing, and what to do about it."),
+}
+"""Verb → (module and function in ``cli``, first line of its help).
+
+The lines are listed here so that ``--help`` imports no verb; a test compares them with the verbs' own.
+"""
+
+
+class _LazyVerbs(Mapping[str, "TyperCommand"]):
+    """The verbs as commands, each made on first use."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, TyperCommand] = {}
+
+    def __getitem__(self, name: str) -> "TyperCommand":
+        if name not in self._made:
+            self._made[name] = _make(name, VERBS[name][0])
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(VERBS)
+
+    def __len__(self) -> int:
+        return len(VERBS)
+
+
+class VerbGroup(TyperGroup):
+    """The group of verbs: lists them from the table above, and imports a verb's module only when the verb is used."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _LazyVerbs()  # type: ignore[assignment] # Typer only reads it; a mutable mapping would have to be full
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override] # typer.Context is the public name of its base
+        """The verbs, in the order in which a person meets them."""
+        return list(VERBS)
+
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override] # as above
+        """The list of verbs in the help, from the table."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in VERBS.items()])
+
+
+_HELP = """Train a CNN, an RNN or your own script from one YAML file.
+
+  cloud-train init job.yaml                 write a job file to start from
+  cloud-train submit job.yaml --follow      train it, and watch
+  cloud-train fetch-model                   bring the newest run's model home
+
+RUN is the beginning of a run's id, or its last four characters; without it the newest run is meant.
+"""
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def _laid_out(help_text: str) -> str:
+    """The help with its indented paragraphs, which are commands, kept as they stand: a backspace on a line of its own says so."""
+    paragraphs = help_text.strip().split("\n\n")
+    return "\n\n".join(f"\b\n{paragraph}" if "\n " in f"\n{paragraph}" else paragraph for paragraph in paragraphs)
+
+
+app = typer.Typer(
+    cls=VerbGroup,
+    name=PROGRAM,
+    help=_laid_out(_HELP),
+    rich_markup_mode=None,  # plain help reads the same in a pipe, and is there in half the time: nothing of rich is imported
+    context_settings=_CONTEXT,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from cloud_train import __version__
+
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    # No docstring: the help is given to the app above.
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status (docs/exit-codes.md)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _prepare_output()
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return guarded(lambda: _run(arguments), as_json="--json" in own)
+
+
+def _prepare_output() -> None:
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started us (``>&-``): nobody listens, and that is no error
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - it stays open as long as the process
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to end
+
+
+def _run(arguments: list[str]) -> int:
+    result = typer.main.get_command(app).main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
+    return result if isinstance(result, int) else 0
+
+
+def _make(name: str, module: str) -> "TyperCommand":
+    function = getattr(importlib.import_module(f"cloud_train.cli.{module}"), module)
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    single.command(name, help=_laid_out(inspect.getdoc(function) or ""), context_settings=_CONTEXT)(function)
+    return typer.main.get_command(single)  # type: ignore[return-value] # one command in the app: it is a command, not a group

@@ -1,0 +1,78 @@
+"""``cloud-train metrics``: how a run learned."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cloud_train.cli.options import JsonOption, RunArgument
+from cloud_train.cli.terminal import Painter, is_terminal, say, say_aside, say_json
+from cloud_train.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from cloud_train.run.metrics import MetricPoint
+
+
+def metrics(
+    run: RunArgument = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--name", metavar="NAME", help="Only this metric, such as loss or validation/accuracy. Repeatable.", show_default=False
+        ),
+    ] = None,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw a plot of each metric over the steps; loss unless --name says more.")] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Show a run's metrics as a table or a plot.
+
+    The table has one row for each epoch, with the last values in it; --json prints every point.
+
+    Examples:
+      cloud-train metrics
+      cloud-train metrics digits-cnn --plot --name accuracy
+      cloud-train metrics digits-cnn --json
+    """
+    if plot and as_json:
+        raise UsageError("--plot draws for a person, and --json is for a program; choose one")
+    from cloud_train.orchestrator.home import Home
+    from cloud_train.orchestrator.observing import select
+    from cloud_train.orchestrator.reading import read_metrics
+
+    home = Home.from_environment()
+    run_id = select(home, run)
+    points = _named(read_metrics(home, run_id), name or [], run_id)
+    if as_json:
+        from dataclasses import asdict
+
+        say_json({"run_id": run_id, "points": [asdict(point) for point in points]})
+        return 0
+    if not points:
+        say_aside(f"{run_id} has written no metrics yet")
+        return 0
+    paint = Painter.of(sys.stdout)
+    if plot:
+        from cloud_train.cli.render.plot import plots
+
+        say(plots(points, shown=bool(name), paint=paint, terminal=is_terminal(sys.stdout)))
+        return 0
+    from cloud_train.cli.render.curves import metrics_table
+
+    text, left_out = metrics_table(points, paint)
+    say(text)
+    if left_out:
+        say_aside(f"{left_out:,} earlier rows are left out; every point is in: cloud-train metrics {run_id} --json")
+    return 0
+
+
+def _named(points: "list[MetricPoint]", names: list[str], run_id: str) -> "list[MetricPoint]":
+    """The points of these metrics; a name without a split stands for it in every split."""
+    if not names:
+        return points
+    chosen = [point for point in points if point.name in names or point.key in names]
+    known = {point.key for point in points} | {point.name for point in points}
+    missing = [name for name in names if name not in known]
+    if missing and points:
+        have = ", ".join(sorted({point.key for point in points}))
+        raise NotFoundError(f"{run_id} has no metric {', '.join(missing)}", hint=f"it has: {have}")
+    return chosen

@@ -1,0 +1,79 @@
+"""``cloud-train predict``: use a run's model."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cloud_train.cli.options import CheckpointOption, JsonOption, NamedRunArgument
+from cloud_train.cli.terminal import Painter, clean, clean_lines, say, say_json
+from cloud_train.errors import UsageError
+
+
+def predict(
+    run: NamedRunArgument,
+    images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE...", help="Image files to classify.", show_default=False)] = None,
+    *,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="A text to go on with.", show_default=False)] = None,
+    length: Annotated[int, typer.Option(min=1, metavar="N", help="Characters to add to the prompt.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0.0, metavar="T", help="Below 1 is more predictable, above 1 more varied.")] = 0.8,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="Draw each character from the K likeliest only.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="The same seed draws the same text.")] = 0,
+    invert: Annotated[bool, typer.Option("--invert", help="The images are dark strokes on light ground; digits are the reverse.")] = False,
+    checkpoint: CheckpointOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Ask a run's model: the class of image files, or how a text goes on.
+
+    Examples:
+      cloud-train predict digits-cnn seven.png three.png
+      cloud-train predict digits-cnn scan.png --invert --json
+      cloud-train predict python-docs-rnn --prompt "The function " --length 300
+    """
+    if bool(images) == (prompt is not None):
+        raise UsageError("predict takes image files, or a text with --prompt", hint="see: cloud-train predict --help")
+    from cloud_train.orchestrator.home import Home
+    from cloud_train.orchestrator.observing import select
+    from cloud_train.orchestrator.prediction import continue_text, predict_images
+
+    home = Home.from_environment()
+    run_id = select(home, run)
+    if images:
+        predictions = predict_images(home, run_id, images, checkpoint, invert)
+        if as_json:
+            say_json({"run_id": run_id, "predictions": predictions})
+        else:
+            say(_table(predictions))
+        return 0
+    answer = continue_text(
+        home, run_id, prompt or "", length=length, temperature=temperature, top_k=top_k, seed=seed, checkpoint=checkpoint
+    )
+    if as_json:
+        say_json({"run_id": run_id, **answer})
+    else:
+        say(clean_lines(f"{answer['prompt']}{answer['continuation']}"))
+    return 0
+
+
+def _table(predictions: list[dict[str, Any]]) -> str:
+    from cloud_train.cli.render.table import table
+
+    rows = [
+        (
+            clean(str(prediction["class"])),
+            f"{prediction['probability']:.1%}",
+            _second(prediction.get("scores", {}), str(prediction["class"])),
+            clean(str(prediction["file"])),
+        )
+        for prediction in predictions
+    ]
+    return table(("CLASS", "PROBABILITY", "NEXT", "FILE"), rows, Painter.of(sys.stdout), right=(1,))
+
+
+def _second(scores: dict[str, float], first: str) -> str:
+    """The class that comes second, such as ``9 (2.1%)``."""
+    others = sorted(((probability, name) for name, probability in scores.items() if name != first), reverse=True)
+    return f"{clean(others[0][1])} ({others[0][0]:.1%})" if others else "-"

@@ -1,0 +1,80 @@
+"""``cloud-train submit``: start a run of a job, or show what it would be."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cloud_train.cli.errors import INTERRUPTED
+from cloud_train.cli.options import FollowOption, JsonOption, complete_provider
+from cloud_train.cli.terminal import Painter, is_terminal, say, say_aside, say_json
+from cloud_train.errors import UsageError
+
+
+def submit(
+    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.", show_default=False)],
+    *,
+    provider: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Where to run it; outranks the files.", autocompletion=complete_provider, show_default=False),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as train.epochs=3. Repeatable.", show_default=False),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Provider settings: configs/NAME.yaml, or the path of a file.", show_default=False),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the whole plan; start and write nothing.")] = False,
+    follow: FollowOption = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Start a run of a job, or show with --dry-run what it would be.
+
+    Prints the run's id and returns at once; the run goes on by itself. With --follow it shows how the training goes on, and ends with
+    an exit status that says why the run ended.
+
+    Examples:
+      cloud-train submit job.yaml --follow
+      cloud-train submit job.yaml --set train.epochs=3 --dry-run
+      RUN=$(cloud-train submit job.yaml)
+    """
+    if dry_run and follow:
+        raise UsageError("--dry-run starts nothing that --follow could watch; leave one of them out")
+    from cloud_train.orchestrator.home import Home
+    from cloud_train.orchestrator.planning import make_plan
+
+    home = Home.from_environment()
+    plan = make_plan(home, job, overrides or (), config, provider)
+    if dry_run:
+        from cloud_train.cli.render.plan import plan_text
+
+        if as_json:
+            say_json(plan.to_dict())
+        else:
+            say(plan_text(plan, Painter.of(sys.stdout)))
+        return 0
+    from cloud_train.orchestrator.submitting import submit as start
+
+    try:
+        run = start(home, plan)
+    except KeyboardInterrupt:
+        say_aside("\ninterrupted; see whether the run was started with: cloud-train list")
+        return INTERRUPTED
+    if follow:
+        from cloud_train.cli.watch import watch
+
+        if not as_json:
+            say(run.run_id)
+        return watch(home, run.run_id, as_json)
+    from cloud_train.cli.render.runs import command_list, next_steps, run_json
+
+    if as_json:
+        say_json(run_json(run))
+        return 0
+    say(run.run_id)
+    if is_terminal(sys.stderr) and is_terminal(sys.stdout):
+        say_aside(command_list(next_steps(run), Painter.of(sys.stderr)))
+    return 0

@@ -1,0 +1,71 @@
+"""Watching a run until it ends, for ``submit --follow`` and ``resume --follow``: its program's output, how it goes on, the result."""
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from cloud_train.cli.errors import INTERRUPTED, Failure, show
+from cloud_train.cli.render import words
+from cloud_train.cli.render.live import LiveLine
+from cloud_train.cli.render.runs import command_list, lasted, metrics_line, next_steps, run_json
+from cloud_train.cli.render.table import state
+from cloud_train.cli.terminal import Painter, clean_lines, moves_its_cursor, say, say_aside, say_json
+from cloud_train.run.states import Cause
+
+if TYPE_CHECKING:
+    from cloud_train.orchestrator.following import Progress
+    from cloud_train.orchestrator.home import Home
+
+
+def watch(home: "Home", run_id: str, as_json: bool) -> int:
+    """Watch the run, show its end, and return the exit status that says why it ended; 130 if Ctrl-C stopped the watching."""
+    paint = Painter.of(sys.stdout)
+    live = None if as_json else LiveLine(paint, draws=moves_its_cursor(sys.stdout))
+    try:
+        last = _follow(home, run_id, live)
+    except KeyboardInterrupt:
+        if live:
+            live.close()
+        come_back = f"cloud-train logs {run_id} --follow"
+        if as_json:
+            show(Failure("interrupted", f"{run_id} goes on", f"come back with: {come_back}", INTERRUPTED), as_json)
+        else:
+            say_aside(f"\nthe run goes on; come back with: {come_back}")
+        return INTERRUPTED
+    finally:
+        if live:
+            live.close()
+    if as_json:
+        say_json({**run_json(last.view), "metrics": last.latest})
+    else:
+        _show_result(last, paint)
+    return (last.view.cause or Cause.UNKNOWN).exit_code
+
+
+def _follow(home: "Home", run_id: str, live: LiveLine | None) -> "Progress":
+    from cloud_train.orchestrator.following import follow
+
+    attempt, last = None, None
+    for last in follow(home, run_id):
+        if live:
+            if attempt is not None and last.view.attempt != attempt:
+                live.close()
+                say_aside(f"attempt {last.view.attempt} begins")
+            live.show(last)
+        attempt = last.view.attempt
+    if last is None:
+        raise AssertionError("following a run shows it at least once")
+    return last
+
+
+def _show_result(last: "Progress", paint: Painter) -> None:
+    run = last.view
+    took = lasted(run, time.time())
+    say(f"{paint(run.run_id, 'bold')} {state(run.state.value, paint)}" + (f" in {words.duration(took)}" if took is not None else ""))
+    if run.cause is not None and run.cause is not Cause.SUCCEEDED:
+        say(run.cause.text)
+        if run.message:
+            say(clean_lines(run.message))
+    if line := metrics_line(last.latest):
+        say(line)
+    say(command_list(next_steps(run, bool(last.latest)), paint))

@@ -1,0 +1,176 @@
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cloud_train.cli import errors
+from cloud_train.cli.errors import guarded
+from cloud_train.errors import CloudTrainError, ConflictError, JobError, NotFoundError
+from tests.cli.command import CommandLine
+from tests.support import wait_until
+
+
+def raising(error: BaseException) -> int:
+    raise error
+
+
+@pytest.mark.parametrize("kind", [CloudTrainError, ConflictError, NotFoundError], ids=lambda kind: str(kind.__name__))
+def test_an_error_of_ours_is_its_message_its_hint_and_its_exit_code(
+    kind: type[CloudTrainError], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert guarded(lambda: raising(kind("it is broken", hint="mend it")), as_json=False) == kind.exit_code
+    captured = capsys.readouterr()
+    assert captured.err == "error: it is broken\nhint: mend it\n"
+    assert captured.out == ""
+
+
+def test_with_json_the_error_is_one_json_object_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: raising(ConflictError("busy", hint="wait")), as_json=True) == 9
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"error": {"code": "conflict", "message": "busy", "hint": "wait", "exit_code": 9}}
+    assert captured.err == ""
+
+
+def test_every_problem_of_a_job_file_is_in_the_json(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass(frozen=True)
+    class Problem:
+        line: int
+
+    error = JobError("two mistakes")
+    error.problems = (Problem(3), Problem(7))  # type: ignore[attr-defined] # what job.problems.JobFileError has
+    guarded(lambda: raising(error), as_json=True)
+    assert json.loads(capsys.readouterr().out)["error"]["problems"] == [{"line": 3}, {"line": 7}]
+
+
+def test_control_characters_in_a_message_are_made_visible(capsys: pytest.CaptureFixture[str]) -> None:
+    guarded(lambda: raising(NotFoundError("no \x1b[2J run\nat all")), as_json=False)
+    assert capsys.readouterr().err == "error: no \\x1b[2J run\nat all\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_refusal_by_the_system_is_a_store_error_with_the_place(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: raising(OSError(number, os.strerror(number), "/full/file")), as_json=False) == 6
+    assert f"error: {os.strerror(number).lower()}: /full/file\nhint: " in capsys.readouterr().err
+
+
+def test_a_bug_is_named_as_one_and_its_traceback_lies_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLOUD_TRAIN_HOME", str(tmp_path))
+    assert guarded(lambda: raising(KeyError("gone")), as_json=False) == 1
+    shown = capsys.readouterr().err
+    (file,) = (tmp_path / "errors").iterdir()
+    assert "this is a bug in cloud-train: KeyError: 'gone'" in shown
+    assert str(file) in shown
+    assert "Traceback" not in shown
+    assert "Traceback" in file.read_text()
+
+
+def test_a_bug_is_still_told_where_its_traceback_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "home").write_text("a file where the folder would be")
+    monkeypatch.setenv("CLOUD_TRAIN_HOME", str(tmp_path / "home"))
+    assert guarded(lambda: raising(KeyError("gone")), as_json=False) == 1
+    assert "could not be written" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_130_and_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: raising(KeyboardInterrupt()), as_json=False) == errors.INTERRUPTED
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["statu"], ["status", "--jsn"], ["list", "--limit", "0"], ["submit"], ["logs", "--tail", "x"], ["predict", "abc"]]
+)
+def test_a_wrong_command_line_is_an_error_with_a_hint_and_exit_code_2(cloud_train: CommandLine, arguments: list[str]) -> None:
+    ended = cloud_train(*arguments)
+    assert ended.status == 2
+    assert ended.out == b""
+    assert ended.err.startswith("error: ")
+    assert "\nhint: " in ended.err
+
+
+def test_a_wrong_command_line_with_json_is_json(cloud_train: CommandLine) -> None:
+    ended = cloud_train("list", "--limit", "0", "--json")
+    assert ended.status == 2
+    assert ended.json["error"]["code"] == "usage"
+    assert ended.err == ""
+
+
+def test_a_mistyped_verb_gets_the_nearest_one(cloud_train: CommandLine) -> None:
+    assert "Did you mean 'submit'?" in cloud_train("sumbit").err
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly(cloud_train: CommandLine) -> None:
+    cloud_train.submit("head -c 5000000 /dev/zero | tr '\\0' 'x'")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cloud_train", "logs"],
+        env=cloud_train.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.read(10) == b"x" * 10
+    process.stdout.close()
+    assert process.wait(60) == errors.OUTPUT_CLOSED
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_a_home_that_cannot_be_written_is_a_message(cloud_train: CommandLine) -> None:
+    cloud_train.home.write_text("a file where the folder would be")
+    ended = cloud_train("list")
+    assert ended.status == 6
+    assert "Traceback" not in ended.err
+    assert str(cloud_train.home) in ended.err
+
+
+def test_a_full_standard_output_is_a_message(cloud_train: CommandLine) -> None:
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "cloud_train", "doctor"],
+            env=cloud_train.environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 6
+    assert "error: no space left on device" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_closed_standard_output_is_no_error(cloud_train: CommandLine) -> None:
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f"{sys.executable} -m cloud_train doctor >&-"],
+        env=cloud_train.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_ctrl_c_on_following_with_json_is_json_too(cloud_train: CommandLine) -> None:
+    job = cloud_train.job("echo begun; exec sleep 600")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cloud_train", "submit", str(job), "--follow", "--json"],
+        env=cloud_train.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    wait_until(lambda: cloud_train("list", "--state", "running", "--json").json["runs"] != [], "the run is running")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == errors.INTERRUPTED
+    assert json.loads(out)["error"]["code"] == "interrupted"
+    assert err == b""
+    assert cloud_train("cancel", "script", "--force", "--json").json["state"] == "cancelled"

@@ -1,0 +1,237 @@
+import re
+import unicodedata
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloud_train.cli.render import words
+from cloud_train.cli.render.curves import metrics_table
+from cloud_train.cli.render.live import live_line
+from cloud_train.cli.render.plot import plots
+from cloud_train.cli.render.runs import next_steps, progress_line, run_details, run_json, run_table
+from cloud_train.cli.render.table import pairs, table
+from cloud_train.cli.terminal import Painter, clean, clean_lines
+from cloud_train.orchestrator.following import Progress
+from cloud_train.orchestrator.observing import RunView
+from cloud_train.run.metrics import MetricPoint
+from cloud_train.run.states import Cause, State
+
+PLAIN, COLOURED = Painter(enabled=False), Painter(enabled=True)
+RUN = RunView(
+    run_id="digits-cnn-261123-120000-7k3f",
+    name="digits-cnn",
+    provider="local",
+    store="/runs",
+    run_directory="/runs/digits-cnn-261123-120000-7k3f",
+    job_file="/jobs/digits-cnn.yaml",
+    created=1000.0,
+    attempt=1,
+    state=State.RUNNING,
+    cause=None,
+    message="",
+    started=1001.0,
+    ended=None,
+    heartbeat=1060.0,
+    host="here",
+    resumed_step=None,
+)
+PROGRESS = Progress(
+    view=RUN,
+    step=50,
+    total_steps=115,
+    epoch=2.17,
+    epochs=5,
+    latest={"train/loss": 0.25, "validation/accuracy": 0.975},
+    steps_per_second=20.0,
+    eta_seconds=3.25,
+)
+
+
+def point(step: int, name: str = "loss", split: str = "train", value: float | None = 0.5, epoch: float | None = None) -> MetricPoint:
+    return MetricPoint(attempt=1, step=step, epoch=epoch, time=None, split=split, name=name, value=value)
+
+
+def test_columns_are_as_wide_as_their_widest_cell() -> None:
+    assert table(("A", "N", "B"), [("long", "1", "x"), ("s", "22", "yy")], PLAIN, right=(1,)) == "A      N  B\nlong   1  x\ns     22  yy"
+
+
+def test_colour_does_not_move_a_column() -> None:
+    rows = [("r", "failed", "x"), ("r", "succeeded", "y")]
+    coloured = table(("RUN", "STATE", "Z"), rows, COLOURED, colours=1)
+    assert "\x1b[31mfailed\x1b[0m" in coloured
+    assert re.sub(r"\x1b\[\d+m", "", coloured) == table(("RUN", "STATE", "Z"), rows, PLAIN, colours=1)
+
+
+def test_a_value_of_several_lines_is_indented_below_itself() -> None:
+    assert pairs([("name", "a\nb"), ("n", "c")], PLAIN) == "name  a\n      b\nn     c"
+
+
+@given(st.text())
+def test_cleaned_text_holds_no_control_character_and_no_line_break(text: str) -> None:
+    cleaned = clean(text)
+    assert not [character for character in cleaned if unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}]
+    cleaned.encode()
+
+
+@given(st.text())
+def test_cleaned_lines_keep_their_number(text: str) -> None:
+    assert clean_lines(text).count("\n") == text.count("\n")
+
+
+def test_escapes_and_direction_marks_are_made_visible() -> None:
+    assert clean("a\x1b[31m\x9b\u202eb\tc") == "a\\x1b[31m\\x9b\\u202eb    c"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (7800, "2 h 10 min"),
+        (273600, "3 days 4 h"),
+    ],
+)
+def test_durations_are_shown_in_two_units_at_most(seconds: float, shown: str) -> None:
+    assert words.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(-5, "now"), (0.5, "now"), (1, "1 s ago"), (200, "3 min ago"), (90000, "1 day ago"), (260000, "3 days ago")]
+)
+def test_how_long_ago_is_shown_in_one_unit(seconds: float, shown: str) -> None:
+    assert words.ago(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "nan"),
+        (float("inf"), "nan"),
+        (0.0, "0"),
+        (1.0, "1.0000"),
+        (115.0, "115"),
+        (0.0909090, "0.0909"),
+        (1e-5, "1e-05"),
+        (-0.5, "-0.5000"),
+        (61234.5, "61,234.5"),
+        (1e12, "1e+12"),
+    ],
+)
+def test_a_metrics_value_is_short_and_keeps_its_column(value: float | None, shown: str) -> None:
+    assert words.number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0 B"), (999, "999 B"), (139304, "139.3 kB"), (999_999, "1.0 MB"), (5e9, "5.0 GB"), (3e15, "3,000.0 TB")]
+)
+def test_sizes_are_in_powers_of_a_thousand(count: float, shown: str) -> None:
+    assert words.size(count) == shown
+
+
+def test_instants_are_iso_8601_with_milliseconds() -> None:
+    assert words.instant(0.9996) == "1970-01-01T00:00:01.000Z"
+    assert words.instant(None) is None
+
+
+def test_progress_tells_epoch_step_rate_and_time_to_go() -> None:
+    assert progress_line(PROGRESS) == "epoch 3/5 · step 50/115 · 20 steps/s · 3.2 s to go"
+
+
+def test_an_epoch_that_is_complete_is_not_the_next_one_yet() -> None:
+    assert progress_line(replace(PROGRESS, epoch=5.0)).startswith("epoch 5/5")
+    assert progress_line(replace(PROGRESS, epoch=0.0)).startswith("epoch 1/5")
+
+
+def test_the_live_line_shows_a_bar_the_metrics_and_the_time_to_go() -> None:
+    line = live_line(PROGRESS, 140, PLAIN)
+    assert line.startswith("epoch 3/5  ")
+    assert re.search(r"[━#]{10}[─-]{14}  step 50/115  loss 0\.2500  val\. accuracy 0\.9750  20 steps/s  3\.2 s to go$", line)
+
+
+def test_on_eighty_columns_epoch_step_loss_accuracy_rate_and_time_to_go_are_kept() -> None:
+    progress = replace(PROGRESS, latest={**PROGRESS.latest, "train/accuracy": 0.9})
+    line = live_line(progress, 79, PLAIN)
+    assert line == "epoch 3/5  step 50/115  loss 0.2500  accuracy 0.9000  20 steps/s  3.2 s to go"
+
+
+@pytest.mark.parametrize("columns", range(1, 150, 7))
+def test_the_live_line_fits_the_terminal(columns: int) -> None:
+    assert len(live_line(PROGRESS, columns, PLAIN)) <= columns
+
+
+def test_the_live_line_of_a_run_that_has_not_begun_says_so() -> None:
+    waiting = Progress(view=replace(RUN, state=State.QUEUED, attempt=2), step=None, total_steps=None, epoch=None, epochs=None)
+    assert live_line(waiting, 80, PLAIN) == "queued, attempt 2"
+
+
+def test_a_run_is_shown_with_its_age_on_a_terminal_and_its_time_elsewhere() -> None:
+    assert "1 min ago" in run_table([RUN], 1090.0, relative=True, paint=PLAIN)
+    assert "1970-01-01T00:16:40Z" in run_table([RUN], 1090.0, relative=False, paint=PLAIN)
+    assert run_table([RUN], 1090.0, relative=True, paint=PLAIN).endswith("1 min 29 s")
+
+
+def test_untrusted_text_of_a_run_is_made_safe() -> None:
+    ended = replace(RUN, state=State.FAILED, cause=Cause.FAILED, message="bad\x1b[2J\nsecond", host="\x07host", ended=1100.0)
+    text = run_details(replace(PROGRESS, view=ended, latest={"train/\x1b]0;x": 1.0}), 1200.0, relative=True, paint=PLAIN)
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "bad\\x1b[2J\n           second" in text
+
+
+def test_a_cause_that_says_more_than_the_state_is_named() -> None:
+    ended = replace(RUN, state=State.FAILED, cause=Cause.OUT_OF_MEMORY, ended=1100.0)
+    assert "failed (out-of-memory): The program needed more memory" in run_details(replace(PROGRESS, view=ended), 1200.0, True, PLAIN)
+
+
+@pytest.mark.parametrize("state", State)
+def test_every_state_has_a_next_step(state: State) -> None:
+    steps = next_steps(replace(RUN, state=state))
+    assert steps
+    assert all(command.startswith("cloud-train ") and RUN.run_id in command for command, _ in steps)
+
+
+def test_a_runs_json_has_its_duration_once_it_ended() -> None:
+    assert run_json(RUN)["duration_seconds"] is None
+    assert run_json(replace(RUN, ended=1003.5))["duration_seconds"] == 2.5
+
+
+def test_metrics_have_one_row_an_epoch_with_the_last_value_of_each() -> None:
+    points = [point(1, epoch=0.5, value=0.9), point(2, epoch=1.0, value=0.8), point(2, split="validation", epoch=1.0), point(3, epoch=1.5)]
+    text, left_out = metrics_table(points, PLAIN)
+    assert text.split("\n") == [
+        "EPOCH  STEP  train/loss  validation/loss",
+        "    1     2      0.8000           0.5000",
+        "    2     3      0.5000                 ",
+    ]
+    assert left_out == 0
+
+
+def test_metrics_without_epochs_show_the_last_steps_and_how_many_are_left_out() -> None:
+    text, left_out = metrics_table([point(step) for step in range(1, 31)], PLAIN)
+    assert text.split("\n")[1].split() == ["11", "0.5000"]
+    assert left_out == 10
+
+
+def test_a_plot_has_the_asked_metrics_only_and_no_escape_without_colour() -> None:
+    points = [
+        point(step, name, split, value=1 / step)
+        for step in range(1, 20)
+        for name in ("loss", "accuracy")
+        for split in ("train", "validation")
+    ]
+    text = plots(points, shown=False, paint=PLAIN, terminal=False)
+    assert "loss   ▞ train   • validation" in text
+    assert "accuracy" not in text
+    assert "\x1b" not in text
+    assert "accuracy" in plots(points, shown=True, paint=PLAIN, terminal=False)
+    assert "\x1b[" in plots(points, shown=False, paint=COLOURED, terminal=False)
+
+
+@pytest.mark.parametrize("values", [[None], [0.5], [0.5, 0.5, 0.5], [1e300, -1e300], [None, 0.1, None]], ids=str)
+def test_a_plot_of_odd_values_is_drawn_or_refused_in_words(values: list[float | None]) -> None:
+    assert plots([point(step, value=value) for step, value in enumerate(values)], shown=False, paint=PLAIN, terminal=False)

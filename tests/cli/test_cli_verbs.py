@@ -1,0 +1,252 @@
+import json
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from cloud_train.run.ids import is_run_id
+from tests.cli.command import CommandLine
+
+CNN = "name: digits\nmodel: {{kind: cnn}}\ndata: {{dataset: digits}}\nstore: {store}\n"
+MEASURES = (
+    """for step in 1 2 3 4; do printf '{"step": %d, "epoch": %d, "split": "train", "name": "loss", "value": 0.%d}\\n'"""
+    """ $step $(( (step + 1) / 2 )) $(( 9 - step )) >> "$CLOUD_TRAIN_METRICS"; done"""
+)
+
+
+def test_submit_prints_the_run_id_alone_so_that_a_shell_can_keep_it(cloud_train: CommandLine) -> None:
+    ended = cloud_train("submit", cloud_train.job("true"))
+    assert ended.status == 0
+    assert is_run_id(ended.text.removesuffix("\n"))
+    assert ended.err == ""
+
+
+def test_follow_without_a_terminal_prints_the_id_the_programs_output_and_the_result(cloud_train: CommandLine) -> None:
+    ended = cloud_train("submit", cloud_train.job("printf 'one\\ntwo'"), "--follow")
+    run_id, one, two, *_ = ended.text.split("\n")
+    assert ended.status == 0
+    assert (one, two.startswith("two")) == ("one", True)
+    assert f"{run_id} succeeded in" in ended.text
+    assert "\x1b" not in ended.text
+    assert "\r" not in ended.text
+
+
+def test_follow_exits_with_the_code_of_the_cause(cloud_train: CommandLine) -> None:
+    ended = cloud_train("submit", cloud_train.job("exit 3"), "--follow")
+    assert ended.status == 10
+    assert "exit status 3" in ended.text
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(cloud_train: CommandLine) -> None:
+    job = cloud_train.folder / "digits.yaml"
+    job.write_text(CNN.format(store=cloud_train.folder / "runs"))
+    ended = cloud_train("submit", job, "--dry-run", "--set", "train.epochs=3")
+    assert ended.status == 0, ended.err
+    assert re.search(r"train\.epochs +3 +--set", ended.text)
+    assert re.search(r"data\.dataset +digits +digits\.yaml:3", ended.text)
+    assert re.search(r"total +34,826", ended.text)
+    assert "-m cloud_train.training" in ended.text
+    assert "1,438 to train on, 359 to validate with" in ended.text
+    assert not cloud_train.home.exists()
+    assert [path.name for path in cloud_train.folder.iterdir()] == ["digits.yaml"]
+
+
+def test_a_dry_run_as_json_is_the_plan(cloud_train: CommandLine) -> None:
+    plan = cloud_train("submit", cloud_train.job("true"), "--dry-run", "--json").json
+    assert plan["job"]["name"] == "script"
+    assert plan["program"]["command"] == ["/bin/sh", "-c", "true"]
+    assert plan["origins"]["name"].endswith("script.yaml:1")
+
+
+def test_a_dry_run_cannot_be_followed(cloud_train: CommandLine) -> None:
+    assert cloud_train("submit", cloud_train.job("true"), "--dry-run", "--follow").status == 2
+
+
+def test_every_verbs_json_is_one_document_and_nothing_else(cloud_train: CommandLine) -> None:
+    job = cloud_train.job('mkdir -p "$CLOUD_TRAIN_MODEL" && echo w > "$CLOUD_TRAIN_MODEL/weights"; echo hello')
+    run_id = cloud_train("submit", job, "--follow", "--json").json["run_id"]
+    assert cloud_train("list", "--json").json["runs"][0]["run_id"] == run_id
+    assert cloud_train("status", "--json").json["state"] == "succeeded"
+    assert cloud_train("metrics", "--json").json == {"run_id": run_id, "points": []}
+    assert cloud_train("logs", "--json").json == {"run_id": run_id, "attempt": 1, "node": 0, "lines": ["hello"]}
+    assert cloud_train("fetch-model", "--json").json["files"] == ["weights"]
+    assert "run.json" in cloud_train("sync", "--json").json["copied"]
+    assert cloud_train("doctor", "--json").json["healthy"] is True
+    assert cloud_train("validate", job, "--json").json["valid"] is True
+    assert cloud_train("schema", "--json").json["title"]
+    assert cloud_train("cancel", run_id, "--json").json["error"]["code"] == "conflict"
+    assert cloud_train("resume", run_id, "--json").json["error"]["code"] == "conflict"
+    assert cloud_train("predict", run_id, "missing.png", "--json").json["error"]["code"] == "not-found"
+    assert cloud_train("status", "nowhere", "--json").json["error"]["code"] == "not-found"
+
+
+def test_times_in_json_are_iso_8601_in_utc(cloud_train: CommandLine) -> None:
+    cloud_train.submit("true")
+    run = cloud_train("status", "--json").json
+    offset = datetime.fromisoformat(run["started"]).utcoffset()
+    assert offset is not None
+    assert not offset
+    assert run["duration_seconds"] >= 0
+
+
+def test_list_shows_the_newest_first_and_says_that_there_are_more(cloud_train: CommandLine) -> None:
+    for name in ("one", "two", "three"):
+        cloud_train.submit("true" if name != "two" else "false", name)
+    ended = cloud_train("list", "--limit", "2")
+    assert [line.split("-")[0] for line in ended.text.splitlines()[1:]] == ["three", "two"]
+    assert "cloud-train list --all" in ended.err
+    assert [line.split("-")[0] for line in cloud_train("list", "--all").text.splitlines()[1:]] == ["three", "two", "one"]
+    assert [run["name"] for run in cloud_train("list", "--state", "failed", "--json").json["runs"]] == ["two"]
+
+
+def test_list_without_a_run_says_how_to_start_one(cloud_train: CommandLine) -> None:
+    ended = cloud_train("list")
+    assert ended.out == b""
+    assert "cloud-train submit" in ended.err
+    assert cloud_train("list", "--json").json == {"runs": [], "more": False}
+
+
+def test_logs_are_the_programs_bytes_and_the_workers_notes_go_to_standard_error(cloud_train: CommandLine) -> None:
+    cloud_train.submit(r"printf 'a\r\377\000b\nno end'")
+    ended = cloud_train("logs")
+    assert ended.out == b"a\r\xff\x00b\nno end"
+    assert "worker: " in ended.err
+    lines = cloud_train("logs", "--json").json["lines"]
+    assert [line.encode("utf-8", "surrogateescape") for line in lines] == [b"a\r\xff\x00b", b"no end"]
+
+
+def test_tail_prints_the_last_lines_alone(cloud_train: CommandLine) -> None:
+    cloud_train.submit("seq 1 1000")
+    assert cloud_train("logs", "--tail", "2").out == b"999\n1000\n"
+    assert cloud_train("logs", "--tail", "0").out == b""
+
+
+def test_status_of_a_failed_run_says_why_shows_its_last_lines_and_what_to_do(cloud_train: CommandLine) -> None:
+    run_id = cloud_train.submit("seq 1 30; printf 'bar 1%%\\rbar 2%%\\n'; exit 7")
+    text = cloud_train("status", run_id[:6]).text
+    assert "The program ended with an error." in text
+    assert "exit status 7" in text
+    assert "  30\n  bar 2%\n" in text
+    assert "  20\n" not in text
+    assert f"cloud-train resume {run_id}" in text
+
+
+def test_cancel_waits_and_the_run_is_cancelled_and_resume_begins_the_next_attempt(cloud_train: CommandLine) -> None:
+    job = cloud_train.job("if [ -e again ]; then echo again; else touch again; exec sleep 600; fi")
+    run_id = cloud_train("submit", job).text.strip()
+    follower = cloud_train("cancel", run_id)
+    assert follower.text == f"{run_id} cancelled\n"
+    ended = cloud_train("resume", run_id, "--follow")
+    assert ended.status in (0, 13)  # the first attempt may have been cancelled before it touched the file
+    assert cloud_train("status", "--json").json["attempt"] == 2
+    cloud_train("cancel", run_id, "--force")
+
+
+def test_metrics_are_one_row_an_epoch_and_every_point_as_json(cloud_train: CommandLine) -> None:
+    run_id = cloud_train.submit(MEASURES)
+    assert cloud_train("metrics").text == "EPOCH  STEP  train/loss\n    1     2      0.7000\n    2     4      0.5000\n"
+    points = cloud_train("metrics", run_id, "--json").json["points"]
+    assert [point["value"] for point in points] == [0.8, 0.7, 0.6, 0.5]
+    missing = cloud_train("metrics", "--name", "acuracy")
+    assert missing.status == 4
+    assert "train/loss" in missing.err
+
+
+def test_a_plot_needs_no_terminal(cloud_train: CommandLine) -> None:
+    cloud_train.submit(MEASURES)
+    ended = cloud_train("metrics", "--plot")
+    assert ended.status == 0
+    assert ended.err == ""
+    assert "loss" in ended.text
+    assert "\x1b" not in ended.text
+    assert max(map(len, ended.text.splitlines())) <= 80
+
+
+def test_fetch_model_prints_the_folder_and_sync_copies_only_what_is_new(cloud_train: CommandLine) -> None:
+    cloud_train.submit('mkdir -p "$CLOUD_TRAIN_MODEL" && echo w > "$CLOUD_TRAIN_MODEL/weights"')
+    folder = Path(cloud_train("fetch-model", "--to", "here").text.strip())
+    assert folder == cloud_train.folder / "here"
+    assert (folder / "weights").read_text() == "w\n"
+    first = cloud_train("sync", "--to", "copy", "--json").json
+    assert first["copied"]
+    assert cloud_train("sync", "--to", "copy", "--json").json["copied"] == []
+
+
+def test_validate_reports_every_file_and_exits_with_3_if_one_is_wrong(cloud_train: CommandLine) -> None:
+    good, bad = cloud_train.job("true", "good"), cloud_train.folder / "bad.yaml"
+    bad.write_text("name: bad\nmodle: {kind: cnn}\n")
+    ended = cloud_train("validate", good, bad)
+    assert ended.status == 3
+    assert f"{good}: valid" in ended.text
+    assert re.search(r"bad\.yaml:2:1", ended.err)
+    assert "model" in ended.err
+    answer = cloud_train("validate", good, bad, "--json")
+    assert answer.status == 3
+    assert [file["valid"] for file in answer.json["files"]] == [True, False]
+    assert answer.json["files"][1]["error"]["problems"]
+
+
+@pytest.mark.parametrize("kind", ["cnn", "rnn", "script"])
+def test_init_writes_a_valid_job_and_refuses_to_overwrite(cloud_train: CommandLine, kind: str) -> None:
+    assert cloud_train("init", "new.yaml", "--kind", kind).text == "new.yaml\n"
+    assert cloud_train("validate", "new.yaml").status == 0
+    before = (cloud_train.folder / "new.yaml").read_text()
+    again = cloud_train("init", "new.yaml")
+    assert again.status == 9
+    assert "--force" in again.err
+    assert (cloud_train.folder / "new.yaml").read_text() == before
+    assert cloud_train("init", "new.yaml", "--force").status == 0
+
+
+def test_init_where_nothing_may_be_written_is_a_message(cloud_train: CommandLine) -> None:
+    ended = cloud_train("init", "nowhere/job.yaml")
+    assert ended.status == 6
+    assert "cannot write nowhere/job.yaml" in ended.err
+
+
+def test_schema_describes_jobs_and_configs(cloud_train: CommandLine) -> None:
+    assert "model" in cloud_train("schema").json["properties"]
+    assert "provider" in cloud_train("schema", "--config").json["properties"]
+
+
+def test_doctor_shows_each_finding_and_exits_with_5_for_an_error(cloud_train: CommandLine) -> None:
+    well = cloud_train("doctor")
+    assert well.status == 0
+    assert re.search(r"✔ python +3\.", well.text)
+    cloud_train.home.write_text("a file where the folder would be")
+    ill = cloud_train("doctor", "--json")
+    assert ill.status == 5
+    assert not ill.json["healthy"]
+
+
+def test_output_survives_an_encoding_that_lacks_its_characters(cloud_train: CommandLine) -> None:
+    ended = cloud_train("doctor", PYTHONIOENCODING="ascii")
+    assert ended.status == 0
+    assert b"python" in ended.out
+
+
+def test_the_shell_completes_verbs_and_run_ids_and_makes_no_ledger(cloud_train: CommandLine) -> None:
+    def complete(words: str) -> str:
+        asked = {"_CLOUD_TRAIN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        return cloud_train(**asked).text
+
+    assert complete("cloud-train fet").split() == ["fetch-model"]
+    assert complete("cloud-train status ").strip() == ""
+    assert not cloud_train.home.exists()
+    run_id = cloud_train.submit("true")
+    assert complete("cloud-train status scr").split() == [run_id]
+    assert complete("cloud-train submit job.yaml --provider lo").split() == ["local"]
+
+
+def test_version_is_the_packages(cloud_train: CommandLine) -> None:
+    from cloud_train import __version__
+
+    assert cloud_train("--version").text == f"cloud-train {__version__}\n"
+
+
+def test_the_environment_is_not_needed_beyond_a_home(cloud_train: CommandLine) -> None:
+    bare = CommandLine(cloud_train.home, cloud_train.folder, {"CLOUD_TRAIN_HOME": str(cloud_train.home), "PATH": os.defpath})
+    assert bare("list").status == 0
+    assert json.loads(bare("list", "--json").out)["runs"] == []
