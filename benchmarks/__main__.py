@@ -1,0 +1,36 @@
+"""Run every benchmark, one after another, each in a process of its own, and print one Markdown document.
+
+``python -m benchmarks startup list_runs`` runs those two only. Nothing is written anywhere but to standard output.
+"""
+
+import subprocess
+import sys
+
+from benchmarks._measure import machine
+
+BENCHMARKS = (
+    "startup",
+    "trivial_job",
+    "list_runs",
+    "logs_tail",
+    "worker_cost",
+    "time_to_first_step",
+    "digits_accuracy",
+    "python_docs",
+)
+
+
+def main() -> int:
+    """Run the benchmarks named on the command line, all of them by default; the exit status is 1 if one of them could not run."""
+    names = sys.argv[1:] or BENCHMARKS
+    unknown = sorted(set(names) - set(BENCHMARKS))
+    if unknown:
+        print(f"error: no benchmark is called {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    print(machine(), flush=True)
+    statuses = [subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode for name in names]
+    return int(any(statuses))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

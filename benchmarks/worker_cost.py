@@ -1,0 +1,121 @@
+"""What the worker costs: its peak memory, and how much slower a trainer is with logs, metrics and checkpoints than without any of them.
+
+The same job is trained alternately as a run, and by hand: the trainer alone, its metrics thrown away and its checkpoints never due. Both
+times are those of whole trainer processes, from start to end. Bounds: 60 MB for the worker, 3% for the trainer.
+"""
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks._measure import CLOUD_TRAIN, ROOT, report, verdict
+from cloud_train.run import layout
+from cloud_train.run.record import AttemptStatus
+from cloud_train.run.states import Cause
+from cloud_train.worker import contract
+
+EPOCHS = 5
+_LOOK_SECONDS = 0.2
+_BARE = """
+from cloud_train.worker.api import Run
+Run.log = lambda self, **unused: None
+import runpy
+runpy.run_module("cloud_train.training", run_name="__main__", alter_sys=True)
+"""
+
+
+def main(repeats: int = 5) -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bare = _submit(folder, "bare", "checkpoint.every=1000000 steps")
+        _finish(bare)
+        with_worker, without, peaks = [], [], []
+        for number in range(repeats + 1):
+            run = _submit(folder, f"worked-{number}")
+            status, peak = _finish(run)
+            alone = _train_by_hand(folder, bare)
+            if number:  # the first round warms the caches
+                assert status.ended is not None  # _finish returns ended attempts only
+                with_worker.append(status.ended - status.started)
+                without.append(alone)
+                peaks.append(peak)
+    slower = statistics.median(with_worker) / statistics.median(without) - 1
+    report(
+        "The worker",
+        f"digits-cnn, {EPOCHS} epochs with a checkpoint each, {repeats} times alternately:",
+        "| what | median s | best s |\n|---|---:|---:|\n"
+        f"| as a run: logs, metrics, checkpoints | {statistics.median(with_worker):.2f} | {min(with_worker):.2f} |\n"
+        f"| the trainer alone | {statistics.median(without):.2f} | {min(without):.2f} |",
+        verdict("cost of the worker, metrics and checkpoints to the trainer", slower * 100, 3, "%")
+        + "\n"
+        + verdict("peak memory of the worker process", max(peaks) / 1e6, 60, " MB"),
+    )
+
+
+def _submit(folder: Path, store: str, *settings: str) -> Path:
+    """Start a run and return its directory."""
+    overrides = [f"--set={setting}" for setting in (f"store={folder / store}", f"train.epochs={EPOCHS}", *settings)]
+    command = [CLOUD_TRAIN, "submit", str(ROOT / "jobs" / "digits-cnn.yaml"), *overrides]
+    subprocess.run(command, env=_environment(folder), check=True, stdout=subprocess.DEVNULL)
+    (run,) = (folder / store).iterdir()
+    return run
+
+
+def _finish(run: Path) -> tuple[AttemptStatus, int]:
+    """Wait until the run ended well; returns its status and the peak memory of its worker in bytes."""
+    peak = 0
+    while True:
+        time.sleep(_LOOK_SECONDS)
+        status = _status(run)
+        if status is None:
+            continue
+        peak = max(peak, _peak_bytes(status.pid))
+        if status.state.is_end:
+            if status.cause is not Cause.SUCCEEDED:
+                raise RuntimeError(f"{run.name} ended as {status.cause}: {status.message}")
+            return status, peak
+
+
+def _train_by_hand(folder: Path, run: Path) -> float:
+    """Seconds of the same training without a worker, metrics and checkpoints."""
+    output = folder / "by-hand"
+    output.mkdir()
+    variables = {
+        contract.JOB: str(run / layout.RUN),
+        contract.CHECKPOINTS: str(output / "checkpoints"),
+        contract.MODEL: str(output / "model"),
+        contract.METRICS: str(output / "metrics.jsonl"),
+    }
+    start = time.perf_counter()
+    command = [sys.executable, "-c", _BARE]
+    subprocess.run(command, cwd=ROOT / "jobs", env={**os.environ, **variables}, check=True, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - start
+    shutil.rmtree(output)
+    return seconds
+
+
+def _status(run: Path) -> AttemptStatus | None:
+    path = run / layout.status(1)
+    return AttemptStatus.from_json(path.read_bytes(), str(path)) if path.exists() else None
+
+
+def _peak_bytes(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0  # it has ended, or this is no Linux
+    return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmHWM:")), 0)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "CLOUD_TRAIN_HOME": str(folder / "home")}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""The documents are held to the code: links resolve, commands parse, the tables are complete."""
+
+import itertools
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from cloud_train import errors, providers, storage
+from cloud_train.cli.errors import INTERRUPTED, OUTPUT_CLOSED
+from cloud_train.cli.main import app
+from cloud_train.errors import CloudTrainError
+from cloud_train.providers import base as providers_base
+from cloud_train.run.states import Cause
+from cloud_train.storage import base as storage_base
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+NAMES = [str(document.relative_to(ROOT)) for document in DOCUMENTS]
+
+_LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_INLINE = re.compile(r"`(cloud-train [^`]+)`")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+def test_every_relative_link_resolves(document: Path) -> None:
+    dead = [link for link in _LINK.findall(_without_code(document.read_text())) if not _resolves(document, link)]
+    assert not dead
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+def test_every_command_line_in_the_documents_is_one_that_the_program_understands(document: Path) -> None:
+    for line in commands_in(document.read_text()):
+        parse(line)
+
+
+@pytest.mark.parametrize("line", ["cloud-train submit", "cloud-train list --no-such-option", "cloud-train launch job.yaml"])
+def test_a_command_line_that_is_wrong_would_be_found(line: str) -> None:
+    with pytest.raises(AssertionError, match=re.escape(line)):
+        parse(line)
+
+
+def test_commands_are_found_wherever_documents_put_them() -> None:
+    text = (
+        "`cloud-train list` and\n```sh\nRUN=$(cloud-train submit a.yaml)\n$ cloud-train logs \\\n    --tail 5 | head  # the end\n```\n"
+        "```yaml\nname: cloud-train x\n```\n"
+    )
+    assert sorted(commands_in(text)) == ["cloud-train list", "cloud-train logs --tail 5", "cloud-train submit a.yaml"]
+
+
+def test_the_readme_names_every_verb() -> None:
+    readme = (ROOT / "README.md").read_text()
+    verbs = group().commands
+    assert verbs
+    assert not [verb for verb in verbs if f"`cloud-train {verb}" not in readme]
+
+
+def test_the_documented_exit_codes_are_those_of_the_code() -> None:
+    first, second = (ROOT / "docs" / "exit-codes.md").read_text().split("## How a run ended")
+    documented = {int(code): name for code, name in re.findall(r"^\| (\d+) \| (?:`([a-z-]+)` )?\|", first, re.MULTILINE)}
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CloudTrainError)]
+    assert documented == {0: "", INTERRUPTED: "", OUTPUT_CLOSED: "", **{kind.exit_code: kind.code for kind in kinds}}
+    rows = re.findall(r"^\| (\d+) \| `([a-z-]+)` \| (\w+) \| (.+) \|$", second, re.MULTILINE)
+    assert rows == [(str(cause.exit_code), cause.value, cause.state.value, cause.text) for cause in Cause]
+
+
+def test_no_two_ways_to_end_share_an_exit_code() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CloudTrainError)]
+    codes = [*(kind.exit_code for kind in kinds), *(cause.exit_code for cause in Cause), INTERRUPTED, OUTPUT_CLOSED]
+    assert len(set(codes)) == len(codes)
+
+
+def test_the_more_exact_error_codes_are_documented() -> None:
+    text = (ROOT / "docs" / "exit-codes.md").read_text()
+    exact = [kind for room in (storage_base, providers_base) for kind in vars(room).values() if _is_exact(kind, room.__name__)]
+    assert {providers.__name__, storage.__name__} <= {kind.__module__.rpartition(".")[0] for kind in exact}
+    assert not [kind.code for kind in exact if f"`{kind.code}`" not in text]
+
+
+def test_the_provider_document_names_every_method_of_the_protocol() -> None:
+    text = (ROOT / "docs" / "providers.md").read_text()
+    methods = [name for name, value in vars(providers_base.Provider).items() if callable(value) and not name.startswith("_")]
+    assert len(methods) >= 7
+    assert not [method for method in methods if f"| `{method}(" not in text]
+
+
+def commands_in(text: str) -> Iterator[str]:
+    """Every ``cloud-train …`` command line of a document: from shell blocks, and from code within a sentence."""
+    blocks = [body for language, body in _FENCE.findall(text) if language in {"", "sh", "bash", "console", "text"}]
+    for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+        match = re.match(r"\s*(?:\$ )?(?:\w+=\$\()?(cloud-train .*)", line)
+        if match and "│" not in line:
+            yield _one_command(match[1])
+    for command in _INLINE.findall(_without_fences(text)):
+        if "…" not in command:
+            yield _one_command(command)
+
+
+def parse(line: str) -> None:
+    """Parse a command line as the program would, without running anything; raises AssertionError naming a line that it refuses."""
+    arguments = shlex.split(line)[1:]
+    if arguments and arguments[0].startswith("-"):
+        known = {"-h", "--help"} | {option for parameter in group().params for option in parameter.opts}
+        assert arguments[0] in known, f"{line}: there is no option {arguments[0]}"
+        return
+    verb = group().commands.get(arguments[0]) if arguments else None
+    assert verb is not None, f"{line}: there is no such verb"
+    try:
+        verb.make_context(arguments[0], arguments[1:])
+    except Exception as error:  # the parser is Typer's own, and so are its exceptions: each one means that the line was refused
+        if type(error).__name__ != "Exit":  # --help, which ends the program
+            raise AssertionError(f"{line}: {error}") from error
+
+
+def group() -> Any:
+    """The program's verbs, as Typer's own parser has them."""
+    return get_command(app)
+
+
+def _one_command(line: str) -> str:
+    line = line.rstrip()
+    if line.count(")") > line.count("("):  # of RUN=$(cloud-train …)
+        line = line.removesuffix(")")
+    words = shlex.split(line, comments=True)
+    return shlex.join(itertools.takewhile(lambda word: word not in {"|", ">", "&&", ";", "<"}, words))
+
+
+def _without_fences(text: str) -> str:
+    return _FENCE.sub("", text)
+
+
+def _without_code(text: str) -> str:
+    return re.sub(r"`[^`\n]*`", "", _without_fences(text))
+
+
+def _resolves(document: Path, link: str) -> bool:
+    if "://" in link or link.startswith("mailto:"):
+        return True
+    path, _, anchor = link.partition("#")
+    target = (document.parent / path) if path else document
+    return target.exists() and (not anchor or anchor in {_slug(heading) for heading in _HEADING.findall(target.read_text())})
+
+
+def _slug(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _is_exact(kind: object, module: str) -> bool:
+    return isinstance(kind, type) and issubclass(kind, CloudTrainError) and kind.__module__ == module
