@@ -136,15 +136,14 @@ def _observe(ledger: Ledger, provider: Provider, entry: Entry, reference: dict[s
     observation = provider.observe(handle)
     store = open_store(entry.store)
     number, status = _newest_status(store, entry)
-    if status is None and not observation.state.is_end:
-        return _view(entry)
     if observation.state.is_end and (status is None or not status.state.is_end):
         provider.cancel(handle, force=True)
         status = _ended_without_a_word(store, entry.run_id, number, status, observation)
-    elif status is not None and status.cause and not observation.state.is_end and _is_retried(store, entry.run_id, status.cause, number):
+    elif status is None:
+        return _view(entry)
+    elif status.cause and not observation.state.is_end and _is_retried(store, entry.run_id, status.cause, number):
         message = f"attempt {number} ended ({status.cause}: {status.message}); attempt {number + 1} follows"
         status = replace(status, state=State.STARTING, cause=None, ended=None, message=message)
-    assert status is not None
     seen = replace(
         entry,
         attempt=number,

@@ -52,7 +52,7 @@ def continue_text(
     checkpoint: str | None = None,
 ) -> dict[str, Any]:
     """The prompt's continuation by ``length`` characters, each drawn at ``temperature`` from the ``top_k`` likeliest ones."""
-    arguments = ["--prompt", prompt, "--length", str(length), "--temperature", str(temperature), "--seed", str(seed)]
+    arguments = [f"--prompt={prompt}", "--length", str(length), "--temperature", str(temperature), "--seed", str(seed)]
     if top_k is not None:
         arguments += ["--top-k", str(top_k)]
     with _model(home, run_id, checkpoint) as folder:

@@ -164,7 +164,8 @@ def _names(folder: Path) -> list[str]:
                 names.append(_checked_name(relative))
             except ValueError as error:
                 raise StoreError(f"cannot seal {folder}: {error}", hint="use plain file names") from error
-        sync_folder(Path(place))
+        if Path(place) != folder:  # that one is synced when it has its manifest
+            sync_folder(Path(place))
     return sorted(names)
 
 

@@ -176,7 +176,7 @@ def test_any_bytes_are_a_manifest_or_a_located_error(data: bytes) -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_no_flipped_bit_of_a_saved_file_goes_unseen(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = save(Path(name), 7, content=bytes(range(50)))
@@ -272,12 +272,14 @@ def crash_before_touching_the_disk_for_the(number):
                 os.kill(os.getpid(), signal.SIGKILL)
     sys.addaudithook(hook)
 
+start = root / "start"
+start.mkdir()
+for step in (1, 2, 3):
+    publish(fill(start, step, b"old"), start, step)
 number = 0
 while True:
     checkpoints = root / str(number)
-    checkpoints.mkdir()
-    for step in (1, 2, 3):
-        publish(fill(checkpoints, step, b"old"), checkpoints, step)
+    shutil.copytree(start, checkpoints)
     again, new = fill(checkpoints, 3, b"newer"), fill(checkpoints, 4, b"newest")
     child = os.fork()
     if child == 0:
@@ -403,7 +405,7 @@ def test_pruning_keeps_the_newest_and_the_best_and_does_not_count_incomplete_one
 
 
 @given(damaged=st.lists(st.booleans(), min_size=1, max_size=6), keep=st.integers(0, 4), best_step=st.integers(1, 6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_pruning_never_deletes_the_last_valid_checkpoint(damaged: list[bool], keep: int, best_step: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         checkpoints = Path(name)
