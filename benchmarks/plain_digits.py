@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-EPOCHS, BATCH_SIZE, LEARNING_RATE, SIZE, SEED = 5, 32, 2e-3, 28, 0
+EPOCHS, BATCH_SIZE, LEARNING_RATE, SIZE, SEED = 5, 16, 2e-3, 28, 0
 
 
 def main() -> None:

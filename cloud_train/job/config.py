@@ -11,26 +11,44 @@ provider's own::
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cloud_train.errors import NotFoundError
-from cloud_train.job.document import Document, read_document
-from cloud_train.job.explain import explain
-from cloud_train.job.models import Name
+from cloud_train.job.document import Document, has_home, read_document
+from cloud_train.job.explain import explain, nearest
+from cloud_train.job.models import NAME_PATTERN, Name, Section
 from cloud_train.job.problems import JobFileError, Path, Place, Problem
 
 
-class ConfigFile(BaseModel):
-    """A config file: provider, store, and the settings of providers by their names."""
+class LocalSettings(Section):
+    """Settings of the provider ``local``."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True, strict=True)
+    python: Annotated[str, Field(min_length=1)] | None = None
+    """The Python that runs the worker and the built-in trainers; the one that runs cloud-train if left out. A relative path starts at
+    this file's folder.
+    """
+
+
+class ConfigFile(BaseModel):
+    """Settings of a place: provider, store, and under the name of each provider what is that provider's own."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="allow",
+        strict=True,
+        defer_build=True,
+        json_schema_extra={"propertyNames": {"pattern": NAME_PATTERN}},
+    )
+    __pydantic_extra__: dict[Name, dict[str, Any]]
 
     provider: Name | None = None
     """Where runs go, instead of what the job file says."""
-    store: str | None = Field(default=None, min_length=1)
+    store: Annotated[str, Field(min_length=1)] | None = None
     """Where run directories are kept, instead of what the job file says; a relative folder starts at this file's folder."""
+    local: LocalSettings = Field(default_factory=LocalSettings)
+    """Settings of the provider ``local``."""
 
 
 @dataclass(frozen=True)
@@ -46,41 +64,59 @@ class Config:
 
 
 def find_config(name: str, beside: FilePath) -> FilePath:
-    """The file of the config ``name``: itself a path, or ``configs/<name>.yaml`` here, beside the job file, or under ``~/.cloud-train``."""
+    """The file of the config ``name``: itself a path, or ``configs/<name>.yaml`` here, in or beside the job's folder ``beside``, or under
+    ``~/.cloud-train``.
+
+    Raises NotFoundError that names every file that was looked for, and the configs that there are.
+    """
     if name.endswith((".yaml", ".yml")) or "/" in name:
-        return FilePath(name).expanduser()
+        return FilePath(name).expanduser() if has_home(name) else FilePath(name)
     folders = [FilePath("configs"), beside / "configs", beside.parent / "configs", FilePath("~/.cloud-train/configs").expanduser()]
     for folder in folders:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     there = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     tried = ", ".join(dict.fromkeys(str(folder / f"{name}.yaml") for folder in folders))
-    raise NotFoundError(f"no config is called {name!r}; looked for {tried}", hint=f"there is: {', '.join(there)}" if there else None)
+    raise NotFoundError(
+        f"no config is called {name!r}; looked for {tried}",
+        hint=f"there is: {', '.join(there)}" if there else "write one of these files, or give the path of a config file",
+    )
 
 
 def load_config(path: FilePath) -> Config:
-    """Read a config file; raises JobFileError with every mistake in it."""
-    document = read_document(path)
+    """Read a config file. Raises NotFoundError if it cannot be read, and JobFileError with every mistake in it."""
+    document = read_document(path, hint="a config is named by its path, or by its name if it lies in a folder called configs")
     read = _validate(document)
-    settings = dict(read.model_extra or {})
-    wrong = [
-        Problem(document.values[(name,)], f"{name!r} is neither 'provider', 'store' nor a provider's settings", "keys and values")
-        for name, value in settings.items()
-        if not isinstance(value, dict)
-    ]
-    if wrong:
-        raise JobFileError(wrong)
+    folder = path.absolute().parent
+    settings = {name: dict(value) for name, value in (read.model_extra or {}).items()}
+    if read.local.python is not None:
+        settings["local"] = {"python": _absolute(read.local.python, folder)}
     store = read.store
     if store is not None and "://" not in store:
-        store = str((path.absolute().parent / FilePath(store).expanduser()).resolve())
+        store = _absolute(store, folder)
     return Config(path, read.provider, store, settings, document.values)
 
 
-def _validate(document: Document) -> ConfigFile:
-    from pydantic import ValidationError
+def _absolute(path: str, folder: FilePath) -> str:
+    # Not resolved: the Python of a virtual environment is a symbolic link, and works only under its own name.
+    return str(folder / FilePath(path).expanduser())
 
+
+def _validate(document: Document) -> ConfigFile:
     try:
-        return ConfigFile.model_validate(document.data)
+        read = ConfigFile.model_validate(document.data)
     except ValidationError as error:
         problems = explain(error.errors(include_url=False), ConfigFile, document.data, document.values, document.keys)
-        raise JobFileError(list(problems.values())) from error
+        raise JobFileError([_meant(problem, path, document) for path, problem in problems.items()]) from error
+    lost = [path for path, text in ((("store",), read.store), (("local", "python"), read.local.python)) if text and not has_home(text)]
+    if lost:
+        raise JobFileError([Problem(document.values[path], "no home folder is known here for this '~'", "the whole path") for path in lost])
+    return read
+
+
+def _meant(problem: Problem, path: Path, document: Document) -> Problem:
+    """What is neither a field nor a provider's settings is told so, with the nearest field."""
+    if len(path) != 1 or path[0] in ConfigFile.model_fields:
+        return problem
+    expected = "provider, store, or a provider's name with its settings as keys and values"
+    return Problem(document.keys[path], f"unknown key {path[0]!r}", expected, nearest(path[0], tuple(ConfigFile.model_fields)))

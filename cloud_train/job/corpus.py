@@ -41,12 +41,13 @@ def _python_docs() -> str:
 
 
 def _own_text(path: Path) -> str:
-    if path.is_dir():
-        files = sorted(path.glob("*.txt"))
-        if not files:
-            raise FieldError(("data", "path"), f"no *.txt file lies in {path}", hint="name a file, or a folder of *.txt files")
-        return "\n\n".join(_read(file) for file in files)
-    return _read(path)
+    try:
+        files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not files:
+        raise FieldError(("data", "path"), f"no *.txt file lies in {path}", hint="name a file, or a folder of *.txt files")
+    return "\n\n".join(_read(file) for file in files)
 
 
 def _read(path: Path) -> str:
@@ -62,5 +63,9 @@ def _read(path: Path) -> str:
             hint=f"convert it with: iconv -f ENCODING -t UTF-8 {path.name}",
         ) from error
     except OSError as error:
-        reason = (error.strerror or "cannot be read").lower()
-        raise FieldError(("data", "path"), f"{path}: {reason}", hint="a relative path starts at the job file's folder") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> FieldError:
+    reason = (error.strerror or "cannot be read").lower()
+    return FieldError(("data", "path"), f"{path}: {reason}", hint="a relative path starts at the job file's folder")

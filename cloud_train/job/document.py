@@ -12,13 +12,21 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from cloud_train.errors import JobError, NotFoundError
-from cloud_train.job.problems import JobFileError, Path, Place, Problem
+from cloud_train.job.problems import JobFileError, Path, Place, Problem, shortened
+from cloud_train.job.secrecy import SECRET_VALUE
 
-LARGEST_BYTES = 256_000
+LARGEST_BYTES = 256_000  # the parser takes about 10 µs a byte
 _DEEPEST = 32
+_COVER = "•"
+_LONGEST_REASON = 200
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MOST_NODES = 20_000
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = frozenset(_TAG + name for name in ("null", "bool", "int", "float", "str", "timestamp", "merge", "value"))
+_WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None} | {
+    word: value for value, name in ((True, "true"), (False, "false")) for word in (name, name.title(), name.upper())
+}
+_LINE_BREAK = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")  # those of ruamel.yaml's marks
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
@@ -32,18 +40,20 @@ class Document:
     keys: dict[Path, Place] = field(default_factory=dict)
 
 
-def read_document(path: FilePath) -> Document:
-    """Read a file that holds one mapping. Raises NotFoundError, or JobFileError with what is wrong and where."""
-    return parse_document(_read(path), str(path))
+def read_document(path: FilePath, hint: str = "cloud-train init writes a job to start from") -> Document:
+    """Read a file that holds one mapping. Raises NotFoundError (with ``hint``), or JobFileError with what is wrong and where."""
+    return parse_document(_read(path, hint), str(path))
 
 
 def parse_document(text: str, name: str) -> Document:
     """The mapping that ``text`` holds; ``name`` is how its places are called. Raises JobFileError."""
     node = _compose(text, name)
-    walk = _Walk(name, text.splitlines())
+    walk = _Walk(name, _LINE_BREAK.split(text))
+    if node is not None:
+        _mask_environment(node, walk.lines)
     if node is None or type(node).__name__ != "MappingNode":
-        place = Place(name, 1, 1, walk.lines[0] if walk.lines else "") if node is None else walk.place(node)
-        found = "nothing" if node is None else "something else"
+        place = Place(name, 1, 1, walk.lines[0]) if node is None else walk.place(node)
+        found = "nothing" if node is None else "a list" if type(node).__name__ == "SequenceNode" else "one value"
         raise JobFileError([Problem(place, f"the file holds {found}", expected="keys and values, such as 'name: my-job'")])
     data = walk.convert(node, (), ())
     if walk.problems:
@@ -66,8 +76,16 @@ def parse_value(text: str, name: str) -> Any:
     return value
 
 
-def _read(path: FilePath) -> str:
-    hint = "cloud-train init writes a job to start from"
+def has_home(path: str) -> bool:
+    """Whether the home folder that ``path`` may begin with, such as ``~`` or ``~ada``, is known."""
+    try:
+        FilePath(path).expanduser()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _read(path: FilePath, hint: str) -> str:
     try:
         if path.is_dir():
             raise NotFoundError(f"{path} is a folder, not a file", hint=hint)
@@ -82,16 +100,16 @@ def _read(path: FilePath) -> str:
     if len(data) > LARGEST_BYTES:
         size = path.stat().st_size
         raise JobError(
-            f"{path} has {size:,} bytes; a job file has at most {LARGEST_BYTES:,}",
+            f"{path} has {size:,} bytes; a job or config file has at most {LARGEST_BYTES:,}",
             hint="data belongs into files of its own, named by data.path",
         )
     try:
-        return data.decode("utf-8-sig")
+        return data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        column = error.start - data.rfind(b"\n", 0, error.start)
+        before = _LINE_BREAK.split(data[: error.start].decode().removeprefix("\ufeff"))
+        place = Place(str(path), len(before), len(before[-1]) + 1)
         message = f"the file is not UTF-8: byte {error.start:,} is 0x{data[error.start]:02x}"
-        raise JobFileError([Problem(Place(str(path), line, column), message, expected="a text file in UTF-8")]) from error
+        raise JobFileError([Problem(place, message, expected="a text file in UTF-8")]) from error
 
 
 def _compose(text: str, name: str) -> Any:
@@ -102,20 +120,24 @@ def _compose(text: str, name: str) -> Any:
 
     parser = YAML(typ="safe", pure=True)
     parser.composer.warn_double_anchors = False
-    lines = text.splitlines()
+    lines = [_masked(line) for line in _LINE_BREAK.split(text)]
     try:
         return parser.compose(text)
     except ReaderError as error:
-        before = text[: error.position]
-        place = _place(name, lines, before.count("\n"), len(before) - before.rfind("\n") - 1)
+        before = _LINE_BREAK.split(text[: error.position])
+        place = _place(name, lines, len(before) - 1, len(before[-1]))
         problem = Problem(place, f"a character that YAML does not allow: U+{ord(text[error.position]):04X}")
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        # What is not closed is shown where it was opened.
+        is_open = "end of stream" in str(error.problem) or "stream end" in str(error.problem)
+        mark = (is_open and error.context_mark) or error.problem_mark or error.context_mark
         place = _place(name, lines, mark.line, mark.column) if mark else Place(name, 1, 1)
         said = " ".join(part for part in (error.context, error.problem) if part)
+        if said.startswith("expected a single document"):
+            said = "a second document begins here, and a file holds one"
         is_form = type(error).__name__ in ("ScannerError", "ParserError")
         expected = "spaces for indentation, and quotes around special characters" if is_form else ""
-        problem = Problem(place, f"not valid YAML: {said}", expected)
+        problem = Problem(place, f"not valid YAML: {said[:_LONGEST_REASON]}", expected)
     except RecursionError:
         problem = Problem(Place(name, 1, 1), f"nested more than {_DEEPEST} levels deep")
     except (YAMLError, ValueError, IndexError, AttributeError, TypeError, AssertionError, NotImplementedError) as error:
@@ -125,9 +147,45 @@ def _compose(text: str, name: str) -> Any:
 
 
 def _place(name: str, lines: list[str], line: int, column: int) -> Place:
-    line = min(line, max(0, len(lines) - 1))
-    source = lines[line] if lines else ""
+    line = min(line, len(lines) - 1)
+    source = lines[line]
     return Place(name, line + 1, min(column, len(source)) + 1, source)
+
+
+def _mask_environment(root: Any, lines: list[str]) -> None:
+    """Cover the values under ``env`` in the lines that messages show, for somebody may have put a secret there, and what stands under
+    ``secrets`` but is no name.
+    """
+    lines[:] = [_masked(line) for line in lines]
+    if type(root).__name__ != "MappingNode":
+        return
+    waiting = [(value, key.value == "secrets") for key, value in root.value if key.value in ("env", "secrets")]
+    seen: set[int] = set()
+    while waiting:
+        node, may_be_name = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if type(node).__name__ == "MappingNode":
+            waiting += [(value, False) for _, value in node.value]
+        elif type(node).__name__ == "SequenceNode":
+            waiting += [(value, may_be_name) for value in node.value]
+        elif not (may_be_name and _VARIABLE.fullmatch(node.value)):
+            _cover(lines, node.start_mark, node.end_mark)
+
+
+def _cover(lines: list[str], start: Any, end: Any) -> None:
+    for number in range(start.line, min(end.line + 1, len(lines))):
+        line = lines[number]
+        first = start.column if number == start.line else 0
+        last = end.column if number == end.line else len(line)
+        lines[number] = line[:first] + _COVER * (last - first) + line[last:]
+
+
+def _masked(line: str) -> str:
+    """A line as a message may show it: what stands behind a name that looks like a secret's is covered."""
+    match = SECRET_VALUE.search(line)
+    return line if match is None else line[: match.end()] + _COVER * (len(line) - match.end())
 
 
 class _Walk:
@@ -144,10 +202,10 @@ class _Walk:
         return _place(self.name, self.lines, node.start_mark.line, node.start_mark.column)
 
     def convert(self, node: Any, path: Path, above: tuple[Any, ...]) -> Any:
-        self.values[path] = self.place(node)
+        self.values.setdefault(path, self.place(node))
         self._nodes += 1
         if self._nodes > _MOST_NODES:
-            raise JobFileError([Problem(self.place(node), f"aliases expand to more than {_MOST_NODES:,} values")])
+            raise JobFileError([Problem(self.place(node), f"more than {_MOST_NODES:,} values, each alias counted with all it stands for")])
         if any(node is other for other in above):
             raise JobFileError([Problem(self.place(node), "an alias that contains itself")])
         if len(above) >= _DEEPEST:
@@ -159,7 +217,7 @@ class _Walk:
             return tuple(self.convert(value, (*path, place), (*above, node)) for place, value in enumerate(node.value))
         if kind == "ScalarNode" and node.tag in _SCALARS:
             return self._scalar(node)
-        self._mistake(node, f"the tag {node.tag!r} means nothing here", "plain values, without tags")
+        self._mistake(node, f"the tag {shortened(node.tag)!r} means nothing here", "plain values, without tags")
         return None
 
     def _items(self, node: Any, path: Path) -> Iterator[tuple[str, Any]]:
@@ -170,25 +228,29 @@ class _Walk:
                 self._mistake(key_node, "a key that is a list or a mapping", "a word")
                 continue
             key = str(key_node.value)
-            if key in seen:
-                self._mistake(key_node, f"the key {key!r} stands here twice; the first is in line {seen[key].line}")
+            if key_node.tag == f"{_TAG}merge":
+                self._mistake(key_node, "YAML 1.2 has no merge keys", "each key by itself; an alias may stand for a whole value")
                 continue
-            self._check_text(key_node, key)
+            if key in seen:
+                self._mistake(key_node, f"the key {shortened(key)!r} stands here twice; the first is in line {seen[key].line}")
+                continue
+            key = self._text(key_node, key)
             seen[key] = self.keys[(*path, key)] = place
+            if value.start_mark.line > key_node.end_mark.line and value.start_mark.index == value.end_mark.index:
+                # The parser finds what is not there where the next thing begins; a person looks for it behind the colon.
+                self.values[(*path, key)] = _place(self.name, self.lines, key_node.end_mark.line, key_node.end_mark.column + 1)
             yield key, value
 
     def _scalar(self, node: Any) -> Any:
+        # Decided by the text alone: a %YAML directive changes what the parser takes for a number or a truth value.
         text, tag = str(node.value), node.tag.removeprefix(_TAG)
-        if tag == "null":
-            return None
-        if tag == "bool":
-            return text.lower() == "true"
-        if tag in ("int", "float") and (match := _INT.fullmatch(text)):
-            return self._integer(node, match[0])
+        if tag in ("null", "bool") and text in _WORDS:
+            return _WORDS[text]
+        if tag in ("int", "float") and _INT.fullmatch(text):
+            return self._integer(node, text)
         if tag in ("int", "float") and _FLOAT.fullmatch(text):
             return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-        self._check_text(node, text)
-        return text
+        return self._text(node, text)
 
     def _integer(self, node: Any, text: str) -> int:
         if len(text) > 30:
@@ -196,9 +258,15 @@ class _Walk:
             return 0
         return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
 
-    def _check_text(self, node: Any, text: str) -> None:
-        if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
-            self._mistake(node, "a text with a character that no program can be given (NUL, or half of a surrogate pair)")
+    def _text(self, node: Any, text: str) -> str:
+        try:
+            # JSON, which YAML 1.2 contains, writes a character beyond U+FFFF as the two halves of a surrogate pair.
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            self._mistake(node, "a text with half of a surrogate pair")
+        if "\0" in text:
+            self._mistake(node, "a text with a NUL, which no program can be given")
+        return text
 
     def _mistake(self, node: Any, message: str, expected: str = "") -> None:
         self.problems.append(Problem(self.place(node), message, expected))

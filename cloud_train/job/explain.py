@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 
 from cloud_train.job.models import NAME_PATTERN, VARIABLE_PATTERN
-from cloud_train.job.problems import Path, Place, Problem, dotted
+from cloud_train.job.problems import Path, Place, Problem, dotted, shortened
 
-_PATTERNS = {
+PATTERNS = {
     NAME_PATTERN: "a-z, 0-9 and '-' (not at the ends), at most 40 characters",
     VARIABLE_PATTERN: "a variable's name: letters, digits and '_', no digit first",
 }
@@ -40,8 +40,10 @@ def explain(
     problems: dict[Path, Problem] = {}
     located = [(_path(error["type"], error["loc"], data), error) for error in errors]
     for path, error in located:
-        if error["type"] == "too_short" and any(len(other) > len(path) and other[: len(path)] == path for other, _ in located):
-            continue  # pydantic counts only the items that are right
+        if error["type"] in ("too_short", "string_type") and any(
+            len(other) > len(path) and other[: len(path)] == path for other, _ in located
+        ):
+            continue  # pydantic counts only the items that are right; and who writes a list does not mean the text that it might have been
         known = _names_at(root, error["loc"])
         problem = _explain(error, path, known, values, keys)
         before = problems.get(path)
@@ -57,25 +59,29 @@ def _explain(
 ) -> Problem:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        return Problem(_place(path, keys, values), f"unknown key {path[-1]!r}", f"one of {', '.join(known)}", _nearest(path[-1], known))
+        return Problem(
+            place_of(path, keys, values), f"unknown key {_quoted(path[-1])}", f"one of {', '.join(known)}", nearest(path[-1], known)
+        )
     if kind == "missing":
-        return Problem(_place(path[:-1], values, keys), f"{path[-1]!r} is missing{_inside(path)}")
+        return Problem(place_of(path[:-1], values, keys), f"{path[-1]!r} is missing{_inside(path)}")
     if kind == "union_tag_not_found":
-        return Problem(_place(path[:-1], values, keys), f"{path[-1]!r} is missing{_inside(path)}", f"one of {', '.join(known)}")
+        return Problem(place_of(path[:-1], values, keys), f"{path[-1]!r} is missing{_inside(path)}", f"one of {', '.join(known)}")
     if kind == "union_tag_invalid":
         wanted = [word.strip(" '") for word in context["expected_tags"].split(",")]
         return Problem(
-            _place(path, values, keys),
-            f"unknown {path[-1]} {context['tag']!r}",
+            place_of(path, values, keys),
+            f"unknown {path[-1]} {_quoted(context['tag'])}",
             f"one of {', '.join(wanted)}",
-            _nearest(context["tag"], wanted),
+            nearest(context["tag"], wanted),
         )
     shown = _shown(error["input"], path)
-    message = f"{_name(path)} cannot be {shown}" if shown else f"{_name(path)} is not right"
+    message = f"{dotted(path)} cannot be {shown}" if shown else f"{dotted(path)} cannot be this"
+    if error["loc"][-1:] == ("[key]",):
+        return Problem(place_of(path, keys, values), f"{_quoted(path[-1])} cannot be a key here", _expected(kind, context, error["msg"]))
     expected = _expected(kind, context, error["msg"])
     options = [option.strip(" '") for option in expected.replace(" or ", ", ").split(",")] if kind == "literal_error" else []
-    suggestion = _nearest(error["input"], options) if options else ""
-    return Problem(_masked(_place(path, values, keys), path), message, expected, suggestion)
+    suggestion = nearest(error["input"], options) if options else ""
+    return Problem(place_of(path, values, keys), message, expected, suggestion)
 
 
 def _path(kind: str, location: Sequence[str | int], data: Any) -> Path:
@@ -124,22 +130,15 @@ def _tags(section: type[BaseModel]) -> list[str]:
     return [tag for annotation in annotations if get_origin(annotation) is Literal for tag in get_args(annotation)]
 
 
-def _place(path: Path, first: Mapping[Path, Place], second: Mapping[Path, Place]) -> Place:
-    """Where ``path`` was written, or the nearest thing around it."""
+def place_of(path: Path, first: Mapping[Path, Place], second: Mapping[Path, Place]) -> Place:
+    """Where ``path`` was written, or the nearest thing around it; of the two kinds of places the ``first`` is preferred."""
     while path not in first and path not in second and path:
         path = path[:-1]
     return first.get(path) or second.get(path) or Place("?")
 
 
-def _masked(place: Place, path: Path) -> Place:
-    # What stands under env may be a secret: the line is shown up to the value only.
-    if path[:1] != ("env",) or not place.column:
-        return place
-    return Place(place.file, place.line, place.column, place.source[: place.column - 1] + "…")
-
-
 def _shown(value: Any, path: Path) -> str:
-    if path[:1] == ("env",):
+    if path[:1] in (("env",), ("secrets",)):  # it may be a secret's value
         return ""
     if isinstance(value, Mapping):
         return "a mapping"
@@ -147,8 +146,11 @@ def _shown(value: Any, path: Path) -> str:
         return "a list"
     if value is None:
         return "empty"
-    text = repr(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    return str(value).lower() if isinstance(value, bool) else _quoted(value)
+
+
+def _quoted(value: Any) -> str:
+    return repr(shortened(value)) if isinstance(value, str) else shortened(str(value))
 
 
 def _expected(kind: str, context: Mapping[str, Any], said: str) -> str:
@@ -157,7 +159,7 @@ def _expected(kind: str, context: Mapping[str, Any], said: str) -> str:
         return f"{_BOUND_WORDS[bound]} {context[bound]:g}"
     words = {
         **_EXPECTED,
-        "string_pattern_mismatch": _PATTERNS.get(context.get("pattern", ""), ""),
+        "string_pattern_mismatch": PATTERNS.get(context.get("pattern", ""), ""),
         "shorthand": str(context.get("reason", "")).removeprefix("expected "),
         "literal_error": str(context.get("expected", "")),
         "too_short": f"at least {context.get('min_length')} item",
@@ -166,14 +168,11 @@ def _expected(kind: str, context: Mapping[str, Any], said: str) -> str:
     return words.get(kind) or said[:1].lower() + said[1:]
 
 
-def _name(path: Path) -> str:
-    return str(path[-1]) if path and isinstance(path[-1], str) else ".".join(map(str, path[-2:])) or "the file"
-
-
 def _inside(path: Path) -> str:
     return f" in {dotted(path[:-1])!r}" if len(path) > 1 else ""
 
 
-def _nearest(name: Any, known: Sequence[str]) -> str:
+def nearest(name: Any, known: Sequence[str]) -> str:
+    """The one of the ``known`` names that ``name`` was probably meant to be, or nothing."""
     close = difflib.get_close_matches(str(name).lower(), known, 1, cutoff=0.55)
     return close[0] if close else ""

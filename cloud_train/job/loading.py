@@ -1,19 +1,19 @@
 """From a job file to a ``JobSpec``: every mistake at once, each with its place; and where each value came from."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import ValidationError
 
-from cloud_train.job.checks import check, facts
+from cloud_train.job.checks import Finding, check, check_fit, facts
 from cloud_train.job.config import Config
 from cloud_train.job.document import Document, read_document
-from cloud_train.job.explain import explain
+from cloud_train.job.explain import explain, place_of
 from cloud_train.job.facts import DataFacts, LayerFacts
 from cloud_train.job.models import JobSpec, ScriptModel
-from cloud_train.job.overrides import apply_overrides, frozen
+from cloud_train.job.overrides import apply_overrides
 from cloud_train.job.problems import FieldError, JobFileError, Path, Place, Problem, dotted
 
 DEFAULT_EPOCHS = 5
@@ -40,23 +40,33 @@ def load_job(path: FilePath, overrides: Sequence[str] = (), config: Config | Non
 
     Raises NotFoundError if the file cannot be read, and JobFileError with every mistake that is in it.
     """
-    file = path.expanduser().absolute()
+    file = path.absolute()
     document = _overridden(read_document(path), overrides, config, provider)
     spec, problems = _validate(document)
     data: DataFacts | None = None
     layers: tuple[LayerFacts, ...] = ()
     if spec is not None:
+        data, layers, found = _examine(spec, file.parent, wrong=problems)
         # Only what is not wrong by itself is held against the rest.
-        found = [finding for finding in check(spec, file.parent) if not any(finding[0][: len(wrong)] == wrong for wrong in problems)]
-        problems |= {where: _located(document, where, message, expected) for where, message, expected in found}
-    if spec is not None and not problems:
-        try:
-            data, layers = facts(spec, file.parent)
-        except FieldError as error:
-            problems[error.path] = _located(document, error.path, error.reason, error.hint or "")
+        found = [finding for finding in found if not any(finding[0][: len(wrong)] == wrong for wrong in problems)]
+        problems |= {where: Problem(place_of(where, document.values, document.keys), said, wanted) for where, said, wanted in found}
     if problems or spec is None:
         raise JobFileError(list(problems.values()))
-    return LoadedJob(_with_defaults(spec), file, file.parent, _origins(spec, document), data, layers)
+    spec = _with_defaults(spec)
+    return LoadedJob(spec, file, file.parent, _origins(spec, document), data, layers)
+
+
+def _examine(spec: JobSpec, directory: FilePath, wrong: Collection[Path]) -> tuple[DataFacts | None, tuple[LayerFacts, ...], list[Finding]]:
+    """What the job amounts to, and what does not fit together in it; the values at the paths ``wrong`` are known to be mistaken."""
+    both_right = not any(path[:1] in (("model",), ("data",)) for path in wrong)
+    unfit = list(check_fit(spec)) if both_right else []
+    found = [*check(spec, directory, wrong), *unfit]
+    if any(path[:1] == ("data",) for path, _, _ in found):
+        return None, (), found
+    try:
+        return *facts(spec.model if both_right else None, spec.data, directory), found
+    except FieldError as error:
+        return None, (), [*found, (error.path, error.reason, error.hint or "")]
 
 
 def _overridden(document: Document, overrides: Sequence[str], config: Config | None, provider: str | None) -> Document:
@@ -66,10 +76,10 @@ def _overridden(document: Document, overrides: Sequence[str], config: Config | N
         value = getattr(config, name) if config else None
         if config and value is not None:
             data[name], values[(name,)] = value, config.places[(name,)]
-    result = apply_overrides(Document(data, values, document.keys), overrides)
-    if provider is not None:
-        result.data["provider"], result.values[("provider",)] = provider, Place("--provider")
-    return Document(frozen(result.data), result.values, result.keys)
+    changed = apply_overrides(Document(data, values, document.keys), overrides)
+    if provider is None:
+        return changed
+    return Document({**changed.data, "provider": provider}, {**changed.values, ("provider",): Place("--provider")}, changed.keys)
 
 
 def _validate(document: Document) -> tuple[JobSpec | None, dict[Path, Problem]]:
@@ -85,14 +95,14 @@ def _validate(document: Document) -> tuple[JobSpec | None, dict[Path, Problem]]:
 
 
 def _remainder(data: dict[str, Any], wrong: Iterable[Path]) -> dict[str, Any]:
-    """The file without its mistakes. A model or data set with one gives way to a model that needs neither, so that the rest can be looked
-    at.
-    """
+    """The file without its mistakes, so that the rest can be looked at. In place of a model with one stands a model that needs no data."""
     # A list with a mistake in it goes as a whole.
     paths = {path[: next((depth for depth, part in enumerate(path) if isinstance(part, int)), len(path))] for path in wrong}
     left = {"name": "job", **_without(data, paths, ())}
-    if any(path[:1] in (("model",), ("data",)) for path in paths):
+    sections = {path[0] for path in paths if path}
+    if "data" in sections:
         left.pop("data", None)
+    if "model" in sections:
         left["model"] = {"kind": "script", "command": "true"}
     return left
 
@@ -101,16 +111,6 @@ def _without(value: Any, paths: set[Path], here: Path) -> Any:
     if isinstance(value, dict):
         return {key: _without(inner, paths, (*here, key)) for key, inner in value.items() if (*here, key) not in paths}
     return value
-
-
-def _located(document: Document, path: Path, message: str, expected: str) -> Problem:
-    where = path
-    while where and where not in document.values:
-        where = where[:-1]
-    place = document.values.get(where, Place("?"))
-    if path[:1] == ("env",) and place.column:
-        place = Place(place.file, place.line, place.column, place.source[: place.column - 1] + "…")
-    return Problem(place, message, expected)
 
 
 def _with_defaults(spec: JobSpec) -> JobSpec:

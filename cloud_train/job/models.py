@@ -1,12 +1,15 @@
 """The job file as types: one immutable ``JobSpec``, whose fields carry their own default, unit and description.
 
-The published JSON Schema, the starter files and the documentation of the job file are generated from here; nothing repeats it.
+The published JSON Schema and the tables in docs/job-file.md are generated from here, the descriptions from the docstrings below the fields.
+Importing this module is part of every command, so it builds nothing: sections are built when they are used, and defaults are made by
+factories.
+
 Unknown keys are errors. What a single field cannot decide (a CNN needs images, say) is in ``job.checks``.
 """
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from cloud_train.job.types import Accelerator, ByteSize, Cadence, Duration
 
@@ -14,15 +17,14 @@ from cloud_train.job.types import Accelerator, ByteSize, Cadence, Duration
 class Section(BaseModel):
     """A mapping in the job file: immutable once read, and closed to unknown keys."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True, strict=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, strict=True, allow_inf_nan=False)
 
 
 NAME_PATTERN = r"^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$"
 VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 VariableName = Annotated[str, StringConstraints(pattern=VARIABLE_PATTERN)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 RetryableCause = Literal["failed", "out-of-memory", "preempted", "infrastructure", "timed-out"]
 
@@ -30,11 +32,11 @@ RetryableCause = Literal["failed", "out-of-memory", "preempted", "infrastructure
 class ConvBlock(Section):
     """One block of a CNN: convolution, ReLU, max-pooling."""
 
-    filters: PositiveInt
+    filters: Count
     """Output channels of the convolution."""
-    kernel: PositiveInt = 3
+    kernel: Count = 3
     """Side of the square kernel, in pixels; no padding, stride 1."""
-    pool: PositiveInt = 2
+    pool: Count = 2
     """Side and stride of the max-pooling window, in pixels; 1 pools nothing."""
 
 
@@ -43,8 +45,10 @@ class CnnModel(Section):
 
     kind: Literal["cnn"]
     """A convolutional network."""
-    blocks: tuple[ConvBlock, ...] = Field(default=(ConvBlock(filters=32), ConvBlock(filters=64)), min_length=1)
-    """The blocks, from the image inwards. The default two on 28×28×1 and 10 classes is the classic net of 34,826 parameters."""
+    blocks: tuple[ConvBlock, ...] = Field(default_factory=lambda: (ConvBlock(filters=32), ConvBlock(filters=64)), min_length=1)
+    """The blocks, from the image inwards. The default is two of 32 and 64 filters: on 28×28×1 and 10 classes the classic net of 34,826
+    parameters.
+    """
 
 
 class RnnModel(Section):
@@ -54,11 +58,11 @@ class RnnModel(Section):
     """A recurrent network."""
     cell: Literal["linear", "elman", "gru", "lstm"] = "gru"
     """``linear`` is the classic pair of Linear layers, h' = i2h([x, h]), y = log_softmax(i2o([x, h])), without a tanh."""
-    hidden_size: PositiveInt = 128
+    hidden_size: Count = 128
     """Width of the hidden state."""
-    layers: PositiveInt = 1
+    layers: Annotated[int, Field(ge=1, le=64)] = 1
     """Recurrent layers on top of each other; ``linear`` has one."""
-    embedding_size: PositiveInt | None = None
+    embedding_size: Count | None = None
     """Width of a learned character embedding; without it a character goes in one-hot. Not for ``linear``."""
 
 
@@ -89,7 +93,7 @@ class PythonDocsData(Section):
 
     dataset: Literal["python-docs"]
     """CPython's own documentation text; nothing is downloaded."""
-    sequence_length: PositiveInt = 128
+    sequence_length: Count = 128
     """Characters in one training sequence."""
     validation: Fraction = 0.1
     """Fraction of the text, from its end, that is kept for validation."""
@@ -102,7 +106,7 @@ class TextData(Section):
     """Your own text files."""
     path: Annotated[str, Field(min_length=1)]
     """A file, or a folder whose ``*.txt`` files are read in the order of their names; relative to the job file."""
-    sequence_length: PositiveInt = 128
+    sequence_length: Count = 128
     """Characters in one training sequence."""
     validation: Fraction = 0.1
     """Fraction of the text, from its end, that is kept for validation."""
@@ -133,13 +137,13 @@ class Optimizer(Section):
 class TrainSpec(Section):
     """How long and how to train the built-in models."""
 
-    epochs: PositiveInt | None = None
+    epochs: Count | None = None
     """Passes over the training data; 5 unless ``steps`` is given."""
-    steps: PositiveInt | None = None
+    steps: Count | None = None
     """Optimizer steps, instead of ``epochs``."""
-    batch_size: PositiveInt = 64
+    batch_size: Count = 64
     """Samples, or sequences of text, in one step."""
-    optimizer: Optimizer = Optimizer()
+    optimizer: Optimizer = Field(default_factory=Optimizer)
     """The optimizer and its settings."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Scale gradients down to this global L2 norm where they exceed it."""
@@ -154,7 +158,7 @@ class CheckpointSpec(Section):
 
     every: Cadence = Cadence(1, "epoch")
     """How often a checkpoint is written."""
-    keep: PositiveInt = 3
+    keep: Count = 3
     """Newest checkpoints kept; the best one is kept as well."""
 
 
@@ -163,11 +167,11 @@ class Resources(Section):
 
     accelerator: Accelerator | None = None
     """Kind and number of accelerators per node, such as ``L4:1``."""
-    cpus: PositiveInt | None = None
+    cpus: Count | None = None
     """CPU cores per node, and the threads that the built-in trainers use."""
     memory: ByteSize | None = None
     """Memory per node."""
-    nodes: PositiveInt = 1
+    nodes: Count = 1
     """Machines."""
     spot: bool = False
     """Take cheaper capacity that the provider may take back."""
@@ -191,20 +195,24 @@ class Limits(Section):
     """Time that a program which was told to stop has for its last checkpoint."""
 
 
+Model = Annotated[CnnModel | RnnModel | ScriptModel, Field(discriminator="kind")]
+Data = Annotated[DigitsData | PythonDocsData | TextData | FilesData, Field(discriminator="dataset")]
+
+
 class JobSpec(Section):
     """A training job: what to train, on what, how, and where."""
 
     name: Name
     """a-z, 0-9 and '-', at most 40 characters; begins every run id of this job."""
-    model: Annotated[CnnModel | RnnModel | ScriptModel, Field(discriminator="kind")]
+    model: Model
     """What is trained."""
-    data: Annotated[DigitsData | PythonDocsData | TextData | FilesData, Field(discriminator="dataset")] | None = None
+    data: Data | None = None
     """What it is trained on."""
-    train: TrainSpec = TrainSpec()
+    train: TrainSpec = Field(default_factory=TrainSpec)
     """How it is trained; a script decides for itself."""
-    checkpoint: CheckpointSpec = CheckpointSpec()
+    checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     """When to save, and how much to keep."""
-    resources: Resources = Resources()
+    resources: Resources = Field(default_factory=Resources)
     """What one run needs."""
     provider: Name = "local"
     """Where it runs: ``local``, or the name of an installed provider."""
@@ -214,7 +222,7 @@ class JobSpec(Section):
     """Environment variables of the training program."""
     secrets: tuple[VariableName, ...] = ()
     """Names of environment variables whose values are passed on and never written down."""
-    retry: Retry = Retry()
+    retry: Retry = Field(default_factory=Retry)
     """When an attempt that ended badly is followed by another."""
-    limits: Limits = Limits()
+    limits: Limits = Field(default_factory=Limits)
     """Where a run is stopped."""

@@ -1,89 +1,45 @@
-"""``--set key=value``: an override of any leaf of the job file.
+"""``--set key=value``: an override of any leaf of the job file, or of a whole section.
 
-The value is read as YAML 1.2 (``3``, ``1e-3``, ``[1, 2]``), except where the job takes text. A relative path starts at the working
-directory, not at the job file's folder. Setting ``train.steps`` takes the place of the file's ``train.epochs``, and the reverse.
+The value is read as YAML 1.2 (``3``, ``1e-3``, ``[1, 2]``), except where the job takes nothing but text. A relative path starts at the
+working directory, not at the job file's folder. Setting ``train.steps`` takes the place of the file's ``train.epochs``, and the reverse.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
-from cloud_train.job.document import Document, parse_value
-from cloud_train.job.problems import JobFileError, Path, Place, Problem
+from cloud_train.job.document import Document, has_home, parse_value
+from cloud_train.job.models import CnnModel, Retry
+from cloud_train.job.problems import JobFileError, Path, Place, Problem, dotted, shortened
 
 _PATHS = {("store",), ("data", "path")}
+_TEXTS = {("name",), ("provider",), ("model", "directory"), *_PATHS}
 _INSTEAD: dict[Path, tuple[str, str]] = {("train", "steps"): ("train", "epochs"), ("train", "epochs"): ("train", "steps")}
 _KEY = re.compile(r"[^\s=.]+(?:\.[^\s=.]+)*")
 
 
 def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
     """``document`` with each ``key=value`` in place; raises JobFileError naming every override that cannot be applied."""
-    data, values, keys = _copy(document.data), dict(document.values), dict(document.keys)
-    problems = []
+    changed = Document(_thawed(document.data), dict(document.values), dict(document.keys))
+    problems: list[Problem] = []
     given = {_split(text)[0] for text in overrides}
     for text in overrides:
         place = Place(f"--set {_shown(text)}")
-        path, value_text = _split(text)
-        if not path or value_text is None:
+        path, value = _split(text)
+        if value is None:
             problems.append(Problem(place, "not an override", "key=value, such as train.epochs=3"))
             continue
         try:
-            value = _value(path, value_text, place.file)
+            _apply(changed, path, _value(path, value, place.file), place)
+            other = _INSTEAD.get(path)
+            if other and other not in given:
+                _remove(changed, other)
         except JobFileError as error:
             problems.extend(error.problems)
-            continue
-        wrong = _put(data, path, value)
-        if wrong:
-            problems.append(Problem(place, wrong))
-            continue
-        for where in [where for where in values if where[: len(path)] == path]:
-            del values[where]  # the file's places inside what was replaced
-        values[path] = keys[path] = place
-        other = _INSTEAD.get(path)
-        if other and other not in given and isinstance(data.get(other[0]), dict):
-            data[other[0]].pop(other[1], None)
     if problems:
         raise JobFileError(problems)
-    return Document(data, values, keys)
-
-
-def _split(text: str) -> tuple[Path, str | None]:
-    key, equals, value = text.partition("=")
-    if not equals or not _KEY.fullmatch(key.strip()):
-        return (), None
-    return tuple(int(part) if part.isdecimal() else part for part in key.strip().split(".")), value
-
-
-def _value(path: Path, text: str, name: str) -> Any:
-    if path[0] == "env":
-        return text
-    if path in _PATHS and "://" not in text and not FilePath(text).expanduser().is_absolute():
-        return str(FilePath(text).absolute())
-    return parse_value(text, name)
-
-
-def _put(data: Any, path: Path, value: Any) -> str:
-    """Put ``value`` at ``path``; returns what stands in the way, or nothing."""
-    for depth, part in enumerate(path[:-1]):
-        if isinstance(data, dict):
-            data = data.setdefault(part, {})
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
-            data = data[part]
-        else:
-            return f"there is nothing at {'.'.join(map(str, path[: depth + 1]))} to set a part of"
-    try:
-        data[path[-1]] = value
-    except (TypeError, IndexError):
-        return f"there is nothing at {'.'.join(map(str, path))} to set"
-    return ""
-
-
-def _copy(value: Any) -> Any:
-    """Dicts and lists that may be changed; ``frozen`` is the way back."""
-    if isinstance(value, dict):
-        return {key: _copy(inner) for key, inner in value.items()}
-    return [_copy(inner) for inner in value] if isinstance(value, tuple) else value
+    return Document(frozen(changed.data), changed.values, changed.keys)
 
 
 def frozen(value: Any) -> Any:
@@ -93,7 +49,81 @@ def frozen(value: Any) -> Any:
     return tuple(frozen(inner) for inner in value) if isinstance(value, list | tuple) else value
 
 
+def _thawed(value: Any) -> Any:
+    """The same data as dicts and lists that may be changed."""
+    if isinstance(value, dict):
+        return {key: _thawed(inner) for key, inner in value.items()}
+    return [_thawed(inner) for inner in value] if isinstance(value, tuple) else value
+
+
+def _split(text: str) -> tuple[Path, str | None]:
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not _KEY.fullmatch(key) or not value.isprintable():
+        return (), None
+    # Eighteen digits are an index, or else nobody's list is as long.
+    return tuple(int(part) if part.isascii() and part.isdecimal() and len(part) < 19 else part for part in key.split(".")), value
+
+
+def _value(path: Path, text: str, name: str) -> Any:
+    if path in _PATHS and "://" not in text and has_home(text) and not FilePath(text).expanduser().is_absolute():
+        return str(FilePath(text).absolute())
+    is_text = path in _TEXTS or (path[0] == "env" and len(path) > 1)
+    return text if is_text else parse_value(text, name)
+
+
+def _apply(document: Document, path: Path, value: Any, place: Place) -> None:
+    inside: Any = document.data
+    for depth, part in enumerate(path[:-1], start=1):
+        if isinstance(inside, dict) and inside.get(str(part)) is None:
+            inside[str(part)] = _default(path[:depth], path[depth])
+            document.keys[path[:depth]] = place
+        inside = _step(inside, part, path[:depth], place)
+    _step(inside, path[-1], path, place, missing_is_fine=isinstance(inside, dict))
+    last = str(path[-1]) if isinstance(inside, dict) else path[-1]
+    inside[last] = _thawed(value)
+    path = (*path[:-1], last)
+    _forget(document, path)
+    document.values[path] = document.keys[path] = place
+
+
+def _default(path: Path, then: str | int) -> Any:
+    """What stands at ``path`` while the file says nothing: the default list where an item of it is to be set."""
+    if not isinstance(then, int):
+        return {}
+    if path == ("model", "blocks"):
+        return [block.model_dump() for block in CnnModel(kind="cnn").blocks]
+    return list(Retry().on) if path == ("retry", "on") else {}
+
+
+def _step(inside: Any, part: str | int, path: Path, place: Place, missing_is_fine: bool = False) -> Any:
+    if isinstance(inside, dict) and (missing_is_fine or str(part) in inside):
+        return inside.get(str(part))
+    if isinstance(inside, list) and isinstance(part, int) and part < len(inside):
+        return inside[part]
+    there = f"an index below {len(inside)}" if isinstance(inside, list) else "a key of a section, or an index of a list"
+    raise JobFileError([Problem(place, f"there is nothing at {dotted(path)} to set", there)])
+
+
+def _remove(document: Document, path: tuple[str, str]) -> None:
+    section = document.data.get(path[0])
+    if isinstance(section, dict):
+        section.pop(path[1], None)
+        _forget(document, path)
+
+
+def _forget(document: Document, path: Path) -> None:
+    """Forget the file's places for ``path`` and everything inside of it."""
+    for places in (document.values, document.keys):
+        for where in list(_within(places, path)):
+            del places[where]
+
+
+def _within(places: dict[Path, Place], path: Path) -> Iterator[Path]:
+    return (where for where in places if where[: len(path)] == path)
+
+
 def _shown(text: str) -> str:
-    # A value for env may be a secret.
+    # A value for env may be a secret, and somebody may give the value of a secret in place of its name.
     key, equals, _ = text.partition("=")
-    return f"{key}{equals}…" if key.startswith("env.") else text
+    return f"{key}{equals}…" if key.strip().split(".")[0] in ("env", "secrets") else shortened(text)

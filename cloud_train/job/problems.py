@@ -10,6 +10,7 @@ Path = tuple[str | int, ...]
 
 _SHOWN = 50
 _WIDTH = 100
+_LONGEST = 60
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ class JobFileError(JobError):
         if count > _SHOWN:
             shown.append(f"and {count - _SHOWN} more")
         title = "1 mistake" if count == 1 else f"{count} mistakes"
-        super().__init__(f"{title} in {self.problems[0].place.file}\n\n" + "\n\n".join(shown))
+        files = list(dict.fromkeys(problem.place.file for problem in self.problems))
+        where = f"{', '.join(files[:-1])} and {files[-1]}" if len(files) > 1 else files[0]
+        super().__init__(f"{title} in {where}\n\n" + "\n\n".join(shown))
 
 
 class FieldError(JobError):
@@ -78,7 +81,12 @@ class FieldError(JobError):
 
 def dotted(path: Path) -> str:
     """A path as ``--set`` takes it: ``model.blocks.0.filters``."""
-    return ".".join(str(part) for part in path)
+    return ".".join(shortened(str(part)) for part in path)
+
+
+def shortened(text: str) -> str:
+    """``text`` with its end cut off where it is too long for a message."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def _cut(source: str, column: int) -> tuple[str, int]:

@@ -13,7 +13,10 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 _SECONDS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-_NUMBER = r"(\d+(?:\.\d+)?)"
+_NUMBER = r"([0-9]{1,19}(?:\.[0-9]{1,9})?)"
+_NOT_ZERO = r"(?=[0. ]*[1-9])"
+_LONGEST_SECONDS = 3650 * 86400
+_MOST_BYTES = 10**18
 
 
 class Shorthand:
@@ -56,7 +59,7 @@ class Shorthand:
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         text = {"type": "string", "pattern": rf"^\s*(?:{cls.pattern})\s*$", "examples": list(cls.examples)}
-        return {"anyOf": [text, {"type": "number", "minimum": 0}]} if cls.accepts_number else text
+        return {"anyOf": [text, {"type": "number", "minimum": 0, "maximum": _LONGEST_SECONDS}]} if cls.accepts_number else text
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,13 @@ class Duration(Shorthand):
     @classmethod
     def from_match(cls, match: re.Match[str]) -> Self:
         """Build the value from a match of ``pattern``."""
-        return cls(float(match[1]) * _SECONDS[match[2] or "s"])
+        return cls(_seconds(match[1], match[2] or "s", cls.expected))
 
     def __str__(self) -> str:
         for unit in ("d", "h", "min"):
             if self.seconds >= _SECONDS[unit] and self.seconds % _SECONDS[unit] == 0:
-                return f"{self.seconds / _SECONDS[unit]:g} {unit}"
-        return f"{self.seconds:g} s"
+                return f"{_plain(self.seconds / _SECONDS[unit])} {unit}"
+        return f"{_plain(self.seconds)} s"
 
 
 @dataclass(frozen=True)
@@ -88,14 +91,18 @@ class ByteSize(Shorthand):
 
     bytes: int
 
-    pattern = _NUMBER + r"\s*(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)"
+    pattern = _NOT_ZERO + _NUMBER + r"\s*(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)"
     expected = "a size such as '512MB', '16GB' or '8GiB'"
     examples = ("512MB", "16GB", "8GiB")
 
     @classmethod
     def from_match(cls, match: re.Match[str]) -> Self:
         """Build the value from a match of ``pattern``."""
-        return cls(round(float(match[1]) * _BYTES[match[2]]))
+        whole, _, fraction = match[1].partition(".")
+        size = int(whole + fraction) * _BYTES[match[2]] // 10 ** len(fraction)
+        if not 0 < size <= _MOST_BYTES:
+            raise ValueError(f"expected {cls.expected}, of 1B to 1000000TB")
+        return cls(size)
 
     def __str__(self) -> str:
         for unit in ("TB", "TiB", "GB", "GiB", "MB", "MiB", "KB", "KiB"):
@@ -111,7 +118,7 @@ class Cadence(Shorthand):
     count: float
     unit: Literal["epoch", "step", "second"]
 
-    pattern = r"(?:(\d+)\s*(epochs?|steps?)|" + _NUMBER + r"\s*(s|sec|min|m|h|d))"
+    pattern = _NOT_ZERO + r"(?:([0-9]{1,9})\s*(epochs?|steps?)|" + _NUMBER + r"\s*(s|sec|min|m|h|d))"
     expected = "how often, such as '1 epoch', '200 steps' or '5 min'"
     examples = ("1 epoch", "200 steps", "5 min")
 
@@ -119,17 +126,13 @@ class Cadence(Shorthand):
     def from_match(cls, match: re.Match[str]) -> Self:
         """Build the value from a match of ``pattern``."""
         if match[1]:
-            cadence = cls(int(match[1]), "epoch" if match[2].startswith("epoch") else "step")
-        else:
-            cadence = cls(float(match[3]) * _SECONDS[match[4]], "second")
-        if cadence.count <= 0:
-            raise ValueError(f"expected {cls.expected}, more than nothing")
-        return cadence
+            return cls(int(match[1]), "epoch" if match[2].startswith("epoch") else "step")
+        return cls(_seconds(match[3], match[4], cls.expected), "second")
 
     def __str__(self) -> str:
         if self.unit == "second":
             return str(Duration(self.count))
-        return f"{self.count:g} {self.unit}{'' if self.count == 1 else 's'}"
+        return f"{_plain(self.count)} {self.unit}{'' if self.count == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class Accelerator(Shorthand):
     kind: str
     count: int
 
-    pattern = r"([A-Za-z][A-Za-z0-9-]*)(?::([1-9]\d?))?"
+    pattern = r"([A-Za-z][A-Za-z0-9-]*)(?::([1-9][0-9]?))?"
     expected = "an accelerator and how many, such as 'L4' or 'A100:4'"
     examples = ("L4", "T4:1", "A100:4")
 
@@ -150,3 +153,15 @@ class Accelerator(Shorthand):
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.count}"
+
+
+def _seconds(number: str, unit: str, expected: str) -> float:
+    seconds = round(float(number) * _SECONDS[unit], 6)
+    if seconds > _LONGEST_SECONDS:
+        raise ValueError(f"expected {expected}, at most 3650 d")
+    return seconds
+
+
+def _plain(number: float) -> str:
+    """A number without an exponent, down to microseconds: what is printed can be read again."""
+    return f"{number:.6f}".rstrip("0").rstrip(".")

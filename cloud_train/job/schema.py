@@ -1,0 +1,73 @@
+"""The JSON Schemas of the job file and of config files, generated from the models. Nothing on the way to a submission needs them.
+
+The descriptions are the docstrings below the fields. pydantic can read those as well (``use_attribute_docstrings``), but does so when the
+models are imported, which every command would pay for.
+"""
+
+import ast
+import inspect
+import re
+from itertools import pairwise
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema
+
+from cloud_train.job.config import ConfigFile
+from cloud_train.job.models import JobSpec, Section
+from cloud_train.job.types import Shorthand
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def job_schema() -> dict[str, Any]:
+    """The schema of a job file, JSON Schema draft 2020-12."""
+    return _schema(JobSpec, "cloud-train job")
+
+
+def config_schema() -> dict[str, Any]:
+    """The schema of a config file, JSON Schema draft 2020-12."""
+    return _schema(ConfigFile, "cloud-train config")
+
+
+def _schema(model: type[BaseModel], title: str) -> dict[str, Any]:
+    schema: dict[str, Any] = _plain(model.model_json_schema(schema_generator=_Generator))
+    _describe(schema, model)
+    for section in Section.__subclasses__():
+        _describe(schema["$defs"].get(section.__name__, {}), section)
+    return {"$schema": DIALECT, "title": title, "description": schema.pop("description"), **schema}
+
+
+def _describe(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    (definition,) = ast.parse(inspect.getsource(model)).body
+    assert isinstance(definition, ast.ClassDef)
+    for field, below in pairwise(definition.body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))) if name in schema.get(
+                "properties", {}
+            ):
+                schema["properties"][name]["description"] = prose(text)
+
+
+class _Generator(GenerateJsonSchema):
+    def encode_default(self, dft: Any) -> Any:
+        return str(dft) if isinstance(dft, Shorthand) else super().encode_default(dft)
+
+
+def _plain(value: Any) -> Any:
+    """Without the titles that pydantic makes of names, and with docstrings as running text."""
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    result: dict[str, Any] = {"additionalProperties": False} if "patternProperties" in value else {}
+    for key, inner in value.items():
+        if key == "title" and isinstance(inner, str):
+            continue
+        result[key] = prose(inner) if key == "description" and isinstance(inner, str) else _plain(inner)
+    return result
+
+
+def prose(docstring: str) -> str:
+    """A docstring as running text: one line, and single backticks."""
+    return re.sub(r"\s+", " ", docstring).replace("``", "`").strip()

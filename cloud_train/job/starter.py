@@ -1,0 +1,35 @@
+"""Commented job files to start from."""
+
+from importlib.resources import files
+from typing import Literal, get_args
+
+from cloud_train.errors import UsageError
+
+Kind = Literal["cnn", "rnn", "script"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+def starter(kind: str, name: str) -> str:
+    """The text of a job file for a model of ``kind`` (one of ``KINDS``), called ``name``.
+
+    Raises UsageError for another kind, or a name that a job cannot have.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"there is no starter for {kind!r}", hint=f"one of {', '.join(KINDS)}")
+    _check(name)
+    text = (files("cloud_train.job") / "starters" / f"{kind}.yaml").read_text(encoding="utf-8")
+    # Quoted where YAML would read a number, such as in a job called 2024.
+    return text.replace(f"name: my-{kind}", f"name: {name if name[:1].isalpha() and name not in _WORDS else repr(name)}", 1)
+
+
+_WORDS = frozenset({"null", "true", "false"})
+
+
+def _check(name: str) -> None:
+    import re
+
+    from cloud_train.job.explain import PATTERNS
+    from cloud_train.job.models import NAME_PATTERN
+
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise UsageError(f"a job cannot be called {name!r}", hint=f"expected: {PATTERNS[NAME_PATTERN]}")

@@ -1,0 +1,61 @@
+"""scikit-learn's handwritten digits: 1,797 images of 8×8 pixels, light strokes on dark ground.
+
+E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998. The file is read from the
+installed package without importing it: importing scikit-learn takes a second, and its 56 kB file is all that is needed.
+"""
+
+import gzip
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from cloud_train.errors import CorruptError, MissingDependencyError
+from cloud_train.job.datasets import DIGITS_CLASSES, DIGITS_SAMPLES
+from cloud_train.job.models import DigitsData
+from cloud_train.training.data import DataSet, Samples
+from cloud_train.training.randomness import permutation
+
+_SIDE = 8
+_BRIGHTEST = 16
+
+
+def load_digits(data: DigitsData, seed: int) -> DataSet:
+    """The digits, resized to ``data.size`` pixels a side and scaled to [0, 1]; which are for validation follows from ``seed``."""
+    table = _read(_file())
+    images = torch.from_numpy(table[:, :-1].astype(np.float32) / _BRIGHTEST).view(-1, 1, _SIDE, _SIDE)
+    if data.size != _SIDE:
+        images = functional.interpolate(images, size=(data.size, data.size), mode="bilinear", align_corners=False)
+    targets = torch.from_numpy(table[:, -1].astype(np.int64))
+    order = permutation(DIGITS_SAMPLES, seed, "split")
+    held_back = round(DIGITS_SAMPLES * data.validation)
+    validation, train = order[:held_back], order[held_back:]
+    return DataSet(
+        train=Samples(images[train], targets[train]),
+        validation=Samples(images[validation], targets[validation]),
+        classes=tuple(str(digit) for digit in range(DIGITS_CLASSES)),
+    )
+
+
+def _file() -> Path:
+    found = find_spec("sklearn")
+    if found is None or not found.submodule_search_locations:
+        raise MissingDependencyError(
+            "the digits come with scikit-learn, which is not installed here", hint="install it with: pip install 'cloud-train[train]'"
+        )
+    return Path(found.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
+
+
+def _read(path: Path) -> np.ndarray:
+    """The table: a row is 64 pixels from 0 to 16, then the digit."""
+    try:
+        with gzip.open(path, "rt", encoding="ascii") as file:
+            table = np.fromstring(file.read().replace("\n", ","), sep=",", dtype=np.float64)
+        table = table.reshape(DIGITS_SAMPLES, _SIDE * _SIDE + 1)
+    except (OSError, EOFError, ValueError) as error:
+        raise CorruptError(f"{path} is not the table of digits: {error}", hint="reinstall scikit-learn") from error
+    if table.min() < 0 or table[:, :-1].max() > _BRIGHTEST or table[:, -1].max() >= DIGITS_CLASSES:
+        raise CorruptError(f"{path} is not the table of digits: a value is out of range", hint="reinstall scikit-learn")
+    return table

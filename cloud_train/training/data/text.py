@@ -1,0 +1,36 @@
+"""Text as sequences of character numbers: cut into pieces of equal length, each target the character after its input."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cloud_train.job import corpus
+from cloud_train.job.datasets import sequences
+from cloud_train.job.models import PythonDocsData, TextData
+from cloud_train.training.data import DataSet, Samples
+
+
+def load_text(data: PythonDocsData | TextData, directory: Path) -> DataSet:
+    """The job's text; the validation text is its end."""
+    text = corpus.read_text(data, directory)
+    vocabulary = corpus.vocabulary(text)
+    train, validation = corpus.split(text, data.validation)
+    return DataSet(
+        train=_samples(encode(train, vocabulary), data.sequence_length),
+        validation=_samples(encode(validation, vocabulary), data.sequence_length),
+        classes=tuple(vocabulary),
+    )
+
+
+def encode(text: str, vocabulary: str) -> torch.Tensor:
+    """The number of each character, int64 of shape (len(text),); ``vocabulary`` is sorted and has every character of ``text``."""
+    code_points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    known = np.frombuffer(vocabulary.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    return torch.from_numpy(np.searchsorted(known, code_points).astype(np.int64))
+
+
+def _samples(characters: torch.Tensor, sequence_length: int) -> Samples:
+    count = sequences(len(characters), sequence_length)
+    end = count * sequence_length
+    return Samples(characters[:end].view(count, sequence_length), characters[1 : end + 1].view(count, sequence_length))

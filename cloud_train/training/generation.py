@@ -1,0 +1,57 @@
+"""Continuing a text with a character model: one character at a time, drawn from what the model expects next."""
+
+import math
+
+import torch
+
+from cloud_train.errors import CorruptError, UsageError
+from cloud_train.training.data.text import encode
+from cloud_train.training.models.rnn import Rnn
+
+
+@torch.no_grad()
+def generate(
+    network: Rnn, vocabulary: str, prompt: str, *, length: int, temperature: float = 0.8, top_k: int | None = None, seed: int = 0
+) -> str:
+    """``length`` characters that follow ``prompt``; the same ``seed`` gives the same text.
+
+    Scores are divided by ``temperature`` before they become probabilities (0 takes the likeliest character each time), and only the
+    ``top_k`` likeliest characters are drawn from. Raises UsageError for a prompt that is empty or has characters that the model has never
+    seen, and CorruptError for weights that lead beyond what numbers can hold.
+    """
+    _check_prompt(vocabulary, prompt)
+    _check_settings(length, temperature, top_k, seed)
+    generator = torch.Generator().manual_seed(seed)
+    scores_BTV, state = network(encode(prompt, vocabulary).unsqueeze(0))
+    written: list[str] = []
+    for _ in range(length):
+        chosen = _draw(scores_BTV[0, -1], temperature, top_k, generator)
+        written.append(vocabulary[chosen])
+        scores_BTV, state = network(torch.tensor([[chosen]]), state)
+    return "".join(written)
+
+
+def _check_prompt(vocabulary: str, prompt: str) -> None:
+    if not prompt:
+        raise UsageError("the prompt is empty", hint="give the model a few characters to continue")
+    unknown = sorted(set(prompt) - set(vocabulary))
+    if unknown:
+        raise UsageError(f"the model has never seen {', '.join(map(repr, unknown))}", hint="take these characters out of the prompt")
+
+
+def _check_settings(length: int, temperature: float, top_k: int | None, seed: int) -> None:
+    if length < 0 or not 0 <= temperature < math.inf or (top_k is not None and top_k < 1):
+        raise UsageError("length and temperature are at least 0, and top-k is at least 1")
+    if not 0 <= seed < 1 << 63:
+        raise UsageError(f"a seed is a whole number from 0 to 2⁶³ - 1, not {seed}")
+
+
+def _draw(scores_V: torch.Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
+    if not scores_V.isfinite().all():
+        raise CorruptError("the model's scores are not finite: its weights are not those of a training that went well")
+    if temperature == 0:
+        return int(scores_V.argmax())
+    kept, places = scores_V.topk(min(top_k or len(scores_V), len(scores_V)))
+    # Relative to the likeliest one, so that a temperature close to 0 does not overflow.
+    probabilities = ((kept - kept[0]) / temperature).softmax(-1)
+    return int(places[torch.multinomial(probabilities, 1, generator=generator)])

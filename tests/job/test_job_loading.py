@@ -1,0 +1,320 @@
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from cloud_train.job.config import load_config
+from cloud_train.job.loading import load_job
+from cloud_train.job.problems import JobFileError
+from tests.job.conftest import Load
+
+CNN = "name: a\nmodel: {kind: cnn}\ndata: {dataset: digits}\n"
+SCRIPT = "name: a\nmodel: {kind: script, command: 'true'}\n"
+
+
+def mistakes(load: Load, text: str, *overrides: str) -> dict[str, str]:
+    """Place → message of every problem."""
+    with pytest.raises(JobFileError) as caught:
+        load(text, *overrides)
+    return {str(problem.place).removeprefix("job.yaml:"): problem.message for problem in caught.value.problems}
+
+
+def test_a_job_becomes_a_spec_with_what_it_amounts_to(load: Load, tmp_path: Path) -> None:
+    loaded = load(CNN)
+    assert loaded.spec.name == "a"
+    assert loaded.file == tmp_path / "job.yaml"
+    assert loaded.directory == tmp_path
+    assert loaded.data
+    assert (loaded.data.train_samples, loaded.data.validation_samples) == (1438, 359)
+    assert sum(layer.parameters for layer in loaded.layers) == 34_826
+
+
+def test_every_mistake_is_shown_at_once_like_a_compiler_does(load: Load) -> None:
+    text = """\
+        name: My_Job
+        modle: x
+        model:
+          kind: cnn
+          blocks: [{filters: 32, kernal: 3}, {filters: "a"}, {}]
+        data: {dataset: digit}
+        train:
+          epochs: no
+          optimiser: {name: adam}
+          optimizer: {name: adma, lr: -1}
+        checkpoint: {every: 1 epcoh, keep: 1.5}
+        env: {A: 3, "b c": d}
+        retry: {attempts: 31, on: [preempt]}
+        limits: [1]
+        """
+    with pytest.raises(JobFileError) as caught:
+        load(dedent(text))
+    assert caught.value.exit_code == 3
+    assert caught.value.message == dedent("""\
+        17 mistakes in job.yaml
+
+        job.yaml:1:7: name cannot be 'My_Job'
+            name: My_Job
+                  ^
+            expected: a-z, 0-9 and '-' (not at the ends), at most 40 characters
+
+        job.yaml:2:1: unknown key 'modle'
+            modle: x
+            ^
+            expected: one of name, model, data, train, checkpoint, resources, provider, store, env, secrets, retry, limits
+            did you mean 'model'?
+
+        job.yaml:5:26: unknown key 'kernal'
+              blocks: [{filters: 32, kernal: 3}, {filters: "a"}, {}]
+                                     ^
+            expected: one of filters, kernel, pool
+            did you mean 'kernel'?
+
+        job.yaml:5:48: model.blocks.1.filters cannot be 'a'
+              blocks: [{filters: 32, kernal: 3}, {filters: "a"}, {}]
+                                                           ^
+            expected: a whole number
+
+        job.yaml:5:54: 'filters' is missing in 'model.blocks.2'
+              blocks: [{filters: 32, kernal: 3}, {filters: "a"}, {}]
+                                                                 ^
+
+        job.yaml:6:17: unknown dataset 'digit'
+            data: {dataset: digit}
+                            ^
+            expected: one of digits, python-docs, text, files
+            did you mean 'digits'?
+
+        job.yaml:8:11: train.epochs cannot be 'no'
+              epochs: no
+                      ^
+            expected: a whole number
+
+        job.yaml:9:3: unknown key 'optimiser'
+              optimiser: {name: adam}
+              ^
+            expected: one of epochs, steps, batch_size, optimizer, clip_norm, precision, seed
+            did you mean 'optimizer'?
+
+        job.yaml:10:21: train.optimizer.name cannot be 'adma'
+              optimizer: {name: adma, lr: -1}
+                                ^
+            expected: 'adam' or 'sgd'
+            did you mean 'adam'?
+
+        job.yaml:10:31: train.optimizer.lr cannot be -1
+              optimizer: {name: adma, lr: -1}
+                                          ^
+            expected: more than 0
+
+        job.yaml:11:21: checkpoint.every cannot be '1 epcoh'
+            checkpoint: {every: 1 epcoh, keep: 1.5}
+                                ^
+            expected: how often, such as '1 epoch', '200 steps' or '5 min'
+
+        job.yaml:11:36: checkpoint.keep cannot be 1.5
+            checkpoint: {every: 1 epcoh, keep: 1.5}
+                                               ^
+            expected: a whole number
+
+        job.yaml:12:10: env.A cannot be this
+            env: {A: •, "b c": •}
+                     ^
+            expected: text; put quotes around it if it looks like a number
+
+        job.yaml:12:13: 'b c' cannot be a key here
+            env: {A: •, "b c": •}
+                        ^
+            expected: a variable's name: letters, digits and '_', no digit first
+
+        job.yaml:13:19: retry.attempts cannot be 31
+            retry: {attempts: 31, on: [preempt]}
+                              ^
+            expected: at most 30
+
+        job.yaml:13:28: retry.on.0 cannot be 'preempt'
+            retry: {attempts: 31, on: [preempt]}
+                                       ^
+            expected: 'failed', 'out-of-memory', 'preempted', 'infrastructure' or 'timed-out'
+            did you mean 'preempted'?
+
+        job.yaml:14:9: limits cannot be a list
+            limits: [1]
+                    ^
+            expected: keys and values""")
+
+
+def test_mistakes_of_every_kind_are_reported_together(load: Load, tmp_path: Path) -> None:
+    """Of one field, of several fields, and of what a value points at."""
+    text = """\
+        name: A
+        model: {kind: rnn, cell: linear, layers: 2}
+        data: {dataset: text, path: none.txt}
+        train: {epochs: 1, steps: 1, optimizer: {name: adam, momentum: 0.9}, batch: 3}
+        env: {API_TOKEN: hunter2, CLOUD_TRAIN_HOME: x}
+        store: ~nobody-of-this-name/runs
+        """
+    found = mistakes(load, dedent(text))
+    assert list(found.values()) == [
+        "name cannot be 'A'",
+        "the linear cell has one layer",
+        f"{tmp_path}/none.txt: no such file or directory",
+        "a job is as long as its epochs or its steps, not both",
+        "adam has no momentum of this kind",
+        "unknown key 'batch'",
+        "API_TOKEN looks like a secret, and a job file is no place for its value",
+        "CLOUD_TRAIN_HOME belongs to cloud-train",
+        "nobody here is called '~nobody-of-this-name'",
+    ]
+
+
+def test_the_data_is_looked_at_though_the_model_is_wrong(load: Load) -> None:
+    found = mistakes(load, "name: a\nmodel: {kind: rnn, cell: grru}\ndata: {dataset: text, path: none.txt}\n")
+    assert list(found) == ["2:26", "3:29"]
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "message"),
+    [
+        ("model: {kind: cnn}", "1:15", "a cnn needs data, and the job names none"),
+        ("model: {kind: cnn}\ndata: {dataset: python-docs}", "2:17", "a cnn cannot learn from 'python-docs'"),
+        ("model: {kind: rnn}\ndata: {dataset: digits}", "2:17", "a rnn cannot learn from 'digits'"),
+        ("model: {kind: rnn}\ndata: {dataset: files, path: .}", "2:17", "a rnn cannot learn from 'files'"),
+        ("model: {kind: script, command: x}\ndata: {dataset: digits}", "2:17", "a script reads its own data, and cannot be given 'digits'"),
+        ("model: {kind: script, command: x, directory: no}", "1:46", "there is no folder {folder}/no"),
+        ("model: {kind: script, command: x, directory: job.yaml}", "1:46", "there is no folder {folder}/job.yaml"),
+        ("model: {kind: script, command: x}\ndata: {dataset: files, path: no}", "2:30", "there is nothing at {folder}/no"),
+        (
+            "model: {kind: rnn, cell: linear, embedding_size: 3}\ndata: {dataset: python-docs}",
+            "1:50",
+            "the linear cell takes its characters one-hot",
+        ),
+        ("model: {kind: script, command: x}\nlimits: {duration: 0 s}", "2:20", "a run that is stopped at once does nothing"),
+        ("model: {kind: script, command: x}\nenv: {A: b}\nsecrets: [A]", "3:11", "A stands under env as well"),
+        ("model: {kind: cnn}\ndata: {dataset: digits, validation: 1e-9}", "2:37", "1e-09 of 1,797 digits leaves nothing"),
+        (
+            "model:\n  kind: cnn\n  blocks: [{filters: 8}, {filters: 8}, {filters: 8}]\ndata: {dataset: digits, size: 16}",
+            "3:40",
+            "the image is too small for this block: 0×0 pixels are left after the 3×3 convolution, and pooling needs 2",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_refused(load: Load, tmp_path: Path, text: str, place: str, message: str) -> None:
+    line, column = place.split(":")
+    ((found, said),) = mistakes(load, f"name: a\n{text}\n").items()
+    assert found == f"{int(line) + 1}:{column}"
+    assert said.startswith(message.format(folder=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "message", "suggestion"),
+    [
+        ("name: a\n", "1:1", "'model' is missing", ""),
+        ("name: a\nmodel: {command: x}\n", "2:8", "'kind' is missing in 'model'", ""),
+        ("name: a\nmodel: {kind: scrpt}\n", "2:15", "unknown kind 'scrpt'", "script"),
+        ("name: a\nmodel: {kind: script, command: x, dir: y}\n", "2:35", "unknown key 'dir'", ""),
+        ("name: a\nmodel: {kind: script, command: []}\n", "2:32", "model.command cannot be a list", ""),
+        ("name: a\nmodel: {kind: script, command: [1]}\n", "2:33", "model.command.0 cannot be 1", ""),
+        ("name: a\nmodel: {kind: script, command: 3}\n", "2:32", "model.command cannot be 3", ""),
+        ("name: a\nmodel:\n", "2:7", "model cannot be empty", ""),
+        ("name: a/b\nmodel: {kind: script, command: x}\n", "1:7", "name cannot be 'a/b'", ""),
+        ("name: 2024\nmodel: {kind: script, command: x}\n", "1:7", "name cannot be 2024", ""),
+    ],
+)
+def test_a_mistake_points_at_its_place_and_at_the_nearest_name(load: Load, text: str, place: str, message: str, suggestion: str) -> None:
+    with pytest.raises(JobFileError) as caught:
+        load(text)
+    (problem,) = caught.value.problems
+    assert (str(problem.place), problem.message, problem.suggestion) == (f"job.yaml:{place}", message, suggestion)
+
+
+def test_no_word_of_the_validator_reaches_a_person(load: Load) -> None:
+    text = "name: [a]\nmodel: 3\ndata: []\ntrain: x\nenv: []\nsecrets: x\nprovider: {}\nstore: 1\nretry: {on: x}\nlimits: {grace: [1]}\n"
+    with pytest.raises(JobFileError) as caught:
+        load(text)
+    assert len(caught.value.problems) == 10
+    assert not [word for word in ("Input", "input", "valid", "dictionary", "tuple", "instance") if word in caught.value.message]
+
+
+def test_a_name_or_value_of_any_length_makes_a_short_message(load: Load) -> None:
+    long = "x" * 30_000
+    text = f"name: {long}\n{long}: 1\nmodel: {{kind: {long}}}\ntrain: {{epochs: {long}, {long}: 2, {long}: 3}}\n"
+    for wrong in (text, text.replace(f", {long}: 3", ""), f"a: *{long}\n", f"a: !{long} b\n"):
+        with pytest.raises(JobFileError) as caught:
+            load(wrong, f"train.steps={long}" if "name" in wrong else "train.steps=1")
+        assert len(caught.value.message) < 3_000
+
+
+def test_at_most_fifty_mistakes_are_shown_and_the_rest_counted(load: Load) -> None:
+    with pytest.raises(JobFileError) as caught:
+        load(SCRIPT + "".join(f"key{number}: 1\n" for number in range(60)))
+    assert len(caught.value.problems) == 60
+    assert caught.value.message.count("unknown key") == 50
+    assert caught.value.message.endswith("and 10 more")
+
+
+def test_without_epochs_and_steps_it_is_five_epochs_but_not_for_a_script(load: Load) -> None:
+    assert load(CNN).spec.train.epochs == 5
+    assert load(CNN).origins["train.epochs"] == "default"
+    assert load(CNN + "train: {steps: 3}\n").spec.train.epochs is None
+    assert load(SCRIPT).spec.train.epochs is None
+
+
+def test_every_value_says_where_it_came_from(load: Load, tmp_path: Path) -> None:
+    config = tmp_path / "configs" / "x.yaml"
+    config.parent.mkdir()
+    config.write_text("provider: other\nstore: runs\n")
+    text = CNN + "store: /job\nprovider: mine\ncheckpoint:\n  keep: 7\n"
+    origins = load(
+        text, "train.batch_size=3", "model.blocks.1.filters=9", config=load_config(Path("configs/x.yaml")), provider="local"
+    ).origins
+    wanted = {
+        "name": "job.yaml:1",
+        "data.dataset": "job.yaml:3",
+        "checkpoint.keep": "job.yaml:7",
+        "checkpoint.every": "default",
+        "train.batch_size": "--set",
+        "train.seed": "default",
+        "model.blocks.1.filters": "--set",
+        "model.blocks.0.filters": "default",
+        "provider": "--provider",
+        "store": "configs/x.yaml:2",
+    }
+    assert {path: origins[path] for path in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"flag", "set", "config", "file"}, "flag"),
+        ({"set", "config", "file"}, "set"),
+        ({"config", "file"}, "config"),
+        ({"file"}, "file"),
+        (set(), "local"),
+    ],
+)
+def test_the_flag_outranks_set_outranks_the_config_outranks_the_file(load: Load, tmp_path: Path, given: set[str], wanted: str) -> None:
+    (tmp_path / "c.yaml").write_text("provider: config\n")
+    loaded = load(
+        CNN + ("provider: file\n" if "file" in given else ""),
+        *(["provider=set"] if "set" in given else []),
+        config=load_config(Path("c.yaml")) if "config" in given else None,
+        provider="flag" if "flag" in given else None,
+    )
+    assert loaded.spec.provider == wanted
+
+
+def test_a_wrong_provider_of_the_command_line_is_located_there(load: Load) -> None:
+    with pytest.raises(JobFileError) as caught:
+        load(CNN, provider="A B")
+    assert [str(problem.place) for problem in caught.value.problems] == ["--provider"]
+
+
+def test_a_job_file_in_another_folder_keeps_its_relative_paths(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "er"
+    folder.mkdir(parents=True)
+    (folder / "my.txt").write_text("some words " * 100)
+    (folder / "job.yaml").write_text("name: a\nmodel: {kind: rnn}\ndata: {dataset: text, path: my.txt, sequence_length: 8}\n")
+    loaded = load_job(Path("deep/er/job.yaml"))
+    assert loaded.data
+    assert loaded.data.classes == len(set("some words "))
+    assert loaded.directory == folder

@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import pytest
+
+from cloud_train.job.models import CnnModel, RnnModel, ScriptModel
+from cloud_train.job.problems import JobFileError
+from tests.job.conftest import Load
+
+CNN = "name: a\nmodel: {kind: cnn, blocks: [{filters: 4}]}\ndata: {dataset: digits}\ntrain: {epochs: 3}\n"
+SCRIPT = "name: a\nmodel: {kind: script, command: 'true'}\n"
+
+
+def refused(load: Load, *overrides: str) -> dict[str, tuple[str, str]]:
+    with pytest.raises(JobFileError) as caught:
+        load(CNN, *overrides)
+    return {str(problem.place): (problem.message, problem.suggestion) for problem in caught.value.problems}
+
+
+def test_any_leaf_can_be_set_also_in_lists_and_sections_that_the_file_does_not_have(load: Load) -> None:
+    spec = load(
+        CNN, "model.blocks.0.filters=16", "train.optimizer.lr=1e-2", "limits.duration=2h", "retry.on=[failed]", "checkpoint.keep=9"
+    ).spec
+    assert isinstance(spec.model, CnnModel)
+    assert spec.model.blocks[0].filters == 16
+    assert spec.train.optimizer.lr == 0.01
+    assert str(spec.limits.duration) == "2 h"
+    assert spec.retry.on == ("failed",)
+    assert spec.checkpoint.keep == 9
+
+
+def test_an_item_of_a_default_list_can_be_set(load: Load) -> None:
+    spec = load("name: a\nmodel: {kind: cnn}\ndata: {dataset: digits}\n", "model.blocks.1.filters=7", "retry.on.0=failed").spec
+    assert isinstance(spec.model, CnnModel)
+    assert [block.filters for block in spec.model.blocks] == [32, 7]
+    assert spec.retry.on == ("failed", "infrastructure")
+
+
+def test_a_whole_section_can_be_set(load: Load) -> None:
+    spec = load(CNN, "model={kind: rnn, cell: lstm}", "data={dataset: python-docs}").spec
+    assert spec.model == RnnModel(kind="rnn", cell="lstm")
+
+
+def test_the_last_of_two_values_counts(load: Load) -> None:
+    assert load(CNN, "train.seed=1", "train.seed=2").spec.train.seed == 2
+
+
+def test_setting_steps_takes_the_place_of_epochs_and_the_reverse(load: Load) -> None:
+    train = load(CNN, "train.steps=10").spec.train
+    assert (train.epochs, train.steps) == (None, 10)
+    train = load(CNN.replace("epochs", "steps"), "train.epochs=2").spec.train
+    assert (train.epochs, train.steps) == (2, None)
+    assert "not both" in next(iter(refused(load, "train.steps=10", "train.epochs=2").values()))[0]
+
+
+def test_where_the_job_takes_text_the_value_is_text(load: Load) -> None:
+    spec = load(SCRIPT, "name=2024", "env.N=3", "env.EMPTY=", "env.URL=a=b: c", "provider=3").spec
+    assert (spec.name, spec.env, spec.provider) == ("2024", {"N": "3", "EMPTY": "", "URL": "a=b: c"}, "3")
+
+
+def test_a_command_is_a_text_or_a_list(load: Load) -> None:
+    for value, wanted in {"echo a": "echo a", "[echo, a]": ("echo", "a")}.items():
+        model = load(SCRIPT, f"model.command={value}").spec.model
+        assert isinstance(model, ScriptModel)
+        assert model.command == wanted
+
+
+def test_a_relative_path_starts_at_the_working_directory(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(SCRIPT)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "job.yaml").write_text(SCRIPT)
+    spec = load(SCRIPT, "store=runs", "data={dataset: files, path: .}", "data.path=.").spec
+    assert spec.store == str(tmp_path / "elsewhere" / "runs")
+    assert load(SCRIPT, "store=~/runs").spec.store == "~/runs"
+    assert load(SCRIPT, "store=s3://bucket/x").spec.store == "s3://bucket/x"
+
+
+def test_every_wrong_override_is_reported_with_the_nearest_name(load: Load) -> None:
+    found = refused(load, "train.epoch=3", "trian.epochs=3", "train.optimizer.name=adma", "model.blocks.0.filters=x")
+    assert found == {
+        "--set train.epoch=3": ("unknown key 'epoch'", "epochs"),
+        "--set trian.epochs=3": ("unknown key 'trian'", "train"),
+        "--set train.optimizer.name=adma": ("train.optimizer.name cannot be 'adma'", "adam"),
+        "--set model.blocks.0.filters=x": ("model.blocks.0.filters cannot be 'x'", ""),
+    }
+
+
+@pytest.mark.parametrize("text", ["", "=", "train.epochs", "a..b=1", ".a=1", "a b=1", "name=a\0b", "name=a\nb"])
+def test_what_is_no_key_and_value_is_refused(load: Load, text: str) -> None:
+    assert next(iter(refused(load, text).values()))[0] == "not an override"
+
+
+@pytest.mark.parametrize("text", ["model.blocks.1.filters=3", "model.blocks.x.filters=3", "train.epochs.x=3", f"model.blocks.{'9' * 30}=1"])
+def test_what_is_not_there_cannot_be_set_a_part_of(load: Load, text: str) -> None:
+    assert "there is nothing at" in next(iter(refused(load, text).values()))[0]
+
+
+def test_mistakes_of_the_file_and_of_overrides_are_reported_together(load: Load) -> None:
+    with pytest.raises(JobFileError) as caught:
+        load(CNN + "extra: 1\n", "train.epoch=3")
+    assert [str(problem.place) for problem in caught.value.problems] == ["--set train.epoch=3", "job.yaml:5:1"]
+    assert caught.value.message.startswith("2 mistakes in --set train.epoch=3 and job.yaml\n")
+
+
+def test_the_value_of_a_variable_is_never_shown(load: Load) -> None:
+    with pytest.raises(JobFileError) as caught:
+        load(CNN, "env.WANDB_TOKEN=hunter2", "env={A: [hunter2]}", "secrets=[hunter-2]")
+    assert "hunter" not in caught.value.message
+    assert len(caught.value.problems) >= 2

@@ -1,0 +1,178 @@
+"""``python -m cloud_train.training`` as the worker starts it: a process that gets real signals, full disks and missing packages."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud_train.run.checkpoints import newest_valid
+from cloud_train.run.manifest import verify
+from cloud_train.worker import contract
+from tests.training.trainer import TEXT
+from tests.worker.small_disk import small_disk
+
+ROOT = Path(__file__).parents[2]
+CNN: dict[str, Any] = {
+    "model": {"kind": "cnn", "blocks": [{"filters": 4}]},
+    "data": {"dataset": "digits", "size": 8},
+    "train": {"epochs": 2, "batch_size": 300},
+    "resources": {"cpus": 1},
+}
+GRU: dict[str, Any] = {
+    "model": {"kind": "rnn", "hidden_size": 8},
+    "data": {"dataset": "text", "path": "text.txt", "sequence_length": 16},
+    "train": {"epochs": 2, "batch_size": 24},
+    "resources": {"cpus": 1},
+}
+
+# The program gets its signal in the middle of an epoch, just after it has logged a step: a place that no clock can promise.
+SIGNALLED = """
+import os, runpy, signal
+from cloud_train.worker.api import Run
+log = Run.log
+def log_and_be_signalled(self, *, step, **values):
+    log(self, step=step, **values)
+    if step == {step}:
+        os.kill(os.getpid(), signal.{name})
+Run.log = log_and_be_signalled
+runpy.run_module("cloud_train.training", run_name="__main__", alter_sys=True)
+"""
+
+
+class Program:
+    """A run directory for the training program, and its folders."""
+
+    def __init__(self, folder: Path, job: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.model, self.checkpoints, self.failure = folder / "model", folder / "checkpoints", folder / "failure.json"
+        folder.mkdir(exist_ok=True)
+        (folder / "run.json").write_text(json.dumps({"job": {"name": "test", **job}}))
+        (folder / "text.txt").write_text(TEXT)
+
+    def run(self, *python: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Start it, with the newest checkpoint if there is one, and wait for its end."""
+        resume = newest_valid(self.checkpoints, print)
+        variables = {
+            contract.RUN_ID: "test-run",
+            contract.ATTEMPT: "1",
+            contract.JOB: str(self.folder / "run.json"),
+            contract.CHECKPOINTS: str(self.checkpoints),
+            contract.MODEL: str(self.model),
+            contract.METRICS: str(self.folder / "metrics.jsonl"),
+            contract.FAILURE: str(self.failure),
+            contract.RESUME: str(resume or ""),
+            "PYTHONPATH": str(ROOT),
+        }
+        return subprocess.run(
+            [sys.executable, *(python or ("-m", "cloud_train.training"))],
+            cwd=self.folder,
+            env={**os.environ, **variables, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    def said(self) -> dict[str, str]:
+        """What the program said about its failure."""
+        failure: dict[str, str] = json.loads(self.failure.read_text())
+        return failure
+
+
+@pytest.mark.parametrize("job", [CNN, GRU], ids=["cnn", "gru"])
+def test_a_training_that_is_told_to_stop_and_then_killed_ends_with_the_same_bytes(tmp_path: Path, job: dict[str, Any]) -> None:
+    through = Program(tmp_path / "through", job)
+    whole = through.run()
+    assert (whole.returncode, whole.stderr) == (0, "")
+    assert " on cpu with 1 threads; " in whole.stdout
+    assert whole.stdout.splitlines()[-1].startswith("done: validation loss ")
+
+    stopped = Program(tmp_path / "stopped", {**job, "checkpoint": {"every": "2 steps"}})
+    told = stopped.run("-c", SIGNALLED.format(step=3, name="SIGTERM"))
+    assert (told.returncode, told.stderr) == (contract.STOPPED, "")
+    assert newest_valid(stopped.checkpoints, print) == stopped.checkpoints / "step-00000003"
+    assert not list(stopped.model.iterdir())
+
+    killed = stopped.run("-c", SIGNALLED.format(step=5, name="SIGKILL"))
+    assert killed.returncode == -signal.SIGKILL
+    assert newest_valid(stopped.checkpoints, print) == stopped.checkpoints / "step-00000004"
+
+    resumed = stopped.run()
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed at step 4: bit-identical to a run that never stopped" in resumed.stdout
+    for file in ("model.safetensors", "model.json"):
+        assert (stopped.model / file).read_bytes() == (through.model / file).read_bytes()
+    assert verify(stopped.model).files == verify(through.model).files
+
+
+def test_without_torch_the_command_that_installs_it_is_named(tmp_path: Path) -> None:
+    program = Program(tmp_path, CNN)
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
+    ended = program.run(PYTHONPATH=f"{tmp_path / 'without'}:{ROOT}")
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "error: the built-in trainers need torch: No module named 'torch' (install it with: pip install 'cloud-train[train]')\n"
+    )
+    assert program.said() == {"message": ended.stderr.removeprefix("error: ").strip(), "cause": "failed"}
+
+
+def test_a_full_disk_is_named_and_leaves_the_checkpoints_before_it(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", kilobytes=400) as disk:
+        program = Program(tmp_path / "work", {**CNN, "checkpoint": {"every": "1 step", "keep": 100}, "train": {"steps": 500}})
+        program.checkpoints = disk / "checkpoints"
+        ended = program.run(**{contract.KEEP_CHECKPOINTS: "1000"})
+        assert ended.returncode == 1
+        assert "Traceback" not in ended.stderr
+        assert "no space left" in ended.stderr or "the disk is full" in ended.stderr
+        assert program.said()["cause"] == "failed"
+        newest = newest_valid(program.checkpoints, pytest.fail)
+        assert newest is not None
+        assert not [file for file in program.checkpoints.iterdir() if file.name.endswith(".tmp")]
+
+
+def test_memory_that_is_used_up_has_a_cause_of_its_own(tmp_path: Path) -> None:
+    program = Program(tmp_path, {**GRU, "model": {"kind": "rnn", "hidden_size": 10**7}})
+    ended = program.run()
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert program.said()["cause"] == "out-of-memory"
+
+
+def test_text_that_is_not_there_is_a_message_and_no_traceback(tmp_path: Path) -> None:
+    program = Program(tmp_path, GRU)
+    (tmp_path / "text.txt").unlink()
+    ended = program.run()
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert "text.txt: no such file" in program.said()["message"]
+
+
+def test_what_nobody_foresaw_keeps_its_traceback_in_the_log(tmp_path: Path) -> None:
+    program = Program(tmp_path, CNN)
+    code = (
+        "import runpy; from cloud_train.worker.api import Run; Run.publish_model = lambda self: 1 / 0\n"
+        "runpy.run_module('cloud_train.training', run_name='__main__', alter_sys=True)"
+    )
+    ended = program.run("-c", code)
+    assert ended.returncode == 1
+    assert "Traceback" in ended.stderr
+    assert program.said() == {"message": "ZeroDivisionError: division by zero", "cause": "failed"}
+
+
+def test_a_training_imports_neither_scikit_learn_nor_torchs_compiler(tmp_path: Path) -> None:
+    code = (
+        "import runpy, sys\n"
+        "try:\n"
+        "    runpy.run_module('cloud_train.training', run_name='__main__', alter_sys=True)\n"
+        "finally:\n"
+        "    print(sorted({'sklearn', 'PIL', 'scipy', 'pandas', 'torch._dynamo', 'torch._inductor', 'sympy'} & set(sys.modules)))"
+    )
+    ended = Program(tmp_path, CNN).run("-c", code)
+    assert ended.stdout.splitlines()[-1] == "[]", ended.stderr
