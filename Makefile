@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # More for pip, such as a second constraints file or an index with CPU-only wheels: make venv PIP_ARGS="-c other.txt"
 PIP_ARGS ?=
-# Where `make demo` keeps its ledger, its runs and the model it fetched.
+# Where `make demo` puts the model that it fetches.
 DEMO ?= demo
 # Processes that the tests are spread over.
 JOBS ?= 2
@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 .PHONY: help venv demo test lint types unit format benchmark clean
 
 help:  ## show what there is
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-18s %s\n' "  $$target" "$$text"; done
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-16s %s\n' "$$target" "$$text"; done
 
 venv: $(STAMP)  ## make the environment in .venv
 
@@ -30,8 +30,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch "$@"
 
 demo: $(STAMP)  ## train jobs/digits-cnn.yaml to the end and fetch the model
-	CLOUD_TRAIN_HOME="$(abspath $(DEMO))" "$(BIN)/cloud-train" submit jobs/digits-cnn.yaml --set store="$(abspath $(DEMO))/runs" --follow
-	CLOUD_TRAIN_HOME="$(abspath $(DEMO))" "$(BIN)/cloud-train" fetch-model --to "$(DEMO)/model"
+	"$(BIN)/cloud-train" submit jobs/digits-cnn.yaml --follow
+	@mkdir -p "$(DEMO)"
+	cd "$(DEMO)" && "$(abspath $(BIN))/cloud-train" fetch-model
 
 test: lint types unit  ## run every check: style, types, import rules, tests
 

@@ -14,6 +14,7 @@ from cloud_train import errors, providers, storage
 from cloud_train.cli.errors import INTERRUPTED, OUTPUT_CLOSED
 from cloud_train.cli.main import app
 from cloud_train.errors import CloudTrainError
+from cloud_train.job.loading import load_job
 from cloud_train.providers import base as providers_base
 from cloud_train.run.states import Cause
 from cloud_train.storage import base as storage_base
@@ -38,6 +39,20 @@ def test_every_relative_link_resolves(document: Path) -> None:
 def test_every_command_line_in_the_documents_is_one_that_the_program_understands(document: Path) -> None:
     for line in commands_in(document.read_text()):
         parse(line)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+def test_every_job_in_the_documents_is_valid(document: Path, tmp_path: Path) -> None:
+    for number, job in enumerate(jobs_in(document.read_text())):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(job)
+        for folder in re.findall(r"\b(?:directory|path): ([\w./-]+)", job):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        load_job(file)
+
+
+def test_the_readme_shows_jobs() -> None:
+    assert len(list(jobs_in((ROOT / "README.md").read_text()))) == 2
 
 
 @pytest.mark.parametrize("line", ["cloud-train submit", "cloud-train list --no-such-option", "cloud-train launch job.yaml"])
@@ -100,6 +115,15 @@ def commands_in(text: str) -> Iterator[str]:
     for command in _INLINE.findall(_without_fences(text)):
         if "…" not in command:
             yield _one_command(command)
+
+
+def jobs_in(text: str) -> Iterator[str]:
+    """Every complete job file that a document shows."""
+    return (
+        body
+        for language, body in _FENCE.findall(text)
+        if language == "yaml" and {"name:", "model:"} <= set(re.findall(r"^\w+:", body, re.M))
+    )
 
 
 def parse(line: str) -> None:

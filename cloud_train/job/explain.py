@@ -143,7 +143,7 @@ def _shown(value: Any, path: Path) -> str:
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, tuple):
-        return "a list"
+        return "a list" if value else "an empty list"
     if value is None:
         return "empty"
     return str(value).lower() if isinstance(value, bool) else _quoted(value)

@@ -89,7 +89,7 @@ class DigitsData(Section):
 
 
 class PythonDocsData(Section):
-    """The Python language documentation inside CPython (``pydoc_data.topics``): about 0.7 MB of English."""
+    """The Python language documentation inside CPython (``pydoc_data.topics``): about half a megabyte of English."""
 
     dataset: Literal["python-docs"]
     """CPython's own documentation text; nothing is downloaded."""

@@ -59,7 +59,7 @@ def _thawed(value: Any) -> Any:
 def _split(text: str) -> tuple[Path, str | None]:
     key, equals, value = text.partition("=")
     key = key.strip()
-    if not equals or not _KEY.fullmatch(key) or not value.isprintable():
+    if not equals or not _KEY.fullmatch(key) or not text.isprintable():
         return (), None
     # Eighteen digits are an index, or else nobody's list is as long.
     return tuple(int(part) if part.isascii() and part.isdecimal() and len(part) < 19 else part for part in key.split(".")), value

@@ -212,7 +212,7 @@ def test_parts_that_do_not_fit_each_other_are_refused(load: Load, tmp_path: Path
         ("name: a\nmodel: {command: x}\n", "2:8", "'kind' is missing in 'model'", ""),
         ("name: a\nmodel: {kind: scrpt}\n", "2:15", "unknown kind 'scrpt'", "script"),
         ("name: a\nmodel: {kind: script, command: x, dir: y}\n", "2:35", "unknown key 'dir'", ""),
-        ("name: a\nmodel: {kind: script, command: []}\n", "2:32", "model.command cannot be a list", ""),
+        ("name: a\nmodel: {kind: script, command: []}\n", "2:32", "model.command cannot be an empty list", ""),
         ("name: a\nmodel: {kind: script, command: [1]}\n", "2:33", "model.command.0 cannot be 1", ""),
         ("name: a\nmodel: {kind: script, command: 3}\n", "2:32", "model.command cannot be 3", ""),
         ("name: a\nmodel:\n", "2:7", "model cannot be empty", ""),

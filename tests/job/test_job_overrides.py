@@ -85,7 +85,7 @@ def test_every_wrong_override_is_reported_with_the_nearest_name(load: Load) -> N
     }
 
 
-@pytest.mark.parametrize("text", ["", "=", "train.epochs", "a..b=1", ".a=1", "a b=1", "name=a\0b", "name=a\nb"])
+@pytest.mark.parametrize("text", ["", "=", "train.epochs", "a..b=1", ".a=1", "a b=1", "name=a\0b", "name=a\nb", "env.A\udcff=1"])
 def test_what_is_no_key_and_value_is_refused(load: Load, text: str) -> None:
     assert next(iter(refused(load, text).values()))[0] == "not an override"
 

@@ -64,7 +64,7 @@ def test_the_linear_cell_is_its_literal_definition_in_outputs_and_gradients() ->
     network = linear_rnn()
     characters_BT = torch.randint(VOCABULARY, (3, 9), generator=torch.Generator().manual_seed(1))
     got_BTV, state = network(characters_BT)
-    got_BTV.square().sum().backward()
+    got_BTV.square().sum().backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
     got = [weight.grad for weight in network.parameters()]
     network.zero_grad()
 
