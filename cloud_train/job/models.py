@@ -145,6 +145,8 @@ class TrainSpec(Section):
     """Samples, or sequences of text, in one step."""
     optimizer: Optimizer = Field(default_factory=Optimizer)
     """The optimizer and its settings."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """The learning rate over the run: always the same, or falling to 0 along half a cosine wave."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Scale gradients down to this global L2 norm where they exceed it."""
     precision: Literal["fp32"] = "fp32"

@@ -17,11 +17,12 @@ from cloud_train.job.architecture import total_steps
 from cloud_train.job.models import JobSpec
 from cloud_train.job.types import Cadence
 from cloud_train.run.manifest import read_manifest
-from cloud_train.training.checkpointing import Position, fingerprint_differences, restore_checkpoint, save_checkpoint
+from cloud_train.training.checkpointing import CheckpointWriter, Position, fingerprint_differences, restore_checkpoint
 from cloud_train.training.data import DataSet, Samples
 from cloud_train.training.modelfile import ModelDescription, save_model
 from cloud_train.training.optimizers import Optimizer, make_optimizer
 from cloud_train.training.randomness import derived_seed, permutation
+from cloud_train.training.schedules import learning_rate
 from cloud_train.worker.api import Run
 
 
@@ -38,7 +39,7 @@ def train(job: JobSpec, data: DataSet, description: ModelDescription, run: Run, 
     network = description.build(derived_seed(seed, "weights")).to(device)
     optimizer = make_optimizer(job.train.optimizer, network.parameters())
     position = Position() if run.resume_from is None else _resume(run, network, optimizer, device)
-    reporter = _Reporter(run, job, samples, last_step)
+    reporter = _Reporter(run, samples, last_step)
     saving = _SaveCadence(job.checkpoint.every)
     order = permutation(samples, seed, "order", position.epoch).to(device)
     metrics: dict[str, float] = {}
@@ -46,30 +47,33 @@ def train(job: JobSpec, data: DataSet, description: ModelDescription, run: Run, 
         metrics = evaluate(network, data.validation, batch_size, lambda: run.stop_requested)
         reporter.validated(position, metrics)
 
-    while position.step < last_step:
-        inputs, targets = data.train.batch(order[position.consumed : position.consumed + batch_size])
-        scores = forward(network, inputs)
-        loss = cross_entropy(scores, targets)
-        optimizer.clear_gradients()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
-        clip_or_check(optimizer.weights, loss.item(), job.train.clip_norm, position.step + 1)
-        optimizer.step()
-        position = position.after(len(targets), samples)
+    with CheckpointWriter(run, description) as checkpoints:
+        while position.step < last_step:
+            inputs, targets = data.train.batch(order[position.consumed : position.consumed + batch_size])
+            scores = forward(network, inputs)
+            loss = cross_entropy(scores, targets)
+            optimizer.clear_gradients()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
+            clip_or_check(optimizer.weights, loss.item(), job.train.clip_norm, position.step + 1)
+            optimizer.learning_rate = learning_rate(job.train, position.step, last_step)
+            optimizer.step()
+            position = position.after(len(targets), samples)
 
-        reporter.stepped(position, scores, targets, loss.item())
-        metrics = {}
-        if position.consumed == 0:
-            order = permutation(samples, seed, "order", position.epoch).to(device)
-        if position.consumed == 0 or position.step == last_step:
-            metrics = evaluate(network, data.validation, batch_size, lambda: run.stop_requested)
-            reporter.validated(position, metrics)
-        if saving.is_due(position) or position.step == last_step or run.stop_requested:
-            named = {f"validation/{name}": value for name, value in metrics.items()}
-            save_checkpoint(run, position, network=network, optimizer=optimizer, description=description, metrics=named)
-            saving.saved()
-        if run.stop_requested and (position.step < last_step or not metrics):
-            print(f"told to stop: saved at step {position.step:,} of {last_step:,}", flush=True)
-            run.exit_stopped()
+            reporter.stepped(position, scores, targets, loss.item(), optimizer.learning_rate)
+            metrics = {}
+            if position.consumed == 0:
+                order = permutation(samples, seed, "order", position.epoch).to(device)
+            if position.consumed == 0 or position.step == last_step:
+                metrics = evaluate(network, data.validation, batch_size, lambda: run.stop_requested)
+                reporter.validated(position, metrics)
+            if saving.is_due(position) or position.step == last_step or run.stop_requested:
+                named = {f"validation/{name}": value for name, value in metrics.items()}
+                checkpoints.save(position, network, optimizer, named)
+                saving.saved()
+            if run.stop_requested and (position.step < last_step or not metrics):
+                checkpoints.finish()
+                print(f"told to stop: saved at step {position.step:,} of {last_step:,}", flush=True)
+                run.exit_stopped()
 
     metrics = metrics or evaluate(network, data.validation, batch_size)
     save_model(run.model, network, description)
@@ -161,7 +165,6 @@ class _Reporter:
     """Tells how the training goes: metrics of each step and each validation to the run, a line for each validation to the log."""
 
     run: Run
-    job: JobSpec
     samples: int
     """Samples in an epoch."""
     last_step: int
@@ -170,7 +173,7 @@ class _Reporter:
     _characters: int = 0
     _since: float = field(default_factory=time.monotonic)
 
-    def stepped(self, position: Position, scores: torch.Tensor, targets: torch.Tensor, loss: float) -> None:
+    def stepped(self, position: Position, scores: torch.Tensor, targets: torch.Tensor, loss: float, rate: float) -> None:
         """Log the metrics of one step; the rates about once a second."""
         self._loss = loss
         values = {"loss": loss}
@@ -185,7 +188,7 @@ class _Reporter:
                 values["characters_per_second"] = self._characters / elapsed
             self._counted, self._characters, self._since = 0, 0, time.monotonic()
         if position.step == 1 or elapsed >= 1:
-            values["learning_rate"] = self.job.train.optimizer.lr
+            values["learning_rate"] = rate
         self.run.log(step=position.step, epoch=self._epoch(position), split="train", **values)
 
     def validated(self, position: Position, metrics: dict[str, float]) -> None:

@@ -63,15 +63,19 @@ class ModelDescription:
 
 def save_model(folder: Path, network: nn.Module, description: ModelDescription) -> None:
     """Write both files into ``folder``; raises OSError. The same weights give the same bytes."""
-    # Written by Python: a full disk is then the usual OSError.
-    (folder / WEIGHTS).write_bytes(save(weights_of(network)))
+    for name, content in model_files(network, description).items():
+        (folder / name).write_bytes(content)  # by Python, so that a full disk is the usual OSError and no error of the format's own
+
+
+def model_files(network: nn.Module, description: ModelDescription) -> dict[str, bytes]:
+    """Both files by name. The bytes are copies: the network may go on learning."""
     fields = {
         "format": FORMAT,
         "model": description.model.model_dump(mode="json"),
         "image_shape": description.image_shape,
         "classes": description.classes,
     }
-    (folder / DESCRIPTION).write_text(json.dumps(fields) + "\n", encoding="ascii")
+    return {WEIGHTS: save(weights_of(network)), DESCRIPTION: f"{json.dumps(fields)}\n".encode()}
 
 
 def load_model(folder: Path) -> tuple[nn.Module, ModelDescription]:

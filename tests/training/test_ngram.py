@@ -35,7 +35,7 @@ def test_kneser_ney_is_what_a_calculation_by_hand_gives() -> None:
     # of 4 continuations, a has 2, so D₀ = 2 / (2 + 2 · 1) = 0.5 and p(a) = (2 - 0.5) / 4 + 0.5 · 3 / 4 · 1/3 = 0.5.
     model = KneserNey(count("abacab", 1), 3)
     assert model.probability("", "a") == pytest.approx(0.5)
-    # After an "a" came b twice and c once: p(b | a) = (2 - 0.6) / 3 + 0.6 · 2 / 3 · p(b), and p(b) = (1 - 0.5) / 4 + 0.5 · 3 / 4 · 1/3 = 0.25.
+    # After an "a" came b twice and c once: p(b | a) = (2 - 0.6) / 3 + 0.6 · 2 / 3 · p(b), where p(b) = (1 - 0.5) / 4 + 0.5 · 3 / 4 · 1/3.
     assert model.probability("a", "b") == pytest.approx(1.4 / 3 + 0.4 * 0.25)
 
 

@@ -64,7 +64,7 @@ def test_the_linear_cell_is_its_literal_definition_in_outputs_and_gradients() ->
     network = linear_rnn()
     characters_BT = torch.randint(VOCABULARY, (3, 9), generator=torch.Generator().manual_seed(1))
     got_BTV, state = network(characters_BT)
-    got_BTV.square().sum().backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
+    got_BTV.square().sum().backward()
     got = [weight.grad for weight in network.parameters()]
     network.zero_grad()
 
@@ -75,7 +75,7 @@ def test_the_linear_cell_is_its_literal_definition_in_outputs_and_gradients() ->
         h_BH = network.i2h(both)
         literal.append(functional.log_softmax(network.i2o(both), dim=1))
     wanted_BTV = torch.stack(literal, 1)
-    wanted_BTV.square().sum().backward()
+    wanted_BTV.square().sum().backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
     torch.testing.assert_close(got_BTV, wanted_BTV, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(state, h_BH, atol=1e-5, rtol=1e-5)
     for mine, weight in zip(got, network.parameters(), strict=True):
