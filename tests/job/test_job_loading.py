@@ -92,7 +92,7 @@ def test_every_mistake_is_shown_at_once_like_a_compiler_does(load: Load) -> None
         job.yaml:9:3: unknown key 'optimiser'
               optimiser: {name: adam}
               ^
-            expected: one of epochs, steps, batch_size, optimizer, clip_norm, precision, seed
+            expected: one of epochs, steps, batch_size, optimizer, schedule, clip_norm, precision, seed
             did you mean 'optimizer'?
 
         job.yaml:10:21: train.optimizer.name cannot be 'adma'
