@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-EPOCHS, BATCH_SIZE, LEARNING_RATE, SIZE, SEED = 5, 16, 2e-3, 28, 0
+EPOCHS, BATCH_SIZE, LEARNING_RATE, SIZE, SEED = 5, 16, 4e-3, 28, 0
 
 
 def main() -> None:
@@ -32,6 +32,7 @@ def main() -> None:
         nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1600, 10)
     )
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * -(-len(train) // BATCH_SIZE))
 
     step = 0
     for epoch in range(EPOCHS):
@@ -42,6 +43,7 @@ def main() -> None:
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
             optimizer.step()
+            schedule.step()
             step += 1
             if step == 1:
                 print(f"step 1: loss {loss.item():.4f}", flush=True)
