@@ -26,7 +26,8 @@ def metrics(
 ) -> int:
     """Show a run's metrics as a table or a plot.
 
-    The table has one row for each epoch, with the last values in it; --json prints every point.
+    The table has one row for each epoch, with the last values in it. Rates are left out unless --name asks for them; --json prints
+    every point.
 
     Examples:
       cloud-train metrics
@@ -57,8 +58,10 @@ def metrics(
         say(plots(points, shown=bool(name), paint=paint, terminal=is_terminal(sys.stdout)))
         return 0
     from cloud_train.cli.render.curves import metrics_table
+    from cloud_train.run.metrics import tells_pace
 
-    text, left_out = metrics_table(points, paint)
+    told = [point for point in points if name or not tells_pace(point.name)]
+    text, left_out = metrics_table(told or points, paint)
     say(text)
     if left_out:
         say_aside(f"{left_out:,} earlier rows are left out; every point is in: cloud-train metrics {run_id} --json")

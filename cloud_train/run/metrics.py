@@ -63,6 +63,11 @@ def merged(points: Iterable[MetricPoint]) -> list[MetricPoint]:
     return sorted(newest.values(), key=lambda point: point.step)
 
 
+def tells_pace(name: str) -> bool:
+    """Whether a metric says how fast the training goes (rates, the learning rate) and not how well."""
+    return name.endswith(("_per_second", "learning_rate"))
+
+
 def _point(line: bytes, attempt: int) -> MetricPoint | None:
     try:
         fields = json.loads(line)

@@ -229,7 +229,9 @@ def test_a_plot_has_the_asked_metrics_only_and_no_escape_without_colour() -> Non
     assert "accuracy" not in text
     assert "\x1b" not in text
     assert "accuracy" in plots(points, shown=True, paint=PLAIN, terminal=False)
-    assert "\x1b[" in plots(points, shown=False, paint=COLOURED, terminal=False)
+    coloured = plots(points, shown=False, paint=COLOURED, terminal=False)
+    assert "\x1b[" in coloured
+    assert "hd" not in text + coloured, "the marker's name is not the marker"
 
 
 @pytest.mark.parametrize("values", [[None], [0.5], [0.5, 0.5, 0.5], [1e300, -1e300], [None, 0.1, None]], ids=str)

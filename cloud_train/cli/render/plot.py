@@ -40,7 +40,9 @@ def _plot(name: str, points: Sequence[MetricPoint], columns: int, rows: int, pai
             continue
         steps, values = zip(*curve, strict=True)
         # Few points are joined by lines; thousands of them are a line already.
-        signal = figure.signal(list(steps), list(values), marker=plotext.colorize(marker, colour) if paint.enabled else marker)
+        # The name "hd" stands for many characters and takes no colour of ours: it gets the theme's first one.
+        coloured = paint.enabled and marker != "hd"
+        signal = figure.signal(list(steps), list(values), marker=plotext.colorize(marker, colour) if coloured else marker)
         if len(curve) > 1 and marker == "hd":
             signal.lines()
         figure.draw(signal)

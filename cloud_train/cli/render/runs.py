@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from cloud_train.cli.render import words
 from cloud_train.cli.render.table import pairs, state, table
 from cloud_train.cli.terminal import Painter, clean, clean_lines
+from cloud_train.run.metrics import tells_pace
 from cloud_train.run.states import State
 
 if TYPE_CHECKING:
@@ -88,8 +89,9 @@ def epoch_shown(done: float, epochs: int) -> int:
 
 
 def metrics_line(latest: "dict[str, float | None]") -> str:
-    """The newest metrics on one line, those of validation first."""
-    names = sorted(latest, key=lambda name: (not name.startswith("validation/"), name))
+    """The newest metrics on one line, those of validation first; without rates, which say how fast and not how well."""
+    told = (name for name in latest if not tells_pace(name))
+    names = sorted(told, key=lambda name: (not name.startswith("validation/"), name))
     return " · ".join(f"{clean(name)} {words.number(latest[name])}" for name in names)
 
 
