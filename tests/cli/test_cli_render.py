@@ -206,7 +206,7 @@ def test_metrics_have_one_row_an_epoch_with_the_last_value_of_each() -> None:
     assert text.split("\n") == [
         "EPOCH  STEP  train/loss  validation/loss",
         "    1     2      0.8000           0.5000",
-        "    2     3      0.5000                 ",
+        "    2     3      0.5000",
     ]
     assert left_out == 0
 

@@ -13,9 +13,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], paint: Painter, ri
     ``right`` are the columns aligned to the right. The last column is left as it is. In column ``colours`` a state is shown in its colour.
     """
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [paint(_line(head, widths, right), "bold")]
+    line_of = _layout(widths, right).format
+    lines = [paint(line_of(*head).rstrip(), "bold")]
     for row in rows:
-        line = _line(row, widths, right)
+        line = line_of(*row).rstrip()
         if colours is not None and paint.enabled:
             start = sum(widths[:colours]) + len(GAP) * colours
             end = start + len(row[colours])
@@ -52,9 +53,6 @@ STATE_COLOURS = {
 }
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[int]) -> str:
-    last = len(cells) - 1
-    return GAP.join(
-        cell.rjust(width) if column in right else cell if column == last else cell.ljust(width)
-        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    )
+def _layout(widths: Sequence[int], right: Sequence[int]) -> str:
+    """A format of all cells: one call a row, whatever the number of columns."""
+    return GAP.join(f"{{:{'>' if column in right else '<'}{width}}}" for column, width in enumerate(widths))

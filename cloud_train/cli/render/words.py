@@ -1,6 +1,7 @@
 """Numbers as a person reads them: times, durations, sizes, metrics."""
 
 import time
+from datetime import UTC, datetime
 
 _SPANS = ((86400, "day"), (3600, "h"), (60, "min"), (1, "s"))
 
@@ -9,8 +10,7 @@ def instant(seconds: float | None) -> str | None:
     """Seconds since the epoch as ISO 8601 in UTC, to the millisecond; None stays None."""
     if seconds is None:
         return None
-    whole, milliseconds = divmod(round(seconds * 1000), 1000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{milliseconds:03d}Z"
+    return datetime.fromtimestamp(round(seconds, 3), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def when(seconds: float | None, now: float | None) -> str:
