@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cloud_train.errors import CloudTrainError, NotFoundError
+from cloud_train.errors import CloudTrainError, NotFoundError, UsageError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.results import fetch_model, model_folder
+
+_LONGEST_PROMPT_BYTES = 100_000  # one argument of a command holds 128 KiB on Linux
 
 
 class PredictionError(CloudTrainError):
@@ -52,6 +54,8 @@ def continue_text(
     checkpoint: str | None = None,
 ) -> dict[str, Any]:
     """The prompt's continuation by ``length`` characters, each drawn at ``temperature`` from the ``top_k`` likeliest ones."""
+    if "\0" in prompt or len(prompt.encode(errors="replace")) > _LONGEST_PROMPT_BYTES:
+        raise UsageError(f"a prompt is a text without NUL of at most {_LONGEST_PROMPT_BYTES:,} bytes")
     arguments = [f"--prompt={prompt}", "--length", str(length), "--temperature", str(temperature), "--seed", str(seed)]
     if top_k is not None:
         arguments += ["--top-k", str(top_k)]

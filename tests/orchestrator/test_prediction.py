@@ -1,0 +1,20 @@
+"""Questions to a model that cannot be asked."""
+
+from pathlib import Path
+
+import pytest
+
+from cloud_train.errors import NotFoundError, UsageError
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.prediction import continue_text, predict_images
+
+
+@pytest.mark.parametrize("prompt", ["a\0b", "a" * 200_000])
+def test_a_prompt_that_no_process_can_be_given_is_refused(tmp_path: Path, prompt: str) -> None:
+    with pytest.raises(UsageError, match="a prompt is"):
+        continue_text(Home(tmp_path), "run", prompt)
+
+
+def test_an_image_that_is_not_there_is_named_before_torch_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=r"seven\.png"):
+        predict_images(Home(tmp_path), "run", [tmp_path / "seven.png"])
