@@ -111,7 +111,7 @@ def commands_in(text: str) -> Iterator[str]:
     for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
         match = re.match(r"\s*(?:\$ )?(?:\w+=\$\()?(cloud-train .*)", line)
         if match and "│" not in line:
-            yield _one_command(match[1])
+            yield _one_command(re.split(r"\s{2,}", match[1])[0])  # what stands in a column beside a command explains it
     for command in _INLINE.findall(_without_fences(text)):
         if "…" not in command:
             yield _one_command(command)
