@@ -108,7 +108,7 @@ def test_the_provider_document_names_every_method_of_the_protocol() -> None:
 def commands_in(text: str) -> Iterator[str]:
     """Every ``cloud-train …`` command line of a document: from shell blocks, and from code within a sentence."""
     blocks = [body for language, body in _FENCE.findall(text) if language in {"", "sh", "bash", "console", "text"}]
-    for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+    for line in re.sub(r"\\\n\s*", "", "\n".join(blocks)).splitlines():
         match = re.match(r"\s*(?:\$ )?(?:\w+=\$\()?(cloud-train .*)", line)
         if match and "│" not in line:
             yield _one_command(re.split(r"\s{2,}", match[1])[0])  # what stands in a column beside a command explains it

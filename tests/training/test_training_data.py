@@ -49,7 +49,11 @@ def test_without_scikit_learn_the_digits_name_the_command_that_installs_them(mon
     assert caught.value.hint == "install it with: pip install 'cloud-train[train]'"
 
 
-@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"1,2,3\n"), gzip.compress(b"0,99\n" * 65 * 1797)[:2000]])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no gzip", gzip.compress(b"1,2,3\n"), gzip.compress(b"0,99\n" * 65 * 1797)[:2000]],
+    ids=["empty", "no gzip", "too short", "cut off"],  # the bytes hold the time, and a test's name must not
+)
 def test_a_damaged_file_of_digits_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes) -> None:
     damaged = tmp_path / "digits.csv.gz"
     damaged.write_bytes(content)
