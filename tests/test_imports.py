@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CLOUD_SDKS = {"azure", "boto3", "botocore", "docker", "google"}
-TORCH_AND_KIN = {"PIL", "numpy", "safetensors", "scipy", "sklearn", "torch"}
+TORCH_AND_KIN = {"PIL", "numpy", "safetensors", "scipy", "sklearn", "tensorboardX", "torch"}
 
 _LOADED = """
 import sys

@@ -16,6 +16,9 @@ def predict(
     images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE...", help="Image files to classify.", show_default=False)] = None,
     *,
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="A text to go on with.", show_default=False)] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="A line of text to classify; may be given several times.", show_default=False)
+    ] = None,
     length: Annotated[int, typer.Option(min=1, metavar="N", help="Characters to add to the prompt.")] = 200,
     temperature: Annotated[float, typer.Option(min=0.0, metavar="T", help="Below 1 is more predictable, above 1 more varied.")] = 0.8,
     top_k: Annotated[
@@ -26,27 +29,33 @@ def predict(
     checkpoint: CheckpointOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Ask a run's model: the class of image files, or how a text goes on.
+    """Ask a run's model: the class of image files or of a line of text, or how a text goes on.
 
     Examples:
       cloud-train predict digits-cnn seven.png three.png
       cloud-train predict digits-cnn scan.png --invert --json
+      cloud-train predict sentiment-rnn --text "Not worth the money."
       cloud-train predict python-docs-rnn --prompt "The function " --length 300
     """
-    if bool(images) == (prompt is not None):
-        raise UsageError("predict takes image files, or a text with --prompt", hint="see: cloud-train predict --help")
+    if bool(images) + bool(text) + (prompt is not None) != 1:
+        raise UsageError(
+            "predict takes image files, a line of text with --text, or a prompt with --prompt", hint="see: cloud-train predict --help"
+        )
     from cloud_train.orchestrator.home import Home
     from cloud_train.orchestrator.observing import select
-    from cloud_train.orchestrator.prediction import continue_text, predict_images
+    from cloud_train.orchestrator.prediction import continue_text, predict_images, predict_lines
 
     home = Home.from_environment()
     run_id = select(home, run)
-    if images:
-        predictions = predict_images(home, run_id, images, checkpoint, invert)
+    if images or text:
+        if images:
+            predictions = predict_images(home, run_id, images, checkpoint, invert)
+        else:
+            predictions = predict_lines(home, run_id, text or [], checkpoint)
         if as_json:
             say_json({"run_id": run_id, "predictions": predictions})
         else:
-            say(_table(predictions))
+            say(_table(predictions, "file" if images else "text"))
         return 0
     answer = continue_text(
         home, run_id, prompt or "", length=length, temperature=temperature, top_k=top_k, seed=seed, checkpoint=checkpoint
@@ -58,7 +67,8 @@ def predict(
     return 0
 
 
-def _table(predictions: list[dict[str, Any]]) -> str:
+def _table(predictions: list[dict[str, Any]], asked: str) -> str:
+    """A row for each prediction; ``asked`` is what the model was asked about: file or text."""
     from cloud_train.cli.render.table import table
 
     rows = [
@@ -66,11 +76,11 @@ def _table(predictions: list[dict[str, Any]]) -> str:
             clean(str(prediction["class"])),
             f"{prediction['probability']:.1%}",
             _second(prediction.get("scores", {}), str(prediction["class"])),
-            clean(str(prediction["file"])),
+            clean(str(prediction[asked])),
         )
         for prediction in predictions
     ]
-    return table(("CLASS", "PROBABILITY", "NEXT", "FILE"), rows, Painter.of(sys.stdout), right=(1,))
+    return table(("CLASS", "PROBABILITY", "NEXT", asked.upper()), rows, Painter.of(sys.stdout), right=(1,))
 
 
 def _second(scores: dict[str, float], first: str) -> str:

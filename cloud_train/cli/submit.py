@@ -47,7 +47,7 @@ def submit(
     from cloud_train.orchestrator.planning import make_plan
 
     home = Home.from_environment()
-    plan = make_plan(home, job, overrides or (), config, provider)
+    plan = make_plan(home, job, overrides or (), config, provider, dry_run=dry_run)
     if dry_run:
         from cloud_train.cli.render.plan import plan_text
 

@@ -4,13 +4,20 @@ from pathlib import Path
 
 from cloud_train.job.models import PythonDocsData, TextData
 from cloud_train.job.problems import FieldError
+from cloud_train.job.problems import Path as Field
 
 _LARGEST_BYTES = 1 << 30
 
 
-def read_text(data: PythonDocsData | TextData, directory: Path) -> str:
-    """The whole text; ``directory`` is where a relative path starts. Raises FieldError naming the file and what is wrong with it."""
-    text = _python_docs() if isinstance(data, PythonDocsData) else _own_text(directory / Path(data.path).expanduser())
+def read_text(data: PythonDocsData | TextData, path: Path) -> str:
+    """The whole text. ``path`` is the file or folder that it is read from; the Python documentation comes from CPython itself.
+
+    Raises FieldError naming the file and what is wrong with it.
+    """
+    if isinstance(data, PythonDocsData):
+        text = _python_docs()
+    else:
+        text = _own_text(path, ("data", "path" if data.path is not None else "url"))
     training, validation = split(text, data.validation)
     shortest = data.sequence_length + 1
     if len(training) < shortest or len(validation) < shortest:
@@ -40,32 +47,32 @@ def _python_docs() -> str:
     return "\n\n".join(topics[name] for name in sorted(topics))
 
 
-def _own_text(path: Path) -> str:
+def _own_text(path: Path, field: Field) -> str:
     try:
         files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, field, error) from error
     if not files:
-        raise FieldError(("data", "path"), f"no *.txt file lies in {path}", hint="name a file, or a folder of *.txt files")
-    return "\n\n".join(_read(file) for file in files)
+        raise FieldError(field, f"no *.txt file lies in {path}", hint="name a file, or a folder of *.txt files")
+    return "\n\n".join(_read(file, field) for file in files)
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, field: Field) -> str:
     try:
         size = path.stat().st_size
         if not path.is_file() or size > _LARGEST_BYTES:
-            raise FieldError(("data", "path"), f"{path} is not a text file of at most 1 GiB")
+            raise FieldError(field, f"{path} is not a text file of at most 1 GiB")
         return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise FieldError(
-            ("data", "path"),
+            field,
             f"{path} is not UTF-8: byte {error.start:,} is 0x{error.object[error.start]:02x}",
             hint=f"convert it with: iconv -f ENCODING -t UTF-8 {path.name}",
         ) from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, field, error) from error
 
 
-def _unreadable(path: Path, error: OSError) -> FieldError:
+def _unreadable(path: Path, field: Field, error: OSError) -> FieldError:
     reason = (error.strerror or "cannot be read").lower()
-    return FieldError(("data", "path"), f"{path}: {reason}", hint="a relative path starts at the job file's folder")
+    return FieldError(field, f"{path}: {reason}", hint="a text file, or a folder of *.txt files, relative to the job file")

@@ -6,15 +6,22 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from cloud_train.job.models import NAME_PATTERN, VARIABLE_PATTERN
 from cloud_train.job.problems import Path, Place, Problem, dotted, shortened
+from cloud_train.job.section import METRIC_PATTERN, NAME_PATTERN, SHA256_PATTERN, URL_PATTERN, VARIABLE_PATTERN
 
 PATTERNS = {
     NAME_PATTERN: "a-z, 0-9 and '-' (not at the ends), at most 40 characters",
     VARIABLE_PATTERN: "a variable's name: letters, digits and '_', no digit first",
+    SHA256_PATTERN: "64 characters of 0-9 and a-f, as sha256sum prints them",
+    URL_PATTERN: "an address that begins with 'https://' or 'http://', without spaces",
+    METRIC_PATTERN: "a metric with its split, such as 'validation/loss'",
 }
 _BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
 _BOUND_WORDS = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
+_SHALLOW = ("too_short", "string_type", "literal_error")
+"""Errors that say nothing where there are others inside: pydantic counts only the items that are right, and who writes a list or a section
+does not mean the text that it might have been.
+"""
 _EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -40,17 +47,16 @@ def explain(
     problems: dict[Path, Problem] = {}
     located = [(_path(error["type"], error["loc"], data), error) for error in errors]
     for path, error in located:
-        if error["type"] in ("too_short", "string_type") and any(
-            len(other) > len(path) and other[: len(path)] == path for other, _ in located
-        ):
-            continue  # pydantic counts only the items that are right; and who writes a list does not mean the text that it might have been
+        if error["type"] in _SHALLOW and any(len(other) > len(path) and other[: len(path)] == path for other, _ in located):
+            continue
         known = _names_at(root, error["loc"])
         problem = _explain(error, path, known, values, keys)
         before = problems.get(path)
         if before is None:
             problems[path] = problem
         elif problem.expected not in before.expected:  # the other member of a union, such as text or a list
-            problems[path] = Problem(before.place, before.message, f"{before.expected}, or {problem.expected}")
+            expected = f"{before.expected}, or {problem.expected}"
+            problems[path] = Problem(before.place, before.message, expected, before.suggestion or problem.suggestion)
     return problems
 
 

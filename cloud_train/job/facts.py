@@ -15,14 +15,17 @@ class LayerFacts:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """A data set as the job asks for it. For text, a sample is one sequence and the classes are its characters."""
+    """A data set as the job asks for it. For a text, a sample is one sequence and the classes are its characters."""
 
     dataset: str
     sample_shape: tuple[int, ...]
-    """(height, width, channels) of an image, (sequence_length,) of text."""
+    """(height, width, channels) of an image, (sequence_length,) of a text, (max_length,) of labelled lines."""
     classes: int
-    """Classes of an image data set, size of the vocabulary of a text."""
-    train_samples: int
-    validation_samples: int
+    """Classes of images and labelled lines, different characters of a text."""
+    train_samples: int | None
+    """None where it is not known before the data is there."""
+    validation_samples: int | None
     source: str
     """Where it comes from, for a person."""
+    tokens: int | None = None
+    """Different tokens that a classifier of lines reads, "unknown" included; None for images and texts."""

@@ -1,22 +1,23 @@
 """From a job file to a ``JobSpec``: every mistake at once, each with its place; and where each value came from."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import ValidationError
 
-from cloud_train.job.checks import Finding, check, check_fit, facts
+from cloud_train.job.checks import Examination, examine
 from cloud_train.job.config import Config
 from cloud_train.job.document import Document, read_document
 from cloud_train.job.explain import explain, place_of
 from cloud_train.job.facts import DataFacts, LayerFacts
-from cloud_train.job.models import JobSpec, ScriptModel
+from cloud_train.job.models import CnnModel, JobSpec, ScriptModel
 from cloud_train.job.overrides import apply_overrides
-from cloud_train.job.problems import FieldError, JobFileError, Path, Place, Problem, dotted
+from cloud_train.job.problems import Finding, JobFileError, Path, Place, Problem, dotted
 
 DEFAULT_EPOCHS = 5
+RNN_CLIP_NORM = 1.0
 
 
 @dataclass(frozen=True)
@@ -32,41 +33,43 @@ class LoadedJob:
     """Dotted path of each value → ``file:line``, ``--set``, ``--provider`` or ``default``."""
     data: DataFacts | None
     layers: tuple[LayerFacts, ...]
+    absent: Problem | None = None
+    """That the data is not on this machine; None where it is, where it will be downloaded, and where none is needed."""
 
 
-def load_job(path: FilePath, overrides: Sequence[str] = (), config: Config | None = None, provider: str | None = None) -> LoadedJob:
+def load_job(
+    path: FilePath,
+    overrides: Sequence[str] = (),
+    config: Config | None = None,
+    provider: str | None = None,
+    *,
+    absent_data_is_fine: bool = False,
+) -> LoadedJob:
     """Read a job file. Of several values for the same thing ``provider`` counts most, then ``overrides``, the config, the file, the
     default.
 
-    Raises NotFoundError if the file cannot be read, and JobFileError with every mistake that is in it.
+    Raises NotFoundError if the file cannot be read, and JobFileError with every mistake that is in it. That its data is not on this machine
+    is one, unless ``absent_data_is_fine``: then the job is what is known without the data.
     """
     file = path.absolute()
     document = _overridden(read_document(path), overrides, config, provider)
     spec, problems = _validate(document)
-    data: DataFacts | None = None
-    layers: tuple[LayerFacts, ...] = ()
-    if spec is not None:
-        data, layers, found = _examine(spec, file.parent, wrong=problems)
-        # Only what is not wrong by itself is held against the rest.
-        found = [finding for finding in found if not any(finding[0][: len(wrong)] == wrong for wrong in problems)]
-        problems |= {where: Problem(place_of(where, document.values, document.keys), said, wanted) for where, said, wanted in found}
+    examined = Examination() if spec is None else examine(spec, file.parent, wrong=problems)
+    absent = [examined.absent] if examined.absent else []
+    findings = [*examined.findings, *(absent if not absent_data_is_fine else ())]
+    # Only what is not wrong by itself is held against the rest.
+    found = [finding for finding in findings if not any(finding[0][: len(wrong)] == wrong for wrong in problems)]
+    problems |= {finding[0]: _located(finding, document) for finding in found}
     if problems or spec is None:
         raise JobFileError(list(problems.values()))
     spec = _with_defaults(spec)
-    return LoadedJob(spec, file, file.parent, _origins(spec, document), data, layers)
+    origins = _origins(spec, document)
+    return LoadedJob(spec, file, file.parent, origins, examined.data, examined.layers, _located(absent[0], document) if absent else None)
 
 
-def _examine(spec: JobSpec, directory: FilePath, wrong: Collection[Path]) -> tuple[DataFacts | None, tuple[LayerFacts, ...], list[Finding]]:
-    """What the job amounts to, and what does not fit together in it; the values at the paths ``wrong`` are known to be mistaken."""
-    both_right = not any(path[:1] in (("model",), ("data",)) for path in wrong)
-    unfit = list(check_fit(spec)) if both_right else []
-    found = [*check(spec, directory, wrong), *unfit]
-    if any(path[:1] == ("data",) for path, _, _ in found):
-        return None, (), found
-    try:
-        return *facts(spec.model if both_right else None, spec.data, directory), found
-    except FieldError as error:
-        return None, (), [*found, (error.path, error.reason, error.hint or "")]
+def _located(finding: Finding, document: Document) -> Problem:
+    where, said, wanted = finding
+    return Problem(place_of(where, document.values, document.keys), said, wanted)
 
 
 def _overridden(document: Document, overrides: Sequence[str], config: Config | None, provider: str | None) -> Document:
@@ -114,9 +117,16 @@ def _without(value: Any, paths: set[Path], here: Path) -> Any:
 
 
 def _with_defaults(spec: JobSpec) -> JobSpec:
-    if isinstance(spec.model, ScriptModel) or spec.train.epochs or spec.train.steps:
+    """The spec with the defaults that hang on other fields."""
+    if isinstance(spec.model, ScriptModel):
         return spec
-    return spec.model_copy(update={"train": spec.train.model_copy(update={"epochs": DEFAULT_EPOCHS})})
+    train = spec.train
+    changes: dict[str, Any] = {}
+    if not train.epochs and not train.steps:
+        changes["epochs"] = DEFAULT_EPOCHS
+    if train.clip_norm is None:
+        changes["clip_norm"] = 0.0 if isinstance(spec.model, CnnModel) else RNN_CLIP_NORM
+    return spec.model_copy(update={"train": train.model_copy(update=changes)})
 
 
 def _origins(spec: JobSpec, document: Document) -> dict[str, str]:

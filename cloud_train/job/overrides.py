@@ -1,7 +1,8 @@
 """``--set key=value``: an override of any leaf of the job file, or of a whole section.
 
 The value is read as YAML 1.2 (``3``, ``1e-3``, ``[1, 2]``), except where the job takes nothing but text. A relative path starts at the
-working directory, not at the job file's folder. Setting ``train.steps`` takes the place of the file's ``train.epochs``, and the reverse.
+working directory, not at the job file's folder. Setting ``train.steps`` takes the place of the file's ``train.epochs``, and the reverse;
+likewise ``data.path`` and ``data.url``.
 """
 
 import re
@@ -14,8 +15,16 @@ from cloud_train.job.models import CnnModel, Retry
 from cloud_train.job.problems import JobFileError, Path, Place, Problem, dotted, shortened
 
 _PATHS = {("store",), ("data", "path")}
-_TEXTS = {("name",), ("provider",), ("model", "directory"), *_PATHS}
-_INSTEAD: dict[Path, tuple[str, str]] = {("train", "steps"): ("train", "epochs"), ("train", "epochs"): ("train", "steps")}
+_TEXTS = {("name",), ("provider",), ("model", "directory"), ("data", "url"), *_PATHS}
+_INSTEAD: dict[Path, tuple[tuple[str, str], ...]] = {
+    ("train", "steps"): (("train", "epochs"),),
+    ("train", "epochs"): (("train", "steps"),),
+    ("data", "path"): (("data", "url"), ("data", "sha256")),
+    ("data", "url"): (("data", "path"),),
+}
+_SHORT_FORMS: dict[Path, str] = {("train", "schedule"): "name"}
+"""Sections that a file may write as one text, and the field that this text is."""
+_CHECKSUM = re.compile(r"[0-9a-f]{64}")  # one of digits alone would be read as a number
 _KEY = re.compile(r"[^\s=.]+(?:\.[^\s=.]+)*")
 
 
@@ -32,9 +41,9 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
             continue
         try:
             _apply(changed, path, _value(path, value, place.file), place)
-            other = _INSTEAD.get(path)
-            if other and other not in given:
-                _remove(changed, other)
+            for other in _INSTEAD.get(path, ()):
+                if other not in given:
+                    _remove(changed, other)
         except JobFileError as error:
             problems.extend(error.problems)
     if problems:
@@ -68,7 +77,7 @@ def _split(text: str) -> tuple[Path, str | None]:
 def _value(path: Path, text: str, name: str) -> Any:
     if path in _PATHS and "://" not in text and has_home(text) and not FilePath(text).expanduser().is_absolute():
         return str(FilePath(text).absolute())
-    is_text = path in _TEXTS or (path[0] == "env" and len(path) > 1)
+    is_text = path in _TEXTS or (path[0] == "env" and len(path) > 1) or (path == ("data", "sha256") and _CHECKSUM.fullmatch(text))
     return text if is_text else parse_value(text, name)
 
 
@@ -78,6 +87,8 @@ def _apply(document: Document, path: Path, value: Any, place: Place) -> None:
         if isinstance(inside, dict) and inside.get(str(part)) is None:
             inside[str(part)] = _default(path[:depth], path[depth])
             document.keys[path[:depth]] = place
+        elif isinstance(inside, dict) and path[:depth] in _SHORT_FORMS and isinstance(inside[str(part)], str):
+            _write_out(document, path[:depth], inside)
         inside = _step(inside, part, path[:depth], place)
     _step(inside, path[-1], path, place, missing_is_fine=isinstance(inside, dict))
     last = str(path[-1]) if isinstance(inside, dict) else path[-1]
@@ -85,6 +96,13 @@ def _apply(document: Document, path: Path, value: Any, place: Place) -> None:
     path = (*path[:-1], last)
     _forget(document, path)
     document.values[path] = document.keys[path] = place
+
+
+def _write_out(document: Document, path: Path, around: dict[str, Any]) -> None:
+    """Turn the text at ``path`` into the section that it is short for, so that more of it can be set."""
+    field = _SHORT_FORMS[path]
+    around[str(path[-1])] = {field: around[str(path[-1])]}
+    document.values[*path, field] = document.keys[*path, field] = document.values[path]
 
 
 def _default(path: Path, then: str | int) -> Any:

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloud_train.errors import JobError
+from cloud_train.job.facts import DataFacts
 
 Path = tuple[str | int, ...]
 """Where a value stands in a file's data: keys of mappings, indices of lists."""
+Finding = tuple[Path, str, str]
+"""A mistake that is not located yet: where, what is wrong, and what was expected."""
 
 _SHOWN = 50
 _WIDTH = 100
@@ -77,6 +80,14 @@ class FieldError(JobError):
         super().__init__(f"{dotted(path)}: {message}", hint)
         self.path = path
         self.reason = message
+
+
+class AbsentDataError(FieldError):
+    """The job's data is not on this machine; ``known`` is what the job amounts to all the same, None if that is nothing."""
+
+    def __init__(self, path: Path, message: str, hint: str | None = None, known: DataFacts | None = None) -> None:
+        super().__init__(path, message, hint)
+        self.known = known
 
 
 def dotted(path: Path) -> str:

@@ -18,7 +18,14 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.providers.registry import known_providers
 from cloud_train.run.ledger import Ledger
 
-_TRAINING = {"torch": "torch", "numpy": "numpy", "safetensors": "safetensors", "sklearn": "scikit-learn", "PIL": "pillow"}
+_TRAINING = {
+    "torch": "torch",
+    "numpy": "numpy",
+    "safetensors": "safetensors",
+    "sklearn": "scikit-learn",
+    "PIL": "pillow",
+    "tensorboardX": "tensorboardX",
+}
 _LITTLE_SPACE_BYTES = 1 << 30
 
 

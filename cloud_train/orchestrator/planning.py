@@ -1,38 +1,50 @@
 """From a job file to a plan. Pure but for reading: nothing is written, nothing is sent, and torch is not imported."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cloud_train.errors import ProviderError
 from cloud_train.job.architecture import steps_per_epoch, total_steps
 from cloud_train.job.config import find_config, load_config
-from cloud_train.job.loading import load_job
-from cloud_train.job.models import FilesData, JobSpec, ScriptModel, TextData
+from cloud_train.job.datasets import DownloadableData, data_place
+from cloud_train.job.facts import DataFacts
+from cloud_train.job.loading import LoadedJob, load_job
+from cloud_train.job.models import JobSpec, ScriptModel
 from cloud_train.orchestrator.home import Home
 from cloud_train.providers.base import Capabilities, Provider
 from cloud_train.providers.registry import load_provider
 from cloud_train.run.ids import new_run_id
 from cloud_train.run.plan import Plan
+from cloud_train.run.ranking import Ranking
 from cloud_train.run.record import Program
 from cloud_train.run.states import Cause
 from cloud_train.storage.registry import absolute_url, scheme_of
 
 
-def make_plan(home: Home, job_file: Path, overrides: Sequence[str] = (), config: str | None = None, provider: str | None = None) -> Plan:
+def make_plan(
+    home: Home,
+    job_file: Path,
+    overrides: Sequence[str] = (),
+    config: str | None = None,
+    provider: str | None = None,
+    *,
+    dry_run: bool = False,
+) -> Plan:
     """Everything that submitting ``job_file`` will do.
 
-    ``overrides`` are ``key=value`` texts, ``config`` is the name or the path of a config file, ``provider`` outranks both.
+    ``overrides`` are ``key=value`` texts, ``config`` is the name or the path of a config file, ``provider`` outranks both. For a
+    ``dry_run`` the job's data may be missing: the plan then holds what is known without it, and a note.
     Raises JobFileError with every mistake of the files, and ProviderError where the provider cannot carry this out.
     """
     chosen = load_config(find_config(config, job_file.parent)) if config else None
-    loaded = load_job(job_file, overrides, chosen, provider)
+    loaded = load_job(job_file, overrides, chosen, provider, absent_data_is_fine=dry_run)
     spec, directory = loaded.spec, loaded.directory
     place = load_provider(spec.provider, home.folder)
     settings = chosen.settings.get(spec.provider, {}) if chosen else {}
     store = absolute_url(spec.store, directory)
     _refuse_impossible(spec, place.name, place.capabilities, store)
-    per_epoch = steps_per_epoch(loaded.data, spec.train.batch_size) if loaded.data else None
+    per_epoch, in_all = _steps(spec, loaded.data)
     return Plan(
         run_id=new_run_id(spec.name),
         attempt=1,
@@ -45,9 +57,9 @@ def make_plan(home: Home, job_file: Path, overrides: Sequence[str] = (), config:
         layers=loaded.layers,
         data=loaded.data,
         steps_per_epoch=per_epoch,
-        total_steps=total_steps(spec.train, per_epoch) if per_epoch else None,
+        total_steps=in_all,
         origins=loaded.origins,
-        notes=_notes(spec, place.name, place.capabilities),
+        notes=(*_data_notes(loaded), *_notes(spec, place.name, place.capabilities)),
     )
 
 
@@ -72,17 +84,43 @@ def _program(spec: JobSpec, directory: Path, provider: Provider, settings: Mappi
         folder = directory / spec.model.directory
     else:
         arguments, folder = (provider.interpreter(settings), "-m", "cloud_train.training"), directory
+    data, best = data_place(spec.data, directory), spec.checkpoint.best
     return Program(
         command=arguments,
         directory=str(folder.resolve()),
         environment=dict(spec.env),
-        data=str((directory / Path(spec.data.path).expanduser()).resolve()) if isinstance(spec.data, FilesData | TextData) else None,
+        data=str(data.resolve()) if data else None,
         grace_seconds=spec.limits.grace.seconds,
         duration_seconds=spec.limits.duration.seconds if spec.limits.duration else None,
         keep_checkpoints=spec.checkpoint.keep,
+        ranking=Ranking(best.metric, best.goal, best.keep),
         attempts=spec.retry.attempts,
         retry_on=tuple(Cause(cause) for cause in spec.retry.on),
     )
+
+
+def _steps(spec: JobSpec, data: DataFacts | None) -> tuple[int | None, int | None]:
+    """Optimizer steps of an epoch and of the whole job; None where that is not known before the data is there, and for a script."""
+    if isinstance(spec.model, ScriptModel):
+        return None, None
+    per_epoch = steps_per_epoch(data, spec.train.batch_size, carry_state=spec.train.carry_state) if data else None
+    return per_epoch, total_steps(spec.train, per_epoch)
+
+
+def _data_notes(loaded: LoadedJob) -> Iterator[str]:
+    """Where the data is not here: what comes of that, and what is not known before it is."""
+    data, missing = loaded.spec.data, loaded.absent
+    if missing is not None:
+        yield f"{missing.place}: {missing.message}; `submit` refuses this job until the data is there{_unknown(loaded)}"
+    elif isinstance(data, DownloadableData) and data.path is None:
+        yield f"the data is downloaded into the cache when the run starts, unless it is there: {data.url}{_unknown(loaded)}"
+
+
+def _unknown(loaded: LoadedJob) -> str:
+    if isinstance(loaded.spec.model, ScriptModel) or (loaded.data and loaded.data.train_samples is not None):
+        return ""
+    layers = "" if loaded.layers else "layers, classes, "
+    return f"; {layers}samples and the length of an epoch are not known before"
 
 
 def _notes(spec: JobSpec, provider: str, capabilities: Capabilities) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Using a trained model: the class of an image, the continuation of a prompt.
+"""Using a trained model: the class of an image or of a line of text, the continuation of a prompt.
 
 The model runs in a process of its own (``python -m cloud_train.training.predict``), since only the training room may import torch. That
 process answers with one JSON object.
@@ -17,7 +17,7 @@ from cloud_train.errors import CloudTrainError, NotFoundError, UsageError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.results import fetch_model, model_folder
 
-_LONGEST_PROMPT_BYTES = 100_000  # one argument of a command holds 128 KiB on Linux
+_LONGEST_TEXT_BYTES = 100_000  # one argument of a command holds 128 KiB on Linux
 
 
 class PredictionError(CloudTrainError):
@@ -42,6 +42,14 @@ def predict_images(
     return list(answer["predictions"])
 
 
+def predict_lines(home: Home, run_id: str, texts: Sequence[str], checkpoint: str | None = None) -> list[dict[str, Any]]:
+    """For each line of text: its class, the probability of that class, and the probability of each class."""
+    _check_texts("the texts are", texts)
+    with _model(home, run_id, checkpoint) as folder:
+        answer = _ask(folder, [f"--text={text}" for text in texts])
+    return list(answer["predictions"])
+
+
 def continue_text(
     home: Home,
     run_id: str,
@@ -54,13 +62,18 @@ def continue_text(
     checkpoint: str | None = None,
 ) -> dict[str, Any]:
     """The prompt's continuation by ``length`` characters, each drawn at ``temperature`` from the ``top_k`` likeliest ones."""
-    if "\0" in prompt or len(prompt.encode(errors="replace")) > _LONGEST_PROMPT_BYTES:
-        raise UsageError(f"a prompt is a text without NUL of at most {_LONGEST_PROMPT_BYTES:,} bytes")
+    _check_texts("a prompt is", [prompt])
     arguments = [f"--prompt={prompt}", "--length", str(length), "--temperature", str(temperature), "--seed", str(seed)]
     if top_k is not None:
         arguments += ["--top-k", str(top_k)]
     with _model(home, run_id, checkpoint) as folder:
         return _ask(folder, arguments)
+
+
+def _check_texts(what: str, texts: Sequence[str]) -> None:
+    """Raise UsageError for what no process can be given as its arguments."""
+    if any("\0" in text for text in texts) or sum(len(text.encode(errors="replace")) for text in texts) > _LONGEST_TEXT_BYTES:
+        raise UsageError(f"{what} without NUL, and of at most {_LONGEST_TEXT_BYTES:,} bytes")
 
 
 @contextmanager

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from cloud_train.errors import ConflictError, CorruptError, NotFoundError, StoreError, UsageError
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, view
+from cloud_train.orchestrator.observing import RunView, read_record, view
 from cloud_train.run import layout
-from cloud_train.run.checkpoints import quality
 from cloud_train.run.manifest import FileEntry, Manifest, parse_manifest, write_manifest
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.registry import open_store
@@ -128,12 +127,15 @@ def _chosen(store: Store, run: RunView, checkpoint: str | None) -> tuple[str, Ma
         raise UsageError(f"--checkpoint takes 'best', 'last' or a step, not {checkpoint!r}", hint=f"steps that are kept: {steps}")
     if not found:
         raise NotFoundError(f"{run.run_id} has no checkpoint yet")
-    step = {"best": lambda: max(found, key=lambda step: quality(found[step])), "last": lambda: max(found)}.get(
-        checkpoint, lambda: int(checkpoint)
-    )()
+    step = _best_step(store, run, found) if checkpoint == "best" else max(found) if checkpoint == "last" else int(checkpoint)
     if step not in found:
         raise NotFoundError(f"{run.run_id} has no checkpoint of step {checkpoint}", hint=f"steps that are kept: {steps}")
     return f"{run.run_id}/{layout.CHECKPOINTS}/{layout.step_folder(step)}", found[step]
+
+
+def _best_step(store: Store, run: RunView, found: Mapping[int, Manifest]) -> int:
+    ranking = read_record(store, run.run_id).program.ranking
+    return max(found, key=lambda step: ranking.quality(found[step].metrics, step))
 
 
 def _checkpoints(store: Store, run_id: str) -> dict[int, Manifest]:

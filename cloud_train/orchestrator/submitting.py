@@ -10,13 +10,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from cloud_train import __version__
 from cloud_train.errors import CloudTrainError, MissingDependencyError, ProviderError, UsageError
-from cloud_train.job.models import ScriptModel
+from cloud_train.job.models import DigitsData, ImagesData, JobSpec, ScriptModel
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.providers.base import Handle, Provider
@@ -80,12 +81,24 @@ def refuse_unready(provider: Provider, plan: Plan) -> None:
         raise UsageError(f"model.directory: there is no folder {plan.program.directory}")
     if isinstance(plan.job.model, ScriptModel) or provider.interpreter(plan.provider_settings) != sys.executable:
         return
-    missing = [name for name in ("torch", "numpy", "safetensors") if find_spec(name) is None]
+    missing = [package for module, package in _needed(plan.job) if find_spec(module) is None]
     if missing:
+        alone = missing == ["tensorboardX"]
         raise MissingDependencyError(
             f"training a {plan.job.model.kind} needs {', '.join(missing)}, and {sys.executable} does not have it",
-            hint="install it with: pip install 'cloud-train[train]'",
+            hint="install it with: pip install 'cloud-train[train]'" + ("; or set train.tensorboard=false" if alone else ""),
         )
+
+
+def _needed(job: JobSpec) -> Iterator[tuple[str, str]]:
+    """What a built-in trainer imports for this job, each as a module and the package that has it."""
+    yield from ((name, name) for name in ("torch", "numpy", "safetensors"))
+    if isinstance(job.data, DigitsData):
+        yield "sklearn", "scikit-learn"
+    if isinstance(job.data, ImagesData):
+        yield "PIL", "pillow"
+    if job.train.tensorboard:
+        yield "tensorboardX", "tensorboardX"
 
 
 def _provenance(plan: Plan) -> dict[str, Any]:

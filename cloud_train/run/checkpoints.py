@@ -12,6 +12,7 @@ from typing import Any
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run.layout import step_folder, step_of
 from cloud_train.run.manifest import Manifest, check_sizes, sync_folder, verify, write_manifest
+from cloud_train.run.ranking import USUAL, Ranking
 
 _LONGEST = 18  # digits that layout.step_of accepts: a second, equally valid name for the same step
 
@@ -53,22 +54,15 @@ def newest_valid(checkpoints: Path, note: Callable[[str], None]) -> Path | None:
     return None
 
 
-def best(checkpoints: Path) -> Path | None:
-    """The checkpoint with the best validation metric: highest ``validation/accuracy``, else lowest ``validation/loss``, else the newest.
-
-    Of equals, the newest. Sizes are checked, contents are not: ``verify`` what is about to be used.
+def best(checkpoints: Path, ranking: Ranking = USUAL) -> Path | None:
+    """The checkpoint that ``ranking`` puts first; of equals, the newest. Sizes are checked, contents are not: ``verify`` what is about to
+    be used.
     """
     found = _complete(checkpoints)
-    return max(found, key=lambda item: quality(item[1]))[0] if found else None
+    return _ranked(found, ranking)[0] if found else None
 
 
-def quality(manifest: Manifest) -> tuple[bool, float, bool, float, int]:
-    """What checkpoints are compared by, greater is better: validation accuracy, else validation loss, else the step."""
-    accuracy, loss = manifest.metrics.get("validation/accuracy"), manifest.metrics.get("validation/loss")
-    return accuracy is not None, accuracy or 0.0, loss is not None, -(loss or 0.0), manifest.step or 0
-
-
-def prune(checkpoints: Path, keep: int, trusted: Path | None = None) -> list[Path]:
+def prune(checkpoints: Path, keep: int, trusted: Path | None = None, ranking: Ranking = USUAL) -> list[Path]:
     """Delete all but the newest ``keep`` and the best; what is incomplete is neither counted nor deleted. Returns what was deleted.
 
     The last valid checkpoint is never deleted: unless ``trusted`` (just published, so valid by construction) is among those that stay,
@@ -76,8 +70,7 @@ def prune(checkpoints: Path, keep: int, trusted: Path | None = None) -> list[Pat
     """
     found = _complete(checkpoints)
     stay = {folder for folder, _ in found[: max(1, keep)]}
-    if found:
-        stay.add(max(found, key=lambda item: quality(item[1]))[0])
+    stay.update(_ranked(found, ranking)[: ranking.keep])
     old = [folder for folder, _ in found if folder not in stay]
     if not old or not (trusted in stay or any(map(_is_valid, stay))):
         return []
@@ -110,6 +103,12 @@ def _complete(checkpoints: Path) -> list[tuple[Path, Manifest]]:
         with suppress(CorruptError):
             found.append((folder, _check_step(folder, step, check_sizes(folder))))
     return found
+
+
+def _ranked(found: list[tuple[Path, Manifest]], ranking: Ranking) -> list[Path]:
+    """Best first."""
+    order = sorted(found, key=lambda item: ranking.quality(item[1].metrics, item[1].step or 0), reverse=True)
+    return [folder for folder, _ in order]
 
 
 def _check_step(folder: Path, step: int, manifest: Manifest) -> Manifest:

@@ -64,8 +64,8 @@ def merged(points: Iterable[MetricPoint]) -> list[MetricPoint]:
 
 
 def tells_pace(name: str) -> bool:
-    """Whether a metric says how fast the training goes (rates, the learning rate) and not how well."""
-    return name.endswith(("_per_second", "learning_rate"))
+    """Whether a metric says how the training goes (rates, the learning rate, the gradient's norm) and not how well."""
+    return name.endswith(("_per_second", "learning_rate", "gradient_norm", "data_wait", "eta_seconds"))
 
 
 def _point(line: bytes, attempt: int) -> MetricPoint | None:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from cloud_train.errors import CorruptError
+from cloud_train.run.ranking import USUAL, Ranking
 from cloud_train.run.states import Cause, State
 
 FORMAT = 1
@@ -23,6 +24,8 @@ class Program:
     grace_seconds: float = 30.0
     duration_seconds: float | None = None
     keep_checkpoints: int = 3
+    ranking: Ranking = USUAL
+    """Which checkpoints are the best, and how many of them are kept beside the newest."""
     attempts: int = 1
     """Launches at most, the first one counted."""
     retry_on: tuple[Cause, ...] = ()
@@ -58,6 +61,7 @@ class RunRecord:
             fields = _fields(data)
             program = fields.pop("program")
             program["command"] = tuple(program["command"])
+            program["ranking"] = Ranking(**program["ranking"])
             program["retry_on"] = tuple(Cause(cause) for cause in program["retry_on"])
             return cls(program=Program(**program), **fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -16,58 +16,66 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cloud_train.errors import CorruptError
 from cloud_train.run.manifest import read_manifest
-from cloud_train.training.modelfile import WEIGHTS, ModelDescription, model_files, read_weights
-from cloud_train.training.optimizers import Optimizer
+from cloud_train.training.description import ModelDescription
+from cloud_train.training.distributed import World
+from cloud_train.training.learner import Learner
+from cloud_train.training.modelfile import WEIGHTS, model_files, read_weights
+from cloud_train.training.position import Position
+from cloud_train.training.stopping import Patience
 from cloud_train.worker.api import Run
 
 STATE = "state.pt"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
-class Position:
-    """How far the training is: with the seed, all that decides what comes next."""
+class Snapshot:
+    """A training at the end of a step."""
 
-    step: int = 0
-    """Steps taken."""
-    epoch: int = 0
-    """Passes over the training data that are complete."""
-    consumed: int = 0
-    """Samples of the pass after those that the weights have learnt from."""
-
-    def after(self, samples: int, of: int) -> Self:
-        """The position one step on, which learnt from ``samples`` of an epoch ``of`` so many."""
-        consumed = self.consumed + samples
-        return type(self)(self.step + 1, self.epoch + consumed // of, consumed % of)
+    position: Position
+    state: Mapping[str, Any]
+    """What the learner carries (``Learner.state``)."""
+    delivered: nn.Module
+    """The network that would be delivered now."""
+    patience: Patience
+    """How early stopping stands."""
 
 
 class CheckpointWriter:
-    """Saves checkpoints while the training goes on: their bytes are copied at once, then written and published on a thread.
+    """Saves checkpoints while the training goes on: what they hold is copied at once, then written and published on a thread.
 
-    Writing waits for the disk half a dozen times, 25 to 40 ms in all where it was measured, in which the classic net takes ten steps.
-    One checkpoint is written at a time. Use it in a ``with`` block, which ends when the last one is published.
+    One checkpoint is written at a time. Use it in a ``with`` block, which ends when the last one is published. In a process that does not
+    save (``saves`` is false) it does nothing.
     """
 
-    def __init__(self, run: Run, description: ModelDescription) -> None:
-        self._run, self._description = run, description
+    def __init__(self, run: Run, description: ModelDescription, fingerprint: Mapping[str, Any], saves: bool = True) -> None:
+        self._run, self._description, self._fingerprint, self._saves = run, description, fingerprint, saves
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._writing: Future[None] | None = None
 
-    def save(self, position: Position, network: nn.Module, optimizer: Optimizer, metrics: Mapping[str, float]) -> None:
-        """Save weights, optimizer state and position; ``metrics`` decide which checkpoint is the best. Raises what ``finish`` raises."""
+    def save(self, snapshot: Snapshot, metrics: Mapping[str, float]) -> None:
+        """Save a checkpoint; ``metrics`` decide which is the best. Raises what ``finish`` raises."""
+        if not self._saves:
+            return
         self.finish()
-        state = BytesIO()
-        torch.save({"format": FORMAT, "position": asdict(position), "optimizer": optimizer.state()}, state)
-        contents = {**model_files(network, self._description), STATE: state.getvalue()}
+        delivered = _copied(dict(snapshot.delivered.state_dict()))
+        state = {**snapshot.state, "weights": None if _is_delivered(snapshot) else snapshot.state["weights"]}
+        contents = _copied(
+            {
+                "format": FORMAT,
+                "position": asdict(snapshot.position),
+                "patience": {"best": snapshot.patience.best, "since": snapshot.patience.since},
+                **state,
+            }
+        )
         with ExitStack() as opened:
             # Opened here and closed by the thread: opening writes the metrics so far, which only this thread may do.
-            found = fingerprint(next(network.parameters()).device)
-            folder = opened.enter_context(self._run.checkpoint(position.step, metrics, found))
-            self._writing = self._thread.submit(_write, opened.pop_all(), folder, contents)
+            folder = opened.enter_context(self._run.checkpoint(snapshot.position.step, metrics, self._fingerprint))
+            self._writing = self._thread.submit(self._write, opened.pop_all(), folder, delivered, contents)
 
     def finish(self) -> None:
         """Wait for the checkpoint that is being written; raises StoreError or OSError if that failed (disk full, say)."""
@@ -83,41 +91,57 @@ class CheckpointWriter:
         if error is None:
             self.finish()
 
+    def _write(self, opened: ExitStack, folder: Path, delivered: Mapping[str, Tensor], contents: Mapping[str, Any]) -> None:
+        state = BytesIO()
+        with opened:
+            torch.save(contents, state)
+            for name, content in {**model_files(delivered, self._description), STATE: state.getvalue()}.items():
+                (folder / name).write_bytes(content)  # by Python, so that a full disk is the usual OSError and no error of torch's own
 
-def _write(opened: ExitStack, folder: Path, contents: Mapping[str, bytes]) -> None:
-    with opened:
-        for name, content in contents.items():
-            (folder / name).write_bytes(content)  # by Python, so that a full disk is the usual OSError and no error of torch's own
 
-
-def restore_checkpoint(folder: Path, network: nn.Module, optimizer: Optimizer) -> Position:
-    """Put everything back as it was. Raises CorruptError if the files are not those of this network and this optimizer."""
-    weights = read_weights(folder / WEIGHTS)
+def restore_checkpoint(folder: Path, learner: Learner, patience: Patience) -> Position:
+    """Put everything back as it was. Raises CorruptError if the files are not those of this training."""
+    delivered = read_weights(folder / WEIGHTS)
     try:
-        network.load_state_dict(weights)
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         if state["format"] != FORMAT:
             raise ValueError(f"{STATE} has format {state['format']}, and this version knows {FORMAT}")
-        optimizer.load_state(state["optimizer"])
+        learner.load_state({**state, "weights": delivered if state["weights"] is None else state["weights"]})
+        patience.best, patience.since = float(state["patience"]["best"]), int(state["patience"]["since"])
         return Position(**state["position"])
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise CorruptError(
-            f"the checkpoint {folder} is not one of this model: {reason}",
+            f"the checkpoint {folder} is not one of this training: {reason}",
             hint="the job's model or optimizer may have changed: submit a new run instead",
         ) from error
 
 
-def fingerprint(device: torch.device) -> dict[str, Any]:
+def fingerprint(world: World) -> dict[str, Any]:
     """What the bits of a result depend on, beside the job: the same fingerprint promises the same bits."""
+    device = world.device
     if device.type == "cuda":
-        kind = torch.cuda.get_device_name(device)
+        kind = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"  # type: ignore[no-untyped-call]  # torch declares no types for it
     else:
         kind = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    return {"torch": torch.__version__, "device": device.type, "kind": kind, "threads": torch.get_num_threads()}
+    return {"torch": torch.__version__, "device": device.type, "kind": kind, "threads": torch.get_num_threads(), "processes": world.size}
 
 
-def fingerprint_differences(folder: Path, device: torch.device) -> list[str]:
-    """In what this machine differs from the one that wrote the checkpoint, each as ``threads: 8, now 2``."""
-    before, now = read_manifest(folder).fingerprint, fingerprint(device)
+def fingerprint_differences(folder: Path, now: Mapping[str, Any]) -> list[str]:
+    """In what the machine that wrote the checkpoint differed, each as ``threads: 8, now 2``."""
+    before = read_manifest(folder).fingerprint
     return [f"{name}: {before.get(name)}, now {value}" for name, value in now.items() if before.get(name) != value]
+
+
+def _is_delivered(snapshot: Snapshot) -> bool:
+    """Whether the weights that learn are those that are delivered, so that they need not be kept twice."""
+    return snapshot.state["average"] is None
+
+
+def _copied(value: Any) -> Any:
+    """The same data on the CPU, which nothing that happens later can change."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    if isinstance(value, Mapping):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return type(value)(_copied(inner) for inner in value) if isinstance(value, list | tuple) else value

@@ -1,30 +1,38 @@
 """Where the arithmetic happens, and what makes it repeatable there."""
 
 import os
+from collections.abc import Mapping
 
 import torch
 
 
-def prepare_device(cpus: int | None) -> torch.device:
+def prepare_device(cpus: int | None, environment: Mapping[str, str] = os.environ) -> torch.device:
     """The GPU if there is one, otherwise the CPU with ``cpus`` threads: by default OMP_NUM_THREADS, or as many as this process may use.
 
-    The number of threads is fixed because sums over images are split by it: another number gives other last bits (measured).
+    Several processes on one machine share its threads and have a GPU each. The number of threads is fixed because sums over images are
+    split by it: another number gives other last bits (measured).
     """
-    torch.set_num_threads(cpus or _threads_of_environment() or _usable_cpus())
+    processes = int(environment.get("LOCAL_WORLD_SIZE") or 1)
+    # torch's launcher sets OMP_NUM_THREADS to 1 by itself in some versions, so it says nothing there.
+    given = cpus or (_threads_of(environment) if processes == 1 else None) or usable_cpus()
+    torch.set_num_threads(max(1, given // processes))
     if not torch.cuda.is_available():
         return torch.device("cpu")
     # Only for CUDA: on a CPU the operations used here are repeatable as they are, and this call takes 0.3 s to import what it needs.
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
-    return torch.device("cuda")
+    device = torch.device("cuda", int(environment.get("LOCAL_RANK") or 0) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
 
 
-def _threads_of_environment() -> int | None:
-    text = os.environ.get("OMP_NUM_THREADS", "")
-    return int(text) if text.isdigit() and int(text) > 0 else None
-
-
-def _usable_cpus() -> int:
+def usable_cpus() -> int:
+    """CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _threads_of(environment: Mapping[str, str]) -> int | None:
+    text = environment.get("OMP_NUM_THREADS", "")
+    return int(text) if text.isdigit() and int(text) > 0 else None

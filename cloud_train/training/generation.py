@@ -6,12 +6,14 @@ import torch
 
 from cloud_train.errors import CorruptError, UsageError
 from cloud_train.training.data.text import encode
-from cloud_train.training.models.rnn import Rnn
+from cloud_train.training.models import LanguageModel
+
+_READ_AT_ONCE = 256
 
 
 @torch.no_grad()
 def generate(
-    network: Rnn, vocabulary: str, prompt: str, *, length: int, temperature: float = 0.8, top_k: int | None = None, seed: int = 0
+    network: LanguageModel, vocabulary: str, prompt: str, *, length: int, temperature: float = 0.8, top_k: int | None = None, seed: int = 0
 ) -> str:
     """``length`` characters that follow ``prompt``; the same ``seed`` gives the same text.
 
@@ -22,7 +24,9 @@ def generate(
     _check_prompt(vocabulary, prompt)
     _check_settings(length, temperature, top_k, seed)
     generator = torch.Generator().manual_seed(seed)
-    scores_BTV, state = network(encode(prompt, vocabulary).unsqueeze(0))
+    state = None
+    for piece in torch.split(encode(prompt, vocabulary), _READ_AT_ONCE):  # scores of a long prompt in one piece would be large
+        scores_BTV, state = network(piece.unsqueeze(0), state)
     written: list[str] = []
     for _ in range(length):
         chosen = _draw(scores_BTV[0, -1], temperature, top_k, generator)

@@ -3,203 +3,170 @@
 What a step does follows from the job, the weights and the position alone, so a resumed run repeats what an uninterrupted one does.
 """
 
-import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
+from itertools import islice
+from typing import NoReturn
 
-import torch
-from torch import nn
-from torch.nn import functional
-
-from cloud_train.errors import CloudTrainError
 from cloud_train.job.architecture import total_steps
-from cloud_train.job.models import JobSpec
+from cloud_train.job.models import JobSpec, SequencesData, TrainSpec
 from cloud_train.job.types import Cadence
 from cloud_train.run.manifest import read_manifest
-from cloud_train.training.checkpointing import CheckpointWriter, Position, fingerprint_differences, restore_checkpoint
-from cloud_train.training.data import DataSet, Samples
-from cloud_train.training.modelfile import ModelDescription, save_model
-from cloud_train.training.optimizers import Optimizer, make_optimizer
-from cloud_train.training.randomness import derived_seed, permutation
+from cloud_train.training.checkpointing import CheckpointWriter, Snapshot, fingerprint, fingerprint_differences, restore_checkpoint
+from cloud_train.training.data import DataSet
+from cloud_train.training.data.samples import Batch, Samples
+from cloud_train.training.description import ModelDescription
+from cloud_train.training.distributed import World
+from cloud_train.training.evaluation import evaluate
+from cloud_train.training.events import EventFile
+from cloud_train.training.learner import Learner
+from cloud_train.training.modelfile import save_model
+from cloud_train.training.ordering import TrainingOrder, validation_picks
+from cloud_train.training.position import Position
+from cloud_train.training.reporting import Reporter
 from cloud_train.training.schedules import learning_rate
+from cloud_train.training.stopping import Patience
 from cloud_train.worker.api import Run
 
-
-class DivergedError(CloudTrainError):
-    """The loss or a gradient is not finite; the weights are still those from before."""
-
-    code = "diverged"
+FAST_DEV_BATCHES = 2
+"""Batches of validation in a ``fast_dev_run``."""
 
 
-def train(job: JobSpec, data: DataSet, description: ModelDescription, run: Run, device: torch.device) -> dict[str, float]:
+def train(job: JobSpec, data: DataSet, description: ModelDescription, run: Run, world: World) -> dict[str, float]:
     """Train to the end, or until the run is told to stop; returns the last validation metrics. Ends the process in the second case."""
-    samples, batch_size, seed = len(data.train), job.train.batch_size, job.train.seed
-    last_step = total_steps(job.train, math.ceil(samples / batch_size))
-    network = description.build(derived_seed(seed, "weights")).to(device)
-    optimizer = make_optimizer(job.train.optimizer, network.parameters())
-    position = Position() if run.resume_from is None else _resume(run, network, optimizer, device)
-    reporter = _Reporter(run, samples, last_step)
+    settings = job.train
+    order = TrainingOrder(data.train, settings, bucketing=isinstance(job.data, SequencesData) and job.data.bucketing)
+    last_step = total_steps(settings, order.steps_per_epoch)
+    learner = Learner(job, data, description, world)
+    patience = Patience(settings.early_stopping, run.ranking)
+    position = _resume(run, learner, patience, world, is_compiled=settings.compile)
+    reporter = _reporter(job, data, order, last_step, run if world.is_main else None)
+    validate = _Validation(settings, data.validation, learner, run, world)
     saving = _SaveCadence(job.checkpoint.every)
-    order = permutation(samples, seed, "order", position.epoch).to(device)
     metrics: dict[str, float] = {}
-    if position.step and position.consumed == 0 and not _was_validated(run):
-        metrics = evaluate(network, data.validation, batch_size, lambda: run.stop_requested)
-        reporter.validated(position, metrics)
 
-    with CheckpointWriter(run, description) as checkpoints:
-        while position.step < last_step:
-            inputs, targets = data.train.batch(order[position.consumed : position.consumed + batch_size])
-            scores = forward(network, inputs)
-            loss = cross_entropy(scores, targets)
-            optimizer.clear_gradients()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
-            clip_or_check(optimizer.weights, loss.item(), job.train.clip_norm, position.step + 1)
-            optimizer.learning_rate = learning_rate(job.train, position.step, last_step)
-            optimizer.step()
-            position = position.after(len(targets), samples)
+    with ExitStack() as opened:
+        opened.enter_context(closing(reporter))
+        checkpoints = opened.enter_context(CheckpointWriter(run, description, fingerprint(world), saves=world.is_main))
+        if position.step and validate.is_due(position, last_step) and not _was_validated(run):
+            metrics = _validated(validate(), position, reporter, patience)
+        batches = opened.enter_context(closing(data.train.batches(order.picks(position, last_step, world))))
+        for batch, waited in _timed(batches):
+            if patience.is_over:
+                break
+            size = order.batch_size_at(position)
+            rate = learning_rate(settings, position.step, last_step, order.steps_per_epoch)
+            learnt = learner.step(batch, position, of=size, learning_rate=rate)
+            position = position.after(size, order.samples)
+            reporter.stepped(position, learnt, size, waited)
 
-            reporter.stepped(position, scores, targets, loss.item(), optimizer.learning_rate)
-            metrics = {}
-            if position.consumed == 0:
-                order = permutation(samples, seed, "order", position.epoch).to(device)
-            if position.consumed == 0 or position.step == last_step:
-                metrics = evaluate(network, data.validation, batch_size, lambda: run.stop_requested)
-                reporter.validated(position, metrics)
-            if saving.is_due(position) or position.step == last_step or run.stop_requested:
-                named = {f"validation/{name}": value for name, value in metrics.items()}
-                checkpoints.save(position, network, optimizer, named)
+            metrics = _validated(validate(), position, reporter, patience) if validate.is_due(position, last_step) else {}
+            is_over = position.step == last_step or patience.is_over
+            stops, saves = world.any(run.stop_requested, saving.is_due(position) or is_over)
+            if stops or saves:
+                checkpoints.save(Snapshot(position, learner.state(), learner.delivered, patience), _named(metrics))
                 saving.saved()
-            if run.stop_requested and (position.step < last_step or not metrics):
+            if stops and (not is_over or not metrics):
                 checkpoints.finish()
-                print(f"told to stop: saved at step {position.step:,} of {last_step:,}", flush=True)
-                run.exit_stopped()
+                _stop(run, world, f"told to stop: saved at step {position.step:,} of {last_step:,}")
 
-    metrics = metrics or evaluate(network, data.validation, batch_size)
-    save_model(run.model, network, description)
-    run.publish_model()
+    if patience.is_over and world.is_main:
+        print(f"stopped early: {patience.since} validations in a row were not better", flush=True)
+    metrics = metrics or validate(to_the_end=True)
+    if world.is_main:
+        save_model(run.model, learner.delivered, description)
+        run.publish_model()
     return metrics
 
 
-def forward(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """Scores with the classes as the last axis; a recurrent network begins with a state of zeros."""
-    answer = network(inputs)
-    scores: torch.Tensor = answer[0] if isinstance(answer, tuple) else answer
-    return scores
-
-
-def cross_entropy(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy in nats, over all samples or characters; ``targets`` are class numbers."""
-    return functional.cross_entropy(scores.flatten(0, -2), targets.flatten())
-
-
-def clip_or_check(weights: list[nn.Parameter], loss: float, clip_norm: float | None, step: int) -> None:
-    """Scale the gradients down to the global L2 norm ``clip_norm``; raises DivergedError, before the weights change, if anything is not
-    finite.
-    """
-    norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-    if not (math.isfinite(loss) and math.isfinite(norm.item())):
-        raise DivergedError(
-            f"step {step}: the loss is {loss:g} and the gradient's norm {norm.item():g}; the weights were left as they were",
-            hint="lower train.optimizer.lr, or set train.clip_norm",
-        )
-    if clip_norm is not None:
-        nn.utils.clip_grads_with_norm_(weights, clip_norm, norm)
-
-
-@torch.no_grad()
-def evaluate(network: nn.Module, samples: Samples, batch_size: int, told_to_stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
-    """Loss in nats, accuracy, and for text bits per character, over all of ``samples``; nothing if told to stop before the end."""
-    network.eval()
-    loss = correct = 0.0
-    for start in range(0, len(samples), batch_size):
-        if told_to_stop():
-            network.train()
-            return {}
-        inputs, targets = samples.batch(slice(start, start + batch_size))
-        scores = forward(network, inputs)
-        loss += cross_entropy(scores, targets).item() * targets.numel()
-        correct += (scores.argmax(-1) == targets).sum().item()
-    network.train()
-    count = samples.targets.numel()
-    metrics = {"loss": loss / count, "accuracy": correct / count}
-    return {**metrics, "bits_per_character": metrics["loss"] / math.log(2)} if samples.targets.dim() > 1 else metrics
-
-
-def _resume(run: Run, network: nn.Module, optimizer: Optimizer, device: torch.device) -> Position:
-    assert run.resume_from is not None
-    position = restore_checkpoint(run.resume_from, network, optimizer)
-    differences = fingerprint_differences(run.resume_from, device)
+def _resume(run: Run, learner: Learner, patience: Patience, world: World, *, is_compiled: bool) -> Position:
+    """Where to begin, with everything put back as it was there; says which promise holds from here on."""
+    if run.resume_from is None:
+        return Position()
+    position = restore_checkpoint(run.resume_from, learner, patience)
+    differences = fingerprint_differences(run.resume_from, fingerprint(world)) + ["the network is compiled"] * is_compiled
     promise = (
         f"the same data order, not the same bits ({'; '.join(differences)})" if differences else "bit-identical to a run that never stopped"
     )
-    print(f"resumed at step {position.step:,}: {promise}", flush=True)
+    if world.is_main:
+        print(f"resumed at step {position.step:,}: {promise}", flush=True)
     return position
 
 
+def _validated(metrics: dict[str, float], position: Position, reporter: Reporter, patience: Patience) -> dict[str, float]:
+    """Tell everybody about a validation, unless it was broken off."""
+    if metrics:
+        reporter.validated(position, metrics)
+        patience.validated(_named(metrics))
+    return metrics
+
+
+def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
+    """Each batch, and how long it was waited for, in seconds."""
+    since = time.monotonic()
+    for batch in batches:
+        yield batch, time.monotonic() - since
+        since = time.monotonic()
+
+
+def _stop(run: Run, world: World, message: str) -> NoReturn:
+    if world.is_main:
+        print(message, flush=True)
+    run.exit_stopped()
+
+
+def _reporter(job: JobSpec, data: DataSet, order: TrainingOrder, last_step: int, run: Run | None) -> Reporter:
+    targets = data.train.targets
+    characters = targets.shape[1] if targets.dim() > 1 else 0
+    events = EventFile(run.metrics.parent) if run is not None and job.train.tensorboard else None
+    return Reporter(run, order.samples, last_step, characters, events)
+
+
+class _Validation:
+    """Validates what would be delivered, on all of the validation data."""
+
+    def __init__(self, settings: TrainSpec, samples: Samples, learner: Learner, run: Run, world: World) -> None:
+        self._settings, self._samples, self._learner, self._run, self._world = settings, samples, learner, run, world
+
+    def is_due(self, position: Position, last_step: int) -> bool:
+        """Whether to validate here; the end of the run always is validated."""
+        return position.meets(self._settings.evaluate) or position.step == last_step
+
+    def __call__(self, to_the_end: bool = False) -> dict[str, float]:
+        """Loss, accuracy and the like; nothing if the run is told to stop meanwhile, unless it is to be done ``to_the_end``."""
+        picks = validation_picks(self._samples, self._settings.batch_size, self._world, streams=self._settings.carry_state)
+        self._world.share_buffers(self._learner.delivered)
+        return evaluate(
+            self._learner.delivered,
+            self._samples,
+            islice(picks, FAST_DEV_BATCHES) if self._settings.fast_dev_run else picks,
+            world=self._world,
+            precision=self._learner.precision,
+            carry_state=self._settings.carry_state,
+            told_to_stop=lambda: self._run.stop_requested and not to_the_end,
+        )
+
+
 def _was_validated(run: Run) -> bool:
-    """Whether the checkpoint has the validation of its epoch; it has not if the run was told to stop meanwhile."""
+    """Whether the checkpoint has the validation of its step; it has not if the run was told to stop meanwhile."""
     return run.resume_from is not None and bool(read_manifest(run.resume_from).metrics)
+
+
+def _named(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {f"validation/{name}": value for name, value in metrics.items()}
 
 
 class _SaveCadence:
     """Says when a checkpoint is due."""
 
     def __init__(self, every: Cadence) -> None:
-        self._every = every
-        self._saved = time.monotonic()
+        self._every, self._saved = every, time.monotonic()
 
     def is_due(self, position: Position) -> bool:
         if self._every.unit == "second":
             return time.monotonic() - self._saved >= self._every.count
-        if self._every.unit == "epoch":
-            return position.consumed == 0 and position.epoch % self._every.count == 0
-        return position.step % self._every.count == 0
+        return position.meets(self._every)
 
     def saved(self) -> None:
         self._saved = time.monotonic()
-
-
-@dataclass
-class _Reporter:
-    """Tells how the training goes: metrics of each step and each validation to the run, a line for each validation to the log."""
-
-    run: Run
-    samples: int
-    """Samples in an epoch."""
-    last_step: int
-    _loss: float = math.nan
-    _counted: int = 0
-    _characters: int = 0
-    _since: float = field(default_factory=time.monotonic)
-
-    def stepped(self, position: Position, scores: torch.Tensor, targets: torch.Tensor, loss: float, rate: float) -> None:
-        """Log the metrics of one step; the rates about once a second."""
-        self._loss = loss
-        values = {"loss": loss}
-        if targets.dim() == 1:
-            values["accuracy"] = (scores.argmax(-1) == targets).sum().item() / len(targets)
-        self._counted += len(targets)
-        self._characters += targets.numel() if targets.dim() > 1 else 0
-        elapsed = time.monotonic() - self._since
-        if elapsed >= 1:
-            values["samples_per_second"] = self._counted / elapsed
-            if self._characters:
-                values["characters_per_second"] = self._characters / elapsed
-            self._counted, self._characters, self._since = 0, 0, time.monotonic()
-        if position.step == 1 or elapsed >= 1:
-            values["learning_rate"] = rate
-        self.run.log(step=position.step, epoch=self._epoch(position), split="train", **values)
-
-    def validated(self, position: Position, metrics: dict[str, float]) -> None:
-        """Log a validation and print a line about it."""
-        if not metrics:
-            return
-        self.run.log(step=position.step, epoch=self._epoch(position), split="validation", **metrics)
-        shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
-        trained = "" if math.isnan(self._loss) else f"loss {self._loss:.4f}, "
-        print(f"epoch {self._epoch(position):g}, step {position.step:,} of {self.last_step:,}: {trained}validation {shown}", flush=True)
-        self._counted, self._characters, self._since = 0, 0, time.monotonic()  # the rate is that of training
-
-    def _epoch(self, position: Position) -> float:
-        return position.epoch + position.consumed / self.samples

@@ -3,96 +3,87 @@ answers.
 
 ``model.json``::
 
-    {"format": 1, "model": {"kind": "cnn", …}, "image_shape": [1, 28, 28], "classes": ["0", "1", …]}
+    {"format": 2, "model": {"kind": "cnn", …}, "classes": ["0", "1", …], "image_shape": [1, 28, 28], "normalize": null,
+     "tokens": null, "unit": "characters", "preparation": "drawing", "max_length": null}
 
-``model`` is the job's section of that name; ``image_shape`` is null for text, whose classes are its characters. Both files are read as data
-that anyone may have written: nothing is executed, and a network is built only if it has as many parameters as there are weights.
+The fields are those of ``ModelDescription``; ``model`` is the job's section of that name. Both files are read as data that anyone may have
+written: nothing is executed, and a network is built only if it has as many parameters as there are weights, and if an answer of it takes no
+absurd amount of memory or time.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Literal
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
 from cloud_train.errors import CorruptError, JobError, NotFoundError
-from cloud_train.job.architecture import layers
-from cloud_train.job.facts import DataFacts
-from cloud_train.job.models import CnnModel, JobSpec, RnnModel, ScriptModel
-from cloud_train.training.data import DataSet
+from cloud_train.job.facts import LayerFacts
+from cloud_train.job.models import CnnModel, Count, Normalize, RnnModel
+from cloud_train.job.problems import dotted
+from cloud_train.training.description import ModelDescription
 from cloud_train.training.models import build
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
-FORMAT = 1
-_LARGEST_DESCRIPTION_BYTES = 16 << 20
-
-
-@dataclass(frozen=True)
-class ModelDescription:
-    """What ``model.json`` says."""
-
-    model: CnnModel | RnnModel
-    classes: tuple[str, ...]
-    image_shape: tuple[int, int, int] | None
-    """(channels, height, width), None for text."""
-
-    @classmethod
-    def of(cls, job: JobSpec, data: DataSet) -> Self:
-        """The description of the job's model on this data."""
-        if isinstance(job.model, ScriptModel):
-            raise JobError("model.kind: a script is no built-in model")
-        return cls(job.model, data.classes, data.image_shape)
-
-    def parameters(self) -> int:
-        """Number of weights, by arithmetic; raises FieldError if the model cannot be built."""
-        channels, height, width = self.image_shape or (0, 0, 0)
-        facts = DataFacts("", (height, width, channels), len(self.classes), 0, 0, "")
-        return sum(layer.parameters for layer in layers(self.model, facts))
-
-    def build(self, seed: int = 0) -> nn.Module:
-        """The network, its weights drawn from ``seed``."""
-        return build(self.model, len(self.classes), self.image_shape, seed)
+FORMAT = 2
+_LARGEST_DESCRIPTION_BYTES = 32 << 20
+_MOST_BLOCKS = 1000
+_MOST_NUMBERS = 1 << 28
+"""In one layer's output for one image: 1 GiB."""
+_MOST_PRODUCTS = 1 << 43
+"""For one image: some minutes of a CPU core, a thousand times what ResNet-50 needs."""
+_BUFFERS = {"running_mean", "running_var", "num_batches_tracked"}
+"""What a batch normalization has beside its parameters."""
+_Side = Annotated[int, Field(gt=0, lt=1 << 15)]
 
 
 def save_model(folder: Path, network: nn.Module, description: ModelDescription) -> None:
     """Write both files into ``folder``; raises OSError. The same weights give the same bytes."""
-    for name, content in model_files(network, description).items():
+    for name, content in model_files(network.state_dict(), description).items():
         (folder / name).write_bytes(content)  # by Python, so that a full disk is the usual OSError and no error of the format's own
 
 
-def model_files(network: nn.Module, description: ModelDescription) -> dict[str, bytes]:
-    """Both files by name. The bytes are copies: the network may go on learning."""
-    fields = {
-        "format": FORMAT,
-        "model": description.model.model_dump(mode="json"),
-        "image_shape": description.image_shape,
-        "classes": description.classes,
-    }
-    return {WEIGHTS: save(weights_of(network)), DESCRIPTION: f"{json.dumps(fields)}\n".encode()}
+def model_files(weights: Mapping[str, torch.Tensor], description: ModelDescription) -> dict[str, bytes]:
+    """Both files by name, from a network's ``state_dict()``. The bytes are copies: the network may go on learning."""
+    fields = {"format": FORMAT, **vars(description), "model": description.model.model_dump(mode="json")}
+    fields["normalize"] = description.normalize and description.normalize.model_dump(mode="json")
+    return {WEIGHTS: save(_plain(weights)), DESCRIPTION: f"{json.dumps(fields, ensure_ascii=False)}\n".encode()}
 
 
 def load_model(folder: Path) -> tuple[nn.Module, ModelDescription]:
     """The network of ``folder`` on the CPU, ready to answer. Raises NotFoundError without its files, CorruptError if they do not fit."""
     description = read_description(folder / DESCRIPTION)
     weights = read_weights(folder / WEIGHTS)
-    found = sum(tensor.numel() for tensor in weights.values())
+    found = sum(tensor.numel() for name, tensor in weights.items() if name.rpartition(".")[2] not in _BUFFERS)
     try:
-        wanted = description.parameters()
+        layers = description.layers
     except JobError as error:
         raise CorruptError(f"{folder / DESCRIPTION} does not describe a model: {error.message}") from error
+    wanted = sum(layer.parameters for layer in layers)
     if found != wanted:
         raise CorruptError(f"{folder / WEIGHTS} has {found:,} parameters, and {DESCRIPTION} describes a model of {wanted:,}")
-    network = description.build()
+    _check_cost(layers, description.image_shape, folder / DESCRIPTION)
+    network = build(description, seed=0)
     _check_fit(network.state_dict(), weights, folder / WEIGHTS)
     network.load_state_dict(weights)
     return network.eval(), description
+
+
+def _check_cost(layers: Iterable[LayerFacts], image_shape: tuple[int, int, int] | None, path: Path) -> None:
+    """Refuse a classifier of images to which few weights and a small file give giant outputs."""
+    if image_shape is None:
+        return
+    outputs = [tuple(map(int, layer.output_shape)) for layer in layers]
+    products = sum(layer.parameters * math.prod(output[1:]) for layer, output in zip(layers, outputs, strict=True))
+    if max(map(math.prod, [image_shape, *outputs])) > _MOST_NUMBERS or products > _MOST_PRODUCTS:
+        raise CorruptError(f"{path} describes a model that no machine has the memory or the time for")
 
 
 def _check_fit(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -108,9 +99,9 @@ def _form(tensor: torch.Tensor | None) -> str:
     return "missing" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} of {'×'.join(map(str, tensor.shape))}"
 
 
-def weights_of(network: nn.Module) -> dict[str, torch.Tensor]:
-    """The network's weights and buffers on the CPU, in the memory order that a file holds."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+def _plain(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights and buffers on the CPU, in the memory order that a file holds."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -128,27 +119,66 @@ def read_description(path: Path) -> ModelDescription:
     try:
         if path.stat().st_size > _LARGEST_DESCRIPTION_BYTES:
             raise CorruptError(f"{path} is larger than a model's description can be")
-        return _description(json.loads(path.read_bytes()))
+        return _description(path.read_bytes())
     except FileNotFoundError as error:
         raise NotFoundError(
             f"there is no {path.name} in {path.parent}", hint="only what the built-in cnn and rnn trainers made can be used here"
         ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CorruptError(f"{path} does not describe a model: {dotted(first['loc'])}: {first['msg']}") from error
     except (ValueError, TypeError, KeyError, RecursionError, OSError) as error:
-        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise CorruptError(f"{path} does not describe a model: {said}") from error
+        raise CorruptError(f"{path} does not describe a model: {error}") from error
 
 
-def _description(fields: Mapping[str, Any]) -> ModelDescription:
+class _Fields(BaseModel):
+    """``model.json``, field by field; what they mean together is looked at afterwards."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    format: int
+    model: Annotated[CnnModel | RnnModel, Field(discriminator="kind")]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    image_shape: tuple[_Side, _Side, _Side] | None
+    normalize: Normalize | None
+    tokens: tuple[Annotated[str, Field(min_length=1)], ...] | None
+    unit: Literal["characters", "words"]
+    preparation: Literal["drawing", "photograph"]
+    max_length: Count | None
+
+
+def _description(content: bytes) -> ModelDescription:
+    fields = json.loads(content)
     if fields["format"] != FORMAT:
         raise ValueError(f"its format is not {FORMAT}")
-    model = TypeAdapter[CnnModel | RnnModel](CnnModel | RnnModel).validate_json(json.dumps(fields["model"]))
-    classes, shape = tuple(fields["classes"]), fields["image_shape"]
-    if not classes or not all(isinstance(name, str) for name in classes):
-        raise ValueError("its classes are not names")
-    if isinstance(model, RnnModel):
-        if any(len(character) != 1 for character in classes) or list(classes) != sorted(set(classes)):
-            raise ValueError("its classes are not the characters of a vocabulary")
-        return ModelDescription(model, classes, None)
-    if not isinstance(shape, list) or len(shape) != 3 or not all(type(side) is int and 0 < side < 1 << 15 for side in shape):
-        raise ValueError("its image shape is not channels, height and width")
-    return ModelDescription(model, classes, (shape[0], shape[1], shape[2]))
+    model = fields["model"]
+    if isinstance(model, dict) and len(model.get("blocks") or ()) > _MOST_BLOCKS:  # each would be a hundred times as large once it is read
+        raise ValueError(f"it has more than {_MOST_BLOCKS:,} blocks")
+    read = _Fields.model_validate_json(content)
+    description = ModelDescription(**{name: value for name, value in read if name != "format"})
+    (_check_image_classifier if isinstance(read.model, CnnModel) else _check_reader)(description)
+    return description
+
+
+def _check_image_classifier(description: ModelDescription) -> None:
+    if description.image_shape is None or description.tokens is not None:
+        raise ValueError("a cnn has an image_shape, and no tokens")
+    channels, height, width = description.image_shape
+    if description.preparation == "photograph" and height != width:
+        raise ValueError("the middle of a photograph is a square, and image_shape is none")
+    if channels not in (1, 3):
+        raise ValueError("an image has 1 channel or 3")
+    if description.normalize is not None:
+        lengths = {len(description.normalize.mean), len(description.normalize.std)}
+        if lengths not in ({1}, {channels}):
+            raise ValueError("normalize has not one number for each channel")
+
+
+def _check_reader(description: ModelDescription) -> None:
+    if description.image_shape is not None or description.normalize is not None:
+        raise ValueError("an rnn has no image_shape, and nothing to normalize")
+    if description.tokens is not None:
+        if len(set(description.tokens)) < len(description.tokens):
+            raise ValueError("a token has two numbers")
+    elif any(len(character) != 1 for character in description.classes) or list(description.classes) != sorted(set(description.classes)):
+        raise ValueError("its classes are not the characters of a vocabulary")

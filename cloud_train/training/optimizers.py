@@ -1,30 +1,57 @@
-"""Adam and SGD: torch's own fused kernels, with the state that a checkpoint needs.
+"""SGD, Adam and AdamW: torch's own fused kernels, with the state that a checkpoint needs.
 
-``torch.optim.Adam`` and ``torch.optim.SGD`` import torch's compiler when they are made, which takes longer than importing torch itself
-(1.6 s after 1.4 s, measured with torch 2.13) and is of no use here. The functions below them do not, and give the same weights to the
-last bit; tests hold both.
+``torch.optim.Adam`` and its like import torch's compiler when they are made, which takes longer than importing torch itself (1.6 s after
+1.4 s, measured with torch 2.13) and is of no use here. The functions below them do not, and give the same weights to the last bit; tests
+hold both.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
+from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 from cloud_train.job import models
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # of Kingma and Ba (2015), and torch's defaults
+_NORMALIZATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
+def make_optimizer(settings: models.Optimizer, network: nn.Module) -> "Optimizer":
+    """The optimizer that the job asks for, of the weights of ``network`` in the order of their names."""
+    weights, spared = network.parameters(), frozenset(_spared(settings.no_decay, network))
+    if settings.name == "sgd":
+        momentum, nesterov = settings.momentum, settings.nesterov
+        return Sgd(weights, settings.lr, settings.weight_decay, spared=spared, momentum=momentum, nesterov=nesterov)
+    return (Adam if settings.name == "adam" else AdamW)(weights, settings.lr, settings.weight_decay, spared=spared)
 
 
 class Optimizer(ABC):
-    """Changes weights along their gradients. ``learning_rate`` may change between steps."""
+    """Changes weights along their gradients. ``learning_rate`` may change between steps; the ``spared`` weights do not decay."""
 
-    def __init__(self, weights: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> None:
+    def __init__(
+        self,
+        weights: Iterable[nn.Parameter],
+        learning_rate: float,
+        weight_decay: float = 0.0,
+        *,
+        spared: frozenset[nn.Parameter] = frozenset(),
+    ) -> None:
         self.weights = [weight for weight in weights if weight.requires_grad]
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.learning_rate = learning_rate
+        self._state = self._first_state()
+        decays = [0.0 if weight in spared else weight_decay for weight in self.weights]
+        self._groups = [self._group(decay, [place for place, own in enumerate(decays) if own == decay]) for decay in dict.fromkeys(decays)]
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The weights in the form of ``torch.optim.Optimizer``, in which ``torch.amp.GradScaler`` looks for the gradients."""
+        return [{"params": self.weights}]
 
     def clear_gradients(self) -> None:
         """Forget the gradients of the step before."""
@@ -34,15 +61,19 @@ class Optimizer(ABC):
     @torch.no_grad()
     def step(self) -> None:
         """Change the weights once. A weight without a gradient had no part in the loss; it counts as one whose gradient is zero."""
-        self.update([torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in self.weights])
+        gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in self.weights]
+        for group in self._groups:
+            self._update(group, [gradients[place] for place in group.places])
 
     def state(self) -> dict[str, list[Tensor]]:
-        """What ``step`` carries from one step to the next: a tensor for each weight, under each name. Not copies."""
+        """What ``step`` carries from one step to the next: a tensor for each of the ``weights``, under each name. Not copies."""
         return self._state
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what ``state`` returned, copied; raises ValueError if it is that of other weights or of another optimizer."""
+        """Take over what ``state`` returned, copied to where each weight is; raises ValueError if it is that of other weights or of another
+        optimizer.
+        """
         if state.keys() != self._state.keys():
             kept, found = (", ".join(names) or "nothing" for names in (self._state, state))
             raise ValueError(f"the optimizer's state has {found}, and this one keeps {kept}")
@@ -54,70 +85,110 @@ class Optimizer(ABC):
                 mine.copy_(other)
 
     @abstractmethod
-    def update(self, gradients: list[Tensor]) -> None:
-        """Change the weights along ``gradients``."""
+    def _first_state(self) -> dict[str, list[Tensor]]:
+        """The state before the first step."""
 
-    _state: dict[str, list[Tensor]]
+    @abstractmethod
+    def _update(self, group: "_Group", gradients: list[Tensor]) -> None:
+        """Change the weights of ``group`` along their ``gradients``."""
+
+    def _zeros(self) -> list[Tensor]:
+        return [torch.zeros_like(weight) for weight in self.weights]
+
+    def _group(self, weight_decay: float, places: list[int]) -> "_Group":
+        state = {name: [tensors[place] for place in places] for name, tensors in self._state.items()}
+        return _Group(places, [self.weights[place] for place in places], state, weight_decay)
 
 
 class Adam(Optimizer):
     """Adam (Kingma and Ba, 2015); the weight decay is an L2 penalty, added to the gradient."""
 
-    def __init__(self, weights: Iterable[nn.Parameter], learning_rate: float, weight_decay: float = 0.0) -> None:
-        super().__init__(weights, learning_rate, weight_decay)
-        self._state = {
-            "mean": [torch.zeros_like(weight) for weight in self.weights],
-            "square": [torch.zeros_like(weight) for weight in self.weights],
-            "steps": [torch.zeros((), device=weight.device) for weight in self.weights],
-        }
+    _kernel: ClassVar[Callable[..., None]] = staticmethod(adam)
 
-    def update(self, gradients: list[Tensor]) -> None:
-        """Change the weights along ``gradients``."""
-        adam(
-            list[Tensor](self.weights),
+    def _first_state(self) -> dict[str, list[Tensor]]:
+        steps = [torch.zeros((), device=weight.device) for weight in self.weights]
+        return {"mean": self._zeros(), "square": self._zeros(), "steps": steps}
+
+    def _update(self, group: "_Group", gradients: list[Tensor]) -> None:
+        self._kernel(
+            group.weights,
             gradients,
-            self._state["mean"],
-            self._state["square"],
+            group.state["mean"],
+            group.state["square"],
             [],
-            self._state["steps"],
+            group.state["steps"],
             fused=True,
             amsgrad=False,
             beta1=_BETA1,
             beta2=_BETA2,
             lr=self.learning_rate,
-            weight_decay=self.weight_decay,
+            weight_decay=group.weight_decay,
             eps=_EPSILON,
             maximize=False,
         )
 
 
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019): each step also takes the part ``learning_rate * weight_decay`` off a
+    weight.
+    """
+
+    _kernel = staticmethod(adamw)
+
+
 class Sgd(Optimizer):
     """Stochastic gradient descent, with or without momentum; the weight decay is an L2 penalty, added to the gradient."""
 
-    def __init__(self, weights: Iterable[nn.Parameter], learning_rate: float, weight_decay: float = 0.0, momentum: float = 0.0) -> None:
-        super().__init__(weights, learning_rate, weight_decay)
-        self._momentum = momentum
-        # torch takes the first gradient as the first momentum. From zeros and without dampening, that is what comes out.
-        self._state = {"momentum": [torch.zeros_like(weight) for weight in self.weights]} if momentum else {}
+    def __init__(
+        self,
+        weights: Iterable[nn.Parameter],
+        learning_rate: float,
+        weight_decay: float = 0.0,
+        *,
+        spared: frozenset[nn.Parameter] = frozenset(),
+        momentum: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        self._momentum, self._nesterov = momentum, nesterov
+        super().__init__(weights, learning_rate, weight_decay, spared=spared)
 
-    def update(self, gradients: list[Tensor]) -> None:
-        """Change the weights along ``gradients``."""
+    def _first_state(self) -> dict[str, list[Tensor]]:
+        # torch takes the first gradient as the first momentum. From zeros and without dampening, that is what comes out.
+        return {"momentum": self._zeros()} if self._momentum else {}
+
+    def _update(self, group: "_Group", gradients: list[Tensor]) -> None:
         sgd(
-            list[Tensor](self.weights),
+            group.weights,
             gradients,
-            list[Tensor | None](self._state["momentum"]) if self._momentum else [None] * len(gradients),
+            list[Tensor | None](group.state["momentum"]) if self._momentum else [None] * len(gradients),
             fused=True,
-            weight_decay=self.weight_decay,
+            weight_decay=group.weight_decay,
             momentum=self._momentum,
             lr=self.learning_rate,
             dampening=0.0,
-            nesterov=False,
+            nesterov=self._nesterov,
             maximize=False,
         )
 
 
-def make_optimizer(settings: models.Optimizer, weights: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimizer that the job asks for."""
-    if settings.name == "sgd":
-        return Sgd(weights, settings.lr, settings.weight_decay, settings.momentum)
-    return Adam(weights, settings.lr, settings.weight_decay)
+@dataclass(frozen=True)
+class _Group:
+    """Weights that decay alike, and are changed by one call of a kernel."""
+
+    places: list[int]
+    """Where they stand among all the weights."""
+    weights: list[Tensor]
+    state: dict[str, list[Tensor]]
+    weight_decay: float
+
+
+def _spared(kinds: Collection[str], network: nn.Module) -> Iterator[nn.Parameter]:
+    """The weights of the kinds that the job spares the decay."""
+    for module in network.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            if (
+                ("bias" in kinds and "bias" in name)  # also a recurrent layer's bias_ih_l0
+                or ("norm" in kinds and isinstance(module, _NORMALIZATIONS))
+                or ("embedding" in kinds and isinstance(module, nn.Embedding))
+            ):
+                yield weight

@@ -34,6 +34,7 @@ from cloud_train.errors import StoreError, UsageError
 from cloud_train.run.checkpoints import newest_valid, prune, publish, remove_folder
 from cloud_train.run.layout import step_folder
 from cloud_train.run.manifest import write_manifest
+from cloud_train.run.ranking import USUAL, Ranking
 from cloud_train.worker import contract
 from cloud_train.worker.metrics import MetricsWriter
 
@@ -68,7 +69,9 @@ class Run:
     grace_seconds: float = 30.0
     """Time between being told to stop and being killed."""
     keep_checkpoints: int = 3
-    """Newest checkpoints kept; the best one is kept as well."""
+    """Newest checkpoints kept; the best ones are kept as well."""
+    ranking: Ranking = USUAL
+    """Which checkpoints are the best, and how many of them are kept."""
     _writer: MetricsWriter = field(init=False, repr=False)
     _stop: bool = field(init=False, default=False, repr=False)
 
@@ -114,9 +117,9 @@ class Run:
     ) -> Iterator[Path]:
         """A temporary folder to fill; leaving the block publishes it (synced, renamed, manifest last) and prunes old ones.
 
-        ``metrics`` decide which checkpoint is the best: ``validation/accuracy``, or else ``validation/loss``. ``fingerprint`` says what the
-        bits depend on (device, versions, threads). An exception inside the block leaves no checkpoint. Raises StoreError (disk full, say);
-        the older checkpoints then stay as they are.
+        ``metrics``, such as ``{"validation/accuracy": 0.98}``, decide which checkpoints are the best. ``fingerprint`` says what the bits
+        depend on (device, versions, threads). An exception inside the block leaves no checkpoint. Raises StoreError (disk full, say); the
+        older checkpoints then stay as they are.
         """
         self.flush()
         temporary = self.checkpoints / f".{step_folder(step)}.{os.getpid()}.tmp"
@@ -127,7 +130,7 @@ class Run:
             published = publish(temporary, self.checkpoints, step, metrics, fingerprint)
         finally:
             _remove_if_there(temporary)
-        prune(self.checkpoints, self.keep_checkpoints, trusted=published)
+        prune(self.checkpoints, self.keep_checkpoints, trusted=published, ranking=self.ranking)
 
     def publish_model(self) -> None:
         """Write the manifest of the final model, last. Raises StoreError if ``model`` is empty or cannot be written."""
@@ -170,11 +173,12 @@ class Run:
                 nodes=int(environment.get(contract.NODES) or 1),
                 grace_seconds=float(environment.get(contract.GRACE_SECONDS) or 30),
                 keep_checkpoints=int(environment.get(contract.KEEP_CHECKPOINTS) or 3),
+                ranking=Ranking.from_text(environment.get(contract.BEST) or "1"),
             )
         except KeyError as error:
             raise UsageError(f"{contract.RUN_ID} is set, but {error} is not", hint=f"unset {contract.RUN_ID} to run on your own") from error
         except ValueError as error:
-            raise UsageError(f"a CLOUD_TRAIN_… variable is not a number: {error}") from error
+            raise UsageError(f"a CLOUD_TRAIN_… variable is not what it should be: {error}") from error
 
     @classmethod
     def _standalone(cls) -> Self:

@@ -29,7 +29,9 @@ NODE_RANK = "CLOUD_TRAIN_NODE_RANK"
 NODES = "CLOUD_TRAIN_NODES"
 """Number of nodes."""
 KEEP_CHECKPOINTS = "CLOUD_TRAIN_KEEP_CHECKPOINTS"
-"""Newest checkpoints kept; the best one is kept as well."""
+"""Newest checkpoints kept; the best ones are kept as well."""
+BEST = "CLOUD_TRAIN_BEST"
+"""How many of the best checkpoints are kept, and which they are: ``2:validation/loss:min``, or a number alone."""
 
 STOPPED = 143
 """Exit status of a program that stopped because of SIGTERM (128 + 15), its last checkpoint saved."""

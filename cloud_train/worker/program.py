@@ -60,6 +60,7 @@ def environment_of(
         contract.NODE_RANK: str(node.rank),
         contract.NODES: str(node.nodes),
         contract.KEEP_CHECKPOINTS: str(program.keep_checkpoints),
+        contract.BEST: program.ranking.to_text(),
     }
 
 

@@ -6,6 +6,7 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,17 @@ _TABLE = re.compile(r"(<!-- fields of (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 def files() -> dict[Path, str]:
     """The files that are written from the models, with what they should hold."""
     return {
-        ROOT / "docs" / "job.schema.json": _json(job_schema()),
-        ROOT / "docs" / "config.schema.json": _json(config_schema()),
+        ROOT / "docs" / "job.schema.json": _json(_schemas()[0]),
+        ROOT / "docs" / "config.schema.json": _json(_schemas()[1]),
         DOCUMENT: _TABLE.sub(lambda match: f"{match[1]}{fields(match[2])}{match[3]}", DOCUMENT.read_text(encoding="utf-8")),
     }
 
 
 def fields(section: str) -> str:
     """The table of the fields of ``section``, a definition of the schema such as ``CnnModel``, or ``JobSpec`` for the file as a whole."""
-    schema = config_schema() if section == "ConfigFile" else job_schema()
-    described = schema if section in ("JobSpec", "ConfigFile") else {**schema["$defs"], **config_schema()["$defs"]}[section]
+    job, config = _schemas()
+    schema = config if section == "ConfigFile" else job
+    described = schema if section in ("JobSpec", "ConfigFile") else {**job["$defs"], **config["$defs"]}[section]
     required = described.get("required", [])
     lines = ["| key | takes | default | |", "|---|---|---|---|"]
     for name, field in described["properties"].items():
@@ -41,12 +43,19 @@ def fields(section: str) -> str:
 
 def sections() -> set[str]:
     """Every section that needs a table."""
-    return {"JobSpec", "ConfigFile", *job_schema()["$defs"], *config_schema()["$defs"]}
+    job, config = _schemas()
+    return {"JobSpec", "ConfigFile", *job["$defs"], *config["$defs"]}
 
 
 def documented() -> set[str]:
     """Every section that has one."""
     return {match[2] for match in _TABLE.finditer(DOCUMENT.read_text(encoding="utf-8"))}
+
+
+@cache
+def _schemas() -> tuple[dict[str, Any], dict[str, Any]]:
+    """That of job files and that of config files."""
+    return job_schema(), config_schema()
 
 
 def _takes(field: dict[str, Any]) -> Iterator[str]:

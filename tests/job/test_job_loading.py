@@ -66,7 +66,7 @@ def test_every_mistake_is_shown_at_once_like_a_compiler_does(load: Load) -> None
         job.yaml:5:26: unknown key 'kernal'
               blocks: [{filters: 32, kernal: 3}, {filters: "a"}, {}]
                                      ^
-            expected: one of filters, kernel, pool
+            expected: one of filters, kernel, stride, padding, norm, pool, dropout
             did you mean 'kernel'?
 
         job.yaml:5:48: model.blocks.1.filters cannot be 'a'
@@ -81,7 +81,7 @@ def test_every_mistake_is_shown_at_once_like_a_compiler_does(load: Load) -> None
         job.yaml:6:17: unknown dataset 'digit'
             data: {dataset: digit}
                             ^
-            expected: one of digits, python-docs, text, files
+            expected: one of digits, mnist, cifar10, images, python-docs, text, sequences, files
             did you mean 'digits'?
 
         job.yaml:8:11: train.epochs cannot be 'no'
@@ -92,13 +92,14 @@ def test_every_mistake_is_shown_at_once_like_a_compiler_does(load: Load) -> None
         job.yaml:9:3: unknown key 'optimiser'
               optimiser: {name: adam}
               ^
-            expected: one of epochs, steps, batch_size, optimizer, schedule, clip_norm, precision, seed
+            expected: one of epochs, steps, batch_size, accumulate, optimizer, schedule, clip_norm, label_smoothing, class_weights, ema, \
+early_stopping, evaluate, precision, channels_last, compile, carry_state, fast_dev_run, tensorboard, seed
             did you mean 'optimizer'?
 
         job.yaml:10:21: train.optimizer.name cannot be 'adma'
               optimizer: {name: adma, lr: -1}
                                 ^
-            expected: 'adam' or 'sgd'
+            expected: 'adam', 'adamw' or 'sgd'
             did you mean 'adam'?
 
         job.yaml:10:31: train.optimizer.lr cannot be -1
@@ -147,7 +148,7 @@ def test_mistakes_of_every_kind_are_reported_together(load: Load, tmp_path: Path
     """Of one field, of several fields, and of what a value points at."""
     text = """\
         name: A
-        model: {kind: rnn, cell: linear, layers: 2}
+        model: {kind: rnn, cell: linear, bidirectional: true}
         data: {dataset: text, path: none.txt}
         train: {epochs: 1, steps: 1, optimizer: {name: adam, momentum: 0.9}, batch: 3}
         env: {API_TOKEN: hunter2, CLOUD_TRAIN_HOME: x}
@@ -156,8 +157,8 @@ def test_mistakes_of_every_kind_are_reported_together(load: Load, tmp_path: Path
     found = mistakes(load, dedent(text))
     assert list(found.values()) == [
         "name cannot be 'A'",
-        "the linear cell has one layer",
-        f"{tmp_path}/none.txt: no such file or directory",
+        "the linear cell reads in one direction",
+        f"there is nothing at {tmp_path}/none.txt",
         "a job is as long as its epochs or its steps, not both",
         "adam has no momentum of this kind",
         "unknown key 'batch'",
@@ -183,11 +184,6 @@ def test_the_data_is_looked_at_though_the_model_is_wrong(load: Load) -> None:
         ("model: {kind: script, command: x, directory: no}", "1:46", "there is no folder {folder}/no"),
         ("model: {kind: script, command: x, directory: job.yaml}", "1:46", "there is no folder {folder}/job.yaml"),
         ("model: {kind: script, command: x}\ndata: {dataset: files, path: no}", "2:30", "there is nothing at {folder}/no"),
-        (
-            "model: {kind: rnn, cell: linear, embedding_size: 3}\ndata: {dataset: python-docs}",
-            "1:50",
-            "the linear cell takes its characters one-hot",
-        ),
         ("model: {kind: script, command: x}\nlimits: {duration: 0 s}", "2:20", "a run that is stopped at once does nothing"),
         ("model: {kind: script, command: x}\nenv: {A: b}\nsecrets: [A]", "3:11", "A stands under env as well"),
         ("model: {kind: cnn}\ndata: {dataset: digits, validation: 1e-9}", "2:37", "1e-09 of 1,797 digits leaves nothing"),
@@ -218,6 +214,20 @@ def test_parts_that_do_not_fit_each_other_are_refused(load: Load, tmp_path: Path
         ("name: a\nmodel:\n", "2:7", "model cannot be empty", ""),
         ("name: a/b\nmodel: {kind: script, command: x}\n", "1:7", "name cannot be 'a/b'", ""),
         ("name: 2024\nmodel: {kind: script, command: x}\n", "1:7", "name cannot be 2024", ""),
+        (CNN + "train: {schedule: cosin}\n", "4:19", "train.schedule cannot be 'cosin'", "cosine"),
+        (CNN + "train: {schedule: 3}\n", "4:19", "train.schedule cannot be 3", ""),
+        (CNN + "train: {schedule: [step]}\n", "4:19", "train.schedule cannot be a list", "step"),
+        (CNN + "train: {schedule: {nam: step}}\n", "4:20", "unknown key 'nam'", "name"),
+        (CNN + "train: {schedule: {name: stop}}\n", "4:26", "train.schedule.name cannot be 'stop'", "step"),
+        (CNN + "train: {schedule: {name: step, every: 3}}\n", "4:39", "train.schedule.every cannot be 3", ""),
+        (CNN + "train: {class_weights: balance}\n", "4:24", "train.class_weights cannot be 'balance'", "balanced"),
+        (CNN + "train: {class_weights: [1, 0]}\n", "4:28", "train.class_weights.1 cannot be 0", ""),
+        (CNN + "train: {optimizer: {no_decay: [biases]}}\n", "4:32", "train.optimizer.no_decay.0 cannot be 'biases'", "bias"),
+        (CNN + "train: {early_stopping: {metric: loss}}\n", "4:34", "train.early_stopping.metric cannot be 'loss'", ""),
+        (CNN.replace("digits", "cifar10, sha256: abc"), "3:34", "data.sha256 cannot be 'abc'", ""),
+        (CNN.replace("digits", "cifar10, url: ftp"), "3:31", "data.url cannot be 'ftp'", ""),
+        (CNN.replace("digits", "mnist, sha256: {a: b}"), "3:36", "data.sha256.a cannot be 'b'", ""),
+        (CNN.replace("digits", "images, path: ., augment: {flop: true}"), "3:44", "unknown key 'flop'", "flip"),
     ],
 )
 def test_a_mistake_points_at_its_place_and_at_the_nearest_name(load: Load, text: str, place: str, message: str, suggestion: str) -> None:
@@ -225,6 +235,22 @@ def test_a_mistake_points_at_its_place_and_at_the_nearest_name(load: Load, text:
         load(text)
     (problem,) = caught.value.problems
     assert (str(problem.place), problem.message, problem.suggestion) == (f"job.yaml:{place}", message, suggestion)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("train: {schedule: cosin}", "'constant', 'cosine', 'step' or 'one-cycle', or keys and values"),
+        ("train: {class_weights: balance}", "'balanced', or a list, such as [a, b]"),
+        ("train: {early_stopping: {metric: loss}}", "a metric with its split, such as 'validation/loss'"),
+        ("data: {dataset: cifar10, url: ftp}", "an address that begins with 'https://' or 'http://', without spaces"),
+        ("data: {dataset: cifar10, sha256: ABC}", "64 characters of 0-9 and a-f, as sha256sum prints them"),
+    ],
+)
+def test_what_was_expected_is_said_in_words(load: Load, text: str, expected: str) -> None:
+    with pytest.raises(JobFileError) as caught:
+        load(f"name: a\nmodel: {{kind: cnn}}\n{text if 'data' in text else text + chr(10) + 'data: {dataset: digits}'}\n")
+    assert [problem.expected for problem in caught.value.problems] == [expected]
 
 
 def test_no_word_of_the_validator_reaches_a_person(load: Load) -> None:
@@ -257,6 +283,58 @@ def test_without_epochs_and_steps_it_is_five_epochs_but_not_for_a_script(load: L
     assert load(CNN).origins["train.epochs"] == "default"
     assert load(CNN + "train: {steps: 3}\n").spec.train.epochs is None
     assert load(SCRIPT).spec.train.epochs is None
+
+
+def test_gradients_are_clipped_where_a_recurrent_network_learns_unless_the_job_says_otherwise(load: Load) -> None:
+    rnn = "name: a\nmodel: {kind: rnn}\ndata: {dataset: python-docs}\n"
+    assert load(rnn).spec.train.clip_norm == 1.0
+    assert load(rnn).origins["train.clip_norm"] == "default"
+    assert load(rnn + "train: {clip_norm: 0}\n").spec.train.clip_norm == 0
+    assert load(CNN).spec.train.clip_norm == 0
+    assert load(SCRIPT).spec.train.clip_norm is None
+
+
+def test_a_fast_dev_run_leaves_the_job_as_it_is(load: Load) -> None:
+    train = load(CNN + "train: {fast_dev_run: true}\n").spec.train
+    assert (train.fast_dev_run, train.epochs, train.batch_size) == (True, 5, 64)
+
+
+ABSENT = [
+    "model: {kind: cnn}\ndata: {dataset: images, path: none}",
+    "model: {kind: cnn}\ndata: {dataset: mnist, path: none}",
+    "model: {kind: rnn}\ndata: {dataset: text, path: none}",
+    "model: {kind: rnn}\ndata: {dataset: sequences, path: none}",
+    "model: {kind: script, command: x}\ndata: {dataset: files, path: none}",
+]
+
+
+@pytest.mark.parametrize("text", ABSENT)
+def test_data_that_is_not_here_is_a_mistake_unless_that_is_fine(load: Load, tmp_path: Path, text: str) -> None:
+    ((place, said),) = mistakes(load, f"name: a\n{text}\n").items()
+    assert (place, said) == (f"3:{text.splitlines()[1].index('none') + 1}", f"there is nothing at {tmp_path}/none")
+    loaded = load(f"name: a\n{text}\n", absent_data_is_fine=True)
+    assert loaded.absent
+    assert (str(loaded.absent.place), loaded.absent.message) == (f"job.yaml:{place}", said)
+
+
+def test_what_is_known_without_the_data_is_there(load: Load) -> None:
+    images = load("name: a\nmodel: {kind: cnn}\ndata: {dataset: images, path: none, classes: 7}\n", absent_data_is_fine=True)
+    assert images.layers[-1].output_shape == (7,)
+    assert images.data
+    assert images.data.train_samples is None
+    text = load("name: a\nmodel: {kind: rnn}\ndata: {dataset: text, path: none}\n", absent_data_is_fine=True)
+    assert (text.data, text.layers) == (None, ())
+
+
+def test_other_mistakes_stay_mistakes_where_the_data_may_be_absent(load: Load) -> None:
+    with pytest.raises(JobFileError) as caught:
+        load("name: A\nmodel: {kind: rnn}\ndata: {dataset: text, path: none}\ntrain: {evaluate: 3 min}\n", absent_data_is_fine=True)
+    assert [str(problem.place) for problem in caught.value.problems] == ["job.yaml:1:7", "job.yaml:4:19"]
+
+
+def test_data_that_will_be_downloaded_is_no_mistake(load: Load) -> None:
+    loaded = load(f"name: a\nmodel: {{kind: rnn}}\ndata: {{dataset: text, url: 'https://x/a.txt', sha256: {'a' * 64}}}\n")
+    assert (loaded.absent, loaded.data) == (None, None)
 
 
 def test_every_value_says_where_it_came_from(load: Load, tmp_path: Path) -> None:

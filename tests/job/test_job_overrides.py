@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.job.models import CnnModel, RnnModel, ScriptModel
+from cloud_train.job.data import MNIST_SHA256
+from cloud_train.job.models import CnnModel, MnistData, RnnModel, Schedule, ScriptModel, TextData
 from cloud_train.job.problems import JobFileError
+from cloud_train.job.types import Cadence
 from tests.job.conftest import Load
 
 CNN = "name: a\nmodel: {kind: cnn, blocks: [{filters: 4}]}\ndata: {dataset: digits}\ntrain: {epochs: 3}\n"
@@ -50,6 +52,36 @@ def test_setting_steps_takes_the_place_of_epochs_and_the_reverse(load: Load) -> 
     train = load(CNN.replace("epochs", "steps"), "train.epochs=2").spec.train
     assert (train.epochs, train.steps) == (2, None)
     assert "not both" in next(iter(refused(load, "train.steps=10", "train.epochs=2").values()))[0]
+
+
+DOWNLOADED = f"name: a\nmodel: {{kind: rnn}}\ndata: {{dataset: text, url: 'https://x/a.txt', sha256: {'a' * 64}}}\n"
+
+
+def test_setting_a_path_takes_the_place_of_a_download_and_the_reverse(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("some words " * 100)
+    data = load(DOWNLOADED, "data.path=mine.txt", "data.sequence_length=8").spec.data
+    assert isinstance(data, TextData)
+    assert (data.path, data.url, data.sha256) == (str(tmp_path / "mine.txt"), None, None)
+    file = "name: a\nmodel: {kind: rnn}\ndata: {dataset: text, path: mine.txt}\n"
+    data = load(file, "data.url=https://y/b.txt", f"data.sha256={'1' * 64}").spec.data
+    assert isinstance(data, TextData)
+    assert (data.path, data.url, data.sha256) == (None, "https://y/b.txt", "1" * 64)
+
+
+def test_checksums_of_several_files_are_set_together(load: Load) -> None:
+    checksums = ", ".join(f"{name}: {'b' * 64}" for name in MNIST_SHA256)
+    data = load("name: a\nmodel: {kind: cnn}\ndata: {dataset: mnist}\n", f"data.sha256={{{checksums}}}").spec.data
+    assert isinstance(data, MnistData)
+    assert set(data.sha256.values()) == {"b" * 64}
+
+
+def test_a_schedule_that_the_file_names_in_short_can_be_added_to(load: Load) -> None:
+    loaded = load(CNN.replace("epochs: 3", "schedule: cosine"), "train.schedule.warmup=5 steps")
+    assert loaded.spec.train.schedule == Schedule(name="cosine", warmup=Cadence(5, "step"))
+    assert loaded.origins["train.schedule.name"] == "job.yaml:4"
+    assert loaded.origins["train.schedule.warmup"] == "--set"
+    assert load(CNN, "train.schedule.name=step").spec.train.schedule == Schedule(name="step")
+    assert "unknown key 'warmpu'" in next(iter(refused(load, "train.schedule=cosine", "train.schedule.warmpu=5 steps").values()))[0]
 
 
 def test_where_the_job_takes_text_the_value_is_text(load: Load) -> None:

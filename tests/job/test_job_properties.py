@@ -39,11 +39,37 @@ NAMES = st.builds(
 
 WHOLE: dict[str, Any] = {
     "name": "whole",
-    "model": {"kind": "cnn", "blocks": [{"filters": 4, "kernel": 3, "pool": 2}]},
-    "data": {"dataset": "digits", "size": 12, "validation": 0.2},
-    "train": {"epochs": 2, "batch_size": 8, "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.5}, "clip_norm": 1.0, "seed": 1},
-    "checkpoint": {"every": "1 epoch", "keep": 2},
-    "resources": {"accelerator": "L4:1", "cpus": 2, "memory": "8GB", "nodes": 1, "spot": False},
+    "model": {
+        "kind": "cnn",
+        "blocks": [{"filters": 4, "kernel": 3, "stride": 1, "padding": 1, "norm": "batch", "pool": 2, "dropout": 0.1}],
+        "head": "average",
+        "dropout": 0.1,
+    },
+    "data": {
+        "dataset": "digits",
+        "size": 12,
+        "validation": 0.2,
+        "augment": {"flip": False, "crop": 2},
+        "normalize": {"mean": [0.1], "std": [0.3]},
+    },
+    "train": {
+        "epochs": 2,
+        "batch_size": 8,
+        "accumulate": 2,
+        "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.5, "nesterov": True, "weight_decay": 0.1, "no_decay": ["bias"]},
+        "schedule": {"name": "step", "warmup": "5 steps", "every": "1 epoch", "factor": 0.5},
+        "clip_norm": 1.0,
+        "label_smoothing": 0.1,
+        "class_weights": "balanced",
+        "ema": 0.9,
+        "early_stopping": {"metric": "validation/loss", "goal": "min", "patience": 2, "min_delta": 0.1},
+        "evaluate": "1 epoch",
+        "precision": "bf16",
+        "tensorboard": False,
+        "seed": 1,
+    },
+    "checkpoint": {"every": "1 epoch", "keep": 2, "best": {"metric": "validation/loss", "goal": "min", "keep": 2}},
+    "resources": {"accelerator": "L4:1", "cpus": 2, "memory": "8GB", "nodes": 1, "processes": 2, "spot": False},
     "provider": "local",
     "store": "runs",
     "env": {"A": "b"},
@@ -88,7 +114,7 @@ def test_any_text_is_a_job_or_mistakes_with_places(tmp_path: Path, text: str) ->
     read(tmp_path, b"name: a\nmodel: {kind: script, command: x}\ntrain: " + text.encode("utf-8", errors="surrogatepass"))
 
 
-@settings(QUICK, max_examples=250)
+@settings(QUICK, max_examples=150)
 @given(data=st.data())
 def test_any_value_in_any_place_is_a_job_or_mistakes_with_places(tmp_path: Path, data: st.DataObject) -> None:
     job = copy.deepcopy(WHOLE)
@@ -113,7 +139,7 @@ def test_a_value_is_found_where_it_was_written(tmp_path: Path, data: st.DataObje
     assert problem.place.source[(problem.place.column or 0) - 1 :].startswith("{")
 
 
-@settings(QUICK, max_examples=150)
+@QUICK
 @given(data=st.data())
 def test_all_mistakes_are_reported_at_once(tmp_path: Path, data: st.DataObject) -> None:
     leaves = [path for path in paths(WHOLE) if not isinstance(at(WHOLE, path), dict | list) and path[-1] not in CHOICES]

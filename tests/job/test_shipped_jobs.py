@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from cloud_train.cli.main import main
 from cloud_train.job.config import load_config
 from cloud_train.job.document import read_document
 from cloud_train.job.loading import load_job
@@ -19,14 +21,58 @@ ROOT = Path(__file__).parents[2]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 
 
+@pytest.fixture(scope="module")
+def fresh_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The jobs as they are shipped, without anything that somebody may have put beside them."""
+    return Path(shutil.copytree(ROOT / "jobs", tmp_path_factory.mktemp("clone") / "jobs", ignore=shutil.ignore_patterns("*.tsv", "*.txt")))
+
+
 @pytest.mark.parametrize("job", JOBS, ids=[job.stem for job in JOBS])
 def test_every_shipped_job_loads_and_fits_the_schema(job: Path) -> None:
-    assert load_job(job).spec.name == job.stem
+    assert load_job(job, absent_data_is_fine=True).spec.name == job.stem
     jsonschema.validate(plain(read_document(job).data), job_schema())
 
 
-def test_there_is_a_job_of_every_kind() -> None:
-    assert {load_job(job).spec.model.kind for job in JOBS} == {"cnn", "rnn", "script"}
+@pytest.mark.parametrize("job", JOBS, ids=[job.stem for job in JOBS])
+def test_every_shipped_job_is_dry_runnable_on_a_fresh_clone(
+    job: Path, fresh_clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLOUD_TRAIN_HOME", str(fresh_clone / "home"))
+    assert main(["submit", str(fresh_clone / job.name), "--dry-run"]) == 0
+    shown = capsys.readouterr()
+    assert f"name {' ' * 3}" in shown.out
+    assert job.stem in shown.out
+    assert not shown.err
+    assert not (fresh_clone / "home").exists()
+
+
+def test_there_is_a_job_of_every_kind_and_of_every_data_set() -> None:
+    specs = [load_job(job, absent_data_is_fine=True).spec for job in JOBS]
+    assert {spec.model.kind for spec in specs} == {"cnn", "rnn", "script"}
+    assert {spec.data.dataset for spec in specs if spec.data} == {
+        *("digits", "mnist", "cifar10", "images", "python-docs", "text", "sequences")
+    }
+
+
+def test_the_residual_nets_are_those_of_the_papers() -> None:
+    # 11.17 million parameters for CIFAR-10's ResNet-18 with its small stem, 25.56 million for ImageNet's ResNet-50.
+    layers = {
+        name: load_job(ROOT / "jobs" / f"{name}.yaml", absent_data_is_fine=True).layers for name in ("cifar10-cnn", "imagenet-resnet50")
+    }
+    assert {name: sum(layer.parameters for layer in inside) for name, inside in layers.items()} == {
+        "cifar10-cnn": 11_173_962,
+        "imagenet-resnet50": 25_557_032,
+    }
+
+
+def test_the_review_that_a_comment_shows_is_in_the_format_that_the_job_reads(tmp_path: Path) -> None:
+    text = (ROOT / "jobs" / "sentiment-rnn.yaml").read_text(encoding="utf-8")
+    (tmp_path / "job.yaml").write_text(text, encoding="utf-8")
+    lines = [line.removeprefix("#   ") for line in text.splitlines() if line.startswith("#   ")]
+    (tmp_path / "reviews.tsv").write_text("\n".join(lines * 10) + "\n", encoding="utf-8")
+    data = load_job(tmp_path / "job.yaml").data
+    assert data
+    assert (data.classes, data.train_samples, data.validation_samples) == (2, 18, 2)
 
 
 def test_the_shipped_cnn_is_the_classic_net() -> None:

@@ -6,13 +6,19 @@ import pytest
 
 from cloud_train.errors import NotFoundError, UsageError
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.prediction import continue_text, predict_images
+from cloud_train.orchestrator.prediction import continue_text, predict_images, predict_lines
 
 
 @pytest.mark.parametrize("prompt", ["a\0b", "a" * 200_000])
 def test_a_prompt_that_no_process_can_be_given_is_refused(tmp_path: Path, prompt: str) -> None:
     with pytest.raises(UsageError, match="a prompt is"):
         continue_text(Home(tmp_path), "run", prompt)
+
+
+@pytest.mark.parametrize("texts", [["good", "b\0d"], ["a" * 60_000, "b" * 60_000]])
+def test_lines_that_no_process_can_be_given_are_refused(tmp_path: Path, texts: list[str]) -> None:
+    with pytest.raises(UsageError, match="the texts are"):
+        predict_lines(Home(tmp_path), "run", texts)
 
 
 def test_an_image_that_is_not_there_is_named_before_torch_is_loaded(tmp_path: Path) -> None:

@@ -9,16 +9,26 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
-from cloud_train.job.models import CnnModel, ConvBlock
+from cloud_train.job.models import EarlyStopping
 from cloud_train.run.manifest import verify
-from cloud_train.training.checkpointing import CheckpointWriter, Position, restore_checkpoint
-from cloud_train.training.modelfile import ModelDescription
-from cloud_train.training.optimizers import Adam, Optimizer
-from tests.training.trainer import TestRun, make_run
+from cloud_train.run.ranking import USUAL
+from cloud_train.training.checkpointing import CheckpointWriter, Snapshot, restore_checkpoint
+from cloud_train.training.data import DataSet
+from cloud_train.training.data.memory import TensorSamples
+from cloud_train.training.data.samples import Batch
+from cloud_train.training.description import ModelDescription
+from cloud_train.training.distributed import ALONE
+from cloud_train.training.learner import Learner
+from cloud_train.training.modelfile import load_model
+from cloud_train.training.position import Position
+from cloud_train.training.stopping import Patience
+from tests.training.trainer import TestRun, make_job, make_run
 
-DESCRIPTION = ModelDescription(CnnModel(kind="cnn", blocks=(ConvBlock(filters=2),)), ("no", "yes"), (1, 8, 8))
+DATA = TensorSamples(torch.ones(5, 1, 8, 8), torch.tensor([0, 1, 0, 1, 0]))
+DATA_SET = DataSet(DATA, DATA, ("no", "yes"), (1, 8, 8))
+JOB = make_job({"kind": "cnn", "blocks": [{"filters": 2}]}, train={"epochs": 1, "batch_size": 5, "ema": 0.5})
+DESCRIPTION = ModelDescription.of(JOB, DATA_SET)
 
 
 class SlowDisk:
@@ -40,25 +50,54 @@ class SlowDisk:
 def test_a_checkpoint_holds_what_was_there_when_it_was_saved_however_long_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path)
     disk = SlowDisk(run, monkeypatch)
-    network, optimizer = trained()
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    mean = optimizer.state()["mean"][0].clone()
-    with CheckpointWriter(run, DESCRIPTION) as checkpoints:
-        checkpoints.save(Position(1, 0, 5), network, optimizer, {})
-        take_a_step(network, optimizer)
+    learner = trained()
+    before = {name: tensor.clone() for name, tensor in learner.network.state_dict().items()}
+    averaged = {name: tensor.clone() for name, tensor in learner.delivered.state_dict().items()}
+    mean = learner.optimizer.state()["mean"][0].clone()
+    with CheckpointWriter(run, DESCRIPTION, {}) as checkpoints:
+        checkpoints.save(snapshot(learner, 1, 0, 5), {})
+        take_a_step(learner)
         assert not list(run.checkpoints.glob("step-*"))
         disk.release.set()
-    restored = DESCRIPTION.build(seed=9)
-    other = Adam(restored.parameters(), 0.1)
-    assert restore_checkpoint(run.checkpoints / "step-00000001", restored, other) == Position(1, 0, 5)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in restored.state_dict().items())
-    assert torch.equal(other.state()["mean"][0], mean)
+    restored = make_learner(seed=9)
+    assert restore_checkpoint(run.checkpoints / "step-00000001", restored, Patience(None, USUAL)) == Position(1, 0, 5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in restored.network.state_dict().items())
+    assert all(torch.equal(tensor, averaged[name]) for name, tensor in restored.delivered.state_dict().items())
+    assert torch.equal(restored.optimizer.state()["mean"][0], mean)
+
+
+def test_the_model_of_a_checkpoint_is_what_would_be_delivered(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    learner = trained()
+    with CheckpointWriter(run, DESCRIPTION, {}) as checkpoints:
+        checkpoints.save(snapshot(learner, 1), {})
+    network, description = load_model(run.checkpoints / "step-00000001")
+    assert description == DESCRIPTION
+    assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in learner.delivered.state_dict().items())
+
+
+def test_a_process_that_does_not_save_writes_nothing(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    with CheckpointWriter(run, DESCRIPTION, {}, saves=False) as checkpoints:
+        checkpoints.save(snapshot(trained(), 1), {})
+    assert not list(run.checkpoints.iterdir())
+
+
+def test_how_early_stopping_stands_is_saved_and_put_back(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    patience = Patience(EarlyStopping(), USUAL, best=0.75, since=2)
+    learner = trained()
+    with CheckpointWriter(run, DESCRIPTION, {}) as checkpoints:
+        checkpoints.save(Snapshot(Position(1), learner.state(), learner.delivered, patience), {})
+    restored = Patience(EarlyStopping(), USUAL)
+    restore_checkpoint(run.checkpoints / "step-00000001", make_learner(), restored)
+    assert (restored.best, restored.since) == (0.75, 2)
 
 
 def test_the_end_of_the_block_waits_for_the_checkpoint_also_after_an_error(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    with suppress(KeyError), CheckpointWriter(run, DESCRIPTION) as checkpoints:
-        checkpoints.save(Position(1), *trained(), {})
+    with suppress(KeyError), CheckpointWriter(run, DESCRIPTION, {}) as checkpoints:
+        checkpoints.save(snapshot(trained(), 1), {})
         raise KeyError
     assert verify(run.checkpoints / "step-00000001").step == 1
 
@@ -70,23 +109,29 @@ def test_a_disk_that_is_full_is_found_out_by_the_next_checkpoint_or_the_end(tmp_
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with CheckpointWriter(run, DESCRIPTION) as checkpoints:
-        checkpoints.save(Position(1), *trained(), {})
+    with CheckpointWriter(run, DESCRIPTION, {}) as checkpoints:
+        checkpoints.save(snapshot(trained(), 1), {})
         with pytest.raises(OSError, match="No space left"):
-            checkpoints.save(Position(2), *trained(), {})
-    with pytest.raises(OSError, match="No space left"), CheckpointWriter(run, DESCRIPTION) as checkpoints:
-        checkpoints.save(Position(3), *trained(), {})
+            checkpoints.save(snapshot(trained(), 2), {})
+    with pytest.raises(OSError, match="No space left"), CheckpointWriter(run, DESCRIPTION, {}) as checkpoints:
+        checkpoints.save(snapshot(trained(), 3), {})
     assert not list(run.checkpoints.iterdir())
 
 
-def trained() -> tuple[nn.Module, Optimizer]:
-    network = DESCRIPTION.build()
-    optimizer = Adam(network.parameters(), 0.1)
-    take_a_step(network, optimizer)
-    return network, optimizer
+def make_learner(seed: int = 0) -> Learner:
+    job = JOB.model_copy(update={"train": JOB.train.model_copy(update={"seed": seed})})
+    return Learner(job, DATA_SET, DESCRIPTION, ALONE)
 
 
-def take_a_step(network: nn.Module, optimizer: Optimizer) -> None:
-    optimizer.clear_gradients()
-    network(torch.ones(1, 1, 8, 8)).square().sum().backward()
-    optimizer.step()
+def trained() -> Learner:
+    learner = make_learner()
+    take_a_step(learner)
+    return learner
+
+
+def take_a_step(learner: Learner) -> None:
+    learner.step(Batch(DATA.inputs, DATA.targets), Position(), of=5, learning_rate=0.1)
+
+
+def snapshot(learner: Learner, *position: int) -> Snapshot:
+    return Snapshot(Position(*position), learner.state(), learner.delivered, Patience(None, USUAL))

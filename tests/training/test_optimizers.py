@@ -2,59 +2,113 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.sgd import sgd
 
 from cloud_train.job import models
-from cloud_train.training.optimizers import Adam, Optimizer, Sgd, make_optimizer
+from cloud_train.training.optimizers import Adam, AdamW, Optimizer, Sgd, make_optimizer
 
-Make = Callable[[list[nn.Parameter]], Optimizer]
+Torchs = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
-CASES: dict[str, tuple[Make, Callable[[list[nn.Parameter]], torch.optim.Optimizer]]] = {
-    "adam": (lambda w: Adam(w, 3e-3), lambda w: torch.optim.Adam(w, 3e-3, fused=True)),
-    "adam with decay": (lambda w: Adam(w, 3e-3, 0.01), lambda w: torch.optim.Adam(w, 3e-3, weight_decay=0.01, fused=True)),
-    "sgd": (lambda w: Sgd(w, 0.1), lambda w: torch.optim.SGD(w, 0.1, fused=True)),
+CASES: dict[str, tuple[models.Optimizer, Torchs]] = {
+    "adam": (models.Optimizer(lr=3e-3), lambda groups: torch.optim.Adam(groups, 3e-3, fused=True)),
+    "adam with decay": (
+        models.Optimizer(lr=3e-3, weight_decay=0.01),
+        lambda groups: torch.optim.Adam(groups, 3e-3, weight_decay=0.01, fused=True),
+    ),
+    "adamw": (
+        models.Optimizer(name="adamw", lr=3e-3, weight_decay=0.1),
+        lambda groups: torch.optim.AdamW(groups, 3e-3, weight_decay=0.1, fused=True),
+    ),
+    "sgd": (models.Optimizer(name="sgd", lr=0.1), lambda groups: torch.optim.SGD(groups, 0.1, fused=True)),
     "sgd with momentum and decay": (
-        lambda w: Sgd(w, 0.1, 0.01, 0.9),
-        lambda w: torch.optim.SGD(w, 0.1, momentum=0.9, weight_decay=0.01, fused=True),
+        models.Optimizer(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.01),
+        lambda groups: torch.optim.SGD(groups, 0.1, momentum=0.9, weight_decay=0.01, fused=True),
+    ),
+    "sgd with nesterov's momentum and decay": (
+        models.Optimizer(name="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+        lambda groups: torch.optim.SGD(groups, 0.1, momentum=0.9, nesterov=True, weight_decay=0.01, fused=True),
     ),
 }
+BIASES = {"linear.bias", "norm.bias", "recurrent.bias_ih_l0", "recurrent.bias_hh_l0"}
+SPARED: list[tuple[tuple[Literal["bias", "norm", "embedding"], ...], set[str]]] = [
+    ((), set()),
+    (("bias",), BIASES),
+    (("norm",), {"norm.weight", "norm.bias"}),
+    (("embedding",), {"embedding.weight"}),
+    (("bias", "norm", "embedding"), BIASES | {"norm.weight", "embedding.weight"}),
+]
 
 
+@pytest.mark.parametrize(("no_decay", "spared"), SPARED)
 @pytest.mark.parametrize("case", CASES)
-def test_five_steps_give_the_weights_of_torchs_own_optimizer_to_the_last_bit(case: str) -> None:
-    make_ours, make_torchs = CASES[case]
-    ours, torchs = weights(), weights()
-    take_steps(make_ours(ours), ours, 5)
-    reference = make_torchs(torchs)
+def test_five_steps_give_the_weights_of_torchs_own_optimizer_to_the_last_bit(
+    case: str, no_decay: tuple[Literal["bias", "norm", "embedding"], ...], spared: set[str]
+) -> None:
+    settings, make_torchs = CASES[case]
+    ours, torchs = Network(), Network()
+    take_steps(make_optimizer(settings.model_copy(update={"no_decay": no_decay}), ours), 5)
+    named = dict(torchs.named_parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [weight for name, weight in named.items() if name not in spared]},
+        {"params": [named[name] for name in spared], "weight_decay": 0.0},
+    ]
+    reference = make_torchs([group for group in groups if group["params"]])
     for number in range(5):
-        set_gradients(torchs, number)
+        set_gradients(torchs.parameters(), number)
         reference.step()
-    assert all(torch.equal(mine, other) for mine, other in zip(ours, torchs, strict=True))
+    assert same(ours, torchs)
+    assert not same(ours, Network())
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_going_on_from_a_saved_state_takes_the_same_steps(case: str) -> None:
-    make = CASES[case][0]
-    through, interrupted = weights(), weights()
-    take_steps(make(through), through, 6)
-    first = make(interrupted)
-    take_steps(first, interrupted, 3)
-    resumed = [nn.Parameter(weight.detach().clone()) for weight in interrupted]
-    second = make(resumed)
+    settings = CASES[case][0].model_copy(update={"no_decay": ("bias", "norm")})
+    through, interrupted, resumed = Network(), Network(), Network()
+    take_steps(make_optimizer(settings, through), 6)
+    first = make_optimizer(settings, interrupted)
+    take_steps(first, 3)
+    resumed.load_state_dict(interrupted.state_dict())
+    second = make_optimizer(settings, resumed)
     second.load_state(first.state())
-    take_steps(first, interrupted, 1, start=9)  # what the first one does from here on is nothing to the second
-    take_steps(second, resumed, 3, start=3)
-    assert all(torch.equal(mine, other) for mine, other in zip(resumed, through, strict=True))
+    take_steps(first, 1, start=9)  # what the first one does from here on is nothing to the second
+    take_steps(second, 3, start=3)
+    assert same(resumed, through)
+
+
+def test_the_state_has_the_order_of_the_weights_whatever_is_spared_the_decay() -> None:
+    settings = models.Optimizer(name="adamw", weight_decay=0.1)
+    whole, parted = (make_optimizer(settings.model_copy(update={"no_decay": kinds}), Network()) for kinds in ((), ("bias", "norm")))
+    assert [tuple(tensor.shape) for tensor in parted.state()["mean"]] == [tuple(weight.shape) for weight in Network().parameters()]
+    take_steps(whole, 2)
+    parted.load_state(whole.state())
+    assert all(torch.equal(mine, other) for mine, other in zip(parted.state()["mean"], whole.state()["mean"], strict=True))
+
+
+@pytest.mark.parametrize(("weight_decay", "no_decay", "calls"), [(0.0, ("bias",), 1), (0.1, (), 1), (0.1, ("bias",), 2)])
+def test_the_kernel_is_called_once_unless_some_weights_decay_and_others_do_not(
+    weight_decay: float, no_decay: Any, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[float] = []
+
+    def counted(*tensors: Any, weight_decay: float, **settings: Any) -> None:
+        called.append(weight_decay)
+        sgd(*tensors, weight_decay=weight_decay, **settings)
+
+    monkeypatch.setattr("cloud_train.training.optimizers.sgd", counted)
+    take_steps(make_optimizer(models.Optimizer(name="sgd", weight_decay=weight_decay, no_decay=no_decay), Network()), 1)
+    assert len(called) == calls
 
 
 def test_a_loaded_state_is_a_copy() -> None:
     first, second = Adam(weights(), 0.1), Adam(weights(), 0.1)
     second.load_state(first.state())
-    take_steps(first, first.weights, 1)
+    take_steps(first, 1)
     assert all(not tensor.any() for tensor in second.state()["mean"])
 
 
@@ -75,22 +129,68 @@ def test_a_weight_without_a_gradient_stays_as_it_is() -> None:
     assert not torch.equal(ours[1], weights()[1])
 
 
-def test_the_jobs_settings_reach_the_optimizer() -> None:
-    sgd = make_optimizer(models.Optimizer(name="sgd", lr=0.5, momentum=0.25, weight_decay=0.125), weights())
-    adam = make_optimizer(models.Optimizer(lr=0.25), weights())
-    assert isinstance(sgd, Sgd)
-    assert (sgd.learning_rate, sgd.weight_decay, list(sgd.state())) == (0.5, 0.125, ["momentum"])
-    assert isinstance(adam, Adam)
-    assert adam.learning_rate == 0.25
+def test_a_weight_that_does_not_learn_is_left_out() -> None:
+    network = Network()
+    network.embedding.requires_grad_(False)
+    optimizer = make_optimizer(models.Optimizer(), network)
+    assert len(optimizer.weights) == len(list(network.parameters())) - 1
+    take_steps(optimizer, 1)
+    assert torch.equal(network.embedding.weight, Network().embedding.weight)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", Sgd), ("adam", Adam), ("adamw", AdamW)])
+def test_the_job_names_the_optimizer_and_its_rate(name: Literal["sgd", "adam", "adamw"], kind: type[Optimizer]) -> None:
+    optimizer = make_optimizer(models.Optimizer(name=name, lr=0.25), Network())
+    assert type(optimizer) is kind
+    assert optimizer.learning_rate == 0.25
+
+
+def test_the_rate_may_change_between_steps() -> None:
+    ours, gradient = weights(), torch.ones(7)
+    optimizer = Sgd(ours, 123.0)
+    before = ours[1].detach().clone()
+    for rate in (0.5, 0.25):
+        ours[1].grad = gradient
+        optimizer.learning_rate = rate
+        optimizer.step()
+    torch.testing.assert_close(ours[1].detach(), before - 0.75)
+
+
+def test_a_gradient_scaler_finds_the_gradients() -> None:
+    ours = weights()
+    optimizer = Adam(ours, 0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(sum((weight.sum() for weight in ours), torch.zeros(()))).backward()  # type: ignore[no-untyped-call]  # torch declares none
+    scaler.unscale_(optimizer)  # type: ignore[arg-type]  # it is no torch.optim.Optimizer
+    assert all(weight.grad is not None and torch.equal(weight.grad, torch.ones_like(weight)) for weight in ours)
 
 
 def test_a_step_does_not_import_torchs_compiler() -> None:
     code = (
-        "import sys, torch; from torch import nn; from cloud_train.training.optimizers import Adam, Sgd\n"
-        "for optimizer in (Adam([nn.Parameter(torch.ones(2))], 0.1), Sgd([nn.Parameter(torch.ones(2))], 0.1)): optimizer.step()\n"
-        "assert 'torch._dynamo' not in sys.modules"
+        "import sys, torch; from torch import nn; from cloud_train.training.optimizers import Adam, AdamW, Sgd\n"
+        "for kind in (Adam, AdamW, Sgd): kind([nn.Parameter(torch.ones(2))], 0.1).step()\n"
+        "assert 'torch._dynamo' not in sys.modules and 'sympy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Network(nn.Module):
+    """One layer of each kind, always with the same weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 4)
+        self.recurrent = nn.GRU(4, 3)
+        self.linear = nn.Linear(3, 2)
+        self.norm = nn.BatchNorm1d(2)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for weight in self.parameters():
+                weight.copy_(torch.randn(weight.shape, generator=generator))
+
+
+def same(network: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(mine, its) for mine, its in zip(network.parameters(), other.parameters(), strict=True))
 
 
 def weights() -> list[nn.Parameter]:
@@ -98,13 +198,14 @@ def weights() -> list[nn.Parameter]:
     return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((5, 7), (7,))]
 
 
-def set_gradients(targets: list[nn.Parameter], number: int) -> None:
+def set_gradients(targets: Iterable[nn.Parameter], number: int) -> None:
     generator = torch.Generator().manual_seed(1000 + number)
     for weight in targets:
         weight.grad = torch.randn(weight.shape, generator=generator)
 
 
-def take_steps(optimizer: Optimizer, targets: list[nn.Parameter], count: int, start: int = 0) -> None:
+def take_steps(optimizer: Optimizer, count: int, start: int = 0) -> None:
+    targets: Sequence[nn.Parameter] = optimizer.weights
     for number in range(start, start + count):
         optimizer.clear_gradients()
         set_gradients(targets, number)

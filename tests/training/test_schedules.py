@@ -1,18 +1,99 @@
-import pytest
+"""The schedules against torch's own."""
 
-from cloud_train.job.models import Optimizer, TrainSpec
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import lr_scheduler
+
+from cloud_train.job.models import Optimizer, Schedule, TrainSpec
+from cloud_train.job.types import Cadence
 from cloud_train.training.schedules import learning_rate
+
+LR = 0.5
+STEPS_PER_EPOCH = 5
 
 
 def test_a_constant_rate_is_that_of_the_job() -> None:
-    train = TrainSpec(optimizer=Optimizer(lr=0.5))
-    assert [learning_rate(train, step, 10) for step in range(10)] == [0.5] * 10
+    assert rates("constant", 10) == [LR] * 10
 
 
-def test_a_cosine_begins_at_the_jobs_rate_is_half_of_it_in_the_middle_and_falls_to_nearly_nothing() -> None:
-    train = TrainSpec(optimizer=Optimizer(lr=0.5), schedule="cosine")
-    rates = [learning_rate(train, step, 100) for step in range(100)]
-    assert rates[0] == 0.5
-    assert rates[50] == pytest.approx(0.25)
-    assert rates[99] < 0.001
-    assert rates == sorted(rates, reverse=True)
+@pytest.mark.parametrize("name", ["constant", "cosine", "step", "one-cycle"])
+def test_a_name_is_short_for_a_section_of_that_name(name: Any) -> None:
+    assert rates(name, 20) == rates(Schedule(name=name), 20)
+
+
+def test_a_cosine_is_torchs() -> None:
+    ours = rates("cosine", 40)
+    assert ours == pytest.approx(torchs(lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, T_max=40), 40))
+    assert ours[0] == LR
+    assert ours[20] == LR / 2
+
+
+def test_a_warm_up_and_a_cosine_over_the_rest_are_torchs() -> None:
+    def reference(optimizer: torch.optim.Optimizer) -> lr_scheduler.LRScheduler:
+        rise = lr_scheduler.LinearLR(optimizer, start_factor=1 / 8, total_iters=7)
+        return lr_scheduler.SequentialLR(optimizer, [rise, lr_scheduler.CosineAnnealingLR(optimizer, T_max=32)], milestones=[8])
+
+    assert rates(Schedule(name="cosine", warmup=Cadence(8, "step")), 40) == pytest.approx(torchs(reference, 40))
+
+
+@pytest.mark.parametrize(("every", "steps"), [(Cadence(3, "step"), 3), (Cadence(2, "epoch"), 10)])
+def test_steps_are_torchs(every: Cadence, steps: int) -> None:
+    ours = rates(Schedule(name="step", every=every, factor=0.25), 35)
+    assert ours == pytest.approx(torchs(lambda optimizer: lr_scheduler.StepLR(optimizer, steps, gamma=0.25), 35))
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 40, 1001])
+@pytest.mark.parametrize("peak_at", [0.3, 0.45, 0.99])
+def test_one_cycle_is_torchs(count: int, peak_at: float) -> None:
+    ours = rates(Schedule(name="one-cycle", peak_at=peak_at), count)
+    reference = torchs(lambda optimizer: lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=count, pct_start=peak_at), count)
+    assert ours == pytest.approx(reference)
+
+
+def test_one_cycle_reaches_the_jobs_rate_where_the_job_wants_it() -> None:
+    ours = rates(Schedule(name="one-cycle", peak_at=0.5), 41)
+    assert ours[0] == pytest.approx(LR / 25)
+    assert max(ours) == pytest.approx(LR, rel=1e-2)
+    assert ours.index(max(ours)) in (19, 20)
+    assert ours[-1] == pytest.approx(LR / 250_000)
+
+
+def test_one_cycle_has_a_rate_where_its_peak_is_at_the_first_step() -> None:
+    assert rates(Schedule(name="one-cycle", peak_at=0.25), 4)[0] == LR
+    assert rates("one-cycle", 1) == [pytest.approx(LR / 250_000)]
+
+
+@pytest.mark.parametrize("warmup", [Cadence(10, "step"), Cadence(2, "epoch")])
+def test_a_warm_up_rises_from_a_part_of_the_rate_to_the_whole_rate(warmup: Cadence) -> None:
+    ours = rates(Schedule(warmup=warmup), 30)
+    assert ours[:10] == pytest.approx([LR * part / 10 for part in range(1, 11)])
+    assert ours[10:] == [LR] * 20
+
+
+def test_the_periods_of_steps_count_from_the_start_of_the_run_and_not_from_the_end_of_the_warm_up() -> None:
+    ours = rates(Schedule(name="step", every=Cadence(4, "step"), factor=0.5, warmup=Cadence(6, "step")), 10)
+    assert ours == pytest.approx([LR / 6, LR / 3, LR / 2, LR * 2 / 3, LR * 5 / 6, LR, LR / 2, LR / 2, LR / 4, LR / 4])
+
+
+def test_a_run_may_end_within_its_warm_up() -> None:
+    assert rates(Schedule(name="cosine", warmup=Cadence(8, "step")), 4) == pytest.approx([LR / 8, LR / 4, LR * 3 / 8, LR / 2])
+
+
+def rates(schedule: Any, count: int) -> list[float]:
+    train = TrainSpec(optimizer=Optimizer(lr=LR), schedule=schedule)
+    return [learning_rate(train, step, count, STEPS_PER_EPOCH) for step in range(count)]
+
+
+def torchs(make: Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler], count: int) -> list[float]:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=LR)
+    scheduler = make(optimizer)
+    found = []
+    for _ in range(count):
+        found.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        if len(found) < count:
+            scheduler.step()
+    return found

@@ -13,9 +13,13 @@ from torch import nn
 from cloud_train.job.models import DigitsData
 from cloud_train.run.checkpoints import newest_valid
 from cloud_train.run.manifest import read_manifest, verify
+from cloud_train.training.data import DataSet
 from cloud_train.training.data.digits import load_digits
-from cloud_train.training.loop import DivergedError, clip_or_check, evaluate
+from cloud_train.training.distributed import World
+from cloud_train.training.evaluation import evaluate
+from cloud_train.training.learner import DivergedError
 from cloud_train.training.modelfile import load_model
+from cloud_train.training.ordering import validation_picks
 from tests.training.trainer import make_job, make_run, train_here
 
 CNN = {"kind": "cnn", "blocks": [{"filters": 8}]}
@@ -105,6 +109,7 @@ def test_a_checkpoint_says_how_good_it_is_and_what_its_bits_depend_on(tmp_path: 
         "device": "cpu",
         "kind": manifest.fingerprint["kind"],
         "threads": torch.get_num_threads(),
+        "processes": 1,
     }
     assert set(manifest.files) == {"model.safetensors", "model.json", "state.pt"}
 
@@ -116,7 +121,7 @@ def test_the_final_model_loads_by_itself_and_is_as_good_as_the_metrics_say(tmp_p
     network, description = load_model(run.model)
     assert description.classes == tuple("0123456789")
     data = load_digits(DigitsData(dataset="digits", size=8), seed=0)
-    assert evaluate(network, data.validation, 512) == pytest.approx(metrics)
+    assert evaluated(network, data, 512) == pytest.approx(metrics)
 
 
 def test_validation_does_not_depend_on_the_batch_size(tmp_path: Path) -> None:
@@ -124,9 +129,9 @@ def test_validation_does_not_depend_on_the_batch_size(tmp_path: Path) -> None:
     train_here(make_job(CNN), run)
     network, _ = load_model(run.model)
     data = load_digits(DigitsData(dataset="digits", size=8), seed=0)
-    whole = evaluate(network, data.validation, 359)
-    assert evaluate(network, data.validation, 50) == pytest.approx(whole)
-    assert evaluate(network, data.validation, 1)["accuracy"] == whole["accuracy"]
+    whole = evaluated(network, data, 359)
+    assert evaluated(network, data, 50) == pytest.approx(whole)
+    assert evaluated(network, data, 1)["accuracy"] == whole["accuracy"]
 
 
 def test_two_trainings_with_one_seed_give_the_same_bytes_and_another_seed_gives_others(tmp_path: Path) -> None:
@@ -139,29 +144,11 @@ def test_two_trainings_with_one_seed_give_the_same_bytes_and_another_seed_gives_
     assert models[0] != models[2]
 
 
-def test_gradients_are_scaled_down_to_the_norm_that_the_job_allows() -> None:
-    weights = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(1))]
-    weights[0].grad, weights[1].grad = torch.full((3,), 3.0), torch.full((1,), 3.0)
-    clip_or_check(weights, 0.0, clip_norm=100.0, step=1)
-    assert weights[0].grad.tolist() == [3, 3, 3]
-    clip_or_check(weights, 0.0, clip_norm=1.0, step=1)
-    assert weights[0].grad.tolist() == pytest.approx([0.5] * 3)
-    assert weights[1].grad.tolist() == pytest.approx([0.5])
-
-
-@pytest.mark.parametrize(("loss", "gradient"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan), (1.0, -math.inf)])
-def test_what_is_not_finite_stops_the_training(loss: float, gradient: float) -> None:
-    weight = nn.Parameter(torch.zeros(2))
-    weight.grad = torch.tensor([0.0, gradient])
-    with pytest.raises(DivergedError, match="step 7: "):
-        clip_or_check([weight], loss, clip_norm=None, step=7)
-
-
 def test_a_training_that_diverges_ends_before_the_weights_are_spoilt_and_names_the_step(tmp_path: Path) -> None:
     optimizer = {"name": "sgd", "lr": 1e30}
     run = make_run(tmp_path)
     job = make_job(CNN, train={"epochs": 1, "batch_size": 512, "optimizer": optimizer}, checkpoint={"every": "1 step"})
-    with pytest.raises(DivergedError, match=r"step 2: the loss is ") as caught:
+    with pytest.raises(DivergedError, match=r"step 2, rank 0: the loss is ") as caught:
         train_here(job, run)
     assert caught.value.hint is not None
     assert "train.optimizer.lr" in caught.value.hint
@@ -170,3 +157,7 @@ def test_a_training_that_diverges_ends_before_the_weights_are_spoilt_and_names_t
     load_model(newest)  # raises if a weight is not finite
     assert [verify(folder).step for folder in run.checkpoints.iterdir()] == [1]
     assert not list(run.model.iterdir())
+
+
+def evaluated(network: nn.Module, data: DataSet, batch_size: int) -> dict[str, float]:
+    return evaluate(network, data.validation, validation_picks(data.validation, batch_size, World()))

@@ -36,6 +36,43 @@ def test_a_training_that_is_stopped_twice_in_an_epoch_ends_with_the_same_bytes(
     assert losses(resumed) == [line for line in losses(through) if line[0] > 3]
 
 
+DROPPING = {"kind": "cnn", "blocks": [{"filters": 4, "norm": "batch", "dropout": 0.2}], "dropout": 0.3}
+LINES = {"dataset": "sequences", "path": "lines.tsv"}
+SENTENCE_READER = {"kind": "rnn", "hidden_size": 6, "bidirectional": True, "dropout": 0.2, "layers": 2}
+FEATURES: dict[str, dict[str, Any]] = {
+    "augmentation": {"model": DROPPING, "data": {"dataset": "digits", "size": 8, "augment": {"flip": True, "crop": 2}}},
+    "average": {"model": DROPPING, "train": {"ema": 0.9, "accumulate": 3}},
+    "bf16": {"model": DROPPING, "train": {"precision": "bf16"}},
+    "fp16": {"model": DROPPING, "train": {"precision": "fp16"}},
+    "one-cycle": {"model": DROPPING, "train": {"schedule": "one-cycle", "optimizer": {"name": "adamw", "no_decay": ["bias", "norm"]}}},
+    "warm-up": {"model": DROPPING, "train": {"schedule": {"name": "cosine", "warmup": "4 steps"}, "label_smoothing": 0.1}},
+    "nesterov": {"model": DROPPING, "train": {"optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True}}},
+    "patience": {"model": DROPPING, "train": {"early_stopping": {"patience": 3, "metric": "validation/loss"}, "evaluate": "1 step"}},
+    "carried state": {
+        "model": {"kind": "rnn", "cell": "lstm", "hidden_size": 6, "layers": 2, "dropout": 0.2},
+        "train": {"carry_state": True},
+    },
+    "lines": {"model": SENTENCE_READER, "data": LINES, "train": {"class_weights": "balanced"}},
+    "words": {"model": {**SENTENCE_READER, "embedding_size": 4}, "data": {**LINES, "tokens": "characters", "bucketing": False}},
+    "residual": {"model": {"kind": "cnn", "network": "resnet18"}, "train": {"batch_size": 1000, "epochs": 2}},
+}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_whatever_a_job_asks_for_is_carried_over_a_stop(tmp_path: Path, name: str) -> None:
+    feature = FEATURES[name]
+    size = 300 if feature["model"]["kind"] == "cnn" else 12
+    job = make_job(**{**feature, "train": {"epochs": 2, "batch_size": size, **feature.get("train", {})}})
+    through = make_run(tmp_path / "through")
+    metrics = train_here(job, through)
+    for stop_after in (1, 3):
+        stop(job, make_run(tmp_path / "stopped", resume=True, stop_after=stop_after))
+    resumed = make_run(tmp_path / "stopped", resume=True)
+    assert train_here(job, resumed) == metrics
+    assert model_bytes(resumed) == model_bytes(through)
+    assert losses(resumed) == [line for line in losses(through) if line[0] > 3]
+
+
 def test_a_training_that_is_killed_repeats_the_steps_since_its_checkpoint(tmp_path: Path) -> None:
     job = make_job(MODELS["cnn"], train={"epochs": 2, "batch_size": 300}, checkpoint={"every": "3 steps"})
     through = make_run(tmp_path / "through")
@@ -107,7 +144,7 @@ def test_a_training_that_had_come_to_its_end_only_writes_the_model_again(tmp_pat
 def test_the_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     train_here(make_job(MODELS["cnn"]), make_run(tmp_path))
     other = make_job({"kind": "cnn", "blocks": [{"filters": 5}]})
-    with pytest.raises(CorruptError, match=r"not one of this model: .*blocks\.0\.conv"):
+    with pytest.raises(CorruptError, match=r"not one of this training: .*blocks\.0\.conv"):
         train_here(other, make_run(tmp_path, resume=True))
 
 
@@ -125,7 +162,7 @@ def test_a_state_that_is_none_is_refused_and_never_executed(tmp_path: Path, monk
     run = make_run(tmp_path, resume=True)
     assert run.resume_from is not None
     (run.resume_from / "state.pt").write_bytes(content)
-    with pytest.raises(CorruptError, match="not one of this model"):
+    with pytest.raises(CorruptError, match="not one of this training"):
         train_here(make_job(MODELS["cnn"]), run)
     assert not (tmp_path / "harmed").exists()
 

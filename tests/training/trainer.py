@@ -10,11 +10,13 @@ import torch
 from cloud_train.job.models import JobSpec
 from cloud_train.run.checkpoints import newest_valid
 from cloud_train.training.data import load
+from cloud_train.training.description import ModelDescription
+from cloud_train.training.distributed import ALONE
 from cloud_train.training.loop import train
-from cloud_train.training.modelfile import ModelDescription
 from cloud_train.worker.api import Run
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40
+LINES = "".join(f"{('good', 'bad')[n % 2]}\tit was {('fine', 'poor')[n % 2]} {'really ' * (n % 7)}{n}\n" for n in range(60))
 CPU = torch.device("cpu")
 
 
@@ -64,5 +66,6 @@ def train_here(job: JobSpec, run: TestRun) -> dict[str, float]:
     """Train ``job`` in this process; ends with SystemExit if the run is told to stop."""
     folder = run.metrics.parent
     (folder / "text.txt").write_text(TEXT)
-    data = load(job, folder)
-    return train(job, data, ModelDescription.of(job, data), run, CPU)
+    (folder / "lines.tsv").write_text(LINES)
+    data = load(job, folder / str(getattr(job.data, "path", "") or "cache"))
+    return train(job, data, ModelDescription.of(job, data), run, ALONE)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cloud_train.run.checkpoints import publish
 from cloud_train.run.manifest import verify
+from cloud_train.run.ranking import Ranking
 from cloud_train.run.states import Cause, State
 from tests.support import wait_until
 from tests.worker.launching import QUICK, Launched
@@ -164,6 +165,7 @@ def test_the_program_finds_the_contract_in_its_environment_and_nothing_stale(lau
         environment={"OMP_NUM_THREADS": "2", "CLOUD_TRAIN_RUN_ID": "a lie"},
         data="/data/images",
         keep_checkpoints=7,
+        ranking=Ranking("validation/loss", keep=2),
         grace_seconds=2.5,
     )
     launched.run(environment={"CLOUD_TRAIN_STALE": "1", "OMP_NUM_THREADS": "9", "SECRET": "value"})
@@ -185,6 +187,7 @@ def test_the_program_finds_the_contract_in_its_environment_and_nothing_stale(lau
         "CLOUD_TRAIN_NODE_RANK": "0",
         "CLOUD_TRAIN_NODES": "1",
         "CLOUD_TRAIN_KEEP_CHECKPOINTS": "7",
+        "CLOUD_TRAIN_BEST": "2:validation/loss:min",
     }
     assert found["OMP_NUM_THREADS"] == "2"
     assert found["SECRET"] == "value"

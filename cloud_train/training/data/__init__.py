@@ -1,31 +1,24 @@
-"""The data sets as tensors in memory: what is trained on, what is validated on, and what the classes are called."""
+"""The data sets: what is trained on, what is validated on, and what the classes are called."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from cloud_train.errors import JobError
-from cloud_train.job.models import DigitsData, JobSpec, PythonDocsData, TextData
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Inputs and targets; a sample is a row of both.
-
-    Images: inputs float32 (samples, channels, height, width) in [0, 1], targets int64 (samples,).
-    Text: inputs and targets int64 (samples, sequence_length), each target the character after its input.
-    """
-
-    inputs: torch.Tensor
-    targets: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def batch(self, rows: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """The inputs and targets of these samples."""
-        return self.inputs[rows], self.targets[rows]
+from cloud_train.job.models import (
+    Cifar10Data,
+    DigitsData,
+    ImagesData,
+    JobSpec,
+    MnistData,
+    Normalize,
+    PythonDocsData,
+    SequencesData,
+    TextData,
+)
+from cloud_train.training.data.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -36,29 +29,46 @@ class DataSet:
     validation: Samples
     classes: tuple[str, ...]
     """Names of the classes; for text its characters, in the order of their numbers."""
-
-    @property
-    def image_shape(self) -> tuple[int, int, int] | None:
-        """(channels, height, width) of an image, None for text."""
-        if self.train.inputs.dim() != 4:
-            return None
-        channels, height, width = self.train.inputs.shape[1:]
-        return channels, height, width
+    image_shape: tuple[int, int, int] | None = None
+    """(channels, height, width) of an image, None for what is no image."""
+    normalize: Normalize | None = None
+    """How the network scales the pixels."""
+    tokens: tuple[str, ...] | None = None
+    """Vocabulary of labelled lines: the token with number n is ``tokens[n - 1]``, and 0 is every other one and the padding."""
+    unit: Literal["characters", "words"] = "characters"
+    """What a token of a line is."""
 
     def to(self, device: torch.device) -> "DataSet":
-        """The same data in the memory of ``device``."""
-        train, validation = (Samples(part.inputs.to(device), part.targets.to(device)) for part in (self.train, self.validation))
-        return DataSet(train, validation, self.classes)
+        """The same data, whose batches lie in the memory of ``device``."""
+        return DataSet(**{**vars(self), "train": self.train.to(device), "validation": self.validation.to(device)})
 
 
-def load(job: JobSpec, directory: Path) -> DataSet:
-    """The job's data; ``directory`` is where its relative paths start."""
-    if isinstance(job.data, DigitsData):
-        from cloud_train.training.data.digits import load_digits
+def load(job: JobSpec, place: Path) -> DataSet:
+    """The job's data. ``place`` is the file or folder that ``data.path`` names; for data without a path, the cache for downloads."""
+    seed = job.train.seed
+    match job.data:
+        case DigitsData():
+            from cloud_train.training.data.digits import load_digits
 
-        return load_digits(job.data, job.train.seed)
-    if isinstance(job.data, PythonDocsData | TextData):
-        from cloud_train.training.data.text import load_text
+            return load_digits(job.data, seed)
+        case MnistData():
+            from cloud_train.training.data.mnist import load_mnist
 
-        return load_text(job.data, directory)
+            return load_mnist(job.data, place, seed)
+        case Cifar10Data():
+            from cloud_train.training.data.cifar10 import load_cifar10
+
+            return load_cifar10(job.data, place, seed)
+        case ImagesData():
+            from cloud_train.training.data.images import load_images
+
+            return load_images(job.data, place, seed)
+        case PythonDocsData() | TextData():
+            from cloud_train.training.data.text import load_text
+
+            return load_text(job.data, place)
+        case SequencesData():
+            from cloud_train.training.data.sequences import load_sequences
+
+            return load_sequences(job.data, place, seed)
     raise JobError("data: the built-in models need a data set of their own")

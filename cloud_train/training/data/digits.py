@@ -15,8 +15,8 @@ from torch.nn import functional
 from cloud_train.errors import CorruptError, MissingDependencyError
 from cloud_train.job.datasets import DIGITS_CLASSES, DIGITS_SAMPLES
 from cloud_train.job.models import DigitsData
-from cloud_train.training.data import DataSet, Samples
-from cloud_train.training.randomness import permutation
+from cloud_train.training.data import DataSet
+from cloud_train.training.data.memory import Images, image_data_set
 
 _SIDE = 8
 _BRIGHTEST = 16
@@ -29,14 +29,7 @@ def load_digits(data: DigitsData, seed: int) -> DataSet:
     if data.size != _SIDE:
         images = functional.interpolate(images, size=(data.size, data.size), mode="bilinear", align_corners=False)
     targets = torch.from_numpy(table[:, -1].astype(np.int64))
-    order = permutation(DIGITS_SAMPLES, seed, "split")
-    held_back = round(DIGITS_SAMPLES * data.validation)
-    validation, train = order[:held_back], order[held_back:]
-    return DataSet(
-        train=Samples(images[train], targets[train]),
-        validation=Samples(images[validation], targets[validation]),
-        classes=tuple(str(digit) for digit in range(DIGITS_CLASSES)),
-    )
+    return image_data_set(data, Images(images, targets), None, tuple(str(digit) for digit in range(DIGITS_CLASSES)), seed)
 
 
 def _file() -> Path:

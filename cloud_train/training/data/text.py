@@ -8,12 +8,18 @@ import torch
 from cloud_train.job import corpus
 from cloud_train.job.datasets import sequences
 from cloud_train.job.models import PythonDocsData, TextData
-from cloud_train.training.data import DataSet, Samples
+from cloud_train.training.data import DataSet
+from cloud_train.training.data.download import path_or_download
+from cloud_train.training.data.memory import TensorSamples
 
 
-def load_text(data: PythonDocsData | TextData, directory: Path) -> DataSet:
-    """The job's text; the validation text is its end."""
-    text = corpus.read_text(data, directory)
+def load_text(data: PythonDocsData | TextData, place: Path) -> DataSet:
+    """The job's text; the validation text is its end.
+
+    ``place`` is the file or folder of ``data.path``, or without that the cache that the file is downloaded to. Raises FieldError for text
+    that cannot be used, and what ``download.fetch`` raises.
+    """
+    text = corpus.read_text(data, path_or_download(data, place) if isinstance(data, TextData) else place)
     vocabulary = corpus.vocabulary(text)
     train, validation = corpus.split(text, data.validation)
     return DataSet(
@@ -27,10 +33,10 @@ def encode(text: str, vocabulary: str) -> torch.Tensor:
     """The number of each character, int64 of shape (len(text),); ``vocabulary`` is sorted and has every character of ``text``."""
     code_points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     known = np.frombuffer(vocabulary.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    return torch.from_numpy(np.searchsorted(known, code_points).astype(np.int64))
+    return torch.from_numpy(np.searchsorted(known, code_points).astype(np.int64, copy=False))
 
 
-def _samples(characters: torch.Tensor, sequence_length: int) -> Samples:
+def _samples(characters: torch.Tensor, sequence_length: int) -> TensorSamples:
     count = sequences(len(characters), sequence_length)
     end = count * sequence_length
-    return Samples(characters[:end].view(count, sequence_length), characters[1 : end + 1].view(count, sequence_length))
+    return TensorSamples(characters[:end].view(count, sequence_length), characters[1 : end + 1].view(count, sequence_length))

@@ -3,22 +3,34 @@
 import torch
 from torch import nn
 
-from cloud_train.job.models import CnnModel, RnnModel
+from cloud_train.job.models import CnnModel
+from cloud_train.training.description import ModelDescription
 from cloud_train.training.models.cnn import Cnn
-from cloud_train.training.models.rnn import Rnn, build_rnn
+from cloud_train.training.models.language import LanguageModel, LinearLanguageModel, StackedLanguageModel
+from cloud_train.training.models.lines import LineClassifier
+from cloud_train.training.models.resnet import ResNet
 
-__all__ = ["Cnn", "Rnn", "build"]
+__all__ = ["Cnn", "LanguageModel", "LineClassifier", "ResNet", "build"]
 
 
-def build(model: CnnModel | RnnModel, classes: int, image_shape: tuple[int, int, int] | None, seed: int) -> nn.Module:
-    """The network that ``model`` describes, its weights drawn from ``seed``.
+def build(description: ModelDescription, seed: int) -> nn.Module:
+    """The network that ``description`` describes, its weights drawn from ``seed``, in training mode and torch's usual memory format.
 
-    ``image_shape`` is (channels, height, width) for a CNN, None for an RNN. A CNN maps (batch, channels, height, width) to scores (batch,
-    classes); an RNN maps characters (batch, time) and a state to scores (batch, time, classes) and the state after them.
+    An image classifier maps images (B, channels, height, width), float32 in [0, 1], to scores (B, classes). A language model maps
+    characters (B, T) and a state to scores (B, T, classes) and the state after them. A classifier of lines maps tokens (B, T) and lengths
+    (B,) to scores (B, classes). Scores are what a softmax makes probabilities of.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if isinstance(model, RnnModel):
-            return build_rnn(model, classes)
-        assert image_shape is not None
-        return Cnn(model, image_shape, classes)
+        return _network(description)
+
+
+def _network(description: ModelDescription) -> nn.Module:
+    model, classes, image_shape = description.model, len(description.classes), description.image_shape
+    if not isinstance(model, CnnModel):
+        if description.tokens is not None:
+            return LineClassifier(model, description.inputs, classes)
+        return LinearLanguageModel(model, classes) if model.cell == "linear" else StackedLanguageModel(model, classes)
+    assert image_shape is not None  # whoever makes a description sees to it
+    network = Cnn if model.network == "blocks" else ResNet
+    return network(model, image_shape, classes, description.normalize)

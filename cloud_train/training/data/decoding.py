@@ -1,0 +1,198 @@
+"""One JPEG or PNG file as the pixels of a square: read, turned upright, cut, scaled.
+
+What a file is, is told from its content and not from its name, and one that claims to be very large is refused before it is unpacked.
+"""
+
+import errno
+import math
+import random
+import struct
+import zlib
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from cloud_train.errors import CorruptError, StoreError
+from cloud_train.job.models import PhotoAugment
+
+MOST_PIXELS = 64_000_000
+"""Pixels of an image, width times height, above which it is refused."""
+
+_FORMATS = ("JPEG", "PNG")
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error, zlib.error)
+"""What Pillow raises for files that are damaged in one way or another."""
+_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Reasons not to open a file that say nothing about the file."""
+_LONGEST_REASON = 200
+_KEPT_BLOCKS = 4
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by its Exif orientation (CIPA DC-008, tag 0x0112)."""
+_SIDEWAYS = (5, 6, 7, 8)
+_MIDDLE = 7 / 8
+_TRIES = 10
+_LOWEST_ASPECT, _HIGHEST_ASPECT = 3 / 4, 4 / 3
+
+
+class UnreadableImageError(CorruptError):
+    """A file is not an image that can be read; ``reason`` says why, without the file's path."""
+
+    def __init__(self, path: str | PathLike[str], reason: str, hint: str | None = None) -> None:
+        super().__init__(f"{path}: {reason}", hint)
+        self.reason = reason
+
+
+class View(NamedTuple):
+    """The part of an upright image that is seen, in pixels from its upper left corner, and whether it is mirrored."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    is_mirrored: bool = False
+
+
+Chooser = Callable[[int, int], View]
+"""Says what is seen of an image of a width and a height."""
+
+
+def read_image(path: str | PathLike[str], size: int, channels: int, choose: Chooser) -> np.ndarray:
+    """What ``choose`` sees of the image at ``path``, scaled to uint8 (size, size, channels); 3 channels are colours, 1 is grey.
+
+    What is transparent is taken as it is, 16 bits a pixel are scaled to 8, and of several pictures in a file the first one counts. Raises
+    UnreadableImageError for a file that cannot be read or has more than ``MOST_PIXELS``, StoreError where no file could be opened.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise UnreadableImageError(path, _too_large(f"{image.width:,}×{image.height:,} pixels"))
+            return _pixels(image, size, channels, choose)
+    except Image.DecompressionBombError as error:  # Pillow's own limit, which is higher
+        raise UnreadableImageError(path, _too_large("the image")) from error
+    except UnidentifiedImageError as error:
+        is_empty = Path(path).stat().st_size == 0
+        raise UnreadableImageError(path, "the file is empty" if is_empty else "it is neither a JPEG nor a PNG") from error
+    except _UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+            raise StoreError(f"{path} cannot be opened: {_reason(error)}") from error
+        raise UnreadableImageError(path, _reason(error)) from error
+
+
+def middle(size: int) -> Chooser:
+    """Sees the middle: a square of 7/8 of the shorter side; all of an image that has ``size`` pixels a side already.
+
+    For 224 pixels it is what is usual in validation: the shorter side scaled to 256, and 224 pixels cut out of the middle.
+    """
+
+    def choose(width: int, height: int) -> View:
+        if width == height == size:
+            return View(0, 0, size, size)
+        side = min(width, height) * _MIDDLE
+        left, top = (width - side) / 2, (height - side) / 2
+        return View(left, top, left + side, top + side)
+
+    return choose
+
+
+def random_part(size: int, augment: PhotoAugment, seed: int) -> Chooser:
+    """Sees a part that is drawn from ``seed``, and with ``augment.flip`` half of the time its mirror image.
+
+    Its area is drawn evenly between ``augment.crop`` and all of the image's, and its aspect ratio between 3/4 and 4/3 (Szegedy et al.,
+    "Going deeper with convolutions", 2015, section 6), evenly on a logarithmic scale. Where ten parts in a row do not fit into the image,
+    it is the largest one in the middle with such an aspect ratio. With ``augment.crop`` = 1 it is the middle, as in validation.
+    """
+    draws = random.Random(seed)
+
+    def choose(width: int, height: int) -> View:
+        is_mirrored = augment.flip and draws.random() < 0.5
+        view = middle(size)(width, height) if augment.crop == 1 else _random_part(width, height, augment.crop, draws)
+        return view._replace(is_mirrored=is_mirrored)
+
+    return choose
+
+
+def prepare_pillow() -> None:
+    """Load what reading an image needs, and let Pillow keep a little of the memory of images that are gone.
+
+    Otherwise it gets each image's memory from the operating system and gives it back, which can take as long as decoding a small image.
+    """
+    Image.preinit()
+    Image.core.set_blocks_max(_KEPT_BLOCKS)  # type: ignore[attr-defined]  # documented ("Block Allocator"), not declared
+
+
+def _random_part(width: int, height: int, smallest: float, draws: random.Random) -> View:
+    for _ in range(_TRIES):
+        area = width * height * draws.uniform(smallest, 1)
+        aspect = math.exp(draws.uniform(math.log(_LOWEST_ASPECT), math.log(_HIGHEST_ASPECT)))
+        part_width, part_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < part_width <= width and 0 < part_height <= height:
+            left, top = draws.randint(0, width - part_width), draws.randint(0, height - part_height)
+            return View(left, top, left + part_width, top + part_height)
+    part_width = min(width, max(1, round(height * _HIGHEST_ASPECT)))
+    part_height = min(height, max(1, round(width / _LOWEST_ASPECT)))
+    left, top = (width - part_width) // 2, (height - part_height) // 2
+    return View(left, top, left + part_width, top + part_height)
+
+
+def _pixels(image: Image.Image, size: int, channels: int, choose: Chooser) -> np.ndarray:
+    orientation = _orientation(image)
+    is_sideways = orientation in _SIDEWAYS
+    view = choose(image.height, image.width) if is_sideways else choose(image.width, image.height)
+    mode = "L" if channels == 1 else "RGB"
+    scale = _scaled_while_decoding(image, mode, size, view, is_sideways)
+    picture = image if image.mode == mode else _eight_bits(image).convert(mode)
+    if orientation in _UPRIGHT:
+        picture = picture.transpose(_UPRIGHT[orientation])
+    box = (view.left * scale, view.top * scale, view.right * scale, view.bottom * scale)
+    if picture.size != (size, size) or box != (0, 0, size, size):
+        # Where the image becomes much smaller, whole pixels are averaged first, down to twice the size: quicker, and hardly to be seen.
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
+    if view.is_mirrored:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(picture).reshape(size, size, channels)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The Exif orientation; 1, upright, if there is none, or none that can be read."""
+    if image.format == "PNG":
+        image.load()  # its Exif data may stand behind the pixels
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except _UNREADABLE:
+        return 1
+
+
+def _scaled_while_decoding(image: Image.Image, mode: str, size: int, view: View, is_sideways: bool) -> float:
+    """Have a JPEG decoded at 1/2, 1/4 or 1/8 of its size, where what is seen of it stays as large as needed; returns that factor."""
+    across, down = size / (view.right - view.left), size / (view.bottom - view.top)
+    width, height = image.size
+    drafted = image.draft(mode, (math.ceil(width * across), math.ceil(height * down)))
+    return 1.0 if drafted is None else drafted[1][2] / width
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The image with 8 bits a channel: Pillow would clip 16 bits to 8 instead of scaling them."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+
+
+def _too_large(what: str) -> str:
+    return f"{what} is more than the {MOST_PIXELS // 10**6} million pixels that are read"
+
+
+def _reason(error: Exception) -> str:
+    said = error.strerror if isinstance(error, OSError) and error.errno else str(error)
+    return (said or type(error).__name__)[:_LONGEST_REASON]

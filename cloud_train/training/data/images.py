@@ -1,0 +1,256 @@
+"""A folder of images, one folder a class, decoded while the training goes on.
+
+The samples are numbered in the order of the names of classes and files, so a number means the same image wherever the folder lies. How an
+image is changed in an epoch is drawn from the seed, the epoch and its number. An image that cannot be read ends the run, or is left out
+of its batch (``data.broken: skip``), which then has fewer samples, or none; what counts as seen is what was picked. So nothing depends on
+how many processes decode, or on where a run was resumed.
+"""
+
+import math
+import os
+import sys
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from copy import copy
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cloud_train.job.datasets import held_back
+from cloud_train.job.imagefolder import list_images
+from cloud_train.job.models import ImagesData
+from cloud_train.job.problems import FieldError
+from cloud_train.training.data import DataSet
+from cloud_train.training.data.decoder_processes import done_ahead, shared_memory
+from cloud_train.training.data.decoding import Chooser, UnreadableImageError, middle, prepare_pillow, random_part, read_image
+from cloud_train.training.data.samples import Batch, Pick, Samples
+from cloud_train.training.data.unpack import fetch_unpacked
+from cloud_train.training.device import usable_cpus
+from cloud_train.training.randomness import derived_seed, permutation
+
+
+def load_images(data: ImagesData, place: Path, seed: int) -> DataSet:
+    """The images in the folder ``place``, or, with ``data.url`` only, in an archive that is fetched into the cache ``place``.
+
+    Without a folder ``val``, which images are for validation follows from ``seed``. Raises FieldError for a folder that is not as it should
+    be, and what ``fetch_unpacked`` raises.
+    """
+    folder = place if data.path is not None else _downloaded(data, place)
+    found = list_images(data, folder)
+    files = ImageFiles(found.train, found.classes, found.images)
+    if found.validation is not None:
+        validation_files = ImageFiles(found.validation, found.classes, found.validation_images)
+        train_numbers, validation_numbers = np.arange(len(files)), np.arange(len(validation_files))
+    else:
+        validation_files = files
+        order = permutation(len(files), seed, "split").numpy()
+        count = held_back(len(files), data.validation, "images")
+        validation_numbers, train_numbers = np.sort(order[:count]), np.sort(order[count:])
+    return DataSet(
+        train=FolderSamples(files, train_numbers, data, seed),
+        validation=FolderSamples(validation_files, validation_numbers, data, seed),
+        classes=found.classes,
+        image_shape=(data.channels, data.size, data.size),
+        normalize=data.normalize,
+    )
+
+
+def _downloaded(data: ImagesData, cache: Path) -> Path:
+    if data.url is None or data.sha256 is None:
+        raise FieldError(("data",), "nothing says where the images come from", hint="give path, or url and sha256")
+    return fetch_unpacked(data.url, data.sha256, cache)
+
+
+class ImageFiles:
+    """Paths of images by number, class after class.
+
+    A million names as Python's texts take a hundred megabytes, and each process that does no more than look at them ends up with a copy of
+    its own. Here they are one piece of memory.
+    """
+
+    def __init__(self, folder: Path, classes: Sequence[str], names: Sequence[Sequence[str]]) -> None:
+        self._folders = [os.fsencode(folder / name) for name in classes]
+        self.classes = np.arange(len(classes)).repeat([len(of_class) for of_class in names])
+        """Number of each image's class, int64 (images,)."""
+        lengths = np.fromiter((len(os.fsencode(name)) for of_class in names for name in of_class), np.int64, len(self.classes))
+        self._ends = np.concatenate([np.zeros(1, np.int64), lengths.cumsum()])
+        self._names = b"".join(os.fsencode("".join(of_class)) for of_class in names)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def path(self, number: int) -> str:
+        """Where the image is."""
+        name = self._names[self._ends[number] : self._ends[number + 1]]
+        return os.fsdecode(self._folders[self.classes[number]] + b"/" + name)
+
+
+class Decoded(NamedTuple):
+    """The images of a batch."""
+
+    images: Tensor
+    """Of those that could be read, (B, height, width, channels): uint8, or float32 from 0 to 1."""
+    broken: list[tuple[int, str]]
+    """Of each other one its place in the batch, and what is wrong with it."""
+
+
+Request = tuple[list[int], int | None]
+"""Numbers of samples, and the epoch that they are for."""
+
+
+class FolderSamples(Samples):
+    """Some of the images in a folder. Those of a batch have their channels innermost in memory.
+
+    With ``data.broken: skip`` a batch may have fewer samples than its pick, or none; each file that was left out is named once, on stderr.
+    """
+
+    def __init__(self, files: ImageFiles, numbers: np.ndarray, settings: ImagesData, seed: int) -> None:
+        self.targets = torch.from_numpy(files.classes[numbers])
+        self._files, self._numbers, self._settings, self._seed = files, numbers, settings, seed
+        self._processes = default_processes() if settings.workers is None else settings.workers
+        self._device = torch.device("cpu")
+        self._named: set[int] = set()
+
+    def batches(self, picks: Iterable[Pick]) -> Generator[Batch]:
+        """A batch for each pick; of an endless iterator of picks, a few are taken at a time.
+
+        Raises UnreadableImageError where an image cannot be read and is not to be skipped, and what ``done_ahead`` raises.
+        """
+        asked: deque[Tensor] = deque()
+        recycled = RecycledMemory()
+        with closing(self._decoded(_requests(picks, asked), recycled)) as decoded:
+            for images, broken in decoded:
+                rows = asked.popleft()
+                if broken:
+                    rows = self._without(broken, rows)
+                yield Batch(self._floats(images, recycled).permute(0, 3, 1, 2), self.targets[rows].to(self._device))
+
+    def to(self, device: torch.device) -> Self:
+        """The same samples, whose batches lie in the memory of ``device``."""
+        moved = copy(self)
+        moved._device = device
+        return moved
+
+    def path(self, row: int) -> str:
+        """The file of a sample."""
+        return self._files.path(self._numbers[row])
+
+    def _decoded(self, requests: Iterable[Request], recycled: "RecycledMemory") -> Generator[Decoded]:
+        prepare_pillow()  # before there are processes, which then have it done
+        if self._processes:
+            work = partial(self._decode_shared, {})
+            return done_ahead(work, requests, self._processes, pin_memory=self._device.type == "cuda")
+        allocate = recycled.floats if self._device.type == "cpu" else partial(torch.empty, dtype=torch.uint8)
+        return (self._decode(request, allocate) for request in requests)
+
+    def _decode_shared(self, memory: dict[int, Tensor], request: Request, slot: int, is_stopped: Callable[[], bool]) -> Decoded:
+        """In a process of its own; ``memory`` is what it has for each slot."""
+
+        def allocate(shape: Sequence[int]) -> Tensor:
+            count = math.prod(shape)
+            if slot not in memory or memory[slot].numel() < count:
+                memory[slot] = shared_memory((count,), torch.uint8)
+            return memory[slot][:count].view(*shape)
+
+        return self._decode(request, allocate, is_stopped)
+
+    def _decode(
+        self, request: Request, allocate: Callable[[Sequence[int]], Tensor], is_stopped: Callable[[], bool] = lambda: False
+    ) -> Decoded:
+        rows, epoch = request
+        size, channels = self._settings.size, self._settings.channels
+        images = allocate((len(rows), size, size, channels))
+        pixels_BHWC = images.numpy()
+        readable, broken = 0, []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of much that does no harm, and the rest is an error here
+            for place, row in enumerate(rows):
+                if is_stopped():
+                    break
+                try:
+                    _put(pixels_BHWC[readable], read_image(self.path(row), size, channels, self._chooser(row, epoch)))
+                    readable += 1
+                except UnreadableImageError as error:
+                    broken.append((place, error.reason))
+                    if self._settings.broken == "fail":
+                        break
+        return Decoded(images[:readable], broken)
+
+    def _chooser(self, row: int, epoch: int | None) -> Chooser:
+        if epoch is None or self._settings.augment is None:
+            return middle(self._settings.size)
+        return random_part(self._settings.size, self._settings.augment, derived_seed(self._seed, "augment", epoch, row))
+
+    def _without(self, broken: Sequence[tuple[int, str]], rows: Tensor) -> Tensor:
+        """The rows that could be read; names the others, or raises UnreadableImageError for the first of them."""
+        for place, reason in broken:
+            row = int(rows[place])
+            if self._settings.broken == "fail":
+                hint = "replace the file or delete it, or set data.broken to skip"
+                raise UnreadableImageError(self.path(row), reason, hint)
+            if row not in self._named:
+                print(f"left out: {self.path(row)}: {reason}", file=sys.stderr, flush=True)
+                self._named.add(row)
+        is_readable = torch.ones(len(rows), dtype=torch.bool)
+        is_readable[[place for place, _ in broken]] = False
+        return rows[is_readable]
+
+    def _floats(self, images: Tensor, recycled: "RecycledMemory") -> Tensor:
+        """The images as float32 from 0 to 1, on the device."""
+        if images.dtype == torch.float32:
+            return images
+        if self._device.type != "cpu":
+            return images.to(self._device, non_blocking=images.is_pinned()).float().div_(255)
+        floats = recycled.floats(images.shape)
+        for place, pixels in zip(floats.numpy(), images.numpy(), strict=True):
+            _put(place, pixels)
+        return floats
+
+
+class RecycledMemory:
+    """Memory for one batch after another, taken again when nobody holds any of the batch that it was lent for.
+
+    To get so much memory from the operating system for each batch takes longer than to fill it.
+    """
+
+    _MOST = 2  # a loop still holds its batch when it asks for the next one
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
+
+    def floats(self, shape: Sequence[int]) -> Tensor:
+        """A float32 tensor of ``shape``, whatever is in it."""
+        count = math.prod(shape)
+        free = [memory for memory, lent in self._kept if lent() is None and memory.size >= count]
+        memory = free[0] if free else np.empty(count, np.float32)
+        lent = memory[:count].reshape(shape)
+        self._kept = [(other, use) for other, use in self._kept if other is not memory and (use() is not None or other.size >= count)]
+        if len(self._kept) < self._MOST:
+            self._kept.append((memory, weakref.ref(lent)))
+        return torch.from_numpy(lent)  # holds ``lent`` for as long as any tensor looks at this memory
+
+
+def default_processes(environment: Mapping[str, str] = os.environ) -> int:
+    """One for each CPU core that this process may use, but for the one that trains; shared among the training processes of this machine."""
+    return max(1, (usable_cpus() - 1) // int(environment.get("LOCAL_WORLD_SIZE") or 1))
+
+
+def _put(place: np.ndarray, pixels: np.ndarray) -> None:
+    """Write uint8 ``pixels`` into ``place``, whose floats go from 0 to 1."""
+    place[...] = pixels
+    if place.dtype != np.uint8:
+        place /= np.float32(255)  # in place while it is in the processor's cache, which is quicker than one division from type to type
+
+
+def _requests(picks: Iterable[Pick], asked: deque[Tensor]) -> Generator[Request]:
+    """The picks as plain numbers, which go from process to process without shared memory; ``asked`` keeps their rows."""
+    for rows, epoch in picks:
+        asked.append(rows)
+        yield rows.tolist(), epoch

@@ -1,0 +1,131 @@
+"""MNIST and what has its format: images and labels in four files of the type IDX, plain or compressed with gzip.
+
+The format is described at http://yann.lecun.com/exdb/mnist/: two zero bytes, a byte for the type of the values (8: unsigned bytes), a byte
+for the number of axes, the size of each axis as a big-endian number of four bytes, and then the values, the last axis changing fastest.
+"""
+
+import gzip
+import io
+import math
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor
+
+from cloud_train.errors import CorruptError, StoreError
+from cloud_train.job.models import MnistData
+from cloud_train.job.problems import FieldError
+from cloud_train.training.data import DataSet
+from cloud_train.training.data.download import fetch
+from cloud_train.training.data.memory import Images, image_data_set
+
+_CLASSES = tuple(str(digit) for digit in range(10))
+_Reader = io.BufferedReader | gzip.GzipFile
+_GZIP = b"\x1f\x8b"
+_LARGEST_RATIO = 1032
+"""More than so many bytes cannot come out of one that was deflated."""
+_PIECE_BYTES = 1 << 20
+_HINT = "get the file anew, and check where it comes from"
+
+
+def load_mnist(data: MnistData, place: Path, seed: int) -> DataSet:
+    """The images, as uint8 (images, 1, height, width), and their labels from 0 to 9.
+
+    ``place`` is the folder of ``data.path``, or without that the cache that the files are downloaded to. The files ``t10k-…`` are for
+    validation, unless a fraction of the training images is. Raises CorruptError naming the file and what is wrong with it, FieldError for
+    a file that is not there.
+    """
+    train = _images(data, place, "train")
+    test = _images(data, place, "t10k") if data.validation is None else None
+    if test is not None and test.pixels.shape[1:] != train.pixels.shape[1:]:
+        raise CorruptError(
+            f"the training images have {_sides(train.pixels)} pixels, and the test images {_sides(test.pixels)}",
+            hint="the four files must be of one data set",
+        )
+    return image_data_set(data, train, test, _CLASSES, seed)
+
+
+def _images(data: MnistData, place: Path, part: str) -> Images:
+    images_file, labels_file = (_file(data, place, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+    pixels, labels = _read(images_file, axes=3), _read(labels_file, axes=1)
+    if len(pixels) != len(labels):
+        raise CorruptError(f"{images_file} has {len(pixels):,} images, and {labels_file} {len(labels):,} labels", hint=_HINT)
+    wrong = (labels >= len(_CLASSES)).nonzero()
+    if len(wrong):
+        number = int(wrong[0])
+        raise CorruptError(f"{labels_file}: label number {number:,} (from 0) is {int(labels[number])}, and not from 0 to 9", hint=_HINT)
+    return Images(pixels.unsqueeze(1), labels.long())
+
+
+def _file(data: MnistData, place: Path, name: str) -> Path:
+    names = (f"{name}.gz", name)
+    if data.path is not None:
+        for path in (place / each for each in names):
+            if path.is_file():
+                return path
+        raise FieldError(("data", "path"), f"{place} holds neither {names[0]} nor {names[1]}", hint="name the folder of the four files")
+    for each in names:
+        if each in data.sha256:
+            parts = urlsplit(data.url)
+            url = parts._replace(path=f"{parts.path.rstrip('/')}/{each}").geturl()
+            return fetch(url, data.sha256[each], place, each)
+    raise FieldError(("data", "sha256"), f"{names[0]} is missing", hint="give the SHA-256 of each of the four files")
+
+
+def _read(path: Path, axes: int) -> Tensor:
+    """The values of a file of the type IDX, uint8; what is read is no more than its head announces."""
+    with _explained(path), path.open("rb") as plain:
+        size = path.stat().st_size
+        is_packed = plain.read(2) == _GZIP
+        plain.seek(0)
+        with gzip.open(plain) if is_packed else plain as file:
+            shape = _head(file, path, axes)
+            announced = math.prod(shape)
+            if announced > size * (_LARGEST_RATIO if is_packed else 1):
+                raise CorruptError(f"{path} announces {announced:,} bytes, more than it can hold: it is cut off", hint=_HINT)
+            content = bytearray(announced)
+            if (count := _fill(file, content)) < announced:
+                raise CorruptError(f"{path} is cut off after {count:,} of {announced:,} bytes", hint=_HINT)
+            if file.read(1):
+                raise CorruptError(f"{path} goes on behind the {announced:,} bytes that it announces", hint=_HINT)
+    return torch.frombuffer(content, dtype=torch.uint8).view(shape)
+
+
+def _head(file: _Reader, path: Path, axes: int) -> tuple[int, ...]:
+    magic = bytes((0, 0, 8, axes))
+    head = file.read(4 + 4 * axes)
+    if not head:
+        raise CorruptError(f"{path} is empty", hint=_HINT)
+    if head[:4] != magic or len(head) < 4 + 4 * axes:
+        raise CorruptError(f"{path} begins with {head[:4].hex(' ')}, and not with {magic.hex(' ')} and {axes} sizes", hint=_HINT)
+    shape = tuple(int.from_bytes(head[place : place + 4]) for place in range(4, len(head), 4))
+    if 0 in shape:
+        raise CorruptError(f"{path} holds nothing: its sizes are {' × '.join(str(size) for size in shape)}", hint=_HINT)
+    return shape
+
+
+def _fill(file: _Reader, content: bytearray) -> int:
+    """Read until ``content`` is full or the file ends; returns how many bytes there were."""
+    count = 0
+    while piece := file.read(min(_PIECE_BYTES, len(content) - count)):  # in pieces: gzip's readinto would hold all of it twice
+        content[count : count + len(piece)] = piece
+        count += len(piece)
+    return count
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise CorruptError(f"{path} is no whole gzip file: {error}", hint=_HINT) from error
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {(error.strerror or 'it is unreadable').lower()}") from error
+
+
+def _sides(pixels: Tensor) -> str:
+    return f"{pixels.shape[2]}×{pixels.shape[3]}"

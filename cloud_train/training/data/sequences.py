@@ -1,0 +1,141 @@
+"""Labelled lines of any lengths as token numbers, in memory one behind the other; a batch is padded to its own longest line."""
+
+from array import array
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cloud_train.job.lines import Line, Unit, most_frequent, numbered, pieces, read_lines, tokens_of
+from cloud_train.job.models import SequencesData
+from cloud_train.training.data import DataSet
+from cloud_train.training.data.download import path_or_download
+from cloud_train.training.data.memory import split
+from cloud_train.training.data.samples import Batch, Pick, Samples
+
+_BLOCK_LINES = 2048
+PADDING = 0
+"""The token behind the end of a line, and every token that the vocabulary lacks."""
+
+
+class RaggedSamples(Samples):
+    """A sample is a line's tokens and its class."""
+
+    def __init__(self, tokens: Tensor, lengths: Tensor, targets: Tensor) -> None:
+        self.tokens = tokens
+        """Of all lines, one behind the other, int64."""
+        self.lengths: Tensor = lengths
+        self.targets = targets
+        self._begins = lengths.cumsum(0) - lengths
+
+    def batches(self, picks: Iterable[Pick]) -> Generator[Batch]:
+        """A batch for each pick, as wide as its longest line."""
+        device = self.tokens.device
+        for rows, _ in picks:
+            lengths = self.lengths.index_select(0, rows)
+            places_T = torch.arange(int(lengths.max()), device=device)
+            begins_B1, lengths_B1 = (numbers.to(device).unsqueeze(1) for numbers in (self._begins.index_select(0, rows), lengths))
+            is_token_BT = places_T < lengths_B1
+            # Behind a line's end any place will do: what stands there becomes padding.
+            tokens_BT = self.tokens[torch.where(is_token_BT, begins_B1 + places_T, begins_B1)]
+            yield Batch(tokens_BT.masked_fill_(~is_token_BT, PADDING), self.targets.index_select(0, rows.to(device)), lengths)
+
+    def to(self, device: torch.device) -> Self:
+        """The same samples in the memory of ``device``; the lengths stay with the CPU, which decides by them."""
+        return type(self)(self.tokens.to(device), self.lengths, self.targets.to(device))
+
+
+def load_sequences(data: SequencesData, place: Path, seed: int) -> DataSet:
+    """The job's lines; the classes are their labels, sorted, and the vocabulary is that of the lines that are trained on.
+
+    ``place`` is the file or folder of ``data.path``, or without that the cache that the file is downloaded to. Which lines are for
+    validation follows from ``seed``, unless there is a ``validation.tsv``. Raises FieldError for lines that cannot be used.
+    """
+    lines, held_back = read_lines(data, path_or_download(data, place))
+    classes = tuple(sorted({line.label for line in lines}))
+    if held_back is None:
+        train_rows, validation_rows = split(len(lines), data.validation, seed, "lines")
+        lines, held_back = [lines[row] for row in train_rows], [lines[row] for row in validation_rows]
+    reader = _Reader(data.tokens)
+    train, validation = reader.read(lines), reader.read(held_back)
+    tokens = reader.vocabulary(train, data.vocabulary)
+    number = {label: place for place, label in enumerate(classes)}
+    parts = [
+        RaggedSamples(*reader.encoded(blocks, tokens, data.max_length), torch.tensor([number[line.label] for line in part]))
+        for blocks, part in ((train, lines), (validation, held_back))
+    ]
+    return DataSet(train=parts[0], validation=parts[1], classes=classes, tokens=tokens, unit=data.tokens)
+
+
+class _Block(NamedTuple):
+    """Some lines, as the numbers of their pieces."""
+
+    pieces: np.ndarray
+    """Of all the lines, one behind the other, int32."""
+    lengths: np.ndarray
+    """Pieces of each line, int64."""
+
+
+class _Reader:
+    """Reads many lines quickly: each text is cut once, and each different piece looked into once; all else is arithmetic on their numbers.
+
+    What it finds is what ``job.lines.vocabulary`` and ``job.lines.encode`` find, a few times faster.
+    """
+
+    def __init__(self, unit: Unit) -> None:
+        self._unit = unit
+        self._numbers: defaultdict[str, int] = defaultdict()
+        self._numbers.default_factory = self._numbers.__len__  # a piece that is met for the first time gets the next number
+
+    def read(self, lines: Sequence[Line]) -> list[_Block]:
+        """The lines in blocks, small enough that what is computed of one takes little memory."""
+        return [self._block(lines[start : start + _BLOCK_LINES]) for start in range(0, len(lines), _BLOCK_LINES)]
+
+    def _block(self, lines: Sequence[Line]) -> _Block:
+        numbers, lengths = array("i"), []
+        for line in lines:
+            found = pieces(line.text, self._unit)
+            numbers.extend(map(self._numbers.__getitem__, found))
+            lengths.append(len(found))
+        return _Block(np.frombuffer(numbers, dtype=np.int32), np.array(lengths))
+
+    def vocabulary(self, blocks: Sequence[_Block], size: int) -> tuple[str, ...]:
+        """The most frequent tokens of ``blocks``."""
+        counts = np.zeros(len(self._numbers), dtype=np.int64)
+        for block in blocks:
+            counts += np.bincount(block.pieces, minlength=len(counts))
+        found = zip(self._numbers, counts.tolist(), strict=True)
+        return most_frequent({piece: count for piece, count in found if count}, self._unit, size)
+
+    def encoded(self, blocks: Sequence[_Block], tokens: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:
+        """The numbers of the first ``max_length`` tokens of each line, one line behind the other, and how many each has; both int64."""
+        numbers = numbered(tokens)
+        of_pieces = [[numbers.get(token, 0) for token in tokens_of(piece, self._unit)] for piece in self._numbers]
+        table = np.array(list(chain.from_iterable(of_pieces)), dtype=np.int64)
+        counts = np.array([len(of_piece) for of_piece in of_pieces])
+        begins = _begins(counts)
+        flat, lengths = [], []
+        for block in blocks:
+            in_pieces = counts[block.pieces]
+            in_lines = np.add.reduceat(in_pieces, _begins(block.lengths))
+            encoded = table[_runs(begins[block.pieces], in_pieces)]
+            lengths.append(np.minimum(in_lines, max_length))
+            flat.append(encoded[_runs(_begins(in_lines), lengths[-1])])
+        return torch.from_numpy(np.concatenate(flat)), torch.from_numpy(np.concatenate(lengths))
+
+
+def _begins(lengths: np.ndarray) -> np.ndarray:
+    """Where each of the runs begins that lie one behind the other."""
+    begins: np.ndarray = lengths.cumsum() - lengths
+    return begins
+
+
+def _runs(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The places of runs that begin anywhere, one run behind the other: [5, 0], [2, 3] are 5, 6, 0, 1, 2."""
+    places: np.ndarray = np.arange(lengths.sum()) + np.repeat(begins - _begins(lengths), lengths)
+    return places

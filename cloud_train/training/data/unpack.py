@@ -1,0 +1,222 @@
+"""Archives from the network as folders: unpacked once, whole, and nowhere but into a folder of their own.
+
+An archive is not trusted. Its members are written one by one by this module, not by ``extractall``: plain files and folders only, under
+names that stay inside, and no more than the disk can take.
+"""
+
+import errno
+import gzip
+import os
+import re
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO, Literal, NamedTuple
+
+from cloud_train.errors import CorruptError, StoreError
+from cloud_train.training.data.cache import disk_errors, exclusive, shown_bytes
+from cloud_train.training.data.download import fetch
+
+_MOST_MEMBERS = 20_000_000
+_PIECE_BYTES = 1 << 20
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_GZIP = b"\x1f\x8b"
+_MACOS_EXTRAS = re.compile(r"__MACOSX|\.DS_Store|\._.*")
+"""What macOS puts into an archive beside the files, and what would be taken for broken images."""
+_UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, ValueError)
+"""What the standard library raises for an archive that is none, is cut off, or is of a kind that it cannot read."""
+_HINT = "make the archive anew, of plain files and folders"
+_CLASHES = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EILSEQ)
+
+
+def fetch_unpacked(url: str, sha256: str, cache: Path) -> Path:
+    """The folder that the archive at ``url`` was unpacked to; once it is there, the archive is neither verified nor needed again.
+
+    Raises what ``download.fetch`` and ``unpacked`` raise.
+    """
+    folder = _folder(sha256, cache)
+    return _content(folder) if folder.is_dir() else unpacked(fetch(url, sha256, cache), sha256, cache)
+
+
+def unpacked(archive: Path, sha256: str, cache: Path) -> Path:
+    """The folder that ``archive``, a verified .zip, .tar or .tar.gz (told by its content), was unpacked to, in ``cache``.
+
+    It is unpacked once for all runs, in a folder beside that is then renamed: the folder is there whole or not at all. Where all that the
+    archive holds lies in one folder, that one is returned. What macOS adds to archives (``__MACOSX``, ``._name``) is left out. Raises
+    CorruptError naming the member that is cut off, is a link or a device, is there twice, or lies outside; StoreError where the disk cannot
+    take it.
+    """
+    folder = _folder(sha256, cache)
+    beside = folder.with_name(f"{folder.name}.part")
+    with disk_errors(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(folder.with_name(f"{folder.name}.lock"), f"unpacking {archive.name}"):
+            if not folder.is_dir():
+                print(f"unpacking {archive.name} ({shown_bytes(archive.stat().st_size)})", flush=True)
+                _remove(beside)
+                try:
+                    beside.mkdir()
+                    files = _unpack(archive, beside)
+                    beside.rename(folder)
+                finally:
+                    _remove(beside)
+                print(f"unpacked {files:,} file{'s' if files != 1 else ''} of {archive.name}", flush=True)
+    return _content(folder)
+
+
+def _folder(sha256: str, cache: Path) -> Path:
+    return cache / "unpacked" / sha256[:16]
+
+
+def _content(folder: Path) -> Path:
+    with disk_errors(folder):
+        inside = list(folder.iterdir())
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+class _Member(NamedTuple):
+    """One entry of an archive."""
+
+    name: str
+    size: int
+    """Bytes of its content."""
+    kind: str
+    """``file``, ``folder``, or what else it is, in words."""
+    open: Callable[[], IO[bytes]]
+
+
+def _unpack(archive: Path, folder: Path) -> int:
+    """Write the members into ``folder``; returns how many files they are."""
+    files, left = 0, shutil.disk_usage(folder).free
+    for number, member in enumerate(_members(archive)):
+        left -= member.size
+        if number >= _MOST_MEMBERS or left < 0:
+            much = "more than fits on the disk" if left < 0 else f"more than {_MOST_MEMBERS:,} members"
+            raise StoreError(f"{archive.name} holds {much} of {folder.parent}", hint="free some space there, or give a smaller archive")
+        parts = _parts(archive, member)
+        if not any(_MACOS_EXTRAS.fullmatch(part) for part in parts):
+            with _clashes(archive, member):
+                _write(archive, member, folder.joinpath(*parts))
+            files += member.kind == "file"
+    return files
+
+
+def _parts(archive: Path, member: _Member) -> list[str]:
+    """The names of the folders on the way to a member, and its own."""
+    parts = [part for part in member.name.split("/") if part not in ("", ".")]
+    if member.name.startswith("/") or ".." in parts or "\\" in member.name or "\0" in member.name or (member.kind == "file" and not parts):
+        raise _refused(archive, member.name, "does not lie inside the archive")
+    if member.kind not in ("file", "folder"):
+        raise _refused(archive, member.name, f"is {member.kind}")
+    return parts
+
+
+def _write(archive: Path, member: _Member, path: Path) -> None:
+    if member.kind == "folder":
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as file:
+        for piece in _pieces(archive, member):
+            file.write(piece)
+
+
+def _pieces(archive: Path, member: _Member) -> Iterator[bytes]:
+    with _unreadable(archive, member.name), member.open() as content:
+        while piece := content.read(_PIECE_BYTES):
+            yield piece
+
+
+def _members(archive: Path) -> Iterator[_Member]:
+    with archive.open("rb") as file:
+        begin = file.read(4)
+    if begin in _ZIP:
+        return _zip_members(archive)
+    return _tar_members(archive, "r:gz" if begin.startswith(_GZIP) else "r:")
+
+
+def _zip_members(archive: Path) -> Iterator[_Member]:
+    with _unreadable(archive):
+        opened = zipfile.ZipFile(archive)
+    with opened:
+        for info in opened.infolist():
+            kind = "folder" if info.is_dir() else "file"
+            mode = stat.S_IFMT(info.external_attr >> 16)  # what Unix would say of it; 0 if it was not made on Unix
+            if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
+                kind = "a link or a device"
+            elif info.flag_bits & 1:
+                kind = "encrypted"
+            yield _Member(info.orig_filename, info.file_size, kind, partial(opened.open, info))
+
+
+def _tar_members(archive: Path, mode: Literal["r:", "r:gz"]) -> Iterator[_Member]:
+    with _unreadable(archive):
+        opened = tarfile.open(archive, mode)  # noqa: SIM115 -- closed below; what can go wrong here has its own words
+    with opened:
+        last = ""
+        while (info := _next(archive, opened, last)) is not None:
+            last = info.name
+            kind = "file" if info.isfile() else "folder" if info.isdir() else "a link or a device"
+            yield _Member(info.name, info.size if info.isfile() else 0, kind, partial(_content_of, opened, info))
+            opened.members.clear()  # type: ignore[attr-defined]  # typeshed lacks it; a million of them would fill the memory
+        with _unreadable(archive):
+            _check_end(archive, opened, last)
+
+
+def _next(archive: Path, opened: tarfile.TarFile, last: str) -> tarfile.TarInfo | None:
+    with _unreadable(archive, last):
+        info = opened.next()
+    if info is not None and info.size < 0:  # some versions of tarfile would go round in circles
+        raise _refused(archive, info.name, "has a size below zero")
+    return info
+
+
+def _content_of(opened: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    content = opened.extractfile(info)
+    if content is None:
+        raise tarfile.ReadError("it has no content")
+    return content
+
+
+def _check_end(archive: Path, opened: tarfile.TarFile, last: str) -> None:
+    """The end is a block of zeros; tarfile takes a header that it cannot read for one. Reading on makes gzip check its own sum."""
+    file = opened.fileobj
+    file.seek(opened.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise _refused(archive, last, "is the last one that can be read: the archive is cut off or damaged behind it")
+    while file.read(_PIECE_BYTES):
+        pass
+
+
+@contextmanager
+def _unreadable(archive: Path, name: str = "") -> Iterator[None]:
+    try:
+        yield
+    except _UNREADABLE as error:
+        what = f"its member {name!r} cannot be read" if name else "it is no .zip, .tar or .tar.gz that can be read"
+        raise CorruptError(f"{archive}: {what}: {error}", hint=_HINT) from error
+
+
+@contextmanager
+def _clashes(archive: Path, member: _Member) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _CLASHES:
+            raise
+        raise _refused(archive, member.name, f"cannot be written: {os.strerror(error.errno).lower()}") from error
+
+
+def _refused(archive: Path, name: str, what: str) -> CorruptError:
+    return CorruptError(f"{archive}: its member {name!r} {what}", hint=_HINT)

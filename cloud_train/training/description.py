@@ -1,0 +1,64 @@
+"""What a model is besides its weights: the job's ``model`` section, and what its inputs and answers mean."""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from cloud_train.errors import JobError
+from cloud_train.job.architecture import layers
+from cloud_train.job.facts import DataFacts, LayerFacts
+from cloud_train.job.models import CnnModel, ImagesData, JobSpec, Normalize, RnnModel, ScriptModel, SequencesData
+from cloud_train.training.data import DataSet
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What ``model.json`` says. An image classifier has an ``image_shape``, a classifier of lines ``tokens``, a language model neither."""
+
+    model: CnnModel | RnnModel
+    classes: tuple[str, ...]
+    """Names of the classes; for a language model its characters, in the order of their numbers."""
+    image_shape: tuple[int, int, int] | None = None
+    """(channels, height, width)."""
+    normalize: Normalize | None = None
+    """How the pixels are scaled, as the network's first layer."""
+    tokens: tuple[str, ...] | None = None
+    """What a classifier of lines reads: the token with number n is ``tokens[n - 1]``, and 0 is every other one."""
+    unit: Literal["characters", "words"] = "characters"
+    """What a token is (``job.lines.tokenize``)."""
+    preparation: Literal["drawing", "photograph"] = "drawing"
+    """How a picture becomes ``image_shape``: a drawing is scaled as a whole, of a photograph the middle is cut out, as in validation."""
+    max_length: int | None = None
+    """Tokens of a line that are read, as in training; what is longer is cut off."""
+
+    @classmethod
+    def of(cls, job: JobSpec, data: DataSet) -> Self:
+        """The description of the job's model on this data."""
+        if isinstance(job.model, ScriptModel):
+            raise JobError("model.kind: a script is no built-in model")
+        return cls(
+            job.model,
+            data.classes,
+            data.image_shape,
+            data.normalize,
+            data.tokens,
+            data.unit,
+            preparation="photograph" if isinstance(job.data, ImagesData) else "drawing",
+            max_length=job.data.max_length if isinstance(job.data, SequencesData) else None,
+        )
+
+    @property
+    def inputs(self) -> int:
+        """Different tokens that a recurrent network reads."""
+        return len(self.classes) if self.tokens is None else len(self.tokens) + 1
+
+    @property
+    def layers(self) -> tuple[LayerFacts, ...]:
+        """The layers of the network, by arithmetic; raises FieldError if it cannot be built."""
+        channels, height, width = self.image_shape or (0, 0, 0)
+        tokens = None if self.tokens is None else self.inputs
+        return layers(self.model, DataFacts("", (height, width, channels), len(self.classes), None, None, "", tokens))
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters of the network, by arithmetic; raises FieldError if it cannot be built."""
+        return sum(layer.parameters for layer in self.layers)

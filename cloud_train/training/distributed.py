@@ -1,0 +1,120 @@
+"""Training in several processes that share each step: every one has a copy of the network, learns from its part of the batch, and the
+gradients are averaged (torch's DistributedDataParallel).
+
+What the processes agree on goes through gloo on the CPU, gradients through NCCL where there are GPUs.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from cloud_train.training.processes import is_launched
+
+if TYPE_CHECKING:
+    from cloud_train.training.gradients import GradientWatch
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class World:
+    """This process among those that train together."""
+
+    rank: int = 0
+    """From 0; process 0 logs and saves."""
+    size: int = 1
+    device: torch.device = CPU
+    """Where this process computes."""
+    _watch: "GradientWatch | None" = field(default=None, repr=False)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def share(self, count: int) -> slice:
+        """Which of ``count`` things are this process's: nearly equal parts, the first ones larger by one."""
+        part, more = divmod(count, self.size)
+        start = self.rank * part + min(self.rank, more)
+        return slice(start, start + part + (self.rank < more))
+
+    def gathered(self, values: Sequence[float]) -> list[list[float]]:
+        """The ``values`` of every process, by rank."""
+        mine = torch.tensor(values, dtype=torch.float64)
+        if self.size == 1:
+            return [mine.tolist()]
+        from torch import distributed
+
+        everyone = [torch.empty_like(mine) for _ in range(self.size)]
+        distributed.all_gather(everyone, mine)
+        return [values.tolist() for values in everyone]
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """The sum of each of the ``values`` over all processes."""
+        return list(values) if self.size == 1 else [sum(column) for column in zip(*self.gathered(values), strict=True)]
+
+    def any(self, *facts: bool) -> list[bool]:
+        """Of each of the ``facts`` whether it holds for any process."""
+        return [bool(count) for count in self.total(facts)]
+
+    def together(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Tensors of which each process has a part of equal size of the first axis, whole."""
+        if self.size == 1:
+            return tensors
+        from torch import distributed
+
+        whole = []
+        for mine in tensors:
+            parts = [torch.empty_like(mine) for _ in range(self.size)]
+            distributed.all_gather(parts, mine.contiguous())
+            whole.append(torch.cat(parts))
+        return tuple(whole)
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network with its gradients averaged over all processes at the end of ``backward``."""
+        if self.size == 1:
+            return network
+        from cloud_train.training.gradients import GradientWatch, averaged
+
+        self._watch = GradientWatch()
+        return averaged(network, self._watch)
+
+    def without_averaging(self, network: nn.Module) -> AbstractContextManager[None]:
+        """Around all parts of a batch but the last one: their gradients are only added up."""
+        return nullcontext() if self.size == 1 else network.no_sync()  # type: ignore[operator]  # of DistributedDataParallel
+
+    def own_gradient_was_finite(self) -> bool:
+        """Whether what this process gave to the last averaging was finite; True where nothing is averaged."""
+        return self._watch is None or self._watch.was_finite()
+
+    def share_buffers(self, network: nn.Module) -> None:
+        """Give every process the buffers of process 0: batch normalization's means differ by what each has seen."""
+        if self.size == 1:
+            return
+        from torch import distributed
+
+        for buffer in network.buffers():
+            distributed.broadcast(buffer, src=0)
+
+
+ALONE = World()
+"""One process, on the CPU."""
+
+
+@contextmanager
+def connected(device: torch.device) -> Iterator[World]:
+    """The world that torch's launcher describes in the environment; a process that it did not start is alone."""
+    if not is_launched():
+        yield World(device=device)
+        return
+    from torch import distributed
+
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(distributed.get_rank(), distributed.get_world_size(), device)
+    finally:
+        distributed.destroy_process_group()

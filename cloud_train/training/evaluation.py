@@ -1,0 +1,66 @@
+"""Validation: loss and accuracy over all samples, each process its part of them."""
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import closing, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from cloud_train.training.data.samples import Batch, Pick, Samples
+from cloud_train.training.distributed import ALONE, World
+from cloud_train.training.losses import cross_entropy
+from cloud_train.training.models import LanguageModel
+from cloud_train.training.precision import Precision
+
+State = tuple[Tensor, ...]
+
+
+def forward(network: nn.Module, batch: Batch, state: State | None = None) -> tuple[Tensor, State | None]:
+    """Scores with the classes as the last axis, and the state of a language model after the batch; it begins with zeros."""
+    inner = getattr(network, "module", network)  # inside of DistributedDataParallel
+    if isinstance(inner, LanguageModel):
+        scores, after = network(batch.inputs, state)
+        return scores, after
+    return (network(batch.inputs) if batch.lengths is None else network(batch.inputs, batch.lengths)), None
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module,
+    samples: Samples,
+    picks: Iterable[Pick],
+    *,
+    world: World = ALONE,
+    precision: Precision | None = None,
+    carry_state: bool = False,
+    told_to_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """Loss in nats, accuracy, and for text bits per character, over all that the processes ``pick``.
+
+    With ``carry_state`` a language model goes on from batch to batch; a batch that is shorter than the one before has lost its last rows.
+    Nothing if a process is told to stop before the end. Every process gets the same metrics.
+    """
+    was_training = network.training
+    network.eval()
+    loss = correct = count = 0.0
+    stopped = False
+    state: State | None = None
+    with closing(samples.batches(picks)) as batches:
+        for batch in batches:
+            if stopped := told_to_stop():
+                break
+            if not len(batch):  # none of its images could be read
+                continue
+            before = tuple(tensor[: len(batch)] for tensor in state) if carry_state and state is not None else None
+            with precision.arithmetic() if precision else nullcontext():
+                scores, state = forward(network, batch, before)
+            loss += cross_entropy(scores, batch.targets).item() * batch.targets.numel()
+            correct += (scores.argmax(-1) == batch.targets).sum().item()
+            count += batch.targets.numel()
+    network.train(was_training)
+    loss, correct, count, stops = world.total([loss, correct, count, stopped])
+    if stops or not count:
+        return {}
+    metrics = {"loss": loss / count, "accuracy": correct / count}
+    return {**metrics, "bits_per_character": metrics["loss"] / math.log(2)} if samples.targets.dim() > 1 else metrics

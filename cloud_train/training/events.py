@@ -1,0 +1,140 @@
+"""TensorBoard's event files: metrics as TensorBoard draws them.
+
+A file is a row of records: length (uint64), CRC of the length, an ``Event`` as protocol buffer, CRC of the event, all little-endian; the
+CRCs are CRC-32C, masked (TensorFlow's ``record_writer.h`` and ``event.proto``). The message and the checksum are tensorboardX's; its own
+writer is not used, because it writes on a thread: when the disk is full the thread ends, and the training waits for it forever (measured
+with 2.6.5).
+"""
+
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import FileIO
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from cloud_train.errors import MissingDependencyError, StoreError
+
+_VERSION = "brain.Event:2"
+_CLOUD_CLIENTS = ("boto3", "google.cloud")
+
+
+class EventFile:
+    """A new file of events in ``folder``, made at the first write. Each event is in the file when ``add`` returns.
+
+    Files of earlier attempts in the same folder stay: TensorBoard reads them in the order of their names, which begin with the time.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writer: _Writer | None = None
+
+    def add(self, step: int, time_seconds: float, values: Mapping[str, float]) -> None:
+        """Write values of one step, measured ``time_seconds`` after the epoch of 1970; values that are not finite as they are.
+
+        Raises StoreError if the file cannot be written (disk full, say), MissingDependencyError if tensorboardX is not installed.
+        """
+        if self._writer is None:
+            self._writer = _Writer(self._folder, step, time_seconds)
+        self._writer.write(step, time_seconds, summary={"value": [{"tag": name, "simple_value": value} for name, value in values.items()]})
+
+    def flush(self) -> None:
+        """Put what was written on the disk, so that it outlasts the machine; raises StoreError."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Put everything on the disk and close the file; raises StoreError."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class _Writer:
+    """The open file."""
+
+    def __init__(self, folder: Path, step: int, time_seconds: float) -> None:
+        self._event, self._checksum = _tensorboardx()
+        self._path = folder
+        with self._disk_errors():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._path = _new_file(folder, int(time_seconds))
+            self._file = FileIO(self._path, "x")  # without a buffer: a full disk is noticed by the write that fills it
+        self.write(0, time_seconds, file_version=_VERSION)
+        # What an attempt before this one wrote of later steps is void: it ended after the checkpoint from which this one goes on.
+        self.write(step, time_seconds, session_log={"status": "START"})
+
+    def write(self, step: int, time_seconds: float, **content: Any) -> None:
+        """Append one event."""
+        record = memoryview(self._record(self._event(wall_time=time_seconds, step=step, **content).SerializeToString()))
+        with self._disk_errors():
+            while record:
+                record = record[self._file.write(record) :]
+
+    def flush(self) -> None:
+        """Wait until the disk has everything."""
+        with self._disk_errors():
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Flush and close; a closed file stays closed."""
+        if self._file.closed:
+            return
+        try:
+            self.flush()
+        finally:
+            self._file.close()
+
+    def _record(self, event: bytes) -> bytes:
+        length = struct.pack("<Q", len(event))
+        return b"".join((length, struct.pack("<I", self._checksum(length)), event, struct.pack("<I", self._checksum(event))))
+
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"cannot write TensorBoard's events to {self._path}: {os.strerror(error.errno or 0).lower()}",
+                hint="free some space or repair the disk, then resume the run; train.tensorboard: false does without them",
+            ) from error
+
+
+def _new_file(folder: Path, second: int) -> Path:
+    """A name of TensorBoard's form that no file in ``folder`` has."""
+    start = f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}"
+    return next(path for number in count() if not (path := folder / f"{start}.{number}").exists())
+
+
+def _tensorboardx() -> tuple[Any, Any]:
+    """The message ``Event``, and the masked CRC-32C of bytes."""
+    try:
+        with _hidden(_CLOUD_CLIENTS):
+            from tensorboardX.proto.event_pb2 import Event
+            from tensorboardX.record_writer import masked_crc32c
+    except ImportError as error:
+        raise MissingDependencyError(
+            "TensorBoard's event files need tensorboardX",
+            hint="install it with: pip install 'cloud-train[train]', or do without the files: train.tensorboard: false",
+        ) from error
+    return Event, masked_crc32c
+
+
+@contextmanager
+def _hidden(names: tuple[str, ...]) -> Iterator[None]:
+    """Make importing these packages fail, as if they were not installed.
+
+    tensorboardX imports the clients of S3 and GCS where they are installed: 0.35 s and 30 MB, instead of 0.03 s and 2 MB (measured), and of
+    no use for a file in a folder.
+    """
+    hidden = [name for name in names if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # what the import system takes for "cannot be imported"
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]

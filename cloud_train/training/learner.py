@@ -1,0 +1,170 @@
+"""One step of learning: forward, loss, backward, and the change of the weights; with everything that is carried from step to step."""
+
+import math
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cloud_train.errors import CloudTrainError, CorruptError, JobError
+from cloud_train.job.models import CnnModel, JobSpec
+from cloud_train.training.data import DataSet
+from cloud_train.training.data.samples import Batch
+from cloud_train.training.description import ModelDescription
+from cloud_train.training.distributed import World
+from cloud_train.training.ema import WeightAverage
+from cloud_train.training.evaluation import forward
+from cloud_train.training.losses import TrainingLoss
+from cloud_train.training.models import build
+from cloud_train.training.optimizers import make_optimizer
+from cloud_train.training.position import Position
+from cloud_train.training.precision import Precision
+from cloud_train.training.randomness import derived_seed
+
+
+class DivergedError(CloudTrainError):
+    """The loss or a gradient is not finite; the weights are still those from before."""
+
+    code = "diverged"
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What one step was like, over all processes together."""
+
+    loss: float
+    """Mean training loss in nats."""
+    accuracy: float | None
+    """Part of the samples whose class was found; None for a language model."""
+    gradient_norm: float
+    """Global L2 norm of the gradient, before it was clipped."""
+    learning_rate: float
+
+
+class Learner:
+    """The network with all that changes when it learns: weights, optimizer, gradient scaler, weight average, carried state."""
+
+    def __init__(self, job: JobSpec, data: DataSet, description: ModelDescription, world: World) -> None:
+        self._settings, self._world, self._device = job.train, world, world.device
+        self.network = build(description, derived_seed(job.train.seed, "weights")).to(world.device)
+        if isinstance(job.model, CnnModel) and job.train.channels_last:
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own signature leaves it out
+        self.optimizer = make_optimizer(job.train.optimizer, self.network)
+        self.precision = Precision(job.train.precision, world.device)
+        self.average = WeightAverage(self.network, job.train.ema) if job.train.ema else None
+        self.carried: tuple[Tensor, ...] | None = None
+        """What a language model carries into the next batch, for this process's rows."""
+        self._loss = TrainingLoss(job.train, data.train.targets, len(description.classes))
+        self._is_classifier = data.train.targets.dim() == 1
+        self._draws = any(isinstance(module, nn.Dropout | nn.Dropout2d) and module.p for module in self.network.modules())
+        if job.train.compile:
+            self.network.compile()  # in place, so that the weights keep their names
+        self._parallel = world.wrap(self.network)
+        if job.train.carry_state and job.train.batch_size % world.size:
+            raise JobError(
+                f"train.carry_state: {world.size} processes cannot share the {job.train.batch_size} rows of a batch equally",
+                hint="make train.batch_size a multiple of resources.processes",
+            )
+
+    @property
+    def delivered(self) -> nn.Module:
+        """The network that is validated and delivered: the weights' average, if there is one."""
+        return self.average.network if self.average else self.network
+
+    def step(self, batch: Batch, position: Position, *, of: int, learning_rate: float) -> Learnt:
+        """Learn from ``batch``, this process's share of a batch ``of`` so many samples.
+
+        Raises DivergedError, before a weight changes, if the loss or the gradient is not finite; CorruptError for a batch of which nothing
+        could be read.
+        """
+        if not len(batch):
+            raise CorruptError(
+                f"step {position.step + 1}: not one image of its batch can be read", hint="repair the files that are named above"
+            )
+        if self._draws:  # what dropout drops follows from the step and the process, not from what was drawn before
+            torch.manual_seed(derived_seed(self._settings.seed, "step", position.step, self._world.rank))
+        if position.consumed == 0:
+            self.carried = None
+        picked = range(of)[self._world.share(of)]
+        self.optimizer.clear_gradients()
+        loss, correct = self._add_gradients(batch, weight=len(picked) * self._world.size / of)
+        is_sound = self.precision.unscale(self.optimizer)
+        gradients = [weight.grad for weight in self.optimizer.weights if weight.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        everyone = self._world.gathered(
+            [loss.item() * len(picked) / of, correct.item() if len(picked) else 0, self._world.own_gradient_was_finite(), norm.item()]
+        )
+        check_finite(position.step + 1, everyone, is_sound)
+        if is_sound:
+            if self._settings.clip_norm:
+                nn.utils.clip_grads_with_norm_(self.optimizer.weights, self._settings.clip_norm, norm)
+            self.optimizer.learning_rate = learning_rate
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update(self.network)
+        losses, hits, _, norms = zip(*everyone, strict=True)
+        return Learnt(sum(losses), sum(hits) / of if self._is_classifier else None, norms[0], learning_rate)
+
+    def _add_gradients(self, batch: Batch, weight: float) -> tuple[Tensor, Tensor]:
+        """Mean loss and right answers of the batch, part by part; its gradients, times ``weight``, are averaged over the processes."""
+        loss, correct = torch.zeros((), device=self._device), torch.zeros((), device=self._device)
+        parts = batch.parts(self._settings.accumulate)
+        for number, part in enumerate(parts, start=1):
+            is_last = number == len(parts)
+            with nullcontext() if is_last else self._world.without_averaging(self._parallel):
+                with self.precision.arithmetic():
+                    scores, after = forward(self._parallel, part, self.carried)
+                    part_loss = self._loss(scores, part.targets)
+                share = len(part) / len(batch)
+                self.precision.backward(part_loss if share * weight == 1 else part_loss * (share * weight))
+            loss += part_loss.detach() * share
+            if self._is_classifier:
+                correct += (scores.detach().argmax(-1) == part.targets).sum()
+            if self._settings.carry_state and after is not None:
+                self.carried = tuple(tensor.detach() for tensor in after)
+        return loss, correct
+
+    def state(self) -> dict[str, Any]:
+        """All that is carried from step to step, by reference; every process has to call it, and gets the same."""
+        return {
+            "weights": dict(self.network.state_dict()),
+            "optimizer": self.optimizer.state(),
+            "precision": self.precision.state(),
+            "average": self.average.state() if self.average else None,
+            "carried": None if self.carried is None else self._world.together(self.carried),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state`` returned, copied; raises ValueError, RuntimeError or KeyError if it is that of another training."""
+        self.network.load_state_dict(state["weights"])
+        self.optimizer.load_state(state["optimizer"])
+        self.precision.load_state(state["precision"])
+        if (self.average is None) != (state["average"] is None):
+            raise ValueError("one of the two keeps an average of the weights, and the other does not")
+        if self.average is not None:
+            self.average.load_state(state["average"])
+        if state["carried"] is not None:
+            share = self._world.share(self._settings.batch_size)
+            self.carried = tuple(tensor[share].clone().to(self._device) for tensor in state["carried"])
+
+
+def check_finite(step: int, everyone: list[list[float]], is_sound: bool = True) -> None:
+    """Raise DivergedError that names step and process unless each process's loss, gradient and gradient norm are finite.
+
+    A process says: its loss, its right answers, whether its own gradient was finite, and the norm of the averaged gradient. Where the
+    gradients overflowed because of fp16's scale (not ``is_sound``), only the loss counts.
+    """
+    for rank, (loss, _, own_gradient_is_finite, norm) in enumerate(everyone):
+        broken = f"the loss is {loss:g}" if not math.isfinite(loss) else ""
+        if not broken and is_sound and not own_gradient_is_finite:
+            broken = "the gradient is not finite"
+        if not broken and is_sound and not math.isfinite(norm) and all(one[2] for one in everyone):
+            broken = f"the gradient's norm is {norm:g}"
+        if broken:
+            raise DivergedError(
+                f"step {step}, rank {rank}: {broken}; the weights were left as they were",
+                hint="lower train.optimizer.lr, or set train.clip_norm",
+            )

@@ -1,0 +1,75 @@
+"""The loss: what a validation measures, and what a training makes small."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cloud_train.errors import CorruptError, JobError
+from cloud_train.job.models import TrainSpec
+
+
+def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats, over all samples or characters.
+
+    ``scores`` (…, classes) in any format, computed with in fp32; ``targets`` (…) are class numbers.
+    """
+    return functional.cross_entropy(_rows(scores), targets.flatten())
+
+
+class TrainingLoss:
+    """Mean cross-entropy in nats with what the job asks for: label smoothing, class weights.
+
+    With class weights it is the sum of each target's loss times its class's weight, divided by the *number* of targets (as Keras does it)
+    and not by the sum of the weights (as ``torch.nn.CrossEntropyLoss`` does): so the mean over a batch is the mean over its parts,
+    however it is divided among processes.
+
+    ``targets`` are all of the training data. Raises JobError if the job has not one weight for each class, and CorruptError if a target is
+    no number of a class: a GPU would end the process for it.
+    """
+
+    def __init__(self, train: TrainSpec, targets: Tensor, classes: int) -> None:
+        _check(targets, classes)
+        self._label_smoothing = train.label_smoothing
+        self._class_weights = None if train.class_weights is None else _class_weights(train.class_weights, targets, classes)
+
+    def __call__(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """The loss of a batch, a scalar: ``scores`` (…, classes) in any format, computed with in fp32; ``targets`` (…)."""
+        scores_NC, targets_N = _rows(scores), targets.flatten()
+        if self._class_weights is None:
+            return functional.cross_entropy(scores_NC, targets_N, label_smoothing=self._label_smoothing)
+        losses_N = functional.cross_entropy(scores_NC, targets_N, label_smoothing=self._label_smoothing, reduction="none")
+        self._class_weights = self._class_weights.to(scores.device)
+        return (losses_N * self._class_weights[targets_N]).mean()
+
+
+def _rows(scores: Tensor) -> Tensor:
+    """One row of scores for each target, in fp32: in 16 bits the logarithm of a sum over classes is too coarse."""
+    return scores.flatten(0, -2).float()
+
+
+def _class_weights(given: Literal["balanced"] | tuple[float, ...], targets: Tensor, classes: int) -> Tensor:
+    """The weight of each class, float32 (classes,).
+
+    ``balanced`` gives n / (k · count) for n targets of k classes that occur, as scikit-learn's ``compute_class_weight`` does: the mean over
+    all targets is 1. A class that does not occur gets 0.
+    """
+    if given != "balanced":
+        if len(given) != classes:
+            raise JobError(
+                f"train.class_weights: {len(given)} weights for {classes} classes",
+                hint=f"give {classes} numbers, in the order of the classes, or 'balanced'",
+            )
+        return torch.tensor(given, dtype=torch.float32)
+    counts = torch.bincount(targets.flatten(), minlength=classes).cpu()
+    occurs = counts > 0
+    weights = counts.sum() / (occurs.sum() * counts.clamp(min=1))
+    return torch.where(occurs, weights, 0.0)
+
+
+def _check(targets: Tensor, classes: int) -> None:
+    lowest, highest = (int(number) for number in targets.aminmax())
+    if lowest < 0 or highest >= classes:
+        wrong = lowest if lowest < 0 else highest
+        raise CorruptError(f"data: a training sample is of class number {wrong}, and there are the classes 0 to {classes - 1}")

@@ -1,0 +1,106 @@
+"""Which samples each step learns from: a function of the seed and the position, whatever the number of processes.
+
+A step's batch is a slice of its epoch's order, and each process takes a share of the slice. So a run that goes on elsewhere, with another
+number of processes, sees the same samples in the same steps.
+"""
+
+from collections.abc import Iterator
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from cloud_train.errors import JobError
+from cloud_train.job.models import TrainSpec
+from cloud_train.training.data.samples import Pick, Samples
+from cloud_train.training.distributed import World
+from cloud_train.training.position import Position
+from cloud_train.training.randomness import permutation
+
+_BATCHES_IN_A_BUCKET = 50  # few enough to keep an epoch's order random, enough to make the lines of a batch nearly equal in length
+
+
+class TrainingOrder:
+    """The order of the training samples, epoch by epoch.
+
+    Shuffled; or, for lines of different lengths (``bucketing``), shuffled so that those of a batch are of similar lengths; or, where a
+    state is carried from batch to batch (``carry_state``), in ``batch_size`` streams, so that each row of a batch goes on where the row of
+    the batch before it ended.
+    """
+
+    def __init__(self, samples: Samples, train: TrainSpec, bucketing: bool = False) -> None:
+        self._count, self._batch_size, self._seed = len(samples), train.batch_size, train.seed
+        self._lengths = samples.lengths if bucketing else None
+        self._streams = train.carry_state
+        if self._streams and self._count < self._batch_size:
+            raise JobError(
+                f"train.carry_state reads train.batch_size = {self._batch_size:,} streams side by side,"
+                f" and the text has {self._count:,} sequences",
+                hint="lower train.batch_size, shorten data.sequence_length, or give more text",
+            )
+
+    @property
+    def samples(self) -> int:
+        """Samples of an epoch; streams leave out the few that do not make a whole batch."""
+        return self._count - self._count % self._batch_size if self._streams else self._count
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch; the last batch may be smaller."""
+        return ceil(self.samples / self._batch_size)
+
+    def batch_size_at(self, position: Position) -> int:
+        """Samples of the step after ``position``, in all processes together."""
+        return min(self._batch_size, self.samples - position.consumed)
+
+    def picks(self, position: Position, last_step: int, world: World) -> Iterator[Pick]:
+        """What this process learns from in each step from ``position`` to the last.
+
+        Where a batch has fewer samples than there are processes, those without one pick the first: it keeps them in step, and has no
+        weight.
+        """
+        order = self.of_epoch(position.epoch)
+        while position.step < last_step:
+            rows = order[position.consumed : position.consumed + self._batch_size]
+            mine = rows[world.share(len(rows))]
+            yield Pick(mine if len(mine) else rows[:1], position.epoch)
+            epoch, position = position.epoch, position.after(len(rows), self.samples)
+            if position.epoch != epoch:
+                order = self.of_epoch(position.epoch)
+
+    def of_epoch(self, epoch: int) -> Tensor:
+        """The numbers of the samples, int64 (samples,), in the order of an epoch."""
+        if self._streams:
+            return torch.arange(self.samples).view(self._batch_size, -1).t().flatten()
+        order = permutation(self._count, self._seed, "order", epoch)
+        return order if self._lengths is None else self._bucketed(order, self._lengths, epoch)
+
+    def _bucketed(self, order: Tensor, lengths: Tensor, epoch: int) -> Tensor:
+        size = _BATCHES_IN_A_BUCKET * self._batch_size
+        parts = [order[start : start + size] for start in range(0, self._count, size)]
+        buckets = [part[lengths[part].argsort(stable=True)] for part in parts]
+        sorted_order = torch.cat(buckets)
+        whole = self._count // self._batch_size  # a smaller batch stays the last one
+        batches = sorted_order[: whole * self._batch_size].view(whole, self._batch_size)
+        return torch.cat([batches[permutation(whole, self._seed, "batches", epoch)].flatten(), sorted_order[whole * self._batch_size :]])
+
+
+def validation_picks(samples: Samples, batch_size: int, world: World, streams: bool = False) -> Iterator[Pick]:
+    """All of ``samples`` once, over all processes together, in batches of ``batch_size`` over all processes together.
+
+    With ``streams``, each row of a batch goes on where the row of the batch before it ended; a batch may be shorter than the one before.
+    """
+    count = len(samples)
+    if streams:
+        length = ceil(count / min(batch_size, count))
+        begins = torch.arange(0, count, length)
+        begins = begins[world.share(len(begins))]
+        for place in range(length):
+            rows = begins + place
+            if len(rows := rows[rows < count]):
+                yield Pick(rows, None)
+        return
+    rows = torch.arange(count) if samples.lengths is None else samples.lengths.argsort(stable=True)
+    mine = rows[world.rank :: world.size] if samples.lengths is not None else rows[world.share(count)]
+    for start in range(0, len(mine), size := ceil(batch_size / world.size)):
+        yield Pick(mine[start : start + size], None)

@@ -1,0 +1,112 @@
+"""How a plan is shown."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cloud_train.cli.render.plan import plan_text
+from cloud_train.cli.terminal import Painter
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.planning import make_plan
+
+Shown = Callable[..., list[str]]
+HASH = "a" * 64
+CNN = "model: {kind: cnn}\ndata: {dataset: digits}\n"
+
+
+@pytest.fixture
+def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shown:
+    """The lines that a dry run of a job of this text shows, each without its indentation and with single spaces."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def shown(text: str, *overrides: str) -> list[str]:
+        (tmp_path / "job.yaml").write_text(f"name: a\nstore: runs\n{text}")
+        plan = make_plan(Home(tmp_path / "home"), tmp_path / "job.yaml", overrides, dry_run=True)
+        lines = plan_text(plan, Painter(enabled=False)).split("\n")
+        # Only a path or an address of the user's own may be longer.
+        assert not [line for line in lines if len(line) > 100 and str(tmp_path) not in line and "://" not in line]
+        return [" ".join(line.split()) for line in lines]
+
+    return shown
+
+
+def test_an_image_data_set_shows_its_shape_classes_samples_and_steps(shown: Shown) -> None:
+    lines = shown(CNN)
+    start = lines.index("DATA AND TRAINING")
+    assert lines[start + 1 : start + 7] == [
+        "data set digits",
+        "source scikit-learn's handwritten digits",
+        "sample image of 28×28×1",
+        "classes 10",
+        "samples 1,438 to train on, 359 to validate with",
+        "steps 23 per epoch, 115 in all",
+    ]
+
+
+def test_a_text_shows_its_characters(shown: Shown, tmp_path: Path) -> None:
+    (tmp_path / "my.txt").write_text("abcdefgh" * 500)
+    lines = shown("model: {kind: rnn}\ndata: {dataset: text, path: my.txt}\n")
+    assert {"source my.txt, 4,000 characters", "sample 128 characters", "vocabulary 8 characters"} <= set(lines)
+
+
+def test_labelled_lines_show_their_vocabulary_and_their_classes(shown: Shown, tmp_path: Path) -> None:
+    (tmp_path / "my.tsv").write_text("good\tone two\nbad\tthree\n" * 10)
+    lines = shown("model: {kind: rnn}\ndata: {dataset: sequences, path: my.tsv, max_length: 1000}\n")
+    wanted = {"sample a line of at most 1,000 words", "vocabulary 4 words, one of them for all others", "classes 2"}
+    assert wanted <= set(lines)
+
+
+def test_what_is_not_known_before_the_data_is_there_says_so(shown: Shown) -> None:
+    lines = shown(f"model: {{kind: rnn}}\ndata: {{dataset: text, url: 'https://x/a.txt', sha256: {HASH}}}\n")
+    assert "source https://x/a.txt" in lines
+    assert {"samples not known before the data is there", "steps not known before the data is there"} <= set(lines)
+    assert "MODEL" not in lines
+    assert any(line.startswith("the data is downloaded into the cache when the run starts") for line in lines)
+
+
+def test_steps_that_the_job_names_are_known_without_the_data(shown: Shown) -> None:
+    lines = shown("model: {kind: rnn}\ndata: {dataset: text, path: none}\ntrain: {steps: 9}\n")
+    assert "steps 9 in all" in lines
+
+
+def test_several_processes_and_another_precision_are_shown(shown: Shown) -> None:
+    lines = shown(CNN + "train: {precision: bf16}\nresources: {processes: 4}\n")
+    assert {"processes 4, which share each step's batch of 64", "precision bf16, with weights in fp32"} <= set(lines)
+    assert not [line for line in shown(CNN) if line.startswith(("processes", "precision bf16"))]
+
+
+def test_early_stopping_makes_the_steps_an_upper_bound(shown: Shown) -> None:
+    assert "steps 23 per epoch, at most 115 in all" in shown(CNN + "train: {early_stopping: {}}\n")
+
+
+def keys(lines: list[str]) -> set[str]:
+    return {line.split()[0] for line in lines[1 : lines.index("")]}
+
+
+def test_defaults_that_are_switched_off_or_mean_nothing_are_left_out(shown: Shown) -> None:
+    blocks, residual = keys(shown(CNN)), keys(shown(CNN.replace("cnn", "cnn, network: resnet18")))
+    assert {"model.blocks.0.filters", "model.blocks.0.padding", "model.head", "train.seed", "checkpoint.best.keep"} <= blocks
+    assert not blocks & {"model.stem", "model.dropout", "model.blocks.0.norm", "train.compile", "train.ema", "train.label_smoothing"}
+    assert "model.stem" in residual
+    assert not {key for key in residual if key.startswith(("model.blocks", "model.head"))}
+
+
+def test_what_the_job_says_is_shown_although_it_is_switched_off(shown: Shown) -> None:
+    found = keys(shown(CNN + "train: {compile: false, label_smoothing: 0.0, schedule: {name: cosine, warmup: 1 epoch}}\n"))
+    assert {"train.compile", "train.label_smoothing", "train.schedule.name", "train.schedule.warmup"} <= found
+    assert not found & {"train.schedule.every", "train.schedule.factor", "train.schedule.peak_at"}
+
+
+def test_a_checksum_is_cut_short_and_that_of_an_unused_download_left_out(shown: Shown) -> None:
+    assert "data.sha256 6d958be07457… default" in shown("model: {kind: cnn}\ndata: {dataset: cifar10}\n")
+    assert not keys(shown("model: {kind: cnn}\ndata: {dataset: cifar10, path: .}\n")) & {"data.sha256", "data.url"}
+
+
+def test_a_long_note_is_wrapped(shown: Shown) -> None:
+    lines = shown(f"model: {{kind: rnn}}\ndata: {{dataset: text, url: 'https://x/a.txt', sha256: {HASH}}}\n")
+    notes = lines[lines.index("NOTES") + 1 : lines.index("", lines.index("NOTES"))]
+    assert len(notes) == 2
+    assert " ".join(notes).endswith(
+        "unless it is there: https://x/a.txt; layers, classes, samples and the length of an epoch are not known before"
+    )

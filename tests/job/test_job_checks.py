@@ -1,0 +1,187 @@
+"""What fits together in a job and what does not, beyond what ``test_job_loading`` shows of it."""
+
+from pathlib import Path
+
+import pytest
+
+from cloud_train.job.data import MNIST_SHA256
+from cloud_train.job.problems import JobFileError, Problem
+from tests.job.conftest import Load
+
+HASH = "a" * 64
+CNN = "model: {kind: cnn}\ndata: {dataset: digits}\n"
+RNN = "model: {kind: rnn}\ndata: {dataset: python-docs}\n"
+SCRIPT = "model: {kind: script, command: x}\n"
+
+
+def problems(load: Load, text: str) -> tuple[Problem, ...]:
+    with pytest.raises(JobFileError) as caught:
+        load(f"name: a\n{text}")
+    return caught.value.problems
+
+
+def one_problem(load: Load, text: str) -> Problem:
+    (problem,) = problems(load, text)
+    return problem
+
+
+def image(data: str) -> str:
+    return f"model: {{kind: cnn}}\ndata: {{dataset: {data}}}\n"
+
+
+def text_of(data: str, model: str = "") -> str:
+    return f"model: {{kind: rnn{model}}}\ndata: {{dataset: {data}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "message", "expected"),
+    [
+        (image("python-docs"), "python-docs", "a cnn cannot learn from 'python-docs'", "digits, mnist, cifar10 or images"),
+        (image("sequences, path: ."), "sequences", "a cnn cannot learn from 'sequences'", "digits, mnist, cifar10 or images"),
+        (text_of("mnist"), "mnist", "a rnn cannot learn from 'mnist'", "python-docs or text"),
+        (text_of("images, path: ."), "images", "a rnn cannot learn from 'images'", "sequences"),
+        ("model: {kind: rnn}\n", "rnn", "a rnn needs data, and the job names none", "sequences"),
+    ],
+)
+def test_a_model_learns_from_what_it_is_made_for(load: Load, text: str, at: str, message: str, expected: str) -> None:
+    problem = one_problem(load, text)
+    assert problem.place.source[(problem.place.column or 0) - 1 :].startswith(at)
+    assert problem.message == message
+    assert expected in problem.expected
+
+
+MISTAKES = [
+    # the model
+    ("model: {kind: cnn, network: resnet18, blocks: [{filters: 3}]}\ndata: {dataset: cifar10}", "[{", "a resnet18 has blocks of its own"),
+    ("model: {kind: cnn, network: resnet50, head: flatten}\ndata: {dataset: cifar10}", "flatten", "a resnet50 always ends with"),
+    ("model: {kind: cnn, stem: small}\ndata: {dataset: cifar10}", "small", "only a residual net has a stem"),
+    (text_of("python-docs", ", bidirectional: true"), "true", "a language model must not see what comes"),
+    (text_of("sequences, path: no", ", cell: linear, bidirectional: true"), "true", "the linear cell reads in one direction"),
+    (SCRIPT + "resources: {processes: 2}", "2}", "a script starts its own processes"),
+    # where data comes from
+    (image("images"), "{dataset", "'path' is missing in 'data'"),
+    (text_of("text"), "{dataset", "'path' is missing in 'data'"),
+    (text_of("sequences"), "{dataset", "'path' is missing in 'data'"),
+    (text_of("text, url: 'https://x/a.txt'"), "'https", "a download needs a checksum"),
+    (text_of("text, path: a.txt, url: 'https://x/a.txt'"), "'https", "data comes from a path or from a url"),
+    (text_of(f"text, sha256: {HASH}"), "{dataset", "'path' is missing in 'data'"),
+    (image(f"mnist, path: ., sha256: {{{', '.join(f'{name}: {HASH}' for name in MNIST_SHA256)}}}"), "{train", "data that a path names"),
+    (image(f"cifar10, path: ., sha256: {HASH}"), "aaa", "data that a path names is not compared with a checksum"),
+    (image("cifar10, url: 'https://me:secret@x/c'"), "'https", "a job file is no place for a name and a password"),
+    (image("cifar10, path: ~nobody-of-this-name/x"), "~nobody", "nobody here is called '~nobody-of-this-name'"),
+    # pixels
+    (image("digits, normalize: {mean: [0, 0], std: [1]}"), "[0", "mean has 2 numbers, and the images have 1 channel"),
+    (image("cifar10, normalize: {mean: [0], std: [1, 1]}"), "[1", "std has 2 numbers, and the images have 3 channels"),
+    (image("cifar10, normalize: {mean: [0, 0, 0], std: [1]}"), "[1", "mean has 3 numbers, and std 1"),
+    (image("images, path: no, channels: 1, normalize: {mean: [0, 0, 0], std: [1]}"), "[0", "mean has 3 numbers"),
+    (image("digits, size: 8, augment: {crop: 8}"), "8}", "images of 8×8 pixels would be shifted out of sight"),
+    (image("mnist, augment: {crop: 28}"), "28}", "images of 28×28 pixels would be shifted out of sight"),
+    (image("cifar10, augment: {crop: 32}"), "32}", "images of 32×32 pixels would be shifted out of sight"),
+    (image("images, path: ., classes: 1"), "1}", "with one class there is nothing to tell apart"),
+    # the optimizer and the schedule
+    (CNN + "train: {optimizer: {nesterov: true}}", "true", "adam has no momentum of this kind"),
+    (CNN + "train: {optimizer: {name: adamw, momentum: 0.9}}", "0.9", "adamw has no momentum of this kind"),
+    (CNN + "train: {optimizer: {name: sgd, nesterov: true}}", "true", "Nesterov's momentum needs a momentum"),
+    (CNN + "train: {schedule: {name: cosine, every: 3 epochs}}", "3", "every means nothing to the schedule cosine"),
+    (CNN + "train: {schedule: {factor: 0.5}}", "0.5", "factor means nothing to the schedule constant"),
+    (CNN + "train: {schedule: {name: step, peak_at: 0.5}}", "0.5", "peak_at means nothing to the schedule step"),
+    (CNN + "train: {schedule: {name: one-cycle, warmup: 1 epoch}}", "1 epoch", "one-cycle rises by itself"),
+    (CNN + "train: {schedule: {name: cosine, warmup: 5 min}}", "5", "a learning rate that hangs on the clock"),
+    (CNN + "train: {schedule: {name: step, every: 5 min}}", "5", "a learning rate that hangs on the clock"),
+    # how it is trained
+    (CNN + "train: {evaluate: 5 min}", "5", "a validation that hangs on the clock"),
+    (CNN + "train: {batch_size: 8, accumulate: 9}", "9", "a batch of 8 has no 9 parts"),
+    (CNN + "train: {batch_size: 8, accumulate: 3}\nresources: {processes: 3}", "3}", "a batch of 8 has no 3 parts for each of 3 processes"),
+    (CNN + "train: {batch_size: 2}\nresources: {processes: 3}", "3", "3 processes cannot share a batch of 2"),
+    (CNN + "train: {carry_state: true}", "true", "only a text goes on from one sequence to the next"),
+    (text_of("sequences, path: no") + "train: {carry_state: true}", "true", "only a text goes on from one sequence to the next"),
+    (RNN + "train: {carry_state: true, accumulate: 2}", "true", "the parts of a batch that is worked through in parts"),
+    (RNN + "train: {carry_state: true, batch_size: 9}\nresources: {processes: 2}", "true", "2 processes cannot share 9 streams"),
+    (RNN + "train: {carry_state: true, batch_size: 5000}", "true", "5,000 streams are read side by side, and the text has"),
+    (RNN + "train: {class_weights: balanced}", "balanced", "a language model has no classes to weigh"),
+    (CNN + "train: {class_weights: [1, 2]}", "[1", "2 weights for 10 classes"),
+    # metrics
+    (CNN + "train: {early_stopping: {metric: train/loss}}", "train/loss", "validating on 'digits' does not give train/loss"),
+    (CNN + "train: {early_stopping: {goal: min}}", "min", "a goal is that of a metric"),
+    (CNN + "checkpoint: {best: {metric: validation/f1}}", "validation", "validating on 'digits' does not give validation/f1"),
+    (CNN + "checkpoint: {best: {metric: validation/bits_per_character}}", "validation", "validating on 'digits' does not give"),
+    (CNN + "checkpoint: {best: {goal: min}}", "min", "a goal is that of a metric"),
+]
+
+
+@pytest.mark.parametrize(("text", "at", "message"), MISTAKES)
+def test_what_no_single_field_can_decide_is_refused_at_its_place(load: Load, text: str, at: str, message: str) -> None:
+    for name in ("no", "a.txt"):
+        Path(name).mkdir()
+    found = [problem for problem in problems(load, f"{text}\n") if not problem.message.startswith(str(Path.cwd()))]
+    (problem,) = found
+    assert problem.message.startswith(message)
+    assert problem.place.source[(problem.place.column or 0) - 1 :].startswith(at)
+    assert problem.expected
+
+
+FINE = [
+    "model: {kind: cnn, network: resnet18, stem: small, dropout: 0.1}\ndata: {dataset: cifar10}",
+    "model: {kind: cnn, head: average}\ndata: {dataset: mnist, augment: {crop: 27}}",
+    text_of("python-docs", ", cell: linear, layers: 2, dropout: 0.1, embedding_size: 8"),
+    image("cifar10, normalize: {mean: [0.5], std: [0.5]}"),
+    image("cifar10, normalize: {mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}"),
+    image(f"images, url: 'https://x/y.tar.gz', sha256: {HASH}"),
+    CNN + "train: {optimizer: {name: sgd, momentum: 0.9, nesterov: true}}",
+    CNN + "train: {optimizer: {momentum: 0.0, nesterov: false}}",
+    CNN + "train: {schedule: {name: step, every: 3 epochs, factor: 0.5, warmup: 10 steps}}",
+    CNN + "train: {schedule: {warmup: 10 steps}}",
+    CNN + "train: {schedule: {name: one-cycle, peak_at: 0.5}}",
+    CNN + "train: {batch_size: 8, accumulate: 4}\nresources: {processes: 2}",
+    CNN + "train: {batch_size: 100000, label_smoothing: 0.1, class_weights: balanced}",
+    CNN + "train: {class_weights: [1, 1, 1, 1, 1, 1, 1, 1, 1, 2.5]}",
+    RNN + "train: {carry_state: true, label_smoothing: 0.1}",
+    RNN + "checkpoint: {best: {metric: validation/bits_per_character, keep: 2}}",
+    CNN + "train: {early_stopping: {metric: validation/loss, goal: min, patience: 1}}",
+    CNN + "train: {early_stopping: {}}",
+    SCRIPT + "checkpoint: {best: {metric: train/reward, goal: max}}",
+]
+
+
+@pytest.mark.parametrize("text", FINE)
+def test_what_fits_together_is_a_job(load: Load, text: str) -> None:
+    load(f"name: a\n{text}\n")
+
+
+def test_the_checksums_of_mnist_are_those_of_its_four_files(load: Load) -> None:
+    names = [*MNIST_SHA256][:3]
+    checksums = ", ".join(f"{name}: {HASH}" for name in (*names, "extra.gz"))
+    found = problems(load, image(f"mnist, sha256: {{{checksums}}}"))
+    assert [problem.message for problem in found] == [
+        "the checksum of t10k-labels-idx1-ubyte.gz is missing",
+        "'extra.gz' is no file of MNIST",
+    ]
+
+
+def test_nothing_follows_from_a_value_that_is_wrong_by_itself(load: Load) -> None:
+    text = """\
+name: a
+model: {kind: cnnn}
+data: {dataset: digits}
+train:
+  batch_size: none
+  accumulate: 100
+  schedule: {name: stop, every: 3 epochs, peak_at: 0.5}
+  optimizer: {name: sgdd, nesterov: true, momentum: 0.9}
+  early_stopping: {metric: loss, goal: min}
+resources: {processes: 60}
+"""
+    with pytest.raises(JobFileError) as caught:
+        load(text)
+    assert [problem.message for problem in caught.value.problems] == [
+        "unknown kind 'cnnn'",
+        "train.batch_size cannot be 'none'",
+        "train.schedule.name cannot be 'stop'",
+        "train.optimizer.name cannot be 'sgdd'",
+        "train.early_stopping.metric cannot be 'loss'",
+    ]
+
+
+def test_the_checks_look_at_a_section_although_another_field_of_it_is_wrong(load: Load) -> None:
+    found = problems(load, CNN + "train: {schedule: {name: cosine, every: 3 epochs, factr: 2}}\n")
+    assert [problem.message for problem in found] == ["every means nothing to the schedule cosine", "unknown key 'factr'"]

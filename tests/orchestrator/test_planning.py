@@ -1,0 +1,158 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cloud_train.errors import MissingDependencyError
+from cloud_train.job.problems import JobFileError
+from cloud_train.orchestrator import submitting
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.planning import make_plan
+from cloud_train.orchestrator.submitting import submit
+from cloud_train.run.plan import Plan
+from cloud_train.run.ranking import Ranking
+from cloud_train.run.record import RunRecord
+
+Planned = Callable[..., Plan]
+HASH = "a" * 64
+CNN = "model: {kind: cnn}\ndata: {dataset: digits}\n"
+RNN = "model: {kind: rnn}\ndata: {dataset: text, path: my.txt, sequence_length: 10, validation: 0.5}\n"
+
+
+@pytest.fixture
+def planned(home: Home, tmp_path: Path) -> Planned:
+    """The plan of a job of this text; beside it lies a text of which 199 sequences of 10 characters are to train on."""
+    (tmp_path / "my.txt").write_text("abcdefgh" * 500)
+
+    def planned(text: str, *overrides: str, dry_run: bool = False) -> Plan:
+        (tmp_path / "job.yaml").write_text(f"name: a\nstore: runs\n{text}")
+        return make_plan(home, tmp_path / "job.yaml", overrides, dry_run=dry_run)
+
+    return planned
+
+
+def test_the_program_gets_the_absolute_path_of_every_data_set_that_has_one(planned: Planned, tmp_path: Path) -> None:
+    for name in ("a/x.png", "b/y.png"):
+        (tmp_path / "photographs" / name).parent.mkdir(parents=True)
+        (tmp_path / "photographs" / name).touch()
+    data = {
+        "{dataset: images, path: photographs, validation: 0.5}": "photographs",
+        "{dataset: mnist, path: photographs}": "photographs",
+        "{dataset: cifar10, path: photographs/a}": "photographs/a",
+    }
+    for section, place in data.items():
+        assert planned(f"model: {{kind: cnn, network: resnet18}}\ndata: {section}\n").program.data == str(tmp_path / place)
+    assert planned(RNN).program.data == str(tmp_path / "my.txt")
+    assert planned("model: {kind: script, command: x}\ndata: {dataset: files, path: .}\n").program.data == str(tmp_path)
+
+
+@pytest.mark.parametrize("text", [CNN, CNN.replace("digits", "mnist"), "model: {kind: script, command: x}\n"])
+def test_without_a_path_the_program_gets_none_and_the_worker_gives_it_the_cache(planned: Planned, text: str) -> None:
+    assert planned(text).program.data is None
+
+
+def test_the_program_knows_which_checkpoints_are_the_best(planned: Planned) -> None:
+    assert planned(CNN).program.ranking == Ranking()
+    best = planned(CNN + "checkpoint: {keep: 5, best: {metric: validation/loss, goal: min, keep: 2}}\n").program
+    assert (best.keep_checkpoints, best.ranking) == (5, Ranking("validation/loss", "min", 2))
+
+
+@pytest.mark.parametrize(
+    ("train", "steps"),
+    [
+        ("{epochs: 3, batch_size: 50}", (4, 12)),
+        ("{epochs: 3, batch_size: 50, carry_state: true}", (3, 9)),  # what does not make a whole batch is left out
+        ("{steps: 7, batch_size: 50}", (4, 7)),
+        ("{epochs: 3, batch_size: 50, fast_dev_run: true}", (4, 2)),
+        ("{steps: 1, batch_size: 50, fast_dev_run: true}", (4, 1)),
+    ],
+)
+def test_the_steps_of_a_job_follow_by_arithmetic(planned: Planned, train: str, steps: tuple[int, int]) -> None:
+    plan = planned(RNN + f"train: {train}\n")
+    assert (plan.steps_per_epoch, plan.total_steps) == steps
+
+
+def test_a_script_has_no_steps_that_are_known(planned: Planned) -> None:
+    plan = planned("model: {kind: script, command: x}\ntrain: {steps: 3}\n")
+    assert (plan.steps_per_epoch, plan.total_steps) == (None, None)
+
+
+def test_data_that_is_still_to_be_downloaded_leaves_open_what_depends_on_it(planned: Planned) -> None:
+    text = f"model: {{kind: rnn}}\ndata: {{dataset: text, url: 'https://x/a.txt', sha256: {HASH}}}\n"
+    plan = planned(text)
+    assert (plan.data, plan.layers, plan.steps_per_epoch, plan.total_steps) == (None, (), None, None)
+    assert plan.notes == (
+        "the data is downloaded into the cache when the run starts, unless it is there: https://x/a.txt; "
+        "layers, classes, samples and the length of an epoch are not known before",
+    )
+    assert planned(text, "train.steps=9").total_steps == 9
+
+
+def test_the_classes_of_a_download_are_enough_for_its_layers(planned: Planned) -> None:
+    plan = planned(f"model: {{kind: cnn}}\ndata: {{dataset: images, classes: 3, url: 'https://x/a.zip', sha256: {HASH}}}\n")
+    assert plan.layers[-1].output_shape == (3,)
+    assert plan.total_steps is None
+    assert plan.notes[0].endswith("a.zip; samples and the length of an epoch are not known before")
+
+
+def test_a_download_of_known_size_is_only_mentioned(planned: Planned) -> None:
+    plan = planned(CNN.replace("digits", "mnist, url: 'https://x/'"))
+    assert plan.notes == ("the data is downloaded into the cache when the run starts, unless it is there: https://x/",)
+    assert plan.total_steps == 5 * 938
+
+
+def test_a_dry_run_needs_no_data_and_says_that_submit_would(planned: Planned, tmp_path: Path) -> None:
+    text = "model: {kind: cnn}\ndata:\n  dataset: images\n  path: none\n  classes: 3\n"
+    with pytest.raises(JobFileError) as caught:
+        planned(text)
+    assert caught.value.exit_code == 3
+    plan = planned(text, dry_run=True)
+    assert plan.layers[-1].output_shape == (3,)
+    assert plan.program.data == str(tmp_path / "none")
+    assert plan.notes == (
+        f"{tmp_path}/job.yaml:6:9: there is nothing at {tmp_path}/none; `submit` refuses this job until the data is there; "
+        "samples and the length of an epoch are not known before",
+    )
+    script = planned("model: {kind: script, command: x}\ndata: {dataset: files, path: none}\n", dry_run=True)
+    assert script.notes[0].endswith("`submit` refuses this job until the data is there")
+
+
+def test_a_plan_without_known_samples_survives_being_written_into_the_run(planned: Planned) -> None:
+    plan = planned(f"model: {{kind: cnn}}\ndata: {{dataset: images, classes: 3, url: 'https://x/a.zip', sha256: {HASH}}}\n")
+    record = RunRecord(plan.run_id, 0.0, plan.job.model_dump(mode="json"), plan.program, plan.facts(), {})
+    again = Plan.of_attempt(RunRecord.from_json(record.to_json(), "run.json"), 1)
+    assert again == plan
+
+
+@pytest.mark.parametrize(
+    ("text", "module", "named", "hint"),
+    [
+        (CNN, "sklearn", "scikit-learn", "pip install 'cloud-train[train]'"),
+        (CNN, "tensorboardX", "tensorboardX", "or set train.tensorboard=false"),
+        (f"model: {{kind: cnn}}\ndata: {{dataset: images, url: 'https://x/a.zip', sha256: {HASH}}}\n", "PIL", "pillow", "pip install"),
+    ],
+)
+def test_a_missing_package_is_named_before_anything_is_written(
+    home: Home,
+    planned: Planned,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    text: str,
+    module: str,
+    named: str,
+    hint: str,
+) -> None:
+    monkeypatch.setattr(submitting, "find_spec", lambda name: None if name == module else object())
+    with pytest.raises(MissingDependencyError, match=f"needs {named}, and") as raised:
+        submit(home, planned(text))
+    assert hint in (raised.value.hint or "")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_package_is_asked_for_that_the_job_does_not_need(home: Home, planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(submitting, "find_spec", asked.append)
+    with pytest.raises(MissingDependencyError):
+        submit(home, planned(RNN + "train: {tensorboard: false}\n"))
+    assert asked == ["torch", "numpy", "safetensors"]

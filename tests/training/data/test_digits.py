@@ -1,0 +1,91 @@
+"""scikit-learn's digits as tensors."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cloud_train.errors import CorruptError, MissingDependencyError
+from cloud_train.job.models import Augment, DigitsData, Normalize
+from cloud_train.job.problems import FieldError
+from cloud_train.training.data import DataSet, digits
+from cloud_train.training.data.digits import load_digits
+from cloud_train.training.data.memory import TensorSamples
+from cloud_train.training.data.samples import Pick
+from cloud_train.training.randomness import permutation
+
+
+def load(seed: int = 0, **fields: Any) -> DataSet:
+    return load_digits(DigitsData(dataset="digits", **fields), seed)
+
+
+def inputs(loaded: DataSet, part: str) -> torch.Tensor:
+    samples = getattr(loaded, part)
+    assert isinstance(samples, TensorSamples)
+    return samples.inputs
+
+
+def test_the_digits_are_those_that_scikit_learn_loads() -> None:
+    from sklearn.datasets import load_digits as load_theirs
+
+    theirs = load_theirs()
+    ours = load(size=8)
+    order = permutation(1797, 0, "split")
+    images = torch.cat([inputs(ours, "validation"), inputs(ours, "train")])[order.argsort()]
+    targets = torch.cat([ours.validation.targets, ours.train.targets])[order.argsort()]
+    assert torch.equal(images.squeeze(1) * 16, torch.from_numpy(theirs.images).float())
+    assert torch.equal(targets, torch.from_numpy(theirs.target))
+
+
+def test_the_digits_have_the_wanted_size_and_lie_between_0_and_1() -> None:
+    data = load(size=28, validation=0.25)
+    train = inputs(data, "train")
+    assert train.shape == (1348, 1, 28, 28)
+    assert inputs(data, "validation").shape == (449, 1, 28, 28)
+    assert data.image_shape == (1, 28, 28)
+    assert (train.dtype, data.train.targets.dtype) == (torch.float32, torch.int64)
+    assert 0 <= train.min() < train.max() <= 1
+    assert data.classes == tuple("0123456789")
+
+
+def test_the_split_of_the_digits_follows_from_the_seed() -> None:
+    first, again, other = (load(seed, size=8) for seed in (3, 3, 4))
+    assert torch.equal(first.validation.targets, again.validation.targets)
+    assert not torch.equal(first.validation.targets, other.validation.targets)
+
+
+def test_only_digits_to_train_on_are_augmented_and_all_are_normalized_alike() -> None:
+    normalize = Normalize(mean=(0.3,), std=(0.2,))
+    data = load(size=8, augment=Augment(crop=2), normalize=normalize)
+    assert data.normalize == normalize
+    for part, changes in (("train", True), ("validation", False)):
+        samples = getattr(data, part)
+        batch = next(samples.batches([Pick(torch.arange(20), 0)])).inputs
+        assert torch.equal(batch, inputs(data, part)[:20]) is not changes
+
+
+def test_a_split_that_leaves_no_digits_is_refused() -> None:
+    with pytest.raises(FieldError, match=r"0\.0001 of 1,797 images leaves nothing"):
+        load(validation=0.0001)
+
+
+def test_without_scikit_learn_the_digits_name_the_command_that_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digits, "find_spec", lambda _name: None)
+    with pytest.raises(MissingDependencyError) as caught:
+        load()
+    assert caught.value.hint == "install it with: pip install 'cloud-train[train]'"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no gzip", gzip.compress(b"1,2,3\n"), gzip.compress(b"0,99\n" * 65 * 1797)[:2000]],
+    ids=["empty", "no gzip", "too short", "cut off"],  # the bytes hold the time, and a test's name must not
+)
+def test_a_damaged_file_of_digits_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes) -> None:
+    damaged = tmp_path / "digits.csv.gz"
+    damaged.write_bytes(content)
+    monkeypatch.setattr(digits, "_file", lambda: damaged)
+    with pytest.raises(CorruptError, match=r"digits\.csv\.gz"):
+        load()

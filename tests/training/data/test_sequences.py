@@ -1,0 +1,137 @@
+"""Labelled lines as tensors."""
+
+import random
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cloud_train.job.lines import Line, encode, numbered, read_lines, vocabulary
+from cloud_train.job.models import SequencesData
+from cloud_train.job.problems import FieldError
+from cloud_train.training.data import DataSet
+from cloud_train.training.data.samples import Batch, Pick
+from cloud_train.training.data.sequences import RaggedSamples, load_sequences
+from cloud_train.training.randomness import permutation
+from tests.training.data.server import serving, sha256
+
+
+def data(**fields: Any) -> SequencesData:
+    return SequencesData(**{"dataset": "sequences", "path": "lines.tsv", **fields})
+
+
+def ragged(*lines: list[int]) -> RaggedSamples:
+    return RaggedSamples(torch.tensor(list(chain(*lines))), torch.tensor([len(line) for line in lines]), torch.arange(len(lines)))
+
+
+def batch_of(samples: RaggedSamples, *rows: int) -> Batch:
+    return next(samples.batches([Pick(torch.tensor(rows), 0)]))
+
+
+def texts(loaded: DataSet, samples: RaggedSamples) -> list[list[str]]:
+    """The tokens of each line, as words."""
+    assert loaded.tokens is not None
+    words = ("?", *loaded.tokens)
+    numbers = iter(samples.tokens.tolist())
+    return [[words[number] for number in islice(numbers, length)] for length in samples.lengths.tolist()]
+
+
+def test_a_batch_is_as_wide_as_its_longest_line_and_padded_with_0() -> None:
+    samples = ragged([5, 6, 7], [8], [9, 1, 2, 3])
+    batch = batch_of(samples, 1, 0)
+    assert batch.inputs.tolist() == [[8, 0, 0], [5, 6, 7]]
+    assert batch.lengths is not None
+    assert batch.lengths.tolist() == [1, 3]
+    assert batch.targets.tolist() == [1, 0]
+    assert batch_of(samples, 2, 1).inputs.tolist() == [[9, 1, 2, 3], [8, 0, 0, 0]]
+    assert batch_of(samples, 1).inputs.tolist() == [[8]]
+    assert {batch.inputs.dtype, batch.targets.dtype, batch.lengths.dtype} == {torch.int64}
+
+
+def test_batches_come_in_the_order_of_the_picks() -> None:
+    samples = ragged([1], [2], [3])
+    batches = samples.batches(Pick(torch.tensor([row]), None) for row in (2, 0, 2))
+    assert [batch.inputs.item() for batch in batches] == [3, 1, 3]
+    assert len(samples) == 3
+
+
+def test_the_lengths_stay_with_the_cpu_when_the_samples_move() -> None:
+    moved = ragged([5, 6], [7]).to(torch.device("meta"))
+    assert moved.tokens.device.type == moved.targets.device.type == "meta"
+    assert moved.lengths.tolist() == [2, 1]
+
+
+def test_lines_become_numbers_of_their_tokens(tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_text("pos\tGood, good film\nneg\tbad film\n")
+    (tmp_path / "validation.tsv").write_text("neg\ta bad, bad film!\n")
+    loaded = load_sequences(data(), tmp_path, seed=0)
+    assert loaded.classes == ("neg", "pos")
+    assert loaded.tokens == ("film", "good", ",", "bad")
+    assert (loaded.unit, loaded.image_shape) == ("words", None)
+    assert isinstance(loaded.train, RaggedSamples)
+    assert isinstance(loaded.validation, RaggedSamples)
+    assert loaded.train.tokens.tolist() == [2, 3, 2, 1, 4, 1]
+    assert loaded.train.lengths.tolist() == [4, 2]
+    assert loaded.train.targets.tolist() == [1, 0]
+    assert texts(loaded, loaded.validation) == [["?", "bad", ",", "bad", "film", "?"]]
+
+
+@pytest.mark.parametrize("unit", ["words", "characters"])
+@pytest.mark.parametrize(("size", "max_length"), [(1000, 1000), (20, 7), (2, 1)])
+def test_reading_many_lines_gives_what_reading_one_by_one_gives(tmp_path: Path, unit: str, size: int, max_length: int) -> None:
+    draws = random.Random(1)
+    words = ["".join(draws.choices("abcdé", k=draws.randint(1, 3))) + draws.choice(["", ",", "!?", "'s", "\u200b"]) for _ in range(60)]
+    lines = [f"{draws.choice('xyz')}\t{' '.join(draws.choices([*words, '.'], k=draws.randint(1, 12)))}" for _ in range(5000)]
+    (tmp_path / "lines.tsv").write_text("\n".join(lines), encoding="utf-8")
+    settings = data(tokens=unit, vocabulary=size, max_length=max_length)
+    loaded = load_sequences(settings, tmp_path / "lines.tsv", seed=3)
+
+    every, _ = read_lines(settings, tmp_path / "lines.tsv")
+    order = permutation(5000, 3, "split").tolist()
+    validation, train = [every[row] for row in order[:500]], [every[row] for row in order[500:]]
+    assert loaded.tokens == vocabulary(train, settings.tokens, size)
+    numbers = numbered(loaded.tokens)
+    for samples, part in ((loaded.train, train), (loaded.validation, validation)):
+        assert isinstance(samples, RaggedSamples)
+        expected = [encode(line.text, numbers, settings.tokens, max_length) for line in part]
+        assert samples.lengths.tolist() == [len(line) for line in expected]
+        assert samples.tokens.tolist() == list(chain(*expected))
+        assert [loaded.classes[target] for target in samples.targets.tolist()] == [line.label for line in part]
+
+
+def test_the_vocabulary_is_that_of_the_lines_to_train_on(tmp_path: Path) -> None:
+    lines = [Line("ab"[number % 2], f"word{number}") for number in range(10)]
+    (tmp_path / "lines.tsv").write_text("\n".join(f"{line.label}\t{line.text}" for line in lines))
+    loaded = load_sequences(data(validation=0.3), tmp_path / "lines.tsv", seed=0)
+    held_back = permutation(10, 0, "split")[:3].tolist()
+    assert set(loaded.tokens or ()) == {line.text for number, line in enumerate(lines) if number not in held_back}
+    assert loaded.validation.lengths is not None
+    assert loaded.validation.lengths.tolist() == [1, 1, 1]
+
+
+def test_the_split_of_the_lines_follows_from_the_seed(tmp_path: Path) -> None:
+    (tmp_path / "lines.tsv").write_text("\n".join(f"{'ab'[n % 2]}\tw{n}" for n in range(50)))
+    first, again, other = (load_sequences(data(), tmp_path / "lines.tsv", seed) for seed in (1, 1, 2))
+    assert first.tokens == again.tokens != other.tokens
+
+
+def test_two_lines_are_enough_and_a_split_that_leaves_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lines.tsv"
+    path.write_text("a\tone\nb\ttwo\n")
+    loaded = load_sequences(data(validation=0.5), path, seed=0)
+    assert (len(loaded.train), len(loaded.validation)) == (1, 1)
+    with pytest.raises(FieldError, match=r"0\.1 of 2 lines leaves nothing to train or to validate on") as caught:
+        load_sequences(data(), path, seed=0)
+    assert caught.value.path == ("data", "validation")
+
+
+def test_lines_are_downloaded_with_their_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    content = b"a\tone\nb\ttwo\n"
+    with serving(**{"lines.tsv": content}) as server:
+        loaded = load_sequences(
+            data(path=None, url=f"{server.url}/lines.tsv", sha256=sha256(content), validation=0.5), tmp_path / "cache", seed=0
+        )
+    assert loaded.classes == ("a", "b")

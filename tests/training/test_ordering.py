@@ -1,0 +1,146 @@
+"""Which samples each step learns from."""
+
+from collections.abc import Generator, Iterable
+from itertools import islice
+from typing import Self
+
+import pytest
+import torch
+from torch import Tensor
+
+from cloud_train.errors import JobError
+from cloud_train.job.models import TrainSpec
+from cloud_train.training.data.samples import Batch, Pick, Samples
+from cloud_train.training.distributed import World
+from cloud_train.training.ordering import TrainingOrder, validation_picks
+from cloud_train.training.position import Position
+
+
+class Numbers(Samples):
+    """Samples that are their own numbers; only how many there are, and how long, matters here."""
+
+    def __init__(self, count: int, lengths: Tensor | None = None) -> None:
+        self.targets, self.lengths = torch.arange(count), lengths
+
+    def batches(self, picks: Iterable[Pick]) -> Generator[Batch]:
+        for rows, _ in picks:
+            yield Batch(rows, rows)
+
+    def to(self, device: torch.device) -> Self:
+        return self
+
+
+def settings(batch_size: int = 4, *, carry_state: bool = False, seed: int = 0) -> TrainSpec:
+    return TrainSpec(batch_size=batch_size, carry_state=carry_state, seed=seed)
+
+
+def rows_of(picks: Iterable[Pick]) -> list[list[int]]:
+    return [pick.rows.tolist() for pick in picks]
+
+
+def test_an_epoch_is_every_sample_once_in_an_order_of_its_own() -> None:
+    order = TrainingOrder(Numbers(10), settings())
+    first, second = order.of_epoch(0).tolist(), order.of_epoch(1).tolist()
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    assert first == TrainingOrder(Numbers(10), settings()).of_epoch(0).tolist()
+    assert first != TrainingOrder(Numbers(10), settings(seed=1)).of_epoch(0).tolist()
+    assert (order.samples, order.steps_per_epoch) == (10, 3)
+
+
+def test_the_steps_go_through_the_epochs_with_a_smaller_batch_at_the_end_of_each() -> None:
+    order = TrainingOrder(Numbers(10), settings())
+    picks = list(order.picks(Position(), 6, World()))
+    assert [len(pick.rows) for pick in picks] == [4, 4, 2, 4, 4, 2]
+    assert [pick.epoch for pick in picks] == [0, 0, 0, 1, 1, 1]
+    assert torch.cat([pick.rows for pick in picks[3:]]).tolist() == order.of_epoch(1).tolist()
+
+
+@pytest.mark.parametrize("done", [0, 1, 2, 3, 5])
+def test_going_on_from_a_position_picks_what_would_have_come(done: int) -> None:
+    order = TrainingOrder(Numbers(10), settings())
+    position = Position()
+    for _ in range(done):
+        position = position.after(order.batch_size_at(position), order.samples)
+    assert rows_of(order.picks(position, 6, World())) == rows_of(order.picks(Position(), 6, World()))[done:]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_the_shares_of_all_processes_are_the_batch_of_one(size: int) -> None:
+    order = TrainingOrder(Numbers(10), settings())
+    alone = rows_of(order.picks(Position(), 6, World()))
+    shares = [rows_of(order.picks(Position(), 6, World(rank, size))) for rank in range(size)]
+    for step, whole in enumerate(alone):
+        parts = [share[step] for rank, share in enumerate(shares) if rank < len(whole)]
+        assert [row for part in parts for row in part] == whole
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        assert all(share[step] == whole[:1] for share in shares[len(whole) :])  # nothing is left for them: they keep in step
+
+
+def test_bucketing_puts_lines_of_similar_lengths_together_and_still_takes_each_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 100, (1003,), generator=generator)
+    order = TrainingOrder(Numbers(1003, lengths), settings(10), bucketing=True)
+    epoch = order.of_epoch(0)
+    assert sorted(epoch.tolist()) == list(range(1003))
+    assert epoch.tolist() == order.of_epoch(0).tolist() != order.of_epoch(1).tolist()
+    assert padding(lengths, epoch) < padding(lengths, TrainingOrder(Numbers(1003), settings(10)).of_epoch(0)) / 4
+    means = [lengths[rows].float().mean().item() for rows in tens(epoch)]
+    assert means != sorted(means)  # not from short to long: the batches are shuffled
+
+
+def padding(lengths: Tensor, order: Tensor) -> int:
+    return sum(int((lengths[rows].max() - lengths[rows]).sum()) for rows in tens(order))
+
+
+def tens(order: Tensor) -> list[Tensor]:
+    return [order[start : start + 10] for start in range(0, len(order), 10)]
+
+
+def test_in_streams_each_row_of_a_batch_goes_on_where_the_row_before_it_ended() -> None:
+    order = TrainingOrder(Numbers(14), settings(carry_state=True))
+    assert (order.samples, order.steps_per_epoch) == (12, 3)
+    assert rows_of(order.picks(Position(), 4, World())) == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11], [0, 3, 6, 9]]
+    assert rows_of(order.picks(Position(), 2, World(1, 2))) == [[6, 9], [7, 10]]
+
+
+def test_more_streams_than_sequences_are_refused_with_both_numbers() -> None:
+    with pytest.raises(JobError, match=r"batch_size = 8 streams .* 7 sequences") as caught:
+        TrainingOrder(Numbers(7), settings(8, carry_state=True))
+    assert caught.value.hint is not None
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 7, 12])
+@pytest.mark.parametrize("kind", ["plain", "lines", "streams"])
+def test_all_processes_together_validate_every_sample_once(kind: str, count: int, size: int) -> None:
+    samples = Numbers(count, torch.arange(count).flip(0) if kind == "lines" else None)
+    picks = [pick for rank in range(size) for pick in validation_picks(samples, 4, World(rank, size), streams=kind == "streams")]
+    assert sorted(row for pick in picks for row in pick.rows.tolist()) == list(range(count))
+    assert all(pick.epoch is None and len(pick.rows) <= 4 for pick in picks)
+
+
+def test_streams_of_validation_go_on_from_batch_to_batch_and_only_lose_rows_at_the_end() -> None:
+    batches = rows_of(validation_picks(Numbers(11), 4, World(), streams=True))
+    assert batches == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8]]
+
+
+def test_nothing_is_read_ahead_of_its_time() -> None:
+    picks = TrainingOrder(Numbers(10), settings()).picks(Position(), 10**9, World())
+    assert len(list(islice(picks, 5))) == 5
+
+
+@pytest.mark.parametrize(
+    ("every", "met"),
+    [("1 epoch", [3, 6]), ("2 epochs", [6]), ("2 steps", [2, 4, 6]), ("5 s", [])],
+)
+def test_a_position_meets_what_happens_every_so_often(every: str, met: list[int]) -> None:
+    from cloud_train.job.types import Cadence
+
+    position, seen = Position(), []
+    for _ in range(6):
+        position = position.after(min(4, 10 - position.consumed), 10)
+        if position.meets(Cadence.parse(every)):
+            seen.append(position.step)
+    assert seen == met
+    assert not Position().meets(Cadence.parse(every))
