@@ -174,8 +174,8 @@ class SequencesData(Section):
     sha256: Sha256 | None = None
     """SHA-256 of the file that is downloaded."""
     tokens: Literal["characters", "words"] = "words"
-    """What the network reads one after another. Words are runs of letters, digits and apostrophes, in lower case, and single other
-    marks.
+    """What the network reads one after another. Words are runs of letters and digits, with apostrophes inside, in lower case, and
+    single other marks.
     """
     vocabulary: Annotated[int, Field(ge=2, le=10**6)] = 20_000
     """Most frequent tokens of the training lines that are told apart; all others are one token, "unknown"."""

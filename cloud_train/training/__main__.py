@@ -6,9 +6,11 @@ A job of several processes starts it once more for each of them: the first one i
 import errno
 import json
 import os
+import signal
 import sys
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,7 +69,8 @@ def _train(job: "JobSpec", run: Run) -> None:
         ) from error
 
     device = prepare_device(job.resources.cpus)
-    data = load(job, run.data or Path.cwd()).to(device)
+    with _ended_by_sigterm(run):
+        data = load(job, run.data or Path.cwd()).to(device)
     description = ModelDescription.of(job, data)
     with connected(device) as world:
         if world.is_main:
@@ -82,6 +85,16 @@ def _train(job: "JobSpec", run: Run) -> None:
         if world.is_main:
             shown = (f"validation {name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
             print("done: " + ", ".join(shown), flush=True)
+
+
+@contextmanager
+def _ended_by_sigterm(run: Run) -> Iterator[None]:
+    """Where there is nothing to save yet, whoever is told to stop ends at once, in the middle of a download too."""
+    listening = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if run.stop_requested:
+        run.exit_stopped()
+    yield
+    signal.signal(signal.SIGTERM, listening)
 
 
 def _read_job() -> "JobSpec":
@@ -109,7 +122,8 @@ def _read_job() -> "JobSpec":
 def _explained(error: Exception, run: Run) -> LastWords | None:
     """Message and cause of what may happen to anybody; None for what is a mistake of this program."""
     if isinstance(error, CloudTrainError):
-        return LastWords(error.message + (f" ({error.hint})" if error.hint else ""))
+        may_pass = type(error).__name__ == "DownloadError"  # by name, because its module needs what may be missing here
+        return LastWords(error.message + (f" ({error.hint})" if error.hint else ""), "infrastructure" if may_pass else "failed")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return LastWords("memory is used up: try a smaller train.batch_size, or a smaller model", "out-of-memory")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

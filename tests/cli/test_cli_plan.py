@@ -53,7 +53,7 @@ def test_a_text_shows_its_characters(shown: Shown, tmp_path: Path) -> None:
 def test_labelled_lines_show_their_vocabulary_and_their_classes(shown: Shown, tmp_path: Path) -> None:
     (tmp_path / "my.tsv").write_text("good\tone two\nbad\tthree\n" * 10)
     lines = shown("model: {kind: rnn}\ndata: {dataset: sequences, path: my.tsv, max_length: 1000}\n")
-    wanted = {"sample a line of at most 1,000 words", "vocabulary 4 words, one of them for all others", "classes 2"}
+    wanted = {"sample a line of at most 1,000 words", "vocabulary at most 4 words, one of them for all others", "classes 2"}
     assert wanted <= set(lines)
 
 

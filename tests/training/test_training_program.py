@@ -97,6 +97,30 @@ def test_text_that_is_not_there_is_a_message_and_no_traceback(tmp_path: Path) ->
     assert "text.txt: no such file" in program.said()["message"]
 
 
+LOADING = """
+import os, runpy, signal
+import cloud_train.training.data
+from cloud_train.training.data.download import DownloadError
+def load(*unused):
+    {what}
+cloud_train.training.data.load = load
+runpy.run_module("cloud_train.training", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_training_that_is_told_to_stop_while_it_loads_its_data_ends_at_once(tmp_path: Path) -> None:
+    program = Program(tmp_path, CNN)
+    ended = program.run("-c", LOADING.format(what="os.kill(os.getpid(), signal.SIGTERM)"))
+    assert ended.returncode == -signal.SIGTERM
+    assert not program.failure.exists()
+
+
+def test_a_server_that_cannot_be_reached_is_no_fault_of_the_job(tmp_path: Path) -> None:
+    program = Program(tmp_path, CNN)
+    assert program.run("-c", LOADING.format(what='raise DownloadError("cannot download it")')).returncode == 1
+    assert program.said() == {"message": "cannot download it", "cause": "infrastructure"}
+
+
 def test_what_nobody_foresaw_keeps_its_traceback_in_the_log(tmp_path: Path) -> None:
     program = Program(tmp_path, CNN)
     code = (

@@ -98,7 +98,7 @@ def _sample(section: Data, data: DataFacts) -> list[tuple[str, str]]:
     """What a sample is, and what the network has to tell apart."""
     if isinstance(section, SequencesData):
         unit = section.tokens
-        known = f"{data.tokens:,} {unit}, one of them for all others" if data.tokens else _UNKNOWN
+        known = f"at most {data.tokens:,} {unit}, one of them for all others" if data.tokens else _UNKNOWN
         return [("sample", f"a line of at most {section.max_length:,} {unit}"), ("vocabulary", known), ("classes", f"{data.classes:,}")]
     if isinstance(section, LanguageData):
         return [("sample", f"{section.sequence_length:,} characters"), ("vocabulary", f"{data.classes:,} characters")]

@@ -148,7 +148,7 @@ def _started(
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Around the start of processes: signals wait until they are ignored there, and torch's opinions about it do not count."""
+    """Around the start of processes: signals wait until ``_ignore_signals`` has run there, and torch's opinions do not count."""
     on_child = signal.getsignal(signal.SIGCHLD)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
@@ -165,6 +165,7 @@ def _undisturbed() -> Iterator[None]:
 def _ignore_signals(_number: int) -> None:
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def _as_it_is(result: Result) -> Result:
@@ -192,7 +193,7 @@ def _lost(exit_code: int) -> DecoderProcessError:
 def _explained(error: Exception, workers: Sequence[BaseProcess]) -> Exception:
     """What the user can do about an error of the loader's; the error itself where that is nothing."""
     try:
-        _check(workers, _DYING_SECONDS)
+        _check(workers, _DYING_SECONDS if workers else 0)
     except DecoderProcessError as lost:
         return lost
     if "shared memory" in str(error) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):

@@ -148,10 +148,9 @@ def _random_part(width: int, height: int, smallest: float, draws: random.Random)
 
 def _pixels(image: Image.Image, size: int, channels: int, choose: Chooser) -> np.ndarray:
     orientation = _orientation(image)
-    is_sideways = orientation in _SIDEWAYS
-    view = choose(image.height, image.width) if is_sideways else choose(image.width, image.height)
+    view = choose(image.height, image.width) if orientation in _SIDEWAYS else choose(image.width, image.height)
     mode = "L" if channels == 1 else "RGB"
-    scale = _scaled_while_decoding(image, mode, size, view, is_sideways)
+    scale = _scaled_while_decoding(image, mode, size, view)
     picture = image if image.mode == mode else _eight_bits(image).convert(mode)
     if orientation in _UPRIGHT:
         picture = picture.transpose(_UPRIGHT[orientation])
@@ -174,11 +173,11 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _scaled_while_decoding(image: Image.Image, mode: str, size: int, view: View, is_sideways: bool) -> float:
+def _scaled_while_decoding(image: Image.Image, mode: str, size: int, view: View) -> float:
     """Have a JPEG decoded at 1/2, 1/4 or 1/8 of its size, where what is seen of it stays as large as needed; returns that factor."""
-    across, down = size / (view.right - view.left), size / (view.bottom - view.top)
+    wanted = size / min(view.right - view.left, view.bottom - view.top)
     width, height = image.size
-    drafted = image.draft(mode, (math.ceil(width * across), math.ceil(height * down)))
+    drafted = image.draft(mode, (math.ceil(width * wanted), math.ceil(height * wanted)))
     return 1.0 if drafted is None else drafted[1][2] / width
 
 

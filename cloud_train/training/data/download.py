@@ -36,6 +36,10 @@ _LINE_SECONDS = 10.0
 _SCHEMES = ("http", "https")
 
 
+class DownloadError(StoreError):
+    """A file cannot be downloaded now, for a reason that may pass."""
+
+
 def fetch(
     url: str,
     sha256: str,
@@ -206,7 +210,7 @@ class _Download:
                 most = max(most, size)
                 if failures == _TRIES:
                     kept = f": the {shown_bytes(size)} that came are kept, and the download goes on from there" if size else ""
-                    raise StoreError(
+                    raise DownloadError(
                         f"cannot download {self._source.shown}: {error.message}, {_TRIES} times in a row", hint=f"try again later{kept}"
                     ) from error
                 seconds = min(max(2.0 ** (failures - 1), error.wait_seconds), _LONGEST_PAUSE_SECONDS)

@@ -42,7 +42,8 @@ class RaggedSamples(Samples):
             begins_B1, lengths_B1 = (numbers.to(device).unsqueeze(1) for numbers in (self._begins.index_select(0, rows), lengths))
             is_token_BT = places_T < lengths_B1
             # Behind a line's end any place will do: what stands there becomes padding.
-            tokens_BT = self.tokens[torch.where(is_token_BT, begins_B1 + places_T, begins_B1)]
+            places_BT = torch.where(is_token_BT, begins_B1 + places_T, begins_B1)
+            tokens_BT = self.tokens.index_select(0, places_BT.flatten()).view_as(places_BT)
             yield Batch(tokens_BT.masked_fill_(~is_token_BT, PADDING), self.targets.index_select(0, rows.to(device)), lengths)
 
     def to(self, device: torch.device) -> Self:
@@ -97,12 +98,22 @@ class _Reader:
         return [self._block(lines[start : start + _BLOCK_LINES]) for start in range(0, len(lines), _BLOCK_LINES)]
 
     def _block(self, lines: Sequence[Line]) -> _Block:
+        if self._unit == "characters":
+            return _Block(self._characters("".join(line.text for line in lines)), np.array([len(line.text) for line in lines]))
         numbers, lengths = array("i"), []
         for line in lines:
             found = pieces(line.text, self._unit)
             numbers.extend(map(self._numbers.__getitem__, found))
             lengths.append(len(found))
         return _Block(np.frombuffer(numbers, dtype=np.int32), np.array(lengths))
+
+    def _characters(self, text: str) -> np.ndarray:
+        """The number of each character, by a table of code points."""
+        codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        present = np.flatnonzero(np.bincount(codes))
+        table = np.zeros(present[-1] + 1, dtype=np.int32)
+        table[present] = [self._numbers[chr(code)] for code in present]
+        return table[codes]
 
     def vocabulary(self, blocks: Sequence[_Block], size: int) -> tuple[str, ...]:
         """The most frequent tokens of ``blocks``."""

@@ -171,6 +171,12 @@ def test_augmentation_follows_from_the_epoch_and_the_number_alone(folder: Path) 
     assert equal([(unchanged, torch.zeros(0))], [(read(samples(folder), picked(0, 1, 2))[0][0], torch.zeros(0))])
 
 
+def test_equal_images_are_augmented_each_in_its_own_way(folder: Path) -> None:
+    (folder / "train" / "cat" / "001.png").write_bytes((folder / "train" / "cat" / "000.png").read_bytes())
+    [(inputs, _)] = read(samples(folder, augment=PhotoAugment()), picked(0, 1))
+    assert not torch.equal(inputs[0], inputs[1])
+
+
 def test_another_seed_augments_otherwise(folder: Path) -> None:
     ones, others = (part(load_images(settings(augment=PhotoAugment()), folder, seed), "train") for seed in (0, 1))
     assert not equal(read(ones, picked(0, 1, 2)), read(others, picked(0, 1, 2)))
