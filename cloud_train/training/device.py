@@ -1,9 +1,13 @@
 """Where the arithmetic happens, and what makes it repeatable there."""
 
+import ctypes
 import os
 from collections.abc import Mapping
 
 import torch
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_KEPT_BYTES = 1 << 30
 
 
 def prepare_device(cpus: int | None, environment: Mapping[str, str] = os.environ) -> torch.device:
@@ -17,6 +21,7 @@ def prepare_device(cpus: int | None, environment: Mapping[str, str] = os.environ
     given = cpus or (_threads_of(environment) if processes == 1 else None) or usable_cpus()
     torch.set_num_threads(max(1, given // processes))
     if not torch.cuda.is_available():
+        keep_memory()
         return torch.device("cpu")
     # Only for CUDA: on a CPU the operations used here are repeatable as they are, and this call takes 0.3 s to import what it needs.
     torch.use_deterministic_algorithms(True)
@@ -24,6 +29,20 @@ def prepare_device(cpus: int | None, environment: Mapping[str, str] = os.environ
     device = torch.device("cuda", int(environment.get("LOCAL_RANK") or 0) % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
+
+
+def keep_memory() -> bool:
+    """Have the C library keep what a step lets go of for the next step; False where it is not glibc.
+
+    It gives large pieces back to the system otherwise, and gets them again with every page cleared: a quarter of the time of the classic
+    net's step (measured).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    taken = [mallopt(option, _KEPT_BYTES) for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD)]
+    return all(taken)
 
 
 def usable_cpus() -> int:
