@@ -17,6 +17,11 @@ BENCHMARKS = (
     "time_to_first_step",
     "digits_accuracy",
     "python_docs",
+    "classic_cnn",
+    "linear_cell",
+    "image_pipeline",
+    "checkpoint_cost",
+    "resume_time",
 )
 
 

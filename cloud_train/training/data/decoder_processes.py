@@ -56,7 +56,8 @@ def done_ahead(work: Work[Request, Result], requests: Iterable[Request], process
     it has saved. Closing the generator ends them, as soon as ``work`` has returned: it should do that early once ``is_stopped()``, with
     whatever result. Raises DecoderProcessError if one of them is killed.
     """
-    results, workers, stop = _started(work, _with_slots(requests, processes), processes, pin_memory)
+    failures: list[Exception] = []
+    results, workers, stop = _started(work, _with_slots(requests, processes, failures), processes, pin_memory)
     at_exit = partial(_kill, workers)
     atexit.register(at_exit)  # a process that ends with this generator still open would wait for them forever: they ignore SIGTERM
     mapped: deque[Any] = deque(maxlen=0 if pin_memory else _SLOTS * processes)  # torch then finds the memory of a slot where it was
@@ -66,6 +67,8 @@ def done_ahead(work: Work[Request, Result], requests: Iterable[Request], process
             try:
                 result = next(results)
             except StopIteration:
+                if failures:
+                    raise failures[0] from None
                 return
             except (RuntimeError, OSError, EOFError) as error:
                 raise _explained(error, workers) from error
@@ -80,14 +83,17 @@ def done_ahead(work: Work[Request, Result], requests: Iterable[Request], process
         atexit.unregister(at_exit)
 
 
-def _with_slots(requests: Iterable[Request], processes: int) -> Generator[tuple[Request, int]]:
-    """The requests, each with its slot.
+def _with_slots(requests: Iterable[Request], processes: int, failures: list[Exception]) -> Generator[tuple[Request, int]]:
+    """The requests, each with its slot; they end where they fail, and ``failures`` says how.
 
     The loader gives the requests to one process after another. It takes the next when it hands out the result of the one 2 × ``processes``
     before, and what came before that has been dealt with by then; in one process, the same slot comes after 3 × ``processes``.
     """
-    for number, request in enumerate(requests):
-        yield request, number // processes % _SLOTS
+    try:
+        for number, request in enumerate(requests):
+            yield request, number // processes % _SLOTS
+    except Exception as error:  # noqa: BLE001 -- it is raised in its turn, whatever it is; in the loader, it would leave a half-made one behind
+        failures.append(error)
 
 
 def shared_memory(shape: Sequence[int], dtype: torch.dtype) -> Tensor:

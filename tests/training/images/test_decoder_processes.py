@@ -1,5 +1,7 @@
 """Processes that work ahead: in order, and with an end, however they or their parent come to it."""
 
+import errno
+import gc
 import multiprocessing
 import os
 import signal
@@ -9,6 +11,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import count, islice
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import pytest
@@ -75,15 +78,34 @@ def test_an_error_in_a_process_is_raised_in_its_turn_as_it_was() -> None:
     assert (caught.value.message, caught.value.hint) == ("the third is broken", "mend it")
 
 
-def test_an_error_of_whoever_makes_the_requests_leaves_no_process_behind() -> None:
+def test_an_error_of_whoever_makes_the_requests_is_raised_in_its_turn_too() -> None:
     def requests() -> Iterator[int]:
-        yield 0
+        yield 1
         raise CorruptError("there is no second one")
 
-    with closing(done_ahead(square, requests(), 2)) as results, pytest.raises(CorruptError, match="no second one") as caught:
+    with closing(done_ahead(square, requests(), 2)) as results:
+        assert next(results) == 1
+        with pytest.raises(CorruptError, match="no second one"):
+            next(results)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of torch, whose loader is left half made
+def test_where_no_more_processes_can_be_started_the_message_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = count()
+    start = ForkProcess.start
+
+    def start_two(process: ForkProcess) -> None:
+        if next(started) == 2:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        start(process)
+
+    monkeypatch.setattr(ForkProcess, "start", start_two)
+    with closing(done_ahead(square, count(), 3)) as results, pytest.raises(DecoderProcessError, match="cannot be started") as caught:
         next(results)
-    assert caught.tb  # it holds on to all that was started
+    assert caught.value.hint == "lower data.workers"
     assert not processes()
+    del caught
+    gc.collect()  # so that torch complains here, and not in another test
 
 
 def test_used_up_memory_stays_what_it_is() -> None:

@@ -1,0 +1,127 @@
+"""From SIGKILL and ``resume`` to the next training step, against the first start of the same run, from ``submit`` to its first step.
+
+Worker and trainer are killed together, some steps after a checkpoint. Steps have the time that their metrics are stamped with. Bound: at
+most 1.3 × the first start.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks._measure import CLOUD_TRAIN, report, verdict
+from benchmarks._mnist import write_mnist
+from benchmarks._trainer import classic_cnn, step_times
+from cloud_train.run import layout
+from cloud_train.run.record import AttemptStatus
+
+CASES: Mapping[str, Mapping[str, Any]] = {
+    "the classic CNN": {"checkpoint": {"every": "40 steps"}},
+    "resnet18, checkpoints of 134 MB": {
+        "model": {"kind": "cnn", "network": "resnet18"},
+        "train": {"batch_size": 8},
+        "checkpoint": {"every": "5 steps"},
+    },
+}
+"""What is trained: sections of the job."""
+_LOOK_SECONDS = 0.02
+_DEADLINE_SECONDS = 120.0
+
+
+def main(repeats: int = 7) -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = write_mnist(folder / "data")
+        measured = {}
+        for case, sections in CASES.items():
+            job = folder / "job.yaml"
+            job.write_text(json.dumps(classic_cnn(data, **sections)))
+            rounds = [start_and_resume(folder, job, f"{case.split(',')[0]}-{number}") for number in range(repeats + 1)]
+            measured[case] = rounds[1:]  # the first round warms the caches
+    lines = ["| what | first start, median s | best s | resumption, median s | best s |", "|---|---:|---:|---:|---:|"]
+    verdicts = []
+    for case, rounds in measured.items():
+        starts, resumptions = ([one[index] for one in rounds] for index in (0, 1))
+        shown = (f"{value:.2f}" for times in (starts, resumptions) for value in (statistics.median(times), min(times)))
+        lines.append(f"| {case} | {' | '.join(shown)} |")
+        ratio = statistics.median(resumption / start for start, resumption in rounds)
+        verdicts.append(verdict(f"{case}: resumption as a multiple of the first start", ratio, 1.3))
+    report(f"From SIGKILL to the next step, {repeats} times each", "\n".join(lines), "\n".join(verdicts))
+
+
+def start_and_resume(folder: Path, job: Path, store: str) -> tuple[float, float]:
+    """Seconds to the first step of a new run, and then from killing it to the next step."""
+    start = time.time()
+    run_id = _cloud_train(folder, "submit", str(job), "--set", f"store={folder / store}")
+    run = folder / store / run_id
+    with _attempt(run, 1) as first_step:
+        seconds = first_step - start
+        _wait_for(lambda: any(run.joinpath(layout.CHECKPOINTS).glob("step-*/manifest.json")), run)
+        killed = time.time()
+    _cloud_train(folder, "resume", run_id)
+    with _attempt(run, 2) as next_step:
+        return seconds, next_step - killed
+
+
+@contextmanager
+def _attempt(run: Path, number: int) -> Iterator[float]:
+    """The time of an attempt's first step, as soon as it is made; leaving the block kills the attempt."""
+    metrics = run / layout.metrics(number)
+    try:
+        _wait_for(lambda: step_times(metrics), run)
+        yield step_times(metrics)[0]
+    finally:
+        _kill(run, number)
+
+
+def _wait_for(condition: Callable[[], object], run: Path) -> None:
+    deadline = time.monotonic() + _DEADLINE_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            logs = "\n".join(log.read_text(errors="replace") for log in sorted(run.glob("attempts/*/logs/*/*.log")))
+            raise RuntimeError(f"{run.name} makes no progress:\n{logs[-2000:]}")
+        time.sleep(_LOOK_SECONDS)
+
+
+def _kill(run: Path, number: int) -> None:
+    """Kill the worker of an attempt and all that it has started, and wait until they are dead."""
+    path = run / layout.status(number)
+    if not path.exists():
+        return
+    with suppress(psutil.NoSuchProcess):
+        worker = psutil.Process(AttemptStatus.from_json(path.read_bytes(), str(path)).pid)
+        processes = [worker, *worker.children(recursive=True)]
+        for process in processes:
+            process.kill()
+        _wait_for(lambda: all(_is_dead(process) for process in processes), run)
+
+
+def _is_dead(process: psutil.Process) -> bool:
+    """Whether it has ended; that its parent, which is init by now, has not taken notice of it yet makes no difference."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _cloud_train(folder: Path, *arguments: str) -> str:
+    """Run a verb, and return what it printed."""
+    environment = {**os.environ, "CLOUD_TRAIN_HOME": str(folder / "home"), "CUDA_VISIBLE_DEVICES": ""}
+    command = [CLOUD_TRAIN, *arguments]
+    ended = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if ended.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}")
+    return ended.stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
