@@ -27,8 +27,8 @@ CASES: Mapping[str, Mapping[str, Any]] = {
     "the classic CNN": {"checkpoint": {"every": "40 steps"}},
     "resnet18, checkpoints of 134 MB": {
         "model": {"kind": "cnn", "network": "resnet18"},
-        "train": {"batch_size": 8},
-        "checkpoint": {"every": "5 steps"},
+        "train": {"batch_size": 2},
+        "checkpoint": {"every": "10 steps"},
     },
 }
 """What is trained: sections of the job."""

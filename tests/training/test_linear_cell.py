@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from cloud_train.job.models import RnnModel
@@ -65,23 +65,45 @@ def test_the_gradients_of_the_recurrence_are_those_of_its_definition(sizes: list
     generator = torch.Generator().manual_seed(0)
     shapes = [(sum(sizes), 3), (sizes[0], 3), (3, 3)]
     inputs = [torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    assert torch.autograd.gradcheck(lambda steps, state, weight: linear_recurrence(steps, state, weight, sizes), inputs)
+
+    def recur(input_NH: Tensor, state_BH: Tensor, weight_HH: Tensor) -> Tensor:
+        return linear_recurrence(input_NH, state_BH, weight_HH, sizes)[1]
+
+    assert torch.autograd.gradcheck(recur, inputs)
 
 
-def test_the_recurrence_is_its_definition_step_by_step() -> None:
+@pytest.mark.parametrize("used", [(1.0, 0.0), (0.0, 1.0), (2.0, 3.0)])
+def test_the_states_before_and_after_the_steps_have_gradients_together_and_each_by_itself(used: tuple[float, float]) -> None:
     generator = torch.Generator().manual_seed(0)
-    input_NH, state_BH, weight_HH = (torch.randn(rows, 3, generator=generator) for rows in (sum(RAGGED), 4, 3))
-    got = torch.split(linear_recurrence(input_NH, state_BH, weight_HH, RAGGED), [4, *RAGGED])
-    wanted = [state_BH]
-    for given in torch.split(input_NH, RAGGED):
-        wanted.append(given + wanted[-1][: len(given)] @ weight_HH)
-    torch.testing.assert_close(got, tuple(wanted))
+    inputs = [torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in ((12, 3), (3, 3), (3, 3))]
+
+    def recur(input_NH: Tensor, state_BH: Tensor, weight_HH: Tensor) -> Tensor:
+        both = linear_recurrence(input_NH, state_BH, weight_HH, EVEN)
+        return sum((part * factor for part, factor in zip(both, used, strict=True) if factor and part is not None), torch.zeros(12, 3))
+
+    assert torch.autograd.gradcheck(recur, inputs)
+
+
+@pytest.mark.parametrize("sizes", [EVEN, RAGGED])
+def test_the_recurrence_is_its_definition_step_by_step(sizes: list[int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    input_NH, state_BH, weight_HH = (torch.randn(rows, 3, generator=generator) for rows in (sum(sizes), sizes[0], 3))
+    before_NH, after_NH = linear_recurrence(input_NH, state_BH, weight_HH, sizes)
+    states = [state_BH]
+    for given in torch.split(input_NH, sizes):
+        states.append(given + states[-1][: len(given)] @ weight_HH)
+    torch.testing.assert_close(after_NH, torch.cat(states[1:]))
+    if sizes == EVEN:
+        assert before_NH is not None
+        torch.testing.assert_close(before_NH, torch.cat(states[:-1]))
+    else:
+        assert before_NH is None
 
 
 def test_a_second_derivative_is_refused_and_not_wrong() -> None:
     weight_HH = torch.ones(3, 3, requires_grad=True)
-    states_MH = linear_recurrence(torch.ones(12, 3), torch.ones(3, 3), weight_HH, EVEN)
-    (first_HH,) = torch.autograd.grad(states_MH.square().sum(), weight_HH, create_graph=True)
+    _, after_NH = linear_recurrence(torch.ones(12, 3), torch.ones(3, 3), weight_HH, EVEN)
+    (first_HH,) = torch.autograd.grad(after_NH.square().sum(), weight_HH, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first_HH.sum().backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
 
@@ -89,10 +111,10 @@ def test_a_second_derivative_is_refused_and_not_wrong() -> None:
 def test_the_recurrence_stays_in_fp32_where_autocast_is_on_forward_and_backward() -> None:
     input_NH, state_BH = torch.randn(12, 3), torch.randn(3, 3)
     weight_HH = torch.randn(3, 3, requires_grad=True)
-    exact = linear_recurrence(input_NH, state_BH, weight_HH, EVEN)
+    _, exact = linear_recurrence(input_NH, state_BH, weight_HH, EVEN)
     (wanted,) = torch.autograd.grad(exact.sum(), weight_HH)
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = linear_recurrence(input_NH, state_BH, weight_HH, EVEN)
+        _, mixed = linear_recurrence(input_NH, state_BH, weight_HH, EVEN)
         (got,) = torch.autograd.grad(mixed.sum(), weight_HH)
     assert torch.equal(mixed, exact)
     assert torch.equal(got, wanted)
@@ -110,5 +132,5 @@ def linear_language_model(**fields: Any) -> LinearLanguageModel:
     return network
 
 
-def gradients(network: nn.Module, loss: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def gradients(network: nn.Module, loss: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad(loss, list(network.parameters()))

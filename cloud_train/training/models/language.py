@@ -68,11 +68,11 @@ class LinearLanguageModel(LanguageModel):
         after: list[Tensor] = []
         for number, layer in enumerate(self.rnn):
             assert isinstance(layer, LinearLayer)  # of a linear cell
-            hidden_MH = layer.states(x, zeros_BH if state is None else state[number], [batch] * time)
-            before_NH, last_BH = torch.split(hidden_MH, [batch * time, batch])
-            after.append(last_BH.clone())  # as a part of the others it would keep all of them in memory
+            before_NH, after_NH = layer.states(x, zeros_BH if state is None else state[number], [batch] * time)
+            after.append(after_NH[-batch:].clone())  # as a part of the others it would keep all of them in memory
             if number < len(self.rnn) - 1:
-                x = self.dropout[number](hidden_MH[batch:])
+                x = self.dropout[number](after_NH)
+        assert before_NH is not None  # all sequences are of one length
         width = self.widths[-1]
         scores_NV = torch.addmm(input_part(self.i2o, x, width), self.dropout[-1](before_NH), self.i2o.weight[:, width:].t())
         return scores_NV.view(time, batch, -1).transpose(0, 1), tuple(after)

@@ -30,14 +30,14 @@ class LinearLayer(nn.Module):
         data, batch_sizes, order, unsorted = steps
         batch = int(batch_sizes[0])
         zeros_BH = self.i2h.weight.new_zeros(batch, self.hidden_size)
-        after_NH = self.states(data, zeros_BH, batch_sizes.tolist())[batch:]
+        _, after_NH = self.states(data, zeros_BH, batch_sizes.tolist())
         lengths_B = (batch_sizes.view(-1, 1) > torch.arange(batch)).sum(0)
         ends_B = (batch_sizes.cumsum(0) - batch_sizes)[lengths_B - 1] + torch.arange(batch)
         last_BH = after_NH[ends_B.to(after_NH.device)]
         return PackedSequence(after_NH, batch_sizes, order, unsorted), (last_BH if unsorted is None else last_BH[unsorted]).unsqueeze(0)
 
-    def states(self, steps: Tensor, state_BH: Tensor, sizes: list[int]) -> Tensor:
-        """``state_BH`` and the states after each step, (M, H); ``steps`` are tokens (N,) or inputs (N, X)."""
+    def states(self, steps: Tensor, state_BH: Tensor, sizes: list[int]) -> tuple[Tensor | None, Tensor]:
+        """As ``linear_recurrence``; ``steps`` are tokens (N,) or inputs (N, X)."""
         weight_HH = self.i2h.weight[:, self.width :].t()
         return linear_recurrence(input_part(self.i2h, steps, self.width), state_BH, weight_HH, sizes)
 
@@ -50,17 +50,18 @@ def input_part(layer: nn.Linear, steps: Tensor, width: int) -> Tensor:
     return functional.embedding(steps, weight_XH + layer.bias)
 
 
-def linear_recurrence(input_NH: Tensor, state_BH: Tensor, weight_HH: Tensor, sizes: list[int]) -> Tensor:
-    """``state_BH``, then h[t] = input[t] + h[t-1] @ weight for each step, (M, H); ``sizes`` says how many sequences have each step.
+def linear_recurrence(input_NH: Tensor, state_BH: Tensor, weight_HH: Tensor, sizes: list[int]) -> tuple[Tensor | None, Tensor]:
+    """h[t] = input[t] + h[t-1] @ weight, beginning with ``state_BH``; ``sizes`` says how many sequences have each step.
 
-    In the weight's precision also where autocast is on: nothing squashes what the steps add up to, and rounding adds up with it.
+    Returns the states before the steps (None where sequences differ in length) and after them, both (N, H). They are in the weight's
+    precision also where autocast is on: nothing squashes what the steps add up to, and rounding adds up with it.
     """
     if torch.compiler.is_compiling():  # a compiler would unroll the loop and take minutes for it
         return torch.compiler.disable(_recur)(input_NH, state_BH, weight_HH, sizes)  # type: ignore[no-any-return, no-untyped-call]  # as below
     return _recur(input_NH, state_BH, weight_HH, sizes)
 
 
-def _recur(input_NH: Tensor, state_BH: Tensor, weight_HH: Tensor, sizes: list[int]) -> Tensor:
+def _recur(input_NH: Tensor, state_BH: Tensor, weight_HH: Tensor, sizes: list[int]) -> tuple[Tensor | None, Tensor]:
     with torch.autocast(input_NH.device.type, enabled=False):
         return _LinearRecurrence.apply(input_NH.to(weight_HH.dtype), state_BH.to(weight_HH.dtype), weight_HH, sizes)  # type: ignore[no-any-return, no-untyped-call]  # torch declares no types for it
 
@@ -68,43 +69,59 @@ def _recur(input_NH: Tensor, state_BH: Tensor, weight_HH: Tensor, sizes: list[in
 class _LinearRecurrence(torch.autograd.Function):
     # A blocked scan (a few steps for all blocks at once, then the blocks' ends by powers of the weight) does up to twice the work in larger
     # products. On two CPU cores it took 1.6 × the loop's time at batch 64, as long at 16, and 0.85 × at 4: not worth a second way to round.
+    # On a GPU, where the loop waits for one launch after another, it has not been measured.
 
     @staticmethod
-    def forward(ctx: Any, input_NH: Tensor, state_BH: Tensor, weight_HH: Tensor, sizes: list[int]) -> Tensor:
+    def forward(ctx: Any, input_NH: Tensor, state_BH: Tensor, weight_HH: Tensor, sizes: list[int]) -> tuple[Tensor | None, Tensor]:
         batch = len(state_BH)
-        hidden_MH = input_NH.new_empty(batch + len(input_NH), input_NH.shape[1])
-        before, *after = torch.split(hidden_MH, [batch, *sizes])
+        hidden_MH = input_NH.new_empty(batch + len(input_NH), input_NH.shape[1])  # the states before and after, in one
+        before, *afters = torch.split(hidden_MH, [batch, *sizes])
         before.copy_(state_BH)
-        for step, given in zip(after, torch.split(input_NH, sizes), strict=True):
-            torch.addmm(given, _first(before, len(step)), weight_HH, out=step)
-            before = step
+        for after, given in zip(afters, torch.split(input_NH, sizes), strict=True):
+            torch.addmm(given, _first(before, len(after)), weight_HH, out=after)
+            before = after
         ctx.save_for_backward(hidden_MH, weight_HH)
         ctx.sizes = sizes
-        return hidden_MH
+        ctx.set_materialize_grads(False)
+        return hidden_MH[:-batch] if sizes[-1] == batch else None, hidden_MH[batch:]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_MH: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, of_before_NH: Tensor | None, of_after_NH: Tensor | None) -> tuple[Tensor | None, ...]:
+        if of_before_NH is None and of_after_NH is None:
+            return None, None, None, None
         hidden_MH, weight_HH = ctx.saved_tensors
-        parts = [len(hidden_MH) - sum(ctx.sizes), *ctx.sizes]
+        sizes, batch, back_HH = ctx.sizes, len(hidden_MH) - sum(ctx.sizes), weight_HH.t()
         total_MH = torch.empty_like(hidden_MH)  # what each state does to the loss, directly and through those that follow
-        totals, directs = torch.split(total_MH, parts), torch.split(gradient_MH, parts)
+        totals, directs = torch.split(total_MH, [batch, *sizes]), _directs(of_before_NH, of_after_NH, batch, sizes)
         totals[-1].copy_(directs[-1])
         with torch.autocast(hidden_MH.device.type, enabled=False):
             for before, direct, after in zip(totals[-2::-1], directs[-2::-1], totals[:0:-1], strict=True):
                 count = len(after)
-                torch.addmm(_first(direct, count), after, weight_HH.t(), out=_first(before, count))
+                torch.addmm(_first(direct, count), after, back_HH, out=_first(before, count))
                 if count < len(before):
                     before[count:] = direct[count:]  # of sequences that end here
-            before_NH = _befores(hidden_MH, parts)
-            return total_MH[parts[0] :], total_MH[: parts[0]], before_NH.t() @ total_MH[parts[0] :], None
+            return total_MH[batch:], total_MH[:batch], _befores(hidden_MH, batch, sizes).t() @ total_MH[batch:], None
 
 
-def _befores(hidden_MH: Tensor, parts: list[int]) -> Tensor:
+def _directs(of_before_NH: Tensor | None, of_after_NH: Tensor | None, batch: int, sizes: list[int]) -> list[Tensor]:
+    """What the states do to the loss directly, step by step: the first ones, then those after each step."""
+    if of_before_NH is None:
+        assert of_after_NH is not None  # one of the two is there
+        return [of_after_NH.new_zeros(batch, of_after_NH.shape[1]), *torch.split(of_after_NH, sizes)]
+    zeros_BH = of_before_NH.new_zeros(batch, of_before_NH.shape[1])
+    if of_after_NH is None:
+        return [*torch.split(of_before_NH, sizes), zeros_BH]
+    both_MH = torch.cat([of_before_NH, zeros_BH]) + torch.cat([zeros_BH, of_after_NH])
+    return list(torch.split(both_MH, [batch, *sizes]))
+
+
+def _befores(hidden_MH: Tensor, batch: int, sizes: list[int]) -> Tensor:
     """The state before each of the N steps."""
-    if parts[-1] == parts[0]:
-        return hidden_MH[: -parts[0]]
-    return torch.cat([_first(state, count) for state, count in zip(torch.split(hidden_MH, parts), parts[1:], strict=False)])
+    if sizes[-1] == batch:
+        return hidden_MH[:-batch]
+    states = torch.split(hidden_MH, [batch, *sizes])
+    return torch.cat([_first(state, count) for state, count in zip(states, sizes, strict=False)])
 
 
 def _first(rows: Tensor, count: int) -> Tensor:

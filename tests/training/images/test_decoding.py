@@ -107,7 +107,14 @@ def test_what_is_seen_of_a_jpeg_is_a_part_of_the_upright_image(path: Path, orien
     assert upright is not None
     part = (20, 30, 180, 140)
     expected = upright.resize((SIDE, SIDE), Image.Resampling.BILINEAR, part)
-    pixels = read_image(path, SIDE, 3, lambda _width, _height: View(*part))
+    shapes = []
+
+    def choose(width: int, height: int) -> View:
+        shapes.append((width, height))
+        return View(*part)
+
+    pixels = read_image(path, SIDE, 3, choose)
+    assert shapes == [upright.size]
     assert np.abs(pixels.astype(int) - np.asarray(expected).astype(int)).max() <= 5
 
 
@@ -125,6 +132,14 @@ def test_a_large_image_looks_the_same_however_it_is_made_smaller(path: Path, for
     slope(side, side).save(path, format=format_, quality=95, subsampling=0)
     expected = slope(side, side).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     assert np.abs(read_image(path, SIDE, 3, whole).astype(int) - np.asarray(expected).astype(int)).max() <= 6
+
+
+def test_a_flat_part_of_a_jpeg_is_not_decoded_at_less_than_its_height_needs(path: Path) -> None:
+    stripes = Image.fromarray(np.tile(np.repeat(np.array([0, 255], np.uint8), 4), 32).repeat(256).reshape(256, 256))
+    stripes.save(path, format="JPEG", quality=95)
+    expected = stripes.resize((SIDE, SIDE), Image.Resampling.BILINEAR, (0, 0, 256, 32))
+    pixels = read_image(path, SIDE, 1, lambda _width, _height: View(0, 0, 256, 32))
+    assert np.abs(pixels[:, :, 0].astype(int) - np.asarray(expected).astype(int)).max() <= 40
 
 
 def test_a_small_image_is_made_larger(path: Path) -> None:
