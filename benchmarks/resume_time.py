@@ -6,6 +6,7 @@ most 1.3 × the first start.
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import tempfile
@@ -38,6 +39,7 @@ _DEADLINE_SECONDS = 120.0
 
 def main(repeats: int = 7) -> None:
     """Measure and print."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended like this too, it leaves no run behind
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = write_mnist(folder / "data")
@@ -101,7 +103,8 @@ def _kill(run: Path, number: int) -> None:
         worker = psutil.Process(AttemptStatus.from_json(path.read_bytes(), str(path)).pid)
         processes = [worker, *worker.children(recursive=True)]
         for process in processes:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # one may end because another does
+                process.kill()
         _wait_for(lambda: all(_is_dead(process) for process in processes), run)
 
 
