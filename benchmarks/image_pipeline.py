@@ -32,7 +32,7 @@ from cloud_train.training.data.images import FolderSamples, load_images
 from cloud_train.training.data.samples import Pick
 
 BATCH_SIZE = 64
-BATCHES = 64
+BATCHES = 32
 SIZE = 224
 QUALITY = 90
 BARE = "plain Pillow"
@@ -65,7 +65,7 @@ class Seconds(NamedTuple):
         return self.asking + self.decoding
 
 
-def main(repeats: int = 7) -> None:
+def main(repeats: int = 5) -> None:
     """Measure and print; with a folder as an argument, be one of the processes that are measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", help="decode what is in here, and print the seconds that it took")
