@@ -10,12 +10,15 @@ DEMO ?= demo
 # Processes that the tests are spread over.
 JOBS ?= 2
 
+# What the worker uses of the room `run`: with the worker, it has to work on Python 3.10, in images of the user's own.
+WORKERS_RUN := checkpoints layout manifest ranking record states
+
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint types unit format benchmark clean
+.PHONY: help venv demo image test lint types unit format benchmark clean
 
 help:  ## show what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-16s %s\n' "$$target" "$$text"; done
@@ -34,6 +37,9 @@ demo: $(STAMP)  ## train jobs/digits-cnn.yaml to the end and fetch the model
 	@mkdir -p "$(DEMO)"
 	cd "$(DEMO)" && "$(abspath $(BIN))/cloud-train" fetch-model
 
+image:  ## build the base image of cloud-train's own trainers with Docker: provider docker trains in it
+	docker build -t "cloud-train-worker:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' cloud_train/__init__.py)" .
+
 test: lint types unit  ## run every check: style, types, import rules, tests
 
 lint: $(STAMP)  ## style and import rules
@@ -41,8 +47,9 @@ lint: $(STAMP)  ## style and import rules
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/lint-imports" --no-cache
 
-types: $(STAMP)  ## mypy --strict over the package, its tests and its benchmarks
+types: $(STAMP)  ## mypy --strict over the package, its tests and its benchmarks; what goes into containers for Python 3.10 too
 	"$(BIN)/mypy"
+	"$(BIN)/mypy" --python-version 3.10 cloud_train/errors.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
 
 unit: $(STAMP)  ## the tests
 	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal -q

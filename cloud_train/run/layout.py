@@ -9,6 +9,10 @@
     attempts/<n>/logs/node-<r>/output.log    byte-exact output of the program
     attempts/<n>/logs/node-<r>/worker.log    what the worker did
     attempts/<n>/metrics/node-<r>.jsonl      one JSON object a line
+    attempts/<n>/nodes/node-<r>/status.json  of several nodes: where this one stands (node 0: the attempt's own status.json)
+    attempts/<n>/nodes/node-<r>/failure      of several nodes: what this one's program says of its end (node 0: the attempt's own failure)
+    attempts/<n>/start              of several nodes: name of the checkpoint that all of them start from, which node 0 chose; may be empty
+    attempts/<n>/next               of several nodes: node 0 waits here to begin another attempt, and writes the time again and again
     checkpoints/step-00001200/      files, and manifest.json, written last
     model/                          the final model, and manifest.json, written last
 """
@@ -29,9 +33,9 @@ def attempt(number: int) -> str:
     return f"{ATTEMPTS}/{number}"
 
 
-def status(number: int) -> str:
-    """The status of attempt ``number``."""
-    return f"{attempt(number)}/status.json"
+def status(number: int, node_rank: int = 0) -> str:
+    """The status of attempt ``number``, which node 0 keeps, or that of another of its nodes."""
+    return f"{_of_node(number, node_rank)}/status.json"
 
 
 def cancel(number: int) -> str:
@@ -39,9 +43,19 @@ def cancel(number: int) -> str:
     return f"{attempt(number)}/cancel"
 
 
-def failure(number: int) -> str:
-    """What the program of attempt ``number`` says of its own end."""
-    return f"{attempt(number)}/failure"
+def failure(number: int, node_rank: int = 0) -> str:
+    """What the program of attempt ``number`` says of its own end, on one node."""
+    return f"{_of_node(number, node_rank)}/failure"
+
+
+def start(number: int) -> str:
+    """Where node 0 tells the other nodes of attempt ``number`` which checkpoint they start from."""
+    return f"{attempt(number)}/start"
+
+
+def following(number: int) -> str:
+    """Where node 0 tells the other nodes that another attempt follows ``number``."""
+    return f"{attempt(number)}/next"
 
 
 def output_log(number: int, node_rank: int = 0) -> str:
@@ -57,6 +71,10 @@ def worker_log(number: int, node_rank: int = 0) -> str:
 def metrics(number: int, node_rank: int = 0) -> str:
     """The metrics that one node wrote."""
     return f"{attempt(number)}/metrics/node-{node_rank}.jsonl"
+
+
+def _of_node(number: int, node_rank: int) -> str:
+    return f"{attempt(number)}/nodes/node-{node_rank}" if node_rank else attempt(number)
 
 
 def step_folder(step: int) -> str:

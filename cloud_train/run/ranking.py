@@ -1,8 +1,13 @@
 """Which checkpoint is the best: a metric, and whether less or more of it is better."""
 
+from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # noqa: UP035 -- typing has it from Python 3.11 on
 
 _LESS_IS_BETTER = ("loss", "error", "bits_per", "perplexity", "norm")
 

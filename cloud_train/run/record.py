@@ -1,12 +1,17 @@
 """``run.json`` and ``status.json``: what a run is, written once, and where each attempt stands, written by its worker."""
 
+from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+
 import json
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import CorruptError
 from cloud_train.run.ranking import USUAL, Ranking
 from cloud_train.run.states import Cause, State
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # noqa: UP035 -- typing has it from Python 3.11 on
 
 FORMAT = 1
 

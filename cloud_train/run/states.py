@@ -1,9 +1,19 @@
 """Where an attempt stands, and the one enum that says why it ended: state, retry, text and exit code all follow from the cause."""
 
-from enum import StrEnum
+from enum import Enum
 
 
-class State(StrEnum):
+class _Text(str, Enum):  # noqa: UP042 -- StrEnum came with Python 3.11, and the worker runs on 3.10 as well
+    """Members that are the text they stand for, in messages too."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def __format__(self, format_spec: str) -> str:
+        return format(str(self.value), format_spec)
+
+
+class State(_Text):
     """Where an attempt stands. The last four are ends."""
 
     SUBMITTING = "submitting"
@@ -25,7 +35,7 @@ class State(StrEnum):
 _ENDS = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.INTERRUPTED})
 
 
-class Cause(StrEnum):
+class Cause(_Text):
     """Why an attempt ended."""
 
     SUCCEEDED = "succeeded"

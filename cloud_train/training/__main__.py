@@ -1,6 +1,6 @@
 """The built-in trainer as a program: ``python -m cloud_train.training``, started by the worker like any script (``worker.contract``).
 
-A job of several processes starts it once more for each of them: the first one is their launcher.
+A job of several processes, or on several nodes, starts it once more for each of them: the first one of a node is their launcher.
 """
 
 import errno
@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from cloud_train.job.models import JobSpec
 
 _NEEDED = ("torch", "numpy", "safetensors", "pydantic")
-_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "NCCL")
+_LOST_PEER = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Connection refused",
+    "Connection was likely closed",  # torch's store, which node 0 keeps
+    "NCCL",
+)
 
 
 def main() -> int:
@@ -43,7 +50,7 @@ def main() -> int:
 
 def _run(run: Run) -> int:
     job = _read_job()
-    if job.resources.processes > 1 and not is_launched():
+    if (job.resources.processes > 1 or run.nodes > 1) and not is_launched():
         from cloud_train.training.launch import launch
 
         return launch(run, job.resources.processes, ("-m", "cloud_train.training"))

@@ -1,6 +1,8 @@
 """Training in several processes that share each step: every one has a copy of the network, learns from its part of the batch, and the
 gradients are averaged (torch's DistributedDataParallel).
 
+They may be on several nodes: who they are, and where they meet, is in the environment that torch's launcher gives them.
+
 What the processes agree on goes through gloo on the CPU, gradients through NCCL where there are GPUs.
 """
 

@@ -1,7 +1,9 @@
-"""Several training processes on one machine, started and watched by torch's elastic launcher.
+"""Several training processes, started and watched on each node by torch's elastic launcher.
 
 The launcher is a process of its own between the worker and the training processes: it hands SIGTERM on to them, ends them all when one
-fails, and says which one failed first.
+fails, and says which one failed first. On several nodes the launchers meet at node 0, by torch's *static* rendezvous: a node's rank is the
+worker's own, so that process ``local`` of node ``node`` always has the rank ``node * processes + local``, which is part of what makes a
+resumption exact; a rendezvous that deals out ranks in the order of arrival would not do.
 """
 
 import json
@@ -9,42 +11,58 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from types import FrameType
+from typing import Any
 
+from cloud_train.training.interfaces import interface_towards
 from cloud_train.training.processes import LastWords, words_file
 from cloud_train.worker import contract
 from cloud_train.worker.api import Run
 
 _SHIPPING_SECONDS = 2
 """Of the grace period, what is left for ending the launcher itself."""
+_MEETING_SECONDS = 300
+"""For the launchers of several nodes to find each other; their workers have done so already."""
+_INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 def launch(run: Run, processes: int, arguments: tuple[str, ...]) -> int:
-    """Run the Python program ``arguments`` in so many processes; returns the exit status. The failure of the one that failed first becomes
-    the run's.
+    """Run the Python program ``arguments`` in so many processes on this node; returns the exit status. The failure of the one that failed
+    first becomes the run's.
     """
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     # Otherwise each process warns at length that looking for unused parameters finds none (``gradients`` says what it is for).
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    signal.signal(signal.SIGTERM, _stop)  # until the launcher has a handler of its own
+    # Until the launcher has a handler of its own. While nodes meet, torch waits where no handler is run, and there is nothing to save yet.
+    signal.signal(signal.SIGTERM, _stop if run.nodes == 1 else signal.SIG_DFL)
     if run.stop_requested:
         return contract.STOPPED
+    ranks = range(run.node_rank * processes, (run.node_rank + 1) * processes)
     try:
         _start_and_wait(run, processes, arguments)
     except SignalException:
-        said = _own_words(_read_words(run, processes))
-        if said:  # a last checkpoint that could not be saved, say
-            run.fail(said[0].message, said[0].cause)
-        return 1 if said else contract.STOPPED
+        own = _own_words(_read_words(run, ranks))
+        if own:  # a last checkpoint that could not be saved, say
+            run.fail(own[0].message, own[0].cause)
+        return 1 if own else contract.STOPPED
     except ChildFailedError as error:
         exit_codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        words, status = _reason(exit_codes, _read_words(run, processes))
-        run.fail(words.message, words.cause)
+        said = _read_words(run, ranks)
+        if run.nodes > 1 and not said and set(exit_codes.values()) == {contract.STOPPED}:
+            return contract.STOPPED  # all processes stop together, and it was another node that was told to
+        words, status = _reason(exit_codes, said)
+        run.fail(words.message, words.cause, is_consequence=words.is_consequence)
         return status
+    except DistError as error:
+        if run.nodes == 1:
+            raise
+        _explain_meeting(run, error)
+        return 1
     return 0
 
 
@@ -54,19 +72,47 @@ def _start_and_wait(run: Run, processes: int, arguments: tuple[str, ...]) -> Non
 
     with tempfile.TemporaryDirectory(prefix="cloud-train-launcher-") as folder:  # the launcher wants one, and leaves it behind
         config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
+            min_nodes=run.nodes,
+            max_nodes=run.nodes,
             nproc_per_node=processes,
             run_id=f"{run.run_id}-{run.attempt}",
-            rdzv_backend="c10d",
-            rdzv_endpoint="127.0.0.1:0",
-            rdzv_configs={"is_host": True},
-            local_addr="127.0.0.1",
+            **(_meeting(run) if run.nodes > 1 else _MEETING_ALONE),
             max_restarts=0,  # attempts own retries
             logs_specs=DefaultLogsSpecs(log_dir=folder),
             shutdown_timeout=max(1, int(run.grace_seconds) - _SHIPPING_SECONDS),
         )
         elastic_launch(config, sys.executable)(*arguments)
+
+
+_MEETING_ALONE = {
+    "rdzv_backend": "c10d",
+    "rdzv_endpoint": "127.0.0.1:0",
+    "rdzv_configs": {"is_host": True},
+    "local_addr": "127.0.0.1",
+}
+
+
+def _meeting(run: Run) -> dict[str, Any]:
+    """How the launchers of several nodes find each other."""
+    address, port = os.environ[contract.MASTER_ADDRESS], int(os.environ[contract.MASTER_PORT])
+    # Left alone, gloo listens where the machine's own name leads, which is the loopback interface on many machines.
+    if interface := interface_towards(address, port):
+        for name in _INTERFACE_VARIABLES:
+            os.environ.setdefault(name, interface)
+    return {
+        "rdzv_backend": "static",
+        "rdzv_endpoint": f"{address}:{port}",
+        "rdzv_configs": {"rank": run.node_rank, "timeout": _MEETING_SECONDS},
+    }
+
+
+def _explain_meeting(run: Run, error: Exception) -> None:
+    place = f"{os.environ[contract.MASTER_ADDRESS]}:{os.environ[contract.MASTER_PORT]}"
+    reason = " ".join(str(error).split())[:300]
+    if run.node_rank == 0:
+        run.fail(f"cannot meet the other nodes at {place} (CLOUD_TRAIN_MASTER_PORT names another port): {reason}", "infrastructure")
+    else:
+        run.fail(f"cannot reach node 0 at {place}: {reason}", "infrastructure", is_consequence=True)
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
@@ -75,10 +121,10 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
     raise SignalException("told to stop", signal.Signals.SIGTERM)
 
 
-def _read_words(run: Run, processes: int) -> dict[int, LastWords]:
+def _read_words(run: Run, ranks: Iterable[int]) -> dict[int, LastWords]:
     """What each process said of its end, by rank; its file is taken away."""
     said = {}
-    for rank in range(processes):
+    for rank in ranks:
         path = words_file(run.failure, rank) if run.failure is not None else None
         if path is not None and path.exists():
             with suppress(OSError, ValueError, TypeError):
@@ -101,7 +147,10 @@ def _reason(exit_codes: Mapping[int, int], said: Mapping[int, LastWords]) -> tup
     own = _own_words(said)
     if own:
         return own[0], 1
-    rank = min([rank for rank in exit_codes if rank not in said] or exit_codes)
+    silent = [rank for rank in exit_codes if rank not in said]
+    if said and not silent:
+        return min(said.values(), key=lambda words: words.time), 1  # another node's process is the one that ended first
+    rank = min(silent)
     code = exit_codes[rank]
     if code < 0:
         return LastWords(f"rank {rank}: killed by {signal.Signals(-code).name}"), 128 - code

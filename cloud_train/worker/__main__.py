@@ -68,9 +68,7 @@ def _number(options: dict[str, str], name: str) -> float | None:
 
 def _node(options: dict[str, str]) -> NodeContext:
     rank, nodes = _number(options, "--node-rank"), _number(options, "--nodes")
-    if rank is None and nodes is None:
-        return from_variables()
-    return NodeContext(int(rank or 0), int(nodes or 1))
+    return from_variables(rank=None if rank is None else int(rank), nodes=None if nodes is None else int(nodes))
 
 
 def _keep_to_ourselves(descriptor: int) -> None:

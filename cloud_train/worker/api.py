@@ -18,6 +18,8 @@ A program that uses it::
 Outside cloud-train the same program runs on its own: ``from_environment`` then uses folders under ``./cloud-train-output``.
 """
 
+from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+
 import atexit
 import json
 import os
@@ -28,7 +30,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cloud_train.errors import StoreError, UsageError
 from cloud_train.run.checkpoints import newest_valid, prune, publish, remove_folder
@@ -37,6 +39,9 @@ from cloud_train.run.manifest import write_manifest
 from cloud_train.run.ranking import USUAL, Ranking
 from cloud_train.worker import contract
 from cloud_train.worker.metrics import MetricsWriter
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # noqa: UP035 -- typing has it from Python 3.11 on
 
 STANDALONE = "cloud-train-output"
 """Where a program that runs outside cloud-train keeps its checkpoints, its model and its metrics."""
@@ -137,15 +142,17 @@ class Run:
         self.flush()
         write_manifest(self.model, step=None)
 
-    def fail(self, message: str, cause: str = "failed") -> None:
+    def fail(self, message: str, cause: str = "failed", *, is_consequence: bool = False) -> None:
         """Say why the program is about to end; the run's status shows the first 1,024 characters.
 
-        ``cause`` is ``failed``, ``out-of-memory`` or ``infrastructure``: retries follow from it. Does not end the program, and never
-        raises: where the file cannot be written, the message goes to stderr, whose last line the status shows as well.
+        ``cause`` is ``failed``, ``out-of-memory`` or ``infrastructure``: retries follow from it. ``is_consequence``: of several nodes
+        another ended first and took this one along, so that its reason counts. Does not end the program, and never raises: where the
+        file cannot be written, the message goes to stderr, whose last line the status shows as well.
         """
         if self.failure is not None:
             try:
-                self.failure.write_text(json.dumps({"message": message, "cause": cause}), encoding="utf-8")
+                said = {"message": message, "cause": cause, **({"is_consequence": True} if is_consequence else {})}
+                self.failure.write_text(json.dumps(said), encoding="utf-8")
                 return
             except OSError:  # the disk is full, say, which may be the very thing to be told
                 with suppress(OSError):

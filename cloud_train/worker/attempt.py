@@ -5,61 +5,30 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
 
-from cloud_train.errors import CloudTrainError, StoreError
+from cloud_train.errors import CloudTrainError, CorruptError, StoreError
 from cloud_train.run.layout import step_of
-from cloud_train.run.record import RunRecord
 from cloud_train.run.states import Cause, State
 from cloud_train.worker import contract, ending, program, sealing, tree
 from cloud_train.worker.chores import Chore
 from cloud_train.worker.ending import Ending, Stop
 from cloud_train.worker.guard import Guard
-from cloud_train.worker.journal import Journal
-from cloud_train.worker.node import NodeContext
 from cloud_train.worker.reserve import Reserve, is_full
-from cloud_train.worker.signals import Signals
-from cloud_train.worker.status import StatusFile
-from cloud_train.worker.workspace import Workspace
+from cloud_train.worker.surroundings import Surroundings
+from cloud_train.worker.verdict import nodes_named, verdict
 
 _KILL_AGAIN_SECONDS = 0.05
 _LAST_WRITES = 30  # tries to write down the end, where the disk is full
 
 
-@dataclass(frozen=True)
-class Timing:
-    """The paces of a worker, in seconds."""
+class NodeMissingError(CloudTrainError):
+    """A node of the attempt did not come."""
 
-    heartbeat: float = 5.0
-    """Between two signs of life; the cancel mark is looked for as often."""
-    look: float = 1.0
-    """Between two looks for new checkpoints of a script."""
-    leftover: float = 2.0
-    """For what a program leaves behind, from SIGTERM to SIGKILL."""
-    unkillable: float = 10.0
-    """After SIGKILL, before a process that is stuck in the kernel is given up."""
-    write_again: float = 1.0
-    """Between two tries to write down the end, where the disk is full."""
-    retry: tuple[float, ...] = (15, 30, 60, 120, 300, 600)
-    """Before the second launch, the third, …; the last one counts for all further ones."""
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What an attempt works with."""
-
-    record: RunRecord
-    workspace: Workspace
-    node: NodeContext
-    status: StatusFile
-    journal: Journal
-    signals: Signals
-    is_cancelled: Callable[[], bool]
-    """Looks for the mark of somebody who cancelled the run."""
-    timing: Timing
+    code = "node-missing"
 
 
 class Attempt:
@@ -69,9 +38,10 @@ class Attempt:
         self._number = number
         self._at = surroundings
         self._stop: Stop | None = None
-        self._limit = self._kill_at = self._give_up_at = math.inf
+        self._limit = self._deadline = self._kill_at = self._give_up_at = math.inf
+        self._pace = surroundings.timing.look
         self._next_heartbeat = monotonic() + surroundings.timing.heartbeat
-        self._next_look = monotonic() + surroundings.timing.look
+        self._next_look = monotonic() + self._pace
         self._exit_codes: dict[int, int | None] = {}
         self._told = False
         self._chore: Chore | None = None
@@ -82,14 +52,17 @@ class Attempt:
         self._expect(self._guard.pid)
 
     def run(self) -> Ending:
-        """Run the program to its end; returns why it ended, written down already."""
+        """Run the program to its end; returns why it ended, written down already: on node 0 the whole attempt, on others this node."""
         self._reserve.take()
         try:
             end = self._start_to_end()
+            if self._leads:
+                end = self._with_the_others(end)
+                end = self._with_sealed_model(end) if end.cause is Cause.SUCCEEDED else end
         except program.ProgramStartError as error:
-            end = Ending(Cause.FAILED, error.message)
+            end = self._with_the_others(Ending(Cause.FAILED, error.message))
         except (CloudTrainError, OSError) as error:
-            end = Ending(Cause.INFRASTRUCTURE, str(error))
+            end = self._with_the_others(Ending(Cause.INFRASTRUCTURE, str(error)))
         if end.cause in (Cause.FAILED, Cause.INFRASTRUCTURE) and is_full(self._at.workspace.record.parent):
             end = replace(end, message=f"{end.message}; the disk of {self._at.workspace.record.parent} is full")
         self._guard.dismiss()
@@ -101,14 +74,18 @@ class Attempt:
         at = self._at
         at.workspace.make_folders()
         at.journal.note(f"attempt {self._number} of {at.record.run_id} on {at.status.status.host}: worker {at.status.status.pid}")
-        resume = self._find_checkpoint()
+        self._join()
+        resume = self._find_checkpoint() if self._leads else self._given_checkpoint()
         if self._stop:
             return self._stopped(None)
+        if self._leads:
+            at.peers.choose_start(resume.name if resume else "")
         kills_before = ending.oom_kills()
         environment = program.environment_of(at.record, at.workspace, self._number, node=at.node, resume=resume, own=os.environ)
         group = program.start(at.record.program, environment, at.workspace.output_log)
         self._expect(group)
         self._guard.protect(group)
+        self._look_every(at.timing.look)
         at.status.update(state=State.RUNNING, resumed_step=step_of(resume.name) if resume else None)
         at.journal.note(f"started process {group}: {' '.join(at.record.program.command)[:300]}")
         exit_code = self._supervise(group)
@@ -119,7 +96,59 @@ class Attempt:
             return self._stopped(exit_code)
         out_of_memory = ending.oom_kills() > kills_before
         end = ending.of_program(exit_code, out_of_memory, at.workspace.failure, at.workspace.output_log)
-        return self._with_sealed_model(end) if end.cause is Cause.SUCCEEDED else end
+        return ending.beside_others(exit_code, end) if at.peers else end
+
+    @property
+    def _leads(self) -> bool:
+        """Whether this is node 0, which alone touches checkpoints and model, keeps the time limit and says how the attempt ended."""
+        return self._at.node.rank == 0
+
+    def _join(self) -> None:
+        """Wait until all nodes are there; the others of node 0 wait for that one alone. Raises NodeMissingError."""
+        at, give_up_at = self._at, monotonic() + self._at.timing.join
+        if not at.peers:
+            return
+        self._look_every(at.timing.join_look)
+        at.peers.look()
+        while not self._stop and (missing := at.peers.missing()):
+            if monotonic() >= give_up_at:
+                minutes = f"{at.timing.join / 60:.3g} min"
+                raise NodeMissingError(f"{nodes_named(missing)} of {at.node.nodes} did not join within {minutes}")
+            self._turn()
+
+    def _given_checkpoint(self) -> Path | None:
+        """What node 0 found. Looking for it here as well could find another one, if a file changed meanwhile or a disk fails."""
+        name = None
+        while not self._stop and (name := self._at.peers.start()) is None:
+            self._turn()
+        if self._stop or not name:
+            return None
+        if step_of(name) is None:
+            raise CorruptError(f"node 0 names {name!r}, which is no checkpoint")
+        self._at.journal.note(f"resuming from step {step_of(name)}, as node 0 does")
+        return self._at.workspace.checkpoints / name
+
+    def _with_the_others(self, own: Ending) -> Ending:
+        """On node 0: wait for the ends of the other nodes; returns that of the attempt."""
+        peers, timing = self._at.peers, self._at.timing
+        if not self._leads or not peers:
+            return own
+        if own.cause is Cause.SUCCEEDED:
+            self._limit = self._deadline
+            while peers.working() and not self._stop:
+                self._turn()
+            self._limit = math.inf
+            if peers.leaving() or (self._stop and peers.working()):
+                self._stop = self._stop or Stop.OTHER_NODE
+                own = self._stopped(own.exit_code)
+        if own.cause is Cause.SUCCEEDED:
+            return own
+        self._kill_at = math.inf
+        self._at.status.update(state=State.STOPPING)  # which tells the others to stop
+        give_up_at = monotonic() + self._at.record.program.grace_seconds + timing.leftover + timing.unkillable
+        while set(peers.working()) - set(peers.silent(timing.lost)) and monotonic() < give_up_at:
+            self._turn()
+        return verdict(own, peers.statuses, peers.working())
 
     def _find_checkpoint(self) -> Path | None:
         checkpoints = self._at.workspace.checkpoints
@@ -136,7 +165,8 @@ class Attempt:
     def _supervise(self, group: int) -> int:
         """Until the program and everything that it started is gone; returns its exit status."""
         duration = self._at.record.program.duration_seconds
-        self._limit = math.inf if duration is None else monotonic() + duration
+        if duration is not None and self._leads:
+            self._limit = self._deadline = monotonic() + duration
         while True:
             self._turn()
             if self._stop and not self._told:
@@ -169,10 +199,27 @@ class Attempt:
                 self._stop = Stop.TOLD
             elif now >= self._limit:
                 self._stop = Stop.TIME_LIMIT
+            elif self._another_ends():
+                self._stop = Stop.OTHER_NODE
         if self._stop:
             self._limit = math.inf
         if now >= self._next_look:
-            self._next_look = now + at.timing.look
+            self._next_look = now + self._pace
+            at.peers.look()
+
+    def _look_every(self, seconds: float) -> None:
+        self._pace, self._next_look = seconds, monotonic()
+
+    def _another_ends(self) -> bool:
+        """Whether another node leaves, or is gone."""
+        peers = self._at.peers
+        if leaving := peers.leaving():
+            self._at.journal.note(f"{nodes_named(leaving)}: ending")
+        elif gone := set(peers.silent(self._at.timing.silence)) - set(peers.missing()):
+            self._at.journal.note(f"{nodes_named(gone)}: no sign of life for {self._at.timing.silence:g} s")
+        else:
+            return False
+        return True
 
     def _tell_to_stop(self, group: int, reason: Stop) -> None:
         self._told = True
@@ -216,6 +263,8 @@ class Attempt:
 
     def _look_for_checkpoints(self) -> None:
         """Seal new checkpoints of a script, in a chore."""
+        if not self._leads:
+            return
         if self._chore and self._has_ended(self._chore.pid):
             self._result(self._chore)
             self._chore = None
@@ -224,6 +273,8 @@ class Attempt:
             self._chore = self._begin(self._sealing(names))
 
     def _finish_sealing(self) -> None:
+        if not self._leads:
+            return
         while self._chore:
             self._turn()
             self._look_for_checkpoints()

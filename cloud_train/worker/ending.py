@@ -4,13 +4,15 @@ import json
 import os
 import signal
 import stat
+import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
 from cloud_train.run.record import Program
 from cloud_train.run.states import Cause
+from cloud_train.worker import contract
 
 _SAID = frozenset({Cause.FAILED, Cause.OUT_OF_MEMORY, Cause.INFRASTRUCTURE})
 """The causes that a program may give itself."""
@@ -24,6 +26,15 @@ class Stop(Enum):
     TOLD = "told to stop"
     CANCELLED = "cancelled"
     TIME_LIMIT = "reached its time limit"
+    OTHER_NODE = "stopped with another node"
+
+
+_CAUSE_OF_STOP = {
+    Stop.TOLD: Cause.PREEMPTED,
+    Stop.CANCELLED: Cause.CANCELLED,
+    Stop.TIME_LIMIT: Cause.TIMED_OUT,
+    Stop.OTHER_NODE: Cause.INFRASTRUCTURE,
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,20 @@ class Ending:
     message: str
     exit_code: int | None = None
     """Exit status of the program; negative for a signal, None if it never started."""
+    is_consequence: bool = False
+    """Whether this node ended because another one did."""
+    time: float = field(default_factory=time.time)
+    """When it was found out, in seconds since the epoch."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a program says of its end."""
+
+    message: str = ""
+    cause: Cause | None = None
+    """None where it says none."""
+    is_consequence: bool = False
 
 
 def of_program(exit_code: int, out_of_memory: bool, failure: Path, output_log: Path) -> Ending:
@@ -41,23 +66,32 @@ def of_program(exit_code: int, out_of_memory: bool, failure: Path, output_log: P
     if exit_code == 0:
         return Ending(Cause.SUCCEEDED, "", exit_code)
     cause = Cause.OUT_OF_MEMORY if out_of_memory and exit_code in _KILLED else Cause.FAILED
-    said_cause, said = read_failure(failure)
-    if said:
-        return Ending(cause if said_cause is None or cause is Cause.OUT_OF_MEMORY else said_cause, said, exit_code)
+    said = read_failure(failure)
+    if said.message:
+        known = cause if said.cause is None or cause is Cause.OUT_OF_MEMORY else said.cause
+        return Ending(known, said.message, exit_code, said.is_consequence)
     last = last_line(output_log)
     return Ending(cause, f"{describe(exit_code)}: {last}" if last else describe(exit_code), exit_code)
 
 
 def of_stop(reason: Stop, program: Program, exit_code: int | None, had_to_be_killed: bool, failure: Path) -> Ending:
     """The end of a program that the worker stopped; ``exit_code`` is None if it had not started yet."""
-    cause = {Stop.CANCELLED: Cause.CANCELLED, Stop.TIME_LIMIT: Cause.TIMED_OUT, Stop.TOLD: Cause.PREEMPTED}[reason]
+    said = read_failure(failure)
+    if reason is Stop.OTHER_NODE and said.message and not said.is_consequence:  # both failed, and this one may have been the first
+        return Ending(said.cause or Cause.FAILED, said.message, exit_code)
     message = f"{reason.value} of {program.duration_seconds:g} s" if reason is Stop.TIME_LIMIT else reason.value
     if exit_code is None:
         message += " before the program started"
     if had_to_be_killed:
         message += f"; killed after the grace period of {program.grace_seconds:g} s"
-    _, said = read_failure(failure)
-    return Ending(cause, f"{message}: {said}" if said else message, exit_code)
+    return Ending(_CAUSE_OF_STOP[reason], f"{message}: {said.message}" if said.message else message, exit_code, reason is Stop.OTHER_NODE)
+
+
+def beside_others(exit_code: int, end: Ending) -> Ending:
+    """The end of a program on one of several nodes that nobody told to stop: one that saved and stopped did so with the others."""
+    if exit_code != contract.STOPPED or end.cause is not Cause.FAILED:
+        return end
+    return replace(end, cause=Cause.PREEMPTED, message=Stop.OTHER_NODE.value, is_consequence=True)
 
 
 def describe(exit_code: int) -> str:
@@ -70,17 +104,17 @@ def describe(exit_code: int) -> str:
         return f"killed by signal {-exit_code}"
 
 
-def read_failure(path: Path) -> tuple[Cause | None, str]:
-    """What the program says of its end: JSON with ``message`` and ``cause``, or plain text; the cause is None where it says none."""
+def read_failure(path: Path) -> Said:
+    """What the program says of its end: JSON with ``message`` and ``cause``, or plain text."""
     text = _read_end(path, from_end=False).decode(errors="replace").strip()
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError):
-        return None, text
+        return Said(text)
     if not isinstance(fields, dict) or not fields.get("message"):
-        return None, text
-    said = str(fields.get("cause"))
-    return next((cause for cause in _SAID if cause.value == said), None), str(fields["message"])
+        return Said(text)
+    cause = next((cause for cause in _SAID if cause.value == str(fields.get("cause"))), None)
+    return Said(str(fields["message"]), cause, fields.get("is_consequence") is True)
 
 
 def last_line(path: Path) -> str:

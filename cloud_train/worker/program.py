@@ -59,6 +59,7 @@ def environment_of(
         contract.GRACE_SECONDS: f"{program.grace_seconds:g}",
         contract.NODE_RANK: str(node.rank),
         contract.NODES: str(node.nodes),
+        **({contract.MASTER_ADDRESS: node.master_address, contract.MASTER_PORT: str(node.master_port)} if node.nodes > 1 else {}),
         contract.KEEP_CHECKPOINTS: str(program.keep_checkpoints),
         contract.BEST: program.ranking.to_text(),
     }

@@ -2,7 +2,7 @@
 
 import os
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cloud_train.errors import StoreError
@@ -13,24 +13,31 @@ from cloud_train.worker.ending import Ending
 from cloud_train.worker.redaction import Redactor
 
 
-class StatusFile:
-    """``status.json`` of one attempt. Node 0 writes it; on the others it is kept in memory only."""
+@dataclass(frozen=True)
+class NodeStatus(AttemptStatus):
+    """Where one of several nodes stands; that of node 0 is the attempt's own status."""
 
-    def __init__(self, store: Store, key: str, redactor: Redactor, writes: bool) -> None:
+    is_consequence: bool = False
+    """Whether this node ended because another one did, so that the other one's reason counts."""
+
+
+class StatusFile:
+    """``status.json`` of one attempt, or that of one of its further nodes."""
+
+    def __init__(self, store: Store, key: str, redactor: Redactor, node_rank: int = 0) -> None:
         self._store = store
         self._key = key
         self._redactor = redactor
-        self._writes = writes
         now = time.time()
-        self.status = AttemptStatus(State.STARTING, started=now, heartbeat=now, host=os.uname().nodename, pid=os.getpid())
+        kind = NodeStatus if node_rank else AttemptStatus
+        self.status = kind(State.STARTING, started=now, heartbeat=now, host=os.uname().nodename, pid=os.getpid())
 
     def claim(self) -> bool:
-        """Create it; False if another worker has this attempt. Raises StoreError."""
-        if self._writes:
-            try:
-                self._store.create(self._key, self.status.to_json())
-            except ObjectExistsError:
-                return False
+        """Create it; False if another worker has this attempt, or this node of it. Raises StoreError."""
+        try:
+            self._store.create(self._key, self.status.to_json())
+        except ObjectExistsError:
+            return False
         return True
 
     def update(self, **changes: Any) -> bool:
@@ -39,13 +46,15 @@ class StatusFile:
 
     def end(self, end: Ending) -> bool:
         """Write the end; False if it could not be written."""
-        return self._write(self.status.ended_with(end.cause, self._redactor.clean(end.message), time.time(), end.exit_code))
+        ended = self.status.ended_with(end.cause, self._redactor.clean(end.message), end.time, end.exit_code)
+        if isinstance(ended, NodeStatus):
+            ended = replace(ended, is_consequence=end.is_consequence)
+        return self._write(ended)
 
     def _write(self, status: AttemptStatus) -> bool:
         self.status = status
         try:
-            if self._writes:
-                self._store.put(self._key, status.to_json())
+            self._store.put(self._key, status.to_json())
         except StoreError:
             return False
         return True

@@ -8,13 +8,16 @@ from cloud_train.run import layout
 from cloud_train.run.record import RunRecord
 from cloud_train.run.states import Cause
 from cloud_train.storage.base import Store
-from cloud_train.worker.attempt import Attempt, Surroundings, Timing
+from cloud_train.worker import following
+from cloud_train.worker.attempt import Attempt
 from cloud_train.worker.ending import Ending
 from cloud_train.worker.journal import Journal
 from cloud_train.worker.node import NodeContext
+from cloud_train.worker.peers import Peers
 from cloud_train.worker.redaction import Redactor
 from cloud_train.worker.signals import Signals
 from cloud_train.worker.status import StatusFile
+from cloud_train.worker.surroundings import Surroundings, Timing
 from cloud_train.worker.tree import become_subreaper
 from cloud_train.worker.workspace import Workspace
 
@@ -38,12 +41,18 @@ def run_attempts(store: Store, run_id: str, first: int, *, node: NodeContext, si
         if not at.status.claim():
             return TAKEN
         end = Attempt(number, at).run()
-        if signals.stop_requested or not record.program.retries(end.cause, number) or at.is_cancelled():
-            return end.cause.exit_code
-        delay = timing.retry[min(number - first, len(timing.retry) - 1)]
-        at.journal.note(f"attempt {number + 1} of {record.program.attempts} follows in {delay:g} s")
-        if not _wait(delay, at):
-            return _call_off(at, end).cause.exit_code
+        cause = end.cause if node.rank == 0 else following.attempt_cause(end, at)
+        is_last = signals.stop_requested or not record.program.retries(cause, number) or at.is_cancelled()
+        if node.rank > 0:
+            if is_last or not following.another_follows(at):
+                return following.last_word(cause, at).exit_code
+        elif is_last:
+            return cause.exit_code
+        else:
+            delay = timing.retry[min(number - first, len(timing.retry) - 1)]
+            at.journal.note(f"attempt {number + 1} of {record.program.attempts} follows in {delay:g} s")
+            if not _wait(delay, at):
+                return _call_off(at, end).cause.exit_code
         number += 1
 
 
@@ -55,9 +64,10 @@ def _surroundings(store: Store, record: RunRecord, attempts: range, *, node: Nod
         record=record,
         workspace=workspace,
         node=node,
-        status=StatusFile(store, f"{record.run_id}/{layout.status(number)}", redactor, writes=node.rank == 0),
+        status=StatusFile(store, f"{record.run_id}/{layout.status(number, node.rank)}", redactor, node.rank),
         journal=Journal(workspace.worker_log, redactor),
         signals=signals,
+        peers=Peers(store, record.run_id, number, node),
         # Somebody who cancels while one attempt follows another may have marked the one before.
         is_cancelled=lambda: any(_exists(store, f"{record.run_id}/{layout.cancel(attempt)}") for attempt in attempts),
         timing=timing,
@@ -71,6 +81,7 @@ def _wait(seconds: float, at: Surroundings) -> bool:
         remaining = until - monotonic()
         if remaining <= 0:
             return True
+        at.peers.announce()
         at.signals.wait(min(remaining, at.timing.heartbeat))
     return False
 
@@ -78,6 +89,7 @@ def _wait(seconds: float, at: Surroundings) -> bool:
 def _call_off(at: Surroundings, end: Ending) -> Ending:
     """There will be no further attempt. Whoever cancels between two attempts gets a cancelled run, not a failed one."""
     at.journal.note("no further attempt: told to stop")
+    at.peers.withdraw()
     if not at.is_cancelled():
         return end
     cancelled = Ending(Cause.CANCELLED, f"cancelled before another attempt; this one: {end.cause.value}: {end.message}", end.exit_code)

@@ -1,13 +1,18 @@
 """Where an attempt's files lie on this machine. A local folder is its own workspace: program and worker write into the run directory."""
 
+from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING
 
 from cloud_train.errors import StoreError
 from cloud_train.run import layout
 from cloud_train.storage.base import Store
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # noqa: UP035 -- typing has it from Python 3.11 on
 
 
 @dataclass(frozen=True)
@@ -41,14 +46,14 @@ class Workspace:
             output_log=path(layout.output_log(attempt, node_rank)),
             worker_log=path(layout.worker_log(attempt, node_rank)),
             metrics=path(layout.metrics(attempt, node_rank)),
-            failure=path(layout.failure(attempt)),
-            reserve=path(f"{layout.attempt(attempt)}/.cloud-train-reserve"),
+            failure=path(layout.failure(attempt, node_rank)),
+            reserve=path(f"{layout.attempt(attempt)}/.cloud-train-reserve" + (f"-{node_rank}" if node_rank else "")),
         )
 
     def make_folders(self) -> None:
         """Make what programs may take for granted; raises StoreError."""
         try:
-            for folder in (self.checkpoints, self.model, self.output_log.parent, self.metrics.parent):
+            for folder in (self.checkpoints, self.model, self.output_log.parent, self.metrics.parent, self.failure.parent):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot make {error.filename}: {os.strerror(error.errno or 0).lower()}") from error

@@ -16,7 +16,7 @@ import psutil
 from cloud_train.run import layout
 from cloud_train.run.record import AttemptStatus, Program, RunRecord
 from cloud_train.run.states import Cause, State
-from cloud_train.worker.attempt import Timing
+from cloud_train.worker.surroundings import Timing
 from tests.support import wait_until
 
 RUN_ID = "script-261123-120000-abcd"
@@ -27,10 +27,11 @@ import json, sys
 from cloud_train.worker.signals import Signals
 signals = Signals()
 from cloud_train.storage.registry import open_store
-from cloud_train.worker.node import NodeContext
-from cloud_train.worker.supervisor import Timing, run_attempts
+from cloud_train.worker.node import from_variables
+from cloud_train.worker.supervisor import run_attempts
+from cloud_train.worker.surroundings import Timing
 store, run_id, attempt, timing = sys.argv[1:]
-sys.exit(run_attempts(open_store(store), run_id, int(attempt), node=NodeContext(), signals=signals, timing=Timing(**json.loads(timing))))
+sys.exit(run_attempts(open_store(store), run_id, int(attempt), node=from_variables(), signals=signals, timing=Timing(**json.loads(timing))))
 """
 
 

@@ -19,16 +19,18 @@ def worker(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_worker_runs_an_attempt_as_a_provider_starts_it(launched: Launched) -> None:
     launched.shell("echo rank $CLOUD_TRAIN_NODE_RANK of $CLOUD_TRAIN_NODES")
-    assert launched.start_by_command_line("--node-rank", "0", "--nodes", "2").wait(30) == 0
-    assert launched.output() == b"rank 0 of 2\n"
+    assert launched.start_by_command_line().wait(30) == 0
+    assert launched.output() == b"rank 0 of 1\n"
     assert launched.ended_with(Cause.SUCCEEDED)
 
 
-def test_another_node_keeps_its_own_logs_and_leaves_the_status_to_node_0(launched: Launched) -> None:
-    launched.shell("echo rank $CLOUD_TRAIN_NODE_RANK")
-    assert launched.start_by_command_line("--node-rank", "1", "--nodes", "2").wait(30) == 0
-    assert (launched.directory / "attempts/1/logs/node-1/output.log").read_bytes() == b"rank 1\n"
-    assert not (launched.directory / "attempts/1/status.json").exists()
+def test_each_node_keeps_logs_of_its_own_and_node_0_the_status(launched: Launched) -> None:
+    launched.shell("echo rank $CLOUD_TRAIN_NODE_RANK of $CLOUD_TRAIN_NODES")
+    workers = [launched.start_by_command_line("--node-rank", rank, "--nodes", "2") for rank in ("0", "1")]
+    assert [worker.wait(30) for worker in workers] == [0, 0]
+    assert launched.status().pid == workers[0].pid
+    assert launched.output() == b"rank 0 of 2\n"
+    assert (launched.directory / "attempts/1/logs/node-1/output.log").read_bytes() == b"rank 1 of 2\n"
 
 
 def test_the_delay_before_another_attempt_can_be_given(launched: Launched) -> None:

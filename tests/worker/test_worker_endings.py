@@ -65,15 +65,15 @@ def test_a_program_may_name_its_cause(launched: Launched) -> None:
 )
 def test_a_failure_file_is_text_or_json_and_never_trusted(tmp_path: Path, written: bytes, cause: Cause | None, message: str) -> None:
     (tmp_path / "failure").write_bytes(written)
-    assert ending.read_failure(tmp_path / "failure") == (cause, message)
+    assert ending.read_failure(tmp_path / "failure") == ending.Said(message, cause)
 
 
 def test_a_failure_file_that_is_a_link_or_a_pipe_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "link").symlink_to(tmp_path / "secret")
     os.mkfifo(tmp_path / "pipe")
-    assert ending.read_failure(tmp_path / "link") == (None, "")
-    assert ending.read_failure(tmp_path / "pipe") == (None, "")
+    assert ending.read_failure(tmp_path / "link") == ending.Said()
+    assert ending.read_failure(tmp_path / "pipe") == ending.Said()
 
 
 def test_a_message_has_at_most_1024_characters_on_one_line(launched: Launched) -> None:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from cloud_train.run.states import Cause, State
-from cloud_train.worker.attempt import Timing
+from cloud_train.worker.surroundings import Timing
 from tests.support import wait_until
 from tests.worker.launching import QUICK, Launched
 

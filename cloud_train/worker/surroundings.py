@@ -1,0 +1,57 @@
+"""What an attempt works with, and the paces it keeps."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cloud_train.run.record import RunRecord
+from cloud_train.worker.journal import Journal
+from cloud_train.worker.node import NodeContext
+from cloud_train.worker.peers import Peers
+from cloud_train.worker.signals import Signals
+from cloud_train.worker.status import StatusFile
+from cloud_train.worker.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The paces of a worker, in seconds."""
+
+    heartbeat: float = 5.0
+    """Between two signs of life; the cancel mark is looked for as often."""
+    look: float = 1.0
+    """Between two looks for new checkpoints of a script, and for what becomes of the other nodes."""
+    join_look: float = 0.1
+    """Between two looks for the other nodes, before the program starts."""
+    join: float = 300.0
+    """Until every node has to be there."""
+    silence: float = 60.0
+    """Without a sign of life of another node, before it counts as gone."""
+    lost: float = 15.0
+    """The same once there is reason to think that it is gone."""
+    farewell: float = 5.0
+    """For node 0 to say how an attempt ended and whether another follows, before another node leaves."""
+    leftover: float = 2.0
+    """For what a program leaves behind, from SIGTERM to SIGKILL."""
+    unkillable: float = 10.0
+    """After SIGKILL, before a process that is stuck in the kernel is given up."""
+    write_again: float = 1.0
+    """Between two tries to write down the end, where the disk is full."""
+    retry: tuple[float, ...] = (15, 30, 60, 120, 300, 600)
+    """Before the second launch, the third, …; the last one counts for all further ones."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What an attempt works with."""
+
+    record: RunRecord
+    workspace: Workspace
+    node: NodeContext
+    status: StatusFile
+    journal: Journal
+    signals: Signals
+    peers: Peers
+    """The other nodes."""
+    is_cancelled: Callable[[], bool]
+    """Looks for the mark of somebody who cancelled the run."""
+    timing: Timing
