@@ -1,0 +1,126 @@
+"""An image in a registry without any engine: the base's blobs taken over, new layers uploaded, a new manifest written."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cloud_train.errors import CorruptError
+from cloud_train.image.config import Base, check_platform, configuration
+from cloud_train.image.errors import ImageError
+from cloud_train.image.layers import Layer, compress, digest_of
+from cloud_train.image.recipe import Built, Recipe
+from cloud_train.image.registry import (
+    DOCKER_CONFIG,
+    DOCKER_INDEX,
+    DOCKER_LAYER,
+    DOCKER_MANIFEST,
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Manifest,
+    Repository,
+)
+
+
+@dataclass(frozen=True)
+class RegistryBase:
+    """A base image that lies in a registry."""
+
+    repository: Repository
+    manifest: Manifest
+    base: Base
+
+    @property
+    def layers(self) -> list[dict[str, Any]]:
+        """The descriptors of its layers."""
+        layers: list[dict[str, Any]] = self.manifest.document["layers"]
+        return layers
+
+
+def read_base(repository: Repository, version: str, platform: str) -> RegistryBase:
+    """The base image of a tag or digest, for ``platform``. Raises ImageError if there is none."""
+    name = f"{repository.reference.repository}:{version}"
+    manifest = repository.manifest(version)
+    if manifest is None:
+        raise ImageError(f"there is no image {name}", hint="check the name and the tag of the base image")
+    if manifest.media_type in (OCI_INDEX, DOCKER_INDEX):
+        digest = _pick(manifest.document, name, platform)
+        manifest = repository.manifest(digest)
+        if manifest is None:
+            raise ImageError(f"{name} lists an image for {platform} that is not in the registry: {digest}")
+    if manifest.media_type not in (OCI_MANIFEST, DOCKER_MANIFEST):
+        raise ImageError(f"{name} is of the type {manifest.media_type!r}, which is no image", hint="name another base image")
+    try:
+        document = json.loads(repository.small_blob(manifest.document["config"]["digest"]))
+        base = Base(
+            os=document["os"],
+            architecture=document["architecture"],
+            variant=document.get("variant", ""),
+            diff_ids=tuple(document["rootfs"]["diff_ids"]),
+            settings=document.get("config") or {},
+        )
+        layers = manifest.document["layers"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise CorruptError(f"the configuration of {name} cannot be read: {error}") from error
+    if len(base.diff_ids) != len(layers):
+        raise CorruptError(f"the manifest of {name} has {len(layers)} layers, its configuration {len(base.diff_ids)}")
+    check_platform(base, name, platform)
+    return RegistryBase(repository, manifest, base)
+
+
+def append(
+    found: RegistryBase, layers: Sequence[Layer], recipe: Recipe, target: Repository, *, folder: Path, note: Callable[[str], None]
+) -> Built:
+    """Put ``layers`` on a base, in the repository ``target``. ``folder`` is for temporary files."""
+    config = configuration(found.base, layers, recipe.labels)
+    tag = f"cloud-train-{digest_of(config)[7:39]}"
+    existing = target.manifest(tag)
+    # A configuration names what every layer unpacks to, so the tag is believed only if its manifest has this one.
+    if existing is not None and existing.document.get("config", {}).get("digest") == digest_of(config):
+        return Built(f"{target.reference.repository}@{existing.digest}", 0, reused=True)
+    sent_before = target.sent_bytes
+    for descriptor in found.layers:
+        _bring(descriptor, found.repository, target, folder, note)
+    is_oci = found.manifest.media_type == OCI_MANIFEST
+    new = []
+    for number, layer in enumerate(layers):
+        blob = compress(layer, folder / f"layer-{number}.tar.gz")
+        target.push_blob(blob)
+        new.append({"mediaType": OCI_LAYER if is_oci else DOCKER_LAYER, "digest": blob.digest, "size": blob.size})
+    target.push_bytes(config, folder)
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST if is_oci else DOCKER_MANIFEST,
+        "config": {"mediaType": OCI_CONFIG if is_oci else DOCKER_CONFIG, "digest": digest_of(config), "size": len(config)},
+        "layers": [*found.layers, *new],
+    }
+    data = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+    # Without a tag, the housekeeping of many registries would delete it.
+    digest = target.push_manifest(data, str(document["mediaType"]), tag)
+    return Built(f"{target.reference.repository}@{digest}", target.sent_bytes - sent_before, reused=False)
+
+
+def _pick(index: dict[str, Any], name: str, platform: str) -> str:
+    os, architecture, *variant = platform.split("/")
+    offered = [(entry.get("platform") or {}, str(entry["digest"])) for entry in index.get("manifests", [])]
+    for has, digest in offered:
+        if (has.get("os"), has.get("architecture")) == (os, architecture) and (not variant or has.get("variant") == variant[0]):
+            return digest
+    names = sorted({f"{has.get('os')}/{has.get('architecture')}" for has, _ in offered if has.get("os") not in (None, "unknown")})
+    raise ImageError(f"the base image {name} is for {', '.join(names) or 'no machine'}, not for {platform}", hint="name another base image")
+
+
+def _bring(layer: dict[str, Any], source: Repository, target: Repository, folder: Path, note: Callable[[str], None]) -> None:
+    """See to it that a layer of the base is in the repository ``target``."""
+    digest, size = str(layer["digest"]), int(layer["size"])
+    if source.reference.repository == target.reference.repository or layer.get("urls") or target.has_blob(digest):
+        return
+    if source.reference.host == target.reference.host and target.mount(digest, source.reference):
+        return
+    note(f"copying a layer of the base image ({size / 1e6:.1f} MB) from {source.reference.host}")
+    blob = source.fetch_blob(digest, size, folder / "base-layer")
+    target.push_blob(blob)
+    blob.file.unlink()

@@ -1,0 +1,101 @@
+"""From a recipe to an image: in the local engine, or in a registry."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from cloud_train.image.appending import append, read_base
+from cloud_train.image.config import configuration
+from cloud_train.image.context import Context, check, survey
+from cloud_train.image.engine import Engine, EngineBase, engine_or_none
+from cloud_train.image.errors import ImageError
+from cloud_train.image.layers import Layer, code_members, digest_of, make_layer, worker_members
+from cloud_train.image.prepared import prepare
+from cloud_train.image.recipe import Built, Recipe
+from cloud_train.image.reference import Reference, parse_reference
+from cloud_train.image.registry import Repository
+
+
+def build_in_engine(recipe: Recipe, note: Callable[[str], None], host: str | None = None) -> Built:
+    """Make the image in a Docker Engine, or find it there; named by its id.
+
+    ``note`` gets a line about what takes a while or looks odd. ``host`` is the engine's URL; by default Docker's own rules say which.
+    Raises ImageError for whatever keeps it from being made, such as a folder that holds secrets or a base that does not exist.
+    """
+    context = _surveyed(recipe, note)
+    with Engine(host) as engine, _layers(context) as (folder, layers):
+        found = prepare(engine, recipe, context, note)
+        config = configuration(found.base, layers, recipe.labels)
+        existing = engine.existing(digest_of(config))
+        if existing:
+            return Built(existing, 0, reused=not found.built)
+        image_id, sent_bytes = engine.put(config, layers, found, folder)
+        return Built(image_id, sent_bytes, reused=False)
+
+
+def build_in_registry(recipe: Recipe, repository: str, note: Callable[[str], None]) -> Built:
+    """Make the image in a repository of a registry, or find it there; named by its digest.
+
+    No engine is needed, unless requirements have to be installed, a Dockerfile has to be built, or the base lies in an engine only.
+    """
+    context = _surveyed(recipe, note)
+    place = replace(parse_reference(repository), tag=None, digest=None)
+    with Repository(place) as target, _layers(context) as (folder, layers):
+        base, pushed_bytes = _base_in_registry(recipe, context, target, note)
+        with Repository(base) as source:
+            built = append(read_base(source, base.version, recipe.platform), layers, recipe, target, folder=folder, note=note)
+        return replace(built, sent_bytes=built.sent_bytes + (pushed_bytes or 0), reused=built.reused and pushed_bytes is None)
+
+
+def _base_in_registry(
+    recipe: Recipe, context: Context | None, target: Repository, note: Callable[[str], None]
+) -> tuple[Reference, int | None]:
+    """Where the base lies in a registry, and how many bytes it took to push it there; None where it was there."""
+    to_build = recipe.requirements is not None or recipe.dockerfile is not None
+    named = None if to_build or recipe.base.startswith("sha256:") else parse_reference(recipe.base)
+    if named is not None and named.explicit_host:
+        return named, None
+    engine = engine_or_none()
+    if engine is not None:
+        with engine:
+            # A name without a registry may be that of an image which was only ever built here.
+            if to_build or engine.find(recipe.base):
+                return _push_base(engine, prepare(engine, recipe, context, note), target, note)
+    if named is None:
+        raise ImageError(
+            "requirements, a Dockerfile and a base that is named by its id need a Docker Engine, and none answers here",
+            hint="start Docker, or name a base image in a registry that has everything, without requirements and dockerfile",
+        )
+    return named, None
+
+
+def _push_base(engine: Engine, found: EngineBase, target: Repository, note: Callable[[str], None]) -> tuple[Reference, int | None]:
+    tag = f"cloud-train-base-{found.image_id[7:39]}"
+    there = target.manifest(tag)
+    # With containerd's image store, an engine names images by their manifests.
+    if there is not None and found.image_id in (there.document.get("config", {}).get("digest"), there.digest):
+        return replace(target.reference, tag=tag), None
+    note(f"pushing the base image to {target.reference.repository}")
+    sent_bytes = engine.push(found.image_id, target.reference.repository, tag)
+    return replace(target.reference, tag=tag), sent_bytes
+
+
+def _surveyed(recipe: Recipe, note: Callable[[str], None]) -> Context | None:
+    if recipe.folder is None:
+        return None
+    context = survey(recipe.folder)
+    check(context, note)
+    return context
+
+
+@contextmanager
+def _layers(context: Context | None) -> Iterator[tuple[Path, list[Layer]]]:
+    """The worker's layer and the code's, in a temporary folder that is removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="cloud-train-image-") as name:
+        folder = Path(name)
+        layers = [make_layer(worker_members(), folder / "worker.tar", "cloud-train: the worker")]
+        if context is not None:
+            layers.append(make_layer(code_members(context), folder / "code.tar", "cloud-train: the code"))
+        yield folder, layers

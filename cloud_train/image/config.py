@@ -1,0 +1,91 @@
+"""The configuration of an image: what its id is the digest of.
+
+The format is that of the OCI image specification (https://github.com/opencontainers/image-spec/blob/main/config.md), which is Docker's too.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cloud_train.image.errors import ImageError
+from cloud_train.image.layers import LIBRARY, WORKSPACE, Layer, digest_of
+
+EPOCH = "1970-01-01T00:00:00Z"
+USER = "65532:65532"
+"""Who the container runs as, unless the base says somebody else who is not root."""
+
+BELOW = "cloud-train.below"
+"""The label that tells, as a chain id, which layers lie below an image's last one: an engine that has such an image has those layers."""
+
+_KEPT = ("User", "ExposedPorts", "Env", "Volumes", "Labels", "StopSignal", "Shell", "Healthcheck")
+
+
+@dataclass(frozen=True)
+class Base:
+    """What is known of a base image: what it runs on, its layers, and how its containers start."""
+
+    os: str
+    architecture: str
+    variant: str
+    diff_ids: tuple[str, ...]
+    settings: Mapping[str, Any]
+    """The part ``config`` of its configuration, with Docker's keys (Env, User, …)."""
+
+
+def check_platform(base: Base, name: str, platform: str) -> None:
+    """Raise ImageError if a base runs on other machines than ``platform``."""
+    os, architecture, *variant = platform.split("/")
+    if (base.os, base.architecture) != (os, architecture) or (variant and base.variant != variant[0]):
+        runs_on = "/".join(part for part in (base.os, base.architecture, base.variant) if part)
+        raise ImageError(
+            f"the base image {name} is for {runs_on}, not for {platform}", hint=f"name a base image that is made for {platform}"
+        )
+
+
+def configuration(base: Base, layers: Sequence[Layer], labels: Mapping[str, str]) -> bytes:
+    """The configuration of ``base`` with ``layers`` on top: the same bytes for the same inputs, wherever the base was read from.
+
+    An engine does not tell the history of a base exactly, so the history names only its layers.
+    """
+    settings = {key: base.settings[key] for key in _KEPT if base.settings.get(key)}
+    if is_root(settings.get("User", "")):
+        settings["User"] = USER
+    settings["Env"] = _environment(settings.get("Env", []))
+    diff_ids = [*base.diff_ids, *(layer.diff_id for layer in layers)]
+    settings["Labels"] = {**settings.get("Labels", {}), **labels, BELOW: _chain_id(diff_ids[:-1])}
+    settings["WorkingDir"] = f"/{WORKSPACE}"
+    settings["Entrypoint"] = ["python3", "-m", "cloud_train.worker"]
+    history = ["the base image"] * len(base.diff_ids) + [layer.created_by for layer in layers]
+    document = {
+        "created": EPOCH,
+        "os": base.os,
+        "architecture": base.architecture,
+        **({"variant": base.variant} if base.variant else {}),
+        "config": settings,
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        "history": [{"created": EPOCH, "created_by": text} for text in history],
+    }
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def is_root(user: str) -> bool:
+    """Whether this ``User`` of an image is root, by name, by number, or by saying nothing."""
+    return user.partition(":")[0] in ("", "0", "root")
+
+
+def _chain_id(diff_ids: Sequence[str]) -> str:
+    """One digest for a stack of layers, as the OCI specification defines it."""
+    chain, *others = diff_ids or [""]
+    for diff_id in others:
+        chain = digest_of(f"{chain} {diff_id}".encode())
+    return chain
+
+
+def _environment(variables: Sequence[str]) -> list[str]:
+    names = dict(variable.partition("=")[::2] for variable in variables)
+    path = names.get("PYTHONPATH")
+    names["PYTHONPATH"] = f"/{LIBRARY}:{path}" if path else f"/{LIBRARY}"
+    if not names.get("HOME"):
+        names["HOME"] = "/tmp"  # the container's, where the provider mounts the run's own scratch
+    return [f"{name}={value}" for name, value in names.items()]

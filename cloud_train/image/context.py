@@ -1,0 +1,225 @@
+"""The files of a folder that go into an image, and what is suspicious about them. Contents are not read here."""
+
+import fnmatch
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cloud_train.image.errors import ImageError
+from cloud_train.image.ignore import Patterns, parse_patterns
+
+MOST_BYTES = 100 * 1000**2
+"""A larger context is refused: data belongs into the store, not into an image."""
+LARGE_FILE_BYTES = 10 * 1000**2
+"""A larger file is mentioned."""
+
+IGNORED_BY_DEFAULT = """
+**/.git
+**/.hg
+**/.svn
+**/__pycache__
+**/*.pyc
+**/.venv
+**/venv
+**/node_modules
+**/.cloud-train
+**/.mypy_cache
+**/.pytest_cache
+**/.ruff_cache
+**/.ipynb_checkpoints
+**/.DS_Store
+.dockerignore
+"""
+"""Left out unless a line of ``.dockerignore`` brings it back with ``!``."""
+
+SECRETS = (
+    ".env*",
+    "*.pem",
+    "*.key",
+    "*.p12",
+    "*.pfx",
+    "id_rsa*",
+    "id_ed25519*",
+    "id_ecdsa*",
+    "credentials*",
+    ".netrc",
+    ".npmrc",
+    ".pypirc",
+)
+"""Names of files that often hold a key or a password; a name is compared without regard to case."""
+DATA = ("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.npz", "*.npy", "*.h5", "*.parquet", "*.tar*", "*.tgz", "*.zip")
+"""Names of files that are usually data or weights."""
+NOT_SECRET = (".env.example", ".env.sample", ".env.template", "*.py")
+"""Names that only look like those of SECRETS: templates, and modules such as credentials.py."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file, folder or symbolic link of the context."""
+
+    path: str
+    """Relative to the folder, with ``/``; bytes that are no UTF-8 are surrogates, as ``os.fsdecode`` makes them."""
+    kind: Literal["file", "folder", "link"]
+    size: int = 0
+    """Bytes; 0 for folders and links."""
+    modified_ns: int = 0
+    executable: bool = False
+    target: str = ""
+    """Of a link."""
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A file that may not belong into an image."""
+
+    path: str
+    size: int
+    kind: Literal["secret", "data", "large"]
+    asked_for: bool
+    """A line of ``.dockerignore`` that starts with ``!`` names it."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """The files of ``folder`` that go into an image, sorted by path."""
+
+    folder: Path
+    entries: tuple[Entry, ...]
+    total_bytes: int
+    suspects: tuple[Suspect, ...]
+
+
+def survey(folder: Path) -> Context:
+    """Look through a folder by Docker's ignore rules. Raises ImageError for what cannot go into an image, such as a link that leaves it."""
+    if not folder.is_dir():
+        raise ImageError(f"{folder} is not a folder", hint="name the folder of your code")
+    own = _own_patterns(folder)
+    patterns = Patterns([*parse_patterns(IGNORED_BY_DEFAULT, "the built-in rules"), *own.patterns])
+    found = {entry.path: entry for entry in _walk(folder, "", patterns)}
+    for path in list(found):
+        for above in _folders_above(path):
+            found.setdefault(above, Entry(above, "folder"))
+    entries = tuple(found[path] for path in sorted(found, key=os.fsencode))
+    suspects = (_suspect(entry, own) for entry in entries if entry.kind == "file")
+    return Context(folder, entries, sum(entry.size for entry in entries), tuple(suspect for suspect in suspects if suspect))
+
+
+def check(context: Context, note: Callable[[str], None]) -> None:
+    """Refuse a context that is too large or holds what looks like a secret; mention what looks like data."""
+    secrets = [suspect for suspect in context.suspects if suspect.kind == "secret" and not suspect.asked_for]
+    if secrets:
+        raise ImageError(
+            f"these files of {context.folder} look like secrets, and would be in the image for everyone to read: {_named(secrets)}",
+            hint="add them to .dockerignore; if one belongs into the image, bring it back there by name, as in !config/.env",
+        )
+    if context.total_bytes > MOST_BYTES:
+        largest = sorted((entry for entry in context.entries if entry.kind == "file"), key=lambda entry: -entry.size)[:5]
+        raise ImageError(
+            f"the code in {context.folder} is {_size(context.total_bytes)}, more than the {_size(MOST_BYTES)} that go into an image; "
+            f"the largest: {_named(largest)}",
+            hint="add what is no code to .dockerignore in that folder",
+        )
+    for suspect in context.suspects:
+        if suspect.kind != "secret" and not suspect.asked_for:
+            note(f"{_shown(suspect.path)} ({_size(suspect.size)}) goes into the image; .dockerignore would leave it out")
+
+
+def _own_patterns(folder: Path) -> Patterns:
+    file = folder / ".dockerignore"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        text = ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImageError(f"{file} cannot be read: {error}") from error
+    return Patterns(parse_patterns(text, str(file)))
+
+
+def _walk(folder: Path, above: str, patterns: Patterns) -> Iterator[Entry]:
+    try:
+        found = list(os.scandir(folder / above))
+    except OSError as error:
+        raise ImageError(f"{folder / above} cannot be listed: {error.strerror}", hint="change its permissions, or ignore it") from error
+    for item in found:
+        path = f"{above}/{item.name}" if above else item.name
+        ignored = patterns.ignores(path)
+        if not ignored:
+            yield _entry(folder, path, item)
+        if item.is_dir(follow_symlinks=False) and not (ignored and not patterns.may_bring_back_below(path)):
+            yield from _walk(folder, path, patterns)
+
+
+def _entry(folder: Path, path: str, item: os.DirEntry[str]) -> Entry:
+    if item.name.startswith(".wh."):
+        raise ImageError(f"{_shown(path)} cannot go into an image: layers use names that start with '.wh.' for deletions", hint="rename it")
+    status = item.stat(follow_symlinks=False)
+    if stat.S_ISDIR(status.st_mode):
+        return Entry(path, "folder")
+    if stat.S_ISLNK(status.st_mode):
+        return _link(folder, path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(
+            f"{_shown(path)} in {folder} is a socket, a pipe or a device, which no image can hold",
+            hint="remove it, or add it to .dockerignore",
+        )
+    return Entry(path, "file", status.st_size, status.st_mtime_ns, bool(status.st_mode & stat.S_IXUSR))
+
+
+def _link(folder: Path, path: str) -> Entry:
+    target = os.readlink(folder / path)  # noqa: PTH115 - Path.readlink drops a trailing slash, and what is stored shall be what was there
+    written = os.path.normpath(os.path.join(os.path.dirname(path), target))  # noqa: PTH118, PTH120 - text, not files: '..' has to be followed by name
+    root = os.path.realpath(folder)
+    real = os.path.realpath(folder / path)
+    if target.startswith("/") or written.split("/")[0] == ".." or not (real == root or real.startswith(f"{root}/")):
+        raise ImageError(
+            f"the symbolic link {_shown(path)} leaves {folder}: it points to {_shown(target)}, which will not be in the image",
+            hint="copy what it points to into the folder, make it a relative link inside the folder, or add it to .dockerignore",
+        )
+    return Entry(path, "link", target=target)
+
+
+def _folders_above(path: str) -> Iterator[str]:
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
+
+
+def _suspect(entry: Entry, own: Patterns) -> Suspect | None:
+    name = entry.path.rpartition("/")[2].lower()
+    kind: Literal["secret", "data", "large"]
+    if _fits(name, SECRETS) and not _fits(name, NOT_SECRET):
+        kind = "secret"
+    elif _fits(name, DATA):
+        kind = "data"
+    elif entry.size > LARGE_FILE_BYTES:
+        kind = "large"
+    else:
+        return None
+    # "!*" says nothing about this file in particular.
+    asked_for = any(
+        pattern.brings_back and pattern.text.rpartition("/")[2].strip("*") and pattern.matches(entry.path) for pattern in own.patterns
+    )
+    return Suspect(entry.path, entry.size, kind, asked_for)
+
+
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _named(files: "list[Suspect] | list[Entry]") -> str:
+    named = [f"{_shown(file.path)} ({_size(file.size)})" for file in files[:10]]
+    return ", ".join([*named, *([f"and {len(files) - 10} more"] if len(files) > 10 else [])])
+
+
+def _shown(path: str) -> str:
+    return path if path.isprintable() else repr(path)
+
+
+def _size(size: int) -> str:
+    for unit, factor in (("GB", 1000**3), ("MB", 1000**2), ("kB", 1000)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"

@@ -1,0 +1,44 @@
+"""Logins of registries, from where ``docker login`` puts them."""
+
+import warnings
+from dataclasses import dataclass, field
+
+from cloud_train.errors import MissingDependencyError
+from cloud_train.image.errors import ImageError
+
+
+@dataclass(frozen=True)
+class Login:
+    """A user with a password, or a token that stands for both. Neither shows in a ``repr``."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+
+
+def login_of(host: str) -> Login | None:
+    """The login for a registry, from ``config.json`` (in DOCKER_CONFIG, or ~/.docker) or the credential helper that it names."""
+    try:
+        from docker import auth
+        from docker.credentials import StoreError
+        from docker.errors import DockerException
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"registry logins need the Docker SDK, which cannot be imported: {error}", hint="pip install 'cloud-train[docker]'"
+        ) from error
+    try:
+        # The SDK warns of a helper that is not installed, and then fails, which is enough.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found = auth.load_config().resolve_authconfig(host)
+    except (DockerException, StoreError, ValueError) as error:
+        # What a helper or a broken file says may hold a password, so only the kind of the failure is passed on.
+        raise ImageError(
+            f"the login for {host} cannot be read from Docker's config.json or its credential helper ({type(error).__name__})",
+            hint=f"try `docker login {host}`, or correct credsStore, credHelpers and auths in config.json",
+        ) from None
+    if not found:
+        return None
+    # The SDK capitalizes what comes from a helper, and not what comes from the file.
+    values = {key.lower(): value for key, value in found.items() if value}
+    return Login(values.get("username", ""), values.get("password", ""), values.get("identitytoken", ""))

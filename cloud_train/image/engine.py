@@ -1,0 +1,192 @@
+"""The local Docker Engine: base images in it, and new images put into it."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cloud_train.errors import MissingDependencyError
+from cloud_train.image.config import BELOW, Base, check_platform
+from cloud_train.image.engine_client import EngineAbsentError, client_of, explained
+from cloud_train.image.errors import ImageError
+from cloud_train.image.layers import Layer, Member, compress, digest_of, write_tar
+from cloud_train.image.reference import parse_reference
+
+JOBS = "cloud-train-job"
+"""The repository of the images that are put into an engine; ``docker image ls cloud-train-job`` shows them."""
+
+
+@dataclass(frozen=True)
+class EngineBase:
+    """A base image that lies in the engine."""
+
+    image_id: str
+    base: Base
+    built: bool = False
+    """It was built just now."""
+
+
+class Engine:
+    """A connection to an engine. A context manager."""
+
+    def __init__(self, host: str | None = None) -> None:
+        """``host`` is the engine's URL; by default Docker's own rules say which. Raises EngineAbsentError if none answers."""
+        self.address, self._client = client_of(host)
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def find(self, name: str) -> Mapping[str, Any] | None:
+        """What the engine tells of an image, by id or name; None if it is not there."""
+        from docker.errors import ImageNotFound
+
+        with explained(f"look for the image {name}"):
+            try:
+                found: Mapping[str, Any] = self._client.api.inspect_image(name)
+            except ImageNotFound:
+                return None
+        return found
+
+    def base(self, name: str, platform: str, note: Callable[[str], None]) -> EngineBase:
+        """A base image, pulled if it is not there. Raises ImageError if it does not exist, or is made for another platform."""
+        found = self.find(name)
+        if found is None:
+            if name.startswith("sha256:"):
+                raise ImageError(f"there is no image {name} in the Docker Engine", hint="name a base that can be pulled")
+            note(f"pulling {name}")
+            self._pull(name, platform)
+            found = self.find(name)
+        if found is None:
+            raise ImageError(
+                f"the Docker Engine has pulled {name}, and does not have it", hint="pull it by hand, and look whether it is there"
+            )
+        base = Base(
+            os=found["Os"],
+            architecture=found["Architecture"],
+            variant=found.get("Variant") or "",
+            diff_ids=tuple(found["RootFS"].get("Layers") or ()),
+            settings=found.get("Config") or {},
+        )
+        check_platform(base, name, platform)
+        return EngineBase(found["Id"], base)
+
+    def name_for_building(self, image_id: str, name: str) -> str:
+        """A name for an image that a Dockerfile can begin with; BuildKit takes an id for the name of something to pull."""
+        found = self.find(image_id) or {}
+        names = [tag for tag in found.get("RepoTags") or [] if not tag.startswith("<none>")]
+        if names:
+            return str(names[0])
+        self.tag(image_id, name)
+        return name
+
+    def tag(self, image_id: str, name: str) -> None:
+        """Give an image another name."""
+        repository, _, tag = name.rpartition(":")
+        with explained(f"name the image {image_id}"):
+            self._client.api.tag(image_id, repository, tag)
+
+    def existing(self, image_id: str) -> str | None:
+        """The id of the image with this configuration, if the engine has it."""
+        found = self.find(image_id) or self.find(job_tag(image_id))
+        return str(found["Id"]) if found else None
+
+    def put(self, config: bytes, layers: Sequence[Layer], base: EngineBase, folder: Path) -> tuple[str, int]:
+        """Make an image of a base and layers; its id, and how many bytes were sent. ``folder`` is for temporary files.
+
+        An engine whose layer store takes an archive that names a layer it has without bringing it gets the layers that are new to it.
+        Another gets them written into a container of the base, of which it makes the image, under an id that it chooses itself.
+        """
+        from docker.errors import APIError, ImageLoadError
+
+        image_id = digest_of(config)
+        below = json.loads(config)["config"]["Labels"][BELOW]
+        with explained("list images"):
+            has_lower = bool(self._client.api.images(filters={"label": f"{BELOW}={below}"}, quiet=True))
+        archive = folder / "image.tar"
+        _write_archive(archive, config, layers, len(layers) - 1 if has_lower else 0, folder)
+        try:
+            with explained("load an image", but=(APIError, ImageLoadError)), archive.open("rb") as file:
+                self._client.images.load(file)
+            if self.find(image_id):
+                return image_id, archive.stat().st_size
+        except (APIError, ImageLoadError):
+            # Engines with containerd's image store want every layer in the archive.
+            pass
+        return self._commit(json.loads(config)["config"], layers, base, job_tag(image_id))
+
+    def push(self, image_id: str, repository: str, tag: str) -> int:
+        """Have the engine push an image, with its own means; the bytes of the layers that were not there."""
+        name = f"{repository}:{tag}"
+        self.tag(image_id, name)
+        sizes: dict[str, int] = {}
+        with explained(f"push {name}"):
+            try:
+                for event in self._client.api.push(repository, tag=tag, stream=True, decode=True):
+                    if "error" in event:
+                        raise ImageError(f"the Docker Engine cannot push {name}: {event['error']}", hint=f"try `docker push {name}`")
+                    if event.get("status") == "Pushing":
+                        sizes[event.get("id", "")] = max(sizes.get(event.get("id", ""), 0), event["progressDetail"].get("current", 0))
+            finally:
+                self._client.api.remove_image(name, noprune=True)
+        return sum(sizes.values())
+
+    def _pull(self, name: str, platform: str) -> None:
+        from docker.errors import NotFound
+
+        reference = parse_reference(name)
+        with explained(f"pull {name}"):
+            try:
+                self._client.api.pull(str(reference.repository), tag=reference.version, platform=platform)
+            except NotFound as error:
+                raise ImageError(
+                    f"the base image {name} does not exist, or not for {platform}: {error.explanation}",
+                    hint="check its name and tag; a private one needs `docker login`",
+                ) from error
+
+    def _commit(self, settings: Mapping[str, Any], layers: Sequence[Layer], base: EngineBase, name: str) -> tuple[str, int]:
+        repository, _, tag = name.rpartition(":")
+        # The image gets one layer for all, so it must not tell that there are others.
+        labels = {label: text for label, text in settings["Labels"].items() if label != BELOW}
+        with explained("make an image from a container"):
+            container = self._client.api.create_container(base.image_id, command=["true"], labels={"cloud-train.building": tag})["Id"]
+            try:
+                for layer in layers:
+                    with layer.tar.open("rb") as file:
+                        self._client.api.put_archive(container, "/", file)
+                made = self._client.api.commit(container, repository=repository, tag=tag, conf={**settings, "Labels": labels})
+            finally:
+                self._client.api.remove_container(container, v=True, force=True)
+        return str(made["Id"]), sum(layer.tar.stat().st_size for layer in layers)
+
+
+def engine_or_none() -> Engine | None:
+    """The engine, if one answers."""
+    try:
+        return Engine()
+    except (EngineAbsentError, MissingDependencyError):
+        return None
+
+
+def job_tag(image_id: str) -> str:
+    """The name that an image gets in an engine; one without would be swept away by ``docker image prune``."""
+    return f"{JOBS}:{image_id[7:39]}"
+
+
+def _write_archive(archive: Path, config: bytes, layers: Sequence[Layer], first_sent: int, folder: Path) -> None:
+    """What ``docker load`` reads (https://github.com/moby/docker-image-spec), with the layers from number ``first_sent`` of ours on."""
+    names = [f"{diff_id[7:]}.tar" for diff_id in json.loads(config)["rootfs"]["diff_ids"]]
+    image_id = digest_of(config)
+    manifest = [{"Config": f"{image_id[7:]}.json", "RepoTags": [job_tag(image_id)], "Layers": names}]
+    members = [
+        Member("manifest.json", "file", content=json.dumps(manifest).encode()),
+        Member(f"{image_id[7:]}.json", "file", content=config),
+    ]
+    for layer in layers[first_sent:]:
+        blob = compress(layer, folder / f"{layer.diff_id[7:]}.tar.gz")
+        members.append(Member(f"{layer.diff_id[7:]}.tar", "file", source=blob.file))
+    with archive.open("wb") as file:
+        write_tar(members, file)

@@ -1,0 +1,87 @@
+"""The Docker SDK's client for an engine, and words for what goes wrong with it. The SDK is imported when a client is made."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+from cloud_train.errors import MissingDependencyError
+from cloud_train.image.errors import ImageError
+
+_TIMEOUT_SECONDS = 600  # loading an image says nothing until it is done
+
+
+class EngineAbsentError(ImageError):
+    """No engine answers, or it went away."""
+
+
+def client_of(host: str | None) -> tuple[str, Any]:
+    """The engine's address and a ``docker.DockerClient``; raises EngineAbsentError if no engine answers."""
+    try:
+        import docker
+        from docker.utils import kwargs_from_env
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the Docker SDK for Python is not installed ({error})", hint="install it with: pip install 'cloud-train[docker]'"
+        ) from error
+    address = _address(host)
+    if address.startswith("unix://"):
+        _knock(address)
+    with explained(f"be reached at {address}"):
+        tls = kwargs_from_env().get("tls", False)
+        client = docker.DockerClient(
+            address, version="auto", timeout=_TIMEOUT_SECONDS, tls=tls, use_ssh_client=address.startswith("ssh://")
+        )
+    return address, client
+
+
+@contextmanager
+def explained(action: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn the SDK's errors into ImageError, except those in ``but``, which the caller knows what to do about."""
+    from docker.credentials import StoreError
+    from docker.errors import APIError, DockerException
+
+    try:
+        yield
+    except but:
+        raise
+    except APIError as error:
+        words = str(error.explanation or error)
+        hint = "free some space: `docker system df` shows what takes it" if "no space left" in words else None
+        raise ImageError(f"the Docker Engine cannot {action}: {words}", hint=hint) from error
+    except StoreError:
+        # What a helper says may hold what it keeps.
+        raise ImageError(f"the Docker Engine cannot {action}: a credential helper fails", hint="see credsStore in config.json") from None
+    except (DockerException, OSError, ValueError) as error:  # the errors of requests, which the SDK lets through, are OSErrors
+        raise EngineAbsentError(f"the Docker Engine went away, or cannot {action}: {error}", hint="start Docker, and try again") from error
+
+
+def _address(host: str | None) -> str:
+    """The engine's URL: ``host``, otherwise that of DOCKER_HOST, of the Docker CLI's current context, or the usual socket."""
+    if chosen := host or os.environ.get("DOCKER_HOST"):
+        return chosen
+    from docker.context import ContextAPI
+
+    try:
+        context = ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT"))
+    except Exception:  # noqa: BLE001 -- the SDK raises a bare Exception for a file of the CLI that it cannot read
+        context = None
+    return str(context.Host) if context is not None and context.Host else "unix:///var/run/docker.sock"
+
+
+def _knock(address: str) -> None:
+    """Raise if nobody listens at a socket. The SDK would too, but wrapped five times, and leaving its own socket open."""
+    with closing(socket.socket(socket.AF_UNIX)) as knocking:
+        try:
+            knocking.connect(address.removeprefix("unix://"))
+        except PermissionError as error:
+            raise EngineAbsentError(
+                f"this user may not use the Docker Engine at {address}",
+                hint="add yourself to the group docker and log in again, or use rootless Docker",
+            ) from error
+        except OSError as error:
+            raise EngineAbsentError(
+                f"no Docker Engine answers at {address}: {error.strerror}",
+                hint="start Docker, or set DOCKER_HOST; `cloud-train package --push` needs no engine",
+            ) from error

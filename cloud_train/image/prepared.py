@@ -1,0 +1,142 @@
+"""Bases that have to be built first: a base with requirements, or the user's own Dockerfile. BuildKit does it, through Docker's client."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from io import BufferedRandom
+from pathlib import Path
+
+from cloud_train.image.config import is_root
+from cloud_train.image.context import Context
+from cloud_train.image.engine import Engine, EngineBase
+from cloud_train.image.errors import ImageError
+from cloud_train.image.layers import Member, context_members, write_tar
+from cloud_train.image.recipe import Recipe
+
+PREPARED = "cloud-train-base"
+"""The repository of the images that are built here; the tag says what went into one."""
+NETWORK = "CLOUD_TRAIN_BUILD_NETWORK"
+"""The environment variable whose value a build gets as its ``--network``, where the package index is only reached through the host's."""
+
+_DOCKERFILE = ".cloud-train.Dockerfile"
+_SHOWN_LINES = 15
+
+
+def prepare(engine: Engine, recipe: Recipe, context: Context | None, note: Callable[[str], None]) -> EngineBase:
+    """The base with what the recipe wants on it, built if the engine does not have it already."""
+    found = _with_dockerfile(engine, recipe, context, note) if recipe.dockerfile else engine.base(recipe.base, recipe.platform, note)
+    return _with_requirements(engine, recipe, found, note) if recipe.requirements else found
+
+
+def _with_requirements(engine: Engine, recipe: Recipe, base: EngineBase, note: Callable[[str], None]) -> EngineBase:
+    assert recipe.requirements is not None
+    content = _read(recipe.requirements, "requirements file")
+    key = hashlib.sha256(base.image_id.encode() + b"\n" + content).hexdigest()[:32]
+    name = f"{PREPARED}:{key}"
+    if engine.find(name):
+        return replace(engine.base(name, recipe.platform, note), built=base.built)
+    start = engine.name_for_building(base.image_id, f"{PREPARED}:{base.image_id[7:39]}")
+    user = base.base.settings.get("User", "")
+    # The file is mounted, not copied: it leaves nothing in a layer.
+    lines = [
+        f"FROM {start}",
+        "USER 0:0",
+        "RUN --mount=type=bind,source=requirements.txt,target=/requirements.txt "
+        "python3 -m pip install --no-cache-dir --no-compile -r /requirements.txt",
+        *([] if is_root(user) else [f"USER {user}"]),
+    ]
+    members = [Member("requirements.txt", "file", content=content), Member(_DOCKERFILE, "file", content="\n".join(lines).encode())]
+    below = recipe.dockerfile or recipe.base
+    note(f"installing {recipe.requirements.name} on top of {below}")
+    with _context(members) as file:
+        _build(engine.address, file, name, recipe.platform, f"{recipe.requirements} cannot be installed on top of {below}")
+    return replace(engine.base(name, recipe.platform, note), built=True)
+
+
+def _with_dockerfile(engine: Engine, recipe: Recipe, context: Context | None, note: Callable[[str], None]) -> EngineBase:
+    assert recipe.dockerfile is not None
+    content = _read(recipe.dockerfile, "Dockerfile")
+    members = [*(context_members(context) if context else ()), Member(_DOCKERFILE, "file", content=content)]
+    with _context(members) as file:
+        key = hashlib.file_digest(file, "sha256")
+        key.update(recipe.platform.encode())
+        name = f"{PREPARED}:{key.hexdigest()[:32]}"
+        if engine.find(name):
+            return engine.base(name, recipe.platform, note)
+        note(f"building {recipe.dockerfile}")
+        _build(engine.address, file, name, recipe.platform, f"{recipe.dockerfile} cannot be built")
+    return replace(engine.base(name, recipe.platform, note), built=True)
+
+
+def _read(file: Path, what: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ImageError(f"the {what} {file} cannot be read: {error.strerror}", hint="check `image` in the job file") from error
+
+
+@contextmanager
+def _context(members: Iterable[Member]) -> Iterator[BufferedRandom]:
+    with tempfile.TemporaryFile() as file:
+        write_tar(members, file)
+        file.seek(0)
+        yield file
+
+
+def _build(engine: str, context: BufferedRandom, name: str, platform: str, failure: str) -> None:
+    network = os.environ.get(NETWORK)
+    options = {
+        "--progress": "plain",
+        "--platform": platform,
+        "--tag": name,
+        "--file": _DOCKERFILE,
+        **({"--network": network} if network else {}),
+    }
+    arguments = ["build", *(f"{option}={value}" for option, value in options.items()), "-"]
+    for client in clients():
+        context.seek(0)
+        finished = subprocess.run(
+            [client, *arguments],
+            stdin=context,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "DOCKER_BUILDKIT": "1", "DOCKER_HOST": engine},
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if finished.returncode == 0:
+            return
+        if not _lacks_buildkit(finished.stdout):
+            raise ImageError(f"{failure}:\n{_excerpt(finished.stdout)}", hint="correct what the last lines say, and try again")
+    raise ImageError(
+        f"{failure}: no Docker client with BuildKit is installed here", hint="install Docker's buildx plugin (package docker-buildx-plugin)"
+    )
+
+
+def clients() -> list[str]:
+    """Docker's clients that may be here, the one on PATH first: a newer one on PATH may lack the plugin that an older one does not need."""
+    found = [shutil.which("docker"), "/usr/bin/docker", "/usr/local/bin/docker"]
+    return list(dict.fromkeys(client for client in found if client and Path(client).exists()))
+
+
+def _lacks_buildkit(output: str) -> bool:
+    return "buildx component is missing" in output or "unknown flag: --progress" in output
+
+
+def _excerpt(output: str) -> str:
+    """What failed: the step and the end of its output, as BuildKit marks them; otherwise the last lines."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    failed = next((match for line in lines if (match := re.match(r"#(\d+) ERROR", line))), None)
+    if failed is None:
+        return "\n".join(lines[-3:])
+    of_step = [line.removeprefix(f"#{failed[1]} ") for line in lines if line.startswith(f"#{failed[1]} ")]
+    # Before each line of output stands how many seconds it took to come.
+    said = [re.sub(r"^\d+\.\d+ ", "", line) for line in of_step[1:] if not line.startswith(("sha256:", "ERROR:"))]
+    return "\n".join([of_step[0], *said[-_SHOWN_LINES:], *lines[-1:]])

@@ -1,0 +1,35 @@
+"""What an image is made of, and what came of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an image is made of."""
+
+    folder: Path | None
+    """The user's code, which becomes /workspace; None for a job that has none."""
+    base: str
+    """Reference of the base image."""
+    requirements: Path | None = None
+    """A requirements file that pip installs on top of the base."""
+    dockerfile: Path | None = None
+    """The user's own Dockerfile, with ``folder`` as its context, instead of ``base``."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """OCI labels, such as org.opencontainers.image.revision."""
+    platform: str = "linux/amd64"
+    """``os/architecture``, or ``os/architecture/variant``."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """An image that is there."""
+
+    reference: str
+    """``sha256:<image id>`` in an engine, ``host/name@sha256:<manifest digest>`` in a registry."""
+    sent_bytes: int
+    """Bytes that were loaded into the engine, or uploaded."""
+    reused: bool
+    """Nothing had to be built or sent."""

@@ -1,0 +1,87 @@
+"""Names of images, read as Docker reads them: ``[host[:port]/]name[:tag][@digest]``.
+
+The grammar is that of the distribution project (https://pkg.go.dev/github.com/distribution/reference).
+"""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+from cloud_train.image.errors import ImageError
+
+DOCKER_HUB = "docker.io"
+
+_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]+)?")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A repository of a registry, and what is meant in it."""
+
+    host: str
+    name: str
+    tag: str | None = None
+    digest: str | None = None
+    explicit_host: bool = True
+    """The text named the host; otherwise Docker Hub was filled in."""
+
+    @property
+    def repository(self) -> str:
+        """``host/name``."""
+        return f"{self.host}/{self.name}"
+
+    @property
+    def version(self) -> str:
+        """What a manifest is asked for by: the digest, otherwise the tag, which is ``latest`` by default."""
+        return self.digest or self.tag or "latest"
+
+    @property
+    def registry_url(self) -> str:
+        """Where the registry's API is: https, but plain http on this machine itself."""
+        if self.host == DOCKER_HUB:
+            return "https://registry-1.docker.io"
+        return f"{'http' if is_loopback(self.host) else 'https'}://{self.host}"
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        return f"{self.repository}{tag}{f'@{self.digest}' if self.digest else ''}"
+
+
+def parse_reference(text: str) -> Reference:
+    """Read an image's name; an error says what is wrong with it."""
+    rest, at, digest = text.partition("@")
+    if at and not _DIGEST.fullmatch(digest):
+        raise _wrong(text, f"{digest!r} is no digest; one looks like sha256: and 64 characters 0-9a-f")
+    first, slash, remainder = rest.partition("/")
+    explicit = bool(slash) and ("." in first or ":" in first or first == "localhost" or first.lower() != first)
+    host, rest = (first, remainder) if explicit else (DOCKER_HUB, rest)
+    if host == "index.docker.io":
+        host = DOCKER_HUB
+    name, colon, tag = rest.partition(":")
+    if colon and not _TAG.fullmatch(tag):
+        raise _wrong(text, f"{tag!r} is no tag")
+    if not _HOST.fullmatch(host):
+        raise _wrong(text, f"{host!r} is no host")
+    if host == DOCKER_HUB and "/" not in name:
+        name = f"library/{name}"
+    if not _NAME.fullmatch(name):
+        raise _wrong(text, f"{name!r} is no repository; one is made of a-z, 0-9, '.', '_', '-' and '/'")
+    return Reference(host, name, tag or None, digest or None, explicit)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host[:port]`` is this machine itself, as far as its name tells."""
+    bare = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    if bare == "localhost" or bare.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(bare.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _wrong(text: str, reason: str) -> ImageError:
+    return ImageError(f"{text!r} is not the name of an image: {reason}", hint="a name looks like registry.example.com/me/digits:1.0")

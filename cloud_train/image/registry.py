@@ -1,0 +1,179 @@
+"""One repository of a registry, over its HTTP API (https://github.com/opencontainers/distribution-spec/blob/main/spec.md).
+
+The kept Python libraries (oras, python-dxf) send a blob in one piece or start over when it breaks off, and try refusals again, so this room
+has its own client, on ``requests``.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from cloud_train.errors import CorruptError
+from cloud_train.image.connection import ATTEMPTS, Connection
+from cloud_train.image.errors import BrokenConnectionError
+from cloud_train.image.layers import Blob, digest_of
+from cloud_train.image.reference import Reference
+from cloud_train.image.uploads import Uploader, location_of
+
+if TYPE_CHECKING:
+    from requests import Response
+
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+
+_ACCEPTED = f"{OCI_MANIFEST}, {OCI_INDEX}, {DOCKER_MANIFEST}, {DOCKER_INDEX}"
+_MOST_MANIFEST_BYTES = 4 << 20  # the limit that the specification asks registries to have
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest as it lies in the registry."""
+
+    data: bytes
+    media_type: str
+    digest: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What it says."""
+        document: dict[str, Any] = json.loads(self.data)
+        return document
+
+
+class Repository:
+    """A repository to read from and write to. Counts in ``sent_bytes`` what was uploaded."""
+
+    def __init__(self, reference: Reference, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.reference = reference
+        self.sent_bytes = 0
+        self._connection = Connection(reference, sleep)
+        self._path = f"/v2/{reference.name}"
+        self._reading = f"repository:{reference.name}:pull"
+        self._writing = f"repository:{reference.name}:pull,push"
+
+    def __enter__(self) -> "Repository":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def manifest(self, version: str) -> Manifest | None:
+        """The manifest or index of a tag or digest, checked; None where there is none."""
+        response = self._connection.request(
+            "GET",
+            f"{self._path}/manifests/{version}",
+            self._reading,
+            headers={"Accept": _ACCEPTED},
+            expect=(200, 404),
+            about=f"show the image {self.reference.name}:{version}",
+        )
+        if response.status_code == 404:
+            return None
+        data = response.content
+        claimed = version if version.startswith("sha256:") else response.headers.get("Docker-Content-Digest", digest_of(data))
+        if claimed != digest_of(data) or len(data) > _MOST_MANIFEST_BYTES:
+            raise CorruptError(f"{self.reference.host} sent a manifest of {self.reference.name}:{version} that does not have its digest")
+        return Manifest(data, response.headers.get("Content-Type", "").partition(";")[0], digest_of(data))
+
+    def small_blob(self, digest: str) -> bytes:
+        """A blob that fits into memory, such as a configuration, checked."""
+        response = self._blob_response("GET", digest, (200,))
+        if digest_of(response.content) != digest:
+            raise CorruptError(f"{self.reference.host} sent a blob of {self.reference.name} that is not {digest}")
+        return response.content
+
+    def has_blob(self, digest: str) -> bool:
+        """Whether the blob is in this repository."""
+        return self._blob_response("HEAD", digest, (200, 404)).status_code == 200
+
+    def fetch_blob(self, digest: str, size: int, file: Path) -> Blob:
+        """Write a blob to a file, checked; goes on where a connection broke off."""
+        hashing = hashlib.sha256()
+        done = 0
+        with file.open("wb") as target:
+            for attempt in range(1, ATTEMPTS + 1):
+                headers = {"Range": f"bytes={done}-"} if done else {}
+                with self._blob_response("GET", digest, (200, 206), headers=headers, stream=True) as response:
+                    if done and response.status_code == 200:
+                        target.seek(0)
+                        target.truncate()
+                        hashing, done = hashlib.sha256(), 0
+                    broken = None
+                    try:
+                        for piece in response.iter_content(1 << 20):
+                            target.write(piece)
+                            hashing.update(piece)
+                            done += len(piece)
+                    except OSError as error:  # requests' own errors are OSErrors, as are those of the connection below
+                        broken = error
+                if broken is None or done >= size:
+                    break
+                if attempt == ATTEMPTS:
+                    raise BrokenConnectionError(f"{self.reference.host} broke off {digest} after {done:,} of {size:,} bytes") from broken
+                self._connection.wait(attempt)
+        if f"sha256:{hashing.hexdigest()}" != digest:
+            raise CorruptError(f"{self.reference.host} sent a blob of {self.reference.name} that is not {digest}")
+        return Blob(file, digest, done)
+
+    def mount(self, digest: str, source: Reference) -> bool:
+        """Take over a blob from another repository of this registry; False where the registry would rather have it sent."""
+        scope = f"{self._writing} repository:{source.name}:pull"
+        query = urlencode({"mount": digest, "from": source.name})
+        response = self._connection.request(
+            "POST", f"{self._path}/blobs/uploads/?{query}", scope, expect=(201, 202), about=f"mount {digest}"
+        )
+        if response.status_code == 202:
+            # It opened an upload instead; one that is not cancelled lies about for a week.
+            self._connection.once("DELETE", location_of(response), self._writing)
+        return response.status_code == 201
+
+    def push_blob(self, blob: Blob) -> None:
+        """Upload a blob if it is not there."""
+        if not self.has_blob(blob.digest):
+            about = f"take a blob for {self.reference.name}"
+            self.sent_bytes += Uploader(self._connection, f"{self._path}/blobs/", self._writing, about).send(blob)
+
+    def push_bytes(self, data: bytes, folder: Path) -> str:
+        """Upload a small blob, and say its digest. ``folder`` holds it meanwhile."""
+        file = folder / "small-blob"
+        file.write_bytes(data)
+        self.push_blob(Blob(file, digest_of(data), len(data)))
+        return digest_of(data)
+
+    def push_manifest(self, data: bytes, media_type: str, version: str) -> str:
+        """Put a manifest under a tag or its digest, and say its digest."""
+        response = self._connection.request(
+            "PUT",
+            f"{self._path}/manifests/{version}",
+            self._writing,
+            data=data,
+            headers={"Content-Type": media_type},
+            expect=(201,),
+            about=f"take the image {self.reference.name}:{version}",
+        )
+        self.sent_bytes += len(data)
+        digest = digest_of(data)
+        if response.headers.get("Docker-Content-Digest", digest) != digest:
+            raise CorruptError(f"{self.reference.host} stored another manifest for {self.reference.name} than {digest}")
+        return digest
+
+    def _blob_response(self, method: str, digest: str, expect: tuple[int, ...], **options: Any) -> "Response":
+        return self._connection.request(
+            method,
+            f"{self._path}/blobs/{digest}",
+            self._reading,
+            expect=expect,
+            about=f"show a blob of {self.reference.name}",
+            **{"allow_redirects": True, **options},
+        )

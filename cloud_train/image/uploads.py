@@ -1,0 +1,107 @@
+"""One blob on its way into a repository: in pieces, and after a broken connection from what has arrived.
+
+The requests are those of https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-blobs.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import urlencode, urljoin
+
+from cloud_train.errors import CorruptError
+from cloud_train.image.connection import ATTEMPTS, PASSING, Connection, refusal
+from cloud_train.image.errors import BrokenConnectionError, RegistryError
+from cloud_train.image.layers import Blob
+
+if TYPE_CHECKING:
+    from requests import Response
+
+_PIECE = 16 << 20
+# The registry has forgotten the upload, or has another idea of how much has arrived: asking it mends both.
+_MENDED_BY_ASKING = frozenset({404, 416})
+
+
+@dataclass(frozen=True)
+class Uploader:
+    """How blobs are sent into a repository. ``path`` is /v2/NAME/blobs/, ``scope`` the right to write there."""
+
+    connection: Connection
+    path: str
+    scope: str
+    about: str
+    """What an error calls it."""
+
+    def send(self, blob: Blob) -> int:
+        """Upload a blob; the bytes that were sent. Raises RegistryError if the registry refuses, or breaks off again and again."""
+        location = self._start()
+        offset = failures = 0
+        with blob.file.open("rb") as file:
+            while offset < blob.size:
+                piece = _piece(file, offset)
+                response = self._send_piece(location, piece, offset)
+                if response is not None and response.status_code in (202, 204):
+                    offset, location, failures = offset + len(piece), location_of(response, location), 0
+                    continue
+                failures += 1
+                self._give_up_or_wait(response, failures, f"at {offset:,} of {blob.size:,} bytes")
+                offset, location = self._ask(location)
+        self._finish(location, blob)
+        return blob.size
+
+    def _start(self) -> str:
+        return location_of(self.connection.request("POST", f"{self.path}uploads/", self.scope, expect=(202,), about=self.about))
+
+    def _send_piece(self, location: str, piece: bytes, offset: int) -> "Response | None":
+        headers = {"Content-Type": "application/octet-stream", "Content-Range": f"{offset}-{offset + len(piece) - 1}"}
+        try:
+            return self.connection.once("PATCH", location, self.scope, data=piece, headers=headers)
+        except BrokenConnectionError:
+            return None
+
+    def _give_up_or_wait(self, response: "Response | None", failures: int, where: str) -> None:
+        host = self.connection.host
+        if response is None:
+            if failures >= ATTEMPTS:
+                raise BrokenConnectionError(f"{host} broke off an upload {where}, {failures} times", hint="try again later")
+            self.connection.wait(failures)
+            return
+        if failures >= ATTEMPTS or response.status_code not in PASSING | _MENDED_BY_ASKING:
+            raise refusal(host, self.about, response)
+        self.connection.wait(failures, response.headers)
+
+    def _ask(self, location: str) -> tuple[int, str]:
+        """How much has arrived, and where the rest goes; an upload that the registry has forgotten begins anew."""
+        response = self.connection.request("GET", location, self.scope, expect=(204, 404), about=self.about)
+        arrived = response.headers.get("Range", "").rpartition("-")[2]
+        # "0-0" stands for nothing as well as for one byte.
+        if response.status_code == 404 or not arrived.isdigit() or int(arrived) == 0:
+            return 0, self._start()
+        return int(arrived) + 1, location_of(response, location)
+
+    def _finish(self, location: str, blob: Blob) -> None:
+        address = f"{location}{'&' if '?' in location else '?'}{urlencode({'digest': blob.digest})}"
+        try:
+            response = self.connection.request("PUT", address, self.scope, expect=(201, 204), about=self.about)
+        except RegistryError as error:
+            # Where only the answer got lost, the upload is gone and the blob is there.
+            if error.status != 404 or not self._is_there(blob):
+                raise
+            return
+        if response.headers.get("Docker-Content-Digest", blob.digest) != blob.digest:
+            raise CorruptError(f"{self.connection.host} stored another blob than {blob.digest}")
+
+    def _is_there(self, blob: Blob) -> bool:
+        response = self.connection.request("HEAD", f"{self.path}{blob.digest}", self.scope, expect=(200, 404), about=self.about)
+        return response.status_code == 200
+
+
+def location_of(response: "Response", default: str = "") -> str:
+    """Where an upload goes on. Raises RegistryError if the registry does not say."""
+    location = response.headers.get("Location", default)
+    if not location:
+        raise RegistryError(f"the registry says not where an upload goes: {response.url.partition('?')[0]}")
+    return urljoin(response.url, location)
+
+
+def _piece(file: BinaryIO, offset: int) -> bytes:
+    file.seek(offset)
+    return file.read(_PIECE)
