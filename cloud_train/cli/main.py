@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "fetch-model": ("fetch_model", "Copy a run's model, verified, into a folder."),
     "sync": ("sync", "Copy a run's whole directory into a folder; again copies only what is new."),
     "predict": ("predict", "Ask a run's model: the class of image files or of a line of text, or how a text goes on."),
+    "package": ("package", "Make the container image of a job, or find it made."),
     "validate": ("validate", "Check job files and report every mistake with its place."),
     "schema": ("schema", "Print the JSON Schema of the job file, for editors."),
     "init": ("init", "Write a commented job file to start from."),

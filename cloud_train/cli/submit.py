@@ -59,7 +59,7 @@ def submit(
     from cloud_train.orchestrator.submitting import submit as start
 
     try:
-        run = start(home, plan)
+        run = start(home, plan, say_aside)
     except KeyboardInterrupt:
         say_aside("\ninterrupted; see whether the run was started with: cloud-train list")
         return INTERRUPTED

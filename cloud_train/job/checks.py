@@ -45,6 +45,7 @@ def examine(spec: JobSpec, directory: FilePath, wrong: Collection[Path] = ()) ->
     findings = [*_check(spec, wrong)]
     if model_is_right:
         findings += check_model(spec, directory)
+    findings += _check_image(spec, directory)
     if model_is_right and data_is_right:
         findings += _check_fit(spec)
     if spec.data is None or any(path[:1] == ("data",) for path, _, _ in findings):
@@ -98,6 +99,16 @@ def _check_fit(spec: JobSpec) -> Iterator[Finding]:
         yield ("data", "dataset"), f"a {model.kind} cannot learn from {data.dataset!r}", wanted
     else:
         yield from check_learning(spec)
+
+
+def _check_image(spec: JobSpec, directory: FilePath) -> Iterator[Finding]:
+    files = {"dockerfile": spec.image.dockerfile, "requirements": spec.image.requirements}
+    if spec.image.base is not None and files["dockerfile"] is not None:
+        yield ("image", "dockerfile"), "a Dockerfile names its own base, and image.base names another", "one of the two"
+        del files["dockerfile"]
+    for name, path in files.items():
+        if path is not None and not (directory / FilePath(path).expanduser()).is_file():
+            yield ("image", name), f"there is no file {directory / FilePath(path).expanduser()}", "a file, relative to the job file"
 
 
 def _environment(spec: JobSpec) -> Iterator[Finding]:

@@ -4,7 +4,8 @@ The published JSON Schema and the tables in docs/job-file.md are generated from 
 Importing this module is part of every command, so it builds nothing: sections are built when they are used, and defaults are made by
 factories.
 
-Its sections: ``job.network`` (``model``), ``job.data``, ``job.training`` (``train``, ``checkpoint``), and here the place and its limits.
+Its sections: ``job.network`` (``model``), ``job.data``, ``job.training`` (``train``, ``checkpoint``), ``job.container`` (``image``), and
+here the place and its limits.
 
 Unknown keys are errors. What a single field cannot decide (a CNN needs images, say) is in ``job.checks``.
 """
@@ -13,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from cloud_train.job.container import ImageSpec
 from cloud_train.job.data import (
     Augment,
     Cifar10Data,
@@ -50,6 +52,7 @@ __all__ = [
     "EarlyStopping",
     "FilesData",
     "ImageData",
+    "ImageSpec",
     "ImagesData",
     "JobSpec",
     "LanguageData",
@@ -127,9 +130,11 @@ class JobSpec(Section):
     resources: Resources = Field(default_factory=Resources)
     """What one run needs."""
     provider: Name = "local"
-    """Where it runs: ``local``, or the name of an installed provider."""
+    """Where it runs: ``local``, ``docker``, or the name of an installed provider."""
     store: Annotated[str, Field(min_length=1)] = "~/.cloud-train/runs"
     """Where the run directory is kept: a folder."""
+    image: ImageSpec = Field(default_factory=ImageSpec)
+    """What the container is made of, where the provider runs one."""
     env: dict[VariableName, str] = Field(default_factory=dict)
     """Environment variables of the training program."""
     secrets: tuple[VariableName, ...] = ()

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cloud_train.errors import CorruptError, NotFoundError, StoreError
+from cloud_train.errors import CorruptError, MissingDependencyError, NotFoundError, ProviderError, StoreError
 from cloud_train.orchestrator.home import Home
 from cloud_train.providers.base import Handle, Observation, Provider
 from cloud_train.providers.registry import load_provider
@@ -111,7 +111,10 @@ def _settle(home: Home, ledger: Ledger, entry: Entry | None) -> Entry | None:
     with locks.held(home.submission_lock(entry.run_id)) as mine:
         if not mine:
             return entry
-        handle = load_provider(entry.provider, home.folder).find(entry.run_id, entry.attempt, entry.store)
+        try:
+            handle = load_provider(entry.provider, home.folder).find(entry.run_id, entry.attempt, entry.store)
+        except (ProviderError, MissingDependencyError):  # it cannot be asked now: whether the attempt was launched shows another time
+            return entry
         if handle is not None:
             ledger.launched(entry.run_id, entry.attempt, handle.reference)
         elif _has_run_directory(entry):
@@ -167,6 +170,8 @@ def _observe(ledger: Ledger, provider: Provider, entry: Entry, reference: dict[s
             host=seen.host,
             resumed_step=seen.resumed_step,
         )
+    if seen.state.is_end:
+        provider.tidy(handle)
     return _view(seen, status.heartbeat)
 
 

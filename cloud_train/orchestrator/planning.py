@@ -10,8 +10,10 @@ from cloud_train.job.config import find_config, load_config
 from cloud_train.job.datasets import DownloadableData, data_place
 from cloud_train.job.facts import DataFacts
 from cloud_train.job.loading import LoadedJob, load_job
-from cloud_train.job.models import JobSpec, ScriptModel
+from cloud_train.job.models import ImageSpec, JobSpec, RnnModel, ScriptModel, SequencesData
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.packaging import ingredients
+from cloud_train.providers import container_paths
 from cloud_train.providers.base import Capabilities, Provider
 from cloud_train.providers.registry import load_provider
 from cloud_train.run.ids import new_run_id
@@ -20,6 +22,9 @@ from cloud_train.run.ranking import Ranking
 from cloud_train.run.record import Program
 from cloud_train.run.states import Cause
 from cloud_train.storage.registry import absolute_url, scheme_of
+
+_MUCH_BYTES = 256 << 20
+"""A batch that is larger deserves a note."""
 
 
 def make_plan(
@@ -45,6 +50,8 @@ def make_plan(
     store = absolute_url(spec.store, directory)
     _refuse_impossible(spec, place.name, place.capabilities, store)
     per_epoch, in_all = _steps(spec, loaded.data)
+    in_container = place.capabilities.containers
+    data = data_place(spec.data, directory) if in_container else None
     return Plan(
         run_id=new_run_id(spec.name),
         attempt=1,
@@ -59,7 +66,9 @@ def make_plan(
         steps_per_epoch=per_epoch,
         total_steps=in_all,
         origins=loaded.origins,
-        notes=(*_data_notes(loaded), *_notes(spec, place.name, place.capabilities)),
+        notes=(*_data_notes(loaded), *_one_hot_note(spec, loaded.data), *_notes(spec, place.name, place.capabilities)),
+        image=ingredients(spec, settings) if in_container else None,
+        host_data=str(data.resolve()) if data else None,
     )
 
 
@@ -85,11 +94,12 @@ def _program(spec: JobSpec, directory: Path, provider: Provider, settings: Mappi
     else:
         arguments, folder = (provider.interpreter(settings), "-m", "cloud_train.training"), directory
     data, best = data_place(spec.data, directory), spec.checkpoint.best
+    inside = provider.capabilities.containers
     return Program(
         command=arguments,
-        directory=str(folder.resolve()),
+        directory=container_paths.CODE if inside else str(folder.resolve()),
         environment=dict(spec.env),
-        data=str(data.resolve()) if data else None,
+        data=None if data is None else container_paths.DATA if inside else str(data.resolve()),
         grace_seconds=spec.limits.grace.seconds,
         duration_seconds=spec.limits.duration.seconds if spec.limits.duration else None,
         keep_checkpoints=spec.checkpoint.keep,
@@ -116,6 +126,19 @@ def _data_notes(loaded: LoadedJob) -> Iterator[str]:
         yield f"the data is downloaded into the cache when the run starts, unless it is there: {data.url}{_unknown(loaded)}"
 
 
+def _one_hot_note(spec: JobSpec, data: DataFacts | None) -> Iterator[str]:
+    """Where lines of many different words go in one-hot, which takes more memory than anybody would think."""
+    model, lines = spec.model, spec.data
+    if not isinstance(model, RnnModel) or not isinstance(lines, SequencesData) or model.embedding_size or data is None or not data.tokens:
+        return
+    batch_bytes = spec.train.batch_size * lines.max_length * data.tokens * 4
+    if batch_bytes > _MUCH_BYTES:
+        yield (
+            f"model.embedding_size is not set: each of the {data.tokens:,} {lines.tokens} is a one-hot vector, and a batch of the longest"
+            f" lines takes {batch_bytes / 1e9:,.1f} GB; embedding_size: 64 takes little"
+        )
+
+
 def _unknown(loaded: LoadedJob) -> str:
     if isinstance(loaded.spec.model, ScriptModel) or (loaded.data and loaded.data.train_samples is not None):
         return ""
@@ -129,6 +152,8 @@ def _notes(spec: JobSpec, provider: str, capabilities: Capabilities) -> tuple[st
         value = getattr(spec.resources, name)
         if value is not None and name not in capabilities.enforces:
             notes.append(f"resources.{name}: {value} is not enforced by {provider!r}; the program has what the machine has")
+    if not capabilities.containers and spec.image != ImageSpec():
+        notes.append(f"image: {provider!r} runs no container; the program has what this machine has installed")
     if spec.resources.spot and not capabilities.spot:
         notes.append(f"resources.spot: {provider!r} has no spot capacity; it runs as usual")
     return tuple(notes)

@@ -1,16 +1,17 @@
 """From a plan to a running attempt, in an order that a kill at any point cannot spoil.
 
-Ledger row *submitting* → run directory → ``provider.launch`` → ledger row *starting*. All of it happens under the run's submission lock: a
-row that is still *submitting* while nobody holds the lock is settled by whoever looks next (``observing``).
+Image (where the provider runs one) → ledger row *submitting* → run directory → ``provider.launch`` → ledger row *starting*. An image costs
+nothing and belongs to no run, so it comes first: what cannot be built leaves no run behind. The rest happens under the run's submission
+lock: a row that is still *submitting* while nobody holds the lock is settled by whoever looks next (``observing``).
 """
 
 import os
 import platform
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from cloud_train.errors import CloudTrainError, MissingDependencyError, Provider
 from cloud_train.job.models import DigitsData, ImagesData, JobSpec, ScriptModel
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, view
+from cloud_train.orchestrator.packaging import build_image
+from cloud_train.orchestrator.source import commit_of
 from cloud_train.providers.base import Handle, Provider
 from cloud_train.providers.registry import load_provider
 from cloud_train.run import layout, locks
@@ -30,11 +33,16 @@ from cloud_train.run.states import Cause
 from cloud_train.storage.registry import open_store
 
 
-def submit(home: Home, plan: Plan) -> RunView:
-    """Start the first attempt of ``plan``. Afterwards the run is either absent or visible and consistent, whatever happened in between."""
+def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None) -> RunView:
+    """Start the first attempt of ``plan``. Afterwards the run is either absent or visible and consistent, whatever happened in between.
+
+    ``note`` is told what takes time before that, such as building an image.
+    """
     provider = load_provider(plan.provider, home.folder)
     secrets = secret_values(plan.job.secrets)
     refuse_unready(provider, plan)
+    if provider.capabilities.containers:
+        plan = replace(plan, image=build_image(plan, note).reference)
     created = time.time()
     record = RunRecord(plan.run_id, created, plan.job.model_dump(mode="json"), plan.program, plan.facts(), _provenance(plan))
     store = open_store(plan.store)
@@ -77,6 +85,8 @@ def refuse_unready(provider: Provider, plan: Plan) -> None:
     problems = provider.check(provider.render(plan))
     if problems:
         raise ProviderError(f"{provider.name!r} would refuse this run: {'; '.join(problems)}")
+    if provider.capabilities.containers:
+        return
     if not Path(plan.program.directory).is_dir():
         raise UsageError(f"model.directory: there is no folder {plan.program.directory}")
     if isinstance(plan.job.model, ScriptModel) or provider.interpreter(plan.provider_settings) != sys.executable:
@@ -104,25 +114,8 @@ def _needed(job: JobSpec) -> Iterator[tuple[str, str]]:
 def _provenance(plan: Plan) -> dict[str, Any]:
     return {
         "job_file": plan.job_file,
-        "git": _git(Path(plan.job_file).parent),
+        "git": commit_of(Path(plan.job_file).parent),
         "cloud_train": __version__,
         "python": platform.python_version(),
         "host": socket.gethostname(),
     }
-
-
-def _git(folder: Path) -> dict[str, Any] | None:
-    # Two git processes cost 5 ms; a folder without a repository above it is not asked.
-    if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
-        return None
-    try:
-        commit = _ask_git(folder, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_ask_git(folder, "status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _ask_git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True, timeout=5, stdin=subprocess.DEVNULL
-    ).stdout.strip()

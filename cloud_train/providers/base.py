@@ -34,6 +34,8 @@ class Capabilities:
     spot: bool
     enforces: tuple[str, ...]
     """Names of ``resources`` that it enforces: ``cpus``, ``memory``, ``accelerator``."""
+    containers: bool = False
+    """Whether it runs images: the plan then holds one, and the program finds code and data at the places of ``container_paths``."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,13 @@ class Provider(Protocol):
     def cancel(self, handle: Handle, force: bool = False) -> None:
         """Tell the attempt to stop, with its grace period; ``force`` ends it, and whatever it left behind, at once. Returns without
         waiting.
+        """
+
+    def tidy(self, handle: Handle) -> None:
+        """Take away what an attempt that has ended left at the provider (containers, networks), as far as it can be reached.
+
+        It is called once the end is written down, when the worker may still be leaving: give it a moment. Doing it twice changes nothing;
+        an attempt that goes on is left alone.
         """
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:

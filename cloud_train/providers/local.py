@@ -100,13 +100,15 @@ class LocalProvider:
 
     def cancel(self, handle: Handle, force: bool = False) -> None:
         """SIGTERM for the worker, which ends its program's whole process tree; ``force`` kills worker and tree."""
-        status = _status(handle)
-        here = status is not None and status.host == socket.gethostname()
-        if status and here and locks.is_held(_lock_of(handle)):
+        pid = self._worker(handle)
+        if pid is not None and locks.is_held(_lock_of(handle)):
             with suppress(ProcessLookupError):
-                os.kill(status.pid, signal.SIGKILL if force else signal.SIGTERM)
+                os.kill(pid, signal.SIGKILL if force else signal.SIGTERM)
         if force:
             _kill_leftovers(handle)
+
+    def tidy(self, handle: Handle) -> None:
+        """Nothing: a process leaves nothing behind, and its small lock file says for good that it was launched."""
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
         """What the worker's Python said before the worker could keep its own log."""
@@ -118,6 +120,14 @@ class LocalProvider:
         except FileNotFoundError:
             data = b""
         return data, str(start + len(data))
+
+    def _worker(self, handle: Handle) -> int | None:
+        """The worker's process, from its status, or from the launch where it has written none yet; None for one of another machine."""
+        status = _status(handle)
+        if status is None:
+            pid: int | None = handle.reference.get("pid")
+            return pid
+        return status.pid if status.host == socket.gethostname() else None
 
     def _lock_file(self, run_id: str, attempt: int) -> Path:
         return self._folder / f"{run_id}.{attempt}.lock"

@@ -14,7 +14,10 @@ from cloud_train.errors import ProviderError, UsageError
 from cloud_train.providers.base import Provider
 
 ENTRY_POINT_GROUP = "cloud_train.providers"
-_BUILT_IN = {"local": "cloud_train.providers.local:LocalProvider"}
+_BUILT_IN = {
+    "local": "cloud_train.providers.local:LocalProvider",
+    "docker": "cloud_train.providers.docker:DockerProvider",
+}
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,10 @@ class Plan:
     """Where each value of the resolved spec comes from: dotted path → ``file:line``, ``--set``, ``default``, …"""
     notes: tuple[str, ...]
     """What a reader should know before submitting, such as a resource that this provider does not enforce."""
+    image: str | None = None
+    """The container: before it is built what it will be built from, afterwards its name by digest; None where the provider runs none."""
+    host_data: str | None = None
+    """The job's data on this machine, absolute, which a container is given; None where there is none, or no container."""
 
     @property
     def parameters(self) -> int:

@@ -185,3 +185,12 @@ resources: {processes: 60}
 def test_the_checks_look_at_a_section_although_another_field_of_it_is_wrong(load: Load) -> None:
     found = problems(load, CNN + "train: {schedule: {name: cosine, every: 3 epochs, factr: 2}}\n")
     assert [problem.message for problem in found] == ["every means nothing to the schedule cosine", "unknown key 'factr'"]
+
+
+def test_an_image_has_one_base_and_its_files_exist(load: Load) -> None:
+    text = SCRIPT + "image: {base: python, dockerfile: Dockerfile, requirements: needs.txt}\n"
+    one_base, no_requirements = problems(load, text)
+    assert "a Dockerfile names its own base" in one_base.message
+    assert "there is no file" in no_requirements.message
+    assert (no_requirements.place.line, no_requirements.place.source) == (3, text.splitlines()[1])
+    assert "there is no file" in one_problem(load, SCRIPT + "image: {dockerfile: Dockerfile}\n").message

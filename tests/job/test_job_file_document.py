@@ -23,12 +23,13 @@ def test_the_document_shows_examples() -> None:
 def test_every_example_fits_into_a_job(tmp_path: Path, snippet: str) -> None:
     """What it does not show is filled in: a name, a model and data that are at home with each other."""
     is_text = re.search(r"dataset: (text|sequences)", snippet) is not None
-    given = set(re.findall(r"^(\w+):", snippet, re.MULTILINE))
+    given = set(re.findall(r"^(\w+):", snippet, re.MULTILINE)) | ({"data"} if "kind: script" in snippet else set())
     rest = {
         "name": "example",
         "model": "{kind: rnn}" if is_text else "{kind: cnn}",
         "data": "{dataset: digits}",
     }
     filled = "".join(f"{key}: {value}\n" for key, value in rest.items() if key not in given)
+    (tmp_path / "requirements.txt").touch()
     (tmp_path / "job.yaml").write_text(filled + snippet, encoding="utf-8")
     load_job(tmp_path / "job.yaml", absent_data_is_fine=True)

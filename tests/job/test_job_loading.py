@@ -60,7 +60,7 @@ def test_every_mistake_is_shown_at_once_like_a_compiler_does(load: Load) -> None
         job.yaml:2:1: unknown key 'modle'
             modle: x
             ^
-            expected: one of name, model, data, train, checkpoint, resources, provider, store, env, secrets, retry, limits
+            expected: one of name, model, data, train, checkpoint, resources, provider, store, image, env, secrets, retry, limits
             did you mean 'model'?
 
         job.yaml:5:26: unknown key 'kernal'

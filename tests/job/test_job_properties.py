@@ -72,6 +72,7 @@ WHOLE: dict[str, Any] = {
     "resources": {"accelerator": "L4:1", "cpus": 2, "memory": "8GB", "nodes": 1, "processes": 2, "spot": False},
     "provider": "local",
     "store": "runs",
+    "image": {"base": "python:3.12-slim"},
     "env": {"A": "b"},
     "secrets": ["TOKEN"],
     "retry": {"attempts": 2, "on": ["failed"]},

@@ -156,3 +156,12 @@ def test_no_package_is_asked_for_that_the_job_does_not_need(home: Home, planned:
     with pytest.raises(MissingDependencyError):
         submit(home, planned(RNN + "train: {tensorboard: false}\n"))
     assert asked == ["torch", "numpy", "safetensors"]
+
+
+def test_many_different_words_without_an_embedding_are_worth_a_note(planned: Planned, tmp_path: Path) -> None:
+    lines = "".join(f"{'good' if number % 2 else 'bad'}\tword{number} again\n" for number in range(5000))
+    (tmp_path / "train.tsv").write_text(lines)
+    job = "model: {kind: rnn}\ndata: {dataset: sequences, path: train.tsv, tokens: words, validation: 0.1}\n"
+    (note,) = [note for note in planned(job).notes if "embedding_size" in note]
+    assert "GB" in note
+    assert not [note for note in planned(job, "model.embedding_size=8").notes if "embedding_size" in note]

@@ -60,6 +60,7 @@ def _place(plan: Plan, paint: Painter) -> str:
         ("provider", clean(plan.provider)),
         ("command", clean(shlex.join(program.command))),
         ("in folder", clean(program.directory)),
+        *([("image", clean(plan.image))] if plan.image else []),
         *([("data", clean(program.data))] if program.data else []),
         ("store", clean(plan.store)),
         ("stopped after", words.duration(program.duration_seconds) if program.duration_seconds else "no limit"),

@@ -1,0 +1,72 @@
+"""From a job to its image: what goes in, and the step that makes it."""
+
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cloud_train import __version__
+from cloud_train.job.models import JobSpec, ScriptModel
+from cloud_train.orchestrator.source import commit_of
+from cloud_train.run.plan import Plan
+
+if TYPE_CHECKING:
+    from cloud_train.image.recipe import Built, Recipe
+
+DEFAULT_BASE = f"cloud-train-worker:{__version__}"
+"""The project's own image, made from its Dockerfile: Python and everything that the built-in trainers need."""
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+"""Docker's names for what Python calls a machine."""
+
+
+def base_image(spec: JobSpec, settings: Mapping[str, Any]) -> str:
+    """The base: the job's own, otherwise the one of the config file (``base``), otherwise the project's."""
+    return spec.image.base or str(settings.get("base") or DEFAULT_BASE)
+
+
+def ingredients(spec: JobSpec, settings: Mapping[str, Any]) -> str:
+    """What the image of a job will be built from, in words."""
+    image = spec.image
+    parts = [image.dockerfile or base_image(spec, settings)]
+    parts += [image.requirements] if image.requirements else []
+    parts += [f"the folder {spec.model.directory}"] if isinstance(spec.model, ScriptModel) else []
+    return f"built from {' + '.join([*parts, 'the worker'])} when the run is submitted"
+
+
+def recipe_of(plan: Plan) -> "Recipe":
+    """What the image of ``plan`` is made of."""
+    from cloud_train.image.recipe import Recipe
+
+    directory = Path(plan.job_file).parent
+    model, image = plan.job.model, plan.job.image
+    code = directory / model.directory if isinstance(model, ScriptModel) else None
+    source = commit_of(directory) if code else None
+    revision = {"org.opencontainers.image.revision": source["commit"] + ("-dirty" if source["dirty"] else "")} if source else {}
+    return Recipe(
+        folder=code.resolve() if code else None,
+        base=base_image(plan.job, plan.provider_settings),
+        requirements=_path(directory, image.requirements),
+        dockerfile=_path(directory, image.dockerfile),
+        platform=str(plan.provider_settings.get("platform") or f"linux/{_ARCHITECTURES.get(platform.machine(), platform.machine())}"),
+        labels={"org.opencontainers.image.title": plan.job.name, "cloud-train.version": __version__, **revision},
+    )
+
+
+def build_image(plan: Plan, note: Callable[[str], None], repository: str | None = None) -> "Built":
+    """Make the image of ``plan``, or find it made: in the local engine, or with ``repository`` in that repository of a registry."""
+    from cloud_train.image.building import build_in_engine, build_in_registry
+    from cloud_train.image.errors import ImageError
+
+    recipe = recipe_of(plan)
+    try:
+        if repository:
+            return build_in_registry(recipe, repository, note)
+        return build_in_engine(recipe, note, plan.provider_settings.get("host"))
+    except ImageError as error:
+        if recipe.base == DEFAULT_BASE and DEFAULT_BASE in error.message:
+            error.hint = "make it once with `make image` in a clone of cloud-train, or name another base with image.base in the job file"
+        raise
+
+
+def _path(directory: Path, name: str | None) -> Path | None:
+    return (directory / Path(name).expanduser()).resolve() if name else None

@@ -1,0 +1,210 @@
+"""The ``docker`` provider: the worker as process 1 of a container, one container a node.
+
+A container's name is the key that makes a launch happen once, and its labels are enough to find it again. Containers are kept until
+somebody has seen their end, and then taken away by ``tidy``: nothing runs in between, and nothing is left behind.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from cloud_train.errors import CloudTrainError, ProviderError
+from cloud_train.providers import container_paths
+from cloud_train.providers.base import Capabilities, Handle, Observation, Request
+from cloud_train.providers.docker_engine import Engine, EngineAbsentError, address_of, connected
+from cloud_train.providers.docker_request import NODE, labels_of, problems_of, request_of
+from cloud_train.providers.docker_state import Seen, verdict
+from cloud_train.run.states import Cause, State
+
+if TYPE_CHECKING:
+    from cloud_train.run.plan import Plan
+
+_LEAVING_SECONDS = 5.0
+"""What a worker may need to leave after it wrote its end."""
+_LAST_LINES = 50
+
+
+class DockerProvider:
+    """Runs in containers of a Docker Engine. ``home`` is the folder under which it keeps which engines it used, and what is left there."""
+
+    name = "docker"
+    capabilities = Capabilities(stores=("file",), max_nodes=16, spot=False, enforces=("cpus", "memory", "accelerator"), containers=True)
+
+    def __init__(self, home: Path) -> None:
+        self._engines = home / "docker" / "engines"
+        self._cache = home / "data"  # the one that runs on this machine itself download into
+        self._left = home / "docker" / "left"
+        self._user = f"{os.getuid()}:{os.getgid()}"  # what lands in the run directory belongs to whoever calls
+
+    def interpreter(self, settings: Mapping[str, Any]) -> str:
+        """The Python on the image's PATH."""
+        return container_paths.PYTHON
+
+    def render(self, plan: "Plan") -> Request:
+        """The bodies of the engine's create calls: one container a node, and their network where there are several.
+
+        Settings (the key ``docker`` of a config file): ``host``, the engine's URL; ``network``, that of a container that is alone
+        (``bridge``); ``user``, ``uid:gid`` instead of the caller's (``0:0`` for a rootless engine, where that is the caller).
+        """
+        return request_of(plan, str(plan.provider_settings.get("user") or self._user), self._cache)
+
+    def check(self, request: Request) -> list[str]:
+        """Image, names, memory, and data that a container should not see. The engine itself is not asked."""
+        return list(problems_of(request))
+
+    def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
+        """Create everything, then start it; what was created is taken away again if anything fails."""
+        network, containers = request["network"], request["containers"]
+        variables = [f"{name}={value}" for name, value in secrets.items()]
+        with connected(address_of(request["engine"])) as engine, ExitStack() as undoing:
+            self._remember(engine.address)
+            self._make(self._cache)
+            self._sweep(engine)
+            if network is not None:
+                undoing.callback(_quietly, engine.remove_network, engine.create_network(network))
+            made = []
+            for container in containers:
+                body = {**container["body"], "Env": [*container["body"]["Env"], *variables]}
+                identifier = engine.create_container(container["name"], body)
+                undoing.callback(_quietly, engine.remove, identifier)
+                made.append({"name": container["name"], "id": identifier})
+            for each in made:
+                engine.start(each["id"])
+            undoing.pop_all()
+            reference = {"engine": engine.address, "containers": made, "network": network and network["Name"]}
+        return Handle(request["run_id"], request["attempt"], self.name, request["store"], reference)
+
+    def find(self, run_id: str, attempt: int, store: str) -> Handle | None:
+        """The attempt's containers by their labels, on any engine used from here; raises if one cannot be asked and none has it."""
+        absent = None
+        for address in self._addresses():
+            try:
+                with connected(address) as engine:
+                    reference = _labelled(engine, labels_of(run_id, attempt, store))
+            except EngineAbsentError as error:
+                absent = absent or error
+                continue
+            if reference is not None:
+                return Handle(run_id, attempt, self.name, store, reference)
+        if absent is not None:
+            raise absent
+        return None
+
+    def observe(self, handle: Handle) -> Observation:
+        """What the containers say; while the engine cannot be asked, the attempt is taken to go on, with the cause *unknown*."""
+        names = handle.reference["containers"]
+        try:
+            with connected(handle.reference["engine"]) as engine:
+                found = verdict([Seen.of(rank, each["name"], engine.inspect(each["id"])) for rank, each in enumerate(names)])
+                if found.rank is None or not found.observation.state.is_end:
+                    return found.observation
+                words = _last_line(engine.output(names[found.rank]["id"], _LAST_LINES))
+        except CloudTrainError as error:
+            return Observation(State.RUNNING, Cause.UNKNOWN, error.message)
+        return replace(found.observation, message=f"{found.observation.message}: {words}") if words else found.observation
+
+    def cancel(self, handle: Handle, force: bool = False) -> None:
+        """SIGTERM for every worker; ``force`` kills and removes the containers."""
+        with connected(handle.reference["engine"]) as engine:
+            if force:
+                _remove_all(engine, handle.reference)
+                return
+            for each in handle.reference["containers"]:
+                engine.terminate(each["id"])
+
+    def tidy(self, handle: Handle) -> None:
+        """Remove containers, with their anonymous volumes, and network. A worker that has just written its end is given a moment to leave;
+        if node 0 does not leave, the attempt goes on, and is left alone. What cannot be removed now is removed by the next launch.
+        """
+        note = self._left / f"{handle.run_id}.{handle.attempt}.json"
+        with suppress(CloudTrainError), connected(handle.reference["engine"]) as engine:
+            if _take_away(engine, handle.reference, _LEAVING_SECONDS):
+                note.unlink(missing_ok=True)
+                return
+        with suppress(OSError):
+            self._left.mkdir(parents=True, exist_ok=True)
+            note.write_text(json.dumps(handle.reference), encoding="utf-8")
+
+    def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
+        """What node 0's container itself printed: its worker's words from before it could keep its own log. The cursor counts bytes."""
+        start = int(cursor or 0)
+        with connected(handle.reference["engine"]) as engine:
+            said = b"".join(engine.output(each["id"]) for each in handle.reference["containers"][:1])[start:]
+        return said, str(start + len(said))
+
+    def _remember(self, address: str) -> None:
+        """So that ``find``, which is told no settings, asks this engine too."""
+        if address in self._addresses():
+            return
+        self._make(self._engines.parent)
+        try:
+            with self._engines.open("a", encoding="utf-8") as file:
+                file.write(f"{address}\n")
+        except OSError as error:
+            raise ProviderError(
+                f"cannot write {self._engines}: {error.strerror}",
+                hint="make that folder writable, or name another one with CLOUD_TRAIN_HOME",
+            ) from error
+
+    def _sweep(self, engine: Engine) -> None:
+        """Take away what could not be taken away when it had ended: the engine was gone, say."""
+        for note in self._left.glob("*.json"):
+            with suppress(CloudTrainError, FileNotFoundError, ValueError):  # another process may do the same; a torn note comes again
+                reference = json.loads(note.read_text(encoding="utf-8"))
+                if reference["engine"] == engine.address and _take_away(engine, reference, 0.1):
+                    note.unlink()
+
+    def _make(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ProviderError(
+                f"cannot make {folder}: {error.strerror}", hint="make it writable, or name another one with CLOUD_TRAIN_HOME"
+            ) from error
+
+    def _addresses(self) -> Sequence[str]:
+        used = self._engines.read_text(encoding="utf-8").splitlines() if self._engines.exists() else []
+        return list(dict.fromkeys([address_of(None), *used]))
+
+
+def _labelled(engine: Engine, labels: Mapping[str, str]) -> dict[str, Any] | None:
+    """The reference of an attempt, made from what carries its labels; None if nothing does."""
+    containers = sorted(engine.containers(labels), key=lambda each: int(each["Labels"][NODE]))
+    networks = [each["Name"] for each in engine.networks(labels)]
+    if not containers and not networks:
+        return None
+    made = [{"name": each["Names"][0].removeprefix("/"), "id": each["Id"]} for each in containers]
+    return {"engine": engine.address, "containers": made, "network": networks[0] if networks else None}
+
+
+def _take_away(engine: Engine, reference: Mapping[str, Any], within_seconds: float) -> bool:
+    """Remove an attempt that has ended, or does so soon; False if its node 0 still runs. Nodes that outlive node 0 are killed."""
+    deadline = monotonic() + within_seconds
+    for rank, each in enumerate(reference["containers"]):
+        if not engine.has_stopped(each["id"], max(deadline - monotonic(), 0.1)) and rank == 0:
+            return False
+    _remove_all(engine, reference)
+    return True
+
+
+def _remove_all(engine: Engine, reference: Mapping[str, Any]) -> None:
+    for each in reference["containers"]:
+        engine.remove(each["id"])
+    if reference["network"] is not None:
+        engine.remove_network(reference["network"])
+
+
+def _quietly(remove: Any, what: str) -> None:
+    """Undo what a failed launch had done; the failure itself is what the caller has to hear."""
+    with suppress(CloudTrainError):
+        remove(what)
+
+
+def _last_line(output: bytes) -> str:
+    lines: Iterator[str] = (line.strip() for line in reversed(output.decode(errors="replace").split("\n")))
+    return next((line for line in lines if line), "")

@@ -1,0 +1,157 @@
+"""From a plan to the requests that the Docker Engine gets, in the engine's own field names, and what it would refuse in them. Pure.
+
+Reference: ``POST /containers/create`` and ``POST /networks/create`` of https://docs.docker.com/reference/api/engine/version/v1.41/.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cloud_train.providers import container_paths as places
+from cloud_train.providers.base import Request
+
+if TYPE_CHECKING:
+    from cloud_train.run.plan import Plan
+
+RUN = "cloud-train.run"
+ATTEMPT = "cloud-train.attempt"
+NODE = "cloud-train.node"
+STORE = "cloud-train.store"
+
+_LEAST_MEMORY = 6 * 2**20
+"""Bytes; the engine refuses less."""
+_LEAST_SHARED_MEMORY = 64 * 2**20
+"""Bytes: the engine's default, too little for torch's data loaders, which pass their batches through it."""
+_USUAL_SHARED_MEMORY = 2**30
+_STOP_MARGIN_SECONDS = 15
+"""What a worker may need beyond the job's grace period, when the engine itself stops the container."""
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
+
+
+def labels_of(run_id: str, attempt: int, store: str) -> dict[str, str]:
+    """The labels that everything of one attempt carries; they are enough to find it again."""
+    return {RUN: run_id, ATTEMPT: str(attempt), STORE: store}
+
+
+def request_of(plan: "Plan", user: str, cache: Path) -> Request:
+    """One container a node, and a network of their own where there are several; ``user`` is ``uid:gid``, ``cache`` the folder of downloads
+    on this machine, which is given to a job that has no data of its own.
+    """
+    nodes = plan.job.resources.nodes
+    name = f"ct-{plan.run_id}-{plan.attempt}"
+    labels = labels_of(plan.run_id, plan.attempt, plan.store)
+    network = {"Name": name, "Driver": "bridge", "CheckDuplicate": True, "Labels": labels} if nodes > 1 else None
+    return {
+        "engine": plan.provider_settings.get("host"),
+        "run_id": plan.run_id,
+        "attempt": plan.attempt,
+        "store": plan.store,
+        "network": network,
+        "containers": [
+            {"name": f"{name}-{rank}", "body": _container(plan, rank, user=user, network=name, labels=labels, cache=cache)}
+            for rank in range(nodes)
+        ],
+    }
+
+
+def _container(plan: "Plan", rank: int, *, user: str, network: str, labels: dict[str, str], cache: Path) -> dict[str, Any]:
+    nodes = plan.job.resources.nodes
+    worker = ["--store", places.RUNS, "--run", plan.run_id, "--attempt", str(plan.attempt)]
+    environment = ["HOME=/tmp", "USER=cloud-train"]  # programs ask for both, and the user's id has no entry in the image's /etc/passwd
+    if plan.host_data is None:
+        environment.append(f"CLOUD_TRAIN_HOME={places.HOME}")
+    joined: dict[str, Any] = {}
+    if nodes > 1:
+        worker += ["--node-rank", str(rank), "--nodes", str(nodes)]
+        environment.append("MASTER_ADDR=node-0")
+        joined = {"NetworkingConfig": {"EndpointsConfig": {network: {"Aliases": [f"node-{rank}"]}}}}
+    return {
+        "Image": plan.image,
+        "Entrypoint": [places.PYTHON, "-m", "cloud_train.worker"],
+        "Cmd": worker,
+        "WorkingDir": "/",  # the worker's imports must not be found in the user's code
+        "Hostname": f"node-{rank}",
+        "User": user,
+        "Env": environment,
+        "Labels": {**labels, NODE: str(rank)},
+        "StopSignal": "SIGTERM",
+        "StopTimeout": math.ceil(plan.program.grace_seconds) + _STOP_MARGIN_SECONDS,
+        "HostConfig": {
+            **_limits(plan),
+            "NetworkMode": network if nodes > 1 else plan.provider_settings.get("network", "bridge"),
+            "Mounts": _mounts(plan, cache),
+            "ReadonlyRootfs": True,
+            "Tmpfs": {"/tmp": "rw,exec,nosuid,nodev,mode=1777"},  # exec: torch builds extensions there, and loads them
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges"],
+            "Privileged": False,
+            "Init": False,  # the worker is process 1, and buries what its program leaves
+            "AutoRemove": False,  # its end has to be seen first
+            "RestartPolicy": {"Name": "no"},
+            "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m"}},
+        },
+        **joined,
+    }
+
+
+def _limits(plan: "Plan") -> dict[str, Any]:
+    resources = plan.job.resources
+    limits: dict[str, Any] = {"ShmSize": _USUAL_SHARED_MEMORY}
+    if resources.cpus is not None:
+        limits["NanoCpus"] = resources.cpus * 10**9
+    if resources.memory is not None:
+        size = resources.memory.bytes
+        limits |= {"Memory": size, "MemorySwap": size, "ShmSize": max(size // 2, _LEAST_SHARED_MEMORY)}  # equal: no swap
+    if resources.accelerator is not None:
+        limits["DeviceRequests"] = [{"Driver": "", "Count": resources.accelerator.count, "Capabilities": [["gpu"]]}]
+    return limits
+
+
+def _mounts(plan: "Plan", cache: Path) -> list[dict[str, Any]]:
+    # Mounts, not Binds: of a folder that is missing, Binds would make an empty one that belongs to root.
+    run_directory = str(Path(plan.store) / plan.run_id)
+    mounts = [{"Type": "bind", "Source": run_directory, "Target": f"{places.RUNS}/{plan.run_id}", "ReadOnly": False}]
+    if plan.host_data is None:
+        mounts.append({"Type": "bind", "Source": str(cache), "Target": f"{places.HOME}/data", "ReadOnly": False})
+    else:
+        mounts.append({"Type": "bind", "Source": plan.host_data, "Target": places.DATA, "ReadOnly": True})
+    return mounts
+
+
+def problems_of(request: Request, sockets: tuple[str, ...] = _SOCKETS) -> Iterator[str]:
+    """What the engine, or good sense, would refuse, each with the field and the rule. Asks no engine.
+
+    ``sockets`` are where an engine may listen: whoever reaches one is root on that machine.
+    """
+    host = request["engine"]
+    if host is not None and not (isinstance(host, str) and "://" in host):
+        yield f"docker.host: {host!r} is not the URL of an engine, such as unix:///var/run/docker.sock"
+        host = None
+    first = request["containers"][0]
+    body, limits = first["body"], first["body"]["HostConfig"]
+    if not body["Image"]:
+        yield "image: there is none to start"
+    if not _NAME.fullmatch(first["name"]):
+        yield f"name: {first['name']!r} is not a container's name"
+    if not isinstance(limits["NetworkMode"], str) or not limits["NetworkMode"]:
+        yield f"docker.network: {limits['NetworkMode']!r} is not the name of a network"
+    if limits.get("Memory", _LEAST_MEMORY) < _LEAST_MEMORY:
+        yield f"resources.memory: {limits['Memory']} bytes are too few; a container has at least 6MiB"
+    own = (host.removeprefix("unix://"),) if host is not None and host.startswith("unix://") else ()
+    for mount in limits["Mounts"]:
+        if mount["Target"] == places.DATA:
+            yield from _data_problems(Path(mount["Source"]), (*sockets, *own))
+
+
+def _data_problems(data: Path, sockets: tuple[str, ...]) -> Iterator[str]:
+    if not data.exists():
+        yield f"data.path: there is no file or folder {data}"
+        return
+    real = data.resolve()
+    if real == Path("/"):
+        yield "data.path: / is the whole machine; name the folder that the data is in"
+    elif any(Path(socket).resolve().is_relative_to(real) for socket in sockets):
+        yield f"data.path: {data} holds the Docker Engine's socket, and whoever reaches that is root on this machine"

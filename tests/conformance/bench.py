@@ -1,0 +1,119 @@
+"""What a test does with a place: write a job, submit it, wait for a moment of it, read what came of it. Nothing here knows a provider."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cloud_train.orchestrator.following import follow
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.observing import RunView, view
+from cloud_train.orchestrator.packaging import build_image
+from cloud_train.orchestrator.planning import make_plan
+from cloud_train.orchestrator.reading import read_logs
+from cloud_train.orchestrator.submitting import submit
+from cloud_train.providers.registry import load_provider
+from cloud_train.run import layout
+from cloud_train.run.plan import Plan
+from cloud_train.run.record import RunRecord
+from cloud_train.storage.base import Store
+from cloud_train.storage.registry import open_store
+from tests.conformance.place import Place
+from tests.support import wait_until
+
+Command = str | list[str]
+
+READY = "echo ready"
+"""A program says this when the test may go on."""
+
+
+def saving(step: int) -> str:
+    """Shell that saves a checkpoint of this step, as docs/script-jobs.md says."""
+    half = f'"$CLOUD_TRAIN_CHECKPOINTS/.step-{step}.tmp"'
+    return f'mkdir {half}; echo {step} > {half}/weights; mv {half} "$CLOUD_TRAIN_CHECKPOINTS/{layout.step_folder(step)}"'
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A place, and a home, a folder and a store for one test."""
+
+    place: Place
+    home: Home
+    folder: Path
+    store_url: str
+    config: Path
+
+    @property
+    def store(self) -> Store:
+        return open_store(self.store_url)
+
+    def job(self, command: Command, **more: Any) -> Path:
+        """A script job that runs ``command``; ``more`` are further sections of its file."""
+        return self.write({"model": {"kind": "script", "command": command, "directory": "code"}, **more})
+
+    def write(self, sections: Mapping[str, Any]) -> Path:
+        """A job file for this place with these sections."""
+        path = self.folder / "job.yaml"
+        fields = {"name": "conformance", "provider": self.place.name, "store": self.store_url, **self.place.job, **sections}
+        path.write_text(json.dumps(fields), encoding="utf-8")  # which is YAML as well
+        return path
+
+    def plan(self, command: Command, **more: Any) -> Plan:
+        return make_plan(self.home, self.job(command, **more), config=str(self.config))
+
+    def start(self, command: Command, **more: Any) -> RunView:
+        """Submit such a job."""
+        return submit(self.home, self.plan(command, **more))
+
+    def start_job(self, sections: Mapping[str, Any]) -> RunView:
+        """Submit a job with these sections."""
+        return submit(self.home, make_plan(self.home, self.write(sections), config=str(self.config)))
+
+    def run(self, command: Command, **more: Any) -> RunView:
+        """Submit such a job and wait for its end."""
+        return self.end_of(self.start(command, **more))
+
+    def start_until_ready(self, command: str, **more: Any) -> RunView:
+        """Submit such a job, and wait until its program says that it is ready."""
+        run = self.start(command, **more)
+        self.wait_for_output(run, b"ready\n")
+        return run
+
+    def end_of(self, run: RunView) -> RunView:
+        return list(follow(self.home, run.run_id))[-1].view
+
+    def wait_for_output(self, run: RunView, text: bytes) -> None:
+        """Wait until the newest attempt's program has printed ``text``; fails at once if the run ends without."""
+
+        def printed() -> bool:
+            ended = view(self.home, run.run_id)
+            found = text in self.output(run)
+            assert found or not ended.state.is_end, f"it ended without printing {text!r}: {ended}"
+            return found
+
+        wait_until(printed, f"{run.run_id} has printed {text!r}")
+
+    def kill(self, run: RunView) -> RunView:
+        """Let the run's machine die; returns what it is then."""
+        self.place.kill(self.home.folder, run.run_id)
+        return self.end_of(run)
+
+    def output(self, run: RunView, attempt: int | None = None) -> bytes:
+        return b"".join(read_logs(self.home, run.run_id, attempt))
+
+    def words(self, run: RunView, attempt: int | None = None) -> list[str]:
+        """The lines of the output."""
+        return self.output(run, attempt).decode().splitlines()
+
+    def checkpoint(self, run: RunView, step: int, file: str) -> str:
+        """The key of a file of a checkpoint."""
+        return f"{run.run_id}/{layout.CHECKPOINTS}/{layout.step_folder(step)}/{file}"
+
+    def prepared(self, plan: Plan) -> Plan:
+        """All of a submission but the ledger and the launch, for a test that speaks to the provider itself."""
+        if load_provider(plan.provider, self.home.folder).capabilities.containers:
+            plan = replace(plan, image=build_image(plan, lambda _: None).reference)
+        record = RunRecord(plan.run_id, 1.0, plan.job.model_dump(mode="json"), plan.program, plan.facts(), {})
+        self.store.create(f"{plan.run_id}/{layout.RUN}", record.to_json())
+        return plan

@@ -1,0 +1,94 @@
+"""Each test of this folder that asks for ``place`` runs at every place; the plugins that are tested are installed by pip, as users do."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cloud_train.errors import StoreError
+from cloud_train.orchestrator.home import Home
+from cloud_train.providers.base import Provider
+from cloud_train.providers.registry import known_providers, load_provider
+from cloud_train.storage.registry import open_store
+from tests.conformance.bench import Bench
+from tests.conformance.place import Place, named_by_environment, named_place
+
+PLACES = {
+    "local": "tests.conformance.places:LOCAL",
+    "docker": "tests.conformance.places:DOCKER",
+    "toy": "cloud_train_toy.place:PLACE",
+}
+"""The project's own; the toy's is found once its distribution is installed."""
+DISTRIBUTIONS = ("toy_provider", "broken_provider")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "place" in metafunc.fixturenames:
+        named = named_by_environment()
+        places = {named: named} if named else PLACES
+        metafunc.parametrize("place", places.values(), ids=places.keys(), indirect=True)
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which pip has installed a plugin that works and one whose import fails."""
+    folder = tmp_path_factory.mktemp("plugins")
+    here = Path(__file__).parent
+    sources = [shutil.copytree(here / name, folder / "sources" / name) for name in DISTRIBUTIONS]  # building leaves nothing in the tree
+    options = ("--quiet", "--disable-pip-version-check", "--no-index", "--no-deps", "--no-build-isolation", "--no-compile")
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder / "site"), *map(str, sources)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert ended.returncode == 0, ended.stderr
+    return folder / "site"
+
+
+@pytest.fixture
+def plugins(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The two plugins are installed, for this process and for those that it starts."""
+    monkeypatch.syspath_prepend(installed)
+    monkeypatch.setenv("PYTHONPATH", str(installed), prepend=":")
+    return installed
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setenv("CLOUD_TRAIN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def place(plugins: Path, home: Home, request: pytest.FixtureRequest) -> Place:
+    """The place that this test runs at."""
+    place = named_place(request.param)
+    known = {provider.name: provider.error for provider in known_providers(home.folder)}
+    problem = known.get(place.name, "it is not installed")
+    assert problem is None, f"the provider {place.name!r}: {problem}"
+    place.require()
+    return place
+
+
+@pytest.fixture
+def provider(place: Place, home: Home) -> Provider:
+    return load_provider(place.name, home.folder)
+
+
+@pytest.fixture
+def bench(place: Place, home: Home, tmp_path: Path) -> Iterator[Bench]:
+    """Makes jobs for the place and runs them; nothing of them is left afterwards."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "greeting.txt").write_text("hello from the job's folder\n")
+    config = tmp_path / "place.yaml"
+    config.write_text(json.dumps({place.name: dict(place.settings)} if place.settings else {}))
+    store = place.store(tmp_path)
+    yield Bench(place, home, tmp_path, store, config)
+    try:
+        run_ids = list(open_store(store).folders())
+    except StoreError:
+        run_ids = []
+    for run_id in run_ids:
+        place.clear(home.folder, run_id)

@@ -1,0 +1,137 @@
+"""The built-in trainers in containers of a real Docker Engine: the same bytes as on this machine itself, killed or not."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.observing import RunView, view
+from cloud_train.orchestrator.planning import make_plan
+from cloud_train.orchestrator.resuming import resume
+from cloud_train.orchestrator.submitting import submit
+from cloud_train.run.states import Cause, State
+from tests.docker_engine import trainers_or_skip
+from tests.support import wait_until
+
+pytest.importorskip("torch")
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+Submit = Callable[..., RunView]
+JOB: dict[str, Any] = {
+    "name": "contained",
+    "model": {"kind": "cnn", "blocks": [{"filters": 4, "norm": "batch", "dropout": 0.2}], "dropout": 0.3},
+    "data": {"dataset": "digits", "size": 8, "augment": {"crop": 1}},
+    "train": {"steps": 60, "batch_size": 90, "evaluate": "30 steps"},
+    "checkpoint": {"every": "2 steps", "keep": 2},
+    "store": "runs",
+    "resources": {"cpus": 1},
+}
+
+
+@pytest.fixture
+def engine(home: Home) -> Iterator["DockerClient"]:
+    client = trainers_or_skip()
+    yield client
+    for run in (home.folder.parent / "runs").glob("*"):
+        for container in remains(client, run.name):
+            container.remove(force=True)
+        client.networks.prune({"label": [f"cloud-train.run={run.name}"]})
+    client.close()
+
+
+@pytest.fixture
+def start(home: Home, tmp_path: Path) -> Submit:
+    """Submit the job with other sections in place of its own."""
+
+    def start(provider: str, **sections: Any) -> RunView:
+        path = tmp_path / "job.yaml"
+        path.write_text(json.dumps({**JOB, "provider": provider, **sections}))
+        return submit(home, make_plan(home, path))
+
+    return start
+
+
+def remains(engine: "DockerClient", run_id: str) -> list[Any]:
+    return list(engine.containers.list(all=True, filters={"label": f"cloud-train.run={run_id}"}, ignore_removed=True))
+
+
+def finished(home: Home, run: RunView) -> RunView:
+    wait_until(lambda: view(home, run.run_id).state.is_end, f"{run.run_id} ends", 120)
+    return view(home, run.run_id)
+
+
+def weights(run: RunView) -> str:
+    return hashlib.sha256((Path(run.run_directory) / "model" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def has_checkpoint(run: RunView) -> bool:
+    return any((Path(run.run_directory) / "checkpoints").glob("step-*/manifest.json"))
+
+
+def kill_one(engine: "DockerClient", run: RunView, node: int) -> None:
+    """SIGKILL for the container of a node as soon as there is a checkpoint; the run is still far from its end."""
+    wait_until(lambda: has_checkpoint(run), f"{run.run_id} has a checkpoint", 120)
+    (container,) = [each for each in remains(engine, run.run_id) if each.labels["cloud-train.node"] == str(node)]
+    container.kill()
+
+
+def test_a_container_trains_the_same_bytes_as_this_machine_and_leaves_nothing_behind(
+    home: Home, engine: "DockerClient", start: Submit
+) -> None:
+    contained = finished(home, start("docker"))
+    assert contained.state is State.SUCCEEDED, contained.message
+    here = finished(home, start("local"))
+    assert weights(contained) == weights(here)
+    assert remains(engine, contained.run_id) == []
+    for path in Path(contained.run_directory).rglob("*"):
+        assert (path.stat().st_uid, path.stat().st_gid) == (os.getuid(), os.getgid()), path
+
+
+def test_a_container_that_is_killed_is_resumed_to_the_same_bytes(home: Home, engine: "DockerClient", start: Submit) -> None:
+    untouched = finished(home, start("local"))
+    run = start("docker")
+    kill_one(engine, run, 0)
+    ended = finished(home, run)
+    assert ended.cause is Cause.INFRASTRUCTURE, ended.message
+    assert "killed" in ended.message
+    resume(home, run.run_id)
+    ended = finished(home, run)
+    assert (ended.state, ended.attempt) == (State.SUCCEEDED, 2), ended.message
+    assert ended.resumed_step
+    assert weights(ended) == weights(untouched)
+
+
+def test_three_nodes_train_together_and_resume_to_the_bytes_of_three_processes(home: Home, engine: "DockerClient", start: Submit) -> None:
+    here = finished(home, start("local", resources={"cpus": 3, "processes": 3}))
+    assert here.state is State.SUCCEEDED, here.message
+    run = start("docker", resources={"cpus": 1, "nodes": 3})
+    kill_one(engine, run, 2)
+    ended = finished(home, run)
+    assert ended.cause is Cause.INFRASTRUCTURE, ended.message
+    resume(home, run.run_id)
+    ended = finished(home, run)
+    assert (ended.state, ended.attempt) == (State.SUCCEEDED, 2), ended.message
+    assert weights(ended) == weights(here)
+    assert remains(engine, run.run_id) == []
+    assert engine.networks.list(filters={"label": f"cloud-train.run={run.run_id}"}) == []
+    logs = sorted(path.parent.name for path in Path(ended.run_directory).glob("attempts/2/logs/*/worker.log"))
+    assert logs == ["node-0", "node-1", "node-2"]
+
+
+def test_a_second_submission_of_an_unchanged_job_builds_nothing(home: Home, engine: "DockerClient", tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(json.dumps({**JOB, "provider": "docker", "train": {"fast_dev_run": True}}))
+    said: list[str] = []
+    runs = [submit(home, make_plan(home, tmp_path / "job.yaml"), said.append) for _ in range(2)]
+    images = [json.loads((Path(run.run_directory) / "run.json").read_text())["plan"]["image"] for run in runs]
+    assert images[0] == images[1]
+    assert images[0].startswith("sha256:")
+    before = time.time()
+    assert all(finished(home, run).ended or before for run in runs)

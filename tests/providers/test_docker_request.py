@@ -1,0 +1,160 @@
+"""What the docker provider sends, in the engine's own words, and what it would refuse. No engine is needed."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud_train.providers.docker import DockerProvider
+from cloud_train.providers.docker_request import problems_of, request_of
+from cloud_train.run.plan import Plan
+from tests.providers.docker_runs import plan_of
+
+IMAGE = "sha256:" + "4" * 64
+CACHE = Path("/home/me/.cloud-train/data")
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return replace(plan_of(Path("/home/me/runs"), "true", image=IMAGE), run_id="test-261124-120000-abcd")
+
+
+def changed(plan: Plan, **job: Any) -> Plan:
+    return replace(plan_of(Path(plan.store), "true", image=IMAGE, **job), run_id=plan.run_id)
+
+
+def test_the_request_is_the_engine_s_own(plan: Plan) -> None:
+    labels = {"cloud-train.run": "test-261124-120000-abcd", "cloud-train.attempt": "1", "cloud-train.store": "/home/me/runs"}
+    run = {
+        "Type": "bind",
+        "Source": "/home/me/runs/test-261124-120000-abcd",
+        "Target": "/cloud-train/runs/test-261124-120000-abcd",
+        "ReadOnly": False,
+    }
+    request = request_of(replace(plan, host_data="/home/me/data"), "1000:100", CACHE)
+    assert request == {
+        "engine": None,
+        "run_id": "test-261124-120000-abcd",
+        "attempt": 1,
+        "store": "/home/me/runs",
+        "network": None,
+        "containers": [
+            {
+                "name": "ct-test-261124-120000-abcd-1-0",
+                "body": {
+                    "Image": IMAGE,
+                    "Entrypoint": ["python3", "-m", "cloud_train.worker"],
+                    "Cmd": ["--store", "/cloud-train/runs", "--run", "test-261124-120000-abcd", "--attempt", "1"],
+                    "WorkingDir": "/",
+                    "Hostname": "node-0",
+                    "User": "1000:100",
+                    "Env": ["HOME=/tmp", "USER=cloud-train"],
+                    "Labels": {**labels, "cloud-train.node": "0"},
+                    "StopSignal": "SIGTERM",
+                    "StopTimeout": 35,
+                    "HostConfig": {
+                        "ShmSize": 2**30,
+                        "NetworkMode": "bridge",
+                        "Mounts": [run, {"Type": "bind", "Source": "/home/me/data", "Target": "/cloud-train/data", "ReadOnly": True}],
+                        "ReadonlyRootfs": True,
+                        "Tmpfs": {"/tmp": "rw,exec,nosuid,nodev,mode=1777"},
+                        "CapDrop": ["ALL"],
+                        "SecurityOpt": ["no-new-privileges"],
+                        "Privileged": False,
+                        "Init": False,
+                        "AutoRemove": False,
+                        "RestartPolicy": {"Name": "no"},
+                        "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m"}},
+                    },
+                },
+            }
+        ],
+    }
+    assert json.loads(json.dumps(request)) == request
+
+
+def test_resources_become_limits(plan: Plan) -> None:
+    resources = {"cpus": 3, "memory": "16GB", "accelerator": "L4:2"}
+    limits = request_of(changed(plan, resources=resources), "1:1", CACHE)["containers"][0]["body"]["HostConfig"]
+    assert limits["NanoCpus"] == 3_000_000_000
+    assert limits["Memory"] == limits["MemorySwap"] == 16_000_000_000
+    assert limits["ShmSize"] == 8_000_000_000
+    assert limits["DeviceRequests"] == [{"Driver": "", "Count": 2, "Capabilities": [["gpu"]]}]
+    little = request_of(changed(plan, resources={"memory": "64MB"}), "1:1", CACHE)["containers"][0]["body"]["HostConfig"]
+    assert little["ShmSize"] == 64 * 2**20
+
+
+def test_several_nodes_share_a_network_and_know_each_other(plan: Plan) -> None:
+    request = request_of(changed(plan, resources={"nodes": 3}), "1:1", CACHE)
+    name = "ct-test-261124-120000-abcd-1"
+    assert request["network"]["Name"] == name
+    assert request["network"]["Labels"]["cloud-train.run"] == "test-261124-120000-abcd"
+    assert [each["name"] for each in request["containers"]] == [f"{name}-{rank}" for rank in range(3)]
+    for rank, each in enumerate(request["containers"]):
+        body = each["body"]
+        assert body["Cmd"][-4:] == ["--node-rank", str(rank), "--nodes", "3"]
+        assert body["Hostname"] == f"node-{rank}"
+        assert body["HostConfig"]["NetworkMode"] == name
+        assert body["NetworkingConfig"] == {"EndpointsConfig": {name: {"Aliases": [f"node-{rank}"]}}}
+        assert "MASTER_ADDR=node-0" in body["Env"]
+        assert body["Labels"]["cloud-train.node"] == str(rank)
+
+
+def test_the_config_names_engine_network_and_user(plan: Plan, tmp_path: Path) -> None:
+    settings = {"host": "unix:///run/user/1000/docker.sock", "network": "laboratory", "user": "0:0"}
+    request = DockerProvider(tmp_path).render(replace(plan, provider_settings=settings))
+    body = request["containers"][0]["body"]
+    assert (request["engine"], body["HostConfig"]["NetworkMode"], body["User"]) == tuple(settings.values())
+
+
+def test_a_sound_request_has_no_problems(plan: Plan, tmp_path: Path) -> None:
+    provider = DockerProvider(tmp_path)
+    assert provider.check(provider.render(replace(plan, host_data=str(tmp_path)))) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"host": "localhost"}, "docker.host: 'localhost' is not the URL of an engine"),
+        ({"host": 5}, "docker.host: 5 is not"),
+        ({"network": ""}, "docker.network: '' is not the name of a network"),
+        ({"network": ["a"]}, "docker.network: ['a'] is not"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(plan: Plan, settings: dict[str, Any], problem: str) -> None:
+    (found,) = problems_of(request_of(replace(plan, provider_settings=settings), "1:1", CACHE))
+    assert found.startswith(problem)
+
+
+def test_a_request_without_an_image_or_with_too_little_memory_is_refused(plan: Plan) -> None:
+    poor = replace(changed(plan, resources={"memory": "1MB"}), image=None)
+    assert [problem.split(":")[0] for problem in problems_of(request_of(poor, "1:1", CACHE))] == ["image", "resources.memory"]
+
+
+def test_data_that_would_hand_over_the_machine_is_refused(plan: Plan, tmp_path: Path) -> None:
+    sockets = tmp_path / "run"
+    sockets.mkdir()
+    (tmp_path / "link").symlink_to(sockets)
+
+    def problem(data: Path | str) -> str:
+        (found,) = problems_of(request_of(replace(plan, host_data=str(data)), "1:1", CACHE), (f"{sockets}/docker.sock",))
+        return found
+
+    assert problem("/") == "data.path: / is the whole machine; name the folder that the data is in"
+    assert problem(tmp_path / "absent") == f"data.path: there is no file or folder {tmp_path}/absent"
+    assert problem(tmp_path / "link") == (
+        f"data.path: {tmp_path}/link holds the Docker Engine's socket, and whoever reaches that is root on this machine"
+    )
+    (tmp_path / "own").mkdir()
+    named = replace(plan, provider_settings={"host": f"unix://{tmp_path}/own/docker.sock"}, host_data=str(tmp_path / "own"))
+    assert len(list(problems_of(request_of(named, "1:1", CACHE)))) == 1
+
+
+def test_a_job_without_data_of_its_own_has_the_cache_of_downloads(plan: Plan) -> None:
+    body = request_of(plan, "1:1", CACHE)["containers"][0]["body"]
+    assert body["HostConfig"]["Mounts"][1:] == [
+        {"Type": "bind", "Source": str(CACHE), "Target": "/cloud-train/home/data", "ReadOnly": False}
+    ]
+    assert "CLOUD_TRAIN_HOME=/cloud-train/home" in body["Env"]
