@@ -22,6 +22,8 @@ BENCHMARKS = (
     "image_pipeline",
     "checkpoint_cost",
     "resume_time",
+    "repackage",
+    "docker_overhead",
 )
 
 

@@ -50,11 +50,13 @@ def submit(
     plan = make_plan(home, job, overrides or (), config, provider, dry_run=dry_run)
     if dry_run:
         from cloud_train.cli.render.plan import plan_text
+        from cloud_train.orchestrator.planning import request_of
 
+        request, refused = request_of(home, plan)
         if as_json:
-            say_json(plan.to_dict())
+            say_json({**plan.to_dict(), "request": request, "refused": refused})
         else:
-            say(plan_text(plan, Painter.of(sys.stdout)))
+            say(plan_text(plan, request, refused, Painter.of(sys.stdout)))
         return 0
     from cloud_train.orchestrator.submitting import submit as start
 

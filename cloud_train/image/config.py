@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloud_train.image.errors import ImageError
-from cloud_train.image.layers import LIBRARY, WORKSPACE, Layer, digest_of
+from cloud_train.image.layers import Layer, digest_of
+from cloud_train.run import container_paths
 
 EPOCH = "1970-01-01T00:00:00Z"
 USER = "65532:65532"
@@ -54,8 +55,8 @@ def configuration(base: Base, layers: Sequence[Layer], labels: Mapping[str, str]
     settings["Env"] = _environment(settings.get("Env", []))
     diff_ids = [*base.diff_ids, *(layer.diff_id for layer in layers)]
     settings["Labels"] = {**settings.get("Labels", {}), **labels, BELOW: _chain_id(diff_ids[:-1])}
-    settings["WorkingDir"] = f"/{WORKSPACE}"
-    settings["Entrypoint"] = ["python3", "-m", "cloud_train.worker"]
+    settings["WorkingDir"] = container_paths.CODE
+    settings["Entrypoint"] = [container_paths.PYTHON, "-m", "cloud_train.worker"]
     history = ["the base image"] * len(base.diff_ids) + [layer.created_by for layer in layers]
     document = {
         "created": EPOCH,
@@ -85,7 +86,7 @@ def _chain_id(diff_ids: Sequence[str]) -> str:
 def _environment(variables: Sequence[str]) -> list[str]:
     names = dict(variable.partition("=")[::2] for variable in variables)
     path = names.get("PYTHONPATH")
-    names["PYTHONPATH"] = f"/{LIBRARY}:{path}" if path else f"/{LIBRARY}"
+    names["PYTHONPATH"] = f"{container_paths.LIBRARY}:{path}" if path else container_paths.LIBRARY
     if not names.get("HOME"):
         names["HOME"] = "/tmp"  # the container's, where the provider mounts the run's own scratch
     return [f"{name}={value}" for name, value in names.items()]

@@ -48,7 +48,9 @@ def explained(action: str, but: tuple[type[Exception], ...] = ()) -> Iterator[No
         raise
     except APIError as error:
         words = str(error.explanation or error)
-        hint = "free some space: `docker system df` shows what takes it" if "no space left" in words else None
+        hint = "see whether the name is right, and whether the engine reaches what it needs: `docker info`"
+        if "no space left" in words:
+            hint = "free some space: `docker system df` shows what takes it"
         raise ImageError(f"the Docker Engine cannot {action}: {words}", hint=hint) from error
     except StoreError:
         # What a helper says may hold what it keeps.

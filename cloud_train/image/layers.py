@@ -18,11 +18,9 @@ from typing import BinaryIO, Literal, cast
 
 from cloud_train.image.context import Context
 from cloud_train.image.errors import ImageError
+from cloud_train.run import container_paths
 
-WORKSPACE = "workspace"
-"""Where the user's code lies in the container, without the leading ``/``."""
-LIBRARY = "opt/cloud-train/lib"
-"""Where the package ``cloud_train`` lies, without the leading ``/``."""
+_CODE, _LIBRARY = (place.removeprefix("/") for place in (container_paths.CODE, container_paths.LIBRARY))  # tars have no leading slash
 
 _PIECE = 1 << 20
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no name, time 0, unknown system: RFC 1952, section 2.3
@@ -68,13 +66,13 @@ def worker_members(package: Path | None = None) -> list[Member]:
     package = package or Path(str(files("cloud_train")))
     relative = [path.relative_to(package) for path in package.rglob("*") if path.is_file()]
     kept = [path for path in relative if path.suffix != ".pyc" and not any(part == "__pycache__" or part[0] == "." for part in path.parts)]
-    named = [Member(f"{LIBRARY}/cloud_train/{path.as_posix()}", "file", source=package / path) for path in kept]
+    named = [Member(f"{_LIBRARY}/cloud_train/{path.as_posix()}", "file", source=package / path) for path in kept]
     return [*_folders([member.name for member in named]), *named]
 
 
 def code_members(context: Context) -> list[Member]:
     """The files of a context, under /workspace."""
-    return [Member(WORKSPACE, "folder"), *context_members(context, f"{WORKSPACE}/")]
+    return [Member(_CODE, "folder"), *context_members(context, f"{_CODE}/")]
 
 
 def context_members(context: Context, prefix: str = "") -> Iterator[Member]:

@@ -104,8 +104,26 @@ def _providers(home: Home) -> Iterator[Finding]:
     for known in known_providers(home.folder):
         if known.error:
             yield Finding(f"provider {known.name}", "warning", known.error, "reinstall or remove the package that it comes from")
+        elif known.name == "docker":
+            yield _docker()
         else:
             yield Finding(f"provider {known.name}", "ok", known.source)
+
+
+def _docker() -> Finding:
+    """Whether an engine answers, and has the base image. One that does not is worth a warning only: other providers need none."""
+    from cloud_train.orchestrator.packaging import DEFAULT_BASE
+    from cloud_train.providers.docker_engine import address_of, connected
+
+    try:
+        with connected(address_of(None)) as engine:
+            detail, has_base = f"Docker Engine {engine.version()} at {engine.address}", engine.has_image(DEFAULT_BASE)
+    except CloudTrainError as error:
+        return Finding("provider docker", "warning", error.message, error.hint or "")
+    if not has_base:
+        remedy = "make it with `make image` in a clone of cloud-train, or name a base of your own with image.base"
+        return Finding("provider docker", "warning", f"{detail}, without the base image {DEFAULT_BASE}", remedy)
+    return Finding("provider docker", "ok", f"{detail}, base image {DEFAULT_BASE}")
 
 
 def _write_problem(folder: Path) -> str:

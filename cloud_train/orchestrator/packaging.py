@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BASE = f"cloud-train-worker:{__version__}"
 """The project's own image, made from its Dockerfile: Python and everything that the built-in trainers need."""
+_BASE_HINT = f"make {DEFAULT_BASE} once with `make image` in a clone of cloud-train, or name another base with image.base in the job file"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 """Docker's names for what Python calls a machine."""
 
@@ -29,8 +30,8 @@ def ingredients(spec: JobSpec, settings: Mapping[str, Any]) -> str:
     image = spec.image
     parts = [image.dockerfile or base_image(spec, settings)]
     parts += [image.requirements] if image.requirements else []
-    parts += [f"the folder {spec.model.directory}"] if isinstance(spec.model, ScriptModel) else []
-    return f"built from {' + '.join([*parts, 'the worker'])} when the run is submitted"
+    parts += [f"folder {spec.model.directory}"] if isinstance(spec.model, ScriptModel) else []
+    return f"{' + '.join([*parts, 'worker'])}, built when submitted"
 
 
 def recipe_of(plan: Plan) -> "Recipe":
@@ -63,8 +64,9 @@ def build_image(plan: Plan, note: Callable[[str], None], repository: str | None 
             return build_in_registry(recipe, repository, note)
         return build_in_engine(recipe, note, plan.provider_settings.get("host"))
     except ImageError as error:
-        if recipe.base == DEFAULT_BASE and DEFAULT_BASE in error.message:
-            error.hint = "make it once with `make image` in a clone of cloud-train, or name another base with image.base in the job file"
+        # Without an engine that has it, the base is looked for where images without a registry's name are.
+        if recipe.base == DEFAULT_BASE and ("docker.io" in error.message or DEFAULT_BASE in error.message):
+            error.hint = _BASE_HINT if repository is None else f"{_BASE_HINT}; without Docker, the base has to lie in a registry"
         raise
 
 

@@ -13,9 +13,9 @@ from cloud_train.job.loading import LoadedJob, load_job
 from cloud_train.job.models import ImageSpec, JobSpec, RnnModel, ScriptModel, SequencesData
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import ingredients
-from cloud_train.providers import container_paths
-from cloud_train.providers.base import Capabilities, Provider
+from cloud_train.providers.base import Capabilities, Provider, Request
 from cloud_train.providers.registry import load_provider
+from cloud_train.run import container_paths
 from cloud_train.run.ids import new_run_id
 from cloud_train.run.plan import Plan
 from cloud_train.run.ranking import Ranking
@@ -70,6 +70,13 @@ def make_plan(
         image=ingredients(spec, settings) if in_container else None,
         host_data=str(data.resolve()) if data else None,
     )
+
+
+def request_of(home: Home, plan: Plan) -> tuple[Request, list[str]]:
+    """What the provider would be sent for this plan, and what it would refuse in it. Nothing is sent."""
+    provider = load_provider(plan.provider, home.folder)
+    request = provider.render(plan)
+    return request, provider.check(request)
 
 
 def _refuse_impossible(spec: JobSpec, name: str, capabilities: Capabilities, store: str) -> None:

@@ -69,6 +69,18 @@ class Engine:
         self.address = address
         self._client = client
 
+    def version(self) -> str:
+        """Its version, such as ``28.2.2``."""
+        with _explaining(self.address):
+            return str(self._client.version()["Version"])
+
+    def has_image(self, name: str) -> bool:
+        """Whether it has an image of this name."""
+        with suppress(_MissingError), _explaining(self.address):
+            self._client.inspect_image(name)
+            return True
+        return False
+
     def create_container(self, name: str, body: Mapping[str, Any]) -> str:
         """Create it, and return its id; raises AlreadyLaunchedError if there is one of this name."""
         with _explaining(self.address), self._slowly():

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cloud_train.providers import container_paths as places
 from cloud_train.providers.base import Request
+from cloud_train.run import container_paths as places
 
 if TYPE_CHECKING:
     from cloud_train.run.plan import Plan

@@ -8,7 +8,7 @@ import pytest
 from cloud_train.cli.render.plan import plan_text
 from cloud_train.cli.terminal import Painter
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.planning import make_plan
+from cloud_train.orchestrator.planning import make_plan, request_of
 
 Shown = Callable[..., list[str]]
 HASH = "a" * 64
@@ -22,8 +22,9 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shown:
 
     def shown(text: str, *overrides: str) -> list[str]:
         (tmp_path / "job.yaml").write_text(f"name: a\nstore: runs\n{text}")
-        plan = make_plan(Home(tmp_path / "home"), tmp_path / "job.yaml", overrides, dry_run=True)
-        lines = plan_text(plan, Painter(enabled=False)).split("\n")
+        home = Home(tmp_path / "home")
+        plan = make_plan(home, tmp_path / "job.yaml", overrides, dry_run=True)
+        lines = plan_text(plan, *request_of(home, plan), Painter(enabled=False)).split("\n")
         # Only a path or an address of the user's own may be longer.
         assert not [line for line in lines if len(line) > 100 and str(tmp_path) not in line and "://" not in line]
         return [" ".join(line.split()) for line in lines]
@@ -110,3 +111,11 @@ def test_a_long_note_is_wrapped(shown: Shown) -> None:
     assert " ".join(notes).endswith(
         "unless it is there: https://x/a.txt; layers, classes, samples and the length of an epoch are not known before"
     )
+
+
+def test_the_request_that_the_provider_would_get_is_shown_and_what_it_would_refuse(shown: Shown) -> None:
+    lines = shown("model: {kind: script, command: x}\nprovider: docker\nresources: {memory: 1MB}\n")
+    assert '"CapDrop": [' in lines
+    start = lines.index("WOULD BE REFUSED")
+    assert "resources.memory: 1000000 bytes are too few" in lines[start + 1]
+    assert "WOULD BE REFUSED" not in shown(CNN)

@@ -221,6 +221,15 @@ def test_doctor_shows_each_finding_and_exits_with_5_for_an_error(cloud_train: Co
     assert not ill.json["healthy"]
 
 
+def test_doctor_warns_of_an_engine_that_does_not_answer(cloud_train: CommandLine) -> None:
+    ended = cloud_train("doctor", "--json", DOCKER_HOST="unix:///nowhere/docker.sock")
+    assert ended.status == 0
+    (finding,) = [finding for finding in ended.json["findings"] if finding["name"] == "provider docker"]
+    assert finding["status"] == "warning"
+    assert "unix:///nowhere/docker.sock" in finding["detail"]
+    assert finding["remedy"]
+
+
 def test_output_survives_an_encoding_that_lacks_its_characters(cloud_train: CommandLine) -> None:
     ended = cloud_train("doctor", PYTHONIOENCODING="ascii")
     assert ended.status == 0

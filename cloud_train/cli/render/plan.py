@@ -1,8 +1,9 @@
 """A plan as ``submit --dry-run`` shows it: what would run and where, the model layer by layer, the data, and where each value came from."""
 
+import json
 import re
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
@@ -20,17 +21,23 @@ _WIDTH = 98
 _UNKNOWN = "not known before the data is there"
 
 
-def plan_text(plan: Plan, paint: Painter) -> str:
-    """The whole plan as text."""
+def plan_text(plan: Plan, request: Mapping[str, Any], refused: Sequence[str], paint: Painter) -> str:
+    """The whole plan as text, with the ``request`` that the provider would get, and what it would refuse in it."""
     sections = [
         ("job", _values(plan, paint)),
         ("runs", _place(plan, paint)),
         ("model", _model(plan, paint)),
         ("data and training", _training(plan, paint)),
+        ("request", _indented(json.dumps(request, indent=2, ensure_ascii=False))),
+        ("would be refused", "\n".join(_wrapped(clean(problem)) for problem in refused)),
         ("notes", "\n".join(_wrapped(clean(note)) for note in plan.notes)),
     ]
     blocks = [f"{paint(title.upper(), 'bold')}\n{body}" for title, body in sections if body]
     return "\n\n".join([*blocks, paint("A dry run: nothing was started or written.", "dim")])
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {clean(line)}" for line in text.split("\n"))
 
 
 def _values(plan: Plan, paint: Painter) -> str:

@@ -1,0 +1,62 @@
+"""From a job to the recipe of its image. No engine is needed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cloud_train.image import building
+from cloud_train.image.errors import ImageError
+from cloud_train.image.recipe import Built
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.packaging import DEFAULT_BASE, build_image, recipe_of
+from cloud_train.orchestrator.planning import make_plan
+from cloud_train.run import container_paths
+from cloud_train.run.plan import Plan
+
+
+def plan_of(home: Home, folder: Path, config: str | None = None, **sections: object) -> Plan:
+    job = {"name": "test", "model": {"kind": "script", "command": "x", "directory": "code"}, "provider": "docker", "store": "runs"}
+    (folder / "code").mkdir(exist_ok=True)
+    (folder / "job.yaml").write_text(json.dumps({**job, **sections}))
+    return make_plan(home, folder / "job.yaml", config=config, dry_run=True)
+
+
+def test_a_script_brings_its_folder_and_a_built_in_trainer_nothing(home: Home, tmp_path: Path) -> None:
+    assert recipe_of(plan_of(home, tmp_path)).folder == tmp_path / "code"
+    built_in = plan_of(home, tmp_path, model={"kind": "cnn"}, data={"dataset": "digits"})
+    assert recipe_of(built_in).folder is None
+    assert recipe_of(built_in).base == DEFAULT_BASE
+
+
+def test_the_base_of_the_job_outranks_that_of_the_config(home: Home, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("docker: {base: from-config, platform: linux/arm64}\n")
+    assert recipe_of(plan_of(home, tmp_path, str(config))).base == "from-config"
+    assert recipe_of(plan_of(home, tmp_path, str(config))).platform == "linux/arm64"
+    assert recipe_of(plan_of(home, tmp_path, str(config), image={"base": "from-job"})).base == "from-job"
+
+
+def test_the_program_finds_its_places_in_the_container(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "photographs").mkdir()
+    plan = plan_of(home, tmp_path, data={"dataset": "files", "path": "photographs"})
+    assert (plan.program.directory, plan.program.data) == (container_paths.CODE, container_paths.DATA)
+    assert plan.host_data == str(tmp_path / "photographs")
+    assert plan.image is not None
+    assert DEFAULT_BASE in plan.image
+
+
+@pytest.mark.parametrize("repository", [None, "registry.example.com/me/test"])
+def test_a_base_that_nobody_made_yet_comes_with_how_to_make_it(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: str | None
+) -> None:
+    def refuse(*_: object) -> Built:
+        raise ImageError(f"there is no image docker.io/library/{DEFAULT_BASE}", hint="check its name")
+
+    monkeypatch.setattr(building, "build_in_registry" if repository else "build_in_engine", refuse)
+    with pytest.raises(ImageError) as caught:
+        build_image(plan_of(home, tmp_path), lambda _: None, repository)
+    assert "make image" in (caught.value.hint or "")
+    with pytest.raises(ImageError, match="no image") as caught:
+        build_image(plan_of(home, tmp_path, image={"base": "mine"}), lambda _: None, repository)
+    assert caught.value.hint == "check its name"
