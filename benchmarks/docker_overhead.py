@@ -18,32 +18,32 @@ from cloud_train.run import layout
 
 DOCKER = os.environ.get("BENCHMARK_DOCKER") or "docker"
 _FIRST_STEP = """
-import time
+import os, time
 from cloud_train.training.__main__ import main
 from cloud_train.worker.api import Run
 
 def shown(*_, **__):
     print(time.time(), flush=True)
-    time.sleep(60)
+    os._exit(0)
 
 Run.log = shown
 main()
 """
-"""The trainer, which says when it has made its first step, and then waits to be ended."""
+"""The trainer, which says when it has made its first step, and ends."""
 _TRAINING = {
     "name": "contained",
     "model": {"kind": "cnn", "blocks": [{"filters": 32}, {"filters": 64}]},
     "data": {"dataset": "digits", "size": 28},
-    "train": {"epochs": 12, "batch_size": 128, "tensorboard": False},
+    "train": {"epochs": 6, "batch_size": 128, "tensorboard": False},
     "checkpoint": {"every": "1000000 steps"},
 }
 
 
-def main(repeats: int = 7) -> None:
+def main(repeats: int = 5) -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _trivial(folder, repeats + 4)
+        _trivial(folder, repeats + 6)
         _training(folder, repeats)
 
 
@@ -114,10 +114,7 @@ def _by_hand(folder: Path, image: str) -> float:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None  # for the type checker: it was asked for in the line above
         stamps = (line for line in process.stdout if line.replace(".", "", 1).strip().isdigit())
-        seconds = float(next(stamps)) - start
-        process.terminate()
-        process.stdout.read()
-    return seconds
+        return float(next(stamps)) - start
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from cloud_train.providers.base import AlreadyLaunchedError
 
 Labels = Mapping[str, str]
 
+_VERSIONS: dict[str, str] = {}
+"""The version of the API that each engine speaks, as this process has found out, by address."""
 _DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 _QUICK_SECONDS = 10
 _SLOW_SECONDS = 60
@@ -161,7 +163,10 @@ def _client(address: str) -> Any:
         _knock(address.removeprefix("unix://"))
     options = kwargs_from_env()
     tls = options.get("tls", False) if options.get("base_url") == address else _context_tls(address)
-    return APIClient(address, version="auto", timeout=_QUICK_SECONDS, tls=tls, use_ssh_client=address.startswith("ssh://"))
+    version = _VERSIONS.get(address, "auto")  # asking costs a call, and a command that follows a run connects again and again
+    client = APIClient(address, version=version, timeout=_QUICK_SECONDS, tls=tls, use_ssh_client=address.startswith("ssh://"))
+    _VERSIONS[address] = client.api_version
+    return client
 
 
 def _knock(path: str) -> None:
