@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,10 @@ from cloud_train.cli.errors import INTERRUPTED
 from cloud_train.cli.options import FollowOption, JsonOption, complete_provider
 from cloud_train.cli.terminal import Painter, is_terminal, say, say_aside, say_json
 from cloud_train.errors import UsageError
+
+if TYPE_CHECKING:
+    from cloud_train.orchestrator.home import Home
+    from cloud_train.run.plan import Plan
 
 
 def submit(
@@ -49,14 +53,7 @@ def submit(
     home = Home.from_environment()
     plan = make_plan(home, job, overrides or (), config, provider, dry_run=dry_run)
     if dry_run:
-        from cloud_train.cli.render.plan import plan_text
-        from cloud_train.orchestrator.planning import request_of
-
-        request, refused = request_of(home, plan)
-        if as_json:
-            say_json({**plan.to_dict(), "request": request, "refused": refused})
-        else:
-            say(plan_text(plan, request, refused, Painter.of(sys.stdout)))
+        _show(home, plan, as_json)
         return 0
     from cloud_train.orchestrator.submitting import submit as start
 
@@ -80,3 +77,15 @@ def submit(
     if is_terminal(sys.stderr) and is_terminal(sys.stdout):
         say_aside(command_list(next_steps(run), Painter.of(sys.stderr)))
     return 0
+
+
+def _show(home: "Home", plan: "Plan", as_json: bool) -> None:
+    """The plan, the request that the provider would get, and what would be refused in it."""
+    from cloud_train.cli.render.plan import plan_text
+    from cloud_train.orchestrator.planning import request_of
+
+    request, refused = request_of(home, plan)
+    if as_json:
+        say_json({**plan.to_dict(), "request": request, "refused": refused})
+    else:
+        say(plan_text(plan, request, refused, Painter.of(sys.stdout)))

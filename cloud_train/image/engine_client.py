@@ -1,6 +1,5 @@
 """The Docker SDK's client for an engine, and words for what goes wrong with it. The SDK is imported when a client is made."""
 
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -8,6 +7,7 @@ from typing import Any
 
 from cloud_train.errors import MissingDependencyError
 from cloud_train.image.errors import ImageError
+from cloud_train.run.docker_host import address_of
 
 _TIMEOUT_SECONDS = 600  # loading an image says nothing until it is done
 
@@ -25,7 +25,7 @@ def client_of(host: str | None) -> tuple[str, Any]:
         raise MissingDependencyError(
             f"the Docker SDK for Python is not installed ({error})", hint="install it with: pip install 'cloud-train[docker]'"
         ) from error
-    address = _address(host)
+    address = address_of(host)
     if address.startswith("unix://"):
         _knock(address)
     with explained(f"be reached at {address}"):
@@ -57,19 +57,6 @@ def explained(action: str, but: tuple[type[Exception], ...] = ()) -> Iterator[No
         raise ImageError(f"the Docker Engine cannot {action}: a credential helper fails", hint="see credsStore in config.json") from None
     except (DockerException, OSError, ValueError) as error:  # the errors of requests, which the SDK lets through, are OSErrors
         raise EngineAbsentError(f"the Docker Engine went away, or cannot {action}: {error}", hint="start Docker, and try again") from error
-
-
-def _address(host: str | None) -> str:
-    """The engine's URL: ``host``, otherwise that of DOCKER_HOST, of the Docker CLI's current context, or the usual socket."""
-    if chosen := host or os.environ.get("DOCKER_HOST"):
-        return chosen
-    from docker.context import ContextAPI
-
-    try:
-        context = ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT"))
-    except Exception:  # noqa: BLE001 -- the SDK raises a bare Exception for a file of the CLI that it cannot read
-        context = None
-    return str(context.Host) if context is not None and context.Host else "unix:///var/run/docker.sock"
 
 
 def _knock(address: str) -> None:

@@ -113,7 +113,8 @@ def _providers(home: Home) -> Iterator[Finding]:
 def _docker() -> Finding:
     """Whether an engine answers, and has the base image. One that does not is worth a warning only: other providers need none."""
     from cloud_train.orchestrator.packaging import DEFAULT_BASE
-    from cloud_train.providers.docker_engine import address_of, connected
+    from cloud_train.providers.docker_engine import connected
+    from cloud_train.run.docker_host import address_of
 
     try:
         with connected(address_of(None)) as engine:

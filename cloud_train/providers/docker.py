@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import CloudTrainError, ProviderError
 from cloud_train.providers.base import Capabilities, Handle, Observation, Request
-from cloud_train.providers.docker_engine import Engine, EngineAbsentError, address_of, connected
+from cloud_train.providers.docker_engine import Engine, EngineAbsentError, connected
 from cloud_train.providers.docker_request import NODE, labels_of, problems_of, request_of
 from cloud_train.providers.docker_state import Seen, verdict
 from cloud_train.run import container_paths
+from cloud_train.run.docker_host import address_of
 from cloud_train.run.states import Cause, State
 
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ Labels = Mapping[str, str]
 
 _VERSIONS: dict[str, str] = {}
 """The version of the API that each engine speaks, as this process has found out, by address."""
-_DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 _QUICK_SECONDS = 10
 _SLOW_SECONDS = 60
 """For creating and starting, which read and write the disk."""
@@ -54,14 +53,6 @@ def connected(address: str) -> Iterator["Engine"]:
         yield Engine(address, client)
     finally:
         client.close()
-
-
-def address_of(host: str | None) -> str:
-    """The engine's URL: ``host``, otherwise that of DOCKER_HOST, of the Docker CLI's current context, or the usual socket."""
-    if chosen := host or os.environ.get("DOCKER_HOST"):
-        return chosen
-    context = _context()
-    return str(context.Host) if context is not None and context.Host else _DEFAULT_ADDRESS
 
 
 class Engine:

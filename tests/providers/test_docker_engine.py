@@ -10,7 +10,8 @@ import pytest
 
 from cloud_train.errors import MissingDependencyError, ProviderError
 from cloud_train.providers.base import AlreadyLaunchedError
-from cloud_train.providers.docker_engine import absence, address_of, connected, refusal
+from cloud_train.providers.docker_engine import absence, connected, refusal
+from cloud_train.run.docker_host import address_of
 
 docker = pytest.importorskip("docker", reason="the Docker SDK is not installed: pip install 'cloud-train[docker]'")
 

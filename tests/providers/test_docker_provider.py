@@ -13,8 +13,9 @@ import pytest
 from cloud_train.errors import ProviderError
 from cloud_train.providers.base import AlreadyLaunchedError
 from cloud_train.providers.docker import DockerProvider
-from cloud_train.providers.docker_engine import EngineAbsentError, address_of
+from cloud_train.providers.docker_engine import EngineAbsentError
 from cloud_train.run import layout
+from cloud_train.run.docker_host import address_of
 from cloud_train.run.states import Cause, State
 from tests.docker_engine import engine_or_skip
 from tests.providers.docker_runs import Run, of_nobody, plan_of, worker_image
