@@ -42,11 +42,11 @@ def run_attempts(store: Store, run_id: str, first: int, *, node: NodeContext, si
             return TAKEN
         end = Attempt(number, at).run()
         cause = end.cause if node.rank == 0 else following.attempt_cause(end, at)
-        is_last = signals.stop_requested or not record.program.retries(cause, number) or at.is_cancelled()
+        is_retried = record.program.retries(cause, number)
         if node.rank > 0:
-            if is_last or not following.another_follows(at):
+            if not is_retried or signals.stop_requested or at.is_cancelled() or not following.another_follows(at):
                 return following.last_word(cause, at).exit_code
-        elif is_last:
+        elif not is_retried:
             return cause.exit_code
         else:
             delay = timing.retry[min(number - first, len(timing.retry) - 1)]

@@ -34,6 +34,20 @@ store, run_id, attempt, timing = sys.argv[1:]
 sys.exit(run_attempts(open_store(store), run_id, int(attempt), node=from_variables(), signals=signals, timing=Timing(**json.loads(timing))))
 """
 
+CANCELLED_AS_IT_FAILS = """
+from cloud_train.storage.local import LocalStore
+
+class CancelledAsItFails(LocalStore):
+    def put(self, key, data):
+        super().put(key, data)
+        if key.endswith("/status.json") and b'"failed"' in data:
+            super().put(key.replace("status.json", "cancel"), b"")
+
+import cloud_train.storage.registry
+cloud_train.storage.registry.open_store = lambda url: CancelledAsItFails(__import__("pathlib").Path(url))
+"""
+"""Put before a worker's code: its store holds somebody who cancels at the very moment in which an attempt's failure is written down."""
+
 
 class Launched:
     """A run directory, and the workers that a test starts for it."""
@@ -63,10 +77,12 @@ class Launched:
         """Write run.json for a shell program."""
         self.job("/bin/sh", "-c", code, **program)
 
-    def start(self, attempt: int = 1, timing: Timing = QUICK, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Start a worker with quick paces."""
+    def start(
+        self, attempt: int = 1, timing: Timing = QUICK, environment: Mapping[str, str] | None = None, before: str = ""
+    ) -> subprocess.Popen[bytes]:
+        """Start a worker with quick paces; ``before`` is Python code that its process runs first."""
         arguments = [str(self.store), RUN_ID, str(attempt), json.dumps(asdict(timing))]
-        return self._start([sys.executable, "-c", _QUICK_WORKER, *arguments], environment)
+        return self._start([sys.executable, "-c", before + _QUICK_WORKER, *arguments], environment)
 
     def start_by_command_line(self, *options: str, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
         """Start a worker just as a provider does."""

@@ -5,7 +5,7 @@ import pytest
 from cloud_train.run.states import Cause, State
 from cloud_train.worker.surroundings import Timing
 from tests.support import wait_until
-from tests.worker.launching import QUICK, Launched
+from tests.worker.launching import CANCELLED_AS_IT_FAILS, QUICK, Launched
 
 SLOW = replace(QUICK, retry=(600.0,))
 
@@ -78,6 +78,14 @@ def test_whoever_cancels_between_two_attempts_gets_a_cancelled_run(launched: Lau
     assert launched.ended_with(Cause.CANCELLED)
     assert attempts(launched) == [1]
     assert "this one: failed: exit status 1" in launched.status().message
+
+
+def test_whoever_cancels_at_the_moment_of_the_failure_gets_a_cancelled_run_too(launched: Launched) -> None:
+    launched.shell("exit 1", attempts=2, retry_on=(Cause.FAILED,))
+    worker = launched.start(timing=SLOW, before=CANCELLED_AS_IT_FAILS)
+    assert worker.wait(30) == Cause.CANCELLED.exit_code
+    assert launched.ended_with(Cause.CANCELLED)
+    assert attempts(launched) == [1]
 
 
 def test_a_mark_on_an_earlier_attempt_of_the_same_worker_cancels_the_run(launched: Launched) -> None:
