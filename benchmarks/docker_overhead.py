@@ -34,7 +34,7 @@ _TRAINING = {
     "name": "contained",
     "model": {"kind": "cnn", "blocks": [{"filters": 32}, {"filters": 64}]},
     "data": {"dataset": "digits", "size": 28},
-    "train": {"epochs": 6, "batch_size": 128, "tensorboard": False},
+    "train": {"epochs": 30, "batch_size": 128, "tensorboard": False},
     "checkpoint": {"every": "1000000 steps"},
 }
 

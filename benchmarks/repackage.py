@@ -1,14 +1,15 @@
 """After a one-line change of the code: ``cloud-train package --push`` without Docker, next to ``docker build`` and ``docker push``.
 
-All of them push to the same real registry on loopback, in turn, each after a change of its own. Bounds: the bytes that are sent are at most
-the compressed changed files and 10 kB; 1.0 s. Needs a Docker Engine with the base image (``make image``, or the name in
-``BENCHMARK_BASE``) and the program docker-registry (Debian's package of that name).
+All of them push to the same real registry on loopback, in turn, each after a change of its own, in a small folder and in a large one.
+Bounds: the bytes that are sent are at most the compressed changed file and 10 kB; 1.0 s. Needs a Docker Engine with the base image
+(``make image``, or the name in ``BENCHMARK_BASE``) and the program docker-registry (Debian's package of that name).
 """
 
 import contextlib
 import gzip
 import json
 import os
+import random
 import shutil
 import socket
 import statistics
@@ -16,7 +17,8 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks._measure import CLOUD_TRAIN, report, verdict
@@ -25,56 +27,107 @@ from cloud_train import __version__
 BASE = os.environ.get("BENCHMARK_BASE") or f"cloud-train-worker:{__version__}"
 DOCKER = os.environ.get("BENCHMARK_DOCKER") or "docker"
 """A client that can build with BuildKit."""
-_CODE = "".join(f"def function_{number}(x):\n    return x * {number * 7919 % 1000}\n" for number in range(300))
-_FILES = 40
+_WORDS = Path(random.__file__).read_text().split()
 _DOCKERFILE = "FROM {base}\nCOPY . /workspace\n"
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder of code, and which of its files change, another one in each round."""
+
+    title: str
+    made_by: Callable[[Path], None]
+    changed: str
+
+
+@dataclass(frozen=True)
+class _Round:
+    """What one change cost."""
+
+    seconds: float
+    docker_seconds: float
+    sent_bytes: int
+    allowed_bytes: int
 
 
 def main(repeats: int = 9) -> None:
     """Measure and print."""
+    folders = (
+        _Folder("24 modules of 2 to 8 kB", _modules, "module_*.py"),
+        _Folder("30 MB: 24 modules, 3,000 other small files, 6 large ones", _large, "module_*.py"),
+        _Folder("the same, and one of the large files changes", _large, "vocabulary_*.txt"),
+        _Folder("the same, and one of the other small files changes (no bound is promised here)", _large, "label_*.txt"),
+    )
     with tempfile.TemporaryDirectory() as name, _registry(Path(name) / "registry") as host:
-        folder = Path(name) / "job"
-        (folder / "code").mkdir(parents=True)
-        for number in range(_FILES):
-            (folder / "code" / f"module_{number}.py").write_text(_CODE)
-        (folder / "code" / "Dockerfile").write_text(_DOCKERFILE.format(base=BASE))
-        (folder / "code" / ".dockerignore").write_text("Dockerfile\n")
         base = _push_base(host)
-        job = {"name": "again", "model": {"kind": "script", "command": ["true"], "directory": "code"}, "image": {"base": base}}
-        (folder / "job.yaml").write_text(json.dumps(job))
-        ours, theirs, sent = [], [], []
-        for number in range(repeats + 1):
-            changed = folder / "code" / "module_0.py"
-            changed.write_text(_CODE + f"ROUND = {number}\n")
-            seconds, sent_bytes = _package(folder, host)
-            by_docker = _docker(folder / "code", host)
-            if number:  # the first round sends everything
-                ours.append(seconds)
-                theirs.append(by_docker)
-                sent.append(sent_bytes)
-        everything = b"".join(path.read_bytes() for path in sorted((folder / "code").glob("*.py")))
+        for number, folder in enumerate(folders):
+            place = Path(name) / f"job-{number}"
+            _make(folder, place, base)
+            rounds = [_round(folder, place, f"{host}/{number}", change) for change in range(repeats + 1)][1:]  # the first sends everything
+            _report(folder, rounds)
+
+
+def _report(folder: _Folder, rounds: list[_Round]) -> None:
+    ours, theirs = [one.seconds for one in rounds], [one.docker_seconds for one in rounds]
+    worst = max(rounds, key=lambda one: one.sent_bytes - one.allowed_bytes)
     report(
-        "Packaging after a one-line change",
-        f"{_FILES} files of {len(_CODE) / 1000:.0f} kB, one of them changed; {repeats} times alternately, to a registry on loopback.",
+        f"Packaging after a one-line change: {folder.title}",
+        f"{len(rounds)} times alternately, to a registry on loopback.",
         "| what | median s | best s |\n|---|---:|---:|\n"
         f"| `cloud-train package --push`, no Docker | {statistics.median(ours):.2f} | {min(ours):.2f} |\n"
         f"| `docker build` and `docker push` | {statistics.median(theirs):.2f} | {min(theirs):.2f} |",
         verdict("wall time", statistics.median(ours), 1.0, " s"),
-        verdict("sent", max(sent) / 1000, len(gzip.compress(everything)) / 1000 + 10, " kB"),
+        verdict("sent", worst.sent_bytes / 1000, worst.allowed_bytes / 1000, " kB"),
     )
 
 
-def _package(folder: Path, host: str) -> tuple[float, int]:
-    start = time.perf_counter()
-    command = [CLOUD_TRAIN, "package", str(folder / "job.yaml"), "--push", "--repository", f"{host}/ours", "--json"]
-    environment = {**os.environ, "CLOUD_TRAIN_HOME": str(folder / "home"), "DOCKER_HOST": "unix:///nowhere"}
-    ended = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    return time.perf_counter() - start, int(json.loads(ended.stdout)["sent_bytes"])
+def _make(folder: _Folder, place: Path, base: str) -> None:
+    code = place / "code"
+    code.mkdir(parents=True)
+    folder.made_by(code)
+    (code / "Dockerfile").write_text(_DOCKERFILE.format(base=BASE))
+    (code / ".dockerignore").write_text("Dockerfile\n")
+    job = {"name": "again", "model": {"kind": "script", "command": ["true"], "directory": "code"}, "image": {"base": base}}
+    (place / "job.yaml").write_text(json.dumps(job))
 
 
-def _docker(code: Path, host: str) -> float:
+def _modules(code: Path) -> None:
+    """Programs as people write them: those of Python's own library."""
+    library = [path for path in sorted(Path(os.__file__).parent.rglob("*.py")) if not {"test", "site-packages"} & set(path.parts)]
+    for number, path in enumerate([path for path in library if 2_000 <= path.stat().st_size <= 8_000][:24]):
+        shutil.copyfile(path, code / f"module_{number}.py")
+
+
+def _large(code: Path) -> None:
+    _modules(code)
+    _write(code, "label", ".txt", count=3_000, size=3_000)
+    _write(code, "vocabulary", ".txt", count=6, size=3_500_000)
+
+
+def _write(code: Path, name: str, suffix: str, count: int, size: int) -> None:
+    """Files of words that a Python module is made of, in an order of their own each."""
+    for number in range(count):
+        choose = random.Random(f"{name}-{number}")
+        (code / f"{name}_{number}{suffix}").write_text(" ".join(choose.choices(_WORDS, k=size // 4))[:size])
+
+
+def _round(folder: _Folder, place: Path, repository: str, number: int) -> _Round:
+    files = sorted((place / "code").glob(folder.changed))
+    changed = files[number % len(files)]
+    with changed.open("a") as file:
+        file.write(f"\nROUND = {number}\n")
+    allowed_bytes = len(gzip.compress(changed.read_bytes())) + 10_000
     start = time.perf_counter()
-    name = f"{host}/theirs:latest"
+    command = [CLOUD_TRAIN, "package", str(place / "job.yaml"), "--push", "--repository", f"{repository}/ours", "--json"]
+    environment = {**os.environ, "CLOUD_TRAIN_HOME": str(place / "home"), "DOCKER_HOST": "unix:///nowhere"}
+    ended = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    return _Round(seconds, _docker(place / "code", repository), int(json.loads(ended.stdout)["sent_bytes"]), allowed_bytes)
+
+
+def _docker(code: Path, repository: str) -> float:
+    start = time.perf_counter()
+    name = f"{repository}/theirs:latest"
     environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
     for command in ([DOCKER, "build", "--quiet", "-t", name, str(code)], [DOCKER, "push", "--quiet", name]):
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)

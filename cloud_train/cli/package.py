@@ -44,7 +44,8 @@ def package(
 
     if repository and not push:
         raise UsageError("--repository says where --push puts the image; add --push, or leave it out")
-    plan = make_plan(Home.from_environment(), job, overrides or (), config, provider, dry_run=True)
+    home = Home.from_environment()
+    plan = make_plan(home, job, overrides or (), config, provider, dry_run=True)
     if push:
         repository = repository or plan.provider_settings.get("repository")
         if not repository:
@@ -52,7 +53,7 @@ def package(
                 "nothing says which repository the image is pushed to",
                 hint=f"add --repository HOST/NAME, or `repository` to the settings of {provider!r} in configs/NAME.yaml",
             )
-    built = build_image(plan, say_aside, repository if push else None)
+    built = build_image(plan, say_aside, repository if push else None, home)
     if as_json:
         say_json({"image": built.reference, "sent_bytes": built.sent_bytes, "reused": built.reused})
         return 0

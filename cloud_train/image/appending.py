@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from cloud_train.errors import CorruptError
 from cloud_train.image.config import Base, check_platform, configuration
 from cloud_train.image.errors import ImageError
 from cloud_train.image.layers import Layer, compress, digest_of
+from cloud_train.image.pushed import Pushed
 from cloud_train.image.recipe import Built, Recipe
 from cloud_train.image.registry import (
     DOCKER_CONFIG,
@@ -23,6 +25,9 @@ from cloud_train.image.registry import (
     Manifest,
     Repository,
 )
+
+_AT_ONCE = 4
+"""Requests that a registry gets at the same time."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,16 @@ def read_base(repository: Repository, version: str, platform: str) -> RegistryBa
 
 
 def append(
-    found: RegistryBase, layers: Sequence[Layer], recipe: Recipe, target: Repository, *, folder: Path, note: Callable[[str], None]
+    found: RegistryBase,
+    layers: Sequence[Layer],
+    recipe: Recipe,
+    target: Repository,
+    before: Pushed,
+    *,
+    folder: Path,
+    note: Callable[[str], None],
 ) -> Built:
-    """Put ``layers`` on a base, in the repository ``target``. ``folder`` is for temporary files."""
+    """Put ``layers`` on a base, in the repository ``target``, of which ``before`` is known. ``folder`` is for temporary files."""
     config = configuration(found.base, layers, recipe.labels)
     tag = f"cloud-train-{digest_of(config)[7:39]}"
     existing = target.manifest(tag)
@@ -82,25 +94,38 @@ def append(
     if existing is not None and existing.document.get("config", {}).get("digest") == digest_of(config):
         return Built(f"{target.reference.repository}@{existing.digest}", 0, reused=True)
     sent_before = target.sent_bytes
-    for descriptor in found.layers:
-        _bring(descriptor, found.repository, target, folder, note)
-    is_oci = found.manifest.media_type == OCI_MANIFEST
-    new = []
-    for number, layer in enumerate(layers):
-        blob = compress(layer, folder / f"layer-{number}.tar.gz")
-        target.push_blob(blob)
-        new.append({"mediaType": OCI_LAYER if is_oci else DOCKER_LAYER, "digest": blob.digest, "size": blob.size})
+    # What a registry is asked takes longer to travel than to answer.
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        unknown = [layer for layer in found.layers if layer["digest"] not in before.blobs]
+        missing = [
+            layer
+            for layer, is_there in zip(unknown, threads.map(lambda layer: _has(layer, found, target), unknown), strict=True)
+            if not is_there
+        ]
+        for descriptor in missing:
+            _bring(descriptor, found.repository, target, folder, note)
+        new = list(threads.map(lambda layer: before.layers.get(layer.diff_id) or _sent(layer, target, folder), layers))
     target.push_bytes(config, folder)
+    is_oci = found.manifest.media_type == OCI_MANIFEST
+    layer_type = OCI_LAYER if is_oci else DOCKER_LAYER
     document = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST if is_oci else DOCKER_MANIFEST,
         "config": {"mediaType": OCI_CONFIG if is_oci else DOCKER_CONFIG, "digest": digest_of(config), "size": len(config)},
-        "layers": [*found.layers, *new],
+        "layers": [*found.layers, *({"mediaType": layer_type, "digest": each["digest"], "size": each["size"]} for each in new)],
     }
     data = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
     # Without a tag, the housekeeping of many registries would delete it.
     digest = target.push_manifest(data, str(document["mediaType"]), tag)
     return Built(f"{target.reference.repository}@{digest}", target.sent_bytes - sent_before, reused=False)
+
+
+def _sent(layer: Layer, target: Repository, folder: Path) -> dict[str, Any]:
+    """Compress a layer, and upload it if it is not there; what a manifest says of it."""
+    blob = compress(layer, folder / f"{layer.diff_id[7:]}.tar.gz")
+    target.push_blob(blob)
+    blob.file.unlink()
+    return {"digest": blob.digest, "size": blob.size}
 
 
 def _pick(index: dict[str, Any], name: str, platform: str) -> str:
@@ -113,11 +138,15 @@ def _pick(index: dict[str, Any], name: str, platform: str) -> str:
     raise ImageError(f"the base image {name} is for {', '.join(names) or 'no machine'}, not for {platform}", hint="name another base image")
 
 
+def _has(layer: dict[str, Any], found: RegistryBase, target: Repository) -> bool:
+    """Whether a layer of the base is in the repository ``target``, or need not be."""
+    is_same = found.repository.reference.repository == target.reference.repository
+    return is_same or bool(layer.get("urls")) or target.has_blob(str(layer["digest"]))
+
+
 def _bring(layer: dict[str, Any], source: Repository, target: Repository, folder: Path, note: Callable[[str], None]) -> None:
-    """See to it that a layer of the base is in the repository ``target``."""
+    """Bring a layer of the base into the repository ``target``."""
     digest, size = str(layer["digest"]), int(layer["size"])
-    if source.reference.repository == target.reference.repository or layer.get("urls") or target.has_blob(digest):
-        return
     if source.reference.host == target.reference.host and target.mount(digest, source.reference):
         return
     note(f"copying a layer of the base image ({size / 1e6:.1f} MB) from {source.reference.host}")

@@ -5,17 +5,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cloud_train.image.appending import append, read_base
 from cloud_train.image.config import configuration
 from cloud_train.image.context import Context, check, survey
 from cloud_train.image.engine import Engine, EngineBase, engine_or_none
-from cloud_train.image.errors import ImageError
+from cloud_train.image.errors import ImageError, RegistryError
 from cloud_train.image.layers import Layer, code_members, digest_of, make_layer, worker_members
 from cloud_train.image.prepared import prepare
 from cloud_train.image.recipe import Built, Recipe
 from cloud_train.image.reference import Reference, parse_reference
-from cloud_train.image.registry import Repository
+from cloud_train.image.splitting import split
+
+if TYPE_CHECKING:
+    from cloud_train.image.registry import Repository
 
 
 def build_in_engine(recipe: Recipe, note: Callable[[str], None], host: str | None = None) -> Built:
@@ -25,39 +28,60 @@ def build_in_engine(recipe: Recipe, note: Callable[[str], None], host: str | Non
     Raises ImageError for whatever keeps it from being made, such as a folder that holds secrets or a base that does not exist.
     """
     context = _surveyed(recipe, note)
-    with Engine(host) as engine, _layers(context) as (folder, layers):
+    layers = _layers(context)
+    with Engine(host) as engine:
         found = prepare(engine, recipe, context, note)
         config = configuration(found.base, layers, recipe.labels)
         existing = engine.existing(digest_of(config))
         if existing:
             return Built(existing, 0, reused=not found.built)
-        image_id, sent_bytes = engine.put(config, layers, found, folder)
+        with _temporary_folder() as folder:
+            image_id, sent_bytes = engine.put(config, layers, found, folder)
         return Built(image_id, sent_bytes, reused=False)
 
 
-def build_in_registry(recipe: Recipe, repository: str, note: Callable[[str], None]) -> Built:
+def build_in_registry(
+    recipe: Recipe, repository: str, note: Callable[[str], None], host: str | None = None, memory: Path | None = None
+) -> Built:
     """Make the image in a repository of a registry, or find it there; named by its digest.
 
-    No engine is needed, unless requirements have to be installed, a Dockerfile has to be built, or the base lies in an engine only.
+    No engine is needed, unless requirements have to be installed, a Dockerfile has to be built, or the base lies in an engine only: the one
+    at ``host``. ``memory`` is a folder in which to note what was pushed: what is known to be there is neither made nor asked for again.
     """
+    # What speaks to registries takes 50 ms to import, and an image in an engine needs none of it.
+    from cloud_train.image.appending import append, read_base
+    from cloud_train.image.pushed import Pushed, recall, remember
+    from cloud_train.image.registry import Repository
+
     context = _surveyed(recipe, note)
+    layers = _layers(context)
     place = replace(parse_reference(repository), tag=None, digest=None)
-    with Repository(place) as target, _layers(context) as (folder, layers):
-        base, pushed_bytes = _base_in_registry(recipe, context, target, note)
+    with Repository(place) as target, _temporary_folder() as folder:
+        base, pushed_bytes = _base_in_registry(recipe, context, target, note, host)
+        before = Pushed() if memory is None else recall(memory, target, recipe)
         with Repository(base) as source:
-            built = append(read_base(source, base.version, recipe.platform), layers, recipe, target, folder=folder, note=note)
+            found = read_base(source, base.version, recipe.platform)
+            try:
+                built = append(found, layers, recipe, target, before, folder=folder, note=note)
+            except RegistryError as error:
+                # Somebody may have deleted from the registry what belongs to an image there.
+                if not before.blobs or error.status not in (400, 404):
+                    raise
+                built = append(found, layers, recipe, target, Pushed(), folder=folder, note=note)
+        if memory is not None:
+            remember(memory, target, recipe, built.reference)
         return replace(built, sent_bytes=built.sent_bytes + (pushed_bytes or 0), reused=built.reused and pushed_bytes is None)
 
 
 def _base_in_registry(
-    recipe: Recipe, context: Context | None, target: Repository, note: Callable[[str], None]
+    recipe: Recipe, context: Context | None, target: "Repository", note: Callable[[str], None], host: str | None
 ) -> tuple[Reference, int | None]:
     """Where the base lies in a registry, and how many bytes it took to push it there; None where it was there."""
     to_build = recipe.requirements is not None or recipe.dockerfile is not None
     named = None if to_build or recipe.base.startswith("sha256:") else parse_reference(recipe.base)
     if named is not None and named.explicit_host:
         return named, None
-    engine = engine_or_none()
+    engine = engine_or_none(host)
     if engine is not None:
         with engine:
             # A name without a registry may be that of an image which was only ever built here.
@@ -71,7 +95,7 @@ def _base_in_registry(
     return named, None
 
 
-def _push_base(engine: Engine, found: EngineBase, target: Repository, note: Callable[[str], None]) -> tuple[Reference, int | None]:
+def _push_base(engine: Engine, found: EngineBase, target: "Repository", note: Callable[[str], None]) -> tuple[Reference, int | None]:
     tag = f"cloud-train-base-{found.image_id[7:39]}"
     there = target.manifest(tag)
     # With containerd's image store, an engine names images by their manifests.
@@ -90,12 +114,13 @@ def _surveyed(recipe: Recipe, note: Callable[[str], None]) -> Context | None:
     return context
 
 
+def _layers(context: Context | None) -> list[Layer]:
+    """The worker's layer and the code's."""
+    code = split(code_members(context)) if context is not None else []
+    return [make_layer(worker_members(), "the worker"), *(make_layer(members, "the code") for members in code)]
+
+
 @contextmanager
-def _layers(context: Context | None) -> Iterator[tuple[Path, list[Layer]]]:
-    """The worker's layer and the code's, in a temporary folder that is removed afterwards."""
+def _temporary_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="cloud-train-image-") as name:
-        folder = Path(name)
-        layers = [make_layer(worker_members(), folder / "worker.tar", "cloud-train: the worker")]
-        if context is not None:
-            layers.append(make_layer(code_members(context), folder / "code.tar", "cloud-train: the code"))
-        yield folder, layers
+        yield Path(name)

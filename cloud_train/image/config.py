@@ -6,6 +6,7 @@ The format is that of the OCI image specification (https://github.com/opencontai
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from cloud_train.image.errors import ImageError
@@ -17,7 +18,7 @@ USER = "65532:65532"
 """Who the container runs as, unless the base says somebody else who is not root."""
 
 BELOW = "cloud-train.below"
-"""The label that tells, as a chain id, which layers lie below an image's last one: an engine that has such an image has those layers."""
+"""The label that tells, as a chain id, which layers lie below the code: an engine that has such an image has those layers."""
 
 _KEPT = ("User", "ExposedPorts", "Env", "Volumes", "Labels", "StopSignal", "Shell", "Healthcheck")
 
@@ -47,17 +48,18 @@ def check_platform(base: Base, name: str, platform: str) -> None:
 def configuration(base: Base, layers: Sequence[Layer], labels: Mapping[str, str]) -> bytes:
     """The configuration of ``base`` with ``layers`` on top: the same bytes for the same inputs, wherever the base was read from.
 
-    An engine does not tell the history of a base exactly, so the history names only its layers.
+    The first of ``layers`` is the worker's. An engine does not tell the history of a base exactly, so the history names only its layers. It
+    is sent with every change, so it says nothing twice: what has no words belongs to the layer below.
     """
     settings = {key: base.settings[key] for key in _KEPT if base.settings.get(key)}
     if is_root(settings.get("User", "")):
         settings["User"] = USER
     settings["Env"] = _environment(settings.get("Env", []))
     diff_ids = [*base.diff_ids, *(layer.diff_id for layer in layers)]
-    settings["Labels"] = {**settings.get("Labels", {}), **labels, BELOW: _chain_id(diff_ids[:-1])}
+    settings["Labels"] = {**settings.get("Labels", {}), **labels, BELOW: _chain_id(diff_ids[: len(base.diff_ids) + 1])}
     settings["WorkingDir"] = container_paths.CODE
     settings["Entrypoint"] = [container_paths.PYTHON, "-m", "cloud_train.worker"]
-    history = ["the base image"] * len(base.diff_ids) + [layer.created_by for layer in layers]
+    words = ["", *["the base image"] * len(base.diff_ids), *(layer.created_by for layer in layers)]
     document = {
         "created": EPOCH,
         "os": base.os,
@@ -65,7 +67,7 @@ def configuration(base: Base, layers: Sequence[Layer], labels: Mapping[str, str]
         **({"variant": base.variant} if base.variant else {}),
         "config": settings,
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
-        "history": [{"created": EPOCH, "created_by": text} for text in history],
+        "history": [{"created_by": text} if text != below else {} for below, text in pairwise(words)],
     }
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 

@@ -1,20 +1,28 @@
 """The local Docker Engine: base images in it, and new images put into it."""
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cloud_train.errors import MissingDependencyError
 from cloud_train.image.config import BELOW, Base, check_platform
-from cloud_train.image.engine_client import EngineAbsentError, client_of, explained
+from cloud_train.image.engine_client import EngineAbsentError, client_of, explained, looking
 from cloud_train.image.errors import ImageError
-from cloud_train.image.layers import Layer, Member, compress, digest_of, write_tar
+from cloud_train.image.layers import Layer, Member, compress, digest_of, write_layer, write_tar
 from cloud_train.image.reference import parse_reference
+from cloud_train.run.docker_host import address_of
+from cloud_train.run.docker_http import opened
 
 JOBS = "cloud-train-job"
 """The repository of the images that are put into an engine; ``docker image ls cloud-train-job`` shows them."""
+
+_MOST_LOOKED_AT = 20
+"""Images that are compared with a new one, to find layers that they share."""
 
 
 @dataclass(frozen=True)
@@ -32,24 +40,30 @@ class Engine:
 
     def __init__(self, host: str | None = None) -> None:
         """``host`` is the engine's URL; by default Docker's own rules say which. Raises EngineAbsentError if none answers."""
-        self.address, self._client = client_of(host)
+        self.address = address_of(host)
+        self._closing = ExitStack()
+        with looking(self.address):
+            self._http = self._closing.enter_context(opened(self.address))
 
     def __enter__(self) -> "Engine":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._client.close()
+        self._closing.close()
+
+    @cached_property
+    def _client(self) -> Any:
+        """The Docker SDK's client: not for looking, which has to be quick, but for what brings something into the engine or out of it."""
+        return self._closing.enter_context(closing(client_of(self.address)))
 
     def find(self, name: str) -> Mapping[str, Any] | None:
         """What the engine tells of an image, by id or name; None if it is not there."""
-        from docker.errors import ImageNotFound
-
-        with explained(f"look for the image {name}"):
-            try:
-                found: Mapping[str, Any] = self._client.api.inspect_image(name)
-            except ImageNotFound:
-                return None
-        return found
+        with looking(self.address):
+            answer = self._http.ask("GET", f"/images/{name}/json")
+            found: Mapping[str, Any] = answer.document if answer.status == 200 else {}
+        if answer.status not in (200, 404):
+            raise ImageError(f"the Docker Engine cannot look for the image {name}: {answer.words}", hint="see what `docker info` says")
+        return found or None
 
     def base(self, name: str, platform: str, note: Callable[[str], None]) -> EngineBase:
         """A base image, pulled if it is not there. Raises ImageError if it does not exist, or is made for another platform."""
@@ -103,11 +117,8 @@ class Engine:
         from docker.errors import APIError, ImageLoadError
 
         image_id = digest_of(config)
-        below = json.loads(config)["config"]["Labels"][BELOW]
-        with explained("list images"):
-            has_lower = bool(self._client.api.images(filters={"label": f"{BELOW}={below}"}, quiet=True))
         archive = folder / "image.tar"
-        _write_archive(archive, config, layers, len(layers) - 1 if has_lower else 0, folder)
+        _write_archive(archive, config, layers[self._known_layers(config, len(base.base.diff_ids)) :], folder)
         try:
             with explained("load an image", but=(APIError, ImageLoadError)), archive.open("rb") as file:
                 self._client.images.load(file)
@@ -147,6 +158,23 @@ class Engine:
                     hint="check its name and tag; a private one needs `docker login`",
                 ) from error
 
+    def _known_layers(self, config: bytes, base_layers: int) -> int:
+        """How many layers on top of the base the engine has already, as the lowest of another image's; one above a new one is new."""
+        document = json.loads(config)
+        labels, diff_ids = document["config"]["Labels"], document["rootfs"]["diff_ids"]
+        with explained("list images"):
+            images = self._client.api.images(filters={"label": f"{BELOW}={labels[BELOW]}"})
+        if not images:
+            return 0
+        # The likeliest are earlier images of the same job.
+        images.sort(key=lambda each: -len(labels.items() & each["Labels"].items()))
+        known = base_layers + 1
+        for each in images[:_MOST_LOOKED_AT]:
+            theirs = (self.find(each["Id"]) or {"RootFS": {}})["RootFS"].get("Layers") or []
+            shared = next((number for number, pair in enumerate(zip(diff_ids, theirs, strict=False)) if pair[0] != pair[1]), len(theirs))
+            known = max(known, shared)
+        return known - base_layers
+
     def _commit(self, settings: Mapping[str, Any], layers: Sequence[Layer], base: EngineBase, name: str) -> tuple[str, int]:
         repository, _, tag = name.rpartition(":")
         # The image gets one layer for all, so it must not tell that there are others.
@@ -154,19 +182,22 @@ class Engine:
         with explained("make an image from a container"):
             container = self._client.api.create_container(base.image_id, command=["true"], labels={"cloud-train.building": tag})["Id"]
             try:
+                sent_bytes = 0
                 for layer in layers:
-                    with layer.tar.open("rb") as file:
+                    with tempfile.TemporaryFile() as file:
+                        sent_bytes += write_layer(layer, file)
+                        file.seek(0)
                         self._client.api.put_archive(container, "/", file)
                 made = self._client.api.commit(container, repository=repository, tag=tag, conf={**settings, "Labels": labels})
             finally:
                 self._client.api.remove_container(container, v=True, force=True)
-        return str(made["Id"]), sum(layer.tar.stat().st_size for layer in layers)
+        return str(made["Id"]), sent_bytes
 
 
-def engine_or_none() -> Engine | None:
-    """The engine, if one answers."""
+def engine_or_none(host: str | None = None) -> Engine | None:
+    """The engine at ``host``, if one answers."""
     try:
-        return Engine()
+        return Engine(host)
     except (EngineAbsentError, MissingDependencyError):
         return None
 
@@ -176,8 +207,8 @@ def job_tag(image_id: str) -> str:
     return f"{JOBS}:{image_id[7:39]}"
 
 
-def _write_archive(archive: Path, config: bytes, layers: Sequence[Layer], first_sent: int, folder: Path) -> None:
-    """What ``docker load`` reads (https://github.com/moby/docker-image-spec), with the layers from number ``first_sent`` of ours on."""
+def _write_archive(archive: Path, config: bytes, layers: Sequence[Layer], folder: Path) -> None:
+    """What ``docker load`` reads (https://github.com/moby/docker-image-spec), with these of the image's layers."""
     names = [f"{diff_id[7:]}.tar" for diff_id in json.loads(config)["rootfs"]["diff_ids"]]
     image_id = digest_of(config)
     manifest = [{"Config": f"{image_id[7:]}.json", "RepoTags": [job_tag(image_id)], "Layers": names}]
@@ -185,7 +216,7 @@ def _write_archive(archive: Path, config: bytes, layers: Sequence[Layer], first_
         Member("manifest.json", "file", content=json.dumps(manifest).encode()),
         Member(f"{image_id[7:]}.json", "file", content=config),
     ]
-    for layer in layers[first_sent:]:
+    for layer in layers:
         blob = compress(layer, folder / f"{layer.diff_id[7:]}.tar.gz")
         members.append(Member(f"{layer.diff_id[7:]}.tar", "file", source=blob.file))
     with archive.open("wb") as file:

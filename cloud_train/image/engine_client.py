@@ -1,13 +1,11 @@
-"""The Docker SDK's client for an engine, and words for what goes wrong with it. The SDK is imported when a client is made."""
+"""The Docker SDK's client for an engine, and words for what goes wrong with an engine. The SDK is imported when a client is made."""
 
-import socket
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from cloud_train.errors import MissingDependencyError
 from cloud_train.image.errors import ImageError
-from cloud_train.run.docker_host import address_of
 
 _TIMEOUT_SECONDS = 600  # loading an image says nothing until it is done
 
@@ -16,8 +14,8 @@ class EngineAbsentError(ImageError):
     """No engine answers, or it went away."""
 
 
-def client_of(host: str | None) -> tuple[str, Any]:
-    """The engine's address and a ``docker.DockerClient``; raises EngineAbsentError if no engine answers."""
+def client_of(address: str) -> Any:
+    """A ``docker.DockerClient`` for the engine at this address; raises EngineAbsentError if no engine answers."""
     try:
         import docker
         from docker.utils import kwargs_from_env
@@ -25,15 +23,26 @@ def client_of(host: str | None) -> tuple[str, Any]:
         raise MissingDependencyError(
             f"the Docker SDK for Python is not installed ({error})", hint="install it with: pip install 'cloud-train[docker]'"
         ) from error
-    address = address_of(host)
-    if address.startswith("unix://"):
-        _knock(address)
     with explained(f"be reached at {address}"):
         tls = kwargs_from_env().get("tls", False)
-        client = docker.DockerClient(
-            address, version="auto", timeout=_TIMEOUT_SECONDS, tls=tls, use_ssh_client=address.startswith("ssh://")
-        )
-    return address, client
+        return docker.DockerClient(address, version="auto", timeout=_TIMEOUT_SECONDS, tls=tls, use_ssh_client=address.startswith("ssh://"))
+
+
+@contextmanager
+def looking(address: str) -> Iterator[None]:
+    """Turn what keeps an engine's answer from coming into EngineAbsentError."""
+    try:
+        yield
+    except PermissionError as error:
+        raise EngineAbsentError(
+            f"this user may not use the Docker Engine at {address}",
+            hint="add yourself to the group docker and log in again, or use rootless Docker",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise EngineAbsentError(
+            f"no Docker Engine answers at {address}: {getattr(error, 'strerror', None) or error}",
+            hint="start Docker, or set DOCKER_HOST; `cloud-train package --push` needs no engine",
+        ) from error
 
 
 @contextmanager
@@ -57,20 +66,3 @@ def explained(action: str, but: tuple[type[Exception], ...] = ()) -> Iterator[No
         raise ImageError(f"the Docker Engine cannot {action}: a credential helper fails", hint="see credsStore in config.json") from None
     except (DockerException, OSError, ValueError) as error:  # the errors of requests, which the SDK lets through, are OSErrors
         raise EngineAbsentError(f"the Docker Engine went away, or cannot {action}: {error}", hint="start Docker, and try again") from error
-
-
-def _knock(address: str) -> None:
-    """Raise if nobody listens at a socket. The SDK would too, but wrapped five times, and leaving its own socket open."""
-    with closing(socket.socket(socket.AF_UNIX)) as knocking:
-        try:
-            knocking.connect(address.removeprefix("unix://"))
-        except PermissionError as error:
-            raise EngineAbsentError(
-                f"this user may not use the Docker Engine at {address}",
-                hint="add yourself to the group docker and log in again, or use rootless Docker",
-            ) from error
-        except OSError as error:
-            raise EngineAbsentError(
-                f"no Docker Engine answers at {address}: {error.strerror}",
-                hint="start Docker, or set DOCKER_HOST; `cloud-train package --push` needs no engine",
-            ) from error

@@ -29,6 +29,14 @@ class Pattern:
         """Whether the line matches exactly this path, relative to the folder, with ``/``."""
         return self.expression.fullmatch(path) is not None
 
+    def matches_any(self, paths: Iterable[str]) -> bool:
+        """Whether the line matches one of these paths."""
+        fullmatch = self.expression.fullmatch  # looked up once: this is asked for every file and every line
+        for path in paths:  # noqa: SIM110 -- any() takes twice as long here
+            if fullmatch(path):
+                return True
+        return False
+
 
 class Patterns:
     """All lines, of which the last that matches a path or a folder above it decides."""
@@ -42,10 +50,10 @@ class Patterns:
     def ignores(self, path: str) -> bool:
         """Whether this file or folder is left out."""
         parts = path.split("/")
-        above = ["/".join(parts[:length]) for length in range(1, len(parts) + 1)]
+        steps = ["/".join(parts[:length]) for length in range(1, len(parts) + 1)]
         ignored = False
         for pattern in self.patterns:
-            if pattern.brings_back == ignored and any(pattern.matches(step) for step in above):
+            if pattern.brings_back == ignored and pattern.matches_any(steps):
                 ignored = not pattern.brings_back
         return ignored
 

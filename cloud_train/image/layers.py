@@ -6,13 +6,13 @@ which is the same everywhere too, except where Python was built with another zli
 """
 
 import hashlib
-import io
 import os
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
@@ -43,9 +43,9 @@ class Member:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer that lies in a file as a plain tar."""
+    """A layer: what is in it, and the digest of its tar. The tar itself is written only where it is sent."""
 
-    tar: Path
+    members: tuple[Member, ...]
     diff_id: str
     """Digest of the tar."""
     created_by: str
@@ -64,9 +64,7 @@ class Blob:
 def worker_members(package: Path | None = None) -> list[Member]:
     """The package ``cloud_train``, by default the installed one, without what Python compiles and without hidden files."""
     package = package or Path(str(files("cloud_train")))
-    relative = [path.relative_to(package) for path in package.rglob("*") if path.is_file()]
-    kept = [path for path in relative if path.suffix != ".pyc" and not any(part == "__pycache__" or part[0] == "." for part in path.parts)]
-    named = [Member(f"{_LIBRARY}/cloud_train/{path.as_posix()}", "file", source=package / path) for path in kept]
+    named = [Member(f"{_LIBRARY}/cloud_train/{path}", "file", source=Path(package, path)) for path in _package_files(str(package))]
     return [*_folders([member.name for member in named]), *named]
 
 
@@ -82,46 +80,46 @@ def context_members(context: Context, prefix: str = "") -> Iterator[Member]:
         yield Member(prefix + entry.path, entry.kind, source=source, expected=expected, executable=entry.executable, target=entry.target)
 
 
-def make_layer(members: Iterable[Member], tar: Path, created_by: str) -> Layer:
-    """Write a layer's tar. Raises ImageError for a file that cannot be read or changes while it is."""
-    with tar.open("wb") as file:
-        hashing = _Hashing(file)
-        write_tar(members, cast(BinaryIO, hashing))
-    return Layer(tar, hashing.digest, created_by)
+def make_layer(members: Iterable[Member], created_by: str) -> Layer:
+    """Read what is in a layer. Raises ImageError for a file that cannot be read or changes while it is."""
+    listed = tuple(members)
+    hashing = _Hashing()
+    write_tar(listed, cast(BinaryIO, hashing))
+    return Layer(listed, hashing.digest, created_by)
+
+
+def write_layer(layer: Layer, file: BinaryIO) -> int:
+    """Write a layer's tar, and say its size in bytes. Raises ImageError if its files are no longer those that it was made of."""
+    hashing = _Hashing(file)
+    write_tar(layer.members, cast(BinaryIO, hashing))
+    if hashing.digest != layer.diff_id:
+        raise ImageError("files changed while the image was made of them", hint="wait until nothing writes to the folder, and try again")
+    return hashing.size
 
 
 def write_tar(members: Iterable[Member], file: BinaryIO) -> None:
     """Write members as a reproducible tar, sorted by the bytes of their names."""
-    # GNU's format takes names of any length and any bytes; the newer one spells bytes that are no UTF-8 as not every engine reads them.
-    archive = tarfile.TarFile(fileobj=file, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape")
     for member in sorted(members, key=lambda member: os.fsencode(member.name)):
         info = tarfile.TarInfo(member.name)
         if member.kind == "folder":
             info.type, info.mode = tarfile.DIRTYPE, 0o755
-            archive.addfile(info)
+            file.write(_header(info))
         elif member.kind == "link":
             info.type, info.mode, info.linkname = tarfile.SYMTYPE, 0o777, member.target
-            archive.addfile(info)
+            file.write(_header(info))
         else:
             info.mode = 0o755 if member.executable else 0o644
-            _add_file(archive, info, member)
-    # Two empty blocks are the end. close() would add up to 20 more, which would all be sent.
-    file.write(bytes(2 * tarfile.BLOCKSIZE))
+            _write_file(file, info, member)
+    file.write(bytes(2 * tarfile.BLOCKSIZE))  # the end
 
 
 def compress(layer: Layer, file: Path) -> Blob:
-    """Write a layer's tar as gzip."""
-    compressor = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
-    checksum = size = 0
-    with layer.tar.open("rb") as source, file.open("wb") as plain:
+    """Write a layer's tar as gzip. Raises ImageError as ``write_layer`` does."""
+    with file.open("wb") as plain:
         hashing = _Hashing(plain)
-        hashing.write(_GZIP_HEADER)
-        while piece := source.read(_PIECE):
-            checksum = zlib.crc32(piece, checksum)
-            size += len(piece)
-            hashing.write(compressor.compress(piece))
-        hashing.write(compressor.flush())
-        hashing.write(checksum.to_bytes(4, "little") + (size & 0xFFFFFFFF).to_bytes(4, "little"))
+        compressing = _Gzip(hashing)
+        write_layer(layer, cast(BinaryIO, compressing))
+        compressing.finish()
     return Blob(file, hashing.digest, hashing.size)
 
 
@@ -131,9 +129,9 @@ def digest_of(data: bytes) -> str:
 
 
 class _Hashing:
-    """A file that is written, hashed and measured at once."""
+    """A file that is written, hashed and measured at once; without a file, only hashed and measured."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO | None = None) -> None:
         self.size = 0
         self._file = file
         self._hash = hashlib.sha256()
@@ -142,13 +140,42 @@ class _Hashing:
     def digest(self) -> str:
         return f"sha256:{self._hash.hexdigest()}"
 
-    def tell(self) -> int:
-        return self.size
-
     def write(self, data: bytes) -> int:
         self._hash.update(data)
         self.size += len(data)
-        return self._file.write(data)
+        return len(data) if self._file is None else self._file.write(data)
+
+
+class _Gzip:
+    """A file that writes what it is given as gzip, with nothing in it that tells when or where (RFC 1952)."""
+
+    def __init__(self, file: _Hashing) -> None:
+        self._file = file
+        self._compressor = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
+        self._checksum = self._size = 0
+        file.write(_GZIP_HEADER)
+
+    def write(self, data: bytes) -> int:
+        self._checksum = zlib.crc32(data, self._checksum)
+        self._size += len(data)
+        self._file.write(self._compressor.compress(data))
+        return len(data)
+
+    def finish(self) -> None:
+        self._file.write(self._compressor.flush())
+        self._file.write(self._checksum.to_bytes(4, "little") + (self._size & 0xFFFFFFFF).to_bytes(4, "little"))
+
+
+def _package_files(folder: str, above: str = "") -> Iterator[str]:
+    # pathlib takes several times as long, and every submission looks through the package.
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name == "__pycache__" or entry.name.startswith(".") or entry.name.endswith(".pyc"):
+                continue
+            if entry.is_dir():
+                yield from _package_files(entry.path, f"{above}{entry.name}/")
+            else:
+                yield f"{above}{entry.name}"
 
 
 def _folders(names: Iterable[str]) -> list[Member]:
@@ -156,31 +183,43 @@ def _folders(names: Iterable[str]) -> list[Member]:
     return [Member(name, "folder") for name in sorted(above)]
 
 
-def _add_file(archive: tarfile.TarFile, info: tarfile.TarInfo, member: Member) -> None:
+def _header(info: tarfile.TarInfo) -> bytes:
+    # GNU's format takes names of any length and any bytes; the newer one spells bytes that are no UTF-8 as not every engine reads them.
+    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+
+
+def _write_file(target: BinaryIO, info: tarfile.TarInfo, member: Member) -> None:
     if member.source is None:
         info.size = len(member.content)
-        archive.addfile(info, io.BytesIO(member.content))
-        return
-    try:
-        with member.source.open("rb") as file:
-            before = _state(file)
-            if member.expected is not None and before != member.expected:
-                raise _changed(member.source)
-            info.size = before[0]
-            try:
-                archive.addfile(info, file)
-            except OSError as error:
-                # A file that got shorter ends too early; anything else is the disk's own trouble.
-                raise _changed(member.source) if _state(file) != before else error from error
-            if _state(file) != before:
-                raise _changed(member.source)
-    except OSError as error:
-        raise ImageError(
-            f"{member.source} cannot be read: {error.strerror or error}", hint="change its permissions, or add it to .dockerignore"
-        ) from error
+        target.write(_header(info) + member.content)
+    else:
+        try:
+            with member.source.open("rb", buffering=0) as file:
+                info.size = _copy(file, target, info, member)
+        except OSError as error:
+            raise ImageError(
+                f"{member.source} cannot be read: {error.strerror or error}", hint="change its permissions, or add it to .dockerignore"
+            ) from error
+    target.write(bytes(-info.size % tarfile.BLOCKSIZE))
 
 
-def _state(file: BinaryIO) -> tuple[int, int]:
+def _copy(file: FileIO, target: BinaryIO, info: tarfile.TarInfo, member: Member) -> int:
+    """Write a file's header and bytes; their number. Whatever writes to the file meanwhile is found out."""
+    assert member.source is not None
+    before = _state(file)
+    if member.expected is not None and before != member.expected:
+        raise _changed(member.source)
+    info.size = remaining = before[0]
+    target.write(_header(info))
+    while remaining and (piece := file.read(min(remaining, _PIECE))):
+        target.write(piece)
+        remaining -= len(piece)
+    if remaining or _state(file) != before:
+        raise _changed(member.source)
+    return info.size
+
+
+def _state(file: FileIO) -> tuple[int, int]:
     status = os.fstat(file.fileno())
     return status.st_size, status.st_mtime_ns
 

@@ -6,6 +6,7 @@ has its own client, on ``requests``.
 
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,11 +53,12 @@ class Manifest:
 
 
 class Repository:
-    """A repository to read from and write to. Counts in ``sent_bytes`` what was uploaded."""
+    """A repository to read from and write to, from several threads too. Counts in ``sent_bytes`` what was uploaded."""
 
     def __init__(self, reference: Reference, sleep: Callable[[float], None] = time.sleep) -> None:
         self.reference = reference
         self.sent_bytes = 0
+        self._counting = threading.Lock()
         self._connection = Connection(reference, sleep)
         self._path = f"/v2/{reference.name}"
         self._reading = f"repository:{reference.name}:pull"
@@ -142,7 +144,9 @@ class Repository:
         """Upload a blob if it is not there."""
         if not self.has_blob(blob.digest):
             about = f"take a blob for {self.reference.name}"
-            self.sent_bytes += Uploader(self._connection, f"{self._path}/blobs/", self._writing, about).send(blob)
+            sent_bytes = Uploader(self._connection, f"{self._path}/blobs/", self._writing, about).send(blob)
+            with self._counting:
+                self.sent_bytes += sent_bytes
 
     def push_bytes(self, data: bytes, folder: Path) -> str:
         """Upload a small blob, and say its digest. ``folder`` holds it meanwhile."""
@@ -162,7 +166,8 @@ class Repository:
             expect=(201,),
             about=f"take the image {self.reference.name}:{version}",
         )
-        self.sent_bytes += len(data)
+        with self._counting:
+            self.sent_bytes += len(data)
         digest = digest_of(data)
         if response.headers.get("Docker-Content-Digest", digest) != digest:
             raise CorruptError(f"{self.reference.host} stored another manifest for {self.reference.name} than {digest}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloud_train import __version__
 from cloud_train.job.models import JobSpec, ScriptModel
+from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.source import commit_of
 from cloud_train.run.plan import Plan
 
@@ -53,16 +54,21 @@ def recipe_of(plan: Plan) -> "Recipe":
     )
 
 
-def build_image(plan: Plan, note: Callable[[str], None], repository: str | None = None) -> "Built":
-    """Make the image of ``plan``, or find it made: in the local engine, or with ``repository`` in that repository of a registry."""
+def build_image(plan: Plan, note: Callable[[str], None], repository: str | None = None, home: Home | None = None) -> "Built":
+    """Make the image of ``plan``, or find it made: in the local engine, or with ``repository`` in that repository of a registry.
+
+    Under ``home`` is noted what was pushed, which the next push need not do again.
+    """
     from cloud_train.image.building import build_in_engine, build_in_registry
     from cloud_train.image.errors import ImageError
 
     recipe = recipe_of(plan)
+    host = plan.provider_settings.get("host")
+    memory = home.folder / "pushed" if home is not None else None
     try:
         if repository:
-            return build_in_registry(recipe, repository, note)
-        return build_in_engine(recipe, note, plan.provider_settings.get("host"))
+            return build_in_registry(recipe, repository, note, host, memory)
+        return build_in_engine(recipe, note, host)
     except ImageError as error:
         # Without an engine that has it, the base is looked for where images without a registry's name are.
         if recipe.base == DEFAULT_BASE and ("docker.io" in error.message or DEFAULT_BASE in error.message):

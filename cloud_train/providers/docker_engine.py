@@ -1,27 +1,23 @@
 """The connection to a Docker Engine: the few calls of its API that the provider makes, and words for what can go wrong with each.
 
-Reference: https://docs.docker.com/reference/api/engine/version/v1.41/. The Docker SDK is imported when a connection is made, and none of
-its exceptions leaves this module.
+Reference: https://docs.docker.com/reference/api/engine/version/v1.41/.
 """
 
 import errno
-import os
+import json
 import re
-import socket
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from cloud_train.errors import MissingDependencyError, ProviderError
+from cloud_train.errors import ProviderError
 from cloud_train.providers.base import AlreadyLaunchedError
+from cloud_train.run.docker_http import QUICK_SECONDS, DockerHttp, opened
 
 Labels = Mapping[str, str]
 
-_VERSIONS: dict[str, str] = {}
-"""The version of the API that each engine speaks, as this process has found out, by address."""
-_QUICK_SECONDS = 10
-_SLOW_SECONDS = 60
-"""For creating and starting, which read and write the disk."""
+_SLOW_SECONDS = 60.0
+"""For creating, starting and removing, which read and write the disk."""
 
 
 class EngineAbsentError(ProviderError):
@@ -40,81 +36,69 @@ class _StateError(ProviderError):
 
 @contextmanager
 def connected(address: str) -> Iterator["Engine"]:
-    """A connection to the engine at ``address``; raises EngineAbsentError, or MissingDependencyError where the Docker SDK is missing."""
-    try:
-        import docker.errors  # noqa: F401 -- 0.15 s, and only where an engine is spoken to; what says why it is missing is this import
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"the Docker SDK for Python is not installed ({error})", hint="install it with: pip install 'cloud-train[docker]'"
-        ) from error
-    with _explaining(address):
-        client = _client(address)
-    try:
-        yield Engine(address, client)
-    finally:
-        client.close()
+    """A connection to the engine at ``address``; raises EngineAbsentError."""
+    with ExitStack() as closing:
+        try:
+            http = closing.enter_context(opened(address))
+        except (OSError, ValueError) as error:
+            raise absence(error, address) from error
+        yield Engine(address, http)
 
 
 class Engine:
     """One open connection. Every method raises ProviderError, or EngineAbsentError when the engine is gone."""
 
-    def __init__(self, address: str, client: Any) -> None:
+    def __init__(self, address: str, http: DockerHttp) -> None:
         self.address = address
-        self._client = client
+        self._http = http
 
     def version(self) -> str:
         """Its version, such as ``28.2.2``."""
-        with _explaining(self.address):
-            return str(self._client.version()["Version"])
+        return str(self._ask("GET", "/version")["Version"])
 
     def has_image(self, name: str) -> bool:
         """Whether it has an image of this name."""
-        with suppress(_MissingError), _explaining(self.address):
-            self._client.inspect_image(name)
+        with suppress(_MissingError):
+            self._ask("GET", f"/images/{name}/json")
             return True
         return False
 
     def create_container(self, name: str, body: Mapping[str, Any]) -> str:
         """Create it, and return its id; raises AlreadyLaunchedError if there is one of this name."""
-        with _explaining(self.address), self._slowly():
-            return str(self._client.create_container_from_config(body, name)["Id"])
+        return str(self._ask("POST", "/containers/create", {"name": name}, body, _SLOW_SECONDS)["Id"])
 
     def create_network(self, body: Mapping[str, Any]) -> str:
         """Create it, and return its id; raises AlreadyLaunchedError if there is one of this name."""
-        with _explaining(self.address), self._slowly():
-            return str(self._client.create_network(body["Name"], body["Driver"], check_duplicate=True, labels=body["Labels"])["Id"])
+        return str(self._ask("POST", "/networks/create", body=body, timeout_seconds=_SLOW_SECONDS)["Id"])
 
     def start(self, container: str) -> None:
         """Start a container that was created."""
-        with _explaining(self.address), self._slowly():
-            self._client.start(container)
+        self._ask("POST", f"/containers/{container}/start", timeout_seconds=_SLOW_SECONDS)
 
     def inspect(self, container: str) -> dict[str, Any] | None:
         """Everything that the engine knows of a container; None if there is none of this id or name."""
-        with suppress(_MissingError), _explaining(self.address):
-            return dict(self._client.inspect_container(container))
+        with suppress(_MissingError):
+            return dict(self._ask("GET", f"/containers/{container}/json"))
         return None
 
     def containers(self, labels: Labels) -> list[dict[str, Any]]:
         """Those with all these labels, whatever their state, each with ``Id``, ``Names`` and ``Labels``."""
-        with _explaining(self.address):
-            return list(self._client.containers(all=True, filters=_having(labels)))
+        return list(self._ask("GET", "/containers/json", {"all": "1", "filters": _having(labels)}))
 
     def networks(self, labels: Labels) -> list[dict[str, Any]]:
         """Those with all these labels, each with ``Id`` and ``Name``."""
-        with _explaining(self.address):
-            return list(self._client.networks(filters=_having(labels)))
+        return list(self._ask("GET", "/networks", {"filters": _having(labels)}))
 
     def terminate(self, container: str) -> None:
         """SIGTERM for its first process, which wakes a paused one; nothing happens if it does not run."""
-        with suppress(_MissingError, _StateError), _explaining(self.address):
-            self._client.kill(container, "SIGTERM")
+        with suppress(_MissingError, _StateError):
+            self._ask("POST", f"/containers/{container}/kill", {"signal": "SIGTERM"})
 
     def has_stopped(self, container: str, within_seconds: float) -> bool:
         """Wait until it does not run; False if that takes longer. One that is missing has stopped."""
         try:
-            with suppress(_MissingError), _explaining(self.address):
-                self._client.wait(container, timeout=within_seconds)
+            with suppress(_MissingError):
+                self._ask("POST", f"/containers/{container}/wait", timeout_seconds=within_seconds)
         except EngineAbsentError as error:
             if not _is_timeout(error.__cause__):
                 raise
@@ -123,84 +107,68 @@ class Engine:
 
     def remove(self, container: str) -> None:
         """Kill it if it runs, and take it away with its anonymous volumes; nothing happens if it is missing or goes already."""
-        with suppress(_MissingError, _StateError), _explaining(self.address), self._slowly():
-            self._client.remove_container(container, v=True, force=True)
+        with suppress(_MissingError, _StateError):
+            self._ask("DELETE", f"/containers/{container}", {"v": "1", "force": "1"}, timeout_seconds=_SLOW_SECONDS)
 
     def remove_network(self, network: str) -> None:
         """Take a network away; nothing happens if it is missing."""
-        with suppress(_MissingError), _explaining(self.address):
-            self._client.remove_network(network)
+        with suppress(_MissingError):
+            self._ask("DELETE", f"/networks/{network}")
 
     def output(self, container: str, lines: int | None = None) -> bytes:
         """What it printed, stdout and stderr together: all, or the last ``lines``; nothing if it is missing."""
-        with suppress(_MissingError), _explaining(self.address):
-            return bytes(self._client.logs(container, stdout=True, stderr=True, tail=lines or "all"))
+        query = {"stdout": "1", "stderr": "1", "tail": str(lines or "all")}
+        with suppress(_MissingError):
+            return _joined(self._answer("GET", f"/containers/{container}/logs", query))
         return b""
 
-    @contextmanager
-    def _slowly(self) -> Iterator[None]:
-        self._client.timeout = _SLOW_SECONDS
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        timeout_seconds: float = QUICK_SECONDS,
+    ) -> Any:
+        data = self._answer(method, path, query, body, timeout_seconds)
         try:
-            yield
-        finally:
-            self._client.timeout = _QUICK_SECONDS
+            return json.loads(data) if data else None
+        except ValueError as error:
+            raise absence(error, self.address) from error
+
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        timeout_seconds: float = QUICK_SECONDS,
+    ) -> bytes:
+        try:
+            answer = self._http.ask(method, path, query, body, timeout_seconds)
+        except OSError as error:
+            raise absence(error, self.address) from error
+        if answer.status >= 400:
+            raise refusal(answer.status, answer.words)
+        return answer.body
 
 
-def _client(address: str) -> Any:
-    from docker.api import APIClient
-    from docker.utils import kwargs_from_env
-
-    if address.startswith("unix://"):
-        _knock(address.removeprefix("unix://"))
-    options = kwargs_from_env()
-    tls = options.get("tls", False) if options.get("base_url") == address else _context_tls(address)
-    version = _VERSIONS.get(address, "auto")  # asking costs a call, and a command that follows a run connects again and again
-    client = APIClient(address, version=version, timeout=_QUICK_SECONDS, tls=tls, use_ssh_client=address.startswith("ssh://"))
-    _VERSIONS[address] = client.api_version
-    return client
+def _joined(stream: bytes) -> bytes:
+    """What was printed, from the engine's frames: four bytes that name stdout or stderr, four with a length, and as much output."""
+    parts, position = [], 0
+    while position + 8 <= len(stream):
+        length = int.from_bytes(stream[position + 4 : position + 8], "big")
+        parts.append(stream[position + 8 : position + 8 + length])
+        position += 8 + length
+    return b"".join(parts)
 
 
-def _knock(path: str) -> None:
-    """Raise OSError if nobody listens at this socket. The SDK would too, but wrapped five times, and leaving its own socket open."""
-    with closing(socket.socket(socket.AF_UNIX)) as knocking:
-        knocking.settimeout(_QUICK_SECONDS)
-        knocking.connect(path)
-
-
-def _context_tls(address: str) -> Any:
-    """The certificates of the Docker CLI's current context, if that is the engine in question."""
-    context = _context() if address.startswith(("tcp://", "https://")) else None
-    return (context.TLSConfig if context is not None and context.Host == address else None) or False
-
-
-def _context() -> Any:
-    """The Docker CLI's current context; None where there is no SDK (which connecting reports), or no context that can be read."""
-    try:
-        from docker.context import ContextAPI
-
-        return ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT"))
-    except Exception:  # noqa: BLE001 -- the SDK raises a bare Exception for a file of the CLI that it cannot read
-        return None
-
-
-def _having(labels: Labels) -> dict[str, list[str]]:
-    return {"label": [f"{name}={value}" for name, value in labels.items()]}
-
-
-@contextmanager
-def _explaining(address: str) -> Iterator[None]:
-    from docker.errors import APIError, DockerException
-
-    try:
-        yield
-    except APIError as error:
-        raise refusal(error.status_code, str(error.explanation or error)) from error
-    except (DockerException, OSError, ValueError) as error:  # the errors of `requests`, which the SDK lets through, are OSErrors
-        raise absence(error, address) from error
+def _having(labels: Labels) -> str:
+    return json.dumps({"label": [f"{name}={value}" for name, value in labels.items()]})
 
 
 def absence(error: BaseException, address: str) -> EngineAbsentError:
-    """What to say of an engine that cannot be reached, from whatever the SDK made of it."""
+    """What to say of an engine that cannot be reached, from whatever kept its answer from coming."""
     number = next((inner.errno for inner in _causes(error) if isinstance(inner, OSError) and isinstance(inner.errno, int)), None)
     if number in (errno.EACCES, errno.EPERM):
         return EngineAbsentError(
@@ -218,13 +186,11 @@ def absence(error: BaseException, address: str) -> EngineAbsentError:
 
 
 def _is_timeout(error: BaseException | None) -> bool:
-    from requests.exceptions import Timeout
-
-    return error is not None and any(isinstance(inner, Timeout | TimeoutError) for inner in _causes(error))
+    return error is not None and any(isinstance(inner, TimeoutError) for inner in _causes(error))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and those that it was made from: the SDK and its HTTP library hand them on as causes and as arguments."""
+    """The error, and those that it was made from: the Docker SDK's HTTP library hands them on as causes and as arguments."""
     waiting, seen = [error], set[int]()
     while waiting:
         inner = waiting.pop(0)
@@ -239,7 +205,7 @@ _REFUSALS = (
     (
         r"[Nn]o such image: (?P<what>\S+)|(?P<other>\S+): image not known",
         "the engine has no image {what}",
-        "it was removed after it was built: submit the job again, which builds it anew",
+        "it was removed after it was built: `cloud-train package JOB.yaml` makes the same one again, if the job's files are still the same",
     ),
     (
         r'exec: "(?P<what>[^"]*)".*(not found|no such file)',

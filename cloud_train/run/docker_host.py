@@ -1,6 +1,9 @@
 """Which Docker Engine is meant: the rules of Docker's own command line, for everything here that speaks to one."""
 
+import json
 import os
+from pathlib import Path
+from typing import Any
 
 _DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 
@@ -9,10 +12,28 @@ def address_of(host: str | None) -> str:
     """The engine's URL: ``host``, otherwise that of DOCKER_HOST, of the Docker CLI's current context, or the usual socket."""
     if chosen := host or os.environ.get("DOCKER_HOST"):
         return chosen
+    context = current_context()
+    return str(context.Host) if context is not None and context.Host else _DEFAULT_ADDRESS
+
+
+def current_context() -> Any:
+    """The Docker CLI's current context, as the Docker SDK reads it; None for the default one, or where it cannot be read."""
+    if not _names_a_context():
+        return None
     try:
         from docker.context import ContextAPI
 
-        context = ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT"))
+        return ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT"))
     except Exception:  # noqa: BLE001 -- without the SDK, which connecting reports; and for a file that it cannot read, it raises a bare Exception
-        return _DEFAULT_ADDRESS
-    return str(context.Host) if context is not None and context.Host else _DEFAULT_ADDRESS
+        return None
+
+
+def _names_a_context() -> bool:
+    """Whether it is worth it to import the SDK, which takes longer than everything that most commands ask of an engine."""
+    if os.environ.get("DOCKER_CONTEXT"):
+        return True
+    try:
+        folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+        return bool(json.loads((folder / "config.json").read_bytes()).get("currentContext"))
+    except (OSError, ValueError, AttributeError, RuntimeError):  # the last is that of a user without a home
+        return False

@@ -1,5 +1,6 @@
 """What the tests of this room share."""
 
+import random
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -79,6 +80,23 @@ def code(tmp_path: Path) -> Path:
     (folder / "package").mkdir(parents=True)
     (folder / "main.py").write_text("print('training')\n")
     (folder / "package" / "layers.py").write_text("SIZE = 3\n")
+    return folder
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A folder with program text, other small files, and large ones, always the same: 1.5 MB when compressed."""
+    choose = random.Random(0)
+    words = ["def", "return", "self", "loss", "batch", "for", "in", "model", "layer", "=", "+", "(", ")", "0.5", "optimizer", "step"]
+    folder = tmp_path / "large"
+    for number in range(60):
+        path = folder / f"package_{number % 5}" / f"module_{number}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(" ".join(choose.choices(words, k=10)) for _ in range(50)))
+    for number in range(300):
+        (folder / f"icon_{number}.png").write_bytes(choose.randbytes(2_000))
+    for number in range(4):
+        (folder / f"vocabulary_{number}.bin").write_bytes(choose.randbytes(200_000))
     return folder
 
 

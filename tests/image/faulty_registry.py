@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -97,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         if url.path == "/token":
             self.answer(200, f'{{"token": "{registry.token}"}}'.encode(), **{"Content-Type": "application/json"})
         elif self.command == "POST":
-            name = str(len(registry.uploads))
+            name = uuid.uuid4().hex  # several arrive at once
             registry.uploads[name] = bytearray()
             self.answer(202, Location=f"{url.path}{name}")
         elif kind == "uploads" and last not in registry.uploads:
@@ -117,7 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif kind == "blobs":
             self.serve_blob(registry.blobs.get(last))
         elif self.command == "PUT":
-            registry.manifests[last] = (self.headers["Content-Type"], body)
+            for version in (last, f"sha256:{hashlib.sha256(body).hexdigest()}"):
+                registry.manifests[version] = (self.headers["Content-Type"], body)
             self.answer(201)
         else:
             media_type, data = registry.manifests.get(last, ("", b""))

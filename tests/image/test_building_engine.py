@@ -122,8 +122,8 @@ def test_an_engine_that_takes_no_partial_archive_gets_the_layers_through_a_conta
     with Engine() as engine:
         found = engine.base(base_image(), "linux/amd64", print)
         layers = [
-            make_layer(worker_members(), tmp_path / "worker.tar", "worker"),
-            make_layer(code_members(survey(code)), tmp_path / "code.tar", "code"),
+            make_layer(worker_members(), "worker"),
+            make_layer(code_members(survey(code)), "code"),
         ]
         # The engine at hand takes partial archives, so it is told of a base that it does not have.
         unknown = EngineBase(found.image_id, Base("linux", "amd64", "", ("sha256:" + 64 * "0",), found.base.settings))
@@ -135,3 +135,31 @@ def test_an_engine_that_takes_no_partial_archive_gets_the_layers_through_a_conta
     assert (user, folder, files) == (65532, "/workspace", ["main.py", "package"])
     assert package.startswith("/opt/cloud-train/lib/")
     assert images.inspect(image_id)["Config"]["Entrypoint"] == ["python3", "-m", "cloud_train.worker"]
+
+
+def test_a_change_in_a_large_folder_sends_no_large_file_again_and_the_folder_is_there_with_its_modes(
+    images: OwnImages, large: Path
+) -> None:
+    first = images.build(large)
+    assert first.sent_bytes > 1_000_000
+    (large / "package_0" / "module_0.py").write_text("print('changed')\n")
+    (large / "package_1" / "module_1.py").unlink()
+    changed = images.build(large)
+    assert changed.sent_bytes < 100_000
+    seen = json.loads(images.run(changed.reference, LIST))
+    assert seen["files"] == {
+        str(path.relative_to(large)): digest_of(path.read_bytes()) for path in sorted(large.rglob("*")) if path.is_file()
+    }
+    assert set(seen["modes"]) == {"0o40755"}
+
+
+LIST = """
+import hashlib, json, os
+files, modes = {}, []
+for folder, _, names in os.walk("."):
+    modes.append(oct(os.stat(folder).st_mode))
+    for name in names:
+        path = os.path.normpath(os.path.join(folder, name))
+        files[path] = "sha256:" + hashlib.sha256(open(path, "rb").read()).hexdigest()
+print(json.dumps({"files": files, "modes": modes}))
+"""

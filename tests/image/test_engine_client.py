@@ -14,6 +14,7 @@ import pytest
 from cloud_train.errors import MissingDependencyError
 from cloud_train.image.engine import Engine, engine_or_none
 from cloud_train.image.engine_client import EngineAbsentError
+from tests.docker_engine import engine_or_skip
 
 NOBODY = 65534
 
@@ -68,14 +69,15 @@ def test_an_engine_that_is_no_engine_is_named() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(EngineAbsentError, match=rf"cannot be reached at tcp://127\.0\.0\.1:{port}"):
+    with pytest.raises(EngineAbsentError, match=rf"no Docker Engine answers at tcp://127\.0\.0\.1:{port}"):
         Engine(f"tcp://127.0.0.1:{port}")
 
 
 def test_without_the_sdk_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine_or_skip().close()
     monkeypatch.setitem(sys.modules, "docker", None)
-    with pytest.raises(MissingDependencyError) as caught:
-        Engine()
+    with Engine("unix:///var/run/docker.sock") as engine, pytest.raises(MissingDependencyError) as caught:
+        engine.tag("sha256:0", "me/nothing:1")
     assert "pip install 'cloud-train[docker]'" in (caught.value.hint or "")
 
 

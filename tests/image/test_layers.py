@@ -11,11 +11,14 @@ import pytest
 
 from cloud_train.image.context import survey
 from cloud_train.image.errors import ImageError
-from cloud_train.image.layers import Member, code_members, compress, make_layer, worker_members, write_tar
+from cloud_train.image.layers import Member, code_members, compress, make_layer, worker_members, write_layer, write_tar
 
 
 def code_layer(folder: Path, tar: Path) -> str:
-    return make_layer(code_members(survey(folder)), tar, "the code").diff_id
+    layer = make_layer(code_members(survey(folder)), "the code")
+    with tar.open("wb") as file:
+        write_layer(layer, file)
+    return layer.diff_id
 
 
 def test_a_layer_carries_nothing_of_the_machine(code: Path, tmp_path: Path) -> None:
@@ -51,12 +54,12 @@ def test_other_times_modes_and_order_of_creation_give_the_same_bytes(code: Path,
 
 def test_the_bytes_of_a_layer_are_these_on_every_machine(tmp_path: Path) -> None:
     members = [Member("a", "folder"), Member("a/b.py", "file", content=b"print()\n"), Member("a/l", "link", target="b.py")]
-    layer = make_layer(members, tmp_path / "layer.tar", "")
+    layer = make_layer(members, "")
     assert layer.diff_id == "sha256:b19b8ec5982c141cd714a0e94e200912a705ef1278f74fed275525c0602c36d2"
 
 
 def test_a_compressed_layer_is_the_layer_with_digests_of_both(code: Path, tmp_path: Path) -> None:
-    layer = make_layer(code_members(survey(code)), tmp_path / "layer.tar", "the code")
+    layer = make_layer(code_members(survey(code)), "the code")
     blob = compress(layer, tmp_path / "layer.tar.gz")
     data = blob.file.read_bytes()
     assert (blob.size, blob.digest) == (len(data), f"sha256:{hashlib.sha256(data).hexdigest()}")
@@ -84,7 +87,7 @@ def test_a_file_that_changed_since_it_was_listed_is_an_error(code: Path, tmp_pat
     context = survey(code)
     (code / "main.py").write_text("print('something else')\n")
     with pytest.raises(ImageError, match=r"main\.py changed while it was read"):
-        make_layer(code_members(context), tmp_path / "layer.tar", "")
+        make_layer(code_members(context), "")
 
 
 @pytest.mark.parametrize("change", ["grow", "shrink"])
@@ -114,4 +117,13 @@ def test_a_file_that_may_not_be_read_or_is_gone_is_an_error(code: Path, tmp_path
     context = survey(code)
     (code / "main.py").unlink()
     with pytest.raises(ImageError, match=r"main\.py cannot be read: No such file"):
-        make_layer(code_members(context), tmp_path / "layer.tar", "")
+        make_layer(code_members(context), "")
+
+
+def test_files_that_change_between_hashing_and_sending_are_an_error_though_size_and_time_are_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "main.py"
+    file.write_text("a = 1\n")
+    layer = make_layer([Member("main.py", "file", source=file)], "")
+    file.write_text("a = 2\n")
+    with pytest.raises(ImageError, match="files changed while the image was made"):
+        compress(layer, tmp_path / "layer.tar.gz")

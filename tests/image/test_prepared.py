@@ -82,12 +82,15 @@ def test_what_an_engine_has_built_is_pushed_once(images: OwnImages, code: Path, 
     assert images.inspect(pushed.reference)["Id"] == in_engine.reference
 
 
-def test_a_base_that_only_the_engine_has_is_pushed(images: OwnImages, code: Path, registry: RunningRegistry) -> None:
+def test_a_base_that_only_the_engine_has_is_pushed_from_the_engine_that_is_named(
+    images: OwnImages, code: Path, registry: RunningRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     name = f"cloud-train-test-only-here:{uuid.uuid4().hex}"
     images.client.api.import_image_from_data(bytes(1024), *name.split(":"))
     images.kept.append(name)
     notes: list[str] = []
-    built = build_in_registry(Recipe(code, name), f"{registry.place}/digits", notes.append)
+    built = build_in_registry(Recipe(code, name), f"{registry.place}/digits", notes.append, "unix:///var/run/docker.sock")
     assert notes == [f"pushing the base image to {registry.place}/digits"]
     assert built.reference.startswith(f"{registry.place}/digits@sha256:")
 

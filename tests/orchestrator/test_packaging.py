@@ -46,6 +46,17 @@ def test_the_program_finds_its_places_in_the_container(home: Home, tmp_path: Pat
     assert DEFAULT_BASE in plan.image
 
 
+def test_a_push_knows_the_engine_of_the_config_and_where_to_note_what_was_pushed(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("docker: {host: 'unix:///of/the/config.sock'}\n")
+    given: list[object] = []
+    monkeypatch.setattr(building, "build_in_registry", lambda *arguments: given.extend(arguments))
+    build_image(plan_of(home, tmp_path, str(config)), lambda _: None, "registry.example.com/me/test", home)
+    assert given[-2:] == ["unix:///of/the/config.sock", home.folder / "pushed"]
+
+
 @pytest.mark.parametrize("repository", [None, "registry.example.com/me/test"])
 def test_a_base_that_nobody_made_yet_comes_with_how_to_make_it(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: str | None

@@ -19,7 +19,7 @@ docker = pytest.importorskip("docker", reason="the Docker SDK is not installed: 
 @pytest.mark.parametrize(
     ("status", "said", "message", "hint"),
     [
-        (404, "No such image: sha256:4444", "the engine has no image sha256:4444", "submit the job again"),
+        (404, "No such image: sha256:4444", "the engine has no image sha256:4444", "cloud-train package JOB.yaml"),
         (
             400,
             'OCI runtime create failed: runc create failed: exec: "python3": executable file not found in $PATH: unknown',
@@ -98,7 +98,7 @@ def test_the_engine_is_the_one_of_the_config_then_of_the_environment_then_of_the
 
 def test_a_missing_sdk_is_an_error_that_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "docker.errors", None)
-    with pytest.raises(MissingDependencyError) as caught, connected("unix:///a"):
+    with pytest.raises(MissingDependencyError) as caught, connected("ssh://a"):
         pass
     assert "pip install 'cloud-train[docker]'" in str(caught.value.hint)
 
