@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@command -v "$(PYTHON)" >/dev/null || { echo "error: there is no '$(PYTHON)'; name a Python 3.11 or later: make $(or $(MAKECMDGOALS),venv) PYTHON=/path/to/python3" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1); cloud-train needs Python 3.11 or later: make $(or $(MAKECMDGOALS),venv) PYTHON=/path/to/python3" >&2; exit 1; }
 	"$(PYTHON)" -m venv "$(VENV)" || { echo "error: '$(PYTHON)' cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[train,dev]'
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[all,dev]'
 	@touch "$@"
 
 demo: $(STAMP)  ## train jobs/digits-cnn.yaml to the end and fetch the model

@@ -24,6 +24,7 @@ BENCHMARKS = (
     "resume_time",
     "repackage",
     "docker_overhead",
+    "transfer",
 )
 
 

@@ -1,12 +1,24 @@
 """The store protocol: what the rest of cloud-train may ask of object storage, and no more.
 
 A key is a relative path with '/' between its parts. A store shows an object whole or not at all: a reader never sees half of a ``put``.
+Every method may be called from several threads at once. A store tries once; ``storage.retrying`` tries again.
+
+The errors, a branch of ``cloud_train.errors``::
+
+    StoreError                       6
+    ├── ObjectMissingError           6   there is no object under this key
+    ├── ObjectExistsError            6   a conditional create found the key taken
+    ├── ObjectChangedError           6   the object is not the version that was asked for any more
+    ├── InvalidKeyError              6   a key that would leave the store, or that no store can hold
+    ├── UploadGoneError              6   an upload that was begun is not known to the store any more
+    ├── AccessDeniedError            6   who asks has no permission, or no valid credentials
+    └── TransientStoreError          6   throttled, a server error, a connection that broke: trying again may help
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Union
 
 from cloud_train.errors import StoreError
 
@@ -23,19 +35,82 @@ class ObjectExistsError(StoreError):
     code = "object-exists"
 
 
+class ObjectChangedError(StoreError):
+    """The object is not the version that was asked for any more."""
+
+    code = "object-changed"
+
+
 class InvalidKeyError(StoreError):
     """A key that would leave the store's folder, or that no store can hold."""
 
     code = "invalid-key"
 
 
+class UploadGoneError(StoreError):
+    """An upload in parts that was begun is not known to the store any more: it has to begin anew."""
+
+    code = "upload-gone"
+
+
+class AccessDeniedError(StoreError):
+    """Who asks has no permission, or no valid credentials. Trying again at once does not help."""
+
+    code = "access-denied"
+
+
+class TransientStoreError(StoreError):
+    """Throttled, a server error, or a connection that broke. Trying again may help."""
+
+    code = "store-unavailable"
+
+
+Buffer = Union[bytes, bytearray, memoryview]  # noqa: UP007 - the worker runs on Python 3.10 as well, where a class has no | at run time
+"""Bytes, without a copy where that can be had."""
+
+
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One object: its key, its size in bytes and the time of its last write (seconds since the epoch)."""
+    """One object."""
 
     key: str
     size: int
+    """In bytes."""
     modified: float
+    """Time of its last write by the store's clock, in seconds since the epoch; for showing, never for comparing."""
+    version: str = ""
+    """Changes whenever the content does (an ETag, a generation)."""
+    sha256: str | None = None
+    """In hexadecimal, where the object was written with one; ``stat`` brings it, ``list`` need not."""
+
+
+class Multipart(Protocol):
+    """Writing one large object in parts. What arrived stays until ``finish`` or ``abort``, also when the process that sent it dies."""
+
+    def part_bytes(self, size: int) -> int:
+        """The size of every part but the last, for an object of ``size`` bytes."""
+
+    @property
+    def in_order(self) -> bool:
+        """Whether parts must be sent one after another."""
+
+    def begin(self, key: str, size: int, sha256: str) -> str:
+        """Begin an upload; returns its token, a text that another process can go on with. It may be worth a password: keep it private."""
+
+    def sent(self, key: str, token: str) -> Mapping[int, str]:
+        """The parts that arrived, number (from 0) → receipt; raises UploadGoneError."""
+
+    def is_part(self, receipt: str, data: bytes) -> bool:
+        """Whether the part behind a receipt of ``sent`` is these bytes. Where a store cannot tell, True: the whole is verified later."""
+
+    def send(self, key: str, token: str, number: int, offset: int, data: bytes) -> str:
+        """Send part ``number``, which begins at ``offset``; returns its receipt. Sending it again replaces it. Raises UploadGoneError."""
+
+    def finish(self, key: str, token: str, receipts: Mapping[int, str]) -> None:
+        """Make the object of all its parts: only now can it be seen. Raises UploadGoneError, also if it was finished before."""
+
+    def abort(self, key: str, token: str) -> None:
+        """Give the upload up and free what it takes; no error if it is gone."""
 
 
 class Store(Protocol):
@@ -43,20 +118,32 @@ class Store(Protocol):
 
     url: str
 
-    def put(self, key: str, data: bytes) -> None:
-        """Write an object whole, replacing what was there."""
+    def put(self, key: str, data: bytes) -> ObjectInfo:
+        """Write an object whole, with its SHA-256, replacing what was there; tells its version as ``list`` shows it."""
 
     def create(self, key: str, data: bytes) -> None:
         """Write an object that must not exist yet; raises ObjectExistsError. Of several callers at once exactly one succeeds."""
 
-    def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
-        """Bytes ``start`` to ``end`` (exclusive, None for the rest) of an object; raises ObjectMissingError."""
+    def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
+        """Bytes ``start`` to ``end`` (exclusive, None for the rest) of an object; nothing where it is shorter.
+
+        Raises ObjectMissingError, and ObjectChangedError if ``version`` is given and is not the object's.
+        """
+
+    def read(self, key: str) -> tuple[ObjectInfo, bytes]:
+        """A whole object, and what is known of it, its SHA-256 too, in one request; raises ObjectMissingError."""
+
+    def pieces(self, key: str, start: int, end: int, *, version: str | None = None) -> Iterator[Buffer]:
+        """The bytes of a range that lies inside the object, one piece after another; raises as ``get`` does, also in the middle."""
 
     def stat(self, key: str) -> ObjectInfo:
-        """Size and time of one object; raises ObjectMissingError."""
+        """What is known of one object; raises ObjectMissingError."""
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Every object whose key starts with ``prefix`` (a folder ends with '/'), in the order of the keys."""
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
+        """Every object whose key starts with ``prefix`` (a folder ends with '/') and is greater than ``after``, in the order of the keys.
+
+        Keys are whatever is there, whoever wrote it: they may be unsafe as paths.
+        """
 
     def folders(self, prefix: str = "") -> Iterator[str]:
         """The names of the folders directly under the folder ``prefix``, in order."""
@@ -64,11 +151,8 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; it is no error if it is gone already."""
 
-    def put_file(self, key: str, path: Path) -> None:
-        """Write a local file as an object, whole."""
-
-    def get_file(self, key: str, path: Path) -> None:
-        """Write an object to a local file, under a temporary name first, then renamed; raises ObjectMissingError."""
+    def multipart(self) -> Multipart:
+        """How large objects are written; ``storage.transfer`` uses it."""
 
     def local_path(self, key: str) -> Path | None:
         """Where this object lies as a local file, or None if the store is not a local folder: then no program can write to it."""

@@ -2,15 +2,23 @@
 
 import errno
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cloud_train.errors import StoreError
-from cloud_train.storage.base import InvalidKeyError, ObjectExistsError, ObjectInfo, ObjectMissingError
+from cloud_train.storage.base import (
+    InvalidKeyError,
+    Multipart,
+    ObjectChangedError,
+    ObjectExistsError,
+    ObjectInfo,
+    ObjectMissingError,
+    UploadGoneError,
+)
 
+_PIECE_BYTES = 1 << 20
 _TEMPORARY = ".cloud-train-"  # begins the name of a file that is not an object yet
 
 
@@ -21,62 +29,63 @@ class LocalStore:
         self.folder = folder.expanduser().absolute()
         self.url = str(self.folder)
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes) -> ObjectInfo:
         """Write an object whole, replacing what was there."""
         self._write(key, lambda temporary: temporary.write_bytes(data), os.replace)
+        return self.stat(key)
 
     def create(self, key: str, data: bytes) -> None:
         """Write an object that must not exist yet; of several callers at once exactly one succeeds."""
         # A hard link is the one atomic step that refuses a taken name and never shows half a file.
         self._write(key, lambda temporary: temporary.write_bytes(data), os.link)
 
-    def put_file(self, key: str, path: Path) -> None:
-        """Write a local file as an object, whole."""
-        self._write(key, lambda temporary: shutil.copyfile(path, temporary), os.replace)
-
-    def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+    def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
         """Bytes ``start`` to ``end`` (exclusive) of an object."""
-        path = self._path(key)
+        path = self.path_of(key)
         with _explained(f"read {path}", key), path.open("rb") as file:
+            if version is not None and version != _version(os.fstat(file.fileno())):
+                raise ObjectChangedError(f"{path} was written anew while it was read", hint="do it again")
             file.seek(start)
             return file.read() if end is None else file.read(max(0, end - start))
 
-    def get_file(self, key: str, path: Path) -> None:
-        """Write an object to a local file, under a temporary name first, then renamed."""
-        source = self._path(key)
-        with _explained(f"copy {source} to {path}", key):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _temporary_beside(path) as temporary:
-                shutil.copyfile(source, temporary)
-                _sync(temporary)
-                temporary.replace(path)
+    def read(self, key: str) -> tuple[ObjectInfo, bytes]:
+        """A whole object, and what is known of it."""
+        path = self.path_of(key)
+        with _explained(f"read {path}", key), path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            return ObjectInfo(key, status.st_size, status.st_mtime, _version(status)), file.read()
+
+    def pieces(self, key: str, start: int, end: int, *, version: str | None = None) -> Iterator[bytes]:
+        """The bytes of a range, one piece after another."""
+        for begin in range(start, end, _PIECE_BYTES):
+            yield self.get(key, begin, min(end, begin + _PIECE_BYTES), version=version)
 
     def stat(self, key: str) -> ObjectInfo:
         """Size and time of one object."""
-        path = self._path(key)
+        path = self.path_of(key)
         with _explained(f"read {path}", key):
             status = path.stat()
             if not path.is_file():
                 raise ObjectMissingError(f"{path} is not a file")
-            return ObjectInfo(key, status.st_size, status.st_mtime)
+            return ObjectInfo(key, status.st_size, status.st_mtime, _version(status))
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Every object whose key starts with ``prefix``, in the order of the keys."""
-        above = self._path(prefix.rpartition("/")[0])
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
+        """Every object whose key starts with ``prefix`` and is greater than ``after``, in the order of the keys."""
+        above = self.path_of(prefix.rpartition("/")[0])
         found = []
         for folder, subfolders, names in os.walk(above):
             subfolders.sort()
             for name in names:
                 path = Path(folder, name)
                 key = path.relative_to(self.folder).as_posix()
-                if key.startswith(prefix) and not name.startswith(_TEMPORARY) and path.is_file() and not path.is_symlink():
+                if key.startswith(prefix) and key > after and not name.startswith(_TEMPORARY) and path.is_file() and not path.is_symlink():
                     status = path.stat()
-                    found.append(ObjectInfo(key, status.st_size, status.st_mtime))
+                    found.append(ObjectInfo(key, status.st_size, status.st_mtime, _version(status)))
         return iter(sorted(found, key=lambda info: info.key))
 
     def folders(self, prefix: str = "") -> Iterator[str]:
         """The names of the folders directly under the folder ``prefix``, in order."""
-        path = self._path(prefix.rstrip("/"))
+        path = self.path_of(prefix.rstrip("/"))
         try:
             with os.scandir(path) as entries:
                 names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -88,22 +97,27 @@ class LocalStore:
 
     def delete(self, key: str) -> None:
         """Remove an object; it is no error if it is gone already."""
-        path = self._path(key)
+        path = self.path_of(key)
         with _explained(f"delete {path}", key):
             path.unlink(missing_ok=True)
 
+    def multipart(self) -> Multipart:
+        """Large files in pieces, so that none has to fit into memory."""
+        return _Pieces(self)
+
     def local_path(self, key: str) -> Path | None:
         """Where this object lies as a file."""
-        return self._path(key)
+        return self.path_of(key)
 
-    def _path(self, key: str) -> Path:
+    def path_of(self, key: str) -> Path:
+        """The file that an object is; raises InvalidKeyError."""
         parts = key.split("/") if key else []
         if any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in parts):
             raise InvalidKeyError(f"the key {key!r} does not stay inside the store {self.url}")
         return self.folder.joinpath(*parts)
 
     def _write(self, key: str, fill: Callable[[Path], object], publish: Callable[[Path, Path], object]) -> None:
-        path = self._path(key)
+        path = self.path_of(key)
         with _explained(f"write {path}", key):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,6 +135,67 @@ class LocalStore:
             while folder != self.folder:
                 folder.rmdir()
                 folder = folder.parent
+
+
+class _Pieces:
+    """A large file, written piece by piece under a temporary name. The token is that name."""
+
+    in_order = False
+
+    def __init__(self, store: LocalStore) -> None:
+        self._store = store
+
+    def part_bytes(self, size: int) -> int:
+        return 8 << 20
+
+    def begin(self, key: str, size: int, sha256: str) -> str:
+        path = self._store.path_of(key)
+        token = f"{_TEMPORARY}{os.urandom(8).hex()}"
+        with _explained(f"write {path}", key):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.with_name(token).open("xb") as file:
+                file.truncate(size)
+        return token
+
+    def sent(self, key: str, token: str) -> Mapping[int, str]:
+        """None: what a crash left in the file may be anything, and writing it again costs less than reading it."""
+        self._check(key, token)
+        return {}
+
+    def is_part(self, receipt: str, data: bytes) -> bool:
+        return False
+
+    def send(self, key: str, token: str, number: int, offset: int, data: bytes) -> str:
+        with _explained(f"write {self._store.path_of(key)}", key):
+            descriptor = os.open(self._check(key, token), os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                view = memoryview(data)
+                while view:
+                    written = os.pwrite(descriptor, view, offset)
+                    offset, view = offset + written, view[written:]
+            finally:
+                os.close(descriptor)
+        return str(number)
+
+    def finish(self, key: str, token: str, receipts: Mapping[int, str]) -> None:
+        temporary = self._check(key, token)
+        with _explained(f"write {self._store.path_of(key)}", key):
+            _sync(temporary)
+            temporary.replace(self._store.path_of(key))
+
+    def abort(self, key: str, token: str) -> None:
+        with suppress(UploadGoneError):
+            self._check(key, token).unlink(missing_ok=True)
+
+    def _check(self, key: str, token: str) -> Path:
+        path = self._store.path_of(key).with_name(token)
+        if not token.startswith(_TEMPORARY) or not path.is_file():
+            raise UploadGoneError(f"what was begun of {self._store.path_of(key)} is gone")
+        return path
+
+
+def _version(status: os.stat_result) -> str:
+    return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
 
 
 @contextmanager

@@ -1,9 +1,15 @@
 """From a store's URL to the store: which schemes there are, and which module each one needs."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cloud_train.errors import UsageError
 from cloud_train.storage.base import Store
+
+if TYPE_CHECKING:
+    from cloud_train.storage.retrying import RetryPolicy
+
+_FORMS = {"s3": "s3://bucket/prefix", "gs": "gs://bucket/prefix", "az": "az://account/container/prefix"}
 
 
 def scheme_of(url: str) -> str:
@@ -16,17 +22,68 @@ def absolute_url(url: str, directory: Path) -> str:
     """The store's URL in the form in which it is written down: a local folder is absolute, relative ones start at ``directory``."""
     if scheme_of(url) != "file":
         return url
-    folder = Path(url.removeprefix("file://")).expanduser()
+    folder = folder_of(url)
     return str(folder if folder.is_absolute() else (directory / folder).absolute())
 
 
-def open_store(url: str) -> Store:
-    """The store behind ``url``; raises UsageError for a scheme that is not known."""
+def folder_of(url: str) -> Path:
+    """The folder that a local store's URL names."""
+    return Path(url.removeprefix("file://")).expanduser()
+
+
+def open_store(url: str, policy: "RetryPolicy | None" = None) -> Store:
+    """The store behind ``url``, which tries again as ``policy`` says; raises UsageError for a scheme that is not known.
+
+    Raises MissingDependencyError where the cloud's extra is not installed. Nothing is sent yet.
+    """
     if scheme_of(url) == "file":
         from cloud_train.storage.local import LocalStore
 
-        return LocalStore(Path(url.removeprefix("file://")))
-    raise UsageError(
-        f"no store is known for '{scheme_of(url)}://' (in {url!r})",
-        hint="name a folder, such as ~/.cloud-train/runs",
-    )
+        return LocalStore(folder_of(url))
+    from cloud_train.storage.retrying import DEFAULT_POLICY, RetryingStore  # a run on this machine does without: 5 ms
+
+    return RetryingStore(_cloud_store(url), policy or DEFAULT_POLICY)
+
+
+def check_url(url: str) -> None:
+    """Raise UsageError if ``url`` names no store. Nothing is opened, and no SDK is needed."""
+    if scheme_of(url) != "file":
+        _parts(url)
+
+
+def bucket_and_prefix(url: str) -> tuple[str, str]:
+    """The URL of the whole bucket (or container) that ``url`` lies in, and the rest, without '/' at its ends; raises UsageError."""
+    scheme, first, container, prefix = _parts(url)
+    return f"{scheme}://{first}/{container}".rstrip("/"), prefix.rstrip("/")
+
+
+def _cloud_store(url: str) -> Store:
+    scheme, first, container, prefix = _parts(url)
+    if scheme == "s3":
+        from cloud_train.storage.s3 import S3Store
+
+        return S3Store(first, prefix)
+    if scheme == "gs":
+        from cloud_train.storage.gcs import GoogleStore
+
+        return GoogleStore(first, prefix)
+    from cloud_train.storage.azure_blob import AzureStore
+
+    return AzureStore(first, container, prefix)
+
+
+def _parts(url: str) -> tuple[str, str, str, str]:
+    """Scheme, bucket or account, container (of an account), and the prefix, which is empty or ends with '/'."""
+    scheme = scheme_of(url)
+    if scheme not in _FORMS:
+        known = " or ".join(_FORMS.values())
+        raise UsageError(
+            f"no store is known for '{scheme}://' (in {url!r})", hint=f"name a folder, such as ~/.cloud-train/runs, or {known}"
+        )
+    names = url.partition("://")[2].strip("/").split("/")
+    needed = 2 if scheme == "az" else 1
+    if len(names) < needed or not all(names[:needed]):
+        raise UsageError(f"{url!r} names no {'container' if scheme == 'az' else 'bucket'}", hint=f"write it as {_FORMS[scheme]}")
+    if any(name in ("", ".", "..") for name in names) or "\\" in url or not url.isprintable():
+        raise UsageError(f"{url!r} cannot be a store", hint="use plain names with '/' between them")
+    return scheme, names[0], names[1] if needed > 1 else "", "".join(f"{name}/" for name in names[needed:])

@@ -101,14 +101,13 @@ def test_a_file_that_is_still_being_written_is_not_an_object(store: LocalStore) 
     assert [info.key for info in store.list()] == ["a"]
 
 
-def test_files_go_in_and_out_whole(store: LocalStore, tmp_path: Path) -> None:
-    data = os.urandom(300_000)
-    source, target = tmp_path / "source", tmp_path / "new" / "target"
-    source.write_bytes(data)
-    store.put_file("big", source)
-    store.get_file("big", target)
-    assert target.read_bytes() == data
-    assert [path.name for path in target.parent.iterdir()] == ["target"]
+def test_an_object_is_read_with_what_is_known_of_it_and_in_pieces(store: LocalStore) -> None:
+    data = os.urandom(3_000_000)
+    written = store.put("big", data)
+    assert store.read("big") == (written, data)
+    pieces = list(store.pieces("big", 10, 2_500_000, version=written.version))
+    assert b"".join(pieces) == data[10:2_500_000]
+    assert len(pieces) == 3
 
 
 def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -1,0 +1,282 @@
+"""Azure Blob Storage: azure-storage-blob for uploads in parts and for listings that obstore cannot do; obstore for the rest.
+
+``storage.azure_account`` finds endpoint and credentials. The SDKs are imported when they are first needed: their imports take longer than
+most commands.
+"""
+
+import base64
+import hashlib
+import os
+import re
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cloud_train.errors import MissingDependencyError, UsageError
+from cloud_train.storage.azure_account import Credentials, account_from, quiet_sdk
+from cloud_train.storage.azure_errors import AzureErrors, without_secrets
+from cloud_train.storage.base import (
+    Multipart,
+    ObjectChangedError,
+    ObjectExistsError,
+    ObjectInfo,
+    ObjectMissingError,
+    TransientStoreError,
+    UploadGoneError,
+)
+from cloud_train.storage.objects import BAD_CERTIFICATE, CLIENT_OPTIONS, ONE_TRY, SHA256, ObjectStorage
+
+if TYPE_CHECKING:
+    from azure.storage.blob import BlobClient, ContainerClient
+    from obstore.store import AzureStore as Client
+
+INSTALL = "pip install 'cloud-train[azure]'"
+
+Result = TypeVar("Result")
+
+_CONTAINER = re.compile(r"\$(root|web|logs)|(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
+_CONNECTIONS = 32
+_FOLDER = "hdi_isfolder"
+"""The metadata by which the folders that an account with a hierarchical namespace lists are told from empty objects."""
+_EMPTY_RANGE = "Wanted range starting at"
+
+
+class AzureStore(ObjectStorage):
+    """The objects under ``az://account/container/prefix``."""
+
+    def __init__(self, account: str, container: str, prefix: str) -> None:
+        """``prefix`` is empty or ends with '/'. Nothing is sent yet.
+
+        Raises UsageError for names that Azure does not have, StoreError for settings that are broken or belong to another account.
+        """
+        if not _CONTAINER.fullmatch(container):
+            raise UsageError(f"{container!r} cannot be the name of a container: those have 3 to 63 of a-z, 0-9 and single '-'")
+        _require()
+        self.account = account_from(account, os.environ)
+        self.container = container
+        self._credentials = Credentials(self.account)
+        self._errors = AzureErrors(self._credentials, container)
+        self._folders: set[str] = set()
+        url = f"az://{account}/{container}/{prefix}".rstrip("/")
+        super().__init__(url, self._obstore(), prefix, explain=self._errors.of_answer, listing=self._list_with_sdk)
+
+    def create(self, key: str, data: bytes) -> None:
+        """Write an object that must not exist yet."""
+        try:
+            super().create(key, data)
+        except ObjectChangedError as error:  # "If-None-Match: *" may be answered with 412 too
+            raise ObjectExistsError(f"cannot write {self.url}/{key}: it exists already") from error
+
+    def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
+        """Bytes ``start`` to ``end`` (exclusive) of an object."""
+        try:
+            return super().get(key, start, end, version=version)
+        except TransientStoreError as error:  # Azurite gives an answer, which obstore rejects, where the object ends and Azure a 416
+            if _EMPTY_RANGE not in error.message:
+                raise
+            return self._nothing(key, version)
+
+    def stat(self, key: str) -> ObjectInfo:
+        """What is known of one object."""
+        info = super().stat(key)
+        return replace(info, version=_quoted(info.version))
+
+    def permission(self, action: str) -> str:
+        """The role, or the letters of a SAS token, that an action needs."""
+        return self._errors.permission(action)
+
+    def delete(self, key: str) -> None:
+        """Remove an object; it is no error if it is gone already."""
+        blob = self.blob(key)
+        try:  # not by obstore, which deletes with a batch of one, and whose code panics if the answer to that is damaged
+            self.call(key, "delete", blob.delete_blob)
+        except ObjectMissingError:
+            return
+
+    def multipart(self) -> Multipart:
+        """Blocks of a block blob."""
+        return _Blocks(self)
+
+    def blob(self, key: str) -> "BlobClient":
+        """The SDK's client for one object."""
+        return self._sdk.get_blob_client(self.full_key(key))
+
+    def call(self, key: str, action: str, operation: Callable[[], Result]) -> Result:
+        """The result of a call of the SDK; raises this room's errors."""
+        from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
+
+        try:
+            return operation()
+        except (AzureError, ValueError) as error:  # ValueError: what the SDK makes of an answer that was damaged on its way
+            status, code, message = 0, "", without_secrets(str(error))
+            if isinstance(error, HttpResponseError) and (error.status_code or 0) >= _FIRST_ERROR:
+                found = getattr(error, "error_code", None)
+                status, code = int(error.status_code or 0), str(getattr(found, "value", found) or "")
+            elif isinstance(error, ClientAuthenticationError):  # no request was sent, because there is no token for it
+                failed = self._credentials.failed(message)
+                code, message = type(failed).__name__, failed.message
+            elif "CERTIFICATE_VERIFY_FAILED" in message:
+                code = BAD_CERTIFICATE
+            raise self.failure(action, key, status, code, message) from error
+
+    def _listed(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
+        # obstore would fetch everything and leave out what lies before `after`; the SDK can ask the service to begin there.
+        found = self._sdk_listed(prefix, after) if after else super()._listed(prefix, after)
+        return (replace(info, version=_quoted(info.version)) for info in found if info.key not in self._folders)
+
+    def _is_empty_object(self, path: str) -> bool:
+        import obstore
+
+        try:
+            found = obstore.get(self._client, path, options={"head": True})
+        except FileNotFoundError:
+            return False
+        if found.attributes.get(_FOLDER) == "true":
+            self._folders.add(path)
+        return found.meta["size"] == 0
+
+    def _list_with_sdk(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
+        start = {"start_from": after} if after.startswith(prefix) and after else {}
+        options: dict[str, Any] = {"include": ["metadata"], **start}
+        pages = self._sdk.list_blobs(prefix or None, **options).by_page()
+        while (page := self.call("", "list", lambda: next(pages, None))) is not None:
+            for blob in page:
+                metadata = blob.metadata or {}
+                if metadata.get(_FOLDER) != "true":
+                    yield ObjectInfo(blob.name, blob.size, blob.last_modified.timestamp(), _quoted(blob.etag or ""), metadata.get(SHA256))
+
+    def _obstore(self) -> "Client":
+        """The container for obstore. All is said here, because obstore has settings of its own for what is left out."""
+        from obstore.store import AzureStore as Client
+
+        return Client(
+            self.container,
+            account_name=self.account.name,
+            endpoint=self.account.endpoint,
+            use_emulator=False,
+            use_fabric_endpoint=False,
+            skip_signature=False,
+            client_options=CLIENT_OPTIONS,
+            retry_config=ONE_TRY,
+            credential_provider=self._credentials,
+        )
+
+    @cached_property
+    def _sdk(self) -> "ContainerClient":
+        """The container for the SDK. One try a request: ``storage.retrying`` tries again."""
+        quiet_sdk()
+        import requests
+        from azure.core.pipeline.transport import RequestsTransport
+        from azure.storage.blob import ContainerClient
+        from requests.adapters import HTTPAdapter
+
+        trusted = os.environ.get("SSL_CERT_FILE") or True  # obstore reads it too
+        session = requests.Session()
+        for scheme in ("http://", "https://"):  # its usual pool of 10 connections is too small for a transfer's threads
+            session.mount(scheme, HTTPAdapter(pool_maxsize=_CONNECTIONS, max_retries=0))
+        return ContainerClient(
+            self.account.endpoint,
+            self.container,
+            credential=self._credentials.for_sdk(),
+            transport=RequestsTransport(session=session, connection_timeout=10, read_timeout=30, connection_verify=trusted),
+            retry_total=0,
+        )
+
+
+class _Blocks:
+    """Blocks that wait to be committed, at most 50,000 in one object, all with names of one length.
+
+    A block's name is its upload's name, its number and the MD5 of its bytes, so the list of blocks tells what each of them holds. The
+    service checks the same MD5 when the block arrives. A first block, which never becomes a part, is there from ``begin`` on: with it an
+    upload without parts can be told from one that is gone. Azure drops blocks a week after the last one came, or when the object is
+    written otherwise; it has no way to drop them sooner without showing an object, so ``abort`` marks the upload as ended and leaves them.
+    """
+
+    in_order = False
+
+    def __init__(self, store: AzureStore) -> None:
+        self._store = store
+        self._over: set[str] = set()
+
+    def part_bytes(self, size: int) -> int:
+        return max(8 << 20, -(-size // 50_000))
+
+    def begin(self, key: str, size: int, sha256: str) -> str:
+        token = f"{secrets.token_hex(8)}-{sha256}"
+        self._stage(key, token, _BEGUN, b"\n")
+        return token
+
+    def sent(self, key: str, token: str) -> Mapping[int, str]:
+        upload = token.partition("-")[0]
+        blob = self._store.blob(key)
+        try:
+            _, blocks = self._store.call(key, "write", lambda: blob.get_block_list("uncommitted"))
+        except ObjectMissingError:
+            blocks = []
+        names = {str(block.id): str(block.id).split(".")[1] for block in blocks if str(block.id).startswith(f"{upload}.")}
+        if _BEGUN not in names.values() or _ENDED in names.values():
+            raise self._gone(key)
+        # Of a part that was sent twice with other bytes both are there, and nothing tells which came last: it counts as not sent.
+        times = Counter(names.values())
+        return {int(number): name for name, number in names.items() if number.isdecimal() and times[number] == 1}
+
+    def is_part(self, receipt: str, data: bytes) -> bool:
+        return receipt.rpartition(".")[2] == _md5(data).hex()
+
+    def send(self, key: str, token: str, number: int, offset: int, data: bytes) -> str:
+        if token in self._over:  # the service takes any block; of an upload that another process ended, ``finish`` tells
+            raise self._gone(key)
+        return self._stage(key, token, f"{number:05d}", data)
+
+    def finish(self, key: str, token: str, receipts: Mapping[int, str]) -> None:
+        from azure.storage.blob import BlobBlock
+
+        self.sent(key, token)  # the SDK would also take blocks of an object that was finished before
+        blob = self._store.blob(key)
+        blocks = [BlobBlock(receipt) for _, receipt in sorted(receipts.items())]
+        metadata = {SHA256: token.partition("-")[2]}
+        self._store.call(key, "write", lambda: blob.commit_block_list(blocks, metadata=metadata))
+        self._over.add(token)
+
+    def abort(self, key: str, token: str) -> None:
+        if token not in self._over:
+            self._stage(key, token, _ENDED, b"\n")
+            self._over.add(token)
+
+    def _gone(self, key: str) -> UploadGoneError:
+        return UploadGoneError(f"the upload of {self._store.url}/{key} that was begun is gone")
+
+    def _stage(self, key: str, token: str, part: str, data: bytes) -> str:
+        md5 = _md5(data)
+        name = f"{token.partition('-')[0]}.{part}.{md5.hex()}"
+        headers = {"Content-MD5": base64.b64encode(md5).decode("ascii")}
+        blob = self._store.blob(key)
+        self._store.call(key, "write", lambda: blob.stage_block(name, data, length=len(data), headers=headers))
+        return name
+
+
+_BEGUN, _ENDED = "begun", "ended"  # as long as a number, because the names of an object's blocks must have one length
+_FIRST_ERROR = 400
+
+
+def _md5(data: bytes) -> bytes:
+    return hashlib.md5(data, usedforsecurity=False).digest()
+
+
+def _quoted(etag: str) -> str:
+    """An ETag in the form in which HTTP compares it: listings give it without the quotes."""
+    return f'"{etag}"' if etag and not etag.endswith('"') else etag
+
+
+def _require() -> None:
+    """Raise MissingDependencyError where the extra is not installed; imports none of it."""
+    try:
+        absent = [name for name in ("azure.identity", "azure.storage.blob", "obstore") if find_spec(name) is None]
+    except ModuleNotFoundError as error:  # a package above the one that is looked for
+        absent = [error.name or "azure"]
+    if absent:
+        raise MissingDependencyError(f"stores on az:// need {', '.join(absent)}", hint=f"install it with: {INSTALL}")

@@ -1,0 +1,113 @@
+"""What Azure's answers mean, in words: which account, container, credential or permission, and what to do about it.
+
+The codes: https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes
+"""
+
+import re
+from urllib.parse import urlsplit
+
+from cloud_train.errors import StoreError
+from cloud_train.storage.azure_account import LOGIN_HINT, Credentials
+from cloud_train.storage.base import AccessDeniedError, ObjectExistsError, TransientStoreError, UploadGoneError
+
+ROLE = "Storage Blob Data Contributor"
+"""The built-in role that allows reading, writing, listing and deleting objects."""
+
+_SECRET = re.compile(r"(?i)\b(sig|AccountKey|SharedAccessSignature)=[^&\s;'\")]+")
+_NO_SUCH_HOST = "Name or service not known|No address associated|nodename nor servname"
+"""How name servers say that there is none. That none could be asked ("Temporary failure in name resolution") is something else."""
+
+_PLAIN: dict[str, tuple[type[StoreError], str, str | None]] = {
+    "UnauthorizedBlobOverwrite": (ObjectExistsError, "it exists already", None),  # to a SAS that may create, but not overwrite
+    "InvalidBlockList": (UploadGoneError, "the blocks of the upload that was begun are gone", None),
+    "InvalidBlobOrBlock": (
+        StoreError,
+        "another program's unfinished upload is in the way",
+        "let it end, or wait: it is gone a week after its last part",
+    ),
+    "Md5Mismatch": (TransientStoreError, "the bytes that arrived are not those that were sent", None),
+    "ContainerBeingDeleted": (StoreError, "the container is being deleted", "wait half a minute, and make it anew"),
+    "AccountIsDisabled": (AccessDeniedError, "the storage account is disabled", "see it in the Azure portal"),
+}
+_NOT_ACCEPTED = ("AuthenticationFailed", "InvalidAuthenticationInfo", "NoAuthenticationInformation")
+_NOT_PUBLIC = ("ResourceNotFound", "PublicAccessNotPermitted")
+_UNAUTHENTICATED = 401
+_REFUSED = (401, 403)
+_NO_TOKEN: dict[str, type[StoreError]] = {kind.__name__: kind for kind in (AccessDeniedError, TransientStoreError)}
+_DATA_ACTIONS = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs"
+_ACTIONS = {"read": "read", "list": "read", "write": "write", "delete": "delete", "abort": "write"}
+_LETTERS = {"read": "r", "list": "l", "write": "c and w", "delete": "d", "abort": "w"}
+
+
+class AzureErrors:
+    """The errors of requests to one container."""
+
+    def __init__(self, credentials: Credentials, container: str) -> None:
+        self._credentials = credentials
+        self._account = credentials.account
+        self._container = container
+
+    def of_answer(self, status: int, code: str, message: str) -> StoreError | None:
+        """The error for an answer that is Azure's own, or None for one that means the same on every cloud.
+
+        ``status`` is 0 if no answer came. Where there is no token to ask with, ``code`` is the name of the error of ``Credentials``.
+        """
+        if code in _NO_TOKEN:
+            return _NO_TOKEN[code](message, hint=LOGIN_HINT)
+        if status == 0:
+            return self._of_connection(message)
+        if code == "ContainerNotFound":
+            account, container = self._account.name, self._container
+            return StoreError(
+                f"there is no container {container!r} in the storage account {account!r}",
+                hint=f"make it with: az storage container create --auth-mode login --account-name {account} --name {container}",
+            )
+        if code in _PLAIN:
+            kind, words, hint = _PLAIN[code]
+            return kind(words, hint=hint)
+        if self._credentials.anonymous and (status in _REFUSED or code in _NOT_PUBLIC):
+            return AccessDeniedError(f"no credentials were found, and the container {self._container!r} is not public", hint=LOGIN_HINT)
+        return self._of_refusal(status, code)
+
+    def permission(self, action: str) -> str:
+        """What 'read', 'write', 'list' or 'delete' needs here: a role's data action, or a letter of a SAS token."""
+        if self._account.sas is not None:
+            return f"a SAS token whose sp= has {_LETTERS[action]} (that in {self._account.source} is the one in use{self._until()})"
+        return f"the role '{ROLE}' on the container {self._container!r}, or another one with {_DATA_ACTIONS}/{_ACTIONS[action]}"
+
+    def _of_connection(self, text: str) -> StoreError | None:
+        host = urlsplit(self._account.endpoint).hostname or ""
+        unknown = f"failed to lookup address|dns error|Failed to resolve '{re.escape(host)}'"  # obstore's words, and the SDK's
+        if not re.search(f"({unknown}).{{0,300}}({_NO_SUCH_HOST})", text, re.DOTALL):
+            return None
+        return StoreError(
+            f"there is no storage account {self._account.name!r}: the host {host} does not exist",
+            hint="is the account's name right? az storage account list shows yours",
+        )
+
+    def _of_refusal(self, status: int, code: str) -> StoreError | None:
+        account = self._account
+        if code == "KeyBasedAuthenticationNotPermitted":
+            hint = f"unset {account.source}, and sign in with: az login"
+            return AccessDeniedError(f"the storage account {account.name!r} takes no account keys", hint=hint)
+        if code in _NOT_ACCEPTED or status == _UNAUTHENTICATED:
+            return AccessDeniedError(
+                f"{self._who()} was not accepted ({code or status})", hint="has it expired, and is this machine's clock right?"
+            )
+        if code == "AuthorizationFailure" and account.key is not None:  # a key may do everything
+            hint = f"is it the key of {account.name!r}, and does the account's firewall let this machine in?"
+            return AccessDeniedError(f"{self._who()} was refused ({code})", hint=hint)
+        return None
+
+    def _who(self) -> str:
+        if self._account.key is not None:
+            return f"the account key in {self._account.source}"
+        return "the token of this identity" if self._account.sas is None else f"the SAS token in {self._account.source}{self._until()}"
+
+    def _until(self) -> str:
+        return f", valid until {self._account.sas_end}" if self._account.sas_end else ""
+
+
+def without_secrets(text: str) -> str:
+    """A text of the SDK without keys and signatures, and without the lines that only repeat its first ones."""
+    return _SECRET.sub(r"\1=…", re.split(r"\n(?:RequestId|ErrorCode|Content):", text, maxsplit=1)[0])

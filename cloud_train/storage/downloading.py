@@ -1,0 +1,285 @@
+"""One object becomes one file: under a temporary name beside its target, checked, synced, and only then renamed.
+
+Small objects come in one piece, large ones in ranges of one and the same version, side by side. The SHA-256 is taken while the parts
+arrive: it follows them through the file, so that at the end little is left to read.
+"""
+
+import errno
+import hashlib
+import os
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from cloud_train.errors import CorruptError, StoreError
+from cloud_train.storage.base import InvalidKeyError, ObjectChangedError, ObjectInfo, ObjectMissingError
+from cloud_train.storage.engine import PIECE_BYTES, Engine, Identity, Known, StoppedError, check_tries
+from cloud_train.storage.paths import TEMPORARY, explained, open_folder, opened_folder
+from cloud_train.storage.pool import Step
+from cloud_train.storage.unfinished import PartialFile, Source
+
+PART_BYTES = 16 << 20
+"""Size of a range, unless the caller says otherwise; it comes in pieces, so its size costs no memory."""
+
+_WHOLE_BYTES = 8 << 20  # up to here an object comes whole, in one request
+_COPIES = 2  # of what arrives whole: the client library's and ours
+_STREAMED_BYTES = 2 << 20  # in memory, of a range that comes in pieces
+
+_FETCHES = 2  # of an object whose bytes are not those that were written
+
+
+@dataclass(frozen=True)
+class Download:
+    """An object and the local file that it shall become."""
+
+    key: str
+    path: Path
+    size: int
+    """In bytes, as a listing or a manifest has it; what the store says at the time counts."""
+    sha256: str | None = None
+    """In hexadecimal, where a manifest has it; by default the one that the object carries."""
+    version: str | None = None
+    """The version that a listing showed. If the object is another one by now, that one is fetched."""
+    below: Path | None = None
+    """For what a listing named: a folder that ``path`` lies below, and that no link inside it may lead out of. Then what cannot be
+    written there, or is gone by now, is skipped and said in the summary; otherwise it is an error."""
+
+
+def download_step(engine: Engine, file: Download) -> Step:
+    """The step that downloads an object, and brings about those that follow."""
+    part_bytes = engine.options.part_bytes or PART_BYTES
+    if file.size <= min(2 * part_bytes, _WHOLE_BYTES):
+        return Step(partial(_fetch_whole, engine, file, 1), _COPIES * file.size)
+    return Step(_Ranges(engine, file, part_bytes).prepare)
+
+
+def _fetch_whole(engine: Engine, file: Download, tries: int) -> Sequence[Step]:
+    try:
+        info, data = engine.store.read(file.key)
+    except ObjectChangedError as error:
+        check_tries(tries, error.message)
+        return [Step(partial(_fetch_whole, engine, file, tries + 1), _COPIES * file.size)]
+    except ObjectMissingError as error:
+        return _skip(engine, file, error)
+    sha256 = hashlib.sha256(data).hexdigest()
+    expected = file.sha256 or info.sha256
+    if len(data) != info.size or expected not in (None, sha256):
+        if tries >= _FETCHES:
+            raise _corrupt(engine, file.key)
+        return [Step(partial(_fetch_whole, engine, file, tries + 1), _COPIES * file.size)]
+    try:
+        with opened_folder(*_folder(file)) as directory, explained(f"write {file.path}"):
+            identity = _write(directory, file.path.name, data, durable=engine.options.durable)
+    except InvalidKeyError as error:
+        return _skip(engine, file, error)
+    engine.meter.add(len(data))
+    _finished(engine, file, info, sha256 if expected else None, identity)
+    return ()
+
+
+def _write(directory: int, name: str, data: bytes, *, durable: bool) -> Identity:
+    temporary = f"{TEMPORARY}{secrets.token_hex(8)}.partial"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644, dir_fd=directory)
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0) as opened:
+            view = memoryview(data)
+            while view:
+                view = view[opened.write(view) or 0 :]
+            if durable:
+                os.fsync(descriptor)
+            _rename(temporary, name, directory)
+            return Identity.of(os.fstat(descriptor))
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=directory)
+        raise
+
+
+def _rename(temporary: str, name: str, directory: int) -> None:
+    try:
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError as error:
+        if error.errno in (errno.EISDIR, errno.ENOTEMPTY):
+            raise InvalidKeyError(f"there is a folder called {name!r} in its place", hint="move it away") from error
+        raise
+
+
+class _Ranges:
+    """A large object on its way."""
+
+    def __init__(self, engine: Engine, file: Download, part_bytes: int) -> None:
+        self._engine = engine
+        self._file = file
+        self._part_bytes = part_bytes
+        self._tries = self._fetches = 0
+        self._lock = threading.Lock()
+        self._hashing = threading.Lock()
+        self._directory = -1
+        self._partial: PartialFile | None = None
+        engine.open_files.append(self)
+
+    def prepare(self) -> Sequence[Step]:
+        """Look at the object, find what of it arrived before, and bring about a step for each part that did not."""
+        self._tries += 1
+        try:
+            self._info = info = self._engine.store.stat(self._file.key)
+            self._directory = open_folder(*_folder(self._file))
+        except (InvalidKeyError, ObjectMissingError) as error:
+            return _skip(self._engine, self._file, error)
+        self._expected = self._file.sha256 or info.sha256
+        source = Source(self._engine.store.url, self._file.key, info.version, info.size, self._part_bytes)
+        with explained(f"write {self._file.path}"):
+            self._partial = PartialFile(self._directory, self._file.path.name, source)
+        return self._fetch(self._partial)
+
+    def _fetch(self, file: PartialFile) -> Sequence[Step]:
+        self._fetches += 1
+        self._count = -(-self._info.size // self._part_bytes)
+        self._hash = hashlib.sha256()
+        self._hashed = 0
+        self._changed = False
+        arrived = [number for number in range(self._count) if self._arrived_whole(file, number)]
+        self._arrived = set(arrived)
+        self._missing = self._count - len(arrived)
+        self._added = sum(self._end(number) - number * self._part_bytes for number in arrived)
+        self._engine.resumed.extend(arrived)
+        self._engine.meter.add(self._added, 0)
+        if not self._missing:
+            return [Step(self._finish)]
+        missing = sorted(set(range(self._count)) - self._arrived)
+        memory_bytes = min(self._part_bytes, _STREAMED_BYTES)
+        return [Step(partial(self._fetch_part, file, number), memory_bytes) for number in missing]
+
+    def _fetch_part(self, file: PartialFile, number: int) -> Sequence[Step]:
+        begin, end = number * self._part_bytes, self._end(number)
+        # Where the whole cannot be checked, a part that a crash may leave can.
+        own_hash = None if self._expected else hashlib.sha256()
+        at = begin
+        if not self._changed:
+            try:
+                for piece in self._engine.store.pieces(self._file.key, begin, end, version=self._info.version or None):
+                    with explained(f"write {self._file.path}"):
+                        file.write(at, piece)
+                    if own_hash is not None:
+                        own_hash.update(piece)
+                    at += len(piece)
+                    self._engine.meter.add(len(piece))
+                    if self._engine.stopped.is_set():
+                        raise StoppedError
+            except ObjectChangedError:
+                self._changed = True
+        if at == end:
+            with explained(f"write {self._file.path}"):
+                file.note(number, own_hash.hexdigest() if own_hash else "")
+        else:
+            self._changed = True
+        with self._lock:
+            self._missing -= 1
+            self._added += at - begin
+            if not self._changed:
+                self._arrived.add(number)
+            last = not self._missing
+        if not self._changed and self._expected:
+            self._hash_on(file, wait=False)
+        return [Step(self._finish)] if last else ()
+
+    def _hash_on(self, file: PartialFile, *, wait: bool) -> None:
+        """Hash what follows on what is hashed, as far as it has arrived; of several threads only one does."""
+        if not self._hashing.acquire(blocking=wait):
+            return
+        try:
+            while (number := self._hashed // self._part_bytes) in self._arrived and self._hashed < self._info.size:
+                piece = os.pread(file.descriptor, min(PIECE_BYTES, self._end(number) - self._hashed), self._hashed)
+                if not piece or self._engine.stopped.is_set():
+                    return
+                self._hash.update(piece)
+                self._hashed += len(piece)
+        finally:
+            self._hashing.release()
+
+    def _finish(self) -> Sequence[Step]:
+        file = self._partial
+        assert file is not None  # for the type checker: ``prepare`` made it
+        if self._changed:
+            self._engine.meter.add(-self._added)
+            self.close()
+            check_tries(self._tries, f"{self._engine.store.url}/{self._file.key} was written anew while it was read")
+            return [Step(self.prepare)]
+        with explained(f"write {self._file.path}"):
+            if self._expected:
+                self._hash_on(file, wait=True)
+                if self._hashed < self._info.size:
+                    raise StoppedError
+                if self._hash.hexdigest() != self._expected:
+                    return self._fetch_again(file)
+            if self._engine.options.durable:
+                os.fsync(file.descriptor)
+            try:
+                file.publish(self._file.path.name)
+            except IsADirectoryError as error:
+                file.discard()
+                return _skip(self._engine, self._file, InvalidKeyError("there is a folder of its name in its place"), error)
+            identity = Identity.of(os.fstat(file.descriptor))
+        self.close()
+        _finished(self._engine, self._file, self._info, self._expected, identity)
+        return ()
+
+    def _fetch_again(self, file: PartialFile) -> Sequence[Step]:
+        self._engine.meter.add(-self._added)
+        if self._fetches >= _FETCHES:
+            file.discard()
+            raise _corrupt(self._engine, self._file.key)
+        file.begin_anew()
+        return self._fetch(file)
+
+    def _arrived_whole(self, file: PartialFile, number: int) -> bool:
+        noted = file.arrived.get(number)
+        if noted is None or self._expected:
+            return noted is not None
+        begin = number * self._part_bytes
+        return hashlib.sha256(os.pread(file.descriptor, self._end(number) - begin, begin)).hexdigest() == noted
+
+    def _end(self, number: int) -> int:
+        return min(self._info.size, (number + 1) * self._part_bytes)
+
+    def close(self) -> None:
+        """Let go of the file and its folder; what arrived stays."""
+        if self._partial is not None:
+            self._partial.close()
+            self._partial = None
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
+
+
+def _folder(file: Download) -> tuple[Path, tuple[str, ...]]:
+    if file.below is None:
+        return file.path.parent, ()
+    return file.below, file.path.parent.relative_to(file.below).parts
+
+
+def _finished(engine: Engine, file: Download, info: ObjectInfo, sha256: str | None, identity: Identity) -> None:
+    engine.meter.finish_file()
+    if sha256 is None:
+        engine.unverified.append(file.key)
+    engine.done.append(Known(file.key, sha256, info.version, identity, time.time_ns()))
+
+
+def _skip(engine: Engine, file: Download, why: StoreError, cause: OSError | None = None) -> Sequence[Step]:
+    if file.below is None:
+        raise why from cause
+    engine.meter.finish_file()
+    engine.skipped.append((file.key, why.message))
+    return ()
+
+
+def _corrupt(engine: Engine, key: str) -> CorruptError:
+    return CorruptError(
+        f"{engine.store.url}/{key} does not arrive as it was written: its SHA-256 is another one",
+        hint="it was fetched twice; if it happens again, the object is damaged: write it anew from its source",
+    )

@@ -1,0 +1,207 @@
+"""A folder and the objects under a prefix, made the same in one direction: one listing, and then only what differs moves.
+
+Nothing is deleted on either side. A file that is there under the same name and differs is replaced. Times are never compared with each
+other, and no size is taken for proof: ``remembered`` says what is known to be unchanged, SHA-256 decides the rest.
+"""
+
+import os
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from cloud_train.storage.base import ObjectInfo, ObjectMissingError, Store
+from cloud_train.storage.downloading import Download, download_step
+from cloud_train.storage.engine import PIECE_BYTES, Engine, Identity, Known, Options, Summary, hash_file
+from cloud_train.storage.paths import TEMPORARY, explained, ignores_case, open_folder, place, unsafe
+from cloud_train.storage.pool import Step
+from cloud_train.storage.remembered import Memory
+from cloud_train.storage.uploading import Upload, upload_step
+
+_HASHING_BYTES = PIECE_BYTES
+_STATS_FOR_A_PAGE = 100  # objects of a listing that cost about as much as asking for one by itself
+
+
+def upload_folder(store: Store, folder: Path, prefix: str, options: Options | None = None) -> Summary:
+    """Make the objects under ``prefix`` (empty, or with a '/' at its end) those of the folder's files, of those below it too.
+
+    Links and other things that are no plain files are skipped, and said so in the summary. Raises as ``transfer.upload`` does.
+    """
+    comparison = _Comparison.begin(store, folder, prefix, options or Options())
+    engine = comparison.engine
+    files = list(_local_files(folder, "", engine.skipped))
+    # Whether many objects are there is seen in one more listing.
+    by_listing = len(files) > 10 + len(comparison.listed) // _STATS_FOR_A_PAGE
+    comparison.run([step for path, identity in files if (step := _upload_or_not(comparison, path, identity, not by_listing))])
+    if any(not known.looked_at for known in engine.done):
+        _look_at_all(comparison)
+    return engine.summary()
+
+
+def download_folder(store: Store, prefix: str, folder: Path, options: Options | None = None) -> Summary:
+    """Make files below the folder of the objects under ``prefix`` (empty, or with a '/' at its end).
+
+    Objects whose keys cannot safely become files below it are skipped, and said so in the summary with the reason. Raises as
+    ``transfer.download`` does.
+    """
+    comparison = _Comparison.begin(store, folder, prefix, options or Options())
+    os.close(open_folder(folder))
+    placed = place(comparison.listed, prefix, ignores_case=ignores_case(folder))
+    comparison.engine.skipped.extend(placed.skipped)
+    comparison.run([step for key, path in placed.paths.items() if (step := _download_or_not(comparison, key, folder / path))])
+    return comparison.engine.summary()
+
+
+def _local_files(folder: Path, below: str, skipped: list[tuple[str, str]]) -> Iterator[tuple[str, Identity]]:
+    """Path below the folder, with '/', and identity of every plain file, in the order of their names."""
+    with explained(f"read {folder / below}"), os.scandir(folder / below) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        path = below + entry.name
+        if entry.name.startswith(TEMPORARY):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _local_files(folder, f"{path}/", skipped)
+        elif not entry.is_file(follow_symlinks=False):
+            skipped.append((str(folder / path), "it is a link, or no plain file"))
+        elif (reason := unsafe(path)) is not None:
+            skipped.append((str(folder / path), f"its name makes no good key: {reason}"))
+        else:
+            with explained(f"read {folder / path}"):
+                yield path, Identity.of(entry.stat(follow_symlinks=False))
+
+
+def _upload_or_not(comparison: "_Comparison", path: str, identity: Identity, look: bool) -> Step | None:
+    engine, key = comparison.engine, comparison.prefix + path
+    info = comparison.listed.get(key)
+    if info is not None and info.size == identity.size and comparison.is_unchanged(key, identity):
+        return None
+    engine.meter.expect(1, identity.size)
+    if info is not None and info.size == identity.size:
+        return Step(partial(_compare_and_upload, comparison, path), _HASHING_BYTES)
+    return upload_step(engine, Upload(comparison.folder / path, key), identity.size, look=look)
+
+
+def _compare_and_upload(comparison: "_Comparison", path: str) -> Sequence[Step]:
+    key, local = comparison.prefix + path, comparison.folder / path
+    if (known := comparison.same(key, local)) is not None:
+        return comparison.settle(known)
+    with explained(f"read {local}"):
+        size = local.stat().st_size
+    return [upload_step(comparison.engine, Upload(local, key), size)]
+
+
+def _look_at_all(comparison: "_Comparison") -> None:
+    """See in one listing that what was sent is there; what is not, or is another version, is looked at by itself and sent again."""
+    engine = comparison.engine
+    comparison.listed = {info.key: info for info in engine.store.list(comparison.prefix)}
+    sent = [known for known in engine.done if not known.looked_at]
+    seen = [replace(known, looked_at=True) for known in sent if _is_listed(comparison, known)]
+    unseen = [known for known in sent if not _is_listed(comparison, known)]
+    engine.done[:] = [known for known in engine.done if known.looked_at] + seen
+    engine.meter.expect(len(unseen), sum(known.identity.size for known in unseen))
+    comparison.run(
+        [Step(partial(_compare_and_upload, comparison, known.key[len(comparison.prefix) :]), _HASHING_BYTES) for known in unseen]
+    )
+
+
+def _is_listed(comparison: "_Comparison", known: Known) -> bool:
+    info = comparison.listed.get(known.key)
+    return info is not None and info.version == known.version != ""
+
+
+def _download_or_not(comparison: "_Comparison", key: str, path: Path) -> Step | None:
+    info = comparison.listed[key]
+    identity = _identity_of(path)
+    if identity is not None and identity.size == info.size and comparison.is_unchanged(key, identity):
+        return None
+    comparison.engine.meter.expect(1, info.size)
+    file = Download(key, path, info.size, below=comparison.folder)
+    if identity is not None and identity.size == info.size:
+        return Step(partial(_compare_and_download, comparison, file), _HASHING_BYTES)
+    return download_step(comparison.engine, file)
+
+
+def _compare_and_download(comparison: "_Comparison", file: Download) -> Sequence[Step]:
+    if (known := comparison.same(file.key, file.path)) is not None:
+        return comparison.settle(known)
+    return [download_step(comparison.engine, file)]
+
+
+def _identity_of(path: Path) -> Identity | None:
+    """Of a plain file, or None if there is none."""
+    try:
+        status = path.stat(follow_symlinks=False)
+    except OSError:
+        return None
+    return Identity.of(status) if stat.S_ISREG(status.st_mode) else None
+
+
+@dataclass
+class _Comparison:
+    """What one call knows of both sides."""
+
+    engine: Engine
+    folder: Path
+    prefix: str
+    listed: dict[str, ObjectInfo]
+    memory: Memory
+
+    @classmethod
+    def begin(cls, store: Store, folder: Path, prefix: str, options: Options) -> "_Comparison":
+        engine = Engine(store, options)
+        listed = {info.key: info for info in store.list(prefix)}
+        return cls(engine, folder, prefix, listed, Memory(options.state_folder, store.url, prefix, folder))
+
+    def is_unchanged(self, key: str, identity: Identity) -> bool:
+        """Whether object and file are both as they are remembered."""
+        if unchanged := self.memory.is_unchanged(key, self.listed[key].version, identity):
+            self.engine.remembered.append(key)
+        return unchanged
+
+    def run(self, steps: Sequence[Step]) -> None:
+        """Run the steps, and remember what is the same afterwards, however they end."""
+        try:
+            self.engine.run(iter(steps))
+        finally:
+            self.memory.keep(self.engine.remembered, [*self.engine.done, *self.engine.unchanged])
+
+    def same(self, key: str, path: Path) -> Known | None:
+        """The file and the object, if both are the same bytes by their SHA-256; None also where the object has none."""
+        with explained(f"read {path}"):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            looked_ns = time.time_ns()
+            identity = Identity.of(os.fstat(descriptor))
+            version = self.listed[key].version if key in self.listed else ""
+            sha256 = self.memory.sha256_of_object(key, version)
+            if sha256 is None:
+                info = self._look(key)
+                version, sha256 = (info.version, info.sha256) if info else ("", None)
+            if sha256 is None:
+                return None
+            with explained(f"read {path}"):
+                own = self.memory.sha256_of_file(key, identity) or hash_file(descriptor, identity.size, self.engine.stopped)
+            return Known(key, sha256, version, identity, looked_ns) if own == sha256 else None
+        finally:
+            os.close(descriptor)
+
+    def settle(self, known: Known) -> Sequence[Step]:
+        """Count a file that is the same on both sides."""
+        self.engine.meter.add(known.identity.size, 0)
+        self.engine.meter.finish_file()
+        self.engine.unchanged.append(known)
+        return ()
+
+    def _look(self, key: str) -> ObjectInfo | None:
+        try:
+            info = self.engine.store.stat(key)
+        except ObjectMissingError:
+            return None
+        path = self.engine.store.local_path(key)
+        if info.sha256 is not None or path is None:
+            return info
+        with explained(f"read {path}"), path.open("rb") as file:
+            return replace(info, sha256=hash_file(file.fileno(), info.size, self.engine.stopped))

@@ -1,0 +1,255 @@
+"""Google Cloud Storage: google-auth for credentials, uploads in parts and odd keys; obstore for the rest (``storage.objects``).
+
+Credentials come from Google's own chain (Application Default Credentials): GOOGLE_APPLICATION_CREDENTIALS, the file of
+``gcloud auth application-default login``, the metadata server of a machine on Google Cloud. Where there are none, requests are not signed,
+so that public buckets can be read; to an emulator (STORAGE_EMULATOR_HOST) they never are.
+
+google-cloud-storage is not used: importing it takes 0.3 s (google-auth and obstore: 0.05), and beside obstore a few requests of the JSON
+API are enough. Their client, requests, is imported for the first of them or for the first token.
+
+The version of an object is its ETag in the XML API, which obstore speaks: the MD5 in quotes. The JSON API has ETags of another kind, so its
+listing makes the version of ``md5Hash``. Objects that Google composed have none: their ETag is asked for, one by one
+(https://cloud.google.com/storage/docs/hashes-etags).
+"""
+
+import base64
+import warnings
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from functools import cached_property
+from os import environ
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from cloud_train.errors import MissingDependencyError, StoreError
+from cloud_train.storage.base import AccessDeniedError, Multipart, ObjectInfo, ObjectMissingError, TransientStoreError
+from cloud_train.storage.gcs_sessions import TIMEOUTS, ResumableSessions
+from cloud_train.storage.objects import CLIENT_OPTIONS, ONE_TRY, ObjectStorage
+
+if TYPE_CHECKING:
+    from obstore.store import GCSCredential
+
+INSTALL = "pip install 'cloud-train[gcp]'"
+LOGIN = "gcloud auth application-default login"
+SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
+ENDPOINT = "https://storage.googleapis.com"
+
+_PERMISSIONS = {
+    "read": "storage.objects.get",
+    "write": "storage.objects.create and (to replace an object) storage.objects.delete",
+    "list": "storage.objects.list",
+    "delete": "storage.objects.delete",
+}
+_NO_BUCKET = "NoSuchBucket"
+_FIELDS = "items(name,size,updated,md5Hash),nextPageToken"
+_NO_CREDENTIALS_AT_ALL = "credentials were not found"
+
+
+class GoogleStore(ObjectStorage):
+    """The objects under ``gs://bucket/prefix``."""
+
+    def __init__(self, bucket: str, prefix: str) -> None:
+        """``prefix`` is empty or ends with '/'."""
+        self.bucket = bucket
+        self._account = _Account()
+        super().__init__(
+            f"gs://{bucket}/{prefix}".rstrip("/"),
+            self._account.obstore(bucket),
+            prefix,
+            explain=self._explain_google,
+            listing=self._list_with_json,
+        )
+
+    def multipart(self) -> Multipart:
+        """Resumable sessions."""
+        return self._sessions
+
+    def permission(self, action: str) -> str:
+        """The IAM permission that an action needs, and where."""
+        permissions = _PERMISSIONS.get(action)
+        return f"{permissions} on the bucket gs://{self.bucket}" if permissions else ""
+
+    def request(self, key: str, action: str, method: str, path: str, **options: Any) -> Any:
+        """One signed request, answered with 200 (requests' ``Response``); raises this room's errors."""
+        from google.auth.exceptions import GoogleAuthError
+        from requests.exceptions import RequestException
+
+        try:
+            answer = self._account.session.request(
+                method, self._account.endpoint + path, timeout=TIMEOUTS, allow_redirects=False, **options
+            )
+        except GoogleAuthError as error:
+            own = _explained(error)
+            raise self.failure(action, key, 401, type(own).__name__, own.message) from error
+        except RequestException as error:
+            raise self.failure(action, key, 0, type(error).__name__, f"no answer from {self._account.endpoint}") from error
+        if answer.status_code != 200:
+            raise self.refused(answer, action, key)
+        return answer
+
+    def refused(self, answer: Any, action: str, key: str) -> StoreError:
+        """The error for an answer of the JSON API (requests' ``Response``) that is none of success."""
+        reason, message = _words_of(answer)
+        # Listing and beginning an upload look for nothing but the bucket; "notFound" is all that the JSON API says of it.
+        missing_bucket = answer.status_code == 404 and action in ("list", "write")
+        return self.failure(action, key, answer.status_code, _NO_BUCKET if missing_bucket else reason, message)
+
+    def _explain_google(self, status: int, code: str, message: str) -> StoreError | None:
+        if code == _NO_BUCKET:
+            how = f"make it with: gcloud storage buckets create gs://{self.bucket} --location=REGION"
+            return StoreError(f"there is no bucket {self.bucket!r}", hint=how)
+        if code == TransientStoreError.__name__:
+            return TransientStoreError(message, hint="is the network up?")
+        if code == AccessDeniedError.__name__:
+            return AccessDeniedError(message, hint=f"log in with: {LOGIN}")
+        if status in (401, 403) and self._account.anonymous:
+            return AccessDeniedError("no credentials were found, and it is not public", hint=f"log in with: {LOGIN}")
+        if status == 401:
+            words = " ".join(message.split()) or code or "401"
+            return AccessDeniedError(f"the credentials are not valid, or not any more ({words})", hint=f"log in with: {LOGIN}")
+        return None
+
+    def _list_with_json(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
+        # startOffset includes the key itself; ``storage.objects`` leaves it out.
+        parameters = {"prefix": prefix, "startOffset": after, "maxResults": "1000", "fields": _FIELDS}
+        while True:
+            answer = self.request("", "list", "GET", f"/storage/v1/b/{self.bucket}/o", params=parameters)
+            try:
+                page = answer.json()
+                infos = [self._info(item) for item in page.get("items", ())]
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise TransientStoreError(f"cannot list {self.url}: the answer is no list of objects") from error
+            yield from infos
+            if not page.get("nextPageToken"):
+                return
+            parameters["pageToken"] = page["nextPageToken"]
+
+    def _info(self, item: dict[str, Any]) -> ObjectInfo:
+        modified = datetime.fromisoformat(item["updated"].replace("Z", "+00:00")).timestamp()
+        return ObjectInfo(item["name"], int(item["size"]), modified, self._version(item))
+
+    def _version(self, item: dict[str, Any]) -> str:
+        if item.get("md5Hash"):
+            return f'"{base64.b64decode(item["md5Hash"]).hex()}"'
+        try:
+            answer = self.request("", "read", "HEAD", f"/{self.bucket}/{quote(item['name'], safe='')}")
+        except ObjectMissingError:
+            return ""  # deleted since
+        return str(answer.headers["ETag"])
+
+    @cached_property
+    def _sessions(self) -> ResumableSessions:
+        return ResumableSessions(self, self._account.endpoint)
+
+
+class _Account:
+    """Who asks, and where: one set of credentials for obstore and for the JSON API."""
+
+    def __init__(self) -> None:
+        emulator = environ.get("STORAGE_EMULATOR_HOST", "").rstrip("/")
+        self.endpoint = (emulator if "://" in emulator else f"http://{emulator}") if emulator else ENDPOINT
+        self._emulated = bool(emulator)
+        self._credentials = None if emulator else _default_credentials()
+        self._refreshing = Lock()
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether no credentials were found; an emulator needs none."""
+        return self._credentials is None and not self._emulated
+
+    @cached_property
+    def session(self) -> Any:
+        """Signs requests, and renews its token in time. Many threads may use it."""
+        from google.auth.credentials import AnonymousCredentials
+        from google.auth.transport.requests import AuthorizedSession
+
+        if self._credentials is None:  # and so nothing to renew when a request is refused
+            return AuthorizedSession(AnonymousCredentials(), refresh_status_codes=())  # type: ignore[no-untyped-call] # google-auth ships few types
+        return AuthorizedSession(self._credentials)  # type: ignore[no-untyped-call] # as above
+
+    def obstore(self, bucket: str) -> Any:
+        """The bucket, with the same credentials and endpoint, for obstore."""
+        try:
+            from obstore.store import GCSStore as Client
+        except ModuleNotFoundError as error:
+            raise _not_installed() from error
+        return Client(
+            bucket,
+            base_url=self.endpoint,
+            skip_signature=self._credentials is None,
+            credential_provider=self._token,  # asked for every write, signed or not: https://github.com/apache/arrow-rs-object-store/issues/520
+            client_options=CLIENT_OPTIONS,
+            retry_config=ONE_TRY,
+        )
+
+    def _token(self) -> "GCSCredential":
+        """For obstore, which keeps it until five minutes before it expires.
+
+        obstore has such a provider too (``obstore.auth.google``); that one renews a token that is still fresh, and can tell no refusal
+        from a broken connection.
+        """
+        from google.auth.credentials import TokenState
+        from google.auth.exceptions import GoogleAuthError
+        from google.auth.transport.requests import Request
+
+        if self._emulated:
+            return {"token": "none", "expires_at": None}
+        if self._credentials is None:
+            raise AccessDeniedError("there are no credentials for Google Cloud")
+        with self._refreshing:
+            if self._credentials.token_state is not TokenState.FRESH:
+                try:
+                    self._credentials.refresh(Request())
+                except GoogleAuthError as error:
+                    raise _explained(error) from error
+            expiry = self._credentials.expiry
+            return {
+                "token": self._credentials.token,
+                "expires_at": expiry and expiry.replace(tzinfo=timezone.utc),  # noqa: UP017 # datetime.UTC is not in Python 3.10
+            }
+
+
+def _explained(error: Exception) -> StoreError:
+    """An error of this room for one of google-auth's."""
+    from google.auth.exceptions import TransportError
+
+    words = " ".join(str(error.args[0] if error.args else error).split())[:300]
+    if isinstance(error, TransportError) or getattr(error, "retryable", False):
+        return TransientStoreError(f"Google gave no token: {words}")
+    return AccessDeniedError(f"Google gave no token: {words}")
+
+
+def _default_credentials() -> Any:
+    """The credentials of Google's chain, or None where there are none; raises AccessDeniedError if some are there that cannot be read."""
+    try:
+        import google.auth
+        import google.auth.exceptions
+    except ModuleNotFoundError as error:
+        raise _not_installed() from error
+    try:
+        with warnings.catch_warnings():
+            # That a user's own login has no "quota project" means nothing to Cloud Storage.
+            warnings.filterwarnings("ignore", category=UserWarning, module="google.auth")
+            credentials, _ = google.auth.default(scopes=[SCOPE])
+    except google.auth.exceptions.DefaultCredentialsError as error:
+        if _NO_CREDENTIALS_AT_ALL in str(error):
+            return None
+        raise AccessDeniedError(
+            f"the credentials for Google Cloud cannot be read: {' '.join(str(error.args[0]).split())[:300]}",
+            hint=f"correct GOOGLE_APPLICATION_CREDENTIALS, or log in with: {LOGIN}",
+        ) from error
+    return credentials
+
+
+def _not_installed() -> MissingDependencyError:
+    return MissingDependencyError("stores on gs:// need google-auth, requests and obstore", hint=f"install them with: {INSTALL}")
+
+
+def _words_of(answer: Any) -> tuple[str, str]:
+    """The reason and the message in an error of the JSON API, which may also be an error of something in between."""
+    try:
+        error = answer.json()["error"]
+        return str((error.get("errors") or [{}])[0].get("reason", "")), str(error.get("message", ""))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return "", str(answer.reason)

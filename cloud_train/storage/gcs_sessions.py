@@ -1,0 +1,193 @@
+"""Uploads in parts to Google Cloud Storage: resumable sessions (https://cloud.google.com/storage/docs/performing-resumable-uploads).
+
+A session takes the bytes of an object in order, in pieces of whole 256 KiB, and ends with the piece that says how long the object is. Its
+URI needs no credentials: whoever has it may write. So no message shows it, nor the text of the HTTP client's errors, which holds it.
+
+So that an object cannot be seen before ``finish``, the bytes behind the last whole 256 KiB stay here until then: they are not among what
+arrived, and another process sends them again.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from cloud_train.errors import StoreError
+from cloud_train.storage.base import TransientStoreError, UploadGoneError
+from cloud_train.storage.objects import SHA256
+
+if TYPE_CHECKING:
+    from cloud_train.storage.gcs import GoogleStore
+
+UNIT = 256 << 10
+"""Bytes; what is sent before the end has to be a multiple."""
+
+PART_BYTES = 16 << 20
+
+TIMEOUTS = (10, 60)
+"""Seconds to connect (and for each piece of a body to be taken), and to wait for an answer."""
+
+_INCOMPLETE = 308
+_GONE = (404, 410, 499)
+
+
+@dataclass
+class _Session:
+    """What this process knows of a session."""
+
+    received: int | None = None
+    """Bytes that the server has; None if it has to be asked."""
+    tail: bytes = b""
+    """The bytes of the last part that are sent with ``finish``."""
+
+
+class ResumableSessions:
+    """``Multipart`` for Google Cloud Storage. A receipt is where its part ends, in bytes."""
+
+    in_order = True
+
+    def __init__(self, store: "GoogleStore", endpoint: str) -> None:
+        """``endpoint`` is where tokens that are no whole URI lead to."""
+        self._store = store
+        self._endpoint = endpoint
+        self._known: dict[str, _Session] = {}
+        self._lock = Lock()
+
+    def part_bytes(self, size: int) -> int:
+        """16 MiB: a session has no limit to the number of parts."""
+        return PART_BYTES
+
+    def begin(self, key: str, size: int, sha256: str) -> str:
+        """Begin a session; its token is worth a password."""
+        answer = self._store.request(
+            key,
+            "write",
+            "POST",
+            f"/upload/storage/v1/b/{self._store.bucket}/o",
+            params={"uploadType": "resumable", "name": self._store.full_key(key)},
+            json={"metadata": {SHA256: sha256}, "contentType": "application/octet-stream"},
+        )
+        # A session of our endpoint is kept without it: another process may reach the same server under another address.
+        return str(answer.headers["Location"]).removeprefix(self._endpoint)
+
+    def sent(self, key: str, token: str) -> Mapping[int, str]:
+        """The whole parts that arrived."""
+        received = self._received(key, token, fresh=True)
+        return {number: str((number + 1) * PART_BYTES) for number in range(received // PART_BYTES)}
+
+    def is_part(self, receipt: str, data: bytes) -> bool:
+        """True: a session tells no checksum of a part."""
+        return True
+
+    def send(self, key: str, token: str, number: int, offset: int, data: bytes) -> str:
+        """Send what the server has not yet of a part. What it has stays as it is."""
+        session = self._session(token)
+        whole = len(data) - len(data) % UNIT
+        received = self._received(key, token)
+        if received < offset:
+            raise UploadGoneError(f"{self._what(key)}: the store has {received:,} bytes of the upload, not the {offset:,} before this part")
+        while received < offset + whole:
+            piece = data[received - offset : whole]
+            before = received
+            received = self._put(key, token, piece, f"bytes {received}-{received + len(piece) - 1}/*")
+            if received <= before:
+                self._forget(token)
+                raise TransientStoreError(f"{self._what(key)}: the store took none of {len(piece):,} bytes")
+        session.tail = data[whole:]
+        return str(offset + len(data))
+
+    def finish(self, key: str, token: str, receipts: Mapping[int, str]) -> None:
+        """Send the last bytes, and with them how long the object is."""
+        size = max((int(receipt) for receipt in receipts.values()), default=0)
+        received = self._received(key, token, fresh=True)
+        tail = self._session(token).tail
+        if not size - len(tail) <= received <= size:
+            raise UploadGoneError(f"{self._what(key)}: the store has {received:,} of {size:,} bytes, and the last ones are not here")
+        rest = tail[len(tail) - (size - received) :] if received < size else b""
+        span = f"bytes {received}-{size - 1}/{size}" if rest else f"bytes */{size}"
+        answer = self._ask("PUT", key, token, rest, span)
+        self._forget(token, session_too=answer.status_code in (200, 201))
+        if answer.status_code == _INCOMPLETE:
+            raise TransientStoreError(f"{self._what(key)}: the store has not taken the last bytes yet")
+
+    def abort(self, key: str, token: str) -> None:
+        """Give the session up."""
+        try:
+            self._ask("DELETE", key, token)
+        except UploadGoneError:
+            return
+        finally:
+            self._forget(token, session_too=True)
+
+    def _received(self, key: str, token: str, *, fresh: bool = False) -> int:
+        session = self._session(token)
+        if session.received is None or fresh:
+            session.received = self._put(key, token, b"", "bytes */*")
+        return session.received
+
+    def _put(self, key: str, token: str, piece: bytes, span: str) -> int:
+        """How many bytes the server has of a session that is not complete."""
+        answer = self._ask("PUT", key, token, piece, span)
+        if answer.status_code != _INCOMPLETE:
+            self._forget(token, session_too=True)
+            raise UploadGoneError(f"{self._what(key)}: it was finished before")
+        _, _, last = str(answer.headers.get("Range", "")).rpartition("-")
+        received = int(last) + 1 if last.isdecimal() else 0
+        self._session(token).received = received
+        return received
+
+    def _ask(self, method: str, key: str, token: str, piece: bytes = b"", span: str | None = None) -> Any:
+        """One request to a session, answered with 200, 201, 204 or 308. After any other end the server is asked what it has."""
+        from requests.exceptions import RequestException
+
+        # A file-like body is sent piece by piece, each with its own time limit; the time for one of bytes would limit the whole.
+        body = io.BytesIO(piece) if piece else None
+        headers = {"Content-Range": span} if span else {}
+        uri = token if "://" in token else self._endpoint + token
+        problem: StoreError | None = None
+        try:
+            answer = self._plain.request(method, uri, data=body, headers=headers, timeout=TIMEOUTS, allow_redirects=False)
+        except RequestException as error:
+            problem = TransientStoreError(f"{self._what(key)}: the connection broke ({type(error).__name__})", hint="is the network up?")
+        else:
+            if answer.status_code in (200, 201, 204, _INCOMPLETE):
+                return answer
+            if answer.status_code in _GONE:
+                problem = UploadGoneError(f"{self._what(key)}: the upload that was begun is gone")
+            else:
+                problem = self._store.refused(answer, "write", key)
+        self._forget(token, session_too=isinstance(problem, UploadGoneError))
+        raise problem  # outside the handler: the client's own error, whose text holds the session's URI, is not chained
+
+    def _session(self, token: str) -> _Session:
+        with self._lock:
+            return self._known.setdefault(token, _Session())
+
+    def _forget(self, token: str, *, session_too: bool = False) -> None:
+        with self._lock:
+            if session_too:
+                self._known.pop(token, None)
+            elif token in self._known:
+                self._known[token].received = None
+
+    def _what(self, key: str) -> str:
+        return f"cannot write {self._store.url}/{key}"
+
+    @cached_property
+    def _plain(self) -> Any:
+        """A client without credentials: a session's URI stands for them."""
+        import requests
+        from requests.adapters import HTTPAdapter
+
+        class LargePieces(HTTPAdapter):
+            """Reads bodies in pieces of 256 KiB; of the usual 16 KiB, sending takes half as much processor time again."""
+
+            def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+                super().init_poolmanager(*arguments, blocksize=UNIT, **options)
+
+        client = requests.Session()
+        for scheme in ("http://", "https://"):
+            client.mount(scheme, LargePieces(pool_maxsize=32))
+        return client

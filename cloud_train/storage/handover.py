@@ -1,0 +1,71 @@
+"""What a machine that shares nothing with this one needs to reach a store as this one does: the SDKs' own settings, as variables.
+
+They are secrets: they go to the machine itself, and are written down nowhere. A variable may name a file, which has to be brought along.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cloud_train.storage.registry import scheme_of
+
+FILES = ("GOOGLE_APPLICATION_CREDENTIALS", "AWS_CA_BUNDLE", "AWS_WEB_IDENTITY_TOKEN_FILE")
+"""Variables whose value is the path of a file."""
+
+_NAMES = {
+    "s3": (
+        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"),
+        *("AWS_ENDPOINT_URL_S3", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CA_BUNDLE", "AWS_EC2_METADATA_DISABLED"),
+    ),
+    "gs": ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "STORAGE_EMULATOR_HOST", "NO_GCE_CHECK"),
+    "az": (
+        *("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_KEY", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"),
+        *("AZURE_STORAGE_ENDPOINT", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"),
+    ),
+}
+_LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
+
+
+def settings_for(url: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables, with their values, that open ``url`` elsewhere; nothing for a folder.
+
+    Credentials that are in no variable here (a profile of ``~/.aws``, a login of gcloud) are added as far as they can be handed on. Those
+    of a login that lasts for hours only end with it, wherever they are.
+    """
+    scheme = scheme_of(url)
+    found = {name: environment[name] for name in _NAMES.get(scheme, ()) if environment.get(name)}
+    if scheme == "s3" and not {"AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE"} & found.keys():
+        found |= _of_aws_profile()
+    if scheme == "gs" and not {"GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST"} & found.keys():
+        login = Path("~/.config/gcloud/application_default_credentials.json").expanduser()
+        found |= {"GOOGLE_APPLICATION_CREDENTIALS": str(login)} if login.is_file() else {}
+    return found
+
+
+def _of_aws_profile() -> dict[str, str]:
+    try:
+        import botocore.session
+        from botocore.exceptions import BotoCoreError
+    except ModuleNotFoundError:  # whoever opens the store is told
+        return {}
+    session = botocore.session.get_session()
+    try:
+        credentials = session.get_credentials()
+        frozen = credentials.get_frozen_credentials() if credentials else None
+    except BotoCoreError:  # an expired login, say: whoever opens the store is told
+        return {}
+    keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    values = (frozen.access_key, frozen.secret_key, frozen.token) if frozen else ()
+    region = session.get_config_variable("region")
+    return {name: value for name, value in zip((*keys, "AWS_DEFAULT_REGION"), (*values, region), strict=False) if value and frozen}
+
+
+def loopback_endpoint(settings: Mapping[str, str]) -> str | None:
+    """An endpoint among the settings that only this machine reaches, or None."""
+    for name, value in settings.items():
+        endpoints = [part.partition("=")[2] for part in value.split(";") if "=" in part] if "CONNECTION_STRING" in name else [value]
+        for endpoint in endpoints:
+            if "://" in endpoint and urlsplit(endpoint).hostname in _LOOPBACK:
+                return endpoint
+    return None

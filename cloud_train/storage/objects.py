@@ -1,0 +1,386 @@
+"""What all clouds do alike: objects put, read, listed and deleted through obstore, one client in Rust for S3, Google's and Azure's storage.
+
+It costs about a tenth of what the clouds' own SDKs take for a request (docs/benchmarks.md). Left to the SDKs, one module a cloud, is what
+they do best: credentials, uploads in parts that another process can go on with, and listing keys that are no proper paths.
+
+The SHA-256 of every object lies in its user metadata under ``sha256``. obstore tries each request once: ``storage.retrying`` tries again.
+Only its synchronous calls are used; they release the interpreter lock, so threads run side by side.
+
+What a cloud says when it refuses has two parts. ``Explain`` turns its error codes into our errors; ``ObjectStorage.permission``, which each
+cloud's store overrides, names what is missing where access is denied. A cloud's SDK goes the same way: ``ObjectStorage.failure``.
+"""
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Iterator
+from http.client import responses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cloud_train.errors import StoreError
+from cloud_train.storage.base import (
+    AccessDeniedError,
+    Buffer,
+    InvalidKeyError,
+    ObjectChangedError,
+    ObjectExistsError,
+    ObjectInfo,
+    ObjectMissingError,
+    TransientStoreError,
+)
+
+if TYPE_CHECKING:
+    from obstore import GetOptions, GetResult
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+SHA256 = "sha256"
+"""Name of the user metadata that holds an object's SHA-256 in hexadecimal."""
+
+CLIENT_OPTIONS: "ClientConfig" = {"allow_http": True, "connect_timeout": "10s", "read_timeout": "30s", "timeout": "5min"}
+"""obstore's client: unencrypted endpoints are for emulators. The time limits keep a silent server from stopping a caller for ever."""
+
+ONE_TRY: "RetryConfig" = {"max_retries": 0}
+"""obstore's ``retry_config``."""
+
+_PAGE = 1000
+_PIECE_BYTES = 1 << 20
+_LOOKED_AT_SINGLY = 10
+_STATUS = re.compile(r"status code: (\d{3})")
+_WORDS = re.compile(r" in [\d.]+[nµm]?s - (.*)", re.DOTALL)
+_PROVIDER = re.compile(r"credential provider: (?:[\w.]+\.)?(\w+): (.*)", re.DOTALL)
+_QUERY = re.compile(r"(https?://)(?:[^\s/@]*@)?([^\s?]*)(?:\?\S*)?")
+_CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(\w+)")
+_SYSTEM = re.compile(r"(?:message|error): \"([^\"]+)\"|(TimedOut)")
+_CODE = re.compile(r"<Code>([\w.]+)</Code>|\"(?:code|reason)\": ?\"([\w.]+)\"")
+_MESSAGE = re.compile(r"<Message>([^<]{1,300})|\"message\": ?\"([^\"]{1,300})\"")
+
+Explain = Callable[[int, str, str], StoreError | None]
+"""A cloud's own words for an answer: HTTP status (0 without an answer), the service's error code, its message → an error, or None."""
+
+Listing = Callable[[str, str], Iterator[ObjectInfo]]
+"""The SDK's own listing: full prefix, full key to begin after → objects with full keys."""
+
+
+class ObjectStorage:
+    """The objects under ``prefix`` of one bucket (or container)."""
+
+    def __init__(self, url: str, client: "ObjectStore", prefix: str, *, explain: Explain, listing: Listing) -> None:
+        """``client`` sees the whole bucket; ``prefix`` is empty or ends with '/'."""
+        self.url = url
+        self._client = client
+        self._prefix = prefix
+        self._explain = explain
+        self._listing = listing
+        self._bucket_seen = False
+
+    def permission(self, action: str) -> str:
+        """What the cloud's policy must allow to 'read', 'write', 'list', 'delete' or 'abort' here: 's3:GetObject on arn:…'."""
+        return ""
+
+    def put(self, key: str, data: bytes) -> ObjectInfo:
+        """Write an object whole, with its SHA-256, replacing what was there; tells its version."""
+        return self._write(key, data, "overwrite")
+
+    def create(self, key: str, data: bytes) -> None:
+        """Write an object that must not exist yet."""
+        self._write(key, data, "create")
+
+    def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
+        """Bytes ``start`` to ``end`` (exclusive) of an object."""
+        import obstore
+
+        path = self.full_key(key)
+        if end is not None and end <= start:
+            return self._nothing(key, version)
+        options: GetOptions = {} if version is None else {"if_match": version}
+        if end is not None:
+            options["range"] = (start, end)
+        elif start:
+            options["range"] = {"offset": start}
+        try:
+            result = obstore.get(self._client, path, options=options)
+            data = bytes(result.bytes())
+        except Exception as error:  # obstore raises built-in errors beside its own; all of them are explained, here and below
+            if answer_in(error)[0] == _BEYOND_THE_END:
+                return self._nothing(key, version)
+            raise self.explained(error, "read", key) from error
+        first, behind = result.range
+        if len(data) != behind - first:
+            raise TransientStoreError(f"{self.url}/{key} broke off: {len(data):,} of {behind - first:,} bytes came")
+        return data
+
+    def read(self, key: str) -> tuple[ObjectInfo, bytes]:
+        """A whole object, and what is known of it, in one request."""
+        import obstore
+
+        try:
+            result = obstore.get(self._client, self.full_key(key))
+            info, data = _info(key, result), bytes(result.bytes())
+        except Exception as error:
+            raise self.explained(error, "read", key) from error
+        if len(data) != info.size:
+            raise TransientStoreError(f"{self.url}/{key} broke off: {len(data):,} of {info.size:,} bytes came")
+        return info, data
+
+    def pieces(self, key: str, start: int, end: int, *, version: str | None = None) -> Iterator[Buffer]:
+        """The bytes of a range, one piece after another, as they come."""
+        import obstore
+
+        path, at = self.full_key(key), start
+        options: GetOptions = {"range": (start, end)} if version is None else {"range": (start, end), "if_match": version}
+        try:
+            for piece in obstore.get(self._client, path, options=options).stream(min_chunk_size=_PIECE_BYTES):
+                at += len(piece)
+                yield memoryview(piece)
+        except Exception as error:
+            raise self.explained(error, "read", key) from error
+        if at < end:
+            raise TransientStoreError(f"{self.url}/{key} broke off: {at - start:,} of {end - start:,} bytes came")
+
+    def stat(self, key: str) -> ObjectInfo:
+        """What is known of one object."""
+        import obstore
+
+        path = self.full_key(key)
+        try:
+            result = obstore.get(self._client, path, options={"head": True})
+        except Exception as error:
+            raise self._explained_head(error, path, key) from error
+        self._bucket_seen = True
+        return _info(key, result)
+
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
+        """Every object whose key starts with ``prefix`` and is greater than ``after``, in the order of the keys."""
+        begin = self._prefix + after if after else ""
+        for info in self._listed(self._full_prefix(prefix), begin):
+            yield ObjectInfo(info.key[len(self._prefix) :], info.size, info.modified, info.version, info.sha256)
+
+    def folders(self, prefix: str = "") -> Iterator[str]:
+        """The names of the folders directly under the folder ``prefix``, in order."""
+        import obstore
+
+        above = self._full_prefix(prefix)
+        if above and not above.endswith("/"):
+            above += "/"
+        try:
+            found = obstore.list_with_delimiter(self._client, above or None)["common_prefixes"]
+        except obstore.exceptions.InvalidPathError:
+            return iter(
+                sorted({info.key[len(above) :].split("/")[0] for info in self._listing(above, "") if "/" in info.key[len(above) :]})
+            )
+        except Exception as error:
+            raise self.explained(error, "list", prefix) from error
+        return iter(sorted(path.rstrip("/").rpartition("/")[2] for path in found))
+
+    def delete(self, key: str) -> None:
+        """Remove an object; it is no error if it is gone already."""
+        import obstore
+
+        path = self.full_key(key)
+        try:
+            obstore.delete(self._client, path)
+        except Exception as error:
+            explained = self.explained(error, "delete", key)
+            if not isinstance(explained, ObjectMissingError):
+                raise explained from error
+
+    def local_path(self, key: str) -> Path | None:
+        """None: no program can write here."""
+        self.full_key(key)
+        return None
+
+    def full_key(self, key: str) -> str:
+        """The key in the bucket; raises InvalidKeyError."""
+        parts = key.split("/")
+        if any(part in ("", ".", "..") for part in parts) or "\\" in key or not key.isprintable():
+            raise InvalidKeyError(f"the key {key!r} does not stay inside the store {self.url}")
+        return self._prefix + key
+
+    def explained(self, error: Exception, action: str, key: str) -> StoreError:
+        """An error of this room for one of obstore's."""
+        import obstore
+
+        if isinstance(error, StoreError):
+            return error
+        answer = answer_in(error)
+        place = f"{self.url}/{key}".rstrip("/")
+        if (own := self._in_own_words(action, key, *answer)) is not None:
+            return own
+        if isinstance(error, obstore.exceptions.AlreadyExistsError):
+            return ObjectExistsError(f"cannot {action} {place}: it exists already")
+        if isinstance(error, obstore.exceptions.PreconditionError):
+            return ObjectChangedError(f"{place} was written anew while it was read", hint="do it again")
+        if isinstance(error, FileNotFoundError):
+            return ObjectMissingError(f"cannot {action} {place}: there is no such object")
+        return self._in_general_words(action, key, *answer)
+
+    def failure(self, action: str, key: str, status: int, code: str, message: str) -> StoreError:
+        """The error for an SDK's answer: the cloud's own if ``Explain`` knows it; where access is denied, with what is missing.
+
+        ``status`` is 0 if no answer came; ``code`` and ``message`` are the service's.
+        """
+        return self._in_own_words(action, key, status, code, message) or self._in_general_words(action, key, status, code, message)
+
+    def _in_own_words(self, action: str, key: str, status: int, code: str, message: str) -> StoreError | None:
+        own = self._explain(status, code, message)
+        if own is not None:
+            own.message = f"cannot {action} {self.url}/{key}".rstrip("/") + f": {own.message}"
+            own.args = (own.message,)
+        return own
+
+    def _in_general_words(self, action: str, key: str, status: int, code: str, message: str) -> StoreError:
+        error = error_of(status, code, message, f"cannot {action} {self.url}/{key}".rstrip("/"))
+        if isinstance(error, AccessDeniedError) and (permission := self.permission(action)):
+            error.hint = f"it needs {permission}; `cloud-train doctor --store {self.url}` tries what is allowed"
+        return error
+
+    def _explained_head(self, error: Exception, path: str, key: str) -> StoreError:
+        """A refused HEAD has no words, and a missing bucket looks like a missing object: a GET of one byte is refused with words.
+
+        Where a missing permission explains enough, and once the bucket was seen, nothing is asked again.
+        """
+        import obstore
+
+        explained = self.explained(error, "read", key)
+        clear = isinstance(explained, (AccessDeniedError, TransientStoreError))
+        if clear or (isinstance(explained, ObjectMissingError) and self._bucket_seen):
+            return explained
+        try:
+            obstore.get(self._client, path, options={"range": (0, 1)})
+        except Exception as same:  # noqa: BLE001 - whatever it is, it is the answer
+            if answer_in(same)[0] != _BEYOND_THE_END:
+                explained = self.explained(same, "read", key)
+        self._bucket_seen = isinstance(explained, ObjectMissingError)
+        return explained
+
+    def _write(self, key: str, data: bytes, mode: Any) -> ObjectInfo:
+        import obstore
+
+        path, sha256 = self.full_key(key), hashlib.sha256(data).hexdigest()
+        attributes: Any = {SHA256: sha256}
+        try:
+            written = obstore.put(self._client, path, data, attributes=attributes, mode=mode, use_multipart=False)
+        except Exception as error:
+            raise self.explained(error, "write", key) from error
+        return ObjectInfo(key, len(data), time.time(), written["e_tag"] or "", sha256)
+
+    def _nothing(self, key: str, version: str | None) -> bytes:
+        if version not in (None, self.stat(key).version):
+            raise ObjectChangedError(f"{self.url}/{key} was written anew while it was read", hint="do it again")
+        return b""
+
+    def _full_prefix(self, prefix: str) -> str:
+        parts = prefix.split("/")
+        if any(part in ("", ".", "..") for part in parts[:-1]) or parts[-1] in (".", "..") or "\\" in prefix:
+            raise InvalidKeyError(f"the prefix {prefix!r} does not stay inside the store {self.url}")
+        return self._prefix + prefix
+
+    def _listed(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
+        """Obstore's listing as long as it tells the truth.
+
+        It refuses keys that are no proper paths, and shows ``folder/`` as ``folder`` and, at the top, ``/x`` as ``x``: where that could be,
+        the SDK lists, at ten times the CPU time; a few empty objects, which may be such folders, are looked at one by one instead.
+        A prefix that is no folder is filtered here.
+        """
+        import obstore
+
+        folder = prefix[: prefix.rfind("/") + 1]
+        if not folder:
+            yield from self._sdk_listed(prefix, after)
+            return
+        begin = max(after, prefix[:-1] if prefix != folder else "")
+        looked_at: set[str] = set()
+        try:
+            for page in obstore.list(self._client, folder, offset=begin or None, chunk_size=_PAGE):
+                for meta in page:
+                    key = meta["path"]
+                    if meta["size"] == 0:
+                        if len(looked_at) == _LOOKED_AT_SINGLY:
+                            yield from self._sdk_listed(prefix, max(after, begin))
+                            return
+                        if key in looked_at or not self._is_empty_object(key):
+                            key += "/"
+                        looked_at.add(key)
+                    begin = key
+                    if key.startswith(prefix) and key > after:
+                        yield ObjectInfo(key, meta["size"], meta["last_modified"].timestamp(), meta["e_tag"] or "")
+                    elif key > prefix and not key.startswith(prefix):
+                        return
+        except obstore.exceptions.InvalidPathError:
+            yield from self._sdk_listed(prefix, max(after, begin))
+        except StoreError:
+            raise
+        except Exception as error:
+            raise self.explained(error, "list", prefix[len(self._prefix) :]) from error
+
+    def _is_empty_object(self, path: str) -> bool:
+        import obstore
+
+        try:
+            return obstore.head(self._client, path)["size"] == 0
+        except FileNotFoundError:
+            return False
+
+    def _sdk_listed(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
+        return (info for info in self._listing(prefix, after) if info.key.startswith(prefix) and info.key > after)
+
+
+def _info(key: str, result: "GetResult") -> ObjectInfo:
+    meta = result.meta
+    sha256 = {str(name).lower(): str(value) for name, value in result.attributes.items()}.get(SHA256)
+    return ObjectInfo(key, meta["size"], meta["last_modified"].timestamp(), meta["e_tag"] or "", sha256)
+
+
+_BEYOND_THE_END = 416
+_MISSING = 404
+_REFUSED = (401, 403)
+_MOMENTARY = (0, 408, 429, 500, 502, 503, 504)
+_REDIRECTED = 301
+_WHOLE = 200
+
+BAD_CERTIFICATE = "certificate"
+"""The error code of a connection, or an SDK's, that was given up because the server's certificate is not trusted."""
+_CERTIFICATE_HINT = "for a certificate authority of your own, name its file in SSL_CERT_FILE (for S3, AWS_CA_BUNDLE serves too)"
+
+
+def error_of(status: int, code: str, message: str, what: str) -> StoreError:
+    """The error for an HTTP answer (status 0: none came) that means the same on every cloud; ``what`` could not be done."""
+    words = " ".join(message.split())[:300] or code or responses.get(status, "no explanation")
+    if code == BAD_CERTIFICATE:
+        return StoreError(f"{what}: the server's certificate was not accepted: {words}", hint=_CERTIFICATE_HINT)
+    if status in _MOMENTARY:
+        hint = "the service is busy or ill: try again later" if status else "is the network up, and the endpoint right?"
+        return TransientStoreError(f"{what}: {code or status or 'no answer'}: {words}", hint=hint)
+    if status in _REFUSED:
+        return AccessDeniedError(f"{what}: no permission ({code or status}: {words})", hint="see: cloud-train doctor")
+    if status == _MISSING:
+        return ObjectMissingError(f"{what}: there is no such object")
+    return StoreError(f"{what}: {code or status}: {words}")
+
+
+def answer_in(error: Exception) -> tuple[int, str, str]:
+    """HTTP status, the service's error code and its message, of an error of obstore's.
+
+    The status is 0 if no answer came, and 401 if a credential provider failed: the code is then the name of its exception.
+    Query strings, in which a signature can stand, are taken out.
+    """
+    text, _, debug = str(error).partition("\n\nDebug source")
+    if (provider := _PROVIDER.search(text)) is not None:
+        return 401, provider[1], provider[2]
+    if (status := _STATUS.search(text)) is not None:
+        return int(status[1]), _first(_CODE, text), _first(_MESSAGE, text)
+    words = _QUERY.sub(r"\1\2", found[1] if (found := _WORDS.search(text)) else text)
+    if "redirect" in words:
+        return _REDIRECTED, "", words
+    if "non-partial" in words:  # a server that sends a range, or all, and says 200: no other try makes it one that knows ranges
+        return _WHOLE, "", words
+    if (certificate := _CERTIFICATE.search(debug)) is not None:
+        return 0, BAD_CERTIFICATE, certificate[1]
+    reason = _SYSTEM.search(debug)
+    return 0, "", f"{words} ({reason[1] or 'no answer in time'})" if reason else words
+
+
+def _first(pattern: re.Pattern[str], text: str) -> str:
+    found = pattern.search(text)
+    return next((group for group in found.groups() if group), "") if found else ""

@@ -1,0 +1,176 @@
+"""Where an object of a store may lie below a local folder: keys are whatever somebody wrote, and none may lead anywhere else.
+
+A key is refused by its look (``unsafe``), by what else is in the store (``place``: two keys for one file), and when it is written: folders
+are opened one name at a time and never through a symbolic link (``open_folder``).
+"""
+
+import errno
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloud_train.errors import StoreError
+from cloud_train.storage.base import InvalidKeyError
+
+TEMPORARY = ".cloud-train-"
+"""Begins the name of every file that is not finished, and of those that only this package reads; none of them is ever transferred."""
+
+_LONGEST_NAME = 255  # bytes, on every usual file system
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Which keys become which files, and which do not."""
+
+    paths: dict[str, str]
+    """Key → path below the folder, with '/'."""
+    skipped: list[tuple[str, str]]
+    """Key and reason."""
+
+
+def safe_path(folder: Path, key: str) -> Path:
+    """The file below ``folder`` for an object; raises InvalidKeyError if the key does not name one that surely lies there."""
+    if (reason := unsafe(key)) is not None:
+        raise InvalidKeyError(f"the object {key!r} cannot become a file below {folder}: {reason}")
+    return folder.joinpath(*key.split("/"))
+
+
+def unsafe(key: str) -> str | None:
+    """Why a key cannot be a path below a folder, or None if it can."""
+    parts = key.split("/")
+    rules = (
+        (key.endswith("/") or not key, "it only marks a folder"),
+        (key.startswith("/"), "it is an absolute path"),
+        ("" in parts, "a part of it is empty"),
+        ("." in parts or ".." in parts, "it leads out of the folder, or nowhere"),
+        ("\\" in key, "it has a backslash"),
+        (any(unicodedata.category(character) in ("Cc", "Cs") for character in key), "it has control characters"),
+        (any(len(part.encode(errors="surrogatepass")) > _LONGEST_NAME for part in parts), f"a part is longer than {_LONGEST_NAME} bytes"),
+        (any(part.startswith(TEMPORARY) for part in parts), f"a part begins with {TEMPORARY}, as temporary files do here"),
+    )
+    return next((reason for broken, reason in rules if broken), None)
+
+
+def place(keys: Iterable[str], prefix: str, *, ignores_case: bool) -> Placed:
+    """Paths for all keys that begin with ``prefix``, such that no two of them are in each other's way.
+
+    Where one key names a file and another the folder of that name, the folder stays. Where the file system takes two keys for one name
+    (``ignores_case``), the first stays.
+    """
+    paths: dict[str, str] = {}
+    skipped: list[tuple[str, str]] = []
+    folders: dict[str, str] = {}
+    for key in keys:
+        path = key[len(prefix) :]
+        if (reason := unsafe(path)) is None:
+            paths[key] = path
+            above = path
+            while above := above.rpartition("/")[0]:
+                folders.setdefault(_folded(above, ignores_case), above)
+        else:
+            skipped.append((key, reason))
+    taken: dict[str, str] = {}
+    for key, path in list(paths.items()):
+        folded = _folded(path, ignores_case)
+        other = taken.setdefault(folded, key)
+        if folded in folders:
+            reason = "other objects lie in a folder of this name"
+        elif other != key:
+            reason = f"on this file system it is the same file as {other}"
+        elif ignores_case and (reason := _other_folder(path, folders)):
+            pass
+        else:
+            continue
+        del paths[key]
+        skipped.append((key, reason))
+    return Placed(paths, skipped)
+
+
+def _other_folder(path: str, folders: dict[str, str]) -> str:
+    """Why the folder of ``path`` is not as it is spelt, or nothing: of ``A/x`` and ``a/y``, the second would land in the first's folder."""
+    above = path.rpartition("/")[0]
+    spelt = folders.get(_folded(above, True), above)
+    return "" if spelt == above else f"on this file system its folder is the same as {spelt}/"
+
+
+def _folded(path: str, ignores_case: bool) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold()) if ignores_case else path
+
+
+def ignores_case(folder: Path) -> bool:
+    """Whether a file system takes ``a`` and ``A`` for one name; the folder must exist."""
+    name = f"{TEMPORARY}case-{os.getpid()}"
+    with explained(f"write into {folder}"):
+        probe = folder / name
+        probe.touch()
+        try:
+            return (folder / name.upper()).exists()
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+@contextmanager
+def opened_folder(folder: Path, below: Sequence[str] = ()) -> Iterator[int]:
+    """A descriptor of the folder ``below`` a trusted one, both made if need be; what is below is never reached through a link."""
+    descriptor = open_folder(folder, below)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def open_folder(folder: Path, below: Sequence[str] = ()) -> int:
+    """As ``opened_folder``, for who closes it otherwise. Raises StoreError; InvalidKeyError where a link or a file is in the way."""
+    with explained(f"write into {folder}"):
+        try:
+            descriptor = os.open(folder, _DIRECTORY)
+        except FileNotFoundError:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, _DIRECTORY)
+    try:
+        for part in below:
+            inner = _open_inner(folder, part, descriptor)
+            os.close(descriptor)
+            descriptor = inner
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _open_inner(folder: Path, name: str, above: int) -> int:
+    try:
+        try:
+            return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+        except FileNotFoundError:
+            with suppress(FileExistsError):  # another thread was quicker
+                os.mkdir(name, dir_fd=above)
+            return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            raise InvalidKeyError(f"{name!r} below {folder} is a link or a file, where a folder is needed", hint="move it away") from error
+        raise explain(error, f"write into {folder}") from error
+
+
+@contextmanager
+def explained(action: str) -> Iterator[None]:
+    """Turns an OSError into a StoreError that says what could not be done."""
+    try:
+        yield
+    except OSError as error:
+        raise explain(error, action) from error
+
+
+def explain(error: OSError, action: str) -> StoreError:
+    """A StoreError that says what could not be done, why, and what would help."""
+    hints = {
+        errno.ENOSPC: "free some space on that disk; what arrived is kept, so doing it again goes on from there",
+        errno.EDQUOT: "your disk quota is used up; what arrived is kept, so doing it again goes on from there",
+        errno.EACCES: "you have no permission there",
+        errno.EROFS: "that disk is read-only",
+    }
+    return StoreError(f"cannot {action}: {os.strerror(error.errno or 0).lower()}", hint=hints.get(error.errno or 0))

@@ -1,0 +1,91 @@
+"""Whether a store can be used: each thing that a run does with one, tried with a small object that is taken away again."""
+
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from time import perf_counter
+
+from cloud_train.errors import CloudTrainError, StoreError
+from cloud_train.storage.base import AccessDeniedError, ObjectExistsError, ObjectMissingError, Store
+
+_CONTENT = b"cloud-train looked whether it can write here; this object may be deleted\n"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that was tried: 'list', 'write', 'read', 'upload' (in parts) or 'delete'."""
+
+    name: str
+    detail: str
+    """What worked, or why it did not."""
+    error: CloudTrainError | None = None
+    """What went wrong; its hint is the next step."""
+
+
+def probe(store: Store) -> list[Step]:
+    """List, create, read, upload in parts and delete, as far as it is allowed; what cannot be tried any more is left out.
+
+    Writes ``cloud-train-probe-<random>`` under the store's prefix and deletes it. Never raises CloudTrainError.
+    """
+    key = f"cloud-train-probe-{secrets.token_hex(8)}"
+    listed = _step("list", lambda: _list(store))
+    if not (listed.error is None or isinstance(listed.error, AccessDeniedError)):
+        return [listed]  # no connection, no such bucket, another region: the rest would say the same
+    written = _step("write", lambda: _create(store, key))
+    if written.error and listed.error and written.error.hint == listed.error.hint:
+        return [listed, written]  # not a permission is missing, but credentials
+    read = _step("read", lambda: _find_nothing(store, key) if written.error else _read(store, key))
+    uploaded = [] if written.error else [_step("upload", lambda: _upload(store, key))]
+    # Deleting is tried also where writing failed: the object may be there all the same, and a permission shows without one.
+    return [listed, written, read, *uploaded, _step("delete", lambda: _delete(store, key))]
+
+
+def _step(name: str, attempt: Callable[[], str]) -> Step:
+    begun = perf_counter()
+    try:
+        detail = attempt()
+    except CloudTrainError as error:
+        return Step(name, error.message, error)
+    return Step(name, f"{detail} ({(perf_counter() - begun) * 1000:,.0f} ms)")
+
+
+def _list(store: Store) -> str:
+    return "has objects" if next(iter(store.list()), None) is not None else "is empty"
+
+
+def _create(store: Store, key: str) -> str:
+    store.create(key, _CONTENT)
+    try:
+        store.create(key, _CONTENT[::-1])
+    except ObjectExistsError:
+        return "made an object, and could not make it twice"
+    raise StoreError(
+        f"{store.url} let the same object be created twice",
+        hint="its server does not know conditional writes, which keep two workers from one attempt: use a newer version, or another one",
+    )
+
+
+def _read(store: Store, key: str) -> str:
+    if store.get(key) != _CONTENT or store.stat(key).size != len(_CONTENT):
+        raise StoreError(f"{store.url}/{key} came back with other bytes than were written", hint="is a proxy or a cache in between?")
+    _find_nothing(store, f"{key}-missing")
+    return "read it back, and told a missing object from a forbidden one"
+
+
+def _find_nothing(store: Store, key: str) -> str:
+    with suppress(ObjectMissingError):  # who may not read is refused, whether there is something or not
+        store.get(key)
+    return "may be read"
+
+
+def _upload(store: Store, key: str) -> str:
+    parts = store.multipart()
+    token = parts.begin(key, len(_CONTENT), "")
+    parts.abort(key, token)
+    return "began an upload in parts, and gave it up"
+
+
+def _delete(store: Store, key: str) -> str:
+    store.delete(key)
+    return "deleted it again"

@@ -1,0 +1,60 @@
+"""What a folder and its copy in a store looked like when they were last the same: then nothing has to be read to see that nothing changed.
+
+A file counts as unchanged only if both sides are exactly as remembered: the object by its version, the file by its size, inode and both
+of its times. Anything else is compared by SHA-256. What is remembered only saves work: without it, or if it is damaged, more is compared.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import astuple
+from pathlib import Path
+
+from cloud_train.storage.engine import Identity, Known
+from cloud_train.storage.unfinished import name_for, write_private
+
+_FORMAT = 1
+
+
+class Memory:
+    """What is remembered of one folder and one prefix of a store."""
+
+    def __init__(self, state: Path, url: str, prefix: str, folder: Path) -> None:
+        self._path = state / f"folder-{name_for(url, prefix, str(folder.absolute()))}.json"
+        self._known: dict[str, Known] = {}
+        try:
+            content = json.loads(self._path.read_text())
+            if content["format"] == _FORMAT:
+                for key, (sha256, version, identity, looked) in content["files"].items():
+                    self._known[key] = Known(key, sha256, version, Identity(*identity), looked)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            self._known = {}
+
+    def is_unchanged(self, key: str, version: str, identity: Identity) -> bool:
+        """Whether object and file are the ones that were found to be the same."""
+        known = self._known.get(key)
+        return known is not None and known.version == version != "" and self._is_same_file(known, identity)
+
+    def sha256_of_object(self, key: str, version: str) -> str | None:
+        """The SHA-256 of an object that was looked at before."""
+        known = self._known.get(key)
+        return known.sha256 if known is not None and known.version == version != "" else None
+
+    def sha256_of_file(self, key: str, identity: Identity) -> str | None:
+        """The SHA-256 of a file that was read before."""
+        known = self._known.get(key)
+        return known.sha256 if known is not None and self._is_same_file(known, identity) else None
+
+    def _is_same_file(self, known: Known, identity: Identity) -> bool:
+        return known.identity == identity and identity.is_settled(known.looked_ns)
+
+    def keep(self, unchanged: Iterable[str], found: Iterable[Known]) -> None:
+        """Write down what is the same now: the keys for which that is known already, and those for which it was found out.
+
+        Raises StoreError.
+        """
+        known = {key: self._known[key] for key in unchanged}
+        known.update({one.key: one for one in found if one.looked_at and one.version})
+        if known != self._known:
+            files = {key: (one.sha256, one.version, astuple(one.identity), one.looked_ns) for key, one in known.items()}
+            write_private(self._path, json.dumps({"format": _FORMAT, "files": files}, separators=(",", ":")))
+            self._known = known

@@ -1,0 +1,244 @@
+"""Amazon S3 and what speaks its protocol: boto3 for uploads in parts and odd keys; obstore for the rest (``storage.objects``).
+
+Credentials and endpoint are those of the AWS SDK (``storage.s3_access``). Where it finds no credentials, requests are not signed: public
+buckets accept them.
+
+Every part of an upload travels with its CRC-32, which S3 checks before it answers, and keeps: a part is never stored damaged, and whoever
+goes on with the upload recognizes it. Parts sent so cost less than half the CPU time of the SDK's defaults, which hash every byte to sign
+it, and of obstore's own uploads in parts, with which another process could not go on.
+"""
+
+import base64
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from hashlib import md5
+from typing import Any
+
+from cloud_train.errors import StoreError, UsageError
+from cloud_train.storage.base import AccessDeniedError, Multipart, ObjectInfo, TransientStoreError, UploadGoneError
+from cloud_train.storage.objects import BAD_CERTIFICATE, SHA256, ObjectStorage
+from cloud_train.storage.s3_access import CREDENTIAL_PROBLEMS, LOG_IN, Sdk, obstore_client, settings_in_environment
+
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")  # some old ones have more characters than new ones may have
+
+
+_ANSWERED_IN_WORDS = ("list_objects_v2", "list_parts", "create_multipart_upload", "complete_multipart_upload")
+
+
+class S3Store(ObjectStorage):
+    """The objects under ``s3://bucket/prefix``."""
+
+    def __init__(self, bucket: str, prefix: str) -> None:
+        """``prefix`` is empty or ends with '/'. Nothing is sent to the bucket yet.
+
+        Raises UsageError for a name that no bucket has, and AccessDeniedError where the SDK's settings cannot be used.
+        """
+        if not _BUCKET.fullmatch(bucket):
+            raise UsageError(f"{bucket!r} cannot be the name of a bucket: those have 3 to 63 of a-z, 0-9, '-' and '.'")
+        self.bucket = bucket
+        self._sdk = Sdk()
+        settings = settings_in_environment() or self._sdk.settings()
+        self._signed = not settings["skip_signature"]
+        self._region: str = settings["region"]
+        super().__init__(
+            f"s3://{bucket}/{prefix}".rstrip("/"),
+            obstore_client(bucket, settings, self._sdk.certificates()),
+            prefix,
+            explain=self._explain_s3,
+            listing=self._list_with_sdk,
+        )
+
+    def permission(self, action: str) -> str:
+        """The IAM action, and the resource that it is needed on."""
+        bucket = f"arn:aws:s3:::{self.bucket}"
+        objects = f"{bucket}/{self.url.removeprefix(f's3://{self.bucket}').lstrip('/')}".rstrip("/") + "/*"
+        return {
+            "read": f"s3:GetObject on {objects} (and s3:ListBucket on {bucket}, without which a missing object is refused too)",
+            "write": f"s3:PutObject on {objects}",
+            "list": f"s3:ListBucket on {bucket}",
+            "delete": f"s3:DeleteObject on {objects}",
+            "abort": f"s3:AbortMultipartUpload on {objects}",
+            "list parts of": f"s3:ListMultipartUploadParts on {objects}",
+        }.get(action, "")
+
+    def multipart(self) -> Multipart:
+        """S3's multipart uploads."""
+        return _Parts(self, self._sdk.client)
+
+    def call(self, key: str, action: str, operation: str, **parameters: Any) -> dict[str, Any]:
+        """One call of the SDK on this bucket; raises this room's errors."""
+        client = self._sdk.client
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            answer: dict[str, Any] = getattr(client, operation)(Bucket=self.bucket, **parameters)
+        except (BotoCoreError, ClientError, RecursionError, ValueError) as error:
+            raise self.failure(action, key, *_answer_in(error)) from error
+        if operation in _ANSWERED_IN_WORDS and answer.keys() <= {"ResponseMetadata", "RequestCharged"}:
+            # The SDK takes an answer that broke off before its first byte for an empty one: a bucket would look empty.
+            raise self.failure(action, key, 0, "", "the answer broke off")
+        return answer
+
+    def _list_with_sdk(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
+        parameters = {"Prefix": prefix, **({"StartAfter": after} if after else {})}
+        while True:
+            page = self.call("", "list", "list_objects_v2", **parameters)
+            for item in page.get("Contents", ()):
+                yield ObjectInfo(item["Key"], item["Size"], item["LastModified"].timestamp(), item["ETag"])
+            if not page.get("IsTruncated"):
+                return
+            parameters["ContinuationToken"] = page["NextContinuationToken"]
+
+    def _explain_s3(self, status: int, code: str, message: str) -> StoreError | None:
+        """S3's codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html."""
+        explained: StoreError | None = None
+        said = f"{code or status}: {message}" if message else str(code or status)
+        if code == "NoSuchBucket":
+            hint = f"make it (aws s3 mb s3://{self.bucket}), or mend the store's URL"
+            explained = StoreError(f"there is no bucket {self.bucket!r}", hint=hint)
+        elif status in _REDIRECTS or code in _REGION_CODES:
+            explained = self._elsewhere(message)
+        elif code in _GONE_CODES:
+            explained = UploadGoneError("the upload that was begun is gone")
+        elif code in _MOMENTARY_CODES:
+            explained = TransientStoreError(said, hint="try again in a moment")
+        elif code in _REFUSALS:
+            words, hint = _REFUSALS[code]
+            explained = AccessDeniedError(f"{words} ({said})", hint=hint)
+        elif status == _FORBIDDEN and not self._signed:
+            explained = AccessDeniedError(f"no permission, and no AWS credentials were found to sign with ({said})", hint=LOG_IN)
+        return explained
+
+    def _elsewhere(self, message: str) -> StoreError:
+        expected = re.search(r"expecting '([\w-]+)'", message)
+        region = expected[1] if expected else self._region_of_bucket()
+        where = f"is in the region {region}, and not in {self._region}" if region else f"is not in the region {self._region}"
+        find = f"`aws s3api get-bucket-location --bucket {self.bucket}` tells the region; name it in AWS_REGION"
+        return StoreError(f"the bucket {self.bucket!r} {where}", hint=f"set AWS_REGION={region}" if region else find)
+
+    def _region_of_bucket(self) -> str:
+        """The region that the service names in a header of every answer, refusals included; empty if it does not."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            answer = self._sdk.client.head_bucket(Bucket=self.bucket)
+        except ClientError as error:
+            answer = error.response
+        except (BotoCoreError, RecursionError):
+            return ""
+        return str(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region", ""))
+
+
+_FORBIDDEN = 403
+_REDIRECTS = (301, 307, 308)
+_REGION_CODES = ("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
+_GONE_CODES = ("NoSuchUpload", "InvalidPart")
+_MOMENTARY_CODES = (
+    "ConditionalRequestConflict",  # somebody else is writing this very key at this moment: the next try finds out who won
+    "OperationAborted",
+    "RequestTimeout",
+    *(
+        "ConnectTimeoutError",
+        "ConnectionClosedError",
+        "EndpointConnectionError",
+        "MetadataRetrievalError",
+        "ReadTimeoutError",
+    ),  # of the SDK
+    *("BadDigest", "IncompleteBody", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"),  # bytes were damaged on their way
+)
+_RENEW = "renew them (`aws sso login`, or new values of AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN), and do it again"
+_WHO = "`aws sts get-caller-identity` shows which credentials the AWS SDK finds"
+_REFUSALS = {
+    **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"), ("the credentials have expired", _RENEW)),
+    "InvalidToken": ("the session token is not valid", _RENEW),
+    "RequestTimeTooSkewed": (
+        "this machine's clock is off",
+        "set the clock: S3 refuses what was signed more than 15 minutes away from its own",
+    ),
+    "InvalidAccessKeyId": ("AWS does not know this access key", _WHO),
+    "SignatureDoesNotMatch": ("the secret key does not belong to the access key", _WHO),
+    "InvalidObjectState": ("the object lies in an archive", "restore it first: aws s3api restore-object"),
+    **CREDENTIAL_PROBLEMS,
+}
+"""Refusals that trying again at once cannot change → what each means, and the next step."""
+
+
+class _Parts:
+    """Parts of 8 MiB and more; at most 10,000 of them. A receipt is the part's ETag and, where the service keeps it, its CRC-32."""
+
+    in_order = False
+
+    def __init__(self, store: S3Store, client: Any) -> None:
+        self._store = store
+        self._with_crc = client.meta.config.request_checksum_calculation != "when_required"
+
+    def part_bytes(self, size: int) -> int:
+        return max(8 << 20, -(-size // 10_000))
+
+    def begin(self, key: str, size: int, sha256: str) -> str:
+        checksums = {"ChecksumAlgorithm": "CRC32"} if self._with_crc else {}
+        return str(self._call(key, "write", "create_multipart_upload", Metadata={SHA256: sha256}, **checksums)["UploadId"])
+
+    def sent(self, key: str, token: str) -> Mapping[int, str]:
+        found: dict[int, str] = {}
+        marker = 0
+        while True:
+            page = self._call(key, "list parts of", "list_parts", UploadId=token, PartNumberMarker=marker)
+            found |= {part["PartNumber"] - 1: _receipt(part) for part in page.get("Parts", ())}
+            if not page.get("IsTruncated"):
+                return found
+            marker = page["NextPartNumberMarker"]
+
+    def is_part(self, receipt: str, data: bytes) -> bool:
+        """By the CRC-32, or else by the MD5, which an ETag is where the service does not encrypt with keys of its own."""
+        etag, _, crc = receipt.partition(" ")
+        return crc == _crc32(data) if crc else etag.strip('"') == md5(data, usedforsecurity=False).hexdigest()
+
+    def send(self, key: str, token: str, number: int, offset: int, data: bytes) -> str:
+        if self._with_crc:
+            check = {"ChecksumCRC32": _crc32(data)}
+        else:
+            check = {"ContentMD5": base64.b64encode(md5(data, usedforsecurity=False).digest()).decode()}
+        return _receipt(self._call(key, "write", "upload_part", UploadId=token, PartNumber=number + 1, Body=data, **check))
+
+    def finish(self, key: str, token: str, receipts: Mapping[int, str]) -> None:
+        parts = []
+        for number, receipt in sorted(receipts.items()):
+            etag, _, crc = receipt.partition(" ")
+            parts.append({"PartNumber": number + 1, "ETag": etag, **({"ChecksumCRC32": crc} if crc else {})})
+        self._call(key, "write", "complete_multipart_upload", UploadId=token, MultipartUpload={"Parts": parts})
+
+    def abort(self, key: str, token: str) -> None:
+        try:
+            self._call(key, "abort", "abort_multipart_upload", UploadId=token)
+        except UploadGoneError:
+            return
+
+    def _call(self, key: str, action: str, operation: str, **parameters: Any) -> dict[str, Any]:
+        return self._store.call(key, action, operation, Key=self._store.full_key(key), **parameters)
+
+
+def _receipt(part: Mapping[str, Any]) -> str:
+    return f"{part['ETag']} {part.get('ChecksumCRC32', '')}".rstrip()
+
+
+def _crc32(data: bytes) -> str:
+    return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+
+
+def _answer_in(error: Any) -> tuple[int, str, str]:
+    """HTTP status, code and message of an exception that the SDK raised; the status is 0 if no answer came."""
+    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, IncompleteReadError, SSLError
+
+    if isinstance(error, RecursionError) or isinstance(getattr(error, "kwargs", {}).get("error"), RecursionError):
+        return _REDIRECTS[0], "PermanentRedirect", ""  # one that names no region: the SDK asks for it, and is redirected again
+    if isinstance(error, ClientError):
+        fields = error.response.get("Error", {})
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        return status, str(fields.get("Code", "")), str(fields.get("Message", ""))
+    if isinstance(error, SSLError):
+        return 0, BAD_CERTIFICATE, str(error)
+    # A ValueError is what the SDK makes of an answer with a damaged number or time in it.
+    momentary = isinstance(error, (ConnectionError, HTTPClientError, IncompleteReadError, ValueError))
+    return 0 if momentary else 400, type(error).__name__, re.sub(r'\?[^\s"]*', "", str(error))

@@ -1,0 +1,47 @@
+"""Many files to a store, and many objects from one: fast, checked, and gone on with after a crash.
+
+Whatever a store is, the promises are the same. Every object is written with its SHA-256 and looked at afterwards; every file is checked
+against it before it gets its name. Files and parts move side by side, within a bound on memory. What arrived before a crash, Ctrl-C or a
+network that went away does not move again. ``storage.folders`` compares whole folders first.
+"""
+
+from collections.abc import Iterable
+
+from cloud_train.storage.base import Store
+from cloud_train.storage.downloading import Download, download_step
+from cloud_train.storage.engine import Engine, Options, Summary
+from cloud_train.storage.paths import explained
+from cloud_train.storage.progress import Progress
+from cloud_train.storage.uploading import Upload, upload_step
+
+__all__ = ["Download", "Options", "Progress", "Summary", "Upload", "download", "upload"]
+
+
+def upload(store: Store, files: Iterable[Upload], options: Options | None = None) -> Summary:
+    """Write local files as objects, each with its SHA-256, replacing what was there.
+
+    Raises the first error that there is, when no other file is under way any more: StoreError, CorruptError for a file that is not what its
+    given SHA-256 says. Files that were done by then are whole in the store; for the others, the next call goes on.
+    """
+    engine = Engine(store, options or Options())
+    todo = list(files)
+    sizes = []
+    for file in todo:
+        with explained(f"read {file.path}"):
+            sizes.append(file.path.stat().st_size)
+    engine.meter.expect(len(todo), sum(sizes))
+    engine.run(upload_step(engine, file, size) for file, size in zip(todo, sizes, strict=True))
+    return engine.summary()
+
+
+def download(store: Store, files: Iterable[Download], options: Options | None = None) -> Summary:
+    """Write objects as local files, each checked first, replacing what was there; folders are made as needed.
+
+    Raises the first error that there is: StoreError, CorruptError for an object that did not arrive, twice, as it was written. Then no file
+    but whole and checked ones has its name, and the next call goes on.
+    """
+    engine = Engine(store, options or Options())
+    todo = list(files)
+    engine.meter.expect(len(todo), sum(file.size for file in todo))
+    engine.run(download_step(engine, file) for file in todo)
+    return engine.summary()

@@ -1,0 +1,204 @@
+"""What a transfer keeps on the disk until it is done, so that another process can go on after a crash.
+
+Uploads: a note in a private folder with the token that the store gave, which may be worth a password, hence mode 0600. Downloads: the
+partial file beside its target, and a second file that names the version and the parts that arrived. Neither is trusted: what comes of it
+is compared with the whole object's SHA-256, or where there is none, each part with the one that was noted when it arrived.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cloud_train.storage.paths import TEMPORARY, explained
+
+_OWNER_ONLY = 0o600
+
+
+def default_state_folder() -> Path:
+    """``transfers`` in ``$CLOUD_TRAIN_HOME``, or in ``~/.cloud-train``."""
+    return Path(os.environ.get("CLOUD_TRAIN_HOME") or "~/.cloud-train").expanduser().absolute() / "transfers"
+
+
+def name_for(*texts: str) -> str:
+    """A file's name for a few texts, the same in every process."""
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a small file that only its owner may read, whole or not at all. Raises StoreError."""
+    with explained(f"write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWNER_ONLY)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@dataclass(frozen=True)
+class BegunUpload:
+    """An upload in parts that a store knows of."""
+
+    url: str
+    key: str
+    size: int
+    sha256: str
+    part_bytes: int
+    token: str
+
+
+class UploadNotes:
+    """The notes of all uploads that have begun, one file each, in one private folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, url: str, key: str) -> BegunUpload | None:
+        """The upload to this key that was begun and not finished, or None."""
+        try:
+            begun = BegunUpload(**json.loads(self._path(url, key).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None  # there is none, or what is there is of no use
+        return begun if (begun.url, begun.key) == (url, key) else None
+
+    def write(self, begun: BegunUpload) -> None:
+        """Note that an upload has begun, in place of an older one. Raises StoreError."""
+        write_private(self._path(begun.url, begun.key), json.dumps(asdict(begun)))
+
+    def forget(self, url: str, key: str) -> None:
+        """The upload is finished or given up."""
+        with suppress(OSError):
+            self._path(url, key).unlink(missing_ok=True)
+
+    def _path(self, url: str, key: str) -> Path:
+        return self._folder / f"upload-{name_for(url, key)}.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The very bytes that a partial file is of: it is of no use for any others."""
+
+    url: str
+    key: str
+    version: str
+    size: int
+    part_bytes: int
+
+
+class PartialFile:
+    """A file that arrives in parts, under a temporary name in the folder ``directory`` (a descriptor, which stays the caller's).
+
+    Only one process at a time holds a partial file; a second one for the same target works under a name of its own, and from the start.
+    """
+
+    def __init__(self, directory: int, target: str, source: Source) -> None:
+        self._directory = directory
+        self._source = source
+        self.name = f"{TEMPORARY}{name_for(source.url, source.key, target)}.partial"
+        self.descriptor = self._take(self.name)
+        if self.descriptor < 0:
+            self.name = f"{TEMPORARY}{secrets.token_hex(16)}.partial"
+            self.descriptor = self._take(self.name)
+        self._notes_name = f"{self.name}.parts"
+        self.arrived = self._read_notes()
+        """The parts that arrived: number → SHA-256 of its bytes, empty where it was not noted."""
+        if not self.arrived:
+            self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget what arrived, and give the file its size, so that a full disk shows at once where the file system can tell."""
+        self.arrived = {}
+        os.ftruncate(self.descriptor, 0)
+        os.ftruncate(self.descriptor, self._source.size)
+        if self._source.size and hasattr(os, "posix_fallocate"):  # not on macOS
+            try:
+                os.posix_fallocate(self.descriptor, 0, self._source.size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+        self._append(json.dumps(asdict(self._source)), os.O_TRUNC)
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write bytes to their place."""
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self.descriptor, view, offset)
+            offset, view = offset + written, view[written:]
+
+    def note(self, number: int, sha256: str) -> None:
+        """Note that a part is there whole, with its SHA-256 if there is one."""
+        self.arrived[number] = sha256
+        self._append(f"{number} {sha256}", 0)
+
+    def publish(self, target: str) -> None:
+        """Give the file its name, in place of what had it. Raises OSError."""
+        os.rename(self.name, target, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        self._remove(self._notes_name)
+
+    def discard(self) -> None:
+        """Delete it."""
+        self._remove(self.name)
+        self._remove(self._notes_name)
+
+    def close(self) -> None:
+        """Let go of it; what arrived stays for who comes next."""
+        os.close(self.descriptor)
+
+    def _take(self, name: str) -> int:
+        """Open and lock a file; -1 if somebody else holds it."""
+        while True:
+            descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644, dir_fd=self._directory)
+            if not _lock(descriptor):
+                os.close(descriptor)
+                return -1
+            # Who held it until a moment ago may have given it its final name: then it is not ours to write.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(name, dir_fd=self._directory, follow_symlinks=False)):
+                    return descriptor
+            os.close(descriptor)
+
+    def _read_notes(self) -> dict[int, str]:
+        try:
+            descriptor = os.open(self._notes_name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._directory)
+        except OSError:
+            return {}
+        with os.fdopen(descriptor, errors="replace") as file:
+            first, *lines = file.read().split("\n")
+        if first != json.dumps(asdict(self._source)) or os.fstat(self.descriptor).st_size != self._source.size:
+            return {}
+        arrived = {}
+        for line in lines[:-1]:  # behind the last line feed is nothing, or a line that a crash cut off
+            number, _, sha256 = line.partition(" ")
+            if number.isdigit():
+                arrived[int(number)] = sha256
+        return arrived
+
+    def _append(self, line: str, flags: int) -> None:
+        mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | flags
+        descriptor = os.open(self._notes_name, mode, _OWNER_ONLY, dir_fd=self._directory)
+        try:
+            os.write(descriptor, f"{line}\n".encode())
+        finally:
+            os.close(descriptor)
+
+    def _remove(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._directory)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

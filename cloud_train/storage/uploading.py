@@ -1,0 +1,210 @@
+"""One file becomes one object: whole if it is small, in parts if it is large, and looked at afterwards in either case.
+
+The SHA-256 of a large file is needed before its first part is sent, because stores take an object's metadata at the beginning. Where the
+caller knows it (a manifest has it), the file is read once and the hash is checked on the way; otherwise it is read twice, which is cheap
+beside any network: the first time only to hash it. A file that changes in the meantime is noticed and begun again.
+"""
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from cloud_train.errors import CorruptError, StoreError
+from cloud_train.storage.base import ObjectInfo, ObjectMissingError, UploadGoneError
+from cloud_train.storage.engine import Engine, Identity, Known, check_tries, hash_file
+from cloud_train.storage.paths import explained
+from cloud_train.storage.pool import Step
+from cloud_train.storage.unfinished import BegunUpload
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A local file and the key of the object that it shall become."""
+
+    path: Path
+    key: str
+    sha256: str | None = None
+    """Of the file, in hexadecimal, where it is known: then it is read only once, and refused if it is not these bytes."""
+
+
+def upload_step(engine: Engine, file: Upload, size: int, *, look: bool = True) -> Step:
+    """The step that uploads a file, and brings about those that follow; ``look``: ask the store afterwards whether it is there.
+
+    A file that does not go in parts may be left to a caller that looks at many at once (``look=False``).
+    """
+    part_bytes = engine.options.part_bytes or engine.multipart.part_bytes(size)
+    if size <= 2 * part_bytes:
+        return Step(partial(_send_whole, engine, file, look, 1), size)
+    return Step(_Parts(engine, file, part_bytes).prepare, part_bytes)
+
+
+def holds(info: ObjectInfo | None, size: int, sha256: str) -> bool:
+    """Whether an object is what was sent; a store that keeps no SHA-256 is believed when the size is right."""
+    return info is not None and info.size == size and info.sha256 in (None, sha256)
+
+
+def _send_whole(engine: Engine, file: Upload, look: bool, tries: int) -> Sequence[Step]:
+    looked_ns = time.time_ns()
+    with explained(f"read {file.path}"):
+        descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb", buffering=0) as opened:
+            before = Identity.of(os.fstat(descriptor))
+            data = opened.read(before.size + 1) or b""
+            after = Identity.of(os.fstat(descriptor))
+    sha256 = hashlib.sha256(data).hexdigest()
+    if after != before or len(data) != before.size:
+        check_tries(tries, f"{file.path} changes while it is read")
+        return [Step(partial(_send_whole, engine, file, look, tries + 1), after.size)]
+    if file.sha256 not in (None, sha256):
+        raise _unexpected(file)
+    sent = engine.store.put(file.key, data)
+    info = _look(engine, file.key) if look else sent
+    if not holds(info, before.size, sha256):
+        check_tries(tries, _lost(engine, file.key))
+        return [Step(partial(_send_whole, engine, file, look, tries + 1), before.size)]
+    engine.meter.add(before.size)
+    engine.meter.finish_file()
+    engine.done.append(Known(file.key, sha256, info.version if info else "", before, looked_ns, looked_at=look))
+    return ()
+
+
+class _Parts:
+    """A large file on its way. Parts are read, and hashed if need be, one after another, but sent side by side."""
+
+    def __init__(self, engine: Engine, file: Upload, part_bytes: int) -> None:
+        self._engine = engine
+        self._file = file
+        self._part_bytes = part_bytes
+        self._tries = 0
+        self._lock = threading.Lock()
+        self._descriptor = -1
+        engine.open_files.append(self)
+
+    def prepare(self) -> Sequence[Step]:
+        """Hash the file, begin the upload or find the one that was begun, and bring about a step for each part."""
+        self._tries += 1
+        with explained(f"read {self._file.path}"):
+            self._descriptor = os.open(self._file.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._identity = Identity.of(os.fstat(self._descriptor))
+            self._looked_ns = time.time_ns()
+            self._sha256 = self._file.sha256 or hash_file(self._descriptor, self._identity.size, self._engine.stopped)
+        # A change that the file's times would not show is found by hashing what is really sent.
+        sure = self._file.sha256 is None and self._identity.is_settled(self._looked_ns)
+        self._sent_hash = None if sure else hashlib.sha256()
+        self._token, self._there = self._begin()
+        self._count = -(-self._identity.size // self._part_bytes)
+        self._next = self._finished = self._added = 0
+        self._receipts: dict[int, str] = {}
+        step = Step(self._send_next, self._part_bytes)
+        return [step] if self._engine.multipart.in_order else [step] * self._count
+
+    def _begin(self) -> tuple[str, dict[int, str]]:
+        engine, key, size = self._engine, self._file.key, self._identity.size
+        begun = engine.notes.read(engine.store.url, key)
+        wanted = BegunUpload(engine.store.url, key, size, self._sha256, self._part_bytes, begun.token if begun else "")
+        if begun is not None:
+            with suppress(UploadGoneError):
+                if begun == wanted:
+                    return begun.token, dict(engine.multipart.sent(key, begun.token))
+                engine.multipart.abort(key, begun.token)
+        token = engine.multipart.begin(key, size, self._sha256)
+        engine.notes.write(BegunUpload(engine.store.url, key, size, self._sha256, self._part_bytes, token))
+        return token, {}
+
+    def _send_next(self) -> Sequence[Step]:
+        with self._lock, explained(f"read {self._file.path}"):
+            number = self._next
+            self._next += 1
+            offset = number * self._part_bytes
+            size = min(self._part_bytes, self._identity.size - offset)
+            data = os.pread(self._descriptor, size, offset)
+            if self._sent_hash is not None:
+                self._sent_hash.update(data)
+        there = self._there.get(number)
+        try:
+            if there is not None and self._engine.multipart.is_part(there, data):
+                receipt = there
+                self._engine.resumed.append(number)
+            else:
+                there = None
+                # A file that became shorter is found out at the end, as any other that changed.
+                receipt = "" if len(data) < size else self._engine.multipart.send(self._file.key, self._token, number, offset, data)
+        except UploadGoneError:
+            receipt = ""  # found out again at the end, once no other part is under way
+        with self._lock:
+            self._finished += 1
+            self._added += len(data)
+            self._receipts[number] = receipt
+            complete = self._finished == self._count
+        self._engine.meter.add(len(data), 0 if there is not None else None)
+        if complete:
+            return [Step(self._finish)]
+        return [Step(self._send_next, self._part_bytes)] if self._engine.multipart.in_order else ()
+
+    def _finish(self) -> Sequence[Step]:
+        engine, key = self._engine, self._file.key
+        with explained(f"read {self._file.path}"):
+            unchanged = Identity.of(os.fstat(self._descriptor)) == self._identity
+        self.close()
+        if not unchanged or (self._sent_hash is not None and self._sent_hash.hexdigest() != self._sha256):
+            engine.multipart.abort(key, self._token)
+            engine.notes.forget(engine.store.url, key)
+            if unchanged and self._file.sha256 is not None:
+                raise _unexpected(self._file)
+            return self._begin_again(f"{self._file.path} changes while it is read")
+        finished = self._make_object()
+        info = _look(engine, key)
+        if info is None or not holds(info, self._identity.size, self._sha256) or (not finished and info.sha256 is None):
+            return self._begin_again(_lost(engine, key))
+        engine.notes.forget(engine.store.url, key)
+        engine.meter.finish_file()
+        engine.done.append(Known(key, self._sha256, info.version, self._identity, self._looked_ns))
+        return ()
+
+    def _make_object(self) -> bool:
+        """Whether the store made an object of the parts; if not, it may still have done so before, with an answer that was lost."""
+        if "" in self._receipts.values():
+            return False
+        try:
+            self._engine.multipart.finish(self._file.key, self._token, self._receipts)
+        except UploadGoneError:
+            return False
+        except StoreError:
+            # A part that was acknowledged and is not there is a reason that sending it again helps against; there is no other.
+            with suppress(UploadGoneError):
+                if set(self._receipts) <= set(self._engine.multipart.sent(self._file.key, self._token)):
+                    raise
+            return False
+        return True
+
+    def _begin_again(self, why: str) -> Sequence[Step]:
+        check_tries(self._tries, why)
+        self._engine.meter.add(-self._added)
+        return [Step(self.prepare, self._part_bytes)]
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _look(engine: Engine, key: str) -> ObjectInfo | None:
+    try:
+        return engine.store.stat(key)
+    except ObjectMissingError:
+        return None
+
+
+def _lost(engine: Engine, key: str) -> str:
+    return f"{engine.store.url}/{key} was written, and then was not there or was another object"
+
+
+def _unexpected(file: Upload) -> CorruptError:
+    return CorruptError(f"{file.path} is not the file whose SHA-256 was given ({file.sha256})", hint="was it damaged, or written anew?")
