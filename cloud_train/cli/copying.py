@@ -3,15 +3,17 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from cloud_train.cli.terminal import clean, moves_its_cursor
+from cloud_train.cli.terminal import moves_its_cursor
 
-_NAME_CHARACTERS = 40
+if TYPE_CHECKING:
+    from cloud_train.storage.progress import Progress as Transfer
 
 
 @contextmanager
-def copy_progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A callback (file, bytes done, bytes in all) that moves the bar, or None where nobody sees it; the bar is gone after the block."""
+def copy_progress(quiet: bool) -> Iterator["Callable[[Transfer], None] | None"]:
+    """A callback that moves the bar, or None where nobody sees it; the bar is gone after the block."""
     if quiet or not moves_its_cursor(sys.stderr):
         yield None
         return
@@ -23,7 +25,7 @@ def copy_progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | Non
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None)
 
-        def report(name: str, done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, description=clean(name)[-_NAME_CHARACTERS:])
+        def report(now: "Transfer") -> None:
+            progress.update(task, completed=now.bytes_done, total=now.bytes, description=f"{now.files_done}/{now.files} files")
 
         yield report

@@ -2,6 +2,9 @@
 
 import sys
 from dataclasses import asdict
+from typing import Annotated
+
+import typer
 
 from cloud_train.cli.options import JsonOption
 from cloud_train.cli.terminal import Painter, clean, say, say_json
@@ -10,20 +13,32 @@ from cloud_train.errors import MissingDependencyError
 _MARKS = {"ok": "✔", "warning": "!", "error": "✘"}
 
 
-def doctor(as_json: JsonOption = False) -> int:
+def doctor(
+    store: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL", help="A store to try: a folder, or s3://…, gs://…, az://…; may be given several times.", show_default=False
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
     """Check what is installed, what is missing, and what to do about it.
+
+    With --store, a store is tried too: whether objects can be listed, written, read, uploaded in parts and deleted, and which permission is
+    missing. For that, a small object named cloud-train-probe-… is written there, and deleted again.
 
     Exits with 0 if everything that is built in works, and with 5 otherwise; what is optional may be missing.
 
     Examples:
       cloud-train doctor
       cloud-train doctor --json
+      cloud-train doctor --store s3://my-bucket/runs
     """
     from cloud_train.cli.render.table import STATE_COLOURS
     from cloud_train.orchestrator.doctor import examine
     from cloud_train.orchestrator.home import Home
 
-    findings = examine(Home.from_environment())
+    findings = examine(Home.from_environment(), store or ())
     healthy = all(finding.status != "error" for finding in findings)
     if as_json:
         say_json({"healthy": healthy, "findings": [asdict(finding) for finding in findings]})

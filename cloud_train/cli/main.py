@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "metrics": ("metrics", "Show a run's metrics as a table or a plot."),
     "cancel": ("cancel", "End a run, with time for a last checkpoint."),
     "resume": ("resume", "Start a run's next attempt, from its newest valid checkpoint."),
+    "adopt": ("adopt", "Take a run that was submitted elsewhere into this machine's ledger."),
     "fetch-model": ("fetch_model", "Copy a run's model, verified, into a folder."),
     "sync": ("sync", "Copy a run's whole directory into a folder; again copies only what is new."),
     "predict": ("predict", "Ask a run's model: the class of image files or of a line of text, or how a text goes on."),

@@ -22,7 +22,7 @@ def resume(run: NamedRunArgument, follow: FollowOption = False, as_json: JsonOpt
     from cloud_train.orchestrator.resuming import resume as start
 
     home = Home.from_environment()
-    view = start(home, select(home, run))
+    view = start(home, select(home, run), note=say_aside)
     if follow:
         from cloud_train.cli.watch import watch
 

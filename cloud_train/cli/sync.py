@@ -4,7 +4,7 @@ import sys
 
 from cloud_train.cli.copying import copy_progress
 from cloud_train.cli.options import JsonOption, RunArgument, ToOption
-from cloud_train.cli.terminal import is_terminal, say, say_aside, say_json
+from cloud_train.cli.terminal import clean, is_terminal, say, say_aside, say_json
 
 
 def sync(run: RunArgument = None, to: ToOption = None, as_json: JsonOption = False) -> int:
@@ -34,9 +34,12 @@ def sync(run: RunArgument = None, to: ToOption = None, as_json: JsonOption = Fal
                 "copied": result.copied,
                 "unchanged": result.unchanged,
                 "bytes": result.bytes,
+                "skipped": [{"key": key, "reason": reason} for key, reason in result.skipped],
             }
         )
         return 0
+    for key, reason in result.skipped:
+        say_aside(f"passed over {clean(key)}: {reason}")
     say(str(result.folder))
     if is_terminal(sys.stderr):
         say_aside(f"{words.count(len(result.copied), 'file')} copied, {words.size(result.bytes)}; {result.unchanged:,} unchanged")

@@ -69,7 +69,7 @@ class MnistData(Section):
     dataset: Literal["mnist"]
     """The four IDX files of MNIST."""
     path: PathText | None = None
-    """A folder with the four files, plain or ``.gz``; relative to the job file. They are downloaded if left out."""
+    """A folder with the four files, plain or ``.gz``; relative to the job file, or a URL in a store. They are downloaded if left out."""
     url: Url = MNIST_URL
     """Where the four files are downloaded from, into a cache."""
     sha256: dict[str, Sha256] = Field(default_factory=lambda: dict(MNIST_SHA256))
@@ -88,7 +88,9 @@ class Cifar10Data(Section):
     dataset: Literal["cifar10"]
     """The python version of CIFAR-10. Its pickles are read as data: nothing in them is executed."""
     path: PathText | None = None
-    """``cifar-10-python.tar.gz``, or the folder that it unpacks to; relative to the job file. It is downloaded if left out."""
+    """``cifar-10-python.tar.gz``, or the folder that it unpacks to; relative to the job file, or a URL in a store. It is downloaded if left
+    out.
+    """
     url: Url = CIFAR10_URL
     """Where the archive is downloaded from, into a cache."""
     sha256: Sha256 = CIFAR10_SHA256
@@ -108,7 +110,7 @@ class ImagesData(Section):
     """A folder of images, one folder a class."""
     path: PathText | None = None
     """A folder with ``train`` and ``val`` in it, each with one folder a class (the layout of ImageNet), or with the classes themselves;
-    relative to the job file.
+    relative to the job file, or a URL in a store (``s3://…``, ``gs://…``, ``az://…``), there also of an archive of such a folder.
     """
     url: Url | None = None
     """A ``.zip``, ``.tar`` or ``.tar.gz`` of such a folder to download into a cache, instead of ``path``."""
@@ -149,7 +151,7 @@ class TextData(Section):
     dataset: Literal["text"]
     """Your own text files."""
     path: PathText | None = None
-    """A file, or a folder whose ``*.txt`` files are read in the order of their names; relative to the job file."""
+    """A file, or a folder whose ``*.txt`` files are read in the order of their names; relative to the job file, or a URL in a store."""
     url: Url | None = None
     """A text file to download into a cache, instead of ``path``."""
     sha256: Sha256 | None = None
@@ -167,7 +169,7 @@ class SequencesData(Section):
     """Lines of text, each with a label."""
     path: PathText | None = None
     """A file of lines ``label<TAB>text``, or a folder with ``train.tsv`` and, if there is one, ``validation.tsv``; relative to the job
-    file.
+    file, or a URL in a store.
     """
     url: Url | None = None
     """Such a file to download into a cache, instead of ``path``."""
@@ -193,7 +195,8 @@ class FilesData(Section):
     dataset: Literal["files"]
     """Any files, for a script."""
     path: PathText
-    """A file or a folder, relative to the job file."""
+    """A file or a folder, relative to the job file, or a URL in a store (``s3://…``, ``gs://…``, ``az://…``), fetched when the run starts.
+    """
 
 
 ImageData = DigitsData | MnistData | Cifar10Data | ImagesData

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 
+from cloud_train.job.addresses import IN_STORE, data_in_store
 from cloud_train.job.data import MNIST_SHA256
 from cloud_train.job.document import has_home
 from cloud_train.job.explain import PATTERNS
@@ -22,6 +23,10 @@ def check_data(data: Data | None) -> Iterator[Finding]:
             f"nobody here is called {FilePath(path).parts[0]!r}",
             "a path that starts with '~/', or the whole path",
         )
+    address = data_in_store(data)
+    if address is not None and not IN_STORE.fullmatch(address):
+        wanted = "s3://bucket/…, gs://bucket/… or az://account/container/…, or a file or folder"
+        yield ("data", "path"), f"{address!r} is not an address in a store that is known", wanted
     url = getattr(data, "url", None)
     if url is not None and "@" in url.split("/")[2]:
         yield ("data", "url"), "a job file is no place for a name and a password", "an address without them, or path"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cloud_train.job.addresses import data_in_store
 from cloud_train.job.corpus import read_text, split, vocabulary
 from cloud_train.job.facts import DataFacts
 from cloud_train.job.imagefolder import list_images
@@ -42,9 +43,12 @@ def describe(data: OwnData | FilesData, directory: Path) -> DataFacts | None:
 
 
 def data_place(data: OwnData | FilesData | None, directory: Path) -> Path | None:
-    """The file or folder that ``data.path`` names; None for data without a path, which is downloaded or comes with a package."""
+    """The file or folder of this machine that ``data.path`` names.
+
+    None for data without a path, which is downloaded or comes with a package, and for data in a store.
+    """
     path: str | None = getattr(data, "path", None)
-    return None if path is None else directory / Path(path).expanduser()
+    return None if path is None or data_in_store(data) else directory / Path(path).expanduser()
 
 
 def is_there(path: Path) -> bool:

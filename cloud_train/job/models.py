@@ -132,7 +132,7 @@ class JobSpec(Section):
     provider: Name = "local"
     """Where it runs: ``local``, ``docker``, or the name of an installed provider."""
     store: Annotated[str, Field(min_length=1)] = "~/.cloud-train/runs"
-    """Where the run directory is kept: a folder."""
+    """Where the run directory is kept: a folder, ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://account/container/prefix``."""
     image: ImageSpec = Field(default_factory=ImageSpec)
     """What the container is made of, where the provider runs one."""
     env: dict[VariableName, str] = Field(default_factory=dict)

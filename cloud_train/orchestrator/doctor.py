@@ -1,11 +1,11 @@
-"""What is installed here, what is missing, and what to do about it."""
+"""What is installed here, what is missing, which stores can be used, and what to do about it."""
 
 import os
 import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -17,6 +17,9 @@ from cloud_train.errors import CloudTrainError
 from cloud_train.orchestrator.home import Home
 from cloud_train.providers.registry import known_providers
 from cloud_train.run.ledger import Ledger
+from cloud_train.storage.probing import probe
+from cloud_train.storage.registry import open_store, scheme_of
+from cloud_train.storage.retrying import RetryPolicy
 
 _TRAINING = {
     "torch": "torch",
@@ -27,6 +30,7 @@ _TRAINING = {
     "tensorboardX": "tensorboardX",
 }
 _LITTLE_SPACE_BYTES = 1 << 30
+_DEFAULT_STORE = "~/.cloud-train/runs"
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,17 @@ class Finding:
     remedy: str = ""
 
 
-def examine(home: Home, store: str = "~/.cloud-train/runs") -> list[Finding]:
-    """Look at everything that cloud-train uses on this machine. Writes nothing that stays."""
+def examine(home: Home, stores: Sequence[str] = (), *, store_seconds: float = 10.0) -> list[Finding]:
+    """Look at everything that cloud-train uses on this machine, and at the stores with these URLs. Writes nothing that stays.
+
+    ``store_seconds`` is how long one step is tried with a store that does not answer, or is busy.
+    """
     return [
         _python(),
         *_training(),
         _home(home),
         _ledger(home),
-        _store(Path(store).expanduser()),
+        *(finding for url in stores or [_DEFAULT_STORE] for finding in _store(url, store_seconds)),
         *_providers(home),
     ]
 
@@ -89,7 +96,23 @@ def _ledger(home: Home) -> Finding:
     return Finding("ledger", "ok", f"{home.ledger_path}, {runs:,} run{'' if runs == 1 else 's'}")
 
 
-def _store(folder: Path) -> Finding:
+def _store(url: str, seconds: float) -> Iterator[Finding]:
+    if scheme_of(url) == "file":
+        yield _folder(Path(url.removeprefix("file://")).expanduser())
+        return
+    try:
+        steps = probe(open_store(url, RetryPolicy(time_limit=seconds)))
+    except CloudTrainError as error:  # a URL that names no bucket, an extra that is not installed, credentials that cannot be read
+        yield Finding("store", "error", f"{url}: {error.message}", error.hint or "")
+        return
+    for step in steps:
+        if step.error is None:
+            yield Finding(f"store {step.name}", "ok", f"{url} {step.detail}")
+        else:
+            yield Finding(f"store {step.name}", "error", step.detail, step.error.hint or "")
+
+
+def _folder(folder: Path) -> Finding:
     problem = _write_problem(folder)
     if problem:
         return Finding("store", "error", f"{folder}: {problem}", "make it writable, or name another folder with --set store=FOLDER")

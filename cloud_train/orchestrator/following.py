@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from cloud_train.errors import CloudTrainError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, look, read_record
+from cloud_train.orchestrator.stores import pause_of, store_at
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.logs import LogReader
 from cloud_train.run.metrics import MetricPoint, MetricsReader
 from cloud_train.run.record import RunRecord
-from cloud_train.storage.registry import open_store
 
 _FIRST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 0.5
@@ -50,7 +50,7 @@ def follow(home: Home, run_id: str, sleep: Callable[[float], None] = time.sleep)
                 pause = max(_FIRST_PAUSE_SECONDS, pause / 2)
             before = now
             if not now.view.state.is_end:
-                sleep(pause)
+                sleep(pause_of(store_at(now.view.store), pause))
                 pause = min(_LONGEST_PAUSE_SECONDS, pause * _PAUSE_GROWTH)
 
 
@@ -97,7 +97,7 @@ class _Watch:
         )
 
     def _begin(self, view: RunView) -> None:
-        store = open_store(view.store)
+        store = store_at(view.store)
         self._attempt = view.attempt
         self._metrics = MetricsReader(store, view.run_id, view.attempt)
         self._log = LogReader(store, f"{view.run_id}/{layout.output_log(view.attempt)}")

@@ -5,20 +5,21 @@ cut off is settled, the provider is asked whether the attempt lives, and then th
 """
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
-from cloud_train.errors import CorruptError, MissingDependencyError, NotFoundError, ProviderError, StoreError
+from cloud_train.errors import CloudTrainError, CorruptError, MissingDependencyError, NotFoundError, ProviderError, StoreError
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.stores import store_at
 from cloud_train.providers.base import Handle, Observation, Provider
 from cloud_train.providers.registry import load_provider
 from cloud_train.run import layout, locks
-from cloud_train.run.ledger import Entry, Ledger
+from cloud_train.run.ledger import ELSEWHERE, Entry, Ledger
 from cloud_train.run.record import AttemptStatus, RunRecord
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import ObjectMissingError, Store
-from cloud_train.storage.registry import open_store
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,31 @@ class RunView:
     """The worker's last sign of life; None for an attempt that ended before this look."""
     host: str
     resumed_step: int | None
+    is_elsewhere: bool = False
+    """Whether the attempt was launched from another machine, so that its sign of life is all that is known of it here."""
+
+    @classmethod
+    def of(cls, entry: Entry, heartbeat: float | None = None) -> Self:
+        """The run as the ledger has it."""
+        return cls(
+            run_id=entry.run_id,
+            name=entry.name,
+            provider=entry.provider,
+            store=entry.store,
+            run_directory=f"{entry.store.rstrip('/')}/{entry.run_id}",
+            job_file=entry.job_file,
+            created=entry.created,
+            attempt=entry.attempt,
+            state=entry.state,
+            cause=entry.cause,
+            message=entry.message,
+            started=entry.started,
+            ended=entry.ended,
+            heartbeat=heartbeat,
+            host=entry.host,
+            resumed_step=entry.resumed_step,
+            is_elsewhere=entry.reference == ELSEWHERE,
+        )
 
 
 def select(home: Home, text: str | None) -> str:
@@ -69,13 +95,27 @@ def view(home: Home, run_id: str) -> RunView:
         return look(home, ledger, run_id)
 
 
-def list_runs(home: Home, limit: int | None = None) -> list[RunView]:
-    """The newest runs and where they stand now, the newest first."""
+def list_runs(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> list[RunView]:
+    """The newest runs and where they stand now, the newest first.
+
+    A run that cannot be looked at is shown as the ledger has it, and ``note`` is told why; a store that cannot be reached is tried once.
+    """
     with Ledger(home.ledger_path) as ledger:
-        views = []
+        views: list[RunView] = []
+        away: set[str] = set()
         for entry in ledger.newest(limit):
-            with suppress(NotFoundError):  # a submission that never came to be is forgotten on the way
-                views.append(_view(entry) if entry.state.is_end else look(home, ledger, entry.run_id))
+            if entry.state.is_end or entry.store in away:
+                views.append(RunView.of(entry))
+                continue
+            try:
+                views.append(look(home, ledger, entry.run_id))
+            except NotFoundError:
+                continue  # a submission that never came to be is forgotten on the way
+            except CloudTrainError as error:
+                if isinstance(error, StoreError):
+                    away.add(entry.store)
+                note(f"{entry.run_id} is shown as it was when last seen: {error.message}")
+                views.append(RunView.of(entry))
         return views
 
 
@@ -88,7 +128,9 @@ def look(home: Home, ledger: Ledger, run_id: str) -> RunView:
     if entry is None:
         raise NotFoundError(f"there is no run {run_id}", hint="see which there are with: cloud-train list --all")
     if entry.state.is_end or entry.reference is None:
-        return _view(entry)
+        return RunView.of(entry)
+    if entry.reference == ELSEWHERE:
+        return _observe_from_afar(ledger, entry)
     provider = load_provider(entry.provider, home.folder)
     return _observe(ledger, provider, entry, entry.reference)
 
@@ -127,7 +169,7 @@ def _settle(home: Home, ledger: Ledger, entry: Entry | None) -> Entry | None:
 
 def _has_run_directory(entry: Entry) -> bool:
     try:
-        open_store(entry.store).stat(f"{entry.run_id}/{layout.RUN}")
+        store_at(entry.store).stat(f"{entry.run_id}/{layout.RUN}")
     except ObjectMissingError:
         return False
     return True
@@ -137,16 +179,42 @@ def _observe(ledger: Ledger, provider: Provider, entry: Entry, reference: dict[s
     handle = Handle(entry.run_id, entry.attempt, entry.provider, entry.store, reference)
     # The provider first: a worker writes its end before it goes, so an attempt that is gone by now has its last word in the run directory.
     observation = provider.observe(handle)
-    store = open_store(entry.store)
+    if observation.is_elsewhere:
+        return replace(_observe_from_afar(ledger, entry), is_elsewhere=True)
+    store = store_at(entry.store)
     number, status = _newest_status(store, entry)
     if observation.state.is_end and (status is None or not status.state.is_end):
         provider.cancel(handle, force=True)
         status = _ended_without_a_word(store, entry.run_id, number, status, observation)
     elif status is None:
-        return _view(entry)
+        return RunView.of(entry)
     elif status.cause and not observation.state.is_end and _is_retried(store, entry.run_id, status.cause, number):
         message = f"attempt {number} ended ({status.cause}: {status.message}); attempt {number + 1} follows"
         status = replace(status, state=State.STARTING, cause=None, ended=None, message=message)
+    seen = _write_down(ledger, entry, number, status)
+    if seen.state.is_end:
+        provider.tidy(handle)
+    return RunView.of(seen, status.heartbeat)
+
+
+def declare_dead(ledger: Ledger, entry: Entry, message: str) -> RunView:
+    """Give an attempt that nobody hears of any more its end, in the run directory and in the ledger."""
+    store = store_at(entry.store)
+    number, status = _newest_status(store, entry)
+    observation = Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, message)
+    ended = status if status and status.state.is_end else _ended_without_a_word(store, entry.run_id, number, status, observation)
+    return RunView.of(_write_down(ledger, entry, number, ended), ended.heartbeat)
+
+
+def _observe_from_afar(ledger: Ledger, entry: Entry) -> RunView:
+    """An attempt of another machine: what its worker says of itself. That it says nothing may mean anything, so no end is made up."""
+    number, status = _newest_status(store_at(entry.store), entry)
+    if status is None:
+        return RunView.of(entry)
+    return RunView.of(_write_down(ledger, entry, number, status), status.heartbeat)
+
+
+def _write_down(ledger: Ledger, entry: Entry, number: int, status: AttemptStatus) -> Entry:
     seen = replace(
         entry,
         attempt=number,
@@ -170,9 +238,7 @@ def _observe(ledger: Ledger, provider: Provider, entry: Entry, reference: dict[s
             host=seen.host,
             resumed_step=seen.resumed_step,
         )
-    if seen.state.is_end:
-        provider.tidy(handle)
-    return _view(seen, status.heartbeat)
+    return seen
 
 
 def _newest_status(store: Store, entry: Entry) -> tuple[int, AttemptStatus | None]:
@@ -211,24 +277,3 @@ def _is_retried(store: Store, run_id: str, cause: Cause, number: int) -> bool:
         return read_record(store, run_id).program.retries(cause, number)
     except (NotFoundError, CorruptError):
         return False
-
-
-def _view(entry: Entry, heartbeat: float | None = None) -> RunView:
-    return RunView(
-        run_id=entry.run_id,
-        name=entry.name,
-        provider=entry.provider,
-        store=entry.store,
-        run_directory=f"{entry.store.rstrip('/')}/{entry.run_id}",
-        job_file=entry.job_file,
-        created=entry.created,
-        attempt=entry.attempt,
-        state=entry.state,
-        cause=entry.cause,
-        message=entry.message,
-        started=entry.started,
-        ended=entry.ended,
-        heartbeat=heartbeat,
-        host=entry.host,
-        resumed_step=entry.resumed_step,
-    )

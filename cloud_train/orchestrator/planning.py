@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud_train.errors import ProviderError
+from cloud_train.job.addresses import data_in_store
 from cloud_train.job.architecture import steps_per_epoch, total_steps
 from cloud_train.job.config import find_config, load_config
 from cloud_train.job.datasets import DownloadableData, data_place
@@ -21,7 +22,7 @@ from cloud_train.run.plan import Plan
 from cloud_train.run.ranking import Ranking
 from cloud_train.run.record import Program
 from cloud_train.run.states import Cause
-from cloud_train.storage.registry import absolute_url, scheme_of
+from cloud_train.storage.registry import absolute_url, check_url, scheme_of
 
 _MUCH_BYTES = 256 << 20
 """A batch that is larger deserves a note."""
@@ -49,6 +50,7 @@ def make_plan(
     settings = chosen.settings.get(spec.provider, {}) if chosen else {}
     store = absolute_url(spec.store, directory)
     _refuse_impossible(spec, place.name, place.capabilities, store)
+    _refuse_out_of_reach(data_in_store(spec.data), place.name, place.capabilities)
     per_epoch, in_all = _steps(spec, loaded.data)
     in_container = place.capabilities.containers
     data = data_place(spec.data, directory) if in_container else None
@@ -93,6 +95,13 @@ def _refuse_impossible(spec: JobSpec, name: str, capabilities: Capabilities, sto
         )
 
 
+def _refuse_out_of_reach(data: str | None, name: str, capabilities: Capabilities) -> None:
+    if data is not None:
+        check_url(data)
+        if scheme_of(data) not in capabilities.stores:
+            raise ProviderError(f"the machines of {name!r} cannot reach the data at {data}", hint="copy it to a store that they reach")
+
+
 def _program(spec: JobSpec, directory: Path, provider: Provider, settings: Mapping[str, Any]) -> Program:
     if isinstance(spec.model, ScriptModel):
         command = spec.model.command
@@ -106,7 +115,7 @@ def _program(spec: JobSpec, directory: Path, provider: Provider, settings: Mappi
         command=arguments,
         directory=container_paths.CODE if inside else str(folder.resolve()),
         environment=dict(spec.env),
-        data=None if data is None else container_paths.DATA if inside else str(data.resolve()),
+        data=data_in_store(spec.data) or (None if data is None else container_paths.DATA if inside else str(data.resolve())),
         grace_seconds=spec.limits.grace.seconds,
         duration_seconds=spec.limits.duration.seconds if spec.limits.duration else None,
         keep_checkpoints=spec.checkpoint.keep,
@@ -129,6 +138,8 @@ def _data_notes(loaded: LoadedJob) -> Iterator[str]:
     data, missing = loaded.spec.data, loaded.absent
     if missing is not None:
         yield f"{missing.place}: {missing.message}; `submit` refuses this job until the data is there{_unknown(loaded)}"
+    elif (url := data_in_store(data)) is not None:
+        yield f"the data is fetched from {url} into the cache when the run starts, unless it is there{_unknown(loaded)}"
     elif isinstance(data, DownloadableData) and data.path is None:
         yield f"the data is downloaded into the cache when the run starts, unless it is there: {data.url}{_unknown(loaded)}"
 

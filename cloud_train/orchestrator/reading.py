@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from cloud_train.errors import NotFoundError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, look, view
+from cloud_train.orchestrator.stores import pause_of, store_at
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
-from cloud_train.run.logs import LogReader, start_of_tail
+from cloud_train.run.logs import LogReader
 from cloud_train.run.metrics import MetricPoint, MetricsReader, merged
-from cloud_train.storage.base import ObjectMissingError, Store
-from cloud_train.storage.registry import open_store
+from cloud_train.run.streams import open_stream
 
 _PAUSE_SECONDS = 0.2
 
@@ -22,8 +22,10 @@ def read_logs(home: Home, run_id: str, attempt: int | None = None, node: int = 0
     Raises NotFoundError for an attempt or a node that never was.
     """
     run = view(home, run_id)
-    store, key = _log(run, attempt or run.attempt, node)
-    return LogReader(store, key, 0 if tail is None else start_of_tail(store, key, tail)).read()
+    reader = _log(run, attempt or run.attempt, node)
+    if tail is not None:
+        reader.skip_to_tail(tail)
+    return reader.read()
 
 
 def follow_logs(
@@ -37,44 +39,38 @@ def follow_logs(
             if reader is None or run.attempt != attempt:
                 if reader is not None:
                     yield from reader.read()
-                store = open_store(run.store)
-                key = f"{run_id}/{layout.output_log(run.attempt, node)}"
-                reader = LogReader(store, key, 0 if tail is None or attempt else start_of_tail(store, key, tail))
+                store = store_at(run.store)
+                reader = LogReader(store, f"{run_id}/{layout.output_log(run.attempt, node)}")
+                if tail is not None and not attempt:
+                    reader.skip_to_tail(tail)
                 attempt = run.attempt
             yield from reader.read()
             if run.state.is_end:
                 return
-            sleep(_PAUSE_SECONDS)
+            sleep(pause_of(store, _PAUSE_SECONDS))
 
 
 def worker_notes(home: Home, run_id: str, attempt: int | None = None, node: int = 0) -> list[str]:
     """What the worker wrote down about the attempt: where it resumed, which checkpoints it passed over, how it ended."""
     run = view(home, run_id)
-    try:
-        data = open_store(run.store).get(f"{run_id}/{layout.worker_log(attempt or run.attempt, node)}")
-    except ObjectMissingError:
-        return []
+    data = open_stream(store_at(run.store), f"{run_id}/{layout.worker_log(attempt or run.attempt, node)}").read(0)
     return data.decode(errors="replace").splitlines()
 
 
 def read_metrics(home: Home, run_id: str) -> list[MetricPoint]:
     """Every metric of the run, in the order of its steps; where an attempt repeated a step, the later attempt counts."""
     run = view(home, run_id)
-    store = open_store(run.store)
+    store = store_at(run.store)
     attempts = range(1, run.attempt + 1)
     return merged(point for attempt in attempts for point in MetricsReader(store, run_id, attempt).read())
 
 
-def _log(run: RunView, attempt: int, node: int) -> tuple[Store, str]:
-    store = open_store(run.store)
-    key = f"{run.run_id}/{layout.output_log(attempt, node)}"
-    try:
-        store.stat(key)
-    except ObjectMissingError as error:
-        if attempt == run.attempt and node == 0 and not run.state.is_end:
-            return store, key  # it has not begun to write
+def _log(run: RunView, attempt: int, node: int) -> LogReader:
+    reader = LogReader(store_at(run.store), f"{run.run_id}/{layout.output_log(attempt, node)}")
+    begins = attempt == run.attempt and node == 0 and not run.state.is_end  # it may not have begun to write
+    if not begins and not reader.stream.exists():
         raise NotFoundError(
             f"attempt {attempt} of {run.run_id} has no log of node {node}",
             hint=run.message or f"the newest attempt is {run.attempt}; the attempt may have ended before its program started",
-        ) from error
-    return store, key
+        )
+    return reader

@@ -11,15 +11,19 @@ from pathlib import Path
 from cloud_train.errors import ConflictError, CorruptError, NotFoundError, StoreError, UsageError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, read_record, view
+from cloud_train.orchestrator.stores import store_at
 from cloud_train.run import layout
 from cloud_train.run.manifest import FileEntry, Manifest, parse_manifest, write_manifest
+from cloud_train.run.streams import SegmentedStream, stream_of
 from cloud_train.storage.base import ObjectMissingError, Store
-from cloud_train.storage.registry import open_store
+from cloud_train.storage.paths import ignores_case, place
+from cloud_train.storage.transfer import Download, Options, Progress, download
 
-Report = Callable[[str, int, int], None]
-"""Called after each file: its name, bytes so far, bytes in all."""
+Report = Callable[[Progress], None]
+"""Called a few times a second, and at the end."""
 
 _TRAINING_STATE = "state.pt"
+_PIECE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class SyncResult:
     unchanged: int
     bytes: int
     """Bytes that were copied."""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """Objects that cannot safely be files here, and logs of which a part is missing, each with the reason."""
 
 
 def fetch_model(
@@ -58,19 +64,16 @@ def fetch_model(
     something else, CorruptError if a byte differs from the manifest.
     """
     run = view(home, run_id)
-    store = open_store(run.store)
+    store = store_at(run.store)
     prefix, manifest = _chosen(store, run, checkpoint)
     files = {name: entry for name, entry in manifest.files.items() if name != _TRAINING_STATE}
     target = (to or Path(f"{run_id}-model")).absolute()
-    with _folder_that_appears_whole(target) as temporary:
-        done, total = 0, sum(entry.size for entry in files.values())
-        for name, entry in files.items():
-            _fetch_verified(store, f"{prefix}/{name}", temporary / name, entry)
-            done += entry.size
-            if report:
-                report(name, done, total)
+    is_far = store.local_path(prefix) is None
+    with _folder_that_appears_whole(target, kept_when_cut=is_far) as temporary:
+        wanted = {name: entry for name, entry in files.items() if not _lies_here(temporary / name, entry.sha256)}
+        _download(store, {name: f"{prefix}/{name}" for name in wanted}, temporary, wanted, report)
         write_manifest(temporary, manifest.step, manifest.metrics, manifest.fingerprint)
-    source = prefix.removeprefix(f"{run_id}/")
+    source, total = prefix.removeprefix(f"{run_id}/"), sum(entry.size for entry in files.values())
     return FetchedModel(run_id, target, source, tuple(files), total, manifest.step, manifest.metrics)
 
 
@@ -80,34 +83,41 @@ def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None 
     Every file that a manifest lists is checked against it. Nothing here is deleted.
     """
     run = view(home, run_id)
-    store = open_store(run.store)
+    store = store_at(run.store)
     target = (to or Path(run_id)).absolute()
     if store.local_path(run_id) == target:
         raise UsageError(f"{target} is the run directory itself", hint="name another folder with --to")
     infos = list(store.list(f"{run_id}/"))
     if not infos:
         raise NotFoundError(f"the run directory {run.run_directory} is gone")
+    placed = place([info.key for info in infos], f"{run_id}/", ignores_case=ignores_case(_existing(target)))
+    attempts = f"{run_id}/{layout.ATTEMPTS}/"  # elsewhere a program may name its files as it likes
+    streams = {found[0] for key in placed.paths if key.startswith(attempts) and (found := stream_of(key))}
+    files = {path: key for key, path in placed.paths.items() if not key.startswith(attempts) or stream_of(key) is None}
     expected = _entries_of_manifests(store, run_id)
+    sizes = {info.key: info.size for info in infos}
+    changed = [path for path, key in files.items() if not _is_here(store, key, target / path, expected.get(path), sizes[key])]
     # A manifest comes last here too: a copy that was cut off must not look complete.
-    infos.sort(key=lambda info: info.key.endswith(f"/{layout.MANIFEST}"))
-    done, total = 0, sum(info.size for info in infos)
-    copied, copied_bytes = [], 0
-    for info in infos:
-        name = info.key.removeprefix(f"{run_id}/")
-        if not _lies_here(store, info.key, info.size, target / name, expected.get(name)):
-            _fetch(store, info.key, target / name, expected.get(name))
-            copied.append(name)
-            copied_bytes += info.size
-        done += info.size
-        if report:
-            report(name, done, total)
-    return SyncResult(run_id, target, tuple(copied), len(infos) - len(copied), copied_bytes)
+    for is_manifest in (False, True):
+        part = {path: files[path] for path in changed if path.endswith(f"/{layout.MANIFEST}") is is_manifest}
+        _download(store, part, target, {path: expected.get(path, sizes[key]) for path, key in part.items()}, report)
+    assembled, gaps = [], []
+    for key in sorted(streams):
+        stream, path = SegmentedStream(store, key), key.removeprefix(f"{run_id}/")
+        if _assemble(stream, target / path):
+            assembled.append(key)
+        if (gap := stream.missing()) is not None:
+            gaps.append((path, f"what follows byte {gap[0]:,} is left out, because the bytes up to {gap[1]:,} are not in the store"))
+    copied = (*changed, *(key.removeprefix(f"{run_id}/") for key in assembled))
+    moved = sum(sizes[files[path]] for path in changed)
+    moved += sum(size for key, size in sizes.items() if (found := stream_of(key)) and found[0] in assembled)
+    return SyncResult(run_id, target, copied, len(files) + len(streams) - len(copied), moved, (*placed.skipped, *gaps))
 
 
 def model_folder(home: Home, run_id: str, checkpoint: str | None = None) -> Path | None:
     """Where the model lies if its store is a local folder, so that it can be used in place; None otherwise."""
     run = view(home, run_id)
-    store = open_store(run.store)
+    store = store_at(run.store)
     prefix, _ = _chosen(store, run, checkpoint)
     return store.local_path(prefix)
 
@@ -164,30 +174,56 @@ def _entries_of_manifests(store: Store, run_id: str) -> dict[str, FileEntry]:
     return entries
 
 
-def _fetch_verified(store: Store, key: str, path: Path, entry: FileEntry) -> None:
-    store.get_file(key, path)
-    if path.stat().st_size != entry.size or _sha256(path) != entry.sha256:
-        path.unlink()
-        raise CorruptError(
-            f"{store.url}/{key} is not what was written: its size or SHA-256 differs from the manifest's",
-            hint="choose another checkpoint with --checkpoint, or resume the run, which passes this one over",
-        )
-
-
-def _fetch(store: Store, key: str, path: Path, entry: FileEntry | None) -> None:
+def _download(
+    store: Store, keys: Mapping[str, str], folder: Path, expected: Mapping[str, FileEntry | int], report: Callable[[Progress], None] | None
+) -> None:
+    """Objects as files below ``folder``, each under its relative path; ``expected`` is what a manifest says, or else the size."""
+    files = []
+    for path, key in keys.items():
+        entry = expected[path]
+        size, sha256 = (entry.size, entry.sha256) if isinstance(entry, FileEntry) else (entry, None)
+        files.append(Download(key, folder / path, size, sha256, below=folder))
     try:
-        if entry is not None:
-            _fetch_verified(store, key, path, entry)
-        else:
-            store.get_file(key, path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
+        download(store, files, Options(report=report))
+    except CorruptError as error:
+        hint = "choose another checkpoint with --checkpoint, or resume the run, which passes this one over"
+        raise CorruptError(error.message, hint=hint) from error
 
 
-def _lies_here(store: Store, key: str, size: int, path: Path, entry: FileEntry | None) -> bool:
+def _is_here(store: Store, key: str, path: Path, entry: FileEntry | None, size: int) -> bool:
     if path.is_symlink() or not path.is_file() or path.stat().st_size != size:
         return False
-    return _sha256(path) == (entry.sha256 if entry else hashlib.sha256(store.get(key)).hexdigest())
+    if entry is None:
+        sha256 = store.stat(key).sha256 or hashlib.sha256(store.get(key)).hexdigest()
+    return _lies_here(path, entry.sha256 if entry else sha256)
+
+
+def _lies_here(path: Path, sha256: str) -> bool:
+    return path.is_file() and not path.is_symlink() and _sha256(path) == sha256
+
+
+def _assemble(stream: SegmentedStream, path: Path) -> bool:
+    """Write a stream that lies in segments as the one file that it was; False if it lies here already."""
+    temporary, sha256 = path.with_name(f".{path.name}.arriving"), hashlib.sha256()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            while piece := stream.read(file.tell(), file.tell() + _PIECE_BYTES):
+                file.write(piece)
+                sha256.update(piece)
+        if _lies_here(path, sha256.hexdigest()):
+            return False
+        temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the first one above it that is there."""
+    return next(place for place in (folder, *folder.parents) if place.is_dir())
 
 
 def _sha256(path: Path) -> str:
@@ -196,15 +232,23 @@ def _sha256(path: Path) -> str:
 
 
 @contextmanager
-def _folder_that_appears_whole(target: Path) -> Iterator[Path]:
-    """A temporary folder beside ``target`` that takes its place at the end; an earlier model there is replaced, anything else is not."""
+def _folder_that_appears_whole(target: Path, *, kept_when_cut: bool) -> Iterator[Path]:
+    """A folder beside ``target`` that takes its place at the end; an earlier model there is replaced, anything else is not.
+
+    ``kept_when_cut``: what has arrived when a store fails, or when somebody presses Ctrl-C, stays for the next try to go on with.
+    """
     try:
         if target.exists() and not (target / layout.MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
             raise ConflictError(f"{target} exists and is not a fetched model", hint="name another folder with --to")
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        if kept_when_cut:
+            temporary = target.with_name(f".{target.name}.arriving")
+            temporary.mkdir(exist_ok=True)
+        else:
+            temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
         raise _unwritable(target, error) from error
+    is_cut = False
     try:
         temporary.chmod(0o755)
         yield temporary
@@ -213,8 +257,12 @@ def _folder_that_appears_whole(target: Path) -> Iterator[Path]:
         temporary.rename(target)
     except OSError as error:
         raise _unwritable(target, error) from error
+    except (StoreError, KeyboardInterrupt):
+        is_cut = kept_when_cut
+        raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not is_cut:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _unwritable(path: Path, error: OSError) -> StoreError:

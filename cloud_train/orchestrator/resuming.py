@@ -1,33 +1,69 @@
 """Another attempt of a run that ended without success: it goes on from the newest checkpoint whose every byte checks."""
 
+import time
+from collections.abc import Callable
+
 from cloud_train.errors import ConflictError
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, look, read_record
-from cloud_train.orchestrator.submitting import launch, refuse_unready, secret_values
+from cloud_train.orchestrator.observing import RunView, declare_dead, look, read_record
+from cloud_train.orchestrator.stores import CLOUD_PAUSE_SECONDS, store_at
+from cloud_train.orchestrator.submitting import handed_over, launch, refuse_unready
 from cloud_train.providers.registry import load_provider
 from cloud_train.run import locks
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.plan import Plan
 from cloud_train.run.states import State
-from cloud_train.storage.registry import open_store
+
+_SILENCE_SECONDS = 45.0
+"""For which a worker on another machine must give no sign of life, several times the pace at which it gives them."""
 
 
-def resume(home: Home, run_id: str) -> RunView:
-    """Start the next attempt. Raises ConflictError while the run goes on, and if it has succeeded."""
+def resume(
+    home: Home,
+    run_id: str,
+    note: Callable[[str], None] = lambda _: None,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> RunView:
+    """Start the next attempt. Raises ConflictError while the run goes on, and if it has succeeded.
+
+    An attempt that was launched from another machine, and that its provider cannot find from here, is listened for first: ``note`` is told.
+    """
     with Ledger(home.ledger_path) as ledger:
-        _refuse_unresumable(look(home, ledger, run_id))
+        run = look(home, ledger, run_id)
+        if run.is_elsewhere and not run.state.is_end:
+            run = _listen(home, ledger, run, note, sleep=sleep, clock=clock)
+        _refuse_unresumable(run)
         with locks.held(home.submission_lock(run_id)) as mine:
             if not mine:
                 raise ConflictError(f"{run_id} is being resumed by another command", hint=f"see: cloud-train status {run_id}")
             run = look(home, ledger, run_id)  # again, now that nobody else can resume it
             _refuse_unresumable(run)
             provider = load_provider(run.provider, home.folder)
-            plan = Plan.of_attempt(read_record(open_store(run.store), run_id), run.attempt + 1)
-            secrets = secret_values(plan.job.secrets)
+            plan = Plan.of_attempt(read_record(store_at(run.store), run_id), run.attempt + 1)
+            secrets = handed_over(provider, plan)
             refuse_unready(provider, plan)
             ledger.add_attempt(run_id, plan.attempt, plan.provider)
             launch(ledger, provider, plan, secrets)
         return look(home, ledger, run_id)
+
+
+def _listen(
+    home: Home, ledger: Ledger, run: RunView, note: Callable[[str], None], *, sleep: Callable[[float], None], clock: Callable[[], float]
+) -> RunView:
+    """Whether anybody still works on the run: by this machine's clock alone, for the other one's may be wrong."""
+    note(f"attempt {run.attempt} runs on {run.host or 'another machine'}, or did: waiting {_SILENCE_SECONDS:g} s for a sign of life")
+    before, until = run.heartbeat, clock() + _SILENCE_SECONDS
+    while clock() < until:
+        sleep(CLOUD_PAUSE_SECONDS)
+        run = look(home, ledger, run.run_id)
+        if run.state.is_end or run.heartbeat != before:
+            return run
+    entry = ledger.get(run.run_id)
+    if entry is None:
+        return run
+    return declare_dead(ledger, entry, f"no sign of life from {run.host or 'its machine'} for {_SILENCE_SECONDS:g} s")
 
 
 def _refuse_unresumable(run: RunView) -> None:

@@ -2,19 +2,22 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from cloud_train.errors import ConflictError, ProviderError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, look, read_record
+from cloud_train.orchestrator.stores import pause_of, store_at
 from cloud_train.providers.base import Handle
 from cloud_train.providers.registry import load_provider
 from cloud_train.run import layout
-from cloud_train.run.ledger import Ledger
+from cloud_train.run.ledger import Entry, Ledger
 from cloud_train.run.states import State
-from cloud_train.storage.registry import open_store
 
 _MARGIN_SECONDS = 10.0
 """What a worker may need beyond the grace period, before it is taken for stuck."""
+_SILENCE_SECONDS = 45.0
+"""The same for a worker whose signs of life come through a cloud's store, several times the pace at which they do."""
 _PAUSE_SECONDS = 0.05
 
 
@@ -40,19 +43,29 @@ def cancel(
         entry = ledger.get(run_id)
         if entry is None or entry.reference is None:
             raise ConflictError(f"{run_id} is being submitted this very moment", hint="cancel it again in a second")
-        store = open_store(run.store)
+        store = store_at(run.store)
         store.put(f"{run_id}/{layout.cancel(run.attempt)}", b"")
-        provider = load_provider(run.provider, home.folder)
-        handle = Handle(run_id, run.attempt, run.provider, run.store, entry.reference)
-        provider.cancel(handle, force)
+        stop = partial(_tell, home, run, entry)
+        stop(force)
         if not wait and not force:
             return look(home, ledger, run_id)
-        deadline = clock() + read_record(store, run_id).program.grace_seconds + _MARGIN_SECONDS
+        is_far, heartbeat = run.is_elsewhere or store.local_path(run_id) is None, run.heartbeat
+        margin = _SILENCE_SECONDS if is_far else _MARGIN_SECONDS
+        deadline = clock() + read_record(store, run_id).program.grace_seconds + margin
         while not (run := look(home, ledger, run_id)).state.is_end:
+            if is_far and not force and run.heartbeat != heartbeat:  # it lives, and may still be sending its last checkpoint
+                heartbeat, deadline = run.heartbeat, max(deadline, clock() + margin)
             if clock() > deadline:
                 if force:
                     raise ProviderError(f"{run_id} does not end", hint="try again, or end its processes by hand: cloud-train status")
-                provider.cancel(handle, force=True)
+                stop(True)
                 deadline, force = clock() + _MARGIN_SECONDS, True
-            sleep(_PAUSE_SECONDS)
+            sleep(pause_of(store, _PAUSE_SECONDS))
         return run
+
+
+def _tell(home: Home, run: RunView, entry: Entry, force: bool) -> None:
+    if run.is_elsewhere:  # its worker looks for the mark every few seconds; nobody else can be told from here
+        return
+    handle = Handle(run.run_id, run.attempt, run.provider, run.store, entry.reference or {})
+    load_provider(run.provider, home.folder).cancel(handle, force)

@@ -23,6 +23,7 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.packaging import build_image
 from cloud_train.orchestrator.source import commit_of
+from cloud_train.orchestrator.stores import store_at
 from cloud_train.providers.base import Handle, Provider
 from cloud_train.providers.registry import load_provider
 from cloud_train.run import layout, locks
@@ -30,7 +31,7 @@ from cloud_train.run.ledger import Ledger
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import RunRecord
 from cloud_train.run.states import Cause
-from cloud_train.storage.registry import open_store
+from cloud_train.storage.handover import settings_for
 
 
 def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None) -> RunView:
@@ -39,13 +40,13 @@ def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None)
     ``note`` is told what takes time before that, such as building an image.
     """
     provider = load_provider(plan.provider, home.folder)
-    secrets = secret_values(plan.job.secrets)
+    secrets = handed_over(provider, plan)
     refuse_unready(provider, plan)
     if provider.capabilities.containers:
         plan = replace(plan, image=build_image(plan, note).reference)
     created = time.time()
     record = RunRecord(plan.run_id, created, plan.job.model_dump(mode="json"), plan.program, plan.facts(), _provenance(plan))
-    store = open_store(plan.store)
+    store = store_at(plan.store)
     with locks.held(home.submission_lock(plan.run_id)), Ledger(home.ledger_path) as ledger:
         ledger.add(plan.run_id, name=plan.job.name, provider=plan.provider, store=plan.store, job_file=plan.job_file, created=created)
         try:
@@ -69,6 +70,18 @@ def launch(ledger: Ledger, provider: Provider, plan: Plan, secrets: dict[str, st
     return handle
 
 
+def handed_over(provider: Provider, plan: Plan) -> dict[str, str]:
+    """What the attempt gets and nobody writes down: the job's secrets, and for another machine what it needs to reach the stores.
+
+    Raises UsageError naming the secrets that are missing here.
+    """
+    secrets = secret_values(plan.job.secrets)
+    if not provider.capabilities.containers:  # a process of this machine has this machine's settings
+        return secrets
+    urls = (plan.store, *([plan.program.data] if plan.program.data else []))
+    return {name: value for url in urls for name, value in settings_for(url).items()} | secrets
+
+
 def secret_values(names: tuple[str, ...]) -> dict[str, str]:
     """The values of the job's ``secrets``, from this process's environment; raises UsageError naming those that are missing."""
     missing = [name for name in names if name not in os.environ]
@@ -87,7 +100,7 @@ def refuse_unready(provider: Provider, plan: Plan) -> None:
         raise ProviderError(f"{provider.name!r} would refuse this run: {'; '.join(problems)}")
     if provider.capabilities.containers:
         return
-    if not Path(plan.program.directory).is_dir():
+    if isinstance(plan.job.model, ScriptModel) and not Path(plan.program.directory).is_dir():
         raise UsageError(f"model.directory: there is no folder {plan.program.directory}")
     if isinstance(plan.job.model, ScriptModel) or provider.interpreter(plan.provider_settings) != sys.executable:
         return

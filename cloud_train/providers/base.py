@@ -57,6 +57,8 @@ class Observation:
     state: State
     cause: Cause | None = None
     message: str = ""
+    is_elsewhere: bool = False
+    """Whether somebody else was faster to launch this attempt, from a place that the provider cannot look at."""
 
 
 class Provider(Protocol):

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from cloud_train.errors import CloudTrainError, ProviderError
 from cloud_train.providers.base import Capabilities, Handle, Observation, Request
 from cloud_train.providers.docker_engine import Engine, EngineAbsentError, connected
-from cloud_train.providers.docker_request import NODE, labels_of, problems_of, request_of
+from cloud_train.providers.docker_request import NODE, labels_of, problems_of, request_of, workspace_of
 from cloud_train.providers.docker_state import Seen, verdict
 from cloud_train.run import container_paths
 from cloud_train.run.docker_host import address_of
 from cloud_train.run.states import Cause, State
+from cloud_train.storage.handover import FILES, loopback_endpoint
 
 if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
@@ -34,12 +35,15 @@ class DockerProvider:
     """Runs in containers of a Docker Engine. ``home`` is the folder under which it keeps which engines it used, and what is left there."""
 
     name = "docker"
-    capabilities = Capabilities(stores=("file",), max_nodes=16, spot=False, enforces=("cpus", "memory", "accelerator"), containers=True)
+    capabilities = Capabilities(
+        stores=("file", "s3", "gs", "az"), max_nodes=16, spot=False, enforces=("cpus", "memory", "accelerator"), containers=True
+    )
 
     def __init__(self, home: Path) -> None:
         self._engines = home / "docker" / "engines"
         self._cache = home / "data"  # the one that runs on this machine itself download into
         self._left = home / "docker" / "left"
+        self._workspaces = home / "work"
         self._user = f"{os.getuid()}:{os.getgid()}"  # what lands in the run directory belongs to whoever calls
 
     def interpreter(self, settings: Mapping[str, Any]) -> str:
@@ -52,7 +56,7 @@ class DockerProvider:
         Settings (the key ``docker`` of a config file): ``host``, the engine's URL; ``network``, that of a container that is alone
         (``bridge``); ``user``, ``uid:gid`` instead of the caller's (``0:0`` for a rootless engine, where that is the caller).
         """
-        return request_of(plan, str(plan.provider_settings.get("user") or self._user), self._cache)
+        return request_of(plan, str(plan.provider_settings.get("user") or self._user), self._cache, self._workspaces)
 
     def check(self, request: Request) -> list[str]:
         """Image, names, memory, and data that a container should not see. The engine itself is not asked."""
@@ -61,6 +65,8 @@ class DockerProvider:
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
         """Create everything, then start it; what was created is taken away again if anything fails."""
         network, containers = request["network"], request["containers"]
+        secrets, credentials = _brought_along(secrets)
+        _refuse_loopback(secrets, containers)
         variables = [f"{name}={value}" for name, value in secrets.items()]
         with connected(address_of(request["engine"])) as engine, ExitStack() as undoing:
             self._remember(engine.address)
@@ -70,7 +76,15 @@ class DockerProvider:
                 undoing.callback(_quietly, engine.remove_network, engine.create_network(network))
             made = []
             for container in containers:
-                body = {**container["body"], "Env": [*container["body"]["Env"], *variables]}
+                host = container["body"]["HostConfig"]
+                for mount in host["Mounts"]:
+                    if mount["Target"] == container_paths.WORK:
+                        self._make(Path(mount["Source"]))
+                body = {
+                    **container["body"],
+                    "Env": [*container["body"]["Env"], *variables],
+                    "HostConfig": {**host, "Mounts": [*host["Mounts"], *credentials]},
+                }
                 identifier = engine.create_container(container["name"], body)
                 undoing.callback(_quietly, engine.remove, identifier)
                 made.append({"name": container["name"], "id": identifier})
@@ -126,6 +140,9 @@ class DockerProvider:
         with suppress(CloudTrainError), connected(handle.reference["engine"]) as engine:
             if _take_away(engine, handle.reference, _LEAVING_SECONDS):
                 note.unlink(missing_ok=True)
+                for rank in range(len(handle.reference["containers"])):
+                    with suppress(OSError):  # it is empty, unless something could not be shipped
+                        workspace_of(self._workspaces, handle.run_id, rank).rmdir()
                 return
         with suppress(OSError):
             self._left.mkdir(parents=True, exist_ok=True)
@@ -171,6 +188,25 @@ class DockerProvider:
     def _addresses(self) -> Sequence[str]:
         used = self._engines.read_text(encoding="utf-8").splitlines() if self._engines.exists() else []
         return list(dict.fromkeys([address_of(None), *used]))
+
+
+def _brought_along(secrets: Mapping[str, str]) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """The variables as they are in a container, and the mounts of the files that some of them name."""
+    files = {name: value for name, value in secrets.items() if name in FILES and Path(value).is_file()}
+    inside = {name: f"{container_paths.CREDENTIALS}/{name}" for name in files}
+    mounts = [
+        {"Type": "bind", "Source": str(Path(value).resolve()), "Target": inside[name], "ReadOnly": True} for name, value in files.items()
+    ]
+    return {**secrets, **inside}, mounts
+
+
+def _refuse_loopback(secrets: Mapping[str, str], containers: Sequence[Mapping[str, Any]]) -> None:
+    endpoint = loopback_endpoint(secrets)
+    if endpoint is not None and any(each["body"]["HostConfig"]["NetworkMode"] != "host" for each in containers):
+        raise ProviderError(
+            f"the store's endpoint {endpoint} is this machine's own, and a container has a network of its own",
+            hint="let it share this machine's with docker.network: host in a config file, or name an address that containers reach",
+        )
 
 
 def _labelled(engine: Engine, labels: Mapping[str, str]) -> dict[str, Any] | None:

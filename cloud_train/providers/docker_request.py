@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloud_train.providers.base import Request
 from cloud_train.run import container_paths as places
+from cloud_train.storage.registry import scheme_of
 
 if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
@@ -36,9 +37,9 @@ def labels_of(run_id: str, attempt: int, store: str) -> dict[str, str]:
     return {RUN: run_id, ATTEMPT: str(attempt), STORE: store}
 
 
-def request_of(plan: "Plan", user: str, cache: Path) -> Request:
+def request_of(plan: "Plan", user: str, cache: Path, workspaces: Path) -> Request:
     """One container a node, and a network of their own where there are several; ``user`` is ``uid:gid``, ``cache`` the folder of downloads
-    on this machine, which is given to a job that has no data of its own.
+    on this machine, which is given to a job that has no data here, and ``workspaces`` that for runs whose store is no folder.
     """
     nodes = plan.job.resources.nodes
     name = f"ct-{plan.run_id}-{plan.attempt}"
@@ -51,15 +52,19 @@ def request_of(plan: "Plan", user: str, cache: Path) -> Request:
         "store": plan.store,
         "network": network,
         "containers": [
-            {"name": f"{name}-{rank}", "body": _container(plan, rank, user=user, network=name, labels=labels, cache=cache)}
+            {
+                "name": f"{name}-{rank}",
+                "body": _container(plan, rank, user=user, network=name, labels=labels, mounts=_mounts(plan, rank, cache, workspaces)),
+            }
             for rank in range(nodes)
         ],
     }
 
 
-def _container(plan: "Plan", rank: int, *, user: str, network: str, labels: dict[str, str], cache: Path) -> dict[str, Any]:
+def _container(plan: "Plan", rank: int, *, user: str, network: str, labels: dict[str, str], mounts: list[dict[str, Any]]) -> dict[str, Any]:
     nodes = plan.job.resources.nodes
-    worker = ["--store", places.RUNS, "--run", plan.run_id, "--attempt", str(plan.attempt)]
+    store = ["--store", places.RUNS] if _is_folder(plan.store) else ["--store", plan.store, "--workspace", places.WORK]
+    worker = [*store, "--run", plan.run_id, "--attempt", str(plan.attempt)]
     environment = ["HOME=/tmp", "USER=cloud-train"]  # programs ask for both, and the user's id has no entry in the image's /etc/passwd
     if plan.host_data is None:
         environment.append(f"CLOUD_TRAIN_HOME={places.HOME}")
@@ -82,7 +87,7 @@ def _container(plan: "Plan", rank: int, *, user: str, network: str, labels: dict
         "HostConfig": {
             **_limits(plan),
             "NetworkMode": network if nodes > 1 else plan.provider_settings.get("network", "bridge"),
-            "Mounts": _mounts(plan, cache),
+            "Mounts": mounts,
             "ReadonlyRootfs": True,
             "Tmpfs": {"/tmp": "rw,exec,nosuid,nodev,mode=1777"},  # exec: torch builds extensions there, and loads them
             "CapDrop": ["ALL"],
@@ -110,10 +115,22 @@ def _limits(plan: "Plan") -> dict[str, Any]:
     return limits
 
 
-def _mounts(plan: "Plan", cache: Path) -> list[dict[str, Any]]:
+def _is_folder(store: str) -> bool:
+    return scheme_of(store) == "file"
+
+
+def workspace_of(workspaces: Path, run_id: str, rank: int) -> Path:
+    """The folder of this machine that a node's container has as its workspace."""
+    return workspaces / f"{run_id}.node-{rank}"
+
+
+def _mounts(plan: "Plan", rank: int, cache: Path, workspaces: Path) -> list[dict[str, Any]]:
     # Mounts, not Binds: of a folder that is missing, Binds would make an empty one that belongs to root.
-    run_directory = str(Path(plan.store) / plan.run_id)
-    mounts = [{"Type": "bind", "Source": run_directory, "Target": f"{places.RUNS}/{plan.run_id}", "ReadOnly": False}]
+    if _is_folder(plan.store):
+        source, target = Path(plan.store) / plan.run_id, f"{places.RUNS}/{plan.run_id}"
+    else:
+        source, target = workspace_of(workspaces, plan.run_id, rank), places.WORK
+    mounts = [{"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": False}]
     if plan.host_data is None:
         mounts.append({"Type": "bind", "Source": str(cache), "Target": f"{places.HOME}/data", "ReadOnly": False})
     else:

@@ -22,7 +22,7 @@ from cloud_train.run import layout, locks
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import ObjectMissingError
-from cloud_train.storage.registry import open_store
+from cloud_train.storage.registry import open_store, scheme_of
 
 if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
@@ -36,10 +36,11 @@ class LocalProvider:
     """Runs on this machine. ``home`` is the folder under which it keeps one small file an attempt."""
 
     name = "local"
-    capabilities = Capabilities(stores=("file",), max_nodes=1, spot=False, enforces=("cpus",))
+    capabilities = Capabilities(stores=("file", "s3", "gs", "az"), max_nodes=1, spot=False, enforces=("cpus",))
 
     def __init__(self, home: Path) -> None:
         self._folder = home / "local"
+        self._workspaces = home / "work"
 
     def interpreter(self, settings: Mapping[str, Any]) -> str:
         """``local: {python: …}`` of the config, otherwise the Python that runs this."""
@@ -48,8 +49,9 @@ class LocalProvider:
     def render(self, plan: "Plan") -> Request:
         """The worker's command line, and the attempt's lock file."""
         worker = [self.interpreter(plan.provider_settings), "-m", "cloud_train.worker"]
+        workspace = [] if scheme_of(plan.store) == "file" else ["--workspace", str(self._workspaces)]
         return {
-            "command": [*worker, "--store", plan.store, "--run", plan.run_id, "--attempt", str(plan.attempt)],
+            "command": [*worker, "--store", plan.store, "--run", plan.run_id, "--attempt", str(plan.attempt), *workspace],
             "lock": str(self._lock_file(plan.run_id, plan.attempt)),
             "run_id": plan.run_id,
             "attempt": plan.attempt,
@@ -84,16 +86,18 @@ class LocalProvider:
         return Handle(request["run_id"], request["attempt"], self.name, request["store"], {"pid": process.pid, "lock": str(lock)})
 
     def find(self, run_id: str, attempt: int, store: str) -> Handle | None:
-        """An attempt was launched if its lock is held, or if its worker wrote a status."""
+        """An attempt was launched from this home if its lock is held, or if there is one and its worker wrote a status."""
         lock = self._lock_file(run_id, attempt)
         handle = Handle(run_id, attempt, self.name, store, {"lock": str(lock)})
-        return handle if locks.is_held(lock) or _status(handle) else None
+        return handle if locks.is_held(lock) or (lock.exists() and _status(handle)) else None
 
     def observe(self, handle: Handle) -> Observation:
         """Running while the lock is held; a worker that let it go without writing an end has died."""
         lock = _lock_of(handle)
         if locks.is_held(lock):
             return Observation(State.RUNNING)
+        if _is_of_another_worker(handle):
+            return Observation(State.RUNNING, is_elsewhere=True)
         last_words = _last_words(lock)
         message = "the worker ended without a word: it was killed, or the machine was restarted"
         return Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, f"{message}: {last_words}" if last_words else message)
@@ -150,6 +154,23 @@ def _status(handle: Handle) -> AttemptStatus | None:
         return AttemptStatus.from_json(open_store(handle.store).get(key), key)
     except ObjectMissingError:
         return None
+
+
+def _is_of_another_worker(handle: Handle) -> bool:
+    """Whether somebody on another machine, or from another home, was faster to begin this attempt, so that ours left at once."""
+    status = _status(handle)
+    if status is None or status.state.is_end:
+        return False
+    if status.host != socket.gethostname():
+        return True
+    if status.pid == handle.reference.get("pid", status.pid):
+        return False
+    import psutil  # 20 ms, and only here
+
+    try:
+        return handle.run_id in psutil.Process(status.pid).cmdline()
+    except psutil.Error:
+        return False
 
 
 def _last_words(lock: Path) -> str:

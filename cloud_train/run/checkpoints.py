@@ -4,15 +4,18 @@ A checkpoint is a folder ``step-<n>`` with a valid manifest (``run.manifest``); 
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run.layout import step_folder, step_of
 from cloud_train.run.manifest import Manifest, check_sizes, sync_folder, verify, write_manifest
 from cloud_train.run.ranking import USUAL, Ranking
+
+Place = TypeVar("Place", bound=Hashable)
+"""Where a checkpoint lies: a folder, or a name in a store."""
 
 _LONGEST = 18  # digits that layout.step_of accepts: a second, equally valid name for the same step
 
@@ -69,14 +72,18 @@ def prune(checkpoints: Path, keep: int, trusted: Path | None = None, ranking: Ra
     one that stays must check byte for byte, or nothing is deleted.
     """
     found = _complete(checkpoints)
-    stay = {folder for folder, _ in found[: max(1, keep)]}
-    stay.update(_ranked(found, ranking)[: ranking.keep])
+    stay = kept(found, keep, ranking)
     old = [folder for folder, _ in found if folder not in stay]
     if not old or not (trusted in stay or any(map(_is_valid, stay))):
         return []
     for folder in old:
         _remove(folder)
     return old
+
+
+def kept(found: Sequence[tuple[Place, Manifest]], keep: int, ranking: Ranking = USUAL) -> set[Place]:
+    """Of complete checkpoints, newest first, those that stay: the newest ``keep``, at least one, and the best."""
+    return {place for place, _ in found[: max(1, keep)]} | set(_ranked(found, ranking)[: ranking.keep])
 
 
 def remove_folder(folder: Path) -> None:
@@ -105,10 +112,10 @@ def _complete(checkpoints: Path) -> list[tuple[Path, Manifest]]:
     return found
 
 
-def _ranked(found: list[tuple[Path, Manifest]], ranking: Ranking) -> list[Path]:
+def _ranked(found: Sequence[tuple[Place, Manifest]], ranking: Ranking) -> list[Place]:
     """Best first."""
     order = sorted(found, key=lambda item: ranking.quality(item[1].metrics, item[1].step or 0), reverse=True)
-    return [folder for folder, _ in order]
+    return [place for place, _ in order]
 
 
 def _check_step(folder: Path, step: int, manifest: Manifest) -> Manifest:

@@ -72,6 +72,10 @@ class Entry:
     """The provider's handle of the attempt; None until it is launched."""
 
 
+ELSEWHERE: dict[str, Any] = {"elsewhere": True}
+"""The reference of an attempt that was launched from another machine, and that its provider cannot find from here."""
+
+
 class Ledger:
     """The open ledger. Use it as a context manager; every change is one transaction."""
 
@@ -92,15 +96,32 @@ class Ledger:
 
     def add(self, run_id: str, *, name: str, provider: str, store: str, job_file: str | None, created: float) -> None:
         """Write a new run down as *submitting*, with its first attempt; raises ConflictError if the id is taken."""
-        with self._change() as connection:
-            try:
-                connection.execute(
-                    "INSERT INTO runs (run_id, name, provider, store, job_file, created) VALUES (?, ?, ?, ?, ?, ?)",
-                    (run_id, name, provider, store, job_file, created),
-                )
-            except sqlite3.IntegrityError as error:
-                raise ConflictError(f"the run {run_id} is in the ledger already") from error
+        with self._change():
+            self._insert_run(run_id, name, provider, store, job_file, created)
             self._insert_attempt(run_id, 1, provider)
+
+    def adopt(self, entry: Entry) -> None:
+        """Write down a run that was submitted elsewhere, as its run directory shows it; raises ConflictError if the id is taken."""
+        with self._change() as connection:  # one change: a row without a reference would be taken for a submission that was cut off
+            self._insert_run(entry.run_id, entry.name, entry.provider, entry.store, entry.job_file, entry.created)
+            connection.execute(
+                "INSERT INTO attempts"
+                " (run_id, number, provider, state, cause, message, started, ended, host, resumed_step, reference)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    entry.run_id,
+                    entry.attempt,
+                    entry.provider,
+                    entry.state.value,
+                    entry.cause.value if entry.cause else None,
+                    entry.message,
+                    entry.started,
+                    entry.ended,
+                    entry.host,
+                    entry.resumed_step,
+                    json.dumps(entry.reference) if entry.reference is not None else None,
+                ),
+            )
 
     def add_attempt(self, run_id: str, number: int, provider: str) -> None:
         """Write a further attempt down as *submitting*; raises ConflictError if there is one of this number."""
@@ -164,6 +185,12 @@ class Ledger:
             if rows:
                 return [row[0] for row in rows]
         return []
+
+    def _insert_run(self, *row: str | float | None) -> None:
+        try:
+            self._connection.execute("INSERT INTO runs (run_id, name, provider, store, job_file, created) VALUES (?, ?, ?, ?, ?, ?)", row)
+        except sqlite3.IntegrityError as error:
+            raise ConflictError(f"the run {row[0]} is in the ledger already") from error
 
     def _insert_attempt(self, run_id: str, number: int, provider: str) -> None:
         try:

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cloud_train.run import layout
-from cloud_train.storage.base import ObjectMissingError, Store
+from cloud_train.run.streams import open_stream
+from cloud_train.storage.base import Store
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,13 @@ class MetricsReader:
     """Reads one attempt's metrics; each ``read`` returns what was added since the one before."""
 
     def __init__(self, store: Store, run_id: str, attempt: int, node_rank: int = 0) -> None:
-        self._store = store
-        self._key = f"{run_id}/{layout.metrics(attempt, node_rank)}"
+        self._stream = open_stream(store, f"{run_id}/{layout.metrics(attempt, node_rank)}")
         self._attempt = attempt
         self._position = 0
 
     def read(self) -> list[MetricPoint]:
         """The points added since the last call; a line that is still being written waits for the next one."""
-        try:
-            data = self._store.get(self._key, start=self._position)
-        except ObjectMissingError:
-            return []
+        data = self._stream.read(self._position)
         whole = data[: data.rfind(b"\n") + 1]
         self._position += len(whole)
         points = (_point(line, self._attempt) for line in whole.splitlines())

@@ -7,6 +7,7 @@
     --attempt N          which attempt, from 1
     --node-rank R        which of several nodes, from 0
     --nodes M            how many nodes there are
+    --workspace FOLDER   where files lie meanwhile if the store is no folder of this machine; by default work/ in CLOUD_TRAIN_HOME
     --lock-fd FD         an open file with a lock on it, to be kept for as long as this process lives
     --retry-delay S      seconds before another attempt, instead of a wait that grows
 
@@ -21,13 +22,16 @@ SIGNALS = Signals() if __name__ == "__main__" else None
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from cloud_train.errors import CloudTrainError, UsageError
-from cloud_train.storage.registry import open_store
+from cloud_train.storage.local import LocalStore
+from cloud_train.storage.registry import check_url, folder_of, scheme_of
 from cloud_train.worker.node import NodeContext, from_variables
+from cloud_train.worker.remote import Remote
 from cloud_train.worker.supervisor import DEFAULT_TIMING, run_attempts
 
-_OPTIONS = ("--store", "--run", "--attempt", "--node-rank", "--nodes", "--lock-fd", "--retry-delay")
+_OPTIONS = ("--store", "--run", "--attempt", "--node-rank", "--nodes", "--workspace", "--lock-fd", "--retry-delay")
 _HINT = "workers are started by a provider: see cloud-train submit"
 
 
@@ -42,8 +46,12 @@ def main(arguments: list[str], signals: Signals) -> int:
         attempt = int(_number(options, "--attempt") or 0)
         if attempt < 1:
             raise UsageError("--attempt counts from 1", hint=_HINT)
-        store = open_store(options["--store"])
-        return run_attempts(store, options["--run"], attempt, node=_node(options), signals=signals, timing=timing)
+        url, run_id = options["--store"], options["--run"]
+        check_url(url)
+        is_local = scheme_of(url) == "file"
+        store = LocalStore(folder_of(url) if is_local else Path(options.get("--workspace") or _workspace()))
+        remote = None if is_local else Remote(url, run_id)
+        return run_attempts(store, run_id, attempt, node=_node(options), signals=signals, timing=timing, remote=remote)
     except CloudTrainError as error:
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code
@@ -69,6 +77,10 @@ def _number(options: dict[str, str], name: str) -> float | None:
 def _node(options: dict[str, str]) -> NodeContext:
     rank, nodes = _number(options, "--node-rank"), _number(options, "--nodes")
     return from_variables(rank=None if rank is None else int(rank), nodes=None if nodes is None else int(nodes))
+
+
+def _workspace() -> str:
+    return f"{os.environ.get('CLOUD_TRAIN_HOME') or '~/.cloud-train'}/work"
 
 
 def _keep_to_ourselves(descriptor: int) -> None:

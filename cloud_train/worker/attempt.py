@@ -13,7 +13,8 @@ from time import monotonic
 from cloud_train.errors import CloudTrainError, CorruptError, StoreError
 from cloud_train.run.layout import step_of
 from cloud_train.run.states import Cause, State
-from cloud_train.worker import contract, ending, program, sealing, tree
+from cloud_train.storage.local import LocalStore
+from cloud_train.worker import contract, data, ending, program, sealing, tree
 from cloud_train.worker.chores import Chore
 from cloud_train.worker.ending import Ending, Stop
 from cloud_train.worker.guard import Guard
@@ -48,7 +49,7 @@ class Attempt:
         self._foreign: set[str] = set()
         self._tried: set[str] = set()
         self._reserve = Reserve(surroundings.workspace.reserve)
-        self._guard = Guard((contract.METRICS, str(surroundings.workspace.metrics)), surroundings.signals.close_in_child)
+        self._guard = Guard((contract.METRICS, str(surroundings.workspace.metrics)), self._let_go_of_the_workers)
         self._expect(self._guard.pid)
 
     def run(self) -> Ending:
@@ -75,14 +76,17 @@ class Attempt:
         at.workspace.make_folders()
         at.journal.note(f"attempt {self._number} of {at.record.run_id} on {at.status.status.host}: worker {at.status.status.pid}")
         self._join()
+        fetched = self._fetch_data()
         resume = self._find_checkpoint() if self._leads else self._given_checkpoint()
         if self._stop:
             return self._stopped(None)
         if self._leads:
             at.peers.choose_start(resume.name if resume else "")
         kills_before = ending.oom_kills()
-        environment = program.environment_of(at.record, at.workspace, self._number, node=at.node, resume=resume, own=os.environ)
-        group = program.start(at.record.program, environment, at.workspace.output_log)
+        environment = program.environment_of(
+            at.record, at.workspace, self._number, node=at.node, resume=resume, data=fetched, own=os.environ
+        )
+        group = program.start(program.on_this_machine(at.record), environment, at.workspace.output_log)
         self._expect(group)
         self._guard.protect(group)
         self._look_every(at.timing.look)
@@ -126,7 +130,12 @@ class Attempt:
         if step_of(name) is None:
             raise CorruptError(f"node 0 names {name!r}, which is no checkpoint")
         self._at.journal.note(f"resuming from step {step_of(name)}, as node 0 does")
-        return self._at.workspace.checkpoints / name
+        checkpoints = self._at.workspace.checkpoints
+        if self._at.remote:
+            went_well, reason = self._do(partial(self._at.remote.bring, name, checkpoints, self._at.timing.join), abandon_on_stop=True)
+            if not went_well and not self._stop:
+                raise StoreError(f"checkpoint {name} cannot be brought from {self._at.remote.url}: {reason}")
+        return checkpoints / name
 
     def _with_the_others(self, own: Ending) -> Ending:
         """On node 0: wait for the ends of the other nodes; returns that of the attempt."""
@@ -151,16 +160,36 @@ class Attempt:
         return verdict(own, peers.statuses, peers.working())
 
     def _find_checkpoint(self) -> Path | None:
-        checkpoints = self._at.workspace.checkpoints
-        if sealing.is_empty(checkpoints):
+        checkpoints, remote = self._at.workspace.checkpoints, self._at.remote
+        if sealing.is_empty(checkpoints) and not remote:
             return None
-        went_well, found = self._do(partial(sealing.prepare, checkpoints, self._at.journal.note), abandon_on_stop=True)
+
+        def prepare() -> str:
+            if remote:
+                remote.bring_newest(checkpoints, self._at.journal.note)
+            return sealing.prepare(checkpoints, self._at.journal.note)
+
+        went_well, found = self._do(prepare, abandon_on_stop=True)
         if not went_well and not self._stop:
             raise StoreError(f"the checkpoints in {checkpoints} cannot be read: {found}")
         # A folder that an earlier attempt left unsealed was never synced: after a crash of the machine it may be anything.
         self._foreign = sealing.unsealed(checkpoints)
         self._at.journal.note(f"resuming from step {step_of(found)}" if found else "no valid checkpoint: starting afresh")
         return checkpoints / found if found else None
+
+    def _fetch_data(self) -> Path | None:
+        """Where the job's data lies on this machine if it had to be fetched from a store; None where it had not."""
+        source = self._at.record.program.data
+        if source is None or not data.is_in_store(source) or self._stop:
+            return None
+
+        def fetch() -> str:
+            return str(data.bring(source, program.download_folder(os.environ), self._at.journal.note))
+
+        went_well, found = self._do(fetch, abandon_on_stop=True)
+        if not went_well and not self._stop:
+            raise StoreError(f"the data cannot be fetched: {found}")
+        return Path(found)
 
     def _supervise(self, group: int) -> int:
         """Until the program and everything that it started is gone; returns its exit status."""
@@ -192,6 +221,8 @@ class Attempt:
         if beats:
             self._next_heartbeat = now + at.timing.heartbeat
             at.status.update()
+            if at.ferry:
+                at.ferry.keep_going(self._number, self._guard.close)
         if self._stop is None:
             if (beats or at.signals.stop_requested) and at.is_cancelled():
                 self._stop = Stop.CANCELLED
@@ -258,6 +289,8 @@ class Attempt:
 
     def _stopped(self, exit_code: int | None) -> Ending:
         had_to_be_killed = self._give_up_at < math.inf
+        if self._at.remote and not self._at.is_cancelled():  # whoever cancels signals the worker too: the mark may still be on its way
+            self._do(partial(self._at.remote.bring_marks, LocalStore(self._at.workspace.store), [self._number]))
         reason = Stop.CANCELLED if self._stop is None or self._at.is_cancelled() else self._stop
         return ending.of_stop(reason, self._at.record.program, exit_code, had_to_be_killed, self._at.workspace.failure)
 
@@ -310,11 +343,21 @@ class Attempt:
         return chore.result(self._exit_codes.pop(chore.pid) or 0)
 
     def _in_child(self) -> None:
-        self._at.signals.close_in_child()
+        self._let_go_of_the_workers()
         self._guard.close()
 
+    def _let_go_of_the_workers(self) -> None:
+        self._at.signals.close_in_child()
+        if self._at.ferry:
+            self._at.ferry.close()
+
     def _helpers(self) -> set[int]:
-        return {self._guard.pid} | ({self._chore.pid} if self._chore else set())
+        return {self._guard.pid, *self._lasting} | ({self._chore.pid} if self._chore else set())
+
+    @property
+    def _lasting(self) -> set[int]:
+        """Children of the worker that outlast the attempt."""
+        return {self._at.ferry.pid} if self._at.ferry else set()
 
     def _expect(self, pid: int) -> None:
         self._exit_codes[pid] = None
@@ -333,13 +376,17 @@ class Attempt:
                 return True
             if pid in self._exit_codes:
                 self._exit_codes[pid] = os.waitstatus_to_exitcode(status)
+            elif self._at.ferry and pid == self._at.ferry.pid:
+                self._at.ferry.reaped(status)
 
     def _bury_children(self) -> None:
         # The kernel's list of children may leave one out while others end; that waiting finds no child any more is certain.
         give_up_at = monotonic() + self._at.timing.unkillable
         while self._reap() and monotonic() < give_up_at:
             if self._has_ended(self._guard.pid):
-                tree.kill_children()
+                if self._lasting and not tree.has_children(self._lasting):
+                    return
+                tree.kill_children(self._lasting)
             self._at.signals.wait(_KILL_AGAIN_SECONDS)
 
     def _write_down(self, end: Ending) -> None:

@@ -1,8 +1,12 @@
 """Work that takes long (hashing gigabytes) in a forked child, so that the worker goes on listening to signals and giving signs of life."""
 
 import os
+import signal
 from collections.abc import Callable
 
+from cloud_train.worker.signals import Signals
+
+_LOOK_SECONDS = 1.0
 _RESULT_BYTES = 32 * 1024  # fits a pipe's buffer on every system, so the child never waits for a reader
 
 
@@ -24,6 +28,21 @@ class Chore:
         if exit_code < 0:
             return False, f"it was killed by signal {-exit_code}"
         return exit_code == 0, text
+
+
+def do(work: Callable[[], str], signals: Signals, in_child: Callable[[], None], *, gives_up: bool) -> tuple[bool, str]:
+    """Do a chore outside an attempt and wait for it; with ``gives_up`` not beyond the moment at which the worker is told to stop.
+
+    Returns what ``Chore.result`` does.
+    """
+    chore = Chore(work, in_child)
+    while True:
+        pid, status = os.waitpid(chore.pid, os.WNOHANG)
+        if pid:
+            return chore.result(os.waitstatus_to_exitcode(status))
+        signals.wait(_LOOK_SECONDS)
+        if gives_up and signals.stop_requested:
+            os.kill(chore.pid, signal.SIGKILL)
 
 
 def _work_and_exit(work: Callable[[], str], in_child: Callable[[], None], writing: int) -> None:

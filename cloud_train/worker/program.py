@@ -3,8 +3,10 @@
 import errno
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from cloud_train.errors import CloudTrainError, StoreError
@@ -37,8 +39,26 @@ def start(program: Program, environment: Mapping[str, str], output_log: Path) ->
         os.close(descriptor)
 
 
+def on_this_machine(record: RunRecord) -> Program:
+    """The program as it can start here: a built-in trainer needs neither folder nor Python of the machine that the run comes from."""
+    program = record.program
+    if record.job.get("model", {}).get("kind", "script") == "script":
+        return program
+    python, *rest = program.command
+    is_missing = Path(python).is_absolute() and not os.access(python, os.X_OK)
+    directory = program.directory if Path(program.directory).is_dir() else "/"
+    return replace(program, command=(sys.executable if is_missing else python, *rest), directory=directory)
+
+
 def environment_of(
-    record: RunRecord, workspace: Workspace, attempt: int, *, node: NodeContext, resume: Path | None, own: Mapping[str, str]
+    record: RunRecord,
+    workspace: Workspace,
+    attempt: int,
+    *,
+    node: NodeContext,
+    resume: Path | None,
+    data: Path | None,
+    own: Mapping[str, str],
 ) -> dict[str, str]:
     """The program's environment: the worker's ``own``, then the job's, then the contract's variables, and no stale ones of another run."""
     program = record.program
@@ -54,7 +74,7 @@ def environment_of(
         contract.RESUME: str(resume or ""),
         contract.MODEL: str(workspace.model),
         contract.METRICS: str(workspace.metrics),
-        contract.DATA: program.data or _download_folder(own),
+        contract.DATA: str(data or program.data or download_folder(own)),
         contract.FAILURE: str(workspace.failure),
         contract.GRACE_SECONDS: f"{program.grace_seconds:g}",
         contract.NODE_RANK: str(node.rank),
@@ -105,9 +125,10 @@ def _explained(program: Program, error: OSError | ValueError) -> str:
     return f"the command {name!r} cannot be started: {reasons.get(error.errno or 0) or os.strerror(error.errno or 0).lower()}"
 
 
-def _download_folder(environment: Mapping[str, str]) -> str:
+def download_folder(environment: Mapping[str, str]) -> Path:
+    """The cache of this machine, which lasts from run to run."""
     folder = Path(environment.get(_HOME) or "~/.cloud-train") / "data"
     with suppress(OSError, RuntimeError):  # no home, or none that can be written: a program that downloads nothing does not need it
         folder = folder.expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-    return str(folder)
+    return folder

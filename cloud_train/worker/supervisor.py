@@ -1,25 +1,19 @@
 """A worker's life: one attempt, and the further ones that the job asks for, until the run has ended or somebody stops it."""
 
-import os
 from time import monotonic
 
-from cloud_train.errors import StoreError
-from cloud_train.run import layout
-from cloud_train.run.record import RunRecord
+from cloud_train.errors import CloudTrainError
 from cloud_train.run.states import Cause
-from cloud_train.storage.base import Store
+from cloud_train.storage.local import LocalStore
 from cloud_train.worker import following
 from cloud_train.worker.attempt import Attempt
+from cloud_train.worker.claiming import Claims
 from cloud_train.worker.ending import Ending
-from cloud_train.worker.journal import Journal
 from cloud_train.worker.node import NodeContext
-from cloud_train.worker.peers import Peers
-from cloud_train.worker.redaction import Redactor
+from cloud_train.worker.remote import Remote
 from cloud_train.worker.signals import Signals
-from cloud_train.worker.status import StatusFile
 from cloud_train.worker.surroundings import Surroundings, Timing
 from cloud_train.worker.tree import become_subreaper
-from cloud_train.worker.workspace import Workspace
 
 TAKEN = 3
 """Exit status of a worker that found its attempt in the hands of another one, and did nothing."""
@@ -27,22 +21,38 @@ TAKEN = 3
 DEFAULT_TIMING = Timing()
 
 
-def run_attempts(store: Store, run_id: str, first: int, *, node: NodeContext, signals: Signals, timing: Timing = DEFAULT_TIMING) -> int:
+def run_attempts(
+    store: LocalStore,
+    run_id: str,
+    first: int,
+    *,
+    node: NodeContext,
+    signals: Signals,
+    timing: Timing = DEFAULT_TIMING,
+    remote: Remote | None = None,
+) -> int:
     """Run attempt ``first`` and those that follow from the job's ``retry``; returns the worker's exit status.
 
-    That is ``TAKEN``, or the exit code of the last attempt's cause. Raises CorruptError or StoreError if nothing can be started.
+    That is ``TAKEN``, or the exit code of the last attempt's cause. ``store`` is the run's own; with ``remote`` the run is there, and
+    ``store`` is a workspace on this machine. Raises CorruptError or StoreError if nothing can be started.
     """
-    key = f"{run_id}/{layout.RUN}"
-    record = RunRecord.from_json(store.get(key), f"{store.url}/{key}")
     become_subreaper()
+    claims = Claims(store, run_id, first, node=node, signals=signals, timing=timing, remote=remote)
+    try:
+        exit_status = _attempts(claims, first, node=node, signals=signals, timing=timing)
+    except CloudTrainError:  # a further attempt could not be taken: those before it are shipped all the same
+        claims.leave(0)
+        raise
+    return claims.leave(exit_status)
+
+
+def _attempts(claims: Claims, first: int, *, node: NodeContext, signals: Signals, timing: Timing) -> int:
+    program = claims.record.program
     number = first
-    while True:
-        at = _surroundings(store, record, range(first, number + 1), node=node, signals=signals, timing=timing)
-        if not at.status.claim():
-            return TAKEN
+    while (at := claims.take(number)) is not None:
         end = Attempt(number, at).run()
         cause = end.cause if node.rank == 0 else following.attempt_cause(end, at)
-        is_retried = record.program.retries(cause, number)
+        is_retried = program.retries(cause, number)
         if node.rank > 0:
             if not is_retried or signals.stop_requested or at.is_cancelled() or not following.another_follows(at):
                 return following.last_word(cause, at).exit_code
@@ -50,28 +60,12 @@ def run_attempts(store: Store, run_id: str, first: int, *, node: NodeContext, si
             return cause.exit_code
         else:
             delay = timing.retry[min(number - first, len(timing.retry) - 1)]
-            at.journal.note(f"attempt {number + 1} of {record.program.attempts} follows in {delay:g} s")
+            at.journal.note(f"attempt {number + 1} of {program.attempts} follows in {delay:g} s")
             if not _wait(delay, at):
+                claims.bring_marks()
                 return _call_off(at, end).cause.exit_code
         number += 1
-
-
-def _surroundings(store: Store, record: RunRecord, attempts: range, *, node: NodeContext, signals: Signals, timing: Timing) -> Surroundings:
-    number = attempts[-1]
-    redactor = Redactor(os.environ.get(name, "") for name in record.job.get("secrets", ()))
-    workspace = Workspace.in_store(store, record.run_id, number, node.rank)
-    return Surroundings(
-        record=record,
-        workspace=workspace,
-        node=node,
-        status=StatusFile(store, f"{record.run_id}/{layout.status(number, node.rank)}", redactor, node.rank),
-        journal=Journal(workspace.worker_log, redactor),
-        signals=signals,
-        peers=Peers(store, record.run_id, number, node),
-        # Somebody who cancels while one attempt follows another may have marked the one before.
-        is_cancelled=lambda: any(_exists(store, f"{record.run_id}/{layout.cancel(attempt)}") for attempt in attempts),
-        timing=timing,
-    )
+    return TAKEN
 
 
 def _wait(seconds: float, at: Surroundings) -> bool:
@@ -95,11 +89,3 @@ def _call_off(at: Surroundings, end: Ending) -> Ending:
     cancelled = Ending(Cause.CANCELLED, f"cancelled before another attempt; this one: {end.cause.value}: {end.message}", end.exit_code)
     at.status.end(cancelled)
     return cancelled
-
-
-def _exists(store: Store, key: str) -> bool:
-    try:
-        store.stat(key)
-    except StoreError:
-        return False
-    return True

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cloud_train.run.record import RunRecord
+from cloud_train.worker.ferry import Ferry
 from cloud_train.worker.journal import Journal
 from cloud_train.worker.node import NodeContext
 from cloud_train.worker.peers import Peers
+from cloud_train.worker.remote import Remote
 from cloud_train.worker.signals import Signals
 from cloud_train.worker.status import StatusFile
 from cloud_train.worker.workspace import Workspace
@@ -36,6 +38,8 @@ class Timing:
     """After SIGKILL, before a process that is stuck in the kernel is given up."""
     write_again: float = 1.0
     """Between two tries to write down the end, where the disk is full."""
+    shipping: float = 300.0
+    """Without anything coming through to the store, once the end has come, before the rest is given up."""
     retry: tuple[float, ...] = (15, 30, 60, 120, 300, 600)
     """Before the second launch, the third, …; the last one counts for all further ones."""
 
@@ -55,3 +59,7 @@ class Surroundings:
     is_cancelled: Callable[[], bool]
     """Looks for the mark of somebody who cancelled the run."""
     timing: Timing
+    remote: Remote | None = None
+    """The run in its store, where that is no folder of this machine."""
+    ferry: Ferry | None = None
+    """The process that ships to it."""

@@ -36,7 +36,12 @@ def group_is_alive(group: int) -> bool:
 
 def tree_is_alive(group: int, helpers: Collection[int]) -> bool:
     """Whether the program, whose process group is ``group``, has left any process; ``helpers`` are the worker's own children."""
-    return group_is_alive(group) or bool(_children() - set(helpers))
+    return group_is_alive(group) or has_children(helpers)
+
+
+def has_children(helpers: Collection[int]) -> bool:
+    """Whether the kernel lists children of this process beside ``helpers``."""
+    return bool(_children() - set(helpers))
 
 
 def terminate(group: int) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class Workspace:
     """The paths of one attempt on one node."""
 
+    store: Path
+    """The folder that the run directory lies in."""
     record: Path
     checkpoints: Path
     model: Path
@@ -40,6 +42,7 @@ class Workspace:
             return found
 
         return cls(
+            store=path(layout.RUN).parent.parent,
             record=path(layout.RUN),
             checkpoints=path(layout.CHECKPOINTS),
             model=path(layout.MODEL),

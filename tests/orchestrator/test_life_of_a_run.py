@@ -205,8 +205,8 @@ def test_a_plan_that_cannot_start_leaves_nothing(home: Home, write_job: Callable
 
 def test_what_a_provider_cannot_do_is_refused_with_the_reason(home: Home, write_job: Callable[..., Path]) -> None:
     job = write_job("true")
-    with pytest.raises(ProviderError, match="cannot reach the store s3://bucket"):
-        make_plan(home, job, ["store=s3://bucket/runs"])
+    with pytest.raises(ProviderError, match="cannot reach the store floppy://bucket"):
+        make_plan(home, job, ["store=floppy://bucket/runs"])
     with pytest.raises(ProviderError, match=r"resources\.nodes is 2"):
         make_plan(home, job, ["resources.nodes=2"])
     with pytest.raises(UsageError, match="no provider is called 'lokal'") as raised:

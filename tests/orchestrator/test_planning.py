@@ -165,3 +165,16 @@ def test_many_different_words_without_an_embedding_are_worth_a_note(planned: Pla
     (note,) = [note for note in planned(job).notes if "embedding_size" in note]
     assert "GB" in note
     assert not [note for note in planned(job, "model.embedding_size=8").notes if "embedding_size" in note]
+
+
+def test_data_in_a_store_is_planned_for_without_looking_at_it(planned: Planned) -> None:
+    section = "{dataset: images, path: 's3://bucket/photos', size: 32, classes: 2}"
+    plan = planned(f"model: {{kind: cnn}}\ndata: {section}\n")
+    assert plan.program.data == "s3://bucket/photos"
+    assert plan.total_steps is None
+    assert any("fetched from s3://bucket/photos" in note for note in plan.notes)
+
+
+def test_data_at_an_address_that_is_no_store_is_a_mistake_of_the_file(planned: Planned) -> None:
+    with pytest.raises(JobFileError, match="not an address in a store that is known"):
+        planned("model: {kind: cnn}\ndata: {dataset: images, path: 'http://host/photos', size: 32}\n")

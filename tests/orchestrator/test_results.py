@@ -12,6 +12,7 @@ from cloud_train.orchestrator.observing import RunView
 from cloud_train.orchestrator.results import fetch_model, sync
 from cloud_train.run import layout
 from cloud_train.run.manifest import verify
+from cloud_train.storage.transfer import Progress
 from tests.orchestrator.conftest import Submit, run_folder
 
 SAVE = """\
@@ -41,11 +42,11 @@ def run(home: Home, start: Submit, monkeypatch: pytest.MonkeyPatch) -> RunView:
 
 
 def test_the_final_model_arrives_whole(home: Home, run: RunView, tmp_path: Path) -> None:
-    seen: list[tuple[str, int, int]] = []
-    fetched = fetch_model(home, run.run_id, tmp_path / "out", report=lambda name, done, total: seen.append((name, done, total)))
+    seen: list[Progress] = []
+    fetched = fetch_model(home, run.run_id, tmp_path / "out", report=seen.append)
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == b"final weights"
     assert (tmp_path / "out" / "inner" / "words.txt").read_text() == "a b c"
-    assert (fetched.source, fetched.bytes, seen[-1][1:]) == ("model", 18, (18, 18))
+    assert (fetched.source, fetched.bytes, seen[-1].bytes_done, seen[-1].bytes) == ("model", 18, 18, 18)
     assert set(verify(tmp_path / "out").files) == {"model.safetensors", "inner/words.txt"}
     fetch_model(home, run.run_id, tmp_path / "out")  # an earlier model is replaced
 

@@ -13,12 +13,13 @@ import pytest
 from cloud_train.errors import ProviderError
 from cloud_train.providers.base import AlreadyLaunchedError
 from cloud_train.providers.docker import DockerProvider
-from cloud_train.providers.docker_engine import EngineAbsentError
+from cloud_train.providers.docker_engine import EngineAbsentError, connected
 from cloud_train.run import layout
 from cloud_train.run.docker_host import address_of
 from cloud_train.run.states import Cause, State
 from tests.docker_engine import engine_or_skip
 from tests.providers.docker_runs import Run, of_nobody, plan_of, worker_image
+from tests.run.docker_forwarding import forwarded
 from tests.support import wait_until
 
 if TYPE_CHECKING:
@@ -401,6 +402,16 @@ def test_three_nodes_meet_by_name_and_leave_nothing(make_run: MakeRun, engine: "
     assert len(run.left_at(engine)) == 4
     run.provider.tidy(handle)
     assert run.left_at(engine) == []
+
+
+def test_of_an_engine_elsewhere_a_container_that_goes_on_is_told_from_an_engine_that_is_gone(make_run: MakeRun) -> None:
+    handle = make_run(*WAITS).launch()
+    (container,) = handle.reference["containers"]
+    with forwarded() as address, connected(address) as far:
+        assert not far.has_stopped(container["id"], 0.2)
+        far.terminate(container["id"])
+        assert far.has_stopped(container["id"], 20)
+        assert far.output(container["id"]) == b""
 
 
 def test_an_attempt_that_goes_on_is_not_tidied_away(make_run: MakeRun, engine: "DockerClient", monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from cloud_train.errors import ProviderError
+from cloud_train.providers.base import Request
 from cloud_train.providers.docker import DockerProvider
 from cloud_train.providers.docker_request import problems_of, request_of
 from cloud_train.run.plan import Plan
@@ -14,6 +16,13 @@ from tests.providers.docker_runs import plan_of
 
 IMAGE = "sha256:" + "4" * 64
 CACHE = Path("/home/me/.cloud-train/data")
+
+
+WORKSPACES = Path("/home/me/.cloud-train/work")
+
+
+def requested(plan: Plan, user: str) -> Request:
+    return request_of(plan, user, CACHE, WORKSPACES)
 
 
 @pytest.fixture
@@ -33,7 +42,7 @@ def test_the_request_is_the_engine_s_own(plan: Plan) -> None:
         "Target": "/cloud-train/runs/test-261124-120000-abcd",
         "ReadOnly": False,
     }
-    request = request_of(replace(plan, host_data="/home/me/data"), "1000:100", CACHE)
+    request = requested(replace(plan, host_data="/home/me/data"), "1000:100")
     assert request == {
         "engine": None,
         "run_id": "test-261124-120000-abcd",
@@ -77,17 +86,17 @@ def test_the_request_is_the_engine_s_own(plan: Plan) -> None:
 
 def test_resources_become_limits(plan: Plan) -> None:
     resources = {"cpus": 3, "memory": "16GB", "accelerator": "L4:2"}
-    limits = request_of(changed(plan, resources=resources), "1:1", CACHE)["containers"][0]["body"]["HostConfig"]
+    limits = requested(changed(plan, resources=resources), "1:1")["containers"][0]["body"]["HostConfig"]
     assert limits["NanoCpus"] == 3_000_000_000
     assert limits["Memory"] == limits["MemorySwap"] == 16_000_000_000
     assert limits["ShmSize"] == 8_000_000_000
     assert limits["DeviceRequests"] == [{"Driver": "", "Count": 2, "Capabilities": [["gpu"]]}]
-    little = request_of(changed(plan, resources={"memory": "64MB"}), "1:1", CACHE)["containers"][0]["body"]["HostConfig"]
+    little = requested(changed(plan, resources={"memory": "64MB"}), "1:1")["containers"][0]["body"]["HostConfig"]
     assert little["ShmSize"] == 64 * 2**20
 
 
 def test_several_nodes_share_a_network_and_know_each_other(plan: Plan) -> None:
-    request = request_of(changed(plan, resources={"nodes": 3}), "1:1", CACHE)
+    request = requested(changed(plan, resources={"nodes": 3}), "1:1")
     name = "ct-test-261124-120000-abcd-1"
     assert request["network"]["Name"] == name
     assert request["network"]["Labels"]["cloud-train.run"] == "test-261124-120000-abcd"
@@ -124,13 +133,13 @@ def test_a_sound_request_has_no_problems(plan: Plan, tmp_path: Path) -> None:
     ],
 )
 def test_settings_that_cannot_be_are_named(plan: Plan, settings: dict[str, Any], problem: str) -> None:
-    (found,) = problems_of(request_of(replace(plan, provider_settings=settings), "1:1", CACHE))
+    (found,) = problems_of(requested(replace(plan, provider_settings=settings), "1:1"))
     assert found.startswith(problem)
 
 
 def test_a_request_without_an_image_or_with_too_little_memory_is_refused(plan: Plan) -> None:
     poor = replace(changed(plan, resources={"memory": "1MB"}), image=None)
-    assert [problem.split(":")[0] for problem in problems_of(request_of(poor, "1:1", CACHE))] == ["image", "resources.memory"]
+    assert [problem.split(":")[0] for problem in problems_of(requested(poor, "1:1"))] == ["image", "resources.memory"]
 
 
 def test_data_that_would_hand_over_the_machine_is_refused(plan: Plan, tmp_path: Path) -> None:
@@ -139,7 +148,7 @@ def test_data_that_would_hand_over_the_machine_is_refused(plan: Plan, tmp_path: 
     (tmp_path / "link").symlink_to(sockets)
 
     def problem(data: Path | str) -> str:
-        (found,) = problems_of(request_of(replace(plan, host_data=str(data)), "1:1", CACHE), (f"{sockets}/docker.sock",))
+        (found,) = problems_of(requested(replace(plan, host_data=str(data)), "1:1"), (f"{sockets}/docker.sock",))
         return found
 
     assert problem("/") == "data.path: / is the whole machine; name the folder that the data is in"
@@ -149,12 +158,30 @@ def test_data_that_would_hand_over_the_machine_is_refused(plan: Plan, tmp_path: 
     )
     (tmp_path / "own").mkdir()
     named = replace(plan, provider_settings={"host": f"unix://{tmp_path}/own/docker.sock"}, host_data=str(tmp_path / "own"))
-    assert len(list(problems_of(request_of(named, "1:1", CACHE)))) == 1
+    assert len(list(problems_of(requested(named, "1:1")))) == 1
 
 
 def test_a_job_without_data_of_its_own_has_the_cache_of_downloads(plan: Plan) -> None:
-    body = request_of(plan, "1:1", CACHE)["containers"][0]["body"]
+    body = requested(plan, "1:1")["containers"][0]["body"]
     assert body["HostConfig"]["Mounts"][1:] == [
         {"Type": "bind", "Source": str(CACHE), "Target": "/cloud-train/home/data", "ReadOnly": False}
     ]
     assert "CLOUD_TRAIN_HOME=/cloud-train/home" in body["Env"]
+
+
+def test_a_run_in_a_store_of_a_cloud_has_a_workspace_instead_of_the_run_directory(plan: Plan) -> None:
+    far = changed(replace(plan, store="s3://bucket/runs"), resources={"nodes": 2})
+    for rank, container in enumerate(requested(replace(far, store="s3://bucket/runs"), "1:1")["containers"]):
+        body = container["body"]
+        assert body["Cmd"][:4] == ["--store", "s3://bucket/runs", "--workspace", "/cloud-train/work"]
+        work = next(mount for mount in body["HostConfig"]["Mounts"] if mount["Target"] == "/cloud-train/work")
+        assert work["Source"] == f"/home/me/.cloud-train/work/{plan.run_id}.node-{rank}"
+        assert not any(mount["Target"].startswith("/cloud-train/runs") for mount in body["HostConfig"]["Mounts"])
+
+
+def test_an_endpoint_on_this_machines_loopback_is_refused_before_anything_is_made(plan: Plan, tmp_path: Path) -> None:
+    request = requested(replace(plan, store="s3://bucket/runs"), "1:1")
+    with pytest.raises(ProviderError, match=r"127\.0\.0\.1:9000 is this machine's own") as caught:
+        DockerProvider(tmp_path).launch(request, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9000"})
+    assert "docker.network: host" in (caught.value.hint or "")
+    assert list(tmp_path.iterdir()) == []

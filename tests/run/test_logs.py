@@ -6,12 +6,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloud_train.run.logs import LogReader, start_of_tail
+from cloud_train.run.logs import LogReader
 from cloud_train.storage.local import LocalStore
 
 
 def tail(store: LocalStore, lines: int) -> bytes:
-    return b"".join(LogReader(store, "log", start_of_tail(store, "log", lines)).read())
+    reader = LogReader(store, "log")
+    reader.skip_to_tail(lines)
+    return b"".join(reader.read())
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)

@@ -6,6 +6,7 @@ of its batch (``data.broken: skip``), which then has fewer samples, or none; wha
 how many processes decode, or on where a run was resumed.
 """
 
+import hashlib
 import math
 import os
 import sys
@@ -31,7 +32,7 @@ from cloud_train.training.data import DataSet
 from cloud_train.training.data.decoder_processes import done_ahead, shared_memory
 from cloud_train.training.data.decoding import Chooser, UnreadableImageError, middle, prepare_pillow, random_part, read_image
 from cloud_train.training.data.samples import Batch, Pick, Samples
-from cloud_train.training.data.unpack import fetch_unpacked
+from cloud_train.training.data.unpack import fetch_unpacked, unpacked
 from cloud_train.training.device import usable_cpus
 from cloud_train.training.randomness import derived_seed, permutation
 
@@ -42,7 +43,7 @@ def load_images(data: ImagesData, place: Path, seed: int) -> DataSet:
     Without a folder ``val``, which images are for validation follows from ``seed``. Raises FieldError for a folder that is not as it should
     be, and what ``fetch_unpacked`` raises.
     """
-    folder = place if data.path is not None else _downloaded(data, place)
+    folder = _downloaded(data, place) if data.path is None else _unpacked(place) if place.is_file() else place
     found = list_images(data, folder)
     files = ImageFiles(found.train, found.classes, found.images)
     if found.validation is not None:
@@ -66,6 +67,12 @@ def _downloaded(data: ImagesData, cache: Path) -> Path:
     if data.url is None or data.sha256 is None:
         raise FieldError(("data",), "nothing says where the images come from", hint="give path, or url and sha256")
     return fetch_unpacked(data.url, data.sha256, cache)
+
+
+def _unpacked(archive: Path) -> Path:
+    """The folder of images in an archive that was fetched from a store, unpacked beside it."""
+    with archive.open("rb") as file:
+        return unpacked(archive, hashlib.file_digest(file, "sha256").hexdigest(), archive.parent)
 
 
 class ImageFiles:

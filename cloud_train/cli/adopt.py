@@ -1,0 +1,36 @@
+"""``cloud-train adopt``: a run of another machine, taken into this one's ledger."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cloud_train.cli.options import JsonOption
+from cloud_train.cli.terminal import Painter, is_terminal, say, say_aside, say_json
+
+
+def adopt(
+    url: Annotated[str, typer.Argument(help="The run directory: STORE/RUN, as `cloud-train list --store STORE` shows it.", metavar="URL")],
+    as_json: JsonOption = False,
+) -> int:
+    """Take a run that was submitted elsewhere into this machine's ledger.
+
+    From then on every verb knows it: logs, metrics, fetch-model, cancel, and resume, which starts the next attempt here. Nothing in the
+    run directory changes. Prints the run's id.
+
+    Examples:
+      cloud-train adopt s3://my-bucket/runs/digits-cnn-261124-133246-7403
+    """
+    from cloud_train.cli.render.runs import command_list, next_steps, run_json
+    from cloud_train.orchestrator.adopting import adopt as take
+    from cloud_train.orchestrator.home import Home
+
+    view = take(Home.from_environment(), url)
+    if as_json:
+        say_json(run_json(view))
+        return 0
+    say(view.run_id)
+    if is_terminal(sys.stderr) and is_terminal(sys.stdout):
+        say_aside(f"attempt {view.attempt} is {view.state}")
+        say_aside(command_list(next_steps(view), Painter.of(sys.stderr)))
+    return 0

@@ -1,0 +1,117 @@
+"""Taking attempts, and leaving again: in a local folder directly, in any other store through a workspace on this machine and a ferry."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from cloud_train.errors import StoreError
+from cloud_train.run import layout
+from cloud_train.run.record import RunRecord
+from cloud_train.run.states import Cause
+from cloud_train.storage.local import LocalStore
+from cloud_train.worker import chores
+from cloud_train.worker.ferry import Cargo, Ferry
+from cloud_train.worker.journal import Journal
+from cloud_train.worker.node import NodeContext
+from cloud_train.worker.peers import Peers
+from cloud_train.worker.redaction import Redactor
+from cloud_train.worker.remote import TAKEN, Remote
+from cloud_train.worker.signals import Signals
+from cloud_train.worker.status import StatusFile
+from cloud_train.worker.surroundings import Surroundings, Timing
+from cloud_train.worker.workspace import Workspace
+
+
+class Claims:
+    """The attempts of one run that this worker takes, from ``first`` on."""
+
+    def __init__(
+        self, store: LocalStore, run_id: str, first: int, *, node: NodeContext, signals: Signals, timing: Timing, remote: Remote | None
+    ) -> None:
+        """Read the run's record; raises CorruptError or StoreError. ``store`` is the run's own, or with ``remote`` a workspace."""
+        self._store, self._first, self._node, self._signals = store, first, node, signals
+        self._timing, self._remote = timing, remote
+        self._ferry: Ferry | None = None
+        self._newest = first
+        if remote:
+            self._ask(partial(remote.bring_record, store))
+        key = f"{run_id}/{layout.RUN}"
+        self.record = RunRecord.from_json(store.get(key), f"{store.url}/{key}")
+        self._redactor = Redactor(os.environ.get(name, "") for name in self.record.job.get("secrets", ()))
+
+    def take(self, number: int) -> Surroundings | None:
+        """What attempt ``number`` works with; None if another worker has it. Raises StoreError."""
+        self._newest = number
+        at = self._surroundings(number)
+        if self._remote is None:
+            return at if at.status.claim() else None
+        name = layout.status(number, self._node.rank)
+        if self._ask(partial(self._remote.claim, name, at.status.status.to_json())) == TAKEN:
+            return None
+        at.status.update()
+        if self._ferry is None:
+            cargo = Cargo(self._store, self._remote.url, self.record, self._first, self._node, self._timing.shipping)
+            self._ferry = Ferry(cargo, self._signals, lambda attempt: self._journal(attempt).note)
+        return replace(at, remote=self._remote, ferry=self._ferry)
+
+    def bring_marks(self) -> None:
+        """Look now whether somebody has cancelled one of the attempts; a store that cannot be reached has no marks."""
+        if self._remote:
+            self._do(partial(self._remote.bring_marks, self._store, range(self._first, self._newest + 1)), gives_up=False)
+
+    def leave(self, exit_status: int) -> int:
+        """Wait until everything is in the store, and take the workspace away; returns the worker's exit status."""
+        if self._ferry is None or self._remote is None:
+            return exit_status
+        folder = self._store.path_of(self.record.run_id)
+        if self._ferry.finish(self._newest):
+            import shutil  # 3 ms, which a worker on a local store does without
+
+            shutil.rmtree(folder, ignore_errors=True)
+            return exit_status
+        print(f"not everything could be shipped to {self._remote.url}: what is missing there lies in {folder}", file=sys.stderr)
+        return Cause.INFRASTRUCTURE.exit_code
+
+    def _surroundings(self, number: int) -> Surroundings:
+        store, run_id = self._store, self.record.run_id
+        workspace = Workspace.in_store(store, run_id, number, self._node.rank)
+        # Somebody who cancels while one attempt follows another may have marked the one before.
+        marks = [f"{run_id}/{layout.cancel(attempt)}" for attempt in range(self._first, number + 1)]
+        return Surroundings(
+            record=self.record,
+            workspace=workspace,
+            node=self._node,
+            status=StatusFile(store, f"{run_id}/{layout.status(number, self._node.rank)}", self._redactor, self._node.rank),
+            journal=self._journal(number),
+            signals=self._signals,
+            peers=Peers(store, run_id, number, self._node),
+            is_cancelled=lambda: any(_exists(store, key) for key in marks),
+            timing=self._timing,
+        )
+
+    def _journal(self, number: int) -> Journal:
+        return Journal(Workspace.in_store(self._store, self.record.run_id, number, self._node.rank).worker_log, self._redactor)
+
+    def _ask(self, work: Callable[[], str]) -> str:
+        went_well, text = self._do(work, gives_up=True)
+        if not went_well:
+            raise StoreError(text)
+        return text
+
+    def _do(self, work: Callable[[], str], *, gives_up: bool) -> tuple[bool, str]:
+        return chores.do(work, self._signals, self._in_child, gives_up=gives_up)
+
+    def _in_child(self) -> None:
+        self._signals.close_in_child()
+        if self._ferry:
+            self._ferry.close()
+
+
+def _exists(store: LocalStore, key: str) -> bool:
+    try:
+        store.stat(key)
+    except StoreError:
+        return False
+    return True

@@ -1,0 +1,404 @@
+"""Runs of another machine: found in their store, adopted, resumed, and never declared dead while they live."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cloud_train.errors import CloudTrainError, ConflictError, CorruptError, NotFoundError, ProviderError, StoreError, UsageError
+from cloud_train.orchestrator import resuming, stores
+from cloud_train.orchestrator.adopting import adopt, runs_in
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.observing import RunView, list_runs, view
+from cloud_train.orchestrator.planning import make_plan
+from cloud_train.orchestrator.reading import follow_logs, read_logs, read_metrics
+from cloud_train.orchestrator.results import fetch_model, sync
+from cloud_train.orchestrator.resuming import resume
+from cloud_train.orchestrator.stopping import cancel
+from cloud_train.orchestrator.submitting import launch, submit
+from cloud_train.providers.base import Handle, Provider
+from cloud_train.run import layout
+from cloud_train.run.ledger import ELSEWHERE, Ledger
+from cloud_train.run.plan import Plan
+from cloud_train.run.record import AttemptStatus
+from cloud_train.run.states import Cause, State
+from cloud_train.run.streams import segment_key
+from tests.orchestrator.conftest import Submit, run_folder, wait_for_file
+from tests.stores import StoreServer, server_or_skip, use
+from tests.support import wait_until
+
+FOREVER = "touch started; exec sleep 600"
+SAVES = (
+    'echo "from ${CLOUD_TRAIN_RESUME##*/}"\n'
+    'if [ -n "$CLOUD_TRAIN_RESUME" ]; then cp $CLOUD_TRAIN_RESUME/state $CLOUD_TRAIN_MODEL/state; exit 0; fi\n'
+    "cd $CLOUD_TRAIN_CHECKPOINTS; mkdir .new; echo 7 > .new/state; mv .new step-00000007\n"
+)
+
+
+class FakeTime:
+    """A clock that only waiting moves; ``happens`` is called at every wait."""
+
+    def __init__(self, happens: Callable[[float], None] = lambda now: None) -> None:
+        self.now = 0.0
+        self.happens = happens
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.happens(self.now)
+
+    def clock(self) -> float:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def server() -> StoreServer:
+    """Begun before the first home is: what is started under a home ends with it."""
+    return server_or_skip("s3")
+
+
+@pytest.fixture
+def other_home(home: Home, tmp_path: Path) -> Home:
+    """Another machine's home: the two share nothing but the store."""
+    return Home(tmp_path / "other-home")
+
+
+def end_of(home: Home, run: RunView) -> RunView:
+    wait_until(lambda: view(home, run.run_id).state.is_end, f"{run.run_id} has ended", 60)
+    return view(home, run.run_id)
+
+
+def status_of(run: RunView, attempt: int = 1) -> AttemptStatus:
+    return AttemptStatus.from_json((run_folder(run) / layout.status(attempt)).read_bytes(), "status")
+
+
+def write_status(run: RunView, status: AttemptStatus) -> None:
+    (run_folder(run) / layout.status(1)).write_bytes(status.to_json())
+
+
+def kill_all_of(run: RunView) -> None:
+    """The machine goes away: SIGKILL for the worker and all that it started."""
+    worker = psutil.Process(status_of(run).pid)
+    family = [worker, *worker.children(recursive=True)]
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(family, timeout=30)
+
+
+@pytest.fixture
+def dead_elsewhere(other_home: Home, start: Submit) -> RunView:
+    """A run of the first machine that was killed while it ran, as the other machine has adopted it."""
+    run = start(SAVES + "cd -; touch started; exec sleep 600")
+    wait_for_file(run_folder(run).parent.parent / "started")
+    wait_until(lambda: status_of(run).state is State.RUNNING, "it runs")
+    wait_for_file(run_folder(run) / layout.CHECKPOINTS / "step-00000007" / layout.MANIFEST)
+    kill_all_of(run)
+    return adopt(other_home, run.run_directory)
+
+
+def test_the_runs_of_a_store_are_listed_without_a_ledger_the_newest_first(home: Home, other_home: Home, start: Submit) -> None:
+    runs = [end_of(home, start(command)) for command in ("true", "false", "true")]
+    found = runs_in(runs[0].store, pytest.fail)
+    assert [(run.run_id, run.state, run.cause) for run in found] == [(run.run_id, run.state, run.cause) for run in reversed(runs)]
+    assert not other_home.ledger_path.exists()
+
+
+def test_what_is_no_run_is_left_out_and_what_cannot_be_read_is_said(home: Home, start: Submit, tmp_path: Path) -> None:
+    run = end_of(home, start("true"))
+    store = Path(run.store)
+    (store / "no-run").mkdir()
+    (store / "no-run" / "file").write_text("else")
+    for name in ("torn", "of-another"):
+        (store / name).mkdir()
+    (store / "torn" / layout.RUN).write_text('{"format": 1, ')
+    (store / "of-another" / layout.RUN).write_bytes((run_folder(run) / layout.RUN).read_bytes())
+    notes: list[str] = []
+    assert [found.run_id for found in runs_in(run.store, notes.append)] == [run.run_id]
+    assert len(notes) == 1
+    assert notes[0].startswith("torn: ")
+
+
+def test_an_empty_store_has_no_runs(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert runs_in(str(tmp_path / "empty"), pytest.fail) == []
+
+
+def test_an_adopted_run_can_be_read_from_a_home_that_never_saw_it(home: Home, other_home: Home, start: Submit, tmp_path: Path) -> None:
+    metric = '{"step": 1, "name": "loss", "value": 0.5}'
+    run = end_of(home, start(f"echo hello; echo '{metric}' > $CLOUD_TRAIN_METRICS; echo w > $CLOUD_TRAIN_MODEL/weights"))
+    with pytest.raises(NotFoundError):
+        view(other_home, run.run_id)
+    adopted = adopt(other_home, run.run_directory)
+    assert (adopted.run_id, adopted.state, adopted.cause, adopted.name, adopted.job_file) == (
+        run.run_id,
+        State.SUCCEEDED,
+        Cause.SUCCEEDED,
+        run.name,
+        run.job_file,
+    )
+    assert b"".join(read_logs(other_home, run.run_id)) == b"hello\n"
+    assert [point.value for point in read_metrics(other_home, run.run_id)] == [0.5]
+    assert (fetch_model(other_home, run.run_id, tmp_path / "model").folder / "weights").read_text() == "w\n"
+    assert [each.run_id for each in list_runs(other_home)] == [run.run_id]
+
+
+def test_adopting_a_run_twice_changes_nothing(home: Home, other_home: Home, start: Submit) -> None:
+    run = end_of(home, start("false"))
+    assert adopt(other_home, run.run_directory) == adopt(other_home, run.run_directory + "/")
+    assert adopt(home, run.run_directory).attempt == 1
+    assert not adopt(home, run.run_directory).is_elsewhere
+
+
+def test_what_is_no_run_directory_is_not_adopted(home: Home, start: Submit) -> None:
+    run = end_of(home, start("true"))
+    for url, error in ((f"{run.store}/none", NotFoundError), ("word", UsageError), (f"{run.store}/torn", CorruptError)):
+        (Path(run.store) / "torn").mkdir(exist_ok=True)
+        (Path(run.store) / "torn" / layout.RUN).write_text("{")
+        with pytest.raises(error):
+            adopt(home, url)
+    (Path(run.store) / "copy").mkdir()
+    (Path(run.store) / "copy" / layout.RUN).write_bytes((run_folder(run) / layout.RUN).read_bytes())
+    with pytest.raises(NotFoundError, match="another run"):
+        adopt(home, f"{run.store}/copy")
+
+
+def test_a_run_is_adopted_in_one_change(home: Home, other_home: Home, start: Submit) -> None:
+    run = end_of(home, start("true"))
+    adopt(other_home, run.run_directory)
+    with Ledger(other_home.ledger_path) as ledger:
+        entry = ledger.get(run.run_id)
+        assert entry is not None
+        assert entry.reference == ELSEWHERE
+        ledger.forget(run.run_id)
+        broken = replace(entry, message=None)  # type: ignore[arg-type]  # what the second table refuses, as a full disk might
+        with pytest.raises(StoreError):
+            ledger.adopt(broken)
+        assert ledger.get(run.run_id) is None
+        assert ledger.matching(run.run_id) == []
+
+
+def test_a_live_run_of_another_machine_is_seen_live_whatever_its_clock_says(home: Home, other_home: Home, start: Submit) -> None:
+    run = start(FOREVER)
+    wait_for_file(run_folder(run).parent.parent / "started")
+    wait_until(lambda: view(home, run.run_id).state is State.RUNNING, "it runs")
+    for heartbeat in (0.0, 4e9):
+        write_status(run, replace(status_of(run), heartbeat=heartbeat))
+        adopted = adopt(other_home, run.run_directory)
+        assert (adopted.state, adopted.is_elsewhere) == (State.RUNNING, True)
+        assert [each.state for each in list_runs(other_home)] == [State.RUNNING]
+    cancel(home, run.run_id)
+    assert view(other_home, run.run_id).state is State.CANCELLED
+
+
+def test_a_live_run_of_another_machine_cannot_be_resumed(home: Home, other_home: Home, start: Submit) -> None:
+    run = start(FOREVER)
+    wait_for_file(run_folder(run).parent.parent / "started")
+    wait_until(lambda: view(home, run.run_id).state is State.RUNNING, "it runs")
+    adopt(other_home, run.run_directory)
+    alive, notes = status_of(run), list[str]()
+
+    def lives(now: float) -> None:
+        if now >= 44:  # the only sign of life, at the last moment, by a clock that is years behind
+            write_status(run, replace(alive, heartbeat=12.0))
+
+    write_status(run, replace(alive, heartbeat=11.0))
+    fake = FakeTime(lives)
+    with pytest.raises(ConflictError, match="goes on"):
+        resume(other_home, run.run_id, notes.append, sleep=fake.sleep, clock=fake.clock)
+    assert fake.now == 44
+    assert "waiting 45 s for a sign of life" in notes[0]
+    assert not status_of(run).state.is_end
+    assert not (run_folder(run) / layout.attempt(2)).exists()
+
+
+def test_a_run_of_which_nobody_hears_is_resumed_from_its_newest_checkpoint(other_home: Home, dead_elsewhere: RunView) -> None:
+    assert (dead_elsewhere.state, dead_elsewhere.is_elsewhere) == (State.RUNNING, True)
+    fake = FakeTime()
+    again = resume(other_home, dead_elsewhere.run_id, sleep=fake.sleep, clock=fake.clock)
+    assert 45 <= fake.now < 50
+    assert (again.attempt, again.is_elsewhere) == (2, False)
+    first = status_of(dead_elsewhere)
+    assert (first.cause, "no sign of life" in first.message) == (Cause.INFRASTRUCTURE, True)
+    end = end_of(other_home, again)
+    assert (end.state, end.resumed_step) == (State.SUCCEEDED, 7)
+    assert b"".join(read_logs(other_home, end.run_id)) == b"from step-00000007\n"
+    assert b"".join(follow_logs(other_home, end.run_id)) == b"from step-00000007\n"
+
+
+def test_a_run_that_ends_while_it_is_listened_for_keeps_its_own_end(other_home: Home, dead_elsewhere: RunView) -> None:
+    ended = status_of(dead_elsewhere).ended_with(Cause.PREEMPTED, "its own words", 1.0, None)
+    fake = FakeTime(lambda now: write_status(dead_elsewhere, ended) if now == 20 else None)
+    again = resume(other_home, dead_elsewhere.run_id, sleep=fake.sleep, clock=fake.clock)
+    assert fake.now == 20
+    assert (again.attempt, status_of(dead_elsewhere).message) == (2, "its own words")
+    assert end_of(other_home, again).state is State.SUCCEEDED
+
+
+def test_the_first_machine_sees_what_the_other_one_made_of_its_run(home: Home, other_home: Home, dead_elsewhere: RunView) -> None:
+    fake = FakeTime()
+    end_of(other_home, resume(other_home, dead_elsewhere.run_id, sleep=fake.sleep, clock=fake.clock))
+    seen = view(home, dead_elsewhere.run_id)
+    assert (seen.state, seen.attempt) == (State.SUCCEEDED, 2)
+    with pytest.raises(ConflictError, match="succeeded"):
+        resume(home, dead_elsewhere.run_id)
+
+
+def test_of_two_machines_that_resume_at_once_one_begins_the_attempt(
+    home: Home, other_home: Home, start: Submit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = end_of(home, start(f'echo $$ >> {tmp_path}/begun; if [ -z "$(sed -n 2p {tmp_path}/begun)" ]; then exit 1; fi; sleep 1'))
+    adopt(other_home, run.run_directory)
+    both = threading.Barrier(2, timeout=30)
+
+    def launch_at_once(ledger: Ledger, provider: Provider, plan: Plan, secrets: dict[str, str]) -> Handle:
+        both.wait()
+        return launch(ledger, provider, plan, secrets)
+
+    monkeypatch.setattr(resuming, "launch", launch_at_once)
+    failures: list[CloudTrainError] = []
+    seen: list[State] = []
+
+    def resume_there(place: Home) -> None:
+        try:
+            resume(place, run.run_id)
+        except CloudTrainError as error:
+            failures.append(error)
+
+    resumers = [threading.Thread(target=resume_there, args=(place,)) for place in (home, other_home)]
+    for resumer in resumers:
+        resumer.start()
+    for resumer in resumers:
+        resumer.join()
+
+    def has_ended(place: Home) -> bool:
+        seen.append(view(place, run.run_id).state)
+        return seen[-1].is_end
+
+    for place in (home, other_home):
+        wait_until(partial(has_ended, place), "it has ended")
+        end = view(place, run.run_id)
+        assert (end.state, end.attempt) == (State.SUCCEEDED, 2)
+    assert failures == []
+    assert State.INTERRUPTED not in seen
+    assert len((tmp_path / "begun").read_text().splitlines()) == 2
+    assert not (run_folder(run) / layout.attempt(3)).exists()
+
+
+def test_a_run_of_another_machine_is_cancelled_by_its_mark(home: Home, other_home: Home, start: Submit) -> None:
+    run = start(FOREVER)
+    wait_for_file(run_folder(run).parent.parent / "started")
+    adopt(other_home, run.run_directory)
+    cancel(other_home, run.run_id, wait=False)
+    assert (run_folder(run) / layout.cancel(1)).exists()
+    assert end_of(other_home, run).state is State.CANCELLED
+    assert view(home, run.run_id).state is State.CANCELLED
+
+
+def test_who_cancels_a_run_of_another_machine_waits_as_long_as_it_gives_signs_of_life(home: Home, other_home: Home, start: Submit) -> None:
+    run = start(FOREVER, "limits: {grace: 5 s}")
+    wait_for_file(run_folder(run).parent.parent / "started")
+    wait_until(lambda: status_of(run).state is State.RUNNING, "it runs")
+    kill_all_of(run)
+    adopt(other_home, run.run_directory)
+    alive = status_of(run)
+
+    def sends_its_last_checkpoint(now: float) -> None:
+        if now % 40 == 0:
+            write_status(run, replace(alive, heartbeat=now))
+        if now == 300:
+            write_status(run, alive.ended_with(Cause.CANCELLED, "cancelled", 1.0, None))
+
+    fake = FakeTime(sends_its_last_checkpoint)
+    assert cancel(other_home, run.run_id, sleep=lambda _: fake.sleep(1), clock=fake.clock).state is State.CANCELLED
+    assert fake.now == 300
+
+
+def test_who_cancels_a_run_of_another_machine_that_gives_no_sign_of_life_is_told(other_home: Home, dead_elsewhere: RunView) -> None:
+    fake = FakeTime()
+    with pytest.raises(ProviderError, match="does not end"):
+        cancel(other_home, dead_elsewhere.run_id, sleep=lambda _: fake.sleep(1), clock=fake.clock)
+    assert 40 < fake.now < 120
+
+
+def test_a_store_that_cannot_be_reached_is_said_and_the_other_runs_stay_in_the_list(
+    home: Home, start: Submit, monkeypatch: pytest.MonkeyPatch, server: StoreServer
+) -> None:
+    use(server, monkeypatch, "http://127.0.0.1:9")  # nobody listens on the port for discarded data
+    monkeypatch.setattr(stores, "_PATIENCE_SECONDS", 0.2)
+    here, live = end_of(home, start("true")), start(FOREVER)
+    away = [replace(view(home, live.run_id), run_id=f"away-26112{day}-120000-abcd", store="s3://away/runs") for day in (3, 4)]
+    with Ledger(home.ledger_path) as ledger:
+        entry = ledger.get(live.run_id)
+        assert entry is not None
+        for run in away:
+            ledger.adopt(replace(entry, run_id=run.run_id, store=run.store, state=State.RUNNING, reference=ELSEWHERE))
+    notes: list[str] = []
+    found = {run.run_id: run.state for run in list_runs(home, note=notes.append)}
+    assert set(found) == {here.run_id, live.run_id, *(run.run_id for run in away)}
+    assert (found[here.run_id], found[away[0].run_id]) == (State.SUCCEEDED, State.RUNNING)
+    assert len(notes) == 1
+    assert "s3://away/runs" in notes[0]
+    with pytest.raises(StoreError, match="s3://away/runs"):
+        view(home, away[0].run_id)
+    with pytest.raises(StoreError, match="s3://away/runs"):
+        runs_in("s3://away/runs", pytest.fail)
+
+
+@pytest.fixture
+def far_store(monkeypatch: pytest.MonkeyPatch, server: StoreServer) -> Iterator[str]:
+    use(server, monkeypatch)
+    yield f"{server.new_url()}/runs"
+    stores.store_at.cache_clear()
+
+
+def test_a_run_in_a_bucket_moves_from_a_machine_that_is_gone_to_an_empty_one(
+    home: Home, other_home: Home, write_job: Callable[..., Path], far_store: str
+) -> None:
+    job = write_job(SAVES + "exec sleep 600")
+    run = submit(home, make_plan(home, job, [f"store={far_store}"]))
+    key = f"{run.run_id}/{layout.CHECKPOINTS}/step-00000007/{layout.MANIFEST}"
+    store = stores.store_at(far_store)
+    wait_until(lambda: any(info.key == key for info in store.list(run.run_id)), "the checkpoint is in the store", 60)
+    pid = AttemptStatus.from_json(store.get(f"{run.run_id}/{layout.status(1)}"), "status").pid
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(family, timeout=30)
+    assert [each.run_id for each in runs_in(far_store, pytest.fail)] == [run.run_id]
+    adopted = adopt(other_home, f"{far_store}/{run.run_id}")
+    assert (adopted.state.is_end, adopted.is_elsewhere) == (False, True)
+    fake = FakeTime()
+    end = end_of(other_home, resume(other_home, run.run_id, sleep=fake.sleep, clock=fake.clock))
+    assert (end.state, end.attempt, end.resumed_step) == (State.SUCCEEDED, 2, 7)
+    assert b"".join(read_logs(other_home, run.run_id)) == b"from step-00000007\n"
+    assert b"from \n".startswith(b"".join(read_logs(other_home, run.run_id, attempt=1)))
+    assert view(home, run.run_id).state is State.SUCCEEDED
+
+
+def test_a_copy_holds_each_log_as_one_file_and_says_what_never_arrived(
+    home: Home, write_job: Callable[..., Path], far_store: str, tmp_path: Path
+) -> None:
+    command = (
+        "echo one; mkdir $CLOUD_TRAIN_CHECKPOINTS/.new; cd $CLOUD_TRAIN_CHECKPOINTS; echo s > .new/part.000000000000007; mv .new step-7"
+    )
+    run = end_of(home, submit(home, make_plan(home, write_job(command), [f"store={far_store}"])))
+    assert run.state is State.SUCCEEDED
+    log = f"{run.run_id}/{layout.output_log(1)}"
+    stores.store_at(far_store).put(segment_key(log, 4), b"two\n")
+    copy = sync(home, run.run_id, tmp_path / "copy")
+    assert (copy.folder / layout.output_log(1)).read_bytes() == b"one\ntwo\n"
+    assert (copy.folder / layout.CHECKPOINTS / "step-7" / "part.000000000000007").read_text() == "s\n"
+    assert copy.skipped == ()
+    assert not [path for path in copy.folder.rglob("*") if path.name.startswith((".output", f"{Path(log).name}."))]
+    again = sync(home, run.run_id, tmp_path / "copy")
+    assert (again.copied, again.bytes, again.unchanged) == ((), 0, len(copy.copied))
+    stores.store_at(far_store).put(segment_key(log, 12), b"four\n")
+    torn = sync(home, run.run_id, tmp_path / "copy")
+    assert torn.skipped == ((layout.output_log(1), "what follows byte 8 is left out, because the bytes up to 12 are not in the store"),)
+    assert (copy.folder / layout.output_log(1)).read_bytes() == b"one\ntwo\n"

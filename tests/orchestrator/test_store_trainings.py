@@ -1,0 +1,182 @@
+"""Runs whose directory lies in a cloud's store: killed on one machine, gone on with on another that has nothing of the first."""
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cloud_train.orchestrator.adopting import adopt, runs_in
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.observing import RunView, view
+from cloud_train.orchestrator.planning import make_plan
+from cloud_train.orchestrator.reading import read_logs, read_metrics
+from cloud_train.orchestrator.results import fetch_model, sync
+from cloud_train.orchestrator.resuming import resume
+from cloud_train.orchestrator.submitting import submit
+from cloud_train.run.states import State
+from cloud_train.storage.registry import open_store
+from tests.docker_engine import trainers_or_skip
+from tests.stores import SCHEMES, server_or_skip, use
+from tests.support import wait_until
+
+pytest.importorskip("torch")
+
+JOB: dict[str, Any] = {
+    "name": "far",
+    "model": {"kind": "cnn", "blocks": [{"filters": 4, "norm": "batch", "dropout": 0.2}], "dropout": 0.3},
+    "data": {"dataset": "digits", "size": 8, "augment": {"crop": 1}},
+    "train": {"steps": 40, "batch_size": 90, "evaluate": "20 steps"},
+    "checkpoint": {"every": "3 steps", "keep": 2},
+}
+CONFIG = "docker: {network: host}\n"  # so that the server on loopback is there for a container too
+
+Start = Callable[..., RunView]
+
+
+@pytest.fixture(params=SCHEMES)
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    server = server_or_skip(request.param)
+    use(server, monkeypatch)
+    return f"{server.new_url()}/runs"
+
+
+@pytest.fixture
+def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Home]]:
+    """Machines: each has a home of its own, and from then on is the one that commands are typed on."""
+    made: list[Path] = []
+
+    def move_to(name: str) -> Home:
+        folder = tmp_path / name / "home"
+        made.append(folder)
+        monkeypatch.setenv("CLOUD_TRAIN_HOME", str(folder))
+        return Home(folder)
+
+    yield move_to
+    for folder in made:
+        kill_everything(folder)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    def start(home: Home, provider: str, store: str, **sections: Any) -> RunView:
+        (tmp_path / "host.yaml").write_text(CONFIG)
+        path = tmp_path / "job.yaml"
+        path.write_text(json.dumps({**JOB, "provider": provider, "store": store, **sections}))
+        return submit(home, make_plan(home, path, config=str(tmp_path / "host.yaml")))
+
+    return start
+
+
+def kill_everything(home: Path) -> None:
+    """SIGKILL for every process of a machine, all at once: none has time to do anything about it."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("CLOUD_TRAIN_HOME") == str(home) and process.pid != os.getpid():
+                found.append(process)
+                process.suspend()
+    for process in found:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(found, 10)
+
+
+def finished(home: Home, run_id: str) -> RunView:
+    wait_until(lambda: view(home, run_id).state.is_end, f"{run_id} ends", 120)
+    return view(home, run_id)
+
+
+def weights(home: Home, run_id: str, folder: Path) -> str:
+    fetched = fetch_model(home, run_id, folder)
+    return hashlib.sha256((fetched.folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def has_checkpoint(run: RunView) -> bool:
+    return any(info.key.endswith("/manifest.json") for info in open_store(run.store).list(f"{run.run_id}/checkpoints/"))
+
+
+def resume_at_once(home: Home, run_id: str) -> RunView:
+    """As ``resume``, with a clock on which listening for a sign of life takes no time."""
+    seconds = itertools.count(0, 20)
+    return resume(home, run_id, sleep=lambda _: None, clock=lambda: float(next(seconds)))
+
+
+def test_a_run_that_is_killed_goes_on_from_another_machine_to_the_same_bytes(
+    store: str, homes: Callable[[str], Home], start: Start, tmp_path: Path
+) -> None:
+    home = homes("first")
+    run = start(home, "local", store)
+    wait_until(lambda: has_checkpoint(run), "a checkpoint is in the store", 120)
+    kill_everything(home.folder)
+
+    home = homes("second")
+    assert [(each.run_id, each.state) for each in runs_in(store, pytest.fail)] == [(run.run_id, State.RUNNING)]
+    assert adopt(home, f"{store}/{run.run_id}").state is State.RUNNING
+    resume_at_once(home, run.run_id)
+    ended = finished(home, run.run_id)
+    assert (ended.state, ended.attempt) == (State.SUCCEEDED, 2), ended.message
+    assert ended.resumed_step
+    untouched = finished(home, start(home, "local", str(tmp_path / "runs")).run_id)
+    assert weights(home, run.run_id, tmp_path / "far") == weights(home, untouched.run_id, tmp_path / "near")
+    assert list((home.folder / "work").iterdir()) == []
+
+
+def test_a_container_that_is_killed_goes_on_from_another_machine_to_the_same_bytes(
+    store: str, homes: Callable[[str], Home], start: Start, tmp_path: Path
+) -> None:
+    engine = trainers_or_skip()
+    home = homes("first")
+    run = start(home, "docker", store)
+    try:
+        wait_until(lambda: has_checkpoint(run), "a checkpoint is in the store", 120)
+        (container,) = engine.containers.list(filters={"label": f"cloud-train.run={run.run_id}"})
+        container.kill()
+        home = homes("second")
+        adopt(home, f"{store}/{run.run_id}")
+        wait_until(lambda: view(home, run.run_id).state.is_end, "the engine tells that the container is gone")
+        resume(home, run.run_id)
+        ended = finished(home, run.run_id)
+        assert (ended.state, ended.attempt) == (State.SUCCEEDED, 2), ended.message
+        assert ended.resumed_step
+        untouched = finished(home, start(home, "local", str(tmp_path / "runs")).run_id)
+        assert weights(home, run.run_id, tmp_path / "far") == weights(home, untouched.run_id, tmp_path / "near")
+    finally:
+        for container in engine.containers.list(all=True, filters={"label": f"cloud-train.run={run.run_id}"}, ignore_removed=True):
+            container.remove(force=True)
+        engine.close()
+
+
+def test_everything_of_a_run_is_read_from_the_store_without_a_ledger(
+    store: str, homes: Callable[[str], Home], start: Start, tmp_path: Path
+) -> None:
+    home = homes("first")
+    run = finished(home, start(home, "local", store, train={"steps": 20, "batch_size": 90, "evaluate": "10 steps"}).run_id)
+    near = finished(
+        home, start(home, "local", str(tmp_path / "runs"), train={"steps": 20, "batch_size": 90, "evaluate": "10 steps"}).run_id
+    )
+    assert (run.state, near.state) == (State.SUCCEEDED, State.SUCCEEDED)
+
+    home = homes("second")
+    adopted = adopt(home, f"{store}/{run.run_id}")
+    assert (adopted.state, adopted.ended, adopted.message) == (run.state, run.ended, run.message)
+    log = b"".join(read_logs(home, run.run_id))
+    assert log == (Path(near.run_directory) / "attempts/1/logs/node-0/output.log").read_bytes().replace(
+        near.run_id.encode(), run.run_id.encode()
+    )
+    losses = [(point.key, point.step, point.value) for point in read_metrics(home, run.run_id) if "loss" in point.key]
+    adopt(home, near.run_directory)
+    assert losses == [(point.key, point.step, point.value) for point in read_metrics(home, near.run_id) if "loss" in point.key]
+    copy = sync(home, run.run_id, tmp_path / "copy")
+    assert (copy.folder / "attempts/1/logs/node-0/output.log").read_bytes() == log
+    assert sync(home, run.run_id, tmp_path / "copy").copied == ()
+    ours = {path.relative_to(copy.folder).as_posix() for path in copy.folder.rglob("*") if path.is_file()}
+    theirs = {path.relative_to(near.run_directory).as_posix() for path in Path(near.run_directory).rglob("*") if path.is_file()}
+    events = {name for name in ours | theirs if "tfevents" in name}
+    assert ours - events == theirs - events

@@ -1,0 +1,96 @@
+"""Data from a store: fetched once, verified, shared."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from cloud_train.errors import CorruptError, StoreError
+from cloud_train.storage.registry import open_store
+from cloud_train.worker.data import bring, is_in_store
+from tests.stores import SCHEMES, StoreServer, server_or_skip, use
+
+Notes = list[str]
+
+
+@pytest.fixture(params=SCHEMES)
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StoreServer:
+    server = server_or_skip(request.param)
+    use(server, monkeypatch)
+    monkeypatch.setenv("CLOUD_TRAIN_HOME", str(tmp_path / "home"))
+    return server
+
+
+@pytest.fixture
+def filled(server: StoreServer) -> str:
+    """The URL of a folder of data, beside another one whose name begins in the same way."""
+    url = server.new_url()
+    store = open_store(url)
+    for key, data in {"photos/cat/1.png": b"cat", "photos/dog/1.png": b"dog", "photos2/x": b"no", "words.txt": b"a b c"}.items():
+        store.put(key, data)
+    return url
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_and_a_file_arrive_as_they_were(filled: str, tmp_path: Path) -> None:
+    folder = bring(f"{filled}/photos", tmp_path, print)
+    assert (folder.name, files(folder)) == ("photos", {"cat/1.png": b"cat", "dog/1.png": b"dog"})
+    file = bring(f"{filled}/words.txt", tmp_path, print)
+    assert (file.name, file.read_bytes()) == ("words.txt", b"a b c")
+
+
+def test_what_is_there_is_not_fetched_again_and_what_changed_gets_another_place(filled: str, tmp_path: Path) -> None:
+    notes: Notes = []
+    first = bring(f"{filled}/photos", tmp_path, notes.append)
+    said = len(notes)
+    assert bring(f"{filled}/photos", tmp_path, notes.append) == first
+    assert len(notes) == said
+    open_store(filled).put("photos/cat/1.png", b"CAT")
+    second = bring(f"{filled}/photos", tmp_path, notes.append)
+    assert second != first
+    assert files(second)["cat/1.png"] == b"CAT"
+    assert files(first)["cat/1.png"] == b"cat"
+
+
+def test_of_many_that_want_it_at_once_one_fetches_it(filled: str, tmp_path: Path) -> None:
+    notes: Notes = []
+    found: list[Path] = []
+    threads = [threading.Thread(target=lambda: found.append(bring(f"{filled}/photos", tmp_path, notes.append))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert len([note for note in notes if "objects of" in note]) == 1
+
+
+def test_nothing_there_and_an_object_that_is_not_what_was_written_are_errors(server: StoreServer, filled: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is nothing at"):
+        bring(f"{filled}/phot", tmp_path, print)
+    server.put_raw(filled, "damaged/a", b"other bytes", {"sha256": "0" * 64})
+    with pytest.raises(CorruptError):
+        bring(f"{filled}/damaged", tmp_path, print)
+    assert not [name for _, names, _ in os.walk(tmp_path / "stores") for name in names if name == "damaged"]
+
+
+def test_objects_without_a_checksum_and_keys_that_lead_out_are_said(server: StoreServer, filled: str, tmp_path: Path) -> None:
+    server.put_raw(filled, "odd/a", b"a")
+    server.put_raw(filled, "odd/../../b", b"b")
+    notes: Notes = []
+    folder = bring(f"{filled}/odd", tmp_path, notes.append)
+    assert files(folder) == {"a": b"a"}
+    assert any("1 objects carry no SHA-256" in note for note in notes)
+    assert any("passed over" in note and "../" in note for note in notes)
+
+
+@pytest.mark.parametrize(("path", "far"), [("s3://b/x", True), ("az://a/c", True), ("/folder", False), (None, False)])
+def test_only_what_is_in_a_clouds_store_is_fetched(path: str | None, far: bool) -> None:
+    assert is_in_store(path) is far
+
+
+def test_a_whole_bucket_may_be_the_data(filled: str, tmp_path: Path) -> None:
+    assert set(files(bring(filled, tmp_path, print))) == {"photos/cat/1.png", "photos/dog/1.png", "photos2/x", "words.txt"}
