@@ -71,7 +71,8 @@ def fetch_model(
     is_far = store.local_path(prefix) is None
     with _folder_that_appears_whole(target, kept_when_cut=is_far) as temporary:
         wanted = {name: entry for name, entry in files.items() if not _lies_here(temporary / name, entry.sha256)}
-        _download(store, {name: f"{prefix}/{name}" for name in wanted}, temporary, wanted, report)
+        files_here = [Download(f"{prefix}/{name}", temporary / name, entry.size, entry.sha256) for name, entry in wanted.items()]
+        _download(store, files_here, Options(report=report))
         write_manifest(temporary, manifest.step, manifest.metrics, manifest.fingerprint)
     source, total = prefix.removeprefix(f"{run_id}/"), sum(entry.size for entry in files.values())
     return FetchedModel(run_id, target, source, tuple(files), total, manifest.step, manifest.metrics)
@@ -97,10 +98,12 @@ def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None 
     expected = _entries_of_manifests(store, run_id)
     sizes = {info.key: info.size for info in infos}
     changed = [path for path, key in files.items() if not _is_here(store, key, target / path, expected.get(path), sizes[key])]
+    skipped = tuple(placed.skipped)
     # A manifest comes last here too: a copy that was cut off must not look complete.
     for is_manifest in (False, True):
         part = {path: files[path] for path in changed if path.endswith(f"/{layout.MANIFEST}") is is_manifest}
-        _download(store, part, target, {path: expected.get(path, sizes[key]) for path, key in part.items()}, report)
+        copies = [_copy(key, target, path, expected.get(path), sizes[key]) for path, key in part.items()]
+        skipped += _download(store, copies, Options(report=report, durable=False))
     assembled, gaps = [], []
     for key in sorted(streams):
         stream, path = SegmentedStream(store, key), key.removeprefix(f"{run_id}/")
@@ -111,7 +114,7 @@ def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None 
     copied = (*changed, *(key.removeprefix(f"{run_id}/") for key in assembled))
     moved = sum(sizes[files[path]] for path in changed)
     moved += sum(size for key, size in sizes.items() if (found := stream_of(key)) and found[0] in assembled)
-    return SyncResult(run_id, target, copied, len(files) + len(streams) - len(copied), moved, (*placed.skipped, *gaps))
+    return SyncResult(run_id, target, copied, len(files) + len(streams) - len(copied), moved, (*skipped, *gaps))
 
 
 def model_folder(home: Home, run_id: str, checkpoint: str | None = None) -> Path | None:
@@ -174,20 +177,18 @@ def _entries_of_manifests(store: Store, run_id: str) -> dict[str, FileEntry]:
     return entries
 
 
-def _download(
-    store: Store, keys: Mapping[str, str], folder: Path, expected: Mapping[str, FileEntry | int], report: Callable[[Progress], None] | None
-) -> None:
-    """Objects as files below ``folder``, each under its relative path; ``expected`` is what a manifest says, or else the size."""
-    files = []
-    for path, key in keys.items():
-        entry = expected[path]
-        size, sha256 = (entry.size, entry.sha256) if isinstance(entry, FileEntry) else (entry, None)
-        files.append(Download(key, folder / path, size, sha256, below=folder))
+def _download(store: Store, files: list[Download], options: Options) -> tuple[tuple[str, str], ...]:
+    """Fetch the files; returns what was passed over, each with the reason."""
     try:
-        download(store, files, Options(report=report))
+        return download(store, files, options).skipped
     except CorruptError as error:
         hint = "choose another checkpoint with --checkpoint, or resume the run, which passes this one over"
         raise CorruptError(error.message, hint=hint) from error
+
+
+def _copy(key: str, target: Path, path: str, entry: FileEntry | None, size: int) -> Download:
+    # ``below``: what a store lists is not trusted, and may be gone by now.
+    return Download(key, target / path, entry.size if entry else size, entry.sha256 if entry else None, below=target)
 
 
 def _is_here(store: Store, key: str, path: Path, entry: FileEntry | None, size: int) -> bool:

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,20 +19,23 @@ from typing import Any
 
 from cloud_train import __version__
 from cloud_train.errors import CloudTrainError, MissingDependencyError, ProviderError, UsageError
+from cloud_train.job.addresses import data_in_store
 from cloud_train.job.models import DigitsData, ImagesData, JobSpec, ScriptModel
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.packaging import build_image
 from cloud_train.orchestrator.source import commit_of
 from cloud_train.orchestrator.stores import store_at
-from cloud_train.providers.base import Handle, Provider
+from cloud_train.providers.base import AlreadyLaunchedError, Handle, Provider
 from cloud_train.providers.registry import load_provider
 from cloud_train.run import layout, locks
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.plan import Plan
-from cloud_train.run.record import RunRecord
-from cloud_train.run.states import Cause
+from cloud_train.run.record import AttemptStatus, RunRecord
+from cloud_train.run.states import Cause, State
+from cloud_train.storage.base import AccessDeniedError
 from cloud_train.storage.handover import settings_for
+from cloud_train.storage.registry import bucket_and_prefix
 
 
 def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None) -> RunView:
@@ -65,9 +69,19 @@ def launch(ledger: Ledger, provider: Provider, plan: Plan, secrets: dict[str, st
     except ProviderError as error:
         now = time.time()
         ledger.observed(plan.run_id, plan.attempt, Cause.REJECTED.state, Cause.REJECTED, error.message, started=now, ended=now)
+        if not isinstance(error, AlreadyLaunchedError):
+            _write_down_rejection(plan, error.message, now)
         raise
     ledger.launched(plan.run_id, plan.attempt, handle.reference)
     return handle
+
+
+def _write_down_rejection(plan: Plan, message: str, now: float) -> None:
+    """In the run directory too, for whoever knows the run from there; and if something was started after all, it finds its place taken."""
+    status = AttemptStatus(State.STARTING, started=now, heartbeat=now, host=socket.gethostname(), pid=0)
+    with suppress(CloudTrainError):
+        key = f"{plan.run_id}/{layout.status(plan.attempt)}"
+        store_at(plan.store).create(key, status.ended_with(Cause.REJECTED, message, now).to_json())
 
 
 def handed_over(provider: Provider, plan: Plan) -> dict[str, str]:
@@ -98,6 +112,7 @@ def refuse_unready(provider: Provider, plan: Plan) -> None:
     problems = provider.check(provider.render(plan))
     if problems:
         raise ProviderError(f"{provider.name!r} would refuse this run: {'; '.join(problems)}")
+    _refuse_absent_data(data_in_store(plan.job.data))
     if provider.capabilities.containers:
         return
     if isinstance(plan.job.model, ScriptModel) and not Path(plan.program.directory).is_dir():
@@ -111,6 +126,19 @@ def refuse_unready(provider: Provider, plan: Plan) -> None:
             f"training a {plan.job.model.kind} needs {', '.join(missing)}, and {sys.executable} does not have it",
             hint="install it with: pip install 'cloud-train[train]'" + ("; or set train.tensorboard=false" if alone else ""),
         )
+
+
+def _refuse_absent_data(url: str | None) -> None:
+    """Data in a store that is not there, as far as it can be told from here: a machine elsewhere may have other permissions."""
+    if url is None:
+        return
+    bucket, key = bucket_and_prefix(url)
+    try:
+        found = any(info.key == key or not key or info.key.startswith(f"{key}/") for info in store_at(bucket).list(key))
+    except AccessDeniedError:
+        return
+    if not found:
+        raise UsageError(f"data.path: there is nothing at {url}", hint="name one object, or a folder of them")
 
 
 def _needed(job: JobSpec) -> Iterator[tuple[str, str]]:

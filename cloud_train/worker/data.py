@@ -62,7 +62,7 @@ def _fetch(store: Store, prefix: str, place: Path, *, is_file: bool, note: Note)
     from cloud_train.storage.transfer import Download, Options, download
 
     arriving = place.with_name(f".{place.name}.arriving")
-    options = Options(report=_Teller(note))
+    options = Options(report=_Teller(note), durable=False)
     if is_file:
         summary = download(store, [Download(prefix, arriving, store.stat(prefix).size)], options)
     else:
@@ -73,6 +73,7 @@ def _fetch(store: Store, prefix: str, place: Path, *, is_file: bool, note: Note)
         note(f"data: {len(summary.unverified):,} objects carry no SHA-256, so only their sizes could be compared")
     if not arriving.exists():
         raise CorruptError(f"nothing under {store.url}/{prefix} can become a file")
+    os.sync()  # once, for thousands of files: a place that has its name is complete, also after a power cut
     arriving.rename(place)
 
 

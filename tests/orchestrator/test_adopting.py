@@ -402,3 +402,36 @@ def test_a_copy_holds_each_log_as_one_file_and_says_what_never_arrived(
     torn = sync(home, run.run_id, tmp_path / "copy")
     assert torn.skipped == ((layout.output_log(1), "what follows byte 8 is left out, because the bytes up to 12 are not in the store"),)
     assert (copy.folder / layout.output_log(1)).read_bytes() == b"one\ntwo\n"
+
+
+def test_a_launch_that_was_refused_is_seen_in_the_store_too(
+    home: Home, write_job: Callable[..., Path], server: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(server, monkeypatch)
+    store = server.new_url()
+
+    def refuse(self: object, request: object, secrets: object) -> Handle:
+        raise ProviderError("no room")
+
+    monkeypatch.setattr("cloud_train.providers.local.LocalProvider.launch", refuse)
+    with pytest.raises(ProviderError, match="no room"):
+        submit(home, make_plan(home, write_job("true"), [f"store={store}"]))
+    (found,) = runs_in(store, pytest.fail)
+    assert (found.cause, found.message) == (Cause.REJECTED, "no room")
+
+
+def test_data_that_is_not_in_its_store_is_refused_before_anything_is_written(
+    home: Home, tmp_path: Path, server: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(server, monkeypatch)
+    bucket = server.new_url()
+    server.put_raw(bucket, "photos2/x", b"beside it")
+    job = tmp_path / "job.yaml"
+    job.write_text(f"name: far\nmodel: {{kind: script, command: 'true'}}\ndata: {{dataset: files, path: '{bucket}/photos'}}\nstore: runs\n")
+    plan = make_plan(home, job)
+    with pytest.raises(UsageError, match="there is nothing at"):
+        submit(home, plan)
+    assert not (tmp_path / "runs").exists()
+    server.put_raw(bucket, "photos/x", b"there")
+    run = submit(home, plan)
+    assert end_of(home, run).state is State.SUCCEEDED
