@@ -12,14 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from cloud_train.errors import StoreError
 from cloud_train.storage.base import TransientStoreError, UploadGoneError
 from cloud_train.storage.objects import SHA256
-
-if TYPE_CHECKING:
-    from cloud_train.storage.gcs import GoogleStore
 
 UNIT = 256 << 10
 """Bytes; what is sent before the end has to be a multiple."""
@@ -43,12 +40,28 @@ class _Session:
     """The bytes of the last part that are sent with ``finish``."""
 
 
+class Bucket(Protocol):
+    """What sessions need of the store that they belong to."""
+
+    url: str
+    bucket: str
+
+    def full_key(self, key: str) -> str:
+        """The key in the bucket; raises InvalidKeyError."""
+
+    def request(self, key: str, action: str, method: str, path: str, **options: Any) -> Any:
+        """One signed request, answered with 200 (requests' ``Response``)."""
+
+    def refused(self, answer: Any, action: str, key: str) -> StoreError:
+        """The error for an answer that is none of success."""
+
+
 class ResumableSessions:
     """``Multipart`` for Google Cloud Storage. A receipt is where its part ends, in bytes."""
 
     in_order = True
 
-    def __init__(self, store: "GoogleStore", endpoint: str) -> None:
+    def __init__(self, store: Bucket, endpoint: str) -> None:
         """``endpoint`` is where tokens that are no whole URI lead to."""
         self._store = store
         self._endpoint = endpoint
