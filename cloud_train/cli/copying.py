@@ -1,4 +1,4 @@
-"""The bar that shows how far a copy has come, with its rate and the time to go, on standard error: for ``fetch-model`` and ``sync``."""
+"""The bar that shows how far a copy has come, with rate and time to go, on standard error: for ``fetch-model``, ``sync``, ``pack``."""
 
 import sys
 from collections.abc import Callable, Iterator

@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "sync": ("sync", "Copy a run's whole directory into a folder; again copies only what is new."),
     "predict": ("predict", "Ask a run's model: the class of image files or of a line of text, or how a text goes on."),
     "package": ("package", "Make the container image of a job, or find it made."),
+    "pack": ("pack", "Make tar shards of a folder of images, with an index."),
     "validate": ("validate", "Check job files and report every mistake with its place."),
     "schema": ("schema", "Print the JSON Schema of the job file, for editors."),
     "init": ("init", "Write a commented job file to start from."),

@@ -20,6 +20,7 @@ from cloud_train.job.models import (
     TextData,
 )
 from cloud_train.job.problems import AbsentDataError, FieldError
+from cloud_train.job.shardfolder import find_shards
 
 DIGITS_SAMPLES = 1797
 DIGITS_CLASSES = 10
@@ -122,13 +123,15 @@ def _benchmark_split(train: int, validation: float | None) -> tuple[int, int]:
 
 
 def _folder(data: ImagesData, place: Path) -> DataFacts:
-    found = list_images(data, place)
-    if found.validation is not None:
-        samples = (found.count, found.validation_count)
+    if (shards := find_shards(data, place)) is not None:
+        classes, train, validation = len(shards.classes), shards.count("train"), shards.count("val")
     else:
-        count = held_back(found.count, data.validation, "images")
-        samples = (found.count - count, count)
-    return _images(data, (data.size, data.size, data.channels), len(found.classes), samples, data.path or "")
+        found = list_images(data, place)
+        classes, train, validation = len(found.classes), found.count, found.validation_count
+    if not validation:
+        validation = held_back(train, data.validation, "images")
+        train -= validation
+    return _images(data, (data.size, data.size, data.channels), classes, (train, validation), data.path or "")
 
 
 def _text(data: PythonDocsData | TextData, place: Path, source: str) -> DataFacts:

@@ -56,7 +56,7 @@ def list_images(data: ImagesData, folder: Path) -> ImageFolder:
         validation_images = {name: _images(validation / name) for name in validation_classes} if validation else {}
     except OSError as error:
         raise FieldError(field, f"{error.filename or folder}: {(error.strerror or 'cannot be read').lower()}", _HINT) from error
-    _check_classes(data, field, train, classes)
+    check_classes(data, field, train, classes)
     empty = [name for name, inside in zip(classes, images, strict=True) if not inside]
     if empty:
         raise FieldError(field, f"{len(empty)} of {len(classes):,} classes have no image: {_listed(train, empty)}", _HINT)
@@ -69,7 +69,8 @@ def list_images(data: ImagesData, folder: Path) -> ImageFolder:
     return found
 
 
-def _check_classes(data: ImagesData, field: Field, folder: Path, classes: tuple[str, ...]) -> None:
+def check_classes(data: ImagesData, field: Field, folder: Path, classes: tuple[str, ...]) -> None:
+    """Raise FieldError for fewer than two classes, and for another number than ``data.classes``."""
     if len(classes) < 2:
         found = f"one class, {classes[0]!r}" if classes else "no class: it has no folders"
         raise FieldError(field, f"{folder} has {found}", _HINT)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cloud_train.job.models import JobSpec
 
 _NEEDED = ("torch", "numpy", "safetensors", "pydantic")
+_MAY_PASS = ("DownloadError", "ArrivalError")  # by name, because their modules need what may be missing here
 _LOST_PEER = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -129,7 +130,7 @@ def _read_job() -> "JobSpec":
 def _explained(error: Exception, run: Run) -> LastWords | None:
     """Message and cause of what may happen to anybody; None for what is a mistake of this program."""
     if isinstance(error, CloudTrainError):
-        may_pass = type(error).__name__ == "DownloadError"  # by name, because its module needs what may be missing here
+        may_pass = type(error).__name__ in _MAY_PASS
         return LastWords(error.message + (f" ({error.hint})" if error.hint else ""), "infrastructure" if may_pass else "failed")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return LastWords("memory is used up: try a smaller train.batch_size, or a smaller model", "out-of-memory")

@@ -1,13 +1,13 @@
 """Validation: loss and accuracy over all samples, each process its part of them."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from cloud_train.training.data.samples import Batch, Pick, Samples
+from cloud_train.training.data.samples import Batch, Pick, Samples, ToldToStopError
 from cloud_train.training.distributed import ALONE, World
 from cloud_train.training.losses import cross_entropy
 from cloud_train.training.models import LanguageModel
@@ -47,8 +47,8 @@ def evaluate(
     stopped = False
     state: State | None = None
     with closing(samples.batches(picks)) as batches:
-        for batch in batches:
-            if stopped := told_to_stop():
+        for batch in _as_they_come(batches, told_to_stop):
+            if stopped := batch is None or told_to_stop():
                 break
             if not len(batch):  # none of its images could be read
                 continue
@@ -64,3 +64,13 @@ def evaluate(
         return {}
     metrics = {"loss": loss / count, "accuracy": correct / count}
     return {**metrics, "bits_per_character": metrics["loss"] / math.log(2)} if samples.targets.dim() > 1 else metrics
+
+
+def _as_they_come(batches: Iterator[Batch], told_to_stop: Callable[[], bool]) -> Iterator[Batch | None]:
+    """The batches; None, as the last, where one has not arrived and the run is told to stop."""
+    try:
+        yield from batches
+    except ToldToStopError:
+        if not told_to_stop():  # it is to be done to the end, which it cannot be
+            raise
+        yield None

@@ -5,7 +5,7 @@ What a step does follows from the job, the weights and the position alone, so a 
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from itertools import islice
 from typing import NoReturn
 
@@ -15,7 +15,7 @@ from cloud_train.job.types import Cadence
 from cloud_train.run.manifest import read_manifest
 from cloud_train.training.checkpointing import CheckpointWriter, Snapshot, fingerprint, fingerprint_differences, restore_checkpoint
 from cloud_train.training.data import DataSet
-from cloud_train.training.data.samples import Batch, Samples
+from cloud_train.training.data.samples import Batch, Samples, ToldToStopError
 from cloud_train.training.description import ModelDescription
 from cloud_train.training.distributed import World
 from cloud_train.training.evaluation import evaluate
@@ -43,7 +43,7 @@ def train(job: JobSpec, data: DataSet, description: ModelDescription, run: Run, 
     position = _resume(run, learner, patience, world, is_compiled=settings.compile)
     reporter = _reporter(job, data, order, last_step, run if world.is_main else None)
     validate = _Validation(settings, data.validation, learner, run, world)
-    saving = _SaveCadence(job.checkpoint.every)
+    saving = _SaveCadence(job.checkpoint.every, position)
     metrics: dict[str, float] = {}
 
     with ExitStack() as opened:
@@ -66,10 +66,15 @@ def train(job: JobSpec, data: DataSet, description: ModelDescription, run: Run, 
             stops, saves = world.any(run.stop_requested, saving.is_due(position) or is_over)
             if stops or saves:
                 checkpoints.save(Snapshot(position, learner.state(), learner.delivered, patience), _named(metrics))
-                saving.saved()
+                saving.saved(position)
             if stops and (not is_over or not metrics):
                 checkpoints.finish()
                 _stop(run, world, f"told to stop: saved at step {position.step:,} of {last_step:,}")
+        if position.step < last_step and not patience.is_over:  # told to stop while the next batch had not arrived
+            if saving.step < position.step:
+                checkpoints.save(Snapshot(position, learner.state(), learner.delivered, patience), {})
+            checkpoints.finish()
+            _stop(run, world, f"told to stop while data was still to come: saved at step {position.step:,} of {last_step:,}")
 
     if patience.is_over and world.is_main:
         print(f"stopped early: {patience.since} validations in a row were not better", flush=True)
@@ -103,11 +108,12 @@ def _validated(metrics: dict[str, float], position: Position, reporter: Reporter
 
 
 def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
-    """Each batch, and how long it was waited for, in seconds."""
+    """Each batch, and how long it was waited for, in seconds; they end where the run is told to stop before one has arrived."""
     since = time.monotonic()
-    for batch in batches:
-        yield batch, time.monotonic() - since
-        since = time.monotonic()
+    with suppress(ToldToStopError):
+        for batch in batches:
+            yield batch, time.monotonic() - since
+            since = time.monotonic()
 
 
 def _stop(run: Run, world: World, message: str) -> NoReturn:
@@ -160,13 +166,15 @@ def _named(metrics: Mapping[str, float]) -> dict[str, float]:
 class _SaveCadence:
     """Says when a checkpoint is due."""
 
-    def __init__(self, every: Cadence) -> None:
+    def __init__(self, every: Cadence, position: Position) -> None:
         self._every, self._saved = every, time.monotonic()
+        self.step = position.step
+        """That of the newest checkpoint."""
 
     def is_due(self, position: Position) -> bool:
         if self._every.unit == "second":
             return time.monotonic() - self._saved >= self._every.count
         return position.meets(self._every)
 
-    def saved(self) -> None:
-        self._saved = time.monotonic()
+    def saved(self, position: Position) -> None:
+        self._saved, self.step = time.monotonic(), position.step

@@ -5,6 +5,7 @@ number of processes, sees the same samples in the same steps.
 """
 
 from collections.abc import Iterator
+from itertools import chain, repeat
 from math import ceil
 
 import torch
@@ -17,18 +18,24 @@ from cloud_train.training.distributed import World
 from cloud_train.training.position import Position
 from cloud_train.training.randomness import permutation
 
+_GROUPS_IN_A_WINDOW = 4
+"""Groups whose samples are shuffled together, where samples arrive in groups."""
+_FIRST_WINDOWS = (1, 1, 2)
+"""The same for the first windows of the first epoch, so that a training begins as soon as one group is there."""
 _BATCHES_IN_A_BUCKET = 50  # few enough to keep an epoch's order random, enough to make the lines of a batch nearly equal in length
 
 
 class TrainingOrder:
     """The order of the training samples, epoch by epoch.
 
-    Shuffled; or, for lines of different lengths (``bucketing``), shuffled so that those of a batch are of similar lengths; or, where a
-    state is carried from batch to batch (``carry_state``), in ``batch_size`` streams, so that each row of a batch goes on where the row of
-    the batch before it ended.
+    Shuffled; or, where samples arrive in groups, the groups shuffled (but not in the first epoch), and then the samples of a few groups
+    after one another, so that the first batches need the first groups only; or, for lines of different lengths (``bucketing``), shuffled so that those of a batch are of
+    similar lengths; or, where a state is carried from batch to batch (``carry_state``), in ``batch_size`` streams, so that each row of a
+    batch goes on where the row of the batch before it ended.
     """
 
     def __init__(self, samples: Samples, train: TrainSpec, bucketing: bool = False) -> None:
+        self._samples = samples
         self._count, self._batch_size, self._seed = len(samples), train.batch_size, train.seed
         self._lengths = samples.lengths if bucketing else None
         self._streams = train.carry_state
@@ -60,6 +67,7 @@ class TrainingOrder:
         weight.
         """
         order = self.of_epoch(position.epoch)
+        self._samples.expect(order[position.consumed :])
         while position.step < last_step:
             rows = order[position.consumed : position.consumed + self._batch_size]
             mine = rows[world.share(len(rows))]
@@ -67,13 +75,26 @@ class TrainingOrder:
             epoch, position = position.epoch, position.after(len(rows), self.samples)
             if position.epoch != epoch:
                 order = self.of_epoch(position.epoch)
+                self._samples.expect(order)
 
     def of_epoch(self, epoch: int) -> Tensor:
         """The numbers of the samples, int64 (samples,), in the order of an epoch."""
         if self._streams:
             return torch.arange(self.samples).view(self._batch_size, -1).t().flatten()
+        if self._samples.groups is not None:
+            return self._grouped(self._samples.groups, epoch)
         order = permutation(self._count, self._seed, "order", epoch)
         return order if self._lengths is None else self._bucketed(order, self._lengths, epoch)
+
+    def _grouped(self, sizes: Tensor, epoch: int) -> Tensor:
+        ends = sizes.cumsum(0)
+        # At first they come as they are numbered, which is how they arrive as long as nobody has said what will be needed.
+        groups = permutation(len(sizes), self._seed, "groups", epoch) if epoch else torch.arange(len(sizes))
+        order = []
+        for number, window in enumerate(_windows(groups, epoch)):
+            rows = torch.cat([torch.arange(int(ends[group] - sizes[group]), int(ends[group])) for group in window])
+            order.append(rows[permutation(len(rows), self._seed, "order", epoch, number)])
+        return torch.cat(order)
 
     def _bucketed(self, order: Tensor, lengths: Tensor, epoch: int) -> Tensor:
         size = _BATCHES_IN_A_BUCKET * self._batch_size
@@ -83,6 +104,16 @@ class TrainingOrder:
         whole = self._count // self._batch_size  # a smaller batch stays the last one
         batches = sorted_order[: whole * self._batch_size].view(whole, self._batch_size)
         return torch.cat([batches[permutation(whole, self._seed, "batches", epoch)].flatten(), sorted_order[whole * self._batch_size :]])
+
+
+def _windows(groups: Tensor, epoch: int) -> Iterator[Tensor]:
+    """The groups of an epoch, in their order, cut into those whose samples are shuffled together."""
+    begin = 0
+    sizes = chain(_FIRST_WINDOWS if epoch == 0 else (), repeat(_GROUPS_IN_A_WINDOW))
+    while begin < len(groups):
+        size = next(sizes)
+        yield groups[begin : begin + size]
+        begin += size
 
 
 def validation_picks(samples: Samples, batch_size: int, world: World, streams: bool = False) -> Iterator[Pick]:

@@ -11,12 +11,14 @@ from pathlib import Path
 from time import monotonic
 
 from cloud_train.errors import CloudTrainError, CorruptError, StoreError
+from cloud_train.run.arrivals import Arrivals
 from cloud_train.run.layout import step_of
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker import contract, data, ending, program, sealing, tree
 from cloud_train.worker.chores import Chore
 from cloud_train.worker.ending import Ending, Stop
+from cloud_train.worker.fetcher import Fetcher
 from cloud_train.worker.guard import Guard
 from cloud_train.worker.reserve import Reserve, is_full
 from cloud_train.worker.surroundings import Surroundings
@@ -46,6 +48,7 @@ class Attempt:
         self._exit_codes: dict[int, int | None] = {}
         self._told = False
         self._chore: Chore | None = None
+        self._fetcher: Fetcher | None = None
         self._foreign: set[str] = set()
         self._tried: set[str] = set()
         self._reserve = Reserve(surroundings.workspace.reserve)
@@ -67,6 +70,8 @@ class Attempt:
         if end.cause in (Cause.FAILED, Cause.INFRASTRUCTURE) and is_full(self._at.workspace.record.parent):
             end = replace(end, message=f"{end.message}; the disk of {self._at.workspace.record.parent} is full")
         self._guard.dismiss()
+        if self._fetcher:
+            self._fetcher.close()
         self._bury_children()
         self._write_down(end)
         return end
@@ -183,12 +188,18 @@ class Attempt:
         if source is None or not data.is_in_store(source) or self._stop:
             return None
 
+        at, early = self._at, data.can_begin_early(self._at.record.job)
+
         def fetch() -> str:
-            return str(data.bring(source, program.download_folder(os.environ), self._at.journal.note))
+            return str(data.bring(source, program.download_folder(os.environ), at.journal.note, early=early))
 
         went_well, found = self._do(fetch, abandon_on_stop=True)
         if not went_well and not self._stop:
             raise StoreError(f"the data cannot be fetched: {found}")
+        arrivals = Arrivals(Path(found), at.record.run_id, at.node.rank)
+        if went_well and arrivals.source and not self._stop:
+            self._fetcher = Fetcher(arrivals, at.journal.note, self._in_child)
+            self._expect(self._fetcher.pid)
         return Path(found)
 
     def _supervise(self, group: int) -> int:
@@ -222,7 +233,9 @@ class Attempt:
             self._next_heartbeat = now + at.timing.heartbeat
             at.status.update()
             if at.ferry:
-                at.ferry.keep_going(self._number, self._guard.close)
+                at.ferry.keep_going(self._number, self._let_go_of_the_attempts)
+            if (fetcher := self._fetcher) and self._has_ended(fetcher.pid) and fetcher.goes_on(self._exit_codes[fetcher.pid] or 0):
+                self._expect(fetcher.pid)
         if self._stop is None:
             if (beats or at.signals.stop_requested) and at.is_cancelled():
                 self._stop = Stop.CANCELLED
@@ -257,6 +270,8 @@ class Attempt:
         grace = self._at.record.program.grace_seconds
         self._at.journal.note(f"{reason.value}: SIGTERM for the program, {grace:g} s for its last checkpoint")
         tree.terminate(group)
+        if self._fetcher:
+            self._fetcher.tell_to_stop()
         self._kill_at = monotonic() + grace
         self._at.status.update(state=State.STOPPING)
 
@@ -344,7 +359,12 @@ class Attempt:
 
     def _in_child(self) -> None:
         self._let_go_of_the_workers()
+        self._let_go_of_the_attempts()
+
+    def _let_go_of_the_attempts(self) -> None:
         self._guard.close()
+        if self._fetcher:
+            self._fetcher.close()
 
     def _let_go_of_the_workers(self) -> None:
         self._at.signals.close_in_child()
@@ -352,7 +372,7 @@ class Attempt:
             self._at.ferry.close()
 
     def _helpers(self) -> set[int]:
-        return {self._guard.pid, *self._lasting} | ({self._chore.pid} if self._chore else set())
+        return {self._guard.pid, *self._lasting, *(each.pid for each in (self._chore, self._fetcher) if each)}
 
     @property
     def _lasting(self) -> set[int]:

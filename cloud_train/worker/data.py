@@ -1,5 +1,7 @@
 """Data from a store: brought into a cache of this machine once, verified, and shared by all runs that want the same.
 
+Of a sharded image set only the index is brought here, for a program that can begin with it: ``worker.fetcher`` brings the shards meanwhile.
+
 The place in the cache is named after what the store shows: keys, sizes and versions. Data that changes there gets a new place, so nobody's
 files change under a training. It takes one listing to see that all is there already.
 """
@@ -12,12 +14,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import CorruptError, StoreError
+from cloud_train.job.shards import INDEX, MOST_INDEX_BYTES, read_index
 from cloud_train.storage.registry import scheme_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cloud_train.storage.base import ObjectInfo, Store
     from cloud_train.storage.progress import Progress
 
@@ -31,11 +36,17 @@ def is_in_store(data: str | None) -> bool:
     return data is not None and scheme_of(data) != "file"
 
 
-def bring(url: str, cache: Path, note: Note) -> Path:
+def can_begin_early(job: Mapping[str, Any]) -> bool:
+    """Whether a job's program waits for shards that have not arrived: the trainers of image sets do, a script knows nothing of them."""
+    return job.get("model", {}).get("kind", "script") != "script" and (job.get("data") or {}).get("dataset") == "images"
+
+
+def bring(url: str, cache: Path, note: Note, *, early: bool = False) -> Path:
     """The file or folder on this machine that is the object, or all objects, at ``url``.
 
-    Of several processes that want the same at once, one fetches it and the others wait; one that was cut off goes on. Raises StoreError if
-    there is nothing at ``url`` or the disk cannot take it, CorruptError if what came is not what was written.
+    With ``early``, a sharded image set is a folder that holds its index, and its shards as ``worker.fetcher`` brings them. Of several
+    processes that want the same at once, one fetches it and the others wait; one that was cut off goes on. Raises StoreError if there is
+    nothing at ``url`` or the disk cannot take it, CorruptError if what came is not what was written.
     """
     from cloud_train.storage.registry import bucket_and_prefix, open_store
 
@@ -45,11 +56,18 @@ def bring(url: str, cache: Path, note: Note) -> Path:
     if not objects:
         raise StoreError(f"there is nothing at {url}", hint="correct data.path: one object, or a folder of them")
     is_file = any(info.key == prefix for info in objects)
-    place = cache / "stores" / _name_of(url, objects) / name
+    arrives = early and any(info.key == below(prefix, INDEX) for info in objects)
+    # A folder of the same name, with all shards, may be there for programs that do not wait for any.
+    place = cache / "stores" / _name_of(url, objects) / (f"{name}.arriving-shards" if arrives else name)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with _alone(place.parent / ".lock", lambda: note(f"data: waiting for another process that fetches {url}")):
-            if not place.exists():
+            if place.exists():
+                return place
+            if arrives:
+                _fetch_index(store, url, prefix, objects, place)
+                note(f"data: the shards of {url} come to {place} while the program is at work")
+            else:
                 _fetch(store, prefix, place, is_file=is_file, note=note)
                 note(f"data: {len(objects):,} objects of {url} are in {place}")
     except OSError as error:
@@ -57,12 +75,42 @@ def bring(url: str, cache: Path, note: Note) -> Path:
     return place
 
 
+def below(prefix: str, name: str) -> str:
+    """The key of what is called ``name`` in a folder of a bucket; of the bucket itself the prefix is empty."""
+    return f"{prefix}/{name}" if prefix else name
+
+
+def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo], place: Path) -> None:
+    """Make the place for the shards, with their index, once it is certain that all of them are in the store."""
+    import shutil  # 3 ms, and only here
+
+    from cloud_train.run.arrivals import Arrivals
+    from cloud_train.storage.transfer import Download, download
+
+    sizes = {info.key: info.size for info in objects}
+    key = below(prefix, INDEX)
+    if sizes[key] > MOST_INDEX_BYTES:
+        raise CorruptError(f"{store.url}/{key} is larger than {MOST_INDEX_BYTES >> 20} MiB, the most that an index may have")
+    beginning = place.with_name(f".{place.name}.beginning")
+    shutil.rmtree(beginning, ignore_errors=True)
+    download(store, [Download(key, beginning / INDEX, sizes[key])])
+    for shard in read_index(beginning / INDEX).shards:
+        found = sizes.get(below(prefix, shard.name))
+        if found != shard.size:
+            there = "is not there" if found is None else f"has {found:,} bytes there"
+            raise CorruptError(
+                f"{url}: {shard.name}, of {shard.size:,} bytes by {INDEX}, {there}", hint="copy it there anew, or pack the images anew"
+            )
+    Arrivals(beginning, "").come_from(url)
+    beginning.rename(place)
+
+
 def _fetch(store: Store, prefix: str, place: Path, *, is_file: bool, note: Note) -> None:
     from cloud_train.storage.folders import download_folder
     from cloud_train.storage.transfer import Download, Options, download
 
     arriving = place.with_name(f".{place.name}.arriving")
-    options = Options(report=_Teller(note), durable=False)
+    options = Options(report=Teller(note), durable=False)
     if is_file:
         summary = download(store, [Download(prefix, arriving, store.stat(prefix).size)], options)
     else:
@@ -100,7 +148,7 @@ def _alone(path: Path, wait: Callable[[], None]) -> Iterator[None]:
         os.close(descriptor)
 
 
-class _Teller:
+class Teller:
     """Says in the worker's log how far a long transfer is."""
 
     def __init__(self, note: Note) -> None:
@@ -108,6 +156,7 @@ class _Teller:
         self._next = time.monotonic() + _TELL_SECONDS
 
     def __call__(self, progress: Progress) -> None:
+        """Say it, unless that was done a moment ago."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _TELL_SECONDS
             share = f"{progress.bytes_done / 1e6:,.0f} of {progress.bytes / 1e6:,.0f} MB"

@@ -144,3 +144,74 @@ def test_a_position_meets_what_happens_every_so_often(every: str, met: list[int]
             seen.append(position.step)
     assert seen == met
     assert not Position().meets(Cadence.parse(every))
+
+
+# Samples that arrive in groups
+
+SIZES = [5, 7, 6, 0, 8, 5, 9, 4, 6, 7]
+
+
+class Grouped(Numbers):
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__(sum(sizes))
+        self.groups = torch.tensor(sizes)
+        self.expected: list[list[int]] = []
+        self.group_of = torch.arange(len(sizes)).repeat_interleave(self.groups)
+
+    def expect(self, rows: Tensor) -> None:
+        self.expected.append(rows.tolist())
+
+
+def groups_of(samples: Grouped, rows: Tensor) -> list[int]:
+    """The groups, in the order in which they are first met."""
+    return list(dict.fromkeys(samples.group_of[rows].tolist()))
+
+
+def test_in_groups_an_epoch_is_every_sample_once_in_an_order_of_its_own() -> None:
+    order = TrainingOrder(Grouped(SIZES), settings())
+    epochs = [order.of_epoch(epoch).tolist() for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(sum(SIZES))) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert epochs == [TrainingOrder(Grouped(SIZES), settings()).of_epoch(epoch).tolist() for epoch in range(3)]
+    assert epochs[0] != TrainingOrder(Grouped(SIZES), settings(seed=1)).of_epoch(0).tolist()
+
+
+def test_the_first_batches_need_the_first_groups_only() -> None:
+    samples = Grouped(SIZES)
+    order = TrainingOrder(samples, settings())
+    groups = groups_of(samples, order.of_epoch(0))
+    assert groups[:3] == [0, 1, 2]
+    assert set(groups) == set(range(len(SIZES))) - {3}
+    first = order.of_epoch(0)[: SIZES[groups[0]]]
+    assert set(samples.group_of[first].tolist()) == {groups[0]}
+    assert sorted(first.tolist()) != first.tolist()
+    later = order.of_epoch(1)
+    shuffled = groups_of(samples, later)
+    window = sum(SIZES[group] for group in shuffled[:4])
+    assert len(set(samples.group_of[later[:window]].tolist())) in (3, 4)  # one of the four may be empty
+    assert len(set(samples.group_of[later[:12]].tolist())) > 1
+
+
+def test_what_will_be_picked_is_said_at_the_beginning_and_with_each_epoch() -> None:
+    samples = Grouped(SIZES)
+    order = TrainingOrder(samples, settings())
+    position = Position().after(4, order.samples)
+    list(order.picks(position, order.steps_per_epoch + 1, World()))
+    assert samples.expected == [order.of_epoch(0).tolist()[4:], order.of_epoch(1).tolist()]
+
+
+@pytest.mark.parametrize("done", [0, 1, 5, 14, 15, 20])
+def test_in_groups_going_on_from_a_position_picks_what_would_have_come(done: int) -> None:
+    order = TrainingOrder(Grouped(SIZES), settings())
+    position = Position()
+    for _ in range(done):
+        position = position.after(order.batch_size_at(position), order.samples)
+    assert rows_of(order.picks(position, 25, World())) == rows_of(order.picks(Position(), 25, World()))[done:]
+
+
+def test_without_groups_the_order_is_what_it_always_was() -> None:
+    order = TrainingOrder(Numbers(10), settings())
+    assert [order.of_epoch(epoch).tolist() for epoch in (0, 1)] == [
+        [1, 6, 0, 8, 7, 9, 5, 3, 2, 4],
+        [0, 2, 6, 8, 7, 3, 9, 1, 5, 4],
+    ]

@@ -9,6 +9,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -68,21 +69,23 @@ Chooser = Callable[[int, int], View]
 """Says what is seen of an image of a width and a height."""
 
 
-def read_image(path: str | PathLike[str], size: int, channels: int, choose: Chooser) -> np.ndarray:
+def read_image(path: str | PathLike[str], size: int, channels: int, choose: Chooser, content: bytes | None = None) -> np.ndarray:
     """What ``choose`` sees of the image at ``path``, scaled to uint8 (size, size, channels); 3 channels are colours, 1 is grey.
+
+    With ``content``, the image is those bytes, and ``path`` only says in messages where they come from.
 
     What is transparent is taken as it is, 16 bits a pixel are scaled to 8, and of several pictures in a file the first one counts. Raises
     UnreadableImageError for a file that cannot be read or has more than ``MOST_PIXELS``, StoreError where no file could be opened.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path if content is None else BytesIO(content), formats=_FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise UnreadableImageError(path, _too_large(f"{image.width:,}×{image.height:,} pixels"))
             return _pixels(image, size, channels, choose)
     except Image.DecompressionBombError as error:  # Pillow's own limit, which is higher
         raise UnreadableImageError(path, _too_large("the image")) from error
     except UnidentifiedImageError as error:
-        is_empty = Path(path).stat().st_size == 0
+        is_empty = (Path(path).stat().st_size if content is None else len(content)) == 0
         raise UnreadableImageError(path, "the file is empty" if is_empty else "it is neither a JPEG nor a PNG") from error
     except _UNREADABLE as error:
         if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:

@@ -1,6 +1,7 @@
-"""A folder of images, one folder a class, decoded while the training goes on.
+"""Images in the folders of their classes, or in tar shards, decoded while the training goes on.
 
-The samples are numbered in the order of the names of classes and files, so a number means the same image wherever the folder lies. How an
+The samples are numbered in the order of the names of classes and files, or of the shards and what lies in them, so a number means the same
+image wherever the folder lies. How an
 image is changed in an epoch is drawn from the seed, the epoch and its number. An image that cannot be read ends the run, or is left out
 of its batch (``data.broken: skip``), which then has fewer samples, or none; what counts as seen is what was picked. So nothing depends on
 how many processes decode, or on where a run was resumed.
@@ -18,7 +19,7 @@ from contextlib import closing
 from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -28,26 +29,28 @@ from cloud_train.job.datasets import held_back
 from cloud_train.job.imagefolder import list_images
 from cloud_train.job.models import ImagesData
 from cloud_train.job.problems import FieldError
+from cloud_train.job.shardfolder import find_shards
+from cloud_train.run.arrivals import Arrivals
 from cloud_train.training.data import DataSet
 from cloud_train.training.data.decoder_processes import done_ahead, shared_memory
 from cloud_train.training.data.decoding import Chooser, UnreadableImageError, middle, prepare_pillow, random_part, read_image
 from cloud_train.training.data.samples import Batch, Pick, Samples
+from cloud_train.training.data.shards import ShardImages
 from cloud_train.training.data.unpack import fetch_unpacked, unpacked
 from cloud_train.training.device import usable_cpus
 from cloud_train.training.randomness import derived_seed, permutation
+from cloud_train.worker import contract
 
 
 def load_images(data: ImagesData, place: Path, seed: int) -> DataSet:
     """The images in the folder ``place``, or, with ``data.url`` only, in an archive that is fetched into the cache ``place``.
 
-    Without a folder ``val``, which images are for validation follows from ``seed``. Raises FieldError for a folder that is not as it should
-    be, and what ``fetch_unpacked`` raises.
+    The folder may also be one of tar shards, which may still be arriving. Without images in ``val``, which ones are for validation follows
+    from ``seed``. Raises FieldError for a folder that is not as it should be, and what ``fetch_unpacked`` and ``ShardImages`` raise.
     """
     folder = _downloaded(data, place) if data.path is None else _unpacked(place) if place.is_file() else place
-    found = list_images(data, folder)
-    files = ImageFiles(found.train, found.classes, found.images)
-    if found.validation is not None:
-        validation_files = ImageFiles(found.validation, found.classes, found.validation_images)
+    classes, files, validation_files = _found(data, folder)
+    if validation_files is not None:
         train_numbers, validation_numbers = np.arange(len(files)), np.arange(len(validation_files))
     else:
         validation_files = files
@@ -57,10 +60,23 @@ def load_images(data: ImagesData, place: Path, seed: int) -> DataSet:
     return DataSet(
         train=FolderSamples(files, train_numbers, data, seed),
         validation=FolderSamples(validation_files, validation_numbers, data, seed),
-        classes=found.classes,
+        classes=classes,
         image_shape=(data.channels, data.size, data.size),
         normalize=data.normalize,
     )
+
+
+def _found(data: ImagesData, folder: Path) -> "tuple[tuple[str, ...], Images, Images | None]":
+    """The classes, the training images, and those for validation if they are told apart."""
+    if (index := find_shards(data, folder)) is not None:
+        arrivals = Arrivals(folder, os.environ.get(contract.RUN_ID, ""), int(os.environ.get(contract.NODE_RANK) or 0))
+        validation = ShardImages(arrivals, index, "val") if index.of_part("val") else None
+        return index.classes, ShardImages(arrivals, index, "train"), validation
+    found = list_images(data, folder)
+    files = ImageFiles(found.train, found.classes, found.images)
+    if found.validation is None:
+        return found.classes, files, None
+    return found.classes, files, ImageFiles(found.validation, found.classes, found.validation_images)
 
 
 def _downloaded(data: ImagesData, cache: Path) -> Path:
@@ -73,6 +89,27 @@ def _unpacked(archive: Path) -> Path:
     """The folder of images in an archive that was fetched from a store, unpacked beside it."""
     with archive.open("rb") as file:
         return unpacked(archive, hashlib.file_digest(file, "sha256").hexdigest(), archive.parent)
+
+
+class Images(Protocol):
+    """Images by number, wherever they lie."""
+
+    classes: np.ndarray
+    """Number of each image's class, int64 (images,)."""
+
+    def __len__(self) -> int: ...
+
+    def path(self, number: int) -> str:
+        """Where an image is, for people and, if it is a file of its own, for Pillow."""
+
+    def content(self, number: int, is_stopped: Callable[[], bool]) -> bytes | None:
+        """The bytes of an image that is no file of its own, waited for until ``is_stopped()``."""
+
+    def groups(self, numbers: np.ndarray) -> Tensor | None:
+        """What ``Samples.groups`` says of the images of these ascending numbers."""
+
+    def expect(self, numbers: np.ndarray) -> None:
+        """Be told the order in which images will be asked for."""
 
 
 class ImageFiles:
@@ -98,6 +135,15 @@ class ImageFiles:
         name = self._names[self._ends[number] : self._ends[number + 1]]
         return os.fsdecode(self._folders[self.classes[number]] + b"/" + name)
 
+    def content(self, number: int, is_stopped: Callable[[], bool]) -> None:
+        """Nothing: every image is a file."""
+
+    def groups(self, numbers: np.ndarray) -> None:
+        """Nothing: every image is by itself."""
+
+    def expect(self, numbers: np.ndarray) -> None:
+        """All are there."""
+
 
 class Decoded(NamedTuple):
     """The images of a batch."""
@@ -118,8 +164,9 @@ class FolderSamples(Samples):
     With ``data.broken: skip`` a batch may have fewer samples than its pick, or none; each file that was left out is named once, on stderr.
     """
 
-    def __init__(self, files: ImageFiles, numbers: np.ndarray, settings: ImagesData, seed: int) -> None:
+    def __init__(self, files: Images, numbers: np.ndarray, settings: ImagesData, seed: int) -> None:
         self.targets = torch.from_numpy(files.classes[numbers])
+        self.groups = files.groups(numbers)
         self._files, self._numbers, self._settings, self._seed = files, numbers, settings, seed
         self._processes = default_processes() if settings.workers is None else settings.workers
         self._device = torch.device("cpu")
@@ -146,8 +193,12 @@ class FolderSamples(Samples):
         return moved
 
     def path(self, row: int) -> str:
-        """The file of a sample."""
+        """The file of a sample, or its shard and what it is called there."""
         return self._files.path(self._numbers[row])
+
+    def expect(self, rows: Tensor) -> None:
+        """Where shards still arrive, have them come in the order in which their images are picked."""
+        self._files.expect(self._numbers[rows.numpy()])
 
     def _decoded(self, requests: Iterable[Request], recycled: "RecycledMemory") -> Generator[Decoded]:
         prepare_pillow()  # before there are processes, which then have it done
@@ -182,7 +233,8 @@ class FolderSamples(Samples):
                 if is_stopped():
                     break
                 try:
-                    _put(pixels_BHWC[readable], read_image(self.path(row), size, channels, self._chooser(row, epoch)))
+                    content = self._files.content(self._numbers[row], is_stopped)
+                    _put(pixels_BHWC[readable], read_image(self.path(row), size, channels, self._chooser(row, epoch), content))
                     readable += 1
                 except UnreadableImageError as error:
                     broken.append((place, error.reason))

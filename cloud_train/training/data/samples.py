@@ -8,6 +8,14 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from cloud_train.errors import CloudTrainError
+
+
+class ToldToStopError(CloudTrainError):
+    """The attempt is to end, and a sample that was asked for has not arrived yet."""
+
+    code = "told-to-stop"
+
 
 class Pick(NamedTuple):
     """Which samples the next batch holds."""
@@ -53,13 +61,21 @@ class Samples(ABC):
     """Of every sample: classes int64 (samples,), or characters int64 (samples, T)."""
     lengths: Tensor | None = None
     """Tokens of every sample, int64 (samples,), where they differ."""
+    groups: Tensor | None = None
+    """Where samples arrive in groups: the sizes of consecutive groups of samples, int64 (groups,), each a fair sample of all of them."""
 
     def __len__(self) -> int:
         return len(self.targets)
 
+    def expect(self, rows: Tensor) -> None:  # noqa: B027 -- most data is there already, and has nothing to do
+        """Be told the order in which samples will be picked, int64 (samples,); where data still arrives, it may come in that order."""
+
     @abstractmethod
     def batches(self, picks: Iterable[Pick]) -> Generator[Batch]:
-        """A batch for each pick, in the order of the picks, on the device that ``to`` chose. Close it to let go of what it holds."""
+        """A batch for each pick, in the order of the picks, on the device that ``to`` chose. Close it to let go of what it holds.
+
+        Raises ToldToStopError in place of a batch that has not arrived when the attempt is to end.
+        """
 
     @abstractmethod
     def to(self, device: torch.device) -> Self:

@@ -1,0 +1,258 @@
+"""Making tar shards of a folder of images: what ``cloud-train pack`` does.
+
+The images are put in the order of a hash of their names, which mixes the classes, so that each shard is a fair sample of all, and which is
+the same on any machine. Headers carry neither owner nor time: the same folder makes the same bytes. The index comes last, in a store as in
+a folder, so whoever finds it finds all of its shards.
+"""
+
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from cloud_train.errors import CorruptError, UsageError
+from cloud_train.job.imagefolder import list_images
+from cloud_train.job.models import ImagesData
+from cloud_train.job.problems import FieldError
+from cloud_train.job.shards import BLOCK_BYTES, ENDING, INDEX, MOST_INDEX_BYTES, Part, Shard, ShardIndex, part_of
+from cloud_train.storage.base import ObjectMissingError, Store
+from cloud_train.storage.paths import explained
+from cloud_train.storage.progress import Meter, Progress
+from cloud_train.storage.registry import bucket_and_prefix, folder_of, open_store, scheme_of
+from cloud_train.storage.transfer import Options, Upload, upload
+
+_END = bytes(2 * BLOCK_BYTES)
+"""Two empty blocks end a tar."""
+_PIECE_BYTES = 1 << 20
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What was made."""
+
+    destination: str
+    shards: int
+    images: int
+    classes: int
+    bytes: int
+    """Of all shards."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An image on its way into a shard."""
+
+    member: str
+    path: Path
+    size: int
+
+    def header(self) -> bytes:
+        """What stands before it in the tar."""
+        info = tarfile.TarInfo(self.member)
+        info.size, info.mode = self.size, 0o644
+        return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+    @cached_property
+    def taken(self) -> int:
+        """Bytes that it takes in a tar."""
+        return len(self.header()) + self.size + -self.size % BLOCK_BYTES
+
+
+@dataclass(frozen=True)
+class _PlannedShard:
+    name: str
+    part: Part
+    entries: Sequence[_Entry]
+
+    @property
+    def size(self) -> int:
+        return sum(entry.taken for entry in self.entries) + len(_END)
+
+
+def pack(folder: Path, destination: str, shard_bytes: int, report: Report | None = None) -> Packed:
+    """Make shards of at most ``shard_bytes``, but at least one image, of the images in ``folder``, and their index.
+
+    ``destination`` is a folder, which then appears whole, or a URL in a store; a call that was cut off there goes on. Raises UsageError for
+    a folder that is none of images, and for a destination where there is something else already; StoreError where the one cannot be read or
+    the other not be written.
+    """
+    classes, planned = _plan(folder, shard_bytes)
+    size = sum(shard.size for shard in planned)
+    if scheme_of(destination) == "file":
+        shards = _into_folder(folder, folder_of(destination), classes, planned, report)
+    else:
+        shards = _into_store(destination, classes, planned, report)
+    return Packed(destination, len(shards), sum(len(shard.members) for shard in shards), len(classes), size)
+
+
+def _plan(folder: Path, shard_bytes: int) -> tuple[tuple[str, ...], list[_PlannedShard]]:
+    try:
+        found = list_images(ImagesData(dataset="images", path=str(folder)), folder)
+    except FieldError as error:
+        raise UsageError(error.reason, hint=error.hint) from error
+    is_split = found.validation is not None
+    planned = list(_cut("train", _entries("train/" if is_split else "", found.train, found.classes, found.images), shard_bytes))
+    if found.validation is not None:
+        planned += _cut("val", _entries("val/", found.validation, found.classes, found.validation_images), shard_bytes)
+    return found.classes, planned
+
+
+def _entries(prefix: str, folder: Path, classes: Sequence[str], names: Sequence[Sequence[str]]) -> list[_Entry]:
+    entries = []
+    for of_class, inside in zip(classes, names, strict=True):
+        for name in inside:
+            path, member = folder / of_class / name, f"{prefix}{of_class}/{name}"
+            if part_of(member) is None:
+                raise UsageError(f"{str(path)!r} cannot be the name of an image in a shard", hint="rename it, without control characters")
+            with explained(f"read {path}"):
+                entries.append(_Entry(member, path, path.stat().st_size))
+    return sorted(entries, key=lambda entry: hashlib.sha256(entry.member.encode()).digest())
+
+
+def _cut(part: Part, entries: Sequence[_Entry], shard_bytes: int) -> Iterator[_PlannedShard]:
+    begin, size, number = 0, len(_END), 0
+    for place, entry in enumerate(entries):
+        if place > begin and size + entry.taken > shard_bytes:
+            yield _PlannedShard(f"{part}-{number:05}{ENDING}", part, entries[begin:place])
+            begin, size, number = place, len(_END), number + 1
+        size += entry.taken
+    if entries:
+        yield _PlannedShard(f"{part}-{number:05}{ENDING}", part, entries[begin:])
+
+
+def _into_folder(
+    source: Path, target: Path, classes: tuple[str, ...], planned: Sequence[_PlannedShard], report: Report | None
+) -> list[Shard]:
+    if target.resolve().is_relative_to(source.resolve()):
+        raise UsageError(f"{target} lies in the folder that is packed", hint="name another folder")
+    with explained(f"write {target}"):
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise UsageError(f"there is something at {target} already", hint="name another folder, or remove that one")
+        beginning = target.with_name(f".{target.name}.packing")
+        shutil.rmtree(beginning, ignore_errors=True)
+        beginning.mkdir(parents=True)
+        meter = Meter(report)
+        meter.expect(len(planned), sum(shard.size for shard in planned))
+        try:
+            shards = []
+            for shard in planned:
+                shards.append(_write(shard, beginning / shard.name, meter))
+                meter.finish_file()
+            (beginning / INDEX).write_bytes(_index(classes, shards))
+            meter.tell(last=True)
+            if target.exists():
+                target.rmdir()
+            beginning.rename(target)
+        finally:
+            shutil.rmtree(beginning, ignore_errors=True)
+    return shards
+
+
+def _into_store(url: str, classes: tuple[str, ...], planned: Sequence[_PlannedShard], report: Report | None) -> list[Shard]:
+    bucket, prefix = bucket_and_prefix(url)
+    store, above = open_store(bucket), f"{prefix}/" if prefix else ""
+    _refuse_taken(store, url, above, {shard.name for shard in planned})
+    shards: list[Shard] = []
+    progress = _Whole(report, len(planned), sum(shard.size for shard in planned))
+    with tempfile.TemporaryDirectory(prefix="cloud-train-pack-") as folder:
+        for planned_shard in planned:
+            path = Path(folder, planned_shard.name)
+            with explained(f"write {path}"):
+                shard = _write(planned_shard, path)
+            if not _is_there(store, above + shard.name, shard):
+                upload(store, [Upload(path, above + shard.name, shard.sha256)], Options(report=progress))
+            path.unlink()
+            shards.append(shard)
+            progress.is_done(shard.size)
+        index = Path(folder, INDEX)
+        index.write_bytes(_index(classes, shards))
+        upload(store, [Upload(index, above + INDEX)])
+    return shards
+
+
+def _refuse_taken(store: Store, url: str, above: str, names: set[str]) -> None:
+    """Raise UsageError where there is anything but shards of these names, which a call that was cut off may have left."""
+    found = [info.key.removeprefix(above) for info in store.list(above)]
+    if INDEX in found:
+        raise UsageError(f"there are shards at {url} already", hint="name another place, or delete them first")
+    if others := [name for name in found if name and name not in names]:
+        raise UsageError(f"there is something at {url} already, such as {others[0]!r}", hint="name another place")
+
+
+def _is_there(store: Store, key: str, shard: Shard) -> bool:
+    try:
+        info = store.stat(key)
+    except ObjectMissingError:
+        return False
+    return info.size == shard.size and info.sha256 == shard.sha256
+
+
+def _index(classes: tuple[str, ...], shards: Sequence[Shard]) -> bytes:
+    content = ShardIndex(classes, tuple(shards)).to_json()
+    if len(content) > MOST_INDEX_BYTES:
+        raise UsageError(f"the index would be larger than {MOST_INDEX_BYTES >> 20} MiB", hint="pack the images in several sets")
+    return content
+
+
+def _write(shard: _PlannedShard, path: Path, meter: Meter | None = None) -> Shard:
+    """Write a tar, synced; raises CorruptError if an image is not as long as it was before, OSError."""
+    sha256, offsets, end = hashlib.sha256(), [], 0
+    with path.open("wb") as file:
+
+        def put(piece: bytes) -> None:
+            nonlocal end
+            file.write(piece)
+            sha256.update(piece)
+            end += len(piece)
+            if meter:
+                meter.add(len(piece))
+                meter.tell()
+
+        for entry in shard.entries:
+            put(entry.header())
+            offsets.append(end)
+            for piece in _content(entry):
+                put(piece)
+            put(bytes(-end % BLOCK_BYTES))
+        put(_END)
+        file.flush()
+        os.fsync(file.fileno())
+    members, sizes = tuple(entry.member for entry in shard.entries), tuple(entry.size for entry in shard.entries)
+    return Shard(path.name, shard.part, end, sha256.hexdigest(), members, tuple(offsets), sizes)
+
+
+def _content(entry: _Entry) -> Iterator[bytes]:
+    left = entry.size
+    with explained(f"read {entry.path}"), entry.path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            left -= len(piece)
+            yield piece
+    if left:
+        raise CorruptError(f"{entry.path} changed while it was packed", hint="wait until nothing writes to the folder, and try again")
+
+
+class _Whole:
+    """Of one shard's transfer after another, how far the whole is."""
+
+    def __init__(self, report: Report | None, files: int, size: int) -> None:
+        self._report, self._files, self._size = report, files, size
+        self._files_done = self._done = 0
+
+    def __call__(self, progress: Progress) -> None:
+        if self._report is None:
+            return
+        done = self._done + progress.bytes_done
+        eta = (self._size - done) / progress.rate if progress.rate > 0 else None
+        self._report(replace(progress, files_done=self._files_done, files=self._files, bytes_done=done, bytes=self._size, eta=eta))
+
+    def is_done(self, size: int) -> None:
+        """One more shard is in the store."""
+        self._files_done += 1
+        self._done += size

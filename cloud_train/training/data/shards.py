@@ -1,0 +1,122 @@
+"""Images in tar shards, by number: read where the index says that they lie, and waited for where their shard is still on its way."""
+
+import os
+import time
+from collections.abc import Callable
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cloud_train.errors import CorruptError, StoreError
+from cloud_train.job.shards import Part, ShardIndex, class_of
+from cloud_train.run.arrivals import Arrivals
+from cloud_train.training.data.cache import shown_bytes
+from cloud_train.training.data.decoding import UnreadableImageError
+from cloud_train.training.data.samples import ToldToStopError
+
+_LOOK_SECONDS = 0.05
+"""Between two looks for a shard that has not arrived."""
+
+
+class ArrivalError(StoreError):
+    """A shard will not arrive, because it cannot be fetched."""
+
+
+class ShardImages:
+    """The images of one part of a sharded set, numbered shard after shard. As with files, a million names are one piece of memory."""
+
+    def __init__(self, arrivals: Arrivals, index: ShardIndex, part: Part) -> None:
+        """Raises CorruptError for a shard that is not there as the index says, unless the shards are still arriving."""
+        shards = index.of_part(part)
+        members = list(chain.from_iterable(shard.members for _, shard in shards))
+        number_of = {name: number for number, name in enumerate(index.classes)}
+        self.classes = np.fromiter((number_of[class_of(member)] for member in members), np.int64, len(members))
+        """Number of each image's class, int64 (images,)."""
+        self._arrivals = arrivals
+        self._files = [str(arrivals.folder / shard.name) for _, shard in shards]
+        self._numbers = np.array([number for number, _ in shards], np.int64)
+        self._counts = np.array([len(shard.members) for _, shard in shards], np.int64)
+        self._shards = np.arange(len(shards)).repeat(self._counts)
+        self._offsets = np.fromiter(chain.from_iterable(shard.offsets for _, shard in shards), np.int64, len(members))
+        self._sizes = np.fromiter(chain.from_iterable(shard.sizes for _, shard in shards), np.int64, len(members))
+        encoded = [member.encode(errors="surrogateescape") for member in members]
+        self._ends = np.concatenate([np.zeros(1, np.int64), np.fromiter(map(len, encoded), np.int64, len(encoded)).cumsum()])
+        self._names = b"".join(encoded)
+        self._groups_count = len(shards) if all(shard.sha256 for _, shard in shards) else 0
+        if arrivals.source is None:
+            for file, (_, shard) in zip(self._files, shards, strict=True):
+                _check_there(file, shard.size)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def path(self, number: int) -> str:
+        """The shard's file and, behind a colon, the name of the image in it."""
+        name = self._names[self._ends[number] : self._ends[number + 1]]
+        return f"{self._files[self._shards[number]]}: {os.fsdecode(name)}"
+
+    def content(self, number: int, is_stopped: Callable[[], bool]) -> bytes:
+        """The bytes of an image, read from its shard, which is waited for.
+
+        Raises UnreadableImageError where the shard ends before the image does, ArrivalError if the shard will not come, ToldToStopError
+        if the attempt is to end before it has come.
+        """
+        size, offset = int(self._sizes[number]), int(self._offsets[number])
+        descriptor = self._open(int(self._shards[number]), is_stopped)
+        try:
+            content = bytearray()
+            while len(content) < size and (piece := os.pread(descriptor, size - len(content), offset + len(content))):
+                content += piece
+        finally:
+            os.close(descriptor)
+        if len(content) < size:
+            raise UnreadableImageError(self.path(number), "the shard ends before it does")
+        return bytes(content)
+
+    def groups(self, numbers: np.ndarray) -> Tensor | None:
+        """How many of the images with these ascending numbers are in each shard, int64 (shards,); only of shards that an index describes.
+
+        Whoever made tars without an index may have sorted them by class, and an order by shards would show the classes one after another.
+        """
+        if not self._groups_count:
+            return None
+        return torch.from_numpy(np.bincount(self._shards[numbers], minlength=self._groups_count))
+
+    def expect(self, numbers: np.ndarray) -> None:
+        """Have the shards come in the order in which these images need them; nothing to do once all are there."""
+        if self._arrivals.source is None or all(os.path.exists(file) for file in self._files):  # noqa: PTH110 -- of thousands of files, often
+            return
+        shards, first = np.unique(self._shards[numbers], return_index=True)
+        self._arrivals.expect(self._numbers[shards[first.argsort()]].tolist())
+
+    def _open(self, shard: int, is_stopped: Callable[[], bool]) -> int:
+        """A descriptor of a shard's file, as soon as it is there."""
+        is_waiting = False
+        while True:
+            try:
+                return os.open(self._files[shard], os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError as error:
+                if self._arrivals.source is None:
+                    raise StoreError(f"{self._files[shard]} is gone", hint="put it back, then resume the run") from error
+            if not is_waiting:
+                self._arrivals.need(int(self._numbers[shard]))
+                is_waiting = True
+            if is_stopped() or self._arrivals.is_stopped:
+                raise ToldToStopError(f"{self._files[shard]} has not arrived")
+            if (reason := self._arrivals.failure) is not None:
+                raise ArrivalError(f"{self._files[shard]} cannot be fetched: {reason}")
+            time.sleep(_LOOK_SECONDS)
+
+
+def _check_there(file: str, size: int) -> None:
+    try:
+        found = os.stat(file).st_size  # noqa: PTH116 -- a text already, as all of them are kept
+    except OSError as error:
+        raise StoreError(
+            f"{file} cannot be read: {os.strerror(error.errno or 0).lower()}", hint="the index names it: put it back"
+        ) from error
+    if found != size:
+        hint = "copy it anew, or pack the images anew"
+        raise CorruptError(f"{file} has {shown_bytes(found)} ({found:,} bytes), and its index says {size:,} bytes", hint)

@@ -1,0 +1,166 @@
+"""Shards from a store: their index first, then each once, checked, in the order in which they are needed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cloud_train.errors import CorruptError
+from cloud_train.job.shards import INDEX, read_index
+from cloud_train.orchestrator.packing import pack
+from cloud_train.run.arrivals import Arrivals
+from cloud_train.storage.registry import open_store
+from cloud_train.worker.data import bring, can_begin_early
+from cloud_train.worker.fetcher import bring_shards
+from tests.answers import Request
+from tests.faults import Fault, FaultProxy
+from tests.stores import SCHEMES, StoreServer, server_or_skip, use
+
+_FETCH = """
+import sys
+from pathlib import Path
+from cloud_train.run.arrivals import Arrivals
+from cloud_train.worker.fetcher import bring_shards
+bring_shards(Arrivals(Path(sys.argv[1]), sys.argv[2]), print)
+"""
+
+
+@pytest.fixture(params=SCHEMES)
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StoreServer:
+    server = server_or_skip(request.param)
+    use(server, monkeypatch)
+    monkeypatch.setenv("CLOUD_TRAIN_HOME", str(tmp_path / "home"))
+    return server
+
+
+@pytest.fixture
+def packed(server: StoreServer, tmp_path: Path) -> str:
+    """The URL of a sharded set of six shards."""
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / "images" / name / f"{number}.png").write_bytes(f"{name} {number}".encode() * 30)
+    url = f"{server.new_url()}/photos"
+    pack(tmp_path / "images", url, 1)
+    return url
+
+
+def tars(place: Path) -> list[str]:
+    return sorted(path.name for path in place.iterdir() if not path.name.startswith(".") and path.name != INDEX)
+
+
+def test_the_index_comes_at_once_and_the_shards_after_it(packed: str, tmp_path: Path) -> None:
+    place = bring(packed, tmp_path, print, early=True)
+    assert tars(place) == []
+    index = read_index(place / INDEX)
+    arrivals = Arrivals(place, "run")
+    assert arrivals.source == packed
+    bring_shards(arrivals, print)
+    assert tars(place) == [shard.name for shard in index.shards]
+    assert bring(packed, tmp_path, print, early=True) == place
+    notes: list[str] = []
+    bring_shards(arrivals, notes.append)
+    assert notes == [f"data: all 6 shards of {packed} are there, 0 of them fetched by this attempt"]
+
+
+def test_a_program_that_does_not_wait_gets_the_whole_folder(packed: str, tmp_path: Path) -> None:
+    early, whole = bring(packed, tmp_path, print, early=True), bring(packed, tmp_path, print)
+    assert early != whole
+    assert tars(whole) == [shard.name for shard in read_index(whole / INDEX).shards]
+    assert Arrivals(whole, "run").source is None
+
+
+@pytest.mark.parametrize(
+    ("job", "waits"),
+    [
+        ({"model": {"kind": "cnn"}, "data": {"dataset": "images"}}, True),
+        ({"model": {"kind": "script"}, "data": {"dataset": "images"}}, False),
+        ({"model": {"kind": "cnn"}, "data": {"dataset": "mnist"}}, False),
+        ({"model": {"kind": "script"}}, False),
+        ({}, False),
+    ],
+)
+def test_only_the_trainers_of_images_wait_for_shards(job: dict[str, object], waits: bool) -> None:
+    assert can_begin_early(job) is waits
+
+
+def test_the_shards_come_in_the_order_in_which_they_are_wanted(
+    server: StoreServer, packed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FaultProxy(server) as proxy:
+        use(server, monkeypatch, proxy.endpoint)
+        place = bring(packed, tmp_path, print, early=True)
+        arrivals = Arrivals(place, "run")
+        arrivals.expect([4, 2, 99, 5])
+        arrivals.need(3)
+        bring_shards(arrivals, print)
+        fetched = [
+            name for record in proxy.records if record.request.method == "GET" for name in tars(place) if name in record.request.path
+        ]
+    assert list(dict.fromkeys(fetched)) == [f"train-0000{number}.tar" for number in (3, 4, 2, 5, 0, 1)]
+    assert not list(place.glob(".cloud-train-needed-*"))
+
+
+def test_two_runs_at_once_fetch_each_shard_once(server: StoreServer, packed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FaultProxy(server) as proxy:
+        use(server, monkeypatch, proxy.endpoint)
+        place = bring(packed, tmp_path, print, early=True)
+        Arrivals(place, "b").expect([5, 4, 3, 2, 1, 0])
+        runs = [subprocess.Popen([sys.executable, "-c", _FETCH, place, name], stdout=subprocess.PIPE, text=True) for name in "ab"]
+        said = [run.communicate(timeout=60)[0] for run in runs]
+        fetched = [record.request.path for record in proxy.records if record.request.method == "GET" and ".tar" in record.request.path]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert len(fetched) == len(set(fetched)) == len(tars(place)) == 6
+    counts = [int(line.split(" of them")[0].rsplit(" ", 1)[1]) for line in said for line in line.splitlines() if "of them" in line]
+    assert sum(counts) == 6
+
+
+def test_what_one_that_died_had_locked_another_one_fetches(
+    server: StoreServer, packed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Request] = []
+
+    def stuck(request: Request) -> Fault | None:
+        if ".tar" in request.path and not asked:
+            asked.append(request)
+            first.kill()
+            first.wait()
+        return None
+
+    with FaultProxy(server) as proxy:
+        use(server, monkeypatch, proxy.endpoint)
+        place = bring(packed, tmp_path, print, early=True)
+        proxy.plan = stuck
+        first = subprocess.Popen([sys.executable, "-c", _FETCH, place, "a"])
+        first.wait(60)
+        assert asked
+        assert tars(place) == []
+        bring_shards(Arrivals(place, "b"), print)
+    assert len(tars(place)) == 6
+
+
+def test_a_shard_that_is_not_what_was_packed_is_named_and_nothing_of_it_is_there(packed: str, tmp_path: Path) -> None:
+    store = open_store(packed)
+    size = next(info.size for info in store.list() if info.key == "train-00002.tar")
+    store.put("train-00002.tar", b"x" * size)
+    place = bring(packed, tmp_path, print, early=True)
+    with pytest.raises(CorruptError, match=r"train-00002\.tar does not arrive as it was written"):
+        bring_shards(Arrivals(place, "run"), print)
+    assert tars(place) == ["train-00000.tar", "train-00001.tar"]
+
+
+def test_a_set_that_is_not_whole_or_has_a_bad_index_is_refused_before_anything_begins(packed: str, tmp_path: Path) -> None:
+    store = open_store(packed)
+    index = json.loads(store.get(INDEX))
+    store.delete("train-00003.tar")
+    with pytest.raises(CorruptError, match=r"train-00003\.tar, of .* is not there"):
+        bring(packed, tmp_path, print, early=True)
+    store.put("train-00003.tar", b"short")
+    with pytest.raises(CorruptError, match=r"train-00003\.tar, of .* has 5 bytes there"):
+        bring(packed, tmp_path, print, early=True)
+    index["shards"][0]["name"] = "../../x.tar"
+    store.put(INDEX, json.dumps(index).encode())
+    with pytest.raises(CorruptError, match="no index of shards"):
+        bring(packed, tmp_path, print, early=True)
