@@ -143,7 +143,8 @@ def _classes(found: Any) -> tuple[str, ...]:
 def _shard(entry: Any, classes: set[str]) -> Shard:
     if not isinstance(entry, dict):
         raise ValueError("a shard is no mapping")
-    name, part, size, sha256 = (entry.get(key) for key in ("name", "part", "size", "sha256"))
+    name, part, sha256 = (entry.get(key) for key in ("name", "part", "sha256"))
+    size: Any = entry.get("size")
     if not isinstance(name, str) or not _SHARD.fullmatch(name):
         raise ValueError(f"{str(name)[:80]!r} is no name of a shard")
     if part not in ("train", "val"):

@@ -29,9 +29,9 @@ class TrainingOrder:
     """The order of the training samples, epoch by epoch.
 
     Shuffled; or, where samples arrive in groups, the groups shuffled (but not in the first epoch), and then the samples of a few groups
-    after one another, so that the first batches need the first groups only; or, for lines of different lengths (``bucketing``), shuffled so that those of a batch are of
-    similar lengths; or, where a state is carried from batch to batch (``carry_state``), in ``batch_size`` streams, so that each row of a
-    batch goes on where the row of the batch before it ended.
+    after one another, so that the first batches need the first groups only; or, for lines of different lengths (``bucketing``), shuffled so
+    that those of a batch are of similar lengths; or, where a state is carried from batch to batch (``carry_state``), in ``batch_size``
+    streams, so that each row of a batch goes on where the row of the batch before it ended.
     """
 
     def __init__(self, samples: Samples, train: TrainSpec, bucketing: bool = False) -> None:

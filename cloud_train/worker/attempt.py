@@ -197,7 +197,7 @@ class Attempt:
         if not went_well and not self._stop:
             raise StoreError(f"the data cannot be fetched: {found}")
         arrivals = Arrivals(Path(found), at.record.run_id, at.node.rank)
-        if went_well and arrivals.source and not self._stop:
+        if arrivals.source and went_well:
             self._fetcher = Fetcher(arrivals, at.journal.note, self._in_child)
             self._expect(self._fetcher.pid)
         return Path(found)

@@ -38,7 +38,7 @@ class Fetcher:
     def __init__(self, arrivals: Arrivals, note: Note, in_child: Callable[[], None]) -> None:
         """Start it; ``in_child`` lets go of what belongs to the worker and the attempt."""
         self._arrivals, self._note, self._in_child = arrivals, note, in_child
-        self._starts = 0
+        self._starts, self._writing = 0, -1
         arrivals.forget()
         self._start()
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -51,6 +52,15 @@ def tars(place: Path) -> list[str]:
     return sorted(path.name for path in place.iterdir() if not path.name.startswith(".") and path.name != INDEX)
 
 
+def is_of_shard(request: Request) -> bool:
+    return request.method == "GET" and unquote(request.path).endswith(".tar")
+
+
+def shards_asked(proxy: FaultProxy) -> list[str]:
+    """The names of the shards that were fetched through the proxy, in that order."""
+    return [unquote(record.request.path).rpartition("/")[2] for record in proxy.records if is_of_shard(record.request)]
+
+
 def test_the_index_comes_at_once_and_the_shards_after_it(packed: str, tmp_path: Path) -> None:
     place = bring(packed, tmp_path, print, early=True)
     assert tars(place) == []
@@ -96,9 +106,7 @@ def test_the_shards_come_in_the_order_in_which_they_are_wanted(
         arrivals.expect([4, 2, 99, 5])
         arrivals.need(3)
         bring_shards(arrivals, print)
-        fetched = [
-            name for record in proxy.records if record.request.method == "GET" for name in tars(place) if name in record.request.path
-        ]
+        fetched = shards_asked(proxy)
     assert list(dict.fromkeys(fetched)) == [f"train-0000{number}.tar" for number in (3, 4, 2, 5, 0, 1)]
     assert not list(place.glob(".cloud-train-needed-*"))
 
@@ -110,7 +118,7 @@ def test_two_runs_at_once_fetch_each_shard_once(server: StoreServer, packed: str
         Arrivals(place, "b").expect([5, 4, 3, 2, 1, 0])
         runs = [subprocess.Popen([sys.executable, "-c", _FETCH, place, name], stdout=subprocess.PIPE, text=True) for name in "ab"]
         said = [run.communicate(timeout=60)[0] for run in runs]
-        fetched = [record.request.path for record in proxy.records if record.request.method == "GET" and ".tar" in record.request.path]
+        fetched = shards_asked(proxy)
     assert [run.returncode for run in runs] == [0, 0]
     assert len(fetched) == len(set(fetched)) == len(tars(place)) == 6
     counts = [int(line.split(" of them")[0].rsplit(" ", 1)[1]) for line in said for line in line.splitlines() if "of them" in line]
@@ -123,7 +131,7 @@ def test_what_one_that_died_had_locked_another_one_fetches(
     asked: list[Request] = []
 
     def stuck(request: Request) -> Fault | None:
-        if ".tar" in request.path and not asked:
+        if is_of_shard(request) and not asked:
             asked.append(request)
             first.kill()
             first.wait()

@@ -1,7 +1,6 @@
 """Images in tar shards: the same images as in a folder, read where they lie, and waited for while they arrive."""
 
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -117,7 +116,7 @@ def test_a_set_may_be_split(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def arriving(packed: Path) -> Iterator[Arrivals]:
+def arriving(packed: Path) -> Arrivals:
     """A place in which there is nothing but the index; the shards lie beside it."""
     arrivals = Arrivals(packed, "test-run")
     arrivals.come_from("s3://bucket/packed")
