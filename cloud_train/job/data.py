@@ -110,8 +110,8 @@ class ImagesData(Section):
     """A folder of images, one folder a class."""
     path: PathText | None = None
     """A folder with ``train`` and ``val`` in it, each with one folder a class (the layout of ImageNet), or with the classes themselves;
-    or with tar shards (``cloud-train pack``); relative to the job file, or a URL in a store (``s3://…``, ``gs://…``, ``az://…``), there
-    also of an archive of such a folder.
+    or with tar shards, which ``cloud-train pack FOLDER DESTINATION`` makes; relative to the job file, or a URL in a store (``s3://…``,
+    ``gs://…``, ``az://…``), there also of an archive of such a folder.
     """
     url: Url | None = None
     """A ``.zip``, ``.tar`` or ``.tar.gz`` of such a folder to download into a cache, instead of ``path``."""

@@ -71,7 +71,7 @@ class Attempt:
             end = replace(end, message=f"{end.message}; the disk of {self._at.workspace.record.parent} is full")
         self._guard.dismiss()
         if self._fetcher:
-            self._fetcher.close()
+            self._fetcher.end()
         self._bury_children()
         self._write_down(end)
         return end

@@ -60,6 +60,11 @@ class Fetcher:
         with suppress(OSError):  # the disk is full: then waiting ends with the grace period
             self._arrivals.stop()
 
+    def end(self) -> None:
+        """The attempt is over: end the process, and forget what program and process said to each other."""
+        self.close()
+        self._arrivals.forget()
+
     def close(self) -> None:
         """Let go of the pipe: in the worker that ends the process, in a forked child it lets only the worker hold it."""
         if self._writing >= 0:
