@@ -6,9 +6,9 @@ It does what `cloud-train sync` does, without the command line. ``fast`` leaves 
 import sys
 from pathlib import Path
 
-from cloud_train.storage.folders import download_folder, upload_folder
 from cloud_train.storage.registry import open_store
-from cloud_train.storage.transfer import Options
+from cloud_train.storage.transfer.files import Options
+from cloud_train.storage.transfer.folders import download_folder, upload_folder
 
 
 def main() -> None:

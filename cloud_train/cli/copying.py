@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cloud_train.cli.terminal import moves_its_cursor
 
 if TYPE_CHECKING:
-    from cloud_train.storage.progress import Progress as Transfer
+    from cloud_train.storage.transfer.progress import Progress as Transfer
 
 
 @contextmanager

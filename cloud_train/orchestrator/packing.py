@@ -21,10 +21,10 @@ from cloud_train.job.models import ImagesData
 from cloud_train.job.problems import FieldError
 from cloud_train.job.shards import BLOCK_BYTES, ENDING, INDEX, MOST_INDEX_BYTES, Part, Shard, ShardIndex, part_of
 from cloud_train.storage.base import ObjectMissingError, Store
-from cloud_train.storage.paths import explained
-from cloud_train.storage.progress import Meter, Progress
 from cloud_train.storage.registry import bucket_and_prefix, folder_of, open_store, scheme_of
-from cloud_train.storage.transfer import Options, Upload, upload
+from cloud_train.storage.transfer.files import Options, Upload, upload
+from cloud_train.storage.transfer.paths import explained
+from cloud_train.storage.transfer.progress import Meter, Progress
 
 _END = bytes(2 * BLOCK_BYTES)
 """Two empty blocks end a tar."""

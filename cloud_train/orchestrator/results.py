@@ -16,8 +16,8 @@ from cloud_train.run import layout
 from cloud_train.run.manifest import FileEntry, Manifest, parse_manifest, write_manifest
 from cloud_train.run.streams import SegmentedStream, stream_of
 from cloud_train.storage.base import ObjectMissingError, Store
-from cloud_train.storage.paths import ignores_case, place
-from cloud_train.storage.transfer import Download, Options, Progress, download
+from cloud_train.storage.transfer.files import Download, Options, Progress, download
+from cloud_train.storage.transfer.paths import ignores_case, place
 
 Report = Callable[[Progress], None]
 """Called a few times a second, and at the end."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cloud_train.storage.base import ObjectInfo, Store
-    from cloud_train.storage.progress import Progress
+    from cloud_train.storage.transfer.progress import Progress
 
 Note = Callable[[str], None]
 
@@ -85,7 +85,7 @@ def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo],
     import shutil  # 3 ms, and only here
 
     from cloud_train.run.arrivals import Arrivals
-    from cloud_train.storage.transfer import Download, download
+    from cloud_train.storage.transfer.files import Download, download
 
     sizes = {info.key: info.size for info in objects}
     key = below(prefix, INDEX)
@@ -106,8 +106,8 @@ def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo],
 
 
 def _fetch(store: Store, prefix: str, place: Path, *, is_file: bool, note: Note) -> None:
-    from cloud_train.storage.folders import download_folder
-    from cloud_train.storage.transfer import Download, Options, download
+    from cloud_train.storage.transfer.files import Download, Options, download
+    from cloud_train.storage.transfer.folders import download_folder
 
     arriving = place.with_name(f".{place.name}.arriving")
     options = Options(report=Teller(note), durable=False)

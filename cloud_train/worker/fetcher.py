@@ -135,7 +135,7 @@ def bring_shards(arrivals: Arrivals, note: Note) -> None:
 
 def _bring(store: Store, key: str, shard: Shard, folder: Path, note: Note) -> int:
     """Bring one shard, checked against the index; returns whether that was still to be done, as 1 or 0."""
-    from cloud_train.storage.transfer import Download, Options, download
+    from cloud_train.storage.transfer.files import Download, Options, download
 
     path = folder / shard.name
     if path.exists():

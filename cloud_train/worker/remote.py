@@ -94,7 +94,7 @@ class Remote:
     def _bring(self, store: Store, name: str, checkpoints: Path) -> None:
         from cloud_train.run.checkpoints import remove_folder
         from cloud_train.run.manifest import parse_manifest
-        from cloud_train.storage.transfer import Download, download
+        from cloud_train.storage.transfer.files import Download, download
 
         prefix = f"{self.run_id}/{layout.CHECKPOINTS}/{name}"
         written = store.get(f"{prefix}/{layout.MANIFEST}")

@@ -18,7 +18,7 @@ from cloud_train.run.manifest import Manifest, parse_manifest, read_manifest
 from cloud_train.run.record import Program
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.local import LocalStore
-from cloud_train.storage.transfer import Upload, upload
+from cloud_train.storage.transfer.files import Upload, upload
 from cloud_train.worker.node import NodeContext
 
 Note = Callable[[str], None]

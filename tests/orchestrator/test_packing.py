@@ -11,8 +11,8 @@ import pytest
 from cloud_train.errors import CloudTrainError, CorruptError, UsageError
 from cloud_train.job.shards import INDEX, class_of, read_index
 from cloud_train.orchestrator.packing import pack
-from cloud_train.storage.progress import Progress
 from cloud_train.storage.registry import open_store
+from cloud_train.storage.transfer.progress import Progress
 from tests.stores import SCHEMES, server_or_skip, use
 
 SIZE = 8192

@@ -12,7 +12,7 @@ from cloud_train.orchestrator.observing import RunView
 from cloud_train.orchestrator.results import fetch_model, sync
 from cloud_train.run import layout
 from cloud_train.run.manifest import verify
-from cloud_train.storage.transfer import Progress
+from cloud_train.storage.transfer.files import Progress
 from tests.orchestrator.conftest import Submit, run_folder
 
 SAVE = """\

@@ -8,8 +8,8 @@ import pytest
 
 from cloud_train.errors import StoreError
 from cloud_train.storage.base import Store
-from cloud_train.storage.folders import download_folder, upload_folder
-from cloud_train.storage.transfer import Options
+from cloud_train.storage.transfer.files import Options
+from cloud_train.storage.transfer.folders import download_folder, upload_folder
 from tests.storage.memory_store import MemoryStore
 from tests.stores import StoreServer
 

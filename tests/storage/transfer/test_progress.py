@@ -1,6 +1,6 @@
 """Rate and time that is left."""
 
-from cloud_train.storage.progress import Meter, Progress
+from cloud_train.storage.transfer.progress import Meter, Progress
 
 
 def test_the_rate_is_that_of_the_last_seconds_and_gives_the_time_that_is_left() -> None:

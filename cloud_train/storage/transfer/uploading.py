@@ -17,10 +17,10 @@ from pathlib import Path
 
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.storage.base import ObjectInfo, ObjectMissingError, UploadGoneError
-from cloud_train.storage.engine import Engine, Identity, Known, check_tries, hash_file
-from cloud_train.storage.paths import explained
-from cloud_train.storage.pool import Step
-from cloud_train.storage.unfinished import BegunUpload
+from cloud_train.storage.transfer.engine import Engine, Identity, Known, check_tries, hash_file
+from cloud_train.storage.transfer.paths import explained
+from cloud_train.storage.transfer.pool import Step
+from cloud_train.storage.transfer.unfinished import BegunUpload
 
 
 @dataclass(frozen=True)

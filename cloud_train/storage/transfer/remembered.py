@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import astuple
 from pathlib import Path
 
-from cloud_train.storage.engine import Identity, Known
-from cloud_train.storage.unfinished import name_for, write_private
+from cloud_train.storage.transfer.engine import Identity, Known
+from cloud_train.storage.transfer.unfinished import name_for, write_private
 
 _FORMAT = 1
 

@@ -6,7 +6,7 @@ import pytest
 
 from cloud_train.errors import StoreError
 from cloud_train.storage.base import InvalidKeyError
-from cloud_train.storage.paths import ignores_case, open_folder, opened_folder, place, safe_path, unsafe
+from cloud_train.storage.transfer.paths import ignores_case, open_folder, opened_folder, place, safe_path, unsafe
 
 UNSAFE = [
     "",

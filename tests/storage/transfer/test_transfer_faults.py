@@ -12,7 +12,7 @@ from cloud_train.storage.base import AccessDeniedError, Store
 from cloud_train.storage.registry import open_store
 from cloud_train.storage.retrying import RetryingStore, RetryPolicy
 from cloud_train.storage.s3 import S3Store
-from cloud_train.storage.transfer import Download, Options, Upload, download, upload
+from cloud_train.storage.transfer.files import Download, Options, Upload, download, upload
 from tests.answers import Request
 from tests.faults import Cut, Fault, FaultProxy, Flip, Lose, Refuse, Weather
 from tests.stores import StoreServer, missing, running, server_or_skip, use

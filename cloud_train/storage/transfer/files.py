@@ -2,17 +2,17 @@
 
 Whatever a store is, the promises are the same. Every object is written with its SHA-256 and looked at afterwards; every file is checked
 against it before it gets its name. Files and parts move side by side, within a bound on memory. What arrived before a crash, Ctrl-C or a
-network that went away does not move again. ``storage.folders`` compares whole folders first.
+network that went away does not move again. ``folders`` compares whole folders first.
 """
 
 from collections.abc import Iterable
 
 from cloud_train.storage.base import Store
-from cloud_train.storage.downloading import Download, download_step
-from cloud_train.storage.engine import Engine, Options, Summary
-from cloud_train.storage.paths import explained
-from cloud_train.storage.progress import Progress
-from cloud_train.storage.uploading import Upload, upload_step
+from cloud_train.storage.transfer.downloading import Download, download_step
+from cloud_train.storage.transfer.engine import Engine, Options, Summary
+from cloud_train.storage.transfer.paths import explained
+from cloud_train.storage.transfer.progress import Progress
+from cloud_train.storage.transfer.uploading import Upload, upload_step
 
 __all__ = ["Download", "Options", "Progress", "Summary", "Upload", "download", "upload"]
 

@@ -13,7 +13,7 @@ import pytest
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.storage.base import Store
 from cloud_train.storage.retrying import RetryingStore, RetryPolicy
-from cloud_train.storage.transfer import Download, Options, Progress, Upload, download, upload
+from cloud_train.storage.transfer.files import Download, Options, Progress, Upload, download, upload
 from tests.storage.memory_store import FaultyStore, MemoryStore
 
 SIZES = {"empty": 0, "small": 10, "two parts": 2000, "large": 4001, "exact": 5000}

@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 
 from cloud_train.storage.base import ObjectInfo, ObjectMissingError, Store
-from cloud_train.storage.downloading import Download, download_step
-from cloud_train.storage.engine import PIECE_BYTES, Engine, Identity, Known, Options, Summary, hash_file
-from cloud_train.storage.paths import TEMPORARY, explained, ignores_case, open_folder, place, unsafe
-from cloud_train.storage.pool import Step
-from cloud_train.storage.remembered import Memory
-from cloud_train.storage.uploading import Upload, upload_step
+from cloud_train.storage.transfer.downloading import Download, download_step
+from cloud_train.storage.transfer.engine import PIECE_BYTES, Engine, Identity, Known, Options, Summary, hash_file
+from cloud_train.storage.transfer.paths import TEMPORARY, explained, ignores_case, open_folder, place, unsafe
+from cloud_train.storage.transfer.pool import Step
+from cloud_train.storage.transfer.remembered import Memory
+from cloud_train.storage.transfer.uploading import Upload, upload_step
 
 _HASHING_BYTES = PIECE_BYTES
 _STATS_FOR_A_PAGE = 100  # objects of a listing that cost about as much as asking for one by itself
@@ -27,7 +27,7 @@ _STATS_FOR_A_PAGE = 100  # objects of a listing that cost about as much as askin
 def upload_folder(store: Store, folder: Path, prefix: str, options: Options | None = None) -> Summary:
     """Make the objects under ``prefix`` (empty, or with a '/' at its end) those of the folder's files, of those below it too.
 
-    Links and other things that are no plain files are skipped, and said so in the summary. Raises as ``transfer.upload`` does.
+    Links and other things that are no plain files are skipped, and said so in the summary. Raises as ``files.upload`` does.
     """
     comparison = _Comparison.begin(store, folder, prefix, options or Options())
     engine = comparison.engine
@@ -44,7 +44,7 @@ def download_folder(store: Store, prefix: str, folder: Path, options: Options | 
     """Make files below the folder of the objects under ``prefix`` (empty, or with a '/' at its end).
 
     Objects whose keys cannot safely become files below it are skipped, and said so in the summary with the reason. Raises as
-    ``transfer.download`` does.
+    ``files.download`` does.
     """
     comparison = _Comparison.begin(store, folder, prefix, options or Options())
     os.close(open_folder(folder))

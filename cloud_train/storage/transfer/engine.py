@@ -10,9 +10,9 @@ from typing import Protocol
 
 from cloud_train.errors import StoreError
 from cloud_train.storage.base import Multipart, Store
-from cloud_train.storage.pool import Bounds, Signals, Step, run_steps
-from cloud_train.storage.progress import Meter, Progress
-from cloud_train.storage.unfinished import UploadNotes, default_state_folder
+from cloud_train.storage.transfer.pool import Bounds, Signals, Step, run_steps
+from cloud_train.storage.transfer.progress import Meter, Progress
+from cloud_train.storage.transfer.unfinished import UploadNotes, default_state_folder
 
 """What the bytes of a piece may come in."""
 

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from cloud_train.errors import StoreError
-from cloud_train.storage.pool import Bounds, Signals, Step, run_steps
+from cloud_train.storage.transfer.pool import Bounds, Signals, Step, run_steps
 
 
 def signals() -> Signals:
@@ -83,7 +83,7 @@ def test_the_time_limit_is_heard_while_a_step_waits() -> None:
 
 _WAITS = """
 import sys, threading
-from cloud_train.storage.pool import *
+from cloud_train.storage.transfer.pool import *
 signals = Signals(threading.Event(), threading.Event())
 def wait():
     print("waiting", flush=True)

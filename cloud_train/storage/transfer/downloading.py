@@ -18,10 +18,10 @@ from pathlib import Path
 
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.storage.base import InvalidKeyError, ObjectChangedError, ObjectInfo, ObjectMissingError
-from cloud_train.storage.engine import PIECE_BYTES, Engine, Identity, Known, StoppedError, check_tries
-from cloud_train.storage.paths import TEMPORARY, explained, open_folder, opened_folder
-from cloud_train.storage.pool import Step
-from cloud_train.storage.unfinished import PartialFile, Source
+from cloud_train.storage.transfer.engine import PIECE_BYTES, Engine, Identity, Known, StoppedError, check_tries
+from cloud_train.storage.transfer.paths import TEMPORARY, explained, open_folder, opened_folder
+from cloud_train.storage.transfer.pool import Step
+from cloud_train.storage.transfer.unfinished import PartialFile, Source
 
 PART_BYTES = 16 << 20
 """Size of a range, unless the caller says otherwise; it comes in pieces, so its size costs no memory."""
