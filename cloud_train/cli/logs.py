@@ -47,7 +47,7 @@ def logs(
 
     home = Home.from_environment()
     run_id = select(home, run)
-    pieces = follow_logs(home, run_id, node, tail) if follow else read_logs(home, run_id, attempt, node, tail)
+    pieces = follow_logs(home, run_id, node, tail, note=say_aside) if follow else read_logs(home, run_id, attempt, node, tail)
     try:
         if as_json:
             _print_json(run_id, attempt or view(home, run_id).attempt, node, pieces)

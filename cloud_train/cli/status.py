@@ -5,7 +5,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.cli.options import JsonOption, RunArgument
-from cloud_train.cli.terminal import Painter, clean, is_terminal, say, say_json
+from cloud_train.cli.terminal import Painter, clean, is_terminal, say, say_aside, say_json
 from cloud_train.run.states import State
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def status(run: RunArgument = None, as_json: JsonOption = False) -> int:
     from cloud_train.orchestrator.observing import select
 
     home = Home.from_environment()
-    progress = glance(home, select(home, run))
+    progress = glance(home, select(home, run), note=say_aside)
     log = _last_lines(home, progress)
     if as_json:
         say_json(_status_json(progress, log))

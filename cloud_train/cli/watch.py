@@ -46,7 +46,7 @@ def _follow(home: "Home", run_id: str, live: LiveLine | None) -> "Progress":
     from cloud_train.orchestrator.following import follow
 
     attempt, last = None, None
-    for last in follow(home, run_id):
+    for last in follow(home, run_id, note=say_aside):
         if live:
             if attempt is not None and last.view.attempt != attempt:
                 live.close()

@@ -19,8 +19,10 @@ from cloud_train.run.ledger import ELSEWHERE, Entry, Ledger
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import State
 from cloud_train.storage.base import ObjectMissingError, Store
+from cloud_train.storage.registry import scheme_of
 
 _AT_ONCE = 8
+_LIST = "cloud-train list --store"
 
 
 def runs_in(url: str, note: Callable[[str], None]) -> list[RunView]:
@@ -37,10 +39,14 @@ def adopt(home: Home, url: str) -> RunView:
     Raises NotFoundError if there is no run directory, CorruptError if it holds something else.
     """
     store_url, _, run_id = url.rstrip("/").rpartition("/")
-    if not store_url or not run_id:
-        raise UsageError(f"{url!r} is not the URL of a run directory", hint="see which there are with: cloud-train list --store STORE")
-    store = store_at(store_url)
-    entry = _entry(store, store_url, run_id)
+    if not store_url or not run_id or scheme_of(store_url) != scheme_of(url):
+        raise UsageError(f"{url!r} is not the URL of a run directory", hint=f"see which there are with: {_LIST} STORE")
+    try:
+        entry = _entry(store_at(store_url), store_url, run_id)
+    except NotFoundError as error:
+        if not isinstance(error.__cause__, ObjectMissingError):
+            raise
+        raise NotFoundError(f"there is no run directory at {url}", hint=f"see which there are with: {_LIST} {store_url}") from error
     with Ledger(home.ledger_path) as ledger:
         if ledger.get(run_id) is None:
             reference = _reference(home, entry)

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from cloud_train.errors import CloudTrainError
+from cloud_train.errors import CloudTrainError, StoreError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, look, read_record
-from cloud_train.orchestrator.stores import pause_of, store_at
+from cloud_train.orchestrator.stores import patiently, pause_of, store_at
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.logs import LogReader
@@ -37,14 +37,19 @@ class Progress:
     """What the program printed since the look before."""
 
 
-def follow(home: Home, run_id: str, sleep: Callable[[float], None] = time.sleep) -> Iterator[Progress]:
-    """Look at the run until it ends, more often at first; yields whenever something is new, and the end last."""
+def follow(
+    home: Home, run_id: str, sleep: Callable[[float], None] = time.sleep, note: Callable[[str], None] = lambda _: None
+) -> Iterator[Progress]:
+    """Look at the run until it ends, more often at first; yields whenever something is new, and the end last.
+
+    ``note`` is told when the run's store cannot be reached for a while.
+    """
     with Ledger(home.ledger_path) as ledger:
         watch = _Watch(home, ledger, run_id)
         pause = _FIRST_PAUSE_SECONDS
         before: Progress | None = None
         while before is None or not before.view.state.is_end:
-            now = watch.look()
+            now = patiently(watch.look, note, sleep)
             if now != before:
                 yield now
                 pause = max(_FIRST_PAUSE_SECONDS, pause / 2)
@@ -54,10 +59,20 @@ def follow(home: Home, run_id: str, sleep: Callable[[float], None] = time.sleep)
                 pause = min(_LONGEST_PAUSE_SECONDS, pause * _PAUSE_GROWTH)
 
 
-def glance(home: Home, run_id: str) -> Progress:
-    """One look at the run: where it stands and its newest metrics, without what its program printed."""
+def glance(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None) -> Progress:
+    """One look at the run: where it stands and its newest metrics, without what its program printed.
+
+    Of a run that has ended the ledger knows the most; where its store cannot be reached, that is shown, and ``note`` is told.
+    """
     with Ledger(home.ledger_path) as ledger:
-        return _Watch(home, ledger, run_id, with_output=False).look()
+        try:
+            return _Watch(home, ledger, run_id, with_output=False).look()
+        except StoreError as error:
+            entry = ledger.get(run_id)
+            if entry is None or not entry.state.is_end:
+                raise
+            note(error.message)
+            return Progress(RunView.of(entry), step=None, total_steps=None, epoch=None, epochs=None)
 
 
 class _Watch:
@@ -69,6 +84,7 @@ class _Watch:
         self._record: RunRecord | None = None
         self._attempt = 0
         self._latest: dict[str, float | None] = {}
+        self._printed: list[bytes] = []
         self._pace = _Pace()
 
     def look(self) -> Progress:
@@ -80,6 +96,9 @@ class _Watch:
         for point in points:
             self._latest[point.key] = point.value
             self._pace.add(point)
+        if self._with_output:
+            self._printed.extend(self._log.read())  # kept, so that nothing is lost if the store fails in the middle
+        output, self._printed = b"".join(self._printed), []
         total, epochs = self._goal()
         step = self._pace.step
         remaining = total - step if total is not None and step is not None else None
@@ -93,7 +112,7 @@ class _Watch:
             latest=dict(self._latest),
             steps_per_second=rate,
             eta_seconds=remaining / rate if remaining is not None and rate else None,
-            output=b"".join(self._log.read()) if self._with_output else b"",
+            output=output,
         )
 
     def _begin(self, view: RunView) -> None:

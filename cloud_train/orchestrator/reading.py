@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from cloud_train.errors import NotFoundError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, look, view
-from cloud_train.orchestrator.stores import pause_of, store_at
+from cloud_train.orchestrator.stores import patiently, pause_of, store_at
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.logs import LogReader
@@ -29,22 +30,36 @@ def read_logs(home: Home, run_id: str, attempt: int | None = None, node: int = 0
 
 
 def follow_logs(
-    home: Home, run_id: str, node: int = 0, tail: int | None = None, sleep: Callable[[float], None] = time.sleep
+    home: Home,
+    run_id: str,
+    node: int = 0,
+    tail: int | None = None,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[bytes]:
-    """The program's output as it comes, until the run ends; goes on with the next attempt where there is one."""
+    """The program's output as it comes, until the run ends; goes on with the next attempt where there is one.
+
+    ``note`` is told when the run's store cannot be reached for a while.
+    """
+
+    def read(reader: LogReader) -> Iterator[bytes]:
+        while piece := patiently(lambda: next(reader.read(), b""), note, sleep):
+            yield piece
+
     with Ledger(home.ledger_path) as ledger:
         attempt, reader = 0, None
         while True:
-            run = look(home, ledger, run_id)
+            run = patiently(lambda: look(home, ledger, run_id), note, sleep)
             if reader is None or run.attempt != attempt:
                 if reader is not None:
-                    yield from reader.read()
+                    yield from read(reader)
                 store = store_at(run.store)
                 reader = LogReader(store, f"{run_id}/{layout.output_log(run.attempt, node)}")
                 if tail is not None and not attempt:
-                    reader.skip_to_tail(tail)
+                    patiently(partial(reader.skip_to_tail, tail), note, sleep)
                 attempt = run.attempt
-            yield from reader.read()
+            yield from read(reader)
             if run.state.is_end:
                 return
             sleep(pause_of(store, _PAUSE_SECONDS))

@@ -1,10 +1,15 @@
 """The stores that commands look at: each is opened once a process, and looked at no more often than it may be."""
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeVar
 
-from cloud_train.storage.base import Store
+from cloud_train.errors import StoreError
+from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.registry import open_store
 from cloud_train.storage.retrying import RetryPolicy
+
+Result = TypeVar("Result")
 
 CLOUD_PAUSE_SECONDS = 2.0
 """Between two looks at a cloud's store, where each look is paid for."""
@@ -15,10 +20,31 @@ _PATIENCE_SECONDS = 30.0
 """For a store that cannot be reached: somebody is waiting at a terminal."""
 
 
+_MOST_LOOKS = 20
+"""For a follower: each takes ``_PATIENCE_SECONDS`` where nothing answers, so ten minutes together."""
+
+
 @lru_cache(maxsize=16)
 def store_at(url: str) -> Store:
     """The store behind ``url``. Opening one reads credentials and makes connections, which a command that looks again and again keeps."""
     return open_store(url, RetryPolicy(time_limit=_PATIENCE_SECONDS))
+
+
+def patiently(look: Callable[[], Result], note: Callable[[str], None], sleep: Callable[[float], None]) -> Result:
+    """What ``look`` finds, after a store that cannot be reached for a while is there again; ``note`` is told once.
+
+    For whoever follows a run, which goes on meanwhile. Raises the last StoreError once some minutes have passed without an answer.
+    """
+    for number in range(_MOST_LOOKS):
+        try:
+            return look()
+        except StoreError as error:
+            if isinstance(error, ObjectMissingError) or number == _MOST_LOOKS - 1:
+                raise
+            if number == 0:
+                note(f"{error.message}: waiting for it; the run goes on meanwhile")
+            sleep(CLOUD_PAUSE_SECONDS)
+    raise AssertionError("the last look returns or raises")
 
 
 def pause_of(store: Store, local: float) -> float:

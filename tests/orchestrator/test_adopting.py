@@ -13,6 +13,7 @@ import pytest
 from cloud_train.errors import CloudTrainError, ConflictError, CorruptError, NotFoundError, ProviderError, StoreError, UsageError
 from cloud_train.orchestrator import resuming, stores
 from cloud_train.orchestrator.adopting import adopt, runs_in
+from cloud_train.orchestrator.following import glance
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, list_runs, view
 from cloud_train.orchestrator.planning import make_plan
@@ -28,6 +29,7 @@ from cloud_train.run.plan import Plan
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.streams import segment_key
+from cloud_train.storage.base import Store
 from tests.orchestrator.conftest import Submit, run_folder, wait_for_file
 from tests.stores import StoreServer, server_or_skip, use
 from tests.support import wait_until
@@ -435,3 +437,65 @@ def test_data_that_is_not_in_its_store_is_refused_before_anything_is_written(
     server.put_raw(bucket, "photos/x", b"there")
     run = submit(home, plan)
     assert end_of(home, run).state is State.SUCCEEDED
+
+
+def test_what_is_no_run_directory_is_said(home: Home, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="there is no run directory at"):
+        adopt(home, str(tmp_path / "nothing"))
+    with pytest.raises(UsageError, match="is not the URL of a run directory"):
+        adopt(home, "s3://bucket")
+
+
+class Away:
+    """A network that is away for some looks: around a store, as ``store_at`` gives it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.looks = 0
+
+    def __getattr__(self, name: str) -> object:
+        if self.looks > 0 and name in ("get", "stat", "list", "folders"):
+            self.looks -= 1
+            raise StoreError("the network is away")
+        return getattr(self._store, name)
+
+
+def test_a_follower_waits_for_a_store_that_is_away_and_loses_no_line(
+    home: Home, write_job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = submit(home, make_plan(home, write_job("for i in 1 2 3; do echo line $i; done")))
+    end_of(home, run)
+    with Ledger(home.ledger_path) as ledger:
+        ledger.observed(run.run_id, 1, State.RUNNING)
+    away = Away(stores.store_at(run.store))
+    for room in ("reading", "observing", "following"):
+        monkeypatch.setattr(f"cloud_train.orchestrator.{room}.store_at", lambda url: away)
+    notes: list[str] = []
+    away.looks = 3
+    assert b"".join(follow_logs(home, run.run_id, sleep=lambda _: None, note=notes.append)) == b"line 1\nline 2\nline 3\n"
+    assert len(notes) == 1
+    assert "the network is away" in notes[0]
+
+
+def test_a_store_that_stays_away_ends_the_following_with_its_words(home: Home) -> None:
+    waits: list[float] = []
+
+    def look() -> None:
+        raise StoreError("the network is away")
+
+    with pytest.raises(StoreError, match="the network is away"):
+        stores.patiently(look, lambda _: None, waits.append)
+    assert len(waits) == 19
+
+
+def test_the_status_of_a_run_that_has_ended_is_known_without_its_store(
+    home: Home, write_job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = submit(home, make_plan(home, write_job("true")))
+    end_of(home, run)
+    away = Away(stores.store_at(run.store))
+    away.looks = 1000
+    monkeypatch.setattr("cloud_train.orchestrator.following.store_at", lambda url: away)
+    notes: list[str] = []
+    assert glance(home, run.run_id, notes.append).view.state is State.SUCCEEDED
+    assert notes == ["the network is away"]
