@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from types import FrameType
@@ -23,6 +24,8 @@ from cloud_train.worker.api import Run
 
 _SHIPPING_SECONDS = 2
 """Of the grace period, what is left for ending the launcher itself."""
+_FAREWELL_SECONDS = 0.5
+"""For node 0 to stay after a training that went well, until the launchers of the others have gone."""
 _MEETING_SECONDS = 300
 """For the launchers of several nodes to find each other; their workers have done so already."""
 _INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
@@ -82,6 +85,9 @@ def _start_and_wait(run: Run, processes: int, arguments: tuple[str, ...]) -> Non
             shutdown_timeout=max(1, int(run.grace_seconds) - _SHIPPING_SECONDS),
         )
         elastic_launch(config, sys.executable)(*arguments)
+    if run.nodes > 1 and run.node_rank == 0:
+        # The launchers take leave of each other through what this one keeps: gone too soon, it fills the others' logs with warnings.
+        time.sleep(_FAREWELL_SECONDS)
 
 
 _MEETING_ALONE = {
