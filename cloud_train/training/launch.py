@@ -24,7 +24,7 @@ from cloud_train.worker.api import Run
 
 _SHIPPING_SECONDS = 2
 """Of the grace period, what is left for ending the launcher itself."""
-_FAREWELL_SECONDS = 0.5
+_FAREWELL_SECONDS = 1.0
 """For node 0 to stay after a training that went well, until the launchers of the others have gone."""
 _MEETING_SECONDS = 300
 """For the launchers of several nodes to find each other; their workers have done so already."""
