@@ -11,12 +11,11 @@ from typing import Any
 
 from cloud_train.errors import CloudTrainError, NotFoundError, UsageError
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, look, read_record
+from cloud_train.orchestrator.observing import RunView, look, read_record, read_status
 from cloud_train.orchestrator.stores import store_at
 from cloud_train.providers.registry import load_provider
 from cloud_train.run import layout
 from cloud_train.run.ledger import ELSEWHERE, Entry, Ledger
-from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import State
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.registry import scheme_of
@@ -79,11 +78,7 @@ def _entry(store: Store, url: str, run_id: str) -> Entry:
         raise NotFoundError(f"{url}/{run_id} holds the record of another run, {record.run_id}")
     numbers = [int(name) for name in store.folders(f"{run_id}/{layout.ATTEMPTS}/") if name.isdecimal()]
     number = max(numbers, default=1)
-    status: AttemptStatus | None = None
-    with suppress(ObjectMissingError):
-        key = f"{run_id}/{layout.status(number)}"
-        status = AttemptStatus.from_json(store.get(key), f"{store.url}/{key}")
-    return Entry(
+    entry = Entry(
         run_id=run_id,
         name=str(record.job.get("name", run_id)),
         provider=str(record.plan.get("provider", "local")),
@@ -91,12 +86,14 @@ def _entry(store: Store, url: str, run_id: str) -> Entry:
         job_file=record.provenance.get("job_file"),
         created=record.created,
         attempt=number,
-        state=status.state if status else State.STARTING,
-        cause=status.cause if status else None,
-        message=status.message if status else "",
-        started=status.started if status else None,
-        ended=status.ended if status else None,
-        host=status.host if status else "",
-        resumed_step=status.resumed_step if status else None,
+        state=State.STARTING,
+        cause=None,
+        message="",
+        started=None,
+        ended=None,
+        host="",
+        resumed_step=None,
         reference=None,
     )
+    status = read_status(store, run_id, number)
+    return entry.shown_by(number, status) if status else entry

@@ -179,8 +179,10 @@ def _observe(ledger: Ledger, provider: Provider, entry: Entry, reference: dict[s
     handle = Handle(entry.run_id, entry.attempt, entry.provider, entry.store, reference)
     # The provider first: a worker writes its end before it goes, so an attempt that is gone by now has its last word in the run directory.
     observation = provider.observe(handle)
-    if observation.is_elsewhere:
-        return replace(_observe_from_afar(ledger, entry), is_elsewhere=True)
+    if observation.is_elsewhere:  # somebody on another machine was faster: what was launched from here has left, and means nothing
+        provider.tidy(handle)
+        ledger.launched(entry.run_id, entry.attempt, ELSEWHERE)
+        return _observe_from_afar(ledger, replace(entry, reference=ELSEWHERE))
     store = store_at(entry.store)
     number, status = _newest_status(store, entry)
     if observation.state.is_end and (status is None or not status.state.is_end):
@@ -215,17 +217,7 @@ def _observe_from_afar(ledger: Ledger, entry: Entry) -> RunView:
 
 
 def _write_down(ledger: Ledger, entry: Entry, number: int, status: AttemptStatus) -> Entry:
-    seen = replace(
-        entry,
-        attempt=number,
-        state=status.state,
-        cause=status.cause,
-        message=status.message,
-        started=status.started,
-        ended=status.ended,
-        host=status.host,
-        resumed_step=status.resumed_step,
-    )
+    seen = entry.shown_by(number, status)
     if seen != entry:
         ledger.observed(
             seen.run_id,
@@ -243,13 +235,14 @@ def _write_down(ledger: Ledger, entry: Entry, number: int, status: AttemptStatus
 
 def _newest_status(store: Store, entry: Entry) -> tuple[int, AttemptStatus | None]:
     """The newest attempt's status: the worker may have begun further attempts by itself."""
-    number, newest = entry.attempt, _read_status(store, entry.run_id, entry.attempt)
-    while newest and newest.state.is_end and (following := _read_status(store, entry.run_id, number + 1)):
+    number, newest = entry.attempt, read_status(store, entry.run_id, entry.attempt)
+    while newest and newest.state.is_end and (following := read_status(store, entry.run_id, number + 1)):
         number, newest = number + 1, following
     return number, newest
 
 
-def _read_status(store: Store, run_id: str, number: int) -> AttemptStatus | None:
+def read_status(store: Store, run_id: str, number: int) -> AttemptStatus | None:
+    """Where an attempt stands by its run directory; None if it has not begun. Raises CorruptError."""
     key = f"{run_id}/{layout.status(number)}"
     try:
         return AttemptStatus.from_json(store.get(key), f"{store.url}/{key}")

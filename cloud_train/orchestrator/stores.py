@@ -13,13 +13,8 @@ Result = TypeVar("Result")
 
 CLOUD_PAUSE_SECONDS = 2.0
 """Between two looks at a cloud's store, where each look is paid for."""
-_PATIENCE_SECONDS = 30.0  # of somebody at a terminal, with a store that cannot be reached
-
-
 _PATIENCE_SECONDS = 30.0
 """For a store that cannot be reached: somebody is waiting at a terminal."""
-
-
 _MOST_LOOKS = 20
 """For a follower: each takes ``_PATIENCE_SECONDS`` where nothing answers, so ten minutes together."""
 

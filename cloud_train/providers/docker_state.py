@@ -13,6 +13,7 @@ from cloud_train.run.states import Cause, State
 
 _BY_WORKER = {cause.exit_code: cause for cause in Cause if cause is not Cause.REJECTED}
 """The exit statuses with which a worker says why its attempt ended."""
+_TAKEN = 3  # the worker's exit status where another worker was faster to begin the attempt
 _STORE_ERROR = 6  # the worker's exit status for errors.StoreError: it could not read or write the run directory
 _KILLED = 128 + 9
 _TERMINATED = 128 + 15
@@ -70,6 +71,8 @@ def verdict(nodes: Sequence[Seen]) -> Verdict:
     """
     if not nodes:
         return Verdict(_end(Cause.INFRASTRUCTURE, "the submission was cut off before there was a container"))
+    if nodes[0].rank == 0 and nodes[0].status == "exited" and nodes[0].exit_code == _TAKEN:
+        return Verdict(Observation(State.RUNNING, is_elsewhere=True))
     ends = [(node, end) for node in nodes if (end := _end_of(node)) is not None]
     without_a_word = [(node, end) for node, end in ends if not _has_spoken(node)]
     if without_a_word:

@@ -9,11 +9,12 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from cloud_train.errors import ConflictError, StoreError
+from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 
 _VERSION = 1
@@ -70,6 +71,20 @@ class Entry:
     resumed_step: int | None
     reference: dict[str, Any] | None
     """The provider's handle of the attempt; None until it is launched."""
+
+    def shown_by(self, number: int, status: AttemptStatus) -> Self:
+        """The run as the status of attempt ``number`` shows it."""
+        return replace(
+            self,
+            attempt=number,
+            state=status.state,
+            cause=status.cause,
+            message=status.message,
+            started=status.started,
+            ended=status.ended,
+            host=status.host,
+            resumed_step=status.resumed_step,
+        )
 
 
 ELSEWHERE: dict[str, Any] = {"elsewhere": True}

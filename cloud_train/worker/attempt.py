@@ -16,6 +16,7 @@ from cloud_train.run.layout import step_of
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker import contract, data, ending, program, sealing, tree
+from cloud_train.worker.children import Children
 from cloud_train.worker.chores import Chore
 from cloud_train.worker.ending import Ending, Stop
 from cloud_train.worker.fetcher import Fetcher
@@ -45,7 +46,7 @@ class Attempt:
         self._pace = surroundings.timing.look
         self._next_heartbeat = monotonic() + surroundings.timing.heartbeat
         self._next_look = monotonic() + self._pace
-        self._exit_codes: dict[int, int | None] = {}
+        self._children = Children(self._buried)
         self._told = False
         self._chore: Chore | None = None
         self._fetcher: Fetcher | None = None
@@ -53,7 +54,7 @@ class Attempt:
         self._tried: set[str] = set()
         self._reserve = Reserve(surroundings.workspace.reserve)
         self._guard = Guard((contract.METRICS, str(surroundings.workspace.metrics)), self._let_go_of_the_workers)
-        self._expect(self._guard.pid)
+        self._children.expect(self._guard.pid)
 
     def run(self) -> Ending:
         """Run the program to its end; returns why it ended, written down already: on node 0 the whole attempt, on others this node."""
@@ -92,7 +93,7 @@ class Attempt:
             at.record, at.workspace, self._number, node=at.node, resume=resume, data=fetched, own=os.environ
         )
         group = program.start(program.on_this_machine(at.record), environment, at.workspace.output_log)
-        self._expect(group)
+        self._children.expect(group)
         self._guard.protect(group)
         self._look_every(at.timing.look)
         at.status.update(state=State.RUNNING, resumed_step=step_of(resume.name) if resume else None)
@@ -199,7 +200,7 @@ class Attempt:
         arrivals = Arrivals(Path(found), at.record.run_id, at.node.rank)
         if arrivals.source and went_well:
             self._fetcher = Fetcher(arrivals, at.journal.note, self._in_child)
-            self._expect(self._fetcher.pid)
+            self._children.expect(self._fetcher.pid)
         return Path(found)
 
     def _supervise(self, group: int) -> int:
@@ -211,7 +212,7 @@ class Attempt:
             self._turn()
             if self._stop and not self._told:
                 self._tell_to_stop(group, self._stop)
-            if self._has_ended(group):
+            if self._children.has_ended(group):
                 if not tree.tree_is_alive(group, self._helpers()):
                     break
                 self._hurry_leftovers(group)
@@ -219,14 +220,14 @@ class Attempt:
                 break
             self._look_for_checkpoints()
         self._limit = self._kill_at = math.inf
-        exit_code = self._exit_codes[group]
+        exit_code = self._children.code(group)
         return -signal.SIGKILL if exit_code is None else exit_code
 
     def _turn(self) -> None:
         """Sleep until something happens or is due, then do what every moment of an attempt needs."""
         at = self._at
         at.signals.wait(min(self._next_heartbeat, self._next_look, self._limit, self._kill_at) - monotonic())
-        self._reap()
+        self._children.bury()
         now = monotonic()
         beats = now >= self._next_heartbeat
         if beats:
@@ -234,8 +235,8 @@ class Attempt:
             at.status.update()
             if at.ferry:
                 at.ferry.keep_going(self._number, self._let_go_of_the_attempts)
-            if (fetcher := self._fetcher) and self._has_ended(fetcher.pid) and fetcher.goes_on(self._exit_codes[fetcher.pid] or 0):
-                self._expect(fetcher.pid)
+            if (fetcher := self._fetcher) and (code := self._children.code(fetcher.pid)) is not None and fetcher.goes_on(code):
+                self._children.expect(fetcher.pid)
         if self._stop is None:
             if (beats or at.signals.stop_requested) and at.is_cancelled():
                 self._stop = Stop.CANCELLED
@@ -313,7 +314,7 @@ class Attempt:
         """Seal new checkpoints of a script, in a chore."""
         if not self._leads:
             return
-        if self._chore and self._has_ended(self._chore.pid):
+        if self._chore and self._children.has_ended(self._chore.pid):
             self._result(self._chore)
             self._chore = None
         if self._chore is None and (names := sealing.unsealed(self._at.workspace.checkpoints) - self._foreign - self._tried):
@@ -343,19 +344,19 @@ class Attempt:
     def _do(self, work: Callable[[], str], abandon_on_stop: bool = False) -> tuple[bool, str]:
         """Do a chore and wait for it, listening meanwhile."""
         chore = self._begin(work)
-        while not self._has_ended(chore.pid):
+        while not self._children.has_ended(chore.pid):
             self._turn()
-            if self._stop and abandon_on_stop and not self._has_ended(chore.pid):
+            if self._stop and abandon_on_stop and not self._children.has_ended(chore.pid):
                 os.kill(chore.pid, signal.SIGKILL)
         return self._result(chore)
 
     def _begin(self, work: Callable[[], str]) -> Chore:
         chore = Chore(work, self._in_child)
-        self._expect(chore.pid)
+        self._children.expect(chore.pid)
         return chore
 
     def _result(self, chore: Chore) -> tuple[bool, str]:
-        return chore.result(self._exit_codes.pop(chore.pid) or 0)
+        return chore.result(self._children.code(chore.pid) or 0)
 
     def _in_child(self) -> None:
         self._let_go_of_the_workers()
@@ -379,31 +380,15 @@ class Attempt:
         """Children of the worker that outlast the attempt."""
         return {self._at.ferry.pid} if self._at.ferry else set()
 
-    def _expect(self, pid: int) -> None:
-        self._exit_codes[pid] = None
-
-    def _has_ended(self, pid: int) -> bool:
-        return self._exit_codes[pid] is not None
-
-    def _reap(self) -> bool:
-        """Bury every child that has ended, adopted ones included; False if there are no children any more."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return False
-            if pid == 0:
-                return True
-            if pid in self._exit_codes:
-                self._exit_codes[pid] = os.waitstatus_to_exitcode(status)
-            elif self._at.ferry and pid == self._at.ferry.pid:
-                self._at.ferry.reaped(status)
+    def _buried(self, pid: int, status: int) -> None:
+        if self._at.ferry and pid == self._at.ferry.pid:
+            self._at.ferry.reaped(status)
 
     def _bury_children(self) -> None:
         # The kernel's list of children may leave one out while others end; that waiting finds no child any more is certain.
         give_up_at = monotonic() + self._at.timing.unkillable
-        while self._reap() and monotonic() < give_up_at:
-            if self._has_ended(self._guard.pid):
+        while self._children.bury() and monotonic() < give_up_at:
+            if self._children.has_ended(self._guard.pid):
                 if self._lasting and not tree.has_children(self._lasting):
                     return
                 tree.kill_children(self._lasting)

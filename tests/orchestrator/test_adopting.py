@@ -499,3 +499,22 @@ def test_the_status_of_a_run_that_has_ended_is_known_without_its_store(
     notes: list[str] = []
     assert glance(home, run.run_id, notes.append).view.state is State.SUCCEEDED
     assert notes == ["the network is away"]
+
+
+def test_who_was_slower_to_resume_knows_the_attempt_from_afar_from_then_on(home: Home, start: Submit) -> None:
+    run = end_of(home, start("exit 1"))
+    ours = status_of(run)
+    faster = replace(ours, state=State.RUNNING, host="another-machine", cause=None, ended=None)
+    (run_folder(run) / layout.attempt(2)).mkdir()
+    (run_folder(run) / layout.status(2)).write_bytes(faster.to_json())
+    resume(home, run.run_id)
+    wait_until(lambda: view(home, run.run_id).is_elsewhere, "the worker has found its attempt taken")
+    seen = view(home, run.run_id)
+    assert (seen.state, seen.attempt, seen.host) == (State.RUNNING, 2, "another-machine")
+    assert status_of(run, 2) == faster
+    with Ledger(home.ledger_path) as ledger:
+        entry = ledger.get(run.run_id)
+        assert entry is not None
+        assert entry.reference == ELSEWHERE
+    fake = FakeTime()
+    assert resume(home, run.run_id, sleep=fake.sleep, clock=fake.clock).attempt == 3

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.submitting import submit
+from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from tests.docker_engine import trainers_or_skip
 from tests.support import wait_until
@@ -135,3 +137,19 @@ def test_a_second_submission_of_an_unchanged_job_builds_nothing(home: Home, engi
     assert images[0].startswith("sha256:")
     before = time.time()
     assert all(finished(home, run).ended or before for run in runs)
+
+
+def test_a_container_that_found_its_attempt_taken_leaves_the_attempt_alone(home: Home, engine: "DockerClient", start: Submit) -> None:
+    (home.folder.parent / "code").mkdir()
+    script = {"kind": "script", "command": "exit 1", "directory": "code"}
+    run = finished(home, start("docker", model=script, data=None, train={}, checkpoint={}))
+    attempts = Path(run.run_directory) / "attempts"
+    ours = AttemptStatus.from_json((attempts / "1/status.json").read_bytes(), "status")
+    faster = replace(ours, state=State.RUNNING, host="another-machine", cause=None, ended=None).to_json()
+    (attempts / "2").mkdir()
+    (attempts / "2/status.json").write_bytes(faster)
+    resume(home, run.run_id)
+    wait_until(lambda: view(home, run.run_id).is_elsewhere, "the container has found its attempt taken")
+    assert (view(home, run.run_id).state, view(home, run.run_id).host) == (State.RUNNING, "another-machine")
+    assert (attempts / "2/status.json").read_bytes() == faster
+    assert remains(engine, run.run_id) == []

@@ -74,3 +74,9 @@ def test_running_out_of_memory_explains_what_broke_beside_it() -> None:
 def test_an_attempt_without_containers_was_cut_off() -> None:
     found = verdict([])
     assert (found.rank, found.observation.cause) == (None, Cause.INFRASTRUCTURE)
+
+
+def test_a_worker_that_found_its_attempt_taken_says_nothing_of_the_attempt() -> None:
+    seen = verdict([exited(code=3), Seen(1, "ct-1", "running")]).observation
+    assert (seen.state, seen.cause, seen.is_elsewhere) == (State.RUNNING, None, True)
+    assert not verdict([RUNNING]).observation.is_elsewhere
