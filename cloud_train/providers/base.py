@@ -58,7 +58,11 @@ class Observation:
     cause: Cause | None = None
     message: str = ""
     is_elsewhere: bool = False
-    """Whether somebody else was faster to launch this attempt, from a place that the provider cannot look at."""
+    """Whether somebody else was faster to begin this attempt: what was launched from here has ended, and tells nothing of the attempt."""
+
+
+TAKEN = Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, "another worker was faster to begin this attempt", is_elsewhere=True)
+"""What is to be observed of a launch whose worker left for that reason."""
 
 
 class Provider(Protocol):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from cloud_train.providers.base import Observation
+from cloud_train.providers.base import TAKEN, Observation
 from cloud_train.run.states import Cause, State
 
 _BY_WORKER = {cause.exit_code: cause for cause in Cause if cause is not Cause.REJECTED}
@@ -72,7 +72,7 @@ def verdict(nodes: Sequence[Seen]) -> Verdict:
     if not nodes:
         return Verdict(_end(Cause.INFRASTRUCTURE, "the submission was cut off before there was a container"))
     if nodes[0].rank == 0 and nodes[0].status == "exited" and nodes[0].exit_code == _TAKEN:
-        return Verdict(Observation(State.RUNNING, is_elsewhere=True))
+        return Verdict(TAKEN)
     ends = [(node, end) for node in nodes if (end := _end_of(node)) is not None]
     without_a_word = [(node, end) for node, end in ends if not _has_spoken(node)]
     if without_a_word:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import ProviderError
-from cloud_train.providers.base import AlreadyLaunchedError, Capabilities, Handle, Observation, Request
+from cloud_train.providers.base import TAKEN, AlreadyLaunchedError, Capabilities, Handle, Observation, Request
 from cloud_train.run import layout, locks
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
@@ -97,7 +97,7 @@ class LocalProvider:
         if locks.is_held(lock):
             return Observation(State.RUNNING)
         if _is_of_another_worker(handle):
-            return Observation(State.RUNNING, is_elsewhere=True)
+            return TAKEN
         last_words = _last_words(lock)
         message = "the worker ended without a word: it was killed, or the machine was restarted"
         return Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, f"{message}: {last_words}" if last_words else message)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from cloud_train.providers.base import TAKEN
 from cloud_train.providers.docker_state import Seen, verdict
 from cloud_train.run.states import Cause, State
 
@@ -77,6 +78,5 @@ def test_an_attempt_without_containers_was_cut_off() -> None:
 
 
 def test_a_worker_that_found_its_attempt_taken_says_nothing_of_the_attempt() -> None:
-    seen = verdict([exited(code=3), Seen(1, "ct-1", "running")]).observation
-    assert (seen.state, seen.cause, seen.is_elsewhere) == (State.RUNNING, None, True)
+    assert verdict([exited(code=3), Seen(1, "ct-1", "running")]).observation == TAKEN
     assert not verdict([RUNNING]).observation.is_elsewhere
