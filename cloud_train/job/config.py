@@ -18,17 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cloud_train.errors import NotFoundError
 from cloud_train.job.document import Document, has_home, read_document
 from cloud_train.job.explain import explain, nearest
-from cloud_train.job.models import NAME_PATTERN, Name, Section
 from cloud_train.job.problems import JobFileError, Path, Place, Problem
-
-
-class LocalSettings(Section):
-    """Settings of the provider ``local``."""
-
-    python: Annotated[str, Field(min_length=1)] | None = None
-    """The Python that runs the worker and the built-in trainers; the one that runs cloud-train if left out. A relative path starts at
-    this file's folder.
-    """
+from cloud_train.job.section import NAME_PATTERN, Name
+from cloud_train.job.settings import AwsSettings, AzureSettings, GcpSettings, LocalSettings
 
 
 class ConfigFile(BaseModel):
@@ -49,6 +41,12 @@ class ConfigFile(BaseModel):
     """Where run directories are kept, instead of what the job file says; a relative folder starts at this file's folder."""
     local: LocalSettings = Field(default_factory=LocalSettings)
     """Settings of the provider ``local``."""
+    aws: AwsSettings | None = None
+    """Settings of the provider ``aws``."""
+    gcp: GcpSettings | None = None
+    """Settings of the provider ``gcp``."""
+    azure: AzureSettings | None = None
+    """Settings of the provider ``azure``."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,9 @@ def load_config(path: FilePath) -> Config:
     settings = {name: dict(value) for name, value in (read.model_extra or {}).items()}
     if read.local.python is not None:
         settings["local"] = {"python": _absolute(read.local.python, folder)}
+    for name, place in (("aws", read.aws), ("gcp", read.gcp), ("azure", read.azure)):
+        if place is not None:
+            settings[name] = place.model_dump(mode="json", exclude_none=True)
     store = read.store
     if store is not None and "://" not in store:
         store = _absolute(store, folder)

@@ -7,6 +7,7 @@ models are imported, which every command would pay for.
 import ast
 import inspect
 import re
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -33,9 +34,16 @@ def config_schema() -> dict[str, Any]:
 def _schema(model: type[BaseModel], title: str) -> dict[str, Any]:
     schema: dict[str, Any] = _plain(model.model_json_schema(schema_generator=_Generator))
     _describe(schema, model)
-    for section in Section.__subclasses__():
-        _describe(schema["$defs"].get(section.__name__, {}), section)
+    for section in _sections(Section):
+        for kind in section.__mro__[: section.__mro__.index(Section)]:  # a field's docstring stands in the class that declares it
+            _describe(schema["$defs"].get(section.__name__, {}), kind)
     return {"$schema": DIALECT, "title": title, "description": schema.pop("description"), **schema}
+
+
+def _sections(parent: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for child in parent.__subclasses__():
+        yield child
+        yield from _sections(child)
 
 
 def _describe(schema: dict[str, Any], model: type[BaseModel]) -> None:

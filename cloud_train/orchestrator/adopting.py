@@ -48,15 +48,16 @@ def adopt(home: Home, url: str) -> RunView:
         raise NotFoundError(f"there is no run directory at {url}", hint=f"see which there are with: {_LIST} {store_url}") from error
     with Ledger(home.ledger_path) as ledger:
         if ledger.get(run_id) is None:
-            reference = _reference(home, entry)
+            reference = _reference(home, store_at(store_url), entry)
             ledger.adopt(replace(entry, reference=reference))
         return look(home, ledger, run_id)
 
 
-def _reference(home: Home, entry: Entry) -> dict[str, Any]:
+def _reference(home: Home, store: Store, entry: Entry) -> dict[str, Any]:
     """The provider's handle of the newest attempt, where it can be found from here."""
     with suppress(CloudTrainError):
-        handle = load_provider(entry.provider, home.folder).find(entry.run_id, entry.attempt, entry.store)
+        settings = read_record(store, entry.run_id).plan.get("provider_settings", {})
+        handle = load_provider(entry.provider, home.folder).find(entry.run_id, entry.attempt, entry.store, settings)
         if handle is not None:
             return handle.reference
     return ELSEWHERE

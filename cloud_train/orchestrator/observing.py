@@ -154,25 +154,20 @@ def _settle(home: Home, ledger: Ledger, entry: Entry | None) -> Entry | None:
         if not mine:
             return entry
         try:
-            handle = load_provider(entry.provider, home.folder).find(entry.run_id, entry.attempt, entry.store)
+            settings = read_record(store_at(entry.store), entry.run_id).plan.get("provider_settings", {})
+        except NotFoundError:  # it is written before anything is launched
+            ledger.forget(entry.run_id)
+            return None
+        try:
+            handle = load_provider(entry.provider, home.folder).find(entry.run_id, entry.attempt, entry.store, settings)
         except (ProviderError, MissingDependencyError):  # it cannot be asked now: whether the attempt was launched shows another time
             return entry
         if handle is not None:
             ledger.launched(entry.run_id, entry.attempt, handle.reference)
-        elif _has_run_directory(entry):
+        else:
             message = "the submission was cut off before anything was started"
             ledger.observed(entry.run_id, entry.attempt, Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, message, ended=time.time())
-        else:
-            ledger.forget(entry.run_id)
     return ledger.get(entry.run_id)
-
-
-def _has_run_directory(entry: Entry) -> bool:
-    try:
-        store_at(entry.store).stat(f"{entry.run_id}/{layout.RUN}")
-    except ObjectMissingError:
-        return False
-    return True
 
 
 def _observe(ledger: Ledger, provider: Provider, entry: Entry, reference: dict[str, Any]) -> RunView:

@@ -4,9 +4,9 @@
 requests.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from cloud_train.errors import ProviderError
 from cloud_train.run.states import Cause, State
@@ -24,6 +24,12 @@ class AlreadyLaunchedError(ProviderError):
     code = "already-launched"
 
 
+class LaunchUnknownError(ProviderError):
+    """The provider was asked to start the attempt, and its answer was lost: whether it did shows when it is looked for."""
+
+    code = "launch-unknown"
+
+
 @dataclass(frozen=True)
 class Capabilities:
     """What a provider can do; the feature table in docs/providers.md and the checks of a plan follow from it."""
@@ -36,6 +42,10 @@ class Capabilities:
     """Names of ``resources`` that it enforces: ``cpus``, ``memory``, ``accelerator``."""
     containers: bool = False
     """Whether it runs images: the plan then holds one, and the program finds code and data at the places of ``container_paths``."""
+    is_cloud: bool = False
+    """Whether its machines are elsewhere: they pull the image from a registry (the setting ``repository``), reach the store by an identity
+    of their own, so that no credentials are handed over, and share no folder with this machine. Each question costs, so few are asked.
+    """
 
 
 @dataclass(frozen=True)
@@ -83,8 +93,11 @@ class Provider(Protocol):
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
         """Start the attempt; ``secrets`` are handed to it and kept nowhere. Raises AlreadyLaunchedError if it was started before."""
 
-    def find(self, run_id: str, attempt: int, store: str) -> Handle | None:
-        """The attempt, if it was ever launched: brings back what was lost between launching and writing it down."""
+    def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
+        """The attempt, if it was ever launched: brings back what was lost between launching and writing it down.
+
+        ``settings`` are those of the plan, so that any machine can look. Raises ProviderError if the provider cannot be asked.
+        """
 
     def observe(self, handle: Handle) -> Observation:
         """Where the attempt stands, as the provider sees it. Never raises for a state that it does not know: that is unknown."""
@@ -103,3 +116,40 @@ class Provider(Protocol):
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
         """What the provider itself holds of the output from before the worker started, from ``cursor`` on, and the next cursor."""
+
+
+@runtime_checkable
+class ManyObserved(Protocol):
+    """A provider that looks at many attempts at once, with a listing instead of a question each. Not every provider has to."""
+
+    def observe_all(self, handles: Sequence[Handle]) -> list[Observation]:
+        """What ``observe`` says of each, in their order."""
+
+
+@runtime_checkable
+class RegistryLogin(Protocol):
+    """A provider whose machines pull images from a registry of its own, with a login that is not in Docker's config file."""
+
+    def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
+        """User and password for the registry of ``settings["repository"]``, whose repository is made first if the settings want that.
+
+        None for a registry that is not the provider's own: Docker's own login is used. Raises ProviderError.
+        """
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One thing that a provider needs, and whether it is there."""
+
+    name: str
+    status: Literal["ok", "warning", "error"]
+    detail: str
+    remedy: str = ""
+
+
+@runtime_checkable
+class Diagnosed(Protocol):
+    """A provider that can tell whether everything that its settings name is there and allowed: for ``cloud-train doctor --config``."""
+
+    def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
+        """Credentials, machines, role, registry, quota: one at a time. Starts nothing, and raises nothing that it can put into words."""

@@ -94,7 +94,7 @@ class DockerProvider:
             reference = {"engine": engine.address, "containers": made, "network": network and network["Name"]}
         return Handle(request["run_id"], request["attempt"], self.name, request["store"], reference)
 
-    def find(self, run_id: str, attempt: int, store: str) -> Handle | None:
+    def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
         """The attempt's containers by their labels, on any engine used from here; raises if one cannot be asked and none has it."""
         absent = None
         for address in self._addresses():

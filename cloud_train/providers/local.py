@@ -85,7 +85,7 @@ class LocalProvider:
         process.returncode = 0  # the worker outlives this process by design: subprocess need not warn that it still runs
         return Handle(request["run_id"], request["attempt"], self.name, request["store"], {"pid": process.pid, "lock": str(lock)})
 
-    def find(self, run_id: str, attempt: int, store: str) -> Handle | None:
+    def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
         """An attempt was launched from this home if its lock is held, or if there is one and its worker wrote a status."""
         lock = self._lock_file(run_id, attempt)
         handle = Handle(run_id, attempt, self.name, store, {"lock": str(lock)})

@@ -90,6 +90,8 @@ class AttemptStatus:
     """Exit status of the program; negative for a signal."""
     resumed_step: int | None = None
     """The step of the checkpoint that this attempt started from."""
+    launch: str = ""
+    """What the platform calls the job that the attempt's worker belongs to; empty where there is no platform."""
 
     def ended_with(self, cause: Cause, message: str, now: float, program_exit_code: int | None = None) -> Self:
         """This status, ended."""

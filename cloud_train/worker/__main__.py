@@ -7,6 +7,8 @@
     --attempt N          which attempt, from 1
     --node-rank R        which of several nodes, from 0
     --nodes M            how many nodes there are
+    --platform NAME      the cloud that started this: it says which node this is (sagemaker, vertex, azureml)
+    --secrets PLACE      where the cloud keeps the job's secrets
     --workspace FOLDER   where files lie meanwhile if the store is no folder of this machine; by default work/ in CLOUD_TRAIN_HOME
     --lock-fd FD         an open file with a lock on it, to be kept for as long as this process lives
     --retry-delay S      seconds before another attempt, instead of a wait that grows
@@ -22,16 +24,20 @@ SIGNALS = Signals() if __name__ == "__main__" else None
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from cloud_train.errors import CloudTrainError, UsageError
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.registry import check_url, folder_of, scheme_of
+from cloud_train.worker import chores, secrets
 from cloud_train.worker.node import NodeContext, from_variables
+from cloud_train.worker.platforms import platform_of
 from cloud_train.worker.remote import Remote
 from cloud_train.worker.supervisor import DEFAULT_TIMING, run_attempts
 
-_OPTIONS = ("--store", "--run", "--attempt", "--node-rank", "--nodes", "--workspace", "--lock-fd", "--retry-delay")
+_NEEDED = ("--store", "--run", "--attempt")
+_OPTIONS = (*_NEEDED, "--node-rank", "--nodes", "--platform", "--secrets", "--workspace", "--lock-fd", "--retry-delay")
 _HINT = "workers are started by a provider: see cloud-train submit"
 
 
@@ -49,9 +55,13 @@ def main(arguments: list[str], signals: Signals) -> int:
         url, run_id = options["--store"], options["--run"]
         check_url(url)
         is_local = scheme_of(url) == "file"
+        platform = platform_of(options["--platform"]) if "--platform" in options else None
+        if place := options.get("--secrets"):
+            os.environ.update(_secrets(place, signals))
         store = LocalStore(folder_of(url) if is_local else Path(options.get("--workspace") or _workspace()))
         remote = None if is_local else Remote(url, run_id)
-        return run_attempts(store, run_id, attempt, node=_node(options), signals=signals, timing=timing, remote=remote)
+        node = platform.node if platform else _node(options)
+        return run_attempts(store, run_id, attempt, node=node, signals=signals, timing=timing, remote=remote, platform=platform)
     except CloudTrainError as error:
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code
@@ -61,7 +71,7 @@ def _parsed(arguments: list[str]) -> dict[str, str]:
     # By hand, because argparse takes 6 ms to import, and nobody types these.
     options = dict(zip(arguments[::2], arguments[1::2], strict=False))
     unknown = [name for name in options if name not in _OPTIONS]
-    missing = [name for name in _OPTIONS[:3] if name not in options]
+    missing = [name for name in _NEEDED if name not in options]
     if unknown or missing or len(arguments) % 2:
         raise UsageError(f"the worker's options are {' '.join(_OPTIONS)}, each with a value; the first three are needed", hint=_HINT)
     return options
@@ -77,6 +87,13 @@ def _number(options: dict[str, str], name: str) -> float | None:
 def _node(options: dict[str, str]) -> NodeContext:
     rank, nodes = _number(options, "--node-rank"), _number(options, "--nodes")
     return from_variables(rank=None if rank is None else int(rank), nodes=None if nodes is None else int(nodes))
+
+
+def _secrets(place: str, signals: Signals) -> dict[str, str]:
+    went_well, text = chores.do(partial(secrets.fetch, place), signals, signals.close_in_child, gives_up=True)
+    if not went_well:
+        raise secrets.SecretsError(text)
+    return secrets.parsed(text, place)
 
 
 def _workspace() -> str:

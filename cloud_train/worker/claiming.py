@@ -8,7 +8,7 @@ from functools import partial
 
 from cloud_train.errors import StoreError
 from cloud_train.run import layout
-from cloud_train.run.record import RunRecord
+from cloud_train.run.record import AttemptStatus, RunRecord
 from cloud_train.run.states import Cause
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker import chores
@@ -28,11 +28,22 @@ class Claims:
     """The attempts of one run that this worker takes, from ``first`` on."""
 
     def __init__(
-        self, store: LocalStore, run_id: str, first: int, *, node: NodeContext, signals: Signals, timing: Timing, remote: Remote | None
+        self,
+        store: LocalStore,
+        run_id: str,
+        first: int,
+        *,
+        node: NodeContext,
+        signals: Signals,
+        timing: Timing,
+        remote: Remote | None,
+        job: str = "",
     ) -> None:
-        """Read the run's record; raises CorruptError or StoreError. ``store`` is the run's own, or with ``remote`` a workspace."""
+        """Read the run's record; raises CorruptError or StoreError. ``store`` is the run's own, or with ``remote`` a workspace; ``job`` is
+        what the platform calls the job that this worker belongs to.
+        """
         self._store, self._first, self._node, self._signals = store, first, node, signals
-        self._timing, self._remote = timing, remote
+        self._timing, self._remote, self._job = timing, remote, job
         self._ferry: Ferry | None = None
         self._newest = first
         if remote:
@@ -55,6 +66,33 @@ class Claims:
             cargo = Cargo(self._store, self._remote.url, self.record, self._first, self._node, self._timing.shipping)
             self._ferry = Ferry(cargo, self._signals, lambda attempt: self._journal(attempt).note)
         return replace(at, remote=self._remote, ferry=self._ferry)
+
+    @property
+    def rank(self) -> int:
+        """Which node this is."""
+        return self._node.rank
+
+    def pass_over(self, number: int) -> None:
+        """Attempt ``number`` was that of a worker before this one."""
+        self._first = self._newest = number + 1
+
+    def status_in_store(self, number: int) -> str | None:
+        """What this node has written of attempt ``number``, or None; raises StoreError."""
+        if self._remote is None:
+            return None
+        return self._ask(partial(self._remote.status, layout.status(number, self._node.rank))) or None
+
+    def put_status(self, number: int, status: AttemptStatus) -> None:
+        """Write a status of an attempt before into the store; raises StoreError."""
+        if self._remote:
+            self._ask(partial(self._remote.put_status, layout.status(number, self._node.rank), status.to_json()))
+
+    def is_marked_in_store(self, number: int) -> bool:
+        """Whether somebody has cancelled attempt ``number``; raises StoreError."""
+        if self._remote is None:
+            return False
+        self._ask(partial(self._remote.bring_marks, self._store, [number]))
+        return _exists(self._store, f"{self.record.run_id}/{layout.cancel(number)}")
 
     def bring_marks(self) -> None:
         """Look now whether somebody has cancelled one of the attempts; a store that cannot be reached has no marks."""
@@ -83,7 +121,7 @@ class Claims:
             record=self.record,
             workspace=workspace,
             node=self._node,
-            status=StatusFile(store, f"{run_id}/{layout.status(number, self._node.rank)}", self._redactor, self._node.rank),
+            status=StatusFile(store, f"{run_id}/{layout.status(number, self._node.rank)}", self._redactor, self._node.rank, self._job),
             journal=self._journal(number),
             signals=self._signals,
             peers=Peers(store, run_id, number, self._node),

@@ -47,6 +47,18 @@ class Remote:
             return TAKEN
         return CLAIMED
 
+    def status(self, name: str) -> str:
+        """A status as it lies in the store, or nothing; raises StoreError."""
+        try:
+            return self._store().get(f"{self.run_id}/{name}").decode()
+        except ObjectMissingError:
+            return ""
+
+    def put_status(self, name: str, status: bytes) -> str:
+        """Write a status; raises StoreError."""
+        self._store().put(f"{self.run_id}/{name}", status)
+        return ""
+
     def bring_marks(self, workspace: LocalStore, attempts: Iterable[int]) -> str:
         """Look now, and for a moment only, whether somebody has cancelled one of these attempts; raises StoreError."""
         store = self._store(time_limit=_MARKS_SECONDS)

@@ -24,13 +24,13 @@ class NodeStatus(AttemptStatus):
 class StatusFile:
     """``status.json`` of one attempt, or that of one of its further nodes."""
 
-    def __init__(self, store: Store, key: str, redactor: Redactor, node_rank: int = 0) -> None:
+    def __init__(self, store: Store, key: str, redactor: Redactor, node_rank: int = 0, launch: str = "") -> None:
         self._store = store
         self._key = key
         self._redactor = redactor
         now = time.time()
         kind = NodeStatus if node_rank else AttemptStatus
-        self.status = kind(State.STARTING, started=now, heartbeat=now, host=os.uname().nodename, pid=os.getpid())
+        self.status = kind(State.STARTING, started=now, heartbeat=now, host=os.uname().nodename, pid=os.getpid(), launch=launch)
 
     def claim(self) -> bool:
         """Create it; False if another worker has this attempt, or this node of it. Raises StoreError."""

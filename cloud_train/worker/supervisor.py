@@ -1,5 +1,6 @@
 """A worker's life: one attempt, and the further ones that the job asks for, until the run has ended or somebody stops it."""
 
+from dataclasses import dataclass
 from time import monotonic
 
 from cloud_train.errors import CloudTrainError
@@ -10,13 +11,12 @@ from cloud_train.worker.attempt import Attempt
 from cloud_train.worker.claiming import Claims
 from cloud_train.worker.ending import Ending
 from cloud_train.worker.node import NodeContext
+from cloud_train.worker.platforms import Platform
 from cloud_train.worker.remote import Remote
+from cloud_train.worker.restarting import TAKEN, next_attempt
 from cloud_train.worker.signals import Signals
 from cloud_train.worker.surroundings import Surroundings, Timing
 from cloud_train.worker.tree import become_subreaper
-
-TAKEN = 3
-"""Exit status of a worker that found its attempt in the hands of another one, and did nothing."""
 
 DEFAULT_TIMING = Timing()
 
@@ -30,6 +30,7 @@ def run_attempts(
     signals: Signals,
     timing: Timing = DEFAULT_TIMING,
     remote: Remote | None = None,
+    platform: Platform | None = None,
 ) -> int:
     """Run attempt ``first`` and those that follow from the job's ``retry``; returns the worker's exit status.
 
@@ -37,16 +38,31 @@ def run_attempts(
     ``store`` is a workspace on this machine. Raises CorruptError or StoreError if nothing can be started.
     """
     become_subreaper()
-    claims = Claims(store, run_id, first, node=node, signals=signals, timing=timing, remote=remote)
+    claims = Claims(store, run_id, first, node=node, signals=signals, timing=timing, remote=remote, job=platform.job if platform else "")
     try:
-        exit_status = _attempts(claims, first, node=node, signals=signals, timing=timing)
+        start, exit_status = next_attempt(claims, first, platform.job) if platform else (first, None)
+        last = _attempts(claims, start, node=node, signals=signals, timing=timing) if exit_status is None else _Last(exit_status)
     except CloudTrainError:  # a further attempt could not be taken: those before it are shipped all the same
         claims.leave(0)
         raise
-    return claims.leave(exit_status)
+    exit_status = claims.leave(last.exit_status)
+    if platform is None:
+        return exit_status
+    platform.tell(last.message)
+    return platform.exit_status(exit_status, claims.record.program) if last.is_final and exit_status == last.exit_status else exit_status
 
 
-def _attempts(claims: Claims, first: int, *, node: NodeContext, signals: Signals, timing: Timing) -> int:
+@dataclass(frozen=True)
+class _Last:
+    """How a worker leaves."""
+
+    exit_status: int
+    message: str = ""
+    is_final: bool = True
+    """Whether there is nothing more to do for the run, however often the platform starts a worker."""
+
+
+def _attempts(claims: Claims, first: int, *, node: NodeContext, signals: Signals, timing: Timing) -> _Last:
     program = claims.record.program
     number = first
     while (at := claims.take(number)) is not None:
@@ -55,17 +71,18 @@ def _attempts(claims: Claims, first: int, *, node: NodeContext, signals: Signals
         is_retried = program.retries(cause, number)
         if node.rank > 0:
             if not is_retried or signals.stop_requested or at.is_cancelled() or not following.another_follows(at):
-                return following.last_word(cause, at).exit_code
+                return _Last(following.last_word(cause, at).exit_code, is_final=not is_retried)
         elif not is_retried:
-            return cause.exit_code
+            return _Last(cause.exit_code, at.status.status.message)
         else:
             delay = timing.retry[min(number - first, len(timing.retry) - 1)]
             at.journal.note(f"attempt {number + 1} of {program.attempts} follows in {delay:g} s")
             if not _wait(delay, at):
                 claims.bring_marks()
-                return _call_off(at, end).cause.exit_code
+                cause = _call_off(at, end).cause
+                return _Last(cause.exit_code, at.status.status.message, is_final=not program.retries(cause, number))
         number += 1
-    return TAKEN
+    return _Last(TAKEN)
 
 
 def _wait(seconds: float, at: Surroundings) -> bool:

@@ -114,9 +114,9 @@ def test_an_attempt_that_has_ended_is_not_run_again(bench: Bench, provider: Prov
 
 def test_an_attempt_that_was_never_launched_is_not_found(bench: Bench, provider: Provider) -> None:
     plan = bench.prepared(bench.plan("true"))
-    assert provider.find(plan.run_id, 1, plan.store) is None
+    assert provider.find(plan.run_id, 1, plan.store, plan.provider_settings) is None
     handle = provider.launch(provider.render(plan), {})
-    assert provider.find(plan.run_id, 2, plan.store) is None
+    assert provider.find(plan.run_id, 2, plan.store, plan.provider_settings) is None
     wait_for_end(provider, handle)
 
 
@@ -124,7 +124,7 @@ def test_a_launch_whose_handle_was_lost_is_found_and_can_be_steered(bench: Bench
     plan = bench.prepared(bench.plan(WAITING))
     provider.launch(provider.render(plan), {})
     other = load_provider(plan.provider, home.folder)
-    handle = other.find(plan.run_id, 1, plan.store)
+    handle = other.find(plan.run_id, 1, plan.store, plan.provider_settings)
     assert handle is not None
     assert (handle.run_id, handle.attempt, handle.provider, handle.store) == (plan.run_id, 1, plan.provider, plan.store)
     wait_until(lambda: other.observe(handle).state is State.RUNNING, "it is running")
@@ -138,7 +138,7 @@ def test_an_attempt_is_found_after_its_end(bench: Bench, provider: Provider) -> 
     plan = bench.prepared(bench.plan("true"))
     handle = provider.launch(provider.render(plan), {})
     wait_for_end(provider, handle)
-    found = provider.find(plan.run_id, 1, plan.store)
+    found = provider.find(plan.run_id, 1, plan.store, plan.provider_settings)
     assert found is not None
     assert provider.observe(found).state.is_end
 
@@ -146,7 +146,7 @@ def test_an_attempt_is_found_after_its_end(bench: Bench, provider: Provider) -> 
 def test_secrets_reach_the_worker_and_a_handle_is_plain_data_without_them(bench: Bench, provider: Provider) -> None:
     plan = bench.prepared(bench.plan("echo ${#MY_TOKEN}"))
     handle = provider.launch(provider.render(plan), {"MY_TOKEN": SECRET})
-    found = provider.find(plan.run_id, 1, plan.store)
+    found = provider.find(plan.run_id, 1, plan.store, plan.provider_settings)
     assert found is not None
     for each in (handle, found):
         assert json.loads(json.dumps(each.reference)) == each.reference

@@ -14,9 +14,9 @@ def read(folder: Path, text: str) -> Config:
 
 
 def test_a_config_names_provider_store_and_the_settings_of_providers(tmp_path: Path) -> None:
-    config = read(tmp_path, "provider: aws\nstore: s3://b/x\nlocal: {python: /p}\naws: {region: x, machines: [a, b]}\n")
-    assert (config.provider, config.store) == ("aws", "s3://b/x")
-    assert config.settings == {"local": {"python": "/p"}, "aws": {"region": "x", "machines": ("a", "b")}}
+    config = read(tmp_path, "provider: slurm\nstore: s3://b/x\nlocal: {python: /p}\nslurm: {partition: x, nodes: [a, b]}\n")
+    assert (config.provider, config.store) == ("slurm", "s3://b/x")
+    assert config.settings == {"local": {"python": "/p"}, "slurm": {"partition": "x", "nodes": ("a", "b")}}
 
 
 def test_relative_paths_start_at_the_config_files_folder_and_links_stay_links(tmp_path: Path) -> None:

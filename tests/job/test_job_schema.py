@@ -106,7 +106,7 @@ def test_schema_and_loader_agree_on_what_is_wrong(load: Load, validator: Any, tm
 @pytest.mark.parametrize(
     ("text", "is_right"),
     [
-        ("provider: local\nstore: runs\nlocal: {python: /p}\naws: {region: [x]}\n", True),
+        ("provider: local\nstore: runs\nlocal: {python: /p}\nslurm: {region: [x]}\n", True),
         ("local: {}\n", True),
         ("provider: A\n", False),
         ("local: {pyton: /p}\n", False),

@@ -123,11 +123,11 @@ def test_several_nodes_are_launched_once(make_run: MakeRun, engine: "DockerClien
 def test_an_attempt_is_found_by_its_labels_alone(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(*WAITS)
     elsewhere = DockerProvider(tmp_path / "another home")
-    assert elsewhere.find(run.plan.run_id, 1, run.plan.store) is None
+    assert elsewhere.find(run.plan.run_id, 1, run.plan.store, {}) is None
     handle = run.launch()
-    assert elsewhere.find(run.plan.run_id, 1, run.plan.store) == handle
-    assert elsewhere.find(run.plan.run_id, 2, run.plan.store) is None
-    assert elsewhere.find(run.plan.run_id, 1, "/another/store") is None
+    assert elsewhere.find(run.plan.run_id, 1, run.plan.store, {}) == handle
+    assert elsewhere.find(run.plan.run_id, 2, run.plan.store, {}) is None
+    assert elsewhere.find(run.plan.run_id, 1, "/another/store", {}) is None
 
 
 def test_an_attempt_on_an_engine_that_only_the_config_named_is_found(
@@ -136,23 +136,23 @@ def test_an_attempt_on_an_engine_that_only_the_config_named_is_found(
     run = make_run(*WAITS, settings={"host": f"unix://{link}"})
     handle = run.launch()
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    assert run.provider.find(run.plan.run_id, 1, run.plan.store) == handle
+    assert run.provider.find(run.plan.run_id, 1, run.plan.store, {}) == handle
     with pytest.raises(EngineAbsentError):  # an engine that cannot be asked might have it
-        run.provider.find(run.plan.run_id, 2, run.plan.store)
+        run.provider.find(run.plan.run_id, 2, run.plan.store, {})
 
 
 def test_a_submission_that_was_cut_off_before_the_start_has_ended(make_run: MakeRun, engine: "DockerClient") -> None:
     run = make_run(*WAITS, resources={"nodes": 2})
     request = run.provider.render(run.plan)
     engine.api.create_network(request["network"]["Name"], labels=request["network"]["Labels"])
-    only_network = run.provider.find(run.plan.run_id, 1, run.plan.store)
+    only_network = run.provider.find(run.plan.run_id, 1, run.plan.store, {})
     assert only_network is not None
     assert run.provider.observe(only_network).cause is Cause.INFRASTRUCTURE
     first = request["containers"][0]
     for mount in first["body"]["HostConfig"]["Mounts"]:
         Path(mount["Source"]).mkdir(parents=True, exist_ok=True)
     engine.api.create_container_from_config(first["body"], first["name"])
-    found = run.provider.find(run.plan.run_id, 1, run.plan.store)
+    found = run.provider.find(run.plan.run_id, 1, run.plan.store, {})
     assert found is not None
     assert "never started" in run.provider.observe(found).message
     run.provider.cancel(found, force=True)

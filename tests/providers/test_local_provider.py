@@ -52,16 +52,16 @@ def test_the_config_names_the_python(plan: Plan, tmp_path: Path) -> None:
 
 def test_an_attempt_is_launched_once_and_found_again(plan: Plan, tmp_path: Path) -> None:
     provider = LocalProvider(tmp_path / "home")
-    assert provider.find(plan.run_id, 1, plan.store) is None
+    assert provider.find(plan.run_id, 1, plan.store, {}) is None
     handle = provider.launch(provider.render(plan), {})
     with pytest.raises(AlreadyLaunchedError):
         provider.launch(provider.render(plan), {})
-    found = provider.find(plan.run_id, 1, plan.store)
+    found = provider.find(plan.run_id, 1, plan.store, {})
     assert found is not None
     assert provider.observe(found).state is State.RUNNING
     release(tmp_path)
     wait_until(lambda: provider.observe(handle).state.is_end, "the worker has gone")
-    assert provider.find(plan.run_id, 1, plan.store) is not None
+    assert provider.find(plan.run_id, 1, plan.store, {}) is not None
 
 
 def test_a_worker_for_an_attempt_that_ended_changes_nothing(plan: Plan, tmp_path: Path) -> None:

@@ -26,13 +26,14 @@ RUN_ID = "script-261123-120000-abcd"
 QUICK = Timing(heartbeat=0.1, look=0.05, join_look=0.05, leftover=0.3, write_again=0.05, retry=(0.1,), shipping=20, farewell=10)
 
 _QUICK_WORKER = """
-import json, sys
+import json, os, sys
 from cloud_train.worker.signals import Signals
 signals = Signals()
 from pathlib import Path
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker import ferry, remote, shipping, shipping_streams
 from cloud_train.worker.node import from_variables
+from cloud_train.worker.platforms import platform_of
 from cloud_train.worker.supervisor import run_attempts
 from cloud_train.worker.surroundings import Timing
 ferry._LOOK_SECONDS, ferry._TRY_SECONDS, ferry._LONGEST_WAIT_SECONDS = 0.05, 0.5, 0.5
@@ -40,7 +41,9 @@ shipping._CANCEL_SECONDS, shipping._PEERS_SECONDS, shipping_streams._LEAST_SECON
 url, run_id, attempt, workspace, timing = sys.argv[1:]
 store, paces = LocalStore(Path(workspace)), Timing(**json.loads(timing))
 found = remote.Remote(url, run_id)
-sys.exit(run_attempts(store, run_id, int(attempt), node=from_variables(), signals=signals, timing=paces, remote=found))
+platform = platform_of("azureml") if "AZUREML_RUN_ID" in os.environ else None
+node = platform.node if platform else from_variables()
+sys.exit(run_attempts(store, run_id, int(attempt), node=node, signals=signals, timing=paces, remote=found, platform=platform))
 """
 
 

@@ -62,7 +62,7 @@ class ToyProvider:
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
         """Hand the attempt to a spooler of its own, and return when it has taken it."""
         run_id, attempt, store, record = request["run_id"], request["attempt"], request["store"], Path(request["record"])
-        if self.find(run_id, attempt, store):
+        if self.find(run_id, attempt, store, {}):
             raise AlreadyLaunchedError(f"attempt {attempt} of {run_id} was launched before")
         try:
             record.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ class ToyProvider:
             raise ProviderError(f"the spooler of {run_id} cannot be started: {error}") from error
         return Handle(run_id, attempt, self.name, store, {"record": str(record)})
 
-    def find(self, run_id: str, attempt: int, store: str) -> Handle | None:
+    def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
         """An attempt was launched if it has a JSON file, or, after that was tidied away, if its worker wrote a status."""
         record = self._record(run_id, attempt)
         if not record.exists():

@@ -1,0 +1,78 @@
+"""Which machine of a cloud a job gets: the smallest one that has what ``resources`` asks for, from a table of the cloud's machines.
+
+The tables are data: ``data/<cloud>.machines.json``, each entry a machine as its cloud's documentation describes it. A machine that is
+named outright in the config file need not be in the table.
+"""
+
+import difflib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+
+from cloud_train.job.models import Resources
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One kind of machine."""
+
+    name: str
+    """As the cloud calls it."""
+    cpus: int
+    memory_bytes: int
+    accelerator: str | None = None
+    """The kind, as job files have it: ``L4``, ``A100``."""
+    accelerators: int = 0
+
+    def fits(self, resources: Resources) -> bool:
+        """Whether a node with these resources fits on it. A machine with accelerators is not given to a job without."""
+        wanted = resources.accelerator
+        if (wanted is None) != (self.accelerator is None):
+            return False
+        if wanted is not None and (wanted.kind.upper() != (self.accelerator or "").upper() or wanted.count > self.accelerators):
+            return False
+        return (resources.cpus or 1) <= self.cpus and (resources.memory is None or resources.memory.bytes <= self.memory_bytes)
+
+
+class NoMachineError(ValueError):
+    """No machine of the table has what was asked for; the text says which come nearest."""
+
+
+def choose(cloud: str, resources: Resources) -> Machine:
+    """The smallest machine that fits; raises NoMachineError."""
+    table = machines(cloud)
+    fitting = [machine for machine in table if machine.fits(resources)]
+    if fitting:
+        return min(fitting, key=lambda machine: (machine.accelerators, machine.cpus, machine.memory_bytes, machine.name))
+    raise NoMachineError(_explained(cloud, table, resources))
+
+
+@lru_cache(maxsize=4)
+def machines(cloud: str) -> tuple[Machine, ...]:
+    """The table of a cloud."""
+    text = files("cloud_train.providers").joinpath("data", f"{cloud}.machines.json").read_text(encoding="utf-8")
+    return tuple(Machine(**entry) for entry in json.loads(text)["machines"])
+
+
+def similar(cloud: str, name: str) -> list[str]:
+    """Names of the table that look like ``name``, the nearest first."""
+    return difflib.get_close_matches(name, [machine.name for machine in machines(cloud)], _SHOWN, cutoff=0.5)
+
+
+def _explained(cloud: str, table: tuple[Machine, ...], resources: Resources) -> str:
+    wanted = resources.accelerator
+    kinds = sorted({machine.accelerator for machine in table if machine.accelerator})
+    if wanted is not None and wanted.kind.upper() not in (kind.upper() for kind in kinds):
+        close = difflib.get_close_matches(wanted.kind.upper(), kinds, 1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        return f"resources.accelerator: {cloud} has no machine with {wanted.kind} in the table; it has {', '.join(kinds)}{meant}"
+    same = [machine for machine in table if (machine.accelerator or "").upper() == (wanted.kind.upper() if wanted else "")]
+    largest = max(same, key=lambda machine: (machine.accelerators, machine.cpus, machine.memory_bytes))
+    accelerators = f", {largest.accelerators} {largest.accelerator}" if largest.accelerator else ""
+    return (
+        f"resources: no machine of {cloud} in the table has that; the largest is {largest.name} with {largest.cpus} cpus,"
+        f" {largest.memory_bytes / 2**30:,.0f}GiB{accelerators}. Another is named with `machine`"
+    )

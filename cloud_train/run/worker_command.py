@@ -1,0 +1,27 @@
+"""The command that starts the worker on a cloud's machine, which shares nothing with the machine that submits."""
+
+from typing import TYPE_CHECKING
+
+from cloud_train.run import container_paths
+
+if TYPE_CHECKING:
+    from cloud_train.run.plan import Plan
+
+_HOME = "/tmp/cloud-train"
+ENVIRONMENT = {"HOME": "/tmp", "USER": "cloud-train", "CLOUD_TRAIN_HOME": _HOME}
+"""What the worker and its program find in their environment."""
+
+
+def worker_command(plan: "Plan", platform: str, secrets: str | None = None) -> list[str]:
+    """The words of the command. ``platform`` says how the worker learns its place among the nodes (``worker.platforms``), ``secrets``
+    where it finds the job's secrets (``worker.secrets``).
+    """
+    options = {
+        "--store": plan.store,
+        "--run": plan.run_id,
+        "--attempt": str(plan.attempt),
+        "--workspace": f"{_HOME}/work",
+        "--platform": platform,
+        **({"--secrets": secrets} if secrets else {}),
+    }
+    return [container_paths.PYTHON, "-m", "cloud_train.worker", *(word for option in options.items() for word in option)]

@@ -1,0 +1,94 @@
+"""How a worker learns its place from the cloud that started it, and what the cloud calls the job.
+
+- SageMaker: ``/opt/ml/input/config/resourceconfig.json`` names the hosts
+  (https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html).
+- Vertex AI: ``CLUSTER_SPEC`` names the pools: node 0 is pool 0, the others are pool 1
+  (https://cloud.google.com/vertex-ai/docs/training/distributed-training).
+- Azure ML: ``NODE_RANK``, ``AZUREML_NODE_COUNT`` and ``MASTER_ADDR``, as for every job with PyTorch's distribution
+  (https://learn.microsoft.com/azure/machine-learning/how-to-train-distributed-gpu).
+"""
+
+from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cloud_train.errors import UsageError
+from cloud_train.run.record import Program
+from cloud_train.run.states import Cause
+from cloud_train.worker.node import DEFAULT_PORT, NodeContext, from_variables
+
+_PORT = "CLOUD_TRAIN_MASTER_PORT"
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What starts the worker, and starts it anew where it takes machines back."""
+
+    node: NodeContext
+    job: str
+    """What the platform calls the job: the same each time that it starts this worker, and never that of another job."""
+    failure_file: Path | None = None
+    """Where the platform looks for a sentence about the end."""
+    restarts_failures: bool = False
+    """Whether a worker that exits with another status than 0 is started again, which costs money when there is nothing more to do."""
+
+    def tell(self, message: str) -> None:
+        """Leave the sentence about the end where the platform looks for it; the image's user may have no right to write there."""
+        if message and self.failure_file:
+            with suppress(OSError):
+                self.failure_file.write_text(message, encoding="utf-8")
+
+    def exit_status(self, status: int, program: Program) -> int:
+        """What to exit with instead of ``status``, once there is nothing more to do for this job."""
+        return 0 if self.restarts_failures and program.retries(Cause.PREEMPTED, 1) else status
+
+
+def platform_of(name: str, environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> Platform:
+    """The platform ``name`` as it shows itself here; raises UsageError if it does not. ``root`` is where its files are."""
+    if name not in _PLATFORMS:
+        raise UsageError(f"--platform is one of {', '.join(_PLATFORMS)}, not {name!r}")
+    try:
+        return _PLATFORMS[name](environment, root)
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise UsageError(f"this machine does not say what its place is, as one of {name} does: {type(error).__name__}: {error}") from error
+
+
+def _sagemaker(environment: Mapping[str, str], root: Path) -> Platform:
+    config: dict[str, Any] = json.loads((root / "opt/ml/input/config/resourceconfig.json").read_bytes())
+    hosts: list[str] = config["hosts"]
+    node = _node(hosts.index(config["current_host"]), len(hosts), hosts[0], environment)
+    return Platform(node, environment["TRAINING_JOB_NAME"], failure_file=root / "opt/ml/output/failure")
+
+
+def _vertex(environment: Mapping[str, str], _root: Path) -> Platform:
+    job = environment["CLOUD_ML_JOB_ID"]
+    spec: dict[str, Any] = json.loads(environment.get("CLUSTER_SPEC") or "{}")
+    if not spec:
+        return Platform(NodeContext(), job, restarts_failures=True)
+    pools = [spec["cluster"].get(f"workerpool{number}", []) for number in range(2)]
+    rank = int(spec["task"]["index"]) + (1 if spec["task"]["type"] == "workerpool1" else 0)
+    address, _, port = pools[0][0].rpartition(":")
+    node = _node(rank, len(pools[0]) + len(pools[1]), address, {_PORT: port, **environment})
+    return Platform(node, job, restarts_failures=True)
+
+
+def _azureml(environment: Mapping[str, str], _root: Path) -> Platform:
+    job = environment["AZUREML_RUN_ID"]
+    nodes = int(environment.get("AZUREML_NODE_COUNT") or environment.get("WORLD_SIZE") or 1)
+    if nodes == 1:
+        return Platform(NodeContext(), job)
+    rank = int(environment.get("NODE_RANK") or environment.get("AZUREML_CR_NODE_RANK") or environment["RANK"])
+    return Platform(from_variables(environment, rank=rank, nodes=nodes), job)
+
+
+_PLATFORMS: dict[str, Callable[[Mapping[str, str], Path], Platform]] = {"sagemaker": _sagemaker, "vertex": _vertex, "azureml": _azureml}
+
+
+def _node(rank: int, nodes: int, address: str, environment: Mapping[str, str]) -> NodeContext:
+    return NodeContext(rank, nodes, address, int(environment.get(_PORT) or DEFAULT_PORT))

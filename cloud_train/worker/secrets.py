@@ -1,0 +1,103 @@
+"""The job's secrets, from where the cloud keeps them: the place is on the worker's command line, the values are not.
+
+A place is ``aws-secret:NAME@REGION`` (AWS Secrets Manager), ``gcp-secret:projects/P/secrets/NAME`` (Google Secret Manager) or
+``azure-secret:https://VAULT.vault.azure.net/secrets/NAME`` (Azure Key Vault). What lies there is one JSON document, name → value.
+"""
+
+from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+
+import base64
+import json
+from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+from cloud_train.errors import CloudTrainError, UsageError
+
+_GOOGLE = "https://secretmanager.googleapis.com/v1/"
+_TIMEOUT_SECONDS = 30.0
+_MOST_BYTES = 32_000
+
+
+class SecretsError(CloudTrainError):
+    """The job's secrets cannot be read."""
+
+    code = "secrets"
+
+
+def fetch(place: str) -> str:
+    """The secrets that lie at ``place``, as JSON; raises SecretsError. The clouds' SDKs start threads: call it in a child of the worker."""
+    kind, _, name = place.partition(":")
+    readers = {"aws-secret": _from_aws, "gcp-secret": _from_google, "azure-secret": _from_azure}
+    if kind not in readers:
+        raise UsageError(f"--secrets begins with one of {', '.join(readers)}, not with {kind!r}")
+    text = readers[kind](name)
+    if len(text) > _MOST_BYTES:
+        raise SecretsError(f"the job's secrets have {len(text):,} bytes, and {_MOST_BYTES:,} are allowed")
+    return text
+
+
+def parsed(text: str, place: str) -> dict[str, str]:
+    """The secrets by name; raises SecretsError for anything else."""
+    try:
+        values = json.loads(text)
+    except ValueError:  # without its text, which holds the secrets
+        values = None
+    if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
+        raise SecretsError(f"what lies at {place} is not a JSON document of names and texts")
+    return values
+
+
+def _from_aws(name: str) -> str:
+    try:
+        import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError as error:
+        raise SecretsError("the image has no boto3, with which AWS Secrets Manager is read", hint="add it to image.requirements") from error
+    identifier, _, region = name.rpartition("@")
+    try:
+        client = boto3.client("secretsmanager", region_name=region)
+        return str(client.get_secret_value(SecretId=identifier)["SecretString"])
+    except (BotoCoreError, ClientError, KeyError) as error:
+        hint = "the machines' role needs secretsmanager:GetSecretValue on cloud-train/*: see docs/clouds/aws.md"
+        raise SecretsError(f"the secret {identifier} cannot be read: {error}", hint=hint) from error
+
+
+def _from_google(name: str) -> str:
+    try:
+        import google.auth
+        from google.auth.exceptions import GoogleAuthError
+        from google.auth.transport.requests import AuthorizedSession
+        from requests import RequestException
+    except ImportError as error:
+        hint = "add google-auth and requests to image.requirements"
+        raise SecretsError("the image has no google-auth, with which Google Secret Manager is read", hint=hint) from error
+    url = name if "://" in name else f"{_GOOGLE}{name}"
+    try:
+        credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+        with AuthorizedSession(credentials) as session:  # type: ignore[no-untyped-call]  # google-auth has no types here
+            response = session.get(f"{url}/versions/latest:access", timeout=_TIMEOUT_SECONDS)
+            response.raise_for_status()
+            return base64.b64decode(response.json()["payload"]["data"]).decode()
+    except (GoogleAuthError, RequestException, KeyError, ValueError) as error:
+        hint = "the machines' service account needs roles/secretmanager.secretAccessor: see docs/clouds/gcp.md"
+        raise SecretsError(f"the secret {name} cannot be read: {error}", hint=hint) from error
+
+
+def _from_azure(url: str) -> str:
+    try:
+        from azure.core.exceptions import AzureError
+        from azure.identity import DefaultAzureCredential
+    except ImportError as error:
+        hint = "add azure-identity to image.requirements"
+        raise SecretsError("the image has no azure-identity, with which Azure Key Vault is read", hint=hint) from error
+    try:
+        with DefaultAzureCredential() as credential:
+            token = credential.get_token("https://vault.azure.net/.default").token
+        request = Request(f"{url}?api-version=7.4", headers={"Authorization": f"Bearer {token}"})
+        with urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
+            document: dict[str, Any] = json.load(response)
+        return str(document["value"])
+    except (AzureError, URLError, KeyError, ValueError) as error:
+        hint = "the machines' identity needs the role Key Vault Secrets User on the vault: see docs/clouds/azure.md"
+        raise SecretsError(f"the secret {url} cannot be read: {error}", hint=hint) from error

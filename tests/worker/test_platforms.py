@@ -1,0 +1,70 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud_train.errors import UsageError
+from cloud_train.run.record import Program
+from cloud_train.run.states import Cause
+from cloud_train.worker.node import NodeContext
+from cloud_train.worker.platforms import platform_of
+
+
+def resource_config(root: Path, document: Any) -> None:
+    folder = root / "opt/ml/input/config"
+    folder.mkdir(parents=True)
+    (folder / "resourceconfig.json").write_text(json.dumps(document))
+
+
+def test_sagemaker_names_the_hosts_in_a_file(tmp_path: Path) -> None:
+    resource_config(tmp_path, {"current_host": "algo-2", "hosts": ["algo-1", "algo-2", "algo-3"], "network_interface_name": "eth0"})
+    platform = platform_of("sagemaker", {"TRAINING_JOB_NAME": "run-1"}, tmp_path)
+    assert (platform.node, platform.job) == (NodeContext(1, 3, "algo-1"), "run-1")
+
+
+def test_sagemaker_is_told_the_end_in_a_file_where_it_can_be_written(tmp_path: Path) -> None:
+    resource_config(tmp_path, {"current_host": "algo-1", "hosts": ["algo-1"]})
+    platform = platform_of("sagemaker", {"TRAINING_JOB_NAME": "run-1"}, tmp_path)
+    platform.tell("it broke")  # there is no such folder: nothing happens
+    (tmp_path / "opt/ml/output").mkdir()
+    platform.tell("it broke")
+    assert (tmp_path / "opt/ml/output/failure").read_text() == "it broke"
+
+
+@pytest.mark.parametrize(("kind", "index", "rank"), [("workerpool0", 0, 0), ("workerpool1", 0, 1), ("workerpool1", 1, 2)])
+def test_vertex_names_the_pools_in_a_variable(kind: str, index: int, rank: int) -> None:
+    spec = {
+        "cluster": {"workerpool0": ["cmle-master-0:2222"], "workerpool1": ["cmle-worker-0:2222", "cmle-worker-1:2222"]},
+        "task": {"type": kind, "index": index},
+    }
+    platform = platform_of("vertex", {"CLOUD_ML_JOB_ID": "4711", "CLUSTER_SPEC": json.dumps(spec)})
+    assert (platform.node, platform.job) == (NodeContext(rank, 3, "cmle-master-0", 2222), "4711")
+
+
+def test_vertex_without_pools_is_one_node() -> None:
+    assert platform_of("vertex", {"CLOUD_ML_JOB_ID": "4711"}).node == NodeContext()
+
+
+def test_azure_ml_names_the_nodes_in_variables() -> None:
+    variables = {"AZUREML_RUN_ID": "run-1", "AZUREML_NODE_COUNT": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.4", "MASTER_PORT": "6105"}
+    platform = platform_of("azureml", variables)
+    assert (platform.node, platform.job) == (NodeContext(1, 2, "10.0.0.4", 6105), "run-1")
+    assert platform_of("azureml", {"AZUREML_RUN_ID": "run-1"}).node == NodeContext()
+
+
+@pytest.mark.parametrize("name", ["sagemaker", "vertex", "azureml"])
+def test_a_platform_that_does_not_show_itself_is_said_so(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"one of {name} does"):
+        platform_of(name, {}, tmp_path)
+
+
+def test_another_platform_is_refused() -> None:
+    with pytest.raises(UsageError, match="sagemaker, vertex, azureml, not 'moon'"):
+        platform_of("moon")
+
+
+def test_what_vertex_would_restart_leaves_with_0_once_there_is_nothing_more_to_do() -> None:
+    vertex, azure = platform_of("vertex", {"CLOUD_ML_JOB_ID": "1"}), platform_of("azureml", {"AZUREML_RUN_ID": "1"})
+    once, thrice = Program(("true",), "/"), Program(("true",), "/", attempts=3, retry_on=(Cause.PREEMPTED,))
+    assert [platform.exit_status(10, program) for platform in (vertex, azure) for program in (once, thrice)] == [10, 0, 10, 10]
