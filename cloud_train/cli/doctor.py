@@ -20,6 +20,10 @@ def doctor(
             metavar="URL", help="A store to try: a folder, or s3://…, gs://…, az://…; may be given several times.", show_default=False
         ),
     ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Try the place that configs/NAME.yaml, or a file, describes.", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Check what is installed, what is missing, and what to do about it.
@@ -27,18 +31,21 @@ def doctor(
     With --store, a store is tried too: whether objects can be listed, written, read, uploaded in parts and deleted, and which permission is
     missing. For that, a small object named cloud-train-probe-… is written there, and deleted again.
 
+    With --config, everything that a config file names is looked for at its provider: credentials, role, bucket, registry, quota.
+
     Exits with 0 if everything that is built in works, and with 5 otherwise; what is optional may be missing.
 
     Examples:
       cloud-train doctor
       cloud-train doctor --json
       cloud-train doctor --store s3://my-bucket/runs
+      cloud-train doctor --config aws
     """
     from cloud_train.cli.render.table import STATE_COLOURS
     from cloud_train.orchestrator.doctor import examine
     from cloud_train.orchestrator.home import Home
 
-    findings = examine(Home.from_environment(), store or ())
+    findings = examine(Home.from_environment(), store or (), config)
     healthy = all(finding.status != "error" for finding in findings)
     if as_json:
         say_json({"healthy": healthy, "findings": [asdict(finding) for finding in findings]})

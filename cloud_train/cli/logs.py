@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +11,7 @@ import typer
 from cloud_train.cli.errors import INTERRUPTED
 from cloud_train.cli.options import JsonOption, RunArgument
 from cloud_train.cli.terminal import Painter, clean, say_aside, say_bare, write_bytes
-from cloud_train.errors import UsageError
+from cloud_train.errors import CloudTrainError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from cloud_train.orchestrator.home import Home
@@ -54,6 +55,9 @@ def logs(
             return 0
         for piece in pieces:
             write_bytes(piece)
+    except NotFoundError:
+        _show_provider_words(home, run_id)
+        raise
     except KeyboardInterrupt:
         if not follow:
             raise
@@ -62,6 +66,16 @@ def logs(
         return INTERRUPTED
     _show_notes(home, run_id, attempt, node)
     return 0
+
+
+def _show_provider_words(home: "Home", run_id: str) -> None:
+    """What the cloud itself says of an attempt whose program never began."""
+    from cloud_train.orchestrator.early_words import provider_words
+
+    paint = Painter.of(sys.stderr)
+    with suppress(CloudTrainError):  # that there is no log is what the user is told
+        for line in provider_words(home, run_id):
+            say_aside(paint(clean(line), "dim"))
 
 
 def _show_notes(home: "Home", run_id: str, attempt: int | None, node: int) -> None:

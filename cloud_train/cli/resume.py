@@ -1,28 +1,53 @@
 """``cloud-train resume``: a run's next attempt."""
 
 import sys
+from typing import Annotated
 
-from cloud_train.cli.options import FollowOption, JsonOption, NamedRunArgument
+import typer
+
+from cloud_train.cli.options import FollowOption, JsonOption, NamedRunArgument, complete_provider
 from cloud_train.cli.terminal import Painter, is_terminal, say, say_aside, say_json
 
 
-def resume(run: NamedRunArgument, follow: FollowOption = False, as_json: JsonOption = False) -> int:
+def resume(
+    run: NamedRunArgument,
+    *,
+    provider: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Go on with this provider instead.", autocompletion=complete_provider, show_default=False),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Move the run directory into this store, and go on there.", show_default=False),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Provider settings: configs/NAME.yaml, or the path of a file.", show_default=False),
+    ] = None,
+    follow: FollowOption = False,
+    as_json: JsonOption = False,
+) -> int:
     """Start a run's next attempt, from its newest valid checkpoint.
 
     For a run that failed, was interrupted or was cancelled. It keeps its id and its directory; a checkpoint that is incomplete or damaged
     is passed over for the one before it, and the worker's log says so.
 
+    A run can move: with another provider, and with --store in another store, to which its newest checkpoint is copied, verified.
+
     Examples:
       cloud-train resume digits-cnn
       cloud-train resume 7k3f --follow
+      cloud-train resume digits-cnn --provider gcp --store gs://my-bucket/runs
     """
     from cloud_train.cli.render.runs import command_list, next_steps, run_json
     from cloud_train.orchestrator.home import Home
     from cloud_train.orchestrator.observing import select
+    from cloud_train.orchestrator.resuming import Elsewhere
     from cloud_train.orchestrator.resuming import resume as start
 
     home = Home.from_environment()
-    view = start(home, select(home, run), note=say_aside)
+    elsewhere = Elsewhere(provider, store, config) if provider or store or config else None
+    view = start(home, select(home, run), note=say_aside, elsewhere=elsewhere)
     if follow:
         from cloud_train.cli.watch import watch
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cloud_train.image.config import configuration
 from cloud_train.image.context import Context, check, survey
+from cloud_train.image.credentials import Login
 from cloud_train.image.engine import Engine, EngineBase, engine_or_none
 from cloud_train.image.errors import ImageError, RegistryError
 from cloud_train.image.layers import Layer, code_members, digest_of, make_layer, worker_members
@@ -41,12 +42,19 @@ def build_in_engine(recipe: Recipe, note: Callable[[str], None], host: str | Non
 
 
 def build_in_registry(
-    recipe: Recipe, repository: str, note: Callable[[str], None], host: str | None = None, memory: Path | None = None
+    recipe: Recipe,
+    repository: str,
+    note: Callable[[str], None],
+    host: str | None = None,
+    memory: Path | None = None,
+    *,
+    login: Login | None = None,
 ) -> Built:
     """Make the image in a repository of a registry, or find it there; named by its digest.
 
     No engine is needed, unless requirements have to be installed, a Dockerfile has to be built, or the base lies in an engine only: the one
     at ``host``. ``memory`` is a folder in which to note what was pushed: what is known to be there is neither made nor asked for again.
+    ``login`` is that of the repository's registry, if Docker's config file does not have it.
     """
     # What speaks to registries takes 50 ms to import, and an image in an engine needs none of it.
     from cloud_train.image.appending import append, read_base
@@ -56,10 +64,10 @@ def build_in_registry(
     context = _surveyed(recipe, note)
     layers = _layers(context)
     place = replace(parse_reference(repository), tag=None, digest=None)
-    with Repository(place) as target, _temporary_folder() as folder:
-        base, pushed_bytes = _base_in_registry(recipe, context, target, note, host)
+    with Repository(place, login=login) as target, _temporary_folder() as folder:
+        base, pushed_bytes = _base_in_registry(recipe, context, target, note, host=host, login=login)
         before = Pushed() if memory is None else recall(memory, target, recipe)
-        with Repository(base) as source:
+        with Repository(base, login=login if base.host == place.host else None) as source:
             found = read_base(source, base.version, recipe.platform)
             try:
                 built = append(found, layers, recipe, target, before, folder=folder, note=note)
@@ -74,7 +82,13 @@ def build_in_registry(
 
 
 def _base_in_registry(
-    recipe: Recipe, context: Context | None, target: "Repository", note: Callable[[str], None], host: str | None
+    recipe: Recipe,
+    context: Context | None,
+    target: "Repository",
+    note: Callable[[str], None],
+    *,
+    host: str | None,
+    login: Login | None,
 ) -> tuple[Reference, int | None]:
     """Where the base lies in a registry, and how many bytes it took to push it there; None where it was there."""
     to_build = recipe.requirements is not None or recipe.dockerfile is not None
@@ -86,7 +100,7 @@ def _base_in_registry(
         with engine:
             # A name without a registry may be that of an image which was only ever built here.
             if to_build or engine.find(recipe.base):
-                return _push_base(engine, prepare(engine, recipe, context, note), target, note)
+                return _push_base(engine, prepare(engine, recipe, context, note), target, note, login)
     if named is None:
         raise ImageError(
             "requirements, a Dockerfile and a base that is named by its id need a Docker Engine, and none answers here",
@@ -95,14 +109,16 @@ def _base_in_registry(
     return named, None
 
 
-def _push_base(engine: Engine, found: EngineBase, target: "Repository", note: Callable[[str], None]) -> tuple[Reference, int | None]:
+def _push_base(
+    engine: Engine, found: EngineBase, target: "Repository", note: Callable[[str], None], login: Login | None
+) -> tuple[Reference, int | None]:
     tag = f"cloud-train-base-{found.image_id[7:39]}"
     there = target.manifest(tag)
     # With containerd's image store, an engine names images by their manifests.
     if there is not None and found.image_id in (there.document.get("config", {}).get("digest"), there.digest):
         return replace(target.reference, tag=tag), None
     note(f"pushing the base image to {target.reference.repository}")
-    sent_bytes = engine.push(found.image_id, target.reference.repository, tag)
+    sent_bytes = engine.push(found.image_id, target.reference.repository, tag, login)
     return replace(target.reference, tag=tag), sent_bytes
 
 

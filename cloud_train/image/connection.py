@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from cloud_train.errors import MissingDependencyError
-from cloud_train.image.credentials import login_of
+from cloud_train.image.credentials import Login, login_of
 from cloud_train.image.errors import BrokenConnectionError, RegistryError
 from cloud_train.image.reference import Reference, is_loopback
 from cloud_train.image.tokens import Authorization
@@ -25,9 +25,12 @@ _TIMEOUT_SECONDS = (10.0, 120.0)  # to connect, and between two bytes
 
 
 class Connection:
-    """A session with the registry that a reference lies in. ``sleep`` waits for so many seconds before the next try."""
+    """A session with the registry that a reference lies in.
 
-    def __init__(self, reference: Reference, sleep: Callable[[float], None] = time.sleep) -> None:
+    ``sleep`` waits for so many seconds before the next try; ``login`` is used instead of the one in Docker's config file.
+    """
+
+    def __init__(self, reference: Reference, sleep: Callable[[float], None] = time.sleep, login: Login | None = None) -> None:
         try:
             import requests
         except ImportError as error:
@@ -43,7 +46,7 @@ class Connection:
         # Without this, requests would look for a login of its own in ~/.netrc.
         self._session.auth = _leave_as_it_is
         self._sleep = sleep
-        self._authorization = Authorization(self.host, lambda: login_of(self.host), self._plainly)
+        self._authorization = Authorization(self.host, lambda: login or login_of(self.host), self._plainly)
 
     def close(self) -> None:
         """End the session."""

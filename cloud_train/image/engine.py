@@ -11,6 +11,7 @@ from typing import Any
 
 from cloud_train.errors import MissingDependencyError
 from cloud_train.image.config import BELOW, Base, check_platform
+from cloud_train.image.credentials import Login
 from cloud_train.image.engine_client import EngineAbsentError, client_of, explained, looking
 from cloud_train.image.errors import ImageError
 from cloud_train.image.layers import Layer, Member, compress, digest_of, write_layer, write_tar
@@ -129,14 +130,16 @@ class Engine:
             pass
         return self._commit(json.loads(config)["config"], layers, base, job_tag(image_id))
 
-    def push(self, image_id: str, repository: str, tag: str) -> int:
-        """Have the engine push an image, with its own means; the bytes of the layers that were not there."""
+    def push(self, image_id: str, repository: str, tag: str, login: Login | None = None) -> int:
+        """Have the engine push an image, with its own means; the bytes of the layers that were not there. ``login`` is the registry's, if
+        Docker's config file does not have it.
+        """
         name = f"{repository}:{tag}"
         self.tag(image_id, name)
         sizes: dict[str, int] = {}
         with explained(f"push {name}"):
             try:
-                for event in self._client.api.push(repository, tag=tag, stream=True, decode=True):
+                for event in self._client.api.push(repository, tag=tag, stream=True, decode=True, auth_config=_auth_config(login)):
                     if "error" in event:
                         raise ImageError(f"the Docker Engine cannot push {name}: {event['error']}", hint=f"try `docker push {name}`")
                     if event.get("status") == "Pushing":
@@ -221,3 +224,8 @@ def _write_archive(archive: Path, config: bytes, layers: Sequence[Layer], folder
         members.append(Member(f"{layer.diff_id[7:]}.tar", "file", source=blob.file))
     with archive.open("wb") as file:
         write_tar(members, file)
+
+
+def _auth_config(login: Login | None) -> dict[str, str] | None:
+    """As the engine's API has it; None lets the SDK look into Docker's config file."""
+    return {"username": login.username, "password": login.password} if login is not None else None

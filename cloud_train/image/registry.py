@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 
 from cloud_train.errors import CorruptError
 from cloud_train.image.connection import ATTEMPTS, Connection
+from cloud_train.image.credentials import Login
 from cloud_train.image.errors import BrokenConnectionError
 from cloud_train.image.layers import Blob, digest_of
 from cloud_train.image.reference import Reference
@@ -55,11 +56,11 @@ class Manifest:
 class Repository:
     """A repository to read from and write to, from several threads too. Counts in ``sent_bytes`` what was uploaded."""
 
-    def __init__(self, reference: Reference, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, reference: Reference, sleep: Callable[[float], None] = time.sleep, login: Login | None = None) -> None:
         self.reference = reference
         self.sent_bytes = 0
         self._counting = threading.Lock()
-        self._connection = Connection(reference, sleep)
+        self._connection = Connection(reference, sleep, login)
         self._path = f"/v2/{reference.name}"
         self._reading = f"repository:{reference.name}:pull"
         self._writing = f"repository:{reference.name}:pull,push"

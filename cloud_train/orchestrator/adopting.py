@@ -11,6 +11,7 @@ from typing import Any
 
 from cloud_train.errors import CloudTrainError, NotFoundError, UsageError
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.moving import new_place
 from cloud_train.orchestrator.observing import RunView, look, read_record, read_status
 from cloud_train.orchestrator.stores import store_at
 from cloud_train.providers.registry import load_provider
@@ -47,7 +48,11 @@ def adopt(home: Home, url: str) -> RunView:
             raise
         raise NotFoundError(f"there is no run directory at {url}", hint=f"see which there are with: {_LIST} {store_url}") from error
     with Ledger(home.ledger_path) as ledger:
-        if ledger.get(run_id) is None:
+        known = ledger.get(run_id)
+        if known is not None and known.state.is_end and new_place(known.store, run_id) == f"{store_url}/{run_id}":
+            ledger.forget(run_id)  # it goes on here, and what is known of it is what it was there
+            known = None
+        if known is None:
             reference = _reference(home, store_at(store_url), entry)
             ledger.adopt(replace(entry, reference=reference))
         return look(home, ledger, run_id)

@@ -14,8 +14,10 @@ from typing import Literal
 
 from cloud_train import __version__
 from cloud_train.errors import CloudTrainError
+from cloud_train.job.config import Config, find_config, load_config
 from cloud_train.orchestrator.home import Home
-from cloud_train.providers.registry import known_providers
+from cloud_train.providers.base import Diagnosed
+from cloud_train.providers.registry import known_providers, load_provider
 from cloud_train.run.ledger import Ledger
 from cloud_train.storage.probing import probe
 from cloud_train.storage.registry import open_store, scheme_of
@@ -43,11 +45,15 @@ class Finding:
     remedy: str = ""
 
 
-def examine(home: Home, stores: Sequence[str] = (), *, store_seconds: float = 10.0) -> list[Finding]:
-    """Look at everything that cloud-train uses on this machine, and at the stores with these URLs. Writes nothing that stays.
+def examine(home: Home, stores: Sequence[str] = (), config: str | None = None, *, store_seconds: float = 10.0) -> list[Finding]:
+    """Look at everything that cloud-train uses on this machine, at the stores with these URLs, and at what the config file of this name
+    wants of its provider. Writes nothing that stays.
 
     ``store_seconds`` is how long one step is tried with a store that does not answer, or is busy.
     """
+    place = load_config(find_config(config, Path())) if config else None
+    if place and place.store and not stores:
+        stores = [place.store]
     return [
         _python(),
         *_training(),
@@ -55,6 +61,7 @@ def examine(home: Home, stores: Sequence[str] = (), *, store_seconds: float = 10
         _ledger(home),
         *(finding for url in stores or [_DEFAULT_STORE] for finding in _store(url, store_seconds)),
         *_providers(home),
+        *(_settings(home, place) if place else ()),
     ]
 
 
@@ -131,6 +138,22 @@ def _providers(home: Home) -> Iterator[Finding]:
             yield _docker()
         else:
             yield Finding(f"provider {known.name}", "ok", known.source)
+
+
+def _settings(home: Home, config: Config) -> Iterator[Finding]:
+    """Whether the place is there that a config file describes, as far as its provider can tell."""
+    if config.provider is None:
+        yield Finding("config", "warning", f"{config.file} names no provider", "add the line: provider: NAME")
+        return
+    try:
+        provider = load_provider(config.provider, home.folder)
+        if not isinstance(provider, Diagnosed):
+            yield Finding("config", "ok", f"{config.file}: the provider {config.provider!r} has nothing to look at")
+            return
+        for each in provider.diagnose(config.settings.get(config.provider, {}), config.store):
+            yield Finding(f"{config.provider} {each.name}", each.status, each.detail, each.remedy)
+    except CloudTrainError as error:
+        yield Finding(f"provider {config.provider}", "error", error.message, error.hint or "")
 
 
 def _docker() -> Finding:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from cloud_train.errors import CloudTrainError, StoreError
+from cloud_train.orchestrator.asking import Asker
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, look, read_record
 from cloud_train.orchestrator.stores import patiently, pause_of, store_at
@@ -83,12 +84,13 @@ class _Watch:
         self._home, self._ledger, self._run_id = home, ledger, run_id
         self._record: RunRecord | None = None
         self._attempt = 0
+        self._asker = Asker()
         self._latest: dict[str, float | None] = {}
         self._printed: list[bytes] = []
         self._pace = _Pace()
 
     def look(self) -> Progress:
-        view = look(self._home, self._ledger, self._run_id)
+        view = look(self._home, self._ledger, self._run_id, self._asker)
         if view.attempt != self._attempt:
             self._begin(view)
         # The state was read before the metrics and the output: after an end nothing is added to them, so nothing is missed.

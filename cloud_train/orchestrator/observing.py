@@ -5,12 +5,13 @@ cut off is settled, the provider is asked whether the attempt lives, and then th
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 from cloud_train.errors import CloudTrainError, CorruptError, MissingDependencyError, NotFoundError, ProviderError, StoreError
+from cloud_train.orchestrator.asking import Answered, Asker, ask_about_all
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.stores import store_at
 from cloud_train.providers.base import Handle, Observation, Provider
@@ -103,12 +104,14 @@ def list_runs(home: Home, limit: int | None = None, note: Callable[[str], None] 
     with Ledger(home.ledger_path) as ledger:
         views: list[RunView] = []
         away: set[str] = set()
-        for entry in ledger.newest(limit):
+        entries = ledger.newest(limit)
+        answered = Answered(_ask_clouds(home, entries, note))
+        for entry in entries:
             if entry.state.is_end or entry.store in away:
                 views.append(RunView.of(entry))
                 continue
             try:
-                views.append(look(home, ledger, entry.run_id))
+                views.append(look(home, ledger, entry.run_id, answered))
             except NotFoundError:
                 continue  # a submission that never came to be is forgotten on the way
             except CloudTrainError as error:
@@ -119,8 +122,23 @@ def list_runs(home: Home, limit: int | None = None, note: Callable[[str], None] 
         return views
 
 
-def look(home: Home, ledger: Ledger, run_id: str) -> RunView:
-    """Where one run stands now, through a ledger that is open already."""
+def _ask_clouds(home: Home, entries: Sequence[Entry], note: Callable[[str], None]) -> dict[tuple[str, int], Observation]:
+    """What the clouds say of all these runs, with a listing instead of a question for each."""
+    answers: dict[tuple[str, int], Observation] = {}
+    going_on = [entry for entry in entries if not entry.state.is_end and entry.reference not in (None, ELSEWHERE)]
+    for name in dict.fromkeys(entry.provider for entry in going_on):
+        handles = [_handle(entry) for entry in going_on if entry.provider == name]
+        try:
+            answers |= ask_about_all(load_provider(name, home.folder), handles)
+        except CloudTrainError as error:
+            note(f"{name} cannot be asked: {error.message}")
+            unknown = Observation(State.RUNNING, Cause.UNKNOWN, error.message)
+            answers |= {(handle.run_id, handle.attempt): unknown for handle in handles}
+    return answers
+
+
+def look(home: Home, ledger: Ledger, run_id: str, asker: Asker | Answered | None = None) -> RunView:
+    """Where one run stands now, through a ledger that is open already. Whoever looks often has an ``asker``, which spares the provider."""
     entry = ledger.get(run_id)
     if entry and entry.reference is None and not entry.state.is_end and not locks.is_held(home.submission_lock(run_id)):
         # Read again: between the reading and the look at its lock the submission may have come to its end.
@@ -132,7 +150,7 @@ def look(home: Home, ledger: Ledger, run_id: str) -> RunView:
     if entry.reference == ELSEWHERE:
         return _observe_from_afar(ledger, entry)
     provider = load_provider(entry.provider, home.folder)
-    return _observe(ledger, provider, entry, entry.reference)
+    return _observe(ledger, provider, entry, asker or Asker())
 
 
 def read_record(store: Store, run_id: str) -> RunRecord:
@@ -170,21 +188,28 @@ def _settle(home: Home, ledger: Ledger, entry: Entry | None) -> Entry | None:
     return ledger.get(entry.run_id)
 
 
-def _observe(ledger: Ledger, provider: Provider, entry: Entry, reference: dict[str, Any]) -> RunView:
-    handle = Handle(entry.run_id, entry.attempt, entry.provider, entry.store, reference)
+def _handle(entry: Entry) -> Handle:
+    return Handle(entry.run_id, entry.attempt, entry.provider, entry.store, entry.reference or {})
+
+
+def _observe(ledger: Ledger, provider: Provider, entry: Entry, asker: Asker | Answered) -> RunView:
+    handle = _handle(entry)
     # The provider first: a worker writes its end before it goes, so an attempt that is gone by now has its last word in the run directory.
-    observation = provider.observe(handle)
+    observation = asker.observe(provider, handle)
     if observation.is_elsewhere:  # somebody on another machine was faster: what was launched from here has left, and means nothing
         provider.tidy(handle)
         ledger.launched(entry.run_id, entry.attempt, ELSEWHERE)
         return _observe_from_afar(ledger, replace(entry, reference=ELSEWHERE))
+    if isinstance(asker, Answered) and provider.capabilities.is_cloud and observation.state is entry.state is State.RUNNING:
+        return RunView.of(entry)  # nothing has changed, and a look into the run directory would cost as much as the question
     store = store_at(entry.store)
     number, status = _newest_status(store, entry)
     if observation.state.is_end and (status is None or not status.state.is_end):
-        provider.cancel(handle, force=True)
+        if not provider.capabilities.is_cloud:
+            provider.cancel(handle, force=True)
         status = _ended_without_a_word(store, entry.run_id, number, status, observation)
     elif status is None:
-        return RunView.of(entry)
+        return RunView.of(replace(entry, state=_before_the_worker(observation.state), message=observation.message))
     elif status.cause and not observation.state.is_end and _is_retried(store, entry.run_id, status.cause, number):
         message = f"attempt {number} ended ({status.cause}: {status.message}); attempt {number + 1} follows"
         status = replace(status, state=State.STARTING, cause=None, ended=None, message=message)
@@ -192,6 +217,11 @@ def _observe(ledger: Ledger, provider: Provider, entry: Entry, reference: dict[s
     if seen.state.is_end:
         provider.tidy(handle)
     return RunView.of(seen, status.heartbeat)
+
+
+def _before_the_worker(state: State) -> State:
+    """Running, to a provider, is also who pulls an image or starts a container."""
+    return State.STARTING if state is State.RUNNING else state
 
 
 def declare_dead(ledger: Ledger, entry: Entry, message: str) -> RunView:
@@ -250,6 +280,8 @@ def _ended_without_a_word(store: Store, run_id: str, number: int, status: Attemp
     now = time.time()
     status = status or AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0)
     cause, message = observation.cause or Cause.UNKNOWN, observation.message
+    if cause is Cause.SUCCEEDED:  # the provider knows of the machine alone
+        cause, message = Cause.UNKNOWN, f"the provider says that it ended well, and the worker has not said so; {message}".rstrip("; ")
     with suppress(StoreError):
         store.stat(f"{run_id}/{layout.cancel(number)}")
         cause, message = Cause.CANCELLED, "cancelled; the worker had to be killed"

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train import __version__
+from cloud_train.errors import UsageError
 from cloud_train.job.models import JobSpec, ScriptModel
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.source import commit_of
+from cloud_train.providers.base import Provider, RegistryLogin
 from cloud_train.run.plan import Plan
 
 if TYPE_CHECKING:
@@ -54,12 +56,37 @@ def recipe_of(plan: Plan) -> "Recipe":
     )
 
 
-def build_image(plan: Plan, note: Callable[[str], None], repository: str | None = None, home: Home | None = None) -> "Built":
+def build_for(provider: Provider, plan: Plan, note: Callable[[str], None], home: Home) -> "Built":
+    """Make the image of ``plan`` where the machines of ``provider`` find it: in the local engine, or for a cloud in its registry."""
+    if not provider.capabilities.is_cloud:
+        return build_image(plan, note)
+    repository = plan.provider_settings.get("repository")
+    if not repository:
+        raise UsageError(
+            f"nothing says from which registry the machines of {provider.name!r} pull the image",
+            hint=f"name its repository with `repository` under `{provider.name}` in configs/{provider.name}.yaml",
+        )
+    return build_image(plan, note, repository, home, login_for(provider, plan.provider_settings))
+
+
+def login_for(provider: Provider, settings: Mapping[str, Any]) -> tuple[str, str] | None:
+    """User and password for the registry of a provider's own; None where Docker's login is the one to use. Raises ProviderError."""
+    return provider.registry_login(settings) if isinstance(provider, RegistryLogin) else None
+
+
+def build_image(
+    plan: Plan,
+    note: Callable[[str], None],
+    repository: str | None = None,
+    home: Home | None = None,
+    login: tuple[str, str] | None = None,
+) -> "Built":
     """Make the image of ``plan``, or find it made: in the local engine, or with ``repository`` in that repository of a registry.
 
-    Under ``home`` is noted what was pushed, which the next push need not do again.
+    Under ``home`` is noted what was pushed, which the next push need not do again. ``login`` is user and password of that registry.
     """
     from cloud_train.image.building import build_in_engine, build_in_registry
+    from cloud_train.image.credentials import Login
     from cloud_train.image.errors import ImageError
 
     recipe = recipe_of(plan)
@@ -67,7 +94,7 @@ def build_image(plan: Plan, note: Callable[[str], None], repository: str | None 
     memory = home.folder / "pushed" if home is not None else None
     try:
         if repository:
-            return build_in_registry(recipe, repository, note, host, memory)
+            return build_in_registry(recipe, repository, note, host, memory, login=Login(*login) if login else None)
         return build_in_engine(recipe, note, host)
     except ImageError as error:
         # Without an engine that has it, the base is looked for where images without a registry's name are.

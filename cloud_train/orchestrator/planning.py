@@ -1,17 +1,19 @@
 """From a job file to a plan. Pure but for reading: nothing is written, nothing is sent, and torch is not imported."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cloud_train.errors import ProviderError
+from cloud_train.errors import NotFoundError, ProviderError
 from cloud_train.job.addresses import data_in_store
 from cloud_train.job.architecture import steps_per_epoch, total_steps
-from cloud_train.job.config import find_config, load_config
+from cloud_train.job.config import Config, find_config, load_config
 from cloud_train.job.datasets import DownloadableData, data_place
 from cloud_train.job.facts import DataFacts
 from cloud_train.job.loading import LoadedJob, load_job
 from cloud_train.job.models import ImageSpec, JobSpec, RnnModel, ScriptModel, SequencesData
+from cloud_train.job.settings import CloudSettings
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import ingredients
 from cloud_train.providers.base import Capabilities, Provider, Request
@@ -20,7 +22,7 @@ from cloud_train.run import container_paths
 from cloud_train.run.ids import new_run_id
 from cloud_train.run.plan import Plan
 from cloud_train.run.ranking import Ranking
-from cloud_train.run.record import Program
+from cloud_train.run.record import Program, RunRecord
 from cloud_train.run.states import Cause
 from cloud_train.storage.registry import absolute_url, check_url, scheme_of
 
@@ -39,14 +41,18 @@ def make_plan(
 ) -> Plan:
     """Everything that submitting ``job_file`` will do.
 
-    ``overrides`` are ``key=value`` texts, ``config`` is the name or the path of a config file, ``provider`` outranks both. For a
+    ``overrides`` are ``key=value`` texts, ``config`` is the name or the path of a config file, ``provider`` outranks both. A cloud's config
+    file need not be named if it has the provider's name. For a
     ``dry_run`` the job's data may be missing: the plan then holds what is known without it, and a note.
     Raises JobFileError with every mistake of the files, and ProviderError where the provider cannot carry this out.
     """
     chosen = load_config(find_config(config, job_file.parent)) if config else None
     loaded = load_job(job_file, overrides, chosen, provider, absent_data_is_fine=dry_run)
+    place = load_provider(loaded.spec.provider, home.folder)
+    if config is None and place.capabilities.is_cloud and (usual := _config_of(place.name, job_file.parent)):
+        chosen = load_config(usual)
+        loaded = load_job(job_file, overrides, chosen, provider or place.name, absent_data_is_fine=dry_run)
     spec, directory = loaded.spec, loaded.directory
-    place = load_provider(spec.provider, home.folder)
     settings = chosen.settings.get(spec.provider, {}) if chosen else {}
     store = absolute_url(spec.store, directory)
     _refuse_impossible(spec, place.name, place.capabilities, store)
@@ -54,6 +60,8 @@ def make_plan(
     per_epoch, in_all = _steps(spec, loaded.data)
     in_container = place.capabilities.containers
     data = data_place(spec.data, directory) if in_container else None
+    if data is not None and place.capabilities.is_cloud:
+        raise _out_of_reach(place, data)
     return Plan(
         run_id=new_run_id(spec.name),
         attempt=1,
@@ -68,10 +76,63 @@ def make_plan(
         steps_per_epoch=per_epoch,
         total_steps=in_all,
         origins=loaded.origins,
-        notes=(*_data_notes(loaded), *_one_hot_note(spec, loaded.data), *_notes(spec, place.name, place.capabilities)),
+        notes=(
+            *_data_notes(loaded),
+            *_one_hot_note(spec, loaded.data),
+            *_notes(spec, place.name, place.capabilities),
+            *_cloud_notes(spec, place, chosen),
+        ),
         image=ingredients(spec, settings) if in_container else None,
         host_data=str(data.resolve()) if data else None,
     )
+
+
+def plan_elsewhere(home: Home, record: RunRecord, attempt: int, *, provider: str | None, store: str | None, config: str | None) -> Plan:
+    """The plan of a further attempt of the run that ``record`` describes, with another provider, store or config file; what is None stays.
+
+    A config file's provider and store count where none are given here. Raises ProviderError where that cannot be carried out.
+    """
+    before = Plan.of_attempt(record, attempt)
+    directory = Path(before.job_file).parent
+    chosen = load_config(find_config(config, directory)) if config else None
+    place = load_provider(provider or (chosen and chosen.provider) or before.provider, home.folder)
+    if chosen is None and place.capabilities.is_cloud and (usual := _config_of(place.name, directory)):
+        chosen = load_config(usual)
+    same_place = chosen is None and place.name == before.provider
+    settings = before.provider_settings if same_place else chosen.settings.get(place.name, {}) if chosen else {}
+    url = absolute_url(store or (chosen and chosen.store) or before.store, Path.cwd())
+    spec = before.job.model_copy(update={"provider": place.name, "store": url})
+    _refuse_impossible(spec, place.name, place.capabilities, url)
+    _refuse_out_of_reach(data_in_store(spec.data), place.name, place.capabilities)
+    in_container = place.capabilities.containers
+    data = data_place(spec.data, directory) if in_container else None
+    if data is not None and place.capabilities.is_cloud:
+        raise _out_of_reach(place, data)
+    return replace(
+        before,
+        job=spec,
+        provider=place.name,
+        provider_settings=dict(settings),
+        store=url,
+        program=_program(spec, directory, place, settings),
+        notes=(*_notes(spec, place.name, place.capabilities), *_cloud_notes(spec, place, chosen)),
+        image=ingredients(spec, settings) if in_container else None,
+        host_data=str(data.resolve()) if data else None,
+    )
+
+
+def _out_of_reach(place: Provider, data: Path) -> ProviderError:
+    return ProviderError(
+        f"the machines of {place.name!r} cannot reach the data in {data}",
+        hint=f"put it into a store that they reach, and name it there: --set data.path={place.capabilities.stores[0]}://…",
+    )
+
+
+def _config_of(provider: str, beside: Path) -> Path | None:
+    try:
+        return find_config(provider, beside)
+    except NotFoundError:
+        return None
 
 
 def request_of(home: Home, plan: Plan) -> tuple[Request, list[str]]:
@@ -162,6 +223,18 @@ def _unknown(loaded: LoadedJob) -> str:
         return ""
     layers = "" if loaded.layers else "layers, classes, "
     return f"; {layers}samples and the length of an epoch are not known before"
+
+
+def _cloud_notes(spec: JobSpec, place: Provider, config: Config | None) -> Iterator[str]:
+    """Where the settings come from if nobody named them, and what ends a job that has no limit of its own."""
+    if not place.capabilities.is_cloud:
+        return
+    settings = config.settings.get(place.name, {}) if config else {}
+    if config is not None:
+        yield f"the settings of {place.name!r} are those of {config.file}"
+    if spec.limits.duration is None:
+        limit = settings.get("max_runtime", CloudSettings.model_fields["max_runtime"].default)
+        yield f"limits.duration is not set: the job is ended after {limit} ({place.name}.max_runtime), whatever it has done by then"
 
 
 def _notes(spec: JobSpec, provider: str, capabilities: Capabilities) -> tuple[str, ...]:

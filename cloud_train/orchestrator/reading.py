@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from cloud_train.errors import NotFoundError
+from cloud_train.orchestrator.asking import Asker
+from cloud_train.orchestrator.early_words import EarlyWords
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, look, view
 from cloud_train.orchestrator.stores import patiently, pause_of, store_at
@@ -49,8 +51,11 @@ def follow_logs(
 
     with Ledger(home.ledger_path) as ledger:
         attempt, reader = 0, None
+        asker = Asker()
+        early = EarlyWords(home, note)
         while True:
-            run = patiently(lambda: look(home, ledger, run_id), note, sleep)
+            run = patiently(lambda: look(home, ledger, run_id, asker), note, sleep)
+            early.tell(run, ledger)
             if reader is None or run.attempt != attempt:
                 if reader is not None:
                     yield from read(reader)

@@ -2,10 +2,14 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from cloud_train.errors import ConflictError
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.moving import move, new_place
 from cloud_train.orchestrator.observing import RunView, declare_dead, look, read_record
+from cloud_train.orchestrator.packaging import build_for
+from cloud_train.orchestrator.planning import plan_elsewhere
 from cloud_train.orchestrator.stores import CLOUD_PAUSE_SECONDS, store_at
 from cloud_train.orchestrator.submitting import handed_over, launch, refuse_unready
 from cloud_train.providers.registry import load_provider
@@ -18,15 +22,27 @@ _SILENCE_SECONDS = 45.0
 """For which a worker on another machine must give no sign of life, several times the pace at which it gives them."""
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """Where a run goes on; what is None stays as it was."""
+
+    provider: str | None = None
+    store: str | None = None
+    """URL of the store that the run directory moves to."""
+    config: str | None = None
+    """Name or path of the config file with the provider's settings."""
+
+
 def resume(
     home: Home,
     run_id: str,
     note: Callable[[str], None] = lambda _: None,
     *,
+    elsewhere: Elsewhere | None = None,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> RunView:
-    """Start the next attempt. Raises ConflictError while the run goes on, and if it has succeeded.
+    """Start the next attempt, where the run was or ``elsewhere``. Raises ConflictError while the run goes on, and if it has succeeded.
 
     An attempt that was launched from another machine, and that its provider cannot find from here, is listened for first: ``note`` is told.
     """
@@ -40,13 +56,29 @@ def resume(
                 raise ConflictError(f"{run_id} is being resumed by another command", hint=f"see: cloud-train status {run_id}")
             run = look(home, ledger, run_id)  # again, now that nobody else can resume it
             _refuse_unresumable(run)
-            provider = load_provider(run.provider, home.folder)
-            plan = Plan.of_attempt(read_record(store_at(run.store), run_id), run.attempt + 1)
+            plan = _plan(home, run, elsewhere)
+            moved_to = new_place(run.store, run_id)
+            if moved_to and moved_to != f"{plan.store.rstrip('/')}/{run_id}":
+                raise ConflictError(f"{run_id} was moved to {moved_to}", hint=f"go on there: cloud-train adopt {moved_to}")
+            provider = load_provider(plan.provider, home.folder)
             secrets = handed_over(provider, plan)
             refuse_unready(provider, plan)
-            ledger.add_attempt(run_id, plan.attempt, plan.provider)
+            if elsewhere is None:
+                ledger.add_attempt(run_id, plan.attempt, plan.provider)
+            else:
+                if provider.capabilities.containers:
+                    plan = replace(plan, image=build_for(provider, plan, note, home).reference)
+                move(plan, run.store, note)
+                ledger.move(run_id, plan.attempt, plan.provider, plan.store)
             launch(ledger, provider, plan, secrets)
         return look(home, ledger, run_id)
+
+
+def _plan(home: Home, run: RunView, elsewhere: Elsewhere | None) -> Plan:
+    record = read_record(store_at(run.store), run.run_id)
+    if elsewhere is None:
+        return Plan.of_attempt(record, run.attempt + 1)
+    return plan_elsewhere(home, record, run.attempt + 1, provider=elsewhere.provider, store=elsewhere.store, config=elsewhere.config)
 
 
 def _listen(

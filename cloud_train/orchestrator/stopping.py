@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 from cloud_train.errors import ConflictError, ProviderError
+from cloud_train.orchestrator.asking import Asker
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, look, read_record
 from cloud_train.orchestrator.stores import pause_of, store_at
@@ -18,6 +19,8 @@ _MARGIN_SECONDS = 10.0
 """What a worker may need beyond the grace period, before it is taken for stuck."""
 _SILENCE_SECONDS = 45.0
 """The same for a worker whose signs of life come through a cloud's store, several times the pace at which they do."""
+_CLOUD_SECONDS = 300.0
+"""The same for a cloud, which takes its time to stop a machine, the more so one that it is still starting."""
 _PAUSE_SECONDS = 0.05
 
 
@@ -50,16 +53,18 @@ def cancel(
         if not wait and not force:
             return look(home, ledger, run_id)
         is_far, heartbeat = run.is_elsewhere or store.local_path(run_id) is None, run.heartbeat
-        margin = _SILENCE_SECONDS if is_far else _MARGIN_SECONDS
+        is_cloud = not run.is_elsewhere and load_provider(run.provider, home.folder).capabilities.is_cloud
+        margin = _CLOUD_SECONDS if is_cloud else _SILENCE_SECONDS if is_far else _MARGIN_SECONDS
+        asker = Asker(clock)
         deadline = clock() + read_record(store, run_id).program.grace_seconds + margin
-        while not (run := look(home, ledger, run_id)).state.is_end:
+        while not (run := look(home, ledger, run_id, asker)).state.is_end:
             if is_far and not force and run.heartbeat != heartbeat:  # it lives, and may still be sending its last checkpoint
                 heartbeat, deadline = run.heartbeat, max(deadline, clock() + margin)
             if clock() > deadline:
                 if force:
                     raise ProviderError(f"{run_id} does not end", hint="try again, or end its processes by hand: cloud-train status")
                 stop(True)
-                deadline, force = clock() + _MARGIN_SECONDS, True
+                deadline, force = clock() + (margin if is_cloud else _MARGIN_SECONDS), True
             sleep(pause_of(store, _PAUSE_SECONDS))
         return run
 

@@ -23,10 +23,10 @@ from cloud_train.job.addresses import data_in_store
 from cloud_train.job.models import DigitsData, ImagesData, JobSpec, ScriptModel
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, view
-from cloud_train.orchestrator.packaging import build_image
+from cloud_train.orchestrator.packaging import build_for
 from cloud_train.orchestrator.source import commit_of
 from cloud_train.orchestrator.stores import store_at
-from cloud_train.providers.base import AlreadyLaunchedError, Handle, Provider
+from cloud_train.providers.base import AlreadyLaunchedError, Handle, LaunchUnknownError, Provider
 from cloud_train.providers.registry import load_provider
 from cloud_train.run import layout, locks
 from cloud_train.run.ledger import Ledger
@@ -47,7 +47,7 @@ def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None)
     secrets = handed_over(provider, plan)
     refuse_unready(provider, plan)
     if provider.capabilities.containers:
-        plan = replace(plan, image=build_image(plan, note).reference)
+        plan = replace(plan, image=build_for(provider, plan, note, home).reference)
     created = time.time()
     record = RunRecord(plan.run_id, created, plan.job.model_dump(mode="json"), plan.program, plan.facts(), _provenance(plan))
     store = store_at(plan.store)
@@ -66,6 +66,8 @@ def launch(ledger: Ledger, provider: Provider, plan: Plan, secrets: dict[str, st
     """Send the attempt that the ledger holds as *submitting*, and write down what came of it."""
     try:
         handle = provider.launch(provider.render(plan), secrets)
+    except LaunchUnknownError:
+        raise  # the attempt stays *submitting*: whoever looks next finds out
     except ProviderError as error:
         now = time.time()
         ledger.observed(plan.run_id, plan.attempt, Cause.REJECTED.state, Cause.REJECTED, error.message, started=now, ended=now)
@@ -90,7 +92,7 @@ def handed_over(provider: Provider, plan: Plan) -> dict[str, str]:
     Raises UsageError naming the secrets that are missing here.
     """
     secrets = secret_values(plan.job.secrets)
-    if not provider.capabilities.containers:  # a process of this machine has this machine's settings
+    if not provider.capabilities.containers or provider.capabilities.is_cloud:  # a process of this machine, or a machine with an identity
         return secrets
     urls = (plan.store, *([plan.program.data] if plan.program.data else []))
     return {name: value for url in urls for name, value in settings_for(url).items()} | secrets

@@ -14,6 +14,7 @@
     attempts/<n>/start              of several nodes: name of the checkpoint that all of them start from, which node 0 chose; may be empty
     attempts/<n>/next               of several nodes: node 0 waits here to begin another attempt, and writes the time again and again
     checkpoints/step-00001200/      files, and manifest.json, written last
+    moved                           URL of the run directory that this one was moved to; nothing goes on here
     model/                          the final model, and manifest.json, written last
 """
 
@@ -24,6 +25,7 @@ ATTEMPTS = "attempts"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 MANIFEST = "manifest.json"
+MOVED = "moved"
 
 _STEP = re.compile(r"step-(\d{1,18})")
 

@@ -143,6 +143,14 @@ class Ledger:
         with self._change():
             self._insert_attempt(run_id, number, provider)
 
+    def move(self, run_id: str, number: int, provider: str, store: str) -> None:
+        """Write down that the run goes on with another provider or in another store, and its next attempt as *submitting*; raises
+        ConflictError if there is one of this number.
+        """
+        with self._change() as connection:  # one change: an attempt that was cut off is looked for at its own place
+            connection.execute("UPDATE runs SET provider = ?, store = ? WHERE run_id = ?", (provider, store, run_id))
+            self._insert_attempt(run_id, number, provider)
+
     def launched(self, run_id: str, number: int, reference: dict[str, Any]) -> None:
         """Write down that the provider started the attempt, and its handle."""
         with self._change() as connection:

@@ -9,7 +9,7 @@ from typing import Any
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, view
-from cloud_train.orchestrator.packaging import build_image
+from cloud_train.orchestrator.packaging import build_for
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import read_logs
 from cloud_train.orchestrator.submitting import submit
@@ -113,7 +113,8 @@ class Bench:
     def prepared(self, plan: Plan) -> Plan:
         """All of a submission but the ledger and the launch, for a test that speaks to the provider itself."""
         if load_provider(plan.provider, self.home.folder).capabilities.containers:
-            plan = replace(plan, image=build_image(plan, lambda _: None).reference)
+            provider = load_provider(plan.provider, self.home.folder)
+            plan = replace(plan, image=build_for(provider, plan, lambda _: None, self.home).reference)
         record = RunRecord(plan.run_id, 1.0, plan.job.model_dump(mode="json"), plan.program, plan.facts(), {})
         self.store.create(f"{plan.run_id}/{layout.RUN}", record.to_json())
         return plan

@@ -52,16 +52,16 @@ def test_a_push_knows_the_engine_of_the_config_and_where_to_note_what_was_pushed
     config = tmp_path / "mine.yaml"
     config.write_text("docker: {host: 'unix:///of/the/config.sock'}\n")
     given: list[object] = []
-    monkeypatch.setattr(building, "build_in_registry", lambda *arguments: given.extend(arguments))
+    monkeypatch.setattr(building, "build_in_registry", lambda *arguments, login: given.extend([*arguments, login]))
     build_image(plan_of(home, tmp_path, str(config)), lambda _: None, "registry.example.com/me/test", home)
-    assert given[-2:] == ["unix:///of/the/config.sock", home.folder / "pushed"]
+    assert given[-3:] == ["unix:///of/the/config.sock", home.folder / "pushed", None]
 
 
 @pytest.mark.parametrize("repository", [None, "registry.example.com/me/test"])
 def test_a_base_that_nobody_made_yet_comes_with_how_to_make_it(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: str | None
 ) -> None:
-    def refuse(*_: object) -> Built:
+    def refuse(*_: object, login: object = None) -> Built:
         raise ImageError(f"there is no image docker.io/library/{DEFAULT_BASE}", hint="check its name")
 
     monkeypatch.setattr(building, "build_in_registry" if repository else "build_in_engine", refuse)

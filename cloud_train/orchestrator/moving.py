@@ -1,0 +1,126 @@
+"""Moving a run into another store: its newest valid checkpoint and what earlier attempts logged, so that it can go on there.
+
+Whatever is cut off in between leaves the run where it was: ``run.json`` is written last at the new place, and the ledger is told after
+that. What was copied before is copied again, or found to be there.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from cloud_train.errors import CorruptError, StoreError, UsageError
+from cloud_train.orchestrator.observing import read_record
+from cloud_train.orchestrator.stores import store_at
+from cloud_train.run import layout
+from cloud_train.run.manifest import parse_manifest
+from cloud_train.run.plan import Plan
+from cloud_train.run.record import RunRecord
+from cloud_train.run.streams import open_stream, segment_key, stream_of
+from cloud_train.storage.base import InvalidKeyError, ObjectMissingError, Store
+from cloud_train.storage.transfer.files import Download, Upload, download, upload
+
+Note = Callable[[str], None]
+
+_SEGMENT_BYTES = 8 << 20
+
+
+def move(plan: Plan, source_url: str, note: Note) -> None:
+    """Bring everything that ``plan`` needs to go on from ``source_url`` to the plan's own store, and write its ``run.json`` there.
+
+    Raises StoreError, and CorruptError for a checkpoint that arrives as something else.
+    """
+    source, target = store_at(source_url), store_at(plan.store)
+    old = read_record(source, plan.run_id)
+    moved = plan.store != source_url
+    if moved:
+        _refuse_foreign(target, plan)
+        _copy_attempts(source, target, plan.run_id)
+        _copy_newest_checkpoint(source, target, plan.run_id, note)
+    where = {"moved_from": f"{source_url.rstrip('/')}/{plan.run_id}"} if moved else {}
+    record = RunRecord(plan.run_id, old.created, plan.job.model_dump(mode="json"), plan.program, plan.facts(), {**old.provenance, **where})
+    target.delete(f"{plan.run_id}/{layout.MOVED}")
+    target.put(f"{plan.run_id}/{layout.RUN}", record.to_json())
+    if moved:  # whoever knows the old place alone must not go on there
+        source.put(f"{plan.run_id}/{layout.MOVED}", f"{plan.store.rstrip('/')}/{plan.run_id}\n".encode())
+
+
+def new_place(store_url: str, run_id: str) -> str | None:
+    """The URL of the run directory that the one in this store was moved to; None if it was not. Raises StoreError."""
+    try:
+        return store_at(store_url).get(f"{run_id}/{layout.MOVED}").decode(errors="replace").strip()
+    except ObjectMissingError:
+        return None
+
+
+def _refuse_foreign(target: Store, plan: Plan) -> None:
+    """A run directory that is further than this one would be written over: it is that of a move that went on from there."""
+    newest = max((int(name) for name in target.folders(f"{plan.run_id}/{layout.ATTEMPTS}/") if name.isdecimal()), default=0)
+    if newest >= plan.attempt:
+        raise UsageError(
+            f"{plan.store}/{plan.run_id} has attempt {newest} already: the run was moved there before",
+            hint=f"go on there: cloud-train adopt {plan.store}/{plan.run_id}",
+        )
+
+
+def _copy_attempts(source: Store, target: Store, run_id: str) -> None:
+    prefix = f"{run_id}/{layout.ATTEMPTS}/"
+    streams = set()
+    for info in source.list(prefix):
+        found = stream_of(info.key)
+        if found or (source.local_path(info.key) is not None and info.key.endswith((".log", ".jsonl"))):
+            streams.add(found[0] if found else info.key)
+        else:
+            target.put(info.key, source.get(info.key))
+    for key in sorted(streams):
+        _copy_stream(source, target, key)
+
+
+def _copy_stream(source: Store, target: Store, key: str) -> None:
+    stream = open_stream(source, key)
+    if target.local_path(key) is not None:
+        target.put(key, b"".join(_pieces(stream.read, stream.size())))
+        return
+    start = 0
+    for piece in _pieces(stream.read, stream.size()) or [b""]:
+        target.put(segment_key(key, start), piece)
+        start += len(piece)
+
+
+def _pieces(read: Callable[[int, int], bytes], size: int) -> list[bytes]:
+    pieces, start = [], 0
+    while start < size and (piece := read(start, min(size, start + _SEGMENT_BYTES))):
+        pieces.append(piece)
+        start += len(piece)
+    return pieces
+
+
+def _copy_newest_checkpoint(source: Store, target: Store, run_id: str, note: Note) -> None:
+    prefix = f"{run_id}/{layout.CHECKPOINTS}/"
+    found = [(step, name) for name in source.folders(prefix) if (step := layout.step_of(name)) is not None]
+    for _, name in sorted(found, reverse=True):
+        try:
+            with tempfile.TemporaryDirectory(prefix="cloud-train-move-") as folder:
+                size = _copy_checkpoint(source, target, f"{prefix}{name}", Path(folder))
+        except (ObjectMissingError, CorruptError, InvalidKeyError) as error:
+            note(f"passed over checkpoint {name}: {error.message}")
+            continue
+        except OSError as error:
+            hint = "name a folder with more room in TMPDIR"
+            raise StoreError(f"the checkpoint {name} cannot be held on this machine meanwhile: {error.strerror}", hint=hint) from error
+        note(f"copied checkpoint {name}, {size / 1e6:,.1f} MB, verified")
+        return
+    note("there is no valid checkpoint: the run begins anew")
+
+
+def _copy_checkpoint(source: Store, target: Store, prefix: str, folder: Path) -> int:
+    """Bytes of the checkpoint; every file is checked against the manifest on its way, and the manifest comes last."""
+    key = f"{prefix}/{layout.MANIFEST}"
+    written = source.get(key)
+    manifest = parse_manifest(written, f"{source.url}/{key}")
+    if manifest.step != layout.step_of(prefix.rpartition("/")[2]):
+        raise CorruptError(f"its manifest is that of step {manifest.step}")
+    entries = manifest.files.items()
+    download(source, [Download(f"{prefix}/{name}", folder / name, entry.size, entry.sha256) for name, entry in entries])
+    upload(target, [Upload(folder / name, f"{prefix}/{name}", entry.sha256) for name, entry in entries])
+    target.put(key, written)
+    return sum(entry.size for _, entry in entries)
