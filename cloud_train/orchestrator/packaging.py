@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train import __version__
-from cloud_train.errors import UsageError
+from cloud_train.errors import ConflictError, UsageError
 from cloud_train.job.models import JobSpec, ScriptModel
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.source import commit_of
@@ -67,6 +67,28 @@ def build_for(provider: Provider, plan: Plan, note: Callable[[str], None], home:
             hint=f"name its repository with `repository` under `{provider.name}` in configs/{provider.name}.yaml",
         )
     return build_image(plan, note, repository, home, login_for(provider, plan.provider_settings))
+
+
+def made_again(plan: Plan, note: Callable[[str], None]) -> Plan:
+    """The plan of a further attempt, its image made again if the local engine has lost it, and then it has to be the same bytes.
+
+    Raises ConflictError if it is another image by now: the code, the base or cloud-train has changed.
+    """
+    from cloud_train.image.engine import Engine
+
+    if plan.image is None:
+        return plan
+    with Engine(plan.provider_settings.get("host")) as engine:
+        if engine.find(plan.image):
+            return plan
+    note(f"the image of {plan.run_id} is gone from the Docker Engine, and is made again")
+    found = build_image(plan, note).reference
+    if found != plan.image:
+        raise ConflictError(
+            f"the image of {plan.run_id} is gone, and what lies here makes another one: the code, the base or cloud-train has changed",
+            hint=f"put back what it was made of, or go on with what is here: cloud-train resume {plan.run_id} --provider {plan.provider}",
+        )
+    return plan
 
 
 def login_for(provider: Provider, settings: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -8,7 +8,7 @@ from cloud_train.errors import ConflictError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.moving import move, new_place
 from cloud_train.orchestrator.observing import RunView, declare_dead, look, read_record
-from cloud_train.orchestrator.packaging import build_for
+from cloud_train.orchestrator.packaging import build_for, made_again
 from cloud_train.orchestrator.planning import plan_elsewhere
 from cloud_train.orchestrator.stores import CLOUD_PAUSE_SECONDS, store_at
 from cloud_train.orchestrator.submitting import handed_over, launch, refuse_unready
@@ -64,6 +64,8 @@ def resume(
             secrets = handed_over(provider, plan)
             refuse_unready(provider, plan)
             if elsewhere is None:
+                if provider.capabilities.containers and not provider.capabilities.is_cloud:
+                    plan = made_again(plan, note)
                 ledger.add_attempt(run_id, plan.attempt, plan.provider)
             else:
                 if provider.capabilities.containers:
