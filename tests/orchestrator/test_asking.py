@@ -1,0 +1,153 @@
+"""How often providers are asked, and that many attempts are one question."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from cloud_train.errors import ProviderError
+from cloud_train.orchestrator import observing
+from cloud_train.orchestrator.asking import Asker
+from cloud_train.orchestrator.early_words import EarlyWords
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.observing import RunView, list_runs
+from cloud_train.providers.base import Capabilities, Handle, Observation, Provider
+from cloud_train.run.ledger import Ledger
+from cloud_train.run.states import Cause, State
+
+RUN = "asked-261124-120000-abcd"
+CLOUD = Capabilities(stores=("s3",), max_nodes=1, spot=True, enforces=(), containers=True, is_cloud=True)
+
+
+class Counted:
+    """A place that says what it is told to say, and counts how often it is asked."""
+
+    name = "counted"
+
+    def __init__(self, capabilities: Capabilities = CLOUD) -> None:
+        self.capabilities = capabilities
+        self.asked: list[float] = []
+        self.listed: list[int] = []
+        self.now = 0.0
+        self.answer = Observation(State.RUNNING)
+        self.pages: list[bytes] = []
+
+    def observe(self, _handle: Handle) -> Observation:
+        self.asked.append(self.now)
+        return self.answer
+
+    def observe_all(self, handles: Sequence[Handle]) -> list[Observation]:
+        self.listed.append(len(handles))
+        return [self.answer] * len(handles)
+
+    def logs(self, _handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
+        start = int(cursor or 0)
+        return (self.pages[start], str(start + 1)) if start < len(self.pages) else (b"", cursor)
+
+
+def handle(run_id: str = RUN, attempt: int = 1) -> Handle:
+    return Handle(run_id, attempt, "counted", "s3://bucket/runs", {"name": run_id})
+
+
+def test_a_cloud_is_asked_less_and_less_often_and_never_less_than_once_a_minute() -> None:
+    place = Counted()
+    asker = Asker(clock=lambda: place.now)
+    for second in range(1000):
+        place.now = float(second)
+        asker.observe(cast(Provider, place), handle())
+    pauses = [after - before for before, after in pairwise(place.asked)]
+    assert place.asked[:4] == [0, 2, 4, 6]
+    early = [(at, pause) for at, pause in zip(place.asked, pauses, strict=False) if 4 <= at < 120]
+    assert all(at / 2 <= pause <= at / 2 + 1 for at, pause in early)  # looks come every second
+    assert set(pauses[-10:]) == {60}
+
+
+def test_a_place_on_this_machine_is_asked_whenever_somebody_looks() -> None:
+    place = Counted(Capabilities(stores=("file",), max_nodes=1, spot=False, enforces=()))
+    asker = Asker(clock=lambda: place.now)
+    for _ in range(5):
+        asker.observe(cast(Provider, place), handle())
+    assert len(place.asked) == 5
+
+
+def test_the_next_attempt_is_asked_about_at_once() -> None:
+    place = Counted()
+    asker = Asker(clock=lambda: place.now)
+    asker.observe(cast(Provider, place), handle())
+    asker.observe(cast(Provider, place), handle(attempt=2))
+    assert len(place.asked) == 2
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    place = Counted()
+    for module in ("observing", "early_words"):
+        monkeypatch.setattr(f"cloud_train.orchestrator.{module}.load_provider", lambda *_: place)
+    return place
+
+
+def submitted(home: Home, number: int, state: State = State.RUNNING) -> str:
+    run_id = f"asked-261124-120000-{number:04d}"
+    with Ledger(home.ledger_path) as ledger:
+        ledger.add(run_id, name="asked", provider="counted", store="s3://no-such-bucket/runs", job_file=None, created=float(number))
+        ledger.launched(run_id, 1, {"name": run_id})
+        ledger.observed(run_id, 1, state)
+    return run_id
+
+
+def test_a_thousand_runs_are_one_question(home: Home, place: Counted) -> None:
+    for number in range(1000):
+        submitted(home, number)
+    runs = list_runs(home)  # the store does not exist: it is not asked either
+    assert [run.state for run in runs] == [State.RUNNING] * 1000
+    assert (place.listed, place.asked) == ([1000], [])
+
+
+def test_a_cloud_that_cannot_be_asked_hides_no_run(home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Any) -> list[Observation]:
+        raise ProviderError("the login has expired")
+
+    submitted(home, 1)
+    monkeypatch.setattr(place, "observe_all", fail)
+    said: list[str] = []
+    assert [run.state for run in list_runs(home, note=said.append)] == [State.RUNNING]
+    assert said == ["counted cannot be asked: the login has expired"]
+
+
+def test_what_a_cloud_logs_before_the_worker_speaks_is_told_once_and_in_whole_lines(home: Home, place: Counted) -> None:
+    run_id = submitted(home, 1, State.STARTING)
+    now, said = [0.0], list[str]()
+    words = EarlyWords(home, said.append, clock=lambda: now[0])
+    with Ledger(home.ledger_path) as ledger:
+        entry = ledger.get(run_id)
+        assert entry is not None
+        run = RunView.of(entry)
+        place.pages = [b"pulling the image\nunpack", b"ing it\n"]
+        words.tell(run, ledger)
+        words.tell(run, ledger)
+        assert said == ["counted: pulling the image", "counted: unpacking it"]
+        place.pages.append(b"starting\n")
+        words.tell(run, ledger)
+        assert len(said) == 2  # it was asked a moment ago
+        now[0] = 11
+        words.tell(run, ledger)
+        assert said[2:] == ["counted: starting"]
+        place.pages.append(b"what the worker has in its own log\n")
+        now[0] = 30
+        words.tell(RunView.of(entry, heartbeat=1.0), ledger)
+        assert len(said) == 3
+
+
+def test_success_that_the_worker_does_not_know_of_is_not_taken_for_success(tmp_path: Path) -> None:
+    from cloud_train.storage.local import LocalStore
+
+    ended = observing._ended_without_a_word(LocalStore(tmp_path), RUN, 1, None, Observation(State.SUCCEEDED, Cause.SUCCEEDED))
+    assert ended.cause is Cause.UNKNOWN
+    assert "the worker has not said so" in ended.message
