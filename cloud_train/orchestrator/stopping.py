@@ -47,7 +47,8 @@ def cancel(
         if entry is None or entry.reference is None:
             raise ConflictError(f"{run_id} is being submitted this very moment", hint="cancel it again in a second")
         store = store_at(run.store)
-        store.put(f"{run_id}/{layout.cancel(run.attempt)}", b"")
+        mark = f"{run_id}/{layout.cancel(run.attempt)}"
+        store.put(mark, layout.AT_ONCE if force else b"")
         stop = partial(_tell, home, run, entry)
         stop(force)
         if not wait and not force:
@@ -63,6 +64,7 @@ def cancel(
             if clock() > deadline:
                 if force:
                     raise ProviderError(f"{run_id} does not end", hint="try again, or end its processes by hand: cloud-train status")
+                store.put(mark, layout.AT_ONCE)
                 stop(True)
                 deadline, force = clock() + (margin if is_cloud else _MARGIN_SECONDS), True
             sleep(pause_of(store, _PAUSE_SECONDS))

@@ -26,6 +26,8 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model"
 MANIFEST = "manifest.json"
 MOVED = "moved"
+AT_ONCE = b"at once\n"
+"""What stands in the mark of somebody who cancels without the grace period."""
 
 _STEP = re.compile(r"step-(\d{1,18})")
 

@@ -47,7 +47,7 @@ class Attempt:
         self._next_heartbeat = monotonic() + surroundings.timing.heartbeat
         self._next_look = monotonic() + self._pace
         self._children = Children(self._buried)
-        self._told = False
+        self._told = self._is_forced = False
         self._chore: Chore | None = None
         self._fetcher: Fetcher | None = None
         self._foreign: set[str] = set()
@@ -248,6 +248,8 @@ class Attempt:
                 self._stop = Stop.OTHER_NODE
         if self._stop:
             self._limit = math.inf
+            if beats and self._told and at.is_forced():
+                self._kill_at, self._is_forced = min(self._kill_at, now), True
         if now >= self._next_look:
             self._next_look = now + self._pace
             at.peers.look()
@@ -304,11 +306,13 @@ class Attempt:
         return self._stop is not None or (exit_code != 0 and self._at.is_cancelled())
 
     def _stopped(self, exit_code: int | None) -> Ending:
-        had_to_be_killed = self._give_up_at < math.inf
+        described, killed = self._at.record.program, ""
+        if self._give_up_at < math.inf:
+            killed = "killed at once, as asked" if self._is_forced else f"killed after the grace period of {described.grace_seconds:g} s"
         if self._at.remote and not self._at.is_cancelled():  # whoever cancels signals the worker too: the mark may still be on its way
             self._do(partial(self._at.remote.bring_marks, LocalStore(self._at.workspace.store), [self._number]))
         reason = Stop.CANCELLED if self._stop is None or self._at.is_cancelled() else self._stop
-        return ending.of_stop(reason, self._at.record.program, exit_code, had_to_be_killed, self._at.workspace.failure)
+        return ending.of_stop(reason, described, exit_code, killed, self._at.workspace.failure)
 
     def _look_for_checkpoints(self) -> None:
         """Seal new checkpoints of a script, in a chore."""

@@ -74,16 +74,16 @@ def of_program(exit_code: int, out_of_memory: bool, failure: Path, output_log: P
     return Ending(cause, f"{describe(exit_code)}: {last}" if last else describe(exit_code), exit_code)
 
 
-def of_stop(reason: Stop, program: Program, exit_code: int | None, had_to_be_killed: bool, failure: Path) -> Ending:
-    """The end of a program that the worker stopped; ``exit_code`` is None if it had not started yet."""
+def of_stop(reason: Stop, program: Program, exit_code: int | None, killed: str, failure: Path) -> Ending:
+    """The end of a program that the worker stopped; ``exit_code`` is None if it had not started yet, ``killed`` says that it had to be."""
     said = read_failure(failure)
     if reason is Stop.OTHER_NODE and said.message and not said.is_consequence:  # both failed, and this one may have been the first
         return Ending(said.cause or Cause.FAILED, said.message, exit_code)
     message = f"{reason.value} of {program.duration_seconds:g} s" if reason is Stop.TIME_LIMIT else reason.value
     if exit_code is None:
         message += " before the program started"
-    if had_to_be_killed:
-        message += f"; killed after the grace period of {program.grace_seconds:g} s"
+    if killed:
+        message += f"; {killed}"
     return Ending(_CAUSE_OF_STOP[reason], f"{message}: {said.message}" if said.message else message, exit_code, reason is Stop.OTHER_NODE)
 
 

@@ -58,6 +58,8 @@ class Surroundings:
     """The other nodes."""
     is_cancelled: Callable[[], bool]
     """Looks for the mark of somebody who cancelled the run."""
+    is_forced: Callable[[], bool]
+    """Whether it says that the grace period is not to be waited for."""
     timing: Timing
     remote: Remote | None = None
     """The run in its store, where that is no folder of this machine."""

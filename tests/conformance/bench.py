@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
@@ -19,13 +19,15 @@ from cloud_train.run.plan import Plan
 from cloud_train.run.record import RunRecord
 from cloud_train.storage.base import Store
 from cloud_train.storage.registry import open_store
-from tests.conformance.place import Place
+from tests.conformance.place import FarPlace, Place
 from tests.support import wait_until
 
 Command = str | list[str]
 
 READY = "echo ready"
 """A program says this when the test may go on."""
+UNTIL_LET_GO = 'until [ -e "$CLOUD_TRAIN_CHECKPOINTS/go" ]; do sleep 0.02; done'
+"""A program waits here until the test lets it go."""
 
 
 def saving(step: int) -> str:
@@ -105,6 +107,25 @@ class Bench:
     def words(self, run: RunView, attempt: int | None = None) -> list[str]:
         """The lines of the output."""
         return self.output(run, attempt).decode().splitlines()
+
+    def let_go(self, run_id: str) -> None:
+        """Let a program go on that waits ``UNTIL_LET_GO``."""
+        if self.store.local_path(run_id) is not None:
+            self.store.put(f"{run_id}/{layout.CHECKPOINTS}/go", b"")
+        else:
+            cast(FarPlace, self.place).touch(run_id, f"{layout.CHECKPOINTS}/go")
+
+    def data(self, files: Mapping[str, bytes]) -> str:
+        """Lay files where the place's machines find them; returns the job's ``data.path``."""
+        if self.store.local_path("data") is not None:
+            for name, content in files.items():
+                path = self.folder / "data" / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            return "data"
+        for name, content in files.items():
+            self.store.put(f"data/{name}", content)
+        return f"{self.store_url}/data"
 
     def checkpoint(self, run: RunView, step: int, file: str) -> str:
         """The key of a file of a checkpoint."""

@@ -46,6 +46,16 @@ class Place(Protocol):
         """End and remove whatever a test left of this run, even a test that failed."""
 
 
+class FarPlace(Place, Protocol):
+    """A place whose machines share no folder with this one."""
+
+    environment: Mapping[str, str]
+    """What whoever submits has to have in the environment: credentials, endpoints."""
+
+    def touch(self, run_id: str, path: str) -> None:
+        """Make an empty file in the workspace of this run, on its machine; ``path`` starts at the run directory."""
+
+
 def named_place(text: str) -> Place:
     """The place that ``package.module:attribute`` names."""
     module, _, attribute = text.partition(":")

@@ -124,9 +124,8 @@ def test_the_contracts_variables_are_set_and_their_folders_exist(bench: Bench) -
 
 
 def test_the_jobs_data_can_be_read(bench: Bench) -> None:
-    (bench.folder / "data" / "below").mkdir(parents=True)
-    (bench.folder / "data" / "below" / "numbers.txt").write_text("1 2 3\n")
-    run = bench.run('cat "$CLOUD_TRAIN_DATA/below/numbers.txt"', data={"dataset": "files", "path": "data"})
+    path = bench.data({"below/numbers.txt": b"1 2 3\n"})
+    run = bench.run('cat "$CLOUD_TRAIN_DATA/below/numbers.txt"', data={"dataset": "files", "path": path})
     assert bench.words(run) == ["1 2 3"]
 
 

@@ -12,7 +12,7 @@ from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.run import layout
 from cloud_train.run.states import Cause, State
-from tests.conformance.bench import READY, Bench, saving
+from tests.conformance.bench import READY, UNTIL_LET_GO, Bench, saving
 from tests.support import wait_until
 
 TWO_STEPS = f"""
@@ -60,10 +60,10 @@ def test_a_cancelled_run_can_be_resumed(bench: Bench) -> None:
 
 
 def test_a_run_that_goes_on_or_has_succeeded_is_not_resumed(bench: Bench) -> None:
-    run = bench.start_until_ready(f'{READY}; until [ -e "$CLOUD_TRAIN_CHECKPOINTS/go" ]; do sleep 0.02; done')
+    run = bench.start_until_ready(f"{READY}; {UNTIL_LET_GO}")
     with pytest.raises(ConflictError, match="goes on"):
         resume(bench.home, run.run_id)
-    bench.store.put(f"{run.run_id}/{layout.CHECKPOINTS}/go", b"")
+    bench.let_go(run.run_id)
     assert bench.end_of(run).state is State.SUCCEEDED
     with pytest.raises(ConflictError, match="has succeeded"):
         resume(bench.home, run.run_id)

@@ -26,7 +26,9 @@ WAITS_ONCE = 'echo ready; [ "$CLOUD_TRAIN_ATTEMPT" != 1 ] || exec sleep 600'
 
 
 class OwnEngine:
-    """A Docker Engine with everything that it has in one folder."""
+    """A Docker Engine with everything that it has in one folder, and a network of its own: one without a bridge would take away that of
+    this machine's engine.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -38,7 +40,7 @@ class OwnEngine:
         options = [word for option, name in folders.items() for word in (option, str(self._folder / name))]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["dockerd", "--host", self.address, *options, "--bridge", "none", "--iptables=false"],
+                ["unshare", "--net", "dockerd", "--host", self.address, *options, "--bridge", "none", "--iptables=false"],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -73,8 +75,8 @@ class OwnEngine:
 @pytest.fixture
 def own_engine(tmp_path: Path) -> Iterator[OwnEngine]:
     engine_or_skip().close()
-    if os.getuid() or shutil.which("dockerd") is None:
-        pytest.skip("an engine of its own needs root and dockerd")
+    if os.getuid() or not (shutil.which("dockerd") and shutil.which("unshare")):
+        pytest.skip("an engine of its own needs root, dockerd and unshare")
     engine = OwnEngine(tmp_path)
     try:
         engine.start()

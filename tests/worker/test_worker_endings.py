@@ -148,10 +148,10 @@ def test_the_counter_of_this_machine_can_be_read() -> None:
 def test_the_end_of_a_stopped_program_says_who_stopped_it_and_whether_it_had_to_be_killed(tmp_path: Path) -> None:
     program = Program(("true",), "/", grace_seconds=30, duration_seconds=90)
     nothing = tmp_path / "nothing"
-    assert ending.of_stop(Stop.TIME_LIMIT, program, 143, False, nothing).message == "reached its time limit of 90 s"
-    killed = ending.of_stop(Stop.TOLD, program, -9, True, nothing)
+    assert ending.of_stop(Stop.TIME_LIMIT, program, 143, "", nothing).message == "reached its time limit of 90 s"
+    killed = ending.of_stop(Stop.TOLD, program, -9, "killed after the grace period of 30 s", nothing)
     assert (killed.cause, killed.message) == (Cause.PREEMPTED, "told to stop; killed after the grace period of 30 s")
-    early = ending.of_stop(Stop.CANCELLED, program, None, False, nothing)
+    early = ending.of_stop(Stop.CANCELLED, program, None, "", nothing)
     assert (early.cause, early.message) == (Cause.CANCELLED, "cancelled before the program started")
 
 
