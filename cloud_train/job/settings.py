@@ -47,17 +47,19 @@ class AwsSettings(CloudSettings):
     """Settings of the provider ``aws``: SageMaker training jobs."""
 
     region: Text | None = None
-    """The region of jobs, bucket and registry, such as ``eu-west-1``; that of the AWS profile if left out."""
+    """The region of jobs, bucket and registry, such as ``eu-west-1``; that of ``repository`` if left out."""
     role: Text | None = None
-    """ARN of the role that the machines have: it reaches the store, pulls the image, and writes logs. docs/clouds/aws.md has its policy."""
+    """ARN of the role that the machines have: it reaches the store, pulls the image, and writes logs. Needed. docs/clouds/aws.md has its
+    policy.
+    """
     volume: ByteSize = ByteSize(30 * 10**9)
-    """Disk of each machine."""
+    """Disk of each machine; one with NVMe disks of its own, such as ``ml.g5.xlarge``, has those instead."""
     subnets: tuple[Text, ...] = ()
-    """Subnets of a VPC in which the machines are, with ``security_groups``."""
+    """Subnets of a VPC in which the machines are, with ``security_groups``; they need a way to S3, ECR and CloudWatch Logs there."""
     security_groups: tuple[Text, ...] = ()
     """Security groups of the machines in those subnets."""
     kms_key: Text | None = None
-    """Key of AWS KMS that encrypts the machines' disks; AWS's own if left out."""
+    """Key of AWS KMS that encrypts the machines' disks; AWS's own if left out. Not for machines with NVMe disks of their own."""
     tags: dict[str, str] = Field(default_factory=dict)
     """Tags of the jobs, beside those of cloud-train."""
 
@@ -66,23 +68,25 @@ class GcpSettings(CloudSettings):
     """Settings of the provider ``gcp``: Vertex AI custom jobs."""
 
     project: Text | None = None
-    """The project's id; that of the credentials if left out."""
+    """Id of the project in which jobs run and cost money. Needed."""
     region: Text | None = None
-    """The region of jobs and bucket, such as ``europe-west4``."""
+    """The region of jobs and bucket, such as ``europe-west4``. Needed."""
     service_account: Text | None = None
-    """E-mail of the service account that the machines have: it reaches the store and the image. docs/clouds/gcp.md has its roles."""
+    """E-mail of the service account that the machines have: it reaches the store and the job's secrets, and writes logs. Vertex AI's own,
+    the Custom Code Service Agent, if left out. docs/clouds/gcp.md has its roles.
+    """
     disk: ByteSize = ByteSize(100 * 10**9)
     """Boot disk of each machine, at least 100GB."""
-    disk_type: Text = "pd-ssd"
-    """Kind of boot disk: ``pd-ssd`` or ``pd-standard``; some machines need another."""
+    disk_type: Text | None = None
+    """Kind of boot disk: ``pd-ssd``, ``pd-standard`` or ``hyperdisk-balanced``; the machine's usual one if left out."""
     network: Text | None = None
-    """Full name of a VPC network that the machines are peered with."""
+    """Full name of a VPC network that the machines are peered with, such as ``projects/12345/global/networks/training``."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Labels of the jobs, beside those of cloud-train."""
-    endpoint: Text | None = None
-    """URL of Vertex AI instead of the region's own, such as that of a private endpoint."""
-    logging_endpoint: Text | None = None
-    """URL of Cloud Logging instead of Google's own."""
+    endpoint: Text = "https://{service}.googleapis.com"
+    """URL of Google's services; ``{service}`` stands for each one's name (``europe-west4-aiplatform``, ``logging``, ``secretmanager``).
+    With Private Service Connect it is ``https://{service}-NAME.p.googleapis.com``.
+    """
 
 
 class AzureSettings(CloudSettings):
@@ -99,7 +103,11 @@ class AzureSettings(CloudSettings):
     compute: Text | None = None
     """A compute cluster of the workspace, whose own setting decides about spot; serverless machines if left out."""
     identity: Text | None = None
-    """Client id of the managed identity that the machines have: it reaches the store and the image. docs/clouds/azure.md has its roles."""
+    """Client id of the managed identity that the machines have: it reaches the store and the image. A cluster's own, which the system made,
+    if left out; serverless machines need one. docs/clouds/azure.md has its roles.
+    """
+    vault: Text | None = None
+    """URL of the Key Vault that hands a job's ``secrets`` to its machines, such as ``https://cloud-train.vault.azure.net``."""
     tags: dict[str, str] = Field(default_factory=dict)
     """Tags of the jobs, beside those of cloud-train."""
     endpoint: Text | None = None

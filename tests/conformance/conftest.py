@@ -4,8 +4,10 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -15,11 +17,14 @@ from cloud_train.providers.base import Provider
 from cloud_train.providers.registry import known_providers, load_provider
 from cloud_train.storage.registry import open_store
 from tests.conformance.bench import Bench
-from tests.conformance.place import Place, named_by_environment, named_place
+from tests.conformance.place import FarPlace, Place, named_by_environment, named_place
 
 PLACES = {
     "local": "tests.conformance.places:LOCAL",
     "docker": "tests.conformance.places:DOCKER",
+    "aws": "tests.conformance.cloud_places:AWS",
+    "gcp": "tests.conformance.cloud_places:GCP",
+    "azure": "tests.conformance.cloud_places:AZURE",
     "toy": "cloud_train_toy.place:PLACE",
 }
 """The project's own; the toy's is found once its distribution is installed."""
@@ -61,10 +66,29 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     return Home(tmp_path / "home")
 
 
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[FarPlace], None]]:
+    """Starts a place for the rest of the session."""
+    with ExitStack() as running:
+        yield lambda place: place.start(running, tmp_path_factory)
+
+
 @pytest.fixture
-def place(plugins: Path, home: Home, request: pytest.FixtureRequest) -> Place:
+def place(
+    plugins: Path,
+    home: Home,
+    running: Callable[[FarPlace], None],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Place:
     """The place that this test runs at."""
     place = named_place(request.param)
+    if hasattr(place, "start"):
+        far = cast(FarPlace, place)
+        far.require()
+        running(far)
+        for name, value in far.environment.items():
+            monkeypatch.setenv(name, value)
     known = {provider.name: provider.error for provider in known_providers(home.folder)}
     problem = known.get(place.name, "it is not installed")
     assert problem is None, f"the provider {place.name!r}: {problem}"

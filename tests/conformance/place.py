@@ -7,8 +7,11 @@ the suite against that alone. docs/providers.md has an example.
 import importlib
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, cast
+
+import pytest
 
 from cloud_train.providers.base import Request
 
@@ -48,6 +51,9 @@ class Place(Protocol):
 
 class FarPlace(Place, Protocol):
     """A place whose machines share no folder with this one."""
+
+    def start(self, running: ExitStack, factory: pytest.TempPathFactory) -> None:
+        """Start what the place consists of, unless it runs; it ends with ``running``, which is the session's."""
 
     environment: Mapping[str, str]
     """What whoever submits has to have in the environment: credentials, endpoints."""

@@ -42,8 +42,10 @@ class RunningRegistry:
 
 
 @contextmanager
-def running_registry(folder: Path, *, with_login: bool = False) -> Iterator[RunningRegistry]:
-    """A registry that keeps everything in ``folder``."""
+def running_registry(
+    folder: Path, *, with_login: bool = False, htpasswd: str = _HTPASSWD, storage: Path | None = None
+) -> Iterator[RunningRegistry]:
+    """A registry that keeps everything in ``folder``, but images in ``storage``, which registries may share."""
     program = shutil.which("docker-registry")
     if program is None:
         if os.environ.get("CLOUD_TRAIN_REQUIRE_DOCKER") == "1":
@@ -53,10 +55,11 @@ def running_registry(folder: Path, *, with_login: bool = False) -> Iterator[Runn
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{free.getsockname()[1]}"
-    (folder / "htpasswd").write_text(_HTPASSWD)
+    (folder / "htpasswd").write_text(htpasswd)
+    storage = storage or folder / "storage"
     settings = {
         "version": 0.1,
-        "storage": {"filesystem": {"rootdirectory": str(folder / "storage")}, "delete": {"enabled": True}},
+        "storage": {"filesystem": {"rootdirectory": str(storage)}, "delete": {"enabled": True}},
         "http": {"addr": host, "secret": "any"},
         **({"auth": {"htpasswd": {"realm": "tests", "path": str(folder / "htpasswd")}}} if with_login else {}),
     }
@@ -65,7 +68,7 @@ def running_registry(folder: Path, *, with_login: bool = False) -> Iterator[Runn
         process = subprocess.Popen([program, "serve", str(folder / "config.yml")], stdout=log, stderr=log)
     try:
         wait_until(lambda: _answers(host), f"a registry at {host}; its log: {(folder / 'log').read_text()}")
-        yield RunningRegistry(host, folder / "log", folder / "storage")
+        yield RunningRegistry(host, folder / "log", storage)
     finally:
         process.terminate()
         process.wait(10)

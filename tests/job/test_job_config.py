@@ -29,14 +29,14 @@ def test_relative_paths_start_at_the_config_files_folder_and_links_stay_links(tm
 
 def test_every_mistake_of_a_config_is_reported_with_its_place_and_the_nearest_name(tmp_path: Path) -> None:
     with pytest.raises(JobFileError) as caught:
-        read(tmp_path, "providr: local\nstore: ''\nlocal: {pyhton: /x, python: 3}\ngcp: 3\nA_b: {}\n")
+        read(tmp_path, "providr: local\nstore: ''\nlocal: {pyhton: /x, python: 3}\nslurm: 3\nA_b: {}\n")
     found = {str(problem.place): (problem.message, problem.suggestion) for problem in caught.value.problems}
     assert found == {
         "c.yaml:1:1": ("unknown key 'providr'", "provider"),
         "c.yaml:2:8": ("store cannot be ''", ""),
         "c.yaml:3:9": ("unknown key 'pyhton'", "python"),
         "c.yaml:3:29": ("local.python cannot be 3", ""),
-        "c.yaml:4:1": ("unknown key 'gcp'", ""),
+        "c.yaml:4:1": ("unknown key 'slurm'", ""),
         "c.yaml:5:1": ("unknown key 'A_b'", ""),
     }
 

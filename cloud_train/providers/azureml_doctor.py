@@ -1,0 +1,175 @@
+"""Whether everything is there and allowed that a run on Azure ML needs, for ``cloud-train doctor --config``. Nothing is started."""
+
+import base64
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from cloud_train.errors import CloudTrainError, ProviderError
+from cloud_train.providers.azureml_client import API, VAULT_SCOPE, Client, client, is_loopback
+from cloud_train.providers.azureml_request import workspace_of
+from cloud_train.providers.base import Diagnosis
+
+_NEEDED = ("subscription", "resource_group", "workspace")
+_ML = "Microsoft.MachineLearningServices/workspaces"
+_ACTIONS = (
+    f"{_ML}/jobs/write",
+    f"{_ML}/jobs/read",
+    f"{_ML}/jobs/cancel/action",
+    f"{_ML}/environments/versions/write",
+)
+"""What whoever submits does in the workspace."""
+_DOCS = "see docs/clouds/azure.md"
+_ROLE = "give yourself the role AzureML Data Scientist on the workspace"
+_PULL = "Microsoft.ContainerRegistry/registries/pull/read"
+_PUSH = "Microsoft.ContainerRegistry/registries/push/write"
+
+
+def diagnose(settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
+    """One thing at a time; what depends on something that is missing is left out."""
+    missing = [name for name in _NEEDED if name not in settings]
+    if missing:
+        names = ", ".join(f"azure.{name}" for name in missing)
+        yield Diagnosis("azure settings", "error", f"{names} is not set", "name it in the config file: see docs/clouds/azure.md")
+        return
+    try:
+        azure = client()
+        azure.token()
+        yield Diagnosis("azure credentials", "ok", "azure-identity finds some")
+        place = workspace_of(settings)
+        workspace = azure.call(
+            "GET", f"{place['endpoint']}{place['path']}", "show the workspace", permission=f"{_ML}/read", params=API
+        ).document
+    except CloudTrainError as error:
+        yield Diagnosis("azure workspace", "error", error.message, error.hint or _DOCS)
+        return
+    yield _of_workspace(settings, workspace)
+    yield _tried("azure permissions", lambda: _of_permissions(azure, place))
+    yield _tried("azure machines", lambda: _of_machines(azure, settings, place, str(workspace.get("location"))))
+    if "identity" in settings:
+        yield _tried("azure identity", lambda: _of_identity(azure, settings, place, workspace))
+    if "repository" in settings:
+        yield _tried("azure registry", lambda: _of_registry(azure, str(settings["repository"])))
+    if "vault" in settings:
+        yield _tried("azure vault", lambda: _of_vault(azure, str(settings["vault"])))
+    if store is not None:
+        yield _tried("azure store", lambda: _of_store(store))
+
+
+def _tried(name: str, look: Callable[[], Diagnosis]) -> Diagnosis:
+    try:
+        return look()
+    except CloudTrainError as error:
+        return Diagnosis(name, "error", error.message, error.hint or _DOCS)
+
+
+def _of_workspace(settings: Mapping[str, Any], workspace: Mapping[str, Any]) -> Diagnosis:
+    location, named = str(workspace.get("location") or ""), settings.get("location")
+    if named is not None and named.casefold() != location.casefold():
+        return Diagnosis("azure workspace", "error", f"it is in {location}, not in {named}", f"set azure.location to {location}")
+    return Diagnosis("azure workspace", "ok", f"{settings['workspace']} in {location}")
+
+
+def _of_permissions(azure: Client, place: Mapping[str, Any]) -> Diagnosis:
+    """By the permissions that Azure says the caller has here, inherited ones too."""
+    url = f"{place['endpoint']}{place['path']}/providers/Microsoft.Authorization/permissions"
+    granted = azure.call("GET", url, "list your permissions", params={"api-version": "2022-04-01"}).document["value"]
+    missing = [action for action in _ACTIONS if not any(_grants(each, action) for each in granted)]
+    if missing:
+        return Diagnosis("azure permissions", "error", f"you may not: {', '.join(missing)}", _ROLE)
+    return Diagnosis("azure permissions", "ok", "you may start, see and cancel jobs")
+
+
+def _grants(permission: Mapping[str, Any], action: str) -> bool:
+    def names(kind: str) -> bool:
+        return any(re.fullmatch(re.escape(each).replace(r"\*", ".*"), action, re.IGNORECASE) for each in permission.get(kind) or ())
+
+    return names("actions") and not names("notActions")
+
+
+def _of_machines(azure: Client, settings: Mapping[str, Any], place: Mapping[str, Any], location: str) -> Diagnosis:
+    """The cluster and the identities that it has; for serverless machines whether the region has the kind, and some of it for you."""
+    if cluster := settings.get("compute"):
+        url, permission = f"{place['endpoint']}{place['path']}/computes/{cluster}", f"{_ML}/computes/read"
+        found = azure.call("GET", url, f"show the cluster {cluster}", permission=permission, params=API).document["properties"]
+        priority = (found.get("properties") or {}).get("vmPriority", "Dedicated")
+        return Diagnosis("azure machines", "ok", f"the cluster {cluster} ({priority})")
+    scope = f"{place['endpoint']}/subscriptions/{settings['subscription']}/providers/Microsoft.MachineLearningServices/locations/{location}"
+    sizes = azure.call("GET", f"{scope}/vmSizes", f"list the machines of {location}", params=API).document["value"]
+    machine = settings.get("machine")
+    if machine is None:
+        return Diagnosis("azure machines", "ok", f"{len(sizes)} kinds in {location}; each job gets the smallest that fits")
+    size = next((each for each in sizes if each["name"].casefold() == machine.casefold()), None)
+    if size is None:
+        return Diagnosis("azure machines", "error", f"{location} has no {machine}", "name another azure.machine, or a workspace elsewhere")
+    usages = azure.call("GET", f"{scope}/usages", f"show the quota in {location}", params=API).document["value"]
+    family = str(size.get("family") or "")
+    quota = [each for each in usages if _plain(family) in _plain(str((each.get("name") or {}).get("value") or ""))]
+    left = max((each["limit"] - each["currentValue"] for each in quota), default=None)
+    if left is None:
+        return Diagnosis("azure machines", "warning", f"{location} has {machine}; nothing says what quota of {family} you have")
+    if left < size.get("vCPUs", 1):
+        remedy = "ask for more in the portal: Azure ML, Quota"
+        return Diagnosis("azure machines", "error", f"{machine} takes {size['vCPUs']} cores of {family}, and {left} are left", remedy)
+    return Diagnosis("azure machines", "ok", f"{machine} in {location}: {left} cores of {family} are left")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.casefold()).removeprefix("standard").removesuffix("family")
+
+
+def _of_identity(azure: Client, settings: Mapping[str, Any], place: Mapping[str, Any], workspace: Mapping[str, Any]) -> Diagnosis:
+    """Whether the machines can have it: serverless ones take those of the workspace, a cluster its own."""
+    owner, where = workspace, "workspace"
+    if cluster := settings.get("compute"):
+        owner, where = (
+            azure.call("GET", f"{place['endpoint']}{place['path']}/computes/{cluster}", "show the cluster", params=API).document,
+            "cluster",
+        )
+    assigned = ((owner.get("identity") or {}).get("userAssignedIdentities") or {}).values()
+    if settings["identity"] in [each.get("clientId") for each in assigned]:
+        return Diagnosis("azure identity", "ok", f"the {where} has it")
+    return Diagnosis("azure identity", "error", f"the {where} has no identity {settings['identity']}", f"assign it to the {where}")
+
+
+def _of_registry(azure: Client, repository: str) -> Diagnosis:
+    """Whether whoever submits may push, by what the registry writes into a token for that."""
+    host, _, name = repository.partition("/")
+    if not (is_loopback(host) or ".azurecr." in host):
+        return Diagnosis("azure registry", "ok", f"{host} is none of Azure's: Docker's own login is used")
+    refresh = azure.registry_password(host)
+    form = {"grant_type": "refresh_token", "service": host, "scope": f"repository:{name}:pull,push", "refresh_token": refresh}
+    url = f"{'http' if is_loopback(host) else 'https'}://{host}/oauth2/token"
+    granted = _claims(azure.call("POST", url, f"sign in at {host}", scope=None, data=form).document["access_token"]).get("access") or []
+    actions = {action for each in granted if each.get("name") == name for action in each.get("actions") or ()}
+    lacking = [permission for action, permission in (("pull", _PULL), ("push", _PUSH)) if action not in actions]
+    if lacking:
+        return Diagnosis(
+            "azure registry", "error", f"you lack {', '.join(lacking)} on {host}", "give yourself the role AcrPush on the registry"
+        )
+    return Diagnosis("azure registry", "ok", f"you may push to {repository}")
+
+
+def _claims(token: str) -> dict[str, Any]:
+    """What a JSON Web Token says; its signature is the registry's own business."""
+    try:
+        payload = token.split(".")[1]
+        claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(f"{payload}{'=' * (-len(payload) % 4)}"))
+    except (IndexError, ValueError) as error:
+        raise ProviderError("the registry's token cannot be read") from error
+    return claims
+
+
+def _of_vault(azure: Client, vault: str) -> Diagnosis:
+    url, permission = f"{vault.rstrip('/')}/secrets", "Microsoft.KeyVault/vaults/secrets/readMetadata/action"
+    azure.call("GET", url, "list azure.vault", permission=permission, scope=VAULT_SCOPE, params={"api-version": "7.4", "maxresults": "1"})
+    return Diagnosis("azure vault", "ok", vault)
+
+
+def _of_store(store: str) -> Diagnosis:
+    from cloud_train.storage.registry import bucket_and_prefix, open_store
+
+    container, prefix = bucket_and_prefix(store)
+    next(iter(open_store(container).list(prefix)), None)
+    return Diagnosis("azure store", "ok", store)
