@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo image test lint types unit format benchmark clean
+.PHONY: help venv demo rehearsal image test lint types unit format benchmark clean
 
 help:  ## show what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-16s %s\n' "$$target" "$$text"; done
@@ -36,6 +36,9 @@ demo: $(STAMP)  ## train jobs/digits-cnn.yaml to the end and fetch the model
 	"$(BIN)/cloud-train" submit jobs/digits-cnn.yaml --follow
 	@mkdir -p "$(DEMO)"
 	cd "$(DEMO)" && "$(abspath $(BIN))/cloud-train" fetch-model
+
+rehearsal: $(STAMP)  ## one run over three simulated clouds, interrupted twice, to the same bytes; needs Docker, `make image` and Azurite
+	"$(BIN)/python" -m tests.clouds.rehearsal
 
 image:  ## build the base image of cloud-train's own trainers with Docker: provider docker trains in it
 	docker build -t "cloud-train-worker:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' cloud_train/__init__.py)" .
