@@ -17,9 +17,9 @@ ENTRY_POINT_GROUP = "cloud_train.providers"
 _BUILT_IN = {
     "local": "cloud_train.providers.local:LocalProvider",
     "docker": "cloud_train.providers.docker:DockerProvider",
-    "gcp": "cloud_train.providers.vertex:VertexProvider",
-    "azure": "cloud_train.providers.azureml:AzureMlProvider",
-    "aws": "cloud_train.providers.sagemaker:SageMakerProvider",
+    "gcp": "cloud_train.providers.vertex.provider:VertexProvider",
+    "azure": "cloud_train.providers.azureml.provider:AzureMlProvider",
+    "aws": "cloud_train.providers.sagemaker.provider:SageMakerProvider",
 }
 
 

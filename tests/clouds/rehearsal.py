@@ -1,8 +1,8 @@
 """One run over three clouds: it begins on AWS's spot capacity, is interrupted, moves to Google Cloud, is interrupted, and ends on Azure.
 
-``make rehearsal`` shows it: the commands are the real ones, typed on a machine with an empty home. The clouds are this project's simulators,
-which run the real container on this machine's Docker Engine; the stores are moto, gcp-storage-emulator and Azurite. At the end the weights
-are compared, byte for byte, with those of a run on this machine that nobody interrupted.
+``make rehearsal`` shows it: the commands are the real ones, typed at a machine with an empty home. The clouds are simulators, which run the
+real container on this machine's Docker Engine; the stores are moto, gcp-storage-emulator and Azurite. At the end the weights are compared,
+byte for byte, with those of a run on this machine that nobody interrupted.
 """
 
 import hashlib

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from cloud_train.errors import ProviderError
-from cloud_train.providers import azureml_client
-from cloud_train.providers.azureml import AzureMlProvider
-from cloud_train.providers.azureml_client import client
+from cloud_train.providers.azureml import client as azureml_client
+from cloud_train.providers.azureml.client import client
+from cloud_train.providers.azureml.provider import AzureMlProvider
 from cloud_train.providers.base import AlreadyLaunchedError, Diagnosed, Handle, LaunchUnknownError, ManyObserved, RegistryLogin, Request
 from cloud_train.run.states import Cause, State
 from tests.clouds.azure_jobs import Pace
@@ -252,7 +252,7 @@ def test_tidy_deletes_the_secrets_of_a_job_that_has_ended_twice_too(cloud: Azure
 def test_secrets_of_a_job_that_goes_on_are_left_to_a_later_launch(
     cloud: AzureSimulator, azure: AzureMlProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cloud_train.providers.azureml._LEAVING_SECONDS", 0.0)
+    monkeypatch.setattr("cloud_train.providers.azureml.provider._LEAVING_SECONDS", 0.0)
     handle = azure.launch(request_to(cloud, azure, secrets=["TOKEN"]), {"TOKEN": "x"})
     cloud.jobs[JOB].status = "Running"
     azure.tidy(handle)
@@ -344,7 +344,7 @@ def test_pages_that_repeat_do_not_go_on_for_ever(cloud: AzureSimulator, azure: A
 def test_logs_come_in_pages_and_go_on_where_they_left_off(
     cloud: AzureSimulator, azure: AzureMlProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cloud_train.providers.azureml._LOG_PAGE_BYTES", 4)
+    monkeypatch.setattr("cloud_train.providers.azureml.provider._LOG_PAGE_BYTES", 4)
     handle = launched(cloud, azure)
     logs = cloud.jobs[JOB].logs
     assert azure.logs(handle, None) == (b"", "{}")

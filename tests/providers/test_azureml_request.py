@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cloud_train.providers.azureml import AzureMlProvider
+from cloud_train.providers.azureml.provider import AzureMlProvider
 from cloud_train.providers.base import Request
 from cloud_train.providers.machines import machines
 from tests.clouds import azure_descriptions
@@ -150,7 +150,7 @@ def test_rendering_and_checking_need_no_network_and_no_sdk() -> None:
         "def refuse(*_, **__): raise AssertionError('a socket')\n"
         "socket.socket.connect = refuse\n"
         "from pathlib import Path\n"
-        "from cloud_train.providers.azureml import AzureMlProvider\n"
+        "from cloud_train.providers.azureml.provider import AzureMlProvider\n"
         "from tests.providers.azureml_plans import plan_of\n"
         "azure = AzureMlProvider(Path('/nowhere'))\n"
         "assert azure.check(azure.render(plan_of())) == []\n"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cloud_train.providers.azureml_state import is_over, observed
+from cloud_train.providers.azureml.state import is_over, observed
 from cloud_train.providers.base import TAKEN
 from cloud_train.run.states import Cause, State
 from tests.clouds import azure_descriptions

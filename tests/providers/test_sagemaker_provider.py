@@ -12,8 +12,8 @@ import pytest
 
 from cloud_train.errors import MissingDependencyError, ProviderError
 from cloud_train.providers.base import AlreadyLaunchedError, Diagnosed, Handle, LaunchUnknownError, ManyObserved, RegistryLogin
-from cloud_train.providers.sagemaker import SageMakerProvider
-from cloud_train.providers.sagemaker_client import Patience
+from cloud_train.providers.sagemaker.client import Patience
+from cloud_train.providers.sagemaker.provider import SageMakerProvider
 from cloud_train.run.ids import new_run_id
 from cloud_train.run.plan import Plan
 from cloud_train.run.states import Cause, State

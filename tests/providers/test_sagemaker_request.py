@@ -15,7 +15,7 @@ import pytest
 from cloud_train.job.settings import AwsSettings
 from cloud_train.providers.base import Request
 from cloud_train.providers.machines import machines
-from cloud_train.providers.sagemaker import SageMakerProvider
+from cloud_train.providers.sagemaker.provider import SageMakerProvider
 from tests.clouds.aws_description import FILE, REQUEST, requests_description
 from tests.providers.sagemaker_plans import IMAGE, REPOSITORY, SETTINGS, plan_of
 

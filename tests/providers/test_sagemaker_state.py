@@ -3,7 +3,7 @@
 import pytest
 
 from cloud_train.providers.base import TAKEN
-from cloud_train.providers.sagemaker_state import needs_more, observation_of
+from cloud_train.providers.sagemaker.state import needs_more, observation_of
 from cloud_train.run.states import Cause, State
 from tests.clouds.aws_description import service_model
 

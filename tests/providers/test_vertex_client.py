@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cloud_train.errors import MissingDependencyError, ProviderError
-from cloud_train.providers.vertex import VertexProvider
-from cloud_train.providers.vertex_client import credentials_of
+from cloud_train.providers.vertex.client import credentials_of
+from cloud_train.providers.vertex.provider import VertexProvider
 from tests.clouds.faults import Fault
 from tests.providers.vertex_google import Bench, bench
 from tests.providers.vertex_plans import plan_of, without

@@ -12,7 +12,7 @@ import pytest
 from cloud_train.errors import ProviderError
 from cloud_train.providers.base import AlreadyLaunchedError, Diagnosed, Handle, LaunchUnknownError, ManyObserved, RegistryLogin
 from cloud_train.providers.registry import load_provider
-from cloud_train.providers.vertex_request import RUN
+from cloud_train.providers.vertex.request import RUN
 from cloud_train.run.states import Cause, State
 from tests.clouds.faults import Fault
 from tests.clouds.gcp_jobs import Timing

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import pytest
 
 from cloud_train.providers.base import Request
-from cloud_train.providers.vertex_request import problems_of, request_of
+from cloud_train.providers.vertex.request import problems_of, request_of
 from tests.providers.vertex_plans import FEATURES, GOLDEN, plan_of, without
 
 
@@ -130,7 +130,7 @@ def test_checking_needs_neither_network_nor_google_auth(monkeypatch: pytest.Monk
     assert list(problems_of(request_of(plan_of()))) == []
     script = (
         "import sys; from tests.providers.vertex_plans import plan_of; from pathlib import Path;"
-        "from cloud_train.providers.vertex import VertexProvider; p = VertexProvider(Path('.'));"
+        "from cloud_train.providers.vertex.provider import VertexProvider; p = VertexProvider(Path('.'));"
         "assert p.check(p.render(plan_of())) == [];"
         "sys.exit(str([m for m in ('google.auth', 'requests', 'urllib3') if m in sys.modules]))"
     )

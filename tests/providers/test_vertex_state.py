@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cloud_train.providers.base import TAKEN
-from cloud_train.providers.vertex_state import STATES, observation_of
+from cloud_train.providers.vertex.state import STATES, observation_of
 from cloud_train.run.states import Cause, State
 from tests.clouds.gcp_description import SIMULATOR
 

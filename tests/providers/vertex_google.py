@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cloud_train.providers.base import Request
-from cloud_train.providers.vertex import VertexProvider
+from cloud_train.providers.vertex.provider import VertexProvider
 from tests.clouds.clock import VirtualClock
 from tests.clouds.gcp_jobs import Timing
 from tests.clouds.gcp_simulator import GcpSimulator

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud_train.job.models import JobSpec
-from cloud_train.providers.vertex_request import request_of
+from cloud_train.providers.vertex.request import request_of
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import Program
 from cloud_train.run.states import Cause

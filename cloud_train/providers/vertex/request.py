@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from cloud_train.providers.base import Request
 from cloud_train.providers.descriptions import problems_of as shape_problems_of
+from cloud_train.providers.worker_command import ENVIRONMENT, worker_command
 from cloud_train.run.states import Cause
-from cloud_train.run.worker_command import ENVIRONMENT, worker_command
 
 if TYPE_CHECKING:
     from cloud_train.providers.machines import Machine

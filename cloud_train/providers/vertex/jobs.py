@@ -7,8 +7,8 @@ from typing import Any
 
 from cloud_train.errors import ProviderError
 from cloud_train.providers.base import Request
-from cloud_train.providers.vertex_client import Google, GoogleError
-from cloud_train.providers.vertex_request import CLOUD, RUN, labels_of
+from cloud_train.providers.vertex.client import Google, GoogleError
+from cloud_train.providers.vertex.request import CLOUD, RUN, labels_of
 
 Job = Mapping[str, Any]
 """A CustomJob, as Vertex AI answers it."""

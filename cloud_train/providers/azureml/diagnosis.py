@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from cloud_train.errors import CloudTrainError, ProviderError
-from cloud_train.providers.azureml_client import API, VAULT_SCOPE, Client, client, is_loopback
-from cloud_train.providers.azureml_request import workspace_of
+from cloud_train.providers.azureml.client import API, VAULT_SCOPE, Client, client, is_loopback
+from cloud_train.providers.azureml.request import workspace_of
 from cloud_train.providers.base import Diagnosis
 
 _NEEDED = ("subscription", "resource_group", "workspace")

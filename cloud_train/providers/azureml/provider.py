@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import CloudTrainError, ProviderError
-from cloud_train.providers import azureml_doctor
-from cloud_train.providers.azureml_client import API, VAULT_SCOPE, Client, MissingError, UnansweredError, client
-from cloud_train.providers.azureml_request import RUN, job_of, problems_of, request_of, secret_of, workspace_of
-from cloud_train.providers.azureml_state import is_over, observed
+from cloud_train.providers.azureml import diagnosis
+from cloud_train.providers.azureml.client import API, VAULT_SCOPE, Client, MissingError, UnansweredError, client
+from cloud_train.providers.azureml.request import RUN, job_of, problems_of, request_of, secret_of, workspace_of
+from cloud_train.providers.azureml.state import is_over, observed
 from cloud_train.providers.base import AlreadyLaunchedError, Capabilities, Diagnosis, Handle, LaunchUnknownError, Observation, Request
 from cloud_train.run import container_paths
 from cloud_train.run.states import Cause, State
@@ -171,7 +171,7 @@ class AzureMlProvider:
 
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
         """Credentials, workspace, permissions, machines, identity, registry, vault, store."""
-        return azureml_doctor.diagnose(settings, store)
+        return diagnosis.diagnose(settings, store)
 
     def _sweep(self, azure: Client) -> None:
         """Delete what could not be deleted before, a little at each launch."""

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from cloud_train.errors import ProviderError
-from cloud_train.providers.vertex_client import Google, GoogleError, no_token
+from cloud_train.providers.vertex.client import Google, GoogleError, no_token
 
 _USER = "oauth2accesstoken"  # https://cloud.google.com/artifact-registry/docs/docker/authentication#token
 _NAME = re.compile(r"(?P<location>[a-z0-9-]+)-docker\.pkg\.dev/(?P<project>[^/]+)/(?P<repository>[^/]+)/.+")

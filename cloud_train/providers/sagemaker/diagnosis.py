@@ -7,9 +7,9 @@ from urllib.parse import unquote, urlsplit
 
 from cloud_train.errors import CloudTrainError, ProviderError
 from cloud_train.providers.base import Diagnosis
-from cloud_train.providers.sagemaker_client import Aws, AwsRefusalError, is_missing
-from cloud_train.providers.sagemaker_jobs import LOG_GROUP
-from cloud_train.providers.sagemaker_request import region_of, registry_of
+from cloud_train.providers.sagemaker.client import Aws, AwsRefusalError, is_missing
+from cloud_train.providers.sagemaker.jobs import LOG_GROUP
+from cloud_train.providers.sagemaker.request import region_of, registry_of
 
 _SETUP = "docs/clouds/aws.md makes it"
 _PRINCIPAL = "sagemaker.amazonaws.com"

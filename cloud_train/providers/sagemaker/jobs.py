@@ -9,8 +9,8 @@ from typing import Any
 
 from cloud_train.errors import ProviderError
 from cloud_train.providers.base import AlreadyLaunchedError, Handle, LaunchUnknownError
-from cloud_train.providers.sagemaker_client import Aws, AwsRefusalError, AwsThrottledError, AwsUnansweredError, is_missing
-from cloud_train.providers.sagemaker_request import is_ours
+from cloud_train.providers.sagemaker.client import Aws, AwsRefusalError, AwsThrottledError, AwsUnansweredError, is_missing
+from cloud_train.providers.sagemaker.request import is_ours
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 _PAGE = 100

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloud_train.providers.base import Request
 from cloud_train.providers.descriptions import problems_of as shape_problems
-from cloud_train.run.worker_command import ENVIRONMENT, worker_command
+from cloud_train.providers.worker_command import ENVIRONMENT, worker_command
 
 if TYPE_CHECKING:
     from cloud_train.providers.machines import Machine

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cloud_train.providers.vertex_client import Google
+from cloud_train.providers.vertex.client import Google
 
 _BACK = timedelta(seconds=60)
 """How far behind the newest entry an entry may still turn up."""

@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 from cloud_train.errors import CloudTrainError
 from cloud_train.providers.base import Diagnosis
-from cloud_train.providers.vertex_client import Google, GoogleError
-from cloud_train.providers.vertex_registry import exists, is_google, login
+from cloud_train.providers.vertex.client import Google, GoogleError
+from cloud_train.providers.vertex.registry import exists, is_google, login
 from cloud_train.storage.registry import bucket_and_prefix, scheme_of
 
 _SUBMITTING = (

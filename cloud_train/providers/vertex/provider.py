@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import CloudTrainError, ProviderError
-from cloud_train.providers import vertex_jobs as jobs
 from cloud_train.providers.base import (
     AlreadyLaunchedError,
     Capabilities,
@@ -22,9 +21,10 @@ from cloud_train.providers.base import (
     Observation,
     Request,
 )
-from cloud_train.providers.vertex_client import TIMEOUTS, Google, GoogleError, credentials_of
-from cloud_train.providers.vertex_request import CLOUD, problems_of, request_of, secret_name
-from cloud_train.providers.vertex_state import DELETED, observation_of
+from cloud_train.providers.vertex import jobs
+from cloud_train.providers.vertex.client import TIMEOUTS, Google, GoogleError, credentials_of
+from cloud_train.providers.vertex.request import CLOUD, problems_of, request_of, secret_name
+from cloud_train.providers.vertex.state import DELETED, observation_of
 from cloud_train.run import container_paths
 from cloud_train.run.states import Cause, State
 
@@ -132,14 +132,14 @@ class VertexProvider:
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
         """What Cloud Logging holds of the job."""
-        from cloud_train.providers.vertex_logs import read
+        from cloud_train.providers.vertex.logs import read
 
         with self._google(handle.reference) as google:
             return read(google, handle.reference["project"], handle.reference["job"].rpartition("/")[2], cursor)
 
     def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
         """An access token, for Artifact Registry and what came before it; the repository is made if ``create_repository`` says so."""
-        from cloud_train.providers.vertex_registry import is_google, login, prepare
+        from cloud_train.providers.vertex.registry import is_google, login, prepare
 
         repository = str(settings.get("repository") or "")
         if not is_google(repository):
@@ -151,7 +151,7 @@ class VertexProvider:
 
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
         """Credentials, APIs, permissions, service account, bucket, repository, quota."""
-        from cloud_train.providers.vertex_diagnosis import diagnoses
+        from cloud_train.providers.vertex.diagnosis import diagnoses
 
         return diagnoses(lambda: self._google(settings), settings, store)
 

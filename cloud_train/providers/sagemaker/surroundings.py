@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from cloud_train.providers.sagemaker_client import Aws, AwsRefusalError, is_missing
-from cloud_train.providers.sagemaker_request import region_of, registry_of
+from cloud_train.providers.sagemaker.client import Aws, AwsRefusalError, is_missing
+from cloud_train.providers.sagemaker.request import region_of, registry_of
 
 
 def put_secret(aws: Aws, region: str, name: str, secrets: Mapping[str, str]) -> bool:

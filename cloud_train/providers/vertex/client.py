@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 from cloud_train.errors import MissingDependencyError, ProviderError
-from cloud_train.providers.vertex_request import service_url
+from cloud_train.providers.vertex.request import service_url
 
 INSTALL = "pip install 'cloud-train[gcp]'"
 LOGIN = "gcloud auth application-default login"

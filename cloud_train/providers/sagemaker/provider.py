@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import CloudTrainError, ProviderError
-from cloud_train.providers import sagemaker_jobs as jobs
-from cloud_train.providers import sagemaker_surroundings as surroundings
 from cloud_train.providers.base import AlreadyLaunchedError, Capabilities, Diagnosis, Handle, LaunchUnknownError, Observation, Request
-from cloud_train.providers.sagemaker_client import Aws, Patience
-from cloud_train.providers.sagemaker_request import is_ours, job_name, problems_of, region_of, request_of, secret_of, with_secret
-from cloud_train.providers.sagemaker_state import needs_more, observation_of
+from cloud_train.providers.sagemaker import jobs, surroundings
+from cloud_train.providers.sagemaker.client import Aws, Patience
+from cloud_train.providers.sagemaker.request import is_ours, job_name, problems_of, region_of, request_of, secret_of, with_secret
+from cloud_train.providers.sagemaker.state import needs_more, observation_of
 from cloud_train.run import container_paths
 from cloud_train.run.states import Cause, State
 
@@ -135,7 +134,7 @@ class SageMakerProvider:
 
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
         """Credentials, role, bucket, repository, quota: what is missing, and how it comes about."""
-        from cloud_train.providers.sagemaker_diagnosis import diagnose
+        from cloud_train.providers.sagemaker.diagnosis import diagnose
 
         return diagnose(self._aws, settings, store)
 
