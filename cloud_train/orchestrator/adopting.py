@@ -13,8 +13,8 @@ from cloud_train.errors import CloudTrainError, NotFoundError, UsageError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.moving import new_place
 from cloud_train.orchestrator.observing import RunView, look, read_record, read_status
+from cloud_train.orchestrator.places import provider_at
 from cloud_train.orchestrator.stores import store_at
-from cloud_train.providers.registry import load_provider
 from cloud_train.run import layout
 from cloud_train.run.ledger import ELSEWHERE, Entry, Ledger
 from cloud_train.run.states import State
@@ -62,7 +62,7 @@ def _reference(home: Home, store: Store, entry: Entry) -> dict[str, Any]:
     """The provider's handle of the newest attempt, where it can be found from here."""
     with suppress(CloudTrainError):
         settings = read_record(store, entry.run_id).plan.get("provider_settings", {})
-        handle = load_provider(entry.provider, home.folder).find(entry.run_id, entry.attempt, entry.store, settings)
+        handle = provider_at(home, entry.provider).find(entry.run_id, entry.attempt, entry.store, settings)
         if handle is not None:
             return handle.reference
     return ELSEWHERE

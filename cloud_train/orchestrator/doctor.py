@@ -16,8 +16,9 @@ from cloud_train import __version__
 from cloud_train.errors import CloudTrainError
 from cloud_train.job.config import Config, find_config, load_config
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.places import provider_at
 from cloud_train.providers.base import Diagnosed
-from cloud_train.providers.registry import known_providers, load_provider
+from cloud_train.providers.registry import known_providers
 from cloud_train.run.ledger import Ledger
 from cloud_train.storage.probing import probe
 from cloud_train.storage.registry import open_store, scheme_of
@@ -146,7 +147,7 @@ def _settings(home: Home, config: Config) -> Iterator[Finding]:
         yield Finding("config", "warning", f"{config.file} names no provider", "add the line: provider: NAME")
         return
     try:
-        provider = load_provider(config.provider, home.folder)
+        provider = provider_at(home, config.provider)
         if not isinstance(provider, Diagnosed):
             yield Finding("config", "ok", f"{config.file}: the provider {config.provider!r} has nothing to look at")
             return

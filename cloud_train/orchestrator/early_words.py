@@ -7,8 +7,8 @@ from contextlib import suppress
 from cloud_train.errors import ProviderError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, view
+from cloud_train.orchestrator.places import provider_at
 from cloud_train.providers.base import Handle
-from cloud_train.providers.registry import load_provider
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.states import State
 
@@ -53,7 +53,7 @@ class EarlyWords:
         entry = ledger.get(run.run_id)
         if entry is None or entry.reference is None or run.is_elsewhere:
             return
-        provider = load_provider(run.provider, self._home.folder)
+        provider = provider_at(self._home, run.provider)
         if not provider.capabilities.is_cloud:
             return
         if run.attempt != self._attempt:

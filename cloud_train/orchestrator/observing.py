@@ -13,9 +13,9 @@ from typing import Self
 from cloud_train.errors import CloudTrainError, CorruptError, MissingDependencyError, NotFoundError, ProviderError, StoreError
 from cloud_train.orchestrator.asking import Answered, Asker, ask_about_all
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.places import provider_at
 from cloud_train.orchestrator.stores import store_at
 from cloud_train.providers.base import Handle, Observation, Provider
-from cloud_train.providers.registry import load_provider
 from cloud_train.run import layout, locks
 from cloud_train.run.ledger import ELSEWHERE, Entry, Ledger
 from cloud_train.run.record import AttemptStatus, RunRecord
@@ -129,7 +129,7 @@ def _ask_clouds(home: Home, entries: Sequence[Entry], note: Callable[[str], None
     for name in dict.fromkeys(entry.provider for entry in going_on):
         handles = [_handle(entry) for entry in going_on if entry.provider == name]
         try:
-            answers |= ask_about_all(load_provider(name, home.folder), handles)
+            answers |= ask_about_all(provider_at(home, name), handles)
         except CloudTrainError as error:
             note(f"{name} cannot be asked: {error.message}")
             unknown = Observation(State.RUNNING, Cause.UNKNOWN, error.message)
@@ -149,7 +149,7 @@ def look(home: Home, ledger: Ledger, run_id: str, asker: Asker | Answered | None
         return RunView.of(entry)
     if entry.reference == ELSEWHERE:
         return _observe_from_afar(ledger, entry)
-    provider = load_provider(entry.provider, home.folder)
+    provider = provider_at(home, entry.provider)
     return _observe(ledger, provider, entry, asker or Asker())
 
 
@@ -177,7 +177,7 @@ def _settle(home: Home, ledger: Ledger, entry: Entry | None) -> Entry | None:
             ledger.forget(entry.run_id)
             return None
         try:
-            handle = load_provider(entry.provider, home.folder).find(entry.run_id, entry.attempt, entry.store, settings)
+            handle = provider_at(home, entry.provider).find(entry.run_id, entry.attempt, entry.store, settings)
         except (ProviderError, MissingDependencyError):  # it cannot be asked now: whether the attempt was launched shows another time
             return entry
         if handle is not None:

@@ -16,8 +16,8 @@ from cloud_train.job.models import ImageSpec, JobSpec, RnnModel, ScriptModel, Se
 from cloud_train.job.settings import CloudSettings
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import ingredients
+from cloud_train.orchestrator.places import provider_at
 from cloud_train.providers.base import Capabilities, Provider, Request
-from cloud_train.providers.registry import load_provider
 from cloud_train.run import container_paths
 from cloud_train.run.ids import new_run_id
 from cloud_train.run.plan import Plan
@@ -48,7 +48,7 @@ def make_plan(
     """
     chosen = load_config(find_config(config, job_file.parent)) if config else None
     loaded = load_job(job_file, overrides, chosen, provider, absent_data_is_fine=dry_run)
-    place = load_provider(loaded.spec.provider, home.folder)
+    place = provider_at(home, loaded.spec.provider)
     if config is None and place.capabilities.is_cloud and (usual := _config_of(place.name, job_file.parent)):
         chosen = load_config(usual)
         loaded = load_job(job_file, overrides, chosen, provider or place.name, absent_data_is_fine=dry_run)
@@ -95,7 +95,7 @@ def plan_elsewhere(home: Home, record: RunRecord, attempt: int, *, provider: str
     before = Plan.of_attempt(record, attempt)
     directory = Path(before.job_file).parent
     chosen = load_config(find_config(config, directory)) if config else None
-    place = load_provider(provider or (chosen and chosen.provider) or before.provider, home.folder)
+    place = provider_at(home, provider or (chosen and chosen.provider) or before.provider)
     if chosen is None and place.capabilities.is_cloud and (usual := _config_of(place.name, directory)):
         chosen = load_config(usual)
     same_place = chosen is None and place.name == before.provider
@@ -137,7 +137,7 @@ def _config_of(provider: str, beside: Path) -> Path | None:
 
 def request_of(home: Home, plan: Plan) -> tuple[Request, list[str]]:
     """What the provider would be sent for this plan, and what it would refuse in it. Nothing is sent."""
-    provider = load_provider(plan.provider, home.folder)
+    provider = provider_at(home, plan.provider)
     request = provider.render(plan)
     return request, provider.check(request)
 

@@ -9,10 +9,10 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.moving import move, new_place
 from cloud_train.orchestrator.observing import RunView, declare_dead, look, read_record
 from cloud_train.orchestrator.packaging import build_for, made_again
+from cloud_train.orchestrator.places import provider_at
 from cloud_train.orchestrator.planning import plan_elsewhere
 from cloud_train.orchestrator.stores import CLOUD_PAUSE_SECONDS, store_at
 from cloud_train.orchestrator.submitting import handed_over, launch, refuse_unready
-from cloud_train.providers.registry import load_provider
 from cloud_train.run import locks
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.plan import Plan
@@ -60,7 +60,7 @@ def resume(
             moved_to = new_place(run.store, run_id)
             if moved_to and moved_to != f"{plan.store.rstrip('/')}/{run_id}":
                 raise ConflictError(f"{run_id} was moved to {moved_to}", hint=f"go on there: cloud-train adopt {moved_to}")
-            provider = load_provider(plan.provider, home.folder)
+            provider = provider_at(home, plan.provider)
             secrets = handed_over(provider, plan)
             refuse_unready(provider, plan)
             if elsewhere is None:

@@ -8,9 +8,9 @@ from cloud_train.errors import ConflictError, ProviderError
 from cloud_train.orchestrator.asking import Asker
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, look, read_record
+from cloud_train.orchestrator.places import provider_at
 from cloud_train.orchestrator.stores import pause_of, store_at
 from cloud_train.providers.base import Handle
-from cloud_train.providers.registry import load_provider
 from cloud_train.run import layout
 from cloud_train.run.ledger import Entry, Ledger
 from cloud_train.run.states import State
@@ -54,7 +54,7 @@ def cancel(
         if not wait and not force:
             return look(home, ledger, run_id)
         is_far, heartbeat = run.is_elsewhere or store.local_path(run_id) is None, run.heartbeat
-        is_cloud = not run.is_elsewhere and load_provider(run.provider, home.folder).capabilities.is_cloud
+        is_cloud = not run.is_elsewhere and provider_at(home, run.provider).capabilities.is_cloud
         margin = _CLOUD_SECONDS if is_cloud else _SILENCE_SECONDS if is_far else _MARGIN_SECONDS
         asker = Asker(clock)
         deadline = clock() + read_record(store, run_id).program.grace_seconds + margin
@@ -75,4 +75,4 @@ def _tell(home: Home, run: RunView, entry: Entry, force: bool) -> None:
     if run.is_elsewhere:  # its worker looks for the mark every few seconds; nobody else can be told from here
         return
     handle = Handle(run.run_id, run.attempt, run.provider, run.store, entry.reference or {})
-    load_provider(run.provider, home.folder).cancel(handle, force)
+    provider_at(home, run.provider).cancel(handle, force)

@@ -24,10 +24,10 @@ from cloud_train.job.models import DigitsData, ImagesData, JobSpec, ScriptModel
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.packaging import build_for
+from cloud_train.orchestrator.places import provider_at
 from cloud_train.orchestrator.source import commit_of
 from cloud_train.orchestrator.stores import store_at
 from cloud_train.providers.base import AlreadyLaunchedError, Handle, LaunchUnknownError, Provider
-from cloud_train.providers.registry import load_provider
 from cloud_train.run import layout, locks
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.plan import Plan
@@ -43,7 +43,7 @@ def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None)
 
     ``note`` is told what takes time before that, such as building an image.
     """
-    provider = load_provider(plan.provider, home.folder)
+    provider = provider_at(home, plan.provider)
     secrets = handed_over(provider, plan)
     refuse_unready(provider, plan)
     if provider.capabilities.containers:

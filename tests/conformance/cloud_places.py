@@ -61,12 +61,15 @@ def _gcp(shared: Path, folder: Path) -> Iterator[Cloud]:
     with gcp_cloud(shared, folder) as cloud:
         google = cloud.google
 
-        def clear(run_id: str) -> None:
-            google.cancel(run_id)
+        def kill(run_id: str) -> None:
             for container in google.containers(run_id):
                 container.kill()
 
-        yield Cloud(cloud.settings, cloud.environment, cloud.new_store, google.preempt, google.leftovers, clear)
+        def clear(run_id: str) -> None:
+            google.cancel(run_id)
+            kill(run_id)
+
+        yield Cloud(cloud.settings, cloud.environment, cloud.new_store, kill, google.leftovers, clear)
 
 
 @contextmanager
@@ -121,9 +124,9 @@ class CloudPlace:
 
     def spoil(self, request: Request) -> Request:
         """Without what the job is made of, and with a field that no cloud knows."""
-        body = "body" if "body" in request else "job"
-        kept = {name: value for name, value in request[body].items() if name != "properties"}
-        return {**request, body: {**kept, "unheardOf": 1}}
+        if "body" in request:
+            return {**request, "body": {**request["body"], "unheardOf": 1}}
+        return {**request, "job": {**request["job"], "body": {}}}
 
     def kill(self, home: Path, run_id: str) -> None:
         """A power cut."""

@@ -89,7 +89,7 @@ def home(tmp_path: Path) -> Home:
 def place(monkeypatch: pytest.MonkeyPatch) -> Counted:
     place = Counted()
     for module in ("observing", "early_words"):
-        monkeypatch.setattr(f"cloud_train.orchestrator.{module}.load_provider", lambda *_: place)
+        monkeypatch.setattr(f"cloud_train.orchestrator.{module}.provider_at", lambda *_: place)
     return place
 
 

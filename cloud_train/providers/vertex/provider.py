@@ -36,9 +36,7 @@ class VertexProvider:
     """Runs on Vertex AI. Nothing is kept on this machine."""
 
     name = CLOUD
-    capabilities = Capabilities(
-        stores=("gs",), max_nodes=16, spot=True, enforces=("cpus", "memory", "accelerator"), containers=True, is_cloud=True
-    )
+    capabilities = Capabilities(stores=("gs",), max_nodes=16, spot=True, enforces=("accelerator",), containers=True, is_cloud=True)
 
     def __init__(self, home: Path, *, timeouts: tuple[float, float] = TIMEOUTS, pause: Callable[[float], None] = time.sleep) -> None:
         """``timeouts`` are seconds to connect and to wait for an answer; ``pause`` waits so many seconds."""
