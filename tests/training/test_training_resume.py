@@ -9,6 +9,7 @@ import torch
 from cloud_train.errors import CorruptError
 from cloud_train.run.checkpoints import newest_valid
 from cloud_train.worker.contract import STOPPED
+from tests.training.images.pictures import write_folder
 from tests.training.trainer import TestRun, make_job, make_run, train_here
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -54,12 +55,17 @@ FEATURES: dict[str, dict[str, Any]] = {
     },
     "lines": {"model": SENTENCE_READER, "data": LINES, "train": {"class_weights": "balanced"}},
     "words": {"model": {**SENTENCE_READER, "embedding_size": 4}, "data": {**LINES, "tokens": "characters", "bucketing": False}},
-    "residual": {"model": {"kind": "cnn", "network": "resnet18"}, "train": {"batch_size": 1000, "epochs": 2}},
+    "residual": {  # eleven million parameters, so a few pictures rather than all digits: two steps an epoch
+        "model": {"kind": "cnn", "network": "resnet18"},
+        "data": {"dataset": "images", "path": "../pictures", "size": 8, "workers": 0, "validation": 0.2},
+        "train": {"batch_size": 8, "optimizer": {"name": "sgd", "lr": 0.1}},
+    },
 }
 
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_whatever_a_job_asks_for_is_carried_over_a_stop(tmp_path: Path, name: str) -> None:
+    write_folder(tmp_path / "pictures", {"bright": 10, "dark": 10})
     feature = FEATURES[name]
     size = 300 if feature["model"]["kind"] == "cnn" else 12
     job = make_job(**{**feature, "train": {"epochs": 2, "batch_size": size, **feature.get("train", {})}})
