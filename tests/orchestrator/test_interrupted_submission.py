@@ -1,9 +1,11 @@
 """Submissions that are killed at any point, and many at once: none is lost, none is doubled."""
 
+import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,48 +16,73 @@ from cloud_train.orchestrator.observing import list_runs
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.run.states import Cause, State
 
-# Submits, and kills itself at one of the moments at which Python tells of a deed: opening a file, locking, renaming, connecting to the
-# ledger, starting a process.
+# Submits in processes of their own, so many at once, which this one forks when it has imported what they all need. Each is given a moment:
+# it kills itself at one of those at which Python tells of a deed: opening a file, locking, renaming, connecting to the ledger, starting a
+# process. One that is given moment 0 goes through with it. Says of each how it ended, and how many deeds it got to see.
 SUBMIT = """
-import os, signal, sys
+import json, multiprocessing, os, signal, sys
+from multiprocessing.connection import wait
 from pathlib import Path
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator import submitting
 
-home, moment, seen = Home.from_environment(), int(sys.argv[2]), 0
-plan = make_plan(home, Path(sys.argv[1]))
+fork = multiprocessing.get_context("fork")
+home, job, at_once, moments = Home.from_environment(), Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
 
-def count(event, arguments):
-    global seen
-    if event.startswith(("open", "os.", "fcntl", "sqlite3", "subprocess", "shutil", "tempfile")):
-        seen += 1
-        if seen == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
+def submit(moment, deeds):
+    plan = make_plan(home, job)
 
-sys.addaudithook(count)
-submitting.submit(home, plan)
-print(seen)
+    def count(event, arguments):
+        if event.startswith(("open", "os.", "fcntl", "sqlite3", "subprocess", "shutil", "tempfile")):
+            deeds.value += 1
+            if deeds.value == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    submitting.submit(home, plan)
+
+deeds = [fork.RawValue("i", 0) for _ in moments]
+processes = [fork.Process(target=submit, args=place) for place in zip(moments, deeds)]
+running = []
+for process in processes:
+    if len(running) == at_once:
+        ended = wait([each.sentinel for each in running])
+        running = [each for each in running if each.sentinel not in ended]
+    process.start()
+    running.append(process)
+for process in processes:
+    process.join()
+print(json.dumps([[process.exitcode, each.value] for process, each in zip(processes, deeds)]))
 """
 
 
-def run_submission(job: Path, moment: int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", SUBMIT, str(job), str(moment)], capture_output=True, text=True, check=False, timeout=60)
+@dataclass(frozen=True)
+class Submission:
+    """How the process that submitted ended, and how many deeds it got to see."""
+
+    exit_status: int
+    deeds: int
+
+
+def submissions(job: Path, moments: Iterable[int], at_once: int) -> list[Submission]:
+    """Submit the job once for each moment. What a process complained about is in the output of the test."""
+    program = [sys.executable, "-c", SUBMIT, str(job), str(at_once), json.dumps(list(moments))]
+    ended = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True, timeout=120)
+    return [Submission(*each) for each in json.loads(ended.stdout)]
 
 
 def test_a_submission_killed_at_any_point_is_absent_or_visible_and_consistent(
     home: Home, write_job: Callable[..., Path], tmp_path: Path
 ) -> None:
     job = write_job(f"echo $CLOUD_TRAIN_RUN_ID >> {tmp_path}/launches")
-    whole = run_submission(job, 0)
-    assert whole.returncode == 0, whole.stderr
-    moments = int(whole.stdout)
-    assert moments > 20
-    with ThreadPoolExecutor(2) as pool:
-        ended = list(pool.map(lambda moment: run_submission(job, moment), range(1, moments + 1)))
+    (whole,) = submissions(job, [0], 1)
+    assert whole.exit_status == 0
+    assert whole.deeds > 20
+    ended = [each.exit_status for each in submissions(job, range(1, whole.deeds + 1), 2)]
     # The last few moments depend on how far the worker is by then, so a submission may end before it meets its own.
-    assert {process.returncode for process in ended} <= {-9, 0}, [process.stderr for process in ended]
-    assert [process.returncode for process in ended].count(-9) > 20
+    assert set(ended) <= {-9, 0}
+    assert ended.count(-9) > 20
     outcomes: dict[str, int] = {}
     for run in list_runs(home):
         end = list(follow(home, run.run_id))[-1].view
@@ -74,9 +101,7 @@ def test_a_submission_killed_at_any_point_is_absent_or_visible_and_consistent(
 
 def test_fifty_submissions_at_once_are_fifty_runs(home: Home, write_job: Callable[..., Path], tmp_path: Path) -> None:
     job = write_job(f"echo $CLOUD_TRAIN_RUN_ID >> {tmp_path}/launches")
-    with ThreadPoolExecutor(50) as pool:
-        ended = list(pool.map(lambda _: run_submission(job, 0), range(50)))
-    assert [process.stderr for process in ended if process.returncode] == []
+    assert [each.exit_status for each in submissions(job, [0] * 50, 50)] == [0] * 50
     runs = list_runs(home)
     assert len(runs) == 50
     for run in runs:
@@ -89,7 +114,7 @@ def test_a_run_that_is_resumed_twice_at_once_is_launched_once(
     home: Home, write_job: Callable[..., Path], tmp_path: Path, times: int
 ) -> None:
     job = write_job(f"echo $CLOUD_TRAIN_ATTEMPT >> {tmp_path}/launches; test -f {tmp_path}/well && sleep 0.2")
-    assert run_submission(job, 0).returncode == 0
+    assert [each.exit_status for each in submissions(job, [0], 1)] == [0]
     run = list_runs(home)[0]
     list(follow(home, run.run_id))
     (tmp_path / "well").touch()
