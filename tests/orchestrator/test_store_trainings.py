@@ -34,7 +34,9 @@ JOB: dict[str, Any] = {
     "data": {"dataset": "digits", "size": 8, "augment": {"crop": 1}},
     "train": {"steps": 40, "batch_size": 90, "evaluate": "20 steps"},
     "checkpoint": {"every": "3 steps", "keep": 2},
+    "resources": {"cpus": 1},
 }
+SHORT = {"steps": 20, "batch_size": 90, "evaluate": "10 steps"}
 CONFIG = "docker: {network: host}\n"  # so that the server on loopback is there for a container too
 
 Start = Callable[..., RunView]
@@ -45,6 +47,33 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     server = server_or_skip(request.param)
     use(server, monkeypatch)
     return f"{server.new_url()}/runs"
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The SHA-256 of the weights of a run in a folder that nobody kills: once for all stores."""
+    home, run = train_here(tmp_path_factory.mktemp("untouched"))
+    return weights(home, run.run_id, home.folder / "fetched")
+
+
+@pytest.fixture(scope="module")
+def near(tmp_path_factory: pytest.TempPathFactory) -> RunView:
+    """A short run whose directory is a folder: once for all stores."""
+    return train_here(tmp_path_factory.mktemp("near"), train=SHORT)[1]
+
+
+def train_here(folder: Path, **sections: Any) -> tuple[Home, RunView]:
+    """Train the job on this machine to its end, with the run directory in a folder."""
+    home, path = Home(folder / "home"), folder / "job.yaml"
+    path.write_text(json.dumps({**JOB, "provider": "local", "store": "runs", **sections}))
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("CLOUD_TRAIN_HOME", str(home.folder))
+        try:
+            run = finished(home, submit(home, make_plan(home, path)).run_id)
+        finally:
+            kill_everything(home.folder)
+    assert run.state is State.SUCCEEDED, run.message
+    return home, run
 
 
 @pytest.fixture
@@ -89,7 +118,7 @@ def kill_everything(home: Path) -> None:
 
 
 def finished(home: Home, run_id: str) -> RunView:
-    wait_until(lambda: view(home, run_id).state.is_end, f"{run_id} ends", 120)
+    wait_until(lambda: view(home, run_id).state.is_end, f"{run_id} ends", 120, pace=0.1)
     return view(home, run_id)
 
 
@@ -109,11 +138,11 @@ def resume_at_once(home: Home, run_id: str) -> RunView:
 
 
 def test_a_run_that_is_killed_goes_on_from_another_machine_to_the_same_bytes(
-    store: str, homes: Callable[[str], Home], start: Start, tmp_path: Path
+    untouched: str, store: str, homes: Callable[[str], Home], start: Start, tmp_path: Path
 ) -> None:
     home = homes("first")
     run = start(home, "local", store)
-    wait_until(lambda: has_checkpoint(run), "a checkpoint is in the store", 120)
+    wait_until(lambda: has_checkpoint(run), "a checkpoint is in the store", 120, pace=0.05)
     kill_everything(home.folder)
 
     home = homes("second")
@@ -123,19 +152,18 @@ def test_a_run_that_is_killed_goes_on_from_another_machine_to_the_same_bytes(
     ended = finished(home, run.run_id)
     assert (ended.state, ended.attempt) == (State.SUCCEEDED, 2), ended.message
     assert ended.resumed_step
-    untouched = finished(home, start(home, "local", str(tmp_path / "runs")).run_id)
-    assert weights(home, run.run_id, tmp_path / "far") == weights(home, untouched.run_id, tmp_path / "near")
+    assert weights(home, run.run_id, tmp_path / "far") == untouched
     assert list((home.folder / "work").iterdir()) == []
 
 
 def test_a_container_that_is_killed_goes_on_from_another_machine_to_the_same_bytes(
-    store: str, homes: Callable[[str], Home], start: Start, tmp_path: Path
+    untouched: str, store: str, homes: Callable[[str], Home], start: Start, tmp_path: Path
 ) -> None:
     engine = trainers_or_skip()
     home = homes("first")
     run = start(home, "docker", store)
     try:
-        wait_until(lambda: has_checkpoint(run), "a checkpoint is in the store", 120)
+        wait_until(lambda: has_checkpoint(run), "a checkpoint is in the store", 120, pace=0.05)
         (container,) = engine.containers.list(filters={"label": f"cloud-train.run={run.run_id}"})
         container.kill()
         home = homes("second")
@@ -145,8 +173,7 @@ def test_a_container_that_is_killed_goes_on_from_another_machine_to_the_same_byt
         ended = finished(home, run.run_id)
         assert (ended.state, ended.attempt) == (State.SUCCEEDED, 2), ended.message
         assert ended.resumed_step
-        untouched = finished(home, start(home, "local", str(tmp_path / "runs")).run_id)
-        assert weights(home, run.run_id, tmp_path / "far") == weights(home, untouched.run_id, tmp_path / "near")
+        assert weights(home, run.run_id, tmp_path / "far") == untouched
     finally:
         for container in engine.containers.list(all=True, filters={"label": f"cloud-train.run={run.run_id}"}, ignore_removed=True):
             container.remove(force=True)
@@ -154,14 +181,11 @@ def test_a_container_that_is_killed_goes_on_from_another_machine_to_the_same_byt
 
 
 def test_everything_of_a_run_is_read_from_the_store_without_a_ledger(
-    store: str, homes: Callable[[str], Home], start: Start, tmp_path: Path
+    near: RunView, store: str, homes: Callable[[str], Home], start: Start, tmp_path: Path
 ) -> None:
     home = homes("first")
-    run = finished(home, start(home, "local", store, train={"steps": 20, "batch_size": 90, "evaluate": "10 steps"}).run_id)
-    near = finished(
-        home, start(home, "local", str(tmp_path / "runs"), train={"steps": 20, "batch_size": 90, "evaluate": "10 steps"}).run_id
-    )
-    assert (run.state, near.state) == (State.SUCCEEDED, State.SUCCEEDED)
+    run = finished(home, start(home, "local", store, train=SHORT).run_id)
+    assert run.state is State.SUCCEEDED, run.message
 
     home = homes("second")
     adopted = adopt(home, f"{store}/{run.run_id}")
