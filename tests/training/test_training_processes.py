@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,23 @@ def losses(program: Program) -> list[float]:
     return [line["value"] for line in lines if line["split"] == "train" and line["name"] == "loss"]
 
 
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, dict[str, Any], int], Program]:
+    """Gives a training of a job in so many processes that was killed after its seventh step: killed once, and copied into a folder."""
+    made: dict[tuple[str, int], Path] = {}
+
+    def killed(folder: Path, job: dict[str, Any], count: int) -> Program:
+        key = (json.dumps(job), count)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("killed")
+            program = Program(made[key] / "run", processes(job, count))
+            program.run(**patched(KILLED.format(pid="os.getpid()", name="SIGKILL"), made[key]))
+        shutil.copytree(made[key] / "run", folder)
+        return Program(folder, processes(job, count))
+
+    return killed
+
+
 def test_three_processes_learn_what_one_learns_on_data_that_they_cannot_share_equally(tmp_path: Path) -> None:
     alone, together = Program(tmp_path / "alone", RAGGED), Program(tmp_path / "together", processes(RAGGED, 3))
     for program in (alone, together):
@@ -89,19 +108,20 @@ def test_three_processes_learn_what_one_learns_on_data_that_they_cannot_share_eq
 
 
 @pytest.mark.parametrize(("job", "count"), [(DROPPING, 2), (DROPPING, 3), (CARRYING, 2)], ids=["cnn-2", "cnn-3", "lstm-2"])
-def test_several_processes_that_are_killed_and_resumed_end_with_the_same_bytes(tmp_path: Path, job: dict[str, Any], count: int) -> None:
+def test_several_processes_that_are_killed_and_resumed_end_with_the_same_bytes(
+    tmp_path: Path, killed: Callable[[Path, dict[str, Any], int], Program], job: dict[str, Any], count: int
+) -> None:
     through = Program(tmp_path / "through", processes(job, count))
     whole = through.run()
     assert whole.returncode == 0, whole.stderr
-    killed = Program(tmp_path / "killed", processes(job, count))
-    killed.run(**patched(KILLED.format(pid="os.getpid()", name="SIGKILL"), tmp_path))
-    newest = newest_valid(killed.checkpoints, print)
+    program = killed(tmp_path / "killed", job, count)
+    newest = newest_valid(program.checkpoints, print)
     assert newest is not None
     assert newest.name in ("step-00000003", "step-00000006")
-    resumed = killed.run()
+    resumed = program.run()
     assert resumed.returncode == 0, resumed.stderr
     assert "bit-identical to a run that never stopped" in resumed.stdout
-    assert (killed.model / "model.safetensors").read_bytes() == (through.model / "model.safetensors").read_bytes()
+    assert (program.model / "model.safetensors").read_bytes() == (through.model / "model.safetensors").read_bytes()
 
 
 def test_several_processes_that_are_told_to_stop_save_once_and_end_together(tmp_path: Path) -> None:
@@ -135,10 +155,11 @@ def test_a_process_that_fails_says_why_the_run_failed(tmp_path: Path, what: str,
     assert [path.name for path in tmp_path.iterdir() if "-rank-" in path.name] == []
 
 
-def test_another_number_of_processes_goes_on_in_the_same_data_order_and_says_so(tmp_path: Path) -> None:
-    program = Program(tmp_path, processes(DROPPING, 2))
-    program.run(**patched(KILLED.format(pid="os.getpid()", name="SIGKILL"), tmp_path))
-    resumed = Program(tmp_path, {**DROPPING, "resources": {"cpus": 1}}).run()
+def test_another_number_of_processes_goes_on_in_the_same_data_order_and_says_so(
+    tmp_path: Path, killed: Callable[[Path, dict[str, Any], int], Program]
+) -> None:
+    killed(tmp_path / "run", DROPPING, 2)
+    resumed = Program(tmp_path / "run", {**DROPPING, "resources": {"cpus": 1}}).run()
     assert resumed.returncode == 0, resumed.stderr
     assert "the same data order, not the same bits (processes: 2, now 1)" in resumed.stdout
 
