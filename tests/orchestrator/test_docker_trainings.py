@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -135,8 +134,6 @@ def test_a_second_submission_of_an_unchanged_job_builds_nothing(home: Home, engi
     images = [json.loads((Path(run.run_directory) / "run.json").read_text())["plan"]["image"] for run in runs]
     assert images[0] == images[1]
     assert images[0].startswith("sha256:")
-    before = time.time()
-    assert all(finished(home, run).ended or before for run in runs)
 
 
 def test_a_container_that_found_its_attempt_taken_leaves_the_attempt_alone(home: Home, engine: "DockerClient", start: Submit) -> None:

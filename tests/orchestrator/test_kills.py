@@ -144,7 +144,7 @@ def kill(draw: random.Random, home: Home, run: RunView, seconds: float) -> None:
         "step": lambda: newest_step(checkpoints) >= first + steps,
     }
     worker = worker_of(home, run)
-    reached = worker is not None and wait_for(moments[moment], home, run) and wait_for(after(delay), home, run)
+    reached = worker is not None and wait_for(moments[moment], home, run, pace=0.0005) and wait_for(after(delay), home, run)
     if worker is None or not reached:
         return
     with suppress(psutil.NoSuchProcess):
@@ -179,8 +179,8 @@ def after(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() >= until
 
 
-def wait_for(condition: Callable[[], bool], home: Home, run: RunView) -> bool:
-    """Wait for the condition, closely: what it is about may last a few milliseconds. False if the attempt ends first."""
+def wait_for(condition: Callable[[], bool], home: Home, run: RunView, pace: float = 0.005) -> bool:
+    """Wait for the condition, which may hold for a few milliseconds: look every ``pace`` seconds. False if the attempt ends first."""
     give_up = after(GIVE_UP_SECONDS)
     look = after(0.2)
     while not condition():
@@ -189,12 +189,12 @@ def wait_for(condition: Callable[[], bool], home: Home, run: RunView) -> bool:
             if view(home, run.run_id).state.is_end:
                 return False
             look = after(0.2)
-        time.sleep(0.0005)
+        time.sleep(pace)
     return True
 
 
 def end_of(home: Home, run: RunView) -> RunView:
-    wait_until(lambda: view(home, run.run_id).state.is_end, f"{run.run_id} has ended", GIVE_UP_SECONDS)
+    wait_until(lambda: view(home, run.run_id).state.is_end, f"{run.run_id} has ended", GIVE_UP_SECONDS, pace=0.05)
     return view(home, run.run_id)
 
 
