@@ -151,10 +151,10 @@ def resume_at_once(home: Home, run_id: str) -> RunView:
 
 
 def test_a_run_that_is_killed_goes_on_from_another_machine_to_the_same_bytes(
-    untouched: str, store: str, homes: Callable[[str], Home], start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    untouched: str, store: str, homes: Callable[[str], Home], start: Start, tmp_path: Path
 ) -> None:
     home = homes("first")
-    with monkeypatch.context() as environment:
+    with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PYTHONPATH", patched(STAYS, tmp_path)["PYTHONPATH"])
         run = start(home, "local", store)
     wait_until(lambda: has_checkpoint(run), "a checkpoint is in the store", 120, pace=0.05)
