@@ -47,7 +47,7 @@ CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 _SMALL_BASE_DOCKERFILE = """\
 FROM {base}
 COPY constraints.txt /build/
-RUN python3 -m pip install --no-cache-dir --no-compile -c /build/constraints.txt \\
+RUN python3 -m pip install --no-cache-dir -c /build/constraints.txt \\
         azure-identity azure-storage-blob boto3 google-auth obstore requests \\
     && rm -rf /build
 ENV HOME=/tmp PYTHONUNBUFFERED=1

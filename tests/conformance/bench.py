@@ -1,7 +1,7 @@
 """What a test does with a place: write a job, submit it, wait for a moment of it, read what came of it. Nothing here knows a provider."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +24,8 @@ from tests.support import wait_until
 
 Command = str | list[str]
 
+NEAR_PACE, FAR_PACE = 0.01, 0.15
+"""Seconds between two looks of a test that waits."""
 READY = "echo ready"
 """A program says this when the test may go on."""
 UNTIL_LET_GO = 'until [ -e "$CLOUD_TRAIN_CHECKPOINTS/go" ]; do sleep 0.02; done'
@@ -94,7 +96,16 @@ class Bench:
             assert found or not ended.state.is_end, f"it ended without printing {text!r}: {ended}"
             return found
 
-        wait_until(printed, f"{run.run_id} has printed {text!r}")
+        self.wait_until(printed, f"{run.run_id} has printed {text!r}")
+
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        """Return as soon as ``condition`` holds. Where each look is a request to a cloud, looks are fewer."""
+        wait_until(condition, what, 60.0, FAR_PACE if self.is_far else NEAR_PACE)
+
+    @property
+    def is_far(self) -> bool:
+        """Whether the place shares no folder with this machine."""
+        return self.store.local_path("run") is None
 
     def kill(self, run: RunView) -> RunView:
         """Let the run's machine die; returns what it is then."""

@@ -143,7 +143,9 @@ class CloudPlace:
     def touch(self, run_id: str, path: str) -> None:
         """Through the engine, into the container."""
         file = f"/tmp/cloud-train/work/{run_id}/{path}"
-        wait_until(lambda: any(container.exec_run(["touch", file])[0] == 0 for container in _containers(run_id)), f"there is {file}")
+        wait_until(
+            lambda: any(container.exec_run(["touch", file])[0] == 0 for container in _containers(run_id)), f"there is {file}", pace=0.1
+        )
 
 
 def _containers(run_id: str) -> list["Container"]:

@@ -13,7 +13,6 @@ from cloud_train.run import layout
 from cloud_train.run.manifest import parse_manifest, verify
 from cloud_train.run.states import Cause, State
 from tests.conformance.bench import READY, Bench, saving
-from tests.support import wait_until
 
 VARIABLES = [
     *("RUN_ID", "ATTEMPT", "JOB", "CHECKPOINTS", "RESUME", "MODEL", "METRICS", "DATA", "FAILURE"),
@@ -156,7 +155,7 @@ def test_the_run_directory_can_be_copied_here(bench: Bench) -> None:
 
 def test_the_status_shows_where_and_when(bench: Bench) -> None:
     run = bench.start_until_ready(f"{READY}; sleep 600")
-    wait_until(lambda: view(bench.home, run.run_id).state is State.RUNNING, "it is running")
+    bench.wait_until(lambda: view(bench.home, run.run_id).state is State.RUNNING, "it is running")
     now = view(bench.home, run.run_id)
     assert (now.cause, now.ended) == (None, None)
     assert now.host
@@ -185,4 +184,4 @@ def test_nothing_is_left_at_the_provider_once_the_end_was_seen(bench: Bench) -> 
     run = bench.start_until_ready(f"sleep 600 & {READY}; wait")
     assert bench.place.leftovers(bench.home.folder, run.run_id)
     assert cancel(bench.home, run.run_id).state is State.CANCELLED
-    wait_until(lambda: not bench.place.leftovers(bench.home.folder, run.run_id), "nothing of it is left, and nobody looked again")
+    bench.wait_until(lambda: not bench.place.leftovers(bench.home.folder, run.run_id), "nothing of it is left, and nobody looked again")

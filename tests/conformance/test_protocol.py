@@ -19,7 +19,7 @@ from cloud_train.run.plan import Plan
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.streams import open_stream
-from tests.conformance.bench import UNTIL_LET_GO, Bench
+from tests.conformance.bench import FAR_PACE, NEAR_PACE, UNTIL_LET_GO, Bench
 from tests.support import wait_until
 
 SECRET = "sesame-open-4711"
@@ -27,7 +27,8 @@ WAITING = f"echo started; {UNTIL_LET_GO}"
 
 
 def wait_for_end(provider: Provider, handle: Handle) -> None:
-    wait_until(lambda: provider.observe(handle).state.is_end, "the provider says that it has ended")
+    pace = FAR_PACE if provider.capabilities.is_cloud else NEAR_PACE
+    wait_until(lambda: provider.observe(handle).state.is_end, "the provider says that it has ended", 60, pace)
 
 
 def output(bench: Bench, plan: Plan) -> bytes:
@@ -123,8 +124,8 @@ def test_a_launch_whose_handle_was_lost_is_found_and_can_be_steered(bench: Bench
     handle = other.find(plan.run_id, 1, plan.store, plan.provider_settings)
     assert handle is not None
     assert (handle.run_id, handle.attempt, handle.provider, handle.store) == (plan.run_id, 1, plan.provider, plan.store)
-    wait_until(lambda: other.observe(handle).state is State.RUNNING, "it is running")
-    wait_until(lambda: has_started(bench, plan), "its program has started")
+    bench.wait_until(lambda: other.observe(handle).state is State.RUNNING, "it is running")
+    bench.wait_until(lambda: has_started(bench, plan), "its program has started")
     other.cancel(handle)
     wait_for_end(other, handle)
     assert status(bench, plan).cause is Cause.PREEMPTED, "told to stop, and nobody had marked it as cancelled"
@@ -172,7 +173,7 @@ def test_cancelling_and_tidying_an_attempt_that_has_ended_changes_nothing(bench:
         provider.cancel(handle, force=True)
         provider.tidy(handle)
     assert bench.store.get(f"{plan.run_id}/{layout.status(1)}") == before
-    wait_until(lambda: not bench.place.leftovers(bench.home.folder, plan.run_id), "nothing of it is left")
+    bench.wait_until(lambda: not bench.place.leftovers(bench.home.folder, plan.run_id), "nothing of it is left")
 
 
 def test_the_providers_own_log_is_read_in_pieces_without_loss_or_doubles(bench: Bench, provider: Provider) -> None:

@@ -13,7 +13,6 @@ from cloud_train.orchestrator.stopping import cancel
 from cloud_train.run import layout
 from cloud_train.run.states import Cause, State
 from tests.conformance.bench import READY, UNTIL_LET_GO, Bench, saving
-from tests.support import wait_until
 
 TWO_STEPS = f"""
 echo "attempt $CLOUD_TRAIN_ATTEMPT from ${{CLOUD_TRAIN_RESUME##*/}}"
@@ -26,7 +25,7 @@ if [ -n "$CLOUD_TRAIN_RESUME" ]; then cat "$CLOUD_TRAIN_RESUME/weights"; exit 0;
 
 def test_a_run_whose_machine_died_resumes_from_its_newest_checkpoint(bench: Bench) -> None:
     run = bench.start_until_ready(f"{TWO_STEPS}\n{READY}; sleep 600")
-    wait_until(lambda: is_sealed(bench, run, 2), "the second checkpoint counts")
+    bench.wait_until(lambda: is_sealed(bench, run, 2), "the second checkpoint counts")
     assert bench.kill(run).cause is Cause.INFRASTRUCTURE
     again = resume(bench.home, run.run_id)
     assert (again.run_id, again.attempt) == (run.run_id, 2)
@@ -117,7 +116,7 @@ def test_a_training_whose_machine_died_ends_with_the_bytes_of_one_that_was_never
     pytest.importorskip("torch")
     whole, killed = bench.start_job(DIGITS), bench.start_job(DIGITS)
     checkpoints = f"{killed.run_id}/{layout.CHECKPOINTS}/"
-    wait_until(lambda: any(True for _ in bench.store.folders(checkpoints)), "there is a checkpoint", 60)
+    bench.wait_until(lambda: any(True for _ in bench.store.folders(checkpoints)), "there is a checkpoint")
     bench.place.kill(bench.home.folder, killed.run_id)
     if bench.end_of(killed).state is not State.SUCCEEDED:
         resume(bench.home, killed.run_id)

@@ -11,7 +11,6 @@ from cloud_train.orchestrator.stopping import cancel
 from cloud_train.providers.base import Provider
 from cloud_train.run.states import Cause, State
 from tests.conformance.bench import READY, Bench, saving
-from tests.support import wait_until
 
 FOREVER = f"{READY}; sleep 600"
 DEAF = f"trap '' TERM; {READY}; sleep 600"
@@ -38,13 +37,13 @@ def test_force_ends_a_program_without_its_grace_period(bench: Bench) -> None:
     end = cancel(bench.home, run.run_id, force=True)
     assert (end.state, end.cause) == (State.CANCELLED, Cause.CANCELLED)
     assert "grace" not in end.message
-    wait_until(lambda: not bench.place.leftovers(bench.home.folder, run.run_id), "nothing of it is left")
+    bench.wait_until(lambda: not bench.place.leftovers(bench.home.folder, run.run_id), "nothing of it is left")
 
 
 def test_cancelling_without_waiting_returns_while_the_program_is_stopping(bench: Bench) -> None:
     run = bench.start_until_ready(DEAF, limits={"grace": "20 s"})
     assert cancel(bench.home, run.run_id, wait=False).state in (State.RUNNING, State.STOPPING)
-    wait_until(lambda: view(bench.home, run.run_id).state is State.STOPPING, "the program is stopping")
+    bench.wait_until(lambda: view(bench.home, run.run_id).state is State.STOPPING, "the program is stopping")
     assert cancel(bench.home, run.run_id, force=True).cause is Cause.CANCELLED
 
 
@@ -69,7 +68,7 @@ def test_a_run_that_has_succeeded_cannot_be_cancelled(bench: Bench) -> None:
 def test_what_a_program_leaves_behind_ends_with_the_run(bench: Bench) -> None:
     run = bench.run("setsid sleep 600 & echo on its own")
     assert run.state is State.SUCCEEDED
-    wait_until(lambda: not bench.place.leftovers(bench.home.folder, run.run_id), "nothing of it is left")
+    bench.wait_until(lambda: not bench.place.leftovers(bench.home.folder, run.run_id), "nothing of it is left")
 
 
 def test_the_time_limit_ends_a_run_as_timed_out(bench: Bench) -> None:
@@ -83,7 +82,7 @@ def test_a_machine_that_dies_interrupts_the_run(bench: Bench) -> None:
     end = bench.kill(run)
     assert (end.state, end.cause) == (State.INTERRUPTED, Cause.INFRASTRUCTURE)
     assert end.message
-    wait_until(lambda: not bench.place.leftovers(bench.home.folder, run.run_id), "nothing of it is left")
+    bench.wait_until(lambda: not bench.place.leftovers(bench.home.folder, run.run_id), "nothing of it is left")
 
 
 def test_a_machine_that_dies_while_the_run_is_being_cancelled_leaves_it_cancelled(bench: Bench) -> None:

@@ -101,8 +101,8 @@ def problems_of(request: Request) -> Iterator[str]:
     yield from (f"job.{problem}" for problem in shape_problems(body, "azure", "JobBase"))
     if not _ID.fullmatch(request["job"]["id"]):
         yield f"job id: {request['job']['id']!r} is not 1 to 254 letters, digits, '_' and '-', a letter or digit first"
-    yield from _tag_problems(body["properties"].get("tags", {}))
-    if "${{" in body["properties"].get("command", ""):
+    yield from _tag_problems(body.get("properties", {}).get("tags", {}))
+    if "${{" in body.get("properties", {}).get("command", ""):
         yield "job.properties.command: '${{' begins an expression of Azure ML's own; no name or URL here may have it"
 
 
