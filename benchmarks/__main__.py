@@ -10,6 +10,7 @@ from benchmarks._measure import machine
 
 BENCHMARKS = (
     "startup",
+    "cloud_requests",
     "trivial_job",
     "list_runs",
     "logs_tail",

@@ -45,7 +45,7 @@ def main(repeats: int = 21) -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        hello = _hello_world(folder)
+        hello = hello_world(folder)
         environment = {"CLOUD_TRAIN_HOME": str(folder / "home")}
         job = str(ROOT / "jobs" / "digits-cnn.yaml")
         series = interleave(
@@ -77,7 +77,8 @@ def main(repeats: int = 21) -> None:
     )
 
 
-def _hello_world(folder: Path) -> str:
+def hello_world(folder: Path) -> str:
+    """A bare Typer program in ``folder``, with two verbs, as pip installs one; its path."""
     (folder / "hello_world.py").write_text(_HELLO)
     script = folder / "hello"
     script.write_text(_SCRIPT.format(python=sys.executable, folder=str(folder)))
