@@ -1,9 +1,11 @@
 """Each test of this folder that asks for ``place`` runs at every place; the plugins that are tested are installed by pip, as users do."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,14 +30,27 @@ PLACES = {
     "toy": "cloud_train_toy.place:PLACE",
 }
 """The project's own; the toy's is found once its distribution is installed."""
+CLOUDS = ("aws", "gcp", "azure")
+TAKING_TURNS = ("test_programs", "test_resumptions", "test_stops")
+"""What is here is the worker's doing more than the cloud's, and each run takes seconds: each behaviour is tested on one cloud, in turns."""
+EVERY_CLOUD = "CLOUD_TRAIN_EVERY_CLOUD"
+"""The environment variable that runs every behaviour on every cloud, with the value 1."""
 DISTRIBUTIONS = ("toy_provider", "broken_provider")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "place" in metafunc.fixturenames:
         named = named_by_environment()
-        places = {named: named} if named else PLACES
+        places = {named: named} if named else _places_of(metafunc)
         metafunc.parametrize("place", places.values(), ids=places.keys(), indirect=True)
+
+
+def _places_of(metafunc: pytest.Metafunc) -> dict[str, str]:
+    """All places; of the clouds one for each behaviour in ``TAKING_TURNS``, unless ``EVERY_CLOUD`` is set."""
+    takes_turns = metafunc.module.__name__.rpartition(".")[2] in TAKING_TURNS and os.environ.get(EVERY_CLOUD) != "1"
+    turn = zlib.crc32(metafunc.function.__name__.encode()) % len(CLOUDS)
+    left_out = {cloud for number, cloud in enumerate(CLOUDS) if takes_turns and number != turn}
+    return {name: place for name, place in PLACES.items() if name not in left_out}
 
 
 @pytest.fixture(scope="session")
