@@ -9,8 +9,6 @@ from __future__ import annotations  # the worker runs on Python 3.10 as well, in
 import base64
 import json
 from typing import Any
-from urllib.error import URLError
-from urllib.request import Request, urlopen
 
 from cloud_train.errors import CloudTrainError, UsageError
 
@@ -85,6 +83,9 @@ def _from_google(name: str) -> str:
 
 
 def _from_azure(url: str) -> str:
+    from urllib.error import URLError
+    from urllib.request import Request, urlopen  # brings sockets, which no other worker needs
+
     try:
         from azure.core.exceptions import AzureError
         from azure.identity import DefaultAzureCredential

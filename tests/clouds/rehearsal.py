@@ -39,7 +39,7 @@ JOB = """\
 name: digits-cnn
 model: {kind: cnn, blocks: [{filters: 16, norm: batch}, {filters: 32, dropout: 0.2}], dropout: 0.3}
 data: {dataset: digits, size: 16, augment: {crop: 2}}
-train: {epochs: 12, batch_size: 64, optimizer: {name: adam, lr: 1e-3}, seed: 7}
+train: {epochs: 40, batch_size: 64, optimizer: {name: adam, lr: 1e-3}, seed: 7}
 checkpoint: {every: 1 epoch, keep: 2}
 resources: {cpus: 1, spot: true}
 limits: {duration: 1h}

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
@@ -57,7 +58,7 @@ class OwnEngine:
         (self._folder / "exec" / "containerd" / "containerd.pid").unlink(missing_ok=True)
 
     def end(self) -> None:
-        """Also what a crash left: the keepers of the containers, which have the engine's folder in their command lines."""
+        """Also what a crash left: the keepers of the containers, which have the engine's folder in their command lines, and mounts."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(60)
@@ -65,6 +66,9 @@ class OwnEngine:
             with suppress(psutil.Error):
                 if any(str(self._folder) in word for word in process.info["cmdline"] or ()):
                     process.kill()
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for mount in sorted((mount for mount in mounts if Path(mount).is_relative_to(self._folder)), reverse=True):
+            subprocess.run(["umount", "--lazy", mount], check=False)
 
     def _answers(self) -> bool:
         with suppress(OSError), opened(self.address) as engine:
@@ -73,16 +77,17 @@ class OwnEngine:
 
 
 @pytest.fixture
-def own_engine(tmp_path: Path) -> Iterator[OwnEngine]:
+def own_engine() -> Iterator[OwnEngine]:
     engine_or_skip().close()
     if os.getuid() or not (shutil.which("dockerd") and shutil.which("unshare")):
         pytest.skip("an engine of its own needs root, dockerd and unshare")
-    engine = OwnEngine(tmp_path)
-    try:
-        engine.start()
-        yield engine
-    finally:
-        engine.end()
+    with TemporaryDirectory(prefix="engine-", ignore_cleanup_errors=True) as folder:  # a short path: that of a socket has at most 107 bytes
+        engine = OwnEngine(Path(folder))
+        try:
+            engine.start()
+            yield engine
+        finally:
+            engine.end()
 
 
 def test_a_run_whose_engine_is_restarted_is_told_so_and_goes_on(own_engine: OwnEngine, home: Home, tmp_path: Path) -> None:

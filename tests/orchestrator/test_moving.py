@@ -127,7 +127,10 @@ def test_a_machine_that_knows_the_old_place_is_told_of_the_new_one_and_finds_it(
     assert end_of(other, resume(other, ended.run_id)).state is State.SUCCEEDED
 
 
-def test_a_place_that_the_new_provider_does_not_reach_is_refused_before_anything_moves(home: Home, ended: RunView, bucket: str) -> None:
+def test_a_place_that_the_new_provider_does_not_reach_is_refused_before_anything_moves(
+    home: Home, ended: RunView, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where there is no configs/aws.yaml with a store of its own
     with pytest.raises(ProviderError, match="cannot reach the store"):
         resume(home, ended.run_id, elsewhere=Elsewhere(provider="aws"))
     assert list(open_store(bucket).list()) == []
