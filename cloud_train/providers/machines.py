@@ -59,7 +59,8 @@ def machines(cloud: str) -> tuple[Machine, ...]:
 
 def similar(cloud: str, name: str) -> list[str]:
     """Names of the table that look like ``name``, the nearest first."""
-    return difflib.get_close_matches(name, [machine.name for machine in machines(cloud)], _SHOWN, cutoff=0.5)
+    names = list(dict.fromkeys(machine.name for machine in machines(cloud)))  # a machine may be there with several accelerators
+    return difflib.get_close_matches(name, names, _SHOWN, cutoff=0.5)
 
 
 def _explained(cloud: str, table: tuple[Machine, ...], resources: Resources) -> str:
