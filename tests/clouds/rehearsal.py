@@ -200,6 +200,8 @@ def main() -> int:
     """Show it on a terminal."""
     try:
         trainers_or_skip().close()
+        for cloud in kit.SCHEMES:
+            kit.store(cloud)
         with tempfile.TemporaryDirectory(prefix="cloud-train-rehearsal-") as folder:
             (Path(folder) / "shared").mkdir()
             result = rehearse(Path(folder) / "shared", Path(folder), lambda line: print(line, flush=True))
