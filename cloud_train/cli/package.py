@@ -39,9 +39,9 @@ def package(
       cloud-train package job.yaml --push --repository registry.example.com/me/digits
     """
     from cloud_train.orchestrator.home import Home
-    from cloud_train.orchestrator.packaging import build_image, login_for
+    from cloud_train.orchestrator.packaging import build_image, push_image
+    from cloud_train.orchestrator.places import provider_at
     from cloud_train.orchestrator.planning import make_plan
-    from cloud_train.providers.registry import load_provider
 
     if repository and not push:
         raise UsageError("--repository says where --push puts the image; add --push, or leave it out")
@@ -54,8 +54,8 @@ def package(
                 "nothing says which repository the image is pushed to",
                 hint=f"add --repository HOST/NAME, or `repository` to the settings of {provider!r} in configs/NAME.yaml",
             )
-    login = login_for(load_provider(plan.provider, home.folder), {**plan.provider_settings, "repository": repository}) if push else None
-    built = build_image(plan, say_aside, repository if push else None, home, login)
+    place = provider_at(home, plan.provider)
+    built = push_image(home, place, plan, repository, say_aside) if repository else build_image(plan, say_aside)
     if as_json:
         say_json({"image": built.reference, "sent_bytes": built.sent_bytes, "reused": built.reused})
         return 0

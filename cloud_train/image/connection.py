@@ -9,8 +9,9 @@ from urllib.parse import urljoin, urlsplit
 from cloud_train.errors import MissingDependencyError
 from cloud_train.image.credentials import Login, login_of
 from cloud_train.image.errors import BrokenConnectionError, RegistryError
-from cloud_train.image.reference import Reference, is_loopback
+from cloud_train.image.reference import Reference
 from cloud_train.image.tokens import Authorization
+from cloud_train.storage.loopback import is_loopback
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response

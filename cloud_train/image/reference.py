@@ -3,11 +3,11 @@
 The grammar is that of the distribution project (https://pkg.go.dev/github.com/distribution/reference).
 """
 
-import ipaddress
 import re
 from dataclasses import dataclass
 
 from cloud_train.image.errors import ImageError
+from cloud_train.storage.loopback import is_loopback
 
 DOCKER_HUB = "docker.io"
 
@@ -70,17 +70,6 @@ def parse_reference(text: str) -> Reference:
     if not _NAME.fullmatch(name):
         raise _wrong(text, f"{name!r} is no repository; one is made of a-z, 0-9, '.', '_', '-' and '/'")
     return Reference(host, name, tag or None, digest or None, explicit)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host[:port]`` is this machine itself, as far as its name tells."""
-    bare = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-    if bare == "localhost" or bare.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(bare.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _wrong(text: str, reason: str) -> ImageError:

@@ -39,8 +39,6 @@ class CloudSettings(Section):
     """The kind of machine, in the cloud's own words; the smallest one that has what ``resources`` asks for if left out."""
     max_runtime: Duration = Duration(86400)
     """Longest time that a job without ``limits.duration`` may cost money: the cloud itself ends it then."""
-    max_wait: Duration | None = None
-    """Longest time to wait for spot capacity, beside the time that the job runs; as long as ``max_runtime`` if left out."""
 
 
 class AwsSettings(CloudSettings):
@@ -62,6 +60,8 @@ class AwsSettings(CloudSettings):
     """Key of AWS KMS that encrypts the machines' disks; AWS's own if left out. Not for machines with NVMe disks of their own."""
     tags: dict[str, str] = Field(default_factory=dict)
     """Tags of the jobs, beside those of cloud-train."""
+    max_wait: Duration | None = None
+    """Longest time to wait for spot capacity, beside the time that the job may run; as long as that if left out."""
 
 
 class GcpSettings(CloudSettings):

@@ -129,7 +129,11 @@ def _ask_clouds(home: Home, entries: Sequence[Entry], note: Callable[[str], None
     for name in dict.fromkeys(entry.provider for entry in going_on):
         handles = [_handle(entry) for entry in going_on if entry.provider == name]
         try:
-            answers |= ask_about_all(provider_at(home, name), handles)
+            provider = provider_at(home, name)
+        except CloudTrainError:
+            continue  # whoever looks at one of its runs is told
+        try:
+            answers |= ask_about_all(provider, handles)
         except CloudTrainError as error:
             note(f"{name} cannot be asked: {error.message}")
             unknown = Observation(State.RUNNING, Cause.UNKNOWN, error.message)

@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,44 +57,46 @@ def recipe_of(plan: Plan) -> "Recipe":
     )
 
 
-def build_for(provider: Provider, plan: Plan, note: Callable[[str], None], home: Home) -> "Built":
-    """Make the image of ``plan`` where the machines of ``provider`` find it: in the local engine, or for a cloud in its registry."""
+def with_image(home: Home, provider: Provider, plan: Plan, note: Callable[[str], None]) -> Plan:
+    """The plan with the image that the provider's machines run: made in the local engine, or for a cloud in its registry."""
+    if not provider.capabilities.containers:
+        return plan
     if not provider.capabilities.is_cloud:
-        return build_image(plan, note)
+        return replace(plan, image=build_image(plan, note).reference)
     repository = plan.provider_settings.get("repository")
     if not repository:
         raise UsageError(
             f"nothing says from which registry the machines of {provider.name!r} pull the image",
             hint=f"name its repository with `repository` under `{provider.name}` in configs/{provider.name}.yaml",
         )
-    return build_image(plan, note, repository, home, login_for(provider, plan.provider_settings))
+    return replace(plan, image=push_image(home, provider, plan, str(repository), note).reference)
 
 
-def made_again(plan: Plan, note: Callable[[str], None]) -> Plan:
+def push_image(home: Home, provider: Provider, plan: Plan, repository: str, note: Callable[[str], None]) -> "Built":
+    """Make the image of ``plan`` in a repository of a registry, with the provider's own login for it, if it has one."""
+    login = provider.registry_login({**plan.provider_settings, "repository": repository}) if isinstance(provider, RegistryLogin) else None
+    return build_image(plan, note, repository, home, login)
+
+
+def with_same_image(provider: Provider, plan: Plan, note: Callable[[str], None]) -> Plan:
     """The plan of a further attempt, its image made again if the local engine has lost it, and then it has to be the same bytes.
 
     Raises ConflictError if it is another image by now: the code, the base or cloud-train has changed.
     """
+    if plan.image is None or not provider.capabilities.containers or provider.capabilities.is_cloud:
+        return plan
     from cloud_train.image.engine import Engine
 
-    if plan.image is None:
-        return plan
     with Engine(plan.provider_settings.get("host")) as engine:
         if engine.find(plan.image):
             return plan
     note(f"the image of {plan.run_id} is gone from the Docker Engine, and is made again")
-    found = build_image(plan, note).reference
-    if found != plan.image:
+    if build_image(plan, note).reference != plan.image:
         raise ConflictError(
             f"the image of {plan.run_id} is gone, and what lies here makes another one: the code, the base or cloud-train has changed",
             hint=f"put back what it was made of, or go on with what is here: cloud-train resume {plan.run_id} --provider {plan.provider}",
         )
     return plan
-
-
-def login_for(provider: Provider, settings: Mapping[str, Any]) -> tuple[str, str] | None:
-    """User and password for the registry of a provider's own; None where Docker's login is the one to use. Raises ProviderError."""
-    return provider.registry_login(settings) if isinstance(provider, RegistryLogin) else None
 
 
 def build_image(

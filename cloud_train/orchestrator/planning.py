@@ -42,15 +42,14 @@ def make_plan(
     """Everything that submitting ``job_file`` will do.
 
     ``overrides`` are ``key=value`` texts, ``config`` is the name or the path of a config file, ``provider`` outranks both. A cloud's config
-    file need not be named if it has the provider's name. For a
-    ``dry_run`` the job's data may be missing: the plan then holds what is known without it, and a note.
+    file need not be named if it has the provider's name. For a ``dry_run`` the job's data may be missing: the plan then holds what is known
+    without it, and a note.
     Raises JobFileError with every mistake of the files, and ProviderError where the provider cannot carry this out.
     """
     chosen = load_config(find_config(config, job_file.parent)) if config else None
     loaded = load_job(job_file, overrides, chosen, provider, absent_data_is_fine=dry_run)
     place = provider_at(home, loaded.spec.provider)
-    if config is None and place.capabilities.is_cloud and (usual := _config_of(place.name, job_file.parent)):
-        chosen = load_config(usual)
+    if chosen is None and (chosen := _usual_config(place, job_file.parent)):
         loaded = load_job(job_file, overrides, chosen, provider or place.name, absent_data_is_fine=dry_run)
     spec, directory = loaded.spec, loaded.directory
     settings = chosen.settings.get(spec.provider, {}) if chosen else {}
@@ -58,10 +57,6 @@ def make_plan(
     _refuse_impossible(spec, place.name, place.capabilities, store)
     _refuse_out_of_reach(data_in_store(spec.data), place.name, place.capabilities)
     per_epoch, in_all = _steps(spec, loaded.data)
-    in_container = place.capabilities.containers
-    data = data_place(spec.data, directory) if in_container else None
-    if data is not None and place.capabilities.is_cloud:
-        raise _out_of_reach(place, data)
     return Plan(
         run_id=new_run_id(spec.name),
         attempt=1,
@@ -82,8 +77,8 @@ def make_plan(
             *_notes(spec, place.name, place.capabilities),
             *_cloud_notes(spec, place, chosen),
         ),
-        image=ingredients(spec, settings) if in_container else None,
-        host_data=str(data.resolve()) if data else None,
+        image=ingredients(spec, settings) if place.capabilities.containers else None,
+        host_data=_host_data(spec, directory, place),
     )
 
 
@@ -96,18 +91,13 @@ def plan_elsewhere(home: Home, record: RunRecord, attempt: int, *, provider: str
     directory = Path(before.job_file).parent
     chosen = load_config(find_config(config, directory)) if config else None
     place = provider_at(home, provider or (chosen and chosen.provider) or before.provider)
-    if chosen is None and place.capabilities.is_cloud and (usual := _config_of(place.name, directory)):
-        chosen = load_config(usual)
+    chosen = chosen or _usual_config(place, directory)
     same_place = chosen is None and place.name == before.provider
     settings = before.provider_settings if same_place else chosen.settings.get(place.name, {}) if chosen else {}
     url = absolute_url(store or (chosen and chosen.store) or before.store, Path.cwd())
     spec = before.job.model_copy(update={"provider": place.name, "store": url})
     _refuse_impossible(spec, place.name, place.capabilities, url)
     _refuse_out_of_reach(data_in_store(spec.data), place.name, place.capabilities)
-    in_container = place.capabilities.containers
-    data = data_place(spec.data, directory) if in_container else None
-    if data is not None and place.capabilities.is_cloud:
-        raise _out_of_reach(place, data)
     return replace(
         before,
         job=spec,
@@ -116,21 +106,30 @@ def plan_elsewhere(home: Home, record: RunRecord, attempt: int, *, provider: str
         store=url,
         program=_program(spec, directory, place, settings),
         notes=(*_notes(spec, place.name, place.capabilities), *_cloud_notes(spec, place, chosen)),
-        image=ingredients(spec, settings) if in_container else None,
-        host_data=str(data.resolve()) if data else None,
+        image=ingredients(spec, settings) if place.capabilities.containers else None,
+        host_data=_host_data(spec, directory, place),
     )
 
 
-def _out_of_reach(place: Provider, data: Path) -> ProviderError:
-    return ProviderError(
-        f"the machines of {place.name!r} cannot reach the data in {data}",
-        hint=f"put it into a store that they reach, and name it there: --set data.path={place.capabilities.stores[0]}://…",
-    )
+def _host_data(spec: JobSpec, directory: Path, place: Provider) -> str | None:
+    """The job's data on this machine, which a container is given; raises ProviderError where the machines are elsewhere."""
+    data = data_place(spec.data, directory) if place.capabilities.containers else None
+    if data is None:
+        return None
+    if place.capabilities.is_cloud:
+        raise ProviderError(
+            f"the machines of {place.name!r} cannot reach the data in {data}",
+            hint=f"put it into a store that they reach, and name it there: --set data.path={place.capabilities.stores[0]}://…",
+        )
+    return str(data.resolve())
 
 
-def _config_of(provider: str, beside: Path) -> Path | None:
+def _usual_config(place: Provider, beside: Path) -> Config | None:
+    """The config file that has a cloud's own name, if there is one."""
+    if not place.capabilities.is_cloud:
+        return None
     try:
-        return find_config(provider, beside)
+        return load_config(find_config(place.name, beside))
     except NotFoundError:
         return None
 

@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cloud_train.errors import ConflictError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.moving import move, new_place
 from cloud_train.orchestrator.observing import RunView, declare_dead, look, read_record
-from cloud_train.orchestrator.packaging import build_for, made_again
+from cloud_train.orchestrator.packaging import with_image, with_same_image
 from cloud_train.orchestrator.places import provider_at
 from cloud_train.orchestrator.planning import plan_elsewhere
 from cloud_train.orchestrator.stores import CLOUD_PAUSE_SECONDS, store_at
@@ -64,12 +64,10 @@ def resume(
             secrets = handed_over(provider, plan)
             refuse_unready(provider, plan)
             if elsewhere is None:
-                if provider.capabilities.containers and not provider.capabilities.is_cloud:
-                    plan = made_again(plan, note)
+                plan = with_same_image(provider, plan, note)
                 ledger.add_attempt(run_id, plan.attempt, plan.provider)
             else:
-                if provider.capabilities.containers:
-                    plan = replace(plan, image=build_for(provider, plan, note, home).reference)
+                plan = with_image(home, provider, plan, note)
                 move(plan, run.store, note)
                 ledger.move(run_id, plan.attempt, plan.provider, plan.store)
             launch(ledger, provider, plan, secrets)

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from cloud_train.job.addresses import data_in_store
 from cloud_train.job.models import DigitsData, ImagesData, JobSpec, ScriptModel
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, view
-from cloud_train.orchestrator.packaging import build_for
+from cloud_train.orchestrator.packaging import with_image
 from cloud_train.orchestrator.places import provider_at
 from cloud_train.orchestrator.source import commit_of
 from cloud_train.orchestrator.stores import store_at
@@ -46,8 +45,7 @@ def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None)
     provider = provider_at(home, plan.provider)
     secrets = handed_over(provider, plan)
     refuse_unready(provider, plan)
-    if provider.capabilities.containers:
-        plan = replace(plan, image=build_for(provider, plan, note, home).reference)
+    plan = with_image(home, provider, plan, note)
     created = time.time()
     record = RunRecord(plan.run_id, created, plan.job.model_dump(mode="json"), plan.program, plan.facts(), _provenance(plan))
     store = store_at(plan.store)

@@ -142,6 +142,7 @@ class Diagnosis:
     """One thing that a provider needs, and whether it is there."""
 
     name: str
+    """What it is, such as ``role``; the provider's own name is put before it."""
     status: Literal["ok", "warning", "error"]
     detail: str
     remedy: str = ""

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
 
 _HOME = "/tmp/cloud-train"
+WORKSPACE = f"{_HOME}/work"
+"""Where the worker keeps the run's files meanwhile."""
 ENVIRONMENT = {"HOME": "/tmp", "USER": "cloud-train", "CLOUD_TRAIN_HOME": _HOME}
 """What the worker and its program find in their environment."""
 
@@ -20,7 +22,7 @@ def worker_command(plan: "Plan", platform: str, secrets: str | None = None) -> l
         "--store": plan.store,
         "--run": plan.run_id,
         "--attempt": str(plan.attempt),
-        "--workspace": f"{_HOME}/work",
+        "--workspace": WORKSPACE,
         "--platform": platform,
         **({"--secrets": secrets} if secrets else {}),
     }

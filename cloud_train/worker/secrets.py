@@ -18,7 +18,7 @@ _MOST_BYTES = 32_000
 
 
 class SecretsError(CloudTrainError):
-    """The job's secrets cannot be read."""
+    """The job's secrets cannot be read. What to do stands in the message: it comes from a child of the worker as a text."""
 
     code = "secrets"
 
@@ -51,14 +51,14 @@ def _from_aws(name: str) -> str:
         import boto3
         from botocore.exceptions import BotoCoreError, ClientError
     except ImportError as error:
-        raise SecretsError("the image has no boto3, with which AWS Secrets Manager is read", hint="add it to image.requirements") from error
+        raise SecretsError("the image has no boto3, with which AWS Secrets Manager is read: add it to image.requirements") from error
     identifier, _, region = name.rpartition("@")
     try:
         client = boto3.client("secretsmanager", region_name=region)
         return str(client.get_secret_value(SecretId=identifier)["SecretString"])
     except (BotoCoreError, ClientError, KeyError) as error:
-        hint = "the machines' role needs secretsmanager:GetSecretValue on cloud-train/*: see docs/clouds/aws.md"
-        raise SecretsError(f"the secret {identifier} cannot be read: {error}", hint=hint) from error
+        advice = "the machines' role needs secretsmanager:GetSecretValue on cloud-train/*: see docs/clouds/aws.md"
+        raise SecretsError(f"the secret {identifier} cannot be read: {error}; {advice}") from error
 
 
 def _from_google(name: str) -> str:
@@ -68,8 +68,8 @@ def _from_google(name: str) -> str:
         from google.auth.transport.requests import AuthorizedSession
         from requests import RequestException
     except ImportError as error:
-        hint = "add google-auth and requests to image.requirements"
-        raise SecretsError("the image has no google-auth, with which Google Secret Manager is read", hint=hint) from error
+        advice = "add google-auth and requests to image.requirements"
+        raise SecretsError(f"the image has no google-auth, with which Google Secret Manager is read: {advice}") from error
     url = name if "://" in name else f"{_GOOGLE}{name}"
     try:
         credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
@@ -78,8 +78,8 @@ def _from_google(name: str) -> str:
             response.raise_for_status()
             return base64.b64decode(response.json()["payload"]["data"]).decode()
     except (GoogleAuthError, RequestException, KeyError, ValueError) as error:
-        hint = "the machines' service account needs roles/secretmanager.secretAccessor: see docs/clouds/gcp.md"
-        raise SecretsError(f"the secret {name} cannot be read: {error}", hint=hint) from error
+        advice = "the machines' service account needs roles/secretmanager.secretAccessor: see docs/clouds/gcp.md"
+        raise SecretsError(f"the secret {name} cannot be read: {error}; {advice}") from error
 
 
 def _from_azure(url: str) -> str:
@@ -90,8 +90,8 @@ def _from_azure(url: str) -> str:
         from azure.core.exceptions import AzureError
         from azure.identity import DefaultAzureCredential
     except ImportError as error:
-        hint = "add azure-identity to image.requirements"
-        raise SecretsError("the image has no azure-identity, with which Azure Key Vault is read", hint=hint) from error
+        advice = "add azure-identity to image.requirements"
+        raise SecretsError(f"the image has no azure-identity, with which Azure Key Vault is read: {advice}") from error
     try:
         with DefaultAzureCredential() as credential:
             token = credential.get_token("https://vault.azure.net/.default").token
@@ -100,5 +100,5 @@ def _from_azure(url: str) -> str:
             document: dict[str, Any] = json.load(response)
         return str(document["value"])
     except (AzureError, URLError, KeyError, ValueError) as error:
-        hint = "the machines' identity needs the role Key Vault Secrets User on the vault: see docs/clouds/azure.md"
-        raise SecretsError(f"the secret {url} cannot be read: {error}", hint=hint) from error
+        advice = "the machines' identity needs the role Key Vault Secrets User on the vault: see docs/clouds/azure.md"
+        raise SecretsError(f"the secret {url} cannot be read: {error}; {advice}") from error

@@ -25,7 +25,6 @@ from tests.clouds.clock import Clock, RealClock
 from tests.clouds.faults import Fault
 from tests.clouds.machine import Machines
 from tests.clouds.server import Answer, Request, Server
-from tests.support import wait_until
 
 SUBSCRIPTION = "11111111-2222-3333-4444-555555555555"
 GROUP = "cloud-train"
@@ -146,20 +145,6 @@ class AzureSimulator:
         for job in self._of(run_id):
             for machine in list(job.machines):
                 machine.kill()
-
-    def touch(self, run_id: str, path: str) -> None:
-        """Make an empty file in the workspace of this run's node 0, as soon as there is one; ``path`` starts at the run directory."""
-        wait_until(lambda: self._touched(run_id, f"/tmp/cloud-train/work/{run_id}/{path}"), f"{run_id} has a workspace with {path}")
-
-    def _touched(self, run_id: str, path: str) -> bool:
-        assert self._machines is not None, "it has no machines"
-        running = [machine for job in self._of(run_id) for machine in list(job.machines) if machine.is_running()]
-        if not running:
-            return False
-        engine = self._machines.client.api
-        touching = engine.exec_create(running[0].identifier, ["touch", path])["Id"]
-        engine.exec_start(touching)
-        return bool(engine.exec_inspect(touching)["ExitCode"] == 0)
 
     def leftovers(self, run_id: str) -> list[str]:
         """What there is of this run, in words: jobs that go on, containers that run, secrets."""

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, view
-from cloud_train.orchestrator.packaging import build_for
+from cloud_train.orchestrator.packaging import with_image
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import read_logs
 from cloud_train.orchestrator.submitting import submit
@@ -146,7 +146,7 @@ class Bench:
         """All of a submission but the ledger and the launch, for a test that speaks to the provider itself."""
         if load_provider(plan.provider, self.home.folder).capabilities.containers:
             provider = load_provider(plan.provider, self.home.folder)
-            plan = replace(plan, image=build_for(provider, plan, lambda _: None, self.home).reference)
+            plan = with_image(self.home, provider, plan, lambda _: None)
         record = RunRecord(plan.run_id, 1.0, plan.job.model_dump(mode="json"), plan.program, plan.facts(), {})
         self.store.create(f"{plan.run_id}/{layout.RUN}", record.to_json())
         return plan

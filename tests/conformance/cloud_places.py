@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cloud_train.providers.base import Request
+from cloud_train.providers.worker_command import WORKSPACE
 from tests.clouds import kit
 from tests.clouds.aws_job import Timing
 from tests.clouds.aws_platform import LOGIN
@@ -142,7 +143,7 @@ class CloudPlace:
 
     def touch(self, run_id: str, path: str) -> None:
         """Through the engine, into the container."""
-        file = f"/tmp/cloud-train/work/{run_id}/{path}"
+        file = f"{WORKSPACE}/{run_id}/{path}"
         wait_until(
             lambda: any(container.exec_run(["touch", file])[0] == 0 for container in _containers(run_id)), f"there is {file}", pace=0.1
         )

@@ -451,13 +451,13 @@ def test_the_doctor_finds_all_well_where_all_is_there(cloud: AwsCloud, provider:
     found = list(provider.diagnose(settings, cloud.new_store()))
     assert {each.status for each in found} == {"ok"}, found
     assert [each.name for each in found] == [
-        "aws credentials",
-        "aws SageMaker",
-        "aws logs",
-        "aws.role",
-        "aws store",
-        "aws.repository",
-        "aws.machine",
+        "credentials",
+        "SageMaker",
+        "logs",
+        "role",
+        "store",
+        "repository",
+        "machine",
     ]
 
 
@@ -471,10 +471,10 @@ def test_the_doctor_names_each_thing_that_is_missing(cloud: AwsCloud, provider: 
         "machine": "ml.g5.xlarge",
     }
     found = {each.name: each for each in provider.diagnose(settings, "s3://no-such-bucket-of-mine")}
-    assert {name for name, each in found.items() if each.status == "error"} == set(found) - {"aws credentials"}
-    assert "sagemaker:ListTrainingJobs" in found["aws SageMaker"].remedy
-    assert "logs:DescribeLogStreams" in found["aws logs"].remedy
-    assert "there is no role nobody" in found["aws.role"].detail
-    assert "there is no bucket" in found["aws store"].detail
-    assert "aws ecr create-repository --repository-name none" in found["aws.repository"].remedy
-    assert "ml.g5.xlarge for training job usage" in found["aws.machine"].remedy
+    assert {name for name, each in found.items() if each.status == "error"} == set(found) - {"credentials"}
+    assert "sagemaker:ListTrainingJobs" in found["SageMaker"].remedy
+    assert "logs:DescribeLogStreams" in found["logs"].remedy
+    assert "there is no role nobody" in found["role"].detail
+    assert "there is no bucket" in found["store"].detail
+    assert "aws ecr create-repository --repository-name none" in found["repository"].remedy
+    assert "ml.g5.xlarge for training job usage" in found["machine"].remedy

@@ -86,7 +86,6 @@ def test_a_mistake_in_the_body_is_found_and_named(path: str, value: Any, problem
         ({"region": "europe-west4-a"}, "gcp.region: 'europe-west4-a' is a zone; its region is europe-west4"),
         ({"region": "eu"}, "gcp.region: 'eu' is not a region"),
         ({"endpoint": "vertex.internal"}, "gcp.endpoint: 'vertex.internal' is not a URL"),
-        ({"max_wait": "1 h"}, "gcp.max_wait: Vertex AI has no limit"),
         ({"machine": "n1-standart-8"}, "gcp.machine: there is no n1-standart-8; did you mean n1-standard-8"),
         ({"machine": "a3-highgpu-2g"}, "gcp.machine: a3-highgpu-2g is had as spot capacity only"),
         ({"machine": "n1-highmem-2", "resources": {"cpus": 8}}, "gcp.machine: n1-highmem-2 has 2 cpus, 13GiB and no accelerators"),

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from cloud_train.errors import MissingDependencyError, ProviderError
 from cloud_train.storage.azure_account import IDENTITIES, quiet_sdk
+from cloud_train.storage.loopback import is_loopback
 
 if TYPE_CHECKING:
     from azure.core import PipelineClient
@@ -36,7 +37,6 @@ _TIMEOUT_SECONDS = 30.0
 _THROTTLED = 429
 _PASSING = frozenset({408, _THROTTLED, 500, 502, 503, 504})
 _SHOWN_CHARACTERS = 400
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _LOGIN_HINT = "sign in with: az login; or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
 _DOCS = "docs/clouds/azure.md says which role has it"
 _MISSING = {
@@ -155,7 +155,7 @@ class Client:
 
         host = urlsplit(url).hostname or ""
         # A token must not travel unencrypted, except on this machine itself.
-        plain = {"enforce_https": False} if scope and host in _LOOPBACK else {}
+        plain = {"enforce_https": False} if scope and is_loopback(urlsplit(url).netloc) else {}
         try:
             request = HttpRequest(method, url, **content)
             response: HttpResponse = self._pipeline(scope).send_request(request, **plain)
@@ -186,11 +186,6 @@ class Client:
         """As long as Azure asks for, within bounds; otherwise a random time, so that many clients do not come back at once."""
         seconds = float(asked) if asked and asked.isdecimal() else random.uniform(0.2, 0.5 * 2**attempt)
         self._sleep(min(seconds, _LONGEST_WAIT_SECONDS))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host[:port]`` is this machine itself."""
-    return (urlsplit(f"//{host}").hostname or "") in _LOOPBACK
 
 
 def error_of(document: Any) -> tuple[str, str]:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from cloud_train.errors import CloudTrainError, ProviderError
-from cloud_train.providers.azureml.client import API, VAULT_SCOPE, Client, client, is_loopback
+from cloud_train.providers.azureml.client import API, VAULT_SCOPE, Client, client
 from cloud_train.providers.azureml.request import workspace_of
 from cloud_train.providers.base import Diagnosis
+from cloud_train.storage.loopback import is_loopback
 
 _NEEDED = ("subscription", "resource_group", "workspace")
 _ML = "Microsoft.MachineLearningServices/workspaces"
@@ -31,30 +32,30 @@ def diagnose(settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnos
     missing = [name for name in _NEEDED if name not in settings]
     if missing:
         names = ", ".join(f"azure.{name}" for name in missing)
-        yield Diagnosis("azure settings", "error", f"{names} is not set", "name it in the config file: see docs/clouds/azure.md")
+        yield Diagnosis("settings", "error", f"{names} is not set", "name it in the config file: see docs/clouds/azure.md")
         return
     try:
         azure = client()
         azure.token()
-        yield Diagnosis("azure credentials", "ok", "azure-identity finds some")
+        yield Diagnosis("credentials", "ok", "azure-identity finds some")
         place = workspace_of(settings)
         workspace = azure.call(
             "GET", f"{place['endpoint']}{place['path']}", "show the workspace", permission=f"{_ML}/read", params=API
         ).document
     except CloudTrainError as error:
-        yield Diagnosis("azure workspace", "error", error.message, error.hint or _DOCS)
+        yield Diagnosis("workspace", "error", error.message, error.hint or _DOCS)
         return
     yield _of_workspace(settings, workspace)
-    yield _tried("azure permissions", lambda: _of_permissions(azure, place))
-    yield _tried("azure machines", lambda: _of_machines(azure, settings, place, str(workspace.get("location"))))
+    yield _tried("permissions", lambda: _of_permissions(azure, place))
+    yield _tried("machines", lambda: _of_machines(azure, settings, place, str(workspace.get("location"))))
     if "identity" in settings:
-        yield _tried("azure identity", lambda: _of_identity(azure, settings, place, workspace))
+        yield _tried("identity", lambda: _of_identity(azure, settings, place, workspace))
     if "repository" in settings:
-        yield _tried("azure registry", lambda: _of_registry(azure, str(settings["repository"])))
+        yield _tried("registry", lambda: _of_registry(azure, str(settings["repository"])))
     if "vault" in settings:
-        yield _tried("azure vault", lambda: _of_vault(azure, str(settings["vault"])))
+        yield _tried("vault", lambda: _of_vault(azure, str(settings["vault"])))
     if store is not None:
-        yield _tried("azure store", lambda: _of_store(store))
+        yield _tried("store", lambda: _of_store(store))
 
 
 def _tried(name: str, look: Callable[[], Diagnosis]) -> Diagnosis:
@@ -67,8 +68,8 @@ def _tried(name: str, look: Callable[[], Diagnosis]) -> Diagnosis:
 def _of_workspace(settings: Mapping[str, Any], workspace: Mapping[str, Any]) -> Diagnosis:
     location, named = str(workspace.get("location") or ""), settings.get("location")
     if named is not None and named.casefold() != location.casefold():
-        return Diagnosis("azure workspace", "error", f"it is in {location}, not in {named}", f"set azure.location to {location}")
-    return Diagnosis("azure workspace", "ok", f"{settings['workspace']} in {location}")
+        return Diagnosis("workspace", "error", f"it is in {location}, not in {named}", f"set azure.location to {location}")
+    return Diagnosis("workspace", "ok", f"{settings['workspace']} in {location}")
 
 
 def _of_permissions(azure: Client, place: Mapping[str, Any]) -> Diagnosis:
@@ -77,8 +78,8 @@ def _of_permissions(azure: Client, place: Mapping[str, Any]) -> Diagnosis:
     granted = azure.call("GET", url, "list your permissions", params={"api-version": "2022-04-01"}).document["value"]
     missing = [action for action in _ACTIONS if not any(_grants(each, action) for each in granted)]
     if missing:
-        return Diagnosis("azure permissions", "error", f"you may not: {', '.join(missing)}", _ROLE)
-    return Diagnosis("azure permissions", "ok", "you may start, see and cancel jobs")
+        return Diagnosis("permissions", "error", f"you may not: {', '.join(missing)}", _ROLE)
+    return Diagnosis("permissions", "ok", "you may start, see and cancel jobs")
 
 
 def _grants(permission: Mapping[str, Any], action: str) -> bool:
@@ -94,25 +95,25 @@ def _of_machines(azure: Client, settings: Mapping[str, Any], place: Mapping[str,
         url, permission = f"{place['endpoint']}{place['path']}/computes/{cluster}", f"{_ML}/computes/read"
         found = azure.call("GET", url, f"show the cluster {cluster}", permission=permission, params=API).document["properties"]
         priority = (found.get("properties") or {}).get("vmPriority", "Dedicated")
-        return Diagnosis("azure machines", "ok", f"the cluster {cluster} ({priority})")
+        return Diagnosis("machines", "ok", f"the cluster {cluster} ({priority})")
     scope = f"{place['endpoint']}/subscriptions/{settings['subscription']}/providers/Microsoft.MachineLearningServices/locations/{location}"
     sizes = azure.call("GET", f"{scope}/vmSizes", f"list the machines of {location}", params=API).document["value"]
     machine = settings.get("machine")
     if machine is None:
-        return Diagnosis("azure machines", "ok", f"{len(sizes)} kinds in {location}; each job gets the smallest that fits")
+        return Diagnosis("machines", "ok", f"{len(sizes)} kinds in {location}; each job gets the smallest that fits")
     size = next((each for each in sizes if each["name"].casefold() == machine.casefold()), None)
     if size is None:
-        return Diagnosis("azure machines", "error", f"{location} has no {machine}", "name another azure.machine, or a workspace elsewhere")
+        return Diagnosis("machines", "error", f"{location} has no {machine}", "name another azure.machine, or a workspace elsewhere")
     usages = azure.call("GET", f"{scope}/usages", f"show the quota in {location}", params=API).document["value"]
     family = str(size.get("family") or "")
     quota = [each for each in usages if _plain(family) in _plain(str((each.get("name") or {}).get("value") or ""))]
     left = max((each["limit"] - each["currentValue"] for each in quota), default=None)
     if left is None:
-        return Diagnosis("azure machines", "warning", f"{location} has {machine}; nothing says what quota of {family} you have")
+        return Diagnosis("machines", "warning", f"{location} has {machine}; nothing says what quota of {family} you have")
     if left < size.get("vCPUs", 1):
         remedy = "ask for more in the portal: Azure ML, Quota"
-        return Diagnosis("azure machines", "error", f"{machine} takes {size['vCPUs']} cores of {family}, and {left} are left", remedy)
-    return Diagnosis("azure machines", "ok", f"{machine} in {location}: {left} cores of {family} are left")
+        return Diagnosis("machines", "error", f"{machine} takes {size['vCPUs']} cores of {family}, and {left} are left", remedy)
+    return Diagnosis("machines", "ok", f"{machine} in {location}: {left} cores of {family} are left")
 
 
 def _plain(name: str) -> str:
@@ -129,15 +130,15 @@ def _of_identity(azure: Client, settings: Mapping[str, Any], place: Mapping[str,
         )
     assigned = ((owner.get("identity") or {}).get("userAssignedIdentities") or {}).values()
     if settings["identity"] in [each.get("clientId") for each in assigned]:
-        return Diagnosis("azure identity", "ok", f"the {where} has it")
-    return Diagnosis("azure identity", "error", f"the {where} has no identity {settings['identity']}", f"assign it to the {where}")
+        return Diagnosis("identity", "ok", f"the {where} has it")
+    return Diagnosis("identity", "error", f"the {where} has no identity {settings['identity']}", f"assign it to the {where}")
 
 
 def _of_registry(azure: Client, repository: str) -> Diagnosis:
     """Whether whoever submits may push, by what the registry writes into a token for that."""
     host, _, name = repository.partition("/")
     if not (is_loopback(host) or ".azurecr." in host):
-        return Diagnosis("azure registry", "ok", f"{host} is none of Azure's: Docker's own login is used")
+        return Diagnosis("registry", "ok", f"{host} is none of Azure's: Docker's own login is used")
     refresh = azure.registry_password(host)
     form = {"grant_type": "refresh_token", "service": host, "scope": f"repository:{name}:pull,push", "refresh_token": refresh}
     url = f"{'http' if is_loopback(host) else 'https'}://{host}/oauth2/token"
@@ -145,10 +146,8 @@ def _of_registry(azure: Client, repository: str) -> Diagnosis:
     actions = {action for each in granted if each.get("name") == name for action in each.get("actions") or ()}
     lacking = [permission for action, permission in (("pull", _PULL), ("push", _PUSH)) if action not in actions]
     if lacking:
-        return Diagnosis(
-            "azure registry", "error", f"you lack {', '.join(lacking)} on {host}", "give yourself the role AcrPush on the registry"
-        )
-    return Diagnosis("azure registry", "ok", f"you may push to {repository}")
+        return Diagnosis("registry", "error", f"you lack {', '.join(lacking)} on {host}", "give yourself the role AcrPush on the registry")
+    return Diagnosis("registry", "ok", f"you may push to {repository}")
 
 
 def _claims(token: str) -> dict[str, Any]:
@@ -164,7 +163,7 @@ def _claims(token: str) -> dict[str, Any]:
 def _of_vault(azure: Client, vault: str) -> Diagnosis:
     url, permission = f"{vault.rstrip('/')}/secrets", "Microsoft.KeyVault/vaults/secrets/readMetadata/action"
     azure.call("GET", url, "list azure.vault", permission=permission, scope=VAULT_SCOPE, params={"api-version": "7.4", "maxresults": "1"})
-    return Diagnosis("azure vault", "ok", vault)
+    return Diagnosis("vault", "ok", vault)
 
 
 def _of_store(store: str) -> Diagnosis:
@@ -172,4 +171,4 @@ def _of_store(store: str) -> Diagnosis:
 
     container, prefix = bucket_and_prefix(store)
     next(iter(open_store(container).list(prefix)), None)
-    return Diagnosis("azure store", "ok", store)
+    return Diagnosis("store", "ok", store)

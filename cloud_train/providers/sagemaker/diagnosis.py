@@ -19,20 +19,20 @@ def diagnose(aws: Aws, settings: Mapping[str, Any], store: str | None) -> Iterat
     """Credentials, SageMaker itself, its logs, the role, the bucket, the repository and the quota of the machine."""
     region = region_of(settings)
     if region is None:
-        yield Diagnosis("aws.region", "error", "none is named, and none follows from aws.repository", "set it, such as eu-west-1")
+        yield Diagnosis("region", "error", "none is named, and none follows from aws.repository", "set it, such as eu-west-1")
         return
-    identity = _looked("aws credentials", lambda: _identity(aws, region))
+    identity = _looked("credentials", lambda: _identity(aws, region))
     yield identity
     if identity.status == "error":
         return
-    yield _looked("aws SageMaker", lambda: _jobs(aws, region))
-    yield _looked("aws logs", lambda: _logs(aws, region))
-    yield _looked("aws.role", lambda: _role(aws, region, settings.get("role")))
+    yield _looked("SageMaker", lambda: _jobs(aws, region))
+    yield _looked("logs", lambda: _logs(aws, region))
+    yield _looked("role", lambda: _role(aws, region, settings.get("role")))
     if store is not None and store.startswith("s3://"):
-        yield _looked("aws store", lambda: _bucket(aws, region, urlsplit(store).netloc))
-    yield _looked("aws.repository", lambda: _repository(aws, region, settings))
+        yield _looked("store", lambda: _bucket(aws, region, urlsplit(store).netloc))
+    yield _looked("repository", lambda: _repository(aws, region, settings))
     if machine := settings.get("machine"):
-        yield _looked("aws.machine", lambda: _quota(aws, region, str(machine)))
+        yield _looked("machine", lambda: _quota(aws, region, str(machine)))
 
 
 def _looked(name: str, look: Callable[[], Diagnosis]) -> Diagnosis:
@@ -45,12 +45,12 @@ def _looked(name: str, look: Callable[[], Diagnosis]) -> Diagnosis:
 
 def _identity(aws: Aws, region: str) -> Diagnosis:
     who = aws.ask("sts", region, "get_caller_identity")
-    return Diagnosis("aws credentials", "ok", f"{who['Arn']} in account {who['Account']}, for {region}")
+    return Diagnosis("credentials", "ok", f"{who['Arn']} in account {who['Account']}, for {region}")
 
 
 def _jobs(aws: Aws, region: str) -> Diagnosis:
     aws.ask("sagemaker", region, "list_training_jobs", MaxResults=1)
-    return Diagnosis("aws SageMaker", "ok", f"training jobs can be listed in {region}")
+    return Diagnosis("SageMaker", "ok", f"training jobs can be listed in {region}")
 
 
 def _logs(aws: Aws, region: str) -> Diagnosis:
@@ -59,27 +59,27 @@ def _logs(aws: Aws, region: str) -> Diagnosis:
     except AwsRefusalError as error:
         if not is_missing(error):
             raise
-        return Diagnosis("aws logs", "ok", f"{LOG_GROUP} is not there yet: the first job makes it")
-    return Diagnosis("aws logs", "ok", f"{LOG_GROUP} can be read")
+        return Diagnosis("logs", "ok", f"{LOG_GROUP} is not there yet: the first job makes it")
+    return Diagnosis("logs", "ok", f"{LOG_GROUP} can be read")
 
 
 def _role(aws: Aws, region: str, arn: str | None) -> Diagnosis:
     if not arn:
-        return Diagnosis("aws.role", "error", "none is named", f"set aws.role to the ARN of the role that the machines have; {_SETUP}")
+        return Diagnosis("role", "error", "none is named", f"set aws.role to the ARN of the role that the machines have; {_SETUP}")
     name = arn.rpartition("/")[2]
     try:
         role = aws.ask("iam", region, "get_role", RoleName=name)["Role"]
     except AwsRefusalError as error:
         if is_missing(error) or error.reason == "NoSuchEntity":
-            return Diagnosis("aws.role", "error", f"there is no role {name} in this account", f"create it: {_SETUP}")
+            return Diagnosis("role", "error", f"there is no role {name} in this account", f"create it: {_SETUP}")
         detail = f"{name} cannot be looked at, so whether SageMaker may use it is not known: {error.message}"
-        return Diagnosis("aws.role", "warning", detail, error.hint or "")
+        return Diagnosis("role", "warning", detail, error.hint or "")
     if role["Arn"] != arn:
-        return Diagnosis("aws.role", "error", f"the role {name} is {role['Arn']}, not {arn}", "set aws.role to that ARN")
+        return Diagnosis("role", "error", f"the role {name} is {role['Arn']}, not {arn}", "set aws.role to that ARN")
     if not _trusts_sagemaker(role["AssumeRolePolicyDocument"]):
         remedy = f"let its trust policy name the service {_PRINCIPAL}: docs/clouds/aws.md has it"
-        return Diagnosis("aws.role", "error", f"{name} does not let SageMaker assume it", remedy)
-    return Diagnosis("aws.role", "ok", f"{name} can be assumed by SageMaker")
+        return Diagnosis("role", "error", f"{name} does not let SageMaker assume it", remedy)
+    return Diagnosis("role", "ok", f"{name} can be assumed by SageMaker")
 
 
 def _trusts_sagemaker(document: str | Mapping[str, Any]) -> bool:
@@ -98,22 +98,22 @@ def _bucket(aws: Aws, region: str, bucket: str) -> Diagnosis:
         where = aws.ask("s3", region, "get_bucket_location", Bucket=bucket).get("LocationConstraint") or "us-east-1"
     except AwsRefusalError as error:
         if error.reason == "NoSuchBucket":
-            return Diagnosis("aws store", "error", f"there is no bucket {bucket}", f"create it in {region}: {_SETUP}")
+            return Diagnosis("store", "error", f"there is no bucket {bucket}", f"create it in {region}: {_SETUP}")
         raise
     if where != region:
         remedy = "use a bucket of the same region: each checkpoint would be paid for as traffic between regions"
-        return Diagnosis("aws store", "warning", f"the bucket {bucket} is in {where}, and the machines in {region}", remedy)
-    return Diagnosis("aws store", "ok", f"the bucket {bucket} is in {region}")
+        return Diagnosis("store", "warning", f"the bucket {bucket} is in {where}, and the machines in {region}", remedy)
+    return Diagnosis("store", "ok", f"the bucket {bucket} is in {region}")
 
 
 def _repository(aws: Aws, region: str, settings: Mapping[str, Any]) -> Diagnosis:
     repository = settings.get("repository")
     if not repository:
-        return Diagnosis("aws.repository", "error", "none is named", f"set aws.repository to one of Amazon ECR; {_SETUP}")
+        return Diagnosis("repository", "error", "none is named", f"set aws.repository to one of Amazon ECR; {_SETUP}")
     registry = registry_of(repository)
     aws.ask("ecr", registry[1] if registry else region, "get_authorization_token")
     if registry is None:
-        return Diagnosis("aws.repository", "warning", f"{repository} is none of Amazon ECR, and cannot be looked at", _SETUP)
+        return Diagnosis("repository", "warning", f"{repository} is none of Amazon ECR, and cannot be looked at", _SETUP)
     name = repository.partition("/")[2]
     try:
         aws.ask("ecr", registry[1], "describe_repositories", registryId=registry[0], repositoryNames=[name])
@@ -121,10 +121,10 @@ def _repository(aws: Aws, region: str, settings: Mapping[str, Any]) -> Diagnosis
         if not is_missing(error):
             raise
         if settings.get("create_repository"):
-            return Diagnosis("aws.repository", "ok", f"{name} is not there yet: the first submission makes it")
+            return Diagnosis("repository", "ok", f"{name} is not there yet: the first submission makes it")
         remedy = f"set aws.create_repository: true, or run: aws ecr create-repository --repository-name {name} --region {registry[1]}"
-        return Diagnosis("aws.repository", "error", f"there is no repository {name} in {registry[1]}", remedy)
-    return Diagnosis("aws.repository", "ok", f"{name} is there, and a login is given")
+        return Diagnosis("repository", "error", f"there is no repository {name} in {registry[1]}", remedy)
+    return Diagnosis("repository", "ok", f"{name} is there, and a login is given")
 
 
 def _quota(aws: Aws, region: str, machine: str) -> Diagnosis:
@@ -140,9 +140,9 @@ def _quota(aws: Aws, region: str, machine: str) -> Diagnosis:
                 break
             more = {"NextToken": answer["NextToken"]}
     except ProviderError as error:
-        return Diagnosis("aws.machine", "warning", f"the quota of {machine} cannot be asked for: {error.message}", error.hint or "")
+        return Diagnosis("machine", "warning", f"the quota of {machine} cannot be asked for: {error.message}", error.hint or "")
     said = ", ".join(f"{value:g} {kind}" for kind, value in sorted(found.items())) or "none is known"
     if not any(found.values()):
         remedy = f"ask for more under Service Quotas, Amazon SageMaker, '{machine} for training job usage'"
-        return Diagnosis("aws.machine", "error" if found else "warning", f"the quota of {machine} in {region}: {said}", remedy)
-    return Diagnosis("aws.machine", "ok", f"the quota of {machine} in {region}: {said}")
+        return Diagnosis("machine", "error" if found else "warning", f"the quota of {machine} in {region}: {said}", remedy)
+    return Diagnosis("machine", "ok", f"the quota of {machine} in {region}: {said}")

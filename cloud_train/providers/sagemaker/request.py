@@ -14,6 +14,7 @@ from cloud_train.providers import descriptions
 from cloud_train.providers.base import Request
 from cloud_train.providers.worker_command import ENVIRONMENT, worker_command
 from cloud_train.run.states import Cause
+from cloud_train.storage.loopback import is_loopback
 
 if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
@@ -32,7 +33,6 @@ _MARGIN_SECONDS = 900
 """For fetching the newest checkpoint and shipping the last things, beyond what the worker itself allows the program."""
 _MOST_TAGS = 50
 _ECR = re.compile(r"(\d{12})\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
-_LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
 _TAG = re.compile(r"[A-Za-z0-9 _.:/=+\-@]{1,256}")
 """What may stand in a tag, of what may stand in a store's URL."""
 _REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d{1,2}")
@@ -250,7 +250,7 @@ def _image_problems(image: str | None, region: str | None) -> Iterator[str]:
         return
     registry = registry_of(image)
     # A registry on loopback is a simulation's, where machines are containers of this very machine.
-    if registry is None and not _LOOPBACK.fullmatch(image.partition("/")[0]):
+    if registry is None and not is_loopback(image.partition("/")[0]):
         yield (
             f"aws.repository: {image.partition('@')[0]} is none of Amazon ECR, from which alone SageMaker pulls;"
             " it looks like 123456789012.dkr.ecr.eu-west-1.amazonaws.com/cloud-train"

@@ -74,7 +74,7 @@ def service_url(settings: Mapping[str, Any], service: str) -> str:
 def request_of(plan: "Plan") -> Request:
     """The custom job, and beside it what launching needs: where it is sent, and the name of the secret that holds the job's secrets."""
     settings, name = plan.provider_settings, f"{plan.run_id}-{plan.attempt}"
-    kept = {key: settings.get(key) for key in ("project", "region", "repository", "endpoint", "max_wait")}
+    kept = {key: settings.get(key) for key in ("project", "region", "repository", "endpoint")}
     secret = secret_name(plan.run_id, plan.attempt) if plan.job.secrets else None
     machine, problem = _machine_of(plan)
     return {
@@ -230,8 +230,6 @@ def _settings_problems(settings: Mapping[str, Any]) -> Iterator[str]:
         )
     if "://" not in settings["endpoint"]:
         yield f"gcp.endpoint: {settings['endpoint']!r} is not a URL"
-    if settings["max_wait"]:
-        yield "gcp.max_wait: Vertex AI has no limit to how long a spot job waits; leave it out, and cancel a job that waits too long"
 
 
 def _body_problems(body: Mapping[str, Any], *, has_machine: bool) -> Iterator[str]:
