@@ -1,0 +1,107 @@
+"""The worker's own processes beside the program: the guard, the fetcher, chores and the ferry. What is none of them is the program's."""
+
+import os
+import signal
+from collections.abc import Callable
+from time import monotonic
+
+from cloud_train.run.arrivals import Arrivals
+from cloud_train.worker import contract, tree
+from cloud_train.worker.children import Children
+from cloud_train.worker.chores import Chore
+from cloud_train.worker.fetcher import Fetcher
+from cloud_train.worker.guard import Guard
+from cloud_train.worker.surroundings import Surroundings
+
+_BURY_AGAIN_SECONDS = 0.05
+
+
+class Helpers:
+    """Those of one attempt. All are forks of the worker, and each lets go of what belongs to the worker and to the others."""
+
+    def __init__(self, at: Surroundings, children: Children, number: int) -> None:
+        """Start the guard; ``number`` is the attempt's."""
+        self._at, self._children, self._number = at, children, number
+        self._chores: dict[int, Chore] = {}
+        self._fetcher: Fetcher | None = None
+        self._guard = Guard((contract.METRICS, str(at.workspace.metrics)), self._let_go_of_the_workers)
+        children.expect(self._guard.pid)
+
+    def pids(self) -> set[int]:
+        """The process ids of all that are at work."""
+        fetcher = {self._fetcher.pid} if self._fetcher else set()
+        return {self._guard.pid, *self._lasting(), *self._chores, *fetcher}
+
+    def protect(self, group: int) -> None:
+        """Let the guard end the process group ``group`` should the worker be gone."""
+        self._guard.protect(group)
+
+    def fetch(self, arrivals: Arrivals) -> None:
+        """Start the fetcher."""
+        self._fetcher = Fetcher(arrivals, self._at.journal.note, self._in_child)
+        self._children.expect(self._fetcher.pid)
+
+    def keep_going(self) -> None:
+        """Start those anew that have to last and are gone."""
+        if self._at.ferry:
+            self._at.ferry.keep_going(self._number, self._let_go_of_the_attempts)
+        if (fetcher := self._fetcher) and (code := self._children.code(fetcher.pid)) is not None and fetcher.goes_on(code):
+            self._children.expect(fetcher.pid)
+
+    def tell_to_stop(self) -> None:
+        """Let nothing begin that would hold up a program which is to stop."""
+        if self._fetcher:
+            self._fetcher.tell_to_stop()
+
+    def begin(self, work: Callable[[], str]) -> Chore:
+        """Start a chore."""
+        chore = Chore(work, self._in_child)
+        self._chores[chore.pid] = chore
+        self._children.expect(chore.pid)
+        return chore
+
+    def is_done(self, chore: Chore) -> bool:
+        """Whether it has ended, well or not."""
+        return self._children.has_ended(chore.pid)
+
+    def abandon(self, chore: Chore) -> None:
+        """End a chore, unless it is done."""
+        if not self.is_done(chore):
+            os.kill(chore.pid, signal.SIGKILL)
+
+    def result(self, chore: Chore) -> tuple[bool, str]:
+        """Of a chore that is done: whether it went well, and its result or what went wrong."""
+        del self._chores[chore.pid]
+        return chore.result(self._children.code(chore.pid) or 0)
+
+    def end(self) -> None:
+        """The program is gone: end all but the ferry, and bury whatever is left of anything."""
+        self._guard.dismiss()
+        if self._fetcher:
+            self._fetcher.end()
+        # The kernel's list of children may leave one out while others end; that waiting finds no child any more is certain.
+        give_up_at = monotonic() + self._at.timing.unkillable
+        while self._children.bury() and monotonic() < give_up_at:
+            if self._children.has_ended(self._guard.pid):
+                if self._lasting() and not tree.has_children(self._lasting()):
+                    return
+                tree.kill_children(self._lasting())
+            self._at.signals.wait(_BURY_AGAIN_SECONDS)
+
+    def _lasting(self) -> set[int]:
+        """Those that outlast the attempt."""
+        return {self._at.ferry.pid} if self._at.ferry else set()
+
+    def _in_child(self) -> None:
+        self._let_go_of_the_workers()
+        self._let_go_of_the_attempts()
+
+    def _let_go_of_the_attempts(self) -> None:
+        self._guard.close()
+        if self._fetcher:
+            self._fetcher.close()
+
+    def _let_go_of_the_workers(self) -> None:
+        self._at.signals.close_in_child()
+        if self._at.ferry:
+            self._at.ferry.close()

@@ -1,0 +1,90 @@
+"""The watch of an attempt: it sleeps until something happens or is due, gives signs of life, and finds out why the program has to stop."""
+
+import math
+from collections.abc import Callable
+from time import monotonic
+
+from cloud_train.worker.children import Children
+from cloud_train.worker.ending import Stop
+from cloud_train.worker.helpers import Helpers
+from cloud_train.worker.surroundings import Surroundings
+from cloud_train.worker.verdict import nodes_named
+
+
+class Watch:
+    """Single-threaded: nothing happens but inside ``turn``. Moments are in seconds of ``time.monotonic``, infinite where there is none."""
+
+    def __init__(self, at: Surroundings, children: Children, helpers: Helpers) -> None:
+        self._at, self._children, self._helpers = at, children, helpers
+        self.stop: Stop | None = None
+        """Why the attempt has to end, as soon as anything says so; it never changes its mind."""
+        self.limit = math.inf
+        """When the time of the attempt is up."""
+        self.kill_at = math.inf
+        """When what is left of the program is to be killed."""
+        self.is_forced = False
+        """Whether somebody who cancelled did not want to wait for the grace period."""
+        self._is_told = False
+        self._pace = at.timing.look
+        self._next_heartbeat = monotonic() + at.timing.heartbeat
+        self._next_look = monotonic() + self._pace
+
+    def turn(self) -> None:
+        """Sleep until something happens or is due, then do what every moment of an attempt needs."""
+        at = self._at
+        at.signals.wait(min(self._next_heartbeat, self._next_look, self.limit, self.kill_at) - monotonic())
+        self._children.bury()
+        now = monotonic()
+        beats = now >= self._next_heartbeat
+        if beats:
+            self._next_heartbeat = now + at.timing.heartbeat
+            at.status.update()
+            self._helpers.keep_going()
+        if self.stop is None:
+            self.stop = self._reason_to_stop(now, beats)
+        if self.stop:
+            self.limit = math.inf
+            if beats and self._is_told and at.is_forced():
+                self.kill_at, self.is_forced = min(self.kill_at, now), True
+        if now >= self._next_look:
+            self._next_look = now + self._pace
+            at.peers.look()
+
+    def look_every(self, seconds: float) -> None:
+        """Look at the other nodes at the next turn, and then at this pace."""
+        self._pace, self._next_look = seconds, monotonic()
+
+    def give_grace(self, seconds: float) -> None:
+        """The program was told to stop: kill it after this time, or as soon as somebody does not want to wait."""
+        self._is_told = True
+        self.kill_at = monotonic() + seconds
+
+    def do(self, work: Callable[[], str], *, abandon_on_stop: bool = False) -> tuple[bool, str]:
+        """Do a chore and wait for it, listening meanwhile; returns whether it went well, and its result or what went wrong."""
+        chore = self._helpers.begin(work)
+        while not self._helpers.is_done(chore):
+            self.turn()
+            if self.stop and abandon_on_stop:
+                self._helpers.abandon(chore)
+        return self._helpers.result(chore)
+
+    def _reason_to_stop(self, now: float, beats: bool) -> Stop | None:
+        at = self._at
+        if (beats or at.signals.stop_requested) and at.is_cancelled():
+            return Stop.CANCELLED
+        if at.signals.stop_requested:
+            return Stop.TOLD
+        if now >= self.limit:
+            return Stop.TIME_LIMIT
+        return Stop.OTHER_NODE if self._another_ends() else None
+
+    def _another_ends(self) -> bool:
+        """Whether another node leaves, or is gone."""
+        peers = self._at.peers
+        if leaving := peers.leaving():
+            self._at.journal.note(f"{nodes_named(leaving)}: ending")
+        elif gone := set(peers.silent(self._at.timing.silence)) - set(peers.missing()):
+            self._at.journal.note(f"{nodes_named(gone)}: no sign of life for {self._at.timing.silence:g} s")
+        else:
+            return False
+        return True
