@@ -37,7 +37,7 @@ VIOLATIONS = {
     "cli/__init__.py": ("cloud_train.training", "Nobody imports the trainers"),
     "run/ids.py": ("cloud_train.run.plan", "A plan is made and carried out outside"),
     "providers/base.py": ("cloud_train.run.ledger", "The ledger belongs to the orchestrator"),
-    "training/__init__.py": ("cloud_train.worker.node", "Of the worker, the trainers use"),
+    "training/__init__.py": ("cloud_train.worker.nodes.node", "Of the worker, the trainers use"),
     "errors.py": ("numpy", "Only the trainers import torch"),
     "providers/registry.py": ("rich", "Only the CLI imports"),
     "run/states.py": ("pydantic", "The worker starts in a moment"),

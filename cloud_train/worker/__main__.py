@@ -17,7 +17,7 @@ Exit status: that of the attempt's cause (docs/exit-codes.md), 3 if another work
 """
 
 # ruff: noqa: E402 -- as process 1 of a container a signal without a handler is lost, so listening comes before everything that takes time.
-from cloud_train.worker.signals import Signals
+from cloud_train.worker.processes.signals import Signals
 
 SIGNALS = Signals() if __name__ == "__main__" else None
 
@@ -30,9 +30,10 @@ from pathlib import Path
 from cloud_train.errors import CloudTrainError, UsageError
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.registry import check_url, folder_of, scheme_of
-from cloud_train.worker import chores, secrets
-from cloud_train.worker.node import NodeContext, from_variables
+from cloud_train.worker import secrets
+from cloud_train.worker.nodes.node import NodeContext, from_variables
 from cloud_train.worker.platforms import platform_of
+from cloud_train.worker.processes import chores
 from cloud_train.worker.remote import Remote
 from cloud_train.worker.supervisor import DEFAULT_TIMING, run_attempts
 

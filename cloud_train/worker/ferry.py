@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from cloud_train.errors import CloudTrainError
 from cloud_train.run.record import RunRecord
 from cloud_train.storage.local import LocalStore
-from cloud_train.worker.node import NodeContext
-from cloud_train.worker.signals import Signals
+from cloud_train.worker.nodes.node import NodeContext
+from cloud_train.worker.processes.signals import Signals
 
 if TYPE_CHECKING:
     from cloud_train.worker.shipping import Shipper
@@ -195,6 +195,7 @@ class _Way:
             result = action()
         except Exception as error:  # noqa: BLE001 -- whatever a client may raise: the thread must not end in silence, and trying again may help
             said = str(error) if isinstance(error, CloudTrainError | OSError) else f"{type(error).__name__}: {error}"
+            said += f" ({error.hint})" if isinstance(error, CloudTrainError) and error.hint else ""
             if said != self._said:
                 self._note(f"cannot ship: {said}")
                 self._said = said

@@ -4,8 +4,8 @@ from time import monotonic
 
 from cloud_train.run.states import Cause
 from cloud_train.worker.ending import Ending
+from cloud_train.worker.nodes.verdict import nodes_named
 from cloud_train.worker.surroundings import Surroundings
-from cloud_train.worker.verdict import nodes_named
 
 
 def attempt_cause(end: Ending, at: Surroundings) -> Cause:

@@ -23,7 +23,7 @@ from cloud_train.run import layout
 from cloud_train.run.states import State
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.local import LocalStore
-from cloud_train.worker.node import NodeContext
+from cloud_train.worker.nodes.node import NodeContext
 from cloud_train.worker.shipping_streams import StreamShipper
 
 _LIFE_SIGN_SECONDS = 10.0

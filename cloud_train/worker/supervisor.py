@@ -7,16 +7,16 @@ from cloud_train.errors import CloudTrainError
 from cloud_train.run.states import Cause
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker import following
-from cloud_train.worker.attempt import Attempt
+from cloud_train.worker.attempts.attempt import Attempt
 from cloud_train.worker.claiming import Claims
 from cloud_train.worker.ending import Ending
-from cloud_train.worker.node import NodeContext
+from cloud_train.worker.nodes.node import NodeContext
 from cloud_train.worker.platforms import Platform
+from cloud_train.worker.processes.signals import Signals
+from cloud_train.worker.processes.tree import become_subreaper
 from cloud_train.worker.remote import Remote
 from cloud_train.worker.restarting import TAKEN, next_attempt
-from cloud_train.worker.signals import Signals
 from cloud_train.worker.surroundings import Surroundings, Timing
-from cloud_train.worker.tree import become_subreaper
 
 DEFAULT_TIMING = Timing()
 

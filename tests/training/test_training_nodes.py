@@ -37,10 +37,10 @@ JOB: dict[str, Any] = {
 
 WORKER = """
 import json, sys
-from cloud_train.worker.signals import Signals
+from cloud_train.worker.processes.signals import Signals
 signals = Signals()
 from cloud_train.storage.registry import open_store
-from cloud_train.worker.node import from_variables
+from cloud_train.worker.nodes.node import from_variables
 from cloud_train.worker.supervisor import run_attempts
 from cloud_train.worker.surroundings import Timing
 store, run_id, attempt, timing = sys.argv[1:]

@@ -27,12 +27,12 @@ QUICK = Timing(heartbeat=0.1, look=0.05, join_look=0.05, leftover=0.3, write_aga
 
 _QUICK_WORKER = """
 import json, os, sys
-from cloud_train.worker.signals import Signals
+from cloud_train.worker.processes.signals import Signals
 signals = Signals()
 from pathlib import Path
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker import ferry, remote, shipping, shipping_streams
-from cloud_train.worker.node import from_variables
+from cloud_train.worker.nodes.node import from_variables
 from cloud_train.worker.platforms import platform_of
 from cloud_train.worker.supervisor import run_attempts
 from cloud_train.worker.surroundings import Timing

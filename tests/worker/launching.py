@@ -24,10 +24,10 @@ QUICK = Timing(heartbeat=0.05, look=0.05, leftover=0.3, unkillable=10, write_aga
 
 _QUICK_WORKER = """
 import json, sys
-from cloud_train.worker.signals import Signals
+from cloud_train.worker.processes.signals import Signals
 signals = Signals()
 from cloud_train.storage.registry import open_store
-from cloud_train.worker.node import from_variables
+from cloud_train.worker.nodes.node import from_variables
 from cloud_train.worker.supervisor import run_attempts
 from cloud_train.worker.surroundings import Timing
 store, run_id, attempt, timing = sys.argv[1:]

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 
-from cloud_train.worker.tree import kill_marked
+from cloud_train.worker.processes.tree import kill_marked
 
 _DONE = b"done\n"
 _ROUNDS = 20  # of looking for what is left: more than one, because a process may fork while it is being looked for

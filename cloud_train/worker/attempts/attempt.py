@@ -13,16 +13,17 @@ from cloud_train.run.arrivals import Arrivals
 from cloud_train.run.layout import step_of
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.local import LocalStore
-from cloud_train.worker import data, ending, program, sealing
-from cloud_train.worker.children import Children
+from cloud_train.worker import data, ending
+from cloud_train.worker.attempts import program, sealing
+from cloud_train.worker.attempts.helpers import Helpers
+from cloud_train.worker.attempts.reserve import Reserve, is_full
+from cloud_train.worker.attempts.running import Running
+from cloud_train.worker.attempts.sealer import Sealer
+from cloud_train.worker.attempts.watch import Watch
 from cloud_train.worker.ending import Ending, Stop
-from cloud_train.worker.helpers import Helpers
-from cloud_train.worker.reserve import Reserve, is_full
-from cloud_train.worker.running import Running
-from cloud_train.worker.sealer import Sealer
+from cloud_train.worker.nodes.verdict import nodes_named, verdict
+from cloud_train.worker.processes.children import Children
 from cloud_train.worker.surroundings import Surroundings
-from cloud_train.worker.verdict import nodes_named, verdict
-from cloud_train.worker.watch import Watch
 
 _LAST_WRITES = 30  # tries to write down the end, where the disk is full
 

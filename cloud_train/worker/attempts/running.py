@@ -6,11 +6,11 @@ from collections.abc import Callable
 from time import monotonic
 
 from cloud_train.run.states import State
-from cloud_train.worker import tree
-from cloud_train.worker.children import Children
-from cloud_train.worker.helpers import Helpers
+from cloud_train.worker.attempts.helpers import Helpers
+from cloud_train.worker.attempts.watch import Watch
+from cloud_train.worker.processes import tree
+from cloud_train.worker.processes.children import Children
 from cloud_train.worker.surroundings import Surroundings
-from cloud_train.worker.watch import Watch
 
 _KILL_AGAIN_SECONDS = 0.05
 

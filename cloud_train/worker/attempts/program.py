@@ -12,7 +12,7 @@ from pathlib import Path
 from cloud_train.errors import CloudTrainError, StoreError
 from cloud_train.run.record import Program, RunRecord
 from cloud_train.worker import contract
-from cloud_train.worker.node import NodeContext
+from cloud_train.worker.nodes.node import NodeContext
 from cloud_train.worker.workspace import Workspace
 
 _PREFIX = "CLOUD_TRAIN_"

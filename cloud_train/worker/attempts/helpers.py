@@ -6,11 +6,12 @@ from collections.abc import Callable
 from time import monotonic
 
 from cloud_train.run.arrivals import Arrivals
-from cloud_train.worker import contract, tree
-from cloud_train.worker.children import Children
-from cloud_train.worker.chores import Chore
+from cloud_train.worker import contract
 from cloud_train.worker.fetcher import Fetcher
-from cloud_train.worker.guard import Guard
+from cloud_train.worker.processes import tree
+from cloud_train.worker.processes.children import Children
+from cloud_train.worker.processes.chores import Chore
+from cloud_train.worker.processes.guard import Guard
 from cloud_train.worker.surroundings import Surroundings
 
 _BURY_AGAIN_SECONDS = 0.05

@@ -12,9 +12,9 @@ from time import monotonic
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run import layout
 from cloud_train.storage.base import ObjectMissingError, Store
-from cloud_train.worker.node import NodeContext
+from cloud_train.worker.nodes.node import NodeContext
+from cloud_train.worker.nodes.verdict import is_leaving
 from cloud_train.worker.status import NodeStatus
-from cloud_train.worker.verdict import is_leaving
 
 
 class Peers:

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from functools import partial
 
-from cloud_train.worker import sealing
-from cloud_train.worker.chores import Chore
-from cloud_train.worker.helpers import Helpers
+from cloud_train.worker.attempts import sealing
+from cloud_train.worker.attempts.helpers import Helpers
+from cloud_train.worker.attempts.watch import Watch
+from cloud_train.worker.processes.chores import Chore
 from cloud_train.worker.surroundings import Surroundings
-from cloud_train.worker.watch import Watch
 
 
 class Sealer:

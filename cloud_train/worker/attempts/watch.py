@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable
 from time import monotonic
 
-from cloud_train.worker.children import Children
+from cloud_train.worker.attempts.helpers import Helpers
 from cloud_train.worker.ending import Stop
-from cloud_train.worker.helpers import Helpers
+from cloud_train.worker.nodes.verdict import nodes_named
+from cloud_train.worker.processes.children import Children
 from cloud_train.worker.surroundings import Surroundings
-from cloud_train.worker.verdict import nodes_named
 
 
 class Watch:

@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 
-from cloud_train.worker.signals import Signals
+from cloud_train.worker.processes.signals import Signals
 
 _LOOK_SECONDS = 1.0
 _RESULT_BYTES = 32 * 1024  # fits a pipe's buffer on every system, so the child never waits for a reader

@@ -1,0 +1,1 @@
+"""One attempt at work, from its claim to its end."""

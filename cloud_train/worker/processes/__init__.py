@@ -1,0 +1,1 @@
+"""Processes as the kernel sees them: forks, process trees, signals."""
