@@ -23,6 +23,10 @@ def submit(
         str | None,
         typer.Option(metavar="NAME", help="Where to run it; outranks the files.", autocompletion=complete_provider, show_default=False),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where the run directory goes; outranks the files.", show_default=False),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as train.epochs=3. Repeatable.", show_default=False),
@@ -43,6 +47,7 @@ def submit(
     Examples:
       cloud-train submit job.yaml --follow
       cloud-train submit job.yaml --set train.epochs=3 --dry-run
+      cloud-train submit job.yaml --provider aws --store s3://my-bucket/runs
       RUN=$(cloud-train submit job.yaml)
     """
     if dry_run and follow:
@@ -51,7 +56,7 @@ def submit(
     from cloud_train.orchestrator.planning import make_plan
 
     home = Home.from_environment()
-    plan = make_plan(home, job, overrides or (), config, provider, dry_run=dry_run)
+    plan = make_plan(home, job, overrides or (), config, provider, store=store, dry_run=dry_run)
     if dry_run:
         _show(home, plan, as_json)
         return 0

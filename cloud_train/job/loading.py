@@ -1,6 +1,6 @@
 """From a job file to a ``JobSpec``: every mistake at once, each with its place; and where each value came from."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
@@ -30,7 +30,7 @@ class LoadedJob:
     directory: FilePath
     """Its folder, at which the job's relative paths start."""
     origins: dict[str, str]
-    """Dotted path of each value → ``file:line``, ``--set``, ``--provider`` or ``default``."""
+    """Dotted path of each value → ``file:line``, ``--set``, ``--provider``, ``--store`` or ``default``."""
     data: DataFacts | None
     layers: tuple[LayerFacts, ...]
     absent: Problem | None = None
@@ -43,16 +43,17 @@ def load_job(
     config: Config | None = None,
     provider: str | None = None,
     *,
+    store: str | None = None,
     absent_data_is_fine: bool = False,
 ) -> LoadedJob:
-    """Read a job file. Of several values for the same thing ``provider`` counts most, then ``overrides``, the config, the file, the
-    default.
+    """Read a job file. Of several values for the same thing ``provider`` and ``store`` count most, then ``overrides``, the config, the
+    file, the default.
 
     Raises NotFoundError if the file cannot be read, and JobFileError with every mistake that is in it. That its data is not on this machine
     is one, unless ``absent_data_is_fine``: then the job is what is known without the data.
     """
     file = path.absolute()
-    document = _overridden(read_document(path), overrides, config, provider)
+    document = _overridden(read_document(path), overrides, config, {"provider": provider, "store": store})
     spec, problems = _validate(document)
     examined = Examination() if spec is None else examine(spec, file.parent, wrong=problems)
     absent = [examined.absent] if examined.absent else []
@@ -72,7 +73,7 @@ def _located(finding: Finding, document: Document) -> Problem:
     return Problem(place_of(where, document.values, document.keys), said, wanted)
 
 
-def _overridden(document: Document, overrides: Sequence[str], config: Config | None, provider: str | None) -> Document:
+def _overridden(document: Document, overrides: Sequence[str], config: Config | None, options: Mapping[str, str | None]) -> Document:
     """The document with everything in it that outranks the file, so that all of it is validated alike."""
     data, values = dict(document.data), dict(document.values)
     for name in ("provider", "store"):
@@ -80,9 +81,9 @@ def _overridden(document: Document, overrides: Sequence[str], config: Config | N
         if config and value is not None:
             data[name], values[(name,)] = value, config.places[(name,)]
     changed = apply_overrides(Document(data, values, document.keys), overrides)
-    if provider is None:
-        return changed
-    return Document({**changed.data, "provider": provider}, {**changed.values, ("provider",): Place("--provider")}, changed.keys)
+    given = {name: value for name, value in options.items() if value is not None}
+    places: dict[Path, Place] = {(name,): Place(f"--{name}") for name in given}
+    return Document({**changed.data, **given}, {**changed.values, **places}, changed.keys)
 
 
 def _validate(document: Document) -> tuple[JobSpec | None, dict[Path, Problem]]:

@@ -123,7 +123,7 @@ def _store(url: str, seconds: float) -> Iterator[Finding]:
 def _folder(folder: Path) -> Finding:
     problem = _write_problem(folder)
     if problem:
-        return Finding("store", "error", f"{folder}: {problem}", "make it writable, or name another folder with --set store=FOLDER")
+        return Finding("store", "error", f"{folder}: {problem}", "make it writable, or name another folder with --store FOLDER")
     free = shutil.disk_usage(_existing(folder)).free
     detail = f"{folder}, {free / 1e9:,.1f} GB free"
     if free < _LITTLE_SPACE_BYTES:

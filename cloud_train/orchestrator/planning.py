@@ -37,24 +37,26 @@ def make_plan(
     config: str | None = None,
     provider: str | None = None,
     *,
+    store: str | None = None,
     dry_run: bool = False,
 ) -> Plan:
     """Everything that submitting ``job_file`` will do.
 
-    ``overrides`` are ``key=value`` texts, ``config`` is the name or the path of a config file, ``provider`` outranks both. A cloud's config
-    file need not be named if it has the provider's name. For a ``dry_run`` the job's data may be missing: the plan then holds what is known
-    without it, and a note.
+    ``overrides`` are ``key=value`` texts, ``config`` is the name or the path of a config file, ``provider`` and ``store`` outrank both; a
+    folder given as ``store`` starts at the current one. A cloud's config file need not be named if it has the provider's name. For a
+    ``dry_run`` the job's data may be missing: the plan then holds what is known without it, and a note.
     Raises JobFileError with every mistake of the files, and ProviderError where the provider cannot carry this out.
     """
     chosen = load_config(find_config(config, job_file.parent)) if config else None
-    loaded = load_job(job_file, overrides, chosen, provider, absent_data_is_fine=dry_run)
+    store = absolute_url(store, Path.cwd()) if store else store
+    loaded = load_job(job_file, overrides, chosen, provider, store=store, absent_data_is_fine=dry_run)
     place = provider_at(home, loaded.spec.provider)
     if chosen is None and (chosen := _usual_config(place, job_file.parent)):
-        loaded = load_job(job_file, overrides, chosen, provider or place.name, absent_data_is_fine=dry_run)
+        loaded = load_job(job_file, overrides, chosen, provider or place.name, store=store, absent_data_is_fine=dry_run)
     spec, directory = loaded.spec, loaded.directory
     settings = chosen.settings.get(spec.provider, {}) if chosen else {}
-    store = absolute_url(spec.store, directory)
-    _refuse_impossible(spec, place.name, place.capabilities, store)
+    url = absolute_url(spec.store, directory)
+    _refuse_impossible(spec, place.name, place.capabilities, url)
     _refuse_out_of_reach(data_in_store(spec.data), place.name, place.capabilities)
     per_epoch, in_all = _steps(spec, loaded.data)
     return Plan(
@@ -64,7 +66,7 @@ def make_plan(
         job_file=str(loaded.file),
         provider=place.name,
         provider_settings=dict(settings),
-        store=store,
+        store=url,
         program=_program(spec, directory, place, settings),
         layers=loaded.layers,
         data=loaded.data,

@@ -232,11 +232,11 @@ def _explain(error: OSError, action: str, key: str) -> StoreError:
     if isinstance(error, FileNotFoundError):
         return ObjectMissingError(f"cannot {action}: there is no such file")
     hints = {
-        errno.ENOSPC: "free some space on that disk, or choose another folder with --set store=FOLDER",
-        errno.EDQUOT: "your disk quota is used up; choose another folder with --set store=FOLDER",
-        errno.EACCES: "you have no permission there; choose another folder with --set store=FOLDER",
-        errno.EPERM: "you have no permission there; choose another folder with --set store=FOLDER",
-        errno.EROFS: "that disk is read-only; choose another folder with --set store=FOLDER",
-        errno.ENOTDIR: "a part of that path is a file; choose another folder with --set store=FOLDER",
+        errno.ENOSPC: "free some space on that disk, or choose another folder with --store FOLDER",
+        errno.EDQUOT: "your disk quota is used up; choose another folder with --store FOLDER",
+        errno.EACCES: "you have no permission there; choose another folder with --store FOLDER",
+        errno.EPERM: "you have no permission there; choose another folder with --store FOLDER",
+        errno.EROFS: "that disk is read-only; choose another folder with --store FOLDER",
+        errno.ENOTDIR: "a part of that path is a file; choose another folder with --store FOLDER",
     }
     return StoreError(f"cannot {action}: {os.strerror(error.errno or 0).lower()}", hint=hints.get(error.errno or 0))

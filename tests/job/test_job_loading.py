@@ -371,20 +371,21 @@ def test_every_value_says_where_it_came_from(load: Load, tmp_path: Path) -> None
     ],
 )
 def test_the_flag_outranks_set_outranks_the_config_outranks_the_file(load: Load, tmp_path: Path, given: set[str], wanted: str) -> None:
-    (tmp_path / "c.yaml").write_text("provider: config\n")
+    (tmp_path / "c.yaml").write_text("provider: config\nstore: /config\n")
     loaded = load(
-        CNN + ("provider: file\n" if "file" in given else ""),
-        *(["provider=set"] if "set" in given else []),
+        CNN + ("provider: file\nstore: /file\n" if "file" in given else ""),
+        *(["provider=set", "store=/set"] if "set" in given else []),
         config=load_config(Path("c.yaml")) if "config" in given else None,
         provider="flag" if "flag" in given else None,
+        store="/flag" if "flag" in given else None,
     )
-    assert loaded.spec.provider == wanted
+    assert (loaded.spec.provider, loaded.spec.store) == (wanted, f"/{wanted}" if given else "~/.cloud-train/runs")
 
 
-def test_a_wrong_provider_of_the_command_line_is_located_there(load: Load) -> None:
+def test_a_wrong_provider_or_store_of_the_command_line_is_located_there(load: Load) -> None:
     with pytest.raises(JobFileError) as caught:
-        load(CNN, provider="A B")
-    assert [str(problem.place) for problem in caught.value.problems] == ["--provider"]
+        load(CNN, provider="A B", store="")
+    assert [str(problem.place) for problem in caught.value.problems] == ["--provider", "--store"]
 
 
 def test_a_job_file_in_another_folder_keeps_its_relative_paths(tmp_path: Path) -> None:
