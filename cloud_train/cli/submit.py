@@ -9,7 +9,7 @@ import typer
 from cloud_train.cli.errors import INTERRUPTED
 from cloud_train.cli.options import FollowOption, JsonOption, complete_provider
 from cloud_train.cli.terminal import Painter, is_terminal, say, say_aside, say_json
-from cloud_train.errors import UsageError
+from cloud_train.errors import ProviderError, UsageError
 
 if TYPE_CHECKING:
     from cloud_train.orchestrator.home import Home
@@ -35,7 +35,10 @@ def submit(
         str | None,
         typer.Option(metavar="NAME", help="Provider settings: configs/NAME.yaml, or the path of a file.", show_default=False),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the whole plan; start and write nothing.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show the whole plan; start and write nothing. Exits with 7 if it would be refused."),
+    ] = False,
     follow: FollowOption = False,
     as_json: JsonOption = False,
 ) -> int:
@@ -58,8 +61,7 @@ def submit(
     home = Home.from_environment()
     plan = make_plan(home, job, overrides or (), config, provider, store=store, dry_run=dry_run)
     if dry_run:
-        _show(home, plan, as_json)
-        return 0
+        return _show(home, plan, as_json)
     from cloud_train.orchestrator.submitting import submit as start
 
     try:
@@ -84,8 +86,8 @@ def submit(
     return 0
 
 
-def _show(home: "Home", plan: "Plan", as_json: bool) -> None:
-    """The plan, the request that the provider would get, and what would be refused in it."""
+def _show(home: "Home", plan: "Plan", as_json: bool) -> int:
+    """Show the plan, the request that the provider would get, and what would be refused in it; returns the exit code."""
     from cloud_train.cli.render.plan import plan_text
     from cloud_train.orchestrator.planning import request_of
 
@@ -94,3 +96,4 @@ def _show(home: "Home", plan: "Plan", as_json: bool) -> None:
         say_json({**plan.to_dict(), "request": request, "refused": refused})
     else:
         say(plan_text(plan, request, refused, Painter.of(sys.stdout)))
+    return ProviderError.exit_code if refused else 0

@@ -60,6 +60,14 @@ def test_a_dry_run_as_json_is_the_plan(cloud_train: CommandLine) -> None:
     assert plan["origins"]["name"].endswith("script.yaml:1")
 
 
+def test_a_dry_run_of_what_the_provider_would_refuse_says_so_to_scripts(cloud_train: CommandLine) -> None:
+    ended = cloud_train(
+        "submit", cloud_train.job("true"), "--dry-run", "--json", "--set", "provider=docker", "--set", "resources.memory=1MB"
+    )
+    assert ended.status == 7
+    assert "resources.memory" in ended.json["refused"][0]
+
+
 def test_a_dry_run_cannot_be_followed(cloud_train: CommandLine) -> None:
     assert cloud_train("submit", cloud_train.job("true"), "--dry-run", "--follow").status == 2
 
