@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._measure import CLOUD_TRAIN, Case, interleave, report, table, verdict
+from benchmarks.startup import hello_world
 from cloud_train.run import layout
 
 DOCKER = os.environ.get("BENCHMARK_DOCKER") or "docker"
@@ -55,7 +56,8 @@ def _trivial(folder: Path, repeats: int) -> None:
     plain, ours = "`docker run --rm` of the image and `true`", "`cloud-train submit --provider docker --follow`"
     run = [DOCKER, "run", "--rm", "--entrypoint", "true", image]
     submit = [CLOUD_TRAIN, "submit", str(job), "--provider", "docker", "--set", f"store={folder / 'runs'}", "--follow"]
-    series = interleave([Case(plain, run), Case(ours, submit, environment)], repeats)
+    hello = Case("a bare Typer hello-world: how fast this machine is just now", [hello_world(folder), "hello"])
+    series = interleave([hello, Case(plain, run), Case(ours, submit, environment)], repeats)
     more = series[ours].median - series[plain].median
     report("A trivial job in a container", table(series, plain), verdict("more than `docker run`", more, 0.5, " s"))
 

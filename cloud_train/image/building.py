@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from cloud_train.image.config import configuration
 from cloud_train.image.context import Context, check, survey
-from cloud_train.image.credentials import Login
 from cloud_train.image.engine import Engine, EngineBase, engine_or_none
 from cloud_train.image.errors import ImageError, RegistryError
 from cloud_train.image.layers import Layer, code_members, digest_of, make_layer, worker_members
@@ -19,6 +18,7 @@ from cloud_train.image.reference import Reference, parse_reference
 from cloud_train.image.splitting import split
 
 if TYPE_CHECKING:
+    from cloud_train.image.credentials import Login
     from cloud_train.image.registry import Repository
 
 
@@ -48,7 +48,7 @@ def build_in_registry(
     host: str | None = None,
     memory: Path | None = None,
     *,
-    login: Login | None = None,
+    login: "Login | None" = None,
 ) -> Built:
     """Make the image in a repository of a registry, or find it there; named by its digest.
 
@@ -88,7 +88,7 @@ def _base_in_registry(
     note: Callable[[str], None],
     *,
     host: str | None,
-    login: Login | None,
+    login: "Login | None",
 ) -> tuple[Reference, int | None]:
     """Where the base lies in a registry, and how many bytes it took to push it there; None where it was there."""
     to_build = recipe.requirements is not None or recipe.dockerfile is not None
@@ -110,7 +110,7 @@ def _base_in_registry(
 
 
 def _push_base(
-    engine: Engine, found: EngineBase, target: "Repository", note: Callable[[str], None], login: Login | None
+    engine: Engine, found: EngineBase, target: "Repository", note: Callable[[str], None], login: "Login | None"
 ) -> tuple[Reference, int | None]:
     tag = f"cloud-train-base-{found.image_id[7:39]}"
     there = target.manifest(tag)

@@ -79,11 +79,12 @@ class Connection:
     def once(self, method: str, path: str, scope: str, **options: Any) -> "Response":
         """Send a request, with the login if the registry asks for one. Raises BrokenConnectionError where no answer came."""
         url = urljoin(f"{self.url}/", path)
-        response = self._authorized(method, url, scope, options)
+        sent = self._authorization.header(scope) if self._is_own(url) else None
+        response = self._authorized(method, url, sent, options)
         challenge = response.headers.get("WWW-Authenticate", "")
-        if response.status_code == 401 and challenge and self._is_own(url) and self._authorization.answer(challenge, scope):
+        if response.status_code == 401 and challenge and self._is_own(url) and self._authorization.answer(challenge, scope, sent):
             response.close()
-            response = self._authorized(method, url, scope, options)
+            response = self._authorized(method, url, self._authorization.header(scope), options)
         return response
 
     def wait(self, attempt: int, headers: Mapping[str, str] | None = None) -> None:
@@ -91,8 +92,7 @@ class Connection:
         seconds = _retry_after((headers or {}).get("Retry-After", ""))
         self._sleep(min(_LONGEST_WAIT_SECONDS, 0.25 * 2**attempt if seconds is None else seconds))
 
-    def _authorized(self, method: str, url: str, scope: str, options: dict[str, Any]) -> "Response":
-        header = self._authorization.header(scope) if self._is_own(url) else None
+    def _authorized(self, method: str, url: str, header: str | None, options: dict[str, Any]) -> "Response":
         headers = {**options.get("headers", {}), **({"Authorization": header} if header else {})}
         return self._plainly(method, url, **{**options, "headers": headers})
 

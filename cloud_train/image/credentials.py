@@ -1,6 +1,7 @@
 """Logins of registries, from where ``docker login`` puts them."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cloud_train.errors import MissingDependencyError
@@ -14,6 +15,8 @@ class Login:
     username: str = ""
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
+    renew: "Callable[[], Login | None] | None" = field(default=None, repr=False, compare=False)
+    """Another login for the same user, for one that ends while it is in use, as those that clouds give out do."""
 
 
 def login_of(host: str) -> Login | None:

@@ -3,21 +3,23 @@
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import MissingDependencyError
 from cloud_train.image.config import BELOW, Base, check_platform
-from cloud_train.image.credentials import Login
-from cloud_train.image.engine_client import EngineAbsentError, client_of, explained, looking
+from cloud_train.image.engine_client import EngineAbsentError, client_of, explained, looking, needs_sdk
 from cloud_train.image.errors import ImageError
 from cloud_train.image.layers import Layer, Member, compress, digest_of, write_layer, write_tar
 from cloud_train.image.reference import parse_reference
 from cloud_train.run.docker_host import address_of
 from cloud_train.run.docker_http import opened
+
+if TYPE_CHECKING:
+    from cloud_train.image.credentials import Login
 
 JOBS = "cloud-train-job"
 """The repository of the images that are put into an engine; ``docker image ls cloud-train-job`` shows them."""
@@ -55,7 +57,7 @@ class Engine:
     @cached_property
     def _client(self) -> Any:
         """The Docker SDK's client: not for looking, which has to be quick, but for what brings something into the engine or out of it."""
-        return self._closing.enter_context(closing(client_of(self.address)))
+        return self._closing.enter_context(client_of(self.address))
 
     def find(self, name: str) -> Mapping[str, Any] | None:
         """What the engine tells of an image, by id or name; None if it is not there."""
@@ -102,7 +104,7 @@ class Engine:
         """Give an image another name."""
         repository, _, tag = name.rpartition(":")
         with explained(f"name the image {image_id}"):
-            self._client.api.tag(image_id, repository, tag)
+            self._client.tag(image_id, repository, tag)
 
     def existing(self, image_id: str) -> str | None:
         """The id of the image with this configuration, if the engine has it."""
@@ -115,6 +117,7 @@ class Engine:
         An engine whose layer store takes an archive that names a layer it has without bringing it gets the layers that are new to it.
         Another gets them written into a container of the base, of which it makes the image, under an id that it chooses itself.
         """
+        needs_sdk()
         from docker.errors import APIError, ImageLoadError
 
         image_id = digest_of(config)
@@ -122,7 +125,9 @@ class Engine:
         _write_archive(archive, config, layers[self._known_layers(config, len(base.base.diff_ids)) :], folder)
         try:
             with explained("load an image", but=(APIError, ImageLoadError)), archive.open("rb") as file:
-                self._client.images.load(file)
+                for event in self._client.load_image(file):
+                    if "errorDetail" in event:
+                        raise ImageLoadError(event["errorDetail"]["message"])
             if self.find(image_id):
                 return image_id, archive.stat().st_size
         except (APIError, ImageLoadError):
@@ -130,7 +135,7 @@ class Engine:
             pass
         return self._commit(json.loads(config)["config"], layers, base, job_tag(image_id))
 
-    def push(self, image_id: str, repository: str, tag: str, login: Login | None = None) -> int:
+    def push(self, image_id: str, repository: str, tag: str, login: "Login | None" = None) -> int:
         """Have the engine push an image, with its own means; the bytes of the layers that were not there. ``login`` is the registry's, if
         Docker's config file does not have it.
         """
@@ -139,22 +144,23 @@ class Engine:
         sizes: dict[str, int] = {}
         with explained(f"push {name}"):
             try:
-                for event in self._client.api.push(repository, tag=tag, stream=True, decode=True, auth_config=_auth_config(login)):
+                for event in self._client.push(repository, tag=tag, stream=True, decode=True, auth_config=_auth_config(login)):
                     if "error" in event:
                         raise ImageError(f"the Docker Engine cannot push {name}: {event['error']}", hint=f"try `docker push {name}`")
                     if event.get("status") == "Pushing":
                         sizes[event.get("id", "")] = max(sizes.get(event.get("id", ""), 0), event["progressDetail"].get("current", 0))
             finally:
-                self._client.api.remove_image(name, noprune=True)
+                self._client.remove_image(name, noprune=True)
         return sum(sizes.values())
 
     def _pull(self, name: str, platform: str) -> None:
+        needs_sdk()
         from docker.errors import NotFound
 
         reference = parse_reference(name)
         with explained(f"pull {name}"):
             try:
-                self._client.api.pull(str(reference.repository), tag=reference.version, platform=platform)
+                self._client.pull(str(reference.repository), tag=reference.version, platform=platform)
             except NotFound as error:
                 raise ImageError(
                     f"the base image {name} does not exist, or not for {platform}: {error.explanation}",
@@ -166,7 +172,7 @@ class Engine:
         document = json.loads(config)
         labels, diff_ids = document["config"]["Labels"], document["rootfs"]["diff_ids"]
         with explained("list images"):
-            images = self._client.api.images(filters={"label": f"{BELOW}={labels[BELOW]}"})
+            images = self._client.images(filters={"label": f"{BELOW}={labels[BELOW]}"})
         if not images:
             return 0
         # The likeliest are earlier images of the same job.
@@ -183,17 +189,17 @@ class Engine:
         # The image gets one layer for all, so it must not tell that there are others.
         labels = {label: text for label, text in settings["Labels"].items() if label != BELOW}
         with explained("make an image from a container"):
-            container = self._client.api.create_container(base.image_id, command=["true"], labels={"cloud-train.building": tag})["Id"]
+            container = self._client.create_container(base.image_id, command=["true"], labels={"cloud-train.building": tag})["Id"]
             try:
                 sent_bytes = 0
                 for layer in layers:
                     with tempfile.TemporaryFile() as file:
                         sent_bytes += write_layer(layer, file)
                         file.seek(0)
-                        self._client.api.put_archive(container, "/", file)
-                made = self._client.api.commit(container, repository=repository, tag=tag, conf={**settings, "Labels": labels})
+                        self._client.put_archive(container, "/", file)
+                made = self._client.commit(container, repository=repository, tag=tag, conf={**settings, "Labels": labels})
             finally:
-                self._client.api.remove_container(container, v=True, force=True)
+                self._client.remove_container(container, v=True, force=True)
         return str(made["Id"]), sent_bytes
 
 
@@ -226,6 +232,6 @@ def _write_archive(archive: Path, config: bytes, layers: Sequence[Layer], folder
         write_tar(members, file)
 
 
-def _auth_config(login: Login | None) -> dict[str, str] | None:
+def _auth_config(login: "Login | None") -> dict[str, str] | None:
     """As the engine's API has it; None lets the SDK look into Docker's config file."""
     return {"username": login.username, "password": login.password} if login is not None else None

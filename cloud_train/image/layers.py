@@ -22,6 +22,8 @@ from cloud_train.run import container_paths
 
 _CODE, _LIBRARY = (place.removeprefix("/") for place in (container_paths.CODE, container_paths.LIBRARY))  # tars have no leading slash
 
+_OUTSIDE = ("__main__.py", "cli", "image", "orchestrator", "providers")
+"""What of the package no worker and no trainer imports."""
 _PIECE = 1 << 20
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no name, time 0, unknown system: RFC 1952, section 2.3
 
@@ -38,6 +40,8 @@ class Member:
     expected: tuple[int, int] | None = None
     """Size in bytes and time of modification in nanoseconds that ``source`` had when it was looked at."""
     executable: bool = False
+    open_to_all: bool = False
+    """Of a folder: whether everybody may write there, as in /tmp."""
     target: str = ""
 
 
@@ -62,10 +66,14 @@ class Blob:
 
 
 def worker_members(package: Path | None = None) -> list[Member]:
-    """The package ``cloud_train``, by default the installed one, without what Python compiles and without hidden files."""
+    """What of the package ``cloud_train``, by default the installed one, runs inside an attempt, without what Python compiles and without
+    hidden files; and the folders in which a worker of any user writes where the engine puts a volume of its own there.
+    """
     package = package or Path(str(files("cloud_train")))
-    named = [Member(f"{_LIBRARY}/cloud_train/{path}", "file", source=Path(package, path)) for path in _package_files(str(package))]
-    return [*_folders([member.name for member in named]), *named]
+    inside = (path for path in _package_files(str(package)) if path.partition("/")[0] not in _OUTSIDE)
+    named = [Member(f"{_LIBRARY}/cloud_train/{path}", "file", source=Path(package, path)) for path in inside]
+    volumes = [Member(place.removeprefix("/"), "folder", open_to_all=True) for place in (container_paths.WORK, container_paths.CACHE)]
+    return [*_folders([member.name for member in (*named, *volumes)]), *volumes, *named]
 
 
 def code_members(context: Context) -> list[Member]:
@@ -102,7 +110,7 @@ def write_tar(members: Iterable[Member], file: BinaryIO) -> None:
     for member in sorted(members, key=lambda member: os.fsencode(member.name)):
         info = tarfile.TarInfo(member.name)
         if member.kind == "folder":
-            info.type, info.mode = tarfile.DIRTYPE, 0o755
+            info.type, info.mode = tarfile.DIRTYPE, 0o1777 if member.open_to_all else 0o755
             file.write(_header(info))
         elif member.kind == "link":
             info.type, info.mode, info.linkname = tarfile.SYMTYPE, 0o777, member.target

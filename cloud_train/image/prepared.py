@@ -15,9 +15,11 @@ from pathlib import Path
 from cloud_train.image.config import is_root
 from cloud_train.image.context import Context
 from cloud_train.image.engine import Engine, EngineBase
+from cloud_train.image.engine_client import FREE_SPACE, is_full
 from cloud_train.image.errors import ImageError
 from cloud_train.image.layers import Member, context_members, write_tar
 from cloud_train.image.recipe import Recipe
+from cloud_train.run.docker_host import client_environment
 
 PREPARED = "cloud-train-base"
 """The repository of the images that are built here; the tag says what went into one."""
@@ -106,7 +108,7 @@ def _build(engine: str, context: BufferedRandom, name: str, platform: str, failu
             stdin=context,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "DOCKER_BUILDKIT": "1", "DOCKER_HOST": engine},
+            env={**client_environment(engine), "DOCKER_BUILDKIT": "1"},
             text=True,
             errors="replace",
             check=False,
@@ -114,7 +116,8 @@ def _build(engine: str, context: BufferedRandom, name: str, platform: str, failu
         if finished.returncode == 0:
             return
         if not _lacks_buildkit(finished.stdout):
-            raise ImageError(f"{failure}:\n{_excerpt(finished.stdout)}", hint="correct what the last lines say, and try again")
+            hint = FREE_SPACE if is_full(finished.stdout) else "correct what the last lines say, and try again"
+            raise ImageError(f"{failure}:\n{_excerpt(finished.stdout)}", hint=hint)
     raise ImageError(
         f"{failure}: no Docker client with BuildKit is installed here", hint="install Docker's buildx plugin (package docker-buildx-plugin)"
     )

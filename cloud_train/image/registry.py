@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 from cloud_train.errors import CorruptError
 from cloud_train.image.connection import ATTEMPTS, Connection
 from cloud_train.image.credentials import Login
-from cloud_train.image.errors import BrokenConnectionError
+from cloud_train.image.errors import BrokenConnectionError, ImageError, RegistryError
 from cloud_train.image.layers import Blob, digest_of
 from cloud_train.image.reference import Reference
 from cloud_train.image.uploads import Uploader, location_of
@@ -36,6 +36,12 @@ DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 _ACCEPTED = f"{OCI_MANIFEST}, {OCI_INDEX}, {DOCKER_MANIFEST}, {DOCKER_INDEX}"
 _MOST_MANIFEST_BYTES = 4 << 20  # the limit that the specification asks registries to have
+_LARGEST_LAYERS = {".amazonaws.com": 52_000 << 20}
+"""End of a registry's name → bytes of the largest layer that it takes, where that is documented
+(https://docs.aws.amazon.com/AmazonECR/latest/userguide/service-quotas.html).
+"""
+_TOO_LARGE = 413
+_SMALLER = "keep data, checkpoints and the like out of the image: .dockerignore leaves them out of the code, and data can lie in the store"
 
 
 @dataclass(frozen=True)
@@ -142,10 +148,22 @@ class Repository:
         return response.status_code == 201
 
     def push_blob(self, blob: Blob) -> None:
-        """Upload a blob if it is not there."""
+        """Upload a blob if it is not there. Raises ImageError for one that is larger than the registry takes."""
+        host, largest = (
+            self.reference.host,
+            next((most for end, most in _LARGEST_LAYERS.items() if self.reference.host.endswith(end)), None),
+        )
+        if largest is not None and blob.size > largest:
+            raise ImageError(f"a layer of the image has {blob.size:,} bytes, and {host} takes at most {largest:,}", hint=_SMALLER)
         if not self.has_blob(blob.digest):
             about = f"take a blob for {self.reference.name}"
-            sent_bytes = Uploader(self._connection, f"{self._path}/blobs/", self._writing, about).send(blob)
+            try:
+                sent_bytes = Uploader(self._connection, f"{self._path}/blobs/", self._writing, about).send(blob)
+            except RegistryError as error:
+                if error.status != _TOO_LARGE:
+                    raise
+                words = f"a layer of the image has {blob.size:,} bytes, which is too much for {host}: {error.message}"
+                raise RegistryError(words, hint=_SMALLER, status=_TOO_LARGE) from error
             with self._counting:
                 self.sent_bytes += sent_bytes
 

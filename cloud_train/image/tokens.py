@@ -5,6 +5,7 @@ The exchange is that of https://distribution.github.io/distribution/spec/auth/to
 
 import re
 from collections.abc import Callable
+from threading import Lock
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 _CLIENT = "cloud-train"
+_UNAUTHORIZED = 401
 
 
 class Authorization:
@@ -25,20 +27,30 @@ class Authorization:
     def __init__(self, host: str, login: Callable[[], Login | None], send: "Callable[..., Response]") -> None:
         """``login`` is asked only once somebody asks for a login; ``send`` is ``requests.Session.request`` or its like."""
         self._host = host
-        self._login = login
+        self._ask = login
         self._send = send
         self._headers: dict[str, str] = {}
+        self._renewed: Login | None = None
+        self._lock = Lock()
 
     def header(self, scope: str) -> str | None:
         """What goes with requests for this scope, such as ``repository:me/digits:pull,push``; None while nothing is known."""
         return self._headers.get(scope) or self._headers.get("")
 
-    def answer(self, challenge: str, scope: str) -> bool:
-        """Learn from the WWW-Authenticate of a refusal; False where there is nothing to try."""
+    def answer(self, challenge: str, scope: str, refused: str | None = None) -> bool:
+        """Learn from the WWW-Authenticate of a refusal; False where there is nothing to try. ``refused`` is the header that was sent: of
+        several threads that were refused with it, one gets another.
+        """
+        with self._lock:
+            return self.header(scope) not in (None, refused) or self._learn(challenge, scope)
+
+    def _learn(self, challenge: str, scope: str) -> bool:
         scheme, _, rest = challenge.partition(" ")
         parameters = dict(_PARAMETER.findall(rest))
         if scheme.lower() == "basic":
             login = self._login()
+            if login is not None and self._headers.get("") == _basic(login):  # which the registry had, and does not take any more
+                login = self._other(login)
             if login is None:
                 return False
             self._headers[""] = _basic(login)
@@ -53,15 +65,9 @@ class Authorization:
         if realm.scheme != "https" and not is_loopback(realm.netloc):
             raise RegistryError(f"{self._host} wants its login sent to {realm.scheme}://{realm.netloc}, which is not encrypted")
         login = self._login()
-        fields = {"service": parameters.get("service", ""), "scope": scope}
-        if login is not None and login.identity_token:
-            grant = {"grant_type": "refresh_token", "client_id": _CLIENT, "refresh_token": login.identity_token}
-            response = self._send("POST", parameters["realm"], data={**fields, **grant})
-        else:
-            headers = {"Authorization": _basic(login)} if login is not None else {}
-            # A scope of several repositories is several parameters.
-            query = [("service", fields["service"]), *(("scope", part) for part in scope.split(" "))]
-            response = self._send("GET", parameters["realm"], params=query, headers=headers)
+        response = self._exchanged(parameters, scope, login)
+        if response.status_code == _UNAUTHORIZED and login is not None and (other := self._other(login)) is not None:
+            response = self._exchanged(parameters, scope, other)
         document = response.json() if response.status_code == 200 and "json" in response.headers.get("Content-Type", "") else {}
         token = document.get("token") or document.get("access_token") if isinstance(document, dict) else None
         if not isinstance(token, str):
@@ -71,6 +77,25 @@ class Authorization:
                 status=response.status_code,
             )
         return token
+
+    def _exchanged(self, parameters: dict[str, str], scope: str, login: Login | None) -> "Response":
+        """The token server's answer to a login, or to nobody."""
+        fields = {"service": parameters.get("service", ""), "scope": scope}
+        if login is not None and login.identity_token:
+            grant = {"grant_type": "refresh_token", "client_id": _CLIENT, "refresh_token": login.identity_token}
+            return self._send("POST", parameters["realm"], data={**fields, **grant})
+        headers = {"Authorization": _basic(login)} if login is not None else {}
+        # A scope of several repositories is several parameters.
+        query = [("service", fields["service"]), *(("scope", part) for part in scope.split(" "))]
+        return self._send("GET", parameters["realm"], params=query, headers=headers)
+
+    def _login(self) -> Login | None:
+        return self._renewed or self._ask()
+
+    def _other(self, ended: Login) -> Login | None:
+        """Another login in the place of one that has ended, if there is one to be had."""
+        self._renewed = ended.renew() if ended.renew is not None else None
+        return self._renewed
 
 
 def _basic(login: Login) -> str:

@@ -6,7 +6,7 @@ somebody has seen their end, and then taken away by ``tidy``: nothing runs in be
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import CloudTrainError, ProviderError
 from cloud_train.providers.base import Capabilities, Handle, Observation, Request
-from cloud_train.providers.docker_engine import Engine, EngineAbsentError, connected
-from cloud_train.providers.docker_request import NODE, labels_of, problems_of, request_of, workspace_of
+from cloud_train.providers.docker_engine import Engine, EngineAbsentError, FolderUnseenError, connected
+from cloud_train.providers.docker_request import NODE, labels_of, problems_of, request_of, without_our_folders, workspace_of
 from cloud_train.providers.docker_state import Seen, verdict
 from cloud_train.run import container_paths
 from cloud_train.run.docker_host import address_of
@@ -54,7 +54,7 @@ class DockerProvider:
         """The bodies of the engine's create calls: one container a node, and their network where there are several.
 
         Settings (the key ``docker`` of a config file): ``host``, the engine's URL; ``network``, that of a container that is alone
-        (``bridge``); ``user``, ``uid:gid`` instead of the caller's (``0:0`` for a rootless engine, where that is the caller).
+        (``bridge``); ``user``, ``uid:gid`` instead of the caller's.
         """
         return request_of(plan, str(plan.provider_settings.get("user") or self._user), self._cache, self._workspaces)
 
@@ -63,7 +63,10 @@ class DockerProvider:
         return list(problems_of(request))
 
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
-        """Create everything, then start it; what was created is taken away again if anything fails."""
+        """Create everything, then start it; what was created is taken away again if anything fails.
+
+        What only the engine can tell is settled here: whether it sees this machine's folders, and who the caller is to it.
+        """
         network, containers = request["network"], request["containers"]
         secrets, credentials = _brought_along(secrets)
         _refuse_loopback(secrets, containers)
@@ -74,22 +77,26 @@ class DockerProvider:
             self._sweep(engine)
             if network is not None:
                 undoing.callback(_quietly, engine.remove_network, engine.create_network(network))
+            who = {"User": "0:0"} if engine.is_rootless_of(os.getuid()) else {}
             made = []
             for container in containers:
                 host = container["body"]["HostConfig"]
                 for mount in host["Mounts"]:
                     if mount["Target"] == container_paths.WORK:
                         self._make(Path(mount["Source"]))
+                        undoing.callback(_quietly, os.rmdir, mount["Source"])
                 body = {
                     **container["body"],
+                    **(who if container["body"]["User"] == self._user else {}),
                     "Env": [*container["body"]["Env"], *variables],
                     "HostConfig": {**host, "Mounts": [*host["Mounts"], *credentials]},
                 }
-                identifier = engine.create_container(container["name"], body)
+                identifier, sees_our_folders = _created(engine, container["name"], body)
                 undoing.callback(_quietly, engine.remove, identifier)
+                if credentials and not sees_our_folders:
+                    engine.put_files(identifier, {mount["Target"]: Path(mount["Source"]) for mount in credentials})
                 made.append({"name": container["name"], "id": identifier})
-            for each in made:
-                engine.start(each["id"])
+            _side_by_side(engine, Engine.start, made)
             undoing.pop_all()
             reference = {"engine": engine.address, "containers": made, "network": network and network["Name"]}
         return Handle(request["run_id"], request["attempt"], self.name, request["store"], reference)
@@ -190,6 +197,16 @@ class DockerProvider:
         return list(dict.fromkeys([address_of(None), *used]))
 
 
+def _created(engine: Engine, name: str, body: dict[str, Any]) -> tuple[str, bool]:
+    """The new container's id, and whether it sees this machine's folders: only the engine can tell, whatever its address is."""
+    try:
+        return engine.create_container(name, body), True
+    except FolderUnseenError:
+        if not all(Path(mount["Source"]).exists() for mount in body["HostConfig"]["Mounts"]):
+            raise
+        return engine.create_container(name, without_our_folders(body, engine.address)), False
+
+
 def _brought_along(secrets: Mapping[str, str]) -> tuple[dict[str, str], list[dict[str, Any]]]:
     """The variables as they are in a container, and the mounts of the files that some of them name."""
     files = {name: value for name, value in secrets.items() if name in FILES and Path(value).is_file()}
@@ -230,15 +247,31 @@ def _take_away(engine: Engine, reference: Mapping[str, Any], within_seconds: flo
 
 
 def _remove_all(engine: Engine, reference: Mapping[str, Any]) -> None:
-    for each in reference["containers"]:
-        engine.remove(each["id"])
+    _side_by_side(engine, Engine.remove, reference["containers"])
     if reference["network"] is not None:
         engine.remove_network(reference["network"])
 
 
+def _side_by_side(engine: Engine, act: Callable[[Engine, str], None], containers: Sequence[Mapping[str, Any]]) -> None:
+    """Do to all containers what the engine takes long for, each over a connection of its own; raises the first error, once all are done."""
+    if len(containers) < 2:
+        for each in containers:
+            act(engine, each["id"])
+        return
+    from concurrent.futures import ThreadPoolExecutor  # which a single node does without
+
+    def do(each: Mapping[str, Any]) -> None:
+        with connected(engine.address) as own:
+            act(own, each["id"])
+
+    with ThreadPoolExecutor(len(containers)) as threads:
+        for done in [threads.submit(do, each) for each in containers]:
+            done.result()
+
+
 def _quietly(remove: Any, what: str) -> None:
     """Undo what a failed launch had done; the failure itself is what the caller has to hear."""
-    with suppress(CloudTrainError):
+    with suppress(CloudTrainError, OSError):
         remove(what)
 
 

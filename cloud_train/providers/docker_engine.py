@@ -3,15 +3,18 @@
 Reference: https://docs.docker.com/reference/api/engine/version/v1.41/.
 """
 
-import errno
 import json
 import re
+import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from cloud_train.errors import ProviderError
 from cloud_train.providers.base import AlreadyLaunchedError
+from cloud_train.run.docker_absence import absence, is_timeout
 from cloud_train.run.docker_http import QUICK_SECONDS, DockerHttp, opened
 
 Labels = Mapping[str, str]
@@ -24,6 +27,10 @@ class EngineAbsentError(ProviderError):
     """The engine cannot be reached: whether anything runs there is not known."""
 
     code = "engine-absent"
+
+
+class FolderUnseenError(ProviderError):
+    """The engine sees no folder of this name: it is not there, or the engine runs on another machine, or in a virtual one."""
 
 
 class _MissingError(ProviderError):
@@ -41,7 +48,7 @@ def connected(address: str) -> Iterator["Engine"]:
         try:
             http = closing.enter_context(opened(address))
         except (OSError, ValueError) as error:
-            raise absence(error, address) from error
+            raise _absence(error, address) from error
         yield Engine(address, http)
 
 
@@ -55,6 +62,18 @@ class Engine:
     def version(self) -> str:
         """Its version, such as ``28.2.2``."""
         return str(self._ask("GET", "/version")["Version"])
+
+    def is_rootless_of(self, user: int) -> bool:
+        """Whether this user runs it without being root: a container's root is then that user, and other users are nobody's here.
+
+        It is asked only if its socket is that user's, because it takes long to answer.
+        """
+        if not user or not self.address.startswith("unix://"):
+            return False
+        with suppress(OSError):
+            if Path(self.address.removeprefix("unix://")).stat().st_uid == user:
+                return any("rootless" in option for option in self._ask("GET", "/info").get("SecurityOptions") or ())
+        return False
 
     def has_image(self, name: str) -> bool:
         """Whether it has an image of this name."""
@@ -70,6 +89,18 @@ class Engine:
     def create_network(self, body: Mapping[str, Any]) -> str:
         """Create it, and return its id; raises AlreadyLaunchedError if there is one of this name."""
         return str(self._ask("POST", "/networks/create", body=body, timeout_seconds=_SLOW_SECONDS)["Id"])
+
+    def put_files(self, container: str, files: Mapping[str, Path]) -> None:
+        """Copy files of this machine into a container that was created, each to a path in one of its volumes, readable for all there."""
+        for path, source in files.items():
+            folder, _, name = path.rpartition("/")
+            with BytesIO() as archive:
+                with tarfile.open(fileobj=archive, mode="w") as tar:
+                    member = tarfile.TarInfo(name)
+                    content = source.read_bytes()
+                    member.size, member.mode = len(content), 0o444
+                    tar.addfile(member, BytesIO(content))
+                self._ask("PUT", f"/containers/{container}/archive", {"path": folder}, archive.getvalue(), _SLOW_SECONDS)
 
     def start(self, container: str) -> None:
         """Start a container that was created."""
@@ -100,7 +131,7 @@ class Engine:
             with suppress(_MissingError):
                 self._ask("POST", f"/containers/{container}/wait", timeout_seconds=within_seconds)
         except EngineAbsentError as error:
-            if not _is_timeout(error.__cause__):
+            if not is_timeout(error.__cause__):
                 raise
             return False
         return True
@@ -127,27 +158,27 @@ class Engine:
         method: str,
         path: str,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         timeout_seconds: float = QUICK_SECONDS,
     ) -> Any:
         data = self._answer(method, path, query, body, timeout_seconds)
         try:
             return json.loads(data) if data else None
         except ValueError as error:
-            raise absence(error, self.address) from error
+            raise _absence(error, self.address) from error
 
     def _answer(
         self,
         method: str,
         path: str,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         timeout_seconds: float = QUICK_SECONDS,
     ) -> bytes:
         try:
             answer = self._http.ask(method, path, query, body, timeout_seconds)
         except OSError as error:
-            raise absence(error, self.address) from error
+            raise _absence(error, self.address) from error
         if answer.status >= 400:
             raise refusal(answer.status, answer.words)
         return answer.body
@@ -167,40 +198,12 @@ def _having(labels: Labels) -> str:
     return json.dumps({"label": [f"{name}={value}" for name, value in labels.items()]})
 
 
-def absence(error: BaseException, address: str) -> EngineAbsentError:
-    """What to say of an engine that cannot be reached, from whatever kept its answer from coming."""
-    number = next((inner.errno for inner in _causes(error) if isinstance(inner, OSError) and isinstance(inner.errno, int)), None)
-    if number in (errno.EACCES, errno.EPERM):
-        return EngineAbsentError(
-            f"this user may not use the Docker Engine at {address}: permission denied",
-            hint="join the group and log in again: sudo usermod -aG docker $USER (its members are as good as root); or use rootless Docker",
-        )
-    if _is_timeout(error):
-        return EngineAbsentError(f"the Docker Engine at {address} does not answer", hint="see whether it is well with: docker info")
-    if number in (errno.ENOENT, errno.ECONNREFUSED):
-        return EngineAbsentError(
-            f"no Docker Engine runs at {address}",
-            hint="start it (sudo systemctl start docker, or Docker Desktop), or name another one with DOCKER_HOST",
-        )
-    return EngineAbsentError(f"the Docker Engine at {address} cannot be reached: {error}", hint="see whether it is well with: docker info")
+def _absence(error: BaseException, address: str) -> EngineAbsentError:
+    return EngineAbsentError(*absence(error, address))
 
 
-def _is_timeout(error: BaseException | None) -> bool:
-    return error is not None and any(isinstance(inner, TimeoutError) for inner in _causes(error))
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and those that it was made from: the Docker SDK's HTTP library hands them on as causes and as arguments."""
-    waiting, seen = [error], set[int]()
-    while waiting:
-        inner = waiting.pop(0)
-        if id(inner) not in seen:
-            seen.add(id(inner))
-            yield inner
-            more = (inner.__cause__, inner.__context__, *inner.args)
-            waiting += [each for each in more if isinstance(each, BaseException)]
-
-
+_UNSEEN = re.compile(r"bind source path does not exist|[Mm]ounts denied")
+"""The words of an engine, and those of Docker Desktop."""
 _REFUSALS = (
     (
         r"[Nn]o such image: (?P<what>\S+)|(?P<other>\S+): image not known",
@@ -211,11 +214,6 @@ _REFUSALS = (
         r'exec: "(?P<what>[^"]*)".*(not found|no such file)',
         "the image has no {what}",
         "choose a base with Python 3.11 or later as python3 on its PATH: image.base in the job file",
-    ),
-    (
-        r"bind source path does not exist: (?P<what>.*)",
-        "the engine sees no folder {what}",
-        "the engine has to run on this machine, and share this folder with its containers (Docker Desktop: Settings, File sharing)",
     ),
     (
         r"no space left on device",
@@ -242,6 +240,8 @@ def refusal(status: int | None, said: str) -> ProviderError:
     """What to say of a call that the engine refused with this HTTP ``status`` and these words."""
     if status == 409 and re.search(r"name .*(already in use|already exists)", said):
         return AlreadyLaunchedError("this attempt was launched before", hint="see where it stands with: cloud-train status")
+    if _UNSEEN.search(said):
+        return FolderUnseenError(f"the engine does not see a folder of this machine (it said: {said})", hint="see whether it is there")
     kind = {404: _MissingError, 409: _StateError}.get(status or 0, ProviderError)
     for pattern, message, hint in _REFUSALS:
         if match := re.search(pattern, said):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cloud_train.errors import ProviderError
 from cloud_train.providers.base import Request
 from cloud_train.run import container_paths as places
 from cloud_train.storage.registry import scheme_of
@@ -28,6 +29,9 @@ _LEAST_SHARED_MEMORY = 64 * 2**20
 _USUAL_SHARED_MEMORY = 2**30
 _STOP_MARGIN_SECONDS = 15
 """What a worker may need beyond the job's grace period, when the engine itself stops the container."""
+_VOLUMES = (places.WORK, places.CACHE)
+_RUNS_ELSEWHERE = "the run directory", "keep runs in a store that both reach: --store s3://bucket/runs"
+_DATA_ELSEWHERE = "the data", "put it into a store that both reach: data.path: s3://bucket/folder"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 
@@ -132,10 +136,28 @@ def _mounts(plan: "Plan", rank: int, cache: Path, workspaces: Path) -> list[dict
         source, target = workspace_of(workspaces, plan.run_id, rank), places.WORK
     mounts = [{"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": False}]
     if plan.host_data is None:
-        mounts.append({"Type": "bind", "Source": str(cache), "Target": f"{places.HOME}/data", "ReadOnly": False})
+        mounts.append({"Type": "bind", "Source": str(cache), "Target": places.CACHE, "ReadOnly": False})
     else:
         mounts.append({"Type": "bind", "Source": plan.host_data, "Target": places.DATA, "ReadOnly": True})
     return mounts
+
+
+def without_our_folders(body: dict[str, Any], address: str) -> dict[str, Any]:
+    """The same container for an engine that does not see this machine's folders: volumes of that engine's stand in, which are empty.
+
+    Raises ProviderError for the run directory and for data, which are of no use then.
+    """
+    mounts = body["HostConfig"]["Mounts"]
+    for mount in mounts:
+        if not mount["Target"].startswith((*_VOLUMES, places.CREDENTIALS)):
+            what, instead = _DATA_ELSEWHERE if mount["Target"] == places.DATA else _RUNS_ELSEWHERE
+            raise ProviderError(
+                f"the Docker Engine at {address} does not see {what} at {mount['Source']}: it runs on another machine",
+                hint=f"{instead} (or gs://, az://); or, in Docker Desktop, share that folder under Settings, File sharing",
+            )
+    targets = {mount["Target"] if mount["Target"] in _VOLUMES else places.CREDENTIALS for mount in mounts}
+    volumes = [{"Type": "volume", "Target": target} for target in sorted(targets)]
+    return {**body, "HostConfig": {**body["HostConfig"], "Mounts": volumes}}
 
 
 def problems_of(request: Request, sockets: tuple[str, ...] = _SOCKETS) -> Iterator[str]:

@@ -16,6 +16,17 @@ def address_of(host: str | None) -> str:
     return str(context.Host) if context is not None and context.Host else _DEFAULT_ADDRESS
 
 
+def context_of(address: str) -> Any:
+    """The Docker CLI's context that names the engine at ``address``, unless DOCKER_HOST does; None if nothing but the address is known."""
+    context = None if os.environ.get("DOCKER_HOST") else current_context()
+    return context if context is not None and address == context.Host else None
+
+
+def client_environment(address: str) -> dict[str, str]:
+    """The environment in which Docker's own command line speaks to the engine at ``address``."""
+    return {**os.environ, **({} if context_of(address) is not None else {"DOCKER_HOST": address})}
+
+
 def current_context() -> Any:
     """The Docker CLI's current context, as the Docker SDK reads it; None for the default one, or where it cannot be read."""
     if not _names_a_context():

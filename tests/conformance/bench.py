@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from cloud_train.errors import NotFoundError
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, view
@@ -87,12 +89,15 @@ class Bench:
     def end_of(self, run: RunView) -> RunView:
         return list(follow(self.home, run.run_id))[-1].view
 
-    def wait_for_output(self, run: RunView, text: bytes) -> None:
-        """Wait until the newest attempt's program has printed ``text``; fails at once if the run ends without."""
+    def wait_for_output(self, run: RunView, text: bytes, node: int = 0) -> None:
+        """Wait until the newest attempt's program has printed ``text`` there; fails at once if the run ends without."""
 
         def printed() -> bool:
             ended = view(self.home, run.run_id)
-            found = text in self.output(run)
+            said = b""
+            with suppress(NotFoundError):  # the node has not begun to write
+                said = self.output(run, node=node)
+            found = text in said
             assert found or not ended.state.is_end, f"it ended without printing {text!r}: {ended}"
             return found
 
@@ -112,12 +117,12 @@ class Bench:
         self.place.kill(self.home.folder, run.run_id)
         return self.end_of(run)
 
-    def output(self, run: RunView, attempt: int | None = None) -> bytes:
-        return b"".join(read_logs(self.home, run.run_id, attempt))
+    def output(self, run: RunView, attempt: int | None = None, node: int = 0) -> bytes:
+        return b"".join(read_logs(self.home, run.run_id, attempt, node))
 
-    def words(self, run: RunView, attempt: int | None = None) -> list[str]:
+    def words(self, run: RunView, attempt: int | None = None, node: int = 0) -> list[str]:
         """The lines of the output."""
-        return self.output(run, attempt).decode().splitlines()
+        return self.output(run, attempt, node).decode().splitlines()
 
     def let_go(self, run_id: str) -> None:
         """Let a program go on that waits ``UNTIL_LET_GO``."""
@@ -141,6 +146,11 @@ class Bench:
     def checkpoint(self, run: RunView, step: int, file: str) -> str:
         """The key of a file of a checkpoint."""
         return f"{run.run_id}/{layout.CHECKPOINTS}/{layout.step_folder(step)}/{file}"
+
+    def is_sealed(self, run: RunView, step: int) -> bool:
+        """Whether the checkpoint of this step has its manifest."""
+        key = self.checkpoint(run, step, layout.MANIFEST)
+        return any(info.key == key for info in self.store.list(key))
 
     def prepared(self, plan: Plan) -> Plan:
         """All of a submission but the ledger and the launch, for a test that speaks to the provider itself."""

@@ -31,7 +31,7 @@ PLACES = {
 }
 """The project's own; the toy's is found once its distribution is installed."""
 CLOUDS = ("aws", "gcp", "azure")
-TAKING_TURNS = ("test_programs", "test_resumptions", "test_stops")
+TAKING_TURNS = ("test_nodes", "test_programs", "test_resumptions", "test_stops")
 """What is here is the worker's doing more than the cloud's, and each run takes seconds: each behaviour is tested on one cloud, in turns."""
 EVERY_CLOUD = "CLOUD_TRAIN_EVERY_CLOUD"
 """The environment variable that runs every behaviour on every cloud, with the value 1."""

@@ -25,7 +25,7 @@ if [ -n "$CLOUD_TRAIN_RESUME" ]; then cat "$CLOUD_TRAIN_RESUME/weights"; exit 0;
 
 def test_a_run_whose_machine_died_resumes_from_its_newest_checkpoint(bench: Bench) -> None:
     run = bench.start_until_ready(f"{TWO_STEPS}\n{READY}; sleep 600")
-    bench.wait_until(lambda: is_sealed(bench, run, 2), "the second checkpoint counts")
+    bench.wait_until(lambda: bench.is_sealed(run, 2), "the second checkpoint counts")
     assert bench.kill(run).cause is Cause.INFRASTRUCTURE
     again = resume(bench.home, run.run_id)
     assert (again.run_id, again.attempt) == (run.run_id, 2)
@@ -124,12 +124,6 @@ def test_a_training_whose_machine_died_ends_with_the_bytes_of_one_that_was_never
     end = bench.end_of(killed)
     assert (end.state, end.attempt) == (State.SUCCEEDED, 2)
     assert digest(bench, killed) == digest(bench, whole)
-
-
-def is_sealed(bench: Bench, run: RunView, step: int) -> bool:
-    """Whether the checkpoint of this step has its manifest."""
-    key = bench.checkpoint(run, step, layout.MANIFEST)
-    return any(info.key == key for info in bench.store.list(key))
 
 
 def digest(bench: Bench, run: RunView) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from cloud_train.errors import MissingDependencyError
 from cloud_train.image.engine import Engine, engine_or_none
-from cloud_train.image.engine_client import EngineAbsentError
+from cloud_train.image.engine_client import EngineAbsentError, explained
 from tests.docker_engine import engine_or_skip
 
 NOBODY = 65534
@@ -28,9 +28,9 @@ def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_engine_that_is_named_outranks_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/environment.sock")
-    with pytest.raises(EngineAbsentError, match=r"no Docker Engine answers at unix:///nowhere/named\.sock"):
+    with pytest.raises(EngineAbsentError, match=r"no Docker Engine runs at unix:///nowhere/named\.sock"):
         Engine("unix:///nowhere/named.sock")
-    with pytest.raises(EngineAbsentError, match=r"no Docker Engine answers at unix:///nowhere/environment\.sock"):
+    with pytest.raises(EngineAbsentError, match=r"no Docker Engine runs at unix:///nowhere/environment\.sock"):
         Engine()
     assert engine_or_none() is None
 
@@ -41,7 +41,7 @@ def test_the_engine_of_the_docker_clis_context_is_taken(tmp_path: Path) -> None:
     (tmp_path / "docker" / "config.json").write_text('{"currentContext": "remote"}')
     endpoint = {"Host": "unix:///nowhere/context.sock", "SkipTLSVerify": False}
     (meta / "meta.json").write_text(json.dumps({"Name": "remote", "Metadata": {}, "Endpoints": {"docker": endpoint}}))
-    with pytest.raises(EngineAbsentError, match=r"no Docker Engine answers at unix:///nowhere/context\.sock"):
+    with pytest.raises(EngineAbsentError, match=r"no Docker Engine runs at unix:///nowhere/context\.sock"):
         Engine()
 
 
@@ -62,14 +62,14 @@ def test_a_socket_that_this_user_may_not_use_is_told_from_one_that_is_not_there(
         path.chmod(0)
         with nobody(), pytest.raises(EngineAbsentError, match=r"this user may not use the Docker Engine at unix://") as caught:
             Engine(f"unix://{path}")
-    assert "group docker" in (caught.value.hint or "")
+    assert "usermod -aG docker" in (caught.value.hint or "")
 
 
 def test_an_engine_that_is_no_engine_is_named() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(EngineAbsentError, match=rf"no Docker Engine answers at tcp://127\.0\.0\.1:{port}"):
+    with pytest.raises(EngineAbsentError, match=rf"no Docker Engine runs at tcp://127\.0\.0\.1:{port}"):
         Engine(f"tcp://127.0.0.1:{port}")
 
 
@@ -91,3 +91,10 @@ def nobody() -> Iterator[None]:
         yield
     finally:
         os.seteuid(user)
+
+
+def test_bringing_something_into_an_engine_takes_the_sdk_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "docker.errors", None)
+    with pytest.raises(MissingDependencyError, match="Docker SDK, which cannot be imported") as caught, explained("push an image"):
+        pytest.fail("nothing is tried")
+    assert caught.value.hint == "pip install 'cloud-train[docker]'"

@@ -52,6 +52,13 @@ def test_other_times_modes_and_order_of_creation_give_the_same_bytes(code: Path,
     assert (tmp_path / "first.tar").read_bytes() == (tmp_path / "second.tar").read_bytes()
 
 
+def test_a_worker_of_any_user_can_write_where_an_engine_elsewhere_puts_volumes_of_its_own(tmp_path: Path) -> None:
+    with (tmp_path / "layer.tar").open("wb") as file:
+        write_layer(make_layer(worker_members(), ""), file)
+    with tarfile.open(tmp_path / "layer.tar") as archive:
+        assert [oct(archive.getmember(name).mode) for name in ("cloud-train/home/data", "cloud-train/work")] == ["0o1777"] * 2
+
+
 def test_the_bytes_of_a_layer_are_these_on_every_machine(tmp_path: Path) -> None:
     members = [Member("a", "folder"), Member("a/b.py", "file", content=b"print()\n"), Member("a/l", "link", target="b.py")]
     layer = make_layer(members, "")
@@ -67,11 +74,12 @@ def test_a_compressed_layer_is_the_layer_with_digests_of_both(code: Path, tmp_pa
     assert data[4:8] == bytes(4)  # the time
 
 
-def test_the_workers_layer_has_the_package_and_nothing_compiled(tmp_path: Path) -> None:
+def test_the_workers_layer_has_what_runs_inside_an_attempt_and_nothing_compiled(tmp_path: Path) -> None:
     names = [member.name for member in worker_members()]
     assert "opt/cloud-train/lib/cloud_train/worker/__main__.py" in names
     assert "opt/cloud-train/lib/cloud_train/py.typed" in names
-    assert any(name.endswith(".yaml") for name in names)
+    below = {name.split("/")[4] for name in names if name.count("/") > 4}
+    assert below == {"job", "run", "storage", "training", "worker"}
     assert not any("__pycache__" in name or name.endswith(".pyc") for name in names)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from cloud_train.errors import CloudTrainError, CorruptError
 from cloud_train.image.connection import ATTEMPTS
-from cloud_train.image.errors import BrokenConnectionError, RegistryError
+from cloud_train.image.errors import BrokenConnectionError, ImageError, RegistryError
 from cloud_train.image.layers import Blob, digest_of
 from cloud_train.image.reference import parse_reference
 from cloud_train.image.registry import Repository
@@ -242,3 +242,16 @@ def test_a_password_is_in_no_message_and_no_repr(server: FaultyRegistry, reposit
     said = repr((caught.value, caught.value.message, caught.value.hint, vars(repository), vars(repository._connection)))
     assert PASSWORD not in said
     assert sent[0].removeprefix("Basic ") not in said
+
+
+def test_a_layer_that_is_too_large_is_told_with_its_size(server: FaultyRegistry, repository: Repository, tmp_path: Path) -> None:
+    server.faults = [Fault("PATCH", "/uploads/", 413)]
+    with pytest.raises(RegistryError, match=r"a layer of the image has 5 bytes, which is too much for 127.0.0.1") as caught:
+        repository.push_blob(blob_of(b"layer", tmp_path))
+    assert ".dockerignore" in (caught.value.hint or "")
+
+
+def test_a_layer_over_a_limit_that_is_known_is_not_even_sent(tmp_path: Path) -> None:
+    ecr = parse_reference("123456789012.dkr.ecr.eu-west-1.amazonaws.com/cloud-train")
+    with Repository(ecr) as repository, pytest.raises(ImageError, match=r"has 60,000,000,000 bytes, and 1234.* at most 54,525,952,000"):
+        repository.push_blob(Blob(tmp_path / "never-read", digest_of(b""), 60_000_000_000))

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 
 from cloud_train.errors import MissingDependencyError, ProviderError
 from cloud_train.providers.base import AlreadyLaunchedError
-from cloud_train.providers.docker_engine import absence, connected, refusal
+from cloud_train.providers.docker_engine import connected, refusal
+from cloud_train.run.docker_absence import absence
 from cloud_train.run.docker_host import address_of
+from tests.run.test_docker_http import engine_that_says
 
 docker = pytest.importorskip("docker", reason="the Docker SDK is not installed: pip install 'cloud-train[docker]'")
 
@@ -26,7 +29,7 @@ docker = pytest.importorskip("docker", reason="the Docker SDK is not installed: 
             "the image has no python3",
             "image.base",
         ),
-        (400, "invalid mount config: bind source path does not exist: /runs/a", "the engine sees no folder /runs/a", "run on this machine"),
+        (400, "invalid mount config: bind source path does not exist: /runs/a", "does not see a folder of this machine", "is there"),
         (500, "write /var/lib/docker/tmp: no space left on device", "the engine's disk is full", "docker system df"),
         (500, "could not find an available, non-overlapping IPv4 address pool", "no addresses left", "docker network prune"),
         (500, 'could not select device driver "" with capabilities: [[gpu]]', "GPUs", "resources.accelerator"),
@@ -68,13 +71,13 @@ def test_what_is_wrong_with_the_connection_is_found_inside_the_sdk_s_error(numbe
     try:
         raise docker.errors.DockerException(f"Error while fetching server API version: {inner}") from inner
     except docker.errors.DockerException as error:
-        found = absence(error, "unix:///a")
-    assert message in found.message
-    assert hint in str(found.hint)
+        said, next_step = absence(error, "unix:///a")
+    assert message in said
+    assert hint in next_step
 
 
 def test_an_engine_that_hangs_is_said_to() -> None:
-    assert "does not answer" in absence(TimeoutError("timed out"), "unix:///a").message
+    assert "does not answer" in absence(TimeoutError("timed out"), "unix:///a")[0]
 
 
 def test_an_address_that_is_none_is_an_error_in_words() -> None:
@@ -98,7 +101,7 @@ def test_the_engine_is_the_one_of_the_config_then_of_the_environment_then_of_the
 
 def test_a_missing_sdk_is_an_error_that_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "docker.errors", None)
-    with pytest.raises(MissingDependencyError) as caught, connected("ssh://a"):
+    with pytest.raises(MissingDependencyError) as caught, connected("tcp://a:2376"):
         pass
     assert "pip install 'cloud-train[docker]'" in str(caught.value.hint)
 
@@ -115,3 +118,16 @@ def test_the_docker_cli_s_context_names_the_engine(tmp_path: Path, monkeypatch: 
     assert address_of(None) == "unix:///of/the/desk.sock"
     (folder / "meta.json").write_text("{ not json")
     assert address_of(None) == "unix:///var/run/docker.sock"
+
+
+@pytest.mark.parametrize(("said", "rootless"), [("name=rootless", True), ("name=seccomp,profile=default", False)])
+def test_an_engine_that_the_caller_runs_without_being_root_is_told_from_others(tmp_path: Path, said: str, rootless: bool) -> None:
+    body = json.dumps({"SecurityOptions": [said]}).encode()
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    owner = os.getuid() or 12345
+    with engine_that_says(tmp_path / "s", answer) as asked, connected(f"unix://{tmp_path}/s") as engine:
+        os.chown(tmp_path / "s", owner, -1)
+        assert not engine.is_rootless_of(0)
+        assert not engine.is_rootless_of(owner + 1), "it is somebody else's"
+        assert engine.is_rootless_of(owner) is rootless
+    assert len(asked) == 1

@@ -1,6 +1,7 @@
 """The Docker Engine of this machine, at an address that is none of this machine's sockets."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,8 +10,8 @@ OF_THIS_MACHINE = "unix:///var/run/docker.sock"
 
 
 @contextmanager
-def forwarded() -> Iterator[str]:
-    """The engine of this machine at a TCP address, for as long as the block lasts."""
+def forwarded(tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """The engine of this machine at a TCP address, for as long as the block lasts; with ``tls`` for whoever has a certificate."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threads: list[threading.Thread] = []
 
@@ -18,6 +19,12 @@ def forwarded() -> Iterator[str]:
             with suppress(OSError):  # the listening socket is closed at the end
                 while True:
                     ours, _ = listening.accept()
+                    if tls is not None:
+                        try:
+                            ours = tls.wrap_socket(ours, server_side=True)
+                        except OSError:  # a stranger
+                            ours.close()
+                            continue
                     theirs = socket.socket(socket.AF_UNIX)
                     theirs.connect(OF_THIS_MACHINE.removeprefix("unix://"))
                     threads.extend(threading.Thread(target=pour, args=ends) for ends in ((ours, theirs), (theirs, ours)))
