@@ -2,8 +2,7 @@
 
 It answers what transfers ask for (objects, ranges, listings, uploads in parts) and checks nothing, neither signatures nor checksums. An
 ETag is the MD5 of an object that came in one piece of at most 1 MiB, as on S3; larger ones get a random one of the form that S3 gives to
-uploads in parts, because an MD5 costs as much as sending them. ``GET /-/count`` tells how many requests came since it
-was last asked, and ``GET /-/forget/BUCKET/PREFIX`` frees memory.
+uploads in parts, because an MD5 costs as much as sending them. ``GET /-/count`` tells how many requests came since it was last asked.
 """
 
 import hashlib
@@ -124,8 +123,9 @@ def _unframed(body: bytearray) -> bytearray:
 
 
 def _answer(state: _State, request: _Request) -> _Answer:
-    if request.bucket == "-":
-        return _asked_by_the_benchmark(state, request.key)
+    if request.bucket == "-":  # the benchmark asks for the count
+        number, state.requests = state.requests, 0
+        return _Answer(body=str(number).encode())
     with state.lock:
         state.requests += 1
     if not request.key:
@@ -137,16 +137,6 @@ def _answer(state: _State, request: _Request) -> _Answer:
     if "uploads" in request.query or "uploadId" in request.query:
         return _of_parts(state, request)
     return _of_object(state.objects[request.bucket], request)
-
-
-def _asked_by_the_benchmark(state: _State, what: str) -> _Answer:
-    if what == "count":
-        number, state.requests = state.requests, 0
-        return _Answer(body=str(number).encode())
-    _, bucket, prefix = what.split("/", 2)
-    for key in [key for key in state.objects[bucket] if key.startswith(prefix)]:
-        del state.objects[bucket][key]
-    return _Answer()
 
 
 def _of_object(objects: dict[str, _Object], request: _Request) -> _Answer:

@@ -1,12 +1,13 @@
-"""Our side of benchmarks/transfer.py, as a process of its own: ``up``, ``down`` or ``list``, URL, folder, state folder, perhaps ``fast``.
+"""Our side of benchmarks/transfer.py, as a process of its own: ``up``, ``down``, ``list`` or ``forget``, URL, folder, state folder.
 
-It does what `cloud-train sync` does, without the command line. ``fast`` leaves out the sync to the disk, which no other client does.
+It does what `cloud-train sync` does, without the command line. ``fast`` at the end leaves out the sync to the disk, which no other client
+does.
 """
 
 import sys
 from pathlib import Path
 
-from cloud_train.storage.registry import open_store
+from cloud_train.storage.registry import bucket_and_prefix, open_store
 from cloud_train.storage.transfer.files import Options
 from cloud_train.storage.transfer.folders import download_folder, upload_folder
 
@@ -14,12 +15,15 @@ from cloud_train.storage.transfer.folders import download_folder, upload_folder
 def main() -> None:
     """Transfer one folder."""
     direction, url, folder, state, *fast = sys.argv[1:]
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    store, options = open_store(f"s3://{bucket}"), Options(state=Path(state), durable=not fast)
+    bucket, path = bucket_and_prefix(url)
+    prefix, store, options = f"{path}/", open_store(bucket), Options(state=Path(state), durable=not fast)
     if direction == "up":
         upload_folder(store, Path(folder), prefix, options)
     elif direction == "down":
         download_folder(store, prefix, Path(folder), options)
+    elif direction == "forget":
+        for info in store.list(prefix):
+            store.delete(info.key)
     else:
         sum(1 for _ in store.list(prefix))
 

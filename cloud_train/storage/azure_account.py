@@ -155,6 +155,7 @@ class Credentials:
         self.account = account
         self._identity: TokenCredential | None = None
         self._anonymous = False
+        self._given = ""
         self._lock = Lock()
 
     @property
@@ -173,6 +174,14 @@ class Credentials:
         if token is None:
             return {"sas_token": [], "expires_at": None}  # nothing is added to the request
         return {"token": token[0], "expires_at": token[1]}
+
+    def renew(self) -> bool:
+        """After a refusal: whether the chain, asked anew, gives another token than the last one. Raises StoreError where it fails."""
+        with self._lock:
+            if self._identity is None:  # a key or a SAS, which come from the environment, or nothing
+                return False
+            last, token = self._given, self._token(anew=True)
+            return token is not None and token[0] != last
 
     def for_sdk(self) -> "AzureNamedKeyCredential | AzureSasCredential | TokenCredential | None":
         """The same for azure-storage-blob; None for requests that are not signed."""
@@ -194,8 +203,11 @@ class Credentials:
         kind = AccessDeniedError if refused else TransientStoreError
         return kind(f"no token for the storage account {self.account.name!r}: {reason}", hint=LOGIN_HINT)
 
-    def _token(self) -> tuple[str, datetime] | None:
-        """A token of the identity that Azure's own chain finds, or None where it finds none. The chain keeps tokens until they expire."""
+    def _token(self, anew: bool = False) -> tuple[str, datetime] | None:
+        """A token of the identity that Azure's own chain finds, or None where it finds none.
+
+        The chain keeps tokens until they expire; ``anew``: another one is asked, which has kept none.
+        """
         if self.account.endpoint.startswith("http://"):  # a token must not travel unencrypted
             self._anonymous = True
         if self._anonymous:
@@ -204,7 +216,7 @@ class Credentials:
         from azure.identity import DefaultAzureCredential
 
         quiet_sdk()
-        identity = self._identity or DefaultAzureCredential()
+        identity = DefaultAzureCredential() if anew or self._identity is None else self._identity
         try:
             token = identity.get_token(_SCOPE)
         except (AzureError, OSError) as error:
@@ -212,5 +224,5 @@ class Credentials:
                 self._anonymous = True
                 return None
             raise self.failed(str(error)) from error
-        self._identity = identity
+        self._identity, self._given = identity, token.token
         return token.token, datetime.fromtimestamp(token.expires_on, timezone.utc)  # noqa: UP017 - containers with Python 3.10 have no datetime.UTC

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cloud_train.errors import MissingDependencyError, UsageError
+from cloud_train.storage.answers import BAD_CERTIFICATE
 from cloud_train.storage.azure_account import Credentials, account_from, quiet_sdk
 from cloud_train.storage.azure_errors import AzureErrors, without_secrets
 from cloud_train.storage.base import (
@@ -28,7 +29,7 @@ from cloud_train.storage.base import (
     TransientStoreError,
     UploadGoneError,
 )
-from cloud_train.storage.objects import BAD_CERTIFICATE, CLIENT_OPTIONS, ONE_TRY, SHA256, ObjectStorage
+from cloud_train.storage.objects import CLIENT_OPTIONS, ONE_TRY, SHA256, ObjectStorage
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient, ContainerClient
@@ -148,6 +149,13 @@ class AzureStore(ObjectStorage):
                 metadata = blob.metadata or {}
                 if metadata.get(_FOLDER) != "true":
                     yield ObjectInfo(blob.name, blob.size, blob.last_modified.timestamp(), _quoted(blob.etag or ""), metadata.get(SHA256))
+
+    def _renew_credentials(self) -> bool:
+        if not self._credentials.renew():
+            return False
+        self.__dict__.pop("_sdk", None)  # it keeps the token
+        self._client = self._obstore()
+        return True
 
     def _obstore(self) -> "Client":
         """The container for obstore. All is said here, because obstore has settings of its own for what is left out."""

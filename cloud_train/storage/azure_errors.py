@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from cloud_train.errors import StoreError
 from cloud_train.storage.azure_account import LOGIN_HINT, Credentials
-from cloud_train.storage.base import AccessDeniedError, ObjectExistsError, TransientStoreError, UploadGoneError
+from cloud_train.storage.base import AccessDeniedError, CredentialsEndedError, ObjectExistsError, TransientStoreError, UploadGoneError
 
 ROLE = "Storage Blob Data Contributor"
 """The built-in role that allows reading, writing, listing and deleting objects."""
@@ -91,9 +91,8 @@ class AzureErrors:
             hint = f"unset {account.source}, and sign in with: az login"
             return AccessDeniedError(f"the storage account {account.name!r} takes no account keys", hint=hint)
         if code in _NOT_ACCEPTED or status == _UNAUTHENTICATED:
-            return AccessDeniedError(
-                f"{self._who()} was not accepted ({code or status})", hint="has it expired, and is this machine's clock right?"
-            )
+            words = f"{self._who()} was not accepted ({code or status})"
+            return CredentialsEndedError(words, hint=f"is this machine's clock right? If it has expired, {self._anew()}")
         if code == "AuthorizationFailure" and account.key is not None:  # a key may do everything
             hint = f"is it the key of {account.name!r}, and does the account's firewall let this machine in?"
             return AccessDeniedError(f"{self._who()} was refused ({code})", hint=hint)
@@ -103,6 +102,13 @@ class AzureErrors:
         if self._account.key is not None:
             return f"the account key in {self._account.source}"
         return "the token of this identity" if self._account.sas is None else f"the SAS token in {self._account.source}{self._until()}"
+
+    def _anew(self) -> str:
+        account = self._account
+        if account.sas is None:
+            return "sign in again with: az login" if account.key is None else f"set {account.source} to the account's present key"
+        make = f"az storage container generate-sas --account-name {account.name} --name {self._container} --permissions rcwdl --expiry …"
+        return f"make another one with `{make}` and set {account.source} to it"
 
     def _until(self) -> str:
         return f", valid until {self._account.sas_end}" if self._account.sas_end else ""

@@ -12,6 +12,7 @@ The errors, a branch of ``cloud_train.errors``::
     ├── InvalidKeyError              6   a key that would leave the store, or that no store can hold
     ├── UploadGoneError              6   an upload that was begun is not known to the store any more
     ├── AccessDeniedError            6   who asks has no permission, or no valid credentials
+    │   └── CredentialsEndedError    6   the credentials were valid once, and are not any more
     └── TransientStoreError          6   throttled, a server error, a connection that broke: trying again may help
 """
 
@@ -57,6 +58,13 @@ class AccessDeniedError(StoreError):
     """Who asks has no permission, or no valid credentials. Trying again at once does not help."""
 
     code = "access-denied"
+
+
+class CredentialsEndedError(AccessDeniedError):
+    """The credentials are not valid, or not any more."""
+
+    renewed = False
+    """Whether the store has found others by now, so that the same call is worth another try."""
 
 
 class TransientStoreError(StoreError):

@@ -23,7 +23,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from cloud_train.errors import MissingDependencyError, StoreError
-from cloud_train.storage.base import AccessDeniedError, Multipart, ObjectInfo, ObjectMissingError, TransientStoreError
+from cloud_train.storage.base import (
+    AccessDeniedError,
+    CredentialsEndedError,
+    Multipart,
+    ObjectInfo,
+    ObjectMissingError,
+    TransientStoreError,
+)
 from cloud_train.storage.gcs_sessions import TIMEOUTS, ResumableSessions
 from cloud_train.storage.objects import CLIENT_OPTIONS, ONE_TRY, ObjectStorage
 
@@ -107,8 +114,15 @@ class GoogleStore(ObjectStorage):
             return AccessDeniedError("no credentials were found, and it is not public", hint=f"log in with: {LOGIN}")
         if status == 401:
             words = " ".join(message.split()) or code or "401"
-            return AccessDeniedError(f"the credentials are not valid, or not any more ({words})", hint=f"log in with: {LOGIN}")
+            return CredentialsEndedError(f"the credentials are not valid, or not any more ({words})", hint=f"log in with: {LOGIN}")
         return None
+
+    def _renew_credentials(self) -> bool:
+        account = _Account()  # which reads the files of the chain anew, for somebody may have logged in again
+        if not account.has_another_token_than(self._account):
+            return False
+        self._account, self._client = account, account.obstore(self.bucket)
+        return True
 
     def _list_with_json(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
         # startOffset includes the key itself; ``storage.objects`` leaves it out.
@@ -152,6 +166,7 @@ class _Account:
         self._emulated = bool(emulator)
         self._credentials = None if emulator else _default_credentials()
         self._refreshing = Lock()
+        self._given = ""  # to obstore
 
     @property
     def anonymous(self) -> bool:
@@ -183,6 +198,12 @@ class _Account:
             retry_config=ONE_TRY,
         )
 
+    def has_another_token_than(self, earlier: "_Account") -> bool:
+        """Whether the chain gives this one another token than the earlier one was using. Raises StoreError."""
+        if self._credentials is None or earlier._credentials is None:
+            return False
+        return bool(self._token()["token"] != (earlier._given or earlier._credentials.token))
+
     def _token(self) -> "GCSCredential":
         """For obstore, which keeps it until five minutes before it expires.
 
@@ -203,9 +224,9 @@ class _Account:
                     self._credentials.refresh(Request())
                 except GoogleAuthError as error:
                     raise _explained(error) from error
-            expiry = self._credentials.expiry
+            expiry, self._given = self._credentials.expiry, self._credentials.token
             return {
-                "token": self._credentials.token,
+                "token": self._given,
                 "expires_at": expiry and expiry.replace(tzinfo=timezone.utc),  # noqa: UP017 # datetime.UTC is not in Python 3.10
             }
 

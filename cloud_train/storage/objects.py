@@ -11,17 +11,17 @@ cloud's store overrides, names what is missing where access is denied. A cloud's
 """
 
 import hashlib
-import re
 import time
 from collections.abc import Callable, Iterator
-from http.client import responses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import StoreError
+from cloud_train.storage.answers import BEYOND_THE_END, answer_in, error_of
 from cloud_train.storage.base import (
     AccessDeniedError,
     Buffer,
+    CredentialsEndedError,
     InvalidKeyError,
     ObjectChangedError,
     ObjectExistsError,
@@ -29,6 +29,7 @@ from cloud_train.storage.base import (
     ObjectMissingError,
     TransientStoreError,
 )
+from cloud_train.storage.renewal import Renewal
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult
@@ -44,16 +45,8 @@ ONE_TRY: "RetryConfig" = {"max_retries": 0}
 """obstore's ``retry_config``."""
 
 _PAGE = 1000
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 17  # written while the processor's cache has it: with 1 MiB, the same writing costs nearly twice as much
 _LOOKED_AT_SINGLY = 10
-_STATUS = re.compile(r"status code: (\d{3})")
-_WORDS = re.compile(r" in [\d.]+[nµm]?s - (.*)", re.DOTALL)
-_PROVIDER = re.compile(r"credential provider: (?:[\w.]+\.)?(\w+): (.*)", re.DOTALL)
-_QUERY = re.compile(r"(https?://)(?:[^\s/@]*@)?([^\s?]*)(?:\?\S*)?")
-_CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(\w+)")
-_SYSTEM = re.compile(r"(?:message|error): \"([^\"]+)\"|(TimedOut)")
-_CODE = re.compile(r"<Code>([\w.]+)</Code>|\"(?:code|reason)\": ?\"([\w.]+)\"")
-_MESSAGE = re.compile(r"<Message>([^<]{1,300})|\"message\": ?\"([^\"]{1,300})\"")
 
 Explain = Callable[[int, str, str], StoreError | None]
 """A cloud's own words for an answer: HTTP status (0 without an answer), the service's error code, its message → an error, or None."""
@@ -73,6 +66,7 @@ class ObjectStorage:
         self._explain = explain
         self._listing = listing
         self._bucket_seen = False
+        self._renewal = Renewal(self._renew_credentials)
 
     def permission(self, action: str) -> str:
         """What the cloud's policy must allow to 'read', 'write', 'list', 'delete' or 'abort' here: 's3:GetObject on arn:…'."""
@@ -102,7 +96,7 @@ class ObjectStorage:
             result = obstore.get(self._client, path, options=options)
             data = bytes(result.bytes())
         except Exception as error:  # obstore raises built-in errors beside its own; all of them are explained, here and below
-            if answer_in(error)[0] == _BEYOND_THE_END:
+            if answer_in(error)[0] == BEYOND_THE_END:
                 return self._nothing(key, version)
             raise self.explained(error, "read", key) from error
         first, behind = result.range
@@ -224,10 +218,24 @@ class ObjectStorage:
 
     def _in_own_words(self, action: str, key: str, status: int, code: str, message: str) -> StoreError | None:
         own = self._explain(status, code, message)
+        if isinstance(own, CredentialsEndedError):
+            own = self._renewed(own)
         if own is not None:
             own.message = f"cannot {action} {self.url}/{key}".rstrip("/") + f": {own.message}"
             own.args = (own.message,)
         return own
+
+    def _renewed(self, ended: CredentialsEndedError) -> StoreError:
+        """The same refusal, with whether there are other credentials by now; or why the cloud's chain has none, as at a login's end."""
+        try:
+            ended.renewed = self._renewal.came()
+        except StoreError as error:
+            return error
+        return ended
+
+    def _renew_credentials(self) -> bool:
+        """Ask the cloud's chain for credentials; whether they are others than those in use, which they then replace. Raises StoreError."""
+        return False
 
     def _in_general_words(self, action: str, key: str, status: int, code: str, message: str) -> StoreError:
         error = error_of(status, code, message, f"cannot {action} {self.url}/{key}".rstrip("/"))
@@ -249,7 +257,7 @@ class ObjectStorage:
         try:
             obstore.get(self._client, path, options={"range": (0, 1)})
         except Exception as same:  # noqa: BLE001 - whatever it is, it is the answer
-            if answer_in(same)[0] != _BEYOND_THE_END:
+            if answer_in(same)[0] != BEYOND_THE_END:
                 explained = self.explained(same, "read", key)
         self._bucket_seen = isinstance(explained, ObjectMissingError)
         return explained
@@ -330,57 +338,3 @@ def _info(key: str, result: "GetResult") -> ObjectInfo:
     meta = result.meta
     sha256 = {str(name).lower(): str(value) for name, value in result.attributes.items()}.get(SHA256)
     return ObjectInfo(key, meta["size"], meta["last_modified"].timestamp(), meta["e_tag"] or "", sha256)
-
-
-_BEYOND_THE_END = 416
-_MISSING = 404
-_REFUSED = (401, 403)
-_MOMENTARY = (0, 408, 429, 500, 502, 503, 504)
-_REDIRECTED = 301
-_WHOLE = 200
-
-BAD_CERTIFICATE = "certificate"
-"""The error code of a connection, or an SDK's, that was given up because the server's certificate is not trusted."""
-_CERTIFICATE_HINT = "for a certificate authority of your own, name its file in SSL_CERT_FILE (for S3, AWS_CA_BUNDLE serves too)"
-
-
-def error_of(status: int, code: str, message: str, what: str) -> StoreError:
-    """The error for an HTTP answer (status 0: none came) that means the same on every cloud; ``what`` could not be done."""
-    words = " ".join(message.split())[:300] or code or responses.get(status, "no explanation")
-    if code == BAD_CERTIFICATE:
-        return StoreError(f"{what}: the server's certificate was not accepted: {words}", hint=_CERTIFICATE_HINT)
-    if status in _MOMENTARY:
-        hint = "the service is busy or ill: try again later" if status else "is the network up, and the endpoint right?"
-        return TransientStoreError(f"{what}: {code or status or 'no answer'}: {words}", hint=hint)
-    if status in _REFUSED:
-        return AccessDeniedError(f"{what}: no permission ({code or status}: {words})", hint="see: cloud-train doctor")
-    if status == _MISSING:
-        return ObjectMissingError(f"{what}: there is no such object")
-    return StoreError(f"{what}: {code or status}: {words}")
-
-
-def answer_in(error: Exception) -> tuple[int, str, str]:
-    """HTTP status, the service's error code and its message, of an error of obstore's.
-
-    The status is 0 if no answer came, and 401 if a credential provider failed: the code is then the name of its exception.
-    Query strings, in which a signature can stand, are taken out.
-    """
-    text, _, debug = str(error).partition("\n\nDebug source")
-    if (provider := _PROVIDER.search(text)) is not None:
-        return 401, provider[1], provider[2]
-    if (status := _STATUS.search(text)) is not None:
-        return int(status[1]), _first(_CODE, text), _first(_MESSAGE, text)
-    words = _QUERY.sub(r"\1\2", found[1] if (found := _WORDS.search(text)) else text)
-    if "redirect" in words:
-        return _REDIRECTED, "", words
-    if "non-partial" in words:  # a server that sends a range, or all, and says 200: no other try makes it one that knows ranges
-        return _WHOLE, "", words
-    if (certificate := _CERTIFICATE.search(debug)) is not None:
-        return 0, BAD_CERTIFICATE, certificate[1]
-    reason = _SYSTEM.search(debug)
-    return 0, "", f"{words} ({reason[1] or 'no answer in time'})" if reason else words
-
-
-def _first(pattern: re.Pattern[str], text: str) -> str:
-    found = pattern.search(text)
-    return next((group for group in found.groups() if group), "") if found else ""

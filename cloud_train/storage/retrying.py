@@ -1,8 +1,10 @@
 """Trying again, where that may help: a store around another one, with waits that grow and that differ between callers.
 
-Only ``TransientStoreError`` is tried again: a refusal (403) or a missing object (404) is an answer. The waits are "full jitter": a random
-part of a time that doubles, so that many clients which were throttled together do not come back together
-(https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+Only ``TransientStoreError`` is tried again: a refusal (403) or a missing object (404) is an answer. One refusal is not the last word: that
+of credentials which have ended, where the store has found others since. It is tried once more, and at once.
+
+The waits are "full jitter": a random part of a time that doubles, so that many clients which were throttled together do not come back
+together (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
 """
 
 import random
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cloud_train.errors import StoreError
-from cloud_train.storage.base import Buffer, Multipart, ObjectExistsError, ObjectInfo, Store, TransientStoreError
+from cloud_train.storage.base import Buffer, CredentialsEndedError, Multipart, ObjectExistsError, ObjectInfo, Store, TransientStoreError
 
 Result = TypeVar("Result")
 
@@ -36,10 +38,14 @@ class RetryPolicy:
     def call(self, action: Callable[[], Result]) -> Result:
         """The result of the first try that does not fail for a moment only; raises the last try's error when the time is up."""
         give_up_at = self.clock() + self.time_limit
-        longest = self.first_wait
+        longest, renewed = self.first_wait, False
         while True:
             try:
                 return action()
+            except CredentialsEndedError as error:
+                if renewed or not error.renewed:
+                    raise
+                renewed = True
             except TransientStoreError as error:
                 wait = longest * self.dice()
                 if self.clock() + wait >= give_up_at:

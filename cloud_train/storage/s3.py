@@ -16,8 +16,9 @@ from hashlib import md5
 from typing import Any
 
 from cloud_train.errors import StoreError, UsageError
-from cloud_train.storage.base import AccessDeniedError, Multipart, ObjectInfo, TransientStoreError, UploadGoneError
-from cloud_train.storage.objects import BAD_CERTIFICATE, SHA256, ObjectStorage
+from cloud_train.storage.answers import BAD_CERTIFICATE
+from cloud_train.storage.base import AccessDeniedError, CredentialsEndedError, Multipart, ObjectInfo, TransientStoreError, UploadGoneError
+from cloud_train.storage.objects import SHA256, ObjectStorage
 from cloud_train.storage.s3_access import CREDENTIAL_PROBLEMS, LOG_IN, Sdk, obstore_client, settings_in_environment
 
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")  # some old ones have more characters than new ones may have
@@ -105,10 +106,17 @@ class S3Store(ObjectStorage):
             explained = TransientStoreError(said, hint="try again in a moment")
         elif code in _REFUSALS:
             words, hint = _REFUSALS[code]
-            explained = AccessDeniedError(f"{words} ({said})", hint=hint)
+            kind = CredentialsEndedError if code in _ENDED else AccessDeniedError
+            explained = kind(f"{words} ({said})", hint=hint)
         elif status == _FORBIDDEN and not self._signed:
             explained = AccessDeniedError(f"no permission, and no AWS credentials were found to sign with ({said})", hint=LOG_IN)
         return explained
+
+    def _renew_credentials(self) -> bool:
+        if (renewed := self._sdk.renewed()) is None:
+            return False
+        self._sdk, self._client = renewed, obstore_client(self.bucket, renewed.settings(), renewed.certificates())
+        return True
 
     def _elsewhere(self, message: str) -> StoreError:
         expected = re.search(r"expecting '([\w-]+)'", message)
@@ -148,6 +156,8 @@ _MOMENTARY_CODES = (
     *("BadDigest", "IncompleteBody", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"),  # bytes were damaged on their way
 )
 _RENEW = "renew them (`aws sso login`, or new values of AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN), and do it again"
+_ENDED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId")
+"""What S3 says of credentials that may have been good before."""
 _WHO = "`aws sts get-caller-identity` shows which credentials the AWS SDK finds"
 _REFUSALS = {
     **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"), ("the credentials have expired", _RENEW)),

@@ -51,6 +51,7 @@ class Sdk:
         self._lock = Lock()
         self._session: Any = None
         self._client: Any = None
+        self._keys: _Renewed | None = None
 
     @property
     def client(self) -> Any:
@@ -68,8 +69,20 @@ class Sdk:
         if client.meta.endpoint_url not in (f"https://s3.{region}.amazonaws.com", "https://s3.amazonaws.com"):
             settings["endpoint"] = client.meta.endpoint_url
         if (credentials := self._explained(self._session.get_credentials)) is not None:
-            settings |= {"skip_signature": False, "credential_provider": _Renewed(credentials)}
+            self._keys = _Renewed(credentials)
+            settings |= {"skip_signature": False, "credential_provider": self._keys}
         return settings
+
+    def renewed(self) -> "Sdk | None":
+        """Another session, if the chain gives it other keys than this one has; raises AccessDeniedError where the chain ends in an error.
+
+        A session reads files once, and keeps for good what a program gave it without an end.
+        """
+        if self._keys is None:  # all came from the environment, which stays as it is, or there were none
+            return None
+        other, last = Sdk(), self._keys.last or self._explained(self._keys.now)
+        other.settings()
+        return other if other._keys is not None and self._explained(other._keys.now) != last else None
 
     def certificates(self) -> str | None:
         """The file of the certificate authorities to trust, where one is set."""
@@ -125,9 +138,15 @@ class _Renewed:
 
     def __init__(self, credentials: Any) -> None:
         self._credentials = credentials
+        self.last: Any = None
+        """What obstore was given last."""
+
+    def now(self) -> Any:
+        """Access key, secret key and token that the SDK has now."""
+        return self._credentials.get_frozen_credentials()
 
     def __call__(self) -> Any:
-        now = self._credentials.get_frozen_credentials()
+        self.last = now = self.now()
         return {
             "access_key_id": now.access_key,
             "secret_access_key": now.secret_key,

@@ -179,7 +179,7 @@ class _Way:
 
     def __init__(self, note: Note) -> None:
         self._note = note
-        self._said = ""
+        self._reason = ""
         self._failing_since: float | None = None
         self.wait = 0.0
         """Seconds until the next try."""
@@ -195,12 +195,14 @@ class _Way:
             result = action()
         except Exception as error:  # noqa: BLE001 -- whatever a client may raise: the thread must not end in silence, and trying again may help
             said = str(error) if isinstance(error, CloudTrainError | OSError) else f"{type(error).__name__}: {error}"
-            said += f" ({error.hint})" if isinstance(error, CloudTrainError) and error.hint else ""
-            if said != self._said:
-                self._note(f"cannot ship: {said}")
-                self._said = said
+            hint = (error.hint if isinstance(error, CloudTrainError) else None) or ""
+            # What is wrong with the store shows at whichever file comes first: what to do about it is the same.
+            reason = f"{type(error).__name__} {hint or said}"
+            if reason != self._reason:
+                self._note(f"cannot ship: {said}" + (f" ({hint})" if hint else ""))
+                self._reason = reason
             self._failing_since = self._failing_since or time.monotonic()
             self.wait = min(_LONGEST_WAIT_SECONDS, max(_LOOK_SECONDS, 2 * self.wait))
             return False
-        self._said, self._failing_since, self.wait = "", None, 0.0
+        self._reason, self._failing_since, self.wait = "", None, 0.0
         return result

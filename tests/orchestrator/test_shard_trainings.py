@@ -42,6 +42,8 @@ JOB: dict[str, Any] = {
     "resources": {"cpus": 1},
     "limits": {"grace": "60 s"},
 }
+TOGETHER: dict[str, Any] = {"resources": {"cpus": 1, "processes": 2}, "train": {**JOB["train"], "epochs": 1}}
+"""Two processes, each with its share of every batch, and so waiting for the same shard."""
 SHARD_BYTES = 12_000
 
 
@@ -76,9 +78,9 @@ class Bench:
         self.url = f"{server.new_url()}/photos"
         pack(folder / "images", self.url, SHARD_BYTES)
 
-    def start(self, path: str) -> RunView:
+    def start(self, path: str, **changes: Any) -> RunView:
         job = self.folder / "job.yaml"
-        job.write_text(json.dumps({**JOB, "store": str(self.folder / "runs"), "data": {**JOB["data"], "path": path}}))
+        job.write_text(json.dumps({**JOB, "store": str(self.folder / "runs"), "data": {**JOB["data"], "path": path}, **changes}))
         return submit(self.home, make_plan(self.home, job))
 
     def finished(self, run: RunView) -> RunView:
@@ -177,7 +179,7 @@ def test_a_run_that_is_told_to_stop_while_it_waits_saves_what_it_has_and_goes_on
     bench: Bench, behind: Callable[[int], Gate]
 ) -> None:
     behind(1)
-    run = bench.start(bench.url)
+    run = bench.start(bench.url, **TOGETHER)
     wait_until(lambda: has_step(run, 1), "the first step is saved", 60)
     wait_until(lambda: bool(list(bench.home.folder.glob("data/stores/*/*/.cloud-train-needed-*"))), "it waits for a shard", 60)
     bench.worker(run).send_signal(signal.SIGTERM)
@@ -190,7 +192,7 @@ def test_a_run_that_is_told_to_stop_while_it_waits_saves_what_it_has_and_goes_on
     resume_at_once(bench.home, run.run_id)
     ended = bench.finished(run)
     assert ended.state is State.SUCCEEDED, ended.message
-    assert weights(run) == weights(bench.finished(bench.start(str(bench.packed))))
+    assert weights(run) == weights(bench.finished(bench.start(str(bench.packed), **TOGETHER)))
 
 
 def test_a_shard_that_is_not_what_was_packed_ends_the_run_and_is_named(bench: Bench) -> None:

@@ -12,8 +12,8 @@ from tests.stores import LOOPBACK
 ALWAYS = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
 
-def authority_and_server(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """The file with the authority's certificate, and what a server on loopback needs."""
+def authority_and_server(folder: Path, *names: str) -> tuple[Path, ssl.SSLContext]:
+    """The file with the authority's certificate, and what a server on loopback needs, which may stand for servers with these names."""
     pytest.importorskip("cryptography", reason="makes the certificates; moto brings it")
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -32,8 +32,8 @@ def authority_and_server(folder: Path) -> tuple[Path, ssl.SSLContext]:
         return builder.add_extension(identifier, critical=False).sign(authority_key, hashes.SHA256())
 
     authority = certificate(authority_name, authority_key, x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key()), True)
-    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(LOOPBACK))])
-    server = certificate(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "server")]), server_key, names, False)
+    served = x509.SubjectAlternativeName([x509.IPAddress(ip_address(LOOPBACK)), *map(x509.DNSName, names)])
+    server = certificate(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "server")]), server_key, served, False)
     (folder / "authority.pem").write_bytes(authority.public_bytes(serialization.Encoding.PEM))
     (folder / "server.pem").write_bytes(
         server_key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

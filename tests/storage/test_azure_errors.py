@@ -5,7 +5,7 @@ import pytest
 from cloud_train.errors import StoreError
 from cloud_train.storage.azure_account import AzureAccount, Credentials
 from cloud_train.storage.azure_errors import AzureErrors, without_secrets
-from cloud_train.storage.base import AccessDeniedError, ObjectExistsError, TransientStoreError, UploadGoneError
+from cloud_train.storage.base import AccessDeniedError, CredentialsEndedError, ObjectExistsError, TransientStoreError, UploadGoneError
 
 USUAL = "https://acct.blob.core.windows.net"
 BY_KEY = AzureErrors(Credentials(AzureAccount("acct", USUAL, key="a2V5", source="AZURE_STORAGE_KEY")), "data")
@@ -24,11 +24,11 @@ BY_IDENTITY = AzureErrors(Credentials(AzureAccount("acct", USUAL)), "data")
         (BY_KEY, 400, "Md5Mismatch", TransientStoreError, ["not those that were sent"]),
         (BY_KEY, 403, "AccountIsDisabled", AccessDeniedError, ["disabled"]),
         (BY_KEY, 403, "KeyBasedAuthenticationNotPermitted", AccessDeniedError, ["'acct'", "unset AZURE_STORAGE_KEY", "az login"]),
-        (BY_KEY, 403, "AuthenticationFailed", AccessDeniedError, ["the account key in AZURE_STORAGE_KEY", "clock"]),
+        (BY_KEY, 403, "AuthenticationFailed", CredentialsEndedError, ["the account key in AZURE_STORAGE_KEY", "clock"]),
         (BY_KEY, 403, "AuthorizationFailure", AccessDeniedError, ["the account key in AZURE_STORAGE_KEY", "'acct'", "firewall"]),
-        (BY_SAS, 403, "AuthenticationFailed", AccessDeniedError, ["AZURE_STORAGE_SAS_TOKEN, valid until 2020-01-01", "expired"]),
-        (BY_IDENTITY, 401, "InvalidAuthenticationInfo", AccessDeniedError, ["the token of this identity", "clock"]),
-        (BY_IDENTITY, 401, "", AccessDeniedError, ["the token of this identity was not accepted (401)"]),
+        (BY_SAS, 403, "AuthenticationFailed", CredentialsEndedError, ["AZURE_STORAGE_SAS_TOKEN, valid until 2020-01-01", "expired"]),
+        (BY_IDENTITY, 401, "InvalidAuthenticationInfo", CredentialsEndedError, ["the token of this identity", "clock"]),
+        (BY_IDENTITY, 401, "", CredentialsEndedError, ["the token of this identity was not accepted (401)"]),
         (BY_IDENTITY, 401, "TransientStoreError", TransientStoreError, ["the service said", "az login"]),
     ],
 )

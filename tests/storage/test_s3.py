@@ -17,7 +17,15 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from cloud_train.errors import MissingDependencyError, StoreError, UsageError
-from cloud_train.storage.base import AccessDeniedError, ObjectExistsError, ObjectMissingError, Store, TransientStoreError, UploadGoneError
+from cloud_train.storage.base import (
+    AccessDeniedError,
+    CredentialsEndedError,
+    ObjectExistsError,
+    ObjectMissingError,
+    Store,
+    TransientStoreError,
+    UploadGoneError,
+)
 from cloud_train.storage.registry import open_store
 from cloud_train.storage.retrying import RetryPolicy
 from cloud_train.storage.s3 import S3Store
@@ -75,8 +83,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
         (s3_refusal(301, "PermanentRedirect", "elsewhere", x_amz_bucket_region="eu-west-1"), StoreError,
          "'bucket' is in the region eu-west-1, and not in us-east-1", "set AWS_REGION=eu-west-1"),
         (s3_refusal(404, "NoSuchBucket", "none"), StoreError, "there is no bucket 'bucket'", "aws s3 mb s3://bucket"),
-        (s3_refusal(400, "ExpiredToken", "The provided token has expired."), AccessDeniedError, "have expired", "aws sso login"),
-        (s3_refusal(400, "InvalidToken", "malformed"), AccessDeniedError, "token is not valid", "AWS_SESSION_TOKEN"),
+        (s3_refusal(400, "ExpiredToken", "The provided token has expired."), CredentialsEndedError, "have expired", "aws sso login"),
+        (s3_refusal(400, "InvalidToken", "malformed"), CredentialsEndedError, "token is not valid", "AWS_SESSION_TOKEN"),
     ],
     ids=["malformed-header", "redirect", "no-bucket", "expired", "invalid-token"],
 )  # fmt: skip

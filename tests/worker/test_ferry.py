@@ -147,6 +147,9 @@ def test_a_store_that_is_away_for_a_while_delays_and_loses_nothing(machine: Mach
     assert machine.output().partition(b"\n")[2] == COUNTED
     assert machine.store.get(f"{RUN_ID}/{layout.MODEL}/weights") == b"model\n"
     assert machine.status().cause is Cause.SUCCEEDED
+    said = [line for line in machine.journal().splitlines() if "cannot ship" in line]
+    assert 1 <= len(said) <= 2, "once for the streams, and perhaps once for the folders, whichever file it was"
+    assert "(the service is busy or ill: try again later)" in said[0]
 
 
 def test_a_store_that_stays_away_is_given_up_after_a_while_and_the_workspace_is_kept(machine: Machine, gate: Gate) -> None:

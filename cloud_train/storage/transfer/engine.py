@@ -14,8 +14,6 @@ from cloud_train.storage.transfer.pool import Bounds, Signals, Step, run_steps
 from cloud_train.storage.transfer.progress import Meter, Progress
 from cloud_train.storage.transfer.unfinished import UploadNotes, default_state_folder
 
-"""What the bytes of a piece may come in."""
-
 TRIES = 3
 """How often a whole file is begun again, because it changed in the middle, or because what was acknowledged is not there."""
 
@@ -116,7 +114,6 @@ class Engine:
 
     store: Store
     options: Options
-    multipart: Multipart = field(init=False)
     meter: Meter = field(init=False)
     notes: UploadNotes = field(init=False)
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -136,9 +133,18 @@ class Engine:
     """What holds a local file open until the end, or until it is closed."""
 
     def __post_init__(self) -> None:
-        self.multipart = self.store.multipart()
+        self._multipart: Multipart | None = None
+        self._making = threading.Lock()
         self.meter = Meter(self.options.report, self.options.clock)
         self.notes = UploadNotes(self.options.state_folder)
+
+    @property
+    def multipart(self) -> Multipart:
+        """How the store takes large files: asked for when there is one, because some SDKs are large, too."""
+        with self._making:
+            if self._multipart is None:
+                self._multipart = self.store.multipart()
+            return self._multipart
 
     def run(self, steps: Iterator[Step]) -> None:
         """Run the steps and all that follow from them."""

@@ -170,7 +170,7 @@ def explain(error: OSError, action: str) -> StoreError:
     hints = {
         errno.ENOSPC: "free some space on that disk; what arrived is kept, so doing it again goes on from there",
         errno.EDQUOT: "your disk quota is used up; what arrived is kept, so doing it again goes on from there",
-        errno.EACCES: "you have no permission there",
-        errno.EROFS: "that disk is read-only",
+        errno.EACCES: "choose a folder that you may write into",
+        errno.EROFS: "choose a folder on another disk",
     }
     return StoreError(f"cannot {action}: {os.strerror(error.errno or 0).lower()}", hint=hints.get(error.errno or 0))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.storage.base import ObjectInfo, ObjectMissingError, UploadGoneError
-from cloud_train.storage.transfer.engine import Engine, Identity, Known, check_tries, hash_file
+from cloud_train.storage.transfer.engine import Engine, Identity, Known, StoppedError, check_tries, hash_file
 from cloud_train.storage.transfer.paths import explained
 from cloud_train.storage.transfer.pool import Step
 from cloud_train.storage.transfer.unfinished import BegunUpload
@@ -33,11 +33,17 @@ class Upload:
     """Of the file, in hexadecimal, where it is known: then it is read only once, and refused if it is not these bytes."""
 
 
+_WHOLE_BYTES = 8 << 20
+"""Up to here a file goes whole to any store: none has parts of less."""
+
+
 def upload_step(engine: Engine, file: Upload, size: int, *, look: bool = True) -> Step:
     """The step that uploads a file, and brings about those that follow; ``look``: ask the store afterwards whether it is there.
 
     A file that does not go in parts may be left to a caller that looks at many at once (``look=False``).
     """
+    if engine.options.part_bytes is None and size <= _WHOLE_BYTES:  # without asking how large parts are, for which some stores load an SDK
+        return Step(partial(_send_whole, engine, file, look, 1), size)
     part_bytes = engine.options.part_bytes or engine.multipart.part_bytes(size)
     if size <= 2 * part_bytes:
         return Step(partial(_send_whole, engine, file, look, 1), size)
@@ -101,8 +107,9 @@ class _Parts:
         self._count = -(-self._identity.size // self._part_bytes)
         self._next = self._finished = self._added = 0
         self._receipts: dict[int, str] = {}
-        step = Step(self._send_next, self._part_bytes)
-        return [step] if self._engine.multipart.in_order else [step] * self._count
+        if self._engine.multipart.in_order:
+            return [Step(self._send_one_after_another, self._part_bytes)]
+        return [Step(self._send_next, self._part_bytes)] * self._count
 
     def _begin(self) -> tuple[str, dict[int, str]]:
         engine, key, size = self._engine, self._file.key, self._identity.size
@@ -116,6 +123,13 @@ class _Parts:
         token = engine.multipart.begin(key, size, self._sha256)
         engine.notes.write(BegunUpload(engine.store.url, key, size, self._sha256, self._part_bytes, token))
         return token, {}
+
+    def _send_one_after_another(self) -> Sequence[Step]:
+        """On one thread: each that has held a part keeps memory for one, as the C library goes."""
+        while not (following := self._send_next()):
+            if self._engine.stopped.is_set():
+                raise StoppedError
+        return following
 
     def _send_next(self) -> Sequence[Step]:
         with self._lock, explained(f"read {self._file.path}"):
@@ -143,9 +157,7 @@ class _Parts:
             self._receipts[number] = receipt
             complete = self._finished == self._count
         self._engine.meter.add(len(data), 0 if there is not None else None)
-        if complete:
-            return [Step(self._finish)]
-        return [Step(self._send_next, self._part_bytes)] if self._engine.multipart.in_order else ()
+        return [Step(self._finish)] if complete else ()
 
     def _finish(self) -> Sequence[Step]:
         engine, key = self._engine, self._file.key

@@ -62,6 +62,15 @@ def test_on_every_kind_of_store_files_go_up_and_come_down(store: Store, tmp_path
     assert not left_over(tmp_path / "to")
 
 
+def test_how_a_store_takes_large_files_is_asked_only_where_one_goes_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, options = MemoryStore(), Options(state=tmp_path / "state")
+    monkeypatch.setattr(store, "multipart", lambda: pytest.fail("for some stores that loads an SDK"))
+    store.place("large", bytes(17 << 20))
+    upload(store, [Upload(file_of(tmp_path, "small", 1000), "small")], options)
+    sizes = {"small": 1000, "large": 17 << 20}
+    assert download(store, [Download(name, tmp_path / "to" / name, size) for name, size in sizes.items()], options).files == 2
+
+
 def test_a_large_object_carries_the_sha256_of_the_whole(tmp_path: Path, options: Options) -> None:
     store = MemoryStore()
     upload(store, [Upload(file_of(tmp_path, "large", 5000), "large")], options)

@@ -97,7 +97,8 @@ def test_an_upload_that_was_killed_sends_only_the_parts_that_are_missing(
         before = proxy.sent("PUT", "partNumber")
         files, resumed = finish(start("up", url, large, 0, tmp_path / "state"))
         again = proxy.sent("PUT", "partNumber") - before
-    assert (files, resumed, again) == (1, 4, PARTS - 4)
+    assert (files, resumed + again) == (1, PARTS)
+    assert 4 <= resumed <= 6, "four were answered, and two may have reached the server whole, though nobody heard its answer"
     use(server, monkeypatch)
     assert open_store(url).stat("large").sha256 == hashlib.sha256(large.read_bytes()).hexdigest()
     assert hashlib.sha256(open_store(url).get("large")).hexdigest() == hashlib.sha256(large.read_bytes()).hexdigest()
