@@ -5,15 +5,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cloud_train.cli.terminal import moves_its_cursor
+from cloud_train.cli.terminal import moves_its_cursor, say_aside
 
 if TYPE_CHECKING:
     from cloud_train.storage.transfer.progress import Progress as Transfer
 
+GOES_ON = "interrupted: what has arrived is kept, and the same command goes on from there"
+"""What Ctrl-C is answered with where that is so."""
+
 
 @contextmanager
-def copy_progress(quiet: bool) -> Iterator["Callable[[Transfer], None] | None"]:
-    """A callback that moves the bar, or None where nobody sees it; the bar is gone after the block."""
+def copy_progress(quiet: bool, interrupted: str = "interrupted") -> Iterator["Callable[[Transfer], None] | None"]:
+    """A callback that moves the bar, or None where nobody sees it; the bar is gone after the block. Ctrl-C is answered with the words."""
+    try:
+        with _bar(quiet) as report:
+            yield report
+    except KeyboardInterrupt:
+        if not quiet:
+            say_aside(f"\n{interrupted}")
+        raise
+
+
+@contextmanager
+def _bar(quiet: bool) -> Iterator["Callable[[Transfer], None] | None"]:
     if quiet or not moves_its_cursor(sys.stderr):
         yield None
         return

@@ -2,7 +2,7 @@
 
 import sys
 
-from cloud_train.cli.copying import copy_progress
+from cloud_train.cli.copying import GOES_ON, copy_progress
 from cloud_train.cli.options import CheckpointOption, JsonOption, RunArgument, ToOption
 from cloud_train.cli.terminal import is_terminal, say, say_aside, say_json
 
@@ -24,7 +24,7 @@ def fetch_model(run: RunArgument = None, to: ToOption = None, checkpoint: Checkp
 
     home = Home.from_environment()
     run_id = select(home, run)
-    with copy_progress(quiet=as_json) as report:
+    with copy_progress(as_json, GOES_ON) as report:
         model = fetch(home, run_id, to, checkpoint, report)
     if as_json:
         say_json(

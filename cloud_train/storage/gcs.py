@@ -13,6 +13,7 @@ listing makes the version of ``md5Hash``. Objects that Google composed have none
 """
 
 import base64
+import re
 import warnings
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -22,7 +23,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from cloud_train.errors import MissingDependencyError, StoreError
+from cloud_train.errors import MissingDependencyError, StoreError, UsageError
 from cloud_train.storage.base import (
     AccessDeniedError,
     CredentialsEndedError,
@@ -48,6 +49,7 @@ _PERMISSIONS = {
     "list": "storage.objects.list",
     "delete": "storage.objects.delete",
 }
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")  # https://cloud.google.com/storage/docs/buckets#naming
 _NO_BUCKET = "NoSuchBucket"
 _FIELDS = "items(name,size,updated,md5Hash),nextPageToken"
 _NO_CREDENTIALS_AT_ALL = "credentials were not found"
@@ -57,7 +59,9 @@ class GoogleStore(ObjectStorage):
     """The objects under ``gs://bucket/prefix``."""
 
     def __init__(self, bucket: str, prefix: str) -> None:
-        """``prefix`` is empty or ends with '/'."""
+        """``prefix`` is empty or ends with '/'. Raises UsageError for a name that no bucket has."""
+        if not _BUCKET.fullmatch(bucket):
+            raise UsageError(f"{bucket!r} cannot be the name of a bucket: those have 3 to 63 of a-z, 0-9, '-', '_' and '.'")
         self.bucket = bucket
         self._account = _Account()
         super().__init__(

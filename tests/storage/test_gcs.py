@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from cloud_train.errors import MissingDependencyError, StoreError
+from cloud_train.errors import MissingDependencyError, StoreError, UsageError
 from cloud_train.storage import gcs
 from cloud_train.storage.base import AccessDeniedError, Store, TransientStoreError
 from cloud_train.storage.gcs import GoogleStore
@@ -67,6 +67,12 @@ def tokens() -> Iterator[GoogleServer]:
 
 def signatures(proxy: FaultProxy) -> set[str | None]:
     return {record.request.headers.get("authorization") for record in proxy.records}
+
+
+@pytest.mark.parametrize("name", ["Bad_Bucket", "bucket!", "-bucket", "ab", "a" * 223])
+def test_a_bucket_that_cannot_be_one_is_said_to_be_none_before_anything_is_asked(name: str) -> None:
+    with pytest.raises(UsageError, match=f"'{name}' cannot be the name of a bucket"):
+        opened(f"gs://{name}")
 
 
 def test_both_clients_sign_with_one_token_of_the_service_account(
