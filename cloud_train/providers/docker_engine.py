@@ -213,7 +213,7 @@ _REFUSALS = (
     (
         r'exec: "(?P<what>[^"]*)".*(not found|no such file)',
         "the image has no {what}",
-        "choose a base with Python 3.11 or later as python3 on its PATH: image.base in the job file",
+        "choose a base with Python 3.10 or later as python3 on its PATH: image.base in the job file",
     ),
     (
         r"no space left on device",
