@@ -11,6 +11,7 @@ from benchmarks._measure import machine
 BENCHMARKS = (
     "startup",
     "cloud_requests",
+    "follow_memory",
     "trivial_job",
     "list_runs",
     "logs_tail",

@@ -1,6 +1,7 @@
 """Watching one run until it ends: where it stands, its newest metrics, and what its program printed since the last look."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -39,14 +40,18 @@ class Progress:
 
 
 def follow(
-    home: Home, run_id: str, sleep: Callable[[float], None] = time.sleep, note: Callable[[str], None] = lambda _: None
+    home: Home,
+    run_id: str,
+    sleep: Callable[[float], None] = time.sleep,
+    note: Callable[[str], None] = lambda _: None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Progress]:
     """Look at the run until it ends, more often at first; yields whenever something is new, and the end last.
 
-    ``note`` is told when the run's store cannot be reached for a while.
+    ``note`` is told when the run's store cannot be reached for a while. ``clock`` says when a cloud is asked again.
     """
     with Ledger(home.ledger_path) as ledger:
-        watch = _Watch(home, ledger, run_id)
+        watch = _Watch(home, ledger, run_id, clock=clock)
         pause = _FIRST_PAUSE_SECONDS
         before: Progress | None = None
         while before is None or not before.view.state.is_end:
@@ -79,12 +84,14 @@ def glance(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None
 class _Watch:
     """What following remembers between two looks."""
 
-    def __init__(self, home: Home, ledger: Ledger, run_id: str, with_output: bool = True) -> None:
+    def __init__(
+        self, home: Home, ledger: Ledger, run_id: str, with_output: bool = True, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._with_output = with_output
         self._home, self._ledger, self._run_id = home, ledger, run_id
         self._record: RunRecord | None = None
         self._attempt = 0
-        self._asker = Asker()
+        self._asker = Asker(clock)
         self._latest: dict[str, float | None] = {}
         self._printed: list[bytes] = []
         self._pace = _Pace()
@@ -137,14 +144,15 @@ class _Watch:
 
 
 class _Pace:
-    """How fast steps go by, over the last half minute of the program's own time stamps."""
+    """How fast steps go by, over the last half minute of the program's own time stamps, or the last steps of it where they are many."""
 
     _WINDOW_SECONDS = 30.0
+    _MOST_MARKS = 4096
 
     def __init__(self) -> None:
         self.step: int | None = None
         self.epoch: float | None = None
-        self._marks: list[tuple[float, int]] = []
+        self._marks: deque[tuple[float, int]] = deque(maxlen=self._MOST_MARKS)
 
     def add(self, point: MetricPoint) -> None:
         self.step = point.step if self.step is None else max(self.step, point.step)
@@ -153,7 +161,7 @@ class _Pace:
             return
         self._marks.append((point.time, point.step))
         while point.time - self._marks[0][0] > self._WINDOW_SECONDS and len(self._marks) > 2:
-            self._marks.pop(0)
+            self._marks.popleft()
 
     @property
     def steps_per_second(self) -> float | None:

@@ -20,7 +20,13 @@ from cloud_train.run import layout, locks
 from cloud_train.run.ledger import ELSEWHERE, Entry, Ledger
 from cloud_train.run.record import AttemptStatus, RunRecord
 from cloud_train.run.states import Cause, State
-from cloud_train.storage.base import ObjectMissingError, Store
+from cloud_train.storage.base import ObjectExistsError, ObjectMissingError, Store
+
+_SHOWS_SECONDS = 300.0
+"""A cloud shows what it was asked to start after so long at most; until then nobody says that it was not started."""
+_REASON_SECONDS = 150.0
+"""How long after a worker's end a cloud may take to say why it stopped the job: SageMaker leaves 120 s to the containers."""
+_CUT_OFF = "the submission was cut off before anything was started"
 
 
 @dataclass(frozen=True)
@@ -186,10 +192,26 @@ def _settle(home: Home, ledger: Ledger, entry: Entry | None) -> Entry | None:
             return entry
         if handle is not None:
             ledger.launched(entry.run_id, entry.attempt, handle.reference)
+        elif entry.started is not None and abs(time.time() - entry.started) < _SHOWS_SECONDS:
+            when = time.strftime("%H:%M:%SZ", time.gmtime(entry.started))
+            return replace(entry, message=f"{entry.provider} was asked at {when} to start it, and shows no job so far: look again later")
+        elif entry.started is not None and not _place_taken(entry):  # its worker was faster: what it says is all that is known
+            ledger.launched(entry.run_id, entry.attempt, ELSEWHERE)
         else:
-            message = "the submission was cut off before anything was started"
-            ledger.observed(entry.run_id, entry.attempt, Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, message, ended=time.time())
+            ledger.observed(entry.run_id, entry.attempt, Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, _CUT_OFF, ended=time.time())
     return ledger.get(entry.run_id)
+
+
+def _place_taken(entry: Entry) -> bool:
+    """Write the attempt's end into the run directory, so that a worker that comes all the same leaves; False if it is there already."""
+    now = time.time()
+    status = AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0)
+    try:
+        ended = status.ended_with(Cause.INFRASTRUCTURE, _CUT_OFF, now).to_json()
+        store_at(entry.store).create(f"{entry.run_id}/{layout.status(entry.attempt)}", ended)
+    except ObjectExistsError:
+        return False
+    return True
 
 
 def _handle(entry: Entry) -> Handle:
@@ -208,6 +230,9 @@ def _observe(ledger: Ledger, provider: Provider, entry: Entry, asker: Asker | An
         return RunView.of(entry)  # nothing has changed, and a look into the run directory would cost as much as the question
     store = store_at(entry.store)
     number, status = _newest_status(store, entry)
+    if status and status.cause is Cause.PREEMPTED and provider.capabilities.is_cloud:
+        observation = provider.observe(handle)  # anew: the worker was told to stop, and does not know by whom
+        status = _with_reason(store, f"{entry.run_id}/{layout.status(number)}", status, observation)
     if observation.state.is_end and (status is None or not status.state.is_end):
         if not provider.capabilities.is_cloud:
             provider.cancel(handle, force=True)
@@ -221,6 +246,18 @@ def _observe(ledger: Ledger, provider: Provider, entry: Entry, asker: Asker | An
     if seen.state.is_end:
         provider.tidy(handle)
     return RunView.of(seen, status.heartbeat)
+
+
+def _with_reason(store: Store, key: str, status: AttemptStatus, observation: Observation) -> AttemptStatus:
+    """The end of a worker that was told to stop, with what its cloud says of the reason; while that is on its way, it is still stopping."""
+    if observation.state.is_end and observation.cause in (Cause.TIMED_OUT, Cause.CANCELLED):
+        status = replace(status, state=observation.cause.state, cause=observation.cause, message=observation.message)
+        with suppress(StoreError):  # the ledger still gets it
+            store.put(key, status.to_json())
+    elif observation.state in (State.RUNNING, State.STOPPING) and abs(time.time() - (status.ended or 0.0)) < _REASON_SECONDS:
+        message = "the machine was told to stop, and the worker has; the cloud has not said yet why"
+        status = replace(status, state=State.STOPPING, cause=None, ended=None, message=message)
+    return status
 
 
 def _before_the_worker(state: State) -> State:

@@ -15,11 +15,14 @@ from cloud_train.providers.base import Provider, RegistryLogin
 from cloud_train.run.plan import Plan
 
 if TYPE_CHECKING:
+    from cloud_train.image.credentials import Login
     from cloud_train.image.recipe import Built, Recipe
 
 DEFAULT_BASE = f"cloud-train-worker:{__version__}"
 """The project's own image, made from its Dockerfile: Python and everything that the built-in trainers need."""
 _BASE_HINT = f"make {DEFAULT_BASE} once with `make image` in a clone of cloud-train, or name another base with image.base in the job file"
+_REFUSED = (401, 403)
+_DOCTOR = "cloud-train doctor, with this --config, says what is missing"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 """Docker's names for what Python calls a machine."""
 
@@ -74,8 +77,9 @@ def with_image(home: Home, provider: Provider, plan: Plan, note: Callable[[str],
 
 def push_image(home: Home, provider: Provider, plan: Plan, repository: str, note: Callable[[str], None]) -> "Built":
     """Make the image of ``plan`` in a repository of a registry, with the provider's own login for it, if it has one."""
-    login = provider.registry_login({**plan.provider_settings, "repository": repository}) if isinstance(provider, RegistryLogin) else None
-    return build_image(plan, note, repository, home, login)
+    settings = {**plan.provider_settings, "repository": repository}
+    ask = (lambda: provider.registry_login(settings)) if isinstance(provider, RegistryLogin) else (lambda: None)
+    return build_image(plan, note, repository, home, ask)
 
 
 def with_same_image(provider: Provider, plan: Plan, note: Callable[[str], None]) -> Plan:
@@ -104,28 +108,39 @@ def build_image(
     note: Callable[[str], None],
     repository: str | None = None,
     home: Home | None = None,
-    login: tuple[str, str] | None = None,
+    login: Callable[[], tuple[str, str] | None] = lambda: None,
 ) -> "Built":
     """Make the image of ``plan``, or find it made: in the local engine, or with ``repository`` in that repository of a registry.
 
-    Under ``home`` is noted what was pushed, which the next push need not do again. ``login`` is user and password of that registry.
+    Under ``home`` is noted what was pushed, which the next push need not do again. ``login`` tells user and password of that registry, for
+    which it is asked again where they end before the push does; None for Docker's own login.
     """
     from cloud_train.image.building import build_in_engine, build_in_registry
-    from cloud_train.image.credentials import Login
-    from cloud_train.image.errors import ImageError
+    from cloud_train.image.errors import ImageError, RegistryError
 
     recipe = recipe_of(plan)
     host = plan.provider_settings.get("host")
     memory = home.folder / "pushed" if home is not None else None
+    own = _login(login) if repository else None
     try:
         if repository:
-            return build_in_registry(recipe, repository, note, host, memory, login=Login(*login) if login else None)
+            return build_in_registry(recipe, repository, note, host, memory, login=own)
         return build_in_engine(recipe, note, host)
     except ImageError as error:
+        is_refusal = isinstance(error, RegistryError) and error.status in _REFUSED
+        if own and repository and is_refusal and repository.partition("/")[0] in error.message:  # and not Docker's own login
+            error.hint = f"it was the login of {plan.provider!r}: whoever submits has to be allowed to push to {repository}; {_DOCTOR}"
         # Without an engine that has it, the base is looked for where images without a registry's name are.
-        if recipe.base == DEFAULT_BASE and ("docker.io" in error.message or DEFAULT_BASE in error.message):
+        if recipe.base == DEFAULT_BASE and recipe.dockerfile is None and ("docker.io" in error.message or DEFAULT_BASE in error.message):
             error.hint = _BASE_HINT if repository is None else f"{_BASE_HINT}; without Docker, the base has to lie in a registry"
         raise
+
+
+def _login(ask: Callable[[], tuple[str, str] | None]) -> "Login | None":
+    from cloud_train.image.credentials import Login
+
+    given = ask()
+    return Login(*given, renew=lambda: _login(ask)) if given else None
 
 
 def _path(directory: Path, name: str | None) -> Path | None:

@@ -236,6 +236,8 @@ def _cloud_notes(spec: JobSpec, place: Provider, config: Config | None) -> Itera
     if spec.limits.duration is None:
         limit = settings.get("max_runtime", CloudSettings.model_fields["max_runtime"].default)
         yield f"limits.duration is not set: the job is ended after {limit} ({place.name}.max_runtime), whatever it has done by then"
+    if spec.resources.spot and settings.get("compute"):
+        yield f"resources.spot: the cluster {settings['compute']} ({place.name}.compute) has spot machines or not, whatever stands here"
 
 
 def _notes(spec: JobSpec, provider: str, capabilities: Capabilities) -> tuple[str, ...]:

@@ -39,10 +39,11 @@ def follow_logs(
     *,
     sleep: Callable[[float], None] = time.sleep,
     note: Callable[[str], None] = lambda _: None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[bytes]:
     """The program's output as it comes, until the run ends; goes on with the next attempt where there is one.
 
-    ``note`` is told when the run's store cannot be reached for a while.
+    ``note`` is told when the run's store cannot be reached for a while. ``clock`` says when a cloud is asked again.
     """
 
     def read(reader: LogReader) -> Iterator[bytes]:
@@ -51,8 +52,8 @@ def follow_logs(
 
     with Ledger(home.ledger_path) as ledger:
         attempt, reader = 0, None
-        asker = Asker()
-        early = EarlyWords(home, note)
+        asker = Asker(clock)
+        early = EarlyWords(home, note, clock)
         while True:
             run = patiently(lambda: look(home, ledger, run_id, asker), note, sleep)
             early.tell(run, ledger)

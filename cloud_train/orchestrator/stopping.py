@@ -45,7 +45,7 @@ def cancel(
             raise ConflictError(f"{run_id} has ended already: {run.state}", hint=f"see how with: cloud-train status {run_id}")
         entry = ledger.get(run_id)
         if entry is None or entry.reference is None:
-            raise ConflictError(f"{run_id} is being submitted this very moment", hint="cancel it again in a second")
+            raise ConflictError(f"{run_id} is being submitted this very moment", hint=run.message or "cancel it again in a second")
         store = store_at(run.store)
         mark = f"{run_id}/{layout.cancel(run.attempt)}"
         store.put(mark, layout.AT_ONCE if force else b"")

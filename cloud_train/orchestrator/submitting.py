@@ -62,6 +62,8 @@ def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None)
 
 def launch(ledger: Ledger, provider: Provider, plan: Plan, secrets: dict[str, str]) -> Handle:
     """Send the attempt that the ledger holds as *submitting*, and write down what came of it."""
+    if provider.capabilities.is_cloud:  # what was sent may show later than it is looked for
+        ledger.sending(plan.run_id, plan.attempt, time.time())
     try:
         handle = provider.launch(provider.render(plan), secrets)
     except LaunchUnknownError:

@@ -131,7 +131,8 @@ class RegistryLogin(Protocol):
     """A provider whose machines pull images from a registry of its own, with a login that is not in Docker's config file."""
 
     def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
-        """User and password for the registry of ``settings["repository"]``, whose repository is made first if the settings want that.
+        """User and password for the registry of ``settings["repository"]``, whose repository is made first if the settings want that. It is
+        asked again for a push that lasts longer than the login does.
 
         None for a registry that is not the provider's own: Docker's own login is used. Raises ProviderError.
         """

@@ -151,12 +151,17 @@ class Ledger:
             connection.execute("UPDATE runs SET provider = ?, store = ? WHERE run_id = ?", (provider, store, run_id))
             self._insert_attempt(run_id, number, provider)
 
+    def sending(self, run_id: str, number: int, now: float) -> None:
+        """Write down that the provider is asked to start the attempt, which is *submitting*, from ``now`` on."""
+        with self._change() as connection:
+            connection.execute("UPDATE attempts SET started = ? WHERE run_id = ? AND number = ?", (now, run_id, number))
+
     def launched(self, run_id: str, number: int, reference: dict[str, Any]) -> None:
         """Write down that the provider started the attempt, and its handle."""
         with self._change() as connection:
             connection.execute(
-                "UPDATE attempts SET state = CASE state WHEN 'submitting' THEN 'starting' ELSE state END, reference = ?"
-                " WHERE run_id = ? AND number = ?",
+                "UPDATE attempts SET started = CASE state WHEN 'submitting' THEN NULL ELSE started END,"
+                " state = CASE state WHEN 'submitting' THEN 'starting' ELSE state END, reference = ? WHERE run_id = ? AND number = ?",
                 (json.dumps(reference), run_id, number),
             )
 

@@ -24,6 +24,7 @@ class LogReader:
         """What was added since the last call, in pieces of at most 1 MiB; nothing if the log does not exist yet."""
         while piece := self.stream.read(self._position, self._position + _PIECE_BYTES):
             self._position += len(piece)
+            self.stream.forget(self._position)
             yield piece
 
 

@@ -46,6 +46,7 @@ class MetricsReader:
         data = self._stream.read(self._position)
         whole = data[: data.rfind(b"\n") + 1]
         self._position += len(whole)
+        self._stream.forget(self._position)
         points = (_point(line, self._attempt) for line in whole.splitlines())
         return [point for point in points if point is not None]
 

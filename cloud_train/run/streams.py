@@ -32,6 +32,9 @@ class Stream(Protocol):
     def read(self, start: int, end: int | None = None) -> bytes:
         """Bytes ``start`` to ``end``, or as many of them as there are now; may return fewer than there are."""
 
+    def forget(self, before: int) -> None:
+        """Nothing before this byte is read again: whoever follows a stream for days knows no more of it than at the beginning."""
+
 
 def open_stream(store: Store, key: str) -> Stream:
     """The stream ``key``, in whichever form it lies in this store."""
@@ -73,9 +76,14 @@ class FileStream:
             return self._store.get(self._key, start, end)
         return b""
 
+    def forget(self, before: int) -> None:
+        """Nothing is known of a file."""
+
 
 class SegmentedStream:
-    """A stream in segments. What it knows of them stays; only what lies behind is asked for again: one request where nothing is new."""
+    """A stream in segments. What it knows of them stays until it may ``forget``; only what lies behind is asked for again: one request
+    where nothing is new.
+    """
 
     def __init__(self, store: Store, key: str) -> None:
         self._store, self._key = store, key
@@ -100,10 +108,17 @@ class SegmentedStream:
         wanted, position, limit = [], start, self._end if end is None else min(end, self._end)
         while position < limit:
             number = bisect_right(self._starts, position) - 1
+            assert number >= 0, "what was forgotten is not read again"
             first, behind = self._starts[number], [*self._starts[number + 1 : number + 2], self._end][0]
             wanted.append((self._keys[number], position - first, min(limit, behind) - first))
             position = min(limit, behind)
         return _joined(wanted, self._fetch(wanted))
+
+    def forget(self, before: int) -> None:
+        """Let go of the segments that end there, but for the last two, from which on is looked."""
+        known = min(bisect_right(self._starts, before), len(self._starts) - 1) - 1
+        if known > 0:
+            del self._starts[:known], self._keys[:known]
 
     def missing(self) -> tuple[int, int] | None:
         """The first range of bytes that never arrived though later ones did; of a run that goes on they may still come."""

@@ -68,6 +68,9 @@ _ACTIONS = {
     "jobs/cancel": f"{_ML}/jobs/cancel/action",
     "workspaces/read": f"{_ML}/read",
     "computes/read": f"{_ML}/computes/read",
+    "permissions/list": "Microsoft.Authorization/permissions/read",
+    "sizes/list": "Microsoft.MachineLearningServices/locations/vmSizes/read",
+    "usages/list": "Microsoft.MachineLearningServices/locations/usages/read",
     "secrets/set": "Microsoft.KeyVault/vaults/secrets/setSecret/action",
 }
 """The permission that an operation takes, for ``AzureSimulator.denied``."""

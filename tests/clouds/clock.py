@@ -42,6 +42,21 @@ class RealClock:
         return until.wait(max(0.0, seconds))
 
 
+class MovedClock(RealClock):
+    """The time of this machine, which a test may set ahead: for containers that live through hours of a cloud's."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def now(self) -> float:
+        """Seconds since the epoch, of this clock."""
+        return time.time() + self._ahead
+
+    def advance(self, seconds: float) -> None:
+        """Set the clock ahead by so many seconds; whoever waits goes on waiting in real time."""
+        self._ahead += seconds
+
+
 class VirtualClock:
     """A time that stands still until a test advances it; any number of threads may wait on it."""
 

@@ -9,6 +9,12 @@ from tests.clouds import kit
 from tests.docker_engine import trainers_or_skip
 
 
+@pytest.fixture(autouse=True)
+def free_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody pays for a look into a store here, so there are more of them."""
+    monkeypatch.setattr("cloud_train.orchestrator.stores.CLOUD_PAUSE_SECONDS", 0.5)
+
+
 @pytest.fixture(scope="session")
 def shared_clouds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all processes of this session, with the images of its registries (``kit.registry``)."""

@@ -121,6 +121,11 @@ class Logging:
             }
             self._entries.append(entry)
 
+    def keep(self, entries: int) -> None:
+        """Let all but the newest entries expire."""
+        with self._lock:
+            del self._entries[:-entries]
+
     def list(self, body: Mapping[str, Any]) -> Answer:
         """``entries:list``."""
         shown = timestamp(self.clock.now() - self.lag)

@@ -7,8 +7,8 @@
         cloud.google.preempt(run_id)
 
 With ``machines``, jobs run as real containers; without, on paper, until the test ends them (``finish``). Each request is checked by
-Google's own discovery documents, and each answer too. What is not simulated: real permissions, quotas and capacity, and what Vertex AI
-tells a machine before it is taken back.
+Google's own discovery documents, and each answer too. ``faults.hide`` knows "jobs", as listings show them, and "names", by which one job is
+asked for. What is not simulated: real permissions, quotas and capacity, and what Vertex AI tells a machine before it is taken back.
 """
 
 import re
@@ -239,6 +239,7 @@ class GcpSimulator:
             identifier = str(4_000_000_000_000_000_000 + len(self.jobs))
             job = CustomJob(identifier, f"{resource.removeprefix('v1/')}/{identifier}", body, self.clock.now())
             self.faults.created("jobs", job.name)
+            self.faults.created("names", job.name)
             self.jobs[job.name] = job
         return answered("aiplatform", "CustomJob", job.document())
 
@@ -268,6 +269,8 @@ class GcpSimulator:
 
     def _get(self, request: Request, resource: str) -> Answer:
         job = self._needed(resource)
+        if not self.faults.shown("names", [job.name]):
+            raise RefusedError(404, f"CustomJob {job.name} is not found.")
         self._bring_on(job)
         return answered("aiplatform", "CustomJob", job.document())
 

@@ -134,6 +134,9 @@ class Machine:
 class Machines:
     """All machines of one simulator; leaving the context removes them, and the images that were pulled for them."""
 
+    memory_bytes: int | None = None
+    """What each machine has, whatever is asked for, where a test says so."""
+
     def __init__(self, label: str) -> None:
         self.label = f"{label}-{uuid.uuid4().hex[:12]}"
         self._client: DockerClient | None = None
@@ -220,6 +223,7 @@ class Machines:
         self.pull(image, login)
         client = self.client
         name = f"{self.label}-{next(self._numbers)}"
+        memory_bytes = self.memory_bytes or memory_bytes
         settings = client.api.create_host_config(
             network_mode="host",
             extra_hosts=dict(hosts or {}),

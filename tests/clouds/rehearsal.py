@@ -91,11 +91,11 @@ def three_clouds(shared: Path, folder: Path) -> Iterator[Clouds]:
 class Desk:
     """A machine at which somebody types commands: a folder with a job and config files, and an empty home."""
 
-    def __init__(self, folder: Path, clouds: Clouds, say: Say) -> None:
+    def __init__(self, folder: Path, clouds: Clouds, say: Say, job: str = JOB) -> None:
         self.folder, self._say = folder, say
         (folder / "configs").mkdir(parents=True)
         (folder / "home").mkdir()
-        (folder / "digits-cnn.yaml").write_text(JOB, encoding="utf-8")
+        (folder / "digits-cnn.yaml").write_text(job, encoding="utf-8")
         for name, settings in (("aws", clouds.aws.settings), ("gcp", clouds.gcp.settings), ("azure", clouds.azure.settings)):
             config = {"provider": name, "store": clouds.stores[name], name: dict(settings)}
             (folder / "configs" / f"{name}.yaml").write_text(json.dumps(config, indent=2), encoding="utf-8")
@@ -159,14 +159,14 @@ def rehearse(shared: Path, folder: Path, say: Say) -> Rehearsed:
 
         say("\nThe same job on AWS, on spot capacity.")
         run_id = desk.type("submit", "digits-cnn.yaml", "--provider", "aws")
-        step = _checkpoint_after(clouds.stores["aws"], run_id, 0)
+        step = checkpoint_after(clouds.stores["aws"], run_id, 0)
         say(f"    step {step} is saved in {clouds.stores['aws']}; AWS takes the machine back")
         clouds.aws.simulator.interrupt(f"{run_id}-1")
         desk.end_of(run_id)
 
         say("\nIt moves to Google Cloud.")
         desk.type("resume", run_id, "--provider", "gcp", "--store", clouds.stores["gcp"])
-        step = _checkpoint_after(clouds.stores["gcp"], run_id, step)
+        step = checkpoint_after(clouds.stores["gcp"], run_id, step)
         second = desk.status(run_id)["resumed_step"]
         say(f"    it went on from step {second}, and step {step} is saved in {clouds.stores['gcp']}; Google takes the machine back")
         clouds.gcp.google.preempt(run_id)
@@ -182,7 +182,7 @@ def rehearse(shared: Path, folder: Path, say: Say) -> Rehearsed:
     return Rehearsed(run_id, moved, untouched, (second, third))
 
 
-def _checkpoint_after(store_url: str, run_id: str, step: int) -> int:
+def checkpoint_after(store_url: str, run_id: str, step: int) -> int:
     """Wait for a checkpoint beyond ``step`` that is whole; returns its step."""
     store, prefix = open_store(store_url), f"{run_id}/{layout.CHECKPOINTS}/"
     found: list[int] = []

@@ -15,6 +15,7 @@ import select
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -88,6 +89,8 @@ class Logged:
     status: int | None
     """None where no answer was given."""
     fault: Fault | None = None
+    took: float = 0.0
+    """Seconds of the real clock until there was an answer."""
 
 
 class Server:
@@ -136,6 +139,7 @@ class Server:
 
     def answer(self, request: Request) -> tuple[Answer | None, Fault | None]:
         """The answer to a request; None if the connection shall be closed without one. The fault that befell it, if one did."""
+        began = time.perf_counter()
         operation = self.simulator.operation_of(request)
         fault = self.faults.take(operation)
         if fault in REFUSALS:
@@ -146,7 +150,8 @@ class Server:
             answer = self.simulator.handle(request)
         given = answer if fault is not Fault.LOST_ANSWER else None
         with self._lock:
-            self.requests.append(Logged(operation, self.clock.now(), request, given.status if given else None, fault))
+            took = time.perf_counter() - began
+            self.requests.append(Logged(operation, self.clock.now(), request, given.status if given else None, fault, took))
         return given, fault
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from cloud_train.job.config import load_config
 from cloud_train.job.document import read_document
 from cloud_train.job.loading import load_job
 from cloud_train.job.schema import job_schema
+from cloud_train.job.settings import AwsSettings, AzureSettings, CloudSettings, GcpSettings
 from tests.job.test_job_schema import plain
 from tests.support import wait_until
 
@@ -87,6 +89,18 @@ def test_every_shipped_config_loads() -> None:
     for file in (ROOT / "configs").glob("*.yaml"):
         load_config(file)
     assert load_config(ROOT / "configs" / "local.yaml").provider == "local"
+
+
+@pytest.mark.parametrize(("name", "settings"), [("aws", AwsSettings), ("gcp", GcpSettings), ("azure", AzureSettings)])
+def test_the_config_of_a_cloud_has_every_setting_there_is_and_what_is_commented_out_is_valid_too(
+    name: str, settings: type[CloudSettings], tmp_path: Path
+) -> None:
+    text = (ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
+    (tmp_path / "all.yaml").write_text(re.sub(r"^  # (?=[a-z_]+: )", "  ", text, flags=re.MULTILINE), encoding="utf-8")
+    load_config(tmp_path / "all.yaml")
+    section = plain(read_document(tmp_path / "all.yaml").data)[name]
+    assert section.keys() == settings.model_fields.keys()
+    settings.model_validate_json(json.dumps(section))
 
 
 def start(folder: Path, steps: int, resume: str = "") -> subprocess.Popen[bytes]:

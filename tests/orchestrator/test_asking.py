@@ -1,5 +1,6 @@
 """How often providers are asked, and that many attempts are one question."""
 
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,10 +13,13 @@ from cloud_train.orchestrator import observing
 from cloud_train.orchestrator.asking import Asker
 from cloud_train.orchestrator.early_words import EarlyWords
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, list_runs
+from cloud_train.orchestrator.observing import RunView, list_runs, look
 from cloud_train.providers.base import Capabilities, Handle, Observation, Provider
+from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
+from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
+from tests.storage.memory_store import MemoryStore
 
 RUN = "asked-261124-120000-abcd"
 CLOUD = Capabilities(stores=("s3",), max_nodes=1, spot=True, enforces=(), containers=True, is_cloud=True)
@@ -41,6 +45,9 @@ class Counted:
     def observe_all(self, handles: Sequence[Handle]) -> list[Observation]:
         self.listed.append(len(handles))
         return [self.answer] * len(handles)
+
+    def tidy(self, _handle: Handle) -> None:
+        """It leaves nothing."""
 
     def logs(self, _handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
         start = int(cursor or 0)
@@ -106,17 +113,23 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Counted:
 
 
 def submitted(home: Home, number: int, state: State = State.RUNNING) -> str:
-    run_id = f"asked-261124-120000-{number:04d}"
     with Ledger(home.ledger_path) as ledger:
-        ledger.add(run_id, name="asked", provider="counted", store="s3://no-such-bucket/runs", job_file=None, created=float(number))
-        ledger.launched(run_id, 1, {"name": run_id})
-        ledger.observed(run_id, 1, state)
+        return written_down(ledger, number, state)
+
+
+def written_down(ledger: Ledger, number: int, state: State = State.RUNNING) -> str:
+    run_id = f"asked-261124-120000-{number:04d}"
+    ledger.add(run_id, name="asked", provider="counted", store="s3://no-such-bucket/runs", job_file=None, created=float(number))
+    ledger.launched(run_id, 1, {"name": run_id})
+    ledger.observed(run_id, 1, state)
     return run_id
 
 
 def test_a_thousand_runs_are_one_question(home: Home, place: Counted) -> None:
-    for number in range(1000):
-        submitted(home, number)
+    with Ledger(home.ledger_path) as ledger:
+        ledger._connection.execute("PRAGMA synchronous = OFF")  # three thousand changes, none of which has to outlive a power cut
+        for number in range(1000):
+            written_down(ledger, number)
     runs = list_runs(home)  # the store does not exist: it is not asked either
     assert [run.state for run in runs] == [State.RUNNING] * 1000
     assert (place.listed, place.asked) == ([1000], [])
@@ -163,3 +176,60 @@ def test_success_that_the_worker_does_not_know_of_is_not_taken_for_success(tmp_p
     ended = observing._ended_without_a_word(LocalStore(tmp_path), RUN, 1, None, Observation(State.SUCCEEDED, Cause.SUCCEEDED))
     assert ended.cause is Cause.UNKNOWN
     assert "the worker has not said so" in ended.message
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (Observation(Cause.TIMED_OUT.state, Cause.TIMED_OUT, "at the longest time"), (Cause.TIMED_OUT.state, Cause.TIMED_OUT)),
+        (Observation(State.CANCELLED, Cause.CANCELLED, "stopped"), (State.CANCELLED, Cause.CANCELLED)),
+        (Observation(State.STOPPING), (State.STOPPING, None)),
+        (Observation(State.RUNNING), (State.STOPPING, None)),
+        (Observation(State.QUEUED, None, "waits for another machine"), (State.INTERRUPTED, Cause.PREEMPTED)),
+        (Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, "killed"), (State.INTERRUPTED, Cause.PREEMPTED)),
+    ],
+)
+def test_a_worker_that_was_told_to_stop_has_the_reason_that_its_cloud_gives(
+    home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch, said: Observation, shown: tuple[State, Cause | None]
+) -> None:
+    run_id, store, now = submitted(home, 1), MemoryStore(), time.time()
+    monkeypatch.setattr("cloud_train.orchestrator.observing.store_at", lambda _: store)
+    key = f"{run_id}/{layout.status(1)}"
+    status = AttemptStatus(State.RUNNING, started=now - 60, heartbeat=now, host="there", pid=1)
+    store.place(key, status.ended_with(Cause.PREEMPTED, "told to stop", now).to_json())
+    asker = Asker()
+    with Ledger(home.ledger_path) as ledger:
+        asker.observe(cast(Provider, place), handle(run_id))  # a moment ago it ran
+        place.answer = said
+        seen = look(home, ledger, run_id, asker)
+    assert (seen.state, seen.cause) == shown
+    assert AttemptStatus.from_json(store.get(key), key).cause is (seen.cause or Cause.PREEMPTED)
+
+
+def test_what_a_cloud_never_explains_is_taken_as_the_worker_has_it(home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id, store, ended = submitted(home, 1), MemoryStore(), time.time() - 151
+    monkeypatch.setattr("cloud_train.orchestrator.observing.store_at", lambda _: store)
+    status = AttemptStatus(State.RUNNING, started=1.0, heartbeat=ended, host="there", pid=1)
+    store.place(f"{run_id}/{layout.status(1)}", status.ended_with(Cause.PREEMPTED, "told to stop", ended).to_json())
+    with Ledger(home.ledger_path) as ledger:
+        assert look(home, ledger, run_id).cause is Cause.PREEMPTED
+
+
+def test_a_cloud_whose_states_go_back_in_time_moves_no_run_back(home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id, store = submitted(home, 1, State.STARTING), MemoryStore()
+    monkeypatch.setattr("cloud_train.orchestrator.observing.store_at", lambda _: store)
+    states = []
+    with Ledger(home.ledger_path) as ledger:
+        for said in (State.QUEUED, State.RUNNING, State.QUEUED):
+            place.answer = Observation(said)
+            states.append(look(home, ledger, run_id).state)
+        status = AttemptStatus(State.RUNNING, started=1.0, heartbeat=2.0, host="there", pid=1)
+        store.place(f"{run_id}/{layout.status(1)}", status.to_json())
+        for said in (State.RUNNING, State.QUEUED, State.STARTING):
+            place.answer = Observation(said)
+            states.append(look(home, ledger, run_id).state)
+        store.place(f"{run_id}/{layout.status(1)}", status.ended_with(Cause.SUCCEEDED, "", 3.0).to_json())
+        states.append(look(home, ledger, run_id).state)
+        place.answer = Observation(State.RUNNING)
+        states.append(look(home, ledger, run_id).state)
+    assert states == [State.QUEUED, State.STARTING, State.QUEUED, *[State.RUNNING] * 3, *[State.SUCCEEDED] * 2]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cloud_train.image import building
-from cloud_train.image.errors import ImageError
+from cloud_train.image.errors import ImageError, RegistryError
 from cloud_train.image.recipe import Built
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import DEFAULT_BASE, build_image, recipe_of
@@ -71,3 +71,16 @@ def test_a_base_that_nobody_made_yet_comes_with_how_to_make_it(
     with pytest.raises(ImageError, match="no image") as caught:
         build_image(plan_of(home, tmp_path, image={"base": "mine"}), lambda _: None, repository)
     assert caught.value.hint == "check its name"
+
+
+def test_a_login_of_the_cloud_s_that_is_refused_is_no_matter_of_docker_s(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, login: object = None) -> Built:
+        raise RegistryError("registry.example.com refuses to take a blob: 403", hint="log in with docker login", status=403)
+
+    monkeypatch.setattr(building, "build_in_registry", refuse)
+    for login, words in ((lambda: ("AWS", "password"), "allowed to push to registry.example.com/me/test"), (lambda: None, "docker login")):
+        with pytest.raises(RegistryError) as caught:
+            build_image(plan_of(home, tmp_path), lambda _: None, "registry.example.com/me/test", login=login)
+        assert words in (caught.value.hint or "")

@@ -158,6 +158,14 @@ def test_no_package_is_asked_for_that_the_job_does_not_need(home: Home, planned:
     assert asked == ["torch", "numpy", "safetensors"]
 
 
+def test_a_cluster_decides_about_spot_by_itself(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(f"name: a\nstore: az://me/runs\n{CNN}resources: {{spot: true}}\n")
+    for settings, told in (("{compute: gpu-cluster}", True), ("{}", False)):
+        (tmp_path / "azure.yaml").write_text(f"provider: azure\nazure: {settings}\n")
+        notes = make_plan(home, tmp_path / "job.yaml", config=str(tmp_path / "azure.yaml"), dry_run=True).notes
+        assert any(note.startswith("resources.spot: the cluster gpu-cluster (azure.compute)") for note in notes) == told
+
+
 def test_many_different_words_without_an_embedding_are_worth_a_note(planned: Planned, tmp_path: Path) -> None:
     lines = "".join(f"{'good' if number % 2 else 'bad'}\tword{number} again\n" for number in range(5000))
     (tmp_path / "train.tsv").write_text(lines)

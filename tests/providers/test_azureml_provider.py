@@ -1,6 +1,7 @@
 """The azure provider with azure-core and azure-identity as they are, against the simulator's API; no container runs."""
 
 import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -204,18 +205,19 @@ def test_a_throttling_storm_ends_in_a_message_and_no_job(cloud: AzureSimulator, 
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "message", "hint"),
     [
-        ({"machine": "Standard_NC99_v9"}, "VM size 'Standard_NC99_v9'"),
-        ({"identity": "00000000-0000-0000-0000-000000000001"}, "is not assigned"),
-        ({"compute": "no-such-cluster"}, "no-such-cluster is not found"),
+        ({"machine": "Standard_NC4s_T4_v3"}, "VM size 'Standard_NC4s_T4_v3'", "azure.machine .* near it are Standard_NC4as_T4_v3"),
+        ({"identity": "00000000-0000-0000-0000-000000000001"}, "is not assigned", "azure.identity"),
+        ({"compute": "no-such-cluster"}, "no-such-cluster is not found", "azure.compute"),
     ],
 )
-def test_what_only_azure_knows_to_be_wrong_is_said_in_its_words(
-    cloud: AzureSimulator, azure: AzureMlProvider, settings: dict[str, Any], message: str
+def test_what_only_azure_knows_to_be_wrong_is_said_in_its_words_and_with_what_to_do(
+    cloud: AzureSimulator, azure: AzureMlProvider, settings: dict[str, Any], message: str, hint: str
 ) -> None:
-    with pytest.raises(ProviderError, match=message):
+    with pytest.raises(ProviderError, match=message) as caught:
         azure.launch(request_to(cloud, azure, settings), {})
+    assert re.search(hint, caught.value.hint or "")
     assert cloud.jobs == {}
 
 
@@ -417,6 +419,7 @@ def test_the_doctor_finds_nothing_where_all_is_there(cloud: AzureSimulator, azur
     [
         ({"location": "northeurope"}, "workspace", "it is in westeurope, not in northeurope"),
         ({"machine": "Standard_NC99_v9"}, "machines", "westeurope has no Standard_NC99_v9"),
+        ({"machine": "Standard_NC4s_T4_v3"}, "machines", "westeurope has no Standard_NC4s_T4_v3"),
         ({"compute": "no-such-cluster"}, "machines", "no-such-cluster"),
         ({"identity": "00000000-0000-0000-0000-000000000001"}, "identity", "the workspace has no identity"),
         ({"workspace": "another"}, "workspace", "azure.workspace names what is not there"),
@@ -440,6 +443,17 @@ def test_the_doctor_names_each_permission_by_its_action(cloud: AzureSimulator, a
     found = {each.name: each for each in azure.diagnose(settings, None) if each.status == "error"}
     assert "Microsoft.MachineLearningServices/workspaces/jobs/write" in found["permissions"].detail
     assert "Microsoft.ContainerRegistry/registries/push/write" in found["registry"].detail
+
+
+def test_the_doctor_does_without_what_a_submission_does_without(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
+    region = "Microsoft.MachineLearningServices/locations"
+    settings = {**cloud.settings, "machine": "Standard_F4s_v2"}
+    for action, name in ((f"{region}/usages/read", "machines"), ("Microsoft.Authorization/permissions/read", "permissions")):
+        cloud.denied = {action}
+        [found] = [each for each in azure.diagnose(settings, None) if each.status != "ok"]
+        assert (found.name, found.status) == (name, "warning")
+        assert f"the permission {action} is missing" in found.detail
+        assert found.remedy
 
 
 def test_the_doctor_says_what_quota_is_too_small(cloud: AzureSimulator, azure: AzureMlProvider) -> None:

@@ -76,6 +76,7 @@ def test_a_status_that_means_nothing_here_is_unknown_and_no_end(status: str | No
             "AzureMLCompute job failed.\nFailedPullingImage: Unable to pull docker image\n\timageName: r.azurecr.io/x",
             Cause.REJECTED,
         ),
+        ("Failed", "FailedPullingImage: failed to register layer: write /x: no space left on device", Cause.FAILED),
         ("Failed", "AcrRefreshTokenRetrievalError: Unable to retrieve ACR refresh token using Compute Identity 1", Cause.REJECTED),
         ("Failed", "The client does not have authorization to perform action", Cause.REJECTED),
         ("Failed", "Requested 24 cores, exceeding approved quota of the family", Cause.REJECTED),

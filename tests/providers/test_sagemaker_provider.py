@@ -359,10 +359,11 @@ def test_a_young_job_that_does_not_show_has_not_ended_and_an_old_one_was_deleted
     assert "these credentials are of account 123456789012" in seen.message
 
 
-def test_a_thousand_runs_cost_a_listing_for_each_hundred(cloud: AwsCloud, clock: VirtualClock, provider: SageMakerProvider) -> None:
+def test_a_thousand_runs_cost_a_listing_for_each_hundred(cloud: AwsCloud, provider: SageMakerProvider, tmp_path: Path) -> None:
     handles = many(cloud, provider, 1000)
     cloud.server.requests.clear()
-    seen = provider.observe_all(handles)
+    patient = replace(AT_ONCE, answer_seconds=30.0)  # a page takes the simulator a while where much else runs
+    seen = SageMakerProvider(tmp_path, patient).observe_all(handles)
     assert [each.state for each in seen] == [State.QUEUED] * 1000
     assert [logged.operation for logged in cloud.server.requests] == ["ListTrainingJobs"] * 10
 
@@ -478,3 +479,24 @@ def test_the_doctor_names_each_thing_that_is_missing(cloud: AwsCloud, provider: 
     assert "there is no bucket" in found["store"].detail
     assert "aws ecr create-repository --repository-name none" in found["repository"].remedy
     assert "ml.g5.xlarge for training job usage" in found["machine"].remedy
+
+
+def test_the_doctor_does_without_what_a_submission_does_without(cloud: AwsCloud, provider: SageMakerProvider) -> None:
+    cloud.simulator.denied |= {"ecr:DescribeRepositories", "iam:GetRole", "servicequotas:ListServiceQuotas"}
+    settings = {**cloud.settings, "repository": "123456789012.dkr.ecr.us-east-1.amazonaws.com/none", "machine": "ml.g5.xlarge"}
+    found = {each.name: each for each in provider.diagnose(settings, None) if each.status != "ok"}
+    assert {name: each.status for name, each in found.items()} == dict.fromkeys(("role", "repository", "machine"), "warning")
+    assert "ecr:DescribeRepositories" in found["repository"].remedy
+
+
+def test_a_region_in_which_nobody_answers_is_named_and_leaves_nothing_open(
+    cloud: AwsCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", "http://127.0.0.1:9")
+    waits: list[float] = []
+    elsewhere = SageMakerProvider(tmp_path, Patience(sleep=waits.append))
+    with pytest.raises(ProviderError, match="AWS \\(sagemaker in us-east-1\\) cannot be reached") as caught:
+        launched(cloud, elsewhere)
+    assert not isinstance(caught.value, LaunchUnknownError), "it certainly was not created"
+    assert "aws.region" in (caught.value.hint or "")
+    assert len(waits) == AT_ONCE.tries

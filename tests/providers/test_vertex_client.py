@@ -36,6 +36,13 @@ def test_a_permission_that_is_missing_is_named(gcp: Bench) -> None:
     assert "docs/clouds/gcp.md" in error.hint
 
 
+def test_a_place_that_is_not_there_is_a_matter_of_project_and_region(gcp: Bench) -> None:
+    error = refusal(gcp, settings={"region": "europe-west99"})
+    assert "404" in error.message
+    assert error.hint is not None
+    assert "'europe-west99' (gcp.region)" in error.hint
+
+
 def test_an_account_that_may_not_be_used_is_named_with_the_role_that_helps(gcp: Bench) -> None:
     error = refusal(gcp, settings={"service_account": "nobody@my-project-123456.iam.gserviceaccount.com"})
     assert "iam.serviceAccounts.actAs" in error.message

@@ -1,6 +1,7 @@
 """The provider ``gcp`` with google-auth's real session, against the simulated Google Cloud. Jobs run on paper here."""
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -11,8 +12,9 @@ import pytest
 
 from cloud_train.errors import ProviderError
 from cloud_train.providers.base import AlreadyLaunchedError, Diagnosed, Handle, LaunchUnknownError, ManyObserved, RegistryLogin
+from cloud_train.providers.cloud_jobs import RUN
 from cloud_train.providers.registry import load_provider
-from cloud_train.providers.vertex.request import RUN
+from cloud_train.providers.vertex import jobs
 from cloud_train.run.states import Cause, State
 from tests.clouds.faults import Fault
 from tests.clouds.gcp_jobs import Timing
@@ -33,6 +35,11 @@ def gcp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     with bench(tmp_path, monkeypatch, Timing(queued=60, pending=120, restarting=90, grace=30, log_lag=10)) as running:
         yield running
+
+
+def old(handle: Handle) -> Handle:
+    """The same of long ago."""
+    return replace(handle, reference={**handle.reference, "launched": 0.0})
 
 
 def test_it_is_built_in_and_has_what_a_cloud_may_have(tmp_path: Path) -> None:
@@ -154,7 +161,9 @@ def test_finding_says_if_it_cannot_ask(gcp: Bench) -> None:
 
 def test_what_was_found_is_what_was_launched(gcp: Bench) -> None:
     handle = gcp.provider.launch(gcp.request(secrets=["TOKEN"]), {"TOKEN": SECRET})
-    assert gcp.another().find(RUN_ID, 1, handle.store, gcp.google.settings) == handle
+    found = gcp.another().find(RUN_ID, 1, handle.store, gcp.google.settings)
+    assert found is not None
+    assert replace(found, reference={**found.reference, "launched": handle.reference["launched"]}) == handle
     assert json.loads(json.dumps(asdict(handle))) == asdict(handle)
 
 
@@ -242,10 +251,17 @@ def test_cancelling_a_job_that_waits_ends_it(slow: Bench) -> None:
     assert slow.provider.observe(handle).cause is Cause.CANCELLED
 
 
-def test_a_job_that_was_deleted_has_ended(gcp: Bench) -> None:
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_job_that_does_not_show_was_deleted_unless_it_is_young_wherever_google_s_clock_stands(gcp: Bench, hours: int) -> None:
+    gcp.clock.advance(time.time() + hours * 3600 - gcp.clock.now())
     handle = gcp.provider.launch(gcp.request(), {})
+    found = gcp.another().find(RUN_ID, 1, handle.store, gcp.google.settings)
     gcp.google.jobs.clear()
-    observation = gcp.provider.observe(handle)
+    for young in (handle, found):  # a listing may show what another question does not yet
+        assert young is not None
+        observation = gcp.provider.observe(young)
+        assert (observation.state, observation.cause) == (State.QUEUED, Cause.UNKNOWN)
+    observation = gcp.provider.observe(old(handle))
     assert observation.cause is Cause.INFRASTRUCTURE
     assert "no such job" in observation.message
 
@@ -264,9 +280,11 @@ def test_a_connection_that_stays_open_without_an_answer_is_given_up(gcp: Bench) 
     assert gcp.another((1.0, 0.1)).observe(handle).cause is Cause.UNKNOWN
 
 
-def test_many_attempts_are_observed_with_one_listing_a_page(gcp: Bench) -> None:
+def test_many_attempts_are_observed_with_one_listing_a_page(gcp: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert jobs._PAGE_JOBS == 100, "as many as Vertex AI gives"
+    monkeypatch.setattr(jobs, "_PAGE_JOBS", 10)  # so that fifteen jobs are two pages
     handles = []
-    for number in range(150):
+    for number in range(15):
         run_id = f"digits-261124-120000-{number:04d}"
         handles.append(gcp.provider.launch(gcp.request(run_id=run_id), {}))
     gcp.google.finish(handles[7].run_id, 10)
@@ -279,7 +297,7 @@ def test_many_attempts_are_observed_with_one_listing_a_page(gcp: Bench) -> None:
 
 def test_observing_many_asks_for_those_that_no_listing_has(gcp: Bench) -> None:
     first = gcp.provider.launch(gcp.request(), {})
-    gone = replace(first, reference={**first.reference, "job": f"{first.reference['job']}1"})
+    gone = replace(old(first), reference={**old(first).reference, "job": f"{first.reference['job']}1"})
     assert [each.state for each in gcp.provider.observe_all([first, gone])] == [State.RUNNING, State.INTERRUPTED]
 
 
@@ -361,6 +379,8 @@ def test_the_log_is_read_in_pages_without_loss_or_doubles(slow: Bench) -> None:
     for _ in range(20):
         said, cursor = slow.provider.logs(handle, cursor)
         read += said
+        if not said:
+            break
     assert [line for line in read.decode().splitlines() if line.startswith("line ")] == expected
     assert slow.provider.logs(handle, cursor) == (b"", cursor)
 
@@ -382,11 +402,11 @@ def test_entries_that_come_late_are_read_all_the_same(slow: Bench) -> None:
 def test_the_cursor_of_a_long_log_stays_small(gcp: Bench) -> None:
     handle = gcp.provider.launch(gcp.request(), {})
     identifier = handle.reference["job"].rpartition("/")[2]
-    for number in range(5000):
+    for number in range(1500):
         gcp.google.logging.write(identifier, "workerpool0-0", f"line {number}")
         gcp.clock.advance(1)
     said, cursor = gcp.provider.logs(handle, None)
-    assert said.count(b"\n") >= 5000
+    assert said.count(b"\n") >= 1500
     assert cursor is not None
     assert len(cursor) < 10_000
 

@@ -38,6 +38,9 @@ _THROTTLED = 429
 _PASSING = frozenset({408, _THROTTLED, 500, 502, 503, 504})
 _SHOWN_CHARACTERS = 400
 _LOGIN_HINT = "sign in with: az login; or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
+_OF_THE_CLOCK = re.compile(r"not yet valid|not within its valid time|lifetime|time range|\bnbf\b", re.IGNORECASE)
+"""In the words of a refusal: the clocks of this machine and of Azure differ."""
+_CLOCK_HINT = "set this machine's clock: tokens hold at their time only"
 _DOCS = "docs/clouds/azure.md says which role has it"
 _MISSING = {
     "SubscriptionNotFound": "azure.subscription",
@@ -58,6 +61,10 @@ class ThrottledError(ProviderError):
     """Azure did nothing, because there were too many requests."""
 
 
+class ForbiddenError(ProviderError):
+    """Whoever asks lacks a permission."""
+
+
 class MissingError(ProviderError):
     """What was asked for is not there, though the place is where it would be."""
 
@@ -71,6 +78,14 @@ class Answer:
     data: bytes
     document: Any
     """The data, where it is JSON."""
+
+    def having(self, field: str) -> dict[str, Any]:
+        """The document, which has this field; raises UnansweredError where something else than Azure answered."""
+        if not isinstance(self.document, dict) or field not in self.document:
+            raise UnansweredError(
+                f"Azure seems to answer without {field}", hint="is there a proxy in between that wants to be logged in at?"
+            )
+        return self.document
 
 
 def client() -> "Client":
@@ -147,7 +162,7 @@ class Client:
         """
         form = {"grant_type": "access_token", "service": host, "access_token": self.token(REGISTRY_SCOPE)}
         url = f"{'http' if is_loopback(host) else 'https'}://{host}/oauth2/exchange"
-        return str(self.call("POST", url, f"sign in at {host}", scope=None, data=form).document["refresh_token"])
+        return str(self.call("POST", url, f"sign in at {host}", scope=None, data=form).having("refresh_token")["refresh_token"])
 
     def _sent(self, method: str, url: str, scope: str | None, content: Mapping[str, Any]) -> "HttpResponse":
         from azure.core.exceptions import AzureError, ClientAuthenticationError
@@ -204,11 +219,12 @@ def _refusal(response: "HttpResponse", doing: str, permission: str) -> ProviderE
     status, (code, message) = response.status_code, error_of(_json(response))
     said = f"{code or status}: {message[:_SHOWN_CHARACTERS]}" if message else code or f"status {status}"
     if status == 401:
-        return ProviderError(f"Azure does not accept the credentials ({said})", hint=_LOGIN_HINT)
+        hint = _CLOCK_HINT if _OF_THE_CLOCK.search(said) else _LOGIN_HINT
+        return ProviderError(f"Azure does not accept the credentials ({said})", hint=hint)
     if status == 403:
         action = re.search(r"perform action '([^']+)'", message)
         named = action[1] if action else permission
-        return ProviderError(f"Azure does not allow you to {doing}: the permission {named} is missing ({said})", hint=_DOCS)
+        return ForbiddenError(f"Azure does not allow you to {doing}: the permission {named} is missing ({said})", hint=_DOCS)
     if code in _MISSING:
         return ProviderError(f"Azure cannot {doing}: {_MISSING[code]} names what is not there ({said})", hint="see the config file")
     if status == 404:
@@ -224,14 +240,27 @@ def _hint(code: str, message: str) -> str | None:
     if "quota" in words:
         return "ask for more cores of this family in the portal (Azure ML, Quota), or choose another azure.machine"
     if "instancetype" in words or "vm size" in words or "vmsize" in words:
-        return "see azure.machine and azure.location: not every region has every machine"
+        named = re.search(r"\bStandard_\w+", message, re.IGNORECASE)
+        near = f"; near it are {', '.join(_similar(named[0]))}" if named else ""
+        return f"see azure.machine and azure.location: not every region has every machine{near}"
+    if "identity" in words and ("not assigned" in words or "not found" in words):
+        return "azure.identity has to be assigned to the cluster, or for serverless machines to the workspace: docs/clouds/azure.md"
+    if "/computes/" in words or "computenotfound" in words:
+        return "azure.compute names a cluster of the workspace: az ml compute list shows them"
     return None
+
+
+def _similar(machine: str) -> list[str]:
+    from cloud_train.providers.machines import similar  # brings pydantic, and looking at runs needs none
+
+    return similar("azure", machine)
 
 
 def _no_credentials(error: Exception) -> ProviderError:
     """One line of the many in which the chain says what it tried: Microsoft Entra's own (its codes begin with AADSTS), or the first."""
     refused = re.search(r"AADSTS\d+[^\n]{0,300}", str(error))
-    return ProviderError(f"no credentials for Azure: {refused[0] if refused else _line(error)}", hint=_LOGIN_HINT)
+    said = refused[0] if refused else _line(error)
+    return ProviderError(f"no credentials for Azure: {said}", hint=_CLOCK_HINT if _OF_THE_CLOCK.search(said) else _LOGIN_HINT)
 
 
 def _json(response: "HttpResponse") -> Any:

@@ -1,15 +1,17 @@
 """Whether everything is there and allowed that a run on Azure ML needs, for ``cloud-train doctor --config``. Nothing is started."""
 
 import base64
+import difflib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cloud_train.errors import CloudTrainError, ProviderError
-from cloud_train.providers.azureml.client import API, VAULT_SCOPE, Client, client
+from cloud_train.providers.azureml.client import API, VAULT_SCOPE, Client, ForbiddenError, client
 from cloud_train.providers.azureml.request import workspace_of
 from cloud_train.providers.base import Diagnosis
+from cloud_train.providers.diagnosing import looked, unasked, wrong
 from cloud_train.storage.loopback import is_loopback
 
 _NEEDED = ("subscription", "resource_group", "workspace")
@@ -22,7 +24,8 @@ _ACTIONS = (
 )
 """What whoever submits does in the workspace."""
 _DOCS = "see docs/clouds/azure.md"
-_ROLE = "give yourself the role AzureML Data Scientist on the workspace"
+_LOCATIONS = "Microsoft.MachineLearningServices/locations"
+_ROLE = "docs/clouds/azure.md has a role with these: give it to yourself on the workspace"
 _PULL = "Microsoft.ContainerRegistry/registries/pull/read"
 _PUSH = "Microsoft.ContainerRegistry/registries/push/write"
 
@@ -41,28 +44,21 @@ def diagnose(settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnos
         place = workspace_of(settings)
         workspace = azure.call(
             "GET", f"{place['endpoint']}{place['path']}", "show the workspace", permission=f"{_ML}/read", params=API
-        ).document
+        ).having("location")
     except CloudTrainError as error:
-        yield Diagnosis("workspace", "error", error.message, error.hint or _DOCS)
+        yield wrong("workspace", error, _DOCS)
         return
     yield _of_workspace(settings, workspace)
-    yield _tried("permissions", lambda: _of_permissions(azure, place))
-    yield _tried("machines", lambda: _of_machines(azure, settings, place, str(workspace.get("location"))))
+    yield looked("permissions", lambda: _of_permissions(azure, place), _DOCS)
+    yield looked("machines", lambda: _of_machines(azure, settings, place, str(workspace.get("location"))), _DOCS)
     if "identity" in settings:
-        yield _tried("identity", lambda: _of_identity(azure, settings, place, workspace))
+        yield looked("identity", lambda: _of_identity(azure, settings, place, workspace), _DOCS)
     if "repository" in settings:
-        yield _tried("registry", lambda: _of_registry(azure, str(settings["repository"])))
+        yield looked("registry", lambda: _of_registry(azure, str(settings["repository"])), _DOCS)
     if "vault" in settings:
-        yield _tried("vault", lambda: _of_vault(azure, str(settings["vault"])))
+        yield looked("vault", lambda: _of_vault(azure, str(settings["vault"])), _DOCS)
     if store is not None:
-        yield _tried("store", lambda: _of_store(store))
-
-
-def _tried(name: str, look: Callable[[], Diagnosis]) -> Diagnosis:
-    try:
-        return look()
-    except CloudTrainError as error:
-        return Diagnosis(name, "error", error.message, error.hint or _DOCS)
+        yield looked("store", lambda: _of_store(store), _DOCS)
 
 
 def _of_workspace(settings: Mapping[str, Any], workspace: Mapping[str, Any]) -> Diagnosis:
@@ -75,8 +71,12 @@ def _of_workspace(settings: Mapping[str, Any], workspace: Mapping[str, Any]) -> 
 def _of_permissions(azure: Client, place: Mapping[str, Any]) -> Diagnosis:
     """By the permissions that Azure says the caller has here, inherited ones too."""
     url = f"{place['endpoint']}{place['path']}/providers/Microsoft.Authorization/permissions"
-    granted = azure.call("GET", url, "list your permissions", params={"api-version": "2022-04-01"}).document["value"]
-    missing = [action for action in _ACTIONS if not any(_grants(each, action) for each in granted)]
+    permission = "Microsoft.Authorization/permissions/read"
+    try:
+        answer = azure.call("GET", url, "list your permissions", permission=permission, params={"api-version": "2022-04-01"})
+    except ForbiddenError as error:
+        return unasked("permissions", error)
+    missing = [action for action in _ACTIONS if not any(_grants(each, action) for each in answer.having("value")["value"])]
     if missing:
         return Diagnosis("permissions", "error", f"you may not: {', '.join(missing)}", _ROLE)
     return Diagnosis("permissions", "ok", "you may start, see and cancel jobs")
@@ -93,20 +93,32 @@ def _of_machines(azure: Client, settings: Mapping[str, Any], place: Mapping[str,
     """The cluster and the identities that it has; for serverless machines whether the region has the kind, and some of it for you."""
     if cluster := settings.get("compute"):
         url, permission = f"{place['endpoint']}{place['path']}/computes/{cluster}", f"{_ML}/computes/read"
-        found = azure.call("GET", url, f"show the cluster {cluster}", permission=permission, params=API).document["properties"]
+        found = azure.call("GET", url, f"show the cluster {cluster}", permission=permission, params=API).having("properties")["properties"]
         priority = (found.get("properties") or {}).get("vmPriority", "Dedicated")
         return Diagnosis("machines", "ok", f"the cluster {cluster} ({priority})")
-    scope = f"{place['endpoint']}/subscriptions/{settings['subscription']}/providers/Microsoft.MachineLearningServices/locations/{location}"
-    sizes = azure.call("GET", f"{scope}/vmSizes", f"list the machines of {location}", params=API).document["value"]
-    machine = settings.get("machine")
+    try:
+        return _of_serverless(azure, settings, place, location)
+    except ForbiddenError as error:  # a role on the workspace does not allow it, and a submission does without
+        return unasked("machines", error, "a role on the subscription, such as Reader, allows it")
+
+
+def _of_serverless(azure: Client, settings: Mapping[str, Any], place: Mapping[str, Any], location: str) -> Diagnosis:
+    scope = f"{place['endpoint']}/subscriptions/{settings['subscription']}/providers/{_LOCATIONS}/{location}"
+    listing = f"{_LOCATIONS}/vmSizes/read"
+    answer = azure.call("GET", f"{scope}/vmSizes", f"list the machines of {location}", permission=listing, params=API)
+    sizes, machine = answer.having("value")["value"], settings.get("machine")
     if machine is None:
         return Diagnosis("machines", "ok", f"{len(sizes)} kinds in {location}; each job gets the smallest that fits")
     size = next((each for each in sizes if each["name"].casefold() == machine.casefold()), None)
     if size is None:
-        return Diagnosis("machines", "error", f"{location} has no {machine}", "name another azure.machine, or a workspace elsewhere")
-    usages = azure.call("GET", f"{scope}/usages", f"show the quota in {location}", params=API).document["value"]
+        near = difflib.get_close_matches(machine, [each["name"] for each in sizes], 3)
+        such = f", such as {', '.join(near)}" if near else ""
+        remedy = f"name another azure.machine{such}, or take a workspace elsewhere"
+        return Diagnosis("machines", "error", f"{location} has no {machine}", remedy)
+    counting = f"{_LOCATIONS}/usages/read"
+    answer = azure.call("GET", f"{scope}/usages", f"show the quota in {location}", permission=counting, params=API)
     family = str(size.get("family") or "")
-    quota = [each for each in usages if _plain(family) in _plain(str((each.get("name") or {}).get("value") or ""))]
+    quota = [each for each in answer.having("value")["value"] if _plain(family) in _plain(str((each.get("name") or {}).get("value") or ""))]
     left = max((each["limit"] - each["currentValue"] for each in quota), default=None)
     if left is None:
         return Diagnosis("machines", "warning", f"{location} has {machine}; nothing says what quota of {family} you have")
@@ -125,7 +137,9 @@ def _of_identity(azure: Client, settings: Mapping[str, Any], place: Mapping[str,
     owner, where = workspace, "workspace"
     if cluster := settings.get("compute"):
         owner, where = (
-            azure.call("GET", f"{place['endpoint']}{place['path']}/computes/{cluster}", "show the cluster", params=API).document,
+            azure.call("GET", f"{place['endpoint']}{place['path']}/computes/{cluster}", "show the cluster", params=API).having(
+                "properties"
+            ),
             "cluster",
         )
     assigned = ((owner.get("identity") or {}).get("userAssignedIdentities") or {}).values()
@@ -142,7 +156,8 @@ def _of_registry(azure: Client, repository: str) -> Diagnosis:
     refresh = azure.registry_password(host)
     form = {"grant_type": "refresh_token", "service": host, "scope": f"repository:{name}:pull,push", "refresh_token": refresh}
     url = f"{'http' if is_loopback(host) else 'https'}://{host}/oauth2/token"
-    granted = _claims(azure.call("POST", url, f"sign in at {host}", scope=None, data=form).document["access_token"]).get("access") or []
+    answer = azure.call("POST", url, f"sign in at {host}", scope=None, data=form)
+    granted = _claims(answer.having("access_token")["access_token"]).get("access") or []
     actions = {action for each in granted if each.get("name") == name for action in each.get("actions") or ()}
     lacking = [permission for action, permission in (("pull", _PULL), ("push", _PUSH)) if action not in actions]
     if lacking:
@@ -162,7 +177,8 @@ def _claims(token: str) -> dict[str, Any]:
 
 def _of_vault(azure: Client, vault: str) -> Diagnosis:
     url, permission = f"{vault.rstrip('/')}/secrets", "Microsoft.KeyVault/vaults/secrets/readMetadata/action"
-    azure.call("GET", url, "list azure.vault", permission=permission, scope=VAULT_SCOPE, params={"api-version": "7.4", "maxresults": "1"})
+    query = {"api-version": "7.4", "maxresults": "1"}
+    azure.call("GET", url, "list azure.vault", permission=permission, scope=VAULT_SCOPE, params=query).having("value")
     return Diagnosis("vault", "ok", vault)
 
 

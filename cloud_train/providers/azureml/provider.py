@@ -7,19 +7,21 @@ job anew whose machines it took back; the worker then takes the next attempt of 
 import json
 import re
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import CloudTrainError, ProviderError
 from cloud_train.providers.azureml import diagnosis
-from cloud_train.providers.azureml.client import API, VAULT_SCOPE, Client, MissingError, UnansweredError, client
-from cloud_train.providers.azureml.request import RUN, job_of, problems_of, request_of, secret_of, workspace_of
+from cloud_train.providers.azureml.client import API, VAULT_SCOPE, Client, MissingError, ThrottledError, UnansweredError, client
+from cloud_train.providers.azureml.request import problems_of, request_of, secret_of, workspace_of
 from cloud_train.providers.azureml.state import is_over, observed
 from cloud_train.providers.base import AlreadyLaunchedError, Capabilities, Diagnosis, Handle, LaunchUnknownError, Observation, Request
-from cloud_train.run import container_paths
+from cloud_train.providers.cloud_jobs import RUN, job_name
+from cloud_train.providers.cloud_provider import CloudProvider, asked, is_young
+from cloud_train.providers.observations import ended
 from cloud_train.run.states import Cause, State
 
 if TYPE_CHECKING:
@@ -30,8 +32,6 @@ _JOBS = "Microsoft.MachineLearningServices/workspaces/jobs"
 _CREATED = 201
 _LAUNCHES = 3
 """How often a job is sent whose answer is lost, and that is not there when it is looked for."""
-_FRESH_SECONDS = 600.0
-"""How long after its launch a job may be missing from what Azure shows."""
 _FEW = 2
 """Up to so many jobs of a workspace are asked for one by one: a listing has fifty of anybody's on a page."""
 _LOG = re.compile(r"user_logs/std_log\D*0*\.txt")
@@ -44,7 +44,7 @@ _ANYONE = "00000000-0000-0000-0000-000000000000"
 """The user's name of whoever logs in with a token of the registry's."""
 
 
-class AzureMlProvider:
+class AzureMlProvider(CloudProvider):
     """Runs as a command job of an Azure ML workspace. ``home`` is the folder under which it keeps which secrets it could not delete yet."""
 
     name = "azure"
@@ -52,10 +52,6 @@ class AzureMlProvider:
 
     def __init__(self, home: Path) -> None:
         self._left = home / "azure" / "left"
-
-    def interpreter(self, settings: Mapping[str, Any]) -> str:
-        """The Python on the image's PATH."""
-        return container_paths.PYTHON
 
     def render(self, plan: "Plan") -> Request:
         """The bodies of the two requests that start a job: the environment that names the image, and the job."""
@@ -87,7 +83,7 @@ class AzureMlProvider:
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
         """The job by its id, and by the run that its tags name."""
-        reference = _reference(workspace_of(settings), job_of(run_id, attempt), None)
+        reference = _reference(workspace_of(settings), job_name(run_id, attempt), None)
         job = _job(client(), reference)
         if job is None or job["properties"].get("tags", {}).get(RUN) != run_id:
             return None
@@ -96,27 +92,6 @@ class AzureMlProvider:
             reference["secret"] = secret
         return Handle(run_id, attempt, self.name, store, reference)
 
-    def observe(self, handle: Handle) -> Observation:
-        """What the job's status says, and for one that failed the run history; what cannot be asked is unknown."""
-        try:
-            azure = client()
-            return _observation(azure, handle, _job(azure, handle.reference))
-        except CloudTrainError as error:
-            return Observation(State.RUNNING, Cause.UNKNOWN, error.message)
-
-    def observe_all(self, handles: Sequence[Handle]) -> list[Observation]:
-        """The same from a listing of each workspace's jobs, which has those of all runs on its pages; only ends cost a question more."""
-        places: dict[tuple[str, str], list[Handle]] = defaultdict(list)
-        for handle in handles:
-            places[handle.reference["endpoint"], handle.reference["path"]].append(handle)
-        jobs: dict[tuple[str, str, str], dict[str, Any]] = {}
-        for (endpoint, path), those in places.items():
-            if len(those) > _FEW:
-                with suppress(CloudTrainError):  # each is then asked for by itself, which says why that fails
-                    wanted = {handle.reference["job"] for handle in those}
-                    jobs |= {(endpoint, path, job["name"]): job for job in _listed(client(), those[0].reference, wanted)}
-        return [self._observed_from(handle, jobs) for handle in handles]
-
     def cancel(self, handle: Handle, force: bool = False) -> None:
         """Azure ML's own stop, which tells the program first; it knows nothing harder. A job that has ended is left alone."""
         azure, reference = client(), handle.reference
@@ -124,6 +99,8 @@ class AzureMlProvider:
         with suppress(MissingError):
             try:
                 azure.call("POST", url, doing, permission=f"{_JOBS}/cancel/action", expect=(200, 202), params=API)
+            except ThrottledError:  # nothing was done, and another question would be one too many
+                raise
             except ProviderError:
                 job = _job(azure, reference)
                 if job is not None and not is_over(job["properties"].get("status", "")):
@@ -180,15 +157,20 @@ class AzureMlProvider:
                 if _took_secret_away(azure, json.loads(note.read_text(encoding="utf-8")), 0):
                     note.unlink()
 
-    def _observed_from(self, handle: Handle, jobs: Mapping[tuple[str, str, str], dict[str, Any]]) -> Observation:
-        reference = handle.reference
-        job = jobs.get((reference["endpoint"], reference["path"], reference["job"]))
-        if job is None:
-            return self.observe(handle)
-        try:
-            return _observation(client(), handle, job)
-        except CloudTrainError as error:
-            return Observation(State.RUNNING, Cause.UNKNOWN, error.message)
+    def _observed(self, handle: Handle) -> Observation:
+        azure = client()
+        return _observation(azure, handle, _job(azure, handle.reference))
+
+    def _place(self, handle: Handle) -> tuple[str, str]:
+        return handle.reference["endpoint"], handle.reference["path"]
+
+    def _listed(self, handles: Sequence[Handle]) -> Iterator[tuple[str, Observation]]:
+        """From a listing of the workspace's jobs, which has those of all runs on its pages; only ends cost a question more."""
+        if len(handles) <= _FEW:
+            return
+        azure, wanted = client(), {handle.reference["job"]: handle for handle in handles}
+        for job in _jobs(azure, handles[0].reference, wanted):
+            yield job["name"], asked(partial(_observation, azure, wanted[job["name"]], job))
 
 
 def _reference(workspace: Mapping[str, Any], job: str, secret: str | None) -> dict[str, Any]:
@@ -203,11 +185,9 @@ def _job(azure: Client, reference: Mapping[str, Any]) -> dict[str, Any] | None:
     """The job as the resource manager has it; None if there is none. A workspace that is not there is an error all the same."""
     doing = f"show the job {reference['job']}"
     try:
-        answer = azure.call("GET", _url(reference), doing, permission=f"{_JOBS}/read", params=API)
+        return azure.call("GET", _url(reference), doing, permission=f"{_JOBS}/read", params=API).having("properties")
     except MissingError:
         return None
-    job: dict[str, Any] = answer.document
-    return job
 
 
 def _took_secret_away(azure: Client, reference: Mapping[str, Any], within_seconds: float) -> bool:
@@ -224,27 +204,26 @@ def _took_secret_away(azure: Client, reference: Mapping[str, Any], within_second
     return True
 
 
-def _listed(azure: Client, reference: Mapping[str, Any], wanted: set[str]) -> Iterator[dict[str, Any]]:
+def _jobs(azure: Client, reference: Mapping[str, Any], wanted: Iterable[str]) -> Iterator[dict[str, Any]]:
     """Those of the wanted jobs that a listing shows, page by page, until all were there."""
     url: str | None = f"{reference['endpoint']}{reference['path']}/jobs"
     query: dict[str, Any] = {"params": {**API, "tag": RUN, "listViewType": "All"}}
     missing, pages = set(wanted), set()
     while url and missing and url not in pages:  # a page that comes again would come for ever
         pages.add(url)
-        answer = azure.call("GET", url, "list the jobs", permission=f"{_JOBS}/read", **query)
-        for job in answer.document["value"]:
+        page = azure.call("GET", url, "list the jobs", permission=f"{_JOBS}/read", **query).having("value")
+        for job in page["value"]:
             if job["name"] in missing:
                 missing.discard(job["name"])
                 yield job
-        url, query = answer.document.get("nextLink"), {}
+        url, query = page.get("nextLink"), {}
 
 
 def _observation(azure: Client, handle: Handle, job: Mapping[str, Any] | None) -> Observation:
     if job is None:
-        if time.time() - handle.reference.get("launched", 0.0) < _FRESH_SECONDS:
-            return Observation(State.QUEUED, None, "Azure ML does not show the job yet")
-        cause = Cause.INFRASTRUCTURE
-        return Observation(cause.state, cause, f"Azure ML knows no job {handle.reference['job']}: somebody deleted it")
+        if is_young(handle):
+            return Observation(State.QUEUED, Cause.UNKNOWN, "Azure ML does not show the job yet")
+        return ended(Cause.INFRASTRUCTURE, f"Azure ML knows no job {handle.reference['job']}: somebody deleted it")
     status = job["properties"].get("status")
     details = None
     if status in ("Failed", "Canceled"):
@@ -258,11 +237,10 @@ def _details(azure: Client, reference: Mapping[str, Any]) -> dict[str, Any]:
     history = reference["history"]
     if history is None:
         workspace = f"{reference['endpoint']}{reference['path']}"
-        location = azure.call("GET", workspace, "show the workspace", params=API).document["location"]
+        location = azure.call("GET", workspace, "show the workspace", params=API).having("location")["location"]
         history = f"https://{location}.api.azureml.ms"
     url = f"{history}/history/v1.0{reference['path']}/runs/{reference['job']}/details"
-    details: dict[str, Any] = azure.call("GET", url, f"show the history of {reference['job']}", permission=f"{_JOBS}/read").document
-    return details
+    return azure.call("GET", url, f"show the history of {reference['job']}", permission=f"{_JOBS}/read").having("runId")
 
 
 def _put_environment(azure: Client, request: Request) -> None:
@@ -279,6 +257,7 @@ def _put_job(azure: Client, request: Request, reference: Mapping[str, Any]) -> N
     for number in range(1, _LAUNCHES + 1):
         try:
             answer = azure.call("PUT", _url(reference), doing, expect=(200, _CREATED), repeatable=False, **content)
+            answer.having("properties")
         except UnansweredError as error:
             there = _is_there(azure, reference)
             if there:

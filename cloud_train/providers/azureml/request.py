@@ -5,13 +5,13 @@ api-version 2025-12-01. A job names no image, but the version of an environment 
 """
 
 import hashlib
-import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.providers.base import Request
+from cloud_train.providers.cloud_jobs import ATTEMPT, NOT_BUILT, RUN, STORE, image_of, job_name, whole_seconds
 from cloud_train.providers.descriptions import problems_of as shape_problems
 from cloud_train.providers.worker_command import ENVIRONMENT, worker_command
 
@@ -19,13 +19,8 @@ if TYPE_CHECKING:
     from cloud_train.providers.machines import Machine
     from cloud_train.run.plan import Plan
 
-RUN = "cloud-train-run"
-"""The tag that says whose job it is; a listing of jobs asks for it."""
-
 _ENVIRONMENT = "cloud-train"
 _PUBLIC = "https://management.azure.com"
-_LEAVING_SECONDS = 900
-"""What an attempt may need beyond the program's own time: to fetch data, to ship the last checkpoint."""
 _NEEDED = ("subscription", "resource_group", "workspace", "repository")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,253}")
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -46,8 +41,8 @@ _LONGEST_TAG = (100, 1000)
 def request_of(plan: "Plan") -> Request:
     """The environment's version, the job, and where the job's secrets would lie; ``settings`` are those that were given."""
     settings = plan.provider_settings
-    workspace, job = workspace_of(settings), job_of(plan.run_id, plan.attempt)
-    image = plan.image if plan.image and "@sha256:" in plan.image else f"{settings.get('repository')}@sha256:{'0' * 64}"
+    workspace, job = workspace_of(settings), job_name(plan.run_id, plan.attempt)
+    image = image_of(plan) or f"None@{NOT_BUILT}"
     environment = f"{_ENVIRONMENT}/versions/{hashlib.sha256(image.encode()).hexdigest()[:32]}"
     secret = secret_of(settings, job) if plan.job.secrets else None
     machine, without = _machine(plan)
@@ -74,11 +69,6 @@ def workspace_of(settings: Mapping[str, Any]) -> dict[str, Any]:
         "path": f"{group}/providers/Microsoft.MachineLearningServices/workspaces/{settings.get('workspace')}",
         "history": settings.get("history_endpoint", f"https://{location}.api.azureml.ms" if location else "").rstrip("/") or None,
     }
-
-
-def job_of(run_id: str, attempt: int) -> str:
-    """The job's id, by which a second launch is the same job."""
-    return f"{run_id}-{attempt}"
 
 
 def secret_of(settings: Mapping[str, Any], job: str) -> str | None:
@@ -130,10 +120,10 @@ def _job(plan: "Plan", environment: str, secret: str | None, machine: "Machine |
     """The properties of a command job."""
     settings, nodes = plan.provider_settings, plan.job.resources.nodes
     identity, compute = settings.get("identity"), settings.get("compute")
-    tags = {RUN: plan.run_id, "cloud-train-attempt": str(plan.attempt), "cloud-train-store": plan.store}
+    tags = {RUN: plan.run_id, ATTEMPT: str(plan.attempt), STORE: plan.store}
     return {
         "jobType": "Command",
-        "displayName": job_of(plan.run_id, plan.attempt),
+        "displayName": job_name(plan.run_id, plan.attempt),
         "experimentName": plan.job.name,
         "tags": {**settings.get("tags", {}), **tags},
         "environmentId": environment,
@@ -144,7 +134,7 @@ def _job(plan: "Plan", environment: str, secret: str | None, machine: "Machine |
         **({"distribution": {"distributionType": "PyTorch", "processCountPerInstance": 1}} if nodes > 1 else {}),
         **({"computeId": f"{workspace_of(settings)['path']}/computes/{compute}"} if compute else {}),
         **({"queueSettings": {"jobTier": "Spot"}} if plan.job.resources.spot and not compute else {}),
-        "limits": {"jobLimitsType": "Command", "timeout": f"PT{_timeout_seconds(plan)}S"},
+        "limits": {"jobLimitsType": "Command", "timeout": f"PT{whole_seconds(plan)}S"},
     }
 
 
@@ -168,16 +158,6 @@ def _machine(plan: "Plan") -> tuple["Machine | None", str | None]:
         return machines.choose("azure", plan.job.resources), None
     except machines.NoMachineError as error:
         return None, str(error)
-
-
-def _timeout_seconds(plan: "Plan") -> int:
-    """After which Azure itself ends the job, all restarts together: later than the worker would."""
-    from cloud_train.job.types import Duration
-
-    program = plan.program
-    if program.duration_seconds is None:
-        return math.ceil(Duration.parse(plan.provider_settings.get("max_runtime", "1 d")).seconds)
-    return math.ceil((program.duration_seconds + program.grace_seconds) * program.attempts) + _LEAVING_SECONDS
 
 
 def _similar(name: str) -> str:

@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from cloud_train.providers.base import TAKEN, Observation
+from cloud_train.providers.base import Observation
+from cloud_train.providers.observations import KILLED, STORE_ERROR, TERMINATED, ended, said_by, unknown
 from cloud_train.run.states import Cause, State
 
 _LIVING = {
@@ -25,13 +26,10 @@ _LIVING = {
 _SILENT = "NotResponding"
 _ENDS = frozenset({"Completed", "Failed", "Canceled"})
 
-_BY_WORKER: dict[int, Cause] = {cause.exit_code: cause for cause in Cause if cause not in (Cause.REJECTED, Cause.SUCCEEDED)}
-"""The exit statuses with which a worker says why its attempt ended."""
-_TAKEN = 3  # the worker's exit status where another worker was faster to begin the attempt
-_STORE_ERROR = 6  # the worker's exit status for errors.StoreError: it could not read or write the run directory
 _EXIT = re.compile(r"exited with (?:status|exit) code (-?\d+)|exit code[: ]+(-?\d+)", re.IGNORECASE)
 _PULL_FIX = "give the machines' identity the role AcrPull on the registry of azure.repository"
 _WORDS: tuple[tuple[str, Cause, str], ...] = (
+    (r"no space left|disk.{0,20} full", Cause.FAILED, "the machine's disk is too small for image and files: see azure.machine"),
     (r"AcrRefreshTokenRetrievalError|unauthorized: auth|pull access denied", Cause.REJECTED, _PULL_FIX),
     (r"FailedPullingImage|Unable to pull docker image|manifest unknown", Cause.REJECTED, "see that the registry still has the image"),
     (r"AuthorizationFailed|does not have authorization|identity.{0,80}(?:not found|not assigned)", Cause.REJECTED, "see azure.identity"),
@@ -57,38 +55,36 @@ def observed(job: Mapping[str, Any], details: Mapping[str, Any] | None = None) -
         return Observation(state, None, message)
     match status:
         case "Completed":
-            return _end(Cause.SUCCEEDED, Cause.SUCCEEDED.text)
+            return ended(Cause.SUCCEEDED)
         case "Canceled":
             return _canceled(details)
         case "Failed":
             return _failed(_error_of(details))
     said = "hears nothing of the job's machines" if status == _SILENT else f"says {status!r}, which means nothing here"
-    return Observation(State.RUNNING, Cause.UNKNOWN, f"Azure ML {said}")
+    return unknown(f"Azure ML {said}")
 
 
 def _canceled(details: Mapping[str, Any] | None) -> Observation:
     """Canceled by somebody, or by Azure ML itself at the time limit: then the run history has an error."""
     error = _error_of(details)
     if error and _meaning(error)[0] is Cause.TIMED_OUT:
-        return _end(Cause.TIMED_OUT, f"Azure ML ended the job: {error}")
-    return _end(Cause.CANCELLED, "the job was cancelled at Azure ML")
+        return ended(Cause.TIMED_OUT, f"Azure ML ended the job: {error}")
+    return ended(Cause.CANCELLED, "the job was cancelled at Azure ML")
 
 
 def _failed(error: str) -> Observation:
     exit_code = next((int(one or other) for one, other in _EXIT.findall(error)), None)
-    if exit_code == _TAKEN:
-        return TAKEN
-    if exit_code in _BY_WORKER:
-        return _end(_BY_WORKER[exit_code], _BY_WORKER[exit_code].text)
+    if exit_code and (said := said_by(exit_code)):  # a job that failed is no success, whatever a 0 stands for in its words
+        return said
     if not error:
-        return _end(Cause.UNKNOWN, "Azure ML says that the job failed, and not why")
+        return ended(Cause.UNKNOWN, "Azure ML says that the job failed, and not why")
     cause, remedy = _meaning(error) if exit_code is None else (_of_exit(exit_code), "")
-    return _end(cause, f"Azure ML says: {error}{f'; {remedy}' if remedy else ''}")
+    return ended(cause, f"Azure ML says: {error}{f'; {remedy}' if remedy else ''}")
 
 
 def _of_exit(exit_code: int) -> Cause:
     """What an exit status means that is none of a worker's causes: the worker did not get to say why."""
-    return Cause.INFRASTRUCTURE if exit_code in (_STORE_ERROR, 128 + 9, 128 + 15, -9, -15) else Cause.FAILED
+    return Cause.INFRASTRUCTURE if exit_code in (STORE_ERROR, KILLED, TERMINATED, -9, -15) else Cause.FAILED
 
 
 def _meaning(error: str) -> tuple[Cause, str]:
@@ -103,7 +99,3 @@ def _error_of(details: Mapping[str, Any] | None) -> str:
     error = ((details or {}).get("error") or {}).get("error") or {}
     words = " ".join(str(error.get("message") or "").split())
     return ": ".join(part for part in (str(error.get("code") or ""), words) if part)
-
-
-def _end(cause: Cause, message: str) -> Observation:
-    return Observation(cause.state, cause, message)

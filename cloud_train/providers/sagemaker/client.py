@@ -39,6 +39,7 @@ _CREDENTIALS = (
 """AWS's codes → what they mean, and what to do."""
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError"})
 _POLICY = "docs/clouds/aws.md has the policy of whoever submits"
+_PROXY = "is there a proxy in between that wants to be logged in at?"
 _QUOTA = re.compile(r"'([^']+ for [^']+)'")
 _PERMISSION = re.compile(r"not authorized to perform:? ([\w-]+:\w+)(?: on resource:? (\S+))?")
 
@@ -52,8 +53,16 @@ class AwsRefusalError(ProviderError):
         self.said = said
 
 
-class AwsThrottledError(AwsRefusalError):
+class AwsPassingError(AwsRefusalError):
+    """Nothing was carried out, and the same request may succeed in a moment."""
+
+
+class AwsThrottledError(AwsPassingError):
     """AWS answered that there were too many requests."""
+
+
+class AwsUnreachableError(AwsPassingError):
+    """No connection to AWS came about."""
 
 
 class AwsUnansweredError(ProviderError):
@@ -98,7 +107,7 @@ class Aws:
             self.patience.sleep(wait)
             try:
                 return self.ask_once(service, region, operation, **parameters)
-            except (AwsThrottledError, AwsUnansweredError) as error:
+            except (AwsPassingError, AwsUnansweredError) as error:
                 failure = error
         assert failure is not None, "there is a first try"
         raise failure
@@ -134,20 +143,36 @@ class Aws:
 def _in_words(service: str, region: str) -> Iterator[None]:
     """No exception of the SDK leaves this."""
     try:
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            ConnectTimeoutError,
+            EndpointConnectionError,
+            HTTPClientError,
+            ProxyConnectionError,
+        )
+        from botocore.parsers import ResponseParserError
     except ModuleNotFoundError as error:
         raise MissingDependencyError("the provider 'aws' needs boto3", hint=f"install it with: {INSTALL}") from error
     try:
         yield
     except ClientError as error:
         raise _explained(error.response, error.operation_name, region) from error
-    except HTTPClientError as error:
+    except (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError) as error:
         hint = f"is {region!r} a region (aws.region), and is there a connection?"
-        raise AwsUnansweredError(f"AWS ({service} in {region}) gave no answer: {error}", hint=hint) from error
+        raise AwsUnreachableError(
+            f"AWS ({service} in {region}) cannot be reached: {error}", hint, type(error).__name__, str(error)
+        ) from error
+    except HTTPClientError as error:
+        raise AwsUnansweredError(f"AWS ({service} in {region}) gave no answer: {error}", hint="is the connection stable?") from error
     except BotoCoreError as error:
         kind = type(error).__name__
         words, hint = CREDENTIAL_PROBLEMS.get(kind, (f"the AWS SDK cannot ask {service} in {region}", LOG_IN))
         raise AwsRefusalError(f"{words}: {error}", hint, kind, str(error)) from error
+    except (AttributeError, KeyError, TypeError, SyntaxError, UnicodeDecodeError, ResponseParserError) as error:
+        # The SDK's parsers stumble in these ways over what has not the shape of an answer.
+        message = f"AWS ({service} in {region}) seems to answer what is no answer of AWS ({type(error).__name__}: {error})"
+        raise AwsUnansweredError(message, hint=_PROXY) from error
     except ValueError as error:  # a malformed endpoint or region
         hint = "see aws.region, and the variables AWS_ENDPOINT_URL…"
         raise AwsRefusalError(f"the AWS SDK cannot ask {service} in {region!r}: {error}", hint, "ValueError", str(error)) from error
@@ -193,6 +218,18 @@ def _denied(said: str, operation: str) -> tuple[str, str]:
         return f"AWS does not allow {operation}: {said}", _POLICY
     where = f" on {found[2]}" if found[2] else ""
     return f"these credentials lack the permission {found[1]}{where}: {said}", f"allow {found[1]}{where}; {_POLICY}"
+
+
+def with_field(field: str, answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer, which has this field; raises AwsUnansweredError where something else answered."""
+    if field not in answer:
+        raise AwsUnansweredError(f"AWS seems to answer without {field}", hint=_PROXY)
+    return answer
+
+
+def is_denied(error: AwsRefusalError) -> bool:
+    """Whether AWS says that a permission is missing."""
+    return error.reason in _DENIED
 
 
 def is_missing(error: AwsRefusalError) -> bool:

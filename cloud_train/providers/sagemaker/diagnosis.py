@@ -1,13 +1,14 @@
 """Whether everything that the settings of ``aws`` name is there and allowed, one thing at a time. Starts nothing, and changes nothing."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from cloud_train.errors import CloudTrainError, ProviderError
+from cloud_train.errors import ProviderError
 from cloud_train.providers.base import Diagnosis
-from cloud_train.providers.sagemaker.client import Aws, AwsRefusalError, is_missing
+from cloud_train.providers.diagnosing import looked, unasked
+from cloud_train.providers.sagemaker.client import Aws, AwsRefusalError, is_denied, is_missing, with_field
 from cloud_train.providers.sagemaker.jobs import LOG_GROUP
 from cloud_train.providers.sagemaker.request import region_of, registry_of
 
@@ -21,26 +22,18 @@ def diagnose(aws: Aws, settings: Mapping[str, Any], store: str | None) -> Iterat
     if region is None:
         yield Diagnosis("region", "error", "none is named, and none follows from aws.repository", "set it, such as eu-west-1")
         return
-    identity = _looked("credentials", lambda: _identity(aws, region))
+    identity = looked("credentials", lambda: _identity(aws, region))
     yield identity
     if identity.status == "error":
         return
-    yield _looked("SageMaker", lambda: _jobs(aws, region))
-    yield _looked("logs", lambda: _logs(aws, region))
-    yield _looked("role", lambda: _role(aws, region, settings.get("role")))
+    yield looked("SageMaker", lambda: _jobs(aws, region))
+    yield looked("logs", lambda: _logs(aws, region))
+    yield looked("role", lambda: _role(aws, region, settings.get("role")))
     if store is not None and store.startswith("s3://"):
-        yield _looked("store", lambda: _bucket(aws, region, urlsplit(store).netloc))
-    yield _looked("repository", lambda: _repository(aws, region, settings))
+        yield looked("store", lambda: _bucket(aws, region, urlsplit(store).netloc))
+    yield looked("repository", lambda: _repository(aws, region, settings))
     if machine := settings.get("machine"):
-        yield _looked("machine", lambda: _quota(aws, region, str(machine)))
-
-
-def _looked(name: str, look: Callable[[], Diagnosis]) -> Diagnosis:
-    """What ``look`` finds; that AWS refuses to say is a finding too."""
-    try:
-        return look()
-    except CloudTrainError as error:
-        return Diagnosis(name, "error", error.message, error.hint or "")
+        yield looked("machine", lambda: _quota(aws, region, str(machine)))
 
 
 def _identity(aws: Aws, region: str) -> Diagnosis:
@@ -49,13 +42,13 @@ def _identity(aws: Aws, region: str) -> Diagnosis:
 
 
 def _jobs(aws: Aws, region: str) -> Diagnosis:
-    aws.ask("sagemaker", region, "list_training_jobs", MaxResults=1)
+    with_field("TrainingJobSummaries", aws.ask("sagemaker", region, "list_training_jobs", MaxResults=1))
     return Diagnosis("SageMaker", "ok", f"training jobs can be listed in {region}")
 
 
 def _logs(aws: Aws, region: str) -> Diagnosis:
     try:
-        aws.ask("logs", region, "describe_log_streams", logGroupName=LOG_GROUP, limit=1)
+        with_field("logStreams", aws.ask("logs", region, "describe_log_streams", logGroupName=LOG_GROUP, limit=1))
     except AwsRefusalError as error:
         if not is_missing(error):
             raise
@@ -68,7 +61,7 @@ def _role(aws: Aws, region: str, arn: str | None) -> Diagnosis:
         return Diagnosis("role", "error", "none is named", f"set aws.role to the ARN of the role that the machines have; {_SETUP}")
     name = arn.rpartition("/")[2]
     try:
-        role = aws.ask("iam", region, "get_role", RoleName=name)["Role"]
+        role = with_field("Role", aws.ask("iam", region, "get_role", RoleName=name))["Role"]
     except AwsRefusalError as error:
         if is_missing(error) or error.reason == "NoSuchEntity":
             return Diagnosis("role", "error", f"there is no role {name} in this account", f"create it: {_SETUP}")
@@ -99,6 +92,8 @@ def _bucket(aws: Aws, region: str, bucket: str) -> Diagnosis:
     except AwsRefusalError as error:
         if error.reason == "NoSuchBucket":
             return Diagnosis("store", "error", f"there is no bucket {bucket}", f"create it in {region}: {_SETUP}")
+        if is_denied(error):  # runs do without
+            return unasked("store", error)
         raise
     if where != region:
         remedy = "use a bucket of the same region: each checkpoint would be paid for as traffic between regions"
@@ -111,13 +106,15 @@ def _repository(aws: Aws, region: str, settings: Mapping[str, Any]) -> Diagnosis
     if not repository:
         return Diagnosis("repository", "error", "none is named", f"set aws.repository to one of Amazon ECR; {_SETUP}")
     registry = registry_of(repository)
-    aws.ask("ecr", registry[1] if registry else region, "get_authorization_token")
+    with_field("authorizationData", aws.ask("ecr", registry[1] if registry else region, "get_authorization_token"))
     if registry is None:
         return Diagnosis("repository", "warning", f"{repository} is none of Amazon ECR, and cannot be looked at", _SETUP)
     name = repository.partition("/")[2]
     try:
-        aws.ask("ecr", registry[1], "describe_repositories", registryId=registry[0], repositoryNames=[name])
+        with_field("repositories", aws.ask("ecr", registry[1], "describe_repositories", registryId=registry[0], repositoryNames=[name]))
     except AwsRefusalError as error:
+        if is_denied(error):  # pushes do without
+            return unasked("repository", error)
         if not is_missing(error):
             raise
         if settings.get("create_repository"):
@@ -134,7 +131,8 @@ def _quota(aws: Aws, region: str, machine: str) -> Diagnosis:
     more: dict[str, str] = {}
     try:
         while True:
-            answer = aws.ask("service-quotas", region, "list_service_quotas", ServiceCode="sagemaker", MaxResults=100, **more)
+            query = {"ServiceCode": "sagemaker", "MaxResults": 100, **more}
+            answer = with_field("Quotas", aws.ask("service-quotas", region, "list_service_quotas", **query))
             found |= {kinds[quota["QuotaName"]]: quota["Value"] for quota in answer["Quotas"] if quota["QuotaName"] in kinds}
             if len(found) == len(kinds) or not answer.get("NextToken") or answer["NextToken"] == more.get("NextToken"):
                 break

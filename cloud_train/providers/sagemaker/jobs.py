@@ -9,7 +9,7 @@ from typing import Any
 
 from cloud_train.errors import ProviderError
 from cloud_train.providers.base import AlreadyLaunchedError, Handle, LaunchUnknownError
-from cloud_train.providers.sagemaker.client import Aws, AwsRefusalError, AwsThrottledError, AwsUnansweredError, is_missing
+from cloud_train.providers.sagemaker.client import Aws, AwsPassingError, AwsRefusalError, AwsUnansweredError, is_missing, with_field
 from cloud_train.providers.sagemaker.request import is_ours
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
@@ -32,10 +32,10 @@ def create(aws: Aws, region: str, body: Mapping[str, Any], store: str) -> str | 
     for wait in aws.patience.waits():
         aws.patience.sleep(wait)
         try:
-            return str(aws.ask_once("sagemaker", region, "create_training_job", **body)["TrainingJobArn"])
+            return str(with_field("TrainingJobArn", aws.ask_once("sagemaker", region, "create_training_job", **body))["TrainingJobArn"])
         except AwsUnansweredError as error:
             failure, unanswered = error, True
-        except AwsThrottledError as error:
+        except AwsPassingError as error:
             failure = error
         except AwsRefusalError as error:
             if error.reason != "ResourceInUse":
@@ -54,7 +54,7 @@ def create(aws: Aws, region: str, body: Mapping[str, Any], store: str) -> str | 
 def described(aws: Aws, region: str, job: str) -> dict[str, Any] | None:
     """The job's description; None if SageMaker knows no such job."""
     try:
-        return aws.ask("sagemaker", region, "describe_training_job", TrainingJobName=job)
+        return with_field("TrainingJobStatus", aws.ask("sagemaker", region, "describe_training_job", TrainingJobName=job))
     except AwsRefusalError as error:
         if is_missing(error):
             return None
@@ -77,7 +77,8 @@ def listed(aws: Aws, region: str, handles: Sequence[Handle]) -> Iterator[Mapping
     for _ in handles[1:]:
         if len(wanted) < 2:
             return
-        answer = aws.ask("sagemaker", region, "list_training_jobs", MaxResults=_PAGE, SortBy="CreationTime", SortOrder="Descending", **more)
+        query = {"MaxResults": _PAGE, "SortBy": "CreationTime", "SortOrder": "Descending", **more}
+        answer = with_field("TrainingJobSummaries", aws.ask("sagemaker", region, "list_training_jobs", **query))
         yield from answer["TrainingJobSummaries"]
         wanted -= {job["TrainingJobName"] for job in answer["TrainingJobSummaries"]}
         token = answer.get("NextToken")
@@ -127,21 +128,23 @@ def output(aws: Aws, region: str, job: str, cursor: str | None) -> tuple[bytes, 
 def _streams(aws: Aws, region: str, prefix: str) -> Iterator[str]:
     """The log streams with this prefix, in the order in which they began: a machine that takes another's place begins another."""
     more: dict[str, str] = {}
-    while True:
-        answer = aws.ask("logs", region, "describe_log_streams", logGroupName=LOG_GROUP, logStreamNamePrefix=prefix, **more)
+    asked: set[str | None] = set()  # a page that comes again would come for ever
+    while more.get("nextToken") not in asked:
+        asked.add(more.get("nextToken"))
+        query = {"logGroupName": LOG_GROUP, "logStreamNamePrefix": prefix, **more}
+        answer = with_field("logStreams", aws.ask("logs", region, "describe_log_streams", **query))
         yield from sorted(str(stream["logStreamName"]) for stream in answer["logStreams"])
-        if not answer.get("nextToken") or answer["nextToken"] == more.get("nextToken"):
+        if not answer.get("nextToken"):
             return
         more = {"nextToken": answer["nextToken"]}
 
 
 def _pages(aws: Aws, region: str, stream: str, token: str | None) -> Iterator[tuple[bytes, str]]:
     """The stream from ``token`` on, in pages, each with the token of the next; at the end of it, that is the token of the page itself."""
-    while True:
-        more = {"nextToken": token} if token else {}
-        answer = aws.ask("logs", region, "get_log_events", logGroupName=LOG_GROUP, logStreamName=stream, startFromHead=True, **more)
-        following = str(answer["nextForwardToken"])
-        yield "".join(f"{event['message']}\n" for event in answer["events"]).encode(), following
-        if following == token:
-            return
-        token = following
+    asked: set[str | None] = set()
+    while token not in asked:  # at the end the same one comes again
+        asked.add(token)
+        query = {"logGroupName": LOG_GROUP, "logStreamName": stream, "startFromHead": True, **({"nextToken": token} if token else {})}
+        answer = with_field("nextForwardToken", aws.ask("logs", region, "get_log_events", **query))
+        token = str(answer["nextForwardToken"])
+        yield "".join(f"{event['message']}\n" for event in answer["events"]).encode(), token

@@ -9,24 +9,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cloud_train.errors import CloudTrainError, ProviderError
+from cloud_train.errors import ProviderError
 from cloud_train.providers.base import AlreadyLaunchedError, Capabilities, Diagnosis, Handle, LaunchUnknownError, Observation, Request
+from cloud_train.providers.cloud_jobs import job_name
+from cloud_train.providers.cloud_provider import CloudProvider, is_young
+from cloud_train.providers.observations import ended, unknown
 from cloud_train.providers.sagemaker import jobs, surroundings
 from cloud_train.providers.sagemaker.client import Aws, Patience
-from cloud_train.providers.sagemaker.request import is_ours, job_name, problems_of, region_of, request_of, secret_of, with_secret
+from cloud_train.providers.sagemaker.request import is_ours, problems_of, region_of, request_of, secret_of, with_secret
 from cloud_train.providers.sagemaker.state import needs_more, observation_of
-from cloud_train.run import container_paths
 from cloud_train.run.states import Cause, State
 
 if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
 
-_SETTLED_SECONDS = 300.0
-"""A job that was created longer ago than this shows wherever it is looked for."""
 _HAS_A_WORKER = frozenset({"Training", "Uploading", "Stopping"})
 
 
-class SageMakerProvider:
+class SageMakerProvider(CloudProvider):
     """Runs in training jobs of SageMaker. Nothing is kept under ``home``: the jobs' names say everything."""
 
     name = "aws"
@@ -34,10 +34,6 @@ class SageMakerProvider:
 
     def __init__(self, home: Path, patience: Patience | None = None) -> None:
         self._aws = Aws(patience or Patience())
-
-    def interpreter(self, settings: Mapping[str, Any]) -> str:
-        """The Python on the image's PATH."""
-        return container_paths.PYTHON
 
     def render(self, plan: "Plan") -> Request:
         """The body of CreateTrainingJob, and what sending it needs. The settings are ``cloud_train.job.settings.AwsSettings``."""
@@ -79,34 +75,6 @@ class SageMakerProvider:
         reference = {"job": job, "region": region, "secret": secret_of(found), "launched": 0.0, "arn": found["TrainingJobArn"]}
         return Handle(run_id, attempt, self.name, store, reference)
 
-    def observe(self, handle: Handle) -> Observation:
-        """What SageMaker says of the job; while it cannot be asked, the attempt is taken to go on, with the cause *unknown*."""
-        try:
-            found = jobs.described(self._aws, handle.reference["region"], handle.reference["job"])
-            return observation_of(found) if found is not None else self._missing(handle)
-        except CloudTrainError as error:
-            return _unknown(error.message)
-
-    def observe_all(self, handles: Sequence[Handle]) -> list[Observation]:
-        """The same from listings of 100 jobs each. What a listing does not say is asked for alone: why a job failed."""
-        found: dict[tuple[str, str], Mapping[str, Any]] = {}
-        unasked: dict[str, Observation] = {}
-        for region in {handle.reference["region"] for handle in handles}:
-            there = [handle for handle in handles if handle.reference["region"] == region]
-            try:
-                found |= {(region, job["TrainingJobName"]): job for job in jobs.listed(self._aws, region, there)}
-            except CloudTrainError as error:
-                unasked[region] = _unknown(error.message)
-
-        def observed(handle: Handle) -> Observation:
-            region, name = handle.reference["region"], handle.reference["job"]
-            if region in unasked:
-                return unasked[region]
-            job = found.get((region, name))
-            return self.observe(handle) if job is None or needs_more(job) else observation_of(job)
-
-        return [observed(handle) for handle in handles]
-
     def cancel(self, handle: Handle, force: bool = False) -> None:
         """SageMaker's own stop: SIGTERM, and SIGKILL 120 seconds later. It has nothing harder, so ``force`` does the same."""
         jobs.stop(self._aws, handle.reference["region"], handle.reference["job"])
@@ -138,17 +106,25 @@ class SageMakerProvider:
 
         return diagnose(self._aws, settings, store)
 
+    def _observed(self, handle: Handle) -> Observation:
+        found = jobs.described(self._aws, handle.reference["region"], handle.reference["job"])
+        return observation_of(found) if found is not None else self._missing(handle)
+
+    def _place(self, handle: Handle) -> str:
+        return str(handle.reference["region"])
+
+    def _listed(self, handles: Sequence[Handle]) -> Iterator[tuple[str, Observation]]:
+        """From listings of 100 jobs each."""
+        for job in jobs.listed(self._aws, self._place(handles[0]), handles):
+            if not needs_more(job):
+                yield job["TrainingJobName"], observation_of(job)
+
     def _missing(self, handle: Handle) -> Observation:
         """What it means that SageMaker does not know the job: it is too young, the credentials are another account's, or it is gone."""
         job, region, arn = handle.reference["job"], handle.reference["region"], handle.reference.get("arn")
-        if abs(time.time() - handle.reference["launched"]) < _SETTLED_SECONDS:
+        if is_young(handle):
             return Observation(State.QUEUED, Cause.UNKNOWN, f"SageMaker does not show the training job {job} yet")
         mine = self._aws.ask("sts", region, "get_caller_identity")["Account"]
         if arn is not None and arn.split(":")[4:5] != [mine]:
-            return _unknown(f"the training job is {arn}, and these credentials are of account {mine}")
-        cause = Cause.INFRASTRUCTURE
-        return Observation(cause.state, cause, f"SageMaker in {region} knows no training job {job}: somebody deleted it")
-
-
-def _unknown(message: str) -> Observation:
-    return Observation(State.RUNNING, Cause.UNKNOWN, message)
+            return unknown(f"the training job is {arn}, and these credentials are of account {mine}")
+        return ended(Cause.INFRASTRUCTURE, f"SageMaker in {region} knows no training job {job}: somebody deleted it")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloud_train.providers import descriptions
 from cloud_train.providers.base import Request
+from cloud_train.providers.cloud_jobs import ATTEMPT, RUN, STORE, image_of, job_name, longest_seconds
 from cloud_train.providers.worker_command import ENVIRONMENT, worker_command
 from cloud_train.run.states import Cause
 from cloud_train.storage.loopback import is_loopback
@@ -20,17 +21,12 @@ if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
 
 DEFINITION = "CreateTrainingJobRequest"
-NOT_BUILT = "sha256:" + "0" * 64
-"""Stands for the image's digest before there is an image."""
 
 _PLATFORM = "linux/amd64"
 _MOST_GRACE_SECONDS = 110
 """SageMaker kills 120 seconds after SIGTERM, and the worker has to ship the last checkpoint too."""
 _LONGEST_SECONDS = 28 * 86400
-_DAY = "1 d"
 _VOLUME = "30GB"
-_MARGIN_SECONDS = 900
-"""For fetching the newest checkpoint and shipping the last things, beyond what the worker itself allows the program."""
 _MOST_TAGS = 50
 _ECR = re.compile(r"(\d{12})\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
 _TAG = re.compile(r"[A-Za-z0-9 _.:/=+\-@]{1,256}")
@@ -56,11 +52,6 @@ _SETTINGS = {
     "StoppingCondition.MaxWaitTimeInSeconds": "max_wait",
 }
 """Path in the request → the setting (under ``aws``) that it comes from; longer paths first where one begins another."""
-
-
-def job_name(run_id: str, attempt: int) -> str:
-    """The training job's name: what makes a launch happen once, since no two jobs of an account and region share one."""
-    return f"{run_id}-{attempt}"
 
 
 def secret_name(job: str) -> str:
@@ -162,10 +153,8 @@ def _words(command: list[str]) -> dict[str, list[str]]:
 
 
 def _image(plan: "Plan") -> dict[str, str]:
-    if plan.image and "@sha256:" in plan.image:
-        return {"TrainingImage": plan.image}
-    repository = plan.provider_settings.get("repository")
-    return {"TrainingImage": f"{repository}@{NOT_BUILT}"} if repository else {}
+    image = image_of(plan)
+    return {"TrainingImage": image} if image else {}
 
 
 def _machine(plan: "Plan") -> tuple[str | None, list[str]]:
@@ -195,15 +184,11 @@ def _resources(plan: "Plan", machine: str | None) -> dict[str, Any]:
 
 def _limits(plan: "Plan") -> dict[str, int]:
     """The cloud's own limits: a net below the worker's, which ends the program after ``limits.duration`` with its grace period."""
-    from cloud_train.job.types import Duration
-
-    program, settings = plan.program, plan.provider_settings
-    if program.duration_seconds is None:
-        longest = Duration.parse(settings.get("max_runtime") or _DAY).seconds
-    else:
-        longest = (program.duration_seconds + program.grace_seconds) * program.attempts + _MARGIN_SECONDS
+    settings, longest = plan.provider_settings, longest_seconds(plan)
     limits = {"MaxRuntimeInSeconds": math.ceil(longest)}
     if plan.job.resources.spot:
+        from cloud_train.job.types import Duration
+
         wait = Duration.parse(settings["max_wait"]).seconds if settings.get("max_wait") else longest
         limits["MaxWaitTimeInSeconds"] = math.ceil(longest + wait)
     return limits
@@ -221,9 +206,9 @@ def _retries(plan: "Plan") -> dict[str, int] | None:
 
 
 def _tags(plan: "Plan") -> list[dict[str, str]]:
-    own = {"cloud-train-run": plan.run_id, "cloud-train-attempt": str(plan.attempt)}
+    own = {RUN: plan.run_id, ATTEMPT: str(plan.attempt)}
     if _TAG.fullmatch(plan.store):
-        own["cloud-train-store"] = plan.store
+        own[STORE] = plan.store
     return [{"Key": key, "Value": str(value)} for key, value in ({**(plan.provider_settings.get("tags") or {}), **own}).items()]
 
 

@@ -3,20 +3,16 @@
 While a worker runs it speaks for itself in the run directory; what is said here counts before it begins and where it could not speak.
 Reference: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_DescribeTrainingJob.html. For why a job failed the service has
 words that are stated nowhere: the patterns here are of what it was seen to say; any other text is passed on with the cause *failed*.
+That an image which is larger than the disk "cannot be pulled": https://github.com/aws/sagemaker-python-sdk/issues/57.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from cloud_train.providers.base import TAKEN, Observation
+from cloud_train.providers.base import Observation
+from cloud_train.providers.observations import KILLED, STORE_ERROR, ended, said_by, unknown
 from cloud_train.run.states import Cause, State
-
-_BY_WORKER = {cause.exit_code: cause for cause in Cause if cause is not Cause.REJECTED}
-"""The exit statuses with which a worker says why its attempt ended."""
-_TAKEN = 3  # the worker's exit status where another worker was faster to begin the attempt
-_STORE_ERROR = 6  # the worker's exit status for errors.StoreError: it could not read or write the run directory
-_KILLED = 128 + 9
 
 _GOING_ON = {
     "Pending": State.QUEUED,
@@ -38,8 +34,9 @@ _FAILURES = (
     (
         r"cannot pull|image .*(not found|does not exist)|invalid.* image|manifest",
         Cause.REJECTED,
-        "the image cannot be pulled: it has to be there (aws.repository), for linux/amd64, and the role (aws.role) needs"
-        " ecr:BatchGetImage, ecr:GetDownloadUrlForLayer and ecr:GetAuthorizationToken",
+        "the image cannot be pulled: it has to be there (aws.repository), for linux/amd64, and to fit on the machine's disk (make it"
+        " smaller, or aws.volume larger), and the role (aws.role) needs ecr:BatchGetImage, ecr:GetDownloadUrlForLayer and"
+        " ecr:GetAuthorizationToken",
     ),
     (
         r"assume (the )?role|sts:AssumeRole",
@@ -73,7 +70,7 @@ def observation_of(job: Mapping[str, Any]) -> Observation:
     status, secondary = str(job.get("TrainingJobStatus")), str(job.get("SecondaryStatus"))
     match status:
         case "Completed":
-            found = _end(Cause.SUCCEEDED, "SageMaker says Completed")
+            found = ended(Cause.SUCCEEDED, "SageMaker says Completed")
         case "Failed":
             found = failure(str(job.get("FailureReason") or ""))
         case "Stopped":
@@ -83,9 +80,9 @@ def observation_of(job: Mapping[str, Any]) -> Observation:
         case "InProgress" if secondary in _GOING_ON:
             found = Observation(_GOING_ON[secondary], None, _words(secondary, job))
         case "Deleting":
-            found = _end(Cause.UNKNOWN, "SageMaker says that the job is being deleted")
+            found = ended(Cause.UNKNOWN, "SageMaker says that the job is being deleted")
         case _:
-            found = Observation(State.RUNNING, Cause.UNKNOWN, f"SageMaker says {status}/{secondary}, which says nothing here")
+            found = unknown(f"SageMaker says {status}/{secondary}, which says nothing here")
     return found
 
 
@@ -97,33 +94,33 @@ def needs_more(summary: Mapping[str, Any]) -> bool:
 def failure(reason: str) -> Observation:
     """How an attempt ended whose job failed for this reason."""
     code = re.search(r"exit code: ?(-?\d+)", reason, re.IGNORECASE)
-    if code is not None and int(code[1]) == _TAKEN:
-        return TAKEN
-    if code is not None and int(code[1]) in _BY_WORKER:
-        return _end(_BY_WORKER[int(code[1])], _BY_WORKER[int(code[1])].text)
+    if code is not None and int(code[1]) and (said := said_by(int(code[1]))):  # a job that failed is no success, whatever a 0 stands for
+        return said
     for pattern, cause, remedy in _FAILURES:
         if re.search(pattern, reason, re.IGNORECASE):
-            return _end(cause, f"{reason}; {remedy}" if remedy else reason)
+            return ended(cause, f"{reason}; {remedy}" if remedy else reason)
     if code is not None:
         return _of_exit(int(code[1]), reason)
-    return _end(Cause.FAILED if reason else Cause.INFRASTRUCTURE, reason or "SageMaker says that the job failed, and not why")
+    return ended(Cause.FAILED if reason else Cause.INFRASTRUCTURE, reason or "SageMaker says that the job failed, and not why")
 
 
 def _of_exit(code: int, reason: str) -> Observation:
-    if code == _STORE_ERROR:
+    if code == STORE_ERROR:
         remedy = "its worker could not reach the store: does the role (aws.role) read and write there, and is the bucket in this region?"
-        return _end(Cause.INFRASTRUCTURE, f"{reason}; {remedy}")
-    if code == _KILLED:
-        return _end(Cause.INFRASTRUCTURE, f"{reason}; the container was killed: for want of memory, or as its machine was taken back")
-    return _end(Cause.FAILED, f"the container ended before its worker could say why: {reason}")
+        return ended(Cause.INFRASTRUCTURE, f"{reason}; {remedy}")
+    if code == KILLED:
+        return ended(Cause.INFRASTRUCTURE, f"{reason}; the container was killed: for want of memory, or as its machine was taken back")
+    return ended(Cause.FAILED, f"the container ended before its worker could say why: {reason}")
 
 
 def _stopped(secondary: str) -> Observation:
     if secondary == "MaxRuntimeExceeded":
-        return _end(Cause.TIMED_OUT, "SageMaker ended it at the longest time that it may run (limits.duration, or aws.max_runtime)")
+        return ended(Cause.TIMED_OUT, "SageMaker ended it at the longest time that it may run (limits.duration, or aws.max_runtime)")
     if secondary == "MaxWaitTimeExceeded":
-        return _end(Cause.INFRASTRUCTURE, "no spot capacity within aws.max_wait: wait longer, name another aws.machine, or do without spot")
-    return _end(Cause.CANCELLED, "the training job was stopped")
+        return ended(
+            Cause.INFRASTRUCTURE, "no spot capacity within aws.max_wait: wait longer, name another aws.machine, or do without spot"
+        )
+    return ended(Cause.CANCELLED, "the training job was stopped")
 
 
 def _words(secondary: str, job: Mapping[str, Any]) -> str:
@@ -136,7 +133,3 @@ def _last_message(job: Mapping[str, Any]) -> str:
     """What SageMaker says of the step that the job is at; an entry of a listing has no such words."""
     transitions = job.get("SecondaryStatusTransitions") or [{}]
     return str(transitions[-1].get("StatusMessage") or "")
-
-
-def _end(cause: Cause, message: str) -> Observation:
-    return Observation(cause.state, cause, message)

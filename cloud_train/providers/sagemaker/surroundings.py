@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from cloud_train.providers.sagemaker.client import Aws, AwsRefusalError, is_missing
+from cloud_train.providers.sagemaker.client import Aws, AwsRefusalError, is_missing, with_field
 from cloud_train.providers.sagemaker.request import region_of, registry_of
 
 
@@ -14,7 +14,7 @@ def put_secret(aws: Aws, region: str, name: str, secrets: Mapping[str, str]) -> 
     """Write the secrets down at AWS, as one JSON document; whether there was nothing of this name before."""
     text = json.dumps(secrets)
     try:
-        aws.ask("secretsmanager", region, "create_secret", Name=name, SecretString=text)
+        with_field("ARN", aws.ask("secretsmanager", region, "create_secret", Name=name, SecretString=text))
     except AwsRefusalError as error:
         if error.reason != "ResourceExistsException":
             raise
@@ -42,7 +42,7 @@ def login(aws: Aws, settings: Mapping[str, Any]) -> tuple[str, str] | None:
         return None
     if settings.get("create_repository"):
         _make_repository(aws, region, repository.partition("/")[2])
-    answer = aws.ask("ecr", region, "get_authorization_token")
+    answer = with_field("authorizationData", aws.ask("ecr", region, "get_authorization_token"))
     user, _, password = base64.b64decode(answer["authorizationData"][0]["authorizationToken"]).decode().partition(":")
     return user, password
 

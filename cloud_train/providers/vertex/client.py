@@ -22,6 +22,7 @@ TIMEOUTS = (10.0, 60.0)
 THROTTLED = 429
 
 _NO_URL = 400
+_NOT_FOUND = 404
 _TRIES = 5
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 16.0
@@ -174,6 +175,7 @@ def _explained(service: str, status: int, reason: str, words: str, settings: Map
     elif status == 403:
         named = _PERMISSION.search(words)
         message = f"the credentials lack {f'the permission {named[1]}' if named else 'a permission'} in the project {project} ({words})"
+        hint = f"is gcp.project right? {_ROLES}"
     elif status == THROTTLED and _QUOTA in words:
         message = f"the project {project} has not enough quota: {words}"
         hint = "ask for more at https://console.cloud.google.com/iam-admin/quotas, or choose another gcp.region or gcp.machine"
@@ -183,6 +185,8 @@ def _explained(service: str, status: int, reason: str, words: str, settings: Map
         message, hint = f"{api} failed with {status} ({words})", "try again; https://status.cloud.google.com says more"
     else:
         message, hint = f"{api} refuses the request with {status} {reason} ({words})", None
+        if status == _NOT_FOUND and service.endswith("-aiplatform"):
+            hint = f"are {project!r} (gcp.project) and {settings.get('region')!r} (gcp.region) right, and is Vertex AI in that region?"
     return message, hint
 
 
@@ -216,9 +220,8 @@ def no_token(error: Exception) -> GoogleError:
     words = " ".join(str(error.args[0] if error.args else error).split())[:_SHOWN_CHARACTERS]
     if isinstance(error, TransportError) or getattr(error, "retryable", False):
         return GoogleError(f"Google gave no token ({words})", "is the network up?")
-    return GoogleError(
-        f"Google gave no token: the credentials are not valid, or not any more ({words})", f"log in with: {LOGIN}", status=401
-    )
+    hint = "set this machine's clock" if "timeframe" in words else f"log in with: {LOGIN}"
+    return GoogleError(f"Google gave no token: the credentials are not valid, or not any more ({words})", hint, status=401)
 
 
 def _json_of(answer: Any) -> dict[str, Any] | None:

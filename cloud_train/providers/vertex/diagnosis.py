@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 from cloud_train.errors import CloudTrainError
 from cloud_train.providers.base import Diagnosis
+from cloud_train.providers.diagnosing import unasked, wrong
 from cloud_train.providers.vertex.client import Google, GoogleError
 from cloud_train.providers.vertex.registry import exists, is_google, login
 from cloud_train.storage.registry import bucket_and_prefix, scheme_of
@@ -37,7 +38,7 @@ def diagnoses(connect: Callable[[], Google], settings: Mapping[str, Any], store:
     try:
         google = connect()
     except CloudTrainError as error:
-        yield _wrong("Google's credentials", error)
+        yield wrong("Google's credentials", error)
         return
     with google:
         for name, look in (("Google's credentials", _credentials), ("Vertex AI", _vertex)):
@@ -61,15 +62,11 @@ def _asked(
         status, detail, remedy = look(google, settings)
     except GoogleError as error:
         if name in _ONLY_LOOKED_AT and error.status == _FORBIDDEN:
-            return Diagnosis(name, "warning", f"cannot be asked for: {error.message}", error.hint or "")
-        return _wrong(name, error)
+            return unasked(name, error)
+        return wrong(name, error)
     except CloudTrainError as error:
-        return _wrong(name, error)
+        return wrong(name, error)
     return Diagnosis(name, "ok" if status == "ok" else "warning" if status == "warning" else "error", detail, remedy)
-
-
-def _wrong(name: str, error: CloudTrainError) -> Diagnosis:
-    return Diagnosis(name, "error", error.message, error.hint or "")
 
 
 def _credentials(google: Google, settings: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -7,8 +7,9 @@ from typing import Any
 
 from cloud_train.errors import ProviderError
 from cloud_train.providers.base import Request
-from cloud_train.providers.vertex.client import Google, GoogleError
-from cloud_train.providers.vertex.request import CLOUD, RUN, labels_of
+from cloud_train.providers.cloud_jobs import RUN
+from cloud_train.providers.vertex.client import THROTTLED, Google, GoogleError
+from cloud_train.providers.vertex.request import CLOUD, labels_of
 
 Job = Mapping[str, Any]
 """A CustomJob, as Vertex AI answers it."""
@@ -42,6 +43,8 @@ def jobs_soon(google: Google, run_id: str, attempt: int, is_enough: Callable[[Se
         try:
             jobs, refusal = jobs_of(google, run_id, attempt), None
         except GoogleError as error:
+            if error.status == THROTTLED:  # it was tried as often as may be
+                raise
             refusal = error
         if is_enough(jobs):
             return jobs
@@ -69,12 +72,15 @@ def listing(google: Google, wanted: Mapping[str, str]) -> Iterator[tuple[str, Jo
 def create(google: Google, request: Request) -> Job:
     """The job, created; raises GoogleError, whose ``is_unanswered`` says whether it may be there all the same."""
     try:
-        return google.call("POST", google.vertex, f"v1/{google.parent}/customJobs", body=request["body"], is_repeatable=False)
+        job = google.call("POST", google.vertex, f"v1/{google.parent}/customJobs", body=request["body"], is_repeatable=False)
     except GoogleError as error:
         machine = request["body"]["jobSpec"]["workerPoolSpecs"][0]["machineSpec"].get("machineType", "")
         if error.status == _REFUSED and "machine type" in error.message.lower():
             error.hint = _other_machines(machine)
         raise
+    if not {"name", "createTime"} <= job.keys():
+        raise GoogleError("Vertex AI seems to answer without the job that it was to create", "is there a proxy in between?")
+    return job
 
 
 def cancel(google: Google, name: str) -> None:

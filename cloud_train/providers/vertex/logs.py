@@ -38,14 +38,16 @@ def read(google: Google, project: str, job: str, cursor: str | None) -> tuple[by
     """The lines from ``cursor`` on, and the next cursor. ``job`` is the number that ends a job's name. Raises GoogleError."""
     at = _Cursor(**json.loads(cursor)) if cursor else _Cursor()
     read_now: list[str] = []
+    asked = {at.page}
     for _ in range(_MOST_PAGES):
         answer = google.call("POST", "logging", "v2/entries:list", body=_question(project, job, at))
         read_now += _new_lines(answer, at)
         token = str(answer.get("nextPageToken") or "")
-        if not token or token == at.page:
+        if not token or token in asked:  # a page that comes again would come for ever
             at.page, at.since = "", _back(at.newest)
             break
         at.page = token
+        asked.add(token)
     horizon = _back(at.newest)
     at.seen = {key: time for key, time in at.seen.items() if _instant(time) >= _instant(horizon)}
     return "".join(read_now).encode(), json.dumps(asdict(at))

@@ -21,18 +21,17 @@ from cloud_train.providers.base import (
     Observation,
     Request,
 )
+from cloud_train.providers.cloud_provider import CloudProvider, is_young
 from cloud_train.providers.vertex import jobs
 from cloud_train.providers.vertex.client import TIMEOUTS, Google, GoogleError, credentials_of
 from cloud_train.providers.vertex.request import CLOUD, problems_of, request_of, secret_name
-from cloud_train.providers.vertex.state import DELETED, observation_of
-from cloud_train.run import container_paths
-from cloud_train.run.states import Cause, State
+from cloud_train.providers.vertex.state import DELETED, NOT_YET, observation_of
 
 if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
 
 
-class VertexProvider:
+class VertexProvider(CloudProvider):
     """Runs on Vertex AI. Nothing is kept on this machine."""
 
     name = CLOUD
@@ -42,10 +41,6 @@ class VertexProvider:
         """``timeouts`` are seconds to connect and to wait for an answer; ``pause`` waits so many seconds."""
         self._timeouts, self._pause = timeouts, pause
         self._credentials: dict[str | None, Any] = {}
-
-    def interpreter(self, settings: Mapping[str, Any]) -> str:
-        """The Python on the image's PATH."""
-        return container_paths.PYTHON
 
     def render(self, plan: "Plan") -> Request:
         """The body of the create call, and beside it where it goes. Settings are those of ``GcpSettings``."""
@@ -90,29 +85,6 @@ class VertexProvider:
         secret = secret_name(run_id, attempt) if jobs.has_secrets(found[0]) else None
         return _handle(found[0], settings, run_id=run_id, attempt=attempt, store=store, secret=secret)
 
-    def observe(self, handle: Handle) -> Observation:
-        """What Vertex AI says of the job; while it cannot be asked, the attempt is taken to go on, with the cause *unknown*."""
-        try:
-            with self._google(handle.reference) as google:
-                return observation_of(google.call("GET", google.vertex, f"v1/{handle.reference['job']}"))
-        except GoogleError as error:
-            return DELETED if error.status == jobs.NOT_FOUND else Observation(State.RUNNING, Cause.UNKNOWN, error.message)
-        except CloudTrainError as error:
-            return Observation(State.RUNNING, Cause.UNKNOWN, error.message)
-
-    def observe_all(self, handles: Sequence[Handle]) -> list[Observation]:
-        """One listing a page for all of a region's jobs, back to the oldest of these; those that it lacks are asked for one by one."""
-        seen: dict[str, Observation] = {}
-        places = {_place(handle): handle for handle in handles}
-        for place, handle in places.items():
-            wanted = {each.reference["job"]: each.reference["created"] for each in handles if _place(each) == place}
-            try:
-                with self._google(handle.reference) as google:
-                    seen |= {name: observation_of(job) for name, job in jobs.listing(google, wanted)}
-            except CloudTrainError as error:
-                seen |= {name: Observation(State.RUNNING, Cause.UNKNOWN, error.message) for name in wanted if name not in seen}
-        return [seen.get(handle.reference["job"]) or self.observe(handle) for handle in handles]
-
     def cancel(self, handle: Handle, force: bool = False) -> None:
         """Let Vertex AI stop the job: SIGTERM, some time, SIGKILL. It has nothing harder for ``force``."""
         with self._google(handle.reference) as google:
@@ -153,6 +125,25 @@ class VertexProvider:
 
         return diagnoses(lambda: self._google(settings), settings, store)
 
+    def _observed(self, handle: Handle) -> Observation:
+        try:
+            with self._google(handle.reference) as google:
+                return observation_of(google.call("GET", google.vertex, f"v1/{handle.reference['job']}"))
+        except GoogleError as error:
+            if error.status != jobs.NOT_FOUND:
+                raise
+        return NOT_YET if is_young(handle) else DELETED
+
+    def _place(self, handle: Handle) -> tuple[Any, ...]:
+        return tuple(handle.reference.get(key) for key in ("project", "region", "endpoint"))
+
+    def _listed(self, handles: Sequence[Handle]) -> Iterator[tuple[str, Observation]]:
+        """From one listing a page for all of a region's jobs, back to the oldest of these."""
+        wanted = {handle.reference["job"]: handle.reference["created"] for handle in handles}
+        with self._google(handles[0].reference) as google:
+            for name, job in jobs.listing(google, wanted):
+                yield name, observation_of(job)
+
     def _google(self, settings: Mapping[str, Any]) -> Google:
         project = settings.get("project")
         if not project or not settings.get("region"):
@@ -163,8 +154,10 @@ class VertexProvider:
 
 
 def _handle(job: jobs.Job, settings: Mapping[str, Any], *, run_id: str, attempt: int, store: str, secret: str | None) -> Handle:
-    where = {key: settings.get(key) for key in ("project", "region", "endpoint")}
-    return Handle(run_id, attempt, CLOUD, store, {**where, "job": job["name"], "created": job["createTime"], "secret": secret})
+    reference = {key: settings.get(key) for key in ("project", "region", "endpoint")}
+    # Google's clock made the one time, and this machine's the other: what shows late to one question may be listed for another.
+    reference |= {"job": job["name"], "created": job["createTime"], "launched": time.time(), "secret": secret}
+    return Handle(run_id, attempt, CLOUD, store, reference)
 
 
 def _with_own(google: Google, run_id: str, attempt: int, own: jobs.Job) -> Sequence[jobs.Job]:
@@ -193,8 +186,3 @@ def _found_or_unknown(google: Google, run_id: str, attempt: int, lost: GoogleErr
 
 def _launched_before(run_id: str, attempt: int) -> AlreadyLaunchedError:
     return AlreadyLaunchedError(f"attempt {attempt} of {run_id} was launched before", hint=f"see cloud-train status {run_id}")
-
-
-def _place(handle: Handle) -> tuple[Any, ...]:
-    """Where one listing finds it."""
-    return tuple(handle.reference.get(key) for key in ("project", "region", "endpoint"))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.providers.base import Request
+from cloud_train.providers.cloud_jobs import ATTEMPT, NOT_BUILT, RUN, image_of, job_name, whole_seconds
 from cloud_train.providers.descriptions import problems_of as shape_problems_of
 from cloud_train.providers.worker_command import ENVIRONMENT, worker_command
 from cloud_train.run.states import Cause
@@ -19,17 +20,12 @@ if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
 
 CLOUD = "gcp"
-RUN = "cloud-train-run"
-ATTEMPT = "cloud-train-attempt"
 ENDPOINT = "https://{service}.googleapis.com"
 
 _ENTRYPOINT_WORDS = 3
 """Words of the worker's command that replace the image's entrypoint; the others are its arguments."""
 _DISK_GIGABYTES = 100
 _MOST_DISK_GIGABYTES = 64_000
-_MAX_RUNTIME = "1 d"
-_MARGIN_SECONDS = 15 * 60
-"""What a job gets beyond the time limits of its attempts: the worker's own limits come first."""
 _ACCELERATORS = {
     "T4": "NVIDIA_TESLA_T4",
     "P100": "NVIDIA_TESLA_P100",
@@ -73,7 +69,7 @@ def service_url(settings: Mapping[str, Any], service: str) -> str:
 
 def request_of(plan: "Plan") -> Request:
     """The custom job, and beside it what launching needs: where it is sent, and the name of the secret that holds the job's secrets."""
-    settings, name = plan.provider_settings, f"{plan.run_id}-{plan.attempt}"
+    settings, name = plan.provider_settings, job_name(plan.run_id, plan.attempt)
     kept = {key: settings.get(key) for key in ("project", "region", "repository", "endpoint")}
     secret = secret_name(plan.run_id, plan.attempt) if plan.job.secrets else None
     machine, problem = _machine_of(plan)
@@ -101,13 +97,11 @@ def _pools(plan: "Plan", machine: dict[str, Any], secret: str | None) -> list[di
     """Pool 0 is node 0 alone, pool 1 the others: Vertex AI allows one replica in pool 0."""
     place = secret and _secret_place(plan.provider_settings, secret)
     command = worker_command(plan, "vertex", place)
-    repository = plan.provider_settings.get("repository") or ""
-    image = plan.image if plan.image and "@sha256:" in plan.image else f"{repository}@sha256:{'0' * 64}"  # until it is built
     pool = {
         "machineSpec": machine,
         "diskSpec": _disk(plan.provider_settings),
         "containerSpec": {
-            "imageUri": image,
+            "imageUri": image_of(plan) or f"@{NOT_BUILT}",
             "command": command[:_ENTRYPOINT_WORDS],
             "args": command[_ENTRYPOINT_WORDS:],
             "env": [{"name": key, "value": value} for key, value in ENVIRONMENT.items()],
@@ -136,16 +130,9 @@ def _scheduling(plan: "Plan") -> dict[str, Any]:
 
     ``worker.platforms`` goes by the same condition: a worker that would be started anew leaves with 0 once there is nothing more to do.
     """
-    from cloud_train.job.types import Duration  # as in _disk
-
-    limits, attempts = plan.job.limits, plan.job.retry.attempts
-    if limits.duration is not None:
-        seconds = (limits.duration.seconds + limits.grace.seconds) * attempts + _MARGIN_SECONDS
-    else:
-        seconds = Duration.parse(plan.provider_settings.get("max_runtime") or _MAX_RUNTIME).seconds
     restarts = plan.program.retries(Cause.PREEMPTED, 1)
     return {
-        "timeout": f"{math.ceil(seconds)}s",
+        "timeout": f"{whole_seconds(plan)}s",
         "strategy": "SPOT" if plan.job.resources.spot else "STANDARD",
         "disableRetries": not restarts,
         "restartJobOnWorkerRestart": restarts and plan.job.resources.nodes > 1,

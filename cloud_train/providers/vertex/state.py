@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from cloud_train.providers.base import TAKEN, Observation
+from cloud_train.providers.observations import KILLED, STORE_ERROR, TERMINATED, ended, said_by, unknown
 from cloud_train.run.states import Cause, State
 
 STATES = {
@@ -24,16 +25,13 @@ STATES = {
 }
 """The states of a job that goes on."""
 
-DELETED = Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, "Vertex AI has no such job: somebody deleted it")
+NOT_YET = Observation(State.QUEUED, Cause.UNKNOWN, "Vertex AI does not show the job yet")
+"""What is said of a job that is not there a moment after it was created."""
+
+DELETED = ended(Cause.INFRASTRUCTURE, "Vertex AI has no such job: somebody deleted it")
 """What is said of a job that is not there any more."""
 
-_BY_WORKER = {cause.exit_code: cause for cause in Cause if cause is not Cause.REJECTED}
-"""The exit statuses with which a worker says why its attempt ended."""
-_TAKEN = 3  # the worker's exit status where another worker was faster to begin the attempt
-_STORE_ERROR = 6  # the worker's exit status for errors.StoreError: it could not read or write the run directory
 _NO_COMMAND = (126, 127)  # a shell's, and the engine's, for a program that is not there or may not run
-_KILLED = 128 + 9
-_TERMINATED = 128 + 15
 
 _EXIT = re.compile(r"exited with a non-zero status of (\d+)(\(SIG\w+\))?")
 _TEXTS: tuple[tuple[re.Pattern[str], Cause, str], ...] = tuple(
@@ -44,6 +42,7 @@ _TEXTS: tuple[tuple[re.Pattern[str], Cause, str], ...] = tuple(
             Cause.OUT_OF_MEMORY,
             "the machine's memory was not enough: ask for more with resources.memory, or name a larger gcp.machine",
         ),
+        (r"no space left|disk.{0,20} full", Cause.FAILED, "the boot disk is too small for image and files: enlarge gcp.disk"),
         (
             r"quota",
             Cause.REJECTED,
@@ -90,17 +89,17 @@ def observation_of(job: Mapping[str, Any]) -> Observation:
             return _failed(message, code)
         case "JOB_STATE_CANCELLED":
             timed_out = _of_text(message)
-            return timed_out if timed_out and timed_out.cause is Cause.TIMED_OUT else _end(Cause.CANCELLED, message)
+            return timed_out if timed_out and timed_out.cause is Cause.TIMED_OUT else ended(Cause.CANCELLED, message)
         case "JOB_STATE_EXPIRED":
-            return _end(Cause.INFRASTRUCTURE, message or "the job expired before it could run")
-    return Observation(State.RUNNING, Cause.UNKNOWN, f"Vertex AI says {state}, which says nothing here")
+            return ended(Cause.INFRASTRUCTURE, message or "the job expired before it could run")
+    return unknown(f"Vertex AI says {state}, which says nothing here")
 
 
 def _succeeded(job: Mapping[str, Any]) -> Observation:
     """A worker that Vertex AI would start anew leaves with 0 however its run ended, also if it found its attempt taken."""
     scheduling = job.get("jobSpec", {}).get("scheduling", {})
     if scheduling.get("disableRetries"):
-        return _end(Cause.SUCCEEDED, "")
+        return ended(Cause.SUCCEEDED)
     return replace(TAKEN, message="the job has ended; the run directory says how")
 
 
@@ -109,30 +108,24 @@ def _failed(message: str, code: int) -> Observation:
     by_text = _of_text(message)
     if exit_status and (by_text is None or by_text.cause is not Cause.OUT_OF_MEMORY):
         return _of_exit(int(exit_status[1]) + (128 if exit_status[2] else 0), message)
-    return by_text or _end(_CODES.get(code, Cause.FAILED), message or "Vertex AI says that the job failed, and not why")
+    return by_text or ended(_CODES.get(code, Cause.FAILED), message or "Vertex AI says that the job failed, and not why")
 
 
 def _of_exit(status: int, message: str) -> Observation:
-    if status == _TAKEN:
-        return TAKEN
-    if cause := _BY_WORKER.get(status):
-        return _end(cause, "")
-    if status == _STORE_ERROR:
+    if said := said_by(status):
+        return said
+    if status == STORE_ERROR:
         advice = "the worker could not reach the run directory: gcp.service_account needs roles/storage.objectUser on the bucket"
-        return _end(Cause.INFRASTRUCTURE, f"{advice} ({message})")
-    if status in (_KILLED, _TERMINATED):
-        return _end(Cause.INFRASTRUCTURE, f"the worker was killed before it could say why ({message})")
+        return ended(Cause.INFRASTRUCTURE, f"{advice} ({message})")
+    if status in (KILLED, TERMINATED):
+        return ended(Cause.INFRASTRUCTURE, f"the worker was killed before it could say why ({message})")
     if status in _NO_COMMAND:
-        return _end(Cause.REJECTED, f"the image has no python3 that starts ({message})")
-    return _end(Cause.FAILED, f"the worker ended before it could say why ({message})")
+        return ended(Cause.REJECTED, f"the image has no python3 that starts ({message})")
+    return ended(Cause.FAILED, f"the worker ended before it could say why ({message})")
 
 
 def _of_text(message: str) -> Observation | None:
     for pattern, cause, advice in _TEXTS:
         if pattern.search(message):
-            return _end(cause, f"{advice} ({message})" if advice else message)
+            return ended(cause, f"{advice} ({message})" if advice else message)
     return None
-
-
-def _end(cause: Cause, message: str) -> Observation:
-    return Observation(cause.state, cause, message or cause.text)

@@ -1,0 +1,110 @@
+"""Following a run for long: what whoever follows remembers does not grow."""
+
+import gc
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cloud_train.orchestrator.following import follow
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.reading import follow_logs
+from cloud_train.providers.base import Capabilities, Handle, Observation
+from cloud_train.run import layout
+from cloud_train.run.ledger import Ledger
+from cloud_train.run.record import AttemptStatus
+from cloud_train.run.states import Cause, State
+from cloud_train.run.streams import segment_key
+from tests.storage.memory_store import MemoryStore
+
+RUN = "followed-261124-120000-abcd"
+LINE = b"step 000001 loss 0.1\n"
+SPAN_SECONDS = 600.0
+MOST_BLOCKS = 250
+"""By which Python's memory may wander. Each of the 300 segments of a stream that come in such a span takes two if it is remembered."""
+
+
+class Cloud:
+    """A place where the run goes on."""
+
+    name = "cloud"
+    capabilities = Capabilities(stores=("s3",), max_nodes=1, spot=True, enforces=(), containers=True, is_cloud=True)
+
+    def observe(self, _handle: Handle) -> Observation:
+        return Observation(State.RUNNING)
+
+    def logs(self, _handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
+        return b"", cursor
+
+    def tidy(self, _handle: Handle) -> None:
+        """It leaves nothing."""
+
+
+class Worker:
+    """Fills the run directory in a time of its own, and forgets what it wrote an instant ago."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store, self.now, self.written = store, 0.0, 0
+        self._sizes: dict[str, int] = {}
+        self._kept: list[str] = []
+        self._blocks: list[int] = []
+
+    @property
+    def growth(self) -> int:
+        """Blocks of memory from the end of the first span to that of the second."""
+        return self._blocks[1] - self._blocks[0]
+
+    def sleep(self, seconds: float) -> None:
+        """Time goes by: two lines, six metrics, and once in a span a look at the memory. After two the run ends."""
+        self.now += seconds
+        self._add(layout.output_log(1), LINE * 2)
+        point = {"step": int(self.now), "time": self.now, "name": "loss", "value": 0.5}
+        self._add(layout.metrics(1), b"".join(json.dumps({**point, "name": f"loss-{each}"}).encode() + b"\n" for each in range(6)))
+        self.written += len(LINE) * 2
+        self.store.calls.clear()
+        while len(self._kept) > 10:
+            self.store.objects.pop(self._kept.pop(0))
+        if self.now >= SPAN_SECONDS * (len(self._blocks) + 1):
+            gc.collect()
+            self._blocks.append(sys.getallocatedblocks())
+        self.say(Cause.SUCCEEDED if len(self._blocks) == 2 else None)
+
+    def say(self, cause: Cause | None) -> None:
+        """Where the attempt stands."""
+        status = AttemptStatus(State.RUNNING, started=0.0, heartbeat=self.now, host="there", pid=1)
+        ended = status if cause is None else status.ended_with(cause, "", self.now)
+        self.store.place(f"{RUN}/{layout.status(1)}", ended.to_json(), None)
+
+    def _add(self, stream: str, data: bytes) -> None:
+        start = self._sizes.get(stream, 0)
+        self._sizes[stream] = start + len(data)
+        self._kept.append(segment_key(f"{RUN}/{stream}", start))
+        self.store.place(self._kept[-1], data, None)
+
+
+def followed_by_logs(home: Home, worker: Worker) -> int:
+    return sum(map(len, follow_logs(home, RUN, sleep=worker.sleep, clock=lambda: worker.now)))
+
+
+def followed_by_submit(home: Home, worker: Worker) -> int:
+    return sum(len(seen.output) for seen in follow(home, RUN, sleep=worker.sleep, clock=lambda: worker.now))
+
+
+@pytest.mark.parametrize("followed", [followed_by_logs, followed_by_submit])
+def test_what_a_follower_remembers_does_not_grow(
+    followed: Callable[[Home, Worker], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, store = Home(tmp_path / "home"), MemoryStore()
+    for module in ("observing", "following", "reading"):
+        monkeypatch.setattr(f"cloud_train.orchestrator.{module}.store_at", lambda _: store)
+    for module in ("observing", "early_words"):
+        monkeypatch.setattr(f"cloud_train.orchestrator.{module}.provider_at", lambda *_: Cloud())
+    with Ledger(home.ledger_path) as ledger:
+        ledger.add(RUN, name="followed", provider="cloud", store="s3://bucket/runs", job_file=None, created=0.0)
+        ledger.launched(RUN, 1, {"job": RUN})
+    worker = Worker(store)
+    worker.say(None)
+    assert followed(home, worker) == worker.written, "every byte, once"
+    assert worker.growth < MOST_BLOCKS
