@@ -34,7 +34,7 @@ from cloud_train.worker import secrets
 from cloud_train.worker.nodes.node import NodeContext, from_variables
 from cloud_train.worker.platforms import platform_of
 from cloud_train.worker.processes import chores
-from cloud_train.worker.remote import Remote
+from cloud_train.worker.shipping.remote import Remote
 from cloud_train.worker.supervisor import DEFAULT_TIMING, run_attempts
 
 _NEEDED = ("--store", "--run", "--attempt")

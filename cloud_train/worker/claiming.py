@@ -11,14 +11,14 @@ from cloud_train.run import layout
 from cloud_train.run.record import AttemptStatus, RunRecord
 from cloud_train.run.states import Cause
 from cloud_train.storage.local import LocalStore
-from cloud_train.worker.ferry import Cargo, Ferry
 from cloud_train.worker.journal import Journal
 from cloud_train.worker.nodes.node import NodeContext
 from cloud_train.worker.nodes.peers import Peers
 from cloud_train.worker.processes import chores
 from cloud_train.worker.processes.signals import Signals
 from cloud_train.worker.redaction import Redactor
-from cloud_train.worker.remote import TAKEN, Remote
+from cloud_train.worker.shipping.ferry import Cargo, Ferry
+from cloud_train.worker.shipping.remote import TAKEN, Remote
 from cloud_train.worker.status import StatusFile
 from cloud_train.worker.surroundings import Surroundings, Timing
 from cloud_train.worker.workspace import Workspace

@@ -14,8 +14,8 @@ from cloud_train.worker.nodes.node import NodeContext
 from cloud_train.worker.platforms import Platform
 from cloud_train.worker.processes.signals import Signals
 from cloud_train.worker.processes.tree import become_subreaper
-from cloud_train.worker.remote import Remote
 from cloud_train.worker.restarting import TAKEN, next_attempt
+from cloud_train.worker.shipping.remote import Remote
 from cloud_train.worker.surroundings import Surroundings, Timing
 
 DEFAULT_TIMING = Timing()

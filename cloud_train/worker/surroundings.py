@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cloud_train.run.record import RunRecord
-from cloud_train.worker.ferry import Ferry
 from cloud_train.worker.journal import Journal
 from cloud_train.worker.nodes.node import NodeContext
 from cloud_train.worker.nodes.peers import Peers
 from cloud_train.worker.processes.signals import Signals
-from cloud_train.worker.remote import Remote
+from cloud_train.worker.shipping.ferry import Ferry
+from cloud_train.worker.shipping.remote import Remote
 from cloud_train.worker.status import StatusFile
 from cloud_train.worker.workspace import Workspace
 

@@ -31,13 +31,13 @@ from cloud_train.worker.processes.signals import Signals
 signals = Signals()
 from pathlib import Path
 from cloud_train.storage.local import LocalStore
-from cloud_train.worker import ferry, remote, shipping, shipping_streams
+from cloud_train.worker.shipping import ferry, remote, shipping, streams
 from cloud_train.worker.nodes.node import from_variables
 from cloud_train.worker.platforms import platform_of
 from cloud_train.worker.supervisor import run_attempts
 from cloud_train.worker.surroundings import Timing
 ferry._LOOK_SECONDS, ferry._TRY_SECONDS, ferry._LONGEST_WAIT_SECONDS = 0.05, 0.5, 0.5
-shipping._CANCEL_SECONDS, shipping._PEERS_SECONDS, shipping_streams._LEAST_SECONDS = 0.2, 0.1, 0.2
+shipping._CANCEL_SECONDS, shipping._PEERS_SECONDS, streams._LEAST_SECONDS = 0.2, 0.1, 0.2
 url, run_id, attempt, workspace, timing = sys.argv[1:]
 store, paces = LocalStore(Path(workspace)), Timing(**json.loads(timing))
 found = remote.Remote(url, run_id)

@@ -15,7 +15,7 @@ from cloud_train.storage import registry
 from cloud_train.storage.base import ObjectMissingError, TransientStoreError
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.retrying import RetryingStore, RetryPolicy
-from cloud_train.worker.remote import CLAIMED, TAKEN, Remote
+from cloud_train.worker.shipping.remote import CLAIMED, TAKEN, Remote
 from tests.storage.memory_store import MemoryStore
 
 RUN = "run-1"

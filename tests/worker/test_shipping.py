@@ -14,7 +14,7 @@ from cloud_train.run.streams import SegmentedStream
 from cloud_train.storage.base import TransientStoreError
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker.nodes.node import NodeContext
-from cloud_train.worker.shipping import Shipper
+from cloud_train.worker.shipping.shipping import Shipper
 from tests.storage.memory_store import MemoryStore
 
 RUN = "run-1"

@@ -15,7 +15,7 @@ from cloud_train.run.record import Program
 from cloud_train.storage.base import TransientStoreError
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker.nodes.node import NodeContext
-from cloud_train.worker.shipping_folders import Folders
+from cloud_train.worker.shipping.folders import Folders
 from tests.storage.memory_store import MemoryStore
 
 RUN = "run-1"

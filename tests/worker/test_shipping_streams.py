@@ -6,8 +6,8 @@ import pytest
 
 from cloud_train.run.streams import SegmentedStream, segment_key
 from cloud_train.storage.base import TransientStoreError
-from cloud_train.worker import shipping_streams
-from cloud_train.worker.shipping_streams import StreamShipper
+from cloud_train.worker.shipping import streams
+from cloud_train.worker.shipping.streams import StreamShipper
 from tests.storage.memory_store import MemoryStore
 
 KEY = "run-1/attempts/1/logs/node-0/output.log"
@@ -106,7 +106,7 @@ def test_metrics_are_cut_behind_a_line_feed_and_the_rest_goes_at_the_end(at: Shi
 
 
 def test_a_segment_has_a_largest_size_and_metrics_are_cut_at_a_line_even_then(at: Shipped, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shipping_streams, "_SEGMENT_BYTES", 16)
+    monkeypatch.setattr(streams, "_SEGMENT_BYTES", 16)
     at.print(b"0123456\n" * 3 + b"a line longer than a segment\nend")
     shipper = at.shipper(by_line=True)
     shipper.look()

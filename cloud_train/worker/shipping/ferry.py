@@ -20,8 +20,8 @@ from cloud_train.worker.nodes.node import NodeContext
 from cloud_train.worker.processes.signals import Signals
 
 if TYPE_CHECKING:
-    from cloud_train.worker.shipping import Shipper
-    from cloud_train.worker.shipping_folders import Folders
+    from cloud_train.worker.shipping.folders import Folders
+    from cloud_train.worker.shipping.shipping import Shipper
 
 _FINISH = b"finish\n"
 _WAIT_SECONDS = 1.0  # a signal tells at once that it has ended
@@ -121,8 +121,8 @@ class Ferry:
 def _ship(cargo: Cargo, reading: int, note_of: NoteOf, again: bool) -> bool:
     from cloud_train.storage.registry import open_store
     from cloud_train.storage.retrying import RetryPolicy
-    from cloud_train.worker.shipping import Shipper
-    from cloud_train.worker.shipping_folders import Folders
+    from cloud_train.worker.shipping.folders import Folders
+    from cloud_train.worker.shipping.shipping import Shipper
 
     store, run_id = open_store(cargo.url, RetryPolicy(time_limit=_TRY_SECONDS)), cargo.record.run_id
     shipper = Shipper(cargo.workspace, store, run_id, cargo.first, node=cargo.node, again=again)

@@ -24,7 +24,7 @@ from cloud_train.run.states import State
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker.nodes.node import NodeContext
-from cloud_train.worker.shipping_streams import StreamShipper
+from cloud_train.worker.shipping.streams import StreamShipper
 
 _LIFE_SIGN_SECONDS = 10.0
 _SILENCE_SECONDS = 20.0  # after which the store is asked first whether somebody has given the attempt up
