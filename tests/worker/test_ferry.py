@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,7 +13,12 @@ import psutil
 import pytest
 
 from cloud_train.run import layout
+from cloud_train.run.record import AttemptStatus, Program, RunRecord
 from cloud_train.run.states import Cause, State
+from cloud_train.storage.local import LocalStore
+from cloud_train.worker.nodes.node import NodeContext
+from cloud_train.worker.shipping import ferry
+from cloud_train.worker.shipping.shipping import Shipper
 from tests.answers import Request
 from tests.faults import Fault, FaultProxy, Refuse
 from tests.stores import StoreServer, server_or_skip, use
@@ -187,6 +193,33 @@ def test_another_attempt_that_cannot_be_claimed_does_not_keep_the_first_one_from
     assert machine.status().state is State.FAILED
     assert not machine.living()
     assert not machine.workspace.exists()
+
+
+def test_what_a_worker_writes_during_a_look_just_before_it_leaves_is_shipped_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace, bucket = LocalStore(tmp_path / "work"), LocalStore(tmp_path / "bucket")
+    status, key = AttemptStatus(State.STARTING, started=1.0, heartbeat=1.0, host="here", pid=7), f"{RUN_ID}/{layout.status(1)}"
+    workspace.put(key, status.ended_with(Cause.FAILED, "", 2.0).to_json())
+    called_off = status.ended_with(Cause.CANCELLED, "", 3.0).to_json()
+    reading, writing = os.pipe()
+    look = Shipper.look
+
+    def look_while_the_worker_calls_it_off(shipper: Shipper) -> bool:
+        is_done = look(shipper)
+        if is_done and workspace.get(key) != called_off:
+            workspace.put(key, called_off)
+            os.write(writing, ferry._FINISH)
+            next(thread for thread in threading.enumerate() if "_listen" in thread.name).join()
+        return is_done
+
+    monkeypatch.setattr(Shipper, "look", look_while_the_worker_calls_it_off)
+    record = RunRecord(RUN_ID, 0.0, {}, Program(("false",), "/"), {}, {})
+    cargo = ferry.Cargo(workspace, str(bucket.path_of("")), record, 1, NodeContext(), 60.0)
+    try:
+        assert ferry._ship(cargo, reading, lambda attempt: print, again=False)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert bucket.get(key) == called_off
 
 
 def test_neither_program_nor_guard_holds_the_ferrys_pipe(machine: Machine) -> None:

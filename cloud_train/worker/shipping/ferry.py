@@ -138,14 +138,16 @@ def _ship(cargo: Cargo, reading: int, note_of: NoteOf, again: bool) -> bool:
     streams_way, folders_way = _Way(note), _Way(note)
     threading.Thread(target=_ship_folders, args=(shipper, folders, folders_way, over), daemon=True).start()
     patient_until: float | None = None
-    while not (is_done := streams_way.did(shipper.look)) or not over.is_set():
-        if over.is_set():
+    while True:
+        is_last = over.is_set()  # asked before the look: what the worker wrote just before it said so is still to be shipped
+        if streams_way.did(shipper.look) and is_last:
+            return True
+        if is_last:
             patient_until = patient_until or time.monotonic() + cargo.patience
             is_late = time.monotonic() > patient_until
             if is_late and max(streams_way.failing_seconds, folders_way.failing_seconds) > cargo.patience:
                 return False
         _rest(over, streams_way)
-    return is_done
 
 
 def _ship_folders(shipper: "Shipper", folders: "Folders", way: "_Way", over: threading.Event) -> None:
