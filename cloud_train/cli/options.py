@@ -50,6 +50,9 @@ NamedRunArgument = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
 FollowOption = Annotated[bool, typer.Option("--follow", "-f", help="Watch until the run ends; Ctrl-C stops watching, not the run.")]
+ConfigOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Provider settings: configs/NAME.yaml, or the path of a file.", show_default=False)
+]
 ToOption = Annotated[
     Path | None, typer.Option("--to", metavar="FOLDER", help="Where to put it; named after the run if left out.", show_default=False)
 ]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cloud_train.cli.options import JsonOption, complete_provider
+from cloud_train.cli.options import ConfigOption, JsonOption, complete_provider
 from cloud_train.cli.terminal import say, say_aside, say_json
 from cloud_train.errors import UsageError
 
@@ -24,10 +24,7 @@ def package(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value. Repeatable.", show_default=False)
     ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Provider settings: configs/NAME.yaml, or the path of a file.", show_default=False),
-    ] = None,
+    config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Make the container image of a job, or find it made.

@@ -1,12 +1,12 @@
 """``cloud-train resume``: a run's next attempt."""
 
-import sys
 from typing import Annotated
 
 import typer
 
-from cloud_train.cli.options import FollowOption, JsonOption, NamedRunArgument, complete_provider
-from cloud_train.cli.terminal import Painter, is_terminal, say, say_aside, say_json
+from cloud_train.cli.options import ConfigOption, FollowOption, JsonOption, NamedRunArgument, complete_provider
+from cloud_train.cli.started import show_started
+from cloud_train.cli.terminal import say_aside
 
 
 def resume(
@@ -20,10 +20,7 @@ def resume(
         str | None,
         typer.Option(metavar="URL", help="Move the run directory into this store, and go on there.", show_default=False),
     ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Provider settings: configs/NAME.yaml, or the path of a file.", show_default=False),
-    ] = None,
+    config: ConfigOption = None,
     follow: FollowOption = False,
     as_json: JsonOption = False,
 ) -> int:
@@ -39,7 +36,6 @@ def resume(
       cloud-train resume 7k3f --follow
       cloud-train resume digits-cnn --provider gcp --store gs://my-bucket/runs
     """
-    from cloud_train.cli.render.runs import command_list, next_steps, run_json
     from cloud_train.orchestrator.home import Home
     from cloud_train.orchestrator.observing import select
     from cloud_train.orchestrator.resuming import Elsewhere
@@ -48,17 +44,4 @@ def resume(
     home = Home.from_environment()
     elsewhere = Elsewhere(provider, store, config) if provider or store or config else None
     view = start(home, select(home, run), note=say_aside, elsewhere=elsewhere)
-    if follow:
-        from cloud_train.cli.watch import watch
-
-        if not as_json:
-            say(view.run_id)
-        return watch(home, view.run_id, as_json)
-    if as_json:
-        say_json(run_json(view))
-        return 0
-    say(view.run_id)
-    if is_terminal(sys.stderr) and is_terminal(sys.stdout):
-        say_aside(f"attempt {view.attempt} is {view.state}")
-        say_aside(command_list(next_steps(view), Painter.of(sys.stderr)))
-    return 0
+    return show_started(home, view, follow=follow, as_json=as_json)

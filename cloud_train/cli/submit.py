@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloud_train.cli.errors import INTERRUPTED
-from cloud_train.cli.options import FollowOption, JsonOption, complete_provider
-from cloud_train.cli.terminal import Painter, is_terminal, say, say_aside, say_json
+from cloud_train.cli.options import ConfigOption, FollowOption, JsonOption, complete_provider
+from cloud_train.cli.started import show_started
+from cloud_train.cli.terminal import Painter, say, say_aside, say_json
 from cloud_train.errors import ProviderError, UsageError
 
 if TYPE_CHECKING:
@@ -31,10 +32,7 @@ def submit(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as train.epochs=3. Repeatable.", show_default=False),
     ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Provider settings: configs/NAME.yaml, or the path of a file.", show_default=False),
-    ] = None,
+    config: ConfigOption = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show the whole plan; start and write nothing. Exits with 7 if it would be refused."),
@@ -69,21 +67,7 @@ def submit(
     except KeyboardInterrupt:
         say_aside("\ninterrupted; see whether the run was started with: cloud-train list")
         return INTERRUPTED
-    if follow:
-        from cloud_train.cli.watch import watch
-
-        if not as_json:
-            say(run.run_id)
-        return watch(home, run.run_id, as_json)
-    from cloud_train.cli.render.runs import command_list, next_steps, run_json
-
-    if as_json:
-        say_json(run_json(run))
-        return 0
-    say(run.run_id)
-    if is_terminal(sys.stderr) and is_terminal(sys.stdout):
-        say_aside(command_list(next_steps(run), Painter.of(sys.stderr)))
-    return 0
+    return show_started(home, run, follow=follow, as_json=as_json)
 
 
 def _show(home: "Home", plan: "Plan", as_json: bool) -> int:

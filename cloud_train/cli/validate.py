@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cloud_train.cli import errors
-from cloud_train.cli.options import JsonOption
+from cloud_train.cli.options import ConfigOption, JsonOption
 from cloud_train.cli.terminal import Painter, clean, say, say_json
 from cloud_train.errors import JobError, NotFoundError
 
@@ -17,10 +17,7 @@ def validate(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value. Repeatable.", show_default=False)
     ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Provider settings: configs/NAME.yaml, or the path of a file.", show_default=False),
-    ] = None,
+    config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Check job files and report every mistake with its place.

@@ -46,7 +46,7 @@ def looking(address: str) -> Iterator[None]:
 def needs_sdk() -> None:
     """Raise MissingDependencyError where there is no Docker SDK: looking at an engine does without, changing something in it does not."""
     try:
-        import docker.errors  # noqa: F401
+        import docker.errors  # noqa: F401 -- only whether there is one
     except ImportError as error:
         words = f"images are brought into a Docker Engine, and out of it, with the Docker SDK, which cannot be imported: {error}"
         raise MissingDependencyError(words, hint="pip install 'cloud-train[docker]'") from error

@@ -15,15 +15,13 @@ from cloud_train.orchestrator.asking import Answered, Asker, ask_about_all
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.places import provider_at
 from cloud_train.orchestrator.stores import store_at
-from cloud_train.providers.base import Handle, Observation, Provider
+from cloud_train.providers.base import SHOWS_WITHIN_SECONDS, Handle, Observation, Provider
 from cloud_train.run import layout, locks
 from cloud_train.run.ledger import ELSEWHERE, Entry, Ledger
 from cloud_train.run.record import AttemptStatus, RunRecord
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import ObjectExistsError, ObjectMissingError, Store
 
-_SHOWS_SECONDS = 300.0
-"""A cloud shows what it was asked to start after so long at most; until then nobody says that it was not started."""
 _REASON_SECONDS = 150.0
 """How long after a worker's end a cloud may take to say why it stopped the job: SageMaker leaves 120 s to the containers."""
 _CUT_OFF = "the submission was cut off before anything was started"
@@ -192,7 +190,7 @@ def _settle(home: Home, ledger: Ledger, entry: Entry | None) -> Entry | None:
             return entry
         if handle is not None:
             ledger.launched(entry.run_id, entry.attempt, handle.reference)
-        elif entry.started is not None and abs(time.time() - entry.started) < _SHOWS_SECONDS:
+        elif entry.started is not None and abs(time.time() - entry.started) < SHOWS_WITHIN_SECONDS:
             when = time.strftime("%H:%M:%SZ", time.gmtime(entry.started))
             return replace(entry, message=f"{entry.provider} was asked at {when} to start it, and shows no job so far: look again later")
         elif entry.started is not None and not _place_taken(entry):  # its worker was faster: what it says is all that is known

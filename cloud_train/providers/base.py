@@ -14,6 +14,9 @@ from cloud_train.run.states import Cause, State
 if TYPE_CHECKING:
     from cloud_train.run.plan import Plan  # brings pydantic, and looking at runs needs no plan
 
+SHOWS_WITHIN_SECONDS = 600.0
+"""How long after its launch a job may be missing from what a cloud shows; until then nobody says that it was not started, or is gone."""
+
 Request = dict[str, Any]
 """What a provider sends to start an attempt: JSON-able, without secret values."""
 

@@ -7,12 +7,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from cloud_train.errors import CloudTrainError
-from cloud_train.providers.base import Handle, Observation
+from cloud_train.providers.base import SHOWS_WITHIN_SECONDS, Handle, Observation
 from cloud_train.providers.observations import unknown
 from cloud_train.run import container_paths
-
-_SETTLED_SECONDS = 600.0
-"""A job that was launched longer ago than this shows wherever it is looked for."""
 
 
 class CloudProvider(ABC):
@@ -64,4 +61,4 @@ def asked(look: Callable[[], Observation]) -> Observation:
 
 def is_young(handle: Handle) -> bool:
     """Whether the cloud may not show the job yet: it was launched, or found, a moment ago by the clock of whoever did."""
-    return abs(time.time() - float(handle.reference.get("launched", 0.0))) < _SETTLED_SECONDS
+    return abs(time.time() - float(handle.reference.get("launched", 0.0))) < SHOWS_WITHIN_SECONDS

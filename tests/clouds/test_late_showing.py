@@ -68,7 +68,7 @@ def test_a_job_that_shows_a_minute_after_its_submission_was_killed_is_found_then
 
 @pytest.mark.parametrize("desk", ["gcp"], indirect=True)  # nothing of it is the cloud's own
 def test_a_job_that_never_shows_ends_and_a_worker_that_comes_all_the_same_finds_its_place_taken(desk: Desk) -> None:
-    desk.sent(seconds_ago=301)
+    desk.sent(seconds_ago=601)
     seen = look(desk.home, desk.ledger, RUN)
     assert (seen.cause, "cut off before anything was started" in seen.message) == (Cause.INFRASTRUCTURE, True)
     assert desk.status().cause is Cause.INFRASTRUCTURE
@@ -76,7 +76,7 @@ def test_a_job_that_never_shows_ends_and_a_worker_that_comes_all_the_same_finds_
 
 @pytest.mark.parametrize("desk", ["gcp"], indirect=True)  # nothing of it is the cloud's own
 def test_a_worker_that_came_although_its_job_never_showed_is_heard(desk: Desk) -> None:
-    desk.sent(seconds_ago=301)
+    desk.sent(seconds_ago=601)
     status = AttemptStatus(State.RUNNING, started=2.0, heartbeat=3.0, host="there", pid=1)
     desk.store.place(f"{RUN}/{layout.status(1)}", status.to_json())
     look(desk.home, desk.ledger, RUN)
