@@ -14,6 +14,7 @@ from urllib.request import urlopen
 
 from benchmarks._measure import ROOT, report, verdict
 
+_FEW_FILES = 10
 OURS = (sys.executable, "-m", "benchmarks._transfer_client")
 
 
@@ -69,15 +70,24 @@ class Bench:
         return self._in_turns(repeats, prepare)
 
     def downloads(self, source: Path, repeats: int) -> Samples:
-        """Of what a folder holds, to a new folder each time."""
+        """Of what a folder holds, to a new folder each time.
+
+        Folders of many files stay until the last run: a file system may pass over what was deleted a moment ago (ext4 looks at every inode
+        that became free within a minute or more before it takes another one), and then each client would be charged with the deletion of
+        the one before, a millisecond a file.
+        """
         url = f"{self._place.url}/{source.name}/"
         self.run(self._clients[0].up(source, url))
+        targets: list[Path] = []
 
         def prepare(client: Client, number: int) -> tuple[Sequence[str], Callable[[], object]]:
-            target = self._folder / f"down-{number}"
-            return client.down(url, target), lambda: shutil.rmtree(target)
+            targets.append(target := self._folder / f"down-{number}")
+            return client.down(url, target), lambda: _of_few_files(target) and shutil.rmtree(target)
 
-        return self._in_turns(repeats, prepare)
+        samples = self._in_turns(repeats, prepare)
+        for target in targets:
+            shutil.rmtree(target, ignore_errors=True)
+        return samples
 
     def unchanged(self, source: Path, repeats: int) -> Samples:
         """Uploads of what is there already, by the same client."""
@@ -146,6 +156,10 @@ def tell(what: str, how: str, samples: Samples, *, files: int, bound: float, our
             lines.append(verdict(f"{what}: {name} next to the fastest other ({best})", ratio, bound, " ×"))
     lines.append(verdict(f"{what}: peak memory", max(run.peak_mib for run in samples[ours[0]]) * 2**20 / 1e6, 150, " MB"))
     report(what, how, _table(files, samples), "\n".join(lines))
+
+
+def _of_few_files(folder: Path) -> bool:
+    return sum(1 for _ in folder.iterdir()) <= _FEW_FILES
 
 
 def _table(files: int, samples: Samples) -> str:

@@ -7,7 +7,6 @@ arrive: it follows them through the file, so that at the end little is left to r
 import errno
 import hashlib
 import os
-import secrets
 import threading
 import time
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.storage.base import InvalidKeyError, ObjectChangedError, ObjectInfo, ObjectMissingError
 from cloud_train.storage.transfer.engine import PIECE_BYTES, Engine, Identity, Known, StoppedError, check_tries
-from cloud_train.storage.transfer.paths import TEMPORARY, explained, open_folder, opened_folder
+from cloud_train.storage.transfer.paths import explain, explained, open_folder
 from cloud_train.storage.transfer.pool import Step
 from cloud_train.storage.transfer.unfinished import PartialFile, Source
 
@@ -73,31 +72,42 @@ def _fetch_whole(engine: Engine, file: Download, tries: int) -> Sequence[Step]:
             raise _corrupt(engine, file.key)
         return [Step(partial(_fetch_whole, engine, file, tries + 1), _COPIES * file.size)]
     try:
-        with opened_folder(*_folder(file)) as directory, explained(f"write {file.path}"):
-            identity = _write(directory, file.path.name, data, durable=engine.options.durable)
+        identity = _write(engine, file, data)
     except InvalidKeyError as error:
         return _skip(engine, file, error)
+    except OSError as error:
+        raise explain(error, f"write {file.path}") from error
     engine.meter.add(len(data))
     _finished(engine, file, info, sha256 if expected else None, identity)
     return ()
 
 
-def _write(directory: int, name: str, data: bytes, *, durable: bool) -> Identity:
-    temporary = f"{TEMPORARY}{secrets.token_hex(8)}.partial"
+def _write(engine: Engine, file: Download, data: bytes) -> Identity:
+    place = _folder(file)
+    try:
+        return _write_into(engine.folders.of(*place), file.path.name, data, engine)
+    except FileNotFoundError:  # the folder was taken away since this thread opened it
+        engine.folders.leave()
+        return _write_into(engine.folders.of(*place), file.path.name, data, engine)
+
+
+def _write_into(directory: int, name: str, data: bytes, engine: Engine) -> Identity:
+    temporary = engine.folders.temporary
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644, dir_fd=directory)
     try:
-        with os.fdopen(descriptor, "wb", buffering=0) as opened:
-            view = memoryview(data)
-            while view:
-                view = view[opened.write(view) or 0 :]
-            if durable:
-                os.fsync(descriptor)
-            _rename(temporary, name, directory)
-            return Identity.of(os.fstat(descriptor))
+        written = os.write(descriptor, data)
+        while written < len(data):
+            written += os.write(descriptor, memoryview(data)[written:])
+        if engine.options.durable:
+            os.fsync(descriptor)
+        _rename(temporary, name, directory)
+        return Identity.of(os.fstat(descriptor))
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=directory)
         raise
+    finally:
+        os.close(descriptor)
 
 
 def _rename(temporary: str, name: str, directory: int) -> None:
@@ -260,7 +270,7 @@ class _Ranges:
 def _folder(file: Download) -> tuple[Path, tuple[str, ...]]:
     if file.below is None:
         return file.path.parent, ()
-    return file.below, file.path.parent.relative_to(file.below).parts
+    return file.below, file.path.parts[len(file.below.parts) : -1]
 
 
 def _finished(engine: Engine, file: Download, info: ObjectInfo, sha256: str | None, identity: Identity) -> None:

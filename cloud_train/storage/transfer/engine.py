@@ -10,6 +10,7 @@ from typing import Protocol
 
 from cloud_train.errors import StoreError
 from cloud_train.storage.base import Multipart, Store
+from cloud_train.storage.transfer.paths import ThreadsFolders
 from cloud_train.storage.transfer.pool import Bounds, Signals, Step, run_steps
 from cloud_train.storage.transfer.progress import Meter, Progress
 from cloud_train.storage.transfer.unfinished import UploadNotes, default_state_folder
@@ -25,7 +26,8 @@ PIECE_BYTES = 1 << 16
 class Options:
     """How a transfer is carried out."""
 
-    threads: int = 8
+    threads: int = 16
+    """At most; fewer as long as they keep this machine busy (``pool.run_steps``)."""
     memory_bytes: int = 64 << 20
     """Bound on the parts in flight, all together; a single part that is larger goes alone."""
     part_bytes: int | None = None
@@ -129,12 +131,15 @@ class Engine:
     resumed: list[int] = field(default_factory=list)
     """Numbers of parts that were there already."""
 
+    folders: ThreadsFolders = field(default_factory=ThreadsFolders)
+    """Where small files are written."""
     open_files: "list[HasFile]" = field(default_factory=list)
     """What holds a local file open until the end, or until it is closed."""
 
     def __post_init__(self) -> None:
         self._multipart: Multipart | None = None
         self._making = threading.Lock()
+        self.open_files.append(self.folders)
         self.meter = Meter(self.options.report, self.options.clock)
         self.notes = UploadNotes(self.options.state_folder)
 

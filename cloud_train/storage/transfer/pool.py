@@ -1,19 +1,23 @@
 """Many small steps on a few threads, with a bound on the memory that they take together.
 
-A step returns the steps that follow it, and they go before new ones: what has begun is brought to its end. The thread that calls
-``run_steps`` hands them out and does nothing else, so Ctrl-C and the time limit are heard at once, whatever other threads wait for.
+A step returns the steps that follow it, and they go before new ones: what has begun is brought to its end. The threads take the steps
+themselves, because handing out thousands of small ones would cost more than doing them. The thread that calls ``run_steps`` only watches,
+so Ctrl-C and the time limit are heard at once, whatever other threads wait for.
+
+Threads that compute get in each other's way (only one at a time runs Python), and threads that wait for a distant server do not. So a
+pool begins with few, and as long as all of them mostly wait, it gets more.
 """
 
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 
 from cloud_train.errors import StoreError
 
+_FIRST_THREADS = 4
+_IDLE_SHARE = 0.5  # of one core, that the process uses while more threads would help
 _LOOK_SECONDS = 0.1
 _GRACE_SECONDS = 3.0
 
@@ -33,11 +37,14 @@ class Bounds:
     """How much is done at once, and for how long."""
 
     threads: int
+    """At most."""
     memory_bytes: int
     """Steps run together only as long as they hold less than this; one that wants more by itself runs alone."""
     time_limit: float | None
     """Seconds for everything, or None."""
     clock: Callable[[], float] = time.monotonic
+    computed: Callable[[], float] = time.process_time
+    """CPU seconds that this process used so far."""
 
 
 @dataclass(frozen=True)
@@ -50,70 +57,112 @@ class Signals:
     """Set when every thread has ended."""
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    step: Step
-    following: Sequence[Step]
-    error: BaseException | None
-
-
 def run_steps(first: Iterator[Step], bounds: Bounds, signals: Signals, tick: Callable[[], None]) -> None:
-    """Run all steps, and those that follow them; ``tick`` is called here now and then.
+    """Run all steps, and those that follow them; ``tick`` is called here now and then, ``first`` is read by the threads, one at a time.
 
     Raises the error of the first step that fails, and StoreError when the time is up. Then, and on Ctrl-C, no further
     step begins, and those that run get a moment to end; a thread that still waits for a server is left to itself.
     """
-    todo: SimpleQueue[Step | None] = SimpleQueue()
-    outcomes: SimpleQueue[_Outcome] = SimpleQueue()
-    threads = [threading.Thread(target=_work, args=(todo, outcomes, signals.stopped), daemon=True) for _ in range(bounds.threads)]
-    for thread in threads:
-        thread.start()
+    work = _Work(first, bounds, signals.stopped)
     try:
-        _hand_out(first, bounds, todo, outcomes, tick)
+        work.grow()
+        _watch(work, bounds, tick)
     finally:
-        signals.stopped.set()
-        for _ in threads:
-            todo.put(None)
-        give_up_at = time.monotonic() + _GRACE_SECONDS
-        for thread in threads:
-            thread.join(max(0.0, give_up_at - time.monotonic()))
-        if not any(thread.is_alive() for thread in threads):
+        work.stop()
+        if work.is_left(time.monotonic() + _GRACE_SECONDS):
             signals.idle.set()
 
 
-def _hand_out(
-    first: Iterator[Step], bounds: Bounds, todo: "SimpleQueue[Step | None]", outcomes: "SimpleQueue[_Outcome]", tick: Callable[[], None]
-) -> None:
-    give_up_at = None if bounds.time_limit is None else bounds.clock() + bounds.time_limit
-    following: deque[Step] = deque()
-    running = memory = 0
-    while True:
-        # One more than there are threads, so that none waits for this one.
-        while running <= bounds.threads:
-            if not following:
-                following.extend([step] if (step := next(first, None)) is not None else [])
-            if not following or (running and memory + following[0].memory_bytes > bounds.memory_bytes):
-                break
-            step = following.popleft()
-            running, memory = running + 1, memory + step.memory_bytes
-            todo.put(step)
-        if not running:
-            return
-        with suppress(Empty):
-            outcome = outcomes.get(timeout=_LOOK_SECONDS)
-            running, memory = running - 1, memory - outcome.step.memory_bytes
-            if outcome.error is not None:
-                raise outcome.error
-            following.extend(outcome.following)
-        if give_up_at is not None and bounds.clock() > give_up_at:
-            raise StoreError(f"not done after {bounds.time_limit:g} s, the time limit", hint="do it again: it goes on where it stopped")
+def _watch(work: "_Work", bounds: Bounds, tick: Callable[[], None]) -> None:
+    looked, computed = time.monotonic(), bounds.computed()
+    while not work.ended.wait(_LOOK_SECONDS):
+        work.check_time()
+        now, computed_now = time.monotonic(), bounds.computed()
+        if computed_now - computed < _IDLE_SHARE * (now - looked):
+            work.grow()
+        looked, computed = now, computed_now
         tick()
+    if work.error is not None:
+        raise work.error
 
 
-def _work(todo: "SimpleQueue[Step | None]", outcomes: "SimpleQueue[_Outcome]", stopped: threading.Event) -> None:
-    while (step := todo.get()) is not None and not stopped.is_set():
+class _Work:
+    """What is still to be done, and the threads that do it."""
+
+    def __init__(self, first: Iterator[Step], bounds: Bounds, stopped: threading.Event) -> None:
+        self._first = first
+        self._bounds = bounds
+        self._give_up_at = None if bounds.time_limit is None else bounds.clock() + bounds.time_limit
+        self._stopped = stopped
+        self._threads: list[threading.Thread] = []
+        self._changed = threading.Condition(threading.Lock())  # guards all that follows
+        self._following: deque[Step] = deque()
+        self._running = self._waiting = self._memory_bytes = 0
+        self.error: BaseException | None = None
+        """Of the first step that failed."""
+        self.ended = threading.Event()
+        """Set when everything is done, or a step has failed."""
+
+    def grow(self) -> None:
+        """Begin with a few threads, or double their number as far as allowed, unless one of them has nothing to do."""
+        if not self._waiting:
+            more = len(self._threads) or _FIRST_THREADS
+            for _ in range(min(more, self._bounds.threads - len(self._threads))):
+                thread = threading.Thread(target=self._run, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+
+    def check_time(self) -> None:
+        """Raises StoreError when the time is up."""
+        if self._give_up_at is not None and self._bounds.clock() > self._give_up_at:
+            limit = self._bounds.time_limit
+            raise StoreError(f"not done after {limit:g} s, the time limit", hint="do it again: it goes on where it stopped")
+
+    def is_left(self, give_up_at: float) -> bool:
+        """Wait for the threads, until ``give_up_at`` by the monotonic clock; whether all have ended."""
+        for thread in self._threads:
+            thread.join(max(0.0, give_up_at - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _run(self) -> None:
         try:
-            outcome = _Outcome(step, step.action(), None)
+            while (step := self._take()) is not None:
+                self._settle(step, step.action())
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised again in the thread that asked for the work
-            outcome = _Outcome(step, (), error)
-        outcomes.put(outcome)
+            with self._changed:
+                self.error = error if self.error is None else self.error
+            self.stop()
+        self.ended.set()
+
+    def stop(self) -> None:
+        """No further step begins."""
+        self._stopped.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _take(self) -> Step | None:
+        """The next step, as soon as there is memory for it; None if there will be none."""
+        with self._changed:
+            while not self._stopped.is_set():
+                if not self._following:
+                    self._following.extend([step] if (step := next(self._first, None)) is not None else [])
+                if not self._following and not self._running:
+                    return None
+                if self._following and self._has_room(self._following[0]):
+                    self.check_time()
+                    step = self._following.popleft()
+                    self._running, self._memory_bytes = self._running + 1, self._memory_bytes + step.memory_bytes
+                    return step
+                self._waiting += 1
+                self._changed.wait()
+                self._waiting -= 1
+        return None
+
+    def _has_room(self, step: Step) -> bool:
+        return not self._running or self._memory_bytes + step.memory_bytes <= self._bounds.memory_bytes
+
+    def _settle(self, step: Step, following: Sequence[Step]) -> None:
+        with self._changed:
+            self._running, self._memory_bytes = self._running - 1, self._memory_bytes - step.memory_bytes
+            self._following.extend(following)
+            self._changed.notify_all()

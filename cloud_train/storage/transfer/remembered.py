@@ -6,7 +6,6 @@ of its times. Anything else is compared by SHA-256. What is remembered only save
 
 import json
 from collections.abc import Iterable
-from dataclasses import astuple
 from pathlib import Path
 
 from cloud_train.storage.transfer.engine import Identity, Known
@@ -55,6 +54,6 @@ class Memory:
         known = {key: self._known[key] for key in unchanged}
         known.update({one.key: one for one in found if one.looked_at and one.version})
         if known != self._known:
-            files = {key: (one.sha256, one.version, astuple(one.identity), one.looked_ns) for key, one in known.items()}
+            files = {key: (one.sha256, one.version, tuple(vars(one.identity).values()), one.looked_ns) for key, one in known.items()}
             write_private(self._path, json.dumps({"format": _FORMAT, "files": files}, separators=(",", ":")))
             self._known = known

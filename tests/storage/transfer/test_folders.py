@@ -2,12 +2,13 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cloud_train.errors import StoreError
-from cloud_train.storage.base import Store
+from cloud_train.storage.base import ObjectInfo, Store
 from cloud_train.storage.transfer.files import Options
 from cloud_train.storage.transfer.folders import download_folder, upload_folder
 from tests.storage.memory_store import MemoryStore
@@ -268,3 +269,19 @@ def test_an_object_that_is_gone_since_it_was_listed_is_said(tmp_path: Path, opti
     store.before = delete_in_time
     summary = download_folder(store, "x/", tmp_path / "copy", options)
     assert (summary.files, [key for key, _ in summary.skipped]) == (1, ["x/a", "x/large"])
+
+
+def test_a_folder_that_is_taken_away_in_the_middle_is_made_again(tmp_path: Path, options: Options) -> None:
+    target = tmp_path / "target"
+
+    class Removing(MemoryStore):
+        def read(self, key: str) -> tuple[ObjectInfo, bytes]:
+            if key.endswith("/other"):  # the second of its folder
+                shutil.rmtree(target / key.split("/", maxsplit=1)[0])
+            return super().read(key)
+
+    store = Removing()
+    for key in ("0/file", "0/other", "1/file", "1/other"):
+        store.put(key, b"x")
+    download_folder(store, "", target, replace(options, threads=1))
+    assert sorted(content(target)) == ["0/other", "1/other"]

@@ -81,6 +81,39 @@ def test_the_time_limit_is_heard_while_a_step_waits() -> None:
     assert ends.idle.is_set()
 
 
+def test_as_long_as_all_threads_wait_there_are_more_of_them() -> None:
+    together = threading.Barrier(16)  # passes when 16 steps run at the same time
+
+    def wait() -> Sequence[Step]:
+        together.wait()
+        return ()
+
+    run_steps(iter([Step(wait)] * 32), Bounds(16, 1, 60, computed=lambda: 0.0), signals(), lambda: None)
+
+
+@pytest.mark.parametrize("why", ["they compute", "one has nothing to do"])
+def test_no_thread_is_added_while_more_would_not_help(why: str) -> None:
+    computed, looks, looked = iter(range(10**6)), [0], threading.Event()
+    names: set[str] = set()
+
+    def wait() -> Sequence[Step]:
+        names.add(threading.current_thread().name)
+        looked.wait()
+        return ()
+
+    def tick() -> None:
+        looks[0] += 1
+        if looks[0] == 3:
+            before.update(thread.name for thread in threading.enumerate())
+            looked.set()
+
+    before: set[str] = set()
+    outside = {thread.name for thread in threading.enumerate()}
+    bounds = Bounds(16, 1, 60, computed=lambda: float(next(computed)) if why == "they compute" else 0.0)
+    run_steps(iter([Step(wait)] * (32 if why == "they compute" else 3)), bounds, signals(), tick)
+    assert len(before - outside) == 4
+
+
 _WAITS = """
 import sys, threading
 from cloud_train.storage.transfer.pool import *
