@@ -2,7 +2,6 @@
 
 import errno
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -200,14 +199,16 @@ def _version(status: os.stat_result) -> str:
 
 @contextmanager
 def _temporary_beside(path: Path) -> Iterator[Path]:
-    descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
-    os.fchmod(descriptor, 0o644)
+    # By hand, because tempfile takes 6 ms to import, and every worker and every command needs this.
+    temporary = path.with_name(f"{_TEMPORARY}{os.urandom(8).hex()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    os.fchmod(descriptor, 0o644)  # whatever the umask says
     os.close(descriptor)
     try:
-        yield Path(name)
+        yield temporary
     finally:
         with suppress(OSError):
-            Path(name).unlink()
+            temporary.unlink()
 
 
 def _sync(path: Path) -> None:

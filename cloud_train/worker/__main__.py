@@ -17,6 +17,7 @@ Exit status: that of the attempt's cause (docs/exit-codes.md), 3 if another work
 """
 
 # ruff: noqa: E402 -- as process 1 of a container a signal without a handler is lost, so listening comes before everything that takes time.
+# What only some runs need is imported where it is needed: a container that keeps no compiled modules compiles them at every start.
 from cloud_train.worker.processes.signals import Signals
 
 SIGNALS = Signals() if __name__ == "__main__" else None
@@ -26,16 +27,18 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cloud_train.errors import CloudTrainError, UsageError
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.registry import check_url, folder_of, scheme_of
-from cloud_train.worker import secrets
 from cloud_train.worker.nodes.node import NodeContext, from_variables
-from cloud_train.worker.platforms import platform_of
 from cloud_train.worker.processes import chores
-from cloud_train.worker.shipping.remote import Remote
 from cloud_train.worker.supervisor import DEFAULT_TIMING, run_attempts
+
+if TYPE_CHECKING:
+    from cloud_train.worker.platforms import Platform
+    from cloud_train.worker.shipping.remote import Remote
 
 _NEEDED = ("--store", "--run", "--attempt")
 _OPTIONS = (*_NEEDED, "--node-rank", "--nodes", "--platform", "--secrets", "--workspace", "--lock-fd", "--retry-delay")
@@ -56,11 +59,11 @@ def main(arguments: list[str], signals: Signals) -> int:
         url, run_id = options["--store"], options["--run"]
         check_url(url)
         is_local = scheme_of(url) == "file"
-        platform = platform_of(options["--platform"]) if "--platform" in options else None
+        platform = _platform(options["--platform"]) if "--platform" in options else None
         if place := options.get("--secrets"):
             os.environ.update(_secrets(place, signals))
         store = LocalStore(folder_of(url) if is_local else Path(options.get("--workspace") or _workspace()))
-        remote = None if is_local else Remote(url, run_id)
+        remote = None if is_local else _remote(url, run_id)
         node = platform.node if platform else _node(options)
         return run_attempts(store, run_id, attempt, node=node, signals=signals, timing=timing, remote=remote, platform=platform)
     except CloudTrainError as error:
@@ -90,7 +93,21 @@ def _node(options: dict[str, str]) -> NodeContext:
     return from_variables(rank=None if rank is None else int(rank), nodes=None if nodes is None else int(nodes))
 
 
+def _platform(name: str) -> "Platform":
+    from cloud_train.worker.platforms import platform_of
+
+    return platform_of(name)
+
+
+def _remote(url: str, run_id: str) -> "Remote":
+    from cloud_train.worker.shipping.remote import Remote
+
+    return Remote(url, run_id)
+
+
 def _secrets(place: str, signals: Signals) -> dict[str, str]:
+    from cloud_train.worker import secrets
+
     went_well, text = chores.do(partial(secrets.fetch, place), signals, signals.close_in_child, gives_up=True)
     if not went_well:
         raise secrets.SecretsError(text)

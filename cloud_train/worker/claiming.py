@@ -1,10 +1,13 @@
 """Taking attempts, and leaving again: in a local folder directly, in any other store through a workspace on this machine and a ferry."""
 
+from __future__ import annotations  # what only some runs need is named here, and imported where it is needed
+
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from cloud_train.errors import StoreError
 from cloud_train.run import layout
@@ -17,11 +20,13 @@ from cloud_train.worker.nodes.peers import Peers
 from cloud_train.worker.processes import chores
 from cloud_train.worker.processes.signals import Signals
 from cloud_train.worker.redaction import Redactor
-from cloud_train.worker.shipping.ferry import Cargo, Ferry
-from cloud_train.worker.shipping.remote import TAKEN, Remote
 from cloud_train.worker.status import StatusFile
 from cloud_train.worker.surroundings import Surroundings, Timing
 from cloud_train.worker.workspace import Workspace
+
+if TYPE_CHECKING:
+    from cloud_train.worker.shipping.ferry import Ferry
+    from cloud_train.worker.shipping.remote import Remote
 
 
 class Claims:
@@ -58,6 +63,9 @@ class Claims:
         at = self._surroundings(number)
         if self._remote is None:
             return at if at.status.claim() else None
+        from cloud_train.worker.shipping.ferry import Cargo, Ferry
+        from cloud_train.worker.shipping.remote import TAKEN
+
         name = layout.status(number, self._node.rank)
         if self._ask(partial(self._remote.claim, name, at.status.status.to_json())) == TAKEN:
             return None

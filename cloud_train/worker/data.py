@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.job.shards import INDEX, MOST_INDEX_BYTES, read_index
 from cloud_train.storage.registry import scheme_of
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ def bring(url: str, cache: Path, note: Note, *, early: bool = False) -> Path:
     processes that want the same at once, one fetches it and the others wait; one that was cut off goes on. Raises StoreError if there is
     nothing at ``url`` or the disk cannot take it, CorruptError if what came is not what was written.
     """
+    from cloud_train.job.shards import INDEX
     from cloud_train.storage.registry import bucket_and_prefix, open_store
 
     bucket, prefix = bucket_and_prefix(url)
@@ -84,6 +84,7 @@ def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo],
     """Make the place for the shards, with their index, once it is certain that all of them are in the store."""
     import shutil  # 3 ms, and only here
 
+    from cloud_train.job.shards import INDEX, MOST_INDEX_BYTES, read_index
     from cloud_train.run.arrivals import Arrivals
     from cloud_train.storage.transfer.files import Download, download
 

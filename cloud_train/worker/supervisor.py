@@ -1,7 +1,10 @@
 """A worker's life: one attempt, and the further ones that the job asks for, until the run has ended or somebody stops it."""
 
+from __future__ import annotations  # what only some runs need is named here, and imported where it is needed
+
 from dataclasses import dataclass
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from cloud_train.errors import CloudTrainError
 from cloud_train.run.states import Cause
@@ -11,12 +14,14 @@ from cloud_train.worker.attempts.attempt import Attempt
 from cloud_train.worker.claiming import Claims
 from cloud_train.worker.ending import Ending
 from cloud_train.worker.nodes.node import NodeContext
-from cloud_train.worker.platforms import Platform
 from cloud_train.worker.processes.signals import Signals
 from cloud_train.worker.processes.tree import become_subreaper
 from cloud_train.worker.restarting import TAKEN, next_attempt
-from cloud_train.worker.shipping.remote import Remote
 from cloud_train.worker.surroundings import Surroundings, Timing
+
+if TYPE_CHECKING:
+    from cloud_train.worker.platforms import Platform
+    from cloud_train.worker.shipping.remote import Remote
 
 DEFAULT_TIMING = Timing()
 

@@ -1,17 +1,22 @@
 """What an attempt works with, and the paces it keeps."""
 
+from __future__ import annotations  # what only some runs need is named here, and imported where it is needed
+
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cloud_train.run.record import RunRecord
 from cloud_train.worker.journal import Journal
 from cloud_train.worker.nodes.node import NodeContext
 from cloud_train.worker.nodes.peers import Peers
 from cloud_train.worker.processes.signals import Signals
-from cloud_train.worker.shipping.ferry import Ferry
-from cloud_train.worker.shipping.remote import Remote
 from cloud_train.worker.status import StatusFile
 from cloud_train.worker.workspace import Workspace
+
+if TYPE_CHECKING:
+    from cloud_train.worker.shipping.ferry import Ferry
+    from cloud_train.worker.shipping.remote import Remote
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,13 @@ from cloud_train.run.ids import is_run_id
 from tests.cli.command import CommandLine
 
 CNN = "name: digits\nmodel: {{kind: cnn}}\ndata: {{dataset: digits}}\nstore: {store}\n"
+SHOUTING = """
+import sys
+print("imported", file=sys.stderr)
+
+class plugin:
+    new_schema_validator = lambda *_, **__: (None, None, None)
+"""
 MEASURES = (
     """for step in 1 2 3 4; do printf '{"step": %d, "epoch": %d, "split": "train", "name": "loss", "value": 0.%d}\\n'"""
     """ $step $(( (step + 1) / 2 )) $(( 9 - step )) >> "$CLOUD_TRAIN_METRICS"; done"""
@@ -267,3 +274,17 @@ def test_the_environment_is_not_needed_beyond_a_home(cloud_train: CommandLine) -
     bare = CommandLine(cloud_train.home, cloud_train.folder, {"CLOUD_TRAIN_HOME": str(cloud_train.home), "PATH": os.defpath})
     assert bare("list").status == 0
     assert json.loads(bare("list", "--json").out)["runs"] == []
+
+
+@pytest.mark.parametrize("own", [None, "another-plugin"])
+def test_plugins_of_pydantic_are_left_out_of_commands_and_not_of_programs(own: str | None, cloud_train: CommandLine) -> None:
+    metadata = cloud_train.folder / "shouting-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: shouting\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[pydantic]\nshouting = shouting:plugin\n")
+    (cloud_train.folder / "shouting.py").write_text(SHOUTING)
+    variables = {"PYTHONPATH": str(cloud_train.folder)} | ({"PYDANTIC_DISABLE_PLUGINS": own} if own else {})
+    ended = cloud_train("submit", cloud_train.job('printf "${PYDANTIC_DISABLE_PLUGINS-unset}"'), "--follow", **variables)
+    assert ended.status == 0
+    assert ended.text.split("\n")[1].startswith(own or "unset")
+    assert ("imported" in ended.err) == (own is not None)  # what the caller said counts

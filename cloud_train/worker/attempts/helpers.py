@@ -1,18 +1,23 @@
 """The worker's own processes beside the program: the guard, the fetcher, chores and the ferry. What is none of them is the program's."""
 
+from __future__ import annotations  # what only some runs need is named here, and imported where it is needed
+
 import os
 import signal
 from collections.abc import Callable
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from cloud_train.run.arrivals import Arrivals
 from cloud_train.worker import contract
-from cloud_train.worker.fetcher import Fetcher
 from cloud_train.worker.processes import tree
 from cloud_train.worker.processes.children import Children
 from cloud_train.worker.processes.chores import Chore
 from cloud_train.worker.processes.guard import Guard
 from cloud_train.worker.surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from cloud_train.worker.fetcher import Fetcher
 
 _BURY_AGAIN_SECONDS = 0.05
 
@@ -39,6 +44,8 @@ class Helpers:
 
     def fetch(self, arrivals: Arrivals) -> None:
         """Start the fetcher."""
+        from cloud_train.worker.fetcher import Fetcher
+
         self._fetcher = Fetcher(arrivals, self._at.journal.note, self._in_child)
         self._children.expect(self._fetcher.pid)
 
