@@ -6,7 +6,6 @@ lock: a row that is still *submitting* while nobody holds the lock is settled by
 """
 
 import os
-import platform
 import socket
 import sys
 import time
@@ -159,6 +158,6 @@ def _provenance(plan: Plan) -> dict[str, Any]:
         "job_file": plan.job_file,
         "git": commit_of(Path(plan.job_file).parent),
         "cloud_train": __version__,
-        "python": platform.python_version(),
+        "python": ".".join(map(str, sys.version_info[:3])),
         "host": socket.gethostname(),
     }

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.storage.base import InvalidKeyError, ObjectChangedError, ObjectInfo, ObjectMissingError
-from cloud_train.storage.transfer.engine import PIECE_BYTES, Engine, Identity, Known, StoppedError, check_tries
+from cloud_train.storage.transfer.engine import Engine, Hasher, Identity, Known, StoppedError, check_tries
 from cloud_train.storage.transfer.paths import explain, explained, open_folder
 from cloud_train.storage.transfer.pool import Step
 from cloud_train.storage.transfer.unfinished import PartialFile, Source
@@ -150,8 +150,7 @@ class _Ranges:
     def _fetch(self, file: PartialFile) -> Sequence[Step]:
         self._fetches += 1
         self._count = -(-self._info.size // self._part_bytes)
-        self._hash = hashlib.sha256()
-        self._hashed = 0
+        self._hasher = Hasher(file.descriptor)
         self._changed = False
         arrived = [number for number in range(self._count) if self._arrived_whole(file, number)]
         self._arrived = set(arrived)
@@ -203,12 +202,11 @@ class _Ranges:
         if not self._hashing.acquire(blocking=wait):
             return
         try:
-            while (number := self._hashed // self._part_bytes) in self._arrived and self._hashed < self._info.size:
-                piece = os.pread(file.descriptor, min(PIECE_BYTES, self._end(number) - self._hashed), self._hashed)
-                if not piece or self._engine.stopped.is_set():
+            while (number := self._hasher.at // self._part_bytes) in self._arrived and self._hasher.at < self._info.size:
+                at = self._hasher.at
+                self._hasher.go_on(self._end(number), self._engine.stopped)
+                if self._hasher.at == at:
                     return
-                self._hash.update(piece)
-                self._hashed += len(piece)
         finally:
             self._hashing.release()
 
@@ -223,9 +221,9 @@ class _Ranges:
         with explained(f"write {self._file.path}"):
             if self._expected:
                 self._hash_on(file, wait=True)
-                if self._hashed < self._info.size:
+                if self._hasher.at < self._info.size:
                     raise StoppedError
-                if self._hash.hexdigest() != self._expected:
+                if self._hasher.hexdigest() != self._expected:
                     return self._fetch_again(file)
             if self._engine.options.durable:
                 os.fsync(file.descriptor)

@@ -1,5 +1,7 @@
 """What all steps of one transfer share: the store, the bounds, the counters, and what is to be said at the end."""
 
+import hashlib
+import mmap
 import os
 import threading
 import time
@@ -18,8 +20,8 @@ from cloud_train.storage.transfer.unfinished import UploadNotes, default_state_f
 TRIES = 3
 """How often a whole file is begun again, because it changed in the middle, or because what was acknowledged is not there."""
 
-PIECE_BYTES = 1 << 16
-"""How much of a file is read at once for hashing: little enough that memory is used again, which costs less than new memory."""
+PIECE_BYTES = 1 << 18
+"""How much of a file is read at once for hashing: enough that other threads rarely make it wait, and little enough for the CPU's cache."""
 
 
 @dataclass(frozen=True)
@@ -186,15 +188,35 @@ class StoppedError(Exception):
     """The transfer was stopped; never leaves the pool, whose caller has another error to raise."""
 
 
-def hash_file(descriptor: int, size: int, stopped: threading.Event) -> str:
-    """SHA-256 of the first ``size`` bytes of an open file, in hexadecimal; raises StoppedError."""
-    import hashlib
+class Hasher:
+    """The SHA-256 of an open file, taken on and on as the file grows. Its memory is used again for each piece."""
 
-    sha256 = hashlib.sha256()
-    offset = 0
-    while offset < size and (piece := os.pread(descriptor, min(PIECE_BYTES, size - offset), offset)):
-        if stopped.is_set():
-            raise StoppedError
-        sha256.update(piece)
-        offset += len(piece)
-    return sha256.hexdigest()
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        # Memory that begins with a page: where a bytearray of this size begins, 16 bytes further on, the kernel copies at a third of the speed.
+        self._piece = memoryview(mmap.mmap(-1, PIECE_BYTES))
+        self._sha256 = hashlib.sha256()
+        self.at = 0
+        """How many bytes it is of, from the beginning."""
+
+    def go_on(self, end: int, stopped: threading.Event) -> None:
+        """Hash what lies before ``end``; leaves off where the file ends, and when ``stopped`` is set."""
+        while self.at < end and not stopped.is_set():
+            read = os.preadv(self._descriptor, [self._piece[: end - self.at]], self.at)
+            if not read:
+                return
+            self._sha256.update(self._piece[:read])
+            self.at += read
+
+    def hexdigest(self) -> str:
+        """The SHA-256 so far, in hexadecimal."""
+        return self._sha256.hexdigest()
+
+
+def hash_file(descriptor: int, size: int, stopped: threading.Event) -> str:
+    """SHA-256 of the first ``size`` bytes of an open file, or of all if it has fewer, in hexadecimal; raises StoppedError."""
+    hasher = Hasher(descriptor)
+    hasher.go_on(size, stopped)
+    if stopped.is_set():
+        raise StoppedError
+    return hasher.hexdigest()

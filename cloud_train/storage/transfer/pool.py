@@ -8,6 +8,7 @@ Threads that compute get in each other's way (only one at a time runs Python), a
 pool begins with few, and as long as all of them mostly wait, it gets more.
 """
 
+import os
 import threading
 import time
 from collections import deque
@@ -16,7 +17,9 @@ from dataclasses import dataclass
 
 from cloud_train.errors import StoreError
 
-_FIRST_THREADS = 4
+FIRST_THREADS = max(3, min(8, (os.cpu_count() or 1) + 1))
+"""With which a pool begins."""
+
 _IDLE_SHARE = 0.5  # of one core, that the process uses while more threads would help
 _LOOK_SECONDS = 0.1
 _GRACE_SECONDS = 3.0
@@ -106,7 +109,7 @@ class _Work:
     def grow(self) -> None:
         """Begin with a few threads, or double their number as far as allowed, unless one of them has nothing to do."""
         if not self._waiting:
-            more = len(self._threads) or _FIRST_THREADS
+            more = len(self._threads) or FIRST_THREADS
             for _ in range(min(more, self._bounds.threads - len(self._threads))):
                 thread = threading.Thread(target=self._run, daemon=True)
                 thread.start()

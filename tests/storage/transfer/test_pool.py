@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from cloud_train.errors import StoreError
-from cloud_train.storage.transfer.pool import Bounds, Signals, Step, run_steps
+from cloud_train.storage.transfer.pool import FIRST_THREADS, Bounds, Signals, Step, run_steps
 
 
 def signals() -> Signals:
@@ -110,8 +110,8 @@ def test_no_thread_is_added_while_more_would_not_help(why: str) -> None:
     before: set[str] = set()
     outside = {thread.name for thread in threading.enumerate()}
     bounds = Bounds(16, 1, 60, computed=lambda: float(next(computed)) if why == "they compute" else 0.0)
-    run_steps(iter([Step(wait)] * (32 if why == "they compute" else 3)), bounds, signals(), tick)
-    assert len(before - outside) == 4
+    run_steps(iter([Step(wait)] * (32 if why == "they compute" else FIRST_THREADS - 1)), bounds, signals(), tick)
+    assert len(before - outside) == FIRST_THREADS
 
 
 _WAITS = """
