@@ -189,7 +189,7 @@ def _digest(file: FileIO) -> str:
     import hashlib  # here, because a worker that starts without a checkpoint never needs it: 2 ms
     import mmap
 
-    # Memory that begins with a page: where a bytearray of this size begins, 16 bytes further on, the kernel copies at a third of the speed.
+    # Memory that begins with a page: to where a bytearray of this size begins, 16 bytes on, the kernel copies at a third of the speed.
     digest, buffer = hashlib.sha256(), memoryview(mmap.mmap(-1, _PIECE_BYTES))
     while read := file.readinto(buffer):  # hashlib.file_digest came with Python 3.11, and the worker runs on 3.10 as well
         digest.update(buffer[:read])

@@ -193,7 +193,7 @@ class Hasher:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        # Memory that begins with a page: where a bytearray of this size begins, 16 bytes further on, the kernel copies at a third of the speed.
+        # Memory that begins with a page: to where a bytearray of this size begins, 16 bytes on, the kernel copies at a third of the speed.
         self._piece = memoryview(mmap.mmap(-1, PIECE_BYTES))
         self._sha256 = hashlib.sha256()
         self.at = 0
