@@ -67,10 +67,10 @@ def _training(folder: Path, repeats: int) -> None:
     image = _image(folder, job)
     rounds = []
     for number in range(repeats + 1):
-        inside = _submitted(folder, job, f"inside-{number}", "docker")
-        by_hand = _by_hand(folder, image)
-        outside = _submitted(folder, job, f"outside-{number}", "local")
-        rounds.append((inside, by_hand, outside))
+        loops = {}
+        for provider in ("docker", "local") if number % 2 else ("local", "docker"):  # a machine may slow down or speed up within a round
+            loops[provider] = _submitted(folder, job, f"{provider}-{number}", provider)
+        rounds.append((loops["docker"], _by_hand(folder, image), loops["local"]))
     rounds = rounds[1:]
     first, plain = (statistics.median(one) for one in ([r[0][0] for r in rounds], [r[1] for r in rounds]))
     throughput = statistics.median(outside[1] / inside[1] for inside, _, outside in rounds)
@@ -109,7 +109,7 @@ def _submitted(folder: Path, job: Path, store: str, provider: str) -> tuple[floa
 
 def _by_hand(folder: Path, image: str) -> float:
     """Seconds until the trainer, started by ``docker run``, has made its first step."""
-    (run,) = (folder / "inside-0").iterdir()
+    (run,) = (folder / "docker-0").iterdir()
     start = time.time()
     mounts = ["-v", f"{run / layout.RUN}:/run.json:ro", "-e", "CLOUD_TRAIN_JOB=/run.json", "-w", "/tmp", "--entrypoint", "python3"]
     command = [DOCKER, "run", "--rm", "--init", "--user", f"{os.getuid()}:{os.getgid()}", *mounts, image, "-c", _FIRST_STEP]

@@ -45,7 +45,7 @@ ONE_TRY: "RetryConfig" = {"max_retries": 0}
 """obstore's ``retry_config``."""
 
 _PAGE = 1000
-_PIECE_BYTES = 1 << 17  # written while the processor's cache has it: with 1 MiB, the same writing costs nearly twice as much
+_PIECE_BYTES = 1 << 18  # written while the processor's cache has it: with 1 MiB, the same writing costs nearly twice as much
 _LOOKED_AT_SINGLY = 10
 
 Explain = Callable[[int, str, str], StoreError | None]
