@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from cloud_train.errors import NotFoundError
+from cloud_train.errors import NotFoundError, UsageError
 from cloud_train.orchestrator.asking import Asker
 from cloud_train.orchestrator.early_words import EarlyWords
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, look, view
+from cloud_train.orchestrator.observing import RunView, look, read_record, view
 from cloud_train.orchestrator.stores import patiently, pause_of, store_at
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
@@ -22,7 +22,7 @@ _PAUSE_SECONDS = 0.2
 def read_logs(home: Home, run_id: str, attempt: int | None = None, node: int = 0, tail: int | None = None) -> Iterator[bytes]:
     """The program's output, byte for byte, in pieces; ``attempt`` is the newest one for None.
 
-    Raises NotFoundError for an attempt or a node that never was.
+    Raises NotFoundError for an attempt that never was, UsageError for a node that the run does not have.
     """
     run = view(home, run_id)
     reader = _log(run, attempt or run.attempt, node)
@@ -43,8 +43,10 @@ def follow_logs(
 ) -> Iterator[bytes]:
     """The program's output as it comes, until the run ends; goes on with the next attempt where there is one.
 
-    ``note`` is told when the run's store cannot be reached for a while. ``clock`` says when a cloud is asked again.
+    ``note`` is told when the run's store cannot be reached for a while. ``clock`` says when a cloud is asked again. Raises UsageError for a
+    node that the run does not have.
     """
+    _check_node(view(home, run_id), node)
 
     def read(reader: LogReader) -> Iterator[bytes]:
         while piece := patiently(lambda: next(reader.read(), b""), note, sleep):
@@ -87,11 +89,21 @@ def read_metrics(home: Home, run_id: str) -> list[MetricPoint]:
 
 
 def _log(run: RunView, attempt: int, node: int) -> LogReader:
+    _check_node(run, node)
     reader = LogReader(store_at(run.store), f"{run.run_id}/{layout.output_log(attempt, node)}")
-    begins = attempt == run.attempt and node == 0 and not run.state.is_end  # it may not have begun to write
+    begins = attempt == run.attempt and not run.state.is_end  # it may not have begun to write
     if not begins and not reader.stream.exists():
         raise NotFoundError(
             f"attempt {attempt} of {run.run_id} has no log of node {node}",
             hint=run.message or f"the newest attempt is {run.attempt}; the attempt may have ended before its program started",
         )
     return reader
+
+
+def _check_node(run: RunView, node: int) -> None:
+    if not node:  # every run has it
+        return
+    nodes = int(read_record(store_at(run.store), run.run_id).job.get("resources", {}).get("nodes", 1))
+    if node >= nodes:
+        ranks = "0 only" if nodes == 1 else f"0 to {nodes - 1}"
+        raise UsageError(f"{run.run_id} has no node {node}: its nodes are {ranks}", hint=f"resources.nodes of its job is {nodes}")

@@ -17,7 +17,7 @@ from typing import Protocol
 from cloud_train.storage.base import ObjectMissingError, Store
 
 _OFFSET = re.compile(r"\.(\d{15})")
-_READ_AT_ONCE = 8
+_READ_AT_ONCE = 32  # segments are small: what they take is the waiting for each, and a run of a day has some 9,000
 
 
 class Stream(Protocol):

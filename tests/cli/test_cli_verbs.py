@@ -132,6 +132,14 @@ def test_logs_are_the_programs_bytes_and_the_workers_notes_go_to_standard_error(
     assert [line.encode("utf-8", "surrogateescape") for line in lines] == [b"a\r\xff\x00b", b"no end"]
 
 
+def test_a_node_that_the_run_does_not_have_is_a_mistake(cloud_train: CommandLine) -> None:
+    run_id = cloud_train.submit("echo hello")
+    for follow in ((), ("--follow",)):
+        ended = cloud_train("logs", run_id, "--node", "1", *follow)
+        assert (ended.status, ended.out) == (2, b"")
+        assert f"error: {run_id} has no node 1: its nodes are 0 only\nhint: resources.nodes of its job is 1\n" in ended.err
+
+
 def test_tail_prints_the_last_lines_alone(cloud_train: CommandLine) -> None:
     cloud_train.submit("seq 1 1000")
     assert cloud_train("logs", "--tail", "2").out == b"999\n1000\n"

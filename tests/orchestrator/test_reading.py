@@ -1,0 +1,61 @@
+"""Logs of one node among several."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cloud_train.errors import NotFoundError, UsageError
+from cloud_train.orchestrator import reading
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.observing import RunView
+from cloud_train.run import layout
+from cloud_train.run.record import Program, RunRecord
+from cloud_train.run.states import State
+
+RUN = "several-261128-120000-abcd"
+
+
+@pytest.fixture
+def run(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunView:
+    """A run with two nodes, of which none has written yet; where it stands is the test's to say."""
+    record = RunRecord(RUN, 0.0, {"resources": {"nodes": 2}}, Program(("true",), "/"), {}, {})
+    (tmp_path / "runs" / RUN).mkdir(parents=True)
+    (tmp_path / "runs" / RUN / layout.RUN).write_bytes(record.to_json())
+    run = RunView(
+        run_id=RUN,
+        name="several",
+        provider="docker",
+        store=str(tmp_path / "runs"),
+        run_directory=str(tmp_path / "runs" / RUN),
+        job_file=None,
+        created=0.0,
+        attempt=1,
+        state=State.RUNNING,
+        cause=None,
+        message="",
+        started=0.0,
+        ended=None,
+        heartbeat=0.0,
+        host="here",
+        resumed_step=None,
+    )
+    monkeypatch.setattr(reading, "view", lambda *_: run)
+    return run
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_node_that_has_not_written_yet_has_an_empty_log(node: int, run: RunView, home: Home) -> None:
+    assert b"".join(reading.read_logs(home, run.run_id, node=node)) == b""
+
+
+def test_a_node_that_never_wrote_has_none(run: RunView, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "view", lambda *_: replace(run, state=State.FAILED))
+    with pytest.raises(NotFoundError, match=r"attempt 1 of several-.* has no log of node 1"):
+        reading.read_logs(home, run.run_id, node=1)
+
+
+def test_a_node_that_the_run_does_not_have_is_no_reason_to_wait(run: RunView, home: Home) -> None:
+    for read in (reading.read_logs, reading.follow_logs):
+        with pytest.raises(UsageError, match="has no node 2: its nodes are 0 to 1"):
+            next(read(home, run.run_id, node=2))
