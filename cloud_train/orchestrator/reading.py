@@ -46,7 +46,8 @@ def follow_logs(
     ``note`` is told when the run's store cannot be reached for a while. ``clock`` says when a cloud is asked again. Raises UsageError for a
     node that the run does not have.
     """
-    _check_node(view(home, run_id), node)
+    if node:
+        _check_node(view(home, run_id), node)
 
     def read(reader: LogReader) -> Iterator[bytes]:
         while piece := patiently(lambda: next(reader.read(), b""), note, sleep):
@@ -89,7 +90,8 @@ def read_metrics(home: Home, run_id: str) -> list[MetricPoint]:
 
 
 def _log(run: RunView, attempt: int, node: int) -> LogReader:
-    _check_node(run, node)
+    if node:
+        _check_node(run, node)
     reader = LogReader(store_at(run.store), f"{run.run_id}/{layout.output_log(attempt, node)}")
     begins = attempt == run.attempt and not run.state.is_end  # it may not have begun to write
     if not begins and not reader.stream.exists():
@@ -101,8 +103,6 @@ def _log(run: RunView, attempt: int, node: int) -> LogReader:
 
 
 def _check_node(run: RunView, node: int) -> None:
-    if not node:  # every run has it
-        return
     nodes = int(read_record(store_at(run.store), run.run_id).job.get("resources", {}).get("nodes", 1))
     if node >= nodes:
         ranks = "0 only" if nodes == 1 else f"0 to {nodes - 1}"
