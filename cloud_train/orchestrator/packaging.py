@@ -1,6 +1,6 @@
 """From a job to its image: what goes in, and the step that makes it."""
 
-import platform
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +55,7 @@ def recipe_of(plan: Plan) -> "Recipe":
         base=base_image(plan.job, plan.provider_settings),
         requirements=_path(directory, image.requirements),
         dockerfile=_path(directory, image.dockerfile),
-        platform=str(plan.provider_settings.get("platform") or f"linux/{_ARCHITECTURES.get(platform.machine(), platform.machine())}"),
+        platform=str(plan.provider_settings.get("platform") or f"linux/{_ARCHITECTURES.get(os.uname().machine, os.uname().machine)}"),
         labels={"org.opencontainers.image.title": plan.job.name, "cloud-train.version": __version__, **revision},
     )
 

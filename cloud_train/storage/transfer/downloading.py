@@ -4,20 +4,19 @@ Small objects come in one piece, large ones in ranges of one and the same versio
 arrive: it follows them through the file, so that at the end little is left to read.
 """
 
-import errno
 import hashlib
 import os
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.storage.base import InvalidKeyError, ObjectChangedError, ObjectInfo, ObjectMissingError
-from cloud_train.storage.transfer.engine import Engine, Hasher, Identity, Known, StoppedError, check_tries
+from cloud_train.storage.transfer.engine import Engine, Identity, Known, check_tries
+from cloud_train.storage.transfer.hashing import Hasher, StoppedError
 from cloud_train.storage.transfer.paths import explain, explained, open_folder
 from cloud_train.storage.transfer.pool import Step
 from cloud_train.storage.transfer.unfinished import PartialFile, Source
@@ -72,51 +71,14 @@ def _fetch_whole(engine: Engine, file: Download, tries: int) -> Sequence[Step]:
             raise _corrupt(engine, file.key)
         return [Step(partial(_fetch_whole, engine, file, tries + 1), _COPIES * file.size)]
     try:
-        identity = _write(engine, file, data)
+        status = engine.small_files.write(*_folder(file), file.path.name, data, durable=engine.options.durable)
     except InvalidKeyError as error:
         return _skip(engine, file, error)
     except OSError as error:
         raise explain(error, f"write {file.path}") from error
     engine.meter.add(len(data))
-    _finished(engine, file, info, sha256 if expected else None, identity)
+    _finished(engine, file, info, sha256 if expected else None, Identity.of(status))
     return ()
-
-
-def _write(engine: Engine, file: Download, data: bytes) -> Identity:
-    place = _folder(file)
-    try:
-        return _write_into(engine.folders.of(*place), file.path.name, data, engine)
-    except FileNotFoundError:  # the folder was taken away since this thread opened it
-        engine.folders.leave()
-        return _write_into(engine.folders.of(*place), file.path.name, data, engine)
-
-
-def _write_into(directory: int, name: str, data: bytes, engine: Engine) -> Identity:
-    temporary = engine.folders.temporary
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644, dir_fd=directory)
-    try:
-        written = os.write(descriptor, data)
-        while written < len(data):
-            written += os.write(descriptor, memoryview(data)[written:])
-        if engine.options.durable:
-            os.fsync(descriptor)
-        _rename(temporary, name, directory)
-        return Identity.of(os.fstat(descriptor))
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=directory)
-        raise
-    finally:
-        os.close(descriptor)
-
-
-def _rename(temporary: str, name: str, directory: int) -> None:
-    try:
-        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-    except OSError as error:
-        if error.errno in (errno.EISDIR, errno.ENOTEMPTY):
-            raise InvalidKeyError(f"there is a folder called {name!r} in its place", hint="move it away") from error
-        raise
 
 
 class _Ranges:

@@ -1,7 +1,5 @@
 """What all steps of one transfer share: the store, the bounds, the counters, and what is to be said at the end."""
 
-import hashlib
-import mmap
 import os
 import threading
 import time
@@ -12,16 +10,13 @@ from typing import Protocol
 
 from cloud_train.errors import StoreError
 from cloud_train.storage.base import Multipart, Store
-from cloud_train.storage.transfer.paths import ThreadsFolders
 from cloud_train.storage.transfer.pool import Bounds, Signals, Step, run_steps
 from cloud_train.storage.transfer.progress import Meter, Progress
 from cloud_train.storage.transfer.unfinished import UploadNotes, default_state_folder
+from cloud_train.storage.transfer.writing import SmallFiles
 
 TRIES = 3
 """How often a whole file is begun again, because it changed in the middle, or because what was acknowledged is not there."""
-
-PIECE_BYTES = 1 << 18
-"""How much of a file is read at once for hashing: enough that other threads rarely make it wait, and little enough for the CPU's cache."""
 
 
 @dataclass(frozen=True)
@@ -133,15 +128,15 @@ class Engine:
     resumed: list[int] = field(default_factory=list)
     """Numbers of parts that were there already."""
 
-    folders: ThreadsFolders = field(default_factory=ThreadsFolders)
-    """Where small files are written."""
+    small_files: SmallFiles = field(default_factory=SmallFiles)
+    """What writes those that come whole."""
     open_files: "list[HasFile]" = field(default_factory=list)
     """What holds a local file open until the end, or until it is closed."""
 
     def __post_init__(self) -> None:
         self._multipart: Multipart | None = None
         self._making = threading.Lock()
-        self.open_files.append(self.folders)
+        self.open_files.append(self.small_files)
         self.meter = Meter(self.options.report, self.options.clock)
         self.notes = UploadNotes(self.options.state_folder)
 
@@ -182,41 +177,3 @@ def check_tries(tries: int, why: str) -> None:
     """Raises StoreError if a file was begun as often as it may be; ``why`` says what happened each time."""
     if tries >= TRIES:
         raise StoreError(f"{why} ({tries} times)", hint="does something else write to it? do it again when that is done")
-
-
-class StoppedError(Exception):
-    """The transfer was stopped; never leaves the pool, whose caller has another error to raise."""
-
-
-class Hasher:
-    """The SHA-256 of an open file, taken on and on as the file grows. Its memory is used again for each piece."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        # Memory that begins with a page: to where a bytearray of this size begins, 16 bytes on, the kernel copies at a third of the speed.
-        self._piece = memoryview(mmap.mmap(-1, PIECE_BYTES))
-        self._sha256 = hashlib.sha256()
-        self.at = 0
-        """How many bytes it is of, from the beginning."""
-
-    def go_on(self, end: int, stopped: threading.Event) -> None:
-        """Hash what lies before ``end``; leaves off where the file ends, and when ``stopped`` is set."""
-        while self.at < end and not stopped.is_set():
-            read = os.preadv(self._descriptor, [self._piece[: end - self.at]], self.at)
-            if not read:
-                return
-            self._sha256.update(self._piece[:read])
-            self.at += read
-
-    def hexdigest(self) -> str:
-        """The SHA-256 so far, in hexadecimal."""
-        return self._sha256.hexdigest()
-
-
-def hash_file(descriptor: int, size: int, stopped: threading.Event) -> str:
-    """SHA-256 of the first ``size`` bytes of an open file, or of all if it has fewer, in hexadecimal; raises StoppedError."""
-    hasher = Hasher(descriptor)
-    hasher.go_on(size, stopped)
-    if stopped.is_set():
-        raise StoppedError
-    return hasher.hexdigest()

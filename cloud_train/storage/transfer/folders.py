@@ -14,7 +14,8 @@ from pathlib import Path
 
 from cloud_train.storage.base import ObjectInfo, ObjectMissingError, Store
 from cloud_train.storage.transfer.downloading import Download, download_step
-from cloud_train.storage.transfer.engine import PIECE_BYTES, Engine, Identity, Known, Options, Summary, hash_file
+from cloud_train.storage.transfer.engine import Engine, Identity, Known, Options, Summary
+from cloud_train.storage.transfer.hashing import PIECE_BYTES, hash_file
 from cloud_train.storage.transfer.paths import TEMPORARY, explained, ignores_case, open_folder, place, unsafe
 from cloud_train.storage.transfer.pool import Step
 from cloud_train.storage.transfer.remembered import Memory

@@ -6,8 +6,6 @@ are opened one name at a time and never through a symbolic link (``open_folder``
 
 import errno
 import os
-import secrets
-import threading
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -113,49 +111,6 @@ def ignores_case(folder: Path) -> bool:
             return (folder / name.upper()).exists()
         finally:
             probe.unlink(missing_ok=True)
-
-
-class ThreadsFolders:
-    """The folder that each thread wrote into last, held open: files of one folder often follow each other, and opening it costs as much
-    as writing one of them.
-    """
-
-    def __init__(self) -> None:
-        self._own = threading.local()
-        self._lock = threading.Lock()
-        self._held: set[int] = set()
-        self._token = secrets.token_hex(8)
-
-    @property
-    def temporary(self) -> str:
-        """The name of the file that this thread has not finished yet; nobody else uses it."""
-        return f"{TEMPORARY}{self._token}-{threading.get_ident():x}.partial"
-
-    def of(self, folder: Path, below: Sequence[str] = ()) -> int:
-        """What ``open_folder`` returns, open until this thread asks for another one. Raises as it does."""
-        if getattr(self._own, "place", None) != (folder, below):
-            self.leave()
-            descriptor = open_folder(folder, below)
-            with self._lock:
-                self._held.add(descriptor)
-            self._own.place, self._own.descriptor = (folder, below), descriptor
-        return int(self._own.descriptor)
-
-    def leave(self) -> None:
-        """Close the folder that this thread holds, if any."""
-        if getattr(self._own, "place", None) is not None:
-            self._own.place = None
-            with self._lock:
-                self._held.discard(self._own.descriptor)
-            os.close(self._own.descriptor)
-
-    def close(self) -> None:
-        """Close those of all threads, when none of them writes any more."""
-        with self._lock:
-            held, self._held = self._held, set()
-            self._own = threading.local()
-        for descriptor in held:
-            os.close(descriptor)
 
 
 def open_folder(folder: Path, below: Sequence[str] = ()) -> int:

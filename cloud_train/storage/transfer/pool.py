@@ -112,8 +112,8 @@ class _Work:
             more = len(self._threads) or FIRST_THREADS
             for _ in range(min(more, self._bounds.threads - len(self._threads))):
                 thread = threading.Thread(target=self._run, daemon=True)
+                self._threads.append(thread)  # before it starts: Ctrl-C may come in between
                 thread.start()
-                self._threads.append(thread)
 
     def check_time(self) -> None:
         """Raises StoreError when the time is up."""
@@ -123,9 +123,10 @@ class _Work:
 
     def is_left(self, give_up_at: float) -> bool:
         """Wait for the threads, until ``give_up_at`` by the monotonic clock; whether all have ended."""
-        for thread in self._threads:
+        started = [thread for thread in self._threads if thread.ident is not None]
+        for thread in started:
             thread.join(max(0.0, give_up_at - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return not any(thread.is_alive() for thread in started)
 
     def _run(self) -> None:
         try:

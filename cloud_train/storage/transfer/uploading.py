@@ -17,7 +17,8 @@ from pathlib import Path
 
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.storage.base import ObjectInfo, ObjectMissingError, UploadGoneError
-from cloud_train.storage.transfer.engine import Engine, Identity, Known, StoppedError, check_tries, hash_file
+from cloud_train.storage.transfer.engine import Engine, Identity, Known, check_tries
+from cloud_train.storage.transfer.hashing import StoppedError, hash_file
 from cloud_train.storage.transfer.paths import explained
 from cloud_train.storage.transfer.pool import Step
 from cloud_train.storage.transfer.unfinished import BegunUpload

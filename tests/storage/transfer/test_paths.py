@@ -1,15 +1,13 @@
 """Keys of a store become files below a folder, and nowhere else."""
 
 import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from cloud_train.errors import StoreError
 from cloud_train.storage.base import InvalidKeyError
-from cloud_train.storage.transfer.paths import ThreadsFolders, ignores_case, open_folder, place, safe_path, unsafe
+from cloud_train.storage.transfer.paths import ignores_case, open_folder, place, safe_path, unsafe
 
 UNSAFE = [
     "",
@@ -104,39 +102,3 @@ def test_whether_case_counts_is_tried_and_leaves_nothing(tmp_path: Path) -> None
     (tmp_path / "a").touch()
     assert ignores_case(tmp_path) == (tmp_path / "A").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-
-def _open_folders() -> list[str]:
-    links = (entry.readlink() for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink())
-    return sorted(str(link) for link in links if link.is_dir())
-
-
-def test_each_thread_holds_one_folder_open_and_none_is_left_at_the_end(tmp_path: Path) -> None:
-    before, folders, together = _open_folders(), ThreadsFolders(), threading.Barrier(3)
-
-    def write(name: str) -> str:
-        for below in ((name, "x"), (name, "x"), (name,)):
-            os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=folders.of(tmp_path, below)))
-        together.wait()
-        together.wait()
-        return folders.temporary
-
-    with ThreadPoolExecutor(2) as pool:
-        names = [pool.submit(write, name) for name in ("a", "b")]
-        together.wait()
-        assert _open_folders() == sorted([*before, str(tmp_path / "a"), str(tmp_path / "b")])
-        folders.close()
-        together.wait()
-        assert len({name.result() for name in names}) == 2
-    assert _open_folders() == before
-    assert len(list(tmp_path.rglob("file"))) == 4
-
-
-def test_a_folder_that_was_left_when_all_were_closed_is_closed_once(tmp_path: Path) -> None:
-    folders = ThreadsFolders()
-    descriptor = folders.of(tmp_path)
-    folders.close()
-    other = os.open(tmp_path, os.O_RDONLY)
-    folders.leave()
-    assert other == descriptor
-    os.close(other)  # it is still open
