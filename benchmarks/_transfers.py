@@ -82,7 +82,7 @@ class Bench:
 
         def prepare(client: Client, number: int) -> tuple[Sequence[str], Callable[[], object]]:
             targets.append(target := self._folder / f"down-{number}")
-            return client.down(url, target), lambda: _of_few_files(target) and shutil.rmtree(target)
+            return client.down(url, target), lambda: _remove_if_few_files(target)
 
         samples = self._in_turns(repeats, prepare)
         for target in targets:
@@ -158,8 +158,9 @@ def tell(what: str, how: str, samples: Samples, *, files: int, bound: float, our
     report(what, how, _table(files, samples), "\n".join(lines))
 
 
-def _of_few_files(folder: Path) -> bool:
-    return sum(1 for _ in folder.iterdir()) <= _FEW_FILES
+def _remove_if_few_files(folder: Path) -> None:
+    if sum(1 for _ in folder.iterdir()) <= _FEW_FILES:
+        shutil.rmtree(folder)
 
 
 def _table(files: int, samples: Samples) -> str:
