@@ -65,7 +65,7 @@ def test_help_loads_nothing_that_only_a_verb_needs(tmp_path: Path) -> None:
 
 def test_help_loads_no_other_room(tmp_path: Path) -> None:
     loaded = modules_of_command(tmp_path, "--help")
-    assert {name.split(".")[1] for name in loaded if name.startswith("cloud_train.")} <= {"cli", "errors"}
+    assert {name.split(".")[1] for name in loaded if name.startswith("cloud_train.")} <= {"cli", "errors", "inherited"}
 
 
 def test_a_dry_run_loads_no_torch_and_no_ledger(tmp_path: Path) -> None:

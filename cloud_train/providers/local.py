@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import ProviderError
+from cloud_train.inherited import inherited
 from cloud_train.providers.base import TAKEN, AlreadyLaunchedError, Capabilities, Handle, Observation, Request
 from cloud_train.run import layout, locks
-from cloud_train.run.inherited import inherited
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import ObjectMissingError
