@@ -1,8 +1,6 @@
 """``python -m cloud_train``: the same as the command ``cloud-train``."""
 
-import sys
-
-from cloud_train.cli.main import main
+from cloud_train.cli.main import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
