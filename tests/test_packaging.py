@@ -47,7 +47,7 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     assert metadata["Requires-Python"] == ">=3.11"
     assert set(metadata.get_all("Provides-Extra", [])) == {"all", "aws", "azure", "dev", "docker", "gcp", "train"}
     assert f"{folder}/licenses/LICENSE" in wheel.namelist()
-    assert "cloud-train = cloud_train.cli.main:run" in wheel.read(f"{folder}/entry_points.txt").decode()
+    assert "cloud-train = cloud_train.cli.main:entry_point" in wheel.read(f"{folder}/entry_points.txt").decode()
 
 
 def test_the_wheel_built_from_the_source_archive_is_the_same(wheel: zipfile.ZipFile, tmp_path: Path) -> None:

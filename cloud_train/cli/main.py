@@ -125,7 +125,7 @@ def _root(
         raise typer.Exit(2)
 
 
-def run() -> NoReturn:
+def entry_point() -> NoReturn:
     """The program ``cloud-train``: ``main``, and out at once, because taking the interpreter apart takes 40 ms of every command.
 
     What has to be put away is put away before ``main`` returns.
