@@ -119,7 +119,7 @@ def _followed(verb: str, cloud: str, feed: Feed, folder: Path, endpoint: str) ->
     """MiB after the first hour, at the end, and at most."""
     with _cloud(cloud, feed, folder) as (environment, handle):
         with Ledger(folder / "home" / "ledger.sqlite3") as ledger:
-            ledger.add(RUN, name="digits-cnn", provider=cloud, store=STORE, job_file=None, created=0.0)
+            ledger.add(RUN, name="digits-cnn", provider=cloud, store=STORE, job_file=None, created=0.0, settings={}, record_sha256="")
             ledger.launched(RUN, 1, handle.reference)
         s3 = {"AWS_ENDPOINT_URL_S3": endpoint, "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
         nothing = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}

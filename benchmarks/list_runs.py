@@ -44,7 +44,16 @@ def fill(home: Path, runs: int) -> None:
                 now = begin + timedelta(minutes=number)
                 run_id, cause = new_run_id(f"job-{number % 7}", now), _CAUSES[number % len(_CAUSES)]
                 job_file, created = str(home / "job.yaml"), now.timestamp()
-                ledger.add(run_id, name=f"job-{number % 7}", provider="local", store=str(home / "runs"), job_file=job_file, created=created)
+                ledger.add(
+                    run_id,
+                    name=f"job-{number % 7}",
+                    provider="local",
+                    store=str(home / "runs"),
+                    job_file=job_file,
+                    created=created,
+                    settings={},
+                    record_sha256="",
+                )
                 ledger.observed(run_id, 1, cause.state, cause, started=created, ended=created + 30, host="host")
         shutil.copytree(draft.folder, home)
 

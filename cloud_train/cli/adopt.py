@@ -5,27 +5,32 @@ from typing import Annotated
 
 import typer
 
-from cloud_train.cli.options import JsonOption
+from cloud_train.cli.consent import asking
+from cloud_train.cli.options import ConfigOption, JsonOption
 from cloud_train.cli.terminal import Painter, is_terminal, say, say_aside, say_json
 
 
 def adopt(
     url: Annotated[str, typer.Argument(help="The run directory: STORE/RUN, as `cloud-train list --store STORE` shows it.", metavar="URL")],
+    config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Take a run that was submitted elsewhere into this machine's ledger.
 
-    From then on every verb knows it: logs, metrics, fetch-model, cancel, and resume, which starts the next attempt here. Nothing in the
-    run directory changes. Prints the run's id.
+    From then on every verb knows it: logs, metrics, fetch-model, cancel, and resume, which shows what it would start and asks first.
+    Nothing in the run directory changes, and nothing in it is acted on: the provider is asked with the settings of this machine's own
+    config file. Prints the run's id.
 
     Examples:
       cloud-train adopt s3://my-bucket/runs/digits-cnn-261124-133246-7403
     """
     from cloud_train.cli.render.runs import command_list, next_steps, run_json
     from cloud_train.orchestrator.adopting import adopt as take
+    from cloud_train.orchestrator.configs import Configs
     from cloud_train.orchestrator.home import Home
 
-    view = take(Home.from_environment(), url)
+    home = Home.from_environment()
+    view = take(home, url, config, Configs(home, asking(as_json)))
     if as_json:
         say_json(run_json(view))
         return 0

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cloud_train.cli.consent import asking
 from cloud_train.cli.options import JsonOption
 from cloud_train.cli.terminal import Painter, clean, say, say_json
 from cloud_train.errors import MissingDependencyError
@@ -45,7 +46,7 @@ def doctor(
     from cloud_train.orchestrator.doctor import examine
     from cloud_train.orchestrator.home import Home
 
-    findings = examine(Home.from_environment(), store or (), config)
+    findings = examine(Home.from_environment(), store or (), config, ask=asking(as_json))
     healthy = all(finding.status != "error" for finding in findings)
     if as_json:
         say_json({"healthy": healthy, "findings": [asdict(finding) for finding in findings]})

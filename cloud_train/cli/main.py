@@ -35,6 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "package": ("package", "Make the container image of a job, or find it made."),
     "pack": ("pack", "Make tar shards of a folder of images, with an index."),
     "validate": ("validate", "Check job files and report every mistake with its place."),
+    "trust": ("trust", "Trust a config file that came with a job, as it is now."),
     "schema": ("schema", "Print the JSON Schema of the job file, for editors."),
     "init": ("init", "Write a commented job file to start from."),
     "doctor": ("doctor", "Check what is installed, what is missing, and what to do about it."),

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cloud_train.cli.consent import asking
 from cloud_train.cli.options import ConfigOption, JsonOption, complete_provider
 from cloud_train.cli.terminal import say, say_aside, say_json
 from cloud_train.errors import UsageError
@@ -35,6 +36,7 @@ def package(
       cloud-train package job.yaml
       cloud-train package job.yaml --push --repository registry.example.com/me/digits
     """
+    from cloud_train.orchestrator.configs import Configs
     from cloud_train.orchestrator.home import Home
     from cloud_train.orchestrator.packaging import build_image, push_image
     from cloud_train.orchestrator.places import provider_at
@@ -43,7 +45,7 @@ def package(
     if repository and not push:
         raise UsageError("--repository says where --push puts the image; add --push, or leave it out")
     home = Home.from_environment()
-    plan = make_plan(home, job, overrides or (), config, provider, dry_run=True)
+    plan = make_plan(home, job, overrides or (), config, provider, dry_run=True, configs=Configs(home, asking(as_json), say_aside))
     if push:
         repository = repository or plan.provider_settings.get("repository")
         if not repository:

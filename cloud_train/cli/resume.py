@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from cloud_train.cli.consent import accepting, asking
 from cloud_train.cli.options import ConfigOption, FollowOption, JsonOption, NamedRunArgument, complete_provider
 from cloud_train.cli.started import show_started
 from cloud_train.cli.terminal import say_aside
@@ -21,6 +22,11 @@ def resume(
         typer.Option(metavar="URL", help="Move the run directory into this store, and go on there.", show_default=False),
     ] = None,
     config: ConfigOption = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Where the job's data is now: a folder of this machine, or a URL.", show_default=False),
+    ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Accept what a run of another machine would start, without being asked.")] = False,
     follow: FollowOption = False,
     as_json: JsonOption = False,
 ) -> int:
@@ -30,6 +36,10 @@ def resume(
     is passed over for the one before it, and the worker's log says so.
 
     A run can move: with another provider, and with --store in another store, to which its newest checkpoint is copied, verified.
+
+    Before a run that another machine submitted is first resumed here, its command, image, code, data and secrets are shown, and you are
+    asked. The provider's settings are always those of this machine. A run of your own is never asked about; if its run.json was changed by
+    someone else, it is refused.
 
     Examples:
       cloud-train resume digits-cnn
@@ -42,6 +52,6 @@ def resume(
     from cloud_train.orchestrator.resuming import resume as start
 
     home = Home.from_environment()
-    elsewhere = Elsewhere(provider, store, config) if provider or store or config else None
-    view = start(home, select(home, run), note=say_aside, elsewhere=elsewhere)
+    elsewhere = Elsewhere(provider, store, config, data) if provider or store or config or data else None
+    view = start(home, select(home, run), note=say_aside, elsewhere=elsewhere, ask=accepting if trust else asking(as_json))
     return show_started(home, view, follow=follow, as_json=as_json)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cloud_train.cli.consent import asking
 from cloud_train.cli.errors import INTERRUPTED
 from cloud_train.cli.options import ConfigOption, FollowOption, JsonOption, complete_provider
 from cloud_train.cli.started import show_started
@@ -53,11 +54,13 @@ def submit(
     """
     if dry_run and follow:
         raise UsageError("--dry-run starts nothing that --follow could watch; leave one of them out")
+    from cloud_train.orchestrator.configs import Configs
     from cloud_train.orchestrator.home import Home
     from cloud_train.orchestrator.planning import make_plan
 
     home = Home.from_environment()
-    plan = make_plan(home, job, overrides or (), config, provider, store=store, dry_run=dry_run)
+    configs = None if dry_run else Configs(home, asking(as_json), say_aside)
+    plan = make_plan(home, job, overrides or (), config, provider, store=store, dry_run=dry_run, configs=configs)
     if dry_run:
         return _show(home, plan, as_json)
     from cloud_train.orchestrator.submitting import submit as start

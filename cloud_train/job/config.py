@@ -67,9 +67,9 @@ def find_config(name: str, beside: FilePath) -> FilePath:
 
     Raises NotFoundError that names every file that was looked for, and the configs that there are.
     """
-    if name.endswith((".yaml", ".yml")) or "/" in name:
+    if is_path(name):
         return FilePath(name).expanduser() if has_home(name) else FilePath(name)
-    folders = [FilePath("configs"), beside / "configs", beside.parent / "configs", FilePath("~/.cloud-train/configs").expanduser()]
+    folders = [FilePath("configs"), beside / "configs", beside.parent / "configs", own_configs()]
     for folder in folders:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
@@ -79,6 +79,16 @@ def find_config(name: str, beside: FilePath) -> FilePath:
         f"no config is called {name!r}; looked for {tried}",
         hint=f"there is: {', '.join(there)}" if there else "write one of these files, or give the path of a config file",
     )
+
+
+def is_path(name: str) -> bool:
+    """Whether the name of a config is the path of its file."""
+    return name.endswith((".yaml", ".yml")) or "/" in name
+
+
+def own_configs() -> FilePath:
+    """The folder of the caller's own config files, which belong to no job."""
+    return FilePath("~/.cloud-train/configs").expanduser()
 
 
 def load_config(path: FilePath) -> Config:

@@ -3,20 +3,24 @@
 A run directory says everything about its run, so any machine that reaches the store can go on with it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from cloud_train.errors import CloudTrainError, NotFoundError, UsageError
+from cloud_train.orchestrator.configs import Configs
+from cloud_train.orchestrator.consent import refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.moving import new_place
-from cloud_train.orchestrator.observing import RunView, look, read_record, read_status
+from cloud_train.orchestrator.observing import RunView, look, read_record, read_record_bytes, read_status
 from cloud_train.orchestrator.places import provider_at
 from cloud_train.orchestrator.stores import store_at
 from cloud_train.run import layout
 from cloud_train.run.ledger import ELSEWHERE, Entry, Ledger
+from cloud_train.run.record import sha256_of
 from cloud_train.run.states import State
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.registry import scheme_of
@@ -33,9 +37,11 @@ def runs_in(url: str, note: Callable[[str], None]) -> list[RunView]:
     return sorted((run for run in found if run is not None), key=lambda run: (run.created, run.run_id), reverse=True)
 
 
-def adopt(home: Home, url: str) -> RunView:
+def adopt(home: Home, url: str, config: str | None = None, configs: Configs | None = None) -> RunView:
     """Take the run whose directory is ``url`` into the ledger; one that is there already is only looked at.
 
+    Nothing in the run directory is acted on: its provider is asked with the settings of this machine's own ``config``, and ``resume`` will
+    show what it would start. If the ``run.json`` of a run that is known here has changed, ``resume`` asks from now on.
     Raises NotFoundError if there is no run directory, CorruptError if it holds something else.
     """
     store_url, _, run_id = url.rstrip("/").rpartition("/")
@@ -53,15 +59,26 @@ def adopt(home: Home, url: str) -> RunView:
             ledger.forget(run_id)  # it goes on here, and what is known of it is what it was there
             known = None
         if known is None:
-            reference = _reference(home, store_at(store_url), entry)
-            ledger.adopt(replace(entry, reference=reference))
+            settings = _own_settings(home, entry, config, configs or Configs(home, refuse))
+            ledger.adopt(replace(entry, settings=settings, reference=_reference(home, entry, settings)))
+        elif known.store == store_url and sha256_of(read_record_bytes(store_at(store_url), run_id)[0]) not in ledger.records(run_id):
+            ledger.distrust(run_id)
         return look(home, ledger, run_id)
 
 
-def _reference(home: Home, store: Store, entry: Entry) -> dict[str, Any]:
+def _own_settings(home: Home, entry: Entry, config: str | None, configs: Configs) -> dict[str, Any]:
+    """The settings that this machine has for the run's provider; none where nothing here says any."""
+    if config is not None:
+        return dict(configs.named(config, Path.cwd()).settings.get(entry.provider, {}))
+    with suppress(CloudTrainError):  # without them the run is known by its run directory alone
+        usual = configs.usual(provider_at(home, entry.provider), Path.cwd())
+        return dict(usual.settings.get(entry.provider, {})) if usual else {}
+    return {}
+
+
+def _reference(home: Home, entry: Entry, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The provider's handle of the newest attempt, where it can be found from here."""
     with suppress(CloudTrainError):
-        settings = read_record(store, entry.run_id).plan.get("provider_settings", {})
         handle = provider_at(home, entry.provider).find(entry.run_id, entry.attempt, entry.store, settings)
         if handle is not None:
             return handle.reference

@@ -14,7 +14,9 @@ from typing import Literal
 
 from cloud_train import __version__
 from cloud_train.errors import CloudTrainError
-from cloud_train.job.config import Config, find_config, load_config
+from cloud_train.job.config import Config
+from cloud_train.orchestrator.configs import Configs
+from cloud_train.orchestrator.consent import Ask, refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.places import provider_at
 from cloud_train.providers.base import Diagnosed
@@ -46,13 +48,16 @@ class Finding:
     remedy: str = ""
 
 
-def examine(home: Home, stores: Sequence[str] = (), config: str | None = None, *, store_seconds: float = 10.0) -> list[Finding]:
+def examine(
+    home: Home, stores: Sequence[str] = (), config: str | None = None, *, ask: Ask = refuse, store_seconds: float = 10.0
+) -> list[Finding]:
     """Look at everything that cloud-train uses on this machine, at the stores with these URLs, and at what the config file of this name
     wants of its provider. Writes nothing that stays.
 
-    ``store_seconds`` is how long one step is tried with a store that does not answer, or is busy.
+    ``ask`` is shown a config file that has to be trusted first. ``store_seconds`` is how long one step is tried with a store that does not
+    answer, or is busy.
     """
-    place = load_config(find_config(config, Path())) if config else None
+    place = Configs(home, ask).named(config, Path()) if config else None
     if place and place.store and not stores:
         stores = [place.store]
     return [

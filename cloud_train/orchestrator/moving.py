@@ -4,17 +4,20 @@ Whatever is cut off in between leaves the run where it was: ``run.json`` is writ
 that. What was copied before is copied again, or found to be there.
 """
 
+import shlex
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from cloud_train.errors import CorruptError, StoreError, UsageError
 from cloud_train.orchestrator.observing import read_record
 from cloud_train.orchestrator.stores import store_at
 from cloud_train.run import layout
+from cloud_train.run.ledger import Ledger
 from cloud_train.run.manifest import parse_manifest
 from cloud_train.run.plan import Plan
-from cloud_train.run.record import RunRecord
+from cloud_train.run.record import RunRecord, sha256_of
 from cloud_train.run.streams import open_stream, segment_key, stream_of
 from cloud_train.storage.base import InvalidKeyError, ObjectMissingError, Store
 from cloud_train.storage.transfer.files import Download, Upload, download, upload
@@ -24,8 +27,9 @@ Note = Callable[[str], None]
 _SEGMENT_BYTES = 8 << 20
 
 
-def move(plan: Plan, source_url: str, note: Note) -> None:
-    """Bring everything that ``plan`` needs to go on from ``source_url`` to the plan's own store, and write its ``run.json`` there.
+def move(ledger: Ledger, plan: Plan, source_url: str, note: Note) -> Plan:
+    """Bring everything that ``plan`` needs to go on from ``source_url`` to the plan's own store, write its ``run.json`` there, and tell the
+    ledger; returns the plan with that file's SHA-256.
 
     Raises StoreError, and CorruptError for a checkpoint that arrives as something else.
     """
@@ -38,10 +42,15 @@ def move(plan: Plan, source_url: str, note: Note) -> None:
         _copy_newest_checkpoint(source, target, plan.run_id, note)
     where = {"moved_from": f"{source_url.rstrip('/')}/{plan.run_id}"} if moved else {}
     record = RunRecord(plan.run_id, old.created, plan.job.model_dump(mode="json"), plan.program, plan.facts(), {**old.provenance, **where})
+    written = record.to_json()
+    sha256 = sha256_of(written)
+    ledger.accept_record(plan.run_id, sha256, is_own=True)  # beside the old one, which counts until the move is complete
     target.delete(f"{plan.run_id}/{layout.MOVED}")
-    target.put(f"{plan.run_id}/{layout.RUN}", record.to_json())
+    target.put(f"{plan.run_id}/{layout.RUN}", written)
     if moved:  # whoever knows the old place alone must not go on there
         source.put(f"{plan.run_id}/{layout.MOVED}", f"{plan.store.rstrip('/')}/{plan.run_id}\n".encode())
+    ledger.move(plan.run_id, plan.attempt, plan.provider, plan.store, settings=plan.provider_settings, record_sha256=sha256)
+    return replace(plan, record_sha256=sha256)
 
 
 def new_place(store_url: str, run_id: str) -> str | None:
@@ -58,7 +67,7 @@ def _refuse_foreign(target: Store, plan: Plan) -> None:
     if newest >= plan.attempt:
         raise UsageError(
             f"{plan.store}/{plan.run_id} has attempt {newest} already: the run was moved there before",
-            hint=f"go on there: cloud-train adopt {plan.store}/{plan.run_id}",
+            hint=f"go on there: cloud-train adopt {shlex.quote(f'{plan.store}/{plan.run_id}')}",
         )
 
 

@@ -162,10 +162,16 @@ def look(home: Home, ledger: Ledger, run_id: str, asker: Asker | Answered | None
 
 
 def read_record(store: Store, run_id: str) -> RunRecord:
-    """The run's ``run.json``; raises NotFoundError or CorruptError."""
+    """The run's ``run.json``, to be shown: whoever acts on it goes through ``trust``. Raises NotFoundError or CorruptError."""
+    return read_record_bytes(store, run_id)[1]
+
+
+def read_record_bytes(store: Store, run_id: str) -> tuple[bytes, RunRecord]:
+    """The run's ``run.json`` as it was written, and what it says; raises NotFoundError or CorruptError."""
     key = f"{run_id}/{layout.RUN}"
     try:
-        return RunRecord.from_json(store.get(key), f"{store.url}/{key}")
+        written = store.get(key)
+        return written, RunRecord.from_json(written, f"{store.url}/{key}")
     except ObjectMissingError as error:
         raise NotFoundError(
             f"the run directory {store.url}/{run_id} is gone", hint="nothing can be read from it; `cloud-train list` still knows the run"
@@ -180,12 +186,12 @@ def _settle(home: Home, ledger: Ledger, entry: Entry | None) -> Entry | None:
         if not mine:
             return entry
         try:
-            settings = read_record(store_at(entry.store), entry.run_id).plan.get("provider_settings", {})
-        except NotFoundError:  # it is written before anything is launched
+            store_at(entry.store).stat(f"{entry.run_id}/{layout.RUN}")
+        except ObjectMissingError:  # it is written before anything is launched
             ledger.forget(entry.run_id)
             return None
         try:
-            handle = provider_at(home, entry.provider).find(entry.run_id, entry.attempt, entry.store, settings)
+            handle = provider_at(home, entry.provider).find(entry.run_id, entry.attempt, entry.store, entry.settings)
         except (ProviderError, MissingDependencyError):  # it cannot be asked now: whether the attempt was launched shows another time
             return entry
         if handle is not None:

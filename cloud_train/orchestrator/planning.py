@@ -5,15 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cloud_train.errors import NotFoundError, ProviderError
-from cloud_train.job.addresses import data_in_store
+from cloud_train.errors import ProviderError, UsageError
+from cloud_train.job.addresses import ADDRESS, data_in_store
 from cloud_train.job.architecture import steps_per_epoch, total_steps
-from cloud_train.job.config import Config, find_config, load_config
+from cloud_train.job.config import Config
 from cloud_train.job.datasets import DownloadableData, data_place
 from cloud_train.job.facts import DataFacts
 from cloud_train.job.loading import LoadedJob, load_job
 from cloud_train.job.models import ImageSpec, JobSpec, RnnModel, ScriptModel, SequencesData
 from cloud_train.job.settings import CloudSettings
+from cloud_train.orchestrator.configs import Configs
+from cloud_train.orchestrator.consent import refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import ingredients
 from cloud_train.orchestrator.places import provider_at
@@ -22,7 +24,7 @@ from cloud_train.run import container_paths
 from cloud_train.run.ids import new_run_id
 from cloud_train.run.plan import Plan
 from cloud_train.run.ranking import Ranking
-from cloud_train.run.record import Program, RunRecord
+from cloud_train.run.record import Program
 from cloud_train.run.states import Cause
 from cloud_train.storage.registry import absolute_url, check_url, scheme_of
 
@@ -39,19 +41,22 @@ def make_plan(
     *,
     store: str | None = None,
     dry_run: bool = False,
+    configs: Configs | None = None,
 ) -> Plan:
     """Everything that submitting ``job_file`` will do.
 
     ``overrides`` are ``key=value`` texts, ``config`` is the name or the path of a config file, ``provider`` and ``store`` outrank both; a
     folder given as ``store`` starts at the current one. A cloud's config file need not be named if it has the provider's name. For a
     ``dry_run`` the job's data may be missing: the plan then holds what is known without it, and a note.
-    Raises JobFileError with every mistake of the files, and ProviderError where the provider cannot carry this out.
+    ``configs`` decides which config files may be used; by default one that has to be trusted first is used by a dry run alone.
+    Raises JobFileError with every mistake of the files, NotTrustedError, and ProviderError where the provider cannot carry this out.
     """
-    chosen = load_config(find_config(config, job_file.parent)) if config else None
+    configs = configs or Configs(home, None if dry_run else refuse)
+    chosen = configs.named(config, job_file.parent) if config else None
     store = absolute_url(store, Path.cwd()) if store else store
     loaded = load_job(job_file, overrides, chosen, provider, store=store, absent_data_is_fine=dry_run)
     place = provider_at(home, loaded.spec.provider)
-    if chosen is None and (chosen := _usual_config(place, job_file.parent)):
+    if chosen is None and (chosen := configs.usual(place, job_file.parent)):
         loaded = load_job(job_file, overrides, chosen, provider or place.name, store=store, absent_data_is_fine=dry_run)
     spec, directory = loaded.spec, loaded.directory
     settings = chosen.settings.get(spec.provider, {}) if chosen else {}
@@ -84,20 +89,37 @@ def make_plan(
     )
 
 
-def plan_elsewhere(home: Home, record: RunRecord, attempt: int, *, provider: str | None, store: str | None, config: str | None) -> Plan:
-    """The plan of a further attempt of the run that ``record`` describes, with another provider, store or config file; what is None stays.
+def plan_here(before: Plan, settings: Mapping[str, Any], place: Provider) -> Plan:
+    """The plan of a further attempt whose ``run.json`` another machine wrote, with ``settings`` of this machine's instead of the record's.
 
-    A config file's provider and store count where none are given here. Raises ProviderError where that cannot be carried out.
+    Raises UsageError for data in a folder, which only the caller can give to a container.
     """
-    before = Plan.of_attempt(record, attempt)
-    directory = Path(before.job_file).parent
-    chosen = load_config(find_config(config, directory)) if config else None
-    place = provider_at(home, provider or (chosen and chosen.provider) or before.provider)
-    chosen = chosen or _usual_config(place, directory)
-    same_place = chosen is None and place.name == before.provider
-    settings = before.provider_settings if same_place else chosen.settings.get(place.name, {}) if chosen else {}
-    url = absolute_url(store or (chosen and chosen.store) or before.store, Path.cwd())
+    inside = place.capabilities.containers and not place.capabilities.is_cloud
+    if inside and before.host_data is not None:
+        raise UsageError(
+            f"the data of {before.run_id} is in the folder {before.host_data} of the machine that submitted it",
+            hint=f"name its folder on this machine: cloud-train resume {before.run_id} --data FOLDER",
+        )
+    return replace(before, provider_settings=dict(settings), host_data=None)
+
+
+def plan_elsewhere(
+    before: Plan,
+    place: Provider,
+    settings: Mapping[str, Any],
+    *,
+    store: str,
+    data: str | None = None,
+    config: Config | None = None,
+) -> Plan:
+    """``before`` with another provider, its settings, store or place of the data; raises ProviderError where that cannot be carried out."""
+    directory, url = Path(before.job_file).parent, absolute_url(store, Path.cwd())
     spec = before.job.model_copy(update={"provider": place.name, "store": url})
+    if data is not None:
+        if spec.data is None or not hasattr(spec.data, "path"):
+            raise UsageError(f"--data: the job of {before.run_id} reads no data from a folder")
+        path = data if ADDRESS.match(data) else str(Path(data).expanduser().absolute())
+        spec = spec.model_copy(update={"data": spec.data.model_copy(update={"path": path})})
     _refuse_impossible(spec, place.name, place.capabilities, url)
     _refuse_out_of_reach(data_in_store(spec.data), place.name, place.capabilities)
     return replace(
@@ -107,7 +129,7 @@ def plan_elsewhere(home: Home, record: RunRecord, attempt: int, *, provider: str
         provider_settings=dict(settings),
         store=url,
         program=_program(spec, directory, place, settings),
-        notes=(*_notes(spec, place.name, place.capabilities), *_cloud_notes(spec, place, chosen)),
+        notes=(*_notes(spec, place.name, place.capabilities), *_cloud_notes(spec, place, config)),
         image=ingredients(spec, settings) if place.capabilities.containers else None,
         host_data=_host_data(spec, directory, place),
     )
@@ -124,16 +146,6 @@ def _host_data(spec: JobSpec, directory: Path, place: Provider) -> str | None:
             hint=f"put it into a store that they reach, and name it there: --set data.path={place.capabilities.stores[0]}://…",
         )
     return str(data.resolve())
-
-
-def _usual_config(place: Provider, beside: Path) -> Config | None:
-    """The config file that has a cloud's own name, if there is one."""
-    if not place.capabilities.is_cloud:
-        return None
-    try:
-        return load_config(find_config(place.name, beside))
-    except NotFoundError:
-        return None
 
 
 def request_of(home: Home, plan: Plan) -> tuple[Request, list[str]]:

@@ -1,18 +1,23 @@
 """Another attempt of a run that ended without success: it goes on from the newest checkpoint whose every byte checks."""
 
+import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from cloud_train.errors import ConflictError
+from cloud_train.orchestrator.configs import Configs
+from cloud_train.orchestrator.consent import Ask, refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.moving import move, new_place
-from cloud_train.orchestrator.observing import RunView, declare_dead, look, read_record
+from cloud_train.orchestrator.observing import RunView, declare_dead, look
 from cloud_train.orchestrator.packaging import with_image, with_same_image
 from cloud_train.orchestrator.places import provider_at
-from cloud_train.orchestrator.planning import plan_elsewhere
-from cloud_train.orchestrator.stores import CLOUD_PAUSE_SECONDS, store_at
+from cloud_train.orchestrator.planning import plan_elsewhere, plan_here
+from cloud_train.orchestrator.stores import CLOUD_PAUSE_SECONDS
 from cloud_train.orchestrator.submitting import handed_over, launch, refuse_unready
+from cloud_train.orchestrator.trust import Spoken, accept, spoken
 from cloud_train.run import locks
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.plan import Plan
@@ -31,6 +36,8 @@ class Elsewhere:
     """URL of the store that the run directory moves to."""
     config: str | None = None
     """Name or path of the config file with the provider's settings."""
+    data: str | None = None
+    """Where the job's data is: a folder of this machine, or a URL in a store."""
 
 
 def resume(
@@ -39,16 +46,23 @@ def resume(
     note: Callable[[str], None] = lambda _: None,
     *,
     elsewhere: Elsewhere | None = None,
+    ask: Ask = refuse,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> RunView:
     """Start the next attempt, where the run was or ``elsewhere``. Raises ConflictError while the run goes on, and if it has succeeded.
 
     An attempt that was launched from another machine, and that its provider cannot find from here, is listened for first: ``note`` is told.
+    A run that another machine submitted is shown to ``ask`` before its first attempt here: NotTrustedError unless it is accepted.
     """
+    configs = Configs(home, ask, note)
     with Ledger(home.ledger_path) as ledger:
         run = look(home, ledger, run_id)
-        if run.is_elsewhere and not run.state.is_end:
+        is_silent = run.is_elsewhere and not run.state.is_end
+        if not is_silent:
+            _refuse_unresumable(run)
+        shown = _consented(home, ledger, run, elsewhere, configs=configs, ask=ask)  # before anything that takes long
+        if is_silent:
             run = _listen(home, ledger, run, note, sleep=sleep, clock=clock)
         _refuse_unresumable(run)
         with locks.held(home.submission_lock(run_id)) as mine:
@@ -56,29 +70,63 @@ def resume(
                 raise ConflictError(f"{run_id} is being resumed by another command", hint=f"see: cloud-train status {run_id}")
             run = look(home, ledger, run_id)  # again, now that nobody else can resume it
             _refuse_unresumable(run)
-            plan = _plan(home, run, elsewhere)
-            moved_to = new_place(run.store, run_id)
-            if moved_to and moved_to != f"{plan.store.rstrip('/')}/{run_id}":
-                raise ConflictError(f"{run_id} was moved to {moved_to}", hint=f"go on there: cloud-train adopt {moved_to}")
+            said = spoken(ledger, run)
+            if said.sha256 != shown:
+                raise ConflictError(f"run.json of {run_id} was changed meanwhile", hint=f"see what it is now: cloud-train resume {run_id}")
+            plan, _ = _plan(home, run, said, elsewhere, configs)
+            _refuse_moved(run, plan)
             provider = provider_at(home, plan.provider)
             secrets = handed_over(provider, plan)
             refuse_unready(provider, plan)
             if elsewhere is None:
                 plan = with_same_image(provider, plan, note)
-                ledger.add_attempt(run_id, plan.attempt, plan.provider)
+                ledger.add_attempt(run_id, plan.attempt, plan.provider, plan.provider_settings)
             else:
-                plan = with_image(home, provider, plan, note)
-                move(plan, run.store, note)
-                ledger.move(run_id, plan.attempt, plan.provider, plan.store)
+                plan = move(ledger, with_image(home, provider, plan, note), run.store, note)
             launch(ledger, provider, plan, secrets)
         return look(home, ledger, run_id)
 
 
-def _plan(home: Home, run: RunView, elsewhere: Elsewhere | None) -> Plan:
-    record = read_record(store_at(run.store), run.run_id)
+def _consented(home: Home, ledger: Ledger, run: RunView, elsewhere: Elsewhere | None, *, configs: Configs, ask: Ask) -> str:
+    """The SHA-256 of the run's ``run.json``, which this machine wrote, or which the caller has accepted; raises NotTrustedError."""
+    said = spoken(ledger, run)
+    if said.is_own or (said.is_accepted and elsewhere is None):  # elsewhere starts what the job says, which may not have been shown before
+        return said.sha256
+    plan, settings_from = _plan(home, run, said, elsewhere, configs)
+    _refuse_moved(run, plan)
+    accept(plan, settings_from, said, ask)
     if elsewhere is None:
-        return Plan.of_attempt(record, run.attempt + 1)
-    return plan_elsewhere(home, record, run.attempt + 1, provider=elsewhere.provider, store=elsewhere.store, config=elsewhere.config)
+        ledger.accept_record(run.run_id, said.sha256, is_own=False)
+    return said.sha256
+
+
+def _refuse_moved(run: RunView, plan: Plan) -> None:
+    moved_to = new_place(run.store, run.run_id)
+    if moved_to and moved_to != f"{plan.store.rstrip('/')}/{run.run_id}":
+        raise ConflictError(f"{run.run_id} was moved to {moved_to}", hint=f"resume it there: cloud-train adopt {shlex.quote(moved_to)}")
+
+
+def _plan(home: Home, run: RunView, said: Spoken, elsewhere: Elsewhere | None, configs: Configs) -> tuple[Plan, str]:
+    """The next attempt's plan, and where its provider's settings come from.
+
+    Only of a run that this machine wrote are the settings in ``run.json`` used; the store is always the one that the ledger knows.
+    """
+    before = replace(Plan.of_attempt(said.record, run.attempt + 1, said.sha256), store=run.store, provider=run.provider)
+    beside = Path(before.job_file).parent if said.is_own else Path.cwd()
+    chosen = configs.named(elsewhere.config, beside) if elsewhere and elsewhere.config else None
+    name = (elsewhere and elsewhere.provider) or (chosen and chosen.provider) or run.provider
+    place = provider_at(home, name)
+    stays = chosen is None and place.name == run.provider and said.is_own
+    if chosen is None and not stays:
+        chosen = configs.usual(place, beside)
+    settings = before.provider_settings if stays else chosen.settings.get(place.name, {}) if chosen else {}
+    origin = f"the settings in {chosen.file}" if chosen else "the settings of its submission" if stays else "no settings"
+    if elsewhere is not None:
+        store = elsewhere.store or (chosen and chosen.store) or run.store
+        if not said.is_own and elsewhere.data is None:
+            plan_here(before, settings, place)  # refuses data that only the caller can name
+        return plan_elsewhere(before, place, settings, store=store, data=elsewhere.data, config=chosen), origin
+    return (before if said.is_own else plan_here(before, settings, place)), origin
 
 
 def _listen(

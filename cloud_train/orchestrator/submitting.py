@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from cloud_train.providers.base import AlreadyLaunchedError, Handle, LaunchUnkno
 from cloud_train.run import layout, locks
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.plan import Plan
-from cloud_train.run.record import AttemptStatus, RunRecord
+from cloud_train.run.record import AttemptStatus, RunRecord, sha256_of
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import AccessDeniedError
 from cloud_train.storage.handover import settings_for
@@ -47,11 +48,22 @@ def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None)
     plan = with_image(home, provider, plan, note)
     created = time.time()
     record = RunRecord(plan.run_id, created, plan.job.model_dump(mode="json"), plan.program, plan.facts(), _provenance(plan))
+    written = record.to_json()
+    plan = replace(plan, record_sha256=sha256_of(written))
     store = store_at(plan.store)
     with locks.held(home.submission_lock(plan.run_id)), Ledger(home.ledger_path) as ledger:
-        ledger.add(plan.run_id, name=plan.job.name, provider=plan.provider, store=plan.store, job_file=plan.job_file, created=created)
+        ledger.add(
+            plan.run_id,
+            name=plan.job.name,
+            provider=plan.provider,
+            store=plan.store,
+            job_file=plan.job_file,
+            created=created,
+            settings=plan.provider_settings,
+            record_sha256=plan.record_sha256,
+        )
         try:
-            store.create(f"{plan.run_id}/{layout.RUN}", record.to_json())
+            store.create(f"{plan.run_id}/{layout.RUN}", written)
         except CloudTrainError:
             ledger.forget(plan.run_id)
             raise

@@ -78,6 +78,11 @@ TAKEN = Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, "another w
 """What is to be observed of a launch whose worker left for that reason."""
 
 
+def worker_words(plan: "Plan") -> list[str]:
+    """What every worker is told of its attempt, as words of its command line: run, number, and which ``run.json`` it may carry out."""
+    return ["--run", plan.run_id, "--attempt", str(plan.attempt), "--record", plan.record_sha256]
+
+
 class Provider(Protocol):
     """A place to run."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import ProviderError
-from cloud_train.providers.base import Request
+from cloud_train.providers.base import Request, worker_words
 from cloud_train.run import container_paths as places
 from cloud_train.storage.registry import scheme_of
 
@@ -68,7 +68,7 @@ def request_of(plan: "Plan", user: str, cache: Path, workspaces: Path) -> Reques
 def _container(plan: "Plan", rank: int, *, user: str, network: str, labels: dict[str, str], mounts: list[dict[str, Any]]) -> dict[str, Any]:
     nodes = plan.job.resources.nodes
     store = ["--store", places.RUNS] if _is_folder(plan.store) else ["--store", plan.store, "--workspace", places.WORK]
-    worker = [*store, "--run", plan.run_id, "--attempt", str(plan.attempt)]
+    worker = [*store, *worker_words(plan)]
     environment = ["HOME=/tmp", "USER=cloud-train"]  # programs ask for both, and the user's id has no entry in the image's /etc/passwd
     if plan.host_data is None:
         environment.append(f"CLOUD_TRAIN_HOME={places.HOME}")

@@ -11,14 +11,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import ProviderError
 from cloud_train.inherited import inherited
-from cloud_train.providers.base import TAKEN, AlreadyLaunchedError, Capabilities, Handle, Observation, Request
+from cloud_train.providers.base import TAKEN, AlreadyLaunchedError, Capabilities, Handle, Observation, Request, worker_words
 from cloud_train.run import layout, locks
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
@@ -26,6 +26,8 @@ from cloud_train.storage.base import ObjectMissingError
 from cloud_train.storage.registry import open_store, scheme_of
 
 if TYPE_CHECKING:
+    import psutil
+
     from cloud_train.run.plan import Plan
 
 _LOCK_ARGUMENT = "--lock-fd"
@@ -52,7 +54,7 @@ class LocalProvider:
         worker = [self.interpreter(plan.provider_settings), "-m", "cloud_train.worker"]
         workspace = [] if scheme_of(plan.store) == "file" else ["--workspace", str(self._workspaces)]
         return {
-            "command": [*worker, "--store", plan.store, "--run", plan.run_id, "--attempt", str(plan.attempt), *workspace],
+            "command": [*worker, "--store", plan.store, *worker_words(plan), *workspace],
             "lock": str(self._lock_file(plan.run_id, plan.attempt)),
             "run_id": plan.run_id,
             "attempt": plan.attempt,
@@ -105,8 +107,7 @@ class LocalProvider:
 
     def cancel(self, handle: Handle, force: bool = False) -> None:
         """SIGTERM for the worker, which ends its program's whole process tree; ``force`` kills worker and tree."""
-        pid = self._worker(handle)
-        if pid is not None and locks.is_held(_lock_of(handle)):
+        if locks.is_held(_lock_of(handle)) and (pid := _worker(handle)) is not None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL if force else signal.SIGTERM)
         if force:
@@ -125,14 +126,6 @@ class LocalProvider:
         except FileNotFoundError:
             data = b""
         return data, str(start + len(data))
-
-    def _worker(self, handle: Handle) -> int | None:
-        """The worker's process, from its status, or from the launch where it has written none yet; None for one of another machine."""
-        status = _status(handle)
-        if status is None:
-            pid: int | None = handle.reference.get("pid")
-            return pid
-        return status.pid if status.host == socket.gethostname() else None
 
     def _lock_file(self, run_id: str, attempt: int) -> Path:
         return self._folder / f"{run_id}.{attempt}.lock"
@@ -186,11 +179,40 @@ def _lock_of(handle: Handle) -> Path:
     return Path(handle.reference["lock"])
 
 
+def _worker(handle: Handle) -> int | None:
+    """The process of the worker that this home launched for the attempt. What a run directory says of its number does not count: it is
+    known by the launch that stands in its environment.
+    """
+    pid = handle.reference.get("pid")
+    if isinstance(pid, int):
+        return next((process.pid for process in _launched(handle, pid)), None)
+    workers = {process.pid: process for process in _launched(handle) if _is_worker(process)}
+    return next((pid for pid, process in workers.items() if process.ppid() not in workers), None)  # the others are its helpers
+
+
 def _kill_leftovers(handle: Handle) -> None:
     import psutil  # 20 ms, and only here
 
-    launch = _lock_of(handle).stem
-    for process in psutil.process_iter():
+    for process in _launched(handle):
         with suppress(psutil.Error, OSError):
-            if process.environ().get(_LAUNCH_VARIABLE) == launch:
-                process.kill()
+            process.kill()
+
+
+def _launched(handle: Handle, pid: int | None = None) -> Iterator["psutil.Process"]:
+    """The processes of the caller that the attempt's launch started, or of them the one with this number."""
+    import psutil  # 20 ms, and only here
+
+    launch = _lock_of(handle).stem
+    with suppress(psutil.Error, ValueError):
+        for process in psutil.process_iter() if pid is None else [psutil.Process(pid)]:
+            with suppress(psutil.Error, OSError):
+                if process.environ().get(_LAUNCH_VARIABLE) == launch:
+                    yield process
+
+
+def _is_worker(process: "psutil.Process") -> bool:
+    import psutil
+
+    with suppress(psutil.Error):
+        return "cloud_train.worker" in process.cmdline()
+    return False

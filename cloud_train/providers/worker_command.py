@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from cloud_train.providers.base import worker_words
 from cloud_train.run import container_paths
 
 if TYPE_CHECKING:
@@ -18,12 +19,5 @@ def worker_command(plan: "Plan", platform: str, secrets: str | None = None) -> l
     """The words of the command. ``platform`` says how the worker learns its place among the nodes (``worker.platforms``), ``secrets``
     where it finds the job's secrets (``worker.secrets``).
     """
-    options = {
-        "--store": plan.store,
-        "--run": plan.run_id,
-        "--attempt": str(plan.attempt),
-        "--workspace": WORKSPACE,
-        "--platform": platform,
-        **({"--secrets": secrets} if secrets else {}),
-    }
-    return [container_paths.PYTHON, "-m", "cloud_train.worker", *(word for option in options.items() for word in option)]
+    place = ["--workspace", WORKSPACE, "--platform", platform, *(["--secrets", secrets] if secrets else [])]
+    return [container_paths.PYTHON, "-m", "cloud_train.worker", "--store", plan.store, *worker_words(plan), *place]

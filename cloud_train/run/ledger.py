@@ -2,14 +2,17 @@
 
 A run is written down as *submitting* before anything is sent, and as launched after. What stands between the two is settled by whoever
 looks next (``orchestrator.observing``). The schema's version is SQLite's ``user_version``.
+
+The ledger is also what this machine's word is checked by: the SHA-256 of each ``run.json`` that was written or accepted here, and the
+provider settings with which each attempt was started. Neither is ever taken from a run directory.
 """
 
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,8 +20,16 @@ from cloud_train.errors import ConflictError, StoreError
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 
-_VERSION = 1
-_SCHEMA = """
+_VERSION = 2
+_RECORDS = """
+CREATE TABLE records (
+    run_id TEXT NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
+    sha256 TEXT NOT NULL,
+    is_own INTEGER NOT NULL,
+    PRIMARY KEY (run_id, sha256)
+) STRICT, WITHOUT ROWID;
+"""
+_SCHEMA = f"""
 CREATE TABLE runs (
     run_id   TEXT PRIMARY KEY,
     name     TEXT NOT NULL,
@@ -40,13 +51,17 @@ CREATE TABLE attempts (
     host         TEXT NOT NULL DEFAULT '',
     resumed_step INTEGER,
     reference    TEXT,
+    settings     TEXT,
     PRIMARY KEY (run_id, number)
 ) STRICT, WITHOUT ROWID;
-"""
+{_RECORDS}"""
+_MIGRATIONS = {1: f"ALTER TABLE attempts ADD COLUMN settings TEXT;{_RECORDS}"}
+"""Version → what makes the next version of it. Of the runs of version 1 no record is known: resuming one asks once."""
 _BUSY_SECONDS = 30.0
 _COLUMNS = (
     "runs.run_id, runs.name, attempts.provider, runs.store, runs.job_file, runs.created, attempts.number, attempts.state, attempts.cause,"
-    " attempts.message, attempts.started, attempts.ended, attempts.host, attempts.resumed_step, attempts.reference"
+    " attempts.message, attempts.started, attempts.ended, attempts.host, attempts.resumed_step, attempts.reference,"
+    " attempts.settings"
 )
 _NEWEST = "attempts.number = (SELECT max(number) FROM attempts AS a WHERE a.run_id = runs.run_id)"
 
@@ -71,6 +86,8 @@ class Entry:
     resumed_step: int | None
     reference: dict[str, Any] | None
     """The provider's handle of the attempt; None until it is launched."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The provider settings of this machine's own configuration with which the attempt was started, or may be looked for."""
 
     def shown_by(self, number: int, status: AttemptStatus) -> Self:
         """The run as the status of attempt ``number`` shows it."""
@@ -109,11 +126,26 @@ class Ledger:
     def __exit__(self, *unused: object) -> None:
         self._connection.close()
 
-    def add(self, run_id: str, *, name: str, provider: str, store: str, job_file: str | None, created: float) -> None:
-        """Write a new run down as *submitting*, with its first attempt; raises ConflictError if the id is taken."""
+    def add(
+        self,
+        run_id: str,
+        *,
+        name: str,
+        provider: str,
+        store: str,
+        job_file: str | None,
+        created: float,
+        settings: Mapping[str, Any],
+        record_sha256: str,
+    ) -> None:
+        """Write a new run down as *submitting*, with its first attempt; raises ConflictError if the id is taken.
+
+        ``record_sha256`` is that of the ``run.json`` that is about to be written.
+        """
         with self._change():
             self._insert_run(run_id, name, provider, store, job_file, created)
-            self._insert_attempt(run_id, 1, provider)
+            self._insert_attempt(run_id, 1, provider, settings)
+            self._insert_record(run_id, record_sha256, is_own=True)
 
     def adopt(self, entry: Entry) -> None:
         """Write down a run that was submitted elsewhere, as its run directory shows it; raises ConflictError if the id is taken."""
@@ -121,8 +153,8 @@ class Ledger:
             self._insert_run(entry.run_id, entry.name, entry.provider, entry.store, entry.job_file, entry.created)
             connection.execute(
                 "INSERT INTO attempts"
-                " (run_id, number, provider, state, cause, message, started, ended, host, resumed_step, reference)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " (run_id, number, provider, state, cause, message, started, ended, host, resumed_step, reference, settings)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     entry.run_id,
                     entry.attempt,
@@ -135,21 +167,41 @@ class Ledger:
                     entry.host,
                     entry.resumed_step,
                     json.dumps(entry.reference) if entry.reference is not None else None,
+                    json.dumps(entry.settings),
                 ),
             )
 
-    def add_attempt(self, run_id: str, number: int, provider: str) -> None:
+    def records(self, run_id: str) -> dict[str, bool]:
+        """The SHA-256 of each ``run.json`` of this run that counts here, and whether this machine wrote it or accepted another's.
+
+        Empty for an adopted run that nobody has accepted yet.
+        """
+        return {sha256: bool(is_own) for sha256, is_own in self._rows("SELECT sha256, is_own FROM records WHERE run_id = ?", (run_id,))}
+
+    def accept_record(self, run_id: str, sha256: str, *, is_own: bool) -> None:
+        """Write down that a ``run.json`` with this SHA-256 counts here, beside those that do already."""
+        with self._change():
+            self._insert_record(run_id, sha256, is_own)
+
+    def distrust(self, run_id: str) -> None:
+        """Forget every accepted ``run.json`` of the run: what is there now has to be accepted again before it is resumed."""
+        with self._change() as connection:
+            connection.execute("DELETE FROM records WHERE run_id = ?", (run_id,))
+
+    def add_attempt(self, run_id: str, number: int, provider: str, settings: Mapping[str, Any]) -> None:
         """Write a further attempt down as *submitting*; raises ConflictError if there is one of this number."""
         with self._change():
-            self._insert_attempt(run_id, number, provider)
+            self._insert_attempt(run_id, number, provider, settings)
 
-    def move(self, run_id: str, number: int, provider: str, store: str) -> None:
+    def move(self, run_id: str, number: int, provider: str, store: str, *, settings: Mapping[str, Any], record_sha256: str) -> None:
         """Write down that the run goes on with another provider or in another store, and its next attempt as *submitting*; raises
-        ConflictError if there is one of this number.
+        ConflictError if there is one of this number. From then on ``record_sha256`` is the only accepted ``run.json``.
         """
         with self._change() as connection:  # one change: an attempt that was cut off is looked for at its own place
             connection.execute("UPDATE runs SET provider = ?, store = ? WHERE run_id = ?", (provider, store, run_id))
-            self._insert_attempt(run_id, number, provider)
+            connection.execute("DELETE FROM records WHERE run_id = ?", (run_id,))
+            self._insert_record(run_id, record_sha256, is_own=True)
+            self._insert_attempt(run_id, number, provider, settings)
 
     def sending(self, run_id: str, number: int, now: float) -> None:
         """Write down that the provider is asked to start the attempt, which is *submitting*, from ``now`` on."""
@@ -220,11 +272,14 @@ class Ledger:
         except sqlite3.IntegrityError as error:
             raise ConflictError(f"the run {row[0]} is in the ledger already") from error
 
-    def _insert_attempt(self, run_id: str, number: int, provider: str) -> None:
+    def _insert_record(self, run_id: str, sha256: str, is_own: bool) -> None:
+        self._connection.execute("INSERT OR IGNORE INTO records (run_id, sha256, is_own) VALUES (?, ?, ?)", (run_id, sha256, is_own))
+
+    def _insert_attempt(self, run_id: str, number: int, provider: str, settings: Mapping[str, Any]) -> None:
         try:
             self._connection.execute(
-                "INSERT INTO attempts (run_id, number, provider, state) VALUES (?, ?, ?, ?)",
-                (run_id, number, provider, State.SUBMITTING.value),
+                "INSERT INTO attempts (run_id, number, provider, state, settings) VALUES (?, ?, ?, ?, ?)",
+                (run_id, number, provider, State.SUBMITTING.value, json.dumps(dict(settings))),
             )
         except sqlite3.IntegrityError as error:
             raise ConflictError(f"attempt {number} of {run_id} is in the ledger already") from error
@@ -235,7 +290,7 @@ class Ledger:
             " ORDER BY runs.created DESC, runs.run_id DESC LIMIT ?",
             (*values, -1 if limit is None else limit),
         )
-        for *identity, state, cause, message, started, ended, host, resumed_step, reference in rows:
+        for *identity, state, cause, message, started, ended, host, resumed_step, reference, settings in rows:
             run_id, name, provider, store, job_file, created, attempt = identity
             yield Entry(
                 run_id=run_id,
@@ -253,6 +308,7 @@ class Ledger:
                 host=host,
                 resumed_step=resumed_step,
                 reference=json.loads(reference) if reference else None,
+                settings=json.loads(settings) if settings else {},
             )
 
     def _rows(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
@@ -283,6 +339,8 @@ class Ledger:
             )
         if version == 0:
             self._create_tables()
+        elif version < _VERSION:
+            self._migrate()
 
     def _read_version(self) -> int:
         return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
@@ -303,6 +361,13 @@ class Ledger:
                 for statement in _SCHEMA.split(";"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def _migrate(self) -> None:
+        with self._change() as connection:
+            for version in range(self._read_version(), _VERSION):  # read again: another command may have been quicker
+                for statement in _MIGRATIONS[version].split(";"):
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
 
 
 def _escaped(text: str) -> str:

@@ -4,9 +4,15 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from cloud_train.errors import CorruptError
 from cloud_train.job.facts import DataFacts, LayerFacts
 from cloud_train.job.models import JobSpec
 from cloud_train.run.record import Program, RunRecord
+
+NOT_WRITTEN = "0" * 64
+"""Stands for the SHA-256 of ``run.json`` in a plan that nobody has submitted."""
+_BESIDE = frozenset({"job", "program", "record_sha256"})
+"""What is not among the plan's facts in ``run.json``: the first two stand beside them, and the last is that file's own."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class Plan:
     """The container: before it is built what it will be built from, afterwards its name by digest; None where the provider runs none."""
     host_data: str | None = None
     """The job's data on this machine, absolute, which a container is given; None where there is none, or no container."""
+    record_sha256: str = NOT_WRITTEN
+    """SHA-256 of the ``run.json`` that the worker has to find, in hexadecimal; zeros until it is written."""
 
     @property
     def parameters(self) -> int:
@@ -48,8 +56,8 @@ class Plan:
         return {**self.facts(), "job": self.job.model_dump(mode="json"), "program": asdict(self.program)}
 
     def facts(self) -> dict[str, Any]:
-        """The plan as JSON, less the job and the program, which stand beside it in ``run.json``."""
-        fields = {name: value for name, value in vars(self).items() if name not in {"job", "program"}}
+        """The plan as JSON, as it stands in ``run.json``: the job and the program have their own places there."""
+        fields = {name: value for name, value in vars(self).items() if name not in _BESIDE}
         return {
             **fields,
             "notes": list(self.notes),
@@ -59,11 +67,17 @@ class Plan:
         }
 
     @classmethod
-    def of_attempt(cls, record: RunRecord, attempt: int) -> Self:
-        """The plan of a further attempt of the run that ``record`` describes."""
-        fields = {name: value for name, value in record.plan.items() if name not in {"parameters", "attempt", "run_id"}}
-        fields["layers"] = tuple(LayerFacts(**{**layer, "output_shape": tuple(layer["output_shape"])}) for layer in fields["layers"])
-        fields["data"] = fields["data"] and DataFacts(**{**fields["data"], "sample_shape": tuple(fields["data"]["sample_shape"])})
-        fields["notes"] = tuple(fields["notes"])
-        job = JobSpec.model_validate_json(json.dumps(record.job))
-        return cls(run_id=record.run_id, attempt=attempt, job=job, program=record.program, **fields)
+    def of_attempt(cls, record: RunRecord, attempt: int, record_sha256: str) -> Self:
+        """The plan of a further attempt of the run that ``record`` describes, whose bytes have the SHA-256 ``record_sha256``.
+
+        Raises CorruptError for a record that holds no plan of this version.
+        """
+        try:
+            fields = {name: value for name, value in record.plan.items() if name not in {"parameters", "attempt", "run_id", *_BESIDE}}
+            fields["layers"] = tuple(LayerFacts(**{**layer, "output_shape": tuple(layer["output_shape"])}) for layer in fields["layers"])
+            fields["data"] = fields["data"] and DataFacts(**{**fields["data"], "sample_shape": tuple(fields["data"]["sample_shape"])})
+            fields["notes"] = tuple(fields["notes"])
+            job = JobSpec.model_validate_json(json.dumps(record.job))
+            return cls(run_id=record.run_id, attempt=attempt, job=job, program=record.program, record_sha256=record_sha256, **fields)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:  # pydantic's ValidationError is a ValueError
+            raise CorruptError(f"run.json of {record.run_id} holds no plan that this version of cloud-train can read: {error}") from error

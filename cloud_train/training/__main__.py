@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloud_train.errors import CloudTrainError, CorruptError, JobError, MissingDependencyError, StoreError, UsageError
+from cloud_train.run.record import sha256_of
 from cloud_train.training.processes import LastWords, is_launched, own_rank, words_file
 from cloud_train.worker import contract
 from cloud_train.worker.api import Run
@@ -134,7 +135,10 @@ def _read_job() -> "JobSpec":
         raise UsageError(f"{contract.JOB} is not set", hint="the worker starts this program; to train, use cloud-train submit")
     path = Path(os.environ[contract.JOB])
     try:
-        job = JobSpec.model_validate_json(json.dumps(json.loads(path.read_bytes())["job"]))
+        written = path.read_bytes()
+        if os.environ.get(contract.JOB_SHA256, sha256_of(written)) != sha256_of(written):
+            raise CorruptError(f"{path} was changed after this attempt was submitted")
+        job = JobSpec.model_validate_json(json.dumps(json.loads(written)["job"]))
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise CorruptError(f"{path} is not the record of a run: {error}") from error
     if job.model.kind == "script":

@@ -5,6 +5,7 @@
     --store URL          where the run directory is
     --run RUN_ID         which run
     --attempt N          which attempt, from 1
+    --record SHA256      SHA-256 of the run.json that was submitted: another one is not carried out
     --node-rank R        which of several nodes, from 0
     --nodes M            how many nodes there are
     --platform NAME      the cloud that started this: it says which node this is (sagemaker, vertex, azureml)
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from cloud_train.worker.platforms import Platform
     from cloud_train.worker.shipping.remote import Remote
 
-_NEEDED = ("--store", "--run", "--attempt")
+_NEEDED = ("--store", "--run", "--attempt", "--record")
 _OPTIONS = (*_NEEDED, "--node-rank", "--nodes", "--platform", "--secrets", "--workspace", "--lock-fd", "--retry-delay")
 _HINT = "workers are started by a provider: see cloud-train submit"
 
@@ -65,7 +66,17 @@ def main(arguments: list[str], signals: Signals) -> int:
         store = LocalStore(folder_of(url) if is_local else Path(options.get("--workspace") or _workspace()))
         remote = None if is_local else _remote(url, run_id)
         node = platform.node if platform else _node(options)
-        return run_attempts(store, run_id, attempt, node=node, signals=signals, timing=timing, remote=remote, platform=platform)
+        return run_attempts(
+            store,
+            run_id,
+            attempt,
+            options["--record"],
+            node=node,
+            signals=signals,
+            timing=timing,
+            remote=remote,
+            platform=platform,
+        )
     except CloudTrainError as error:
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code
@@ -77,7 +88,7 @@ def _parsed(arguments: list[str]) -> dict[str, str]:
     unknown = [name for name in options if name not in _OPTIONS]
     missing = [name for name in _NEEDED if name not in options]
     if unknown or missing or len(arguments) % 2:
-        raise UsageError(f"the worker's options are {' '.join(_OPTIONS)}, each with a value; the first three are needed", hint=_HINT)
+        raise UsageError(f"the worker's options are {' '.join(_OPTIONS)}, each with a value; the first four are needed", hint=_HINT)
     return options
 
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cloud_train.errors import StoreError
+from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run import layout
-from cloud_train.run.record import AttemptStatus, RunRecord
+from cloud_train.run.record import AttemptStatus, RunRecord, sha256_of
 from cloud_train.run.states import Cause
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker.journal import Journal
@@ -37,6 +37,7 @@ class Claims:
         store: LocalStore,
         run_id: str,
         first: int,
+        record_sha256: str,
         *,
         node: NodeContext,
         signals: Signals,
@@ -44,17 +45,17 @@ class Claims:
         remote: Remote | None,
         job: str = "",
     ) -> None:
-        """Read the run's record; raises CorruptError or StoreError. ``store`` is the run's own, or with ``remote`` a workspace; ``job`` is
-        what the platform calls the job that this worker belongs to.
+        """Read the run's record; raises StoreError, and CorruptError for one that is not the one that was submitted. ``store`` is the
+        run's own, or with ``remote`` a workspace; ``job`` is what the platform calls the job that this worker belongs to.
         """
         self._store, self._first, self._node, self._signals = store, first, node, signals
         self._timing, self._remote, self._job = timing, remote, job
         self._ferry: Ferry | None = None
+        self._record_sha256 = record_sha256
         self._newest = first
         if remote:
             self._ask(partial(remote.bring_record, store))
-        key = f"{run_id}/{layout.RUN}"
-        self.record = RunRecord.from_json(store.get(key), f"{store.url}/{key}")
+        self.record = _submitted_record(store, f"{run_id}/{layout.RUN}", record_sha256)
         self._redactor = Redactor(os.environ.get(name, "") for name in self.record.job.get("secrets", ()))
 
     def take(self, number: int) -> Surroundings | None:
@@ -127,6 +128,7 @@ class Claims:
         marks = [f"{run_id}/{layout.cancel(attempt)}" for attempt in range(self._first, number + 1)]
         return Surroundings(
             record=self.record,
+            record_sha256=self._record_sha256,
             workspace=workspace,
             node=self._node,
             status=StatusFile(store, f"{run_id}/{layout.status(number, self._node.rank)}", self._redactor, self._node.rank, self._job),
@@ -154,6 +156,17 @@ class Claims:
         self._signals.close_in_child()
         if self._ferry:
             self._ferry.close()
+
+
+def _submitted_record(store: LocalStore, key: str, sha256: str) -> RunRecord:
+    """``run.json``, whose command runs with everything that this worker may do: it has to be the very one that was submitted."""
+    written, where = store.get(key), f"{store.url}/{key}"
+    if sha256_of(written) != sha256:
+        raise CorruptError(
+            f"{where} was changed after this attempt was submitted, so its command was not started",
+            hint="find out who writes to that store; then adopt the run again, and resume it",
+        )
+    return RunRecord.from_json(written, where)
 
 
 def _exists(store: LocalStore, key: str) -> bool:

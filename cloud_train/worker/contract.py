@@ -9,6 +9,8 @@ ATTEMPT = "CLOUD_TRAIN_ATTEMPT"
 """The attempt's number, from 1."""
 JOB = "CLOUD_TRAIN_JOB"
 """Path of run.json: the resolved job stands in it under ``job``."""
+JOB_SHA256 = "CLOUD_TRAIN_JOB_SHA256"
+"""SHA-256 of run.json as it was submitted, in hexadecimal: a program that acts on the file checks it first."""
 CHECKPOINTS = "CLOUD_TRAIN_CHECKPOINTS"
 """Folder for checkpoints. Write one elsewhere inside it (``.step-1200.tmp``, say), then rename it to ``step-<number>``: from then on it is
 complete, and the worker gives it a manifest, unless the program wrote ``manifest.json`` itself, last."""

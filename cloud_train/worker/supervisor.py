@@ -30,6 +30,7 @@ def run_attempts(
     store: LocalStore,
     run_id: str,
     first: int,
+    record_sha256: str,
     *,
     node: NodeContext,
     signals: Signals,
@@ -40,10 +41,12 @@ def run_attempts(
     """Run attempt ``first`` and those that follow from the job's ``retry``; returns the worker's exit status.
 
     That is ``TAKEN``, or the exit code of the last attempt's cause. ``store`` is the run's own; with ``remote`` the run is there, and
-    ``store`` is a workspace on this machine. Raises CorruptError or StoreError if nothing can be started.
+    ``store`` is a workspace on this machine. ``record_sha256`` is the SHA-256 of the ``run.json`` to carry out. Raises CorruptError, also
+    for any other ``run.json``, or StoreError if nothing can be started.
     """
     become_subreaper()
-    claims = Claims(store, run_id, first, node=node, signals=signals, timing=timing, remote=remote, job=platform.job if platform else "")
+    job = platform.job if platform else ""
+    claims = Claims(store, run_id, first, record_sha256, node=node, signals=signals, timing=timing, remote=remote, job=job)
     try:
         start, exit_status = next_attempt(claims, first, platform.job) if platform else (first, None)
         last = _attempts(claims, start, node=node, signals=signals, timing=timing) if exit_status is None else _Last(exit_status)

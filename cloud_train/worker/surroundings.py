@@ -54,6 +54,8 @@ class Surroundings:
     """What an attempt works with."""
 
     record: RunRecord
+    record_sha256: str
+    """SHA-256 of the run.json that the record was read from."""
     workspace: Workspace
     node: NodeContext
     status: StatusFile

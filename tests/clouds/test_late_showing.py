@@ -31,7 +31,16 @@ class Desk:
     def sent(self, seconds_ago: float = 0.0) -> None:
         """All of a submission but the launch."""
         plan = self.cloud.plan
-        self.ledger.add(RUN, name="paper", provider=plan.provider, store=plan.store, job_file=None, created=1.0)
+        self.ledger.add(
+            RUN,
+            name="paper",
+            provider=plan.provider,
+            store=plan.store,
+            job_file=None,
+            created=1.0,
+            settings=plan.provider_settings,
+            record_sha256="",
+        )
         record = RunRecord(RUN, 1.0, plan.job.model_dump(mode="json"), plan.program, plan.facts(), {})
         self.store.place(f"{RUN}/{layout.RUN}", record.to_json())
         self.ledger.sending(RUN, 1, time.time() - seconds_ago)

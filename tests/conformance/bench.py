@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from cloud_train.orchestrator.submitting import submit
 from cloud_train.providers.registry import load_provider
 from cloud_train.run import layout
 from cloud_train.run.plan import Plan
-from cloud_train.run.record import RunRecord
+from cloud_train.run.record import RunRecord, sha256_of
 from cloud_train.storage.base import Store
 from cloud_train.storage.registry import open_store
 from tests.conformance.place import FarPlace, Place
@@ -159,4 +159,4 @@ class Bench:
             plan = with_image(self.home, provider, plan, lambda _: None)
         record = RunRecord(plan.run_id, 1.0, plan.job.model_dump(mode="json"), plan.program, plan.facts(), {})
         self.store.create(f"{plan.run_id}/{layout.RUN}", record.to_json())
-        return plan
+        return replace(plan, record_sha256=sha256_of(record.to_json()))

@@ -32,7 +32,7 @@ from cloud_train.run.streams import segment_key
 from cloud_train.storage.base import Store
 from tests.orchestrator.conftest import Submit, run_folder, wait_for_file
 from tests.stores import StoreServer, server_or_skip, use
-from tests.support import wait_until
+from tests.support import accepting, wait_until
 
 FOREVER = "touch started; exec sleep 600"
 SAVES = (
@@ -211,7 +211,7 @@ def test_a_live_run_of_another_machine_cannot_be_resumed(home: Home, other_home:
     write_status(run, replace(alive, heartbeat=11.0))
     fake = FakeTime(lives)
     with pytest.raises(ConflictError, match="goes on"):
-        resume(other_home, run.run_id, notes.append, sleep=fake.sleep, clock=fake.clock)
+        resume(other_home, run.run_id, notes.append, ask=accepting, sleep=fake.sleep, clock=fake.clock)
     assert fake.now == 44
     assert "waiting 45 s for a sign of life" in notes[0]
     assert not status_of(run).state.is_end
@@ -221,7 +221,7 @@ def test_a_live_run_of_another_machine_cannot_be_resumed(home: Home, other_home:
 def test_a_run_of_which_nobody_hears_is_resumed_from_its_newest_checkpoint(other_home: Home, dead_elsewhere: RunView) -> None:
     assert (dead_elsewhere.state, dead_elsewhere.is_elsewhere) == (State.RUNNING, True)
     fake = FakeTime()
-    again = resume(other_home, dead_elsewhere.run_id, sleep=fake.sleep, clock=fake.clock)
+    again = resume(other_home, dead_elsewhere.run_id, ask=accepting, sleep=fake.sleep, clock=fake.clock)
     assert 45 <= fake.now < 50
     assert (again.attempt, again.is_elsewhere) == (2, False)
     first = status_of(dead_elsewhere)
@@ -235,7 +235,7 @@ def test_a_run_of_which_nobody_hears_is_resumed_from_its_newest_checkpoint(other
 def test_a_run_that_ends_while_it_is_listened_for_keeps_its_own_end(other_home: Home, dead_elsewhere: RunView) -> None:
     ended = status_of(dead_elsewhere).ended_with(Cause.PREEMPTED, "its own words", 1.0, None)
     fake = FakeTime(lambda now: write_status(dead_elsewhere, ended) if now == 20 else None)
-    again = resume(other_home, dead_elsewhere.run_id, sleep=fake.sleep, clock=fake.clock)
+    again = resume(other_home, dead_elsewhere.run_id, ask=accepting, sleep=fake.sleep, clock=fake.clock)
     assert fake.now == 20
     assert (again.attempt, status_of(dead_elsewhere).message) == (2, "its own words")
     assert end_of(other_home, again).state is State.SUCCEEDED
@@ -243,7 +243,7 @@ def test_a_run_that_ends_while_it_is_listened_for_keeps_its_own_end(other_home: 
 
 def test_the_first_machine_sees_what_the_other_one_made_of_its_run(home: Home, other_home: Home, dead_elsewhere: RunView) -> None:
     fake = FakeTime()
-    end_of(other_home, resume(other_home, dead_elsewhere.run_id, sleep=fake.sleep, clock=fake.clock))
+    end_of(other_home, resume(other_home, dead_elsewhere.run_id, ask=accepting, sleep=fake.sleep, clock=fake.clock))
     seen = view(home, dead_elsewhere.run_id)
     assert (seen.state, seen.attempt) == (State.SUCCEEDED, 2)
     with pytest.raises(ConflictError, match="succeeded"):
@@ -267,7 +267,7 @@ def test_of_two_machines_that_resume_at_once_one_begins_the_attempt(
 
     def resume_there(place: Home) -> None:
         try:
-            resume(place, run.run_id)
+            resume(place, run.run_id, ask=accepting)
         except CloudTrainError as error:
             failures.append(error)
 
@@ -376,7 +376,7 @@ def test_a_run_in_a_bucket_moves_from_a_machine_that_is_gone_to_an_empty_one(
     adopted = adopt(other_home, f"{far_store}/{run.run_id}")
     assert (adopted.state.is_end, adopted.is_elsewhere) == (False, True)
     fake = FakeTime()
-    end = end_of(other_home, resume(other_home, run.run_id, sleep=fake.sleep, clock=fake.clock))
+    end = end_of(other_home, resume(other_home, run.run_id, ask=accepting, sleep=fake.sleep, clock=fake.clock))
     assert (end.state, end.attempt, end.resumed_step) == (State.SUCCEEDED, 2, 7)
     assert b"".join(read_logs(other_home, run.run_id)) == b"from step-00000007\n"
     assert b"from \n".startswith(b"".join(read_logs(other_home, run.run_id, attempt=1)))
@@ -517,4 +517,4 @@ def test_who_was_slower_to_resume_knows_the_attempt_from_afar_from_then_on(home:
         assert entry is not None
         assert entry.reference == ELSEWHERE
     fake = FakeTime()
-    assert resume(home, run.run_id, sleep=fake.sleep, clock=fake.clock).attempt == 3
+    assert resume(home, run.run_id, ask=accepting, sleep=fake.sleep, clock=fake.clock).attempt == 3

@@ -119,7 +119,16 @@ def submitted(home: Home, number: int, state: State = State.RUNNING) -> str:
 
 def written_down(ledger: Ledger, number: int, state: State = State.RUNNING) -> str:
     run_id = f"asked-261124-120000-{number:04d}"
-    ledger.add(run_id, name="asked", provider="counted", store="s3://no-such-bucket/runs", job_file=None, created=float(number))
+    ledger.add(
+        run_id,
+        name="asked",
+        provider="counted",
+        store="s3://no-such-bucket/runs",
+        job_file=None,
+        created=float(number),
+        settings={},
+        record_sha256="",
+    )
     ledger.launched(run_id, 1, {"name": run_id})
     ledger.observed(run_id, 1, state)
     return run_id

@@ -102,7 +102,9 @@ def test_what_a_follower_remembers_does_not_grow(
     for module in ("observing", "early_words"):
         monkeypatch.setattr(f"cloud_train.orchestrator.{module}.provider_at", lambda *_: Cloud())
     with Ledger(home.ledger_path) as ledger:
-        ledger.add(RUN, name="followed", provider="cloud", store="s3://bucket/runs", job_file=None, created=0.0)
+        ledger.add(
+            RUN, name="followed", provider="cloud", store="s3://bucket/runs", job_file=None, created=0.0, settings={}, record_sha256=""
+        )
         ledger.launched(RUN, 1, {"job": RUN})
     worker = Worker(store)
     worker.say(None)

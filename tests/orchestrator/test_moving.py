@@ -19,7 +19,7 @@ from cloud_train.run import layout
 from cloud_train.run.states import State
 from cloud_train.storage.registry import open_store
 from tests.stores import server_or_skip, use
-from tests.support import wait_until
+from tests.support import accepting, wait_until
 
 SAVE = """
 step=$(basename "${CLOUD_TRAIN_RESUME:-none-0}"); step=$(expr "${step#*-}" + 1)
@@ -93,7 +93,7 @@ def test_a_move_that_was_cut_off_leaves_the_run_where_it_was_and_is_made_again(
     class CutOffError(BaseException):
         pass
 
-    def cut_off(*_: object) -> None:
+    def cut_off(*_: object, **__: object) -> None:
         raise CutOffError
 
     with monkeypatch.context() as patched:
@@ -122,9 +122,9 @@ def test_a_machine_that_knows_the_old_place_is_told_of_the_new_one_and_finds_it(
     assert adopt(other, ended.run_directory).attempt == 1
     with pytest.raises(ConflictError, match="was moved to") as caught:
         resume(other, ended.run_id)
-    assert caught.value.hint == f"go on there: cloud-train adopt {bucket}/{ended.run_id}"
+    assert caught.value.hint == f"resume it there: cloud-train adopt {bucket}/{ended.run_id}"
     assert adopt(other, f"{bucket}/{ended.run_id}").attempt == there.attempt == 2
-    assert end_of(other, resume(other, ended.run_id)).state is State.SUCCEEDED
+    assert end_of(other, resume(other, ended.run_id, ask=accepting)).state is State.SUCCEEDED
 
 
 def test_a_place_that_the_new_provider_does_not_reach_is_refused_before_anything_moves(

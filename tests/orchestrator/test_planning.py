@@ -120,7 +120,7 @@ def test_a_dry_run_needs_no_data_and_says_that_submit_would(planned: Planned, tm
 def test_a_plan_without_known_samples_survives_being_written_into_the_run(planned: Planned) -> None:
     plan = planned(f"model: {{kind: cnn}}\ndata: {{dataset: images, classes: 3, url: 'https://x/a.zip', sha256: {HASH}}}\n")
     record = RunRecord(plan.run_id, 0.0, plan.job.model_dump(mode="json"), plan.program, plan.facts(), {})
-    again = Plan.of_attempt(RunRecord.from_json(record.to_json(), "run.json"), 1)
+    again = Plan.of_attempt(RunRecord.from_json(record.to_json(), "run.json"), 1, "0" * 64)
     assert again == plan
 
 

@@ -24,7 +24,7 @@ from cloud_train.run.states import State
 from cloud_train.storage.registry import open_store
 from tests.docker_engine import trainers_or_skip
 from tests.stores import SCHEMES, server_or_skip, use
-from tests.support import wait_until
+from tests.support import accepting, wait_until
 from tests.training.test_training_processes import patched
 
 pytest.importorskip("torch")
@@ -147,7 +147,7 @@ def has_checkpoint(run: RunView) -> bool:
 def resume_at_once(home: Home, run_id: str) -> RunView:
     """As ``resume``, with a clock on which listening for a sign of life takes no time."""
     seconds = itertools.count(0, 20)
-    return resume(home, run_id, sleep=lambda _: None, clock=lambda: float(next(seconds)))
+    return resume(home, run_id, ask=accepting, sleep=lambda _: None, clock=lambda: float(next(seconds)))
 
 
 def test_a_run_that_is_killed_goes_on_from_another_machine_to_the_same_bytes(
@@ -184,7 +184,7 @@ def test_a_container_that_is_killed_goes_on_from_another_machine_to_the_same_byt
         home = homes("second")
         adopt(home, f"{store}/{run.run_id}")
         wait_until(lambda: view(home, run.run_id).state.is_end, "the engine tells that the container is gone")
-        resume(home, run.run_id)
+        resume(home, run.run_id, ask=accepting)
         ended = finished(home, run.run_id)
         assert (ended.state, ended.attempt) == (State.SUCCEEDED, 2), ended.message
         assert ended.resumed_step in range(1, JOB["train"]["steps"])

@@ -18,7 +18,7 @@ from cloud_train.providers.docker_request import labels_of
 from cloud_train.run import layout
 from cloud_train.run.ids import new_run_id
 from cloud_train.run.plan import Plan
-from cloud_train.run.record import AttemptStatus, Program, RunRecord
+from cloud_train.run.record import AttemptStatus, Program, RunRecord, sha256_of
 from tests.docker_engine import base_image
 from tests.support import wait_until
 
@@ -54,12 +54,12 @@ class Run:
 
     def __init__(self, provider: DockerProvider, plan: Plan) -> None:
         self.provider = provider
-        self.plan = plan
         self.directory = Path(plan.store, plan.run_id)
         self.directory.mkdir(parents=True)
         self.handle: Handle | None = None
         record = RunRecord(plan.run_id, 1.0, plan.job.model_dump(mode="json"), plan.program, plan.facts(), {})
         (self.directory / layout.RUN).write_bytes(record.to_json())
+        self.plan = replace(plan, record_sha256=sha256_of(record.to_json()))
 
     def launch(self, secrets: dict[str, str] | None = None, **body: Any) -> Handle:
         """Send the request; ``body`` replaces fields of every container in it."""

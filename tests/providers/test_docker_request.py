@@ -11,7 +11,7 @@ from cloud_train.errors import ProviderError
 from cloud_train.providers.base import Request
 from cloud_train.providers.docker import DockerProvider
 from cloud_train.providers.docker_request import problems_of, request_of
-from cloud_train.run.plan import Plan
+from cloud_train.run.plan import NOT_WRITTEN, Plan
 from tests.providers.docker_runs import plan_of
 
 IMAGE = "sha256:" + "4" * 64
@@ -55,7 +55,7 @@ def test_the_request_is_the_engine_s_own(plan: Plan) -> None:
                 "body": {
                     "Image": IMAGE,
                     "Entrypoint": ["python3", "-m", "cloud_train.worker"],
-                    "Cmd": ["--store", "/cloud-train/runs", "--run", "test-261124-120000-abcd", "--attempt", "1"],
+                    "Cmd": ["--store", "/cloud-train/runs", "--run", "test-261124-120000-abcd", "--attempt", "1", "--record", NOT_WRITTEN],
                     "WorkingDir": "/",
                     "Hostname": "node-0",
                     "User": "1000:100",

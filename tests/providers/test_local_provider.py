@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from cloud_train.providers.base import AlreadyLaunchedError
 from cloud_train.providers.local import LocalProvider
 from cloud_train.run import layout
 from cloud_train.run.plan import Plan
-from cloud_train.run.record import RunRecord
+from cloud_train.run.record import RunRecord, sha256_of
 from cloud_train.run.states import State
 from cloud_train.storage.local import LocalStore
 from tests.support import wait_until
@@ -27,7 +28,7 @@ def plan(tmp_path: Path) -> Plan:
     plan = make_plan(Home(tmp_path / "home"), job)
     record = RunRecord(plan.run_id, 1.0, plan.job.model_dump(mode="json"), plan.program, plan.facts(), {})
     LocalStore(Path(plan.store)).create(f"{plan.run_id}/{layout.RUN}", record.to_json())
-    return plan
+    return replace(plan, record_sha256=sha256_of(record.to_json()))
 
 
 def release(tmp_path: Path) -> None:
@@ -39,7 +40,7 @@ def test_a_request_is_plain_data_and_holds_no_secret(plan: Plan, tmp_path: Path)
     assert json.loads(json.dumps(request)) == request
     assert request["command"] == [
         *(sys.executable, "-m", "cloud_train.worker"),
-        *("--store", plan.store, "--run", plan.run_id, "--attempt", "1"),
+        *("--store", plan.store, "--run", plan.run_id, "--attempt", "1", "--record", plan.record_sha256),
     ]
 
 

@@ -20,7 +20,9 @@ def path(tmp_path: Path) -> Path:
 
 def add(path: Path, run_id: str, created: float = 1.0) -> None:
     with Ledger(path) as ledger:
-        ledger.add(run_id, name="digits", provider="local", store="/store", job_file="/job.yaml", created=created)
+        ledger.add(
+            run_id, name="digits", provider="local", store="/store", job_file="/job.yaml", created=created, settings={}, record_sha256=""
+        )
 
 
 def test_a_run_is_submitting_until_it_was_launched(path: Path) -> None:

@@ -39,12 +39,15 @@ WORKER = """
 import json, sys
 from cloud_train.worker.processes.signals import Signals
 signals = Signals()
+from cloud_train.run.record import sha256_of
 from cloud_train.storage.registry import open_store
 from cloud_train.worker.nodes.node import from_variables
 from cloud_train.worker.supervisor import run_attempts
 from cloud_train.worker.surroundings import Timing
 store, run_id, attempt, timing = sys.argv[1:]
-sys.exit(run_attempts(open_store(store), run_id, int(attempt), node=from_variables(), signals=signals, timing=Timing(**json.loads(timing))))
+store = open_store(store)
+record = sha256_of(store.get(f"{run_id}/run.json"))
+sys.exit(run_attempts(store, run_id, int(attempt), record, node=from_variables(), signals=signals, timing=Timing(**json.loads(timing))))
 """
 
 # Run first in every process. At the end of its fifth step one process does what is written here.

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from cloud_train.run import layout
-from cloud_train.run.record import AttemptStatus, Program, RunRecord
+from cloud_train.run.record import AttemptStatus, Program, RunRecord, sha256_of
 from cloud_train.run.states import State
 from cloud_train.run.streams import open_stream
 from cloud_train.storage.base import ObjectMissingError, Store
@@ -38,12 +38,12 @@ from cloud_train.worker.supervisor import run_attempts
 from cloud_train.worker.surroundings import Timing
 ferry._LOOK_SECONDS, ferry._TRY_SECONDS, ferry._LONGEST_WAIT_SECONDS = 0.05, 0.5, 0.5
 shipping._CANCEL_SECONDS, shipping._PEERS_SECONDS, streams._LEAST_SECONDS = 0.2, 0.1, 0.2
-url, run_id, attempt, workspace, timing = sys.argv[1:]
+url, run_id, attempt, record, workspace, timing = sys.argv[1:]
 store, paces = LocalStore(Path(workspace)), Timing(**json.loads(timing))
 found = remote.Remote(url, run_id)
 platform = platform_of("azureml") if "AZUREML_RUN_ID" in os.environ else None
 node = platform.node if platform else from_variables()
-sys.exit(run_attempts(store, run_id, int(attempt), node=node, signals=signals, timing=paces, remote=found, platform=platform))
+sys.exit(run_attempts(store, run_id, int(attempt), record, node=node, signals=signals, timing=paces, remote=found, platform=platform))
 """
 
 
@@ -77,8 +77,9 @@ class Machine:
     def start(self, attempt: int = 1, timing: Timing = QUICK, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start a worker with quick paces."""
         own = {name: value for name, value in os.environ.items() if not name.startswith("CLOUD_TRAIN_")}
+        record = sha256_of(self.store.get(f"{RUN_ID}/{layout.RUN}"))
         worker = subprocess.Popen(
-            [sys.executable, "-c", _QUICK_WORKER, self.url, RUN_ID, str(attempt), str(self.work), json.dumps(asdict(timing))],
+            [sys.executable, "-c", _QUICK_WORKER, self.url, RUN_ID, str(attempt), record, str(self.work), json.dumps(asdict(timing))],
             env={**own, "CLOUD_TRAIN_HOME": str(self.home), **(environment or {})},
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

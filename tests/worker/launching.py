@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from cloud_train.run import layout
-from cloud_train.run.record import AttemptStatus, Program, RunRecord
+from cloud_train.run.record import AttemptStatus, Program, RunRecord, sha256_of
 from cloud_train.run.states import Cause, State
 from cloud_train.worker.surroundings import Timing
 from tests.support import wait_until
@@ -26,12 +26,15 @@ _QUICK_WORKER = """
 import json, sys
 from cloud_train.worker.processes.signals import Signals
 signals = Signals()
+from cloud_train.run.record import sha256_of
 from cloud_train.storage.registry import open_store
 from cloud_train.worker.nodes.node import from_variables
 from cloud_train.worker.supervisor import run_attempts
 from cloud_train.worker.surroundings import Timing
 store, run_id, attempt, timing = sys.argv[1:]
-sys.exit(run_attempts(open_store(store), run_id, int(attempt), node=from_variables(), signals=signals, timing=Timing(**json.loads(timing))))
+store = open_store(store)
+record = sha256_of(store.get(f"{run_id}/run.json"))
+sys.exit(run_attempts(store, run_id, int(attempt), record, node=from_variables(), signals=signals, timing=Timing(**json.loads(timing))))
 """
 
 CANCELLED_AS_IT_FAILS = """
@@ -86,7 +89,8 @@ class Launched:
 
     def start_by_command_line(self, *options: str, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
         """Start a worker just as a provider does."""
-        arguments = ["--store", str(self.store), "--run", RUN_ID, "--attempt", "1", *options]
+        record = sha256_of((self.directory / layout.RUN).read_bytes())
+        arguments = ["--store", str(self.store), "--run", RUN_ID, "--attempt", "1", "--record", record, *options]
         return self._start([sys.executable, "-m", "cloud_train.worker", *arguments], None, pass_fds)
 
     def run(self, attempt: int = 1, timing: Timing = QUICK, environment: Mapping[str, str] | None = None) -> AttemptStatus:

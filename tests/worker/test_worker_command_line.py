@@ -8,9 +8,12 @@ import psutil
 import pytest
 
 from cloud_train.run import locks
+from cloud_train.run.record import sha256_of
 from cloud_train.run.states import Cause, State
 from tests.support import wait_until
 from tests.worker.launching import Launched
+
+RECORD = "0" * 64
 
 
 def worker(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -45,12 +48,13 @@ def test_the_delay_before_another_attempt_can_be_given(launched: Launched) -> No
         [],
         ["--store"],
         ["--store", "/tmp", "--run", "x"],
-        ["--store", "/tmp", "--run", "x", "--attempt", "one"],
-        ["--store", "/tmp", "--run", "x", "--attempt", "0"],
-        ["--store", "/tmp", "--run", "x", "--attempt", "1", "--colour", "red"],
-        ["--store", "/tmp", "--run", "x", "--attempt", "1", "--node-rank", "2", "--nodes", "2"],
-        ["--store", "/tmp", "--run", "x", "--attempt", "1", "--lock-fd", "77"],
-        ["--store", "floppy://a", "--run", "x", "--attempt", "1"],
+        ["--store", "/tmp", "--run", "x", "--attempt", "1"],
+        ["--store", "/tmp", "--run", "x", "--attempt", "one", "--record", RECORD],
+        ["--store", "/tmp", "--run", "x", "--attempt", "0", "--record", RECORD],
+        ["--store", "/tmp", "--run", "x", "--attempt", "1", "--record", RECORD, "--colour", "red"],
+        ["--store", "/tmp", "--run", "x", "--attempt", "1", "--record", RECORD, "--node-rank", "2", "--nodes", "2"],
+        ["--store", "/tmp", "--run", "x", "--attempt", "1", "--record", RECORD, "--lock-fd", "77"],
+        ["--store", "floppy://a", "--run", "x", "--attempt", "1", "--record", RECORD],
     ],
 )
 def test_a_command_line_that_makes_no_sense_is_an_error_without_a_traceback(arguments: list[str]) -> None:
@@ -61,7 +65,7 @@ def test_a_command_line_that_makes_no_sense_is_an_error_without_a_traceback(argu
 
 
 def test_a_run_that_does_not_exist_is_an_error_without_a_traceback(tmp_path: Path) -> None:
-    done = worker("--store", str(tmp_path), "--run", "nothing", "--attempt", "1")
+    done = worker("--store", str(tmp_path), "--run", "nothing", "--attempt", "1", "--record", RECORD)
     assert done.returncode == 6
     assert "there is no such file" in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -70,7 +74,7 @@ def test_a_run_that_does_not_exist_is_an_error_without_a_traceback(tmp_path: Pat
 def test_a_run_record_that_is_damaged_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "a-run").mkdir()
     (tmp_path / "a-run" / "run.json").write_text("{}")
-    done = worker("--store", str(tmp_path), "--run", "a-run", "--attempt", "1")
+    done = worker("--store", str(tmp_path), "--run", "a-run", "--attempt", "1", "--record", sha256_of(b"{}"))
     assert done.returncode == 8
     assert "run.json is not a run record" in done.stderr
 

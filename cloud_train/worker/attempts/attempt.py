@@ -78,7 +78,7 @@ class Attempt:
             at.peers.choose_start(resume.name if resume else "")
         kills_before = ending.oom_kills()
         environment = program.environment_of(
-            at.record, at.workspace, self._number, node=at.node, resume=resume, data=fetched, own=os.environ
+            at.record, at.record_sha256, at.workspace, self._number, node=at.node, resume=resume, data=fetched, own=os.environ
         )
         group = program.start(program.on_this_machine(at.record), environment, at.workspace.output_log)
         running = Running(group, at, self._children, self._helpers, self._watch)

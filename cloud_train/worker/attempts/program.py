@@ -15,6 +15,8 @@ from cloud_train.worker import contract
 from cloud_train.worker.nodes.node import NodeContext
 from cloud_train.worker.workspace import Workspace
 
+TRAINER = ("-m", "cloud_train.training")
+"""What the Python of the worker runs for a job of a built-in model."""
 _PREFIX = "CLOUD_TRAIN_"
 _HOME = "CLOUD_TRAIN_HOME"
 
@@ -40,18 +42,17 @@ def start(program: Program, environment: Mapping[str, str], output_log: Path) ->
 
 
 def on_this_machine(record: RunRecord) -> Program:
-    """The program as it can start here: a built-in trainer needs neither folder nor Python of the machine that the run comes from."""
+    """The program as it starts here: a built-in trainer is the one beside this worker, whatever command the record holds."""
     program = record.program
     if record.job.get("model", {}).get("kind", "script") == "script":
         return program
-    python, *rest = program.command
-    is_missing = Path(python).is_absolute() and not os.access(python, os.X_OK)
     directory = program.directory if Path(program.directory).is_dir() else "/"
-    return replace(program, command=(sys.executable if is_missing else python, *rest), directory=directory)
+    return replace(program, command=(sys.executable, *TRAINER), directory=directory)
 
 
 def environment_of(
     record: RunRecord,
+    record_sha256: str,
     workspace: Workspace,
     attempt: int,
     *,
@@ -70,6 +71,7 @@ def environment_of(
         contract.RUN_ID: record.run_id,
         contract.ATTEMPT: str(attempt),
         contract.JOB: str(workspace.record),
+        contract.JOB_SHA256: record_sha256,
         contract.CHECKPOINTS: str(workspace.checkpoints),
         contract.RESUME: str(resume or ""),
         contract.MODEL: str(workspace.model),

@@ -1,0 +1,39 @@
+"""Showing what somebody else decided, and asking the caller whether to act on it."""
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import typer
+
+from cloud_train.cli.terminal import Painter, clean, is_terminal, say_aside
+
+if TYPE_CHECKING:
+    from cloud_train.orchestrator.consent import Question
+
+
+def asking(as_json: bool = False) -> Callable[["Question"], bool]:
+    """Asks at a terminal. Where nobody can answer, or a program reads the output, nothing is accepted."""
+
+    def ask(question: "Question") -> bool:
+        if as_json or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+            return False
+        show(question)
+        return typer.confirm(question.question, default=False, err=True)
+
+    return ask
+
+
+def accepting(question: "Question") -> bool:
+    """Accepts what the caller has accepted on the command line, and shows what that was."""
+    show(question)
+    return True
+
+
+def show(question: "Question") -> None:
+    """Print what it is about, and every fact on a line of its own, to standard error."""
+    paint = Painter.of(sys.stderr)
+    say_aside(f"{clean(question.subject)}:")
+    width = max((len(name) for name, _ in question.facts), default=0)
+    for name, value in question.facts:
+        say_aside(f"  {paint(clean(name).ljust(width), 'bold')}  {clean(value)}")
