@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo rehearsal image test lint types unit format benchmark clean
+.PHONY: help venv demo rehearsal image test attack lint types unit format benchmark clean
 
 help:  ## show what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-16s %s\n' "$$target" "$$text"; done
@@ -56,6 +56,9 @@ types: $(STAMP)  ## mypy --strict over the package, its tests and its benchmarks
 
 unit: $(STAMP)  ## the tests
 	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal -q
+
+attack: $(STAMP)  ## the attacks alone, which are part of `make test`: hostile stores, repositories, registries and containers
+	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal -q tests/attack
 
 format: $(STAMP)  ## put the code into the project's format
 	"$(BIN)/ruff" check --fix .

@@ -104,7 +104,8 @@ class Provider(Protocol):
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
         """The attempt, if it was ever launched: brings back what was lost between launching and writing it down.
 
-        ``settings`` are those of the plan, so that any machine can look. Raises ProviderError if the provider cannot be asked.
+        ``settings`` are this machine's own for the provider, never those of a run directory. Raises ProviderError if the provider cannot
+        be asked.
         """
 
     def observe(self, handle: Handle) -> Observation:

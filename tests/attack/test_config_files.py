@@ -1,0 +1,118 @@
+"""A config file that comes with a cloned repository: used only once it was trusted, by what it says."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import CommandLine
+
+JOB = "name: cloned\nmodel: {kind: script, command: 'true'}\nstore: runs\n"
+GCP = "gcp:\n  project: my-project\n  region: europe-west4\n  endpoint: 'http://127.0.0.1:9/{service}'\n"
+
+
+@pytest.fixture
+def repository(cloud_train: CommandLine) -> CommandLine:
+    """The command line in a cloned repository, whose config for Google Cloud names a host of the attacker's."""
+    folder = cloud_train.folder
+    (folder / "configs").mkdir()
+    (folder / "job.yaml").write_text(JOB)
+    (folder / "configs" / "gcp.yaml").write_text(GCP)
+    return cloud_train
+
+
+def python_of(folder: Path) -> Path:
+    """An interpreter of the attacker's, which leaves a canary."""
+    program = folder / "python"
+    program.write_text(f"#!/bin/sh\ntouch {folder}/canary\n")
+    program.chmod(0o755)
+    return program
+
+
+def test_a_config_that_was_found_beside_a_job_and_names_a_host_is_refused_with_its_setting(repository: CommandLine) -> None:
+    ended = repository("submit", "job.yaml", "--provider", "gcp", "--store", "gs://bucket/runs")
+    assert ended.status == 2
+    assert "configs/gcp.yaml is not trusted: it sets gcp.endpoint" in ended.err
+    assert "cloud-train trust configs/gcp.yaml" in ended.err
+    assert not (repository.home / "ledger.sqlite3").exists()
+
+
+@pytest.mark.parametrize("verb", [["package", "job.yaml", "--provider", "gcp", "--push"], ["doctor", "--config", "gcp"]])
+def test_other_verbs_that_send_something_ask_too(repository: CommandLine, verb: list[str]) -> None:
+    ended = repository(*verb)
+    assert ended.status == 2
+    assert "configs/gcp.yaml is not trusted" in ended.err
+
+
+def test_a_dry_run_sends_nothing_and_needs_no_trust(repository: CommandLine) -> None:
+    ended = repository("submit", "job.yaml", "--provider", "gcp", "--store", "gs://bucket/runs", "--dry-run", "--json")
+    assert ended.json["provider_settings"]["project"] == "my-project"
+
+
+def test_a_trusted_file_is_used_until_it_says_something_else(repository: CommandLine) -> None:
+    folder = repository.folder
+    (folder / "configs" / "mine.yaml").write_text(f"provider: local\nlocal: {{python: {python_of(folder)}}}\n")
+    assert repository("submit", "job.yaml", "--config", "mine").status == 2
+    assert not (folder / "canary").exists()
+    trusted = repository("trust", "configs/mine.yaml")
+    assert trusted.text.splitlines()[0] == f"local.python: {folder}/python"
+    started = repository("submit", "job.yaml", "--config", "mine")
+    assert (started.status, "using the settings in configs/mine.yaml" in started.err) == (0, True)
+    with (folder / "configs" / "mine.yaml").open("a") as file:
+        file.write("# a comment says nothing\n")
+    assert repository("submit", "job.yaml", "--config", "mine").status == 0
+    (folder / "configs" / "mine.yaml").write_text("provider: local\nlocal: {python: /tmp/other}\n")
+    assert repository("submit", "job.yaml", "--config", "mine").status == 2
+
+
+def test_trust_in_one_file_is_no_trust_in_its_copy(repository: CommandLine) -> None:
+    repository("trust", "configs/gcp.yaml")
+    other = repository.folder / "elsewhere"
+    (other / "configs").mkdir(parents=True)
+    (other / "job.yaml").write_text(JOB)
+    (other / "configs" / "gcp.yaml").write_text(GCP)
+    copied = CommandLine(repository.home, other, repository.environment)
+    assert "is not trusted" in copied("submit", "job.yaml", "--provider", "gcp", "--store", "gs://bucket/runs").err
+
+
+def test_a_file_that_decides_nothing_of_the_kind_needs_no_trust(repository: CommandLine) -> None:
+    (repository.folder / "configs" / "plain.yaml").write_text("provider: local\nstore: ../kept\n")
+    started = repository("submit", "job.yaml", "--config", "plain")
+    assert (started.status, "using the settings in configs/plain.yaml" in started.err) == (0, True)
+
+
+def test_a_file_that_the_caller_names_by_its_path_is_the_callers_word(repository: CommandLine) -> None:
+    folder = repository.folder
+    (folder / "configs" / "mine.yaml").write_text(f"provider: local\nlocal: {{python: {python_of(folder)}}}\n")
+    assert repository("submit", "job.yaml", "--config", "configs/mine.yaml").status == 0
+
+
+def test_at_a_terminal_the_settings_are_shown_and_the_answer_counts(repository: CommandLine) -> None:
+    folder = repository.folder
+    (folder / "configs" / "mine.yaml").write_text(f"provider: local\nlocal: {{python: {python_of(folder)}}}\n")
+    with repository.terminal("submit", "job.yaml", "--config", "mine") as terminal:
+        terminal.wait_for("Trust it? [y/N]")
+        assert f"{folder}/python".encode() in terminal.shown
+        terminal.press("n\r")
+        assert terminal.end() == 2
+    with repository.terminal("submit", "job.yaml", "--config", "mine") as terminal:
+        terminal.wait_for("Trust it? [y/N]")
+        terminal.press("y\r")
+        assert terminal.end() == 0
+    assert repository("submit", "job.yaml", "--config", "mine").status == 0
+
+
+def test_a_foreign_run_is_shown_at_a_terminal_and_trust_accepts_it_for_scripts(cloud_train: CommandLine, tmp_path: Path) -> None:
+    run_id = cloud_train.submit("echo ran >> ran; false")
+    stranger = CommandLine(tmp_path / "stranger", cloud_train.folder, {**cloud_train.environment, "CLOUD_TRAIN_HOME": str(tmp_path / "s")})
+    stranger("adopt", cloud_train.folder / "runs" / run_id)
+    refused = stranger("resume", run_id, "--json")
+    assert (refused.status, refused.json["error"]["code"]) == (2, "not-trusted")
+    with stranger.terminal("resume", run_id) as terminal:
+        terminal.wait_for("Start it? [y/N]")
+        assert b"/bin/sh -c 'echo ran >> ran; false'" in terminal.shown
+        terminal.press("\r")
+        assert terminal.end() == 2
+    assert (cloud_train.folder / "ran").read_text() == "ran\n"
+    started = stranger("resume", run_id, "--trust", "--follow")
+    assert "command" in started.err
+    assert (cloud_train.folder / "ran").read_text() == "ran\nran\n"
