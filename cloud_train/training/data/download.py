@@ -6,6 +6,7 @@ request, RFC 9110, section 14), to be shared by runs that start at once (a lock)
 """
 
 import hashlib
+import os
 import re
 import time
 from base64 import b64encode
@@ -25,6 +26,7 @@ from urllib.parse import quote, unquote, urlsplit
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.job.models import SequencesData, TextData
 from cloud_train.job.problems import FieldError
+from cloud_train.run.cached import open_to_append, open_to_read, own_folder, remove, write_new
 from cloud_train.training.data.cache import disk_errors, exclusive, shown_bytes
 
 _TRIES = 5
@@ -33,6 +35,7 @@ _PROGRESS_BYTES = 1 << 20
 """What a try has to bring, so that the failures before it are forgotten."""
 _PIECE_BYTES = 1 << 20
 _LINE_SECONDS = 10.0
+_MOST_ETAG_CHARACTERS = 1000
 _SCHEMES = ("http", "https")
 
 
@@ -62,15 +65,14 @@ def fetch(
     """
     source = _Source.of(url)
     label = name or PurePosixPath(unquote(urlsplit(url).path)).name
-    folder = cache / "downloads"
-    path = folder / f"{sha256[:16]}-{re.sub('[^A-Za-z0-9._-]', '_', label)[-100:]}"
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    name_in_cache = f"{sha256[:16]}-{re.sub('[^A-Za-z0-9._-]', '_', label)[-100:]}"
+    with disk_errors(cache / "downloads"):
+        path = own_folder(cache, "downloads") / name_in_cache
         with exclusive(path.with_name(f"{path.name}.lock"), f"downloading {source.shown}"):
-            if not path.exists() or _sha256(path) != sha256:
+            if _sha256(path) != sha256:
                 part = _Part(path.with_name(f"{path.name}.part"))
                 _Download(source, part, pause, clock, timeout_seconds).run(sha256)
-                part.path.replace(path)
+                _put(part.path, path)
     return path
 
 
@@ -128,36 +130,44 @@ class _Part:
     def size(self) -> int:
         """Bytes that are there."""
         with disk_errors(self.path.parent):
-            return self.path.stat().st_size if self.path.exists() else 0
+            descriptor = open_to_read(self.path)
+            if descriptor is None:
+                return 0
+            with open(descriptor, "rb") as file:  # noqa: PTH123 -- of a descriptor
+                return os.fstat(file.fileno()).st_size
 
     def etag(self) -> str | None:
         """The ETag, if the server gave one that promises the very same bytes."""
         with disk_errors(self.path.parent):
-            return self._etag.read_text(encoding="latin-1") if self._etag.exists() else None
+            descriptor = open_to_read(self._etag)
+            if descriptor is None:
+                return None
+            with open(descriptor, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 -- of a descriptor
+                return file.read(_MOST_ETAG_CHARACTERS)
 
     def begin(self, etag: str | None) -> None:
         """Start anew; a weak ETag promises too little (RFC 9110, section 13.1.5) and is not kept."""
         self.forget()
         if etag and etag.startswith('"'):
             with disk_errors(self.path.parent):
-                self._etag.write_text(etag, encoding="latin-1")
+                write_new(self._etag, etag)
 
     def forget(self) -> None:
         """Delete what is there."""
         with disk_errors(self.path.parent):
-            self.path.unlink(missing_ok=True)
-            self._etag.unlink(missing_ok=True)
+            remove(self.path)
+            remove(self._etag)
 
     def finish(self) -> None:
         """Leave the file alone, whole."""
         with disk_errors(self.path.parent):
-            self._etag.unlink(missing_ok=True)
+            remove(self._etag)
 
     @contextmanager
     def appending(self) -> Iterator[Callable[[bytes], None]]:
         """A function that adds bytes at the end; each of them is kept, whatever happens to the next."""
         with disk_errors(self.path.parent):
-            file = self.path.open("ab", buffering=0)
+            file = open(open_to_append(self.path), "ab", buffering=0)  # noqa: PTH123, SIM115 -- of a descriptor, and closed below
         with file:
 
             def append(piece: bytes) -> None:
@@ -324,6 +334,17 @@ def _extent(answer: HTTPResponse) -> tuple[int | None, int | None]:
     return (None, None) if extent is None else (int(extent[1]), None if extent[2] == "*" else int(extent[2]))
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+def _sha256(path: Path) -> str | None:
+    """Of a plain file; None where there is none."""
+    descriptor = open_to_read(path)
+    if descriptor is None:
+        return None
+    with open(descriptor, "rb") as file:  # noqa: PTH123 -- of a descriptor
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _put(part: Path, path: Path) -> None:
+    """Give the whole file its name, in place of whatever has it."""
+    if path.is_dir():
+        remove(path)
+    part.replace(path)
