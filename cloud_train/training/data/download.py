@@ -28,6 +28,7 @@ from cloud_train.job.models import SequencesData, TextData
 from cloud_train.job.problems import FieldError
 from cloud_train.run.cached import open_to_append, open_to_read, own_folder, remove, write_new
 from cloud_train.training.data.cache import disk_errors, exclusive, shown_bytes
+from cloud_train.training.data.reach import AddressRefusedError, opener
 
 _TRIES = 5
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -230,15 +231,19 @@ class _Download:
     def _try_once(self) -> None:
         start = self._part.size()
         try:
-            with _opener().open(self._request(start), timeout=self._timeout_seconds) as answer:
+            with opener().open(self._request(start), timeout=self._timeout_seconds) as answer:
                 self._receive(answer, start)
         except HTTPError as error:
             with error:
                 # 416: the part is as long as the file, or longer. Its sum will tell.
                 if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
                     raise self._refusal(error) from error
+        except AddressRefusedError as error:
+            raise AddressRefusedError(f"cannot download {self._source.shown}: {error.message}", hint=error.hint) from error
         except (OSError, HTTPException) as error:
             raise self._failure(error) from error
+        except ValueError as error:  # an address that cannot be read, or a name that cannot be one, after a redirection
+            raise self._failure(URLError("unreadable")) from error
 
     def _request(self, start: int) -> http.Request:
         request = http.Request(self._source.address, headers={"User-Agent": "cloud-train"})
@@ -307,22 +312,6 @@ class _Download:
         if isinstance(reason, OSError) and reason.strerror:
             return _InterruptedError(reason.strerror.lower())
         return _InterruptedError("the connection broke off")
-
-
-def _opener() -> http.OpenerDirector:
-    """Opens http and https and follows redirections to them, and knows nothing else: no files, no FTP."""
-    opener = http.OpenerDirector()
-    for handler in (
-        http.ProxyHandler(),
-        http.HTTPHandler(),
-        http.HTTPSHandler(),
-        http.HTTPRedirectHandler(),
-        http.HTTPErrorProcessor(),
-        http.HTTPDefaultErrorHandler(),
-        http.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    return opener
 
 
 def _extent(answer: HTTPResponse) -> tuple[int | None, int | None]:

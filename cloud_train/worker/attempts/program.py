@@ -69,6 +69,7 @@ def environment_of(
     # Unbuffered: a Python program's lines should be in the log when they are printed, and survive its being killed.
     return {
         **(outer if _is_script(record) else python_path.fixed(outer)),
+        **({contract.PLATFORM: own[contract.PLATFORM]} if contract.PLATFORM in own else {}),
         contract.RUN_ID: record.run_id,
         contract.ATTEMPT: str(attempt),
         contract.JOB: str(workspace.record),
