@@ -82,6 +82,8 @@ def _train(job: "JobSpec", run: Run) -> None:
         ) from error
 
     _check_version(torch.__version__)
+    if job.train.compile:
+        keep_compiled_code_private()
     device = prepare_device(job.resources.cpus)
     with _ended_by_sigterm(run):
         data = load(job, run.data or Path.cwd()).to(device)
@@ -110,6 +112,18 @@ def _check_version(torch: str) -> None:
             f"torch {torch} is too old: before {least}, a manipulated checkpoint can run code (CVE-2026-24747)",
             hint=f"install a newer one with: pip install 'torch>={least}'",
         )
+
+
+def keep_compiled_code_private() -> None:
+    """Have torch keep compiled code in the user's own folder. Left alone it takes one in /tmp whose name everybody knows, and runs and
+    unpickles what is there: on a machine of several users, another one could make that folder first.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+        return
+    with suppress(OSError, RuntimeError):  # in a container with no home that can be written, /tmp is its own
+        folder = Path(os.environ.get("CLOUD_TRAIN_HOME") or "~/.cloud-train").expanduser() / "compiled"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 @contextmanager

@@ -78,3 +78,18 @@ def test_a_built_in_job_starts_in_the_root_folder_here_and_in_a_container(folder
     home = Home(folder.parent / "home")
     for provider in ("local", "docker"):
         assert make_plan(home, folder / "job.yaml", provider=provider).program.directory == "/"
+
+
+def test_compiled_code_is_not_looked_for_where_another_user_can_plant_it(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    code = """
+from cloud_train.training.__main__ import keep_compiled_code_private
+keep_compiled_code_private()
+from torch._inductor.runtime.cache_dir_utils import cache_dir
+print(cache_dir())
+"""
+    environment = {**os.environ, "CLOUD_TRAIN_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+    assert said == f"{tmp_path / 'home' / 'compiled'}\n"
+    assert (tmp_path / "home" / "compiled").stat().st_mode & 0o777 == 0o700
