@@ -4,13 +4,16 @@
 #   docker build -t cloud-train-worker:0.1.0 .                        # the tag is the version that `cloud-train --version` prints
 #   docker build --build-arg PYTHON=nvidia/cuda-image-with-python …   # another image with Python 3.11 or later and pip
 #
-# Wheels that lie in ./wheels beside this file are preferred to those of the index (a CPU build of torch, say).
-ARG PYTHON=python:3.12-slim
+# Everything is named by its digest: the Python image below, and each package in requirements.lock. For newer ones:
+#   docker buildx imagetools inspect python:3.12-slim   # shows the digest; put it below
+#   make lock                                           # writes requirements.lock anew, with the versions of constraints.txt
+#
+# Wheels that lie in ./wheels beside this file take the place of those of the index (a CPU build of torch, say): tools/own_wheels.py.
+ARG PYTHON=python:3.12-slim@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea
 FROM ${PYTHON}
-COPY constraints.txt wheels* /build/
-RUN python3 -m pip install --no-cache-dir --no-compile --find-links /build -c /build/constraints.txt \
-        numpy pillow pydantic ruamel.yaml safetensors scikit-learn tensorboardX torch psutil \
-        azure-identity azure-storage-blob boto3 google-auth obstore requests \
+COPY requirements.lock tools/own_wheels.py wheels* /build/
+RUN python3 /build/own_wheels.py /build >/build/own.txt \
+    && python3 -m pip install --no-cache-dir --no-compile --require-hashes --only-binary :all: --find-links /build -r /build/own.txt \
     && rm -rf /build
 # The worker listens to signals and buries processes as process 1; it needs no shell and no root.
 ENV HOME=/tmp PYTHONUNBUFFERED=1

@@ -11,14 +11,14 @@ DEMO ?= demo
 JOBS ?= 2
 
 # What the worker uses of the room `run`, beside one module of `job`: with the worker, it has to work on Python 3.10, in images of the user's own.
-WORKERS_RUN := arrivals checkpoints layout manifest ranking record states
+WORKERS_RUN := arrivals cached checkpoints layout manifest python_path ranking record states
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo rehearsal image test attack lint types unit format benchmark clean
+.PHONY: help venv demo rehearsal image lock test attack lint types unit format benchmark clean
 
 help:  ## show what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-16s %s\n' "$$target" "$$text"; done
@@ -42,6 +42,11 @@ rehearsal: $(STAMP)  ## one run over three simulated clouds, interrupted twice, 
 
 image:  ## build the base image of cloud-train's own trainers with Docker: provider docker trains in it
 	docker build -t "cloud-train-worker:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' cloud_train/__init__.py)" .
+
+lock:  ## write requirements.lock: the packages of the base image with their hashes, in the versions of constraints.txt; needs the package index
+	"$(PYTHON)" -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header -c constraints.txt -o requirements.lock requirements.in
 
 test: lint types unit  ## run every check: style, types, import rules, tests
 

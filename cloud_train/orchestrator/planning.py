@@ -180,14 +180,15 @@ def _program(spec: JobSpec, directory: Path, provider: Provider, settings: Mappi
     if isinstance(spec.model, ScriptModel):
         command = spec.model.command
         arguments = ("/bin/sh", "-c", command) if isinstance(command, str) else command
-        folder = directory / spec.model.directory
+        folder: Path | None = directory / spec.model.directory
     else:
-        arguments, folder = (provider.interpreter(settings), "-m", "cloud_train.training"), directory
+        # Not the job's folder: `python -m` would import the modules that are there.
+        arguments, folder = (provider.interpreter(settings), "-m", "cloud_train.training"), None
     data, best = data_place(spec.data, directory), spec.checkpoint.best
     inside = provider.capabilities.containers
     return Program(
         command=arguments,
-        directory=container_paths.CODE if inside else str(folder.resolve()),
+        directory="/" if folder is None else container_paths.CODE if inside else str(folder.resolve()),
         environment=dict(spec.env),
         data=data_in_store(spec.data) or (None if data is None else container_paths.DATA if inside else str(data.resolve())),
         grace_seconds=spec.limits.grace.seconds,

@@ -5,6 +5,7 @@ process answers with one JSON object.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any
 from cloud_train.errors import CloudTrainError, NotFoundError, UsageError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.results import fetch_model, model_folder
+from cloud_train.run import python_path
 
 _LONGEST_TEXT_BYTES = 100_000  # one argument of a command holds 128 KiB on Linux
 
@@ -87,8 +89,9 @@ def _model(home: Home, run_id: str, checkpoint: str | None) -> Iterator[Path]:
 
 
 def _ask(folder: Path, arguments: list[str]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "cloud_train.training.predict", str(folder), *arguments]
-    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    command = [sys.executable, "-m", "cloud_train.training.predict", str(folder.absolute()), *arguments]
+    # Not in the current folder: `python -m` would import what is there, such as a numpy.py among somebody else's files.
+    ended = subprocess.run(command, cwd="/", env=python_path.fixed(os.environ), stdin=subprocess.DEVNULL, capture_output=True, check=False)
     try:
         answer = json.loads(ended.stdout)
     except ValueError as error:

@@ -41,7 +41,7 @@ class DockerProvider:
 
     def __init__(self, home: Path) -> None:
         self._engines = home / "docker" / "engines"
-        self._cache = home / "data"  # the one that runs on this machine itself download into
+        self._caches = home / "docker" / "caches"  # and never the one that runs on this machine itself download into
         self._left = home / "docker" / "left"
         self._workspaces = home / "work"
         self._user = f"{os.getuid()}:{os.getgid()}"  # what lands in the run directory belongs to whoever calls
@@ -56,7 +56,7 @@ class DockerProvider:
         Settings (the key ``docker`` of a config file): ``host``, the engine's URL; ``network``, that of a container that is alone
         (``bridge``); ``user``, ``uid:gid`` instead of the caller's.
         """
-        return request_of(plan, str(plan.provider_settings.get("user") or self._user), self._cache, self._workspaces)
+        return request_of(plan, str(plan.provider_settings.get("user") or self._user), self._caches, self._workspaces)
 
     def check(self, request: Request) -> list[str]:
         """Image, names, memory, and data that a container should not see. The engine itself is not asked."""
@@ -73,7 +73,6 @@ class DockerProvider:
         variables = [f"{name}={value}" for name, value in secrets.items()]
         with connected(address_of(request["engine"])) as engine, ExitStack() as undoing:
             self._remember(engine.address)
-            self._make(self._cache)
             self._sweep(engine)
             if network is not None:
                 undoing.callback(_quietly, engine.remove_network, engine.create_network(network))
@@ -82,6 +81,8 @@ class DockerProvider:
             for container in containers:
                 host = container["body"]["HostConfig"]
                 for mount in host["Mounts"]:
+                    if mount["Target"] == container_paths.CACHE:
+                        self._make(Path(mount["Source"]))
                     if mount["Target"] == container_paths.WORK:
                         self._make(Path(mount["Source"]))
                         undoing.callback(_quietly, os.rmdir, mount["Source"])

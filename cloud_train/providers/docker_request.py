@@ -3,6 +3,7 @@
 Reference: ``POST /containers/create`` and ``POST /networks/create`` of https://docs.docker.com/reference/api/engine/version/v1.41/.
 """
 
+import hashlib
 import math
 import re
 from collections.abc import Iterator
@@ -41,9 +42,9 @@ def labels_of(run_id: str, attempt: int, store: str) -> dict[str, str]:
     return {RUN: run_id, ATTEMPT: str(attempt), STORE: store}
 
 
-def request_of(plan: "Plan", user: str, cache: Path, workspaces: Path) -> Request:
-    """One container a node, and a network of their own where there are several; ``user`` is ``uid:gid``, ``cache`` the folder of downloads
-    on this machine, which is given to a job that has no data here, and ``workspaces`` that for runs whose store is no folder.
+def request_of(plan: "Plan", user: str, caches: Path, workspaces: Path) -> Request:
+    """One container a node, and a network of their own where there are several; ``user`` is ``uid:gid``, ``caches`` the folder of the
+    caches of containers on this machine (``cache_of``), and ``workspaces`` that for runs whose store is no folder.
     """
     nodes = plan.job.resources.nodes
     name = f"ct-{plan.run_id}-{plan.attempt}"
@@ -58,7 +59,7 @@ def request_of(plan: "Plan", user: str, cache: Path, workspaces: Path) -> Reques
         "containers": [
             {
                 "name": f"{name}-{rank}",
-                "body": _container(plan, rank, user=user, network=name, labels=labels, mounts=_mounts(plan, rank, cache, workspaces)),
+                "body": _container(plan, rank, user=user, network=name, labels=labels, mounts=_mounts(plan, rank, caches, workspaces)),
             }
             for rank in range(nodes)
         ],
@@ -128,7 +129,19 @@ def workspace_of(workspaces: Path, run_id: str, rank: int) -> Path:
     return workspaces / f"{run_id}.node-{rank}"
 
 
-def _mounts(plan: "Plan", rank: int, cache: Path, workspaces: Path) -> list[dict[str, Any]]:
+def cache_of(caches: Path, plan: "Plan") -> Path:
+    """The cache of downloads for the containers of a job that has no data on this machine.
+
+    A container may write anything there, so no two share a cache unless they run the same code: a built-in trainer shares with those in
+    the same image, by its digest; the image of a script changes with every line of code, so a script shares with further runs of the same
+    job file into the same store. The cache that runs on this machine itself use is never mounted.
+    """
+    is_script = plan.job.model.kind == "script"
+    identity = ("script", plan.job_file, plan.job.name, plan.store) if is_script else ("image", plan.image or "")
+    return caches / hashlib.sha256("\0".join(identity).encode()).hexdigest()[:16]
+
+
+def _mounts(plan: "Plan", rank: int, caches: Path, workspaces: Path) -> list[dict[str, Any]]:
     # Mounts, not Binds: of a folder that is missing, Binds would make an empty one that belongs to root.
     if _is_folder(plan.store):
         source, target = Path(plan.store) / plan.run_id, f"{places.RUNS}/{plan.run_id}"
@@ -136,7 +149,7 @@ def _mounts(plan: "Plan", rank: int, cache: Path, workspaces: Path) -> list[dict
         source, target = workspace_of(workspaces, plan.run_id, rank), places.WORK
     mounts = [{"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": False}]
     if plan.host_data is None:
-        mounts.append({"Type": "bind", "Source": str(cache), "Target": places.CACHE, "ReadOnly": False})
+        mounts.append({"Type": "bind", "Source": str(cache_of(caches, plan)), "Target": places.CACHE, "ReadOnly": False})
     else:
         mounts.append({"Type": "bind", "Source": plan.host_data, "Target": places.DATA, "ReadOnly": True})
     return mounts

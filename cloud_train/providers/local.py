@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from cloud_train.errors import ProviderError
 from cloud_train.inherited import inherited
 from cloud_train.providers.base import TAKEN, AlreadyLaunchedError, Capabilities, Handle, Observation, Request, worker_words
-from cloud_train.run import layout, locks
+from cloud_train.run import layout, locks, python_path
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import ObjectMissingError
@@ -74,7 +74,7 @@ class LocalProvider:
             process = subprocess.Popen(
                 [*request["command"], _LOCK_ARGUMENT, str(descriptor)],
                 cwd="/",
-                env={**inherited(), **secrets, _LAUNCH_VARIABLE: lock.stem},
+                env={**python_path.fixed(inherited()), **secrets, _LAUNCH_VARIABLE: lock.stem},
                 stdin=subprocess.DEVNULL,
                 stdout=descriptor,
                 stderr=descriptor,

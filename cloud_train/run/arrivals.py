@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cloud_train.run.cached import open_to_read, write_new
+
 _OWN = ".cloud-train-"  # as of all files that are never data
 _SOURCE = f"{_OWN}source"
 _NEEDED = f"{_OWN}needed-"
@@ -31,13 +33,13 @@ class Arrivals:
     def source(self) -> str | None:
         """The URL that the shards come from; None for a folder in which nothing arrives."""
         try:
-            return (self.folder / _SOURCE).read_text(encoding="utf-8")
+            return _read(self.folder / _SOURCE)
         except OSError:
             return None
 
     def come_from(self, url: str) -> None:
         """Say that the shards come from ``url``. Raises OSError."""
-        (self.folder / _SOURCE).write_text(url, encoding="utf-8")
+        write_new(self.folder / _SOURCE, url)
 
     def expect(self, shards: Sequence[int]) -> None:
         """Say in which order the shards of these numbers will be needed. Raises OSError."""
@@ -45,7 +47,7 @@ class Arrivals:
 
     def need(self, shard: int) -> None:
         """Say that somebody is waiting for a shard. Raises OSError."""
-        (self.folder / f"{_NEEDED}{shard}").touch()
+        os.close(os.open(self.folder / f"{_NEEDED}{shard}", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
 
     def arrived(self, shard: int) -> None:
         """Nobody needs to wait for a shard any more."""
@@ -94,13 +96,20 @@ class Arrivals:
 
     def _read(self, kind: str) -> str | None:
         try:
-            with self._file(kind).open(encoding="utf-8", errors="replace") as file:
-                return file.read(_MOST_BYTES)
+            return _read(self._file(kind))
         except OSError:
             return None
 
     def _write(self, kind: str, text: str) -> None:
         file = self._file(kind)
         beside = file.with_name(f"{file.name}.{os.getpid()}")
-        beside.write_text(text, encoding="utf-8")
+        write_new(beside, text)
         beside.replace(file)
+
+
+def _read(path: Path) -> str | None:
+    descriptor = open_to_read(path)
+    if descriptor is None:
+        return None
+    with open(descriptor, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 -- of a descriptor
+        return file.read(_MOST_BYTES)

@@ -7,6 +7,7 @@ import errno
 import gc
 import json
 import os
+import re
 import signal
 import sys
 import traceback
@@ -25,6 +26,8 @@ from cloud_train.worker.api import Run
 if TYPE_CHECKING:
     from cloud_train.job.models import JobSpec
 
+LEAST_TORCH = (2, 10)
+"""The oldest version of torch whose ``weights_only`` keeps its promise, as in pyproject.toml."""
 _NEEDED = ("torch", "numpy", "safetensors", "pydantic")
 _MAY_PASS = ("DownloadError", "ArrivalError")  # by name, because their modules need what may be missing here
 _LOST_PEER = (
@@ -79,6 +82,9 @@ def _train(job: "JobSpec", run: Run) -> None:
             f"the built-in trainers need {error.name}: {error}", hint="install it with: pip install 'cloud-train[train]'"
         ) from error
 
+    _check_version(torch.__version__)
+    if job.train.compile:
+        keep_compiled_code_private()
     device = prepare_device(job.resources.cpus)
     with _ended_by_sigterm(run):
         data = load(job, run.data or Path.cwd()).to(device)
@@ -96,6 +102,29 @@ def _train(job: "JobSpec", run: Run) -> None:
         if world.is_main:
             shown = (f"validation {name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
             print("done: " + ", ".join(shown), flush=True)
+
+
+def _check_version(torch: str) -> None:
+    """Refuse a torch that can be made to run code by the checkpoint that it resumes from, which comes from a store."""
+    found = re.match(r"(\d+)\.(\d+)", torch)
+    if found and (int(found[1]), int(found[2])) < LEAST_TORCH:
+        least = ".".join(map(str, LEAST_TORCH))
+        raise MissingDependencyError(
+            f"torch {torch} is too old: before {least}, a manipulated checkpoint can run code (CVE-2026-24747)",
+            hint=f"install a newer one with: pip install 'torch>={least}'",
+        )
+
+
+def keep_compiled_code_private() -> None:
+    """Have torch keep compiled code in the user's own folder. Left alone it takes one in /tmp whose name everybody knows, and runs and
+    unpickles what is there: on a machine of several users, another one could make that folder first.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+        return
+    with suppress(OSError, RuntimeError):  # in a container with no home that can be written, /tmp is its own
+        folder = Path(os.environ.get("CLOUD_TRAIN_HOME") or "~/.cloud-train").expanduser() / "compiled"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 @contextmanager

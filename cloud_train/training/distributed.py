@@ -1,11 +1,13 @@
 """Training in several processes that share each step: every one has a copy of the network, learns from its part of the batch, and the
 gradients are averaged (torch's DistributedDataParallel).
 
-They may be on several nodes: who they are, and where they meet, is in the environment that torch's launcher gives them.
+They may be on several nodes: who they are, and where they meet, is in the environment that the launcher gives them. What they exchange are
+tensors: no object collective of torch's is used, because those unpickle what comes from a socket.
 
 What the processes agree on goes through gloo on the CPU, gradients through NCCL where there are GPUs.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from cloud_train.training.processes import is_launched
+from cloud_train.training.processes import MEETING, is_launched
 
 if TYPE_CHECKING:
     from cloud_train.training.gradients import GradientWatch
@@ -115,7 +117,13 @@ def connected(device: torch.device) -> Iterator[World]:
         return
     from torch import distributed
 
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if MEETING in os.environ:
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        store = distributed.FileStore(os.environ[MEETING], size)  # type: ignore[attr-defined]  # torch does not mark it as exported
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
+    else:
+        distributed.init_process_group(backend)
     try:
         yield World(distributed.get_rank(), distributed.get_world_size(), device)
     finally:

@@ -12,13 +12,14 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from cloud_train.training.interfaces import interface_towards
-from cloud_train.training.processes import LastWords, words_file
+from cloud_train.training.processes import MEETING, LastWords, words_file
 from cloud_train.worker import contract
 from cloud_train.worker.api import Run
 
@@ -73,13 +74,16 @@ def _start_and_wait(run: Run, processes: int, arguments: tuple[str, ...]) -> Non
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    with tempfile.TemporaryDirectory(prefix="cloud-train-launcher-") as folder:  # the launcher wants one, and leaves it behind
+    with (
+        tempfile.TemporaryDirectory(prefix="cloud-train-launcher-") as folder,  # the launcher wants one, and leaves it behind
+        _meeting(run, Path(folder)) as meeting,
+    ):
         config = LaunchConfig(
             min_nodes=run.nodes,
             max_nodes=run.nodes,
             nproc_per_node=processes,
             run_id=f"{run.run_id}-{run.attempt}",
-            **(_meeting(run) if run.nodes > 1 else _MEETING_ALONE),
+            **meeting,
             max_restarts=0,  # attempts own retries
             logs_specs=DefaultLogsSpecs(log_dir=folder),
             shutdown_timeout=max(1, int(run.grace_seconds) - _SHIPPING_SECONDS),
@@ -90,22 +94,22 @@ def _start_and_wait(run: Run, processes: int, arguments: tuple[str, ...]) -> Non
         time.sleep(_FAREWELL_SECONDS)
 
 
-_MEETING_ALONE = {
-    "rdzv_backend": "c10d",
-    "rdzv_endpoint": "127.0.0.1:0",
-    "rdzv_configs": {"is_host": True},
-    "local_addr": "127.0.0.1",
-}
+@contextmanager
+def _meeting(run: Run, folder: Path) -> Iterator[dict[str, Any]]:
+    """How the launchers of several nodes find each other; one node is alone."""
+    if run.nodes == 1:
+        from cloud_train.training import alone
 
-
-def _meeting(run: Run) -> dict[str, Any]:
-    """How the launchers of several nodes find each other."""
+        with alone.meeting(folder) as meeting:
+            yield meeting
+        return
+    os.environ.pop(MEETING, None)
     address, port = os.environ[contract.MASTER_ADDRESS], int(os.environ[contract.MASTER_PORT])
     # Left alone, gloo listens where the machine's own name leads, which is the loopback interface on many machines.
     if interface := interface_towards(address, port):
         for name in _INTERFACE_VARIABLES:
             os.environ.setdefault(name, interface)
-    return {
+    yield {
         "rdzv_backend": "static",
         "rdzv_endpoint": f"{address}:{port}",
         "rdzv_configs": {"rank": run.node_rank, "timeout": _MEETING_SECONDS},

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+MEETING = "_CLOUD_TRAIN_MEETING"
+"""The file at which the processes of one node meet; not set where they are on several nodes, and meet at node 0's port."""
+
 
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether torch's launcher started this process as one of several."""

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 from cloud_train.errors import CloudTrainError, UsageError
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.registry import check_url, folder_of, scheme_of
+from cloud_train.worker import contract
 from cloud_train.worker.nodes.node import NodeContext, from_variables
 from cloud_train.worker.processes import chores
 from cloud_train.worker.supervisor import DEFAULT_TIMING, run_attempts
@@ -61,6 +62,8 @@ def main(arguments: list[str], signals: Signals) -> int:
         check_url(url)
         is_local = scheme_of(url) == "file"
         platform = _platform(options["--platform"]) if "--platform" in options else None
+        if platform:
+            os.environ[contract.PLATFORM] = options["--platform"]
         if place := options.get("--secrets"):
             os.environ.update(_secrets(place, signals))
         store = LocalStore(folder_of(url) if is_local else Path(options.get("--workspace") or _workspace()))

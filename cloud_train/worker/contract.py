@@ -40,5 +40,8 @@ KEEP_CHECKPOINTS = "CLOUD_TRAIN_KEEP_CHECKPOINTS"
 BEST = "CLOUD_TRAIN_BEST"
 """How many of the best checkpoints are kept, and which they are: ``2:validation/loss:min``, or a number alone."""
 
+PLATFORM = "_CLOUD_TRAIN_PLATFORM"
+"""The cloud whose machine this is; not set elsewhere. The built-in trainers download nothing from such a machine itself."""
+
 STOPPED = 143
 """Exit status of a program that stopped because of SIGTERM (128 + 15), its last checkpoint saved."""

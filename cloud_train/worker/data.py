@@ -3,7 +3,8 @@
 Of a sharded image set only the index is brought here, for a program that can begin with it: ``worker.fetcher`` brings the shards meanwhile.
 
 The place in the cache is named after what the store shows: keys, sizes and versions. Data that changes there gets a new place, so nobody's
-files change under a training. It takes one listing to see that all is there already.
+files change under a training. It takes one listing to see that all is there already, and one look at the files to see that they are as they
+were when they were verified (``run.cached``); otherwise each is compared with its object, and what the store does not hold is removed.
 """
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
@@ -13,10 +14,11 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import CorruptError, StoreError
+from cloud_train.run.cached import is_sealed, open_lock, own_folder, remove, seal
 from cloud_train.storage.registry import scheme_of
 
 if TYPE_CHECKING:
@@ -58,17 +60,18 @@ def bring(url: str, cache: Path, note: Note, *, early: bool = False) -> Path:
     is_file = any(info.key == prefix for info in objects)
     arrives = early and any(info.key == below(prefix, INDEX) for info in objects)
     # A folder of the same name, with all shards, may be there for programs that do not wait for any.
-    place = cache / "stores" / _name_of(url, objects) / (f"{name}.arriving-shards" if arrives else name)
+    own = "stores", _name_of(url, objects)
+    place = cache.joinpath(*own, f"{name}.arriving-shards" if arrives else name)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        own_folder(cache, *own)
         with _alone(place.parent / ".lock", lambda: note(f"data: waiting for another process that fetches {url}")):
-            if place.exists():
-                return place
             if arrives:
-                _fetch_index(store, url, prefix, objects, place)
-                note(f"data: the shards of {url} come to {place} while the program is at work")
-            else:
-                _fetch(store, prefix, place, is_file=is_file, note=note)
+                if not is_sealed(place / INDEX):
+                    remove(place)
+                    _fetch_index(store, url, prefix, objects, place)
+                    note(f"data: the shards of {url} come to {place} while the program is at work")
+            elif not is_sealed(place):
+                _fetch(store, prefix, place, [info.key for info in objects], is_file=is_file, note=note)
                 note(f"data: {len(objects):,} objects of {url} are in {place}")
     except OSError as error:
         raise StoreError(f"cannot write {place}: {os.strerror(error.errno or 0).lower()}", hint="free some space there") from error
@@ -82,8 +85,6 @@ def below(prefix: str, name: str) -> str:
 
 def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo], place: Path) -> None:
     """Make the place for the shards, with their index, once it is certain that all of them are in the store."""
-    import shutil  # 3 ms, and only here
-
     from cloud_train.job.shards import INDEX, MOST_INDEX_BYTES, read_index
     from cloud_train.run.arrivals import Arrivals
     from cloud_train.storage.transfer.files import Download, download
@@ -93,7 +94,7 @@ def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo],
     if sizes[key] > MOST_INDEX_BYTES:
         raise CorruptError(f"{store.url}/{key} is larger than {MOST_INDEX_BYTES >> 20} MiB, the most that an index may have")
     beginning = place.with_name(f".{place.name}.beginning")
-    shutil.rmtree(beginning, ignore_errors=True)
+    remove(beginning)
     download(store, [Download(key, beginning / INDEX, sizes[key])])
     for shard in read_index(beginning / INDEX).shards:
         found = sizes.get(below(prefix, shard.name))
@@ -103,14 +104,21 @@ def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo],
                 f"{url}: {shard.name}, of {shard.size:,} bytes by {INDEX}, {there}", hint="copy it there anew, or pack the images anew"
             )
     Arrivals(beginning, "").come_from(url)
+    seal(beginning / INDEX)
     beginning.rename(place)
 
 
-def _fetch(store: Store, prefix: str, place: Path, *, is_file: bool, note: Note) -> None:
+def _fetch(store: Store, prefix: str, place: Path, keys: list[str], *, is_file: bool, note: Note) -> None:
     from cloud_train.storage.transfer.files import Download, Options, download
     from cloud_train.storage.transfer.folders import download_folder
 
     arriving = place.with_name(f".{place.name}.arriving")
+    if place.is_dir() and not place.is_symlink() and not is_file:
+        note(f"data: {place} is not as it was when it was verified: each of its files is compared with the store")
+        remove(arriving)
+        place.rename(arriving)
+    for other in (place, *([arriving] if is_file or arriving.is_symlink() else [])):
+        remove(other)
     options = Options(report=Teller(note), durable=False)
     if is_file:
         summary = download(store, [Download(prefix, arriving, store.stat(prefix).size)], options)
@@ -122,8 +130,30 @@ def _fetch(store: Store, prefix: str, place: Path, *, is_file: bool, note: Note)
         note(f"data: {len(summary.unverified):,} objects carry no SHA-256, so only their sizes could be compared")
     if not arriving.exists():
         raise CorruptError(f"nothing under {store.url}/{prefix} can become a file")
+    if not is_file:
+        skipped = {key for key, _ in summary.skipped}
+        _remove_others(arriving, {key[len(prefix) :].lstrip("/") for key in keys if key not in skipped})
     os.sync()  # once, for thousands of files: a place that has its name is complete, also after a power cut
     arriving.rename(place)
+    seal(place)
+
+
+def _remove_others(folder: Path, paths: set[str]) -> None:
+    """Leave only the files of these ``paths``, which go from the folder with '/', and the folders that they are in."""
+    from cloud_train.storage.transfer.paths import ignores_case
+
+    if ignores_case(folder):
+        return  # names may be spelt otherwise here than in the store
+    folders = {above.as_posix() for path in paths for above in PurePosixPath(path).parents}
+    for inside, names, files in os.walk(folder):  # links to folders are among the names, and not followed
+        here = Path(inside).relative_to(folder)
+        for name in [*names, *files]:
+            path = Path(inside, name)
+            kept = folders if name in names and not path.is_symlink() else paths
+            if (here / name).as_posix() not in kept:
+                remove(path)
+                if name in names:
+                    names.remove(name)
 
 
 def _name_of(url: str, objects: list[ObjectInfo]) -> str:
@@ -137,7 +167,7 @@ def _name_of(url: str, objects: list[ObjectInfo]) -> str:
 
 @contextmanager
 def _alone(path: Path, wait: Callable[[], None]) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = open_lock(path)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

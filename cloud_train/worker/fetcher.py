@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from cloud_train.errors import CloudTrainError
 from cloud_train.job.shards import INDEX, read_index
 from cloud_train.run.arrivals import Arrivals
+from cloud_train.run.cached import open_lock
 from cloud_train.worker.data import Note, Teller, below
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def bring_shards(arrivals: Arrivals, note: Note) -> None:
     bucket, prefix = bucket_and_prefix(url)
     store, shards = open_store(bucket), read_index(arrivals.folder / INDEX).shards
     missing = {number for number, shard in enumerate(shards) if not (arrivals.folder / shard.name).exists()}
-    brought, descriptor = 0, os.open(arrivals.folder / _LOCKS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    brought, descriptor = 0, open_lock(arrivals.folder / _LOCKS)
     try:
         while missing:
             for number in arrivals.in_order(missing):

@@ -10,19 +10,19 @@ import pytest
 from cloud_train.errors import ProviderError
 from cloud_train.providers.base import Request
 from cloud_train.providers.docker import DockerProvider
-from cloud_train.providers.docker_request import problems_of, request_of
+from cloud_train.providers.docker_request import cache_of, problems_of, request_of
 from cloud_train.run.plan import NOT_WRITTEN, Plan
 from tests.providers.docker_runs import plan_of
 
 IMAGE = "sha256:" + "4" * 64
-CACHE = Path("/home/me/.cloud-train/data")
+CACHES = Path("/home/me/.cloud-train/docker/caches")
 
 
 WORKSPACES = Path("/home/me/.cloud-train/work")
 
 
 def requested(plan: Plan, user: str) -> Request:
-    return request_of(plan, user, CACHE, WORKSPACES)
+    return request_of(plan, user, CACHES, WORKSPACES)
 
 
 @pytest.fixture
@@ -161,10 +161,10 @@ def test_data_that_would_hand_over_the_machine_is_refused(plan: Plan, tmp_path: 
     assert len(list(problems_of(requested(named, "1:1")))) == 1
 
 
-def test_a_job_without_data_of_its_own_has_the_cache_of_downloads(plan: Plan) -> None:
+def test_a_job_without_data_of_its_own_has_a_cache_of_downloads(plan: Plan) -> None:
     body = requested(plan, "1:1")["containers"][0]["body"]
     assert body["HostConfig"]["Mounts"][1:] == [
-        {"Type": "bind", "Source": str(CACHE), "Target": "/cloud-train/home/data", "ReadOnly": False}
+        {"Type": "bind", "Source": str(cache_of(CACHES, plan)), "Target": "/cloud-train/home/data", "ReadOnly": False}
     ]
     assert "CLOUD_TRAIN_HOME=/cloud-train/home" in body["Env"]
 

@@ -5,6 +5,7 @@ import psutil
 import pytest
 
 from cloud_train.run.states import State
+from cloud_train.worker import contract
 from tests.support import wait_until
 from tests.worker.launching import Launched
 
@@ -32,3 +33,10 @@ def test_the_worker_stays_small(launched: Launched) -> None:
     processes = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children()]
     used = sum(process.memory_info().rss for process in processes if process.name() != "sleep")
     assert used < 60_000_000  # with its guard, and counting twice what the two share
+
+
+def test_the_program_is_told_on_which_cloud_it_runs_whatever_the_job_says(launched: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZUREML_RUN_ID", "job-1")
+    launched.python(f"import os; print(os.environ[{contract.PLATFORM!r}])", environment={contract.PLATFORM: ""})
+    launched.start_by_command_line("--platform", "azureml").wait(60)
+    assert launched.output() == b"azureml\n"

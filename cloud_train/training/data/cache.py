@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cloud_train.errors import StoreError
+from cloud_train.run.cached import open_lock
 
 
 @contextmanager
@@ -16,7 +17,7 @@ def exclusive(path: Path, doing: str) -> Iterator[None]:
 
     It is an flock, which the kernel lets go however its holder ends. Its file stays, so that nobody holds a lock on a file that is gone.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = open_lock(path)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,6 +6,7 @@ request, RFC 9110, section 14), to be shared by runs that start at once (a lock)
 """
 
 import hashlib
+import os
 import re
 import time
 from base64 import b64encode
@@ -25,7 +26,9 @@ from urllib.parse import quote, unquote, urlsplit
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.job.models import SequencesData, TextData
 from cloud_train.job.problems import FieldError
+from cloud_train.run.cached import open_to_append, open_to_read, own_folder, remove, write_new
 from cloud_train.training.data.cache import disk_errors, exclusive, shown_bytes
+from cloud_train.training.data.reach import AddressRefusedError, opener
 
 _TRIES = 5
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -33,6 +36,7 @@ _PROGRESS_BYTES = 1 << 20
 """What a try has to bring, so that the failures before it are forgotten."""
 _PIECE_BYTES = 1 << 20
 _LINE_SECONDS = 10.0
+_MOST_ETAG_CHARACTERS = 1000
 _SCHEMES = ("http", "https")
 
 
@@ -62,15 +66,14 @@ def fetch(
     """
     source = _Source.of(url)
     label = name or PurePosixPath(unquote(urlsplit(url).path)).name
-    folder = cache / "downloads"
-    path = folder / f"{sha256[:16]}-{re.sub('[^A-Za-z0-9._-]', '_', label)[-100:]}"
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    name_in_cache = f"{sha256[:16]}-{re.sub('[^A-Za-z0-9._-]', '_', label)[-100:]}"
+    with disk_errors(cache / "downloads"):
+        path = own_folder(cache, "downloads") / name_in_cache
         with exclusive(path.with_name(f"{path.name}.lock"), f"downloading {source.shown}"):
-            if not path.exists() or _sha256(path) != sha256:
+            if _sha256(path) != sha256:
                 part = _Part(path.with_name(f"{path.name}.part"))
                 _Download(source, part, pause, clock, timeout_seconds).run(sha256)
-                part.path.replace(path)
+                _put(part.path, path)
     return path
 
 
@@ -128,36 +131,44 @@ class _Part:
     def size(self) -> int:
         """Bytes that are there."""
         with disk_errors(self.path.parent):
-            return self.path.stat().st_size if self.path.exists() else 0
+            descriptor = open_to_read(self.path)
+            if descriptor is None:
+                return 0
+            with open(descriptor, "rb") as file:  # noqa: PTH123 -- of a descriptor
+                return os.fstat(file.fileno()).st_size
 
     def etag(self) -> str | None:
         """The ETag, if the server gave one that promises the very same bytes."""
         with disk_errors(self.path.parent):
-            return self._etag.read_text(encoding="latin-1") if self._etag.exists() else None
+            descriptor = open_to_read(self._etag)
+            if descriptor is None:
+                return None
+            with open(descriptor, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 -- of a descriptor
+                return file.read(_MOST_ETAG_CHARACTERS)
 
     def begin(self, etag: str | None) -> None:
         """Start anew; a weak ETag promises too little (RFC 9110, section 13.1.5) and is not kept."""
         self.forget()
         if etag and etag.startswith('"'):
             with disk_errors(self.path.parent):
-                self._etag.write_text(etag, encoding="latin-1")
+                write_new(self._etag, etag)
 
     def forget(self) -> None:
         """Delete what is there."""
         with disk_errors(self.path.parent):
-            self.path.unlink(missing_ok=True)
-            self._etag.unlink(missing_ok=True)
+            remove(self.path)
+            remove(self._etag)
 
     def finish(self) -> None:
         """Leave the file alone, whole."""
         with disk_errors(self.path.parent):
-            self._etag.unlink(missing_ok=True)
+            remove(self._etag)
 
     @contextmanager
     def appending(self) -> Iterator[Callable[[bytes], None]]:
         """A function that adds bytes at the end; each of them is kept, whatever happens to the next."""
         with disk_errors(self.path.parent):
-            file = self.path.open("ab", buffering=0)
+            file = open(open_to_append(self.path), "ab", buffering=0)  # noqa: PTH123, SIM115 -- of a descriptor, and closed below
         with file:
 
             def append(piece: bytes) -> None:
@@ -220,15 +231,19 @@ class _Download:
     def _try_once(self) -> None:
         start = self._part.size()
         try:
-            with _opener().open(self._request(start), timeout=self._timeout_seconds) as answer:
+            with opener().open(self._request(start), timeout=self._timeout_seconds) as answer:
                 self._receive(answer, start)
         except HTTPError as error:
             with error:
                 # 416: the part is as long as the file, or longer. Its sum will tell.
                 if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
                     raise self._refusal(error) from error
+        except AddressRefusedError as error:
+            raise AddressRefusedError(f"cannot download {self._source.shown}: {error.message}", hint=error.hint) from error
         except (OSError, HTTPException) as error:
             raise self._failure(error) from error
+        except ValueError as error:  # an address that cannot be read, or a name that cannot be one, after a redirection
+            raise self._failure(URLError("unreadable")) from error
 
     def _request(self, start: int) -> http.Request:
         request = http.Request(self._source.address, headers={"User-Agent": "cloud-train"})
@@ -299,22 +314,6 @@ class _Download:
         return _InterruptedError("the connection broke off")
 
 
-def _opener() -> http.OpenerDirector:
-    """Opens http and https and follows redirections to them, and knows nothing else: no files, no FTP."""
-    opener = http.OpenerDirector()
-    for handler in (
-        http.ProxyHandler(),
-        http.HTTPHandler(),
-        http.HTTPSHandler(),
-        http.HTTPRedirectHandler(),
-        http.HTTPErrorProcessor(),
-        http.HTTPDefaultErrorHandler(),
-        http.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
 def _extent(answer: HTTPResponse) -> tuple[int | None, int | None]:
     """Where in the file the answer begins, and how long the file is; None for what it does not say."""
     if answer.status != HTTPStatus.PARTIAL_CONTENT:
@@ -324,6 +323,17 @@ def _extent(answer: HTTPResponse) -> tuple[int | None, int | None]:
     return (None, None) if extent is None else (int(extent[1]), None if extent[2] == "*" else int(extent[2]))
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+def _sha256(path: Path) -> str | None:
+    """Of a plain file; None where there is none."""
+    descriptor = open_to_read(path)
+    if descriptor is None:
+        return None
+    with open(descriptor, "rb") as file:  # noqa: PTH123 -- of a descriptor
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _put(part: Path, path: Path) -> None:
+    """Give the whole file its name, in place of whatever has it."""
+    if path.is_dir():
+        remove(path)
+    part.replace(path)

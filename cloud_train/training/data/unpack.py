@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
 from cloud_train.errors import CorruptError, StoreError
+from cloud_train.run.cached import is_sealed, own_folder, remove, seal
 from cloud_train.training.data.cache import disk_errors, exclusive, shown_bytes
 from cloud_train.training.data.download import fetch
 
+_UNPACKED = "unpacked"
 _MOST_MEMBERS = 20_000_000
 _PIECE_BYTES = 1 << 20
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
@@ -36,53 +38,51 @@ _CLASHES = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno
 
 
 def fetch_unpacked(url: str, sha256: str, cache: Path) -> Path:
-    """The folder that the archive at ``url`` was unpacked to; once it is there, the archive is neither verified nor needed again.
+    """The folder that the archive at ``url`` was unpacked to; while it is as it was then, the archive is neither verified nor needed again.
 
     Raises what ``download.fetch`` and ``unpacked`` raise.
     """
     folder = _folder(sha256, cache)
-    return _content(folder) if folder.is_dir() else unpacked(fetch(url, sha256, cache), sha256, cache)
+    return _content(folder) if is_sealed(folder) else unpacked(fetch(url, sha256, cache), sha256, cache)
 
 
 def unpacked(archive: Path, sha256: str, cache: Path) -> Path:
     """The folder that ``archive``, a verified .zip, .tar or .tar.gz (told by its content), was unpacked to, in ``cache``.
 
-    It is unpacked once for all runs, in a folder beside that is then renamed: the folder is there whole or not at all. Where all that the
-    archive holds lies in one folder, that one is returned. What macOS adds to archives (``__MACOSX``, ``._name``) is left out. Raises
-    CorruptError naming the member that is cut off, is a link or a device, is there twice, or lies outside; StoreError where the disk cannot
+    It is unpacked once for all runs, in a folder beside that is then renamed: the folder is there whole or not at all. One that has changed
+    since, or that was put there by something else, is replaced. Where all that the archive holds lies in one folder, that one is returned.
+    What macOS adds to archives (``__MACOSX``, ``._name``) is left out. Raises CorruptError naming the member that is cut off, is a link or
+    a device, is there twice, or lies outside; StoreError where the disk cannot
     take it.
     """
     folder = _folder(sha256, cache)
     beside = folder.with_name(f"{folder.name}.part")
     with disk_errors(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        own_folder(cache, _UNPACKED)
         with exclusive(folder.with_name(f"{folder.name}.lock"), f"unpacking {archive.name}"):
-            if not folder.is_dir():
+            if not is_sealed(folder):
                 print(f"unpacking {archive.name} ({shown_bytes(archive.stat().st_size)})", flush=True)
-                _remove(beside)
+                for old in (folder, beside):
+                    remove(old)
                 try:
                     beside.mkdir()
                     files = _unpack(archive, beside)
                     beside.rename(folder)
+                    seal(folder)
                 finally:
-                    _remove(beside)
+                    remove(beside)
                 print(f"unpacked {files:,} file{'s' if files != 1 else ''} of {archive.name}", flush=True)
     return _content(folder)
 
 
 def _folder(sha256: str, cache: Path) -> Path:
-    return cache / "unpacked" / sha256[:16]
+    return cache / _UNPACKED / sha256[:16]
 
 
 def _content(folder: Path) -> Path:
     with disk_errors(folder):
         inside = list(folder.iterdir())
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
 
 
 class _Member(NamedTuple):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cloud_train.errors import CloudTrainError, StoreError
+from cloud_train.run import python_path
 from cloud_train.run.record import Program, RunRecord
 from cloud_train.worker import contract
 from cloud_train.worker.nodes.node import NodeContext
@@ -42,12 +43,13 @@ def start(program: Program, environment: Mapping[str, str], output_log: Path) ->
 
 
 def on_this_machine(record: RunRecord) -> Program:
-    """The program as it starts here: a built-in trainer is the one beside this worker, whatever command the record holds."""
+    """The program as it starts here: a built-in trainer is the one beside this worker, whatever command the record holds, and starts in
+    ``/``: `python -m` imports what is in the folder that it starts in.
+    """
     program = record.program
-    if record.job.get("model", {}).get("kind", "script") == "script":
+    if _is_script(record):
         return program
-    directory = program.directory if Path(program.directory).is_dir() else "/"
-    return replace(program, command=(sys.executable, *TRAINER), directory=directory)
+    return replace(program, command=(sys.executable, *TRAINER), directory="/")
 
 
 def environment_of(
@@ -64,10 +66,11 @@ def environment_of(
     """The program's environment: the worker's ``own``, then the job's, then the contract's variables, and no stale ones of another run."""
     program = record.program
     inherited = {name: value for name, value in own.items() if not name.startswith(_PREFIX) or name == _HOME}
+    outer = {"PYTHONUNBUFFERED": "1", **python_path.as_given(inherited), **program.environment}
+    # Unbuffered: a Python program's lines should be in the log when they are printed, and survive its being killed.
     return {
-        "PYTHONUNBUFFERED": "1",  # a Python program's lines should be in the log when they are printed, and survive its being killed
-        **inherited,
-        **program.environment,
+        **(outer if _is_script(record) else python_path.fixed(outer)),
+        **({contract.PLATFORM: own[contract.PLATFORM]} if contract.PLATFORM in own else {}),
         contract.RUN_ID: record.run_id,
         contract.ATTEMPT: str(attempt),
         contract.JOB: str(workspace.record),
@@ -85,6 +88,10 @@ def environment_of(
         contract.KEEP_CHECKPOINTS: str(program.keep_checkpoints),
         contract.BEST: program.ranking.to_text(),
     }
+
+
+def _is_script(record: RunRecord) -> bool:
+    return bool(record.job.get("model", {}).get("kind", "script") == "script")
 
 
 def _open_log(path: Path) -> int:

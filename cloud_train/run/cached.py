@@ -1,0 +1,157 @@
+"""Files and folders of the cache of downloads. No link in it is followed, and what it holds is used only as it was when it was sealed.
+
+The cache of this machine belongs to its user alone: a container has one of its own. What an earlier version shared with containers, or a
+script left there, may still hold links and folders that no download made, so each use looks at what is there.
+"""
+
+from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cloud_train.errors import StoreError
+
+_TICK_SECONDS = 0.02
+"""More than the grain of the kernel's clock: a file that changes later than this has another time."""
+_NO_LINK = os.O_CLOEXEC | os.O_NOFOLLOW
+_SEAL = ".cloud-train-seal-"  # the beginning is that of all files that are never data
+
+
+def own_folder(cache: Path, *names: str) -> Path:
+    """The folder of these names below ``cache``, made where it is missing. ``cache`` itself may be a link, to another disk for instance.
+
+    Raises StoreError where a link or a file has one of the names, and OSError.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = cache
+    for name in names:
+        folder = folder / name
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            if not stat.S_ISDIR(folder.lstat().st_mode):
+                raise StoreError(
+                    f"{folder} is a link or a file, and the cache does not follow links",
+                    hint=f"remove it; to keep the cache on another disk, make {cache} itself a link",
+                ) from None
+    return folder
+
+
+def open_lock(path: Path) -> int:
+    """A descriptor of the lock file ``path``, made if need be. A link there is removed. Raises OSError."""
+    flags = os.O_RDWR | os.O_CREAT | _NO_LINK
+    try:
+        return os.open(path, flags, 0o644)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    remove(path)
+    return os.open(path, flags, 0o644)
+
+
+def open_to_read(path: Path) -> int | None:
+    """A descriptor of the plain file ``path``; None where there is none, but nothing, a link or something else. Raises OSError."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | _NO_LINK)  # without waiting: a pipe has no writer
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.ENOTDIR):
+            return None
+        raise
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def open_to_append(path: Path) -> int:
+    """A descriptor that adds to the plain file ``path``; anything else, or a file with a second name, is removed first. Raises OSError."""
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            remove(path)
+    except FileNotFoundError:
+        pass
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_LINK, 0o644)
+
+
+def write_new(path: Path, content: str) -> None:
+    """Write a file in place of whatever has its name, without following a link. Raises OSError."""
+    remove(path)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o644), "w", encoding="utf-8") as file:  # noqa: PTH123 -- of a descriptor
+        file.write(content)
+
+
+def remove(path: Path) -> None:
+    """Remove what is at ``path``: a link itself, and not what it leads to. Nothing need be there. Raises OSError."""
+    try:
+        is_folder = stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return
+    if is_folder:
+        import shutil  # 3 ms, and only here
+
+        shutil.rmtree(path)  # which follows no link either
+    else:
+        path.unlink(missing_ok=True)
+
+
+def seal(place: Path) -> None:
+    """Note how the verified file or folder ``place`` is now, so that ``is_sealed`` finds it unchanged. Raises OSError."""
+    write_new(_seal_of(place), f"{_stamp(place)}\n")
+    time.sleep(_TICK_SECONDS)
+
+
+def is_sealed(place: Path) -> bool:
+    """Whether ``place`` is as it was when it was sealed: names, kinds and sizes of everything in it, and when each file was last changed.
+
+    That is the time at which the kernel saw content or attributes change (st_ctime), which no program can set back. A copy of the cache has
+    other times, and is not sealed. For 60,000 files it takes a quarter of a second (measured), where
+    to read their 170 MB again takes 0.8 s, and 9 s to unpack them again.
+    """
+    descriptor = open_to_read(_seal_of(place))
+    if descriptor is None:
+        return False
+    with open(descriptor, "rb") as file:  # noqa: PTH123 -- of a descriptor
+        noted = file.read(100)
+    try:
+        return noted == f"{_stamp(place)}\n".encode()
+    except OSError:
+        return False
+
+
+def _seal_of(place: Path) -> Path:
+    return place.with_name(f"{_SEAL}{place.name}")
+
+
+def _stamp(place: Path) -> str:
+    import hashlib  # 3 ms, and only here
+
+    digest = hashlib.sha256()
+    status = place.lstat()
+    if stat.S_ISDIR(status.st_mode):
+        for line in _lines(str(place), ""):
+            digest.update(line)
+    else:
+        digest.update(_line("", status))
+    return digest.hexdigest()
+
+
+def _lines(folder: str, below: str) -> Iterator[bytes]:
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        name = f"{below}/{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            yield b"%b\0folder\0" % os.fsencode(name)
+            yield from _lines(entry.path, name)
+        else:
+            yield _line(name, entry.stat(follow_symlinks=False))
+
+
+def _line(name: str, status: os.stat_result) -> bytes:
+    kind = stat.S_IFMT(status.st_mode)
+    return b"%b\0%o %d %d %d\0" % (os.fsencode(name), kind, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

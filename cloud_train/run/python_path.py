@@ -1,0 +1,31 @@
+"""Where the Python processes that cloud-train starts look for modules: nowhere that depends on the folder they start in."""
+
+from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+
+import os
+from collections.abc import Mapping
+
+_VARIABLE = "PYTHONPATH"
+_GIVEN = "_CLOUD_TRAIN_PYTHONPATH"
+
+
+def fixed(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a worker or a built-in trainer: of PYTHONPATH only the absolute entries.
+
+    An empty entry is the current folder and a relative one starts there, so that a ``json.py`` in that folder would be imported. The value
+    as it was is kept under another name for ``as_given``.
+    """
+    given = environment.get(_VARIABLE)
+    entries = [entry for entry in (given or "").split(os.pathsep) if os.path.isabs(entry)]  # noqa: PTH117 -- pathlib makes "" the current folder
+    absolute = os.pathsep.join(entries)
+    if given is None or given == absolute:
+        return dict(environment)
+    others = {name: value for name, value in environment.items() if name != _VARIABLE}
+    return {**others, **({_VARIABLE: absolute} if absolute else {}), _GIVEN: given}
+
+
+def as_given(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a user's own program: PYTHONPATH as it was before ``fixed``."""
+    if _GIVEN not in environment:
+        return dict(environment)
+    return {**{name: value for name, value in environment.items() if name != _GIVEN}, _VARIABLE: environment[_GIVEN]}

@@ -1,0 +1,81 @@
+"""The processes of a training on one node meet without a network: at a file in a private folder, and then over the loopback interface.
+
+torch's own rendezvous for this ("c10d") listens on all interfaces of the machine, asks nobody who they are, and unpickles what it is told
+(``torch/distributed/elastic/rendezvous/dynamic_rendezvous.py``): whoever reaches the port runs code as the user. One node has nobody to
+wait for, so its launcher keeps to itself what launchers tell each other.
+"""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch.distributed import HashStore  # type: ignore[attr-defined]  # torch does not mark it as exported
+from torch.distributed.elastic.rendezvous import (
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+    rendezvous_handler_registry,
+)
+
+from cloud_train.training.processes import MEETING
+
+BACKEND = "cloud-train-alone"
+_LOOPBACK_INTERFACES = ("lo", "lo0")
+_INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+
+class AloneRendezvous(RendezvousHandler):
+    """The meeting of one launcher with itself."""
+
+    def __init__(self, parameters: RendezvousParameters) -> None:
+        self._run_id = parameters.run_id
+        self._store = HashStore()
+        self._is_closed = False
+
+    def get_backend(self) -> str:
+        """Its name."""
+        return BACKEND
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """One launcher, of rank 0. The address is what torch puts into MASTER_ADDR; nothing listens there."""
+        return RendezvousInfo(self._store, 0, 1, RendezvousStoreInfo("127.0.0.1", 0))
+
+    def is_closed(self) -> bool:
+        """Whether ``set_closed`` was called."""
+        return self._is_closed
+
+    def set_closed(self) -> None:
+        """Let nobody meet any more."""
+        self._is_closed = True
+
+    def num_nodes_waiting(self) -> int:
+        """No other node ever waits."""
+        return 0
+
+    def get_run_id(self) -> str:
+        """The run that meets."""
+        return self._run_id
+
+    def shutdown(self) -> bool:
+        """There is nothing to close."""
+        return True
+
+
+@contextmanager
+def meeting(folder: Path) -> Iterator[dict[str, Any]]:
+    """What torch's launcher is told of the rendezvous. ``folder`` is private; the training processes meet at a file in it."""
+    rendezvous_handler_registry.register(BACKEND, AloneRendezvous)
+    known = {name for _, name in socket.if_nameindex()}
+    for interface in _LOOPBACK_INTERFACES:
+        if interface in known:
+            for name in _INTERFACE_VARIABLES:
+                os.environ.setdefault(name, interface)
+    os.environ[MEETING] = str(folder / "meeting")
+    try:
+        yield {"rdzv_backend": BACKEND, "local_addr": "127.0.0.1"}
+    finally:
+        del os.environ[MEETING]
