@@ -22,6 +22,7 @@ from typing import Any
 
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run.layout import MANIFEST
+from cloud_train.storage.beneath import IrregularError, open_file
 
 FORMAT = 1
 LARGEST = 16 * 2**20
@@ -30,7 +31,6 @@ LARGEST = 16 * 2**20
 _TEMPORARY = ".manifest.json.tmp"
 _PIECE_BYTES = 1 << 18
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_PLAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # neither follows a link nor waits for the other end of a pipe
 
 
 @dataclass(frozen=True)
@@ -214,27 +214,14 @@ def _write_synced(folder: Path, data: bytes) -> None:
 def _opened(folder: Path, name: str) -> Iterator[FileIO]:
     """Open a plain file below ``folder`` for reading, one name at a time so that no part of ``name`` can be a link."""
     try:
-        descriptor = _open_below(folder, name.split("/"))
-        with FileIO(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise CorruptError(f"{folder / name} is not a plain file")
+        with FileIO(open_file(folder, name.split("/")), "rb") as file:
             yield file
+    except IrregularError as error:
+        raise CorruptError(f"{folder / name} is not a plain file: {error.path} is {error.what}") from error
     except FileNotFoundError as error:
         raise CorruptError(f"{folder / name} is missing") from error
     except OSError as error:
         raise CorruptError(f"{folder / name} cannot be read: {os.strerror(error.errno or 0).lower()}") from error
-
-
-def _open_below(folder: Path, parts: list[str]) -> int:
-    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for part in parts[:-1]:
-            inner = os.open(part, os.O_DIRECTORY | _PLAIN, dir_fd=directory)
-            os.close(directory)
-            directory = inner
-        return os.open(parts[-1], _PLAIN, dir_fd=directory)
-    finally:
-        os.close(directory)
 
 
 def _check_size(path: Path, descriptor: int, entry: FileEntry) -> None:

@@ -15,9 +15,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cloud_train.storage.beneath import IrregularError, open_plain
 from cloud_train.storage.transfer.paths import TEMPORARY, explained
 
 _OWNER_ONLY = 0o600
+_MOST_NOTES_BYTES = 64 << 20
+_MOST_DIGITS = 9
 
 
 def default_state_folder() -> Path:
@@ -155,9 +158,12 @@ class PartialFile:
         os.close(self.descriptor)
 
     def _take(self, name: str) -> int:
-        """Open and lock a file; -1 if somebody else holds it."""
+        """Open and lock a file; -1 if another process holds it, or if something that is not a plain file has its name."""
         while True:
-            descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644, dir_fd=self._directory)
+            try:
+                descriptor = open_plain(name, os.O_RDWR | os.O_CREAT, directory=self._directory)
+            except IrregularError:
+                return -1
             if not _lock(descriptor):
                 os.close(descriptor)
                 return -1
@@ -169,23 +175,23 @@ class PartialFile:
 
     def _read_notes(self) -> dict[int, str]:
         try:
-            descriptor = os.open(self._notes_name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._directory)
+            descriptor = open_plain(self._notes_name, directory=self._directory)
         except OSError:
             return {}
         with os.fdopen(descriptor, errors="replace") as file:
-            first, *lines = file.read().split("\n")
+            first, *lines = file.read(_MOST_NOTES_BYTES).split("\n")
         if first != json.dumps(asdict(self._source)) or os.fstat(self.descriptor).st_size != self._source.size:
             return {}
         arrived = {}
         for line in lines[:-1]:  # behind the last line feed is nothing, or a line that a crash cut off
             number, _, sha256 = line.partition(" ")
-            if number.isdigit():
+            if number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS:
                 arrived[int(number)] = sha256
         return arrived
 
     def _append(self, line: str, flags: int) -> None:
-        mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | flags
-        descriptor = os.open(self._notes_name, mode, _OWNER_ONLY, dir_fd=self._directory)
+        mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | flags
+        descriptor = open_plain(self._notes_name, mode, _OWNER_ONLY, directory=self._directory)
         try:
             os.write(descriptor, f"{line}\n".encode())
         finally:
