@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cloud_train.beneath import IrregularError, open_file, open_folder, open_plain, read_all, write_all
 from cloud_train.errors import StoreError
 from cloud_train.storage.base import (
     InvalidKeyError,
@@ -18,7 +19,6 @@ from cloud_train.storage.base import (
     ObjectMissingError,
     UploadGoneError,
 )
-from cloud_train.storage.beneath import IrregularError, open_file, open_folder, open_plain, read_all, write_all
 
 _PIECE_BYTES = 1 << 20
 _TEMPORARY = ".cloud-train-"  # begins the name of a file that is not an object yet

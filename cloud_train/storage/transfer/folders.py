@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from cloud_train.beneath import IrregularError, open_file
 from cloud_train.storage.base import ObjectInfo, ObjectMissingError, Store
-from cloud_train.storage.beneath import IrregularError, open_file
 from cloud_train.storage.transfer.downloading import Download, download_step
 from cloud_train.storage.transfer.engine import Engine, Identity, Known, Options, Summary
 from cloud_train.storage.transfer.hashing import PIECE_BYTES, StoppedError, hash_file

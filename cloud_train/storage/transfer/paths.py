@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cloud_train import beneath
 from cloud_train.errors import StoreError
-from cloud_train.storage import beneath
 from cloud_train.storage.base import InvalidKeyError
 
 TEMPORARY = ".cloud-train-"

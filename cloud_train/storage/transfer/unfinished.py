@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cloud_train.storage.beneath import IrregularError, open_plain
+from cloud_train.beneath import IrregularError, open_plain
 from cloud_train.storage.transfer.paths import TEMPORARY, explained
 
 _OWNER_ONLY = 0o600

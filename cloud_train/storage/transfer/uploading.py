@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from cloud_train.beneath import open_plain
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.storage.base import ObjectInfo, ObjectMissingError, UploadGoneError
-from cloud_train.storage.beneath import open_plain
 from cloud_train.storage.transfer.engine import Engine, Identity, Known, check_tries
 from cloud_train.storage.transfer.hashing import StoppedError, hash_file
 from cloud_train.storage.transfer.paths import explained
