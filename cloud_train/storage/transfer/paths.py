@@ -103,10 +103,10 @@ def _folded(path: str, ignores_case: bool) -> str:
 
 def ignores_case(folder: Path) -> bool:
     """Whether a file system takes ``a`` and ``A`` for one name; the folder must exist."""
-    name = f"{TEMPORARY}case-{os.getpid()}"
+    name = f"{TEMPORARY}case-{os.urandom(8).hex()}"
     with explained(f"write into {folder}"):
         probe = folder / name
-        probe.touch()
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
         try:
             return (folder / name.upper()).exists()
         finally:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cloud_train.beneath import IrregularError, open_plain
+from cloud_train.private import make_folder
 from cloud_train.storage.transfer.paths import TEMPORARY, explained
 
 _OWNER_ONLY = 0o600
@@ -36,7 +37,7 @@ def name_for(*texts: str) -> str:
 def write_private(path: Path, text: str) -> None:
     """Write a small file that only its owner may read, whole or not at all. Raises StoreError."""
     with explained(f"write {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(path.parent)
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWNER_ONLY)
         try:
