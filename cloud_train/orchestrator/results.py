@@ -96,9 +96,10 @@ def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None 
         raise NotFoundError(f"the run directory {run.run_directory} is gone")
     stream_names = {key: name for key in infos if (name := _stream_name(key, run_id))}
     # A stream becomes a file under its own name, so it is that name which has to be safe.
+    is_stream = set(stream_names.values())
     names = dict.fromkeys(stream_names.get(key, key) for key in infos)
     placed = place(names, f"{run_id}/", ignores_case=ignores_case(_existing(target)))
-    streams = {key: path for key, path in placed.paths.items() if key in stream_names.values()}
+    streams = {key: path for key, path in placed.paths.items() if key in is_stream}
     files = {path: key for key, path in placed.paths.items() if key not in streams}
     expected = _entries_of_manifests(store, run_id)
     changed = [path for path, key in files.items() if not _is_here(store, infos[key], target, path, expected.get(path))]
