@@ -22,6 +22,7 @@ MOST_BYTES = 256 << 20
 _PIECE_BYTES = 1 << 20
 _LONGEST_NAME = 200
 _LARGEST_VALUE = sys.float_info.max
+_LINE = re.compile(rb"\n[ \t\r]*\{[^\n]*")  # and so not a million empty lines, one by one
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -73,11 +74,11 @@ class MetricsReader:
         """The whole lines of the next piece; None where there is none before ``size``."""
         data = self._stream.read(self._position, min(size, self._position + _PIECE_BYTES))
         whole = data[: data.rfind(b"\n") + 1]
-        lines = whole.splitlines()
-        if self._is_inside_a_line and whole:
-            del lines[0]
+        begin = whole.find(b"\n") if self._is_inside_a_line else -1
+        lines = _LINE.findall(b"\n" + whole[begin + 1 :])
+        if whole:
             self._is_inside_a_line = False
-        if not whole and (self._is_inside_a_line or len(data) > LARGEST_LINE):
+        elif self._is_inside_a_line or len(data) > LARGEST_LINE:
             self._is_inside_a_line, whole = True, data
         self._position += len(whole)
         self._stream.forget(self._position)
@@ -100,7 +101,7 @@ def tells_pace(name: str) -> bool:
 
 
 def _point(line: bytes, attempt: int) -> MetricPoint | None:
-    if not line.startswith(b"{") or len(line) > LARGEST_LINE:
+    if len(line) > LARGEST_LINE:
         return None
     try:
         fields = json.loads(line)

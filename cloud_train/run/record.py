@@ -192,8 +192,7 @@ def _check_sections(job: dict[str, Any], plan: dict[str, Any], provenance: dict[
         of_job.argument("secrets", name)
     of_plan.text("provider", default="")
     of_plan.text("store", default="")
-    if not of_plan.is_null("provider_settings"):
-        of_plan.mapping("provider_settings")
+    of_plan.mapping("provider_settings", default={})
     of_plan.whole_or_none("total_steps", 0, documents.LARGEST_STEP)
     if not (of_provenance := Fields(provenance, "provenance")).is_null("job_file"):
         of_provenance.text("job_file")

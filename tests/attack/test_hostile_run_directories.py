@@ -150,13 +150,18 @@ HARMLESS: dict[str, Spoil] = {
     "lone_surrogates": partial(record, job={"name": "\ud800"}, provenance={"job_file": "\udfff"}),
     "step_of_18_nines": lambda run: (run / "checkpoints" / ("step-" + "9" * 18)).mkdir(parents=True),
     "step_of_other_digits": lambda run: (run / "checkpoints" / "step-٠٠٠٠٠٠٠١").mkdir(parents=True),
-    "manifest_a_pipe": lambda run: ((run / "model").mkdir(), os.mkfifo(run / "model" / layout.MANIFEST)),
-    "nested_out_of_reach": lambda run: nested(run / "deep", 3000),
+    "manifest_a_pipe": lambda run: pipe(made(run / "model") / layout.MANIFEST),
+    "nested_out_of_reach": lambda run: nested(run / "deep", 300),
 }
 
 
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 def nested(folder: Path, depth: int) -> None:
-    """More folders below each other than a path can name, as ``mkdirat`` makes them."""
+    """More folders below each other than any listing enters."""
     folder.mkdir()
     above = os.open(folder, os.O_RDONLY)
     for _ in range(depth):
