@@ -90,7 +90,7 @@ def test_the_api_for_user_programs_loads_only_the_standard_library_and_the_rooms
     foreign = {name.partition(".")[0] for name in loaded} - set(sys.stdlib_module_names) - {"cloud_train", "__main__"}
     # A .pth file of the environment (an editable install, say) may load something at every start.
     assert foreign - {name.partition(".")[0] for name in loaded_modules(tmp_path, "pass")} == set()
-    assert {name.split(".")[1] for name in loaded if name.startswith("cloud_train.")} <= {"errors", "run", "worker"}
+    assert {name.split(".")[1] for name in loaded if name.startswith("cloud_train.")} <= {"beneath", "errors", "run", "worker"}
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:

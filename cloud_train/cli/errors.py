@@ -114,12 +114,14 @@ def _bug(error: Exception) -> Failure:
 
 
 def _write_traceback(error: Exception) -> Path:
+    from cloud_train import private
     from cloud_train.orchestrator.home import Home
 
     folder = Home.from_environment().folder / "errors"
-    folder.mkdir(parents=True, exist_ok=True)
+    private.make_folder(folder.parent)
+    private.make_folder(folder)
     path = folder / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}.txt"
-    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
+    private.write_text(path, "".join(traceback.format_exception(error)))
     return path
 
 

@@ -2,13 +2,16 @@
 
 import sys
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cloud_train.cli.options import JsonOption
 from cloud_train.cli.terminal import Painter, is_terminal, say, say_aside, say_json
 from cloud_train.run.states import State
+
+if TYPE_CHECKING:
+    from cloud_train.orchestrator.adopting import Unreadable
 
 _SHOWN = 20
 
@@ -25,7 +28,8 @@ def list_runs(
     """Show the runs and where they stand.
 
     The newest run comes first. A run that ended is shown from the ledger; the others are looked at anew. With --store the run directories
-    of a store are read instead, as they are: `adopt` takes one of them into the ledger.
+    of a store are read instead, as they are: `adopt` takes one of them into the ledger. One that cannot be read is shown
+    as unreadable, with the reason.
 
     Examples:
       cloud-train list
@@ -36,24 +40,28 @@ def list_runs(
     from cloud_train.orchestrator.home import Home
     from cloud_train.orchestrator.observing import list_runs as look
 
-    wanted = None if everything else limit
+    wanted, unreadable = None if everything else limit, list["Unreadable"]()
     if store is not None:
         from cloud_train.orchestrator.adopting import runs_in
 
-        found = runs_in(store, say_aside)
+        listed = runs_in(store)
+        found, unreadable = listed.runs, listed.unreadable
     else:
         # One more than is shown tells whether there are more; a state is known only after the look.
         found = look(Home.from_environment(), None if wanted is None or state else wanted + 1, say_aside)
     fitting = [run for run in found if state is None or run.state is state]
-    shown = fitting[:wanted]
+    shown, bad = fitting[:wanted], [] if state else unreadable[:wanted]
     if as_json:
-        say_json({"runs": [run_json(run) for run in shown], "more": len(fitting) > len(shown)})
+        more = len(fitting) > len(shown) or (not state and len(unreadable) > len(bad))
+        say_json({"runs": [run_json(run) for run in shown], "more": more, **({"unreadable": [vars(run) for run in bad]} if store else {})})
         return 0
-    if not shown:
+    if not shown and not bad:
         none = f"there is no run in {store}" if store else "there is no run yet; start one with: cloud-train submit JOB.yaml"
         say_aside("no run is in this state" if found else none)
         return 0
-    say(run_table(shown, time.time(), is_terminal(sys.stdout), Painter.of(sys.stdout)))
+    say(run_table(shown, time.time(), is_terminal(sys.stdout), Painter.of(sys.stdout), bad))
+    if len(unreadable) > len(bad) and not state:
+        say_aside(f"{len(unreadable) - len(bad)} more run directories cannot be read; see them with: --all")
     if len(fitting) > len(shown):
         say_aside(f"these are the newest {len(shown)}; see every run with: cloud-train list --all")
     return 0

@@ -13,7 +13,9 @@ content, in bytes) and ``sizes`` (in bytes).
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
 
 import json
+import os
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,7 +105,10 @@ class ShardIndex:
 
 def read_index(path: Path) -> ShardIndex:
     """The index in a file. Raises CorruptError; OSError where the file cannot be read."""
-    with path.open("rb") as file:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would keep its reader waiting
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise CorruptError(f"{path} is not a file", hint=_HINT)
         data = file.read(MOST_INDEX_BYTES + 1)
     if len(data) > MOST_INDEX_BYTES:
         raise CorruptError(f"{path} is larger than {MOST_INDEX_BYTES >> 20} MiB, the most that an index may have", hint=_HINT)
@@ -146,13 +151,13 @@ def _shard(entry: Any, classes: set[str]) -> Shard:
     name, part, sha256 = (entry.get(key) for key in ("name", "part", "sha256"))
     size: Any = entry.get("size")
     if not isinstance(name, str) or not _SHARD.fullmatch(name):
-        raise ValueError(f"{str(name)[:80]!r} is no name of a shard")
+        raise ValueError(f"{_short(name)} is no name of a shard")
     if part not in ("train", "val"):
-        raise ValueError(f"{name} belongs to {part!r}, which is neither train nor val")
+        raise ValueError(f"{name} belongs to {_short(part)}, which is neither train nor val")
     if not _is_count(size) or size > _MOST_SHARD_BYTES:
-        raise ValueError(f"the size of {name} is {size!r}")
+        raise ValueError(f"the size of {name} is {_short(size)}")
     if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
-        raise ValueError(f"the SHA-256 of {name} is {sha256!r}")
+        raise ValueError(f"the SHA-256 of {name} is {_short(sha256)}")
     members, offsets, sizes = (entry.get(key) for key in ("members", "offsets", "sizes"))
     if not (isinstance(members, list) and isinstance(offsets, list) and isinstance(sizes, list)):
         raise ValueError(f"the members of {name} are no lists")
@@ -166,16 +171,23 @@ def _shard(entry: Any, classes: set[str]) -> Shard:
 def _check_members(shard: str, members: Sequence[Any], part: Part, classes: set[str]) -> None:
     for member in members:
         if not isinstance(member, str) or part_of(member) != part or class_of(member) not in classes:
-            raise ValueError(f"{shard} has a member {str(member)[:300]!r}, which is no image of {part} in any of the classes")
+            raise ValueError(f"{shard} has a member {_short(member)}, which is no image of {part} in any of the classes")
 
 
 def _check_extents(shard: str, size: int, offsets: Sequence[Any], sizes: Sequence[Any]) -> None:
     end = 0
     for offset, length in zip(offsets, sizes, strict=True):
         if not _is_count(offset) or not _is_count(length) or offset % BLOCK_BYTES or offset < end + BLOCK_BYTES or offset + length > size:
-            raise ValueError(f"an image of {length!r} bytes at {offset!r} does not lie in {shard} behind the one before it")
+            raise ValueError(f"an image of {_short(length)} bytes at {_short(offset)} does not lie in {shard} behind the one before it")
         end = offset + length
 
 
+def _short(value: Any) -> str:
+    """A value for a message, whatever an index may hold."""
+    if isinstance(value, str):
+        return repr(value[:300])
+    return repr(value) if value is None or isinstance(value, (bool, float)) or _is_count(value) else "something else"
+
+
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63

@@ -3,10 +3,10 @@
 A run directory says everything about its run, so any machine that reaches the store can go on with it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from cloud_train.orchestrator.moving import new_place
 from cloud_train.orchestrator.observing import RunView, look, read_record, read_record_bytes, read_status
 from cloud_train.orchestrator.places import provider_at
 from cloud_train.orchestrator.stores import store_at
-from cloud_train.run import layout
+from cloud_train.run import documents, layout
+from cloud_train.run.documents import Fields
 from cloud_train.run.ledger import ELSEWHERE, Entry, Ledger
 from cloud_train.run.record import sha256_of
 from cloud_train.run.states import State
@@ -29,12 +30,32 @@ _AT_ONCE = 8
 _LIST = "cloud-train list --store"
 
 
-def runs_in(url: str, note: Callable[[str], None]) -> list[RunView]:
-    """The runs in a store as their run directories show them, the newest first; ``note`` is told of those that cannot be read."""
+@dataclass(frozen=True)
+class Unreadable:
+    """A run directory that cannot be read."""
+
+    run_id: str
+    """The folder's name as the store has it: anything may stand in it."""
+    why: str
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a store holds."""
+
+    runs: list[RunView]
+    """The newest first."""
+    unreadable: list[Unreadable]
+
+
+def runs_in(url: str) -> Listed:
+    """The runs in a store as their run directories show them; one that cannot be read does not hide the others."""
     store = store_at(url)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = list(pool.map(lambda name: _read(store, url, name, note), store.folders()))
-    return sorted((run for run in found if run is not None), key=lambda run: (run.created, run.run_id), reverse=True)
+        found = list(pool.map(lambda name: _read(store, url, name), store.folders()))
+    runs = [run for run in found if isinstance(run, RunView)]
+    unreadable = [run for run in found if isinstance(run, Unreadable)]
+    return Listed(sorted(runs, key=lambda run: (run.created, run.run_id), reverse=True), unreadable)
 
 
 def adopt(home: Home, url: str, config: str | None = None, configs: Configs | None = None) -> RunView:
@@ -85,28 +106,29 @@ def _reference(home: Home, entry: Entry, settings: Mapping[str, Any]) -> dict[st
     return ELSEWHERE
 
 
-def _read(store: Store, url: str, run_id: str, note: Callable[[str], None]) -> RunView | None:
+def _read(store: Store, url: str, run_id: str) -> RunView | Unreadable | None:
     try:
         return RunView.of(_entry(store, url, run_id))
-    except NotFoundError:
-        return None  # a folder that is no run directory
+    except NotFoundError as error:
+        # A folder without a record is not a run directory.
+        return None if isinstance(error.__cause__, ObjectMissingError) else Unreadable(run_id, error.message)
     except CloudTrainError as error:
-        note(f"{run_id}: {error.message}")
-        return None
+        return Unreadable(run_id, error.message)
 
 
 def _entry(store: Store, url: str, run_id: str) -> Entry:
     record = read_record(store, run_id)
     if record.run_id != run_id:
-        raise NotFoundError(f"{url}/{run_id} holds the record of another run, {record.run_id}")
-    numbers = [int(name) for name in store.folders(f"{run_id}/{layout.ATTEMPTS}/") if name.isdecimal()]
-    number = max(numbers, default=1)
+        raise NotFoundError(f"{url}/{run_id} holds the record of another run, {record.run_id!r}")
+    documents.check_run_id(run_id)
+    number = max((documents.attempt_number(name) or 1 for name in store.folders(f"{run_id}/{layout.ATTEMPTS}/")), default=1)
+    provenance = Fields(record.provenance)
     entry = Entry(
         run_id=run_id,
-        name=str(record.job.get("name", run_id)),
-        provider=str(record.plan.get("provider", "local")),
+        name=Fields(record.job).text("name", default=run_id),
+        provider=Fields(record.plan).text("provider", default="local"),
         store=url,
-        job_file=record.provenance.get("job_file"),
+        job_file=None if provenance.is_null("job_file") else provenance.text("job_file"),
         created=record.created,
         attempt=number,
         state=State.STARTING,

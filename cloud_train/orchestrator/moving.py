@@ -13,9 +13,9 @@ from pathlib import Path
 from cloud_train.errors import CorruptError, StoreError, UsageError
 from cloud_train.orchestrator.observing import read_record
 from cloud_train.orchestrator.stores import store_at
-from cloud_train.run import layout
+from cloud_train.run import documents, layout
 from cloud_train.run.ledger import Ledger
-from cloud_train.run.manifest import parse_manifest
+from cloud_train.run.manifest import LARGEST, parse_manifest
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import RunRecord, sha256_of
 from cloud_train.run.streams import open_stream, segment_key, stream_of
@@ -56,14 +56,14 @@ def move(ledger: Ledger, plan: Plan, source_url: str, note: Note) -> Plan:
 def new_place(store_url: str, run_id: str) -> str | None:
     """The URL of the run directory that the one in this store was moved to; None if it was not. Raises StoreError."""
     try:
-        return store_at(store_url).get(f"{run_id}/{layout.MOVED}").decode(errors="replace").strip()
+        return documents.read_text(store_at(store_url), f"{run_id}/{layout.MOVED}")
     except ObjectMissingError:
         return None
 
 
 def _refuse_foreign(target: Store, plan: Plan) -> None:
     """A run directory that is further than this one would be written over: it is that of a move that went on from there."""
-    newest = max((int(name) for name in target.folders(f"{plan.run_id}/{layout.ATTEMPTS}/") if name.isdecimal()), default=0)
+    newest = max((documents.attempt_number(name) or 0 for name in target.folders(f"{plan.run_id}/{layout.ATTEMPTS}/")), default=0)
     if newest >= plan.attempt:
         raise UsageError(
             f"{plan.store}/{plan.run_id} has attempt {newest} already: the run was moved there before",
@@ -124,7 +124,7 @@ def _copy_newest_checkpoint(source: Store, target: Store, run_id: str, note: Not
 def _copy_checkpoint(source: Store, target: Store, prefix: str, folder: Path) -> int:
     """Bytes of the checkpoint; every file is checked against the manifest on its way, and the manifest comes last."""
     key = f"{prefix}/{layout.MANIFEST}"
-    written = source.get(key)
+    written = documents.read(source, key, LARGEST)
     manifest = parse_manifest(written, f"{source.url}/{key}")
     if manifest.step != layout.step_of(prefix.rpartition("/")[2]):
         raise CorruptError(f"its manifest is that of step {manifest.step}")

@@ -16,11 +16,11 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.places import provider_at
 from cloud_train.orchestrator.stores import store_at
 from cloud_train.providers.base import SHOWS_WITHIN_SECONDS, Handle, Observation, Provider
-from cloud_train.run import layout, locks
+from cloud_train.run import documents, layout, locks
 from cloud_train.run.ledger import ELSEWHERE, Entry, Ledger
 from cloud_train.run.record import AttemptStatus, RunRecord
 from cloud_train.run.states import Cause, State
-from cloud_train.storage.base import ObjectExistsError, ObjectMissingError, Store
+from cloud_train.storage.base import NotPlainError, ObjectExistsError, ObjectMissingError, Store
 
 _REASON_SECONDS = 150.0
 """How long after a worker's end a cloud may take to say why it stopped the job: SageMaker leaves 120 s to the containers."""
@@ -119,7 +119,7 @@ def list_runs(home: Home, limit: int | None = None, note: Callable[[str], None] 
             except NotFoundError:
                 continue  # a submission that never came to be is forgotten on the way
             except CloudTrainError as error:
-                if isinstance(error, StoreError):
+                if isinstance(error, StoreError) and not isinstance(error, NotPlainError):
                     away.add(entry.store)
                 note(f"{entry.run_id} is shown as it was when last seen: {error.message}")
                 views.append(RunView.of(entry))
@@ -170,7 +170,7 @@ def read_record_bytes(store: Store, run_id: str) -> tuple[bytes, RunRecord]:
     """The run's ``run.json`` as it was written, and what it says; raises NotFoundError or CorruptError."""
     key = f"{run_id}/{layout.RUN}"
     try:
-        written = store.get(key)
+        written = documents.read(store, key, documents.LARGEST_RECORD)
         return written, RunRecord.from_json(written, f"{store.url}/{key}")
     except ObjectMissingError as error:
         raise NotFoundError(
@@ -315,7 +315,7 @@ def read_status(store: Store, run_id: str, number: int) -> AttemptStatus | None:
     """Where an attempt stands by its run directory; None if it has not begun. Raises CorruptError."""
     key = f"{run_id}/{layout.status(number)}"
     try:
-        return AttemptStatus.from_json(store.get(key), f"{store.url}/{key}")
+        return AttemptStatus.from_json(documents.read(store, key, documents.LARGEST_STATUS), f"{store.url}/{key}")
     except ObjectMissingError:
         return None
 

@@ -10,13 +10,15 @@ from cloud_train.orchestrator.early_words import EarlyWords
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, look, read_record, view
 from cloud_train.orchestrator.stores import patiently, pause_of, store_at
-from cloud_train.run import layout
+from cloud_train.run import documents, layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.logs import LogReader
 from cloud_train.run.metrics import MetricPoint, MetricsReader, merged
 from cloud_train.run.streams import open_stream
+from cloud_train.storage.base import Store
 
 _PAUSE_SECONDS = 0.2
+_MOST_NOTES_BYTES = 16 << 20
 
 
 def read_logs(home: Home, run_id: str, attempt: int | None = None, node: int = 0, tail: int | None = None) -> Iterator[bytes]:
@@ -77,7 +79,8 @@ def follow_logs(
 def worker_notes(home: Home, run_id: str, attempt: int | None = None, node: int = 0) -> list[str]:
     """What the worker wrote down about the attempt: where it resumed, which checkpoints it passed over, how it ended."""
     run = view(home, run_id)
-    data = open_stream(store_at(run.store), f"{run_id}/{layout.worker_log(attempt or run.attempt, node)}").read(0)
+    stream = open_stream(store_at(run.store), f"{run_id}/{layout.worker_log(attempt or run.attempt, node)}")
+    data = stream.read(0, _MOST_NOTES_BYTES)
     return data.decode(errors="replace").splitlines()
 
 
@@ -85,8 +88,14 @@ def read_metrics(home: Home, run_id: str) -> list[MetricPoint]:
     """Every metric of the run, in the order of its steps; where an attempt repeated a step, the later attempt counts."""
     run = view(home, run_id)
     store = store_at(run.store)
-    attempts = range(1, run.attempt + 1)
+    attempts = [1] if run.attempt == 1 else _attempts(store, run)
     return merged(point for attempt in attempts for point in MetricsReader(store, run_id, attempt).read())
+
+
+def _attempts(store: Store, run: RunView) -> list[int]:
+    """Those that are there, up to the run's own: a number is whatever a run directory says."""
+    found = (documents.attempt_number(name) for name in store.folders(f"{run.run_id}/{layout.ATTEMPTS}/"))
+    return sorted(number for number in found if number is not None and number <= run.attempt)
 
 
 def _log(run: RunView, attempt: int, node: int) -> LogReader:
@@ -103,7 +112,7 @@ def _log(run: RunView, attempt: int, node: int) -> LogReader:
 
 
 def _check_node(run: RunView, node: int) -> None:
-    nodes = int(read_record(store_at(run.store), run.run_id).job.get("resources", {}).get("nodes", 1))
+    nodes = int(read_record(store_at(run.store), run.run_id).job.get("resources", {}).get("nodes", 1))  # checked when it was read
     if node >= nodes:
         ranks = "0 only" if nodes == 1 else f"0 to {nodes - 1}"
         raise UsageError(f"{run.run_id} has no node {node}: its nodes are {ranks}", hint=f"resources.nodes of its job is {nodes}")

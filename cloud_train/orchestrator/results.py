@@ -1,23 +1,26 @@
 """Bringing a run's results here: the final model or a checkpoint's, and whole run directories. Everything that arrives is verified."""
 
 import hashlib
+import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cloud_train.beneath import open_file, open_plain
 from cloud_train.errors import ConflictError, CorruptError, NotFoundError, StoreError, UsageError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, read_record, view
 from cloud_train.orchestrator.stores import store_at
-from cloud_train.run import layout
-from cloud_train.run.manifest import FileEntry, Manifest, parse_manifest, write_manifest
+from cloud_train.run import documents, layout
+from cloud_train.run.manifest import LARGEST, FileEntry, Manifest, parse_manifest, write_manifest
 from cloud_train.run.streams import SegmentedStream, stream_of
-from cloud_train.storage.base import ObjectMissingError, Store
+from cloud_train.storage.base import InvalidKeyError, ObjectInfo, ObjectMissingError, Store
 from cloud_train.storage.transfer.files import Download, Options, Progress, download
-from cloud_train.storage.transfer.paths import ignores_case, place
+from cloud_train.storage.transfer.paths import ignores_case, open_folder, place
 
 Report = Callable[[Progress], None]
 """Called a few times a second, and at the end."""
@@ -70,7 +73,7 @@ def fetch_model(
     target = (to or Path(f"{run_id}-model")).absolute()
     is_far = store.local_path(prefix) is None
     with _folder_that_appears_whole(target, kept_when_cut=is_far) as temporary:
-        wanted = {name: entry for name, entry in files.items() if not _lies_here(temporary / name, entry.sha256)}
+        wanted = {name: entry for name, entry in files.items() if not _lies_here(temporary, name, entry.sha256)}
         files_here = [Download(f"{prefix}/{name}", temporary / name, entry.size, entry.sha256) for name, entry in wanted.items()]
         _download(store, files_here, Options(report=report))
         write_manifest(temporary, manifest.step, manifest.metrics, manifest.fingerprint)
@@ -88,33 +91,39 @@ def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None 
     target = (to or Path(run_id)).absolute()
     if store.local_path(run_id) == target:
         raise UsageError(f"{target} is the run directory itself", hint="name another folder with --to")
-    infos = list(store.list(f"{run_id}/"))
+    infos = {info.key: info for info in store.list(f"{run_id}/")}
     if not infos:
         raise NotFoundError(f"the run directory {run.run_directory} is gone")
-    placed = place([info.key for info in infos], f"{run_id}/", ignores_case=ignores_case(_existing(target)))
-    attempts = f"{run_id}/{layout.ATTEMPTS}/"  # elsewhere a program may name its files as it likes
-    streams = {found[0] for key in placed.paths if key.startswith(attempts) and (found := stream_of(key))}
-    files = {path: key for key, path in placed.paths.items() if not key.startswith(attempts) or stream_of(key) is None}
+    stream_names = {key: name for key in infos if (name := _stream_name(key, run_id))}
+    # A stream becomes a file under its own name, so it is that name which has to be safe.
+    is_stream = set(stream_names.values())
+    names = dict.fromkeys(stream_names.get(key, key) for key in infos)
+    placed = place(names, f"{run_id}/", ignores_case=ignores_case(_existing(target)))
+    streams = {key: path for key, path in placed.paths.items() if key in is_stream}
+    files = {path: key for key, path in placed.paths.items() if key not in streams}
     expected = _entries_of_manifests(store, run_id)
-    sizes = {info.key: info.size for info in infos}
-    changed = [path for path, key in files.items() if not _is_here(store, key, target / path, expected.get(path), sizes[key])]
+    changed = [path for path, key in files.items() if not _is_here(store, infos[key], target, path, expected.get(path))]
     skipped = tuple(placed.skipped)
     # A manifest comes last here too: a copy that was cut off must not look complete.
     for is_manifest in (False, True):
         part = {path: files[path] for path in changed if path.endswith(f"/{layout.MANIFEST}") is is_manifest}
-        copies = [_copy(key, target, path, expected.get(path), sizes[key]) for path, key in part.items()]
+        copies = [_copy(key, target, path, expected.get(path), infos[key].size) for path, key in part.items()]
         skipped += _download(store, copies, Options(report=report, durable=False))
     assembled, gaps = [], []
-    for key in sorted(streams):
-        stream, path = SegmentedStream(store, key), key.removeprefix(f"{run_id}/")
-        if _assemble(stream, target / path):
-            assembled.append(key)
+    for key, path in sorted(streams.items()):
+        stream = SegmentedStream(store, key)
+        try:
+            if _assemble(stream, target, path):
+                assembled.append(key)
+        except InvalidKeyError as error:
+            gaps.append((key, error.message))
+            continue
         if (gap := stream.missing()) is not None:
             gaps.append((path, f"what follows byte {gap[0]:,} is left out, because the bytes up to {gap[1]:,} are not in the store"))
     copied = (*changed, *(key.removeprefix(f"{run_id}/") for key in assembled))
-    moved = sum(sizes[files[path]] for path in changed)
-    moved += sum(size for key, size in sizes.items() if (found := stream_of(key)) and found[0] in assembled)
-    return SyncResult(run_id, target, copied, len(files) + len(streams) - len(copied), moved, (*skipped, *gaps))
+    moved = sum(infos[files[path]].size for path in changed)
+    moved += sum(infos[key].size for key, name in stream_names.items() if name in assembled)
+    return SyncResult(run_id, target, copied, max(0, len(files) + len(streams) - len(copied)), moved, (*skipped, *gaps))
 
 
 def model_folder(home: Home, run_id: str, checkpoint: str | None = None) -> Path | None:
@@ -164,7 +173,7 @@ def _checkpoints(store: Store, run_id: str) -> dict[int, Manifest]:
 
 def _manifest(store: Store, prefix: str) -> Manifest:
     key = f"{prefix}/{layout.MANIFEST}"
-    return parse_manifest(store.get(key), f"{store.url}/{key}")
+    return parse_manifest(documents.read(store, key, LARGEST), f"{store.url}/{key}")
 
 
 def _entries_of_manifests(store: Store, run_id: str) -> dict[str, FileEntry]:
@@ -191,45 +200,73 @@ def _copy(key: str, target: Path, path: str, entry: FileEntry | None, size: int)
     return Download(key, target / path, entry.size if entry else size, entry.sha256 if entry else None, below=target)
 
 
-def _is_here(store: Store, key: str, path: Path, entry: FileEntry | None, size: int) -> bool:
-    if path.is_symlink() or not path.is_file() or path.stat().st_size != size:
-        return False
-    if entry is None:
-        sha256 = store.stat(key).sha256 or hashlib.sha256(store.get(key)).hexdigest()
-    return _lies_here(path, entry.sha256 if entry else sha256)
+def _stream_name(key: str, run_id: str) -> str | None:
+    """The stream that a segment belongs to; elsewhere than below an attempt a program may name its files as it likes."""
+    found = stream_of(key) if key.startswith(f"{run_id}/{layout.ATTEMPTS}/") else None
+    return found[0] if found else None
 
 
-def _lies_here(path: Path, sha256: str) -> bool:
-    return path.is_file() and not path.is_symlink() and _sha256(path) == sha256
-
-
-def _assemble(stream: SegmentedStream, path: Path) -> bool:
-    """Write a stream that lies in segments as the one file that it was; False if it lies here already."""
-    temporary, sha256 = path.with_name(f".{path.name}.arriving"), hashlib.sha256()
+def _is_here(store: Store, info: ObjectInfo, target: Path, path: str, entry: FileEntry | None) -> bool:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            while piece := stream.read(file.tell(), file.tell() + _PIECE_BYTES):
+        descriptor = open_file(target, path.split("/"))
+    except OSError:
+        return False
+    with os.fdopen(descriptor, "rb") as file:
+        if os.fstat(descriptor).st_size != info.size:
+            return False
+        sha256 = entry.sha256 if entry else store.stat(info.key).sha256 or _sha256_of_object(store, info)
+        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+
+
+def _sha256_of_object(store: Store, info: ObjectInfo) -> str:
+    digest = hashlib.sha256()
+    for piece in store.pieces(info.key, 0, info.size):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _lies_here(folder: Path, name: str, sha256: str) -> bool:
+    try:
+        descriptor = open_file(folder, name.split("/"))
+    except OSError:
+        return False
+    with os.fdopen(descriptor, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+
+
+def _assemble(stream: SegmentedStream, target: Path, path: str) -> bool:
+    """Write a stream that lies in segments as the one file that it was; False if it lies here already. Raises InvalidKeyError where a link
+    or a folder is in the way.
+    """
+    *above, name = path.split("/")
+    directory = open_folder(target, above)
+    temporary, sha256, position = f".{name}.arriving", hashlib.sha256(), 0
+    try:
+        with suppress(FileNotFoundError):  # of a copy that was cut off
+            os.unlink(temporary, dir_fd=directory)
+        descriptor = open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, directory=directory)
+        with os.fdopen(descriptor, "wb") as file:
+            while piece := stream.read(position, position + _PIECE_BYTES):
                 file.write(piece)
                 sha256.update(piece)
-        if _lies_here(path, sha256.hexdigest()):
+                position += len(piece)
+        if _lies_here(target, path, sha256.hexdigest()):
             return False
-        temporary.replace(path)
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except IsADirectoryError as error:
+        raise InvalidKeyError(f"there is a folder at {target / path}", hint="move it away") from error
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise _unwritable(target / path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=directory)
+        os.close(directory)
     return True
 
 
 def _existing(folder: Path) -> Path:
     """The folder, or the first one above it that is there."""
     return next(place for place in (folder, *folder.parents) if place.is_dir())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -239,19 +276,22 @@ def _folder_that_appears_whole(target: Path, *, kept_when_cut: bool) -> Iterator
     ``kept_when_cut``: what has arrived when a store fails, or when somebody presses Ctrl-C, stays for the next try to go on with.
     """
     try:
+        if target.is_symlink():
+            raise ConflictError(f"{target} is a link", hint="name the folder itself with --to")
         if target.exists() and not (target / layout.MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
             raise ConflictError(f"{target} exists and is not a fetched model", hint="name another folder with --to")
         target.parent.mkdir(parents=True, exist_ok=True)
         if kept_when_cut:
             temporary = target.with_name(f".{target.name}.arriving")
             temporary.mkdir(exist_ok=True)
+            _check_is_ours(temporary)
         else:
-            temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+            temporary = target.with_name(f".{target.name}-{secrets.token_hex(8)}")
+            temporary.mkdir()
     except OSError as error:
         raise _unwritable(target, error) from error
     is_cut = False
     try:
-        temporary.chmod(0o755)
         yield temporary
         if target.exists():
             shutil.rmtree(target)
@@ -264,6 +304,12 @@ def _folder_that_appears_whole(target: Path, *, kept_when_cut: bool) -> Iterator
     finally:
         if not is_cut:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_is_ours(folder: Path) -> None:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise ConflictError(f"{folder} is a link, or belongs to another user", hint="move it away, or name another folder with --to")
 
 
 def _unwritable(path: Path, error: OSError) -> StoreError:

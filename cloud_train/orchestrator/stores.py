@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from cloud_train.errors import StoreError
-from cloud_train.storage.base import ObjectMissingError, Store
+from cloud_train.storage.base import NotPlainError, ObjectMissingError, Store
 from cloud_train.storage.registry import open_store
 from cloud_train.storage.retrying import RetryPolicy
 
@@ -34,7 +34,7 @@ def patiently(look: Callable[[], Result], note: Callable[[str], None], sleep: Ca
         try:
             return look()
         except StoreError as error:
-            if isinstance(error, ObjectMissingError) or number == _MOST_LOOKS - 1:
+            if isinstance(error, ObjectMissingError | NotPlainError) or number == _MOST_LOOKS - 1:
                 raise
             if number == 0:
                 note(f"{error.message}: waiting for it; the run goes on meanwhile")

@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from cloud_train import private
 from cloud_train.errors import CloudTrainError, ProviderError
 from cloud_train.providers.base import Capabilities, Handle, Observation, Request
 from cloud_train.providers.docker_engine import Engine, EngineAbsentError, FolderUnseenError, connected
@@ -153,8 +154,8 @@ class DockerProvider:
                         workspace_of(self._workspaces, handle.run_id, rank).rmdir()
                 return
         with suppress(OSError):
-            self._left.mkdir(parents=True, exist_ok=True)
-            note.write_text(json.dumps(handle.reference), encoding="utf-8")
+            private.make_folder(self._left)
+            private.write_text(note, json.dumps(handle.reference))
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
         """What node 0's container itself printed: its worker's words from before it could keep its own log. The cursor counts bytes."""

@@ -13,12 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloud_train.run.cached import open_to_read, write_new
+from cloud_train.beneath import open_plain
 
 _OWN = ".cloud-train-"  # as of all files that are never data
 _SOURCE = f"{_OWN}source"
 _NEEDED = f"{_OWN}needed-"
-_MOST_BYTES = 16 << 20
+_MOST_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,19 @@ class Arrivals:
     @property
     def source(self) -> str | None:
         """The URL that the shards come from; None for a folder in which nothing arrives."""
-        try:
-            return _read(self.folder / _SOURCE)
-        except OSError:
-            return None
+        return _read(self.folder / _SOURCE)
 
     def come_from(self, url: str) -> None:
         """Say that the shards come from ``url``. Raises OSError."""
-        write_new(self.folder / _SOURCE, url)
+        _write(self.folder / _SOURCE, url)
 
     def expect(self, shards: Sequence[int]) -> None:
         """Say in which order the shards of these numbers will be needed. Raises OSError."""
-        self._write("order", json.dumps(list(shards)))
+        _write(self._file("order"), json.dumps(list(shards)))
 
     def need(self, shard: int) -> None:
         """Say that somebody is waiting for a shard. Raises OSError."""
-        os.close(os.open(self.folder / f"{_NEEDED}{shard}", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
+        os.close(open_plain(self.folder / f"{_NEEDED}{shard}", os.O_WRONLY | os.O_CREAT))
 
     def arrived(self, shard: int) -> None:
         """Nobody needs to wait for a shard any more."""
@@ -62,16 +59,16 @@ class Arrivals:
 
     def fail(self, reason: str) -> None:
         """Say that no more shards will come. Raises OSError."""
-        self._write("failed", reason)
+        _write(self._file("failed"), reason)
 
     @property
     def failure(self) -> str | None:
         """Why no more shards will come; None as long as they do."""
-        return self._read("failed")
+        return _read(self._file("failed"))
 
     def stop(self) -> None:
         """Tell whoever waits for a shard that the attempt is to end. Raises OSError."""
-        self._write("stop", "")
+        _write(self._file("stop"), "")
 
     @property
     def is_stopped(self) -> bool:
@@ -86,30 +83,28 @@ class Arrivals:
 
     def _expected(self) -> list[int]:
         try:
-            said = json.loads(self._read("order") or "[]")
-        except ValueError:
+            said = json.loads(_read(self._file("order")) or "[]")
+        except (ValueError, RecursionError):
             return []
         return [shard for shard in said if isinstance(shard, int)] if isinstance(said, list) else []
 
     def _file(self, kind: str) -> Path:
         return self.folder / f"{_OWN}{kind}-{self.run_id}-{self.node_rank}"
 
-    def _read(self, kind: str) -> str | None:
-        try:
-            return _read(self._file(kind))
-        except OSError:
-            return None
 
-    def _write(self, kind: str, text: str) -> None:
-        file = self._file(kind)
-        beside = file.with_name(f"{file.name}.{os.getpid()}")
-        write_new(beside, text)
-        beside.replace(file)
-
-
-def _read(path: Path) -> str | None:
-    descriptor = open_to_read(path)
-    if descriptor is None:
+def _read(file: Path) -> str | None:
+    """What a plain file holds, up to a limit; None if there is none."""
+    try:
+        descriptor = open_plain(file)
+    except OSError:
         return None
-    with open(descriptor, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 -- of a descriptor
-        return file.read(_MOST_BYTES)
+    with os.fdopen(descriptor, "rb") as opened:
+        return opened.read(_MOST_BYTES).decode(errors="replace")
+
+
+def _write(file: Path, text: str) -> None:
+    beside = file.with_name(f"{file.name}.{os.getpid()}")
+    beside.unlink(missing_ok=True)  # of a process before this one, or a link that somebody put there
+    with os.fdopen(open_plain(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as opened:
+        opened.write(text.encode(errors="surrogateescape"))
+    beside.replace(file)

@@ -29,7 +29,7 @@ MOVED = "moved"
 AT_ONCE = b"at once\n"
 """What stands in the mark of somebody who cancels without the grace period."""
 
-_STEP = re.compile(r"step-(\d{1,18})")
+_STEP = re.compile(r"step-([0-9]{1,18})")
 
 
 def attempt(number: int) -> str:

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from cloud_train import private
 from cloud_train.errors import ConflictError, StoreError
+from cloud_train.run.documents import LATEST
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 
@@ -114,7 +116,8 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            private.make_folder(path.parent)
+            private.make_file(path)  # SQLite gives the files beside it the same mode
             self._connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
             self._prepare()
         except (OSError, sqlite3.Error) as error:
@@ -298,13 +301,13 @@ class Ledger:
                 provider=provider,
                 store=store,
                 job_file=job_file,
-                created=created,
+                created=min(max(created, 0.0), LATEST),
                 attempt=attempt,
                 state=State(state),
                 cause=Cause(cause) if cause else None,
                 message=message,
-                started=started,
-                ended=ended,
+                started=_time(started),
+                ended=_time(ended),
                 host=host,
                 resumed_step=resumed_step,
                 reference=json.loads(reference) if reference else None,
@@ -368,6 +371,11 @@ class Ledger:
                 for statement in _MIGRATIONS[version].split(";"):
                     connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+
+def _time(seconds: float | None) -> float | None:
+    """A time that can be shown. An earlier version wrote down whatever a run directory said."""
+    return seconds if seconds is not None and 0 <= seconds <= LATEST else None
 
 
 def _escaped(text: str) -> str:

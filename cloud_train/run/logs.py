@@ -7,6 +7,8 @@ from cloud_train.storage.base import Store
 
 _PIECE_BYTES = 1 << 20
 _TAIL_PIECE_BYTES = 1 << 16
+_TAIL_BYTES = 16 << 20  # in which the beginning of a tail is looked for, and as much again as the lines may have
+_LONGEST_LINE_BYTES = 1 << 16
 
 
 class LogReader:
@@ -29,14 +31,18 @@ class LogReader:
 
 
 def start_of_tail(stream: Stream, lines: int) -> int:
-    """Where the last ``lines`` lines of a log begin, in bytes; a last line without a line feed counts as a line."""
+    """Where the last ``lines`` lines of a log begin, in bytes; a last line without a line feed counts as a line.
+
+    A tail of enormous lines (a file full of NULs, say) is cut: it begins at most 16 MiB, and 64 KiB for each line, before the end.
+    """
     end = stream.size()
     if lines <= 0:
         return end
     wanted = lines
     position = end
-    while position > 0:
-        start = max(0, position - _TAIL_PIECE_BYTES)
+    least = max(0, end - _TAIL_BYTES - lines * _LONGEST_LINE_BYTES)
+    while position > least:
+        start = max(least, position - _TAIL_PIECE_BYTES)
         piece = stream.read(start, position)
         if position == end and piece.endswith(b"\n"):
             wanted += 1
@@ -45,7 +51,7 @@ def start_of_tail(stream: Stream, lines: int) -> int:
             return start + _end_of_nth_feed_from_right(piece, wanted)
         wanted -= feeds
         position = start
-    return 0
+    return least
 
 
 def _end_of_nth_feed_from_right(piece: bytes, count: int) -> int:

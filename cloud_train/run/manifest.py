@@ -13,6 +13,7 @@ import math
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,10 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from cloud_train.beneath import IrregularError, open_file
 from cloud_train.errors import CorruptError, StoreError
+from cloud_train.run import documents
+from cloud_train.run.documents import Fields
 from cloud_train.run.layout import MANIFEST
 
 FORMAT = 1
@@ -30,10 +34,11 @@ LARGEST = 16 * 2**20
 _TEMPORARY = ".manifest.json.tmp"
 _PIECE_BYTES = 1 << 18
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_PLAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # neither follows a link nor waits for the other end of a pipe
+_LONGEST = 1024
+_LARGEST_FILE = 1 << 60
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileEntry:
     """One file of a manifest: its size in bytes and its SHA-256 in hexadecimal."""
 
@@ -68,9 +73,8 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     """Read the bytes of a manifest; raises CorruptError, which names ``where``."""
     try:
         return _parse(data)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-        raise CorruptError(f"{where} is not a manifest: {reason}") from error
+    except ValueError as error:
+        raise CorruptError(f"{where} is not a manifest: {error}") from error
 
 
 def check_sizes(folder: Path) -> Manifest:
@@ -121,17 +125,15 @@ def sync_folder(folder: Path) -> None:
 
 
 def _parse(data: bytes) -> Manifest:
-    fields = json.loads(data)
-    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-        raise ValueError(f"its format is not {FORMAT}")
-    step, metrics, fingerprint = fields["step"], fields["metrics"], fields["fingerprint"]
-    if step is not None and (type(step) is not int or step < 0):
-        raise ValueError("its step is not a number")
-    if not isinstance(metrics, dict) or not all(type(value) in (int, float) and math.isfinite(value) for value in metrics.values()):
+    document = documents.load(data, LARGEST)
+    documents.check_format(document, FORMAT)
+    fields = Fields(document)
+    metrics, listed = fields.mapping("metrics"), fields.mapping("files")
+    if not all(type(value) in (int, float) and abs(value) <= sys.float_info.max for value in metrics.values()):
         raise ValueError("its metrics are not numbers")
-    if not isinstance(fingerprint, dict):
-        raise ValueError("its fingerprint is not a mapping")
-    files = {_checked_name(name): _entry(name, **entry) for name, entry in fields["files"].items()}
+    fingerprint = fields.mapping("fingerprint")
+    step = None if fields.value("step") is None else fields.whole("step", 0, documents.LARGEST_STEP)
+    files = {_checked_name(name): _entry(name, listed.pop(name)) for name in list(listed)}  # one by one: there may be a hundred thousand
     if not files:
         raise ValueError("it lists no files")
     return Manifest(step, metrics, files, fingerprint)
@@ -139,13 +141,14 @@ def _parse(data: bytes) -> Manifest:
 
 def _checked_name(name: str) -> str:
     parts = name.split("/")
-    if any(part in ("", ".", "..") for part in parts) or "\\" in name or not name.isprintable() or name == MANIFEST:
-        raise ValueError(f"{name!r} is not the name of a file inside the folder")
+    if any(part in ("", ".", "..") for part in parts) or "\\" in name or not name.isprintable() or name == MANIFEST or len(name) > _LONGEST:
+        raise ValueError(f"{name[:_LONGEST]!r} is not the name of a file inside the folder")
     return name
 
 
-def _entry(name: str, size: object, sha256: object) -> FileEntry:
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0 or not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+def _entry(name: str, values: Any) -> FileEntry:
+    size, sha256 = (values.get("size"), values.get("sha256")) if isinstance(values, dict) else (None, None)
+    if type(size) is not int or not 0 <= size <= _LARGEST_FILE or not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
         raise ValueError(f"the size and SHA-256 of {name!r} are not a size and a SHA-256")
     return FileEntry(size, sha256)
 
@@ -214,27 +217,14 @@ def _write_synced(folder: Path, data: bytes) -> None:
 def _opened(folder: Path, name: str) -> Iterator[FileIO]:
     """Open a plain file below ``folder`` for reading, one name at a time so that no part of ``name`` can be a link."""
     try:
-        descriptor = _open_below(folder, name.split("/"))
-        with FileIO(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise CorruptError(f"{folder / name} is not a plain file")
+        with FileIO(open_file(folder, name.split("/")), "rb") as file:
             yield file
+    except IrregularError as error:
+        raise CorruptError(f"{error.path} is {error.what}") from error
     except FileNotFoundError as error:
         raise CorruptError(f"{folder / name} is missing") from error
     except OSError as error:
         raise CorruptError(f"{folder / name} cannot be read: {os.strerror(error.errno or 0).lower()}") from error
-
-
-def _open_below(folder: Path, parts: list[str]) -> int:
-    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for part in parts[:-1]:
-            inner = os.open(part, os.O_DIRECTORY | _PLAIN, dir_fd=directory)
-            os.close(directory)
-            directory = inner
-        return os.open(parts[-1], _PLAIN, dir_fd=directory)
-    finally:
-        os.close(directory)
 
 
 def _check_size(path: Path, descriptor: int, entry: FileEntry) -> None:

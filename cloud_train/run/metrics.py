@@ -5,15 +5,28 @@ be missing, and a value that is not finite is null. A line that is no such objec
 """
 
 import json
+import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from cloud_train.errors import CorruptError
 from cloud_train.run import layout
+from cloud_train.run.documents import LARGEST_LINE, LARGEST_STEP, LATEST
 from cloud_train.run.streams import open_stream
 from cloud_train.storage.base import Store
 
+MOST_BYTES = 256 << 20
+"""Bytes of metrics that are read of one attempt's node: about two million values."""
 
-@dataclass(frozen=True)
+_PIECE_BYTES = 1 << 20
+_LONGEST_NAME = 200
+_LARGEST_VALUE = sys.float_info.max
+_LINE = re.compile(rb"\n[ \t\r]*\{[^\n]*")  # and so not a million empty lines, one by one
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
 class MetricPoint:
     """One value of one metric at one step."""
 
@@ -39,16 +52,37 @@ class MetricsReader:
     def __init__(self, store: Store, run_id: str, attempt: int, node_rank: int = 0) -> None:
         self._stream = open_stream(store, f"{run_id}/{layout.metrics(attempt, node_rank)}")
         self._attempt = attempt
+        self._where = f"{store.url}/{run_id}/{layout.metrics(attempt, node_rank)}"
         self._position = 0
+        self._is_inside_a_line = False
+        """Whether the position is inside a line that is longer than any that is read."""
 
     def read(self) -> list[MetricPoint]:
-        """The points added since the last call; a line that is still being written waits for the next one."""
-        data = self._stream.read(self._position)
+        """The points added since the last call; a line that is still being written waits for the next one.
+
+        Raises CorruptError where there are more metrics than any training writes.
+        """
+        size = self._stream.size()
+        if size > MOST_BYTES:
+            raise CorruptError(f"{self._where} has {size:,} bytes; at most {MOST_BYTES:,} are read")
+        points: list[MetricPoint] = []
+        while self._position < size and (lines := self._next_lines(size)) is not None:
+            points.extend(point for line in lines if (point := _point(line, self._attempt)) is not None)
+        return points
+
+    def _next_lines(self, size: int) -> list[bytes] | None:
+        """The whole lines of the next piece; None where there is none before ``size``."""
+        data = self._stream.read(self._position, min(size, self._position + _PIECE_BYTES))
         whole = data[: data.rfind(b"\n") + 1]
+        begin = whole.find(b"\n") if self._is_inside_a_line else -1
+        lines = _LINE.findall(b"\n" + whole[begin + 1 :])
+        if whole:
+            self._is_inside_a_line = False
+        elif self._is_inside_a_line or len(data) > LARGEST_LINE:
+            self._is_inside_a_line, whole = True, data
         self._position += len(whole)
         self._stream.forget(self._position)
-        points = (_point(line, self._attempt) for line in whole.splitlines())
-        return [point for point in points if point is not None]
+        return lines if whole else None
 
 
 def merged(points: Iterable[MetricPoint]) -> list[MetricPoint]:
@@ -67,17 +101,42 @@ def tells_pace(name: str) -> bool:
 
 
 def _point(line: bytes, attempt: int) -> MetricPoint | None:
+    if len(line) > LARGEST_LINE:
+        return None
     try:
         fields = json.loads(line)
-        value, epoch, time = fields["value"], fields.get("epoch"), fields.get("time")
-        return MetricPoint(
-            attempt=attempt,
-            step=int(fields["step"]),
-            epoch=None if epoch is None else float(epoch),
-            time=None if time is None else float(time),
-            split=str(fields.get("split", "train")),
-            name=str(fields["name"]),
-            value=None if value is None else float(value),
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, RecursionError):
         return None
+    step, split, name = fields.get("step"), fields.get("split", "train"), fields.get("name")
+    if isinstance(step, float) and step.is_integer():
+        step = int(step)
+    if type(step) is not int or not 0 <= step <= LARGEST_STEP or not _is_name(split) or not _is_name(name):
+        return None
+    if (value := fields.get("value", _MISSING)) is not None and type(value) not in (int, float):
+        return None
+    epoch, time = _number(fields.get("epoch")), _number(fields.get("time"))
+    return MetricPoint(
+        attempt=attempt,
+        step=step,
+        epoch=epoch if epoch is not None and epoch >= 0 else None,
+        time=time if time is not None and 0 <= time <= LATEST else None,
+        split=_text(split),
+        name=_text(name),
+        value=_number(value),
+    )
+
+
+_MISSING = object()
+
+
+def _is_name(text: object) -> bool:
+    return isinstance(text, str) and 0 < len(text) <= _LONGEST_NAME
+
+
+def _text(name: str) -> str:
+    return sys.intern(_SURROGATE.sub("\ufffd", name))  # the same few names, a million times
+
+
+def _number(value: object) -> float | None:
+    """A finite number, or None for everything else."""
+    return float(value) if isinstance(value, (int, float)) and abs(value) <= _LARGEST_VALUE else None

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import CorruptError
+from cloud_train.run import documents
+from cloud_train.run.documents import Fields
 from cloud_train.run.ranking import USUAL, Ranking
 from cloud_train.run.states import Cause, State
 
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # noqa: UP035 -- typing has it from Python 3.11 on
 
 FORMAT = 1
+_LARGEST_PID = 2**32
+_MOST_WORDS = 100_000
+_MOST_NODES = 100_000
 
 
 def sha256_of(written: bytes) -> str:
@@ -70,13 +75,18 @@ class RunRecord:
     def from_json(cls, data: bytes, where: str) -> Self:
         """Read ``run.json``; raises CorruptError, which names ``where``."""
         try:
-            fields = _fields(data)
-            program = fields.pop("program")
-            program["command"] = tuple(program["command"])
-            program["ranking"] = Ranking(**program["ranking"])
-            program["retry_on"] = tuple(Cause(cause) for cause in program["retry_on"])
-            return cls(program=Program(**program), **fields)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            fields = _fields(data, documents.LARGEST_RECORD)
+            job, plan, provenance = (fields.mapping(name) for name in ("job", "plan", "provenance"))
+            _check_sections(job, plan, provenance)
+            return cls(
+                run_id=fields.text("run_id", 200),
+                created=fields.time("created"),
+                job=job,
+                program=_program(fields.mapping("program")),
+                plan=plan,
+                provenance=provenance,
+            )
+        except ValueError as error:
             raise CorruptError(f"{where} is not a run record: {error}") from error
 
 
@@ -112,16 +122,84 @@ class AttemptStatus:
     def from_json(cls, data: bytes, where: str) -> Self:
         """Read ``status.json``; raises CorruptError, which names ``where``."""
         try:
-            fields = _fields(data)
-            fields["state"] = State(fields["state"])
-            fields["cause"] = Cause(fields["cause"]) if fields["cause"] else None
-            return cls(**fields)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            return cls(**cls._read(_fields(data, documents.LARGEST_STATUS)))
+        except ValueError as error:
             raise CorruptError(f"{where} is not an attempt's status: {error}") from error
 
+    @classmethod
+    def _read(cls, fields: Fields) -> dict[str, Any]:
+        """The fields by name; raises ValueError. A field that only a newer version knows is left out."""
+        state, cause = State(fields.text("state", 40)), None if fields.is_null("cause") else Cause(fields.text("cause", 40))
+        if state.is_end is not (cause is not None and cause.state is state):
+            raise ValueError(f"its state is {state}, and its cause {cause}")
+        return {
+            "state": state,
+            "cause": cause,
+            "started": fields.time("started"),
+            "heartbeat": fields.time("heartbeat"),
+            "host": fields.text("host"),
+            "pid": fields.whole("pid", 0, _LARGEST_PID),
+            "message": fields.text("message", documents.LARGEST_STATUS, default="")[: documents.LONGEST_MESSAGE],
+            "ended": None if fields.is_null("ended") else fields.time("ended"),
+            "program_exit_code": fields.whole_or_none("program_exit_code", -_LARGEST_PID, _LARGEST_PID),
+            "resumed_step": fields.whole_or_none("resumed_step", 0, documents.LARGEST_STEP),
+            "launch": fields.text("launch", default=""),
+        }
 
-def _fields(data: bytes) -> dict[str, Any]:
-    fields = json.loads(data)
-    if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
-        raise ValueError(f"its format is not {FORMAT}")
-    return fields
+
+def _fields(data: bytes, largest: int) -> Fields:
+    document = documents.load(data, largest)
+    documents.check_format(document, FORMAT)
+    return Fields(document)
+
+
+def _program(values: dict[str, Any]) -> Program:
+    """What will be executed: nothing in it may be unknown."""
+    fields = Fields(values, "program")
+    command = tuple(fields.argument("command", word) for word in fields.items("command", _MOST_WORDS))
+    environment = fields.mapping("environment", default={})
+    if not command:
+        fields.refuse("command", "a list of at least one text")
+    program = Program(
+        command=command,
+        directory=fields.argument("directory", fields.value("directory")),
+        environment={name: fields.argument("environment", value) for name, value in environment.items()},
+        data=None if fields.is_null("data") else fields.argument("data", fields.value("data")),
+        grace_seconds=fields.number("grace_seconds", 0, documents.LATEST, default=30.0),
+        duration_seconds=fields.number_or_none("duration_seconds", 0, documents.LATEST),
+        keep_checkpoints=fields.whole("keep_checkpoints", 0, documents.LARGEST_STEP, default=3),
+        ranking=_ranking(fields.mapping("ranking", default={})),
+        attempts=fields.whole("attempts", 0, documents.MOST_ATTEMPTS, default=1),
+        retry_on=tuple(Cause(cause) for cause in fields.items("retry_on", len(Cause), default=())),
+    )
+    fields.refuse_others()
+    return program
+
+
+def _ranking(values: dict[str, Any]) -> Ranking:
+    fields = Fields(values, "program.ranking")
+    metric = None if fields.is_null("metric") else fields.text("metric")
+    goal = None if fields.is_null("goal") else fields.text("goal")
+    if goal not in (None, "min", "max"):
+        fields.refuse("goal", "'min' or 'max'")
+    ranking = Ranking(metric, goal, fields.whole("keep", 0, documents.LARGEST_STEP, default=1))
+    fields.refuse_others()
+    return ranking
+
+
+def _check_sections(job: dict[str, Any], plan: dict[str, Any], provenance: dict[str, Any]) -> None:
+    """Raise ValueError if what is read of these sections without the models of a job has another type than it should."""
+    of_job, of_plan = Fields(job, "job"), Fields(plan, "plan")
+    of_job.text("name", default="")
+    for section in ("model", "train", "resources"):
+        of_job.mapping(section, default={})
+    Fields(of_job.mapping("resources", default={}), "job.resources").whole("nodes", 1, _MOST_NODES, default=1)
+    Fields(of_job.mapping("train", default={}), "job.train").number_or_none("epochs", 0, documents.LARGEST_STEP)
+    for name in of_job.items("secrets", _MOST_WORDS, default=()):
+        of_job.argument("secrets", name)
+    of_plan.text("provider", default="")
+    of_plan.text("store", default="")
+    of_plan.mapping("provider_settings", default={})
+    of_plan.whole_or_none("total_steps", 0, documents.LARGEST_STEP)
+    if not (of_provenance := Fields(provenance, "provenance")).is_null("job_file"):
+        of_provenance.text("job_file")

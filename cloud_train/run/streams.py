@@ -16,7 +16,7 @@ from typing import Protocol
 
 from cloud_train.storage.base import ObjectMissingError, Store
 
-_OFFSET = re.compile(r"\.(\d{15})")
+_OFFSET = re.compile(r"\.([0-9]{15})")
 _READ_AT_ONCE = 32  # segments are small: what they take is the waiting for each, and a run of a day has some 9,000
 
 

@@ -11,6 +11,7 @@ The errors, a branch of ``cloud_train.errors``::
     ├── ObjectChangedError           6   the object is not the version that was asked for any more
     ├── InvalidKeyError              6   a key that would leave the store, or that no store can hold
     ├── UploadGoneError              6   an upload that was begun is not known to the store any more
+    ├── NotPlainError                6   a link, a pipe or a device of a local folder in the place of an object; a CorruptError too
     ├── AccessDeniedError            6   who asks has no permission, or no valid credentials
     │   └── CredentialsEndedError    6   the credentials were valid once, and are not any more
     └── TransientStoreError          6   throttled, a server error, a connection that broke: trying again may help
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Union
 
-from cloud_train.errors import StoreError
+from cloud_train.errors import CorruptError, StoreError
 
 
 class ObjectMissingError(StoreError):
@@ -52,6 +53,12 @@ class UploadGoneError(StoreError):
     """An upload in parts that was begun is not known to the store any more: it has to begin anew."""
 
     code = "upload-gone"
+
+
+class NotPlainError(StoreError, CorruptError):
+    """In a local folder: a link, a pipe, a device or a folder in the place of an object, or a link in the place of a folder."""
+
+    code = "not-plain"
 
 
 class AccessDeniedError(StoreError):

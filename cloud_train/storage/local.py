@@ -2,14 +2,17 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cloud_train.beneath import IrregularError, open_file, open_folder, open_plain, read_all, write_all
 from cloud_train.errors import StoreError
 from cloud_train.storage.base import (
     InvalidKeyError,
     Multipart,
+    NotPlainError,
     ObjectChangedError,
     ObjectExistsError,
     ObjectInfo,
@@ -19,40 +22,41 @@ from cloud_train.storage.base import (
 
 _PIECE_BYTES = 1 << 20
 _TEMPORARY = ".cloud-train-"  # begins the name of a file that is not an object yet
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DEEPEST = 100
+"""Folders below each other that a listing enters: a folder can be made deeper than any path, and every level costs a descriptor."""
 
 
 class LocalStore:
-    """Objects as files under ``folder``."""
+    """Objects as files under ``folder``, which may be a link; below it no link is followed, and nothing but plain files is opened."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.expanduser().absolute()
-        self.url = str(self.folder)
+        self.url = self._root = str(self.folder)
 
     def put(self, key: str, data: bytes) -> ObjectInfo:
         """Write an object whole, replacing what was there."""
-        self._write(key, lambda temporary: temporary.write_bytes(data), os.replace)
-        return self.stat(key)
+        status = self._write(key, data, _replace)
+        return ObjectInfo(key, status.st_size, status.st_mtime, _version(status))
 
     def create(self, key: str, data: bytes) -> None:
         """Write an object that must not exist yet; of several callers at once exactly one succeeds."""
-        # A hard link is the one atomic step that refuses a taken name and never shows half a file.
-        self._write(key, lambda temporary: temporary.write_bytes(data), os.link)
+        self._write(key, data, _link)
 
     def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
         """Bytes ``start`` to ``end`` (exclusive) of an object."""
-        path = self.path_of(key)
-        with _explained(f"read {path}", key), path.open("rb") as file:
-            if version is not None and version != _version(os.fstat(file.fileno())):
-                raise ObjectChangedError(f"{path} was written anew while it was read", hint="do it again")
-            file.seek(start)
-            return file.read() if end is None else file.read(max(0, end - start))
+        with self._opened(key) as descriptor:
+            status = os.fstat(descriptor)
+            if version is not None and version != _version(status):
+                raise ObjectChangedError(f"{self.path_of(key)} was written anew while it was read", hint="do it again")
+            return read_all(descriptor, start, status.st_size if end is None else end)
 
     def read(self, key: str) -> tuple[ObjectInfo, bytes]:
         """A whole object, and what is known of it."""
-        path = self.path_of(key)
-        with _explained(f"read {path}", key), path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            return ObjectInfo(key, status.st_size, status.st_mtime, _version(status)), file.read()
+        with self._opened(key) as descriptor:
+            status = os.fstat(descriptor)
+            return ObjectInfo(key, status.st_size, status.st_mtime, _version(status)), read_all(descriptor, 0, status.st_size)
 
     def pieces(self, key: str, start: int, end: int, *, version: str | None = None) -> Iterator[bytes]:
         """The bytes of a range, one piece after another."""
@@ -60,45 +64,56 @@ class LocalStore:
             yield self.get(key, begin, min(end, begin + _PIECE_BYTES), version=version)
 
     def stat(self, key: str) -> ObjectInfo:
-        """Size and time of one object."""
-        path = self.path_of(key)
-        with _explained(f"read {path}", key):
-            status = path.stat()
-            if not path.is_file():
-                raise ObjectMissingError(f"{path} is not a file")
-            return ObjectInfo(key, status.st_size, status.st_mtime, _version(status))
+        """Size and time of one object. What is no plain file is no object, as in ``list``."""
+        *above, name = self._parts(key) or [""]
+        try:
+            directory = open_folder(self._root, above)
+            try:
+                status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            finally:
+                os.close(directory)
+        except IrregularError as error:
+            raise ObjectMissingError(f"{self.path_of(key)} is not a file: {error.path} is {error.what}") from error
+        except OSError as error:
+            raise _explain(error, f"read {self.path_of(key)}") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise ObjectMissingError(f"{self.path_of(key)} is not a file")
+        return ObjectInfo(key, status.st_size, status.st_mtime, _version(status))
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
         """Every object whose key starts with ``prefix`` and is greater than ``after``, in the order of the keys."""
-        above = self.path_of(prefix.rpartition("/")[0])
-        found = []
-        for folder, subfolders, names in os.walk(above):
-            subfolders.sort()
-            for name in names:
-                path = Path(folder, name)
-                key = path.relative_to(self.folder).as_posix()
-                if key.startswith(prefix) and key > after and not name.startswith(_TEMPORARY) and path.is_file() and not path.is_symlink():
-                    status = path.stat()
-                    found.append(ObjectInfo(key, status.st_size, status.st_mtime, _version(status)))
+        above, slash, _ = prefix.rpartition("/")
+        found: list[ObjectInfo] = []
+        try:
+            directory = open_folder(self._root, self._parts(above), listed=True)
+        except OSError:  # there is nothing of this name, or nothing that may be looked at
+            return iter(())
+        try:
+            _walk(directory, above + slash, prefix, after, found)
+        finally:
+            os.close(directory)
         return iter(sorted(found, key=lambda info: info.key))
 
     def folders(self, prefix: str = "") -> Iterator[str]:
         """The names of the folders directly under the folder ``prefix``, in order."""
-        path = self.path_of(prefix.rstrip("/"))
+        parts = self._parts(prefix.rstrip("/"))
         try:
-            with os.scandir(path) as entries:
-                names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-        except FileNotFoundError:
+            directory = open_folder(self._root, parts, listed=True)
+            try:
+                with os.scandir(directory) as entries:
+                    names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            finally:
+                os.close(directory)
+        except (FileNotFoundError, IrregularError):
             names = []
         except OSError as error:
-            raise _explain(error, f"list {path}", prefix) from error
+            raise _explain(error, f"list {self.path_of(prefix.rstrip('/'))}") from error
         return iter(sorted(names))
 
     def delete(self, key: str) -> None:
         """Remove an object; it is no error if it is gone already."""
-        path = self.path_of(key)
-        with _explained(f"delete {path}", key):
-            path.unlink(missing_ok=True)
+        with suppress(ObjectMissingError), self._folder_of(key, "delete") as (directory, name):
+            os.unlink(name, dir_fd=directory)
 
     def multipart(self) -> Multipart:
         """Large files in pieces, so that none has to fit into memory."""
@@ -110,30 +125,65 @@ class LocalStore:
 
     def path_of(self, key: str) -> Path:
         """The file that an object is; raises InvalidKeyError."""
-        parts = key.split("/") if key else []
-        if any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in parts):
-            raise InvalidKeyError(f"the key {key!r} does not stay inside the store {self.url}")
-        return self.folder.joinpath(*parts)
+        return self.folder.joinpath(*self._parts(key))
 
-    def _write(self, key: str, fill: Callable[[Path], object], publish: Callable[[Path, Path], object]) -> None:
-        path = self.path_of(key)
-        with _explained(f"write {path}", key):
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[int]:
+        parts = self._parts(key)
+        try:
+            descriptor = open_file(self._root, parts) if parts else os.open(self._root, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with _temporary_beside(path) as temporary:
-                    fill(temporary)
-                    _sync(temporary)
-                    publish(temporary, path)
-            except OSError:
-                self._remove_empty_folders(path.parent)
-                raise
+                yield descriptor
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise _explain(error, f"read {self.path_of(key)}") from error
 
-    def _remove_empty_folders(self, folder: Path) -> None:
+    @contextmanager
+    def _folder_of(self, key: str, action: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """A descriptor of the folder that an object is in, and its name there; turns an OSError into words."""
+        *above, name = self._parts(key) or [""]
+        try:
+            directory = open_folder(self._root, above, make=make)
+            try:
+                yield directory, name
+            finally:
+                os.close(directory)
+        except OSError as error:
+            if make:
+                self._remove_empty_folders(above)
+            raise _explain(error, f"{action} {self.path_of(key)}") from error
+
+    def _parts(self, key: str) -> Sequence[str]:
+        parts = key.split("/") if key else []
+        if "\0" in key or "\\" in key or any(part in ("", ".", "..") for part in parts):
+            raise InvalidKeyError(f"the key {key!r} does not stay inside the store {self.url}")
+        return parts
+
+    def _write(self, key: str, data: bytes, publish: Callable[[str, str, int], None]) -> os.stat_result:
+        with self._folder_of(key, "write", make=True) as (directory, name):
+            temporary = f"{_TEMPORARY}{os.urandom(8).hex()}"
+            descriptor = os.open(temporary, _NEW, 0o644, dir_fd=directory)  # the umask takes its part
+            try:
+                write_all(descriptor, data)
+                os.fsync(descriptor)
+                publish(temporary, name, directory)
+                return os.fstat(descriptor)
+            except BaseException:
+                _unlink(temporary, directory)
+                raise
+            finally:
+                os.close(descriptor)
+
+    def _remove_empty_folders(self, parts: Sequence[str]) -> None:
         # A failed write leaves no trace, such as the empty folder of a run that never was.
         with suppress(OSError):
-            while folder != self.folder:
-                folder.rmdir()
-                folder = folder.parent
+            for number in range(len(parts) - 1, -1, -1):
+                directory = open_folder(self._root, parts[:number])
+                try:
+                    os.rmdir(parts[number], dir_fd=directory)
+                finally:
+                    os.close(directory)
 
 
 class _Pieces:
@@ -148,90 +198,110 @@ class _Pieces:
         return 8 << 20
 
     def begin(self, key: str, size: int, sha256: str) -> str:
-        path = self._store.path_of(key)
         token = f"{_TEMPORARY}{os.urandom(8).hex()}"
-        with _explained(f"write {path}", key):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.with_name(token).open("xb") as file:
-                file.truncate(size)
+        with self._store._folder_of(key, "write", make=True) as (directory, _):
+            descriptor = os.open(token, _NEW, 0o644, dir_fd=directory)
+            try:
+                os.ftruncate(descriptor, size)
+            finally:
+                os.close(descriptor)
         return token
 
     def sent(self, key: str, token: str) -> Mapping[int, str]:
         """None: what a crash left in the file may be anything, and writing it again costs less than reading it."""
-        self._check(key, token)
-        return {}
+        with self._begun(key, token):
+            return {}
 
     def is_part(self, receipt: str, data: bytes) -> bool:
         return False
 
     def send(self, key: str, token: str, number: int, offset: int, data: bytes) -> str:
-        with _explained(f"write {self._store.path_of(key)}", key):
-            descriptor = os.open(self._check(key, token), os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                view = memoryview(data)
-                while view:
-                    written = os.pwrite(descriptor, view, offset)
-                    offset, view = offset + written, view[written:]
-            finally:
-                os.close(descriptor)
+        with self._begun(key, token, os.O_WRONLY) as (_, descriptor):
+            view = memoryview(data)
+            while view:
+                written = os.pwrite(descriptor, view, offset)
+                offset, view = offset + written, view[written:]
         return str(number)
 
     def finish(self, key: str, token: str, receipts: Mapping[int, str]) -> None:
-        temporary = self._check(key, token)
-        with _explained(f"write {self._store.path_of(key)}", key):
-            _sync(temporary)
-            temporary.replace(self._store.path_of(key))
+        with self._begun(key, token) as (directory, descriptor):
+            os.fsync(descriptor)
+            _replace(token, key.rpartition("/")[2], directory)
 
     def abort(self, key: str, token: str) -> None:
-        with suppress(UploadGoneError):
-            self._check(key, token).unlink(missing_ok=True)
+        with suppress(UploadGoneError), self._begun(key, token) as (directory, _):
+            _unlink(token, directory)
 
-    def _check(self, key: str, token: str) -> Path:
-        path = self._store.path_of(key).with_name(token)
-        if not token.startswith(_TEMPORARY) or not path.is_file():
-            raise UploadGoneError(f"what was begun of {self._store.path_of(key)} is gone")
-        return path
+    @contextmanager
+    def _begun(self, key: str, token: str, flags: int = os.O_RDONLY) -> Iterator[tuple[int, int]]:
+        """Descriptors of the folder and of what was begun in it; raises UploadGoneError if that is gone."""
+        gone = f"what was begun of {self._store.path_of(key)} is gone"
+        if not token.startswith(_TEMPORARY) or "/" in token:
+            raise UploadGoneError(gone)
+        try:
+            with self._store._folder_of(key, "write") as (directory, _):
+                descriptor = open_plain(token, flags, directory=directory)
+                try:
+                    yield directory, descriptor
+                finally:
+                    os.close(descriptor)
+        except (ObjectMissingError, NotPlainError) as error:
+            raise UploadGoneError(gone) from error
+
+
+def _walk(directory: int, above: str, prefix: str, after: str, found: list[ObjectInfo]) -> None:
+    """Add every object below an open folder whose keys begin with ``above``; what goes away meanwhile, or may not be seen, is left out."""
+    inner = []
+    with suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            key = above + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if f"{key}/".startswith(prefix[: len(key) + 1]):
+                    inner.append(entry.name)
+            elif key.startswith(prefix) and key > after and not entry.name.startswith(_TEMPORARY) and entry.is_file(follow_symlinks=False):
+                with suppress(OSError):
+                    status = entry.stat(follow_symlinks=False)
+                    found.append(ObjectInfo(key, status.st_size, status.st_mtime, _version(status)))
+    if above.count("/") >= _DEEPEST:
+        return
+    for name in inner:
+        with suppress(OSError):
+            descriptor = os.open(name, _LISTED, dir_fd=directory)
+            try:
+                _walk(descriptor, f"{above}{name}/", prefix, after, found)
+            finally:
+                os.close(descriptor)
 
 
 def _version(status: os.stat_result) -> str:
     return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
 
 
-@contextmanager
-def _temporary_beside(path: Path) -> Iterator[Path]:
-    # By hand, because tempfile takes 6 ms to import, and every worker and every command needs this.
-    temporary = path.with_name(f"{_TEMPORARY}{os.urandom(8).hex()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    os.fchmod(descriptor, 0o644)  # whatever the umask says
-    os.close(descriptor)
+def _replace(temporary: str, name: str, directory: int) -> None:
     try:
-        yield temporary
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except IsADirectoryError as error:
+        raise IrregularError(f"{name!r}", stat.S_IFDIR) from error
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _link(temporary: str, name: str, directory: int) -> None:
+    # A hard link is the one atomic step that refuses a taken name and never shows half a file.
+    os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+    _unlink(temporary, directory)
 
 
-@contextmanager
-def _explained(action: str, key: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _explain(error, action, key) from error
+def _unlink(name: str, directory: int) -> None:
+    with suppress(OSError):
+        os.unlink(name, dir_fd=directory)
 
 
-def _explain(error: OSError, action: str, key: str) -> StoreError:
+def _explain(error: OSError, action: str) -> StoreError:
     if isinstance(error, FileExistsError) and action.startswith("write"):
         return ObjectExistsError(f"cannot {action}: it exists already")
     if isinstance(error, FileNotFoundError):
         return ObjectMissingError(f"cannot {action}: there is no such file")
+    if isinstance(error, IrregularError):
+        return NotPlainError(f"cannot {action}: {error.path} is {error.what}", hint="a store holds plain files and folders only")
     hints = {
         errno.ENOSPC: "free some space on that disk, or choose another folder with --store FOLDER",
         errno.EDQUOT: "your disk quota is used up; choose another folder with --store FOLDER",

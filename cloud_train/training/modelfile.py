@@ -13,6 +13,8 @@ absurd amount of memory or time.
 
 import json
 import math
+import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from cloud_train.beneath import open_plain
 from cloud_train.errors import CorruptError, JobError, NotFoundError
 from cloud_train.job.facts import LayerFacts
 from cloud_train.job.models import CnnModel, Count, Normalize, RnnModel
@@ -41,6 +44,7 @@ _MOST_PRODUCTS = 1 << 43
 """For one image: some minutes of a CPU core, a thousand times what ResNet-50 needs."""
 _BUFFERS = {"running_mean", "running_var", "num_batches_tracked"}
 """What a batch normalization has beside its parameters."""
+_DESCRIPTORS = Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd")
 _Side = Annotated[int, Field(gt=0, lt=1 << 15)]
 
 
@@ -107,7 +111,11 @@ def _plain(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file; raises NotFoundError or CorruptError."""
     try:
-        return load_file(path)
+        descriptor = open_plain(path)  # a link or a pipe may lie there: containers write into run directories
+        try:
+            return load_file(_DESCRIPTORS / str(descriptor))
+        finally:
+            os.close(descriptor)
     except FileNotFoundError as error:
         raise NotFoundError(f"there is no {path}") from error
     except (SafetensorError, ValueError, KeyError, OSError) as error:
@@ -117,9 +125,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 def read_description(path: Path) -> ModelDescription:
     """Read ``model.json``; raises NotFoundError or CorruptError."""
     try:
-        if path.stat().st_size > _LARGEST_DESCRIPTION_BYTES:
+        with os.fdopen(open_plain(path), "rb") as file:
+            content = file.read(_LARGEST_DESCRIPTION_BYTES + 1)
+        if len(content) > _LARGEST_DESCRIPTION_BYTES:
             raise CorruptError(f"{path} is larger than a model's description can be")
-        return _description(path.read_bytes())
+        return _description(content)
     except FileNotFoundError as error:
         raise NotFoundError(
             f"there is no {path.name} in {path.parent}", hint="only what the built-in cnn and rnn trainers made can be used here"

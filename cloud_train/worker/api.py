@@ -32,6 +32,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from cloud_train.beneath import open_plain
 from cloud_train.errors import StoreError, UsageError
 from cloud_train.run.checkpoints import newest_valid, prune, publish, remove_folder
 from cloud_train.run.layout import step_folder
@@ -152,7 +153,8 @@ class Run:
         if self.failure is not None:
             try:
                 said = {"message": message, "cause": cause, **({"is_consequence": True} if is_consequence else {})}
-                self.failure.write_text(json.dumps(said), encoding="utf-8")
+                with os.fdopen(open_plain(self.failure, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w", encoding="utf-8") as file:
+                    file.write(json.dumps(said))
                 return
             except OSError:  # the disk is full, say, which may be the very thing to be told
                 with suppress(OSError):

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from cloud_train.beneath import open_plain
 from cloud_train.worker.redaction import Redactor
 
 _KEPT_LINES = 200
@@ -32,7 +33,7 @@ class Journal:
 
 
 def _append(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         size = os.fstat(descriptor).st_size
         if os.write(descriptor, data) < len(data):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cloud_train.errors import StoreError
+from cloud_train.run.documents import Fields
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import State
 from cloud_train.storage.base import ObjectExistsError, Store
@@ -19,6 +20,10 @@ class NodeStatus(AttemptStatus):
 
     is_consequence: bool = False
     """Whether this node ended because another one did, so that the other one's reason counts."""
+
+    @classmethod
+    def _read(cls, fields: Fields) -> dict[str, Any]:
+        return {**super()._read(fields), "is_consequence": fields.flag("is_consequence", default=False)}
 
 
 class StatusFile:

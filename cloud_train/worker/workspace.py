@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cloud_train.beneath import open_folder
 from cloud_train.errors import StoreError
 from cloud_train.run import layout
 from cloud_train.storage.base import Store
@@ -54,9 +55,9 @@ class Workspace:
         )
 
     def make_folders(self) -> None:
-        """Make what programs may take for granted; raises StoreError."""
+        """Make what programs may take for granted, through no link that another writer put there; raises StoreError."""
         try:
             for folder in (self.checkpoints, self.model, self.output_log.parent, self.metrics.parent, self.failure.parent):
-                folder.mkdir(parents=True, exist_ok=True)
+                os.close(open_folder(self.store, folder.relative_to(self.store).parts, make=True))
         except OSError as error:
-            raise StoreError(f"cannot make {error.filename}: {os.strerror(error.errno or 0).lower()}") from error
+            raise StoreError(f"cannot make {error.filename}: {(error.strerror or str(error)).lower()}") from error

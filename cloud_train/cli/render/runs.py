@@ -10,9 +10,11 @@ from cloud_train.run.metrics import tells_pace
 from cloud_train.run.states import State
 
 if TYPE_CHECKING:
+    from cloud_train.orchestrator.adopting import Unreadable
     from cloud_train.orchestrator.following import Progress
     from cloud_train.orchestrator.observing import RunView
 
+_LONGEST_ID = 59
 _TIMES = ("created", "started", "ended", "heartbeat")
 
 
@@ -28,8 +30,8 @@ def lasted(run: "RunView", now: float | None = None) -> float | None:
     return None if run.started is None or until is None else max(0.0, until - run.started)
 
 
-def run_table(runs: Sequence["RunView"], now: float, relative: bool, paint: Painter) -> str:
-    """The rows of ``list``; ``relative`` shows when a run was created as ``3 min ago``."""
+def run_table(runs: Sequence["RunView"], now: float, relative: bool, paint: Painter, unreadable: Sequence["Unreadable"] = ()) -> str:
+    """The rows of ``list``; ``relative`` shows when a run was created as ``3 min ago``. What is unreadable follows, and then why."""
     head = ("RUN", "STATE", "ATTEMPT", "PROVIDER", "CREATED", "DURATION")
     since = now if relative else None
     rows = [
@@ -43,7 +45,14 @@ def run_table(runs: Sequence["RunView"], now: float, relative: bool, paint: Pain
         )
         for run in runs
     ]
-    return table(head, rows, paint, right=(2,), colours=1)
+    rows += [(_short(clean(run.run_id)), "unreadable", "-", "-", "-", "-") for run in unreadable]
+    reasons = "".join(f"\n{_short(clean(run.run_id))} is unreadable: {clean(run.why)}" for run in unreadable)
+    return table(head, rows, paint, right=(2,), colours=1) + reasons
+
+
+def _short(name: str) -> str:
+    """A folder's name no wider than a run id, so that the column keeps its width."""
+    return name if len(name) <= _LONGEST_ID else f"{name[: _LONGEST_ID - 1]}…"
 
 
 def run_details(progress: "Progress", now: float, relative: bool, paint: Painter) -> str:

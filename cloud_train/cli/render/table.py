@@ -46,6 +46,7 @@ STATE_COLOURS = {
     "ok": "green",
     "failed": "red",
     "error": "red",
+    "unreadable": "red",
     "cancelled": "yellow",
     "interrupted": "yellow",
     "stopping": "yellow",

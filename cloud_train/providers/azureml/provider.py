@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cloud_train import private
 from cloud_train.errors import CloudTrainError, ProviderError
 from cloud_train.providers.azureml import diagnosis
 from cloud_train.providers.azureml.client import API, VAULT_SCOPE, Client, MissingError, ThrottledError, UnansweredError, client
@@ -116,8 +117,8 @@ class AzureMlProvider(CloudProvider):
                 note.unlink(missing_ok=True)
                 return
         with suppress(OSError):
-            self._left.mkdir(parents=True, exist_ok=True)
-            note.write_text(json.dumps(handle.reference), encoding="utf-8")
+            private.make_folder(self._left)
+            private.write_text(note, json.dumps(handle.reference))
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
         """What node 0 printed, as the run history has it. The cursor counts the bytes of each file."""

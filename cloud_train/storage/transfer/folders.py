@@ -4,6 +4,7 @@ Nothing is deleted on either side. A file that is there under the same name and 
 other, and no size is taken for proof: ``remembered`` says what is known to be unchanged, SHA-256 decides the rest.
 """
 
+import hashlib
 import os
 import stat
 import time
@@ -12,11 +13,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from cloud_train.beneath import IrregularError, open_file
 from cloud_train.storage.base import ObjectInfo, ObjectMissingError, Store
 from cloud_train.storage.transfer.downloading import Download, download_step
 from cloud_train.storage.transfer.engine import Engine, Identity, Known, Options, Summary
-from cloud_train.storage.transfer.hashing import PIECE_BYTES, hash_file
-from cloud_train.storage.transfer.paths import TEMPORARY, explained, ignores_case, open_folder, place, unsafe
+from cloud_train.storage.transfer.hashing import PIECE_BYTES, StoppedError, hash_file
+from cloud_train.storage.transfer.paths import TEMPORARY, explain, explained, ignores_case, open_folder, place, unsafe
 from cloud_train.storage.transfer.pool import Step
 from cloud_train.storage.transfer.remembered import Memory
 from cloud_train.storage.transfer.uploading import Upload, upload_step
@@ -171,8 +173,12 @@ class _Comparison:
 
     def same(self, key: str, path: Path) -> Known | None:
         """The file and the object, if both are the same bytes by their SHA-256; None also where the object has none."""
-        with explained(f"read {path}"):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            descriptor = open_file(self.folder, path.relative_to(self.folder).parts)
+        except IrregularError:
+            return None  # what is there is no copy
+        except OSError as error:
+            raise explain(error, f"read {path}") from error
         try:
             looked_ns = time.time_ns()
             identity = Identity.of(os.fstat(descriptor))
@@ -201,8 +207,14 @@ class _Comparison:
             info = self.engine.store.stat(key)
         except ObjectMissingError:
             return None
-        path = self.engine.store.local_path(key)
-        if info.sha256 is not None or path is None:
+        if info.sha256 is not None or self.engine.store.local_path(key) is None:
             return info
-        with explained(f"read {path}"), path.open("rb") as file:
-            return replace(info, sha256=hash_file(file.fileno(), info.size, self.engine.stopped))
+        return replace(info, sha256=self._sha256_of_object(key, info))
+
+    def _sha256_of_object(self, key: str, info: ObjectInfo) -> str:
+        digest = hashlib.sha256()
+        for piece in self.engine.store.pieces(key, 0, info.size, version=info.version):
+            if self.engine.stopped.is_set():
+                raise StoppedError
+            digest.update(piece)
+        return digest.hexdigest()

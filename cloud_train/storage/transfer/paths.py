@@ -8,10 +8,11 @@ import errno
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cloud_train import beneath
 from cloud_train.errors import StoreError
 from cloud_train.storage.base import InvalidKeyError
 
@@ -19,7 +20,6 @@ TEMPORARY = ".cloud-train-"
 """Begins the name of every file that is not finished, and of those that only this package reads; none of them is ever transferred."""
 
 _LONGEST_NAME = 255  # bytes, on every usual file system
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,10 @@ def _folded(path: str, ignores_case: bool) -> str:
 
 def ignores_case(folder: Path) -> bool:
     """Whether a file system takes ``a`` and ``A`` for one name; the folder must exist."""
-    name = f"{TEMPORARY}case-{os.getpid()}"
+    name = f"{TEMPORARY}case-{os.urandom(8).hex()}"
     with explained(f"write into {folder}"):
         probe = folder / name
-        probe.touch()
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
         try:
             return (folder / name.upper()).exists()
         finally:
@@ -118,34 +118,12 @@ def open_folder(folder: Path, below: Sequence[str] = ()) -> int:
 
     Raises StoreError; InvalidKeyError where a link or a file is in the way.
     """
-    with explained(f"write into {folder}"):
-        try:
-            descriptor = os.open(folder, _DIRECTORY)
-        except FileNotFoundError:
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(folder, _DIRECTORY)
     try:
-        for part in below:
-            inner = _open_inner(folder, part, descriptor)
-            os.close(descriptor)
-            descriptor = inner
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _open_inner(folder: Path, name: str, above: int) -> int:
-    try:
-        try:
-            return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
-        except FileNotFoundError:
-            with suppress(FileExistsError):  # another thread was quicker
-                os.mkdir(name, dir_fd=above)
-            return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+        return beneath.open_folder(folder, below, make=True)
+    except beneath.IrregularError as error:
+        message = f"{error.path} is {error.what.partition(',')[0]}, where a folder is needed"
+        raise InvalidKeyError(message, hint="move it away") from error
     except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.ELOOP):
-            raise InvalidKeyError(f"{name!r} below {folder} is a link or a file, where a folder is needed", hint="move it away") from error
         raise explain(error, f"write into {folder}") from error
 
 

@@ -15,9 +15,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cloud_train.beneath import IrregularError, open_plain
+from cloud_train.private import make_folder
 from cloud_train.storage.transfer.paths import TEMPORARY, explained
 
 _OWNER_ONLY = 0o600
+_MOST_NOTES_BYTES = 64 << 20
+_MOST_DIGITS = 9
 
 
 def default_state_folder() -> Path:
@@ -33,7 +37,7 @@ def name_for(*texts: str) -> str:
 def write_private(path: Path, text: str) -> None:
     """Write a small file that only its owner may read, whole or not at all. Raises StoreError."""
     with explained(f"write {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(path.parent)
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWNER_ONLY)
         try:
@@ -155,9 +159,12 @@ class PartialFile:
         os.close(self.descriptor)
 
     def _take(self, name: str) -> int:
-        """Open and lock a file; -1 if somebody else holds it."""
+        """Open and lock a file; -1 if another process holds it, or if something that is not a plain file has its name."""
         while True:
-            descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644, dir_fd=self._directory)
+            try:
+                descriptor = open_plain(name, os.O_RDWR | os.O_CREAT, directory=self._directory)
+            except IrregularError:
+                return -1
             if not _lock(descriptor):
                 os.close(descriptor)
                 return -1
@@ -169,23 +176,23 @@ class PartialFile:
 
     def _read_notes(self) -> dict[int, str]:
         try:
-            descriptor = os.open(self._notes_name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._directory)
+            descriptor = open_plain(self._notes_name, directory=self._directory)
         except OSError:
             return {}
         with os.fdopen(descriptor, errors="replace") as file:
-            first, *lines = file.read().split("\n")
+            first, *lines = file.read(_MOST_NOTES_BYTES).split("\n")
         if first != json.dumps(asdict(self._source)) or os.fstat(self.descriptor).st_size != self._source.size:
             return {}
         arrived = {}
         for line in lines[:-1]:  # behind the last line feed is nothing, or a line that a crash cut off
             number, _, sha256 = line.partition(" ")
-            if number.isdigit():
+            if number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS:
                 arrived[int(number)] = sha256
         return arrived
 
     def _append(self, line: str, flags: int) -> None:
-        mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | flags
-        descriptor = os.open(self._notes_name, mode, _OWNER_ONLY, dir_fd=self._directory)
+        mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | flags
+        descriptor = open_plain(self._notes_name, mode, _OWNER_ONLY, directory=self._directory)
         try:
             os.write(descriptor, f"{line}\n".encode())
         finally:

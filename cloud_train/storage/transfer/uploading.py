@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from cloud_train.beneath import open_plain
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.storage.base import ObjectInfo, ObjectMissingError, UploadGoneError
 from cloud_train.storage.transfer.engine import Engine, Identity, Known, check_tries
@@ -59,7 +60,7 @@ def holds(info: ObjectInfo | None, size: int, sha256: str) -> bool:
 def _send_whole(engine: Engine, file: Upload, look: bool, tries: int) -> Sequence[Step]:
     looked_ns = time.time_ns()
     with explained(f"read {file.path}"):
-        descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_plain(file.path)
         with os.fdopen(descriptor, "rb", buffering=0) as opened:
             before = Identity.of(os.fstat(descriptor))
             data = opened.read(before.size + 1) or b""
@@ -97,7 +98,7 @@ class _Parts:
         """Hash the file, begin the upload or find the one that was begun, and bring about a step for each part."""
         self._tries += 1
         with explained(f"read {self._file.path}"):
-            self._descriptor = os.open(self._file.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptor = open_plain(self._file.path)
             self._identity = Identity.of(os.fstat(self._descriptor))
             self._looked_ns = time.time_ns()
             self._sha256 = self._file.sha256 or hash_file(self._descriptor, self._identity.size, self._engine.stopped)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from cloud_train.beneath import open_plain
 from cloud_train.errors import CloudTrainError, StoreError
 from cloud_train.run import python_path
 from cloud_train.run.record import Program, RunRecord
@@ -98,9 +99,11 @@ def _open_log(path: Path) -> int:
     # The program writes its log itself: there is no pipe, so no byte is touched, nothing is lost if the worker dies, and it costs nothing.
     # Appending, so that its processes never write over each other.
     try:
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {os.strerror(error.errno or 0).lower()}") from error
+        raise StoreError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
+    os.set_blocking(descriptor, True)  # as programs expect it
+    return descriptor
 
 
 def _spawn(program: Program, environment: Mapping[str, str], output: int) -> int:

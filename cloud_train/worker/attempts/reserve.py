@@ -4,6 +4,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from cloud_train.beneath import open_plain
+
 RESERVE_BYTES = 64 * 1024
 """Enough for a status and some lines of log, each in a block of its own."""
 
@@ -17,7 +19,7 @@ class Reserve:
     def take(self) -> None:
         """Set the space aside, if there is any."""
         with suppress(OSError):
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = open_plain(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
             try:
                 os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
             finally:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from time import monotonic
 
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.run import layout
+from cloud_train.run import documents, layout
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.worker.nodes.node import NodeContext
 from cloud_train.worker.nodes.verdict import is_leaving
@@ -37,7 +37,7 @@ class Peers:
         for rank in self._watched:
             key = f"{self._run_id}/{layout.status(self._attempt, rank)}"
             with suppress(StoreError, CorruptError):
-                written = self._store.get(key)
+                written = documents.read(self._store, key, documents.LARGEST_STATUS)
                 if written != self._written.get(rank):
                     self.statuses[rank] = NodeStatus.from_json(written, key)
                     self._written[rank], self._changed[rank] = written, self._clock()
@@ -66,7 +66,7 @@ class Peers:
     def start(self) -> str | None:
         """The other nodes: the name of the checkpoint to start from, empty for a fresh start; None as long as node 0 has not chosen."""
         try:
-            return self._store.get(f"{self._run_id}/{layout.start(self._attempt)}").decode()
+            return documents.read_text(self._store, f"{self._run_id}/{layout.start(self._attempt)}")
         except ObjectMissingError:
             return None
 
@@ -85,7 +85,7 @@ class Peers:
     def announced(self) -> bytes | None:
         """The other nodes: what node 0 said last of another attempt; None if it says nothing of the kind."""
         try:
-            return self._store.get(self._following)
+            return self._store.get(self._following, 0, documents.LARGEST_MARK)
         except StoreError:
             return None
 

@@ -11,10 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
+from cloud_train.beneath import open_plain
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.run import layout
+from cloud_train.run import documents, layout
 from cloud_train.run.checkpoints import kept
-from cloud_train.run.manifest import Manifest, parse_manifest, read_manifest
+from cloud_train.run.manifest import LARGEST, Manifest, parse_manifest, read_manifest
 from cloud_train.run.record import Program
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.local import LocalStore
@@ -122,7 +123,7 @@ class Folders:
         """The manifest goes last. False if the folder was deleted meanwhile, as old checkpoints are."""
         folder, prefix = self._run / name, f"{self._run_id}/{name}"
         try:
-            written = hashlib.sha256((folder / layout.MANIFEST).read_bytes()).hexdigest()
+            written = _sha256(folder / layout.MANIFEST)
             upload(self._store, [Upload(folder / file, f"{prefix}/{file}", entry.sha256) for file, entry in manifest.files.items()])
             upload(self._store, [Upload(folder / layout.MANIFEST, f"{prefix}/{layout.MANIFEST}", written)])
         except (OSError, StoreError, CorruptError):
@@ -183,9 +184,14 @@ def manifest_there(store: Store, prefix: str) -> Manifest | None:
     """The manifest of a folder in the store; None where it is missing or none."""
     key = f"{prefix}/{layout.MANIFEST}"
     try:
-        return parse_manifest(store.get(key), f"{store.url}/{key}")
+        return parse_manifest(documents.read(store, key, LARGEST), f"{store.url}/{key}")
     except (ObjectMissingError, CorruptError):
         return None
+
+
+def _sha256(path: Path) -> str:
+    with os.fdopen(open_plain(path), "rb") as file:
+        return hashlib.sha256(file.read(LARGEST)).hexdigest()
 
 
 def _steps_in(checkpoints: Path) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloud_train.errors import CloudTrainError, CorruptError, StoreError
-from cloud_train.run import layout
+from cloud_train.run import documents, layout
 from cloud_train.storage.base import InvalidKeyError, ObjectExistsError, ObjectMissingError, Store
 from cloud_train.storage.local import LocalStore
 
@@ -36,7 +36,7 @@ class Remote:
     def bring_record(self, workspace: LocalStore) -> str:
         """Put run.json into the workspace; raises StoreError."""
         key = f"{self.run_id}/{layout.RUN}"
-        workspace.put(key, self._store().get(key))
+        workspace.put(key, documents.read(self._store(), key, documents.LARGEST_RECORD))
         return ""
 
     def claim(self, name: str, status: bytes) -> str:
@@ -50,7 +50,7 @@ class Remote:
     def status(self, name: str) -> str:
         """A status as it lies in the store, or nothing; raises StoreError."""
         try:
-            return self._store().get(f"{self.run_id}/{name}").decode()
+            return documents.read(self._store(), f"{self.run_id}/{name}", documents.LARGEST_STATUS).decode(errors="replace")
         except ObjectMissingError:
             return ""
 
@@ -65,7 +65,7 @@ class Remote:
         for number in attempts:
             key = f"{self.run_id}/{layout.cancel(number)}"
             with suppress(ObjectMissingError):
-                workspace.put(key, store.get(key))
+                workspace.put(key, store.get(key, 0, documents.LARGEST_MARK))
         return ""
 
     def bring_newest(self, checkpoints: Path, note: Note) -> None:
@@ -105,11 +105,11 @@ class Remote:
 
     def _bring(self, store: Store, name: str, checkpoints: Path) -> None:
         from cloud_train.run.checkpoints import remove_folder
-        from cloud_train.run.manifest import parse_manifest
+        from cloud_train.run.manifest import LARGEST, parse_manifest
         from cloud_train.storage.transfer.files import Download, download
 
         prefix = f"{self.run_id}/{layout.CHECKPOINTS}/{name}"
-        written = store.get(f"{prefix}/{layout.MANIFEST}")
+        written = documents.read(store, f"{prefix}/{layout.MANIFEST}", LARGEST)
         manifest = parse_manifest(written, f"{store.url}/{prefix}/{layout.MANIFEST}")
         if manifest.step != layout.step_of(name):
             raise CorruptError(f"its manifest is that of step {manifest.step}")

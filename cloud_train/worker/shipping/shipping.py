@@ -19,12 +19,13 @@ from time import monotonic
 from typing import Any
 
 from cloud_train.errors import StoreError
-from cloud_train.run import layout
+from cloud_train.run import documents, layout
 from cloud_train.run.states import State
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker.nodes.node import NodeContext
 from cloud_train.worker.shipping.streams import StreamShipper
+from cloud_train.worker.status import NodeStatus
 
 _LIFE_SIGN_SECONDS = 10.0
 _SILENCE_SECONDS = 20.0  # after which the store is asked first whether somebody has given the attempt up
@@ -167,7 +168,7 @@ class _AttemptShipper:
         """With the state before the end: what arrives before the end may take long."""
         if not self._shipped:  # by an earlier shipper, or when the attempt was claimed
             with suppress(ObjectMissingError):
-                self._shipped = json.loads(self._store.get(self._status_key))
+                self._shipped = self._status_there()
         if self._shipped:
             self._ship_status({**self._shipped, "heartbeat": time.time()})
 
@@ -181,10 +182,16 @@ class _AttemptShipper:
         """Whether somebody who heard nothing for long gave the attempt its end, and may have begun another: then this one must stop."""
         if not self._given_up and self._clock() - self._life_sign >= _SILENCE_SECONDS:
             with suppress(ObjectMissingError):
-                self._given_up = State(json.loads(self._store.get(self._status_key))["state"]).is_end
+                self._given_up = State(self._status_there().get("state")).is_end
             if self._given_up:
                 self._workspace.put(self._key(layout.cancel(self.number)), b"")
         return self._given_up
+
+    def _status_there(self) -> dict[str, Any]:
+        """What the store has of this status, field by field; raises CorruptError if that is no status."""
+        data = documents.read(self._store, self._status_key, documents.LARGEST_STATUS)
+        NodeStatus.from_json(data, f"{self._store.url}/{self._status_key}")
+        return documents.load(data, documents.LARGEST_STATUS)
 
     def _fetch_marks(self) -> None:
         now, number = self._clock(), self.number
@@ -203,7 +210,7 @@ class _AttemptShipper:
     def _fetch(self, name: str) -> None:
         key = self._key(name)
         try:
-            data = self._store.get(key)
+            data = documents.read(self._store, key, documents.LARGEST_STATUS)
         except ObjectMissingError:
             if name == layout.following(self.number):
                 self._workspace.delete(key)

@@ -1,8 +1,11 @@
 """Shipping a file that grows (output, a log, metrics) in segments, as ``run.streams`` reads them."""
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from cloud_train.beneath import open_plain, read_all
 from cloud_train.run.streams import segment_key, stream_of
 from cloud_train.storage.base import Store
 
@@ -69,9 +72,10 @@ class StreamShipper:
         if self._under_way is not None:
             return self._read(self._end, self._under_way)
         try:
-            size = self._path.stat().st_size
+            status = self._path.lstat()
         except FileNotFoundError:
             return b""
+        size = status.st_size if stat.S_ISREG(status.st_mode) else 0
         data = self._read(self._end, min(size, self._end + _SEGMENT_BYTES)) if size > self._end else b""
         if self._by_line and (whole_lines or len(data) == _SEGMENT_BYTES):
             lines = data[: data.rfind(b"\n") + 1]
@@ -79,6 +83,8 @@ class StreamShipper:
         return data
 
     def _read(self, start: int, end: int) -> bytes:
-        with self._path.open("rb") as file:
-            file.seek(start)
-            return file.read(end - start)
+        descriptor = open_plain(self._path)
+        try:
+            return read_all(descriptor, start, end)
+        finally:
+            os.close(descriptor)

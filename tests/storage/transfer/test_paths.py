@@ -80,7 +80,7 @@ def test_no_link_below_the_folder_is_followed(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / "a").symlink_to(tmp_path / "outside")
-    with pytest.raises(InvalidKeyError, match=r"'a' below .*inside is a link or a file, where a folder is needed"):
+    with pytest.raises(InvalidKeyError, match=r"inside/a is a link, where a folder is needed"):
         open_folder(tmp_path / "inside", ("a", "b"))
     assert not list((tmp_path / "outside").iterdir())
 

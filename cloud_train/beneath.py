@@ -1,0 +1,138 @@
+"""Files and folders below a trusted folder, reached one name at a time: no link is followed, and only plain files are opened.
+
+Anyone who can write below that folder (a container, another user of a shared store) can put links, pipes and devices there. A link would
+lead to files that nobody asked for, and a pipe would make its reader wait forever. The trusted folder itself may be a link.
+"""
+
+from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+_PASSED = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC  # O_PATH asks for no permission to read the folder
+_LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_PLAIN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # neither follows a link nor waits for the other end of a pipe
+
+_KINDS = (
+    (stat.S_ISLNK, "a link, which is not followed"),
+    (stat.S_ISDIR, "a folder, not a file"),
+    (stat.S_ISFIFO, "a named pipe, not a file"),
+    (stat.S_ISSOCK, "a socket, not a file"),
+    (stat.S_ISREG, "a file, not a folder"),
+)
+
+
+class IrregularError(OSError):
+    """Something below a trusted folder is a link, a pipe, a device, or a folder in the place of a file."""
+
+    def __init__(self, path: str, mode: int) -> None:
+        what = next((words for fits, words in _KINDS if fits(mode)), "neither a file nor a folder")
+        super().__init__(errno.ELOOP, f"it is {what}", path)
+        self.path, self.what = path, what
+
+
+def open_folder(root: str | Path, parts: Sequence[str] = (), *, make: bool = False, listed: bool = False) -> int:
+    """A descriptor of the folder ``parts`` below ``root``, for ``dir_fd``, and with ``listed`` for ``os.scandir`` too.
+
+    ``make``: make the folders that are missing, with the modes that the umask allows. Raises OSError; IrregularError where a link or a file
+    stands in the place of a folder.
+    """
+    last = len(parts)
+    descriptor = _open_root(root, _LISTED if listed and not last else _PASSED, make)
+    for number, part in enumerate(parts, 1):
+        flags = (_LISTED if listed and number == last else _PASSED) | os.O_NOFOLLOW
+        try:
+            inner = os.open(part, flags, dir_fd=descriptor)
+        except OSError as error:
+            try:
+                shown = os.path.join(root, *parts[:number])  # noqa: PTH118 -- text
+                if make and isinstance(error, FileNotFoundError):
+                    inner = _make_and_open(part, flags, descriptor, shown)
+                else:
+                    raise _explained(error, part, descriptor, shown) from error
+            finally:
+                os.close(descriptor)
+        else:
+            os.close(descriptor)
+        descriptor = inner
+    return descriptor
+
+
+def open_file(root: str | Path, parts: Sequence[str], flags: int = os.O_RDONLY, mode: int = 0o644) -> int:
+    """A descriptor of the plain file ``parts`` below ``root``. Raises OSError; IrregularError for anything that is not a plain file."""
+    directory = open_folder(root, parts[:-1])
+    try:
+        return open_plain(parts[-1], flags, mode, directory=directory, shown=os.path.join(root, *parts))  # noqa: PTH118 -- text
+    finally:
+        os.close(directory)
+
+
+def open_plain(name: str | Path, flags: int = os.O_RDONLY, mode: int = 0o644, *, directory: int | None = None, shown: str = "") -> int:
+    """A descriptor of the plain file ``name`` in the folder ``directory``, or wherever a path leads whose last part is not a link.
+
+    Raises OSError; IrregularError, which names ``shown`` or ``name``, for anything that is not a plain file.
+    """
+    try:
+        descriptor = os.open(name, flags | _PLAIN, mode, dir_fd=directory)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.EMLINK):  # a link, a pipe without a reader or a socket, a folder
+            raise IrregularError(shown or str(name), _mode(name, directory)) from error
+        raise
+    try:
+        if stat.S_ISREG(found := os.fstat(descriptor).st_mode):
+            return descriptor
+        raise IrregularError(shown or str(name), found)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_all(descriptor: int, start: int, end: int) -> bytes:
+    """Bytes ``start`` to ``end`` of a file, or as many of them as there are; only what the file has takes memory."""
+    pieces = []
+    end = min(end, os.fstat(descriptor).st_size)
+    while start < end and (piece := os.pread(descriptor, end - start, start)):
+        pieces.append(piece)
+        start += len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of ``data`` where the descriptor stands."""
+    written = os.write(descriptor, data)
+    while written < len(data):
+        written += os.write(descriptor, memoryview(data)[written:])
+
+
+def _open_root(root: str | Path, flags: int, make: bool) -> int:
+    try:
+        return os.open(root, flags)
+    except FileNotFoundError:
+        if not make:
+            raise
+        Path(root).mkdir(parents=True, exist_ok=True)
+        return os.open(root, flags)
+
+
+def _make_and_open(name: str, flags: int, above: int, shown: str) -> int:
+    with suppress(FileExistsError):  # another thread or process was quicker, or it is a link that leads nowhere
+        os.mkdir(name, dir_fd=above)
+    try:
+        return os.open(name, flags, dir_fd=above)
+    except OSError as error:
+        raise _explained(error, name, above, shown) from error
+
+
+def _explained(error: OSError, name: str, above: int, shown: str) -> OSError:
+    return IrregularError(shown, _mode(name, above)) if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EMLINK) else error
+
+
+def _mode(name: str | Path, directory: int | None) -> int:
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+    except OSError:
+        return 0

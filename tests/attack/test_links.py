@@ -1,0 +1,344 @@
+"""Links, pipes and devices in a store, in a run directory and in the folder that is copied to: nothing is reached through them."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cloud_train.beneath import IrregularError
+from cloud_train.errors import CloudTrainError, ConflictError, CorruptError, StoreError
+from cloud_train.orchestrator.adopting import adopt
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.observing import declare_dead, list_runs
+from cloud_train.orchestrator.reading import read_logs, read_metrics, worker_notes
+from cloud_train.orchestrator.results import fetch_model, sync
+from cloud_train.run import layout
+from cloud_train.run.arrivals import Arrivals
+from cloud_train.run.ledger import Ledger
+from cloud_train.run.states import Cause, State
+from cloud_train.storage.base import NotPlainError, ObjectExistsError, ObjectMissingError, UploadGoneError
+from cloud_train.storage.local import LocalStore
+from cloud_train.worker.attempts.program import _open_log
+from cloud_train.worker.attempts.reserve import Reserve
+from cloud_train.worker.journal import Journal
+from cloud_train.worker.metrics import MetricsWriter
+from cloud_train.worker.redaction import Redactor
+from cloud_train.worker.shipping.streams import StreamShipper
+from cloud_train.worker.workspace import Workspace
+from tests.attack.run_directories import BAD, GOOD, changed, manifest_of, replaced_by, run_directory, write
+
+SECRET = b"-----BEGIN PRIVATE KEY-----\n"
+KEY = "run/attempts/1/status.json"
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A folder beside the store, of which nothing may be read, written or deleted."""
+    write(tmp_path / "outside" / "status.json", SECRET)
+    write(tmp_path / "outside" / "1" / "status.json", SECRET)
+    write(tmp_path / "outside" / "attempts" / "1" / "status.json", SECRET)
+    return tmp_path / "outside"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    (tmp_path / "store").mkdir()
+    return LocalStore(tmp_path / "store")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+def state_of(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Everything below a folder, with its modification time."""
+    return {
+        str(path.relative_to(folder)): (path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.mark.parametrize("link", ["run", "run/attempts", "run/attempts/1"])
+def test_nothing_of_a_store_is_reached_through_a_link_in_the_place_of_a_folder(store: LocalStore, outside: Path, link: str) -> None:
+    before = state_of(outside)
+    place = store.folder / link
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to({"run": outside, "run/attempts": outside, "run/attempts/1": outside / "1"}[link])
+    for act in (
+        lambda: store.put(KEY, b"written"),
+        lambda: store.create("run/attempts/1/new", b"written"),
+        lambda: store.get(KEY),
+        lambda: store.read(KEY),
+        lambda: list(store.pieces(KEY, 0, 10)),
+        lambda: store.delete(KEY),
+        lambda: store.multipart().begin(KEY, 10, ""),
+    ):
+        with pytest.raises(NotPlainError, match=f"{link} is a link, which is not followed"):
+            act()
+    with pytest.raises(ObjectMissingError):
+        store.stat(KEY)
+    assert list(store.list("run/")) == []
+    assert list(store.list("run/attempts/1/")) == []
+    assert list(store.folders("run/attempts/1/")) == []
+    assert state_of(outside) == before
+
+
+def test_a_link_in_the_place_of_an_object_is_neither_read_nor_written_through(store: LocalStore, outside: Path) -> None:
+    before = state_of(outside)
+    store.put("run/other", b"")
+    (store.folder / "run" / "mark").symlink_to(outside / "status.json")
+    with pytest.raises(NotPlainError, match="run/mark is a link"):
+        store.get("run/mark")
+    with pytest.raises(ObjectExistsError):
+        store.create("run/mark", b"")
+    with pytest.raises(ObjectMissingError):
+        store.stat("run/mark")
+    store.put("run/mark", b"mine")  # takes the link's place
+    assert store.get("run/mark") == b"mine"
+    (store.folder / "run" / "again").symlink_to(outside / "status.json")
+    store.delete("run/again")
+    assert [info.key for info in store.list()] == ["run/mark", "run/other"]
+    assert state_of(outside) == before
+
+
+def test_an_upload_in_parts_does_not_go_on_through_a_link(store: LocalStore, outside: Path) -> None:
+    before = state_of(outside)
+    parts = store.multipart()
+    token = parts.begin("run/large", 10, "")
+    (store.folder / "run" / token).unlink()
+    (store.folder / "run" / token).symlink_to(outside / "status.json")
+    for act in (lambda: parts.send("run/large", token, 0, 0, b"x"), lambda: parts.finish("run/large", token, {})):
+        with pytest.raises(UploadGoneError):
+            act()
+    parts.abort("run/large", token)
+    with pytest.raises(UploadGoneError):
+        parts.send("run/large", f"{token}/../../../outside/status.json", 0, 0, b"x")
+    assert state_of(outside) == before
+
+
+KINDS: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "folder": Path.mkdir,
+    "device": lambda path: os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5)) if os.geteuid() == 0 else path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_a_plain_file_is_not_an_object_and_keeps_nobody_waiting(store: LocalStore, kind: str) -> None:
+    store.put("run/other", b"")
+    KINDS[kind](store.folder / "run" / "object")
+    for act in (lambda: store.get("run/object"), lambda: store.get("run/object", 0, 10), lambda: store.read("run/object")):
+        with pytest.raises(NotPlainError):
+            act()
+    with pytest.raises(ObjectMissingError):
+        store.stat("run/object")
+    with pytest.raises(ObjectExistsError):
+        store.create("run/object", b"")
+    assert [info.key for info in store.list()] == ["run/other"]
+
+
+def test_the_store_itself_may_be_a_link_of_its_owner(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "store").symlink_to(tmp_path / "disk")
+    store = LocalStore(tmp_path / "store")
+    store.put("a/b", b"x")
+    assert (tmp_path / "disk" / "a" / "b").read_bytes() == store.get("a/b") == b"x"
+    assert [info.key for info in store.list("a/")] == ["a/b"]
+
+
+def run_with_model(tmp_path: Path) -> Path:
+    run = run_directory(tmp_path / "store", BAD)
+    write(run / "model" / "model.bin", SECRET)
+    manifest_of(run / "model", None, **{"model.bin": SECRET})
+    return run
+
+
+@pytest.mark.parametrize("what", ["file", "manifest", "folder"])
+def test_fetch_model_does_not_copy_what_a_link_leads_to(tmp_path: Path, home: Home, outside: Path, what: str) -> None:
+    run = run_with_model(tmp_path)
+    place = {"file": run / "model" / "model.bin", "manifest": run / "model" / layout.MANIFEST, "folder": run / "model"}[what]
+    place.rename(outside / "taken")
+    place.symlink_to(outside / "taken")
+    adopt(home, str(run))
+    with pytest.raises(CloudTrainError, match="is a link, which is not followed"):
+        fetch_model(home, BAD, tmp_path / "fetched")
+    assert not (tmp_path / "fetched").exists()
+
+
+def test_fetch_model_does_not_replace_a_link(tmp_path: Path, home: Home, outside: Path) -> None:
+    adopt(home, str(run_with_model(tmp_path)))
+    write(outside / layout.MANIFEST, b"{}")
+    before = state_of(outside)
+    (tmp_path / "fetched").symlink_to(outside)
+    with pytest.raises(ConflictError, match="fetched is a link"):
+        fetch_model(home, BAD, tmp_path / "fetched")
+    assert state_of(outside) == before
+
+
+def test_sync_copies_no_link_and_writes_through_none(tmp_path: Path, home: Home, outside: Path) -> None:
+    run = run_directory(tmp_path / "store", BAD)
+    (run / "stolen").symlink_to(outside / "status.json")
+    (run / "folder").symlink_to(outside)
+    write(run / "attempts" / "1" / "events.000000000000000", b"segment")
+    adopt(home, str(run))
+    target = tmp_path / "copy"
+    (target / "attempts").mkdir(parents=True)
+    (target / "attempts" / "1").symlink_to(outside)
+    before = state_of(outside)
+    synced = sync(home, BAD, target)
+    assert state_of(outside) == before
+    assert not (target / "stolen").exists()
+    assert not (target / "folder").exists()
+    assert (target / layout.RUN).is_file()
+    assert any("attempts/1 is a link, where a folder is needed" in why for _, why in synced.skipped)
+
+
+def test_sync_does_not_write_through_the_name_under_which_a_stream_arrives(tmp_path: Path, home: Home, outside: Path) -> None:
+    run = run_directory(tmp_path / "store", BAD)
+    write(run / "attempts" / "1" / "events.000000000000000", b"segment")
+    adopt(home, str(run))
+    place = tmp_path / "copy" / "attempts" / "1"
+    place.mkdir(parents=True)
+    (place / ".events.arriving").symlink_to(outside / "status.json")
+    (place / "events").symlink_to(outside / "status.json")
+    before = state_of(outside)
+    sync(home, BAD, tmp_path / "copy")
+    assert state_of(outside) == before
+    assert (place / "events").read_bytes() == b"segment"
+    assert not (place / "events").is_symlink()
+
+
+def test_logs_metrics_and_notes_do_not_show_what_a_link_leads_to(tmp_path: Path, home: Home, outside: Path) -> None:
+    run = run_directory(tmp_path / "store", BAD)
+    write(run / layout.worker_log(1), b"")
+    adopt(home, str(run))
+    for key in (layout.output_log(1), layout.metrics(1), layout.worker_log(1)):
+        replaced_by(run / key, lambda path: path.symlink_to(outside / "status.json"))
+    for read in (lambda: b"".join(read_logs(home, BAD)), lambda: read_metrics(home, BAD), lambda: worker_notes(home, BAD)):
+        try:
+            shown = read()
+        except CloudTrainError:
+            continue
+        assert "PRIVATE" not in str(shown)
+
+
+def test_an_end_that_is_written_in_the_workers_place_stays_in_the_store(tmp_path: Path, home: Home, outside: Path) -> None:
+    running = {"state": "running", "cause": None, "ended": None}
+    run = run_directory(tmp_path / "store", GOOD)
+    changed(run / layout.status(1), lambda document: document.update(running))
+    adopt(home, str(run))
+    before = state_of(outside)
+    (run / layout.status(1)).replace(run / "kept")
+    (run / layout.status(1)).symlink_to(outside / "status.json")
+    with Ledger(home.ledger_path) as ledger:
+        entry = ledger.get(GOOD)
+        assert entry is not None
+        with pytest.raises(NotPlainError):
+            declare_dead(ledger, entry, "nobody hears of it")
+        (run / layout.status(1)).unlink()
+        (run / "attempts" / "1").rename(run / "elsewhere")
+        (run / "attempts" / "1").symlink_to(outside)
+        with pytest.raises(CorruptError):
+            declare_dead(ledger, entry, "nobody hears of it")
+    assert state_of(outside) == before
+    assert [each.state for each in list_runs(home)] == [State.RUNNING]
+
+
+@pytest.mark.parametrize("link", ["attempts", "attempts/2", "attempts/2/logs", "attempts/2/logs/node-0", "checkpoints", "model"])
+def test_a_worker_makes_no_folder_through_a_link(tmp_path: Path, outside: Path, link: str) -> None:
+    before = state_of(outside)
+    place = tmp_path / "store" / BAD / link
+    place.parent.mkdir(parents=True)
+    place.symlink_to(outside)
+    workspace = Workspace.in_store(LocalStore(tmp_path / "store"), BAD, 2, 0)
+    with pytest.raises(StoreError, match=f"{link}: it is a link, which is not followed"):
+        workspace.make_folders()
+    assert state_of(outside) == before
+
+
+def test_a_worker_writes_no_log_no_metrics_and_no_reserve_through_a_link(tmp_path: Path, outside: Path) -> None:
+    before = state_of(outside)
+    link = tmp_path / "link"
+    link.symlink_to(outside / "status.json")
+    with pytest.raises(StoreError, match="it is a link"):
+        _open_log(link)
+    Journal(link, Redactor([])).note("a line")
+    metrics = MetricsWriter(link)
+    with pytest.raises(StoreError):
+        metrics.add(1, None, "train", {"loss": 1.0})
+    Reserve(link).take()
+    assert state_of(outside) == before
+
+
+def test_nothing_that_a_link_leads_to_is_shipped(tmp_path: Path, store: LocalStore, outside: Path) -> None:
+    link = tmp_path / "output.log"
+    link.symlink_to(outside / "status.json")
+    shipper = StreamShipper(link, store, "run/output.log", by_line=False, clock=lambda: 0.0)
+    shipper.look()
+    shipper.flush()
+    assert list(store.list()) == []
+
+
+def test_what_runs_say_to_each_other_in_a_cache_goes_through_no_link(tmp_path: Path, outside: Path) -> None:
+    before = state_of(outside)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    arrivals = Arrivals(cache, BAD)
+    beside = f".cloud-train-failed-{BAD}-0.{os.getpid()}"
+    for name in (".cloud-train-source", f".cloud-train-failed-{BAD}-0", ".cloud-train-needed-3", beside):
+        (cache / name).symlink_to(outside / "status.json")
+    assert [arrivals.source, arrivals.failure] == [None, None]
+    with pytest.raises(IrregularError):
+        arrivals.need(3)
+    arrivals.fail("it is gone")
+    arrivals.come_from("s3://bucket")
+    assert [arrivals.failure, arrivals.source] == ["it is gone", "s3://bucket"]
+    os.mkfifo(cache / f".cloud-train-order-{BAD}-0")
+    assert arrivals.in_order([2, 1]) == [1, 2]
+    assert state_of(outside) == before
+
+
+def test_a_model_is_not_read_through_a_link(tmp_path: Path, outside: Path) -> None:
+    pytest.importorskip("torch")
+    from cloud_train.training.modelfile import read_description, read_weights
+
+    for name in ("model.safetensors", "model.json"):
+        (tmp_path / name).symlink_to(outside / "status.json")
+    with pytest.raises(CorruptError, match="it is a link"):
+        read_weights(tmp_path / "model.safetensors")
+    with pytest.raises(CorruptError, match="it is a link"):
+        read_description(tmp_path / "model.json")
+    replaced_by(tmp_path / "model.safetensors", os.mkfifo)
+    with pytest.raises(CorruptError, match="named pipe"):
+        read_weights(tmp_path / "model.safetensors")
+
+
+def test_the_end_of_a_hostile_attempt_reaches_the_ledger_though_the_store_refuses_it(tmp_path: Path, home: Home) -> None:
+    run = run_directory(tmp_path / "store", GOOD)
+    changed(run / layout.status(1), lambda document: document.update({"state": "running", "cause": None, "ended": None}))
+    adopt(home, str(run))
+    replaced_by(run / layout.status(1), lambda path: None)
+    with Ledger(home.ledger_path) as ledger:
+        entry = ledger.get(GOOD)
+        assert entry is not None
+        (run / "attempts" / "1" / "status.json").mkdir()
+        with pytest.raises(NotPlainError):
+            declare_dead(ledger, entry, "nobody hears of it")
+        (run / "attempts" / "1" / "status.json").rmdir()
+        assert declare_dead(ledger, entry, "nobody hears of it").cause is Cause.INFRASTRUCTURE
+
+
+def test_an_equal_file_behind_a_link_does_not_count_as_a_copy(tmp_path: Path, home: Home, outside: Path) -> None:
+    run = run_with_model(tmp_path)
+    adopt(home, str(run))
+    target = tmp_path / "copy"
+    (target / "model").mkdir(parents=True)
+    (target / "model" / "model.bin").symlink_to(outside / "status.json")  # the same bytes
+    assert hashlib.sha256((outside / "status.json").read_bytes()).digest() == hashlib.sha256(SECRET).digest()
+    synced = sync(home, BAD, target)
+    assert "model/model.bin" in synced.copied
+    assert not (target / "model" / "model.bin").is_symlink()
