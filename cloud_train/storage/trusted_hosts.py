@@ -82,6 +82,17 @@ def check(url: str, credential: Credential, setting: str, environment: Mapping[s
     )
 
 
+def check_google(url: str, credentials: object, setting: str, environment: Mapping[str, str] = os.environ) -> None:
+    """The same for Google's access token. It may also go to the universe (a sovereign cloud) that google-auth's ``credentials`` are for."""
+    try:
+        check(url, GOOGLE, setting, environment)
+    except UntrustedHostError:
+        universe = str(getattr(credentials, "universe_domain", None) or "")  # a machine's own credentials ask the metadata server for it
+        if "." not in universe:
+            raise
+        check(url, Credential(GOOGLE.name, (f".{universe}",)), setting, environment)
+
+
 def is_trusted(host: str, port: str | None = None, environment: Mapping[str, str] = os.environ) -> bool:
     """Whether the environment names this host, with this port where it has one."""
     for entry in environment.get(VARIABLE, "").split(","):

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from cloud_train.errors import MissingDependencyError, ProviderError
 from cloud_train.providers.vertex.request import place_of, service_url
-from cloud_train.storage.trusted_hosts import GOOGLE, Credential, UntrustedHostError, check
+from cloud_train.storage.trusted_hosts import check_google
 
 INSTALL = "pip install 'cloud-train[gcp]'"
 LOGIN = "gcloud auth application-default login"
@@ -154,20 +154,10 @@ class Google:
             url = f"{service_url(self._settings, service)}/{path}"
             if not _PATH.fullmatch(path):
                 raise ProviderError(f"{path!r} is not the path of a resource of Google Cloud", hint="correct the settings of gcp")
-            self._check_host(url)
+            check_google(url, self.credentials, "gcp.endpoint")
         except ProviderError as error:
             raise GoogleError(error.message, error.hint, status=_NO_URL) from error
         return url
-
-    def _check_host(self, url: str) -> None:
-        """Raise UntrustedHostError unless the URL is Google's, or of the universe (a sovereign cloud) that the credentials are made for."""
-        try:
-            check(url, GOOGLE, "gcp.endpoint")
-        except UntrustedHostError:
-            universe = str(getattr(self.credentials, "universe_domain", None) or "")
-            if "." not in universe:
-                raise
-            check(url, Credential(GOOGLE.name, (f".{universe}",)), "gcp.endpoint")
 
     def _no_answer(self, url: str, service: str, error: Exception) -> GoogleError:
         region = self._settings.get("region")
