@@ -99,7 +99,7 @@ def _from_google(name: str) -> str:
 
 
 def _from_azure(url: str) -> str:
-    from urllib.error import URLError
+    from urllib.error import HTTPError, URLError
     from urllib.request import HTTPRedirectHandler, Request, build_opener  # brings sockets, which no other worker needs
 
     class Unredirected(HTTPRedirectHandler):
@@ -126,5 +126,7 @@ def _from_azure(url: str) -> str:
             document: dict[str, Any] = json.load(response)
         return str(document["value"])
     except (AzureError, URLError, KeyError, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()
         advice = "the machines' identity needs the role Key Vault Secrets User on the vault: see docs/clouds/azure.md"
         raise SecretsError(f"the secret {url} cannot be read: {error}; {advice}") from error
