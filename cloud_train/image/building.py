@@ -14,7 +14,7 @@ from cloud_train.image.errors import ImageError, RegistryError
 from cloud_train.image.layers import Layer, code_members, digest_of, make_layer, worker_members
 from cloud_train.image.prepared import prepare
 from cloud_train.image.recipe import Built, Recipe
-from cloud_train.image.reference import Reference, parse_reference
+from cloud_train.image.reference import Reference, parse_reference, parse_target
 from cloud_train.image.splitting import split
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def build_in_registry(
 
     No engine is needed, unless requirements have to be installed, a Dockerfile has to be built, or the base lies in an engine only: the one
     at ``host``. ``memory`` is a folder in which to note what was pushed: what is known to be there is neither made nor asked for again.
-    ``login`` is that of the repository's registry, if Docker's config file does not have it.
+    ``login`` is that of the repository's registry, if Docker's config file does not have it; it is sent to no other one.
     """
     # What speaks to registries takes 50 ms to import, and an image in an engine needs none of it.
     from cloud_train.image.appending import append, read_base
@@ -63,7 +63,13 @@ def build_in_registry(
 
     context = _surveyed(recipe, note)
     layers = _layers(context)
-    place = replace(parse_reference(repository), tag=None, digest=None)
+    place = replace(parse_target(repository), tag=None, digest=None)
+    if login is not None and not place.explicit_host:
+        raise ImageError(
+            f"{repository!r} names no registry, and the login that was given belongs to one",
+            hint="begin the repository with the registry's host",
+        )
+    login = login.bound_to(place.host) if login is not None else None
     with Repository(place, login=login) as target, _temporary_folder() as folder:
         base, pushed_bytes = _base_in_registry(recipe, context, target, note, host=host, login=login)
         before = Pushed() if memory is None else recall(memory, target, recipe)

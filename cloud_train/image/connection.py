@@ -8,7 +8,7 @@ from urllib.parse import urljoin, urlsplit
 
 from cloud_train.errors import MissingDependencyError
 from cloud_train.image.credentials import Login, login_of
-from cloud_train.image.errors import BrokenConnectionError, RegistryError
+from cloud_train.image.errors import BrokenConnectionError, ImageError, RegistryError
 from cloud_train.image.reference import Reference
 from cloud_train.image.tokens import Authorization
 from cloud_train.storage.loopback import is_loopback
@@ -28,7 +28,8 @@ _TIMEOUT_SECONDS = (10.0, 120.0)  # to connect, and between two bytes
 class Connection:
     """A session with the registry that a reference lies in.
 
-    ``sleep`` waits for so many seconds before the next try; ``login`` is used instead of the one in Docker's config file.
+    ``sleep`` waits for so many seconds before the next try; ``login`` is used instead of the one in Docker's config file. Raises ImageError
+    for a login that is not bound to this very registry.
     """
 
     def __init__(self, reference: Reference, sleep: Callable[[float], None] = time.sleep, login: Login | None = None) -> None:
@@ -38,6 +39,8 @@ class Connection:
             raise MissingDependencyError(
                 f"registries are reached with requests, which cannot be imported: {error}", hint="pip install 'cloud-train[docker]'"
             ) from error
+        if login is not None and login.host != reference.host:
+            raise ImageError(f"the login for {login.host or 'no registry'} is not sent to {reference.host}")
         self.host = reference.host
         self.url = reference.registry_url
         self._session = requests.Session()

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cloud_train.errors import MissingDependencyError
 from cloud_train.image.errors import ImageError
@@ -17,6 +17,23 @@ class Login:
     identity_token: str = field(default="", repr=False)
     renew: "Callable[[], Login | None] | None" = field(default=None, repr=False, compare=False)
     """Another login for the same user, for one that ends while it is in use, as those that clouds give out do."""
+    host: str = field(default="", compare=False)
+    """The registry that it is for, ``host[:port]``: it is sent to no other one."""
+    follows_realm: bool = field(default=False, compare=False)
+    """Whether a token server of another host may get it, which the registry names. So it is with Docker's own logins, and only with them:
+    the registries of clouds are their own token servers.
+    """
+
+    def bound_to(self, host: str) -> "Login":
+        """The login for this registry, and so are those that renew it. Raises ImageError for one that is another registry's."""
+        if self.host and self.host != host:
+            raise ImageError(f"the login for {self.host} is not sent to {host}", hint="name an image in the registry that the login is for")
+        renew = self.renew
+        return replace(self, host=host, renew=(lambda: _bound(renew(), host)) if renew is not None else None)
+
+
+def _bound(login: Login | None, host: str) -> Login | None:
+    return login.bound_to(host) if login is not None else None
 
 
 def login_of(host: str) -> Login | None:
@@ -44,4 +61,5 @@ def login_of(host: str) -> Login | None:
         return None
     # The SDK capitalizes what comes from a helper, and not what comes from the file.
     values = {key.lower(): value for key, value in found.items() if value}
-    return Login(values.get("username", ""), values.get("password", ""), values.get("identitytoken", ""))
+    login = Login(values.get("username", ""), values.get("password", ""), values.get("identitytoken", ""), follows_realm=True)
+    return login.bound_to(host)

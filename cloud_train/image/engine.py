@@ -16,7 +16,7 @@ from cloud_train.image.errors import ImageError
 from cloud_train.image.layers import Layer, Member, compress, digest_of, write_layer, write_tar
 from cloud_train.image.reference import parse_reference
 from cloud_train.run.docker_host import address_of
-from cloud_train.run.docker_http import opened
+from cloud_train.run.docker_http import is_private, opened
 
 if TYPE_CHECKING:
     from cloud_train.image.credentials import Login
@@ -140,6 +140,11 @@ class Engine:
         Docker's config file does not have it.
         """
         name = f"{repository}:{tag}"
+        if login is not None and login.host != parse_reference(repository).host:
+            raise ImageError(f"the login for {login.host or 'no registry'} is not sent with {repository}")
+        if login is not None and not is_private(self.address):
+            hint = "use TLS (DOCKER_TLS_VERIFY=1, and certificates in DOCKER_CERT_PATH), or ssh://user@host"
+            raise ImageError(f"the Docker Engine at {self.address} is reached without encryption, so it does not get a login", hint=hint)
         self.tag(image_id, name)
         sizes: dict[str, int] = {}
         with explained(f"push {name}"):

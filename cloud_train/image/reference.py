@@ -14,7 +14,8 @@ DOCKER_HUB = "docker.io"
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]+)?")
+_LABEL = r"[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*"
+_HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]+\])(?::[0-9]{{1,5}})?")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,15 @@ def parse_reference(text: str) -> Reference:
     if not _NAME.fullmatch(name):
         raise _wrong(text, f"{name!r} is no repository; one is made of a-z, 0-9, '.', '_', '-' and '/'")
     return Reference(host, name, tag or None, digest or None, explicit)
+
+
+def parse_target(text: str) -> Reference:
+    """Read the name of a repository to push to. A registry's address with no repository behind it is an error: Docker reads such a text as
+    one of its own images on Docker Hub, which would get an image, and a login, that were meant for that registry.
+    """
+    if text and "/" not in text:
+        raise ImageError(f"{text!r} names no repository in a registry", hint=f"name both, such as {text.partition(':')[0]}/cloud-train")
+    return parse_reference(text)
 
 
 def _wrong(text: str, reason: str) -> ImageError:

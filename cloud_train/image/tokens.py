@@ -11,12 +11,16 @@ from urllib.parse import urlsplit
 
 from cloud_train.image.credentials import Login
 from cloud_train.image.errors import RegistryError
+from cloud_train.image.reference import DOCKER_HUB
 from cloud_train.storage.loopback import is_loopback
 
 if TYPE_CHECKING:
     from requests import Response
 
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
+_PLAIN_HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?")
+_TOKEN_SERVERS = {DOCKER_HUB: "auth.docker.io"}
+"""Registry → its known token server, where that is another host."""
 _CLIENT = "cloud-train"
 _UNAUTHORIZED = 401
 
@@ -62,9 +66,14 @@ class Authorization:
 
     def _token(self, parameters: dict[str, str], scope: str) -> str:
         realm = urlsplit(parameters["realm"])
-        if realm.scheme != "https" and not is_loopback(realm.netloc):
+        if realm.scheme != "https" and not (realm.scheme == "http" and is_loopback(realm.netloc)):
             raise RegistryError(f"{self._host} wants its login sent to {realm.scheme}://{realm.netloc}, which is not encrypted")
         login = self._login()
+        if login is not None and not self._may_have(realm.netloc, login):
+            raise RegistryError(
+                f"{self._host} wants its login sent to {realm.netloc!r}, which is another host; the login was not sent",
+                hint=f"check that {self._host} is the registry that you mean",
+            )
         response = self._exchanged(parameters, scope, login)
         if response.status_code == _UNAUTHORIZED and login is not None and (other := self._other(login)) is not None:
             response = self._exchanged(parameters, scope, other)
@@ -83,11 +92,20 @@ class Authorization:
         fields = {"service": parameters.get("service", ""), "scope": scope}
         if login is not None and login.identity_token:
             grant = {"grant_type": "refresh_token", "client_id": _CLIENT, "refresh_token": login.identity_token}
-            return self._send("POST", parameters["realm"], data={**fields, **grant})
+            return self._send("POST", parameters["realm"], data={**fields, **grant}, allow_redirects=False)
         headers = {"Authorization": _basic(login)} if login is not None else {}
         # A scope of several repositories is several parameters.
         query = [("service", fields["service"]), *(("scope", part) for part in scope.split(" "))]
-        return self._send("GET", parameters["realm"], params=query, headers=headers)
+        # A login follows no redirect: where it goes was checked once.
+        return self._send("GET", parameters["realm"], params=query, headers=headers, allow_redirects=login is None)
+
+    def _may_have(self, realm: str, login: Login) -> bool:
+        """Whether the token server at ``realm`` may have the login."""
+        if not _PLAIN_HOST.fullmatch(realm):
+            return False
+        if self._host in _TOKEN_SERVERS:
+            return realm == _TOKEN_SERVERS[self._host]
+        return login.follows_realm or realm == self._host
 
     def _login(self) -> Login | None:
         return self._renewed or self._ask()

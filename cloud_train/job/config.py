@@ -20,7 +20,7 @@ from cloud_train.job.document import Document, has_home, read_document
 from cloud_train.job.explain import explain, nearest
 from cloud_train.job.problems import JobFileError, Path, Place, Problem
 from cloud_train.job.section import NAME_PATTERN, Name
-from cloud_train.job.settings import AwsSettings, AzureSettings, GcpSettings, LocalSettings
+from cloud_train.job.settings import AwsSettings, AzureSettings, DockerSettings, GcpSettings, LocalSettings
 
 
 class ConfigFile(BaseModel):
@@ -41,6 +41,8 @@ class ConfigFile(BaseModel):
     """Where run directories are kept, instead of what the job file says; a relative folder starts at this file's folder."""
     local: LocalSettings = Field(default_factory=LocalSettings)
     """Settings of the provider ``local``."""
+    docker: DockerSettings | None = None
+    """Settings of the provider ``docker``."""
     aws: AwsSettings | None = None
     """Settings of the provider ``aws``."""
     gcp: GcpSettings | None = None
@@ -99,7 +101,7 @@ def load_config(path: FilePath) -> Config:
     settings = {name: dict(value) for name, value in (read.model_extra or {}).items()}
     if read.local.python is not None:
         settings["local"] = {"python": _absolute(read.local.python, folder)}
-    for name, place in (("aws", read.aws), ("gcp", read.gcp), ("azure", read.azure)):
+    for name, place in (("docker", read.docker), ("aws", read.aws), ("gcp", read.gcp), ("azure", read.azure)):
         if place is not None:
             settings[name] = place.model_dump(mode="json", exclude_none=True)
     store = read.store

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
+from cloud_train.job.cloud_names import EXPECTED
 from cloud_train.job.problems import Path, Place, Problem, dotted, shortened
 from cloud_train.job.section import METRIC_PATTERN, NAME_PATTERN, SHA256_PATTERN, URL_PATTERN, VARIABLE_PATTERN
 
@@ -15,6 +16,7 @@ PATTERNS = {
     SHA256_PATTERN: "64 characters of 0-9 and a-f, as sha256sum prints them",
     URL_PATTERN: "an address that begins with 'https://' or 'http://', without spaces",
     METRIC_PATTERN: "a metric with its split, such as 'validation/loss'",
+    **EXPECTED,
 }
 _BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
 _BOUND_WORDS = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}

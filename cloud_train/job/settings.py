@@ -1,16 +1,20 @@
 """The settings of the built-in providers, as config files have them: sections with each field's type, default, unit and description.
 
-What a provider itself would call a mistake (a role that is no ARN, a machine that does not exist) it says when the request is checked.
+Names that become part of a host, a URL or an ARN have strict forms (``cloud_names``). What only a provider itself would call a mistake (a
+machine that does not exist) it says when the request is checked.
 """
 
 from typing import Annotated
 
 from pydantic import Field
 
+from cloud_train.job import cloud_names as forms
 from cloud_train.job.section import Section
 from cloud_train.job.types import ByteSize, Duration
 
 Text = Annotated[str, Field(min_length=1)]
+Repository = Annotated[str, Field(pattern=forms.REPOSITORY)]
+ServiceUrl = Annotated[str, Field(pattern=forms.SERVICE_URL)]
 
 
 class LocalSettings(Section):
@@ -22,10 +26,30 @@ class LocalSettings(Section):
     """
 
 
+class DockerSettings(Section):
+    """Settings of the provider ``docker``."""
+
+    host: Annotated[str, Field(pattern=forms.DOCKER_HOST)] | None = None
+    """URL of the Docker Engine: ``unix://``, ``ssh://`` or ``tcp://``; the one that Docker's own command line takes if left out. Plain
+    ``tcp://`` to another machine sends everything unencrypted, so no job with secrets, or with a store's credentials, is started that way:
+    use TLS (``DOCKER_TLS_VERIFY=1``) or ``ssh://``.
+    """
+    network: Annotated[str, Field(pattern=forms.DOCKER_NETWORK)] | None = None
+    """Network of a container that is alone; ``bridge`` if left out."""
+    user: Annotated[str, Field(pattern=forms.DOCKER_USER)] | Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """``uid:gid`` of the containers instead of yours."""
+    base: Text | None = None
+    """The base image of jobs that name none; ``cloud-train-worker`` of this version if left out."""
+    repository: Text | None = None
+    """Where ``cloud-train package --push`` puts images."""
+    platform: Text | None = None
+    """Operating system and architecture of the images, such as ``linux/arm64``; this machine's if left out."""
+
+
 class CloudSettings(Section):
     """What the three clouds' settings have in common."""
 
-    repository: Text | None = None
+    repository: Repository | None = None
     """Repository of a registry for the images, such as ``123456789012.dkr.ecr.eu-west-1.amazonaws.com/cloud-train``: they are pushed there,
     and the machines pull them from there.
     """
@@ -44,9 +68,9 @@ class CloudSettings(Section):
 class AwsSettings(CloudSettings):
     """Settings of the provider ``aws``: SageMaker training jobs."""
 
-    region: Text | None = None
+    region: Annotated[str, Field(pattern=forms.AWS_REGION)] | None = None
     """The region of jobs, bucket and registry, such as ``eu-west-1``; that of ``repository`` if left out."""
-    role: Text | None = None
+    role: Annotated[str, Field(pattern=forms.AWS_ROLE)] | None = None
     """ARN of the role that the machines have: it reaches the store, pulls the image, and writes logs. Needed. docs/clouds/aws.md has its
     policy.
     """
@@ -67,11 +91,11 @@ class AwsSettings(CloudSettings):
 class GcpSettings(CloudSettings):
     """Settings of the provider ``gcp``: Vertex AI custom jobs."""
 
-    project: Text | None = None
+    project: Annotated[str, Field(pattern=forms.GCP_PROJECT)] | None = None
     """Id of the project in which jobs run and cost money. Needed."""
-    region: Text | None = None
+    region: Annotated[str, Field(pattern=forms.GCP_REGION)] | None = None
     """The region of jobs and bucket, such as ``europe-west4``. Needed."""
-    service_account: Text | None = None
+    service_account: Annotated[str, Field(pattern=forms.GCP_ACCOUNT)] | None = None
     """E-mail of the service account that the machines have: it reaches the store and the job's secrets, and writes logs. Vertex AI's own,
     the Custom Code Service Agent, if left out. docs/clouds/gcp.md has its roles.
     """
@@ -79,38 +103,41 @@ class GcpSettings(CloudSettings):
     """Boot disk of each machine, at least 100GB."""
     disk_type: Text | None = None
     """Kind of boot disk: ``pd-ssd``, ``pd-standard`` or ``hyperdisk-balanced``; the machine's usual one if left out."""
-    network: Text | None = None
+    network: Annotated[str, Field(pattern=forms.GCP_NETWORK)] | None = None
     """Full name of a VPC network that the machines are peered with, such as ``projects/12345/global/networks/training``."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Labels of the jobs, beside those of cloud-train."""
-    endpoint: Text = "https://{service}.googleapis.com"
+    endpoint: Annotated[str, Field(pattern=forms.SERVICE_TEMPLATE)] = "https://{service}.googleapis.com"
     """URL of Google's services; ``{service}`` stands for each one's name (``europe-west4-aiplatform``, ``logging``, ``secretmanager``).
-    With Private Service Connect it is ``https://{service}-NAME.p.googleapis.com``.
+    With Private Service Connect it is ``https://{service}-yourname.p.googleapis.com``. A host that is not one of Google's has to be named
+    in the environment variable ``CLOUD_TRAIN_TRUSTED_HOSTS`` too.
     """
 
 
 class AzureSettings(CloudSettings):
     """Settings of the provider ``azure``: Azure ML command jobs."""
 
-    subscription: Text | None = None
+    subscription: Annotated[str, Field(pattern=forms.GUID)] | None = None
     """Id of the subscription."""
-    resource_group: Text | None = None
+    resource_group: Annotated[str, Field(pattern=forms.AZURE_GROUP)] | None = None
     """The resource group of the workspace."""
-    workspace: Text | None = None
+    workspace: Annotated[str, Field(pattern=forms.AZURE_WORKSPACE)] | None = None
     """The Azure ML workspace."""
-    location: Text | None = None
+    location: Annotated[str, Field(pattern=forms.AZURE_LOCATION)] | None = None
     """The workspace's region, such as ``westeurope``: its run history is there."""
-    compute: Text | None = None
+    compute: Annotated[str, Field(pattern=forms.AZURE_COMPUTE)] | None = None
     """A compute cluster of the workspace, whose own setting decides about spot; serverless machines if left out."""
-    identity: Text | None = None
+    identity: Annotated[str, Field(pattern=forms.CLIENT_ID)] | None = None
     """Client id of the managed identity that the machines have: it reaches the store and the image. A cluster's own, which the system made,
     if left out; serverless machines need one. docs/clouds/azure.md has its roles.
     """
-    vault: Text | None = None
+    vault: Annotated[str, Field(pattern=forms.VAULT_URL)] | None = None
     """URL of the Key Vault that hands a job's ``secrets`` to its machines, such as ``https://cloud-train.vault.azure.net``."""
     tags: dict[str, str] = Field(default_factory=dict)
     """Tags of the jobs, beside those of cloud-train."""
-    endpoint: Text | None = None
-    """URL of Azure's resource manager instead of the public cloud's."""
-    history_endpoint: Text | None = None
+    endpoint: ServiceUrl | None = None
+    """URL of Azure's resource manager instead of the public cloud's. A host that is not one of Azure's has to be named in the environment
+    variable ``CLOUD_TRAIN_TRUSTED_HOSTS`` too; so do such hosts of ``history_endpoint`` and ``vault``.
+    """
+    history_endpoint: ServiceUrl | None = None
     """URL of the run history instead of the region's own."""

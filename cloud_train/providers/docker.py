@@ -21,6 +21,7 @@ from cloud_train.providers.docker_request import NODE, labels_of, problems_of, r
 from cloud_train.providers.docker_state import Seen, verdict
 from cloud_train.run import container_paths
 from cloud_train.run.docker_host import address_of
+from cloud_train.run.docker_http import is_private
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.handover import FILES, loopback_endpoint
 
@@ -72,7 +73,9 @@ class DockerProvider:
         secrets, credentials = _brought_along(secrets)
         _refuse_loopback(secrets, containers)
         variables = [f"{name}={value}" for name, value in secrets.items()]
-        with connected(address_of(request["engine"])) as engine, ExitStack() as undoing:
+        address = address_of(request["engine"])
+        _refuse_unencrypted(address, secrets)
+        with connected(address) as engine, ExitStack() as undoing:
             self._remember(engine.address)
             self._sweep(engine)
             if network is not None:
@@ -225,6 +228,15 @@ def _refuse_loopback(secrets: Mapping[str, str], containers: Sequence[Mapping[st
         raise ProviderError(
             f"the store's endpoint {endpoint} is this machine's own, and a container has a network of its own",
             hint="let it share this machine's with docker.network: host in a config file, or name an address that containers reach",
+        )
+
+
+def _refuse_unencrypted(address: str, secrets: Mapping[str, str]) -> None:
+    if secrets and not is_private(address):
+        names = ", ".join(sorted(secrets))
+        raise ProviderError(
+            f"the Docker Engine at {address} is reached without encryption, so it does not get the run's secrets: {names}",
+            hint="use TLS (DOCKER_TLS_VERIFY=1, and certificates in DOCKER_CERT_PATH), or ssh://user@host",
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import ProviderError
+from cloud_train.job import cloud_names as forms
 from cloud_train.providers.base import Request, worker_words
 from cloud_train.run import container_paths as places
 from cloud_train.storage.registry import scheme_of
@@ -179,8 +180,8 @@ def problems_of(request: Request, sockets: tuple[str, ...] = _SOCKETS) -> Iterat
     ``sockets`` are where an engine may listen: whoever reaches one is root on that machine.
     """
     host = request["engine"]
-    if host is not None and not (isinstance(host, str) and "://" in host):
-        yield f"docker.host: {host!r} is not the URL of an engine, such as unix:///var/run/docker.sock"
+    if host is not None and not forms.has_form(forms.DOCKER_HOST, host):
+        yield f"docker.host: {host!r} is not {forms.EXPECTED[forms.DOCKER_HOST]}"
         host = None
     first = request["containers"][0]
     body, limits = first["body"], first["body"]["HostConfig"]
@@ -188,8 +189,10 @@ def problems_of(request: Request, sockets: tuple[str, ...] = _SOCKETS) -> Iterat
         yield "image: there is none to start"
     if not _NAME.fullmatch(first["name"]):
         yield f"name: {first['name']!r} is not a container's name"
-    if not isinstance(limits["NetworkMode"], str) or not limits["NetworkMode"]:
-        yield f"docker.network: {limits['NetworkMode']!r} is not the name of a network"
+    if not forms.has_form(forms.DOCKER_NETWORK, limits["NetworkMode"]):
+        yield f"docker.network: {limits['NetworkMode']!r} is not {forms.EXPECTED[forms.DOCKER_NETWORK]}"
+    if not forms.has_form(forms.DOCKER_USER, body["User"]):
+        yield f"docker.user: {body['User']!r} is not {forms.EXPECTED[forms.DOCKER_USER]}"
     if limits.get("Memory", _LEAST_MEMORY) < _LEAST_MEMORY:
         yield f"resources.memory: {limits['Memory']} bytes are too few; a container has at least 6MiB"
     own = (host.removeprefix("unix://"),) if host is not None and host.startswith("unix://") else ()

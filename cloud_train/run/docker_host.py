@@ -5,11 +5,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+from cloud_train.errors import ProviderError
+from cloud_train.job.cloud_names import DOCKER_HOST, EXPECTED, has_form
+
 _DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 
 
 def address_of(host: str | None) -> str:
-    """The engine's URL: ``host``, otherwise that of DOCKER_HOST, of the Docker CLI's current context, or the usual socket."""
+    """The engine's URL: ``host``, otherwise that of DOCKER_HOST, of the Docker CLI's current context, or the usual socket.
+
+    Raises ProviderError for a ``host`` that is not the URL of an engine.
+    """
+    if host and not has_form(DOCKER_HOST, host):
+        raise ProviderError(f"docker.host: {host!r} is not {EXPECTED[DOCKER_HOST]}", hint="correct docker.host in the config file")
     if chosen := host or os.environ.get("DOCKER_HOST"):
         return chosen
     context = current_context()

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode
 from cloud_train.errors import MissingDependencyError
 from cloud_train.run.docker_host import context_of
 from cloud_train.run.docker_ssh import Ssh, relayed
+from cloud_train.storage.loopback import is_loopback
 
 QUICK_SECONDS = 10.0
 """How long an engine may keep silent that is only asked something."""
@@ -110,6 +111,19 @@ def sdk_client(address: str, timeout_seconds: float) -> Iterator[Any]:
         except DockerException as error:
             raise ConnectionError(str(error)) from error
         yield client
+
+
+def is_private(address: str) -> bool:
+    """Whether nobody in between can read what is sent to the engine at ``address``: it is on this machine, or behind SSH or TLS."""
+    scheme, _, rest = address.partition("://")
+    if scheme in ("unix", "npipe", "ssh", "https", "http+unix"):
+        return True
+    if is_loopback((rest or address).partition("/")[0]):
+        return True
+    try:
+        return bool(_certificates(address))
+    except ImportError:  # without the SDK there is no connection at all, and making one says so
+        return True
 
 
 def _certificates(address: str) -> Any:

@@ -85,7 +85,7 @@ def relayed(address: str) -> Iterator[str]:
 def _command(address: str) -> list[str]:
     """What to run; raises ValueError for an address that names no machine."""
     url = urlsplit(address)
-    if not url.hostname:
+    if not url.hostname or url.hostname.startswith("-") or (url.username or "").startswith("-"):  # SSH would read an option
         raise ValueError(f"{address!r} names no machine; an engine behind SSH is ssh://user@host")
     options = [f"-oConnectTimeout={_CONNECT_SECONDS}", "-T"]
     options += ["-l", url.username] if url.username else []

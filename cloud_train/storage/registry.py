@@ -1,5 +1,6 @@
 """From a store's URL to the store: which schemes there are, and which module each one needs."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,19 @@ from cloud_train.storage.base import Store
 if TYPE_CHECKING:
     from cloud_train.storage.retrying import RetryPolicy
 
+_BUCKETS = {
+    "s3": (r"(?!(?:[0-9]+\.){3}[0-9]+$)[a-z0-9](?:[a-z0-9-]|\.(?![.-])){1,61}[a-z0-9]", "3 to 63 of a-z, 0-9, '-' and '.'"),
+    "gs": (
+        r"(?!(?:[0-9]+\.){3}[0-9]+$)[a-z0-9](?:[a-z0-9_-]|\.(?![.-])){1,220}[a-z0-9]",
+        "3 to 63 (with dots 222) of a-z, 0-9, '-', '_' and '.'",
+    ),
+}
+"""What a bucket may be called: its name becomes a host, or part of one
+(https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html, https://cloud.google.com/storage/docs/buckets#naming).
+"""
+_ACCOUNT = r"[a-z0-9]{3,24}"
+_CONTAINER = r"\$(?:root|web|logs)|(?=.{3,63}$)[a-z0-9]+(?:-[a-z0-9]+)*"
+"""https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata"""
 _FORMS = {"s3": "s3://bucket/prefix", "gs": "gs://bucket/prefix", "az": "az://account/container/prefix"}
 
 
@@ -72,6 +86,20 @@ def _cloud_store(url: str) -> Store:
     return AzureStore(first, container, prefix)
 
 
+def _check_names(url: str, scheme: str, first: str, container: str = "") -> None:
+    """Raise UsageError for a name that no bucket, account or container can have: it decides which host is asked."""
+    if scheme == "az":
+        checks = [("storage account", first, _ACCOUNT, "3 to 24 of a-z and 0-9")]
+        checks.append(("container", container, _CONTAINER, "3 to 63 of a-z, 0-9 and '-'"))
+    else:
+        checks = [("bucket", first, *_BUCKETS[scheme])]
+    for kind, name, form, expected in checks:
+        if not re.fullmatch(form, name):
+            raise UsageError(
+                f"{name!r} in {url!r} cannot be the name of a {kind}: those have {expected}", hint=f"write it as {_FORMS[scheme]}"
+            )
+
+
 def _parts(url: str) -> tuple[str, str, str, str]:
     """Scheme, bucket or account, container (of an account), and the prefix, which is empty or ends with '/'."""
     scheme = scheme_of(url)
@@ -86,4 +114,5 @@ def _parts(url: str) -> tuple[str, str, str, str]:
         raise UsageError(f"{url!r} names no {'container' if scheme == 'az' else 'bucket'}", hint=f"write it as {_FORMS[scheme]}")
     if any(name in ("", ".", "..") for name in names) or "\\" in url or not url.isprintable():
         raise UsageError(f"{url!r} cannot be a store", hint="use plain names with '/' between them")
+    _check_names(url, scheme, *names[:needed])
     return scheme, names[0], names[1] if needed > 1 else "", "".join(f"{name}/" for name in names[needed:])

@@ -2,19 +2,26 @@
 
 A place is ``aws-secret:NAME@REGION`` (AWS Secrets Manager), ``gcp-secret:projects/P/secrets/NAME`` (Google Secret Manager) or
 ``azure-secret:https://VAULT.vault.azure.net/secrets/NAME`` (Azure Key Vault). What lies there is one JSON document, name → value.
+
+The machine's token goes to its cloud's own hosts, over https, and follows no redirect (``storage.trusted_hosts``).
 """
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
 
 import base64
 import json
+import re
 from typing import Any
 
 from cloud_train.errors import CloudTrainError, UsageError
+from cloud_train.storage.trusted_hosts import AZURE_VAULT, UntrustedHostError, check, check_google
 
 _GOOGLE = "https://secretmanager.googleapis.com/v1/"
 _TIMEOUT_SECONDS = 30.0
 _MOST_BYTES = 32_000
+_AWS = re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}@[a-z]{2,4}(?:-[a-z]+)+-[0-9]{1,2}")
+_GOOGLE_NAME = re.compile(r"projects/[a-z0-9.:-]+/secrets/[A-Za-z0-9_-]{1,255}")
+_AZURE_PATH = re.compile(r"https?://[^/?]+/secrets/[A-Za-z0-9-]{1,127}")
 
 
 class SecretsError(CloudTrainError):
@@ -52,6 +59,8 @@ def _from_aws(name: str) -> str:
         from botocore.exceptions import BotoCoreError, ClientError
     except ImportError as error:
         raise SecretsError("the image has no boto3, with which AWS Secrets Manager is read: add it to image.requirements") from error
+    if not _AWS.fullmatch(name):
+        raise SecretsError(f"{name!r} is not a secret of AWS Secrets Manager, written as NAME@REGION")
     identifier, _, region = name.rpartition("@")
     try:
         client = boto3.client("secretsmanager", region_name=region)
@@ -71,21 +80,38 @@ def _from_google(name: str) -> str:
         advice = "add google-auth and requests to image.requirements"
         raise SecretsError(f"the image has no google-auth, with which Google Secret Manager is read: {advice}") from error
     url = name if "://" in name else f"{_GOOGLE}{name}"
+    if not _GOOGLE_NAME.fullmatch(url.rpartition("/v1/")[2]):
+        raise SecretsError(f"{name!r} is not a secret of Google Secret Manager, written as projects/PROJECT/secrets/NAME")
     try:
         credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+        check_google(url, credentials, "the address of the secret")
         with AuthorizedSession(credentials) as session:  # type: ignore[no-untyped-call]  # google-auth has no types here
-            response = session.get(f"{url}/versions/latest:access", timeout=_TIMEOUT_SECONDS)
+            response = session.get(f"{url}/versions/latest:access", timeout=_TIMEOUT_SECONDS, allow_redirects=False)
             response.raise_for_status()
+            if response.is_redirect:
+                raise SecretsError(f"the secret {name} cannot be read: {url} redirects to another address, which gets no token")
             return base64.b64decode(response.json()["payload"]["data"]).decode()
+    except UntrustedHostError as error:
+        raise SecretsError(f"{error.message}; {error.hint}") from error
     except (GoogleAuthError, RequestException, KeyError, ValueError) as error:
         advice = "the machines' service account needs roles/secretmanager.secretAccessor: see docs/clouds/gcp.md"
         raise SecretsError(f"the secret {name} cannot be read: {error}; {advice}") from error
 
 
 def _from_azure(url: str) -> str:
-    from urllib.error import URLError
-    from urllib.request import Request, urlopen  # brings sockets, which no other worker needs
+    from urllib.error import HTTPError, URLError
+    from urllib.request import HTTPRedirectHandler, Request, build_opener  # brings sockets, which no other worker needs
 
+    class Unredirected(HTTPRedirectHandler):
+        def redirect_request(self, *_: Any) -> None:
+            return None  # the refusal is an HTTPError, with the status of the redirect
+
+    if not _AZURE_PATH.fullmatch(url):
+        raise SecretsError(f"{url!r} is not a secret of Azure Key Vault, such as https://VAULT.vault.azure.net/secrets/NAME")
+    try:
+        check(url, AZURE_VAULT, "the address of the secret (azure.vault)")
+    except UntrustedHostError as error:
+        raise SecretsError(f"{error.message}; {error.hint}") from error
     try:
         from azure.core.exceptions import AzureError
         from azure.identity import DefaultAzureCredential
@@ -96,9 +122,11 @@ def _from_azure(url: str) -> str:
         with DefaultAzureCredential() as credential:
             token = credential.get_token("https://vault.azure.net/.default").token
         request = Request(f"{url}?api-version=7.4", headers={"Authorization": f"Bearer {token}"})
-        with urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
+        with build_opener(Unredirected).open(request, timeout=_TIMEOUT_SECONDS) as response:
             document: dict[str, Any] = json.load(response)
         return str(document["value"])
     except (AzureError, URLError, KeyError, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()
         advice = "the machines' identity needs the role Key Vault Secrets User on the vault: see docs/clouds/azure.md"
         raise SecretsError(f"the secret {url} cannot be read: {error}; {advice}") from error

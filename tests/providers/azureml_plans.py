@@ -34,7 +34,13 @@ def plan_of(
         job=spec,
         job_file="/nowhere/job.yaml",
         provider="azure",
-        provider_settings=AzureSettings.model_validate_json(json.dumps(chosen)).model_dump(mode="json", exclude_none=True),
+        # Those of a config file with its defaults; changes come unchecked, as settings may that no config file had.
+        provider_settings={
+            **AzureSettings.model_validate_json(
+                json.dumps({key: chosen[key] for key in SETTINGS if chosen.get(key) == SETTINGS[key]})
+            ).model_dump(mode="json", exclude_none=True),
+            **chosen,
+        },
         store=store,
         program=Program(
             ("/bin/sh", "-c", "python train.py"),

@@ -403,7 +403,7 @@ def test_the_registry_s_password_is_a_token_of_its_own(cloud: AzureSimulator, az
 
 
 def test_a_token_does_not_travel_unencrypted_to_another_machine(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
-    with pytest.raises(ProviderError, match="non-TLS"):
+    with pytest.raises(ProviderError, match="not encrypted"):
         client().call("GET", "http://management.example.org/", "try")
 
 

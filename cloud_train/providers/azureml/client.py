@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from cloud_train.errors import MissingDependencyError, ProviderError
 from cloud_train.storage.azure_account import IDENTITIES, quiet_sdk
 from cloud_train.storage.loopback import is_loopback
+from cloud_train.storage.trusted_hosts import AZURE, AZURE_VAULT, check
 
 if TYPE_CHECKING:
     from azure.core import PipelineClient
@@ -31,6 +32,12 @@ API = {"api-version": "2025-12-01"}
 """The version of the resource manager's API that the requests are made for."""
 
 _ARM_SCOPE = "https://management.azure.com/.default"
+_BELONGING = {
+    _ARM_SCOPE: (AZURE, "azure.endpoint (or azure.history_endpoint, azure.location)"),
+    VAULT_SCOPE: (AZURE_VAULT, "azure.vault"),
+}
+"""Where the token of each scope belongs, and the setting that a URL there comes from."""
+_REGISTRY = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\.azurecr\.(?:io|cn|us)")
 _TRIES = 4
 _LONGEST_WAIT_SECONDS = 20.0
 _TIMEOUT_SECONDS = 30.0
@@ -88,6 +95,11 @@ class Answer:
         return self.document
 
 
+def is_registry(host: str) -> bool:
+    """Whether ``host`` is the address of an Azure container registry, such as ``myregistry.azurecr.io``, and nothing else."""
+    return _REGISTRY.fullmatch(host) is not None
+
+
 def client() -> "Client":
     """The client for the credentials that the environment names, which keeps tokens and connections for as long as this process runs."""
     return _client(tuple(os.environ.get(name) for name in _IDENTITY))
@@ -136,11 +148,14 @@ class Client:
     ) -> Answer:
         """Send a request and return its answer, if its status is one of ``expect``.
 
-        ``doing`` completes the sentence "Azure cannot …", ``permission`` is the Azure action that it takes, ``scope`` is None for a URL
-        that is signed itself, ``content`` are further parts of the request (``params``, ``json``, ``data``, ``headers``). What is not
-        ``repeatable`` is sent once, unless Azure says that it did nothing. Raises MissingError for status 404, UnansweredError where
-        nothing says whether the request was carried out, and ProviderError for any other refusal.
+        ``doing`` completes the sentence "Azure cannot …", ``permission`` is the Azure action that it takes, ``content`` are further
+        parts of the request (``params``, ``json``, ``data``, ``headers``). ``scope`` is that of the token, which goes to its own hosts
+        only and follows no redirect; None for a URL that is signed itself. What is not ``repeatable`` is sent once, unless Azure says
+        that it did nothing. Raises MissingError for status 404, UnansweredError where nothing says whether the request was carried out,
+        UntrustedHostError where the token does not belong, and ProviderError for any other refusal.
         """
+        if scope is not None:
+            check(url, *_BELONGING[scope])
         for attempt in range(1, _TRIES + 1):
             asked = None
             try:
@@ -160,6 +175,8 @@ class Client:
 
         The exchange is described at https://azure.github.io/acr/AAD-OAuth.html.
         """
+        if not (is_registry(host) or is_loopback(host)):
+            raise ProviderError(f"{host!r} is not an Azure container registry, so it gets no token", hint="correct azure.repository")
         form = {"grant_type": "access_token", "service": host, "access_token": self.token(REGISTRY_SCOPE)}
         url = f"{'http' if is_loopback(host) else 'https'}://{host}/oauth2/exchange"
         return str(self.call("POST", url, f"sign in at {host}", scope=None, data=form).having("refresh_token")["refresh_token"])

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cloud_train.errors import CloudTrainError, ProviderError
-from cloud_train.providers.azureml.client import API, VAULT_SCOPE, Client, ForbiddenError, client
-from cloud_train.providers.azureml.request import workspace_of
+from cloud_train.providers.azureml.client import API, VAULT_SCOPE, Client, ForbiddenError, client, is_registry
+from cloud_train.providers.azureml.request import checked_workspace_of
 from cloud_train.providers.base import Diagnosis
 from cloud_train.providers.diagnosing import looked, unasked, wrong
 from cloud_train.storage.loopback import is_loopback
@@ -41,7 +41,7 @@ def diagnose(settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnos
         azure = client()
         azure.token()
         yield Diagnosis("credentials", "ok", "azure-identity finds some")
-        place = workspace_of(settings)
+        place = checked_workspace_of(settings)
         workspace = azure.call(
             "GET", f"{place['endpoint']}{place['path']}", "show the workspace", permission=f"{_ML}/read", params=API
         ).having("location")
@@ -151,7 +151,7 @@ def _of_identity(azure: Client, settings: Mapping[str, Any], place: Mapping[str,
 def _of_registry(azure: Client, repository: str) -> Diagnosis:
     """Whether whoever submits may push, by what the registry writes into a token for that."""
     host, _, name = repository.partition("/")
-    if not (is_loopback(host) or ".azurecr." in host):
+    if not (is_loopback(host) or is_registry(host)):
         return Diagnosis("registry", "ok", f"{host} is none of Azure's: Docker's own login is used")
     refresh = azure.registry_password(host)
     form = {"grant_type": "refresh_token", "service": host, "scope": f"repository:{name}:pull,push", "refresh_token": refresh}

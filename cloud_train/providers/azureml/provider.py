@@ -15,9 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 from cloud_train import private
 from cloud_train.errors import CloudTrainError, ProviderError
+from cloud_train.job.cloud_names import AZURE_LOCATION, EXPECTED, REPOSITORY, has_form
 from cloud_train.providers.azureml import diagnosis
-from cloud_train.providers.azureml.client import API, VAULT_SCOPE, Client, MissingError, ThrottledError, UnansweredError, client
-from cloud_train.providers.azureml.request import problems_of, request_of, secret_of, workspace_of
+from cloud_train.providers.azureml.client import (
+    API,
+    VAULT_SCOPE,
+    Client,
+    MissingError,
+    ThrottledError,
+    UnansweredError,
+    client,
+    is_registry,
+)
+from cloud_train.providers.azureml.request import checked_workspace_of, problems_of, request_of, secret_of
 from cloud_train.providers.azureml.state import is_over, observed
 from cloud_train.providers.base import AlreadyLaunchedError, Capabilities, Diagnosis, Handle, LaunchUnknownError, Observation, Request
 from cloud_train.providers.cloud_jobs import RUN, job_name
@@ -39,8 +49,8 @@ _LOG = re.compile(r"user_logs/std_log\D*0*\.txt")
 """The log of node 0's first process, as azure-ai-ml streams it."""
 _LOG_PAGE_BYTES = 1 << 20
 _LEAVING_SECONDS = 5.0
+_PROXY = "check for a proxy or captive portal"
 _NO_MORE = 416
-_REGISTRIES = (".azurecr.io", ".azurecr.cn", ".azurecr.us")
 _ANYONE = "00000000-0000-0000-0000-000000000000"
 """The user's name of whoever logs in with a token of the registry's."""
 
@@ -84,7 +94,7 @@ class AzureMlProvider(CloudProvider):
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
         """The job by its id, and by the run that its tags name."""
-        reference = _reference(workspace_of(settings), job_name(run_id, attempt), None)
+        reference = _reference(checked_workspace_of(settings), job_name(run_id, attempt), None)
         job = _job(client(), reference)
         if job is None or job["properties"].get("tags", {}).get(RUN) != run_id:
             return None
@@ -144,8 +154,13 @@ class AzureMlProvider(CloudProvider):
 
         Its repositories come into being with their first image, so there is nothing to make.
         """
-        host = str(settings.get("repository") or "").partition("/")[0]
-        return (_ANYONE, client().registry_password(host)) if host.endswith(_REGISTRIES) else None
+        repository = str(settings.get("repository") or "")
+        host = repository.partition("/")[0]
+        if not is_registry(host):
+            return None
+        if not has_form(REPOSITORY, repository):
+            raise ProviderError(f"azure.repository: {repository!r} is not {EXPECTED[REPOSITORY]}", hint=f"such as {host}/cloud-train")
+        return _ANYONE, client().registry_password(host)
 
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
         """Credentials, workspace, permissions, machines, identity, registry, vault, store."""
@@ -239,6 +254,8 @@ def _details(azure: Client, reference: Mapping[str, Any]) -> dict[str, Any]:
     if history is None:
         workspace = f"{reference['endpoint']}{reference['path']}"
         location = azure.call("GET", workspace, "show the workspace", params=API).having("location")["location"]
+        if not has_form(AZURE_LOCATION, location):
+            raise UnansweredError(f"Azure names {str(location)[:60]!r} as the workspace's region, which is not one", hint=_PROXY)
         history = f"https://{location}.api.azureml.ms"
     url = f"{history}/history/v1.0{reference['path']}/runs/{reference['job']}/details"
     return azure.call("GET", url, f"show the history of {reference['job']}", permission=f"{_JOBS}/read").having("runId")

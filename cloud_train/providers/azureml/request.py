@@ -10,6 +10,8 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from cloud_train.errors import ProviderError
+from cloud_train.job import cloud_names as forms
 from cloud_train.providers.base import Request
 from cloud_train.providers.cloud_jobs import ATTEMPT, NOT_BUILT, RUN, STORE, image_of, job_name, whole_seconds
 from cloud_train.providers.descriptions import problems_of as shape_problems
@@ -23,16 +25,17 @@ _ENVIRONMENT = "cloud-train"
 _PUBLIC = "https://management.azure.com"
 _NEEDED = ("subscription", "resource_group", "workspace", "repository")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,253}")
-_GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_PATTERNS = {
-    "subscription": (_GUID, "an id such as 11111111-2222-3333-4444-555555555555"),
-    "resource_group": (re.compile(r"[\w.()-]{0,89}[\w()-]"), "1 to 90 letters, digits and '_-.()', without a '.' at the end"),
-    "workspace": (re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,32}"), "3 to 33 letters, digits, '_' and '-'"),
-    "compute": (re.compile(r"[A-Za-z](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])"), "the name of a cluster: 2 to 32 letters, digits and '-'"),
-    "identity": (_GUID, "the client id of an identity, such as 11111111-2222-3333-4444-555555555555"),
-    "machine": (re.compile(r"Standard_[A-Z]\w+", re.IGNORECASE), "a machine of Azure, such as Standard_NC4as_T4_v3"),
-    "vault": (re.compile(r"https?://[^/?#\s]+/?"), "the URL of a Key Vault, such as https://cloud-train.vault.azure.net"),
+_FORMS = {
+    "subscription": forms.GUID,
+    "resource_group": forms.AZURE_GROUP,
+    "workspace": forms.AZURE_WORKSPACE,
+    "compute": forms.AZURE_COMPUTE,
+    "identity": forms.CLIENT_ID,
+    "machine": forms.AZURE_MACHINE,
+    "vault": forms.VAULT_URL,
 }
+"""Settings that a request keeps, and the forms that they need."""
+_OF_ADDRESSES = {"location": forms.AZURE_LOCATION, "endpoint": forms.SERVICE_URL, "history_endpoint": forms.SERVICE_URL}
 _MOST_TAGS = 50
 _LONGEST_TAG = (100, 1000)
 """Characters of a tag's name and value (https://learn.microsoft.com/azure/machine-learning/how-to-manage-quotas)."""
@@ -50,7 +53,7 @@ def request_of(plan: "Plan") -> Request:
         "run_id": plan.run_id,
         "attempt": plan.attempt,
         "store": plan.store,
-        "settings": {name: settings[name] for name in (*_NEEDED, *_PATTERNS) if name in settings},
+        "settings": {name: settings[name] for name in (*_NEEDED, *_FORMS) if name in settings},
         **({"refused": without} if without else {}),
         "workspace": workspace,
         "secrets": list(plan.job.secrets),
@@ -83,9 +86,9 @@ def problems_of(request: Request) -> Iterator[str]:
     for name in _NEEDED:
         if name not in settings:
             yield f"azure.{name}: it is not set; name it in the config file (docs/clouds/azure.md says how to make one)"
-    for name, (pattern, expected) in _PATTERNS.items():
-        if name in settings and not pattern.fullmatch(settings[name]):
-            yield f"azure.{name}: {settings[name]!r} is not {expected}{_similar(settings[name]) if name == 'machine' else ''}"
+    yield from form_problems({**settings, "endpoint": request["workspace"]["endpoint"]})
+    if request["workspace"]["history"] is not None and not forms.has_form(forms.SERVICE_URL, request["workspace"]["history"]):
+        yield f"azure.location: {request['workspace']['history']!r} is not the URL of a run history; see azure.history_endpoint too"
     yield from _contradictions(request)
     yield from (f"environment.{problem}" for problem in shape_problems(request["environment"]["body"], "azure", "EnvironmentVersion"))
     yield from (f"job.{problem}" for problem in shape_problems(body, "azure", "JobBase"))
@@ -94,6 +97,23 @@ def problems_of(request: Request) -> Iterator[str]:
     yield from _tag_problems(body.get("properties", {}).get("tags", {}))
     if "${{" in body.get("properties", {}).get("command", ""):
         yield "job.properties.command: '${{' begins an expression of Azure ML's own; no name or URL here may have it"
+
+
+def form_problems(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Settings that would become part of a URL and have not the form for it. Nobody is asked."""
+    for name, form in {**_FORMS, **_OF_ADDRESSES, "repository": forms.REPOSITORY}.items():
+        value = settings.get(name)
+        if value is not None and not forms.has_form(form, value):
+            near = _similar(str(value)) if name == "machine" else ""
+            yield f"azure.{name}: {value!r} is not {forms.EXPECTED[form]}{near}"
+
+
+def checked_workspace_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as ``workspace_of`` for a request that is sent at once: raises ProviderError for settings that cannot be part of a URL."""
+    problem = next(form_problems(settings), None)
+    if problem is not None:
+        raise ProviderError(problem, hint="correct it in the config file: see docs/clouds/azure.md")
+    return workspace_of(settings)
 
 
 def _contradictions(request: Request) -> Iterator[str]:

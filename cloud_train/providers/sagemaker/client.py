@@ -14,6 +14,7 @@ from threading import Lock
 from typing import Any
 
 from cloud_train.errors import MissingDependencyError, ProviderError
+from cloud_train.job.cloud_names import AWS_REGION, EXPECTED, has_form
 from cloud_train.storage.s3_access import CREDENTIAL_PROBLEMS, INSTALL, LOG_IN
 
 _THROTTLES = frozenset(
@@ -119,6 +120,8 @@ class Aws:
             return answer
 
     def _client(self, service: str, region: str) -> Any:
+        if not has_form(AWS_REGION, region):  # it becomes part of the host to which the signed request goes
+            raise AwsRefusalError(f"aws.region: {region!r} is not {EXPECTED[AWS_REGION]}", "correct aws.region", "ValueError", "")
         with self._lock:
             if (service, region) not in self._clients:
                 self._clients[service, region] = self._new_client(service, region)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from cloud_train.job import cloud_names as forms
 from cloud_train.providers import descriptions
 from cloud_train.providers.base import Request
 from cloud_train.providers.cloud_jobs import ATTEMPT, RUN, STORE, image_of, job_name, longest_seconds
@@ -28,10 +29,9 @@ _MOST_GRACE_SECONDS = 110
 _LONGEST_SECONDS = 28 * 86400
 _VOLUME = "30GB"
 _MOST_TAGS = 50
-_ECR = re.compile(r"(\d{12})\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
+_ECR = re.compile(r"([0-9]{12})\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
 _TAG = re.compile(r"[A-Za-z0-9 _.:/=+\-@]{1,256}")
 """What may stand in a tag, of what may stand in a store's URL."""
-_REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d{1,2}")
 _LOCAL_DISKS = (
     *("g4dn", "g5", "g6", "g6e", "g7", "g7e"),
     *("p3dn", "p4d", "p4de", "p5", "p5e", "p5en", "p6", "p6e"),
@@ -62,7 +62,7 @@ def secret_name(job: str) -> str:
 def registry_of(repository: str) -> tuple[str, str] | None:
     """Account and region of a repository of Amazon ECR; None for any other."""
     match = _ECR.fullmatch(repository.partition("/")[0])
-    return (match[1], match[2]) if match else None
+    return (match[1], match[2]) if match and forms.has_form(forms.AWS_REGION, match[2]) else None
 
 
 def region_of(settings: Mapping[str, Any]) -> str | None:
@@ -218,7 +218,7 @@ def problems_of(request: Request) -> Iterator[str]:
     yield from request["refused"]
     if not request["region"]:
         yield "aws.region: none is named, and none follows from aws.repository; set it in the config file, such as eu-west-1"
-    elif not _REGION.fullmatch(request["region"]):
+    elif not forms.has_form(forms.AWS_REGION, request["region"]):
         yield f"aws.region: {request['region']!r} has not the form of a region, such as eu-west-1"
     if not body.get("RoleArn"):
         yield "aws.role: none is named; it is the ARN of the role that the machines have (docs/clouds/aws.md makes one)"

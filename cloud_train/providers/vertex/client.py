@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 from cloud_train.errors import MissingDependencyError, ProviderError
-from cloud_train.providers.vertex.request import service_url
+from cloud_train.providers.vertex.request import place_of, service_url
+from cloud_train.storage.trusted_hosts import check_google
 
 INSTALL = "pip install 'cloud-train[gcp]'"
 LOGIN = "gcloud auth application-default login"
@@ -30,6 +31,8 @@ _MAY_PASS = frozenset({THROTTLED, 500, 502, 503, 504})
 _QUOTA = "quota metrics exceed quota limits"  # of machines; too many requests are told otherwise, with the same status
 _PERMISSION = re.compile(r"[Pp]ermission '?\"?([a-z]+\.[A-Za-z.]+)")
 _ROLES = "docs/clouds/gcp.md has the roles"
+_PATH = re.compile(r"[A-Za-z0-9._~:/%@-]+")
+"""The paths that requests here have: a query comes apart from them."""
 _SHOWN_CHARACTERS = 600
 
 
@@ -59,7 +62,11 @@ class Google:
         timeouts: tuple[float, float] = TIMEOUTS,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        """``settings`` are ``project``, ``region`` and ``endpoint``; ``credentials`` google-auth's; ``pause`` waits so many seconds."""
+        """``settings`` are ``project``, ``region`` and ``endpoint``; ``credentials`` google-auth's; ``pause`` waits so many seconds.
+
+        Raises ProviderError for a project or a region that cannot be one.
+        """
+        self._project, self._region = place_of(settings)
         self.credentials, self.pause = credentials, pause
         self._settings, self._timeouts = settings, timeouts
         self._session: Any = None
@@ -76,12 +83,12 @@ class Google:
     @property
     def vertex(self) -> str:
         """The name of the region's Vertex AI among Google's services."""
-        return f"{self._settings['region']}-aiplatform"
+        return f"{self._region}-aiplatform"
 
     @property
     def parent(self) -> str:
         """Where jobs are, as Vertex AI calls it."""
-        return f"projects/{self._settings['project']}/locations/{self._settings['region']}"
+        return f"projects/{self._project}/locations/{self._region}"
 
     def call(
         self,
@@ -125,7 +132,7 @@ class Google:
         from google.auth.exceptions import GoogleAuthError
         from requests.exceptions import RequestException
 
-        url = f"{service_url(self._settings, service)}/{path}"
+        url = self._url(service, path)
         try:
             answer = self._session.request(method, url, json=body, params=query, timeout=self._timeouts, allow_redirects=False)
         except GoogleAuthError as error:
@@ -140,6 +147,17 @@ class Google:
         if document is None:
             raise GoogleError(f"{url} answers with something that is no JSON", "is there a proxy in between?")
         return document
+
+    def _url(self, service: str, path: str) -> str:
+        """Where a request goes, once it is certain that the credentials may go there too."""
+        try:
+            url = f"{service_url(self._settings, service)}/{path}"
+            if not _PATH.fullmatch(path):
+                raise ProviderError(f"{path!r} is not the path of a resource of Google Cloud", hint="correct the settings of gcp")
+            check_google(url, self.credentials, "gcp.endpoint")
+        except ProviderError as error:
+            raise GoogleError(error.message, error.hint, status=_NO_URL) from error
+        return url
 
     def _no_answer(self, url: str, service: str, error: Exception) -> GoogleError:
         region = self._settings.get("region")

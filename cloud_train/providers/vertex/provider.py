@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cloud_train.errors import CloudTrainError, ProviderError
+from cloud_train.errors import CloudTrainError
 from cloud_train.providers.base import (
     AlreadyLaunchedError,
     Capabilities,
@@ -24,7 +24,7 @@ from cloud_train.providers.base import (
 from cloud_train.providers.cloud_provider import CloudProvider, is_young
 from cloud_train.providers.vertex import jobs
 from cloud_train.providers.vertex.client import TIMEOUTS, Google, GoogleError, credentials_of
-from cloud_train.providers.vertex.request import CLOUD, problems_of, request_of, secret_name
+from cloud_train.providers.vertex.request import CLOUD, place_of, problems_of, request_of, secret_name
 from cloud_train.providers.vertex.state import DELETED, NOT_YET, observation_of
 
 if TYPE_CHECKING:
@@ -145,9 +145,7 @@ class VertexProvider(CloudProvider):
                 yield name, observation_of(job)
 
     def _google(self, settings: Mapping[str, Any]) -> Google:
-        project = settings.get("project")
-        if not project or not settings.get("region"):
-            raise ProviderError("gcp.project and gcp.region are needed", hint="name both in a config file: see docs/clouds/gcp.md")
+        project, _ = place_of(settings)
         if project not in self._credentials:
             self._credentials[project] = credentials_of(project)  # kept, because they keep a token that is good for an hour
         return Google(settings, self._credentials[project], timeouts=self._timeouts, pause=self._pause)

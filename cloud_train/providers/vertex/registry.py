@@ -8,11 +8,13 @@ import re
 from typing import Any
 
 from cloud_train.errors import ProviderError
+from cloud_train.job.cloud_names import REPOSITORY, has_form
 from cloud_train.providers.vertex.client import Google, GoogleError, no_token
 
 _USER = "oauth2accesstoken"  # https://cloud.google.com/artifact-registry/docs/docker/authentication#token
-_NAME = re.compile(r"(?P<location>[a-z0-9-]+)-docker\.pkg\.dev/(?P<project>[^/]+)/(?P<repository>[^/]+)/.+")
-_HOST = re.compile(r"(?:[a-z0-9-]+-docker\.pkg\.dev|(?:[a-z]+\.)?gcr\.io)(?:/|$)")
+_PART = r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?"
+_NAME = re.compile(rf"(?P<location>[a-z0-9-]+)-docker\.pkg\.dev/(?P<project>{_PART})/(?P<repository>{_PART})(?:/{_PART})+")
+_HOST = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*-docker\.pkg\.dev|(?:(?:us|eu|asia)\.)?gcr\.io")
 _NOT_FOUND = 404
 _EXISTS = 409
 _LOOKS = 30
@@ -20,8 +22,12 @@ _PACE_SECONDS = 2.0
 
 
 def is_google(repository: str) -> bool:
-    """Whether Google's login is the one for it."""
-    return _HOST.match(repository) is not None
+    """Whether Google's login is the one for it. Raises ProviderError for one of Google's registries without a repository in it."""
+    if _HOST.fullmatch(repository.partition("/")[0]) is None:
+        return False
+    if not has_form(REPOSITORY, repository):
+        raise _not_an_image(repository)
+    return True
 
 
 def login(credentials: Any) -> tuple[str, str]:
@@ -66,10 +72,14 @@ def prepare(google: Google, repository: str) -> None:
 
 
 def _path(repository: str) -> str:
-    match = _NAME.match(repository)
+    match = _NAME.fullmatch(repository)
     if match is None:
-        raise ProviderError(
-            f"gcp.repository: {repository!r} does not name an image in a repository of Artifact Registry",
-            hint="such as europe-west4-docker.pkg.dev/my-project-123456/cloud-train/jobs",
-        )
+        raise _not_an_image(repository)
     return f"v1/projects/{match['project']}/locations/{match['location']}/repositories/{match['repository']}"
+
+
+def _not_an_image(repository: str) -> ProviderError:
+    return ProviderError(
+        f"gcp.repository: {repository!r} does not name an image in a repository of Artifact Registry",
+        hint="such as europe-west4-docker.pkg.dev/my-project-123456/cloud-train/jobs",
+    )

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from cloud_train.errors import ProviderError
+from cloud_train.job import cloud_names as forms
 from cloud_train.providers.base import Request
 from cloud_train.providers.cloud_jobs import ATTEMPT, NOT_BUILT, RUN, image_of, job_name, whole_seconds
 from cloud_train.providers.descriptions import problems_of as shape_problems_of
@@ -40,10 +42,7 @@ _ACCELERATORS = {
 }
 _MACHINE = re.compile(r"[a-z]+[0-9]+[a-z]*-(standard|highmem|highcpu|highgpu|megagpu|ultragpu|edgegpu|megamem|ultramem)-[0-9]+[a-z]*")
 _ONLY_SPOT = re.compile(r"a3-highgpu-[124]g")
-_PROJECT = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]|[0-9]{6,}")
-_REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
-_ACCOUNT = re.compile(r"[^@\s]+@[a-z0-9.-]+\.gserviceaccount\.com")
-_NETWORK = re.compile(r"projects/[^/]+/global/networks/[^/]+")
+_SERVICE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -63,8 +62,24 @@ def secret_name(run_id: str, attempt: int) -> str:
 
 
 def service_url(settings: Mapping[str, Any], service: str) -> str:
-    """The URL of one of Google's services, without a '/' at the end."""
-    return str(settings.get("endpoint") or ENDPOINT).replace("{service}", service).rstrip("/")
+    """The URL of one of Google's services, without a '/' at the end. Raises ProviderError where endpoint or service have another form."""
+    endpoint = settings.get("endpoint") or ENDPOINT
+    if not forms.has_form(forms.SERVICE_TEMPLATE, endpoint):
+        raise ProviderError(f"gcp.endpoint: {endpoint!r} is not {forms.EXPECTED[forms.SERVICE_TEMPLATE]}", hint="correct gcp.endpoint")
+    if not _SERVICE.fullmatch(service):
+        raise ProviderError(f"{service!r} is not the name of one of Google's services", hint="correct gcp.region")
+    return str(endpoint).replace("{service}", service).rstrip("/")
+
+
+def place_of(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Project and region, which become part of hosts and paths. Raises ProviderError where one is missing or has another form."""
+    project, region = settings.get("project"), settings.get("region")
+    if not project or not region:
+        raise ProviderError("gcp.project and gcp.region are needed", hint="name both in a config file: see docs/clouds/gcp.md")
+    for name, value, form in (("project", project, forms.GCP_PROJECT), ("region", region, forms.GCP_REGION)):
+        if not forms.has_form(form, value):
+            raise ProviderError(f"gcp.{name}: {value!r} is not {forms.EXPECTED[form]}", hint=f"correct gcp.{name} in the config file")
+    return project, region
 
 
 def request_of(plan: "Plan") -> Request:
@@ -113,6 +128,8 @@ def _pools(plan: "Plan", machine: dict[str, Any], secret: str | None) -> list[di
 
 def _secret_place(settings: Mapping[str, Any], secret: str) -> str:
     name = f"projects/{settings.get('project')}/secrets/{secret}"
+    if not forms.has_form(forms.SERVICE_TEMPLATE, settings.get("endpoint") or ENDPOINT):
+        return f"gcp-secret:{name}"  # the request is refused for it
     url = service_url(settings, "secretmanager")
     return f"gcp-secret:{name}" if url == service_url({}, "secretmanager") else f"gcp-secret:{url}/v1/{name}"
 
@@ -203,20 +220,22 @@ def _settings_problems(settings: Mapping[str, Any]) -> Iterator[str]:
     project, region = settings["project"], settings["region"]
     if not project:
         yield "gcp.project: no project is named in the config file; it is where jobs run, such as my-project-123456"
-    elif not _PROJECT.fullmatch(project):
+    elif not forms.has_form(forms.GCP_PROJECT, project):
         yield f"gcp.project: {project!r} is not the id of a project, such as my-project-123456"
     if not region:
         yield "gcp.region: no region is named in the config file; it is where jobs run, such as europe-west4"
-    elif not _REGION.fullmatch(region):
-        zone = re.fullmatch(r"([a-z]+-[a-z]+[0-9]+)-[a-z]", region)
+    elif not forms.has_form(forms.GCP_REGION, region):
+        zone = re.fullmatch(r"([a-z]+-[a-z]+[0-9]+)-[a-z]", str(region))
         yield f"gcp.region: {region!r} is {f'a zone; its region is {zone[1]}' if zone else 'not a region, such as europe-west4'}"
     if not settings["repository"]:
         yield (
             "gcp.repository: no repository is named in the config file; the machines pull the image from it, such as"
             " europe-west4-docker.pkg.dev/my-project-123456/cloud-train/jobs"
         )
-    if "://" not in settings["endpoint"]:
-        yield f"gcp.endpoint: {settings['endpoint']!r} is not a URL"
+    elif not forms.has_form(forms.REPOSITORY, settings["repository"]):
+        yield f"gcp.repository: {settings['repository']!r} is not {forms.EXPECTED[forms.REPOSITORY]}"
+    if not forms.has_form(forms.SERVICE_TEMPLATE, settings["endpoint"]):
+        yield f"gcp.endpoint: {settings['endpoint']!r} is not {forms.EXPECTED[forms.SERVICE_TEMPLATE]}"
 
 
 def _body_problems(body: Mapping[str, Any], *, has_machine: bool) -> Iterator[str]:
@@ -225,10 +244,10 @@ def _body_problems(body: Mapping[str, Any], *, has_machine: bool) -> Iterator[st
         yield f"displayName: has {len(body['displayName'])} characters; at most {_MOST_NAME_CHARACTERS} are allowed"
     yield from _label_problems(body.get("labels", {}))
     account, network = specification.get("serviceAccount"), specification.get("network")
-    if account is not None and not _ACCOUNT.fullmatch(account):
-        yield f"gcp.service_account: {account!r} is not the e-mail of a service account, such as trainer@my-project.iam.gserviceaccount.com"
-    if network is not None and not _NETWORK.fullmatch(network):
-        yield f"gcp.network: {network!r} is not a network's full name, such as projects/12345/global/networks/training"
+    if account is not None and not forms.has_form(forms.GCP_ACCOUNT, account):
+        yield f"gcp.service_account: {account!r} is not {forms.EXPECTED[forms.GCP_ACCOUNT]}"
+    if network is not None and not forms.has_form(forms.GCP_NETWORK, network):
+        yield f"gcp.network: {network!r} is not {forms.EXPECTED[forms.GCP_NETWORK]}"
     pools = specification.get("workerPoolSpecs", [])
     if not pools or pools[0].get("replicaCount", "1") != "1":
         yield "jobSpec.workerPoolSpecs[0].replicaCount: the first pool has exactly one replica"

@@ -1,0 +1,73 @@
+"""The forms of names that become part of a cloud's hosts, URLs and ARNs: regions, projects, workspaces, repositories, vaults.
+
+Config files are checked by these patterns, and so is every name at the place where a host or a path is built of it, because not every
+setting comes from a config file. They are ASCII only and bounded by '^' and '$', and mean the same in JSON Schema, pydantic and ``re``.
+"""
+
+import re
+
+_LABEL = r"[a-z0-9]+(?:-+[a-z0-9]+)*"
+_PORT = r"(?::[0-9]{1,5})?"
+_LOOPBACK = r"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])"
+_TEMPLATE_LABEL = r"(?:\{service\}|[a-z0-9])+(?:-+(?:\{service\}|[a-z0-9])+)*"
+_PATH = r"(?:/(?:[A-Za-z0-9_~-]|\{service\})[A-Za-z0-9._~-]*)*/?"
+
+SERVICE_URL = rf"^(?:https://{_LABEL}(?:\.{_LABEL})*|https?://{_LOOPBACK}){_PORT}{_PATH}$"
+SERVICE_TEMPLATE = rf"^(?:https://{_TEMPLATE_LABEL}(?:\.{_TEMPLATE_LABEL})*|https?://{_LOOPBACK}){_PORT}{_PATH}$"
+"""The same, with ``{service}`` in the place of a service's name."""
+VAULT_URL = rf"^(?:https://{_LABEL}(?:\.{_LABEL})*|https?://{_LOOPBACK}){_PORT}/?$"
+
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+REPOSITORY = rf"^(?:{_LABEL}(?:\.{_LABEL})+{_PORT}|{_LABEL}:[0-9]{{1,5}}|{_LOOPBACK}{_PORT})(?:/{_PART})+$"
+"""``host/name``, with a host that can be told from a name (a '.', a port, or localhost) and at least one name behind it."""
+
+AWS_REGION = r"^[a-z]{2,4}(?:-[a-z]+)+-[0-9]{1,2}$"
+AWS_ROLE = r"^arn:aws(?:-[a-z]+)*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]{1,576}$"
+GCP_PROJECT = r"^(?:(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]|[0-9]{6,30})$"
+GCP_REGION = r"^[a-z]+-[a-z]+[0-9]+$"
+GCP_ACCOUNT = r"^[a-z0-9][a-z0-9-]*@(?:[a-z0-9-]+\.)+gserviceaccount\.com$"
+GCP_NETWORK = r"^projects/[a-z0-9.:-]+/global/networks/[a-z0-9-]+$"
+GUID = r"^[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
+CLIENT_ID = r"^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"
+"""The same form in other words, because the messages go by the pattern."""
+AZURE_GROUP = r"^[\w.()-]{0,89}[\w()-]$"
+AZURE_WORKSPACE = r"^[A-Za-z0-9][A-Za-z0-9_-]{2,32}$"
+AZURE_LOCATION = r"^[a-z][a-z0-9]{1,39}$"
+AZURE_COMPUTE = r"^[A-Za-z](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])$"
+AZURE_MACHINE = r"^[Ss][Tt][Aa][Nn][Dd][Aa][Rr][Dd]_[A-Za-z][A-Za-z0-9_]+$"
+DOCKER_HOST = (
+    r"^(?:unix:///[^\s?#\\]+|npipe:////[^\s?#\\/]+(?:/[^\s?#\\/]+)*"
+    r"|ssh://(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?(?:/[^\s?#\\]*)?"
+    r"|(?:tcp|https?)://(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]+)*/?)$"
+)
+DOCKER_NETWORK = r"^(?:container:)?[A-Za-z0-9][A-Za-z0-9_.-]*$"
+DOCKER_USER = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(?::[A-Za-z0-9_][A-Za-z0-9_.-]*)?$"
+
+EXPECTED = {
+    SERVICE_URL: "a URL that begins with https:// (http:// on this machine only), such as https://management.azure.com",
+    SERVICE_TEMPLATE: "a URL that begins with https:// (http:// on this machine only), such as https://{service}.googleapis.com",
+    VAULT_URL: "the URL of a Key Vault, such as https://cloud-train.vault.azure.net",
+    REPOSITORY: "a registry's host and a repository in it, such as registry.example.com/team/cloud-train, in lower case and without a tag",
+    AWS_REGION: "a region, such as eu-west-1",
+    AWS_ROLE: "the ARN of a role, such as arn:aws:iam::123456789012:role/cloud-train-machines",
+    GCP_PROJECT: "the id of a project, such as my-project-123456",
+    GCP_REGION: "a region, such as europe-west4",
+    GCP_ACCOUNT: "the e-mail of a service account, such as trainer@my-project.iam.gserviceaccount.com",
+    GCP_NETWORK: "a network's full name, such as projects/12345/global/networks/training",
+    GUID: "an id such as 11111111-2222-3333-4444-555555555555",
+    CLIENT_ID: "the client id of an identity, such as 11111111-2222-3333-4444-555555555555",
+    AZURE_GROUP: "1 to 90 letters, digits and '_-.()', without a '.' at the end",
+    AZURE_WORKSPACE: "3 to 33 letters, digits, '_' and '-'",
+    AZURE_LOCATION: "a region of Azure in one word, such as westeurope",
+    AZURE_COMPUTE: "the name of a cluster: 2 to 32 letters, digits and '-'",
+    AZURE_MACHINE: "a machine of Azure, such as Standard_NC4as_T4_v3",
+    DOCKER_HOST: "the URL of an engine, such as unix:///var/run/docker.sock, ssh://user@host or tcp://host:2376",
+    DOCKER_NETWORK: "the name of a network, such as bridge or host",
+    DOCKER_USER: "uid:gid, such as 1000:1000",
+}
+"""Pattern → what it expects, in words that complete "… is not …"."""
+
+
+def has_form(pattern: str, value: object) -> bool:
+    """Whether ``value`` is a text of the form that ``pattern``, one of this module's, describes."""
+    return isinstance(value, str) and re.fullmatch(pattern, value) is not None
