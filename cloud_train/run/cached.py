@@ -6,18 +6,17 @@ script left there, may still hold links and folders that no download made, so ea
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
 
-import errno
 import os
 import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from cloud_train.beneath import IrregularError, open_folder, open_plain
 from cloud_train.errors import StoreError
 
 _TICK_SECONDS = 0.02
 """More than the grain of the kernel's clock: a file that changes later than this has another time."""
-_NO_LINK = os.O_CLOEXEC | os.O_NOFOLLOW
 _SEAL = ".cloud-train-seal-"  # the beginning is that of all files that are never data
 
 
@@ -26,45 +25,31 @@ def own_folder(cache: Path, *names: str) -> Path:
 
     Raises StoreError where a link or a file has one of the names, and OSError.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    folder = cache
-    for name in names:
-        folder = folder / name
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            if not stat.S_ISDIR(folder.lstat().st_mode):
-                raise StoreError(
-                    f"{folder} is a link or a file, and the cache does not follow links",
-                    hint=f"remove it; to keep the cache on another disk, make {cache} itself a link",
-                ) from None
-    return folder
+    try:
+        os.close(open_folder(cache, names, make=True))
+    except IrregularError as error:
+        raise StoreError(
+            f"{error.path} is a link or a file, and the cache does not follow links",
+            hint=f"remove it; to keep the cache on another disk, make {cache} itself a link",
+        ) from error
+    return cache.joinpath(*names)
 
 
 def open_lock(path: Path) -> int:
     """A descriptor of the lock file ``path``, made if need be. A link there is removed. Raises OSError."""
-    flags = os.O_RDWR | os.O_CREAT | _NO_LINK
     try:
-        return os.open(path, flags, 0o644)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-    remove(path)
-    return os.open(path, flags, 0o644)
+        return open_plain(path, os.O_RDWR | os.O_CREAT)
+    except IrregularError:
+        remove(path)
+        return open_plain(path, os.O_RDWR | os.O_CREAT)
 
 
 def open_to_read(path: Path) -> int | None:
     """A descriptor of the plain file ``path``; None where there is none, but nothing, a link or something else. Raises OSError."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | _NO_LINK)  # without waiting: a pipe has no writer
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.ENOTDIR):
-            return None
-        raise
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    return None
+        return open_plain(path)
+    except (FileNotFoundError, NotADirectoryError, IrregularError):
+        return None
 
 
 def open_to_append(path: Path) -> int:
@@ -75,13 +60,13 @@ def open_to_append(path: Path) -> int:
             remove(path)
     except FileNotFoundError:
         pass
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_LINK, 0o644)
+    return open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
 def write_new(path: Path, content: str) -> None:
     """Write a file in place of whatever has its name, without following a link. Raises OSError."""
     remove(path)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o644), "w", encoding="utf-8") as file:  # noqa: PTH123 -- of a descriptor
+    with open(open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w", encoding="utf-8") as file:  # noqa: PTH123 -- of a descriptor
         file.write(content)
 
 
