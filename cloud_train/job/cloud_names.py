@@ -36,8 +36,8 @@ AZURE_LOCATION = r"^[a-z][a-z0-9]{1,39}$"
 AZURE_COMPUTE = r"^[A-Za-z](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])$"
 AZURE_MACHINE = r"^[Ss][Tt][Aa][Nn][Dd][Aa][Rr][Dd]_[A-Za-z][A-Za-z0-9_]+$"
 DOCKER_HOST = (
-    r"^(?:unix:///[^\s?#\\]+|npipe:////[^\s?#\\/]+(?:/[^\s?#\\/]+)*"
-    r"|ssh://(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?(?:/[^\s?#\\]*)?"
+    r"^(?:unix:///[^\s\x00-\x1f\x7f?#\\]+|npipe:////[^\s\x00-\x1f\x7f?#\\]+"
+    r"|ssh://(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?(?:/[^\s\x00-\x1f\x7f?#\\]*)?"
     r"|(?:tcp|https?)://(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]+)*/?)$"
 )
 DOCKER_NETWORK = r"^(?:container:)?[A-Za-z0-9][A-Za-z0-9_.-]*$"

@@ -41,7 +41,7 @@ class DockerSettings(Section):
     base: Text | None = None
     """The base image of jobs that name none; ``cloud-train-worker`` of this version if left out."""
     repository: Text | None = None
-    """Where ``cloud-train package --push`` puts images."""
+    """Repository of a registry for images, where ``cloud-train package JOB.yaml --push`` puts them."""
     platform: Text | None = None
     """Operating system and architecture of the images, such as ``linux/arm64``; this machine's if left out."""
 

@@ -141,7 +141,7 @@ class RegistryLogin(Protocol):
 
     def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
         """User and password for the registry of ``settings["repository"]``, whose repository is made first if the settings want that. It is
-        asked again for a push that lasts longer than the login does.
+        asked again for a push that lasts longer than the login does. The login is bound to the host that the repository begins with.
 
         None for a registry that is not the provider's own: Docker's own login is used. Raises ProviderError.
         """

@@ -68,9 +68,9 @@ def workspace_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     group = f"/subscriptions/{settings.get('subscription')}/resourceGroups/{settings.get('resource_group')}"
     location = settings.get("location")
     return {
-        "endpoint": settings.get("endpoint", _PUBLIC).rstrip("/"),
+        "endpoint": (settings.get("endpoint") or _PUBLIC).rstrip("/"),
         "path": f"{group}/providers/Microsoft.MachineLearningServices/workspaces/{settings.get('workspace')}",
-        "history": settings.get("history_endpoint", f"https://{location}.api.azureml.ms" if location else "").rstrip("/") or None,
+        "history": (settings.get("history_endpoint") or (f"https://{location}.api.azureml.ms" if location else "")).rstrip("/") or None,
     }
 
 
