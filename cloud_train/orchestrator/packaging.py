@@ -1,6 +1,7 @@
 """From a job to its image: what goes in, and the step that makes it."""
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -96,9 +97,10 @@ def with_same_image(provider: Provider, plan: Plan, note: Callable[[str], None])
             return plan
     note(f"the image of {plan.run_id} is gone from the Docker Engine, and is made again")
     if build_image(plan, note).reference != plan.image:
+        again = shlex.join(["cloud-train", "resume", plan.run_id, "--provider", plan.provider])
         raise ConflictError(
             f"the image of {plan.run_id} is gone, and what lies here makes another one: the code, the base or cloud-train has changed",
-            hint=f"put back what it was made of, or go on with what is here: cloud-train resume {plan.run_id} --provider {plan.provider}",
+            hint=f"put back what it was made of, or go on with what is here: {again}",
         )
     return plan
 
