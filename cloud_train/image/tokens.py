@@ -16,7 +16,7 @@ from cloud_train.storage.loopback import is_loopback
 if TYPE_CHECKING:
     from requests import Response
 
-_PARAMETER = re.compile(r'(\w+)="([^"]*)"')
+_PARAMETER = re.compile(r'(?<!\w)(\w+)="([^"]*)"')
 _CLIENT = "cloud-train"
 _UNAUTHORIZED = 401
 
