@@ -50,7 +50,7 @@ def recipe_of(plan: Plan) -> "Recipe":
     model, image = plan.job.model, plan.job.image
     code = directory / model.directory if isinstance(model, ScriptModel) else None
     source = commit_of(directory) if code else None
-    revision = {"org.opencontainers.image.revision": source["commit"] + ("-dirty" if source["dirty"] else "")} if source else {}
+    revision = {"org.opencontainers.image.revision": source["commit"] + ("" if source["dirty"] is False else "-dirty")} if source else {}
     return Recipe(
         folder=code.resolve() if code else None,
         base=base_image(plan.job, plan.provider_settings),
