@@ -196,10 +196,10 @@ def _mask(root: Any, lines: list[str]) -> None:
 
 def _hides_credentials(node: Any, lines: list[str]) -> bool:
     """Whether a text is a URL with credentials that cannot be seen in its line, which is masked already, because of escapes in it."""
-    if "://" not in node.value:
+    if ":/" not in node.value:
         return False
     shown = "".join(lines[node.start_mark.line : node.end_mark.line + 1])
-    return "://" not in shown and without_credentials(node.value) != node.value
+    return ":/" not in shown and without_credentials(node.value) != node.value
 
 
 def _note_spans(spans: dict[int, list[tuple[int, int]]], node: Any, lines: list[str]) -> None:

@@ -20,6 +20,9 @@ _SECRET = re.compile(rf"(?:^|_){_WORD}(?:_|$)", re.IGNORECASE)
 # A name is looked at as a whole and once: the lookarounds keep the search from trying it again from its second character on.
 _ASSIGNED = re.compile(r"(?<![A-Za-z0-9_])([A-Za-z0-9_]+)(?![A-Za-z0-9_])[\"']?\s*[:=]\s*")
 _CHUNK = re.compile(r"\S+")
+_SCHEME = ":/"
+_ESCAPED_SLASH = re.compile(r"\\(?:/|x2f|u002f|U0000002f)", re.IGNORECASE)
+"""A slash as quoted text of YAML or JSON may have it."""
 _PORT = re.compile(r"[0-9]{1,5}(?=[/?#]|$)")
 _AROUND = "\"'`,;)]}>"
 """What may close around a URL in a line and is no part of it."""
@@ -39,6 +42,9 @@ def masked(line: str) -> str:
         if looks_secret(match[1]):
             line = line[: match.end()] + COVER * (len(line) - match.end())
             break
+    escaped = _ESCAPED_SLASH.search(line)
+    if escaped:  # such a URL has to be understood before its parts are known
+        line = covered(line, [(escaped.end(), len(line))])
     return covered(line, credentials(line))
 
 
@@ -53,7 +59,7 @@ def covered(line: str, spans: Iterator[tuple[int, int]] | list[tuple[int, int]])
 
 def without_credentials(text: str) -> str:
     """``text`` with ``…`` in place of the user, password, query and fragment of every URL in it."""
-    if "://" not in text:
+    if _SCHEME not in text:
         return text
     parts, done = [], 0
     for start, end in credentials(text):
@@ -63,19 +69,23 @@ def without_credentials(text: str) -> str:
 
 
 def credentials(text: str) -> Iterator[tuple[int, int]]:
-    """Where in ``text`` URLs hold what may be a credential: what stands before ``@``, and everything behind ``?`` or ``#``."""
-    if "://" not in text:
+    """Where in ``text`` URLs hold what may be a credential: what stands before ``@``, and everything behind ``?`` or ``#``.
+
+    A URL that was taken for a path has lost one of its two slashes, and counts as well.
+    """
+    if _SCHEME not in text:
         return
     for chunk in _CHUNK.finditer(text):
-        place = chunk.start() + chunk[0].find("://") + 3
-        if place >= chunk.start() + 3:
-            yield from _in_chunk(text, place, chunk.start() + len(chunk[0].rstrip(_AROUND)))
+        if _SCHEME in chunk[0]:
+            yield from _in_chunk(text, chunk.start() + chunk[0].index(_SCHEME), chunk.start() + len(chunk[0].rstrip(_AROUND)))
 
 
 def _in_chunk(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The credentials in the URLs of one run of characters without spaces; the first URL's host begins at ``start``."""
-    while start < end:
-        following = text.find("://", start, end)
+    """The credentials in the URLs of one run of characters without spaces; the first URL's ``:/`` is at ``start``."""
+    while 0 <= start < end:
+        start += len(_SCHEME)
+        start += text.startswith("/", start)
+        following = text.find(_SCHEME, start, end)
         stop = end if following < 0 else following
         last = _end_of_user(text[start:stop])
         if last:
@@ -85,7 +95,7 @@ def _in_chunk(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
             if behind + 1 < end:
                 yield behind + 1, end
             return
-        start = stop + 3
+        start = following
 
 
 def _end_of_user(url: str) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cloud_train import __version__
 from cloud_train.errors import ConflictError, UsageError
 from cloud_train.job.models import JobSpec, ScriptModel
+from cloud_train.job.problems import FieldError, dotted
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.source import commit_of
 from cloud_train.providers.base import Provider, RegistryLogin
@@ -42,11 +43,38 @@ def ingredients(spec: JobSpec, settings: Mapping[str, Any]) -> str:
     return f"{' + '.join([*parts, 'worker'])}, built when submitted"
 
 
+def refuse_outside(spec: JobSpec, directory: Path, origins: Mapping[str, str]) -> None:
+    """Refuse a job whose image would be made of files that lie outside the job's folder ``directory``, links followed.
+
+    A job file may be a stranger's, and must not choose which files of this machine are packed. What was said on the command line
+    (``origins`` knows) is the user's own word.
+    """
+    script = spec.model.directory if isinstance(spec.model, ScriptModel) else None
+    named = {
+        ("model", "directory"): script,
+        ("image", "dockerfile"): spec.image.dockerfile,
+        ("image", "requirements"): spec.image.requirements,
+    }
+    root = directory.resolve()
+    for field, name in named.items():
+        if name is None or origins.get(dotted(field)) == "--set":
+            continue
+        place = (directory / name if field[0] == "model" else directory / Path(name).expanduser()).resolve()
+        if not place.is_relative_to(root):
+            said = shlex.join(["--set", f"{dotted(field)}={name}"])
+            raise FieldError(
+                field,
+                f"{place} is outside the job's folder {root}, and would go into the image",
+                hint=f"move it into that folder, or say on the command line that you want it: {said}",
+            )
+
+
 def recipe_of(plan: Plan) -> "Recipe":
-    """What the image of ``plan`` is made of."""
+    """What the image of ``plan`` is made of. Raises FieldError for a file outside the job's folder that the job file alone names."""
     from cloud_train.image.recipe import Recipe
 
     directory = Path(plan.job_file).parent
+    refuse_outside(plan.job, directory, plan.origins)
     model, image = plan.job.model, plan.job.image
     code = directory / model.directory if isinstance(model, ScriptModel) else None
     source = commit_of(directory) if code else None

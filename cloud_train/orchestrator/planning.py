@@ -15,7 +15,7 @@ from cloud_train.job.loading import LoadedJob, load_job
 from cloud_train.job.models import ImageSpec, JobSpec, RnnModel, ScriptModel, SequencesData
 from cloud_train.job.settings import CloudSettings
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.packaging import ingredients
+from cloud_train.orchestrator.packaging import ingredients, refuse_outside
 from cloud_train.orchestrator.places import provider_at
 from cloud_train.providers.base import Capabilities, Provider, Request
 from cloud_train.run import container_paths
@@ -58,6 +58,8 @@ def make_plan(
     url = absolute_url(spec.store, directory)
     _refuse_impossible(spec, place.name, place.capabilities, url)
     _refuse_out_of_reach(data_in_store(spec.data), place.name, place.capabilities)
+    if place.capabilities.containers:
+        refuse_outside(spec, directory, loaded.origins)
     per_epoch, in_all = _steps(spec, loaded.data)
     return Plan(
         run_id=new_run_id(spec.name),

@@ -29,6 +29,7 @@ def test_a_name_that_only_resembles_one(name: str) -> None:
         ('url: "https://host/x#access=abc"', 'url: "https://host/x#••••••••••"'),
         ("url: https://host:8080/a@b", "url: https://host:8080/a@b"),
         ("url: https://me:p/w@host", "url: https://••••••@host"),
+        (r'url: "https:\/\/me:pw@host"', r'url: "https:\/•••••••••••••'),
         ("s3://bucket/key https://a@b", "s3://bucket/key https://•@b"),
     ],
 )
@@ -42,6 +43,7 @@ def test_a_line_is_masked_character_by_character(line: str, shown: str) -> None:
         ("no URL?at all", "no URL?at all"),
         ("'https://me:pw@host/x?sig=abc' cannot be read", "'https://…@host/x?…' cannot be read"),
         ("from a://u:p@h,b://v:q@i to c://j", "from a://…@h,b://…@i to c://j"),
+        ("no folder /work/https:/me:pw@host/x", "no folder /work/https:/…@host/x"),
         ("--set data.url=https://:pw@host", "--set data.url=https://…@host"),
     ],
 )
