@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,15 @@ def guarded(work: Callable[[], int], as_json: bool) -> int:
 
 
 def explain(error: Exception) -> Failure:
-    """What to tell about an exception."""
+    """What to tell about an exception, without the credentials of any URL that it names."""
+    from cloud_train.job.secrecy import without_credentials
+
+    failure = _explain(error)
+    hint = failure.hint and without_credentials(failure.hint)
+    return replace(failure, message=without_credentials(failure.message), hint=hint)
+
+
+def _explain(error: Exception) -> Failure:
     if isinstance(error, CloudTrainError):
         problems = tuple(getattr(error, "problems", ()))
         return Failure(error.code, error.message, error.hint, error.exit_code, problems)
@@ -83,9 +91,7 @@ def to_json(failure: Failure) -> dict[str, Any]:
     """The object under ``error``."""
     fields: dict[str, Any] = {"code": failure.code, "message": failure.message, "hint": failure.hint, "exit_code": failure.exit_code}
     if failure.problems:
-        fields["problems"] = [
-            asdict(problem) if is_dataclass(problem) and not isinstance(problem, type) else str(problem) for problem in failure.problems
-        ]
+        fields["problems"] = [problem.to_json() for problem in failure.problems]
     return fields
 
 

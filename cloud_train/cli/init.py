@@ -1,5 +1,6 @@
 """``cloud-train init``: a job file to start from."""
 
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -45,6 +46,7 @@ def init(
     if is_terminal(sys.stderr) and is_terminal(sys.stdout):
         from cloud_train.cli.render.runs import command_list
 
-        steps = [(f"cloud-train submit {path} --dry-run", "see what it would do"), (f"cloud-train submit {path} --follow", "train it")]
+        name = shlex.quote(str(path))
+        steps = [(f"cloud-train submit {name} --dry-run", "see what it would do"), (f"cloud-train submit {name} --follow", "train it")]
         say_aside(command_list(steps, Painter.of(sys.stderr)))
     return 0

@@ -1,6 +1,7 @@
 """``cloud-train logs``: what a run's program printed, byte for byte."""
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -10,7 +11,8 @@ import typer
 
 from cloud_train.cli.errors import INTERRUPTED
 from cloud_train.cli.options import JsonOption, RunArgument
-from cloud_train.cli.terminal import Painter, clean, say_aside, say_bare, write_bytes
+from cloud_train.cli.program_output import ProgramOutput
+from cloud_train.cli.terminal import Painter, clean, say_aside, say_bare
 from cloud_train.errors import CloudTrainError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -28,9 +30,13 @@ def logs(
     attempt: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="The log of this attempt instead of the newest.", show_default=False)
     ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Send every byte to a terminal, too, escape sequences included.")] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Print what a run's program printed, byte for byte.
+
+    On a terminal, escape sequences other than colours and the erasing of a line are shown as text unless --raw is given; a pipe or a file
+    always gets the exact bytes.
 
     What the worker noted about the attempt goes to standard error. With --json, bytes that are not UTF-8 are lone surrogates U+DC80 to
     U+DCFF, as Python's "surrogateescape" has them, so that nothing is lost.
@@ -53,8 +59,7 @@ def logs(
         if as_json:
             _print_json(run_id, attempt or view(home, run_id).attempt, node, pieces)
             return 0
-        for piece in pieces:
-            write_bytes(piece)
+        _print(pieces, raw)
     except NotFoundError:
         _show_provider_words(home, run_id)
         raise
@@ -62,10 +67,19 @@ def logs(
         if not follow:
             raise
         if not as_json:
-            say_aside(f"\nthe run goes on, if it has not ended; come back with: cloud-train logs {run_id} --follow")
+            say_aside(f"\nthe run goes on, if it has not ended; come back with: cloud-train logs {shlex.quote(run_id)} --follow")
         return INTERRUPTED
     _show_notes(home, run_id, attempt, node)
     return 0
+
+
+def _print(pieces: Iterable[bytes], raw: bool) -> None:
+    output = ProgramOutput(raw)
+    try:
+        for piece in pieces:
+            output.write(piece)
+    finally:
+        output.close()
 
 
 def _show_provider_words(home: "Home", run_id: str) -> None:

@@ -1,5 +1,6 @@
 """``cloud-train metrics``: how a run learned."""
 
+import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,7 +65,7 @@ def metrics(
     text, left_out = metrics_table(told or points, paint)
     say(text)
     if left_out:
-        say_aside(f"{left_out:,} earlier rows are left out; every point is in: cloud-train metrics {run_id} --json")
+        say_aside(f"{left_out:,} earlier rows are left out; every point is in: cloud-train metrics {shlex.quote(run_id)} --json")
     return 0
 
 

@@ -1,5 +1,6 @@
 """Watching a run until it ends, for ``submit --follow`` and ``resume --follow``: its program's output, how it goes on, the result."""
 
+import shlex
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ def watch(home: "Home", run_id: str, as_json: bool) -> int:
     except KeyboardInterrupt:
         if live:
             live.close()
-        come_back = f"cloud-train logs {run_id} --follow"
+        come_back = f"cloud-train logs {shlex.quote(run_id)} --follow"
         if as_json:
             show(Failure("interrupted", f"{run_id} goes on", f"come back with: {come_back}", INTERRUPTED), as_json)
         else:

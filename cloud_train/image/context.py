@@ -1,4 +1,4 @@
-"""The files of a folder that go into an image, and what is suspicious about them. Contents are not read here."""
+"""The files of a folder that go into an image, and what is suspicious about them, by their names and in ``check`` by their content."""
 
 import fnmatch
 import os
@@ -12,9 +12,11 @@ from typing import Literal
 
 from cloud_train.image.errors import ImageError
 from cloud_train.image.ignore import Patterns, parse_patterns
+from cloud_train.image.keyfiles import LARGEST_BYTES, key_in
 
 MOST_BYTES = 100 * 1000**2
 """A larger context is refused: data belongs into the store, not into an image."""
+_MOST_IGNORING_BYTES = 256 * 1000
 LARGE_FILE_BYTES = 10 * 1000**2
 """A larger file is mentioned."""
 
@@ -82,6 +84,8 @@ class Suspect:
     kind: Literal["secret", "data", "large"]
     asked_for: bool
     """A line of ``.dockerignore`` that starts with ``!`` names it."""
+    holds: str = ""
+    """Of a secret that was told by its content: what it is."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ class Context:
     entries: tuple[Entry, ...]
     total_bytes: int
     suspects: tuple[Suspect, ...]
+    own: Patterns
+    """The lines of the folder's ``.dockerignore``."""
 
 
 def survey(folder: Path) -> Context:
@@ -106,12 +112,14 @@ def survey(folder: Path) -> Context:
             found.setdefault(above, Entry(above, "folder"))
     entries = tuple(found[path] for path in sorted(found, key=os.fsencode))
     suspects = (_suspect(entry, own) for entry in entries if entry.kind == "file")
-    return Context(folder, entries, sum(entry.size for entry in entries), tuple(suspect for suspect in suspects if suspect))
+    return Context(folder, entries, sum(entry.size for entry in entries), tuple(suspect for suspect in suspects if suspect), own)
 
 
 def check(context: Context, note: Callable[[str], None]) -> None:
-    """Refuse a context that is too large or holds what looks like a secret; mention what looks like data."""
+    """Refuse a context that is too large or holds what looks like a secret, by its name or its content; mention what looks like data."""
     secrets = [suspect for suspect in context.suspects if suspect.kind == "secret" and not suspect.asked_for]
+    if context.total_bytes <= MOST_BYTES:
+        secrets += _key_files(context, {suspect.path for suspect in context.suspects if suspect.kind == "secret"})
     if secrets:
         raise ImageError(
             f"these files of {context.folder} look like secrets, and would be in the image for everyone to read: {_named(secrets)}",
@@ -129,9 +137,20 @@ def check(context: Context, note: Callable[[str], None]) -> None:
             note(f"{_shown(suspect.path)} ({_size(suspect.size)}) goes into the image; .dockerignore would leave it out")
 
 
+def _key_files(context: Context, known: set[str]) -> Iterator[Suspect]:
+    for entry in context.entries:
+        if entry.kind != "file" or not 0 < entry.size <= LARGEST_BYTES or entry.path in known:
+            continue
+        holds = key_in(context.folder / entry.path)
+        if holds and not _is_asked_for(entry.path, context.own):
+            yield Suspect(entry.path, entry.size, "secret", asked_for=False, holds=holds)
+
+
 def _own_patterns(folder: Path) -> Patterns:
     file = folder / ".dockerignore"
     try:
+        if not stat.S_ISREG(file.stat().st_mode) or file.stat().st_size > _MOST_IGNORING_BYTES:
+            raise ImageError(f"{file} is not a file of at most {_size(_MOST_IGNORING_BYTES)}", hint="shorten it, or remove it")
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         text = ""
@@ -200,11 +219,12 @@ def _suspect(entry: Entry, own: Patterns) -> Suspect | None:
         kind = "large"
     else:
         return None
+    return Suspect(entry.path, entry.size, kind, _is_asked_for(entry.path, own))
+
+
+def _is_asked_for(path: str, own: Patterns) -> bool:
     # "!*" says nothing about this file in particular.
-    asked_for = any(
-        pattern.brings_back and pattern.text.rpartition("/")[2].strip("*") and pattern.matches(entry.path) for pattern in own.patterns
-    )
-    return Suspect(entry.path, entry.size, kind, asked_for)
+    return any(pattern.brings_back and pattern.text.rpartition("/")[2].strip("*") and pattern.matches(path) for pattern in own.patterns)
 
 
 def _fits(name: str, patterns: tuple[str, ...]) -> bool:
@@ -218,8 +238,12 @@ def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _named(files: "list[Suspect] | list[Entry]") -> str:
-    named = [f"{_shown(file.path)} ({_size(file.size)})" for file in files[:10]]
+    named = [f"{_shown(file.path)} ({_size(file.size)}{_holding(file)})" for file in files[:10]]
     return ", ".join([*named, *([f"and {len(files) - 10} more"] if len(files) > 10 else [])])
+
+
+def _holding(file: "Suspect | Entry") -> str:
+    return f", holds {file.holds}" if isinstance(file, Suspect) and file.holds else ""
 
 
 def _shown(path: str) -> str:

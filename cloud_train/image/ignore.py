@@ -8,7 +8,7 @@ line starts with ``!``.
 
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cloud_train.image.errors import ImageError
@@ -80,39 +80,101 @@ def parse_patterns(text: str, source: str) -> list[Pattern]:
             expression = re.compile(_expression(cleaned))
         except re.error as error:
             raise ImageError(f"{source}, line {number}: {written!r} is not a pattern: {error.msg}", hint="close the bracket") from error
+        except ValueError as error:
+            hint = "write '**' between slashes, as in src/**/name"
+            raise ImageError(f"{source}, line {number}: {written!r} is not supported: {error}", hint=hint) from error
         patterns.append(Pattern(cleaned, expression, brings_back))
     return patterns
 
 
 def _expression(pattern: str) -> str:
-    """The regular expression of a pattern: ``*`` and ``?`` stay within a name, ``**/`` is any number of folders."""
+    """The regular expression of a pattern: ``*`` and ``?`` stay within a name, ``**/`` is any number of folders.
+
+    It takes time in proportion to the path, as that of Docker does, which is of a language without backtracking. Wherever a wildcard is
+    followed by another, the first place where what stands between the two fits is as good as any later one, so none is tried again: that is
+    what the atomic groups ``(?>…)`` say.
+    """
     if pattern.startswith("**") and not _WILDCARDS & set(pattern[2:]):
         # "**.txt" matches the end of any path, "**/name" the end of one from a "/" on.
         return f"(?:[\\s\\S]*/)?{re.escape(pattern[3:])}" if pattern[2:3] == "/" else f"[\\s\\S]*{re.escape(pattern[2:])}"
-    parts = []
+    tokens = list(_tokens(pattern))
+    if not _keeps_to_names(tokens):
+        if sum(token in (_STAR, _FOLDERS, _PART, _REST) for token in tokens) > 1:
+            raise ValueError("'**' inside a name, or a [class] that takes in '/', beside another wildcard")
+        return "".join(tokens)
+    groups: list[list[str]] = [[]]
+    for token in tokens:
+        if token != _FOLDERS:
+            groups[-1].append(token)
+        elif groups[-1] or len(groups) == 1:  # "**/**/" is "**/"
+            groups.append([])
+    first, *between = groups
+    last = between.pop() if between else None
+    middle = (f"(?>(?:[\\s\\S]*?/)??{_names(group)})" for group in between)
+    return _names(first) + "".join(middle) + ("" if last is None else f"{_FOLDERS}{_names(last)}")
+
+
+_STAR, _FOLDERS, _PART, _REST = "[^/]*", "(?:[\\s\\S]*/)?", "(?:[\\s\\S]*/)?(?#part)", "[\\s\\S]*"
+"""What ``*`` is, ``**/`` after a slash, ``**`` elsewhere, and ``**`` at the end."""
+
+
+def _tokens(pattern: str) -> Iterator[str]:
+    """The regular expression of each wildcard and each character of a pattern, one after another."""
     position = 0
     while position < len(pattern):
         character = pattern[position]
         position += 1
         if pattern.startswith("**", position - 1):
+            after_slash = pattern[: position - 1].endswith("/") or position == 1
             position += 1
-            position += pattern.startswith("/", position)
-            parts.append("[\\s\\S]*" if position == len(pattern) else "(?:.*/)?")
+            before_slash = pattern.startswith("/", position)
+            position += before_slash
+            yield _REST if position == len(pattern) else _FOLDERS if after_slash and before_slash else _PART
         elif character == "*":
-            parts.append("[^/]*")
+            yield _STAR
         elif character == "?":
-            parts.append("[^/]")
+            yield "[^/]"
         elif character == "[":
             end = _class_end(pattern, position)
             # Python's classes may nest one day, Go's do not.
-            parts.append("[" + pattern[position:end].replace("[", "\\["))
+            yield "[" + pattern[position:end].replace("[", "\\[")
             position = end
         elif character == "\\" and position < len(pattern):
-            parts.append(re.escape(pattern[position]))
+            yield re.escape(pattern[position])
             position += 1
         else:
-            parts.append(f"\\{character}" if character in _ESCAPED or character == "\\" else character)
-    return "".join(parts)
+            yield f"\\{character}" if character in _ESCAPED or character == "\\" else character
+
+
+def _keeps_to_names(tokens: Sequence[str]) -> bool:
+    """Whether every wildcard is one of whole folders, or stays within a name."""
+    classes = (token for token in tokens if token[0] == "[" and token not in (_STAR, "[^/]", _REST))
+    return _PART not in tokens and not any(re.fullmatch(each, "/") for each in classes)
+
+
+def _names(tokens: Sequence[str]) -> str:
+    """Names between slashes."""
+    names: list[list[str]] = [[]]
+    for token in tokens:
+        if token == "/":
+            names.append([])
+        else:
+            names[-1].append(token)
+    return "/".join(_name(name) for name in names)
+
+
+def _name(tokens: Sequence[str]) -> str:
+    """One name, whose stars, but for the last, take as little as they can."""
+    pieces = [""]
+    for token in tokens:
+        if token == _STAR:
+            pieces.append("")
+        else:
+            pieces[-1] += token
+    first, *starred = pieces
+    last = starred.pop() if starred else None
+    middle = (f"(?>[^/]*?{piece})" for piece in starred)
+    return first + "".join(middle) + ("" if last is None else f"{_STAR}{last}")
 
 
 def _class_end(pattern: str, start: int) -> int:

@@ -202,13 +202,20 @@ def _write_file(target: BinaryIO, info: tarfile.TarInfo, member: Member) -> None
         target.write(_header(info) + member.content)
     else:
         try:
-            with member.source.open("rb", buffering=0) as file:
+            with _opened(member) as file:
                 info.size = _copy(file, target, info, member)
         except OSError as error:
             raise ImageError(
                 f"{member.source} cannot be read: {error.strerror or error}", hint="change its permissions, or add it to .dockerignore"
             ) from error
     target.write(bytes(-info.size % tarfile.BLOCKSIZE))
+
+
+def _opened(member: Member) -> FileIO:
+    """The file of a member. One that was looked at before is a file of the user's folder, and cannot have become a link or a pipe since."""
+    assert member.source is not None
+    looked_at = os.O_NOFOLLOW | os.O_NONBLOCK if member.expected is not None else 0
+    return FileIO(os.open(member.source, os.O_RDONLY | os.O_CLOEXEC | looked_at), "rb")
 
 
 def _copy(file: FileIO, target: BinaryIO, info: tarfile.TarInfo, member: Member) -> int:

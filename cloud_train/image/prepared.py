@@ -108,7 +108,8 @@ def _build(engine: str, context: BufferedRandom, name: str, platform: str, failu
             stdin=context,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**client_environment(engine), "DOCKER_BUILDKIT": "1"},
+            # The context comes through the pipe, and buildx need not run git in the current folder.
+            env={**client_environment(engine), "DOCKER_BUILDKIT": "1", "BUILDX_GIT_INFO": "false"},
             text=True,
             errors="replace",
             check=False,

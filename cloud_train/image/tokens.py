@@ -17,7 +17,7 @@ from cloud_train.storage.loopback import is_loopback
 if TYPE_CHECKING:
     from requests import Response
 
-_PARAMETER = re.compile(r'(\w+)="([^"]*)"')
+_PARAMETER = re.compile(r'(?<!\w)(\w+)="([^"]*)"')
 _PLAIN_HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?")
 _TOKEN_SERVERS = {DOCKER_HUB: "auth.docker.io"}
 """Registry → its known token server, where that is another host."""

@@ -13,11 +13,10 @@ from typing import Any
 
 from cloud_train.errors import JobError, NotFoundError
 from cloud_train.job.problems import JobFileError, Path, Place, Problem, shortened
-from cloud_train.job.secrecy import SECRET_VALUE
+from cloud_train.job.secrecy import covered, masked, without_credentials
 
 LARGEST_BYTES = 256_000  # the parser takes about 10 µs a byte
 _DEEPEST = 32
-_COVER = "•"
 _LONGEST_REASON = 200
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MOST_NODES = 20_000
@@ -48,9 +47,9 @@ def read_document(path: FilePath, hint: str = "cloud-train init writes a job to 
 def parse_document(text: str, name: str) -> Document:
     """The mapping that ``text`` holds; ``name`` is how its places are called. Raises JobFileError."""
     node = _compose(text, name)
-    walk = _Walk(name, _LINE_BREAK.split(text))
+    walk = _Walk(name, _masked_lines(text))
     if node is not None:
-        _mask_environment(node, walk.lines)
+        _mask(node, walk.lines)
     if node is None or type(node).__name__ != "MappingNode":
         place = Place(name, 1, 1, walk.lines[0]) if node is None else walk.place(node)
         found = "nothing" if node is None else "a list" if type(node).__name__ == "SequenceNode" else "one value"
@@ -120,18 +119,18 @@ def _compose(text: str, name: str) -> Any:
 
     parser = YAML(typ="safe", pure=True)
     parser.composer.warn_double_anchors = False
-    lines = [_masked(line) for line in _LINE_BREAK.split(text)]
+    parser.Scanner = _shallow_scanner()
     try:
         return parser.compose(text)
     except ReaderError as error:
         before = _LINE_BREAK.split(text[: error.position])
-        place = _place(name, lines, len(before) - 1, len(before[-1]))
+        place = _place(name, _masked_lines(text), len(before) - 1, len(before[-1]))
         problem = Problem(place, f"a character that YAML does not allow: U+{ord(text[error.position]):04X}")
     except MarkedYAMLError as error:
         # What is not closed is shown where it was opened.
         is_open = "end of stream" in str(error.problem) or "stream end" in str(error.problem)
         mark = (is_open and error.context_mark) or error.problem_mark or error.context_mark
-        place = _place(name, lines, mark.line, mark.column) if mark else Place(name, 1, 1)
+        place = _place(name, _masked_lines(text), mark.line, mark.column) if mark else Place(name, 1, 1)
         said = " ".join(part for part in (error.context, error.problem) if part)
         if said.startswith("expected a single document"):
             said = "a second document begins here, and a file holds one"
@@ -146,46 +145,69 @@ def _compose(text: str, name: str) -> Any:
     raise JobFileError([problem])
 
 
+def _shallow_scanner() -> Any:
+    """The parser's scanner, but for brackets in brackets: what it keeps for each level, it looks through at every character."""
+    from ruamel.yaml.scanner import Scanner
+
+    class ShallowScanner(Scanner):
+        def fetch_flow_collection_start(self, *arguments: Any, **options: Any) -> None:
+            if len(self.flow_context) > _DEEPEST:
+                raise RecursionError
+            super().fetch_flow_collection_start(*arguments, **options)
+
+    return ShallowScanner
+
+
 def _place(name: str, lines: list[str], line: int, column: int) -> Place:
     line = min(line, len(lines) - 1)
     source = lines[line]
     return Place(name, line + 1, min(column, len(source)) + 1, source)
 
 
-def _mask_environment(root: Any, lines: list[str]) -> None:
-    """Cover the values under ``env`` in the lines that messages show, for somebody may have put a secret there, and what stands under
-    ``secrets`` but is no name.
+def _masked_lines(text: str) -> list[str]:
+    return [masked(line) for line in _LINE_BREAK.split(text)]
+
+
+def _mask(root: Any, lines: list[str]) -> None:
+    """Cover in the lines that messages show what is known to be secret only from what the file means: the values under ``env``, for
+    somebody may have put a secret there; what stands under ``secrets`` but is no name; and URLs with credentials that are written with
+    escapes.
     """
-    lines[:] = [_masked(line) for line in lines]
-    if type(root).__name__ != "MappingNode":
-        return
-    waiting = [(value, key.value == "secrets") for key, value in root.value if key.value in ("env", "secrets")]
-    seen: set[int] = set()
+    spans: dict[int, list[tuple[int, int]]] = {}
+    waiting = [(root, "", False)]
+    seen: set[tuple[int, str]] = set()
     while waiting:
-        node, may_be_name = waiting.pop()
-        if id(node) in seen:
+        node, kind, may_be_name = waiting.pop()
+        if (id(node), kind) in seen:
             continue
-        seen.add(id(node))
+        seen.add((id(node), kind))
         if type(node).__name__ == "MappingNode":
-            waiting += [(value, False) for _, value in node.value]
+            for key, value in node.value:
+                waiting.append((key, "", False))
+                below = key.value if node is root and key.value in ("env", "secrets") else kind
+                waiting.append((value, below, node is root and below == "secrets"))
         elif type(node).__name__ == "SequenceNode":
-            waiting += [(value, may_be_name) for value in node.value]
-        elif not (may_be_name and _VARIABLE.fullmatch(node.value)):
-            _cover(lines, node.start_mark, node.end_mark)
+            waiting += [(value, kind, may_be_name) for value in node.value]
+        elif (kind and not (may_be_name and _VARIABLE.fullmatch(node.value))) or _hides_credentials(node, lines):
+            _note_spans(spans, node, lines)
+    for number, found in spans.items():
+        lines[number] = covered(lines[number], found)
 
 
-def _cover(lines: list[str], start: Any, end: Any) -> None:
+def _hides_credentials(node: Any, lines: list[str]) -> bool:
+    """Whether a text is a URL with credentials that cannot be seen in its line, which is masked already, because of escapes in it."""
+    if ":/" not in node.value:
+        return False
+    shown = "".join(lines[node.start_mark.line : node.end_mark.line + 1])
+    return ":/" not in shown and without_credentials(node.value) != node.value
+
+
+def _note_spans(spans: dict[int, list[tuple[int, int]]], node: Any, lines: list[str]) -> None:
+    start, end = node.start_mark, node.end_mark
     for number in range(start.line, min(end.line + 1, len(lines))):
-        line = lines[number]
         first = start.column if number == start.line else 0
-        last = end.column if number == end.line else len(line)
-        lines[number] = line[:first] + _COVER * (last - first) + line[last:]
-
-
-def _masked(line: str) -> str:
-    """A line as a message may show it: what stands behind a name that looks like a secret's is covered."""
-    match = SECRET_VALUE.search(line)
-    return line if match is None else line[: match.end()] + _COVER * (len(line) - match.end())
+        last = end.column if number == end.line else len(lines[number])
+        spans.setdefault(number, []).append((first, last))
 
 
 class _Walk:

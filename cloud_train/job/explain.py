@@ -48,8 +48,9 @@ def explain(
     """One problem for each path of ``data`` that pydantic's ``errors`` complain about."""
     problems: dict[Path, Problem] = {}
     located = [(_path(error["type"], error["loc"], data), error) for error in errors]
+    around = {path[:length] for path, _ in located for length in range(len(path))}
     for path, error in located:
-        if error["type"] in _SHALLOW and any(len(other) > len(path) and other[: len(path)] == path for other, _ in located):
+        if error["type"] in _SHALLOW and path in around:
             continue
         known = _names_at(root, error["loc"])
         problem = _explain(error, path, known, values, keys)

@@ -103,7 +103,8 @@ def most_frequent(counts: Mapping[str, int], unit: Unit, size: int) -> tuple[str
 @cache
 def _pattern() -> re.Pattern[str]:
     """A word, or one other visible character."""
-    word = rf"[^\W_]+(?:[{_characters('Mn', 'Mc', 'Me')}]+[^\W_]*)*"
+    marks = f"[{_characters('Mn', 'Mc', 'Me')}]"
+    word = rf"[^\W_]+(?:{marks}+[^\W_]+)*{marks}*"  # one way only to read a run of marks
     return re.compile(rf"{word}(?:'{word})*|[^\w\s{_characters('Cc', 'Cf')}]|_")
 
 

@@ -59,7 +59,7 @@ def load_job(
     absent = [examined.absent] if examined.absent else []
     findings = [*examined.findings, *(absent if not absent_data_is_fine else ())]
     # Only what is not wrong by itself is held against the rest.
-    found = [finding for finding in findings if not any(finding[0][: len(wrong)] == wrong for wrong in problems)]
+    found = [finding for finding in findings if not any(finding[0][:length] in problems for length in range(len(finding[0]) + 1))]
     problems |= {finding[0]: _located(finding, document) for finding in found}
     if problems or spec is None:
         raise JobFileError(list(problems.values()))

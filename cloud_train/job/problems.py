@@ -1,10 +1,12 @@
 """Mistakes in a job or config file, each with its place, and how they are shown."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from cloud_train.errors import JobError
 from cloud_train.job.facts import DataFacts
+from cloud_train.job.secrecy import without_credentials
 
 Path = tuple[str | int, ...]
 """Where a value stands in a file's data: keys of mappings, indices of lists."""
@@ -14,6 +16,7 @@ Finding = tuple[Path, str, str]
 _SHOWN = 50
 _WIDTH = 100
 _LONGEST = 60
+_LONGEST_LINE = 2000
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,13 @@ class Problem:
     expected: str = ""
     suggestion: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """As JSON, without the line where that is so long that many mistakes in it would repeat it many times."""
+        fields = asdict(self)
+        if len(self.place.source) > _LONGEST_LINE:
+            fields["place"]["source"] = ""
+        return fields
+
     def render(self) -> str:
         """As a compiler shows it: place and message, the line with a mark below the column, what was expected."""
         lines = [f"{self.place}: {self.message}"]
@@ -51,15 +61,24 @@ class Problem:
             lines.append(f"    did you mean {self.suggestion!r}?")
         return "\n".join(lines)
 
+    def without_credentials(self) -> "Problem":
+        """The same mistake, without what stands in a URL as user, password or query."""
+        place = replace(self.place, file=without_credentials(self.place.file))  # lines of a file were masked when it was read
+        return Problem(place, *map(without_credentials, (self.message, self.expected, self.suggestion)))
+
 
 class JobFileError(JobError):
-    """A job or config file has mistakes; ``problems`` lists every one of them, in the order of their places."""
+    """A job or config file has mistakes; ``problems`` lists every one of them, in the order of their places.
+
+    Whatever a file or a command line held, no credential of a URL is in them.
+    """
 
     code = "job-file"
 
     def __init__(self, problems: Sequence[Problem]) -> None:
+        shown_problems = [problem.without_credentials() for problem in problems]
         self.problems = tuple(
-            sorted(problems, key=lambda problem: (problem.place.file, problem.place.line or 0, problem.place.column or 0))
+            sorted(shown_problems, key=lambda problem: (problem.place.file, problem.place.line or 0, problem.place.column or 0))
         )
         shown = [problem.render() for problem in self.problems[:_SHOWN]]
         count = len(self.problems)
@@ -77,7 +96,8 @@ class FieldError(JobError):
     code = "job-file"
 
     def __init__(self, path: Path, message: str, hint: str | None = None) -> None:
-        super().__init__(f"{dotted(path)}: {message}", hint)
+        message = without_credentials(message)
+        super().__init__(f"{dotted(path)}: {message}", hint and without_credentials(hint))
         self.path = path
         self.reason = message
 
@@ -96,7 +116,8 @@ def dotted(path: Path) -> str:
 
 
 def shortened(text: str) -> str:
-    """``text`` with its end cut off where it is too long for a message."""
+    """``text`` as a message may quote it: without credentials of a URL, and with its end cut off where it is too long."""
+    text = without_credentials(text)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 

@@ -1,13 +1,108 @@
-"""Which names are those of secrets: a job file is no place for their values, and no message shows them."""
+"""What must not be shown: values behind names that look like a secret's, and the credentials that stand in URLs.
+
+A job file is no place for either, and a message about one must not repeat them. Everything here takes time in proportion to the text. The
+worker uses this module too, so it has to work on Python 3.10 with the standard library alone.
+"""
+
+from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COVER = "•"
+"""What stands in a line in place of each character that is not shown."""
 
 _WORD = r"(?:(?:API|ACCESS|PRIVATE|SECRET)?KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)"
 _SECRET = re.compile(rf"(?:^|_){_WORD}(?:_|$)", re.IGNORECASE)
-SECRET_VALUE = re.compile(rf"(?:^|[^A-Za-z0-9]){_WORD}(?:_[A-Za-z0-9_]*)?[\"']?\s*[:=]\s*", re.IGNORECASE)
-"""A name that looks like a secret's in a line of text, up to where its value begins."""
+# A name is looked at as a whole and once: the lookarounds keep the search from trying it again from its second character on.
+_ASSIGNED = re.compile(r"(?<![A-Za-z0-9_])([A-Za-z0-9_]+)(?![A-Za-z0-9_])[\"']?\s*[:=]\s*")
+_CHUNK = re.compile(r"\S+")
+_SCHEME = ":/"
+_ESCAPED_SLASH = re.compile(r"\\(?:/|x2f|u002f|U0000002f)", re.IGNORECASE)
+"""A slash as quoted text of YAML or JSON may have it."""
+_PORT = re.compile(r"[0-9]{1,5}(?=[/?#]|$)")
+_AROUND = "\"'`,;)]}>"
+"""What may close around a URL in a line and is no part of it."""
 
 
 def looks_secret(name: str) -> bool:
     """Whether the environment variable ``name`` looks like a secret's: ``WANDB_API_KEY`` does, ``TOKENIZERS_PARALLELISM`` does not."""
     return _SECRET.search(name) is not None
+
+
+def masked(line: str) -> str:
+    """A line of a file as a message may show it, each character in its column.
+
+    Covered is what stands behind a name that looks like a secret's, and what stands in a URL as user, password, query or fragment.
+    """
+    for match in _ASSIGNED.finditer(line):
+        if looks_secret(match[1]):
+            line = line[: match.end()] + COVER * (len(line) - match.end())
+            break
+    escaped = _ESCAPED_SLASH.search(line)
+    if escaped:  # such a URL has to be understood before its parts are known
+        line = covered(line, [(escaped.end(), len(line))])
+    return covered(line, credentials(line))
+
+
+def covered(line: str, spans: Iterator[tuple[int, int]] | list[tuple[int, int]]) -> str:
+    """``line`` with each character of the spans covered."""
+    characters: list[str] | None = None
+    for start, end in spans:
+        characters = list(line) if characters is None else characters
+        characters[start:end] = COVER * (min(end, len(line)) - start)
+    return line if characters is None else "".join(characters)
+
+
+def without_credentials(text: str) -> str:
+    """``text`` with ``…`` in place of the user, password, query and fragment of every URL in it."""
+    if _SCHEME not in text:
+        return text
+    parts, done = [], 0
+    for start, end in credentials(text):
+        parts += [text[done:start], "…"]
+        done = end
+    return "".join([*parts, text[done:]])
+
+
+def credentials(text: str) -> Iterator[tuple[int, int]]:
+    """Where in ``text`` URLs hold what may be a credential: what stands before ``@``, and everything behind ``?`` or ``#``.
+
+    A URL that was taken for a path has lost one of its two slashes, and counts as well.
+    """
+    if _SCHEME not in text:
+        return
+    for chunk in _CHUNK.finditer(text):
+        if _SCHEME in chunk[0]:
+            yield from _in_chunk(text, chunk.start() + chunk[0].index(_SCHEME), chunk.start() + len(chunk[0].rstrip(_AROUND)))
+
+
+def _in_chunk(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The credentials in the URLs of one run of characters without spaces; the first URL's ``:/`` is at ``start``."""
+    while 0 <= start < end:
+        start += len(_SCHEME)
+        start += text.startswith("/", start)
+        following = text.find(_SCHEME, start, end)
+        stop = end if following < 0 else following
+        last = _end_of_user(text[start:stop])
+        if last:
+            yield start, start + last
+        behind = min((place for mark in "?#" if (place := text.find(mark, start + last, stop)) >= 0), default=-1)
+        if behind >= 0:
+            if behind + 1 < end:
+                yield behind + 1, end
+            return
+        start = following
+
+
+def _end_of_user(url: str) -> int:
+    """Where user and password end in what follows ``://``: at the ``@``. 0 if there are none."""
+    host = re.split("[/?#]", url, maxsplit=1)[0]
+    if "@" in host:
+        return host.rindex("@")
+    # A password that was not percent-encoded may hold a slash; what follows a host's colon is its port.
+    _, colon, rest = url.partition(":")
+    return url.rindex("@") if colon and ":" in host and "@" in rest and not _PORT.match(rest) else 0

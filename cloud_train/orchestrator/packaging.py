@@ -1,6 +1,7 @@
 """From a job to its image: what goes in, and the step that makes it."""
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cloud_train import __version__
 from cloud_train.errors import ConflictError, UsageError
 from cloud_train.job.models import JobSpec, ScriptModel
+from cloud_train.job.problems import FieldError, dotted
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.source import commit_of
 from cloud_train.providers.base import Provider, RegistryLogin
@@ -41,15 +43,42 @@ def ingredients(spec: JobSpec, settings: Mapping[str, Any]) -> str:
     return f"{' + '.join([*parts, 'worker'])}, built when submitted"
 
 
+def refuse_outside(spec: JobSpec, directory: Path, origins: Mapping[str, str]) -> None:
+    """Refuse a job whose image would be made of files that lie outside the job's folder ``directory``, links followed.
+
+    A job file may be a stranger's, and must not choose which files of this machine are packed. What was said on the command line
+    (``origins`` knows) is the user's own word.
+    """
+    script = spec.model.directory if isinstance(spec.model, ScriptModel) else None
+    named = {
+        ("model", "directory"): script,
+        ("image", "dockerfile"): spec.image.dockerfile,
+        ("image", "requirements"): spec.image.requirements,
+    }
+    root = directory.resolve()
+    for field, name in named.items():
+        if name is None or origins.get(dotted(field)) == "--set":
+            continue
+        place = (directory / name if field[0] == "model" else directory / Path(name).expanduser()).resolve()
+        if not place.is_relative_to(root):
+            said = shlex.join(["--set", f"{dotted(field)}={name}"])
+            raise FieldError(
+                field,
+                f"{place} is outside the job's folder {root}, and would go into the image",
+                hint=f"move it into that folder, or say on the command line that you want it: {said}",
+            )
+
+
 def recipe_of(plan: Plan) -> "Recipe":
-    """What the image of ``plan`` is made of."""
+    """What the image of ``plan`` is made of. Raises FieldError for a file outside the job's folder that the job file alone names."""
     from cloud_train.image.recipe import Recipe
 
     directory = Path(plan.job_file).parent
+    refuse_outside(plan.job, directory, plan.origins)
     model, image = plan.job.model, plan.job.image
     code = directory / model.directory if isinstance(model, ScriptModel) else None
     source = commit_of(directory) if code else None
-    revision = {"org.opencontainers.image.revision": source["commit"] + ("-dirty" if source["dirty"] else "")} if source else {}
+    revision = {"org.opencontainers.image.revision": source["commit"] + ("" if source["dirty"] is False else "-dirty")} if source else {}
     return Recipe(
         folder=code.resolve() if code else None,
         base=base_image(plan.job, plan.provider_settings),
@@ -96,9 +125,10 @@ def with_same_image(provider: Provider, plan: Plan, note: Callable[[str], None])
             return plan
     note(f"the image of {plan.run_id} is gone from the Docker Engine, and is made again")
     if build_image(plan, note).reference != plan.image:
+        again = shlex.join(["cloud-train", "resume", plan.run_id, "--provider", plan.provider])
         raise ConflictError(
             f"the image of {plan.run_id} is gone, and what lies here makes another one: the code, the base or cloud-train has changed",
-            hint=f"put back what it was made of, or go on with what is here: cloud-train resume {plan.run_id} --provider {plan.provider}",
+            hint=f"put back what it was made of, or go on with what is here: {again}",
         )
     return plan
 

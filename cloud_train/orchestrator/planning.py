@@ -17,7 +17,7 @@ from cloud_train.job.settings import CloudSettings
 from cloud_train.orchestrator.configs import Configs
 from cloud_train.orchestrator.consent import refuse
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.packaging import ingredients
+from cloud_train.orchestrator.packaging import ingredients, refuse_outside
 from cloud_train.orchestrator.places import provider_at
 from cloud_train.providers.base import Capabilities, Provider, Request
 from cloud_train.run import container_paths
@@ -63,6 +63,8 @@ def make_plan(
     url = absolute_url(spec.store, directory)
     _refuse_impossible(spec, place.name, place.capabilities, url)
     _refuse_out_of_reach(data_in_store(spec.data), place.name, place.capabilities)
+    if place.capabilities.containers:
+        refuse_outside(spec, directory, loaded.origins)
     per_epoch, in_all = _steps(spec, loaded.data)
     return Plan(
         run_id=new_run_id(spec.name),

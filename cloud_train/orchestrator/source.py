@@ -1,23 +1,90 @@
-"""Where a job's source stands: the git commit of its folder."""
+"""Where a job's source stands: the git commit of its folder.
 
+The folder may be a stranger's. What a repository's own configuration and attributes name (a file system monitor, hooks, filters, pagers, an
+ssh command) is never run: git is asked for the commit, which runs nothing, and then compares the files under a configuration of ours.
+"""
+
+import os
+import re
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
+_SECONDS = 5
+_HARMLESS = ("core.filemode", "core.autocrlf", "core.eol", "core.ignorecase", "core.symlinks", "core.trustctime", "core.checkstat")
+"""Settings of a repository that say how to compare files, and run nothing."""
+_WANTED = f"^({'|'.join(name.replace('.', '[.]') for name in _HARMLESS)})$"
+_RUNS_NOTHING = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}", "-c", "safe.bareRepository=explicit", "--no-pager")
+"""The last but one: a folder with the files of a repository, but not called .git, is taken for none."""
+_QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_TERMINAL_PROMPT": "0"}
+"""Nothing is written, nothing is fetched, nobody is asked."""
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
 
 def commit_of(folder: Path) -> dict[str, Any] | None:
-    """The commit that the folder is at, and whether it is dirty; None outside a repository, or without git."""
-    # Two git processes cost 5 ms; a folder without a repository above it is not asked.
-    if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
+    """The commit that the folder is at, and whether it is ``dirty``: True, False, or None where that cannot be told.
+
+    None outside a repository, without git, and for a repository that git refuses, such as one of another user's (``safe.directory``).
+    """
+    top = next((parent for parent in (folder, *folder.parents) if (parent / ".git").exists()), None)
+    if top is None:  # three git processes cost 8 ms; a folder without a repository above it is not asked
         return None
     try:
-        commit = _ask_git(folder, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_ask_git(folder, "status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
+        objects, index, commit = _ask_git(folder, "rev-parse", "--git-path", "objects", "--git-path", "index", "HEAD").split("\n")
+    except (OSError, subprocess.SubprocessError, ValueError):
         return None
+    if not _COMMIT.fullmatch(commit):
+        return None
+    try:
+        dirty = _is_dirty(top, folder / objects, folder / index, commit)
+    except (OSError, subprocess.SubprocessError):
+        dirty = None
+    return {"commit": commit, "dirty": dirty}
 
 
-def _ask_git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True, timeout=5, stdin=subprocess.DEVNULL
-    ).stdout.strip()
+def _is_dirty(top: Path, objects: Path, index: Path, commit: str) -> bool:
+    """Whether a file that git knows differs from the commit.
+
+    The comparison is made in an empty repository of ours, which borrows objects and index. It has the harmless settings only, so the names
+    of filters in ``.gitattributes`` mean nothing there.
+    """
+    settings = _ask_git(top, "config", "--null", "--get-regexp", _WANTED, fine=(0, 1)).split("\0")
+    options = [option for setting in settings if setting for option in ("-c", setting.replace("\n", "=", 1))]
+    with tempfile.TemporaryDirectory(prefix="cloud-train-git-") as ours:
+        _make_repository(Path(ours), commit)
+        own = {
+            "GIT_DIR": ours,
+            "GIT_WORK_TREE": str(top),
+            "GIT_INDEX_FILE": str(index),
+            "GIT_OBJECT_DIRECTORY": str(objects),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_SYSTEM": os.devnull,
+        }
+        # Not into submodules, which have configurations of their own.
+        return bool(_ask_git(top, *options, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all", own=own))
+
+
+def _make_repository(folder: Path, commit: str) -> None:
+    for name in ("objects", "refs"):
+        (folder / name).mkdir()
+    (folder / "HEAD").write_text(f"{commit}\n", encoding="ascii")
+    form, extensions = (1, "[extensions]\n\tobjectFormat = sha256\n") if len(commit) == 64 else (0, "")
+    (folder / "config").write_text(f"[core]\n\trepositoryformatversion = {form}\n\tbare = false\n{extensions}", encoding="ascii")
+
+
+def _ask_git(folder: Path, *arguments: str, own: dict[str, str] | None = None, fine: tuple[int, ...] = (0,)) -> str:
+    """What git says in ``folder``. Nothing of the environment's own GIT_… counts; a repository that lies in plain view is not taken."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | _QUIET | (own or {})
+    finished = subprocess.run(
+        ["git", *_RUNS_NOTHING, *arguments],
+        cwd=folder,
+        env=environment,
+        check=False,
+        capture_output=True,
+        timeout=_SECONDS,
+        stdin=subprocess.DEVNULL,
+    )
+    if finished.returncode not in fine:
+        raise subprocess.CalledProcessError(finished.returncode, "git")
+    return os.fsdecode(finished.stdout).rstrip("\n")

@@ -206,12 +206,12 @@ _UNSEEN = re.compile(r"bind source path does not exist|[Mm]ounts denied")
 """The words of an engine, and those of Docker Desktop."""
 _REFUSALS = (
     (
-        r"[Nn]o such image: (?P<what>\S+)|(?P<other>\S+): image not known",
+        r"[Nn]o such image: (?P<what>\S+)|(?P<other>[^\s'\"]{1,300}): image not known",
         "the engine has no image {what}",
         "it was removed after it was built: `cloud-train package JOB.yaml` makes the same one again, if the job's files are still the same",
     ),
     (
-        r'exec: "(?P<what>[^"]*)".*(not found|no such file)',
+        r'exec: "(?P<what>[^"]*)".{0,300}(not found|no such file)',
         "the image has no {what}",
         "choose a base with Python 3.10 or later as python3 on its PATH: image.base in the job file",
     ),
@@ -230,7 +230,7 @@ _REFUSALS = (
         "the engine cannot give a container GPUs",
         "install the NVIDIA Container Toolkit on its machine, or take resources.accelerator out of the job",
     ),
-    (r"Range of CPUs is (?P<what>.*?available)", "resources.cpus: the range is {what}", "ask for fewer with resources.cpus"),
+    (r"Range of CPUs is (?P<what>.{0,300}?available)", "resources.cpus: the range is {what}", "ask for fewer with resources.cpus"),
     (r"network (?P<what>\S+) not found", "the engine has no network {what}", "see which there are with: docker network ls"),
 )
 """The engine's words for what a user can put right, what is said instead, and the next step."""
@@ -238,7 +238,7 @@ _REFUSALS = (
 
 def refusal(status: int | None, said: str) -> ProviderError:
     """What to say of a call that the engine refused with this HTTP ``status`` and these words."""
-    if status == 409 and re.search(r"name .*(already in use|already exists)", said):
+    if status == 409 and re.search(r"name .{0,300}(already in use|already exists)", said):
         return AlreadyLaunchedError("this attempt was launched before", hint="see where it stands with: cloud-train status")
     if _UNSEEN.search(said):
         return FolderUnseenError(f"the engine does not see a folder of this machine (it said: {said})", hint="see whether it is there")

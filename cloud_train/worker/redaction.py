@@ -1,7 +1,9 @@
-"""Making text from a program fit to be shown and kept: on one line, without control characters, without the values of secrets."""
+"""Making text from a program fit to be shown and kept: on one line, without control characters, without secrets and URLs' credentials."""
 
 import re
 from collections.abc import Iterable
+
+from cloud_train.job.secrecy import without_credentials
 
 LONGEST = 1024
 """Characters of a message."""
@@ -22,8 +24,12 @@ class Redactor:
 
     def clean(self, text: str) -> str:
         """At most ``LONGEST`` characters of ``text``."""
+        # Twice: a value may be split by an escape sequence, and one that holds control characters is recognised before they are gone.
+        text = self._without_secrets(_ESCAPE.sub("", self._without_secrets(text)))
+        text = without_credentials(" ".join("".join(character if character.isprintable() else " " for character in text).split()))
+        return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+    def _without_secrets(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        text = _ESCAPE.sub("", text)
-        text = " ".join("".join(character if character.isprintable() else " " for character in text).split())
-        return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+        return text

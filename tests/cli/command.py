@@ -79,6 +79,16 @@ class CommandLine:
         return Terminal([sys.executable, "-m", "cloud_train", *map(str, arguments)], self.folder, environment, columns, rows)
 
 
+def command_line_of(folder: Path) -> CommandLine:
+    """A command line with its home and its working directory in ``folder``, and nothing of the tester's own settings."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CLOUD_TRAIN")}
+    for name in ("NO_COLOR", "COLUMNS", "LINES", "FORCE_COLOR"):
+        environment.pop(name, None)
+    home, work = folder / "home", folder / "work"
+    work.mkdir()
+    return CommandLine(home, work, {**environment, "HOME": str(folder), "CLOUD_TRAIN_HOME": str(home)})
+
+
 class Terminal:
     """A process on a pseudo-terminal: what it shows, and keys for it. Ended, if it still runs, when the block ends."""
 

@@ -12,7 +12,7 @@ from cloud_train.cli.render.live import live_line
 from cloud_train.cli.render.plot import plots
 from cloud_train.cli.render.runs import next_steps, progress_line, run_details, run_json, run_table
 from cloud_train.cli.render.table import pairs, table
-from cloud_train.cli.terminal import Painter, clean, clean_lines
+from cloud_train.cli.terminal import Painter, clean, clean_lines, finished
 from cloud_train.orchestrator.following import Progress
 from cloud_train.orchestrator.observing import RunView
 from cloud_train.run.metrics import MetricPoint
@@ -59,7 +59,7 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
 
 def test_colour_does_not_move_a_column() -> None:
     rows = [("r", "failed", "x"), ("r", "succeeded", "y")]
-    coloured = table(("RUN", "STATE", "Z"), rows, COLOURED, colours=1)
+    coloured = finished(table(("RUN", "STATE", "Z"), rows, COLOURED, colours=1))
     assert "\x1b[31mfailed\x1b[0m" in coloured
     assert re.sub(r"\x1b\[\d+m", "", coloured) == table(("RUN", "STATE", "Z"), rows, PLAIN, colours=1)
 
@@ -229,7 +229,7 @@ def test_a_plot_has_the_asked_metrics_only_and_no_escape_without_colour() -> Non
     assert "accuracy" not in text
     assert "\x1b" not in text
     assert "accuracy" in plots(points, shown=True, paint=PLAIN, terminal=False)
-    coloured = plots(points, shown=False, paint=COLOURED, terminal=False)
+    coloured = finished(plots(points, shown=False, paint=COLOURED, terminal=False))
     assert "\x1b[" in coloured
     assert "hd" not in text + coloured, "the marker's name is not the marker"
 

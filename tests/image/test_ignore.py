@@ -2,11 +2,14 @@
 
 import io
 import os
+import re
 import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cloud_train.image.context import survey
 from cloud_train.image.errors import ImageError
@@ -102,3 +105,36 @@ def test_a_newline_in_a_name_is_a_character_like_others() -> None:
     patterns = Patterns(parse_patterns("*.txt\nexact", "test"))
     assert patterns.ignores("two\nlines.txt")
     assert not patterns.ignores("exact\n")
+
+
+@given(st.lists(st.sampled_from(["a", "b", "/", "*", "**", "**/", "/**/", "?", "[ab]", "[!-.]"]), min_size=1, max_size=8), st.data())
+def test_what_a_line_matches_is_what_a_plain_translation_of_it_matches(parts: list[str], data: st.DataObject) -> None:
+    line = "".join(parts)
+    try:
+        patterns = parse_patterns(line, "test")
+    except ImageError:
+        return  # '**' inside a name beside other wildcards, which is refused
+    path = data.draw(st.text("ab/.", max_size=10))
+    for pattern in patterns:
+        assert pattern.matches(path) is (re.fullmatch(plain(pattern.text), path) is not None), (pattern.text, path)
+
+
+def plain(pattern: str) -> str:
+    """Docker's own translation: its regular expressions need not mind how often wildcards follow each other."""
+    expression = ""
+    while pattern:
+        if pattern.startswith("**"):
+            pattern = pattern[2:].removeprefix("/")
+            expression += r"([\s\S]*/)?" if pattern else r"[\s\S]*"
+        else:
+            found = re.match(r"\[[^]]*\]", pattern)
+            token = found[0] if found else pattern[0]
+            expression += {"*": "[^/]*", "?": "[^/]"}.get(token, token if found else re.escape(token))
+            pattern = pattern[len(token) :]
+    return expression
+
+
+@pytest.mark.parametrize("line", ["a**b*", "**a*", "*[^a]*"])
+def test_wildcards_that_would_be_tried_in_every_combination_are_refused_in_words(line: str) -> None:
+    with pytest.raises(ImageError, match=r"line 1: .* is not supported"):
+        parse_patterns(line, "test")

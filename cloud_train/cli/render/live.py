@@ -4,14 +4,14 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
+from cloud_train.cli.program_output import ProgramOutput
 from cloud_train.cli.render import words
 from cloud_train.cli.render.runs import epoch_shown
-from cloud_train.cli.terminal import Painter, say_bare, write_bytes
+from cloud_train.cli.terminal import Painter, redraw, say_bare
 
 if TYPE_CHECKING:
     from cloud_train.orchestrator.following import Progress
 
-_ERASE = "\r\x1b[K"
 _TRAIN = ("train/loss", "train/accuracy")
 _ALL = (*_TRAIN, "validation/loss", "validation/accuracy")
 _LAYOUTS = ((24, _ALL), (12, _ALL), (24, _TRAIN), (12, _TRAIN), (0, _TRAIN), (0, _TRAIN[:1]), (0, ()))
@@ -24,6 +24,7 @@ class LiveLine:
     def __init__(self, paint: Painter, draws: bool) -> None:
         self._paint = paint
         self._draws = draws
+        self._output = ProgramOutput()
         self._drawn = False
         self._line_open = False
 
@@ -31,11 +32,12 @@ class LiveLine:
         """Pass the new output on, then draw the line anew."""
         if progress.output:
             self.erase()
-            write_bytes(progress.output)
+            self._output.write(progress.output)
             self._line_open = not progress.output.endswith(b"\n")
         # A program's unfinished line, a prompt or a bar of its own, is not written over.
         if self._draws and not self._line_open and not progress.view.state.is_end:
-            say_bare(_ERASE + live_line(progress, shutil.get_terminal_size().columns - 1, self._paint))
+            self._output.plain()
+            redraw(live_line(progress, shutil.get_terminal_size().columns - 1, self._paint))
             self._drawn = True
         else:
             self.erase()
@@ -43,12 +45,13 @@ class LiveLine:
     def erase(self) -> None:
         """Take the line away."""
         if self._drawn:
-            say_bare(_ERASE)
+            redraw("")
             self._drawn = False
 
     def close(self) -> None:
         """Take the line away, and end an unfinished one of the program's."""
         self.erase()
+        self._output.close()
         if self._line_open:
             say_bare("\n")
             self._line_open = False

@@ -14,6 +14,7 @@ from cloud_train.job.facts import DataFacts
 from cloud_train.job.idle import idle_fields
 from cloud_train.job.models import Data, FilesData, LanguageData, SequencesData
 from cloud_train.job.problems import dotted
+from cloud_train.job.secrecy import without_credentials
 from cloud_train.job.section import SHA256_PATTERN
 from cloud_train.run.plan import Plan
 
@@ -33,7 +34,7 @@ def plan_text(plan: Plan, request: Mapping[str, Any], refused: Sequence[str], pa
         ("notes", "\n".join(_wrapped(clean(note)) for note in plan.notes)),
     ]
     blocks = [f"{paint(title.upper(), 'bold')}\n{body}" for title, body in sections if body]
-    return "\n\n".join([*blocks, paint("A dry run: nothing was started or written.", "dim")])
+    return without_credentials("\n\n".join([*blocks, paint("A dry run: nothing was started or written.", "dim")]))
 
 
 def _indented(text: str) -> str:

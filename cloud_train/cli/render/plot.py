@@ -1,6 +1,5 @@
 """Metrics as curves in plain characters, one plot for each metric, the splits together in it."""
 
-import re
 import shutil
 from collections.abc import Sequence
 
@@ -8,7 +7,6 @@ from cloud_train.cli.terminal import Painter, clean
 from cloud_train.run.metrics import MetricPoint
 
 _COLUMNS_ELSEWHERE, _ROWS = 80, 18
-_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _LOOKS = (("hd", "▞", "blue"), ("•", "•", "yellow"), ("x", "x", "green"), ("o", "o", "red"))
 """Marker, how it looks in the title, colour: one for each split. plotext fills a cell by quarters with ``hd``."""
 
@@ -52,5 +50,5 @@ def _plot(name: str, points: Sequence[MetricPoint], columns: int, rows: int, pai
     figure.title(f"{clean(name)}   {'   '.join(clean(part) for part in legend)}")
     figure.label("step", "x")
     drawn: str = figure.build().string()
-    lines = (drawn if paint.enabled else _ESCAPES.sub("", drawn)).rstrip("\n").split("\n")
+    lines = paint.drawing(drawn).rstrip("\n").split("\n")
     return "\n".join(line.rstrip() for line in lines)

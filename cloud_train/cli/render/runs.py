@@ -1,5 +1,6 @@
 """How a run is shown: as a row of ``list``, in full by ``status``, as JSON."""
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +107,7 @@ def metrics_line(latest: "dict[str, float | None]") -> str:
 
 def next_steps(run: "RunView", has_metrics: bool = False) -> list[tuple[str, str]]:
     """What a person may do with a run in this state: commands, and what they are for."""
-    name = run.run_id
+    name = shlex.quote(run.run_id)  # people copy these lines into a shell
     if run.state is State.SUCCEEDED and has_metrics:
         return [(f"cloud-train fetch-model {name}", "bring the model here"), (f"cloud-train metrics {name} --plot", "see how it learned")]
     if run.state is State.SUCCEEDED:

@@ -84,9 +84,16 @@ def _of_permissions(azure: Client, place: Mapping[str, Any]) -> Diagnosis:
 
 def _grants(permission: Mapping[str, Any], action: str) -> bool:
     def names(kind: str) -> bool:
-        return any(re.fullmatch(re.escape(each).replace(r"\*", ".*"), action, re.IGNORECASE) for each in permission.get(kind) or ())
+        return any(re.fullmatch(_action_pattern(each), action, re.IGNORECASE) for each in permission.get(kind) or ())
 
     return names("actions") and not names("notActions")
+
+
+def _action_pattern(actions: str) -> str:
+    """The regular expression of a role's action, in which ``*`` stands for anything; between two, the first place that fits will do."""
+    first, *starred = (re.escape(part) for part in actions.split("*"))
+    last = starred.pop() if starred else None
+    return first + "".join(f"(?>.*?{part})" for part in starred) + ("" if last is None else f".*{last}")
 
 
 def _of_machines(azure: Client, settings: Mapping[str, Any], place: Mapping[str, Any], location: str) -> Diagnosis:

@@ -32,7 +32,7 @@ _GOING_ON = {
 
 _FAILURES = (
     (
-        r"cannot pull|image .*(not found|does not exist)|invalid.* image|manifest",
+        r"cannot pull|image .{0,300}(not found|does not exist)|invalid.{0,300} image|manifest",
         Cause.REJECTED,
         "the image cannot be pulled: it has to be there (aws.repository), for linux/amd64, and to fit on the machine's disk (make it"
         " smaller, or aws.volume larger), and the role (aws.role) needs ecr:BatchGetImage, ecr:GetDownloadUrlForLayer and"
@@ -59,7 +59,7 @@ _FAILURES = (
         "the region has no such machine now: try again later, or another aws.machine or aws.region",
     ),
     (r"more memory|out ?of ?memory|OutOfMemory", Cause.OUT_OF_MEMORY, "a larger resources.memory gives a larger machine"),
-    (r"no space left|disk.* full", Cause.FAILED, "the machine's disk is full: enlarge aws.volume"),
+    (r"no space left|disk.{0,300} full", Cause.FAILED, "the machine's disk is full: enlarge aws.volume"),
     (r"InternalServerError|internal (server )?error|unhealthy", Cause.INFRASTRUCTURE, ""),
 )
 """A pattern in FailureReason → cause, and what to do."""

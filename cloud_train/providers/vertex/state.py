@@ -54,8 +54,8 @@ _TEXTS: tuple[tuple[re.Pattern[str], Cause, str], ...] = tuple(
             "there are no such machines now: try later, or choose another gcp.region or gcp.machine",
         ),
         (
-            r"(pull|access|find|download)\w* (the )?(\w+ )?image|image .*(not found|does not exist|could not be)|ErrImagePull"
-            r"|ImagePullBackOff|manifest .*unknown|Artifact Registry",
+            r"(pull|access|find|download)\w{0,20} (the )?(\w{1,40} )?image|image .{0,300}(not found|does not exist|could not be)"
+            r"|ErrImagePull|ImagePullBackOff|manifest .{0,300}unknown|Artifact Registry",
             Cause.REJECTED,
             "the machines cannot have the image: it has to be in gcp.repository, and Vertex AI's service agents, not"
             " gcp.service_account, need roles/artifactregistry.reader there",
