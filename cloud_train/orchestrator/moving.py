@@ -4,6 +4,7 @@ Whatever is cut off in between leaves the run where it was: ``run.json`` is writ
 that. What was copied before is copied again, or found to be there.
 """
 
+import shlex
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +59,7 @@ def _refuse_foreign(target: Store, plan: Plan) -> None:
     if newest >= plan.attempt:
         raise UsageError(
             f"{plan.store}/{plan.run_id} has attempt {newest} already: the run was moved there before",
-            hint=f"go on there: cloud-train adopt {plan.store}/{plan.run_id}",
+            hint=f"go on there: cloud-train adopt {shlex.quote(f'{plan.store}/{plan.run_id}')}",
         )
 
 

@@ -1,5 +1,6 @@
 """Another attempt of a run that ended without success: it goes on from the newest checkpoint whose every byte checks."""
 
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ def resume(
             plan = _plan(home, run, elsewhere)
             moved_to = new_place(run.store, run_id)
             if moved_to and moved_to != f"{plan.store.rstrip('/')}/{run_id}":
-                raise ConflictError(f"{run_id} was moved to {moved_to}", hint=f"go on there: cloud-train adopt {moved_to}")
+                raise ConflictError(f"{run_id} was moved to {moved_to}", hint=f"go on there: cloud-train adopt {shlex.quote(moved_to)}")
             provider = provider_at(home, plan.provider)
             secrets = handed_over(provider, plan)
             refuse_unready(provider, plan)
