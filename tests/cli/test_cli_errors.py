@@ -4,14 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from cloud_train.cli import errors
 from cloud_train.cli.errors import guarded
-from cloud_train.errors import CloudTrainError, ConflictError, JobError, NotFoundError
+from cloud_train.errors import CloudTrainError, ConflictError, NotFoundError
+from cloud_train.job.problems import JobFileError, Place, Problem
 from tests.cli.command import CommandLine
 from tests.support import wait_until
 
@@ -38,14 +38,13 @@ def test_with_json_the_error_is_one_json_object_on_standard_output(capsys: pytes
 
 
 def test_every_problem_of_a_job_file_is_in_the_json(capsys: pytest.CaptureFixture[str]) -> None:
-    @dataclass(frozen=True)
-    class Problem:
-        line: int
-
-    error = JobError("two mistakes")
-    error.problems = (Problem(3), Problem(7))  # type: ignore[attr-defined] # what job.problems.JobFileError has
+    places = [Place("job.yaml", 3, 1, "a: 1"), Place("job.yaml", 7, 5000, "x" * 10_000)]
+    error = JobFileError([Problem(place, "wrong", "another", "b") for place in places])
     guarded(lambda: raising(error), as_json=True)
-    assert json.loads(capsys.readouterr().out)["error"]["problems"] == [{"line": 3}, {"line": 7}]
+    first, second = json.loads(capsys.readouterr().out)["error"]["problems"]
+    place = {"file": "job.yaml", "line": 3, "column": 1, "source": "a: 1"}
+    assert first == {"place": place, "message": "wrong", "expected": "another", "suggestion": "b"}
+    assert second["place"] == {"file": "job.yaml", "line": 7, "column": 5000, "source": ""}, "a long line is not repeated for each mistake"
 
 
 def test_control_characters_in_a_message_are_made_visible(capsys: pytest.CaptureFixture[str]) -> None:
