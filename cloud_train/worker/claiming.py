@@ -136,7 +136,7 @@ class Claims:
             signals=self._signals,
             peers=Peers(store, run_id, number, self._node),
             is_cancelled=lambda: any(_exists(store, key) for key in marks),
-            is_forced=lambda: any(_exists(store, key) and store.get(key) == layout.AT_ONCE for key in marks),
+            is_forced=lambda: any(_exists(store, key) and store.get(key, 0, 64) == layout.AT_ONCE for key in marks),
             timing=self._timing,
         )
 
