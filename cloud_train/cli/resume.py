@@ -53,5 +53,6 @@ def resume(
 
     home = Home.from_environment()
     elsewhere = Elsewhere(provider, store, config, data) if provider or store or config or data else None
-    view = start(home, select(home, run), note=say_aside, elsewhere=elsewhere, ask=accepting if trust else asking(as_json))
+    ask = asking(as_json)
+    view = start(home, select(home, run), note=say_aside, elsewhere=elsewhere, ask=accepting if trust else ask, ask_of_configs=ask)
     return show_started(home, view, follow=follow, as_json=as_json)

@@ -25,7 +25,7 @@ from cloud_train.run.ledger import ELSEWHERE, Entry, Ledger
 from cloud_train.run.record import sha256_of
 from cloud_train.run.states import State
 from cloud_train.storage.base import ObjectMissingError, Store
-from cloud_train.storage.registry import scheme_of
+from cloud_train.storage.registry import absolute_url, scheme_of
 
 _AT_ONCE = 8
 _LIST = "cloud-train list --store"
@@ -66,7 +66,7 @@ def adopt(home: Home, url: str, config: str | None = None, configs: Configs | No
     show what it would start. If the ``run.json`` of a run that is known here has changed, ``resume`` asks from now on.
     Raises NotFoundError if there is no run directory, CorruptError if it holds something else.
     """
-    store_url, _, run_id = url.rstrip("/").rpartition("/")
+    store_url, _, run_id = (absolute_url(url.rstrip("/"), Path.cwd()) if "/" in url else url).rpartition("/")
     if not store_url or not run_id or scheme_of(store_url) != scheme_of(url):
         raise UsageError(f"{url!r} is not the URL of a run directory", hint=f"see which there are with: {_LIST} STORE")
     try:
@@ -85,9 +85,15 @@ def adopt(home: Home, url: str, config: str | None = None, configs: Configs | No
         if known is None:
             settings = _own_settings(home, entry, config, configs or Configs(home, refuse))
             ledger.adopt(replace(entry, settings=settings, reference=_reference(home, entry, settings)))
-        elif known.store == store_url and sha256_of(read_record_bytes(store_at(store_url), run_id)[0]) not in ledger.records(run_id):
+        elif known.store.rstrip("/") == store_url and _is_changed(ledger, store_url, run_id):
             ledger.distrust(run_id)
         return look(home, ledger, run_id)
+
+
+def _is_changed(ledger: Ledger, store_url: str, run_id: str) -> bool:
+    """Whether the run's ``run.json`` is none that this machine knows."""
+    written, _ = read_record_bytes(store_at(store_url), run_id)
+    return sha256_of(written) not in ledger.records(run_id)
 
 
 def _own_settings(home: Home, entry: Entry, config: str | None, configs: Configs) -> dict[str, Any]:

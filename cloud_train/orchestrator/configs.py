@@ -17,16 +17,19 @@ from cloud_train.errors import NotFoundError, StoreError
 from cloud_train.job.config import Config, find_config, is_path, load_config, own_configs
 from cloud_train.orchestrator.consent import Ask, NotTrustedError, Question
 from cloud_train.orchestrator.home import Home
+from cloud_train.private import make_folder
 from cloud_train.providers.base import Provider
 
 _DECISIVE = {
     "local": ("python",),
-    "docker": ("host", "network", "user"),
-    "aws": ("repository",),
-    "gcp": ("endpoint", "repository"),
-    "azure": ("endpoint", "history_endpoint", "vault", "repository"),
+    "docker": ("host", "network", "user", "repository"),
+    "aws": ("repository", "role"),
+    "gcp": ("endpoint", "repository", "service_account"),
+    "azure": ("endpoint", "history_endpoint", "vault", "repository", "identity"),
 }
-"""Settings that decide where credentials, secrets and images go, or what runs them; of any other provider, all do."""
+"""Settings that decide where credentials, secrets and images go, what runs the job's code, and with which rights; of any other provider,
+all do.
+"""
 
 
 class Configs:
@@ -63,9 +66,7 @@ class Configs:
         decisive = list(decisive_settings(config))
         if not decisive or _is_own(config.file) or is_trusted(self._home, config):
             return
-        question = Question(
-            f"{config.file} was found beside the job, and decides where credentials and images go", tuple(decisive), "Trust it?"
-        )
+        question = Question(f"{config.file} was found by its name and may have come with the job; it sets", tuple(decisive), "Trust it?")
         if not ask(question):
             raise NotTrustedError(
                 f"{config.file} is not trusted: it sets {', '.join(name for name, _ in decisive)}",
@@ -91,8 +92,9 @@ def trust(home: Home, config: Config) -> None:
     """Trust the file as it is now; raises StoreError if that cannot be written down."""
     mark = _mark(home, config)
     try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.write_text(f"{config.file.absolute()}\n", encoding="utf-8", errors="surrogateescape")
+        make_folder(home.folder)
+        mark.parent.mkdir(exist_ok=True)
+        mark.write_text(f"{config.file.resolve()}\n", encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise StoreError(
             f"cannot write {mark}: {error.strerror}", hint="make it writable, or set CLOUD_TRAIN_HOME to another folder"
@@ -101,9 +103,9 @@ def trust(home: Home, config: Config) -> None:
 
 def _mark(home: Home, config: Config) -> Path:
     said: dict[str, Any] = {"provider": config.provider, "store": config.store, "settings": config.settings}
-    content = os.fsencode(config.file.absolute()) + b"\0" + json.dumps(said, sort_keys=True).encode()
+    content = os.fsencode(config.file.resolve()) + b"\0" + json.dumps(said, sort_keys=True).encode()
     return home.folder / "trusted" / hashlib.sha256(content).hexdigest()
 
 
 def _is_own(file: Path) -> bool:
-    return file.absolute().parent == own_configs()
+    return file.absolute().parent.resolve() == own_configs().resolve()

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from cloud_train.errors import CorruptError, StoreError, UsageError
-from cloud_train.orchestrator.observing import read_record
+from cloud_train.orchestrator.observing import read_record_bytes
 from cloud_train.orchestrator.stores import store_at
 from cloud_train.run import documents, layout
-from cloud_train.run.ledger import Ledger
+from cloud_train.run.ledger import Ledger, RecordKind
 from cloud_train.run.manifest import LARGEST, parse_manifest
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import RunRecord, sha256_of
@@ -34,7 +34,7 @@ def move(ledger: Ledger, plan: Plan, source_url: str, note: Note) -> Plan:
     Raises StoreError, and CorruptError for a checkpoint that arrives as something else.
     """
     source, target = store_at(source_url), store_at(plan.store)
-    old = read_record(source, plan.run_id)
+    before, old = read_record_bytes(source, plan.run_id)
     moved = plan.store != source_url
     if moved:
         _refuse_foreign(target, plan)
@@ -44,7 +44,8 @@ def move(ledger: Ledger, plan: Plan, source_url: str, note: Note) -> Plan:
     record = RunRecord(plan.run_id, old.created, plan.job.model_dump(mode="json"), plan.program, plan.facts(), {**old.provenance, **where})
     written = record.to_json()
     sha256 = sha256_of(written)
-    ledger.accept_record(plan.run_id, sha256, is_own=True)  # beside the old one, which counts until the move is complete
+    ledger.know_record(plan.run_id, sha256_of(before), RecordKind.SEEN)  # both are expected here until the move is complete
+    ledger.know_record(plan.run_id, sha256, RecordKind.OWN)
     target.delete(f"{plan.run_id}/{layout.MOVED}")
     target.put(f"{plan.run_id}/{layout.RUN}", written)
     if moved:  # whoever knows the old place alone must not go on there

@@ -91,20 +91,6 @@ def make_plan(
     )
 
 
-def plan_here(before: Plan, settings: Mapping[str, Any], place: Provider) -> Plan:
-    """The plan of a further attempt whose ``run.json`` another machine wrote, with ``settings`` of this machine's instead of the record's.
-
-    Raises UsageError for data in a folder, which only the caller can give to a container.
-    """
-    inside = place.capabilities.containers and not place.capabilities.is_cloud
-    if inside and before.host_data is not None:
-        raise UsageError(
-            f"the data of {before.run_id} is in the folder {before.host_data} of the machine that submitted it",
-            hint=f"name its folder on this machine: cloud-train resume {before.run_id} --data FOLDER",
-        )
-    return replace(before, provider_settings=dict(settings), host_data=None)
-
-
 def plan_elsewhere(
     before: Plan,
     place: Provider,

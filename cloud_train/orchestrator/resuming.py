@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cloud_train.errors import ConflictError
+from cloud_train.errors import ConflictError, UsageError
 from cloud_train.orchestrator.configs import Configs
 from cloud_train.orchestrator.consent import Ask, refuse
 from cloud_train.orchestrator.home import Home
@@ -14,12 +14,12 @@ from cloud_train.orchestrator.moving import move, new_place
 from cloud_train.orchestrator.observing import RunView, declare_dead, look
 from cloud_train.orchestrator.packaging import with_image, with_same_image
 from cloud_train.orchestrator.places import provider_at
-from cloud_train.orchestrator.planning import plan_elsewhere, plan_here
+from cloud_train.orchestrator.planning import plan_elsewhere
 from cloud_train.orchestrator.stores import CLOUD_PAUSE_SECONDS
 from cloud_train.orchestrator.submitting import handed_over, launch, refuse_unready
-from cloud_train.orchestrator.trust import Spoken, accept, spoken
+from cloud_train.orchestrator.trust import CheckedRecord, accept, checked_record
 from cloud_train.run import locks
-from cloud_train.run.ledger import Ledger
+from cloud_train.run.ledger import Ledger, RecordKind
 from cloud_train.run.plan import Plan
 from cloud_train.run.states import State
 
@@ -47,15 +47,17 @@ def resume(
     *,
     elsewhere: Elsewhere | None = None,
     ask: Ask = refuse,
+    ask_of_configs: Ask | None = None,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> RunView:
     """Start the next attempt, where the run was or ``elsewhere``. Raises ConflictError while the run goes on, and if it has succeeded.
 
     An attempt that was launched from another machine, and that its provider cannot find from here, is listened for first: ``note`` is told.
-    A run that another machine submitted is shown to ``ask`` before its first attempt here: NotTrustedError unless it is accepted.
+    A run that another machine submitted is shown to ``ask`` before its first attempt here: NotTrustedError unless it is accepted. A config
+    file that has to be trusted first is shown to ``ask_of_configs``, or else refused.
     """
-    configs = Configs(home, ask, note)
+    configs = Configs(home, ask_of_configs or refuse, note)
     with Ledger(home.ledger_path) as ledger:
         run = look(home, ledger, run_id)
         is_silent = run.is_elsewhere and not run.state.is_end
@@ -70,10 +72,10 @@ def resume(
                 raise ConflictError(f"{run_id} is being resumed by another command", hint=f"see: cloud-train status {run_id}")
             run = look(home, ledger, run_id)  # again, now that nobody else can resume it
             _refuse_unresumable(run)
-            said = spoken(ledger, run)
-            if said.sha256 != shown:
+            checked = checked_record(ledger, run)
+            if checked.sha256 != shown and not (shown is None and checked.is_own):
                 raise ConflictError(f"run.json of {run_id} was changed meanwhile", hint=f"see what it is now: cloud-train resume {run_id}")
-            plan, _ = _plan(home, run, said, elsewhere, configs)
+            plan, _ = _plan(home, run, checked, elsewhere, configs)
             _refuse_moved(run, plan)
             provider = provider_at(home, plan.provider)
             secrets = handed_over(provider, plan)
@@ -87,17 +89,23 @@ def resume(
         return look(home, ledger, run_id)
 
 
-def _consented(home: Home, ledger: Ledger, run: RunView, elsewhere: Elsewhere | None, *, configs: Configs, ask: Ask) -> str:
-    """The SHA-256 of the run's ``run.json``, which this machine wrote, or which the caller has accepted; raises NotTrustedError."""
-    said = spoken(ledger, run)
-    if said.is_own or (said.is_accepted and elsewhere is None):  # elsewhere starts what the job says, which may not have been shown before
-        return said.sha256
-    plan, settings_from = _plan(home, run, said, elsewhere, configs)
-    _refuse_moved(run, plan)
-    accept(plan, settings_from, said, ask)
-    if elsewhere is None:
-        ledger.accept_record(run.run_id, said.sha256, is_own=False)
-    return said.sha256
+def _consented(home: Home, ledger: Ledger, run: RunView, elsewhere: Elsewhere | None, *, configs: Configs, ask: Ask) -> str | None:
+    """The SHA-256 of the ``run.json`` that the caller has accepted, now or before; None for a run of which this machine wrote every one.
+
+    Raises NotTrustedError.
+    """
+    if set(ledger.records(run.run_id).values()) == {RecordKind.OWN}:
+        return None  # it is checked once nobody else can resume the run: a store in a cloud is asked once
+    checked = checked_record(ledger, run)
+    # Elsewhere, what the job says is started; what was shown before is the program beside it.
+    is_accepted = checked.kind is RecordKind.ACCEPTED and elsewhere is None
+    if not checked.is_own and not is_accepted:
+        plan, settings_from = _plan(home, run, checked, elsewhere, configs)
+        _refuse_moved(run, plan)
+        accept(plan, settings_from, checked.record, ask)
+        if elsewhere is None:
+            ledger.know_record(run.run_id, checked.sha256, RecordKind.ACCEPTED)
+    return checked.sha256
 
 
 def _refuse_moved(run: RunView, plan: Plan) -> None:
@@ -106,29 +114,34 @@ def _refuse_moved(run: RunView, plan: Plan) -> None:
         raise ConflictError(f"{run.run_id} was moved to {moved_to}", hint=f"resume it there: cloud-train adopt {shlex.quote(moved_to)}")
 
 
-def _plan(home: Home, run: RunView, said: Spoken, elsewhere: Elsewhere | None, configs: Configs) -> tuple[Plan, str]:
+def _plan(home: Home, run: RunView, checked: CheckedRecord, elsewhere: Elsewhere | None, configs: Configs) -> tuple[Plan, str]:
     """The next attempt's plan, and where its provider's settings come from.
 
-    Only of a run that this machine wrote are the settings in ``run.json`` used; the store is always the one that the ledger knows.
+    Only of a run that this machine wrote are the settings and folders in ``run.json`` used; the store is always the one that the ledger
+    knows. Raises UsageError for data in a folder of this machine that the caller did not name.
     """
-    before = replace(Plan.of_attempt(said.record, run.attempt + 1, said.sha256), store=run.store, provider=run.provider)
-    if not said.is_own:  # nor does it count that something was said on another machine's command line
-        before = replace(before, origins={})
-    beside = Path(before.job_file).parent if said.is_own else Path.cwd()
+    before = replace(Plan.of_attempt(checked.record, run.attempt + 1, checked.sha256), store=run.store, provider=run.provider)
+    if not checked.is_own:  # what was said on another machine's command line does not count here either
+        before = replace(before, origins={}, is_foreign=True)
+    beside = Path(before.job_file).parent if checked.is_own else Path.cwd()
     chosen = configs.named(elsewhere.config, beside) if elsewhere and elsewhere.config else None
-    name = (elsewhere and elsewhere.provider) or (chosen and chosen.provider) or run.provider
-    place = provider_at(home, name)
-    stays = chosen is None and place.name == run.provider and said.is_own
+    place = provider_at(home, (elsewhere and elsewhere.provider) or (chosen and chosen.provider) or run.provider)
+    stays = chosen is None and place.name == run.provider and checked.is_own
     if chosen is None and not stays:
         chosen = configs.usual(place, beside)
     settings = before.provider_settings if stays else chosen.settings.get(place.name, {}) if chosen else {}
     origin = f"the settings in {chosen.file}" if chosen else "the settings of its submission" if stays else "no settings"
-    if elsewhere is not None:
+    if elsewhere is None:
+        plan = replace(before, provider_settings=dict(settings))
+    else:
         store = elsewhere.store or (chosen and chosen.store) or run.store
-        if not said.is_own and elsewhere.data is None:
-            plan_here(before, settings, place)  # refuses data that only the caller can name
-        return plan_elsewhere(before, place, settings, store=store, data=elsewhere.data, config=chosen), origin
-    return (before if said.is_own else plan_here(before, settings, place)), origin
+        plan = plan_elsewhere(before, place, settings, store=store, data=elsewhere.data, config=chosen)
+    if plan.host_data is not None and not checked.is_own and not (elsewhere and elsewhere.data):
+        raise UsageError(
+            f"the data of {run.run_id} is in the folder {plan.host_data} of the machine that submitted it",
+            hint=f"name its folder on this machine: cloud-train resume {run.run_id} --data FOLDER",
+        )
+    return plan, origin
 
 
 def _listen(

@@ -1,38 +1,43 @@
-"""Whose word counts: what this machine submitted or accepted, and what has to be accepted before it is acted on.
+"""Whether a run directory may be acted on: the check of its ``run.json`` against the ledger, and what the caller accepts otherwise.
 
-A run directory can be written by everyone who can write to its store. It is believed only where the ledger holds the SHA-256 of its
-``run.json``; anything else is shown to the caller first. docs/security.md draws the whole border.
+Everyone who can write to a store can write a run directory. It is acted on only where the ledger holds the SHA-256 of its ``run.json``;
+any other is shown to the caller first. docs/security.md draws the whole border.
 """
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from cloud_train.errors import ConflictError
 from cloud_train.job.models import ScriptModel
 from cloud_train.orchestrator.consent import Ask, NotTrustedError, Question
 from cloud_train.orchestrator.observing import RunView, read_record_bytes
 from cloud_train.orchestrator.stores import store_at
-from cloud_train.run.ledger import Ledger
+from cloud_train.run.ledger import Ledger, RecordKind
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import RunRecord, sha256_of
 
 
 @dataclass(frozen=True)
-class Spoken:
+class CheckedRecord:
     """A ``run.json`` as it is in the store now."""
 
     record: RunRecord
     sha256: str
-    is_accepted: bool
-    """Whether this machine wrote or accepted it."""
-    is_own: bool
-    """Whether this machine wrote it, so that its settings are this machine's too."""
+    kind: RecordKind
+    """How the ledger knows it; *seen* if it does not."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this machine wrote it, so that its settings are this machine's too."""
+        return self.kind is RecordKind.OWN
 
 
-def spoken(ledger: Ledger, run: RunView) -> Spoken:
-    """What the run directory says of its run, and whether this machine stands behind it.
+def checked_record(ledger: Ledger, run: RunView) -> CheckedRecord:
+    """The ``run.json`` of the run, and how it is known here.
 
-    Raises ConflictError where it is not what this machine wrote or accepted before, NotFoundError or CorruptError where there is none.
+    Raises ConflictError where it is none of those that are known, NotFoundError or CorruptError where there is none.
     """
     known = ledger.records(run.run_id)
     written, record = read_record_bytes(store_at(run.store), run.run_id)
@@ -43,45 +48,55 @@ def spoken(ledger: Ledger, run: RunView) -> Spoken:
             hint=f"if you expected that, accept the new one: cloud-train adopt {shlex.quote(run.run_directory)},"
             f" then cloud-train resume {run.run_id}",
         )
-    return Spoken(record, sha256, bool(known), known.get(sha256, False))
+    return CheckedRecord(record, sha256, known.get(sha256, RecordKind.SEEN))
 
 
-def accept(plan: Plan, settings_from: str, said: Spoken, ask: Ask) -> None:
+def accept(plan: Plan, settings_from: str, record: RunRecord, ask: Ask) -> None:
     """Show what ``plan`` would start and ask for it; raises NotTrustedError unless it is accepted."""
-    subject = f"{plan.run_id} was not submitted from here; resuming it starts"
-    if not ask(Question(subject, tuple(_facts(plan, settings_from, said.record)), "Start it?")):
+    subject = f"this machine has no record of submitting {plan.run_id}; resuming it starts"
+    facts = [(name, value) for name, value in _facts(plan, settings_from, record) if value]
+    if not ask(Question(subject, tuple(facts), "Start it?")):
         raise NotTrustedError(
-            f"{plan.run_id} was not submitted from here, and was not accepted",
+            f"{plan.run_id} was not submitted from this machine, and was not accepted",
             hint=f"read what it would start, then accept it with: cloud-train resume {plan.run_id} --trust",
         )
 
 
-def _facts(plan: Plan, settings_from: str, record: RunRecord) -> list[tuple[str, str]]:
-    """Everything of a run that reaches this machine or the caller's account."""
-    program, job = plan.program, plan.job
-    is_script = isinstance(job.model, ScriptModel)
-    facts = [
-        ("command", shlex.join(program.command) if is_script else f"the built-in trainer of {job.model.kind} models"),
-        ("folder", program.directory if plan.image is None else ""),
-        ("image", plan.image or ""),
-        ("code", _code(plan) if is_script else ""),
-        ("environment", "  ".join(f"{name}={value}" for name, value in program.environment.items())),
-        ("secrets", ", ".join(job.secrets)),
-        ("data", plan.host_data or program.data or getattr(job.data, "url", None) or ""),
-        ("run directory", f"{plan.store.rstrip('/')}/{plan.run_id}"),
-        ("provider", f"{plan.provider}, with {settings_from}"),
-        ("not used", _shown(record.plan.get("provider_settings"))),
-    ]
-    return [(name, value) for name, value in facts if value]
+def _facts(plan: Plan, settings_from: str, record: RunRecord) -> Iterator[tuple[str, str]]:
+    """Everything of a run that reaches this machine or the caller's account, as names and values; an empty value means nothing."""
+    program, job, folder = plan.program, plan.job, Path(plan.job_file).parent
+    if isinstance(job.model, ScriptModel):
+        yield "command", shlex.join(program.command)
+        yield "code", str((folder / job.model.directory).resolve())
+    else:
+        yield "command", f"the built-in trainer of {job.model.kind} models"
+    yield "folder", program.directory if plan.image is None else ""
+    yield "image", plan.image or ""
+    for name in ("dockerfile", "requirements"):
+        if plan.image is not None and (file := getattr(job.image, name)):
+            yield name, str((folder / file).resolve())
+    yield "environment", "  ".join(f"{name}={value}" for name, value in program.environment.items())
+    yield "secrets", ", ".join(job.secrets)
+    yield "data", plan.host_data or program.data or ""
+    yield "download", getattr(job.data, "url", None) or ""
+    yield "run directory", f"{plan.store.rstrip('/')}/{plan.run_id}"
+    yield "provider", f"{plan.provider}, with {settings_from}"
+    yield "resources", _resources(plan)
+    yield "not used", _shown(record.plan.get("provider_settings"))
 
 
-def _code(plan: Plan) -> str:
-    folder = getattr(plan.job.model, "directory", ".")
-    return f"folder {folder} beside {plan.job_file}"
+def _resources(plan: Plan) -> str:
+    """What the run may cost."""
+    wanted, limits = plan.job.resources, plan.job.limits
+    parts = [f"{name}: {value}" for name in ("accelerator", "cpus", "memory") if (value := getattr(wanted, name)) is not None]
+    parts += [f"nodes: {wanted.nodes}"] if wanted.nodes > 1 else []
+    parts += [f"at most {limits.duration} an attempt"] if limits.duration else []
+    parts += [f"up to {plan.program.attempts} attempts"] if plan.program.attempts > 1 else []
+    return ", ".join(parts)
 
 
 def _shown(settings: object) -> str:
-    """The provider settings of whoever submitted the run: they are shown, never used."""
+    """The provider settings in ``run.json``: they are shown, never used."""
     if not isinstance(settings, dict) or not settings:
         return ""
     return "the submitter's settings: " + ", ".join(f"{name}: {value}" for name, value in settings.items())

@@ -78,7 +78,7 @@ TAKEN = Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, "another w
 """What is to be observed of a launch whose worker left for that reason."""
 
 
-def worker_words(plan: "Plan") -> list[str]:
+def worker_arguments(plan: "Plan") -> list[str]:
     """What every worker is told of its attempt, as words of its command line: run, number, and which ``run.json`` it may carry out."""
     return ["--run", plan.run_id, "--attempt", str(plan.attempt), "--record", plan.record_sha256]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import ProviderError
 from cloud_train.job import cloud_names as forms
-from cloud_train.providers.base import Request, worker_words
+from cloud_train.providers.base import Request, worker_arguments
 from cloud_train.run import container_paths as places
 from cloud_train.storage.registry import scheme_of
 
@@ -70,7 +70,7 @@ def request_of(plan: "Plan", user: str, caches: Path, workspaces: Path) -> Reque
 def _container(plan: "Plan", rank: int, *, user: str, network: str, labels: dict[str, str], mounts: list[dict[str, Any]]) -> dict[str, Any]:
     nodes = plan.job.resources.nodes
     store = ["--store", places.RUNS] if _is_folder(plan.store) else ["--store", plan.store, "--workspace", places.WORK]
-    worker = [*store, *worker_words(plan)]
+    worker = [*store, *worker_arguments(plan)]
     environment = ["HOME=/tmp", "USER=cloud-train"]  # programs ask for both, and the user's id has no entry in the image's /etc/passwd
     if plan.host_data is None:
         environment.append(f"CLOUD_TRAIN_HOME={places.HOME}")
@@ -138,7 +138,8 @@ def cache_of(caches: Path, plan: "Plan") -> Path:
     job file into the same store. The cache that runs on this machine itself use is never mounted.
     """
     is_script = plan.job.model.kind == "script"
-    identity = ("script", plan.job_file, plan.job.name, plan.store) if is_script else ("image", plan.image or "")
+    owner = plan.run_id if plan.is_foreign else ""  # its job file and name are what somebody else says
+    identity = ("script", plan.job_file, plan.job.name, plan.store, owner) if is_script else ("image", plan.image or "")
     return caches / hashlib.sha256("\0".join(identity).encode()).hexdigest()[:16]
 
 

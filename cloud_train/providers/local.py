@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import ProviderError
 from cloud_train.inherited import inherited
-from cloud_train.providers.base import TAKEN, AlreadyLaunchedError, Capabilities, Handle, Observation, Request, worker_words
-from cloud_train.run import layout, locks, python_path
+from cloud_train.providers.base import TAKEN, AlreadyLaunchedError, Capabilities, Handle, Observation, Request, worker_arguments
+from cloud_train.run import documents, layout, locks, python_path
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import ObjectMissingError
@@ -54,7 +54,7 @@ class LocalProvider:
         worker = [self.interpreter(plan.provider_settings), "-m", "cloud_train.worker"]
         workspace = [] if scheme_of(plan.store) == "file" else ["--workspace", str(self._workspaces)]
         return {
-            "command": [*worker, "--store", plan.store, *worker_words(plan), *workspace],
+            "command": [*worker, "--store", plan.store, *worker_arguments(plan), *workspace],
             "lock": str(self._lock_file(plan.run_id, plan.attempt)),
             "run_id": plan.run_id,
             "attempt": plan.attempt,
@@ -145,7 +145,7 @@ class LocalProvider:
 def _status(handle: Handle) -> AttemptStatus | None:
     key = f"{handle.run_id}/{layout.status(handle.attempt)}"
     try:
-        return AttemptStatus.from_json(open_store(handle.store).get(key), key)
+        return AttemptStatus.from_json(documents.read(open_store(handle.store), key, documents.LARGEST_STATUS), key)
     except ObjectMissingError:
         return None
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from cloud_train.providers.base import worker_words
+from cloud_train.providers.base import worker_arguments
 from cloud_train.run import container_paths
 
 if TYPE_CHECKING:
@@ -20,4 +20,4 @@ def worker_command(plan: "Plan", platform: str, secrets: str | None = None) -> l
     where it finds the job's secrets (``worker.secrets``).
     """
     place = ["--workspace", WORKSPACE, "--platform", platform, *(["--secrets", secrets] if secrets else [])]
-    return [container_paths.PYTHON, "-m", "cloud_train.worker", "--store", plan.store, *worker_words(plan), *place]
+    return [container_paths.PYTHON, "-m", "cloud_train.worker", "--store", plan.store, *worker_arguments(plan), *place]

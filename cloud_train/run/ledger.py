@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +28,7 @@ _RECORDS = """
 CREATE TABLE records (
     run_id TEXT NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
     sha256 TEXT NOT NULL,
-    is_own INTEGER NOT NULL,
+    kind   TEXT NOT NULL,
     PRIMARY KEY (run_id, sha256)
 ) STRICT, WITHOUT ROWID;
 """
@@ -66,6 +67,17 @@ _COLUMNS = (
     " attempts.settings"
 )
 _NEWEST = "attempts.number = (SELECT max(number) FROM attempts AS a WHERE a.run_id = runs.run_id)"
+
+
+class RecordKind(Enum):
+    """How a ``run.json`` is known to this machine."""
+
+    OWN = "own"
+    """This machine wrote it."""
+    ACCEPTED = "accepted"
+    """Another machine wrote it, and the caller accepted what it starts."""
+    SEEN = "seen"
+    """Another machine wrote it, and nobody has accepted it."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +160,7 @@ class Ledger:
         with self._change():
             self._insert_run(run_id, name, provider, store, job_file, created)
             self._insert_attempt(run_id, 1, provider, settings)
-            self._insert_record(run_id, record_sha256, is_own=True)
+            self._insert_record(run_id, record_sha256, RecordKind.OWN)
 
     def adopt(self, entry: Entry) -> None:
         """Write down a run that was submitted elsewhere, as its run directory shows it; raises ConflictError if the id is taken."""
@@ -174,17 +186,15 @@ class Ledger:
                 ),
             )
 
-    def records(self, run_id: str) -> dict[str, bool]:
-        """The SHA-256 of each ``run.json`` of this run that counts here, and whether this machine wrote it or accepted another's.
+    def records(self, run_id: str) -> dict[str, RecordKind]:
+        """The SHA-256 of each ``run.json`` of this run that is known here; empty for an adopted run that was never resumed from here."""
+        rows = self._rows("SELECT sha256, kind FROM records WHERE run_id = ?", (run_id,))
+        return {sha256: RecordKind(kind) for sha256, kind in rows}
 
-        Empty for an adopted run that nobody has accepted yet.
-        """
-        return {sha256: bool(is_own) for sha256, is_own in self._rows("SELECT sha256, is_own FROM records WHERE run_id = ?", (run_id,))}
-
-    def accept_record(self, run_id: str, sha256: str, *, is_own: bool) -> None:
-        """Write down that a ``run.json`` with this SHA-256 counts here, beside those that do already."""
+    def know_record(self, run_id: str, sha256: str, kind: RecordKind) -> None:
+        """Write down a ``run.json`` by its SHA-256, beside those that are known already. One that is known as *seen* may become more."""
         with self._change():
-            self._insert_record(run_id, sha256, is_own)
+            self._insert_record(run_id, sha256, kind)
 
     def distrust(self, run_id: str) -> None:
         """Forget every accepted ``run.json`` of the run: what is there now has to be accepted again before it is resumed."""
@@ -203,7 +213,7 @@ class Ledger:
         with self._change() as connection:  # one change: an attempt that was cut off is looked for at its own place
             connection.execute("UPDATE runs SET provider = ?, store = ? WHERE run_id = ?", (provider, store, run_id))
             connection.execute("DELETE FROM records WHERE run_id = ?", (run_id,))
-            self._insert_record(run_id, record_sha256, is_own=True)
+            self._insert_record(run_id, record_sha256, RecordKind.OWN)
             self._insert_attempt(run_id, number, provider, settings)
 
     def sending(self, run_id: str, number: int, now: float) -> None:
@@ -237,9 +247,10 @@ class Ledger:
         with self._change() as connection:
             connection.execute(
                 "INSERT INTO attempts"
-                " (run_id, number, provider, state, cause, message, started, ended, host, resumed_step, reference)"
+                " (run_id, number, provider, state, cause, message, started, ended, host, resumed_step, reference, settings)"
                 " SELECT ?1, ?2, provider, ?3, ?4, ?5, ?6, ?7, ?8, ?9,"
-                "  (SELECT reference FROM attempts WHERE run_id = ?1 AND number < ?2 ORDER BY number DESC LIMIT 1)"
+                "  (SELECT reference FROM attempts WHERE run_id = ?1 AND number < ?2 ORDER BY number DESC LIMIT 1),"
+                "  (SELECT settings FROM attempts WHERE run_id = ?1 AND number < ?2 ORDER BY number DESC LIMIT 1)"
                 " FROM runs WHERE run_id = ?1"
                 " ON CONFLICT (run_id, number) DO UPDATE SET state = ?3, cause = ?4, message = ?5, started = ?6, ended = ?7, host = ?8,"
                 "  resumed_step = ?9",
@@ -275,8 +286,12 @@ class Ledger:
         except sqlite3.IntegrityError as error:
             raise ConflictError(f"the run {row[0]} is in the ledger already") from error
 
-    def _insert_record(self, run_id: str, sha256: str, is_own: bool) -> None:
-        self._connection.execute("INSERT OR IGNORE INTO records (run_id, sha256, is_own) VALUES (?, ?, ?)", (run_id, sha256, is_own))
+    def _insert_record(self, run_id: str, sha256: str, kind: RecordKind) -> None:
+        self._connection.execute(
+            "INSERT INTO records (run_id, sha256, kind) VALUES (?, ?, ?)"
+            " ON CONFLICT (run_id, sha256) DO UPDATE SET kind = excluded.kind WHERE kind = 'seen'",
+            (run_id, sha256, kind.value),
+        )
 
     def _insert_attempt(self, run_id: str, number: int, provider: str, settings: Mapping[str, Any]) -> None:
         try:

@@ -11,8 +11,8 @@ from cloud_train.run.record import Program, RunRecord
 
 NOT_WRITTEN = "0" * 64
 """Stands for the SHA-256 of ``run.json`` in a plan that nobody has submitted."""
-_BESIDE = frozenset({"job", "program", "record_sha256"})
-"""What is not among the plan's facts in ``run.json``: the first two stand beside them, and the last is that file's own."""
+_BESIDE = frozenset({"job", "program", "record_sha256", "is_foreign"})
+"""What is not among the plan's facts in ``run.json``: the first two stand beside them, and the others are about that file."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Plan:
     """The job's data on this machine, absolute, which a container is given; None where there is none, or no container."""
     record_sha256: str = NOT_WRITTEN
     """SHA-256 of the ``run.json`` that the worker has to find, in hexadecimal; zeros until it is written."""
+    is_foreign: bool = False
+    """Whether another machine wrote that file."""
 
     @property
     def parameters(self) -> int:

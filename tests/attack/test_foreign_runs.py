@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cloud_train.errors import CloudTrainError, ConflictError, UsageError
+from cloud_train.errors import CloudTrainError, ConflictError, StoreError, UsageError
 from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.consent import NotTrustedError, Question
 from cloud_train.orchestrator.home import Home
@@ -318,6 +319,93 @@ def test_a_foreign_container_gets_no_user_network_or_folder_that_its_record_name
     assert body["User"] == f"{os.getuid()}:{os.getgid()}"
     assert body["HostConfig"]["NetworkMode"] == "bridge"
     assert {mount["Source"] for mount in body["HostConfig"]["Mounts"]} == {run.run_directory, str(tmp_path / "data")}
+
+
+def test_a_local_run_does_not_get_a_folder_of_this_machine_into_a_container(home: Home, other_home: Home, start: Submit) -> None:
+    run = end_of(home, start("false"))
+
+    def point_there(record: dict[str, Any]) -> None:
+        record["job"]["data"] = {"dataset": "files", "path": "/etc"}
+
+    rewrite(run, point_there)
+    adopt(other_home, run.run_directory)
+    with pytest.raises(UsageError, match="/etc of the machine that submitted it"):
+        resume(other_home, run.run_id, elsewhere=Elsewhere(provider="docker"), ask=accepting)
+
+
+def test_what_another_command_line_said_opens_no_folder_to_an_image(
+    home: Home, other_home: Home, start: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "private").mkdir()
+    (tmp_path / "job").mkdir()
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no-engine.sock")
+    run = end_of(home, start("false"))
+
+    def open_it(record: dict[str, Any]) -> None:
+        record["job"]["model"]["directory"] = "../private"
+        record["plan"].update(job_file=str(tmp_path / "job" / "job.yaml"), origins={"model.directory": "--set"})
+
+    rewrite(run, open_it)
+    adopt(other_home, run.run_directory)
+    with pytest.raises(CloudTrainError, match=r"model\.directory"):
+        resume(other_home, run.run_id, elsewhere=Elsewhere(provider="docker"), ask=accepting)
+
+
+def test_what_a_foreign_run_would_cost_and_pack_is_shown(home: Home, other_home: Home, start: Submit, tmp_path: Path) -> None:
+    more = "resources: {cpus: 1}\nlimits: {duration: 20 d}\nretry: {attempts: 3}"
+    run = end_of(home, start("false", more))
+    rewrite(run, lambda record: record["job"]["resources"].update(nodes=4, accelerator="A100:8"))
+    adopt(other_home, run.run_directory)
+    shown: dict[str, str] = {}
+
+    def read(question: Question) -> bool:
+        shown.update(question.facts)
+        return False
+
+    with pytest.raises(NotTrustedError):
+        resume(other_home, run.run_id, ask=read)
+    assert shown["resources"] == "accelerator: A100:8, cpus: 1, nodes: 4, at most 20 d an attempt, up to 3 attempts"
+    assert shown["code"] == str(tmp_path)
+
+
+def test_an_interrupted_move_of_a_foreign_run_can_be_made_again(
+    home: Home, other_home: Home, start: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = end_of(home, start("false"))
+    adopt(other_home, run.run_directory)
+    elsewhere = Elsewhere(store=str(tmp_path / "third"))
+    with monkeypatch.context() as patched:
+        patched.setattr("cloud_train.storage.local.LocalStore.put", _no_space)
+        with pytest.raises(StoreError):
+            resume(other_home, run.run_id, elsewhere=elsewhere, ask=accepting)
+    with pytest.raises(NotTrustedError):  # and neither does it count as accepted
+        resume(other_home, run.run_id)
+    assert resume(other_home, run.run_id, elsewhere=elsewhere, ask=accepting).store == str(tmp_path / "third")
+
+
+def _no_space(*_: object) -> None:
+    raise StoreError("no space left")
+
+
+def test_accepting_a_run_trusts_no_config_file(home: Home, start: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = end_of(home, start("false"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.yaml").write_text("provider: local\nlocal: {python: /tmp/other}\n")
+    with pytest.raises(NotTrustedError, match=r"it sets local\.python"):
+        resume(home, run.run_id, elsewhere=Elsewhere(config="mine"), ask=accepting)
+    assert not (home.folder / "trusted").exists()
+
+
+def test_a_changed_run_in_a_store_whose_url_ends_with_a_slash_is_adopted_again(home: Home, start: Submit, tmp_path: Path) -> None:
+    run = end_of(home, start("false"))
+    with closing(sqlite3.connect(home.ledger_path)) as ledger, ledger:
+        ledger.execute("UPDATE runs SET store = store || '/'")
+    rewrite(run, lambda record: record["job"].update(name="other"))
+    with pytest.raises(ConflictError):
+        resume(home, run.run_id, ask=accepting)
+    adopt(home, run.run_directory)
+    assert resume(home, run.run_id, ask=accepting).attempt == 2
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -2,12 +2,13 @@
 
 import multiprocessing
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from cloud_train.errors import ConflictError, StoreError
-from cloud_train.run.ledger import Ledger
+from cloud_train.run.ledger import Ledger, RecordKind
 from cloud_train.run.states import Cause, State
 
 RUN = "digits-261123-120000-abcd"
@@ -120,3 +121,31 @@ def test_a_file_that_is_no_ledger_is_named(path: Path) -> None:
     path.write_bytes(b"this is not a database, and long enough to be told apart from one" * 10)
     with pytest.raises(StoreError, match=r"ledger\.sqlite3"):
         Ledger(path)
+
+
+def test_a_ledger_of_the_first_version_keeps_its_runs_and_vouches_for_none_of_their_records(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    with Ledger(path) as ledger:
+        ledger.add("old-run", name="old", provider="local", store="/s", job_file=None, created=1.0, settings={"a": 1}, record_sha256="x")
+    with closing(sqlite3.connect(path)) as plain, plain:  # what version 2 brought, taken away again
+        plain.execute("DROP TABLE records")
+        plain.execute("ALTER TABLE attempts DROP COLUMN settings")
+        plain.execute("PRAGMA user_version = 1")
+    with Ledger(path) as ledger:
+        entry = ledger.get("old-run")
+        assert entry is not None
+        assert (entry.name, entry.settings, ledger.records("old-run")) == ("old", {}, {})
+        ledger.know_record("old-run", "y", RecordKind.ACCEPTED)
+    with Ledger(path) as ledger:
+        assert ledger.records("old-run") == {"y": RecordKind.ACCEPTED}
+
+
+def test_a_record_that_was_only_seen_can_be_accepted_and_an_own_one_stays_own(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.sqlite3") as ledger:
+        ledger.add("run", name="n", provider="local", store="/s", job_file=None, created=1.0, settings={}, record_sha256="own")
+        ledger.know_record("run", "other", RecordKind.SEEN)
+        ledger.know_record("run", "other", RecordKind.ACCEPTED)
+        ledger.know_record("run", "own", RecordKind.SEEN)
+        assert ledger.records("run") == {"own": RecordKind.OWN, "other": RecordKind.ACCEPTED}
+        ledger.distrust("run")
+        assert ledger.records("run") == {}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import ProviderError
-from cloud_train.providers.base import AlreadyLaunchedError, Capabilities, Handle, Observation, Request, worker_words
+from cloud_train.providers.base import AlreadyLaunchedError, Capabilities, Handle, Observation, Request, worker_arguments
 from cloud_train.run import layout
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import ObjectMissingError
@@ -47,7 +47,7 @@ class ToyProvider:
         """The worker's command line, and the attempt's JSON file."""
         worker = [self.interpreter(plan.provider_settings), "-m", "cloud_train.worker"]
         return {
-            "command": [*worker, "--store", plan.store, *worker_words(plan)],
+            "command": [*worker, "--store", plan.store, *worker_arguments(plan)],
             "record": str(self._record(plan.run_id, plan.attempt)),
             "run_id": plan.run_id,
             "attempt": plan.attempt,
