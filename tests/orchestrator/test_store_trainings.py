@@ -18,7 +18,7 @@ from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import read_logs, read_metrics
 from cloud_train.orchestrator.results import fetch_model, sync
-from cloud_train.orchestrator.resuming import resume
+from cloud_train.orchestrator.resuming import Elsewhere, resume
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run.states import State
 from cloud_train.storage.registry import open_store
@@ -184,7 +184,8 @@ def test_a_container_that_is_killed_goes_on_from_another_machine_to_the_same_byt
         home = homes("second")
         adopt(home, f"{store}/{run.run_id}")
         wait_until(lambda: view(home, run.run_id).state.is_end, "the engine tells that the container is gone")
-        resume(home, run.run_id, ask=accepting)
+        own = Elsewhere(config=str(tmp_path / "host.yaml"))  # of the second machine: what the first one's said is not used
+        resume(home, run.run_id, elsewhere=own, ask=accepting)
         ended = finished(home, run.run_id)
         assert (ended.state, ended.attempt) == (State.SUCCEEDED, 2), ended.message
         assert ended.resumed_step in range(1, JOB["train"]["steps"])

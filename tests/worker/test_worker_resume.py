@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import sys
@@ -177,6 +178,7 @@ def test_the_program_finds_the_contract_in_its_environment_and_nothing_stale(lau
         "CLOUD_TRAIN_RUN_ID": directory.name,
         "CLOUD_TRAIN_ATTEMPT": "1",
         "CLOUD_TRAIN_JOB": str(directory / "run.json"),
+        "CLOUD_TRAIN_JOB_SHA256": hashlib.sha256((directory / "run.json").read_bytes()).hexdigest(),
         "CLOUD_TRAIN_CHECKPOINTS": str(directory / "checkpoints"),
         "CLOUD_TRAIN_RESUME": "",
         "CLOUD_TRAIN_MODEL": str(directory / "model"),

@@ -1,6 +1,6 @@
 """An attempt and its fetcher: the program starts before the shards are there, and the fetcher lives as long as it is needed."""
 
-import json
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ def gate(launched: Launched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         path.write_bytes(name.encode())
     url, gate = f"{server.new_url()}/photos", Gate()
     pack(tmp_path / "images", url, 1)
-    write_job(launched, url, "4")
+    write_job(launched, url)
     with FaultProxy(server, gate) as proxy:
         use(server, monkeypatch, proxy.endpoint)
         yield gate
@@ -75,12 +75,17 @@ def gate(launched: Launched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         gate.opened.set()
 
 
-def write_job(launched: Launched, url: str, shards: str) -> None:
-    """A program of this test's, in a job of the built-in trainer."""
-    program = Program((sys.executable, "-c", SEES, shards), str(launched.work), grace_seconds=20, data=url)
+def write_job(launched: Launched, url: str) -> None:
+    """A job of the built-in trainer."""
+    program = Program((sys.executable, "-m", "cloud_train.training"), str(launched.work), grace_seconds=20, data=url)
     job = {"model": {"kind": "cnn"}, "data": {"dataset": "images", "path": url}}
     launched.directory.mkdir(parents=True, exist_ok=True)
     (launched.directory / layout.RUN).write_bytes(RunRecord(RUN_ID, 0.0, job, program, {}, {}).to_json())
+
+
+def start(launched: Launched, shards: int = 4) -> subprocess.Popen[bytes]:
+    """A worker with a program of this test's in the trainer's place, which waits for so many shards."""
+    return launched.start(before=f"from cloud_train.worker.attempts import program\nprogram.TRAINER = {('-c', SEES, str(shards))!r}\n")
 
 
 def of_this_home(process: psutil.Process, launched: Launched) -> bool:
@@ -102,7 +107,7 @@ def fetcher(worker_pid: int) -> psutil.Process:
 
 
 def test_the_program_starts_before_the_shards_are_there_and_ends_well(launched: Launched, gate: Gate) -> None:
-    worker = launched.start()
+    worker = start(launched)
     launched.says(b"here")
     assert launched.is_in(State.RUNNING)
     assert b"done" not in launched.output()
@@ -113,7 +118,7 @@ def test_the_program_starts_before_the_shards_are_there_and_ends_well(launched: 
 
 
 def test_a_fetcher_that_is_killed_is_replaced_and_the_program_notices_nothing(launched: Launched, gate: Gate) -> None:
-    worker = launched.start()
+    worker = start(launched)
     launched.says(b"here")
     wait_until(lambda: gate.asked == 1, "the second shard is asked for")
     first = fetcher(worker.pid)
@@ -126,7 +131,7 @@ def test_a_fetcher_that_is_killed_is_replaced_and_the_program_notices_nothing(la
 
 
 def test_a_fetcher_that_is_killed_again_and_again_is_said_to_whoever_waits(launched: Launched, gate: Gate) -> None:
-    worker = launched.start()
+    worker = start(launched)
     launched.says(b"here")
     for times in (1, 2, 3):
         wait_until(partial(gate.was_asked, times), "the second shard is asked for")
@@ -138,8 +143,7 @@ def test_a_fetcher_that_is_killed_again_and_again_is_said_to_whoever_waits(launc
 
 
 def test_a_fetcher_ends_with_a_program_that_needs_no_more_shards(launched: Launched, gate: Gate) -> None:
-    write_job(launched, json.loads((launched.directory / layout.RUN).read_bytes())["program"]["data"], "1")
-    worker = launched.start()
+    worker = start(launched, shards=1)
     launched.says(b"here")
     assert worker.wait(30) == 0
     assert not living(launched.work)
@@ -147,7 +151,7 @@ def test_a_fetcher_ends_with_a_program_that_needs_no_more_shards(launched: Launc
 
 
 def test_a_fetcher_goes_with_a_worker_that_is_killed(launched: Launched, gate: Gate) -> None:
-    worker = launched.start()
+    worker = start(launched)
     launched.says(b"here")
     wait_until(lambda: gate.asked == 1, "the second shard is asked for")
     left = fetcher(worker.pid)
@@ -158,7 +162,7 @@ def test_a_fetcher_goes_with_a_worker_that_is_killed(launched: Launched, gate: G
 
 
 def test_a_worker_that_is_told_to_stop_tells_whoever_waits(launched: Launched, gate: Gate) -> None:
-    worker = launched.start()
+    worker = start(launched)
     launched.says(b"here")
     worker.terminate()
     worker.wait(30)
