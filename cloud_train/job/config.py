@@ -50,6 +50,18 @@ class ConfigFile(BaseModel):
     azure: AzureSettings | None = None
     """Settings of the provider ``azure``."""
 
+    @classmethod
+    def usual_settings(cls, provider: str) -> dict[str, Any]:
+        """What the settings of a built-in provider are where a file says nothing; empty for any other."""
+        sections: dict[str, type[BaseModel]] = {
+            "local": LocalSettings,
+            "docker": DockerSettings,
+            "aws": AwsSettings,
+            "gcp": GcpSettings,
+            "azure": AzureSettings,
+        }
+        return sections[provider]().model_dump(mode="json") if provider in sections else {}
+
 
 @dataclass(frozen=True)
 class Config:

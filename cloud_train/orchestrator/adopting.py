@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cloud_train.errors import CloudTrainError, NotFoundError, UsageError
+from cloud_train.errors import CloudTrainError, ConflictError, NotFoundError, UsageError
 from cloud_train.orchestrator.configs import Configs
 from cloud_train.orchestrator.consent import refuse
 from cloud_train.orchestrator.home import Home
@@ -64,7 +64,8 @@ def adopt(home: Home, url: str, config: str | None = None, configs: Configs | No
 
     Nothing in the run directory is acted on: its provider is asked with the settings of this machine's own ``config``, and ``resume`` will
     show what it would start. If the ``run.json`` of a run that is known here has changed, ``resume`` asks from now on.
-    Raises NotFoundError if there is no run directory, CorruptError if it holds something else.
+    Raises NotFoundError if there is no run directory, CorruptError if it holds something else, ConflictError if the ledger has the run in
+    another store.
     """
     store_url, _, run_id = (absolute_url(url.rstrip("/"), Path.cwd()) if "/" in url else url).rpartition("/")
     if not store_url or not run_id or scheme_of(store_url) != scheme_of(url):
@@ -85,7 +86,12 @@ def adopt(home: Home, url: str, config: str | None = None, configs: Configs | No
         if known is None:
             settings = _own_settings(home, entry, config, configs or Configs(home, refuse))
             ledger.adopt(replace(entry, settings=settings, reference=_reference(home, entry, settings)))
-        elif known.store.rstrip("/") == store_url and _is_changed(ledger, store_url, run_id):
+        elif known.store.rstrip("/") != store_url:
+            raise ConflictError(
+                f"{run_id} is in the ledger already, with its run directory in {known.store}",
+                hint=f"see it with: cloud-train status {run_id}",
+            )
+        elif _is_changed(ledger, store_url, run_id):
             ledger.distrust(run_id)
         return look(home, ledger, run_id)
 

@@ -6,7 +6,7 @@ that. What was copied before is copied again, or found to be there.
 
 import shlex
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from cloud_train.storage.transfer.files import Download, Upload, download, uploa
 Note = Callable[[str], None]
 
 _SEGMENT_BYTES = 8 << 20
+_DOCUMENTS = frozenset({"status.json", "failure", "cancel", "start", "next"})
+"""What an attempt has beside its logs and metrics."""
 
 
 def move(ledger: Ledger, plan: Plan, source_url: str, note: Note) -> Plan:
@@ -38,7 +40,7 @@ def move(ledger: Ledger, plan: Plan, source_url: str, note: Note) -> Plan:
     moved = plan.store != source_url
     if moved:
         _refuse_foreign(target, plan)
-        _copy_attempts(source, target, plan.run_id)
+        _copy_attempts(source, target, plan.run_id, note)
         _copy_newest_checkpoint(source, target, plan.run_id, note)
     where = {"moved_from": f"{source_url.rstrip('/')}/{plan.run_id}"} if moved else {}
     record = RunRecord(plan.run_id, old.created, plan.job.model_dump(mode="json"), plan.program, plan.facts(), {**old.provenance, **where})
@@ -72,15 +74,17 @@ def _refuse_foreign(target: Store, plan: Plan) -> None:
         )
 
 
-def _copy_attempts(source: Store, target: Store, run_id: str) -> None:
+def _copy_attempts(source: Store, target: Store, run_id: str, note: Note) -> None:
     prefix = f"{run_id}/{layout.ATTEMPTS}/"
     streams = set()
     for info in source.list(prefix):
         found = stream_of(info.key)
         if found or (source.local_path(info.key) is not None and info.key.endswith((".log", ".jsonl"))):
             streams.add(found[0] if found else info.key)
+        elif info.key.removeprefix(prefix).rpartition("/")[2] in _DOCUMENTS:
+            target.put(info.key, documents.read(source, info.key, documents.LARGEST_STATUS))
         else:
-            target.put(info.key, source.get(info.key))
+            note(f"left behind {info.key}: it is no part of an attempt")
     for key in sorted(streams):
         _copy_stream(source, target, key)
 
@@ -88,20 +92,26 @@ def _copy_attempts(source: Store, target: Store, run_id: str) -> None:
 def _copy_stream(source: Store, target: Store, key: str) -> None:
     stream = open_stream(source, key)
     if target.local_path(key) is not None:
-        target.put(key, b"".join(_pieces(stream.read, stream.size())))
+        with tempfile.NamedTemporaryFile(prefix="cloud-train-move-") as file:  # a log may be larger than memory
+            for _, piece in _pieces(stream.read, stream.size()):
+                file.write(piece)
+            file.flush()
+            upload(target, [Upload(Path(file.name), key)])
         return
-    start = 0
-    for piece in _pieces(stream.read, stream.size()) or [b""]:
+    empty = True
+    for start, piece in _pieces(stream.read, stream.size()):
         target.put(segment_key(key, start), piece)
-        start += len(piece)
+        empty = False
+    if empty:
+        target.put(segment_key(key, 0), b"")
 
 
-def _pieces(read: Callable[[int, int], bytes], size: int) -> list[bytes]:
-    pieces, start = [], 0
+def _pieces(read: Callable[[int, int], bytes], size: int) -> Iterator[tuple[int, bytes]]:
+    """Where each piece begins, and its bytes."""
+    start = 0
     while start < size and (piece := read(start, min(size, start + _SEGMENT_BYTES))):
-        pieces.append(piece)
+        yield start, piece
         start += len(piece)
-    return pieces
 
 
 def _copy_newest_checkpoint(source: Store, target: Store, run_id: str, note: Note) -> None:

@@ -24,6 +24,8 @@ from cloud_train.storage.base import NotPlainError, ObjectExistsError, ObjectMis
 
 _REASON_SECONDS = 150.0
 """How long after a worker's end a cloud may take to say why it stopped the job: SageMaker leaves 120 s to the containers."""
+_MOST_FOLLOWING = 32
+"""Attempts that one look goes on to: a run directory may hold as many as somebody likes to make, and the next look goes on from there."""
 _CUT_OFF = "the submission was cut off before anything was started"
 
 
@@ -306,8 +308,10 @@ def _write_down(ledger: Ledger, entry: Entry, number: int, status: AttemptStatus
 def _newest_status(store: Store, entry: Entry) -> tuple[int, AttemptStatus | None]:
     """The newest attempt's status: the worker may have begun further attempts by itself."""
     number, newest = entry.attempt, read_status(store, entry.run_id, entry.attempt)
-    while newest and newest.state.is_end and (following := read_status(store, entry.run_id, number + 1)):
-        number, newest = number + 1, following
+    for following in range(number + 1, number + 1 + _MOST_FOLLOWING):
+        if newest is None or not newest.state.is_end or (status := read_status(store, entry.run_id, following)) is None:
+            break
+        number, newest = following, status
     return number, newest
 
 

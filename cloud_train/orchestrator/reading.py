@@ -106,7 +106,8 @@ def _log(run: RunView, attempt: int, node: int) -> LogReader:
     if not begins and not reader.stream.exists():
         raise NotFoundError(
             f"attempt {attempt} of {run.run_id} has no log of node {node}",
-            hint=run.message or f"the newest attempt is {run.attempt}; the attempt may have ended before its program started",
+            hint=documents.one_line(run.message)
+            or f"the newest attempt is {run.attempt}; the attempt may have ended before its program started",
         )
     return reader
 

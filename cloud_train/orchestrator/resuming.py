@@ -15,6 +15,7 @@ from cloud_train.orchestrator.observing import RunView, declare_dead, look
 from cloud_train.orchestrator.packaging import with_image, with_same_image
 from cloud_train.orchestrator.places import provider_at
 from cloud_train.orchestrator.planning import plan_elsewhere
+from cloud_train.orchestrator.stopping import still_running
 from cloud_train.orchestrator.stores import CLOUD_PAUSE_SECONDS
 from cloud_train.orchestrator.submitting import handed_over, launch, refuse_unready
 from cloud_train.orchestrator.trust import CheckedRecord, accept, checked_record
@@ -25,6 +26,10 @@ from cloud_train.run.states import State
 
 _SILENCE_SECONDS = 45.0
 """For which a worker on another machine must give no sign of life, several times the pace at which it gives them."""
+
+_LEAVING_SECONDS = 10.0
+"""What a worker may need to be gone after it wrote its end."""
+_LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ def resume(
                 raise ConflictError(f"{run_id} is being resumed by another command", hint=f"see: cloud-train status {run_id}")
             run = look(home, ledger, run_id)  # again, now that nobody else can resume it
             _refuse_unresumable(run)
+            _refuse_running(home, ledger, run, sleep=sleep, clock=clock)
             checked = checked_record(ledger, run)
             if checked.sha256 != shown and not (shown is None and checked.is_own):
                 raise ConflictError(f"run.json of {run_id} was changed meanwhile", hint=f"see what it is now: cloud-train resume {run_id}")
@@ -159,6 +165,22 @@ def _listen(
     if entry is None:
         return run
     return declare_dead(ledger, entry, f"no sign of life from {run.host or 'its machine'} for {_SILENCE_SECONDS:g} s")
+
+
+def _refuse_running(home: Home, ledger: Ledger, run: RunView, *, sleep: Callable[[float], None], clock: Callable[[], float]) -> None:
+    """Of two attempts at once, neither would know of the other. That the one before has ended is what the run directory says; its provider
+    is asked too, where that costs nothing. A worker that is just leaving is given a moment.
+    """
+    if provider_at(home, run.provider).capabilities.is_cloud:
+        return
+    deadline = clock() + _LEAVING_SECONDS
+    while still_running(home, ledger, run) is not None:
+        if clock() > deadline:
+            raise ConflictError(
+                f"attempt {run.attempt} of {run.run_id} still runs at {run.provider!r}, though its run directory says: {run.state}",
+                hint=f"stop it first: cloud-train cancel {run.run_id}",
+            )
+        sleep(_LOOK_SECONDS)
 
 
 def _refuse_unresumable(run: RunView) -> None:

@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
-from cloud_train.errors import ConflictError, ProviderError
+from cloud_train.errors import CloudTrainError, ConflictError, ProviderError, StoreError
 from cloud_train.orchestrator.asking import Asker
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, look, read_record
@@ -12,8 +13,9 @@ from cloud_train.orchestrator.places import provider_at
 from cloud_train.orchestrator.stores import pause_of, store_at
 from cloud_train.providers.base import Handle
 from cloud_train.run import layout
-from cloud_train.run.ledger import Entry, Ledger
-from cloud_train.run.states import State
+from cloud_train.run.documents import one_line
+from cloud_train.run.ledger import ELSEWHERE, Entry, Ledger
+from cloud_train.run.states import Cause, State
 
 _MARGIN_SECONDS = 10.0
 """What a worker may need beyond the grace period, before it is taken for stuck."""
@@ -35,17 +37,23 @@ def cancel(
 ) -> RunView:
     """Stop the run, with its grace period for a last checkpoint, or at once with ``force``; ``wait`` until it has ended.
 
-    Cancelling a cancelled run changes nothing. Raises ConflictError if it ended in another way before.
+    Cancelling a cancelled run changes nothing. Raises ConflictError if it ended in another way before. That an attempt has ended is what
+    its run directory says, which others can write: as long as its provider says that it runs, it is stopped.
     """
     with Ledger(home.ledger_path) as ledger:
         run = look(home, ledger, run_id)
+        if run.state.is_end and (alive := still_running(home, ledger, run)) is not None:
+            _stop(home, run, alive, force, sleep=sleep, clock=clock)
+            return look(home, ledger, run_id)
         if run.state is State.CANCELLED:
             return run
         if run.state.is_end:
             raise ConflictError(f"{run_id} has ended already: {run.state}", hint=f"see how with: cloud-train status {run_id}")
         entry = ledger.get(run_id)
         if entry is None or entry.reference is None:
-            raise ConflictError(f"{run_id} is being submitted this very moment", hint=run.message or "cancel it again in a second")
+            raise ConflictError(
+                f"{run_id} is being submitted this very moment", hint=one_line(run.message) or "cancel it again in a second"
+            )
         store = store_at(run.store)
         mark = f"{run_id}/{layout.cancel(run.attempt)}"
         store.put(mark, layout.AT_ONCE if force else b"")
@@ -69,6 +77,35 @@ def cancel(
                 deadline, force = clock() + (margin if is_cloud else _MARGIN_SECONDS), True
             sleep(pause_of(store, _PAUSE_SECONDS))
         return run
+
+
+def still_running(home: Home, ledger: Ledger, run: RunView) -> Handle | None:
+    """The attempt, if its provider says that it runs, whatever the run directory says; None also where the provider cannot be asked."""
+    entry = ledger.get(run.run_id)
+    if entry is None or entry.reference is None or entry.reference == ELSEWHERE:
+        return None
+    handle = Handle(entry.run_id, entry.attempt, entry.provider, entry.store, entry.reference)
+    with suppress(CloudTrainError):
+        observation = provider_at(home, entry.provider).observe(handle)
+        is_going = observation.state in (State.STARTING, State.RUNNING) and observation.cause is not Cause.UNKNOWN
+        return handle if is_going and not observation.is_elsewhere else None
+    return None
+
+
+def _stop(home: Home, run: RunView, alive: Handle, force: bool, *, sleep: Callable[[float], None], clock: Callable[[], float]) -> None:
+    """Stop an attempt that its run directory calls ended. A worker that is just leaving is gone within the margin."""
+    provider, store = provider_at(home, alive.provider), store_at(run.store)
+    with suppress(StoreError):
+        store.put(f"{run.run_id}/{layout.cancel(run.attempt)}", layout.AT_ONCE if force else b"")
+    provider.cancel(alive, force)
+    if provider.capabilities.is_cloud:  # it takes minutes, and says so
+        return
+    deadline = clock() + _MARGIN_SECONDS
+    while not provider.observe(alive).state.is_end:
+        if clock() > deadline:
+            provider.cancel(alive, force=True)
+            deadline = clock() + _MARGIN_SECONDS
+        sleep(_PAUSE_SECONDS)
 
 
 def _tell(home: Home, run: RunView, entry: Entry, force: bool) -> None:

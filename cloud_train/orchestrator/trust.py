@@ -69,7 +69,7 @@ def _facts(plan: Plan, settings_from: str, record: RunRecord) -> Iterator[tuple[
         yield "command", shlex.join(program.command)
         yield "code", str((folder / job.model.directory).resolve())
     else:
-        yield "command", f"the built-in trainer of {job.model.kind} models"
+        yield "command", f"the built-in trainer of {job.model.kind} models{', with the environment below' if program.environment else ''}"
     yield "folder", program.directory if plan.image is None else ""
     yield "image", plan.image or ""
     for name in ("dockerfile", "requirements"):
@@ -77,6 +77,7 @@ def _facts(plan: Plan, settings_from: str, record: RunRecord) -> Iterator[tuple[
             yield name, str((folder / file).resolve())
     yield "environment", "  ".join(f"{name}={value}" for name, value in program.environment.items())
     yield "secrets", ", ".join(job.secrets)
+    yield "rights", "yours on this machine, with this shell's whole environment" if plan.provider == "local" else ""
     yield "data", plan.host_data or program.data or ""
     yield "download", getattr(job.data, "url", None) or ""
     yield "run directory", f"{plan.store.rstrip('/')}/{plan.run_id}"

@@ -7,6 +7,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ _VOLUMES = (places.WORK, places.CACHE)
 _RUNS_ELSEWHERE = "the run directory", "keep runs in a store that both reach: --store s3://bucket/runs"
 _DATA_ELSEWHERE = "the data", "put it into a store that both reach: data.path: s3://bucket/folder"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_PRIVATE = (".ssh", ".aws", ".azure", ".config/gcloud", ".docker", ".gnupg", ".kube", ".netrc")
 _SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 
 
@@ -211,3 +213,12 @@ def _data_problems(data: Path, sockets: tuple[str, ...]) -> Iterator[str]:
         yield "data.path: / is the whole machine; name the folder that the data is in"
     elif any(Path(socket).resolve().is_relative_to(real) for socket in sockets):
         yield f"data.path: {data} holds the Docker Engine's socket, and whoever reaches that is root on this machine"
+    elif private := next((each for each in _private_folders() if real.is_relative_to(each) or each.is_relative_to(real)), None):
+        yield f"data.path: {data} would show the container {private}, which holds keys and logins"
+
+
+def _private_folders() -> Iterator[Path]:
+    """Where people keep keys and logins: no job needs them as its data."""
+    with suppress(RuntimeError):  # no home folder is known
+        home = Path.home().resolve()
+        yield from (home / name for name in _PRIVATE if (home / name).exists())

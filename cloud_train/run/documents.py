@@ -71,7 +71,12 @@ def read(store: Readable, key: str, limit: int) -> bytes:
 
 def read_text(store: Readable, key: str) -> str:
     """A mark's text on one line; raises as ``read`` does."""
-    return read(store, key, LARGEST_MARK).decode(errors="replace").strip()
+    return one_line(read(store, key, LARGEST_MARK).decode(errors="replace"))
+
+
+def one_line(text: str) -> str:
+    """``text`` from a store on one line, so that no line of it looks as if cloud-train had written it."""
+    return " ".join(text.split())
 
 
 def attempt_number(name: str) -> int | None:

@@ -7,6 +7,7 @@ from typing import Any, Self
 from cloud_train.errors import CorruptError
 from cloud_train.job.facts import DataFacts, LayerFacts
 from cloud_train.job.models import JobSpec
+from cloud_train.run.documents import Fields
 from cloud_train.run.record import Program, RunRecord
 
 NOT_WRITTEN = "0" * 64
@@ -78,8 +79,19 @@ class Plan:
             fields = {name: value for name, value in record.plan.items() if name not in {"parameters", "attempt", "run_id", *_BESIDE}}
             fields["layers"] = tuple(LayerFacts(**{**layer, "output_shape": tuple(layer["output_shape"])}) for layer in fields["layers"])
             fields["data"] = fields["data"] and DataFacts(**{**fields["data"], "sample_shape": tuple(fields["data"]["sample_shape"])})
-            fields["notes"] = tuple(fields["notes"])
+            fields["notes"] = tuple(map(str, fields["notes"]))
+            _check_types(fields)
             job = JobSpec.model_validate_json(json.dumps(record.job))
             return cls(run_id=record.run_id, attempt=attempt, job=job, program=record.program, record_sha256=record_sha256, **fields)
         except (TypeError, ValueError, KeyError, AttributeError) as error:  # pydantic's ValidationError is a ValueError
             raise CorruptError(f"run.json of {record.run_id} holds no plan that this version of cloud-train can read: {error}") from error
+
+
+def _check_types(fields: dict[str, Any]) -> None:
+    """Raise ValueError for a field that is acted on and has another type than a plan's: anybody may have written it."""
+    said = Fields(fields)
+    fields["job_file"] = said.text("job_file")
+    for name in ("image", "host_data"):
+        fields[name] = None if said.is_null(name) else said.text(name)
+    fields["provider_settings"] = said.mapping("provider_settings")
+    fields["origins"] = {str(key): str(value) for key, value in said.mapping("origins").items()}

@@ -116,3 +116,16 @@ def test_a_foreign_run_is_shown_at_a_terminal_and_trust_accepts_it_for_scripts(c
     started = stranger("resume", run_id, "--trust", "--follow")
     assert "command" in started.err
     assert (cloud_train.folder / "ran").read_text() == "ran\nran\n"
+
+
+def test_a_setting_that_a_file_does_not_make_is_not_asked_about(cloud_train: CommandLine) -> None:
+    (cloud_train.folder / "plain.yaml").write_text("gcp:\n  project: my-project\n  region: europe-west4\n")
+    assert cloud_train("trust", "plain.yaml").text.splitlines() == ["plain.yaml is trusted as it is now"]
+
+
+@pytest.mark.parametrize(
+    "setting", ["aws: {role: 'arn:aws:iam::123456789012:role/admin'}", "docker: {repository: registry.example.com/x/y}"]
+)
+def test_what_gives_rights_or_takes_images_is_asked_about(cloud_train: CommandLine, setting: str) -> None:
+    (cloud_train.folder / "mine.yaml").write_text(f"{setting}\n")
+    assert len(cloud_train("trust", "mine.yaml").text.splitlines()) == 2

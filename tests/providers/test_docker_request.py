@@ -185,3 +185,12 @@ def test_an_endpoint_on_this_machines_loopback_is_refused_before_anything_is_mad
         DockerProvider(tmp_path).launch(request, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9000"})
     assert "docker.network: host" in (caught.value.hint or "")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("data", [".ssh", ".", "sub/../.aws"])
+def test_a_folder_with_keys_and_logins_is_no_data(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (".ssh", ".aws", "sub"):
+        (tmp_path / name).mkdir()
+    request = request_of(replace(plan_of(tmp_path, "true", image=IMAGE), host_data=str(tmp_path / data)), "1:1", tmp_path, tmp_path)
+    assert any("holds keys and logins" in problem for problem in problems_of(request))
