@@ -6,9 +6,10 @@ setting comes from a config file. They are ASCII only and bounded by '^' and '$'
 
 import re
 
+from cloud_train.job.loopback import HOST as _LOOPBACK
+
 _LABEL = r"[a-z0-9]+(?:-+[a-z0-9]+)*"
 _PORT = r"(?::[0-9]{1,5})?"
-_LOOPBACK = r"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])"
 _TEMPLATE_LABEL = r"(?:\{service\}|[a-z0-9])+(?:-+(?:\{service\}|[a-z0-9])+)*"
 _PATH = r"(?:/(?:[A-Za-z0-9_~-]|\{service\})[A-Za-z0-9._~-]*)*/?"
 

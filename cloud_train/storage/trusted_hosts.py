@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cloud_train.errors import ProviderError
-from cloud_train.storage.loopback import is_loopback
+from cloud_train.job.loopback import is_loopback
 
 VARIABLE = "CLOUD_TRAIN_TRUSTED_HOSTS"
 """Names of hosts, separated by commas: ``api.example.com``, ``api.example.com:8443``, ``*.example.com`` for all below that name."""

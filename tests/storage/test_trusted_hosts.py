@@ -2,7 +2,7 @@
 
 import pytest
 
-from cloud_train.storage.loopback import is_loopback
+from cloud_train.job.loopback import is_loopback
 from cloud_train.storage.trusted_hosts import AZURE, AZURE_VAULT, GOOGLE, VARIABLE, Credential, UntrustedHostError, check, check_google
 
 
