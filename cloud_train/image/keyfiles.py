@@ -8,6 +8,8 @@ import os
 import re
 from pathlib import Path
 
+from cloud_train.beneath import open_plain, read_all
+
 LARGEST_BYTES = 1_000_000
 """A larger file is no key file, and is not opened."""
 _READ_BYTES = 64 * 1024
@@ -61,9 +63,9 @@ _KINDS: tuple[tuple[str, tuple[bytes, ...], "re.Pattern[bytes]"], ...] = tuple(
 def key_in(path: Path) -> str | None:
     """What kind of key or login the file holds, such as ``a private key``; None for none, and for a file that cannot be read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_plain(path)
         try:
-            data = os.read(descriptor, _READ_BYTES)
+            data = read_all(descriptor, 0, _READ_BYTES)
         finally:
             os.close(descriptor)
     except OSError:
