@@ -15,7 +15,7 @@ COPY requirements.lock tools/own_wheels.py wheels* /build/
 RUN python3 /build/own_wheels.py /build >/build/own.txt \
     && python3 -m pip install --no-cache-dir --no-compile --require-hashes --only-binary :all: --find-links /build -r /build/own.txt \
     && rm -rf /build
-# The worker listens to signals and buries processes as process 1; it needs no shell and no root.
+# The worker handles signals and reaps processes as process 1; it needs no shell and no root.
 ENV HOME=/tmp PYTHONUNBUFFERED=1
 USER 65532:65532
 WORKDIR /workspace

@@ -41,12 +41,16 @@ def make_file(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a private file, in place of what was there. Raises OSError."""
-    with suppress(FileNotFoundError):
-        path.unlink()  # its mode would stay, and a link would be followed
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, FILE)
-    with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
+    """Write a private file in place of what was there, whole or not at all. Raises OSError."""
+    temporary = path.with_name(f"{path.name}.{os.urandom(4).hex()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, FILE)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _is_home(folder: Path) -> bool:

@@ -3,7 +3,7 @@
 Everything goes through here so that one place knows about NO_COLOR, about a reader that went away (``cloud-train logs | head``), and about
 control characters in text that a program, a store or a file supplied.
 
-**Text is cleaned when it is written, whoever wrote it.** What a terminal would obey becomes visible (ESC becomes a backslash, ``x1b``); the
+**Every text is cleaned when it is written.** What a terminal would obey becomes visible (ESC becomes a backslash, ``x1b``); the
 exceptions are line feeds, the colours of a ``Painter``, and the cursor moves of ``redraw``. A Painter spells its colours with a key that is
 drawn when the process starts, so no text from outside can contain them. A verb therefore cannot forget to clean a text. ``clean`` is for
 text that has to stay on one line, such as a cell of a table.

@@ -11,7 +11,7 @@ from cloud_train.image.credentials import Login, login_of
 from cloud_train.image.errors import BrokenConnectionError, ImageError, RegistryError
 from cloud_train.image.reference import Reference
 from cloud_train.image.tokens import Authorization
-from cloud_train.storage.loopback import is_loopback
+from cloud_train.job.loopback import is_loopback
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response

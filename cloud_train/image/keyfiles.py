@@ -8,10 +8,16 @@ import os
 import re
 from pathlib import Path
 
+from cloud_train.beneath import open_plain, read_all
+
 LARGEST_BYTES = 1_000_000
 """A larger file is no key file, and is not opened."""
 _READ_BYTES = 64 * 1024
 
+_AZURITE = b"Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""The key that every Azurite has: https://github.com/Azure/Azurite#default-storage-account"""
+_EXAMPLE_HOST = rb"(?:[a-z0-9.-]{1,60}\.)?example(?:\.(?:com|net|org))?"
+"""The hosts of examples, which nobody can log in at (RFC 2606)."""
 _BETWEEN = rb"(?:\s|\\[rn]|[\"'+,]){1,40}"
 """What stands between two lines of a key, also where it is text in a program or in JSON."""
 _KINDS: tuple[tuple[str, tuple[bytes, ...], "re.Pattern[bytes]"], ...] = tuple(
@@ -29,8 +35,12 @@ _KINDS: tuple[tuple[str, tuple[bytes, ...], "re.Pattern[bytes]"], ...] = tuple(
             (b"aws_secret", b"AWS_SECRET", b"awsSecret", b"AWSSecret"),
             rb"(?i:aws_?secret_?access_?key)[\"']?\s{0,8}[=:]\s{0,8}[\"']?[A-Za-z0-9/+]{40}(?<!EXAMPLEKEY)(?![A-Za-z0-9/+])",
         ),
-        ("a storage account's key", (b"AccountKey=",), rb"AccountKey=[A-Za-z0-9+/]{86}=="),
-        ("a login", (b"machine",), rb"machine\s{1,40}\S{1,200}\s{1,40}login\s{1,40}\S{1,200}\s{1,40}password\s{1,40}\S"),
+        ("a storage account's key", (b"AccountKey=",), rb"AccountKey=(?!" + re.escape(_AZURITE) + rb")[A-Za-z0-9+/]{86}=="),
+        (
+            "a login",
+            (b"machine",),
+            rb"machine\s{1,40}(?!" + _EXAMPLE_HOST + rb"\s)\S{1,200}\s{1,40}login\s{1,40}\S{1,200}\s{1,40}password\s{1,40}\S",
+        ),
         (
             "a registry's login",
             (b'"auths"',),
@@ -53,9 +63,9 @@ _KINDS: tuple[tuple[str, tuple[bytes, ...], "re.Pattern[bytes]"], ...] = tuple(
 def key_in(path: Path) -> str | None:
     """What kind of key or login the file holds, such as ``a private key``; None for none, and for a file that cannot be read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_plain(path)
         try:
-            data = os.read(descriptor, _READ_BYTES)
+            data = read_all(descriptor, 0, _READ_BYTES)
         finally:
             os.close(descriptor)
     except OSError:

@@ -16,6 +16,7 @@ from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
+from cloud_train.beneath import open_plain
 from cloud_train.image.context import Context
 from cloud_train.image.errors import ImageError
 from cloud_train.run import container_paths
@@ -214,8 +215,9 @@ def _write_file(target: BinaryIO, info: tarfile.TarInfo, member: Member) -> None
 def _opened(member: Member) -> FileIO:
     """The file of a member. One that was looked at before is a file of the user's folder, and cannot have become a link or a pipe since."""
     assert member.source is not None
-    looked_at = os.O_NOFOLLOW | os.O_NONBLOCK if member.expected is not None else 0
-    return FileIO(os.open(member.source, os.O_RDONLY | os.O_CLOEXEC | looked_at), "rb")
+    if member.expected is not None:
+        return FileIO(open_plain(member.source), "rb")
+    return FileIO(os.open(member.source, os.O_RDONLY | os.O_CLOEXEC), "rb")
 
 
 def _copy(file: FileIO, target: BinaryIO, info: tarfile.TarInfo, member: Member) -> int:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from cloud_train.image.errors import ImageError
-from cloud_train.storage.loopback import is_loopback
+from cloud_train.job.loopback import is_loopback
 
 DOCKER_HUB = "docker.io"
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from cloud_train.image.credentials import Login
 from cloud_train.image.errors import RegistryError
 from cloud_train.image.reference import DOCKER_HUB
-from cloud_train.storage.loopback import is_loopback
+from cloud_train.job.loopback import is_loopback
 
 if TYPE_CHECKING:
     from requests import Response

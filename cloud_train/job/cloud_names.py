@@ -6,16 +6,19 @@ setting comes from a config file. They are ASCII only and bounded by '^' and '$'
 
 import re
 
+from cloud_train.job.loopback import HOST as _LOOPBACK
+
 _LABEL = r"[a-z0-9]+(?:-+[a-z0-9]+)*"
+_SHOWN_LABEL = r"[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*"
+"""Azure shows a vault's host as its name was typed, with capitals; it means the same."""
 _PORT = r"(?::[0-9]{1,5})?"
-_LOOPBACK = r"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])"
 _TEMPLATE_LABEL = r"(?:\{service\}|[a-z0-9])+(?:-+(?:\{service\}|[a-z0-9])+)*"
 _PATH = r"(?:/(?:[A-Za-z0-9_~-]|\{service\})[A-Za-z0-9._~-]*)*/?"
 
 SERVICE_URL = rf"^(?:https://{_LABEL}(?:\.{_LABEL})*|https?://{_LOOPBACK}){_PORT}{_PATH}$"
 SERVICE_TEMPLATE = rf"^(?:https://{_TEMPLATE_LABEL}(?:\.{_TEMPLATE_LABEL})*|https?://{_LOOPBACK}){_PORT}{_PATH}$"
 """The same, with ``{service}`` in the place of a service's name."""
-VAULT_URL = rf"^(?:https://{_LABEL}(?:\.{_LABEL})*|https?://{_LOOPBACK}){_PORT}/?$"
+VAULT_URL = rf"^(?:https://{_SHOWN_LABEL}(?:\.{_SHOWN_LABEL})*|https?://{_LOOPBACK}){_PORT}/?$"
 
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 REPOSITORY = rf"^(?:{_LABEL}(?:\.{_LABEL})+{_PORT}|{_LABEL}:[0-9]{{1,5}}|{_LOOPBACK}{_PORT})(?:/{_PART})+$"

@@ -21,6 +21,8 @@ _SECRET = re.compile(rf"(?:^|_){_WORD}(?:_|$)", re.IGNORECASE)
 _ASSIGNED = re.compile(r"(?<![A-Za-z0-9_])([A-Za-z0-9_]+)(?![A-Za-z0-9_])[\"']?\s*[:=]\s*")
 _CHUNK = re.compile(r"\S+")
 _SCHEME = ":/"
+_STORE = re.compile(r"(?<![A-Za-z0-9+.-])(?:s3|gs|az|file)\Z")
+_LONGEST_STORE = len("-file")
 _ESCAPED_SLASH = re.compile(r"\\(?:/|x2f|u002f|U0000002f)", re.IGNORECASE)
 """A slash as quoted text of YAML or JSON may have it."""
 _PORT = re.compile(r"[0-9]{1,5}(?=[/?#]|$)")
@@ -71,7 +73,8 @@ def without_credentials(text: str) -> str:
 def credentials(text: str) -> Iterator[tuple[int, int]]:
     """Where in ``text`` URLs hold what may be a credential: what stands before ``@``, and everything behind ``?`` or ``#``.
 
-    A URL that was taken for a path has lost one of its two slashes, and counts as well.
+    In a store's URL ``#`` is a character of a key; behind ``?`` a signature may have been pasted. A URL that was taken for a path has lost
+    one of its two slashes, and counts as well.
     """
     if _SCHEME not in text:
         return
@@ -83,6 +86,7 @@ def credentials(text: str) -> Iterator[tuple[int, int]]:
 def _in_chunk(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """The credentials in the URLs of one run of characters without spaces; the first URL's ``:/`` is at ``start``."""
     while 0 <= start < end:
+        marks = "?" if _STORE.search(text[max(0, start - _LONGEST_STORE) : start]) else "?#"
         start += len(_SCHEME)
         start += text.startswith("/", start)
         following = text.find(_SCHEME, start, end)
@@ -90,7 +94,7 @@ def _in_chunk(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         last = _end_of_user(text[start:stop])
         if last:
             yield start, start + last
-        behind = min((place for mark in "?#" if (place := text.find(mark, start + last, stop)) >= 0), default=-1)
+        behind = min((place for mark in marks if (place := text.find(mark, start + last, stop)) >= 0), default=-1)
         if behind >= 0:
             if behind + 1 < end:
                 yield behind + 1, end

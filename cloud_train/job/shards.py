@@ -151,7 +151,7 @@ def _shard(entry: Any, classes: set[str]) -> Shard:
     name, part, sha256 = (entry.get(key) for key in ("name", "part", "sha256"))
     size: Any = entry.get("size")
     if not isinstance(name, str) or not _SHARD.fullmatch(name):
-        raise ValueError(f"{_short(name)} is no name of a shard")
+        raise ValueError(f"{_short(name)} is not a valid shard name")
     if part not in ("train", "val"):
         raise ValueError(f"{name} belongs to {_short(part)}, which is neither train nor val")
     if not _is_count(size) or size > _MOST_SHARD_BYTES:
@@ -171,7 +171,7 @@ def _shard(entry: Any, classes: set[str]) -> Shard:
 def _check_members(shard: str, members: Sequence[Any], part: Part, classes: set[str]) -> None:
     for member in members:
         if not isinstance(member, str) or part_of(member) != part or class_of(member) not in classes:
-            raise ValueError(f"{shard} has a member {_short(member)}, which is no image of {part} in any of the classes")
+            raise ValueError(f"{shard} has a member {_short(member)}, which is not an image of {part} in one of the classes")
 
 
 def _check_extents(shard: str, size: int, offsets: Sequence[Any], sizes: Sequence[Any]) -> None:

@@ -74,7 +74,7 @@ def _make_repository(folder: Path, commit: str) -> None:
 
 
 def _ask_git(folder: Path, *arguments: str, own: dict[str, str] | None = None, fine: tuple[int, ...] = (0,)) -> str:
-    """What git says in ``folder``. Nothing of the environment's own GIT_… counts; a repository that lies in plain view is not taken."""
+    """What git says in ``folder``. Nothing of the environment's own GIT_… counts, and only a folder called .git is a repository."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | _QUIET | (own or {})
     finished = subprocess.run(
         ["git", *_RUNS_NOTHING, *arguments],

@@ -1,8 +1,8 @@
 """Reading what a run directory holds: every document with a limit to its size, every field with a type and a range.
 
-A run directory is filled by a worker, by other machines, by whoever else may write to the store. What it says is data: here it is decided
-which data is accepted, and everything else becomes a ``CorruptError`` that names the place and the field. Fields that are not known are
-left out where a newer version may have added them, and refused where they would change what is executed (``program``).
+A run directory is filled by a worker, by other machines, and by anyone else who can write to the store. What it says is data: here it is
+decided which data is accepted, and everything else becomes a ``CorruptError`` that names the place and the field. Fields that are not known
+are left out where a newer version may have added them, and refused where they would change what is executed (``program``).
 """
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's

@@ -3,6 +3,7 @@
 import re
 
 from cloud_train.errors import StoreError
+from cloud_train.job.secrecy import without_credentials
 from cloud_train.storage.base import AccessDeniedError, ObjectMissingError, TransientStoreError
 
 BEYOND_THE_END = 416
@@ -21,7 +22,6 @@ _WHOLE = 200
 _STATUS = re.compile(r"status code: (\d{3})")
 _WORDS = re.compile(r" in [\d.]+[nµm]?s - (.*)", re.DOTALL)
 _PROVIDER = re.compile(r"credential provider: (?:[\w.]+\.)?(\w+): (.*)", re.DOTALL)
-_QUERY = re.compile(r"(https?://)(?:[^\s/@]*@)?([^\s?]*)(?:\?\S*)?")
 _CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(\w+)")
 _SYSTEM = re.compile(r"(?:message|error): \"([^\"]+)\"|(TimedOut)")
 _CODE = re.compile(r"<Code>([\w.]+)</Code>|\"(?:code|reason)\": ?\"([\w.]+)\"")
@@ -53,14 +53,14 @@ def answer_in(error: Exception) -> tuple[int, str, str]:
     """HTTP status, the service's error code and its message, of an error of obstore's.
 
     The status is 0 if no answer came, and 401 if a credential provider failed: the code is then the name of its exception.
-    Query strings, in which a signature can stand, are taken out.
+    URLs in the message are without credentials: a signature can stand in a query.
     """
     text, _, debug = str(error).partition("\n\nDebug source")
     if (provider := _PROVIDER.search(text)) is not None:
         return 401, provider[1], provider[2]
     if (status := _STATUS.search(text)) is not None:
         return int(status[1]), _first(_CODE, text), _first(_MESSAGE, text)
-    words = _QUERY.sub(r"\1\2", found[1] if (found := _WORDS.search(text)) else text)
+    words = without_credentials(found[1] if (found := _WORDS.search(text)) else text)
     if "redirect" in words:
         return _REDIRECTED, "", words
     if "non-partial" in words:  # a server that sends a range, or all, and says 200: no other try makes it one that knows ranges

@@ -34,6 +34,7 @@ from cloud_train.storage.base import (
 )
 from cloud_train.storage.gcs_sessions import TIMEOUTS, ResumableSessions
 from cloud_train.storage.objects import CLIENT_OPTIONS, ONE_TRY, ObjectStorage
+from cloud_train.storage.registry import BUCKETS
 
 if TYPE_CHECKING:
     from obstore.store import GCSCredential
@@ -49,7 +50,6 @@ _PERMISSIONS = {
     "list": "storage.objects.list",
     "delete": "storage.objects.delete",
 }
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")  # https://cloud.google.com/storage/docs/buckets#naming
 _NO_BUCKET = "NoSuchBucket"
 _FIELDS = "items(name,size,updated,md5Hash),nextPageToken"
 _NO_CREDENTIALS_AT_ALL = "credentials were not found"
@@ -60,8 +60,8 @@ class GoogleStore(ObjectStorage):
 
     def __init__(self, bucket: str, prefix: str) -> None:
         """``prefix`` is empty or ends with '/'. Raises UsageError for a name that no bucket has."""
-        if not _BUCKET.fullmatch(bucket):
-            raise UsageError(f"{bucket!r} cannot be the name of a bucket: those have 3 to 63 of a-z, 0-9, '-', '_' and '.'")
+        if not re.fullmatch(BUCKETS["gs"][0], bucket):
+            raise UsageError(f"{bucket!r} cannot be the name of a bucket: those have {BUCKETS['gs'][1]}")
         self.bucket = bucket
         self._account = _Account()
         super().__init__(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cloud_train.job.loopback import leads_to_this_machine
 from cloud_train.storage.registry import scheme_of
 
 FILES = ("GOOGLE_APPLICATION_CREDENTIALS", "AWS_CA_BUNDLE", "AWS_WEB_IDENTITY_TOKEN_FILE")
@@ -24,7 +25,6 @@ _NAMES = {
         *("AZURE_STORAGE_ENDPOINT", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"),
     ),
 }
-_LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
 
 
 def settings_for(url: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -66,6 +66,6 @@ def loopback_endpoint(settings: Mapping[str, str]) -> str | None:
     for name, value in settings.items():
         endpoints = [part.partition("=")[2] for part in value.split(";") if "=" in part] if "CONNECTION_STRING" in name else [value]
         for endpoint in endpoints:
-            if "://" in endpoint and urlsplit(endpoint).hostname in _LOOPBACK:
+            if "://" in endpoint and leads_to_this_machine(urlsplit(endpoint).netloc.rpartition("@")[2]):
                 return endpoint
     return None

@@ -49,7 +49,7 @@ class LocalStore:
         with self._opened(key) as descriptor:
             status = os.fstat(descriptor)
             if version is not None and version != _version(status):
-                raise ObjectChangedError(f"{self.path_of(key)} was written anew while it was read", hint="do it again")
+                raise ObjectChangedError(f"{self.path_of(key)} changed while being read", hint="retry")
             return read_all(descriptor, start, status.st_size if end is None else end)
 
     def read(self, key: str) -> tuple[ObjectInfo, bytes]:
@@ -64,7 +64,7 @@ class LocalStore:
             yield self.get(key, begin, min(end, begin + _PIECE_BYTES), version=version)
 
     def stat(self, key: str) -> ObjectInfo:
-        """Size and time of one object. What is no plain file is no object, as in ``list``."""
+        """Size and time of one object. Only plain files are objects, as in ``list``."""
         *above, name = self._parts(key) or [""]
         try:
             directory = open_folder(self._root, above)

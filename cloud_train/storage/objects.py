@@ -205,7 +205,7 @@ class ObjectStorage:
         if isinstance(error, obstore.exceptions.AlreadyExistsError):
             return ObjectExistsError(f"cannot {action} {place}: it exists already")
         if isinstance(error, obstore.exceptions.PreconditionError):
-            return ObjectChangedError(f"{place} was written anew while it was read", hint="do it again")
+            return ObjectChangedError(f"{place} changed while being read", hint="retry")
         if isinstance(error, FileNotFoundError):
             return ObjectMissingError(f"cannot {action} {place}: there is no such object")
         return self._in_general_words(action, key, *answer)
@@ -276,7 +276,7 @@ class ObjectStorage:
 
     def _nothing(self, key: str, version: str | None) -> bytes:
         if version not in (None, self.stat(key).version):
-            raise ObjectChangedError(f"{self.url}/{key} was written anew while it was read", hint="do it again")
+            raise ObjectChangedError(f"{self.url}/{key} changed while being read", hint="retry")
         return b""
 
     def _full_prefix(self, prefix: str) -> str:

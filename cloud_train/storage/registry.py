@@ -10,7 +10,7 @@ from cloud_train.storage.base import Store
 if TYPE_CHECKING:
     from cloud_train.storage.retrying import RetryPolicy
 
-_BUCKETS = {
+BUCKETS = {
     "s3": (r"(?!(?:[0-9]+\.){3}[0-9]+$)[a-z0-9](?:[a-z0-9-]|\.(?![.-])){1,61}[a-z0-9]", "3 to 63 of a-z, 0-9, '-' and '.'"),
     "gs": (
         r"(?!(?:[0-9]+\.){3}[0-9]+$)[a-z0-9](?:[a-z0-9_-]|\.(?![.-])){1,220}[a-z0-9]",
@@ -92,7 +92,7 @@ def _check_names(url: str, scheme: str, first: str, container: str = "") -> None
         checks = [("storage account", first, _ACCOUNT, "3 to 24 of a-z and 0-9")]
         checks.append(("container", container, _CONTAINER, "3 to 63 of a-z, 0-9 and '-'"))
     else:
-        checks = [("bucket", first, *_BUCKETS[scheme])]
+        checks = [("bucket", first, *BUCKETS[scheme])]
     for kind, name, form, expected in checks:
         if not re.fullmatch(form, name):
             raise UsageError(

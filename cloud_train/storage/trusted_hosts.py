@@ -13,17 +13,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cloud_train.errors import ProviderError
-from cloud_train.storage.loopback import is_loopback
+from cloud_train.job.loopback import is_loopback
+from cloud_train.job.secrecy import without_credentials
 
 VARIABLE = "CLOUD_TRAIN_TRUSTED_HOSTS"
 """Names of hosts, separated by commas: ``api.example.com``, ``api.example.com:8443``, ``*.example.com`` for all below that name."""
 
 _LABEL = r"[a-z0-9_]+(?:-+[a-z0-9_]+)*"
 _URL = re.compile(
-    rf"(?P<scheme>https?)://(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{{1,5}}))?(?P<path>/[^?]*)?(?:\?.*)?"
+    rf"(?P<scheme>https?)://(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{{1,5}}))?(?P<path>/[^?]*)?(?:\?.*)?",
+    re.IGNORECASE | re.ASCII,  # hosts and schemes mean the same in either case; without ASCII, 'K' would be the Kelvin sign as well
 )
 _UNSAFE = re.compile(r"[\s\\#\x00-\x1f\x7f-\x9f]")
 _DOTS = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+_SPACES = re.compile(r"\s")
 _HTTPS = "443"
 _SHOWN_CHARACTERS = 120
 
@@ -66,10 +69,10 @@ def check(url: str, credential: Credential, setting: str, environment: Mapping[s
         raise UntrustedHostError(
             f"{credential.name} is not sent to {_shown(url)}, which is not a plain URL such as https://host/path", f"correct {setting}"
         )
-    host, port = read["host"], read["port"]
+    host, port = read["host"].lower(), read["port"]
     if is_loopback(host):
         return
-    if read["scheme"] != "https":
+    if read["scheme"].lower() != "https":
         raise UntrustedHostError(
             f"{credential.name} is not sent to http://{host}, because that is not encrypted", f"begin {setting} with https://"
         )
@@ -96,7 +99,7 @@ def check_google(url: str, credentials: object, setting: str, environment: Mappi
 def is_trusted(host: str, port: str | None = None, environment: Mapping[str, str] = os.environ) -> bool:
     """Whether the environment names this host, with this port where it has one."""
     for entry in environment.get(VARIABLE, "").split(","):
-        name, _, only = entry.strip().partition(":")
+        name, _, only = entry.strip().lower().partition(":")
         if name and (only or _HTTPS) == (port or _HTTPS) and _is_among(host, (name.removeprefix("*"),)):
             return True
     return False
@@ -107,5 +110,5 @@ def _is_among(host: str, names: tuple[str, ...]) -> bool:
 
 
 def _shown(url: str) -> str:
-    """A URL for a message, without a user and a password that may be in it."""
-    return repr(re.sub(r"//[^/]*@", "//…@", url)[:_SHOWN_CHARACTERS])
+    """A URL for a message, without the credentials that may be in it, also where white space tears it apart."""
+    return repr(without_credentials(_SPACES.sub("%20", url))[:_SHOWN_CHARACTERS])

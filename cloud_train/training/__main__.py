@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloud_train.errors import CloudTrainError, CorruptError, JobError, MissingDependencyError, StoreError, UsageError
+from cloud_train.private import make_folder
 from cloud_train.run.record import sha256_of
 from cloud_train.training.processes import LastWords, is_launched, own_rank, words_file
 from cloud_train.worker import contract
@@ -123,7 +124,7 @@ def keep_compiled_code_private() -> None:
         return
     with suppress(OSError, RuntimeError):  # in a container with no home that can be written, /tmp is its own
         folder = Path(os.environ.get("CLOUD_TRAIN_HOME") or "~/.cloud-train").expanduser() / "compiled"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 

@@ -1,7 +1,7 @@
 """The processes of a training on one node meet without a network: at a file in a private folder, and then over the loopback interface.
 
 torch's own rendezvous for this ("c10d") listens on all interfaces of the machine, asks nobody who they are, and unpickles what it is told
-(``torch/distributed/elastic/rendezvous/dynamic_rendezvous.py``): whoever reaches the port runs code as the user. One node has nobody to
+(``torch/distributed/elastic/rendezvous/dynamic_rendezvous.py``): anyone who reaches the port runs code as the user. One node has nobody to
 wait for, so its launcher keeps to itself what launchers tell each other.
 """
 
@@ -23,13 +23,13 @@ from torch.distributed.elastic.rendezvous import (
 
 from cloud_train.training.processes import MEETING
 
-BACKEND = "cloud-train-alone"
+SINGLE_NODE_BACKEND = "cloud-train-single-node"
 _LOOPBACK_INTERFACES = ("lo", "lo0")
 _INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
-class AloneRendezvous(RendezvousHandler):
-    """The meeting of one launcher with itself."""
+class SingleNodeRendezvous(RendezvousHandler):
+    """The rendezvous of the launcher of a single node, which has nobody to wait for."""
 
     def __init__(self, parameters: RendezvousParameters) -> None:
         self._run_id = parameters.run_id
@@ -38,7 +38,7 @@ class AloneRendezvous(RendezvousHandler):
 
     def get_backend(self) -> str:
         """Its name."""
-        return BACKEND
+        return SINGLE_NODE_BACKEND
 
     def next_rendezvous(self) -> RendezvousInfo:
         """One launcher, of rank 0. The address is what torch puts into MASTER_ADDR; nothing listens there."""
@@ -66,9 +66,9 @@ class AloneRendezvous(RendezvousHandler):
 
 
 @contextmanager
-def meeting(folder: Path) -> Iterator[dict[str, Any]]:
+def single_node_rendezvous(folder: Path) -> Iterator[dict[str, Any]]:
     """What torch's launcher is told of the rendezvous. ``folder`` is private; the training processes meet at a file in it."""
-    rendezvous_handler_registry.register(BACKEND, AloneRendezvous)
+    rendezvous_handler_registry.register(SINGLE_NODE_BACKEND, SingleNodeRendezvous)
     known = {name for _, name in socket.if_nameindex()}
     for interface in _LOOPBACK_INTERFACES:
         if interface in known:
@@ -76,6 +76,6 @@ def meeting(folder: Path) -> Iterator[dict[str, Any]]:
                 os.environ.setdefault(name, interface)
     os.environ[MEETING] = str(folder / "meeting")
     try:
-        yield {"rdzv_backend": BACKEND, "local_addr": "127.0.0.1"}
+        yield {"rdzv_backend": SINGLE_NODE_BACKEND, "local_addr": "127.0.0.1"}
     finally:
         del os.environ[MEETING]

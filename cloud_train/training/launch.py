@@ -96,11 +96,11 @@ def _start_and_wait(run: Run, processes: int, arguments: tuple[str, ...]) -> Non
 
 @contextmanager
 def _meeting(run: Run, folder: Path) -> Iterator[dict[str, Any]]:
-    """How the launchers of several nodes find each other; one node is alone."""
+    """How the launchers of several nodes find each other; that of a single node has nobody to find."""
     if run.nodes == 1:
-        from cloud_train.training import alone
+        from cloud_train.training.alone import single_node_rendezvous
 
-        with alone.meeting(folder) as meeting:
+        with single_node_rendezvous(folder) as meeting:
             yield meeting
         return
     os.environ.pop(MEETING, None)

@@ -3,13 +3,13 @@
 import json
 import os
 import signal
-import stat
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
+from cloud_train.beneath import open_plain, read_all
 from cloud_train.run.record import Program
 from cloud_train.run.states import Cause
 from cloud_train.worker import contract
@@ -145,14 +145,12 @@ def _counter(path: Path) -> int:
 def _read_end(path: Path, from_end: bool) -> bytes:
     """At most 64 KiB from one end of a plain file; nothing if there is none. Follows no link and never waits for a pipe's other end."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_plain(path)
     except OSError:
         return b""
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return b""
-        return os.pread(descriptor, _READ_BYTES, max(0, status.st_size - _READ_BYTES) if from_end else 0)
+        start = max(0, os.fstat(descriptor).st_size - _READ_BYTES) if from_end else 0
+        return read_all(descriptor, start, start + _READ_BYTES)
     except OSError:
         return b""
     finally:

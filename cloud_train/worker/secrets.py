@@ -14,12 +14,13 @@ import re
 from typing import Any
 
 from cloud_train.errors import CloudTrainError, UsageError
+from cloud_train.job.cloud_names import AWS_REGION, has_form
 from cloud_train.storage.trusted_hosts import AZURE_VAULT, UntrustedHostError, check, check_google
 
 _GOOGLE = "https://secretmanager.googleapis.com/v1/"
 _TIMEOUT_SECONDS = 30.0
 _MOST_BYTES = 32_000
-_AWS = re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}@[a-z]{2,4}(?:-[a-z]+)+-[0-9]{1,2}")
+_AWS_NAME = re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}")
 _GOOGLE_NAME = re.compile(r"projects/[a-z0-9.:-]+/secrets/[A-Za-z0-9_-]{1,255}")
 _AZURE_PATH = re.compile(r"https?://[^/?]+/secrets/[A-Za-z0-9-]{1,127}")
 
@@ -59,9 +60,9 @@ def _from_aws(name: str) -> str:
         from botocore.exceptions import BotoCoreError, ClientError
     except ImportError as error:
         raise SecretsError("the image has no boto3, with which AWS Secrets Manager is read: add it to image.requirements") from error
-    if not _AWS.fullmatch(name):
-        raise SecretsError(f"{name!r} is not a secret of AWS Secrets Manager, written as NAME@REGION")
     identifier, _, region = name.rpartition("@")
+    if not (_AWS_NAME.fullmatch(identifier) and has_form(AWS_REGION, region)):
+        raise SecretsError(f"{name!r} is not a secret of AWS Secrets Manager, written as NAME@REGION")
     try:
         client = boto3.client("secretsmanager", region_name=region)
         return str(client.get_secret_value(SecretId=identifier)["SecretString"])

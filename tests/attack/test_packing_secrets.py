@@ -109,6 +109,7 @@ def test_a_file_that_became_a_link_or_a_pipe_after_it_was_looked_at_is_not_follo
         make_layer(members, "the code")
 
 
+AZURITE = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 KEYS = {
     "a PEM key": f"-----BEGIN PRIVATE KEY-----\n{BASE64}\n-----END PRIVATE KEY-----\n",
     "an OpenSSH key": "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQ\n",
@@ -123,6 +124,9 @@ KEYS = {
     "a Google service account": json.dumps({"type": "service_account", "private_key": f"-----BEGIN PRIVATE KEY-----\n{BASE64}\n"}),
     "an Azure storage key": f"DefaultEndpointsProtocol=https;AccountName=a;AccountKey={'Ab' * 43}==;\n",
     "a netrc": "machine api.wandb.ai\n  login user\n  password 0123456789abcdef\n",
+    "a netrc with an example before": "machine example.com login me password secret\nmachine api.wandb.ai login me password 0123456789\n",
+    "a host that only begins like an example": "machine example.com.attacker.net login me password secret\n",
+    "an Azure storage key behind Azurite's": f"AccountKey={AZURITE};\nAccountKey={'Ab' * 43}==;\n",
     "a Docker login": json.dumps({"auths": {"registry.example.com": {"auth": "dXNlcjpwYXNzd29yZA=="}}}, indent=4),
     "a kubeconfig": f"users:\n- name: a\n  user:\n    client-key-data: {BASE64}\n",
     "a GitHub token": f"token: ghp_{'a1B2' * 9}\n",
@@ -148,6 +152,8 @@ NO_KEYS = {
     "a certificate": f"-----BEGIN CERTIFICATE-----\n{BASE64}\n",
     "a program that looks for keys": 'if b"-----BEGIN PRIVATE KEY-----" in data:\n    raise ValueError\n',
     "AWS's own example": "aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY\n",
+    "Azurite's key, which is published": f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={AZURITE};\n",
+    "an example of a netrc": "write: machine example.com login me password secret\nmachine api.example.org\nlogin me\npassword x\n",
     "a variable": 'secret = os.environ["AWS_SECRET_ACCESS_KEY"]\naws_secret_access_key=secret\n',
     "text": "machine learning: the login of a password; hf_model = ghp_x\n",
     "a Docker configuration": json.dumps({"auths": {}, "credsStore": "desktop"}),

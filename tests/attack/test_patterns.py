@@ -18,18 +18,18 @@ from cloud_train.cli.program_output import SafeForTerminal
 from cloud_train.errors import CloudTrainError
 from cloud_train.image.context import DATA, NOT_SECRET, SECRETS
 from cloud_train.image.ignore import parse_patterns
-from cloud_train.job import lines, section, types
+from cloud_train.job import cloud_names, lines, section, types
 from cloud_train.job.loading import load_job
 from cloud_train.job.secrecy import looks_secret, masked, without_credentials
 from cloud_train.providers import docker_engine
 from cloud_train.providers.azureml import diagnosis as azure_diagnosis
 from cloud_train.providers.azureml import state as azure_state
 from cloud_train.providers.sagemaker import state as aws_state
-from cloud_train.storage import azure_errors
+from cloud_train.storage import azure_errors, registry
 from cloud_train.worker.redaction import Redactor
 from tests.attack.doubling import TooSlowError, check_linear
 
-ROOMS = ("cli", "image", "job", "providers", "run", "storage", "training", "worker")
+ROOMS = ("cli", "image", "job", "orchestrator", "providers", "run", "storage", "training", "worker")
 """Those with patterns of their own."""
 PACKAGE = Path(__file__).parents[2] / "cloud_train"
 USES = {"match": "match", "search": "search", "fullmatch": "fullmatch"} | dict.fromkeys(("sub", "split", "findall", "finditer"), "findall")
@@ -76,6 +76,11 @@ IN_FUNCTIONS: dict[tuple[str, str], tuple[str, Made]] = {
     ("providers/sagemaker/state.py", "pattern"): ("search", lambda: [f"(?i){each[0]}" for each in aws_state._FAILURES]),
     ("providers/sagemaker/request.py", "f'{re.escape(path)}(?=[.:\\\\[])'"): ("match", lambda: [r"Resource\.Volume(?=[.:\[])"]),
     ("image/keyfiles.py", "pattern"): ("search", list),  # the module holds them
+    ("job/cloud_names.py", "pattern"): ("fullmatch", lambda: list(cloud_names.EXPECTED)),
+    ("storage/registry.py", "form"): (
+        "fullmatch",
+        lambda: [registry._ACCOUNT, registry._CONTAINER, *(form for form, _ in registry.BUCKETS.values())],
+    ),
     ("providers/vertex/state.py", "pattern"): ("search", list),  # as above
     ("providers/azureml/state.py", "pattern"): ("search", lambda: [f"(?i){each[0]}" for each in azure_state._WORDS]),
     ("providers/azureml/diagnosis.py", "_action_pattern(each)"): (

@@ -9,6 +9,7 @@ import pytest
 
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
+from cloud_train.training.__main__ import keep_compiled_code_private
 
 ROOT = Path(__file__).parents[2]
 PLANTED = ("torch", "sklearn", "numpy", "json", "pydantic", "safetensors", "psutil", "tensorboardX", "cloud_train/__init__", "PIL/__init__")
@@ -93,3 +94,20 @@ print(cache_dir())
     said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
     assert said == f"{tmp_path / 'home' / 'compiled'}\n"
     assert (tmp_path / "home" / "compiled").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_folder_of_compiled_code_and_the_home_that_is_made_for_it_are_the_owners_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    home = tmp_path / "home"
+    if there:
+        (home / "compiled").mkdir(parents=True)
+        (home / "compiled").chmod(0o777)
+        home.chmod(0o700)
+    monkeypatch.setenv("CLOUD_TRAIN_HOME", str(home))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    keep_compiled_code_private()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(home / "compiled")
+    assert [path.stat().st_mode & 0o777 for path in (home, home / "compiled")] == [0o700, 0o700]

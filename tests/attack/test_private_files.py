@@ -1,6 +1,7 @@
 """Other users of the machine: what the home holds is the owner's alone, and run directories are made as the umask says."""
 
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -138,3 +139,16 @@ def test_a_private_file_is_not_written_through_a_link(tmp_path: Path) -> None:
     private.write_text(tmp_path / "note", "token")
     assert (tmp_path / "victim").read_text() == "kept"
     assert ((tmp_path / "note").read_text(), mode(tmp_path / "note")) == ("token", 0o600)
+
+
+def test_a_private_file_that_cannot_be_written_is_left_as_it_was(tmp_path: Path) -> None:
+    private.write_text(tmp_path / "note", "token")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            private.write_text(tmp_path / "note", "x" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["note"]
+    assert (tmp_path / "note").read_text() == "token"

@@ -12,13 +12,19 @@ REAL = {
         "https://management.azure.com",
         "https://management.azure.com/",
         "http://127.0.0.1:8080/x",
+        "http://azure.localhost:8080/x",
         "https://a.example:8443/b",
     ],
     forms.SERVICE_TEMPLATE: [
         *("https://{service}.googleapis.com", "https://{service}-eu.p.googleapis.com", "https://private.example/{service}"),
         *("http://127.0.0.1:1/{service}", "http://localhost/{service}"),
     ],
-    forms.VAULT_URL: ["https://cloud-train.vault.azure.net", "https://cloud-train.vault.azure.cn/", "http://127.0.0.1:8080"],
+    forms.VAULT_URL: [
+        "https://cloud-train.vault.azure.net",
+        "https://MyVault.vault.azure.net/",
+        "https://cloud-train.vault.azure.cn/",
+        "http://127.0.0.1:8080",
+    ],
     forms.REPOSITORY: [
         *("123456789012.dkr.ecr.eu-west-1.amazonaws.com/cloud-train", "europe-west4-docker.pkg.dev/my-project-123456/cloud-train/jobs"),
         *("eu.gcr.io/project/x", "your-registry.azurecr.io/a__b/c-d.e_f--g", "localhost:5000/x", "127.0.0.1:5000/x", "[::1]:5000/x"),

@@ -44,6 +44,9 @@ def test_a_line_is_masked_character_by_character(line: str, shown: str) -> None:
         ("'https://me:pw@host/x?sig=abc' cannot be read", "'https://…@host/x?…' cannot be read"),
         ("from a://u:p@h,b://v:q@i to c://j", "from a://…@h,b://…@i to c://j"),
         ("no folder /work/https:/me:pw@host/x", "no folder /work/https:/…@host/x"),
+        ("cannot read s3://bucket/x#1/run.json, see https://host/x#y", "cannot read s3://bucket/x#1/run.json, see https://host/x#…"),
+        ("cannot read /work/file:/x#1 or az:/me:pw@a/x#1?sig=abc", "cannot read /work/file:/x#1 or az:/…@a/x#1?…"),
+        ("is3://host/x#abc gs://bucket/a#b,https://host/x#c", "is3://host/x#… gs://bucket/a#b,https://host/x#…"),
         ("--set data.url=https://:pw@host", "--set data.url=https://…@host"),
     ],
 )

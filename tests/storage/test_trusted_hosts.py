@@ -2,7 +2,7 @@
 
 import pytest
 
-from cloud_train.storage.loopback import is_loopback
+from cloud_train.job.loopback import is_loopback
 from cloud_train.storage.trusted_hosts import AZURE, AZURE_VAULT, GOOGLE, VARIABLE, Credential, UntrustedHostError, check, check_google
 
 
@@ -32,6 +32,8 @@ def allowed(url: str, credential: Credential, trusted: str = "") -> bool:
         ("https://cloud-train.vault.azure.net/secrets/x", AZURE_VAULT),
         ("https://cloud-train.vault.azure.cn/secrets/x", AZURE_VAULT),
         ("https://cloud-train.vault.usgovcloudapi.net/secrets/x", AZURE_VAULT),
+        ("https://MyVault.vault.azure.net/", AZURE_VAULT),
+        ("HTTPS://Management.Azure.com/subscriptions/X", AZURE),
         ("http://127.0.0.1:8080/x", GOOGLE),
         ("https://localhost:8443", AZURE),
         ("http://[::1]:8080/", AZURE_VAULT),
@@ -57,6 +59,9 @@ def test_a_credential_goes_to_its_own_cloud_and_to_this_machine(url: str, creden
         ("x.googleapis.com", GOOGLE),
         ("https://x.googleapis.com/../y", GOOGLE),
         ("https://x.googleapis.com/%2E%2e/y", GOOGLE),
+        ("https://x.goog\u212ae.googleapis.com/", GOOGLE),
+        ("HTTP://x.googleapis.com/", GOOGLE),
+        ("https://X.GoogleApis.com.Attacker.example/", GOOGLE),
         ("https://x.googleapis.com/a b", GOOGLE),
         ("https://x.googleapis.com/a#b", GOOGLE),
         ("https://x.googleapis.com/a\u0085b", GOOGLE),
@@ -81,6 +86,7 @@ def test_a_credential_goes_nowhere_else(url: str, credential: Credential) -> Non
         ("private.example:8443", "https://private.example:8443/x"),
         ("*.private.example", "https://logging.eu.private.example/x"),
         ("10.0.0.7", "https://10.0.0.7/x"),
+        ("*.Private.example", "https://Logging.private.Example/x"),
     ],
 )
 def test_a_host_that_this_machine_names_is_trusted(trusted: str, url: str) -> None:
@@ -129,13 +135,23 @@ def test_a_refusal_names_host_setting_and_variable_and_no_password() -> None:
     assert caught.value.hint is not None
     assert "gcp.endpoint" in caught.value.hint
     assert VARIABLE in caught.value.hint
-    with pytest.raises(UntrustedHostError) as caught:
-        check("https://me:sesame@x.googleapis.com/\x1b[2J", GOOGLE, "gcp.endpoint", {})
-    assert "sesame" not in caught.value.message
-    assert "\x1b" not in caught.value.message
+    for url in (
+        "https://me:sesame@x.googleapis.com/\x1b[2J",
+        "https://me:ses ame sesame@x.googleapis.com/",
+        "https://x.googleapis.com/a b?sig=sesame",
+        "https://x.googleapis.com/#access_token=sesame",
+        "https:/x.googleapis.com/?sig=sesame",
+        f"https://me:{'x' * 200}sesame@x.googleapis.com/",
+    ):
+        with pytest.raises(UntrustedHostError) as caught:
+            check(url, GOOGLE, "gcp.endpoint", {})
+        assert "sesame" not in caught.value.message
+        assert "\x1b" not in caught.value.message
 
 
-@pytest.mark.parametrize("host", ["localhost", "localhost:80", "x.localhost:1", "127.0.0.1", "127.1.2.3:65535", "[::1]", "[::1]:80"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:80", "x.localhost:1", "127.0.0.1", "127.1.2.3:65535", "[::1]", "[::1]:80", "LocalHost:80"]
+)
 def test_an_address_of_this_machine_is_loopback(host: str) -> None:
     assert is_loopback(host)
 
@@ -143,7 +159,17 @@ def test_an_address_of_this_machine_is_loopback(host: str) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        *("", "localhost.attacker.example", "127.0.0.1.attacker.example", "127.0.0.1:1@attacker.example", "localhost:x@attacker.example"),
+        *(
+            "",
+            "127.0.0.256",
+            "0.0.0.0",
+            "[::]",
+            "-.localhost",
+            "localhost.attacker.example",
+            "127.0.0.1.attacker.example",
+            "127.0.0.1:1@attacker.example",
+            "localhost:x@attacker.example",
+        ),
         *(
             "me@localhost",
             "attacker.example:127.0.0.1",

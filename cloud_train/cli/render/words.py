@@ -3,20 +3,21 @@
 import time
 from datetime import UTC, datetime
 
-_LATEST = 253402300799.0  # the last second of the year 9999
+from cloud_train.run.documents import LATEST
+
 _SPANS = ((86400, "day"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def instant(seconds: float | None) -> str | None:
-    """Seconds since the epoch as ISO 8601 in UTC, to the millisecond; None for what is no time up to the year 9999."""
-    if seconds is None or not 0 <= seconds <= _LATEST:
+    """Seconds since the epoch as ISO 8601 in UTC, to the millisecond; None for a time that is not before the year 10000."""
+    if seconds is None or not 0 <= seconds <= LATEST:
         return None
     return datetime.fromtimestamp(round(seconds, 3), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def when(seconds: float | None, now: float | None) -> str:
     """A time for a table: how long before ``now``, or in ISO 8601 to the second where ``now`` is None."""
-    if seconds is None or not 0 <= seconds <= _LATEST:
+    if seconds is None or not 0 <= seconds <= LATEST:
         return "-"
     if now is None:
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
@@ -35,7 +36,7 @@ def ago(seconds: float) -> str:
 
 def duration(seconds: float | None) -> str:
     """A length of time, such as ``0.4 s``, ``12 s``, ``3 min 05 s``, ``2 h 10 min`` or ``3 days 4 h``."""
-    if seconds is None or not seconds <= _LATEST:
+    if seconds is None or not seconds <= LATEST:
         return "-"
     seconds = max(0.0, seconds)
     if seconds < 9.95:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from cloud_train.errors import MissingDependencyError, ProviderError
+from cloud_train.job.loopback import is_loopback
 from cloud_train.storage.azure_account import IDENTITIES, quiet_sdk
-from cloud_train.storage.loopback import is_loopback
 from cloud_train.storage.trusted_hosts import AZURE, AZURE_VAULT, check
 
 if TYPE_CHECKING:

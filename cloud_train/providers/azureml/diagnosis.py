@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cloud_train.errors import CloudTrainError, ProviderError
+from cloud_train.job.loopback import is_loopback
 from cloud_train.providers.azureml.client import API, VAULT_SCOPE, Client, ForbiddenError, client, is_registry
 from cloud_train.providers.azureml.request import checked_workspace_of
 from cloud_train.providers.base import Diagnosis
 from cloud_train.providers.diagnosing import looked, unasked, wrong
-from cloud_train.storage.loopback import is_loopback
 
 _NEEDED = ("subscription", "resource_group", "workspace")
 _ML = "Microsoft.MachineLearningServices/workspaces"

@@ -11,12 +11,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.job import cloud_names as forms
+from cloud_train.job.loopback import is_loopback
 from cloud_train.providers import descriptions
 from cloud_train.providers.base import Request
 from cloud_train.providers.cloud_jobs import ATTEMPT, RUN, STORE, image_of, job_name, longest_seconds
 from cloud_train.providers.worker_command import ENVIRONMENT, worker_command
 from cloud_train.run.states import Cause
-from cloud_train.storage.loopback import is_loopback
 
 if TYPE_CHECKING:
     from cloud_train.run.plan import Plan

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 from cloud_train.errors import ProviderError
 from cloud_train.job.cloud_names import EXPECTED, REPOSITORY, has_form
+from cloud_train.job.loopback import is_loopback
 from cloud_train.providers.sagemaker.client import Aws, AwsRefusalError, is_missing, with_field
 from cloud_train.providers.sagemaker.request import region_of, registry_of
-from cloud_train.storage.loopback import is_loopback
 
 
 def put_secret(aws: Aws, region: str, name: str, secrets: Mapping[str, str]) -> bool:

@@ -178,7 +178,7 @@ class _Ranges:
         if self._changed:
             self._engine.meter.add(-self._added)
             self.close()
-            check_tries(self._tries, f"{self._engine.store.url}/{self._file.key} was written anew while it was read")
+            check_tries(self._tries, f"{self._engine.store.url}/{self._file.key} changed while being read")
             return [Step(self.prepare)]
         with explained(f"write {self._file.path}"):
             if self._expected:

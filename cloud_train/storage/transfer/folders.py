@@ -176,7 +176,7 @@ class _Comparison:
         try:
             descriptor = open_file(self.folder, path.relative_to(self.folder).parts)
         except IrregularError:
-            return None  # what is there is no copy
+            return None  # it is something other than a copy
         except OSError as error:
             raise explain(error, f"read {path}") from error
         try:

@@ -16,10 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cloud_train.beneath import IrregularError, open_plain
-from cloud_train.private import make_folder
+from cloud_train.private import FILE, make_folder, write_text
 from cloud_train.storage.transfer.paths import TEMPORARY, explained
 
-_OWNER_ONLY = 0o600
 _MOST_NOTES_BYTES = 64 << 20
 _MOST_DIGITS = 9
 
@@ -38,15 +37,7 @@ def write_private(path: Path, text: str) -> None:
     """Write a small file that only its owner may read, whole or not at all. Raises StoreError."""
     with explained(f"write {path}"):
         make_folder(path.parent)
-        temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWNER_ONLY)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(text)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_text(path, text)
 
 
 @dataclass(frozen=True)
@@ -192,7 +183,7 @@ class PartialFile:
 
     def _append(self, line: str, flags: int) -> None:
         mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | flags
-        descriptor = open_plain(self._notes_name, mode, _OWNER_ONLY, directory=self._directory)
+        descriptor = open_plain(self._notes_name, mode, FILE, directory=self._directory)
         try:
             os.write(descriptor, f"{line}\n".encode())
         finally:

@@ -26,6 +26,7 @@ from urllib.parse import quote, unquote, urlsplit
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.job.models import SequencesData, TextData
 from cloud_train.job.problems import FieldError
+from cloud_train.job.secrecy import without_credentials
 from cloud_train.run.cached import open_to_append, open_to_read, own_folder, remove, write_new
 from cloud_train.training.data.cache import disk_errors, exclusive, shown_bytes
 from cloud_train.training.data.reach import AddressRefusedError, opener
@@ -103,7 +104,7 @@ class _Source:
         try:
             parts = urlsplit(url)
             user, _, host = parts.netloc.rpartition("@")
-            shown = f"{parts.scheme}://{host}{parts.path}"
+            shown = without_credentials(url)
             if parts.scheme not in _SCHEMES or not parts.hostname or parts.port == 0:
                 raise StoreError(f"{shown} cannot be downloaded", hint="give an address that begins with http:// or https://")
         except ValueError as error:  # a port that is no number, say
@@ -300,7 +301,7 @@ class _Download:
         reason = error.reason if isinstance(error, URLError) else error
         if isinstance(reason, str | InvalidURL):  # a text is what urllib says of an address itself
             return StoreError(
-                f"cannot download {self._source.shown}: it leads to what is no address of http or https", hint="check the URL"
+                f"cannot download {self._source.shown}: it leads to something other than an http(s) URL", hint="check the URL"
             )
         if isinstance(reason, SSLCertVerificationError):
             return StoreError(

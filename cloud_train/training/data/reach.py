@@ -1,7 +1,7 @@
 """Which addresses a download may reach, checked on the very address that the connection is made to.
 
 A job names a URL, and any server may redirect to another one. On a machine of a cloud, a plain GET of the metadata service answers with the
-machine's credentials, and services on the loopback interface trust whoever reaches them. So:
+machine's credentials, and services on the loopback interface trust anyone who reaches them. So:
 
 - link-local addresses and the metadata services of the clouds are refused everywhere;
 - loopback is refused in a cloud's worker, and allowed on this machine and in its containers;
@@ -194,7 +194,7 @@ class _RedirectHandler(http.HTTPRedirectHandler):
     def http_error_302(self, req: http.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> Any:
         try:
             return super().http_error_302(req, fp, code, msg, headers)
-        except ValueError:  # it leads to what is no URL
+        except ValueError:  # it redirects to something that is not a URL
             fp.close()
             raise
 
