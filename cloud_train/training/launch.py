@@ -98,7 +98,7 @@ def _start_and_wait(run: Run, processes: int, arguments: tuple[str, ...]) -> Non
 def _meeting(run: Run, folder: Path) -> Iterator[dict[str, Any]]:
     """How the launchers of several nodes find each other; that of a single node has nobody to find."""
     if run.nodes == 1:
-        from cloud_train.training.alone import single_node_rendezvous
+        from cloud_train.training.single_node import single_node_rendezvous
 
         with single_node_rendezvous(folder) as meeting:
             yield meeting
