@@ -21,6 +21,7 @@ _SECRET = re.compile(rf"(?:^|_){_WORD}(?:_|$)", re.IGNORECASE)
 _ASSIGNED = re.compile(r"(?<![A-Za-z0-9_])([A-Za-z0-9_]+)(?![A-Za-z0-9_])[\"']?\s*[:=]\s*")
 _CHUNK = re.compile(r"\S+")
 _SCHEME = ":/"
+_DIGEST = "@sha256:"  # of an image
 _STORE = re.compile(r"(?<![A-Za-z0-9+.-])(?:s3|gs|az|file)\Z")
 _LONGEST_STORE = len("-file")
 _ESCAPED_SLASH = re.compile(r"\\(?:/|x2f|u002f|U0000002f)", re.IGNORECASE)
@@ -61,7 +62,7 @@ def covered(line: str, spans: Iterator[tuple[int, int]] | list[tuple[int, int]])
 
 def without_credentials(text: str) -> str:
     """``text`` with ``…`` in place of the user, password, query and fragment of every URL in it."""
-    if _SCHEME not in text:
+    if _SCHEME not in text and "@" not in text:
         return text
     parts, done = [], 0
     for start, end in credentials(text):
@@ -76,11 +77,19 @@ def credentials(text: str) -> Iterator[tuple[int, int]]:
     In a store's URL ``#`` is a character of a key; behind ``?`` a signature may have been pasted. A URL that was taken for a path has lost
     one of its two slashes, and counts as well.
     """
-    if _SCHEME not in text:
+    if _SCHEME not in text and "@" not in text:
         return
     for chunk in _CHUNK.finditer(text):
         if _SCHEME in chunk[0]:
             yield from _in_chunk(text, chunk.start() + chunk[0].index(_SCHEME), chunk.start() + len(chunk[0].rstrip(_AROUND)))
+        elif (end := _end_of_login(chunk[0])) > 0:
+            yield chunk.start(), chunk.start() + end
+
+
+def _end_of_login(text: str) -> int:
+    """Where user and password end in what may be a URL whose scheme was forgotten, ``user:password@host``; 0 where there are none."""
+    at, colon = text.rfind("@"), text.find(":")
+    return at if 0 <= colon < at and not text.startswith(_DIGEST, at) else 0
 
 
 def _in_chunk(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:

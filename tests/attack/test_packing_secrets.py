@@ -179,6 +179,8 @@ def test_an_ignoring_file_that_is_a_pipe_or_endless_is_refused(tmp_path: Path) -
 CANARY = "CANARY"
 URLS = {
     "a password": f"https://user:{CANARY}@host/data.zip",
+    "no scheme": f"user:{CANARY}@host/data.zip",
+    "no scheme but its slashes": f"//user:{CANARY}@host/data.zip",
     "a user": f"https://{CANARY}@host/data.zip",
     "a password with a slash": f"https://user:{CANARY}/{CANARY}@host/data.zip",
     "a query": f"https://host/data.zip?token={CANARY}",
