@@ -43,7 +43,7 @@ def metrics(
 
     home = Home.from_environment()
     run_id = select(home, run)
-    points = _named(read_metrics(home, run_id), name or [], run_id)
+    points = _named(read_metrics(home, run_id, note=say_aside), name or [], run_id)
     if as_json:
         from dataclasses import asdict
 

@@ -13,7 +13,7 @@ from cloud_train.orchestrator.stores import patiently, pause_of, store_at
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.logs import LogReader
-from cloud_train.run.metrics import MetricPoint, MetricsReader
+from cloud_train.run.metrics import MOST_NAMES, MetricPoint, MetricsReader
 from cloud_train.run.record import RunRecord
 
 _FIRST_PAUSE_SECONDS = 0.01
@@ -101,9 +101,9 @@ class _Watch:
         if view.attempt != self._attempt:
             self._begin(view)
         # The state was read before the metrics and the output: after an end nothing is added to them, so nothing is missed.
-        points = self._metrics.read()
-        for point in points:
-            self._latest[point.key] = point.value
+        for point in self._metrics.read():
+            if point.key in self._latest or len(self._latest) < MOST_NAMES:
+                self._latest[point.key] = point.value
             self._pace.add(point)
         if self._with_output:
             self._printed.extend(self._log.read())  # kept, so that nothing is lost if the store fails in the middle

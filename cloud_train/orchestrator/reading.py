@@ -1,6 +1,7 @@
 """Reading a run's logs and metrics from its run directory."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -13,12 +14,13 @@ from cloud_train.orchestrator.stores import patiently, pause_of, store_at
 from cloud_train.run import documents, layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.logs import LogReader
-from cloud_train.run.metrics import MetricPoint, MetricsReader, merged
+from cloud_train.run.metrics import MOST_BYTES, MetricPoint, MetricsReader, merged
 from cloud_train.run.streams import open_stream
 from cloud_train.storage.base import Store
 
 _PAUSE_SECONDS = 0.2
 _MOST_NOTES_BYTES = 16 << 20
+_MOST_POINTS = 2_000_000
 
 
 def read_logs(home: Home, run_id: str, attempt: int | None = None, node: int = 0, tail: int | None = None) -> Iterator[bytes]:
@@ -84,12 +86,25 @@ def worker_notes(home: Home, run_id: str, attempt: int | None = None, node: int 
     return data.decode(errors="replace").splitlines()
 
 
-def read_metrics(home: Home, run_id: str) -> list[MetricPoint]:
-    """Every metric of the run, in the order of its steps; where an attempt repeated a step, the later attempt counts."""
+def read_metrics(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None) -> list[MetricPoint]:
+    """The metrics of the run, in the order of its steps; where an attempt repeated a step, the later attempt counts.
+
+    Of very many only the newest are read, and ``note`` is told.
+    """
     run = view(home, run_id)
     store = store_at(run.store)
-    attempts = [1] if run.attempt == 1 else _attempts(store, run)
-    return merged(point for attempt in attempts for point in MetricsReader(store, run_id, attempt).read())
+    points: deque[MetricPoint] = deque(maxlen=_MOST_POINTS)
+    passed_over = False
+    for attempt in [1] if run.attempt == 1 else _attempts(store, run):
+        reader = MetricsReader(store, run_id, attempt)
+        for point in reader.read():
+            passed_over = passed_over or len(points) == _MOST_POINTS
+            points.append(point)
+        passed_over = passed_over or reader.has_passed_over
+    if passed_over:
+        most = f"at most {_MOST_POINTS:,} values are read, and {MOST_BYTES >> 20} MiB of an attempt"
+        note(f"the earliest metrics of {run_id} are left out: {most}")
+    return merged(points)
 
 
 def _attempts(store: Store, run: RunView) -> list[int]:

@@ -9,7 +9,8 @@ from __future__ import annotations  # the worker runs on Python 3.10 as well, in
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from cloud_train.beneath import IrregularError, open_folder, open_plain
@@ -17,7 +18,8 @@ from cloud_train.errors import StoreError
 
 _TICK_SECONDS = 0.02
 """More than the grain of the kernel's clock: a file that changes later than this has another time."""
-_SEAL = ".cloud-train-seal-"  # the beginning is that of all files that are never data
+_OWN = ".cloud-train-"  # as of all files that are never data
+_SEAL = f"{_OWN}seal-"
 
 
 def own_folder(cache: Path, *names: str) -> Path:
@@ -84,18 +86,22 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def seal(place: Path) -> None:
-    """Note how the verified file or folder ``place`` is now, so that ``is_sealed`` finds it unchanged. Raises OSError."""
-    write_new(_seal_of(place), f"{_stamp(place)}\n")
+def seal(place: Path, paths: Collection[str] | None = None) -> None:
+    """Note how the verified file or folder ``place`` is now, so that ``is_sealed`` finds it unchanged. Raises OSError.
+
+    Of a folder only the files of these ``paths`` count, with '/' between names; by default everything in it does.
+    """
+    write_new(_seal_of(place), f"{_stamp(place, paths)}\n")
     time.sleep(_TICK_SECONDS)
 
 
-def is_sealed(place: Path) -> bool:
-    """Whether ``place`` is as it was when it was sealed: names, kinds and sizes of everything in it, and when each file was last changed.
+def is_sealed(place: Path, paths: Collection[str] | None = None) -> bool:
+    """Whether ``place`` is as it was when it was sealed with these ``paths``: names, kinds and sizes, and when each file was last changed.
 
-    That is the time at which the kernel saw content or attributes change (st_ctime), which no program can set back. A copy of the cache has
-    other times, and is not sealed. For 60,000 files it takes a quarter of a second (measured), where
-    to read their 170 MB again takes 0.8 s, and 9 s to unpack them again.
+    That is the time at which the kernel saw content or attributes change (st_ctime), so a file that was changed by accident is found out
+    even if its other times were put back. It does not protect against a program that means harm and can write to the cache: that can forge
+    a seal as well, which is why a container has a cache of its own. A copy of the cache has other times, and is not sealed. For 60,000
+    files it takes a quarter of a second (measured), where to read their 170 MB again takes 0.8 s, and 9 s to unpack them again.
     """
     descriptor = open_to_read(_seal_of(place))
     if descriptor is None:
@@ -103,40 +109,76 @@ def is_sealed(place: Path) -> bool:
     with open(descriptor, "rb") as file:  # noqa: PTH123 -- of a descriptor
         noted = file.read(100)
     try:
-        return noted == f"{_stamp(place)}\n".encode()
+        return noted == f"{_stamp(place, paths)}\n".encode()
     except OSError:
         return False
+
+
+def others(place: Path, paths: Collection[str]) -> list[str]:
+    """What a folder holds beside the files of these ``paths``, the folders that they are in, and our own small files. Raises OSError."""
+    folders: set[str] = set()
+    for path in paths:
+        while (path := path.rpartition("/")[0]) and path not in folders:
+            folders.add(path)
+    found: list[str] = []
+    todo = [""]
+    while todo:
+        above = todo.pop()
+        with os.scandir(place / above) as entries:
+            for entry in entries:
+                path = above + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    (todo if path in folders else found).append(f"{path}/")
+                elif path not in paths and not entry.name.startswith(_OWN):
+                    found.append(path)
+    return sorted(found)
+
+
+def is_folder(place: Path) -> bool:
+    """Whether ``place`` is a folder, and no link to one."""
+    return place.is_dir() and not place.is_symlink()
+
+
+def replace(place: Path, by: Path) -> None:
+    """Put the finished folder ``by`` in the place of what is at ``place``, which stays there until then. Raises OSError."""
+    old = place.with_name(f"{place.name}.old")
+    remove(old)
+    with suppress(FileNotFoundError):
+        place.rename(old)
+    by.rename(place)
+    remove(old)
 
 
 def _seal_of(place: Path) -> Path:
     return place.with_name(f"{_SEAL}{place.name}")
 
 
-def _stamp(place: Path) -> str:
+def _stamp(place: Path, paths: Collection[str] | None) -> str:
     import hashlib  # 3 ms, and only here
 
     digest = hashlib.sha256()
     status = place.lstat()
     if stat.S_ISDIR(status.st_mode):
-        for line in _lines(str(place), ""):
+        for line in _lines(str(place), "", paths):
             digest.update(line)
     else:
         digest.update(_line("", status))
     return digest.hexdigest()
 
 
-def _lines(folder: str, below: str) -> Iterator[bytes]:
+def _lines(folder: str, below: str, paths: Collection[str] | None) -> Iterator[bytes]:
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
         name = f"{below}/{entry.name}"
         if entry.is_dir(follow_symlinks=False):
-            yield b"%b\0folder\0" % os.fsencode(name)
-            yield from _lines(entry.path, name)
-        else:
+            if paths is None:
+                yield f"{name}\0folder\0".encode(errors="surrogateescape")
+            yield from _lines(entry.path, name, paths)
+        elif paths is None or name[1:] in paths:
             yield _line(name, entry.stat(follow_symlinks=False))
 
 
 def _line(name: str, status: os.stat_result) -> bytes:
     kind = stat.S_IFMT(status.st_mode)
-    return b"%b\0%o %d %d %d\0" % (os.fsencode(name), kind, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return f"{name}\0{kind:o} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\0".encode(errors="surrogateescape")

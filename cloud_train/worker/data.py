@@ -4,7 +4,8 @@ Of a sharded image set only the index is brought here, for a program that can be
 
 The place in the cache is named after what the store shows: keys, sizes and versions. Data that changes there gets a new place, so nobody's
 files change under a training. It takes one listing to see that all is there already, and one look at the files to see that they are as they
-were when they were verified (``run.cached``); otherwise each is compared with its object, and what the store does not hold is removed.
+were when they were verified (``run.cached``). Otherwise each is compared with its object in its place, and replaced only if it differs:
+other runs may be reading them. For the same reason, files that a program left among them stay; the worker's log names them.
 """
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
@@ -18,17 +19,19 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.run.cached import is_sealed, open_lock, own_folder, remove, seal
+from cloud_train.run.cached import is_folder, is_sealed, open_lock, open_to_read, others, own_folder, remove, seal
 from cloud_train.storage.registry import scheme_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from cloud_train.storage.base import ObjectInfo, Store
+    from cloud_train.storage.transfer.engine import Summary
     from cloud_train.storage.transfer.progress import Progress
 
 Note = Callable[[str], None]
 
+_LOCK = ".lock"
 _TELL_SECONDS = 30.0
 
 
@@ -45,16 +48,18 @@ def can_begin_early(job: Mapping[str, Any]) -> bool:
 def bring(url: str, cache: Path, note: Note, *, early: bool = False) -> Path:
     """The file or folder on this machine that is the object, or all objects, at ``url``.
 
-    With ``early``, a sharded image set is a folder that holds its index, and its shards as ``worker.fetcher`` brings them. Of several
-    processes that want the same at once, one fetches it and the others wait; one that was cut off goes on. Raises StoreError if there is
-    nothing at ``url`` or the disk cannot take it, CorruptError if what came is not what was written.
+    With ``early``, a sharded image set is a folder that holds its index, and its shards as ``worker.fetcher`` brings them; any other folder
+    holds what the store does and nothing else, because the trainers of image sets read whatever is there. Of several processes that want
+    the same at once, one fetches it and the others wait; one that was cut off goes on. Raises StoreError if there is nothing at ``url`` or
+    the disk cannot take it, CorruptError if what came is not what was written.
     """
     from cloud_train.job.shards import INDEX
     from cloud_train.storage.registry import bucket_and_prefix, open_store
 
     bucket, prefix = bucket_and_prefix(url)
     store, name = open_store(bucket), url.rstrip("/").rpartition("/")[2]
-    objects = [info for info in store.list(prefix) if not prefix or info.key == prefix or info.key.startswith(f"{prefix}/")]
+    folder = below(prefix, "")
+    objects = [info for info in store.list(prefix) if info.key == prefix or info.key.startswith(folder)]
     if not objects:
         raise StoreError(f"there is nothing at {url}", hint="correct data.path: one object, or a folder of them")
     is_file = any(info.key == prefix for info in objects)
@@ -64,15 +69,16 @@ def bring(url: str, cache: Path, note: Note, *, early: bool = False) -> Path:
     place = cache.joinpath(*own, f"{name}.arriving-shards" if arrives else name)
     try:
         own_folder(cache, *own)
-        with _alone(place.parent / ".lock", lambda: note(f"data: waiting for another process that fetches {url}")):
+        with _alone(place.with_name(_LOCK), lambda: note(f"data: waiting for another process that fetches {url}")):
             if arrives:
                 if not is_sealed(place / INDEX):
-                    remove(place)
-                    _fetch_index(store, url, prefix, objects, place)
+                    _fetch_index(store, url, prefix, objects, place, note=note)
                     note(f"data: the shards of {url} come to {place} while the program is at work")
+            elif not is_file:
+                return _bring_folder(store, prefix, [info.key for info in objects], place, note, exact=early)
             elif not is_sealed(place):
-                _fetch(store, prefix, place, [info.key for info in objects], is_file=is_file, note=note)
-                note(f"data: {len(objects):,} objects of {url} are in {place}")
+                _fetch_file(store, prefix, place, note)
+                note(f"data: {url} is in {place}")
     except OSError as error:
         raise StoreError(f"cannot write {place}: {os.strerror(error.errno or 0).lower()}", hint="free some space there") from error
     return place
@@ -83,7 +89,7 @@ def below(prefix: str, name: str) -> str:
     return f"{prefix}/{name}" if prefix else name
 
 
-def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo], place: Path) -> None:
+def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo], place: Path, *, note: Note) -> None:
     """Make the place for the shards, with their index, once it is certain that all of them are in the store."""
     from cloud_train.job.shards import INDEX, MOST_INDEX_BYTES, read_index
     from cloud_train.run.arrivals import Arrivals
@@ -96,73 +102,130 @@ def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo],
     beginning = place.with_name(f".{place.name}.beginning")
     remove(beginning)
     download(store, [Download(key, beginning / INDEX, sizes[key])])
-    for shard in read_index(beginning / INDEX).shards:
+    shards = read_index(beginning / INDEX).shards
+    for shard in shards:
         found = sizes.get(below(prefix, shard.name))
         if found != shard.size:
             there = "is not there" if found is None else f"has {found:,} bytes there"
             raise CorruptError(
                 f"{url}: {shard.name}, of {shard.size:,} bytes by {INDEX}, {there}", hint="copy it there anew, or pack the images anew"
             )
-    Arrivals(beginning, "").come_from(url)
-    seal(beginning / INDEX)
-    beginning.rename(place)
+    if is_folder(place):  # another run may be reading the shards in it
+        note(f"data: {place} is not as it was when it was verified: its shards are compared with the index in the store")
+        for shard in shards:
+            if not _is_file_of(place / shard.name, shard.sha256 or ""):
+                remove(place / shard.name)
+        if is_folder(place / INDEX):
+            remove(place / INDEX)
+        (beginning / INDEX).replace(place / INDEX)
+        remove(beginning)
+    else:
+        remove(place)
+        beginning.rename(place)
+    Arrivals(place, "").come_from(url)
+    seal(place / INDEX)
 
 
-def _fetch(store: Store, prefix: str, place: Path, keys: list[str], *, is_file: bool, note: Note) -> None:
+def _fetch_file(store: Store, key: str, place: Path, note: Note) -> None:
+    """Make the file of an object, unless it is there already."""
     from cloud_train.storage.transfer.files import Download, Options, download
+
+    info = store.stat(key)
+    if info.sha256 is None or not _is_file_of(place, info.sha256):
+        arriving = place.with_name(f".{place.name}.arriving")
+        remove(arriving)
+        _tell(download(store, [Download(key, arriving, info.size)], Options(report=Teller(note), durable=False)), note)
+        os.sync()
+        if is_folder(place):
+            remove(place)
+        arriving.replace(place)
+    seal(place)
+
+
+def _bring_folder(store: Store, prefix: str, keys: list[str], place: Path, note: Note, *, exact: bool) -> Path:
+    """The folder of these objects: at ``place``, or beside it if something else is in there too and it has to be ``exact``."""
+    from cloud_train.storage.transfer.paths import place as placed
+
+    paths = None  # where a disk ignores case, names may be spelt otherwise than in the store: then all that is there counts
+    if not place.with_name(_LOCK.upper()).exists():
+        paths = frozenset(placed(keys, below(prefix, ""), ignores_case=False).paths.values())
+    for folder in (place, place.with_name(f"{place.name}.exact")):
+        if not is_sealed(folder, paths):
+            _fetch_folder(store, prefix, folder, paths, note)
+            note(f"data: {len(keys):,} objects of {store.url}/{prefix} are in {folder}")
+        unknown = others(folder, paths) if paths is not None else []
+        if not unknown:
+            return folder
+        what = f"{folder} holds what is not in the store: {', '.join(unknown[:3])}{', …' * (len(unknown) > 3)}"
+        note(f"data: {what}")
+        if not exact:
+            return folder
+    raise CorruptError(what, hint="remove it: the trainer would read it as an image")
+
+
+def _fetch_folder(store: Store, prefix: str, place: Path, paths: Collection[str] | None, note: Note) -> None:
+    """Make the folder of the objects, or put right the one that is there, file by file and without taking it away."""
+    from cloud_train.storage.transfer.files import Options
     from cloud_train.storage.transfer.folders import download_folder
 
-    arriving = place.with_name(f".{place.name}.arriving")
-    if place.is_dir() and not place.is_symlink() and not is_file:
+    is_new = not is_folder(place)
+    folder = place.with_name(f".{place.name}.arriving") if is_new else place
+    for planted in (place, folder):
+        if not is_folder(planted):
+            remove(planted)
+    if not is_new:
         note(f"data: {place} is not as it was when it was verified: each of its files is compared with the store")
-        remove(arriving)
-        place.rename(arriving)
-    for other in (place, *([arriving] if is_file or arriving.is_symlink() else [])):
-        remove(other)
-    options = Options(report=Teller(note), durable=False)
-    if is_file:
-        summary = download(store, [Download(prefix, arriving, store.stat(prefix).size)], options)
-    else:
-        summary = download_folder(store, f"{prefix}/" if prefix else "", arriving, options)
+        _clear_the_way(place, paths or ())
+    _tell(download_folder(store, below(prefix, ""), folder, Options(report=Teller(note), durable=False)), note)
+    if not any(folder.iterdir()):
+        raise CorruptError(f"nothing under {store.url}/{prefix} can become a file")
+    if is_new and paths is not None:
+        for path in others(folder, paths):
+            remove(folder / path)
+    os.sync()  # once, for thousands of files: a place that has its name is complete, also after a power cut
+    if is_new:
+        folder.rename(place)
+    seal(place, paths)
+
+
+def _clear_the_way(folder: Path, paths: Collection[str]) -> None:
+    """Remove links and files that are where a folder of these ``paths`` belongs, and folders where a file belongs."""
+    above = {each.as_posix() for path in paths for each in PurePosixPath(path).parents}
+    for path in sorted(above):  # a folder comes before what is in it
+        if not is_folder(folder / path):
+            remove(folder / path)
+    for path in paths:
+        if is_folder(folder / path):
+            remove(folder / path)
+
+
+def _is_file_of(path: Path, sha256: str) -> bool:
+    """Whether a plain file with this SHA-256 is there."""
+    import threading
+
+    from cloud_train.storage.transfer.hashing import hash_file
+
+    descriptor = open_to_read(path)
+    if descriptor is None:
+        return False
+    try:
+        return hash_file(descriptor, os.fstat(descriptor).st_size, threading.Event()) == sha256
+    finally:
+        os.close(descriptor)
+
+
+def _tell(summary: Summary, note: Note) -> None:
     for key, reason in summary.skipped:
         note(f"data: passed over {key!r}: {reason}")
     if summary.unverified:
         note(f"data: {len(summary.unverified):,} objects carry no SHA-256, so only their sizes could be compared")
-    if not arriving.exists():
-        raise CorruptError(f"nothing under {store.url}/{prefix} can become a file")
-    if not is_file:
-        skipped = {key for key, _ in summary.skipped}
-        _remove_others(arriving, {key[len(prefix) :].lstrip("/") for key in keys if key not in skipped})
-    os.sync()  # once, for thousands of files: a place that has its name is complete, also after a power cut
-    arriving.rename(place)
-    seal(place)
-
-
-def _remove_others(folder: Path, paths: set[str]) -> None:
-    """Leave only the files of these ``paths``, which go from the folder with '/', and the folders that they are in."""
-    from cloud_train.storage.transfer.paths import ignores_case
-
-    if ignores_case(folder):
-        return  # names may be spelt otherwise here than in the store
-    folders = {above.as_posix() for path in paths for above in PurePosixPath(path).parents}
-    for inside, names, files in os.walk(folder):  # links to folders are among the names, and not followed
-        here = Path(inside).relative_to(folder)
-        for name in [*names, *files]:
-            path = Path(inside, name)
-            kept = folders if name in names and not path.is_symlink() else paths
-            if (here / name).as_posix() not in kept:
-                remove(path)
-                if name in names:
-                    names.remove(name)
 
 
 def _name_of(url: str, objects: list[ObjectInfo]) -> str:
     import hashlib  # 3 ms, and only here
 
-    digest = hashlib.sha256(url.encode())
-    for info in objects:
-        digest.update(f"\n{info.key!r} {info.size} {info.version}".encode())
-    return digest.hexdigest()[:24]
+    lines = "".join(f"\n{info.key!r} {info.size} {info.version}" for info in objects)
+    return hashlib.sha256(f"{url}{lines}".encode()).hexdigest()[:24]
 
 
 @contextmanager

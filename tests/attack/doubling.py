@@ -25,7 +25,7 @@ def check_linear(work: Callable[[Any], object], input_of: Callable[[int], Any], 
     """
     size = 64
     while size <= largest:
-        once = _seconds(work, input_of(size), what)
+        once = seconds_of(work, input_of(size), what)
         if once >= floor:
             tries = (_growth(work, input_of, size, what) for _ in range(4))
             growth = next((growth for growth in tries if growth < MOST_GROWTH), None)
@@ -38,10 +38,11 @@ def check_linear(work: Callable[[Any], object], input_of: Callable[[int], Any], 
 
 def _growth(work: Callable[[Any], object], input_of: Callable[[int], Any], size: int, what: str) -> float:
     single, double = input_of(size), input_of(2 * size)
-    return min(_seconds(work, double, what) for _ in range(2)) / max(min(_seconds(work, single, what) for _ in range(2)), 1e-6)
+    return min(seconds_of(work, double, what) for _ in range(2)) / max(min(seconds_of(work, single, what) for _ in range(2)), 1e-6)
 
 
-def _seconds(work: Callable[[Any], object], given: Any, what: str) -> float:
+def seconds_of(work: Callable[[Any], object], given: Any, what: str) -> float:
+    """How long ``work`` takes. Raises TooSlowError instead of waiting for it for ever."""
     with _deadline(what):
         start = time.thread_time()
         work(given)

@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 
-from cloud_train.errors import CloudTrainError, CorruptError
+from cloud_train.errors import CloudTrainError
 from cloud_train.orchestrator.adopting import adopt, runs_in
+from cloud_train.orchestrator.following import follow, glance
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import list_runs, view
 from cloud_train.orchestrator.reading import read_logs, read_metrics
 from cloud_train.orchestrator.results import sync
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
+from cloud_train.run.metrics import MOST_NAMES
 from tests.attack.run_directories import BAD, CREATED, GOOD, changed, deep, pipe, replaced_by, run_directory, sparse, write
 
 Spoil = Callable[[Path], object]
@@ -273,7 +275,7 @@ def test_metrics_are_read_of_the_attempts_that_are_there(store: Path, home: Home
     assert len(asked) < 200
 
 
-def test_a_stream_of_metrics_that_nobody_wrote_is_refused_and_long_lines_are_passed_over(store: Path, home: Home) -> None:
+def test_of_metrics_larger_than_any_training_writes_the_newest_are_shown_and_long_lines_are_passed_over(store: Path, home: Home) -> None:
     run = run_directory(store, BAD)
     adopt(home, str(run))
     metrics = run / layout.metrics(1)
@@ -281,8 +283,22 @@ def test_a_stream_of_metrics_that_nobody_wrote_is_refused_and_long_lines_are_pas
     metrics.write_bytes(line + b'{"step": 3, "name": "' + b"x" * 3_000_000 + b'"}\n' + b"[" * 60_000 + b"\n" + line)
     assert len(read_metrics(home, BAD)) == 1
     replaced_by(metrics, sparse)
-    with pytest.raises(CorruptError, match="at most 268,435,456 are read"):
-        read_metrics(home, BAD)
+    with metrics.open("ab") as file:
+        file.write(b"\n" + line)
+    notes: list[str] = []
+    assert [point.step for point in read_metrics(home, BAD, notes.append)] == [2]
+    assert notes == [f"the earliest metrics of {BAD} are left out: at most 2,000,000 values are read, and 256 MiB of an attempt"]
+    assert glance(home, BAD).latest == {"train/loss": 1.0}
+    assert [progress.latest for progress in follow(home, BAD)] == [{"train/loss": 1.0}]
+
+
+def test_a_look_remembers_no_more_metrics_than_a_program_can_mean(store: Path, home: Home) -> None:
+    run = run_directory(store, BAD)
+    adopt(home, str(run))
+    lines = (b'{"step": 1, "name": "%d", "value": %d}\n' % (number % 20_000, number) for number in range(40_000))
+    (run / layout.metrics(1)).write_bytes(b"".join(lines))
+    latest = glance(home, BAD).latest
+    assert (len(latest), latest["train/0"]) == (MOST_NAMES, 20_000)
 
 
 def test_the_tail_of_a_log_without_lines_is_found_at_once(store: Path, home: Home) -> None:

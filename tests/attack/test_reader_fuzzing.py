@@ -18,10 +18,11 @@ from cloud_train.run import documents, layout
 from cloud_train.run.manifest import LARGEST, parse_manifest
 from cloud_train.run.metrics import MetricsReader
 from cloud_train.run.record import AttemptStatus, RunRecord
+from tests.attack.doubling import seconds_of
 from tests.attack.readers import EXAMPLES, HOSTILE, READERS
 from tests.storage.memory_store import MemoryStore
 
-SECOND = 1000  # milliseconds, for one input
+SECOND = 1.0  # of the processor, for one input: a busy machine does not count
 MOST_MEMORY = 64 << 20
 
 json_values = st.recursive(
@@ -59,7 +60,7 @@ def changed(draw: st.DrawFn, value: Any) -> Any:
     return draw(json_values)
 
 
-fuzzed = settings(max_examples=150, deadline=SECOND, suppress_health_check=[HealthCheck.too_slow], derandomize=True, database=None)
+fuzzed = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, database=None)
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -70,7 +71,7 @@ def test_no_bytes_bring_about_anything_but_an_error_of_our_own(name: str) -> Non
     @given(st.binary(max_size=300) | documents_like(EXAMPLES[name]))
     def read(data: bytes) -> None:
         with suppress(CloudTrainError):
-            reader(data)
+            assert seconds_of(reader, data, name) <= SECOND
 
     read()
 
@@ -141,7 +142,7 @@ def test_a_manifest_of_a_hundred_thousand_files_is_read_in_little_memory() -> No
 def test_metrics_that_are_none_take_no_more_memory_than_a_piece_of_them(shape: str) -> None:
     store = MemoryStore()
     store.place(f"run/{layout.metrics(1)}.000000000000000", SHAPES[shape](32 << 20))
-    assert peak_of(lambda: MetricsReader(store, "run", 1).read()) <= MOST_MEMORY
+    assert peak_of(lambda: list(MetricsReader(store, "run", 1).read())) <= MOST_MEMORY
 
 
 def peak_of(act: Callable[[], object]) -> int:

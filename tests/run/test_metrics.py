@@ -1,8 +1,12 @@
 """Reading metrics."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
+import pytest
+
+from cloud_train.run import metrics
 from cloud_train.run.metrics import MetricPoint, MetricsReader, merged
 from cloud_train.storage.local import LocalStore
 
@@ -17,7 +21,7 @@ def line(step: int, value: float | None, name: str = "loss") -> bytes:
 def test_only_what_was_added_is_read_again_and_a_half_line_waits(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     reader = MetricsReader(store, RUN, 1)
-    assert reader.read() == []
+    assert list(reader.read()) == []
     store.put(KEY, line(1, 0.5) + line(2, 0.4)[:-3])
     assert [point.step for point in reader.read()] == [1]
     store.put(KEY, line(1, 0.5) + line(2, 0.4) + line(3, None))
@@ -36,6 +40,28 @@ def test_a_line_that_is_no_metric_is_passed_over(tmp_path: Path) -> None:
     ]
     store.put(KEY, b"".join(junk) + b"[" * 100_000 + b"\n" + line(7, 1.0))
     assert [point.step for point in MetricsReader(store, RUN, 1).read()] == [7]
+
+
+def test_of_more_than_one_look_reads_the_newest_are_read_from_a_whole_line_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "MOST_BYTES", 3 * len(line(1, 0.5)) + 5)
+    store = LocalStore(tmp_path)
+    reader = MetricsReader(store, RUN, 1)
+    looks: list[tuple[list[int], bool]] = []
+    for steps in (3, 9, 10):
+        store.put(KEY, b"".join(line(step, 0.5) for step in range(steps)))
+        looks.append(([point.step for point in reader.read()], reader.has_passed_over))
+    assert looks == [([0, 1, 2], False), ([6, 7, 8], True), ([9], True)]
+
+
+def test_a_look_at_many_metrics_holds_no_more_of_them_than_a_piece(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.put(KEY, b"".join(line(step, 0.5) for step in range(200_000)))
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in MetricsReader(store, RUN, 1).read()) == 200_000
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_where_an_attempt_repeats_a_step_the_later_attempt_counts() -> None:

@@ -163,7 +163,7 @@ def test_a_look_at_metrics_that_nobody_adds_to_is_one_request() -> None:
     reader = MetricsReader(store, "run-1", 1)
     assert [point.value for point in reader.read()] == [2]
     store.calls.clear()
-    assert reader.read() == []
+    assert list(reader.read()) == []
     assert store.asked(*REQUESTS) == 1
 
 
@@ -172,10 +172,10 @@ def test_metrics_go_on_behind_a_line_that_was_cut_between_segments() -> None:
     line, key = b'{"step": 1, "name": "loss", "value": 2}\n', "run-1/attempts/1/metrics/node-0.jsonl"
     reader = MetricsReader(store, "run-1", 1)
     store.place(segment_key(key, 0), line + line[:9])
-    assert len(reader.read()) == 1
-    assert reader.read() == []
+    assert len(list(reader.read())) == 1
+    assert list(reader.read()) == []
     store.place(segment_key(key, len(line) + 9), line[9:] + line)
-    assert len(reader.read()) == 2
+    assert len(list(reader.read())) == 2
 
 
 @pytest.mark.parametrize("ends_with_a_feed", [True, False])

@@ -3,12 +3,14 @@
 import os
 import threading
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.storage.registry import open_store
 from cloud_train.worker.data import bring, is_in_store
+from tests.faults import FaultProxy
 from tests.stores import SCHEMES, StoreServer, server_or_skip, use
 
 Notes = list[str]
@@ -94,3 +96,83 @@ def test_only_what_is_in_a_clouds_store_is_fetched(path: str | None, far: bool) 
 
 def test_a_whole_bucket_may_be_the_data(filled: str, tmp_path: Path) -> None:
     assert set(files(bring(filled, tmp_path, print))) == {"photos/cat/1.png", "photos/dog/1.png", "photos2/x", "words.txt"}
+
+
+def without_seals(cache: Path) -> None:
+    """Make the cache one of an earlier version, which sealed nothing."""
+    for seal in cache.rglob(".cloud-train-seal-*"):
+        seal.unlink()
+
+
+def identities(folder: Path) -> dict[str, int]:
+    return {path.relative_to(folder.parent).as_posix(): path.stat().st_ino for path in (folder, *folder.rglob("*"))}
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_data_of_an_earlier_version_is_verified_where_another_run_reads_it(filled: str, tmp_path: Path, early: bool) -> None:
+    folder, file = (bring(f"{filled}/{name}", tmp_path, print, early=early) for name in ("photos", "words.txt"))
+    before = identities(folder), identities(file)
+    without_seals(tmp_path)
+    there: list[bool] = []
+
+    def note(_: str) -> None:
+        there.append(folder.is_dir() and file.is_file())
+
+    for _ in range(2):
+        assert bring(f"{filled}/photos", tmp_path, note, early=early) == folder
+        assert bring(f"{filled}/words.txt", tmp_path, note, early=early) == file
+    assert (identities(folder), identities(file)) == before
+    assert there == [True] * 3  # and so nothing more was said the second time
+
+
+def test_a_file_that_differs_is_replaced_and_the_others_stay_as_they_are(filled: str, tmp_path: Path) -> None:
+    folder = bring(f"{filled}/photos", tmp_path, print)
+    before = identities(folder)
+    (folder / "cat" / "1.png").write_bytes(b"dog")
+    with (folder / "cat" / "1.png").open("rb") as opened:
+        assert bring(f"{filled}/photos", tmp_path, print) == folder
+        assert opened.read() == b"dog"
+    assert files(folder) == {"cat/1.png": b"cat", "dog/1.png": b"dog"}
+    assert {name for name, identity in identities(folder).items() if before[name] != identity} == {"photos/cat/1.png"}
+
+
+def test_a_file_that_a_program_leaves_beside_its_data_stays_is_named_and_costs_nothing_later(
+    server: StoreServer, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = bring(f"{filled}/photos", tmp_path, print)
+    (folder / "labels.cache").write_bytes(b"scanned")
+    before = identities(folder)
+    with FaultProxy(server) as proxy:
+        use(server, monkeypatch, proxy.endpoint)
+        for content in (b"scanned", b"scanned again"):
+            (folder / "labels.cache").write_bytes(content)
+            notes: Notes = []
+            assert bring(f"{filled}/photos", tmp_path, notes.append) == folder
+            assert notes == [f"data: {folder} holds what is not in the store: labels.cache"]
+        assert not [record for record in proxy.records if unquote(record.request.path).endswith(".png")]
+    assert identities(folder) == before
+
+
+def test_whoever_trains_on_all_that_is_there_gets_a_folder_of_nothing_but_the_stores_files(filled: str, tmp_path: Path) -> None:
+    shared = bring(f"{filled}/photos", tmp_path, print, early=True)
+    (shared / "cat" / "2.png").write_bytes(b"left by a script")
+    before = identities(shared)
+    exact = bring(f"{filled}/photos", tmp_path, print, early=True)
+    assert exact != shared
+    assert files(exact) == {"cat/1.png": b"cat", "dog/1.png": b"dog"}
+    assert bring(f"{filled}/photos", tmp_path, print, early=True) == exact
+    assert bring(f"{filled}/photos", tmp_path, print) == shared
+    assert identities(shared) == before
+
+
+def test_links_and_folders_in_the_way_of_the_stores_files_are_removed_and_not_followed(filled: str, tmp_path: Path) -> None:
+    folder, outside = bring(f"{filled}/photos", tmp_path, print), tmp_path / "outside"
+    outside.mkdir()
+    for name in ("cat", "dog"):
+        (folder / name / "1.png").unlink()
+    (folder / "cat").rmdir()
+    (folder / "cat").symlink_to(outside)
+    (folder / "dog" / "1.png").mkdir()
+    assert bring(f"{filled}/photos", tmp_path, print) == folder
+    assert files(folder) == {"cat/1.png": b"cat", "dog/1.png": b"dog"}
+    assert list(outside.iterdir()) == []

@@ -75,6 +75,25 @@ def test_the_index_comes_at_once_and_the_shards_after_it(packed: str, tmp_path: 
     assert notes == [f"data: all 6 shards of {packed} are there, 0 of them fetched by this attempt"]
 
 
+def test_shards_of_an_earlier_version_are_verified_where_another_run_reads_them(packed: str, tmp_path: Path) -> None:
+    place = bring(packed, tmp_path, print, early=True)
+    bring_shards(Arrivals(place, "run"), print)
+    before = {path.name: (path.stat().st_ino, path.read_bytes()) for path in place.glob("*.tar")}
+    damaged = place / next(iter(before))
+    damaged.write_bytes(b"x")
+    for seal in place.glob(".cloud-train-seal-*"):
+        seal.unlink()
+    notes: list[str] = []
+    assert bring(packed, tmp_path, notes.append, early=True) == place
+    assert "its shards are compared" in notes[0]
+    assert {path.name: (path.stat().st_ino, path.read_bytes()) for path in place.glob("*.tar")} == {
+        name: each for name, each in before.items() if name != damaged.name
+    }
+    bring_shards(Arrivals(place, "run"), print)
+    assert damaged.read_bytes() == before[damaged.name][1]
+    assert bring(packed, tmp_path, pytest.fail, early=True) == place
+
+
 def test_a_program_that_does_not_wait_gets_the_whole_folder(packed: str, tmp_path: Path) -> None:
     early, whole = bring(packed, tmp_path, print, early=True), bring(packed, tmp_path, print)
     assert early != whole

@@ -6,6 +6,7 @@ are opened one name at a time and never through a symbolic link (``open_folder``
 
 import errno
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ TEMPORARY = ".cloud-train-"
 """Begins the name of every file that is not finished, and of those that only this package reads; none of them is ever transferred."""
 
 _LONGEST_NAME = 255  # bytes, on every usual file system
+_PLAIN = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9 ._-]{0,200}/)*[A-Za-z0-9_-][A-Za-z0-9 ._-]{0,200}")
+"""Keys that break none of the rules, as nearly all are: told in a tenth of the time."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ def safe_path(folder: Path, key: str) -> Path:
 
 def unsafe(key: str) -> str | None:
     """Why a key cannot be a path below a folder, or None if it can."""
+    if _PLAIN.fullmatch(key):
+        return None
     parts = key.split("/")
     rules = (
         (key.endswith("/") or not key, "it only marks a folder"),
@@ -69,8 +74,8 @@ def place(keys: Iterable[str], prefix: str, *, ignores_case: bool) -> Placed:
         if (reason := unsafe(path)) is None:
             paths[key] = path
             above = path
-            while above := above.rpartition("/")[0]:
-                folders.setdefault(_folded(above, ignores_case), above)
+            while (above := above.rpartition("/")[0]) and (folded := _folded(above, ignores_case)) not in folders:
+                folders[folded] = above
         else:
             skipped.append((key, reason))
     taken: dict[str, str] = {}

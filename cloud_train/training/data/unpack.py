@@ -19,8 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
+from cloud_train.beneath import open_file
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.run.cached import is_sealed, own_folder, remove, seal
+from cloud_train.run.cached import is_folder, is_sealed, others, own_folder, remove, replace, seal
 from cloud_train.training.data.cache import disk_errors, exclusive, shown_bytes
 from cloud_train.training.data.download import fetch
 
@@ -49,11 +50,11 @@ def fetch_unpacked(url: str, sha256: str, cache: Path) -> Path:
 def unpacked(archive: Path, sha256: str, cache: Path) -> Path:
     """The folder that ``archive``, a verified .zip, .tar or .tar.gz (told by its content), was unpacked to, in ``cache``.
 
-    It is unpacked once for all runs, in a folder beside that is then renamed: the folder is there whole or not at all. One that has changed
-    since, or that was put there by something else, is replaced. Where all that the archive holds lies in one folder, that one is returned.
-    What macOS adds to archives (``__MACOSX``, ``._name``) is left out. Raises CorruptError naming the member that is cut off, is a link or
-    a device, is there twice, or lies outside; StoreError where the disk cannot
-    take it.
+    It is unpacked once for all runs, in a folder beside that is then renamed: the folder is there whole or not at all. One that is not as
+    it was then is compared with the archive, and replaced if it holds anything else; until then it stays: other runs may be reading it.
+    Where all that the archive holds lies in one folder, that one is returned. What macOS adds to archives (``__MACOSX``, ``._name``) is
+    left out. Raises CorruptError naming the member that is cut off, is a link or a device, is there twice, or lies outside; StoreError
+    where the disk cannot take it.
     """
     folder = _folder(sha256, cache)
     beside = folder.with_name(f"{folder.name}.part")
@@ -61,17 +62,9 @@ def unpacked(archive: Path, sha256: str, cache: Path) -> Path:
         own_folder(cache, _UNPACKED)
         with exclusive(folder.with_name(f"{folder.name}.lock"), f"unpacking {archive.name}"):
             if not is_sealed(folder):
-                print(f"unpacking {archive.name} ({shown_bytes(archive.stat().st_size)})", flush=True)
-                for old in (folder, beside):
-                    remove(old)
-                try:
-                    beside.mkdir()
-                    files = _unpack(archive, beside)
-                    beside.rename(folder)
-                    seal(folder)
-                finally:
-                    remove(beside)
-                print(f"unpacked {files:,} file{'s' if files != 1 else ''} of {archive.name}", flush=True)
+                if not (is_folder(folder) and _is_unpacked(archive, folder)):
+                    _unpack_beside(archive, beside, folder)
+                seal(folder)
     return _content(folder)
 
 
@@ -94,6 +87,44 @@ class _Member(NamedTuple):
     kind: str
     """``file``, ``folder``, or what else it is, in words."""
     open: Callable[[], IO[bytes]]
+
+
+def _is_unpacked(archive: Path, folder: Path) -> bool:
+    """Whether the folder holds what the archive does, and nothing else."""
+    print(f"comparing {folder} with {archive.name}", flush=True)
+    paths: set[str] = set()
+    for member in _members(archive):
+        parts = _parts(archive, member)
+        if any(_MACOS_EXTRAS.fullmatch(part) for part in parts):
+            continue
+        if member.kind == "folder":
+            paths.add("/".join([*parts, ""]))
+        elif _has_content(archive, member, folder, parts):
+            paths.add("/".join(parts))
+        else:
+            return False
+    return not others(folder, paths)
+
+
+def _has_content(archive: Path, member: _Member, folder: Path, parts: list[str]) -> bool:
+    try:
+        descriptor = open_file(folder, parts)
+    except OSError:
+        return False  # it is missing, or is a link or a folder
+    with open(descriptor, "rb") as file:  # noqa: PTH123 -- of a descriptor
+        return all(file.read(len(piece)) == piece for piece in _pieces(archive, member)) and not file.read(1)
+
+
+def _unpack_beside(archive: Path, beside: Path, folder: Path) -> None:
+    print(f"unpacking {archive.name} ({shown_bytes(archive.stat().st_size)})", flush=True)
+    remove(beside)
+    try:
+        beside.mkdir()
+        files = _unpack(archive, beside)
+        replace(folder, beside)
+    finally:
+        remove(beside)
+    print(f"unpacked {files:,} file{'s' if files != 1 else ''} of {archive.name}", flush=True)
 
 
 def _unpack(archive: Path, folder: Path) -> int:

@@ -261,3 +261,67 @@ def test_a_downloaded_archive_is_not_needed_once_it_is_unpacked(tmp_path: Path, 
         next((tmp_path / "cache" / "downloads").glob("*.gz")).unlink()
         assert fetch_unpacked(f"{server.url}/data.tar.gz", sha256(content), tmp_path / "cache") == folder
         assert len(server.requests) == 1
+
+
+def identities(folder: Path) -> dict[str, int]:
+    return {path.relative_to(folder.parent).as_posix(): path.stat().st_ino for path in (folder, *folder.rglob("*"))}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_folder_that_an_earlier_version_unpacked_is_verified_where_another_run_reads_it(
+    tmp_path: Path, mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = pack(tmp_path / "data", mode, {**FILES, "images/none/": b"", "._data": b"x"})
+    folder = unpack_it(archive, tmp_path)
+    before = identities(folder)
+    next((tmp_path / "unpacked").glob(".cloud-train-seal-*")).unlink()
+    capsys.readouterr()
+    assert unpack_it(archive, tmp_path) == folder
+    assert capsys.readouterr().out == f"comparing {folder.parent} with data\n"
+    assert unpack_it(archive, tmp_path) == folder
+    assert capsys.readouterr().out == ""
+    assert identities(folder) == before
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "other_content": lambda folder: (folder / "empty").write_bytes(b"x"),
+    "cut_off": lambda folder: os.truncate(folder / "train" / "dog" / "2.jpg", 99_999),
+    "missing": lambda folder: (folder / "empty").unlink(),
+    "a_link": lambda folder: (folder / "empty").replace(folder / "train" / "empty").with_name("link").symlink_to("empty"),
+    "another_file": lambda folder: (folder / "train" / "cat" / "3.jpg").write_bytes(b"x"),
+    "another_folder": lambda folder: (folder / "train" / "fox").mkdir(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_folder_that_changed_is_there_until_another_one_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, damage: str
+) -> None:
+    archive = pack(tmp_path / "data", mode, FILES)
+    folder = unpack_it(archive, tmp_path)
+    DAMAGE[damage](folder)
+    damaged = identities(folder.parent)
+
+    def interrupted(*_: object) -> int:
+        assert identities(folder.parent) == damaged
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unpack, "_unpack", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            unpack_it(archive, tmp_path)
+    assert identities(folder.parent) == damaged
+    assert contents(unpack_it(archive, tmp_path).parent) == FILES
+    assert not [path.name for path in (tmp_path / "unpacked").iterdir() if path.suffix in (".part", ".old")]
+
+
+def test_an_archive_that_is_damaged_meanwhile_takes_nothing_from_the_folder(tmp_path: Path) -> None:
+    archive = pack(tmp_path / "data", "w:", FILES)
+    total = sha256(archive.read_bytes())
+    folder = unpacked(archive, total, tmp_path)
+    (folder / "more").write_bytes(b"x")
+    os.truncate(archive, 3000)
+    with pytest.raises(CorruptError):
+        unpacked(archive, total, tmp_path)
+    assert contents(folder.parent) == {**FILES, "images/more": b"x"}
