@@ -6,23 +6,11 @@ from typing import TYPE_CHECKING
 
 from cloud_train.errors import UsageError
 from cloud_train.storage.base import Store
+from cloud_train.storage.bucket_names import ACCOUNT, BUCKETS, CONTAINER
 
 if TYPE_CHECKING:
     from cloud_train.storage.retrying import RetryPolicy
 
-BUCKETS = {
-    "s3": (r"(?!(?:[0-9]+\.){3}[0-9]+$)[a-z0-9](?:[a-z0-9-]|\.(?![.-])){1,61}[a-z0-9]", "3 to 63 of a-z, 0-9, '-' and '.'"),
-    "gs": (
-        r"(?!(?:[0-9]+\.){3}[0-9]+$)[a-z0-9](?:[a-z0-9_-]|\.(?![.-])){1,220}[a-z0-9]",
-        "3 to 63 (with dots 222) of a-z, 0-9, '-', '_' and '.'",
-    ),
-}
-"""What a bucket may be called: its name becomes a host, or part of one
-(https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html, https://cloud.google.com/storage/docs/buckets#naming).
-"""
-_ACCOUNT = r"[a-z0-9]{3,24}"
-_CONTAINER = r"\$(?:root|web|logs)|(?=.{3,63}$)[a-z0-9]+(?:-[a-z0-9]+)*"
-"""https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata"""
 _FORMS = {"s3": "s3://bucket/prefix", "gs": "gs://bucket/prefix", "az": "az://account/container/prefix"}
 
 
@@ -89,8 +77,8 @@ def _cloud_store(url: str) -> Store:
 def _check_names(url: str, scheme: str, first: str, container: str = "") -> None:
     """Raise UsageError for a name that no bucket, account or container can have: it decides which host is asked."""
     if scheme == "az":
-        checks = [("storage account", first, _ACCOUNT, "3 to 24 of a-z and 0-9")]
-        checks.append(("container", container, _CONTAINER, "3 to 63 of a-z, 0-9 and '-'"))
+        checks = [("storage account", first, ACCOUNT, "3 to 24 of a-z and 0-9")]
+        checks.append(("container", container, CONTAINER, "3 to 63 of a-z, 0-9 and '-'"))
     else:
         checks = [("bucket", first, *BUCKETS[scheme])]
     for kind, name, form, expected in checks:

@@ -25,7 +25,7 @@ from cloud_train.providers import docker_engine
 from cloud_train.providers.azureml import diagnosis as azure_diagnosis
 from cloud_train.providers.azureml import state as azure_state
 from cloud_train.providers.sagemaker import state as aws_state
-from cloud_train.storage import azure_errors, registry
+from cloud_train.storage import azure_errors, bucket_names
 from cloud_train.worker.redaction import Redactor
 from tests.attack.doubling import TooSlowError, check_linear
 
@@ -79,7 +79,7 @@ IN_FUNCTIONS: dict[tuple[str, str], tuple[str, Made]] = {
     ("job/cloud_names.py", "pattern"): ("fullmatch", lambda: list(cloud_names.EXPECTED)),
     ("storage/registry.py", "form"): (
         "fullmatch",
-        lambda: [registry._ACCOUNT, registry._CONTAINER, *(form for form, _ in registry.BUCKETS.values())],
+        lambda: [bucket_names.ACCOUNT, bucket_names.CONTAINER, *(form for form, _ in bucket_names.BUCKETS.values())],
     ),
     ("providers/vertex/state.py", "pattern"): ("search", list),  # as above
     ("providers/azureml/state.py", "pattern"): ("search", lambda: [f"(?i){each[0]}" for each in azure_state._WORDS]),
