@@ -67,7 +67,7 @@ def _facts(plan: Plan, settings_from: str, record: RunRecord) -> Iterator[tuple[
     program, job, folder = plan.program, plan.job, Path(plan.job_file).parent
     if isinstance(job.model, ScriptModel):
         yield "command", shlex.join(program.command)
-        yield "code", str((folder / job.model.directory).resolve())
+        yield "code", str((folder / job.model.directory).resolve()) if plan.image is not None else ""
     else:
         yield "command", f"the built-in trainer of {job.model.kind} models{', with the environment below' if program.environment else ''}"
     yield "folder", program.directory if plan.image is None else ""
