@@ -15,12 +15,17 @@ from cloud_train.cli.render.runs import run_json
 from cloud_train.errors import CloudTrainError
 from cloud_train.job.shards import INDEX, ShardIndex, read_index
 from cloud_train.orchestrator import adopting
+from cloud_train.orchestrator.consent import NotTrustedError, Question
+from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView
+from cloud_train.orchestrator.planning import make_plan
+from cloud_train.orchestrator.trust import accept
 from cloud_train.run import documents, layout
 from cloud_train.run.arrivals import Arrivals
 from cloud_train.run.logs import LogReader
 from cloud_train.run.manifest import parse_manifest, read_manifest
 from cloud_train.run.metrics import MetricsReader, merged
+from cloud_train.run.plan import Plan
 from cloud_train.run.record import AttemptStatus, RunRecord
 from cloud_train.run.streams import SegmentedStream, segment_key, stream_of
 from cloud_train.storage.transfer.paths import place, unsafe
@@ -51,6 +56,18 @@ def record(data: bytes) -> None:
     int(read.job.get("resources", {}).get("nodes", 1))
     read.plan.get("provider_settings", {}).get("endpoint")
     read.job.get("train", {}).get("epochs")
+
+
+def plan(data: bytes) -> None:
+    """``run.json`` on its way to a further attempt: the plan in it, and what the caller is asked about it."""
+    read = RunRecord.from_json(data, "run.json")
+    following = Plan.of_attempt(read, 2, "0" * 64)
+
+    def printed(question: Question) -> bool:
+        return len("".join(f"{name}{value}" for name, value in question.facts).encode(errors="surrogateescape")) < 0
+
+    with suppress(NotTrustedError):
+        accept(following, "no settings", read, printed)
 
 
 def status(data: bytes) -> None:
@@ -196,6 +213,14 @@ def run_directory_as_listed(data: bytes) -> None:
             json.dumps(run_json(RunView.of(entry)), allow_nan=False)
 
 
+def _planned() -> bytes:
+    """A record with a whole plan."""
+    job = FOLDER / "job.yaml"
+    job.write_text("name: fuzzed\nmodel: {kind: script, command: 'true'}\nstore: runs\nsecrets: [A]\nenv: {B: c}\n")
+    planned = make_plan(Home(FOLDER / "home"), job)
+    return RunRecord(planned.run_id, 1.0, planned.job.model_dump(mode="json"), planned.program, planned.facts(), {}).to_json()
+
+
 def _keepable(*values: object) -> None:
     """SQLite takes these, and they can be printed."""
     _DATABASE.execute(f"SELECT {', '.join('?' * len(values))}", values).fetchone()
@@ -207,6 +232,7 @@ READERS: dict[str, Reader] = {
     reader.__name__: reader
     for reader in (
         record,
+        plan,
         status,
         node_status,
         manifest,
@@ -242,6 +268,7 @@ _SHARD = {"name": "s-0.tar", "part": "train", "size": 4096, "sha256": "0" * 64, 
 
 EXAMPLES: dict[str, list[bytes]] = {
     "record": [_RECORD],
+    "plan": [_planned()],
     "status": [_STATUS],
     "node_status": [_STATUS.rstrip(b"}\n") + b', "is_consequence": true}'],
     "manifest": [json.dumps(_MANIFEST).encode()],
