@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cloud_train.cli.render import words
 from cloud_train.cli.render.runs import run_json
+from cloud_train.cli.terminal import clean
 from cloud_train.errors import CloudTrainError
 from cloud_train.job.shards import INDEX, ShardIndex, read_index
 from cloud_train.orchestrator import adopting
@@ -64,7 +65,7 @@ def plan(data: bytes) -> None:
     following = Plan.of_attempt(read, 2, "0" * 64)
 
     def printed(question: Question) -> bool:
-        return len("".join(f"{name}{value}" for name, value in question.facts).encode(errors="surrogateescape")) < 0
+        return not "".join(clean(text) for fact in question.facts for text in fact).isprintable()
 
     with suppress(NotTrustedError):
         accept(following, "no settings", read, printed)
