@@ -9,13 +9,16 @@ from __future__ import annotations  # the worker runs on Python 3.10 as well, in
 import errno
 import os
 import stat
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PASSED = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC  # O_PATH asks for no permission to read the folder
 _LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PLAIN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # neither follows a link nor waits for the other end of a pipe
+
+_DEEPEST = 200
+"""Folders below each other that ``remove`` enters: every level costs a descriptor."""
 
 _KINDS = (
     (stat.S_ISLNK, "a link, which is not followed"),
@@ -33,6 +36,7 @@ class IrregularError(OSError):
         what = next((words for fits, words in _KINDS if fits(mode)), "neither a file nor a folder")
         super().__init__(errno.ELOOP, f"it is {what}", path)
         self.path, self.what = path, what
+        self.is_link = stat.S_ISLNK(mode)
 
 
 def open_folder(root: str | Path, parts: Sequence[str] = (), *, make: bool = False, listed: bool = False) -> int:
@@ -62,6 +66,16 @@ def open_folder(root: str | Path, parts: Sequence[str] = (), *, make: bool = Fal
     return descriptor
 
 
+@contextmanager
+def held(root: str | Path, parts: Sequence[str] = (), *, make: bool = False, listed: bool = False) -> Iterator[int]:
+    """``open_folder``, which is closed at the end of the block. With ``listed`` the folder can be synced as well."""
+    descriptor = open_folder(root, parts, make=make, listed=listed)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def open_file(root: str | Path, parts: Sequence[str], flags: int = os.O_RDONLY, mode: int = 0o644) -> int:
     """A descriptor of the plain file ``parts`` below ``root``. Raises OSError; IrregularError for anything that is not a plain file."""
     directory = open_folder(root, parts[:-1])
@@ -80,7 +94,7 @@ def open_plain(name: str | Path, flags: int = os.O_RDONLY, mode: int = 0o644, *,
         descriptor = os.open(name, flags | _PLAIN, mode, dir_fd=directory)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.EMLINK):  # a link, a pipe without a reader or a socket, a folder
-            raise IrregularError(shown or str(name), _mode(name, directory)) from error
+            raise IrregularError(shown or str(name), mode_of(name, directory)) from error
         raise
     try:
         if stat.S_ISREG(found := os.fstat(descriptor).st_mode):
@@ -89,6 +103,40 @@ def open_plain(name: str | Path, flags: int = os.O_RDONLY, mode: int = 0o644, *,
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def open_within(path: Path, root: Path | None, flags: int = os.O_RDONLY, mode: int = 0o644) -> int:
+    """A descriptor of the plain file ``path``, which is below ``root``; without ``root``, the folder that the file is in is trusted."""
+    return open_plain(path, flags, mode) if root is None else open_file(root, path.relative_to(root).parts, flags, mode)
+
+
+def unlink_within(path: Path, root: Path | None) -> None:
+    """Delete the file ``path`` below ``root``; raises OSError."""
+    root = root or path.parent
+    with held(root, path.parent.relative_to(root).parts) as directory:
+        os.unlink(path.name, dir_fd=directory)
+
+
+def write_file(path: Path, root: Path | None, data: bytes) -> None:
+    """Write the plain file ``path`` below ``root``, replacing what was in it; raises OSError."""
+    descriptor = open_within(path, root, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)  # of which the umask takes its part
+    try:
+        write_all(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
+def mode_of(name: str | Path, directory: int | None = None) -> int:
+    """The mode of what has this name in a folder, without following a link; 0 where there is nothing."""
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+    except OSError:
+        return 0
+
+
+def remove(name: str, directory: int) -> None:
+    """Delete the folder ``name`` in the folder ``directory`` with everything in it; links in it are not followed. Raises OSError."""
+    _remove(name, directory, 0)
 
 
 def read_all(descriptor: int, start: int, end: int) -> bytes:
@@ -106,6 +154,24 @@ def write_all(descriptor: int, data: bytes) -> None:
     written = os.write(descriptor, data)
     while written < len(data):
         written += os.write(descriptor, memoryview(data)[written:])
+
+
+def _remove(name: str, directory: int, depth: int) -> None:
+    # shutil.rmtree has ``dir_fd`` from Python 3.11 on only.
+    if depth == _DEEPEST:
+        raise OSError(errno.ENAMETOOLONG, f"it has more than {_DEEPEST} folders below each other", name)
+    descriptor = os.open(name, _LISTED | os.O_NOFOLLOW, dir_fd=directory)
+    try:
+        with os.scandir(descriptor) as entries:
+            inside = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for inner, is_folder in inside:
+            if is_folder:
+                _remove(inner, descriptor, depth + 1)
+            else:
+                os.unlink(inner, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
+    os.rmdir(name, dir_fd=directory)
 
 
 def _open_root(root: str | Path, flags: int, make: bool) -> int:
@@ -128,11 +194,4 @@ def _make_and_open(name: str, flags: int, above: int, shown: str) -> int:
 
 
 def _explained(error: OSError, name: str, above: int, shown: str) -> OSError:
-    return IrregularError(shown, _mode(name, above)) if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EMLINK) else error
-
-
-def _mode(name: str | Path, directory: int | None) -> int:
-    try:
-        return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
-    except OSError:
-        return 0
+    return IrregularError(shown, mode_of(name, above)) if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EMLINK) else error

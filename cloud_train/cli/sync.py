@@ -10,8 +10,8 @@ from cloud_train.cli.terminal import clean, is_terminal, say, say_aside, say_jso
 def sync(run: RunArgument = None, to: ToOption = None, as_json: JsonOption = False) -> int:
     """Copy a run's whole directory into a folder; again copies only what is new.
 
-    Logs, metrics, checkpoints and the model; files that a manifest lists are checked against it. Nothing is deleted. Prints the folder's
-    path.
+    Logs, metrics, checkpoints and the model; files that a manifest lists are checked against it. Nothing is deleted. The folder
+    has to be new, empty, or an earlier copy of the same run. Prints its path.
 
     Examples:
       cloud-train sync

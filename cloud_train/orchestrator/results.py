@@ -20,13 +20,14 @@ from cloud_train.run.manifest import LARGEST, FileEntry, Manifest, parse_manifes
 from cloud_train.run.streams import SegmentedStream, stream_of
 from cloud_train.storage.base import InvalidKeyError, ObjectInfo, ObjectMissingError, Store
 from cloud_train.storage.transfer.files import Download, Options, Progress, download
-from cloud_train.storage.transfer.paths import ignores_case, open_folder, place
+from cloud_train.storage.transfer.paths import TEMPORARY, Placed, ignores_case, open_folder, place
 
 Report = Callable[[Progress], None]
 """Called a few times a second, and at the end."""
 
 _TRAINING_STATE = "state.pt"
 _PIECE_BYTES = 8 << 20
+_ANOTHER = "name another folder with --to"
 
 
 @dataclass(frozen=True)
@@ -84,29 +85,30 @@ def fetch_model(
 def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None = None) -> SyncResult:
     """Copy the run directory into ``to`` (by default ``./<run id>``); what lies there already with the same SHA-256 is left alone.
 
-    Every file that a manifest lists is checked against it. Nothing here is deleted.
+    Every file that a manifest lists is checked against it. Nothing here is deleted. Raises ConflictError if the folder holds anything but a
+    copy of this run, which is known by its ``run.json``: it is copied first, so a copy that was cut off can be continued.
     """
     run = view(home, run_id)
     store = store_at(run.store)
     target = (to or Path(run_id)).absolute()
     if store.local_path(run_id) == target:
-        raise UsageError(f"{target} is the run directory itself", hint="name another folder with --to")
+        raise UsageError(f"{target} is the run directory itself", hint=_ANOTHER)
     infos = {info.key: info for info in store.list(f"{run_id}/")}
     if not infos:
         raise NotFoundError(f"the run directory {run.run_directory} is gone")
+    _check_is_copy(target, run_id)
     stream_names = {key: name for key in infos if (name := _stream_name(key, run_id))}
     # A stream becomes a file under its own name, so it is that name which has to be safe.
     is_stream = set(stream_names.values())
     names = dict.fromkeys(stream_names.get(key, key) for key in infos)
-    placed = place(names, f"{run_id}/", ignores_case=ignores_case(_existing(target)))
+    placed = _without_hidden(place(names, f"{run_id}/", ignores_case=ignores_case(_existing(target))))
     streams = {key: path for key, path in placed.paths.items() if key in is_stream}
     files = {path: key for key, path in placed.paths.items() if key not in streams}
     expected = _entries_of_manifests(store, run_id)
     changed = [path for path, key in files.items() if not _is_here(store, infos[key], target, path, expected.get(path))]
     skipped = tuple(placed.skipped)
-    # A manifest comes last here too: a copy that was cut off must not look complete.
-    for is_manifest in (False, True):
-        part = {path: files[path] for path in changed if path.endswith(f"/{layout.MANIFEST}") is is_manifest}
+    for turn in range(3):
+        part = {path: files[path] for path in changed if _turn(path) == turn}
         copies = [_copy(key, target, path, expected.get(path), infos[key].size) for path, key in part.items()]
         skipped += _download(store, copies, Options(report=report, durable=False))
     assembled, gaps = [], []
@@ -200,6 +202,41 @@ def _copy(key: str, target: Path, path: str, entry: FileEntry | None, size: int)
     return Download(key, target / path, entry.size if entry else size, entry.sha256 if entry else None, below=target)
 
 
+def _check_is_copy(target: Path, run_id: str) -> None:
+    """Refuse a folder of which a run's objects, whatever their names, could replace files."""
+    try:
+        names = [path.name for path in target.iterdir() if not path.name.startswith(TEMPORARY)]
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConflictError(f"{target} cannot be copied into: {error.strerror}", hint=_ANOTHER) from error
+    if names and _run_id_of(target) != run_id:
+        message = f"{target} is not empty, and is not a copy of {run_id}: its files could be replaced"
+        raise ConflictError(message, hint="name an empty or a new folder with --to")
+
+
+def _run_id_of(folder: Path) -> str | None:
+    """The run id that a copy's ``run.json`` names."""
+    try:
+        with os.fdopen(open_file(folder, [layout.RUN]), "rb") as file:
+            written = file.read(documents.LARGEST_RECORD + 1)
+        return documents.Fields(documents.load(written, documents.LARGEST_RECORD)).text("run_id")
+    except (OSError, ValueError):
+        return None
+
+
+def _without_hidden(placed: Placed) -> Placed:
+    """Programs that look into a folder act on what is hidden there: ``.git`` names commands, for one. No run has such files."""
+    hidden = [key for key, path in placed.paths.items() if path.startswith(".")]
+    paths = {key: path for key, path in placed.paths.items() if key not in hidden}
+    return Placed(paths, [*placed.skipped, *((key, "it is hidden, and no part of a run is") for key in hidden)])
+
+
+def _turn(path: str) -> int:
+    """When a file is copied: ``run.json`` first, by which the copy is known, and manifests last: what is cut off must not look whole."""
+    return 0 if path == layout.RUN else 2 if path.endswith(f"/{layout.MANIFEST}") else 1
+
+
 def _stream_name(key: str, run_id: str) -> str | None:
     """The stream that a segment belongs to; elsewhere than below an attempt a program may name its files as it likes."""
     found = stream_of(key) if key.startswith(f"{run_id}/{layout.ATTEMPTS}/") else None
@@ -279,7 +316,7 @@ def _folder_that_appears_whole(target: Path, *, kept_when_cut: bool) -> Iterator
         if target.is_symlink():
             raise ConflictError(f"{target} is a link", hint="name the folder itself with --to")
         if target.exists() and not (target / layout.MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
-            raise ConflictError(f"{target} exists and is not a fetched model", hint="name another folder with --to")
+            raise ConflictError(f"{target} exists and is not a fetched model", hint=_ANOTHER)
         target.parent.mkdir(parents=True, exist_ok=True)
         if kept_when_cut:
             temporary = target.with_name(f".{target.name}.arriving")

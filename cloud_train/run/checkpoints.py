@@ -1,17 +1,21 @@
 """Checkpoints in a local folder: publish with a manifest written last, find the newest valid one, prune the old.
 
-A checkpoint is a folder ``step-<n>`` with a valid manifest (``run.manifest``); anything else in the folder does not exist.
+A checkpoint is a folder ``step-<n>`` with a valid manifest (``run.manifest``); anything else in the folder does not exist. The folder above
+that of the checkpoints is trusted, as a run's own is; from there on no link is followed, whoever puts one there and when.
 """
 
 import os
+import stat
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cloud_train import beneath
+from cloud_train.beneath import IrregularError
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run.layout import step_folder, step_of
-from cloud_train.run.manifest import Manifest, check_sizes, sync_folder, verify, write_manifest
+from cloud_train.run.manifest import REMOVE_LINK, Manifest, check_sizes, verify, write_manifest
 from cloud_train.run.ranking import USUAL, Ranking
 
 Place = TypeVar("Place", bound=Hashable)
@@ -23,7 +27,7 @@ _LONGEST = 18  # digits that layout.step_of accepts: a second, equally valid nam
 def publish(
     temporary: Path, checkpoints: Path, step: int, metrics: Mapping[str, float] | None = None, fingerprint: Mapping[str, Any] | None = None
 ) -> Path:
-    """Turn a filled temporary folder inside ``checkpoints`` into the checkpoint of ``step``; one that exists already is replaced.
+    """Turn a filled temporary folder directly inside ``checkpoints`` into the checkpoint of ``step``; one that exists already is replaced.
 
     Raises StoreError (disk full, say); then the temporary folder is still there and every other checkpoint is as it was. Raises
     ValueError for a step that is negative or has more than 17 digits.
@@ -33,23 +37,35 @@ def publish(
     # The manifest is the last file of the temporary folder, and only then does the folder get its name: a rename is all or nothing, so a
     # kill at any point leaves a temporary folder or a complete checkpoint. The other way round, a named folder without a manifest would
     # be left, which is exactly what a script's finished checkpoint looks like.
-    write_manifest(temporary, step, metrics, fingerprint)
+    write_manifest(temporary, step, metrics, fingerprint, root=checkpoints.parent)
     final = checkpoints / step_folder(step)
     try:
-        _make_way(final, step)
-        temporary.rename(final)
-        sync_folder(checkpoints)
-        _remove(_second_name(final, step))
+        with opened(checkpoints) as directory:
+            _make_way(final.name, step, directory)
+            os.rename(temporary.name, final.name, src_dir_fd=directory, dst_dir_fd=directory)
+            os.fsync(directory)
+            _remove(_second_name(step), directory)
     except OSError as error:
-        raise StoreError(f"cannot save {final}: {os.strerror(error.errno or 0).lower()}") from error
+        raise _unusable(f"save {final}", error) from error
     return final
 
 
+def put_in_place(temporary: str, checkpoints: Path, name: str) -> None:
+    """Give the folder ``temporary`` in ``checkpoints`` this name; a folder that has it already is deleted. Raises OSError."""
+    with opened(checkpoints) as directory:
+        if stat.S_ISDIR(beneath.mode_of(name, directory)):
+            beneath.remove(name, directory)
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+
+
 def newest_valid(checkpoints: Path, note: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose every byte checks; ``note`` gets a line for each one passed over, with the reason."""
+    """The newest checkpoint whose every byte checks; ``note`` gets a line for each one passed over, with the reason.
+
+    Raises StoreError if a link is in the place of the folder.
+    """
     for step, folder in _candidates(checkpoints):
         try:
-            _check_step(folder, step, verify(folder))
+            _check_step(folder, step, verify(folder, checkpoints.parent))
         except CorruptError as error:
             note(f"passed over checkpoint {folder.name}: {error.message}")
         else:
@@ -69,15 +85,19 @@ def prune(checkpoints: Path, keep: int, trusted: Path | None = None, ranking: Ra
     """Delete all but the newest ``keep`` and the best; what is incomplete is neither counted nor deleted. Returns what was deleted.
 
     The last valid checkpoint is never deleted: unless ``trusted`` (just published, so valid by construction) is among those that stay,
-    one that stays must check byte for byte, or nothing is deleted.
+    one that stays must check byte for byte, or nothing is deleted. Raises StoreError, also if a link is in the place of the folder.
     """
     found = _complete(checkpoints)
     stay = kept(found, keep, ranking)
     old = [folder for folder, _ in found if folder not in stay]
-    if not old or not (trusted in stay or any(map(_is_valid, stay))):
+    if not old or not (trusted in stay or any(_is_valid(folder, checkpoints.parent) for folder in stay)):
         return []
-    for folder in old:
-        _remove(folder)
+    try:
+        with opened(checkpoints) as directory:
+            for folder in old:
+                _remove(folder.name, directory)
+    except OSError as error:
+        raise _unusable(f"delete old checkpoints in {checkpoints}", error) from error
     return old
 
 
@@ -86,20 +106,20 @@ def kept(found: Sequence[tuple[Place, Manifest]], keep: int, ranking: Ranking = 
     return {place for place, _ in found[: max(1, keep)]} | set(_ranked(found, ranking)[: ranking.keep])
 
 
-def remove_folder(folder: Path) -> None:
-    """Delete a folder with everything in it; raises OSError."""
-    import shutil  # here, because a worker that never deletes a folder does without it: 6 ms
-
-    shutil.rmtree(folder)
+def opened(checkpoints: Path) -> AbstractContextManager[int]:
+    """A descriptor of the folder, for ``dir_fd``, ``os.scandir`` and ``os.fsync``. Raises OSError; IrregularError where it is a link."""
+    return beneath.held(checkpoints.parent, (checkpoints.name,), listed=True)
 
 
 def _candidates(checkpoints: Path) -> list[tuple[int, Path]]:
     """Steps and folders, newest first; of two names of the same step, the usual one first."""
     try:
-        with os.scandir(checkpoints) as entries:
+        with opened(checkpoints) as directory, os.scandir(directory) as entries:
             names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except IrregularError as error:
+        raise _unusable(f"look for checkpoints in {checkpoints}", error) from error
     found = [(step, checkpoints / name) for name in names if (step := step_of(name)) is not None]
     return sorted(found, key=lambda item: (item[0], item[1].name == step_folder(item[0]), item[1].name), reverse=True)
 
@@ -108,7 +128,7 @@ def _complete(checkpoints: Path) -> list[tuple[Path, Manifest]]:
     found: list[tuple[Path, Manifest]] = []
     for step, folder in _candidates(checkpoints):
         with suppress(CorruptError):
-            found.append((folder, _check_step(folder, step, check_sizes(folder))))
+            found.append((folder, _check_step(folder, step, check_sizes(folder, checkpoints.parent))))
     return found
 
 
@@ -124,31 +144,39 @@ def _check_step(folder: Path, step: int, manifest: Manifest) -> Manifest:
     return manifest
 
 
-def _is_valid(folder: Path) -> bool:
+def _is_valid(folder: Path, root: Path) -> bool:
     try:
-        verify(folder)
+        verify(folder, root)
     except CorruptError:
         return False
     return True
 
 
-def _make_way(final: Path, step: int) -> None:
+def _make_way(final: str, step: int, directory: int) -> None:
     # A rename cannot replace a folder that has files. The old one first takes the step's second name, under which it is just as valid, so
     # that a kill between the two renames does not lose it.
-    if final.is_symlink() or (final.exists() and not final.is_dir()):
-        final.unlink()
-    if final.exists():
-        _remove(_second_name(final, step))
-        final.rename(_second_name(final, step))
+    mode = beneath.mode_of(final, directory)
+    if stat.S_ISDIR(mode):
+        second = _second_name(step)
+        _remove(second, directory)
+        os.rename(final, second, src_dir_fd=directory, dst_dir_fd=directory)
+    elif mode:
+        os.unlink(final, dir_fd=directory)
 
 
-def _second_name(final: Path, step: int) -> Path:
-    return final.with_name(f"step-{step:0{_LONGEST}d}")
+def _second_name(step: int) -> str:
+    return f"step-{step:0{_LONGEST}d}"
 
 
-def _remove(folder: Path) -> None:
+def _remove(name: str, directory: int) -> None:
     # Out of sight first: a checkpoint that is half deleted must not be taken for one that a script has just finished.
-    if folder.is_dir():
-        hidden = folder.with_name(f".deleted-{folder.name}-{os.getpid()}")
-        folder.rename(hidden)
-        remove_folder(hidden)
+    if stat.S_ISDIR(beneath.mode_of(name, directory)):
+        hidden = f".deleted-{name}-{os.getpid()}"
+        os.rename(name, hidden, src_dir_fd=directory, dst_dir_fd=directory)
+        beneath.remove(hidden, directory)
+
+
+def _unusable(action: str, error: OSError) -> StoreError:
+    if isinstance(error, IrregularError):
+        return StoreError(f"cannot {action}: {error.path} is {error.what}", hint=REMOVE_LINK)
+    return StoreError(f"cannot {action}: {os.strerror(error.errno or 0).lower()}")

@@ -5,7 +5,8 @@ A folder without a valid manifest does not exist. ``manifest.json``::
     {"format": 1, "step": 1200, "metrics": {"validation/accuracy": 0.98}, "fingerprint": {…},
      "files": {"model.safetensors": {"size": 139304, "sha256": "…"}}}
 
-What is read here may come from anywhere: names are checked before they touch the disk, links are never followed.
+What is read here may come from anywhere: names are checked before they touch the disk, links are never followed. Where ``root`` is given,
+the folder is below that one, and reached from there without following a link either; otherwise the folder itself is trusted.
 """
 
 import json
@@ -15,13 +16,13 @@ import re
 import stat
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from cloud_train.beneath import IrregularError, open_file
+from cloud_train.beneath import IrregularError, held, open_file, write_all
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run import documents
 from cloud_train.run.documents import Fields
@@ -31,7 +32,10 @@ FORMAT = 1
 LARGEST = 16 * 2**20
 """Largest manifest that is read, in bytes: a hundred thousand files fit; what is larger was not written here."""
 
+REMOVE_LINK = "a run directory holds plain files and folders only: remove what is there, then resume the run"
+
 _TEMPORARY = ".manifest.json.tmp"
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _PIECE_BYTES = 1 << 18
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LONGEST = 1024
@@ -59,9 +63,9 @@ class Manifest:
     """What the bits depend on (device, versions, threads); empty where the program does not say."""
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, root: Path | None = None) -> Manifest:
     """Read ``folder/manifest.json``; raises CorruptError with the reason (missing, truncated, not of this format, unsafe names)."""
-    with _opened(folder, MANIFEST) as file:
+    with _opened(folder, MANIFEST, root) as file:
         size = os.fstat(file.fileno()).st_size
         if size > LARGEST:
             raise CorruptError(f"{folder / MANIFEST} is {size:,} bytes; a manifest has at most {LARGEST:,}")
@@ -77,20 +81,20 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         raise CorruptError(f"{where} is not a manifest: {error}") from error
 
 
-def check_sizes(folder: Path) -> Manifest:
+def check_sizes(folder: Path, root: Path | None = None) -> Manifest:
     """Read the manifest and see that every file is there with its size; raises CorruptError. Cheap: no content is read."""
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, root)
     for name, entry in manifest.files.items():
-        with _opened(folder, name) as file:
+        with _opened(folder, name, root) as file:
             _check_size(folder / name, file.fileno(), entry)
     return manifest
 
 
-def verify(folder: Path) -> Manifest:
+def verify(folder: Path, root: Path | None = None) -> Manifest:
     """Read the manifest and check every file against it (size first, then SHA-256); raises CorruptError naming the file and the reason."""
-    manifest = check_sizes(folder)
+    manifest = check_sizes(folder, root)
     for name, entry in manifest.files.items():
-        with _opened(folder, name) as file:
+        with _opened(folder, name, root) as file:
             _check_size(folder / name, file.fileno(), entry)
             if _digest(file) != entry.sha256:
                 raise CorruptError(f"{folder / name} is not what was written: its SHA-256 differs from the manifest's")
@@ -98,30 +102,25 @@ def verify(folder: Path) -> Manifest:
 
 
 def write_manifest(
-    folder: Path, step: int | None, metrics: Mapping[str, float] | None = None, fingerprint: Mapping[str, Any] | None = None
+    folder: Path,
+    step: int | None,
+    metrics: Mapping[str, float] | None = None,
+    fingerprint: Mapping[str, Any] | None = None,
+    root: Path | None = None,
 ) -> Manifest:
     """Hash and sync every file under ``folder``, then write the manifest (temporary name, synced, renamed).
 
     Metrics that are not finite are left out: JSON has no word for them. Raises StoreError if the disk is full, if something in the folder
-    is not a plain file, if a file changes meanwhile or if there is none.
+    is not a plain file, if the folder is not below ``root`` but behind a link, if a file changes meanwhile or if there is none.
     """
     with _explained(f"seal {folder}"):
-        files = {name: _seal(folder, name) for name in _names(folder)}
+        files = {name: _seal(folder, name, root) for name in _names(folder, root)}
         if not files:
             raise StoreError(f"cannot seal {folder}: it holds no files")
         finite = {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)}
         manifest = Manifest(step, finite, files, dict(fingerprint or {}))
-        _write_synced(folder, json.dumps({"format": FORMAT, **asdict(manifest)}, allow_nan=False).encode() + b"\n")
+        _write_synced(folder, root, json.dumps({"format": FORMAT, **asdict(manifest)}, allow_nan=False).encode() + b"\n")
     return manifest
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _parse(data: bytes) -> Manifest:
@@ -153,32 +152,34 @@ def _entry(name: str, values: Any) -> FileEntry:
     return FileEntry(size, sha256)
 
 
-def _names(folder: Path) -> list[str]:
-    names = []
-    for place, folders, files in os.walk(folder, onerror=_raise):
-        for name in (*folders, *files):
-            path = Path(place, name)
-            relative = path.relative_to(folder).as_posix()
-            mode = path.lstat().st_mode
-            if relative in (MANIFEST, _TEMPORARY) or stat.S_ISDIR(mode):
+def _names(folder: Path, root: Path | None) -> list[str]:
+    """The files in a folder and below it. Makes the names in the folders below it durable; its own are when it has its manifest."""
+    names, waiting = [], [""]
+    while waiting:
+        above = waiting.pop()
+        top, *parts = _from(folder, root, above.rstrip("/"))
+        with held(top, parts, listed=True) as directory:
+            with os.scandir(directory) as entries:
+                found = [(above + entry.name, entry.stat(follow_symlinks=False).st_mode) for entry in entries]
+            if above:
+                os.fsync(directory)
+        for relative, mode in found:
+            if relative in (MANIFEST, _TEMPORARY):
                 continue
-            if not stat.S_ISREG(mode):
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 raise StoreError(f"cannot seal {folder}: {relative!r} is not a plain file", hint="save copies instead of links")
+            if stat.S_ISDIR(mode) and len(relative) <= _LONGEST:
+                waiting.append(f"{relative}/")
+                continue
             try:
                 names.append(_checked_name(relative))
             except ValueError as error:
                 raise StoreError(f"cannot seal {folder}: {error}", hint="use plain file names") from error
-        if Path(place) != folder:  # that one is synced when it has its manifest
-            sync_folder(Path(place))
     return sorted(names)
 
 
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _seal(folder: Path, name: str) -> FileEntry:
-    with _opened(folder, name) as file:
+def _seal(folder: Path, name: str, root: Path | None) -> FileEntry:
+    with _opened(folder, name, root) as file:
         before = os.fstat(file.fileno())
         os.fsync(file.fileno())
         digest = _digest(file)
@@ -199,25 +200,30 @@ def _digest(file: FileIO) -> str:
     return digest.hexdigest()
 
 
-def _write_synced(folder: Path, data: bytes) -> None:
-    temporary = folder / _TEMPORARY
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / MANIFEST)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(folder)
+def _write_synced(folder: Path, root: Path | None, data: bytes) -> None:
+    top, *parts = _from(folder, root, "")
+    with held(top, parts, listed=True) as directory:
+        try:
+            with suppress(FileNotFoundError):  # of a write that was cut off, or whatever a program put there
+                os.unlink(_TEMPORARY, dir_fd=directory)
+            descriptor = os.open(_TEMPORARY, _NEW, 0o666, dir_fd=directory)
+            with FileIO(descriptor, "wb") as file:
+                write_all(descriptor, data)
+                os.fsync(file.fileno())
+            os.rename(_TEMPORARY, MANIFEST, src_dir_fd=directory, dst_dir_fd=directory)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(_TEMPORARY, dir_fd=directory)
+            raise
+        os.fsync(directory)
 
 
 @contextmanager
-def _opened(folder: Path, name: str) -> Iterator[FileIO]:
+def _opened(folder: Path, name: str, root: Path | None) -> Iterator[FileIO]:
     """Open a plain file below ``folder`` for reading, one name at a time so that no part of ``name`` can be a link."""
     try:
-        with FileIO(open_file(folder, name.split("/")), "rb") as file:
+        top, *parts = _from(folder, root, name)
+        with FileIO(open_file(top, parts), "rb") as file:
             yield file
     except IrregularError as error:
         raise CorruptError(f"{error.path} is {error.what}") from error
@@ -225,6 +231,12 @@ def _opened(folder: Path, name: str) -> Iterator[FileIO]:
         raise CorruptError(f"{folder / name} is missing") from error
     except OSError as error:
         raise CorruptError(f"{folder / name} cannot be read: {os.strerror(error.errno or 0).lower()}") from error
+
+
+def _from(folder: Path, root: Path | None, name: str) -> list[str]:
+    """The trusted folder, then the names of what is opened below it one after another."""
+    between = folder.relative_to(root).parts if root else ()
+    return [str(root or folder), *between, *(name.split("/") if name else ())]
 
 
 def _check_size(path: Path, descriptor: int, entry: FileEntry) -> None:
@@ -237,6 +249,8 @@ def _check_size(path: Path, descriptor: int, entry: FileEntry) -> None:
 def _explained(action: str) -> Iterator[None]:
     try:
         yield
+    except IrregularError as error:
+        raise StoreError(f"cannot {action}: {error.path} is {error.what}", hint=REMOVE_LINK) from error
     except OSError as error:
         raise StoreError(
             f"cannot {action}: {os.strerror(error.errno or 0).lower()}", hint="free some space on that disk, then resume the run"

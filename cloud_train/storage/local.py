@@ -301,7 +301,9 @@ def _explain(error: OSError, action: str) -> StoreError:
     if isinstance(error, FileNotFoundError):
         return ObjectMissingError(f"cannot {action}: there is no such file")
     if isinstance(error, IrregularError):
-        return NotPlainError(f"cannot {action}: {error.path} is {error.what}", hint="a store holds plain files and folders only")
+        what_to_do = "remove the link" if error.is_link else "move it away"
+        hint = f"a store holds plain files and folders only: {what_to_do}, then do it again"
+        return NotPlainError(f"cannot {action}: {error.path} is {error.what}", hint=hint)
     hints = {
         errno.ENOSPC: "free some space on that disk, or choose another folder with --store FOLDER",
         errno.EDQUOT: "your disk quota is used up; choose another folder with --store FOLDER",

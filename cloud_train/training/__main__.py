@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cloud_train.beneath import IrregularError, write_file
 from cloud_train.errors import CloudTrainError, CorruptError, JobError, MissingDependencyError, StoreError, UsageError
 from cloud_train.private import make_folder
 from cloud_train.run.record import sha256_of
@@ -183,6 +184,8 @@ def _explained(error: Exception, run: Run) -> LastWords | None:
         return LastWords(error.message + (f" ({error.hint})" if error.hint else ""), "infrastructure" if may_pass else "failed")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return LastWords("memory is used up: try a smaller train.batch_size, or a smaller model", "out-of-memory")
+    if isinstance(error, IrregularError):
+        return LastWords(f"{error.path} is {error.what}")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return LastWords(f"the disk is full ({error.filename or run.checkpoints}): free some space, then resume the run")
     if is_launched() and isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST_PEER):
@@ -199,7 +202,8 @@ def _tell(words: LastWords, run: Run) -> None:
         return
     print(f"error: rank {own_rank()}: {words.message}", file=sys.stderr, flush=True)
     if run.failure is not None:
-        words_file(run.failure, own_rank()).write_text(json.dumps(asdict(words)), encoding="utf-8")
+        place = words_file(run.failure, own_rank())
+        write_file(place, run.root_of(place), json.dumps(asdict(words)).encode())
 
 
 def _end_at_once() -> None:

@@ -18,6 +18,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from cloud_train.beneath import write_file
 from cloud_train.errors import CorruptError
 from cloud_train.run.manifest import read_manifest
 from cloud_train.training.description import ModelDescription
@@ -96,7 +97,9 @@ class CheckpointWriter:
         with opened:
             torch.save(contents, state)
             for name, content in {**model_files(delivered, self._description), STATE: state.getvalue()}.items():
-                (folder / name).write_bytes(content)  # by Python, so that a full disk is the usual OSError and no error of torch's own
+                write_file(
+                    folder / name, self._run.root_of(folder), content
+                )  # by Python, so that a full disk is the usual OSError and no error of torch's own
 
 
 def restore_checkpoint(folder: Path, learner: Learner, patience: Patience) -> Position:

@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from cloud_train.beneath import IrregularError, held, open_plain
 from cloud_train.errors import MissingDependencyError, StoreError
 
 _VERSION = "brain.Event:2"
@@ -29,8 +30,9 @@ class EventFile:
     Files of earlier attempts in the same folder stay: TensorBoard reads them in the order of their names, which begin with the time.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, root: Path | None = None) -> None:
+        """``root``: a folder above, below which no link is followed."""
+        self._folder, self._root = folder, root or folder
         self._writer: _Writer | None = None
 
     def add(self, step: int, time_seconds: float, values: Mapping[str, float]) -> None:
@@ -39,7 +41,7 @@ class EventFile:
         Raises StoreError if the file cannot be written (disk full, say), MissingDependencyError if tensorboardX is not installed.
         """
         if self._writer is None:
-            self._writer = _Writer(self._folder, step, time_seconds)
+            self._writer = _Writer(self._folder, self._root, step, time_seconds)
         self._writer.write(step, time_seconds, summary={"value": [{"tag": name, "simple_value": value} for name, value in values.items()]})
 
     def flush(self) -> None:
@@ -56,13 +58,14 @@ class EventFile:
 class _Writer:
     """The open file."""
 
-    def __init__(self, folder: Path, step: int, time_seconds: float) -> None:
+    def __init__(self, folder: Path, root: Path, step: int, time_seconds: float) -> None:
         self._event, self._checksum = _tensorboardx()
         self._path = folder
         with self._disk_errors():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._path = _new_file(folder, int(time_seconds))
-            self._file = FileIO(self._path, "x")  # without a buffer: a full disk is noticed by the write that fills it
+            with held(root, folder.relative_to(root).parts, make=True) as directory:
+                self._path = _new_file(folder, int(time_seconds))
+                descriptor = open_plain(self._path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, directory=directory)
+            self._file = FileIO(descriptor, "w")  # without a buffer: a full disk is noticed by the write that fills it
         self.write(0, time_seconds, file_version=_VERSION)
         # What an attempt before this one wrote of later steps is void: it ended after the checkpoint from which this one goes on.
         self.write(step, time_seconds, session_log={"status": "START"})
@@ -96,6 +99,8 @@ class _Writer:
     def _disk_errors(self) -> Iterator[None]:
         try:
             yield
+        except IrregularError as error:
+            raise StoreError(f"cannot write TensorBoard's events to {self._path}: {error.path} is {error.what}") from error
         except OSError as error:
             raise StoreError(
                 f"cannot write TensorBoard's events to {self._path}: {os.strerror(error.errno or 0).lower()}",

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from cloud_train.beneath import IrregularError, open_within, unlink_within
 from cloud_train.training.interfaces import interface_towards
 from cloud_train.training.processes import MEETING, LastWords, words_file
 from cloud_train.worker import contract
@@ -136,10 +137,13 @@ def _read_words(run: Run, ranks: Iterable[int]) -> dict[int, LastWords]:
     said = {}
     for rank in ranks:
         path = words_file(run.failure, rank) if run.failure is not None else None
-        if path is not None and path.exists():
-            with suppress(OSError, ValueError, TypeError):
-                said[rank] = LastWords(**json.loads(path.read_bytes()))
-            path.unlink(missing_ok=True)
+        if path is None:
+            continue
+        root = run.root_of(path)
+        with suppress(OSError, ValueError, TypeError), os.fdopen(open_within(path, root), "rb") as file:
+            said[rank] = LastWords(**json.loads(file.read()))
+        with suppress(FileNotFoundError, IrregularError):
+            unlink_within(path, root)
     return said
 
 

@@ -80,7 +80,7 @@ def train(job: JobSpec, data: DataSet, description: ModelDescription, run: Run, 
         print(f"stopped early: {patience.since} validations in a row were not better", flush=True)
     metrics = metrics or validate(to_the_end=True)
     if world.is_main:
-        save_model(run.model, learner.delivered, description)
+        save_model(run.model, learner.delivered, description, run.root_of(run.model))
         run.publish_model()
     return metrics
 
@@ -125,7 +125,7 @@ def _stop(run: Run, world: World, message: str) -> NoReturn:
 def _reporter(job: JobSpec, data: DataSet, order: TrainingOrder, last_step: int, run: Run | None) -> Reporter:
     targets = data.train.targets
     characters = targets.shape[1] if targets.dim() > 1 else 0
-    events = EventFile(run.metrics.parent) if run is not None and job.train.tensorboard else None
+    events = EventFile(run.metrics.parent, run.root_of(run.metrics)) if run is not None and job.train.tensorboard else None
     return Reporter(run, order.samples, last_step, characters, events)
 
 

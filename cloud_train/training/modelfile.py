@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from cloud_train.beneath import open_plain
+from cloud_train.beneath import open_plain, write_file
 from cloud_train.errors import CorruptError, JobError, NotFoundError
 from cloud_train.job.facts import LayerFacts
 from cloud_train.job.models import CnnModel, Count, Normalize, RnnModel
@@ -48,10 +48,10 @@ _DESCRIPTORS = Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd")
 _Side = Annotated[int, Field(gt=0, lt=1 << 15)]
 
 
-def save_model(folder: Path, network: nn.Module, description: ModelDescription) -> None:
-    """Write both files into ``folder``; raises OSError. The same weights give the same bytes."""
+def save_model(folder: Path, network: nn.Module, description: ModelDescription, root: Path | None = None) -> None:
+    """Write both files into ``folder``, which no link below ``root`` leads to; raises OSError. The same weights give the same bytes."""
     for name, content in model_files(network.state_dict(), description).items():
-        (folder / name).write_bytes(content)  # by Python, so that a full disk is the usual OSError and no error of the format's own
+        write_file(folder / name, root, content)  # by Python, so that a full disk is the usual OSError and no error of the format's own
 
 
 def model_files(weights: Mapping[str, torch.Tensor], description: ModelDescription) -> dict[str, bytes]:

@@ -24,6 +24,7 @@ import atexit
 import json
 import os
 import signal
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -32,11 +33,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cloud_train.beneath import open_plain
+from cloud_train import beneath
 from cloud_train.errors import StoreError, UsageError
-from cloud_train.run.checkpoints import newest_valid, prune, publish, remove_folder
+from cloud_train.run.checkpoints import newest_valid, opened, prune, publish
 from cloud_train.run.layout import step_folder
-from cloud_train.run.manifest import write_manifest
+from cloud_train.run.manifest import REMOVE_LINK, write_manifest
 from cloud_train.run.ranking import USUAL, Ranking
 from cloud_train.worker import contract
 from cloud_train.worker.metrics import MetricsWriter
@@ -82,7 +83,7 @@ class Run:
     _stop: bool = field(init=False, default=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._writer = MetricsWriter(self.metrics)
+        self._writer = MetricsWriter(self.metrics, root=self.root_of(self.metrics))
         atexit.register(self._writer.flush_quietly)
 
     @classmethod
@@ -95,11 +96,19 @@ class Run:
         run = cls._inside(os.environ) if os.environ.get(contract.RUN_ID) else cls._standalone()
         try:
             for folder in (run.checkpoints, run.model, run.metrics.parent):
-                folder.mkdir(parents=True, exist_ok=True)
+                root = run.root_of(folder)
+                os.close(beneath.open_folder(root, folder.relative_to(root).parts, make=True))
+        except beneath.IrregularError as error:
+            raise StoreError(f"cannot make {folder}: {error.path} is {error.what}", hint=REMOVE_LINK) from error
         except OSError as error:
             raise StoreError(f"cannot make {error.filename}: {os.strerror(error.errno or 0).lower()}") from error
         signal.signal(signal.SIGTERM, run._on_sigterm)
         return run
+
+    def root_of(self, path: Path) -> Path:
+        """The folder above ``path`` that is trusted, and from which no link is followed: the run's own, which holds the checkpoints."""
+        run = self.checkpoints.parent
+        return run if path.is_relative_to(run) else path.parent
 
     @property
     def stop_requested(self) -> bool:
@@ -129,19 +138,24 @@ class Run:
         """
         self.flush()
         temporary = self.checkpoints / f".{step_folder(step)}.{os.getpid()}.tmp"
-        _remove_if_there(temporary)
-        temporary.mkdir(parents=True)
+        try:
+            with beneath.held(self.checkpoints.parent, (self.checkpoints.name,), make=True) as directory:
+                _remove_if_there(temporary.name, directory)
+                os.mkdir(temporary.name, dir_fd=directory)
+        except beneath.IrregularError as error:
+            raise StoreError(f"cannot save {temporary}: {error.path} is {error.what}", hint=REMOVE_LINK) from error
         try:
             yield temporary
             published = publish(temporary, self.checkpoints, step, metrics, fingerprint)
         finally:
-            _remove_if_there(temporary)
+            with suppress(FileNotFoundError, beneath.IrregularError), opened(self.checkpoints) as directory:
+                _remove_if_there(temporary.name, directory)
         prune(self.checkpoints, self.keep_checkpoints, trusted=published, ranking=self.ranking)
 
     def publish_model(self) -> None:
         """Write the manifest of the final model, last. Raises StoreError if ``model`` is empty or cannot be written."""
         self.flush()
-        write_manifest(self.model, step=None)
+        write_manifest(self.model, step=None, root=self.root_of(self.model))
 
     def fail(self, message: str, cause: str = "failed", *, is_consequence: bool = False) -> None:
         """Say why the program is about to end; the run's status shows the first 1,024 characters.
@@ -153,12 +167,11 @@ class Run:
         if self.failure is not None:
             try:
                 said = {"message": message, "cause": cause, **({"is_consequence": True} if is_consequence else {})}
-                with os.fdopen(open_plain(self.failure, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w", encoding="utf-8") as file:
-                    file.write(json.dumps(said))
+                beneath.write_file(self.failure, self.root_of(self.failure), json.dumps(said).encode())
                 return
             except OSError:  # the disk is full, say, which may be the very thing to be told
                 with suppress(OSError):
-                    self.failure.unlink()
+                    beneath.unlink_within(self.failure, self.root_of(self.failure))
         print(f"{cause}: {message}", file=sys.stderr, flush=True)
 
     def exit_stopped(self) -> NoReturn:
@@ -192,9 +205,9 @@ class Run:
     @classmethod
     def _standalone(cls) -> Self:
         folder = Path(STANDALONE).absolute()
-        checkpoints = folder / "checkpoints"
+        checkpoints = (folder / "checkpoints").resolve()  # the user's own link, to a larger disk perhaps
         resume_from = newest_valid(checkpoints, lambda line: print(line, file=sys.stderr))
-        return cls("standalone", 1, checkpoints, folder / "model", folder / "metrics.jsonl", data=None, resume_from=resume_from)
+        return cls("standalone", 1, checkpoints, (folder / "model").resolve(), folder / "metrics.jsonl", data=None, resume_from=resume_from)
 
     def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
         self._stop = True
@@ -205,6 +218,6 @@ def _path(text: str | None) -> Path | None:
     return Path(text) if text else None
 
 
-def _remove_if_there(folder: Path) -> None:
-    if folder.is_dir():
-        remove_folder(folder)
+def _remove_if_there(name: str, directory: int) -> None:
+    if stat.S_ISDIR(beneath.mode_of(name, directory)):
+        beneath.remove(name, directory)

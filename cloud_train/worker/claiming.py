@@ -141,7 +141,8 @@ class Claims:
         )
 
     def _journal(self, number: int) -> Journal:
-        return Journal(Workspace.in_store(self._store, self.record.run_id, number, self._node.rank).worker_log, self._redactor)
+        workspace = Workspace.in_store(self._store, self.record.run_id, number, self._node.rank)
+        return Journal(workspace.worker_log, self._redactor, root=workspace.store)
 
     def _ask(self, work: Callable[[], str]) -> str:
         went_well, text = self._do(work, gives_up=True)

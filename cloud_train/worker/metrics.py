@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from cloud_train.beneath import open_plain
+from cloud_train.beneath import IrregularError, open_within
 from cloud_train.errors import StoreError
 
 INTERVAL_SECONDS = 0.5
@@ -18,8 +18,9 @@ INTERVAL_SECONDS = 0.5
 class MetricsWriter:
     """Appends lines ``{"step", "epoch", "time", "split", "name", "value"}`` to a file, at most one write per ``INTERVAL_SECONDS``."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path = path
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic, root: Path | None = None) -> None:
+        """``root``: a folder above, below which no link is followed."""
+        self._path, self._root = path, root
         self._clock = clock
         self._lines: list[str] = []
         self._last_write = -math.inf
@@ -41,7 +42,9 @@ class MetricsWriter:
             return
         data = "".join(self._lines).encode()
         try:
-            _append(self._path, data)
+            _append(self._path, self._root, data)
+        except IrregularError as error:
+            raise StoreError(f"cannot write metrics to {error.path}: it is {error.what}") from error
         except OSError as error:
             raise StoreError(f"cannot write metrics to {self._path}: {os.strerror(error.errno or 0).lower()}") from error
         self._lines.clear()
@@ -53,8 +56,8 @@ class MetricsWriter:
             self.flush()
 
 
-def _append(path: Path, data: bytes) -> None:
-    descriptor = open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+def _append(path: Path, root: Path | None, data: bytes) -> None:
+    descriptor = open_within(path, root, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         size = os.fstat(descriptor).st_size
         try:

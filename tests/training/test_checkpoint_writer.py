@@ -13,6 +13,7 @@ import torch
 from cloud_train.job.models import EarlyStopping
 from cloud_train.run.manifest import verify
 from cloud_train.run.ranking import USUAL
+from cloud_train.training import checkpointing
 from cloud_train.training.checkpointing import CheckpointWriter, Snapshot, restore_checkpoint
 from cloud_train.training.data import DataSet
 from cloud_train.training.data.memory import TensorSamples
@@ -105,10 +106,10 @@ def test_the_end_of_the_block_waits_for_the_checkpoint_also_after_an_error(tmp_p
 def test_a_disk_that_is_full_is_found_out_by_the_next_checkpoint_or_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path)
 
-    def full(_path: Path, _content: bytes) -> int:
+    def full(_path: Path, _root: Path, _content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(checkpointing, "write_file", full)
     with CheckpointWriter(run, DESCRIPTION, {}) as checkpoints:
         checkpoints.save(snapshot(trained(), 1), {})
         with pytest.raises(OSError, match="No space left"):

@@ -143,6 +143,8 @@ def explained(action: str) -> Iterator[None]:
 
 def explain(error: OSError, action: str) -> StoreError:
     """A StoreError that says what could not be done, why, and what would help."""
+    if isinstance(error, beneath.IrregularError):
+        return StoreError(f"cannot {action}: {error.path} is {error.what}")
     hints = {
         errno.ENOSPC: "free some space on that disk; what arrived is kept, so doing it again goes on from there",
         errno.EDQUOT: "your disk quota is used up; what arrived is kept, so doing it again goes on from there",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cloud_train.beneath import open_plain
+from cloud_train.beneath import open_within
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.storage.base import ObjectInfo, ObjectMissingError, UploadGoneError
 from cloud_train.storage.transfer.engine import Engine, Identity, Known, check_tries
@@ -33,6 +33,8 @@ class Upload:
     key: str
     sha256: str | None = None
     """Of the file, in hexadecimal, where it is known: then it is read only once, and refused if it is not these bytes."""
+    below: Path | None = None
+    """For a file that another program may replace: a folder that ``path`` lies below, and that no link inside it may lead out of."""
 
 
 _WHOLE_BYTES = 8 << 20
@@ -60,7 +62,7 @@ def holds(info: ObjectInfo | None, size: int, sha256: str) -> bool:
 def _send_whole(engine: Engine, file: Upload, look: bool, tries: int) -> Sequence[Step]:
     looked_ns = time.time_ns()
     with explained(f"read {file.path}"):
-        descriptor = open_plain(file.path)
+        descriptor = open_within(file.path, file.below)
         with os.fdopen(descriptor, "rb", buffering=0) as opened:
             before = Identity.of(os.fstat(descriptor))
             data = opened.read(before.size + 1) or b""
@@ -98,7 +100,7 @@ class _Parts:
         """Hash the file, begin the upload or find the one that was begun, and bring about a step for each part."""
         self._tries += 1
         with explained(f"read {self._file.path}"):
-            self._descriptor = open_plain(self._file.path)
+            self._descriptor = open_within(self._file.path, self._file.below)
             self._identity = Identity.of(os.fstat(self._descriptor))
             self._looked_ns = time.time_ns()
             self._sha256 = self._file.sha256 or hash_file(self._descriptor, self._identity.size, self._engine.stopped)

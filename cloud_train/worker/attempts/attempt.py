@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,7 +42,7 @@ class Attempt:
         self._number = number
         self._at = surroundings
         self._deadline = math.inf
-        self._reserve = Reserve(surroundings.workspace.reserve)
+        self._reserve = Reserve(surroundings.workspace.reserve, surroundings.workspace.store)
         self._children = Children(self._buried)
         self._helpers = Helpers(surroundings, self._children, number)
         self._watch = Watch(surroundings, self._children, self._helpers)
@@ -80,7 +81,7 @@ class Attempt:
         environment = program.environment_of(
             at.record, at.record_sha256, at.workspace, self._number, node=at.node, resume=resume, data=fetched, own=os.environ
         )
-        group = program.start(program.on_this_machine(at.record), environment, at.workspace.output_log)
+        group = program.start(program.on_this_machine(at.record), environment, at.workspace.output_log, at.workspace.store)
         running = Running(group, at, self._children, self._helpers, self._watch)
         self._watch.look_every(at.timing.look)
         at.status.update(state=State.RUNNING, resumed_step=step_of(resume.name) if resume else None)
@@ -90,10 +91,11 @@ class Attempt:
         exit_code = running.until_gone(sealer.look if sealer else None)
         at.journal.note(f"the program ended: {ending.describe(exit_code)}")
         was_stopped = self._was_stopped(exit_code)
-        if sealer:
-            sealer.finish()
+        fault = running.fault or (_fault_of(sealer.finish) if sealer else None)
         if was_stopped:
             return self._stopped(exit_code, running.how_killed())
+        if fault:
+            raise fault
         out_of_memory = ending.oom_kills() > kills_before
         end = ending.of_program(exit_code, out_of_memory, at.workspace.failure, at.workspace.output_log)
         return ending.beside_others(exit_code, end) if at.peers else end
@@ -220,3 +222,11 @@ class Attempt:
                 return
             self._at.signals.wait(self._at.timing.write_again)
         print(f"the end cannot be written: {end.cause.value}: {end.message}", file=sys.stderr)
+
+
+def _fault_of(action: Callable[[], None]) -> StoreError | None:
+    try:
+        action()
+    except StoreError as error:
+        return error
+    return None

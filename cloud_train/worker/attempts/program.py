@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from cloud_train.beneath import open_plain
+from cloud_train.beneath import IrregularError, open_within
 from cloud_train.errors import CloudTrainError, StoreError
 from cloud_train.run import python_path
 from cloud_train.run.record import Program, RunRecord
@@ -29,14 +29,15 @@ class ProgramStartError(CloudTrainError):
     code = "program-start"
 
 
-def start(program: Program, environment: Mapping[str, str], output_log: Path) -> int:
+def start(program: Program, environment: Mapping[str, str], output_log: Path, root: Path | None = None) -> int:
     """Start the program in a session of its own and return its process id, which is its process group's too.
 
-    Raises ProgramStartError if command or folder are wrong, StoreError if the log cannot be written.
+    ``root``: a folder above the log, below which no link is followed. Raises ProgramStartError if command or folder are wrong, and
+    StoreError if the log cannot be written.
     """
     if not Path(program.directory).is_dir():
         raise ProgramStartError(f"the folder {program.directory!r} does not exist, so {program.command[0]!r} cannot start in it")
-    descriptor = _open_log(output_log)
+    descriptor = _open_log(output_log, root)
     try:
         return _spawn(program, environment, descriptor)
     finally:
@@ -95,11 +96,13 @@ def _is_script(record: RunRecord) -> bool:
     return bool(record.job.get("model", {}).get("kind", "script") == "script")
 
 
-def _open_log(path: Path) -> int:
+def _open_log(path: Path, root: Path | None = None) -> int:
     # The program writes its log itself: there is no pipe, so no byte is touched, nothing is lost if the worker dies, and it costs nothing.
     # Appending, so that its processes never write over each other.
     try:
-        descriptor = open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        descriptor = open_within(path, root, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    except IrregularError as error:
+        raise StoreError(f"cannot write {error.path}: it is {error.what}") from error
     except OSError as error:
         raise StoreError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
     os.set_blocking(descriptor, True)  # as programs expect it

@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from cloud_train.beneath import open_plain
+from cloud_train.beneath import open_within, unlink_within
 
 RESERVE_BYTES = 64 * 1024
 """Enough for a status and some lines of log, each in a block of its own."""
@@ -13,13 +13,14 @@ RESERVE_BYTES = 64 * 1024
 class Reserve:
     """A file that holds the space until it is needed."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, root: Path | None = None) -> None:
+        """``root``: a folder above, below which no link is followed."""
+        self._path, self._root = path, root
 
     def take(self) -> None:
         """Set the space aside, if there is any."""
         with suppress(OSError):
-            descriptor = open_plain(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
+            descriptor = open_within(self._path, self._root, os.O_WRONLY | os.O_CREAT, 0o600)
             try:
                 os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
             finally:
@@ -28,7 +29,7 @@ class Reserve:
     def release(self) -> None:
         """Give the space back."""
         with suppress(OSError):
-            self._path.unlink()
+            unlink_within(self._path, self._root)
 
 
 def is_full(folder: Path) -> bool:

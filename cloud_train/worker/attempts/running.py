@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable
 from time import monotonic
 
+from cloud_train.errors import StoreError
 from cloud_train.run.states import State
 from cloud_train.worker.attempts.helpers import Helpers
 from cloud_train.worker.attempts.watch import Watch
@@ -21,25 +22,33 @@ class Running:
     def __init__(self, group: int, at: Surroundings, children: Children, helpers: Helpers, watch: Watch) -> None:
         self._group, self._at, self._children, self._helpers, self._watch = group, at, children, helpers, watch
         self._is_told = False
+        self.fault: StoreError | None = None
+        """What was found wrong meanwhile, for which the program was told to stop."""
         self._give_up_at = math.inf
         children.expect(group)
         helpers.protect(group)
 
     def until_gone(self, meanwhile: Callable[[], None] | None) -> int:
-        """Until the program and everything that it started is gone; returns its exit status. ``meanwhile`` is called at every turn."""
+        """Until the program and everything that it started is gone; returns its exit status.
+
+        ``meanwhile`` is called at every turn. If it raises StoreError, that is the ``fault``: the program is told to stop.
+        """
         watch = self._watch
         while True:
             watch.turn()
-            if watch.stop and not self._is_told:
-                self._tell_to_stop(watch.stop.value)
+            if (watch.stop or self.fault) and not self._is_told:
+                self._tell_to_stop(watch.stop.value if watch.stop else str(self.fault))
             if self._children.has_ended(self._group):
                 if not tree.tree_is_alive(self._group, self._helpers.pids()):
                     break
                 self._hurry_leftovers()
             if monotonic() >= watch.kill_at and not self._kill():
                 break
-            if meanwhile:
-                meanwhile()
+            if meanwhile and not self.fault:
+                try:
+                    meanwhile()
+                except StoreError as error:
+                    self.fault = error
         watch.limit = watch.kill_at = math.inf
         exit_code = self._children.code(self._group)
         return -signal.SIGKILL if exit_code is None else exit_code
@@ -63,7 +72,7 @@ class Running:
     def _hurry_leftovers(self) -> None:
         # A shell dies of SIGTERM at once, while the program that it started is still saving: during a stop, what belongs to the group has
         # the rest of the grace period. What is left otherwise was forgotten by the program.
-        if self._watch.stop and tree.group_is_alive(self._group):
+        if self._is_told and tree.group_is_alive(self._group):
             return
         if self._watch.kill_at > (soon := monotonic() + self._at.timing.leftover):
             self._watch.kill_at = soon

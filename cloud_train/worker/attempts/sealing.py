@@ -1,35 +1,45 @@
 """Checkpoints and models of programs that write no manifest themselves: the worker seals them.
 
+The folder above that of the checkpoints, or of the model, is the run's own and trusted. From there on no link is followed: the program may
+put one there at any time, and nothing outside the run is the worker's to write or delete.
+
 All but the looks runs in a chore, which imports what it needs itself: a worker whose program has no checkpoints starts 4 ms earlier.
 """
 
 import os
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from cloud_train import beneath
+from cloud_train.beneath import IrregularError
 from cloud_train.errors import StoreError
 from cloud_train.run.layout import MANIFEST, step_of
 
 _PASSED_OVER = ".passed-over-"
+_REMOVE = "let the program make a plain folder there, or leave the one that it finds"
 
 Note = Callable[[str], None]
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether there is nothing in a folder."""
-    with os.scandir(folder) as entries:
+    """Whether there is nothing in a folder; raises OSError."""
+    with beneath.held(folder.parent, (folder.name,), listed=True) as directory, os.scandir(directory) as entries:
         return next(entries, None) is None
 
 
 def unsealed(checkpoints: Path) -> set[str]:
-    """The names of checkpoint folders without a manifest."""
+    """The names of checkpoint folders without a manifest. Raises StoreError where the folder is a link, or none."""
     try:
-        with os.scandir(checkpoints) as entries:
-            names = [entry.name for entry in entries if step_of(entry.name) is not None and entry.is_dir(follow_symlinks=False)]
+        with beneath.held(checkpoints.parent, (checkpoints.name,), listed=True) as directory:
+            with os.scandir(directory) as entries:
+                names = [entry.name for entry in entries if step_of(entry.name) is not None and entry.is_dir(follow_symlinks=False)]
+            return {name for name in names if not beneath.mode_of(f"{name}/{MANIFEST}", directory)}
+    except IrregularError as error:
+        raise StoreError(f"the checkpoints cannot be kept: {error.path} is {error.what}", hint=_REMOVE) from error
     except OSError:
         return set()
-    return {name for name in names if not os.path.lexists(checkpoints / name / MANIFEST)}
 
 
 def prepare(checkpoints: Path, note: Note) -> str:
@@ -38,18 +48,20 @@ def prepare(checkpoints: Path, note: Note) -> str:
     What an earlier attempt was still writing is deleted. What is newer than the valid one is put aside: the program will come to these
     steps again, and a shell's ``mv`` onto an existing folder would move *into* it.
     """
-    from cloud_train.run.checkpoints import newest_valid, remove_folder
+    from cloud_train.run.checkpoints import newest_valid, opened
 
-    names = sorted(path.name for path in checkpoints.iterdir())
-    for name in names:
-        if name.startswith(".") and not name.startswith(_PASSED_OVER):
-            with suppress(OSError):
-                remove_folder(checkpoints / name)
-    resume = newest_valid(checkpoints, note)
-    newest = -1 if resume is None else step_of(resume.name) or 0
-    for name in names:
-        if (step_of(name) or 0) > newest and step_of(name) is not None:
-            _put_aside(checkpoints / name, note)
+    with opened(checkpoints) as directory:
+        with os.scandir(directory) as entries:
+            names = sorted(entry.name for entry in entries)
+        for name in names:
+            if name.startswith(".") and not name.startswith(_PASSED_OVER):
+                with suppress(OSError):
+                    beneath.remove(name, directory)
+        resume = newest_valid(checkpoints, note)
+        newest = -1 if resume is None else step_of(resume.name) or 0
+        for name in names:
+            if (step_of(name) or 0) > newest and step_of(name) is not None:
+                _put_aside(name, directory, note)
     return resume.name if resume else ""
 
 
@@ -60,19 +72,25 @@ def seal_checkpoints(checkpoints: Path, names: set[str], keep: int, note: Note) 
 
     for name in sorted(names, key=lambda name: step_of(name) or 0):
         try:
-            write_manifest(checkpoints / name, step_of(name))
+            write_manifest(checkpoints / name, step_of(name), root=checkpoints.parent)
         except StoreError as error:
             note(f"checkpoint {name} does not count: {error.message}")
-        else:
-            note(f"sealed checkpoint {name}")
+            continue
+        note(f"sealed checkpoint {name}")
+        try:
             prune(checkpoints, keep, trusted=checkpoints / name)
+        except StoreError as error:
+            note(error.message)
     return ""
 
 
 def model_needs_seal(model: Path) -> bool:
-    """Whether there are files of a model, and no manifest."""
+    """Whether there are files of a model, and no manifest; also if it is a link, which sealing refuses."""
     try:
-        return not is_empty(model) and not os.path.lexists(model / MANIFEST)
+        with beneath.held(model.parent, (model.name,)) as directory:
+            return not beneath.mode_of(MANIFEST, directory) and not is_empty(model)
+    except IrregularError:
+        return True
     except OSError:
         return False
 
@@ -81,19 +99,17 @@ def seal_model(model: Path) -> str:
     """Write the final model's manifest; raises StoreError."""
     from cloud_train.run.manifest import write_manifest
 
-    write_manifest(model, step=None)
+    write_manifest(model, step=None, root=model.parent)
     return ""
 
 
-def _put_aside(folder: Path, note: Note) -> None:
-    from cloud_train.run.checkpoints import remove_folder
-
-    aside = folder.with_name(_PASSED_OVER + folder.name)
+def _put_aside(name: str, directory: int, note: Note) -> None:
+    aside = _PASSED_OVER + name
     try:
-        if aside.is_dir():
-            remove_folder(aside)
-        folder.rename(aside)
+        if stat.S_ISDIR(beneath.mode_of(aside, directory)):
+            beneath.remove(aside, directory)
+        os.rename(name, aside, src_dir_fd=directory, dst_dir_fd=directory)
     except OSError as error:
-        note(f"cannot put {folder.name} aside: {error.strerror}")
+        note(f"cannot put {name} aside: {error.strerror}")
     else:
-        note(f"put {folder.name} aside as {aside.name}")
+        note(f"put {name} aside as {aside}")

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
-from cloud_train.beneath import open_plain
+from cloud_train.beneath import IrregularError, held, open_folder, open_within
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run import documents, layout
 from cloud_train.run.checkpoints import kept
@@ -97,9 +97,9 @@ class Folders:
     def _checkpoints_here(self) -> dict[str, Manifest]:
         """The complete ones, the newest first."""
         here = {}
-        for name in _newest_first(_steps_in(self._run / layout.CHECKPOINTS)):
+        for name in _newest_first(_steps_in(self._run)):
             with suppress(CorruptError):  # not sealed yet, or pruned this very moment
-                here[name] = read_manifest(self._run / layout.CHECKPOINTS / name)
+                here[name] = read_manifest(self._run / layout.CHECKPOINTS / name, self._run)
         return {name: manifest for name, manifest in here.items() if self._spoilt.get(name) != manifest}
 
     def _staying(self, here: Mapping[str, Manifest]) -> set[str]:
@@ -112,7 +112,7 @@ class Folders:
 
     def _ship_model(self) -> None:
         try:
-            manifest = read_manifest(self._run / layout.MODEL)
+            manifest = read_manifest(self._run / layout.MODEL, self._run)
         except CorruptError:
             return  # there is none, or not yet
         if manifest != self._model and self._ship_folder(layout.MODEL, manifest):
@@ -123,9 +123,11 @@ class Folders:
         """The manifest goes last. False if the folder was deleted meanwhile, as old checkpoints are."""
         folder, prefix = self._run / name, f"{self._run_id}/{name}"
         try:
-            written = _sha256(folder / layout.MANIFEST)
-            upload(self._store, [Upload(folder / file, f"{prefix}/{file}", entry.sha256) for file, entry in manifest.files.items()])
-            upload(self._store, [Upload(folder / layout.MANIFEST, f"{prefix}/{layout.MANIFEST}", written)])
+            written = _sha256(folder / layout.MANIFEST, self._run)
+            files = {**{file: entry.sha256 for file, entry in manifest.files.items()}, layout.MANIFEST: written}
+            uploads = [Upload(folder / file, f"{prefix}/{file}", sha256, below=self._run) for file, sha256 in files.items()]
+            upload(self._store, uploads[:-1])
+            upload(self._store, uploads[-1:])
         except (OSError, StoreError, CorruptError):
             if not (folder / layout.MANIFEST).exists():
                 return False
@@ -134,14 +136,14 @@ class Folders:
 
     def _ship_others(self, number: int) -> None:
         """TensorBoard's files, the reason of a failure: whatever is neither a stream nor a word between worker and nodes."""
-        for path in _files_below(self._run / layout.attempt(number)):
+        for path in _files_below(self._run, layout.attempt(number)):
             name = path.relative_to(self._run).as_posix()
             if self._is_other(name, number):
                 with suppress(FileNotFoundError):
-                    status = path.stat()
+                    status = path.lstat()
                     seen = (status.st_size, status.st_mtime_ns)
                     if self._others.get(name) != seen:
-                        upload(self._store, [Upload(path, f"{self._run_id}/{name}")])
+                        upload(self._store, [Upload(path, f"{self._run_id}/{name}", below=self._run)])
                         self._others[name] = seen
 
     def _is_other(self, name: str, number: int) -> bool:
@@ -189,15 +191,16 @@ def manifest_there(store: Store, prefix: str) -> Manifest | None:
         return None
 
 
-def _sha256(path: Path) -> str:
-    with os.fdopen(open_plain(path), "rb") as file:
+def _sha256(path: Path, root: Path) -> str:
+    with os.fdopen(open_within(path, root), "rb") as file:
         return hashlib.sha256(file.read(LARGEST)).hexdigest()
 
 
-def _steps_in(checkpoints: Path) -> list[str]:
+def _steps_in(run: Path) -> list[str]:
     try:
-        return [name for name in os.listdir(checkpoints) if layout.step_of(name) is not None]  # noqa: PTH208 -- names are all that is needed
-    except FileNotFoundError:
+        with held(run, (layout.CHECKPOINTS,), listed=True) as directory:
+            return [name for name in os.listdir(directory) if layout.step_of(name) is not None]  # noqa: PTH208 -- names are all that is needed
+    except (FileNotFoundError, IrregularError):  # of the latter the attempt ends: the worker looks there as well
         return []
 
 
@@ -205,8 +208,12 @@ def _newest_first(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: layout.step_of(name) or 0, reverse=True)
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    for place, _, names in os.walk(folder):
+def _files_below(run: Path, folder: str) -> Iterator[Path]:
+    try:
+        os.close(open_folder(run, folder.split("/")))
+    except OSError:
+        return
+    for place, _, names in os.walk(run / folder):
         for name in sorted(names):
             path = Path(place, name)
             if not name.startswith(".") and path.is_file() and not path.is_symlink():

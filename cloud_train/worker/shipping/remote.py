@@ -7,12 +7,14 @@ What lands here was written by anybody: names are checked, and every byte agains
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
 
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cloud_train.beneath import IrregularError, held, mode_of, write_file
 from cloud_train.errors import CloudTrainError, CorruptError, StoreError
 from cloud_train.run import documents, layout
 from cloud_train.storage.base import InvalidKeyError, ObjectExistsError, ObjectMissingError, Store
@@ -93,7 +95,7 @@ class Remote:
         Node 0 may have it on its machine and still be sending it: for that there are ``patience`` seconds.
         """
         store, waited = self._store(), 0.0
-        while not (checkpoints / name).exists():
+        while not _is_here(checkpoints, name):
             try:
                 self._bring(store, name, checkpoints)
             except ObjectMissingError:
@@ -104,7 +106,7 @@ class Remote:
         return ""
 
     def _bring(self, store: Store, name: str, checkpoints: Path) -> None:
-        from cloud_train.run.checkpoints import remove_folder
+        from cloud_train.run.checkpoints import put_in_place
         from cloud_train.run.manifest import LARGEST, parse_manifest
         from cloud_train.storage.transfer.files import Download, download
 
@@ -114,17 +116,19 @@ class Remote:
         if manifest.step != layout.step_of(name):
             raise CorruptError(f"its manifest is that of step {manifest.step}")
         temporary = checkpoints / f".{name}-brought"
+        root = checkpoints.parent  # the run's own folder, below which a program may put a link at any time
         files = [
-            Download(f"{prefix}/{file}", temporary / file, size=entry.size, sha256=entry.sha256) for file, entry in manifest.files.items()
+            Download(f"{prefix}/{file}", temporary / file, size=entry.size, sha256=entry.sha256, below=root)
+            for file, entry in manifest.files.items()
         ]
-        download(store, files)
+        for key, reason in download(store, files).skipped:  # gone by now, or a link is in the way
+            raise ObjectMissingError(f"{store.url}/{key} did not arrive: {reason}")
         try:
-            (temporary / layout.MANIFEST).write_bytes(written)
-            if (checkpoints / name).exists():  # of the same step, and not valid
-                remove_folder(checkpoints / name)
-            temporary.rename(checkpoints / name)
+            write_file(temporary / layout.MANIFEST, root, written)
+            put_in_place(temporary.name, checkpoints, name)
         except OSError as error:
-            raise StoreError(f"cannot write {checkpoints / name}: {os.strerror(error.errno or 0).lower()}") from error
+            reason = error.what if isinstance(error, IrregularError) else os.strerror(error.errno or 0).lower()
+            raise StoreError(f"cannot write {checkpoints / name}: {reason}") from error
 
     def _store(self, time_limit: float = _TRY_SECONDS) -> Store:
         from cloud_train.storage.registry import open_store
@@ -134,3 +138,13 @@ class Remote:
             return open_store(self.url, RetryPolicy(time_limit=time_limit))
         except CloudTrainError as error:
             raise StoreError(f"cannot open {self.url}: {error.message}", hint=error.hint) from error
+
+
+def _is_here(checkpoints: Path, name: str) -> bool:
+    try:
+        with held(checkpoints.parent, (checkpoints.name,)) as directory:
+            return stat.S_ISDIR(mode_of(name, directory))
+    except IrregularError as error:
+        raise StoreError(f"cannot write {checkpoints / name}: {error.path} is {error.what}") from error
+    except OSError:
+        return False

@@ -95,7 +95,8 @@ class Shipper:
         streams = []
         for name, lines in by_line.items():
             key = f"{self._run_id}/{name}"
-            streams.append(StreamShipper(self._workspace.path_of(key), self._store, key, by_line=lines, clock=self._clock))
+            path, root = self._workspace.path_of(key), self._workspace.folder
+            streams.append(StreamShipper(path, self._store, key, by_line=lines, clock=self._clock, root=root))
             if self._again:
                 streams[-1].go_on()
         return streams

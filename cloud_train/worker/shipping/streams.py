@@ -5,7 +5,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from cloud_train.beneath import open_plain, read_all
+from cloud_train.beneath import IrregularError, held, open_within, read_all
 from cloud_train.run.streams import segment_key, stream_of
 from cloud_train.storage.base import Store
 
@@ -18,8 +18,9 @@ _SEGMENT_BYTES = 8 << 20
 class StreamShipper:
     """One file. A segment that may not have arrived is sent again with the same bytes: nothing is doubled, and nothing read is replaced."""
 
-    def __init__(self, path: Path, store: Store, key: str, *, by_line: bool, clock: Callable[[], float]) -> None:
-        """``by_line``: cut only behind line feeds, except at the very end."""
+    def __init__(self, path: Path, store: Store, key: str, *, by_line: bool, clock: Callable[[], float], root: Path | None = None) -> None:
+        """``by_line``: cut only behind line feeds, except at the very end. ``root``: a folder above, below which no link is followed."""
+        self._root = root
         self._path, self._store, self._key, self._by_line, self._clock = path, store, key, by_line, clock
         self._segments: list[tuple[int, int]] = []
         self._under_way: int | None = None
@@ -72,18 +73,24 @@ class StreamShipper:
         if self._under_way is not None:
             return self._read(self._end, self._under_way)
         try:
-            status = self._path.lstat()
-        except FileNotFoundError:
+            size = self._size()
+        except (FileNotFoundError, IrregularError):
             return b""
-        size = status.st_size if stat.S_ISREG(status.st_mode) else 0
         data = self._read(self._end, min(size, self._end + _SEGMENT_BYTES)) if size > self._end else b""
         if self._by_line and (whole_lines or len(data) == _SEGMENT_BYTES):
             lines = data[: data.rfind(b"\n") + 1]
             return data if not lines and len(data) == _SEGMENT_BYTES else lines  # one line longer than a segment is cut after all
         return data
 
+    def _size(self) -> int:
+        """Of the file; 0 for anything that is not a plain file."""
+        root = self._root or self._path.parent
+        with held(root, self._path.parent.relative_to(root).parts) as directory:
+            status = os.stat(self._path.name, dir_fd=directory, follow_symlinks=False)
+        return status.st_size if stat.S_ISREG(status.st_mode) else 0
+
     def _read(self, start: int, end: int) -> bytes:
-        descriptor = open_plain(self._path)
+        descriptor = open_within(self._path, self._root)
         try:
             return read_all(descriptor, start, end)
         finally:
