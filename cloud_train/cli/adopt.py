@@ -30,7 +30,7 @@ def adopt(
     from cloud_train.orchestrator.home import Home
 
     home = Home.from_environment()
-    view = take(home, url, config, Configs(home, asking(as_json)))
+    view = take(home, url, config, Configs(home, asking(as_json)), note=say_aside)
     if as_json:
         say_json(run_json(view))
         return 0

@@ -4,7 +4,7 @@ A run directory says everything about its run, so any machine that reaches the s
 """
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -59,11 +59,13 @@ def runs_in(url: str) -> Listed:
     return Listed(sorted(runs, key=lambda run: (run.created, run.run_id), reverse=True), unreadable)
 
 
-def adopt(home: Home, url: str, config: str | None = None, configs: Configs | None = None) -> RunView:
+def adopt(
+    home: Home, url: str, config: str | None = None, configs: Configs | None = None, note: Callable[[str], None] = lambda _: None
+) -> RunView:
     """Take the run whose directory is ``url`` into the ledger; one that is there already is only looked at.
 
     Nothing in the run directory is acted on: its provider is asked with the settings of this machine's own ``config``, and ``resume`` will
-    show what it would start. If the ``run.json`` of a run that is known here has changed, ``resume`` asks from now on.
+    show what it would start. If the ``run.json`` of a run that is known here has changed, ``note`` is told, and ``resume`` asks from now on.
     Raises NotFoundError if there is no run directory, CorruptError if it holds something else, ConflictError if the ledger has the run in
     another store.
     """
@@ -93,6 +95,7 @@ def adopt(home: Home, url: str, config: str | None = None, configs: Configs | No
             )
         elif _is_changed(ledger, store_url, run_id):
             ledger.distrust(run_id)
+            note(f"run.json of {run_id} is not the one that is known here: resume will show what it starts, and ask")
         return look(home, ledger, run_id)
 
 

@@ -115,7 +115,9 @@ def test_a_run_json_that_somebody_changed_is_never_carried_out(home: Home, start
 def test_a_changed_run_is_resumed_once_it_was_adopted_again_and_accepted(home: Home, start: Submit, tmp_path: Path) -> None:
     run = end_of(home, start("false"))
     rewrite(run, lambda record: record["program"].update(command=["/bin/sh", "-c", f"touch {tmp_path}/canary"]))
-    adopt(home, run.run_directory)
+    notes: list[str] = []
+    adopt(home, run.run_directory, note=notes.append)
+    assert notes == [f"run.json of {run.run_id} is not the one that is known here: resume will show what it starts, and ask"]
     with pytest.raises(NotTrustedError):
         resume(home, run.run_id)
     assert not (tmp_path / "canary").exists()
