@@ -65,9 +65,11 @@ def adopt(
     """Take the run whose directory is ``url`` into the ledger; one that is there already is only looked at.
 
     Nothing in the run directory is acted on: its provider is asked with the settings of this machine's own ``config``, and ``resume`` will
-    show what it would start. If the ``run.json`` of a run that is known here has changed, ``note`` is told, and ``resume`` asks from now on.
-    Raises NotFoundError if there is no run directory, CorruptError if it holds something else, ConflictError if the ledger has the run in
-    another store.
+    show what it would start. If the ``run.json`` of a run that is known here has changed, ``note`` is told, and ``resume`` asks from then
+    on.
+
+    Raises NotFoundError if there is no run directory, CorruptError if it holds something else, ConflictError if the ledger has the run
+    in another store.
     """
     store_url, _, run_id = (absolute_url(url.rstrip("/"), Path.cwd()) if "/" in url else url).rpartition("/")
     if not store_url or not run_id or scheme_of(store_url) != scheme_of(url):
