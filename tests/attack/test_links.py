@@ -289,7 +289,7 @@ def test_checkpoints_that_become_a_link_are_neither_sealed_nor_deleted_and_end_t
     before = state_of(outside)
     launched.shell(SWAPS_CHECKPOINTS.format(outside=outside), keep_checkpoints=1)
     status = launched.run()
-    assert status.cause is Cause.INFRASTRUCTURE
+    assert status.cause is Cause.FAILED
     assert status.message.startswith(f"the checkpoints cannot be kept: {launched.directory / 'checkpoints'} is a link")
     assert "SIGTERM for the program" in launched.journal()
     assert state_of(outside) == before

@@ -94,8 +94,8 @@ class Attempt:
         fault = running.fault or (_fault_of(sealer.finish) if sealer else None)
         if was_stopped:
             return self._stopped(exit_code, running.how_killed())
-        if fault:
-            raise fault
+        if fault:  # trying again would not help
+            return Ending(Cause.FAILED, fault.message, exit_code)
         out_of_memory = ending.oom_kills() > kills_before
         end = ending.of_program(exit_code, out_of_memory, at.workspace.failure, at.workspace.output_log)
         return ending.beside_others(exit_code, end) if at.peers else end
