@@ -8,6 +8,7 @@ import typer
 
 from cloud_train.cli.options import JsonOption
 from cloud_train.cli.terminal import Painter, is_terminal, say, say_aside, say_json
+from cloud_train.job.secrecy import without_credentials
 from cloud_train.run.states import State
 
 if TYPE_CHECKING:
@@ -56,7 +57,11 @@ def list_runs(
         say_json({"runs": [run_json(run) for run in shown], "more": more, **({"unreadable": [vars(run) for run in bad]} if store else {})})
         return 0
     if not shown and not bad:
-        none = f"there is no run in {store}" if store else "there is no run yet; start one with: cloud-train submit JOB.yaml"
+        none = (
+            f"there is no run in {without_credentials(store)}"
+            if store
+            else "there is no run yet; start one with: cloud-train submit JOB.yaml"
+        )
         say_aside("no run is in this state" if found else none)
         return 0
     say(run_table(shown, time.time(), is_terminal(sys.stdout), Painter.of(sys.stdout), bad))

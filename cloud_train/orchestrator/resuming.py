@@ -15,7 +15,7 @@ from cloud_train.orchestrator.observing import RunView, declare_dead, look
 from cloud_train.orchestrator.packaging import with_image, with_same_image
 from cloud_train.orchestrator.places import provider_at
 from cloud_train.orchestrator.planning import plan_elsewhere
-from cloud_train.orchestrator.stopping import still_running
+from cloud_train.orchestrator.stopping import outlives_its_end
 from cloud_train.orchestrator.stores import CLOUD_PAUSE_SECONDS
 from cloud_train.orchestrator.submitting import handed_over, launch, refuse_unready
 from cloud_train.orchestrator.trust import CheckedRecord, accept, checked_record
@@ -26,10 +26,6 @@ from cloud_train.run.states import State
 
 _SILENCE_SECONDS = 45.0
 """For which a worker on another machine must give no sign of life, several times the pace at which it gives them."""
-
-_LEAVING_SECONDS = 10.0
-"""What a worker may need to be gone after it wrote its end."""
-_LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -173,14 +169,11 @@ def _refuse_running(home: Home, ledger: Ledger, run: RunView, *, sleep: Callable
     """
     if provider_at(home, run.provider).capabilities.is_cloud:
         return
-    deadline = clock() + _LEAVING_SECONDS
-    while still_running(home, ledger, run) is not None:
-        if clock() > deadline:
-            raise ConflictError(
-                f"attempt {run.attempt} of {run.run_id} still runs at {run.provider!r}, though its run directory says: {run.state}",
-                hint=f"stop it first: cloud-train cancel {run.run_id}",
-            )
-        sleep(_LOOK_SECONDS)
+    if outlives_its_end(home, ledger, run, sleep=sleep, clock=clock) is not None:
+        raise ConflictError(
+            f"attempt {run.attempt} of {run.run_id} still runs at {run.provider!r}, though its run directory says: {run.state}",
+            hint=f"stop it first: cloud-train cancel {run.run_id}",
+        )
 
 
 def _refuse_unresumable(run: RunView) -> None:

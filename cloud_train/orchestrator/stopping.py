@@ -24,6 +24,8 @@ _SILENCE_SECONDS = 45.0
 _CLOUD_SECONDS = 300.0
 """The same for a cloud, which takes its time to stop a machine, the more so one that it is still starting."""
 _PAUSE_SECONDS = 0.05
+_LEAVING_SECONDS = 5.0
+"""What a worker may need to be gone after it wrote its end."""
 
 
 def cancel(
@@ -42,7 +44,7 @@ def cancel(
     """
     with Ledger(home.ledger_path) as ledger:
         run = look(home, ledger, run_id)
-        if run.state.is_end and (alive := still_running(home, ledger, run)) is not None:
+        if run.state.is_end and (alive := outlives_its_end(home, ledger, run, sleep=sleep, clock=clock)) is not None:
             _stop(home, run, alive, force, sleep=sleep, clock=clock)
             return look(home, ledger, run_id)
         if run.state is State.CANCELLED:
@@ -79,7 +81,17 @@ def cancel(
         return run
 
 
-def still_running(home: Home, ledger: Ledger, run: RunView) -> Handle | None:
+def outlives_its_end(
+    home: Home, ledger: Ledger, run: RunView, *, sleep: Callable[[float], None], clock: Callable[[], float]
+) -> Handle | None:
+    """The attempt of a run that its run directory calls ended, if its provider says that it runs once a worker has had time to leave."""
+    deadline = clock() + _LEAVING_SECONDS
+    while (alive := _still_running(home, ledger, run)) is not None and clock() < deadline:
+        sleep(pause_of(store_at(run.store), _PAUSE_SECONDS))
+    return alive
+
+
+def _still_running(home: Home, ledger: Ledger, run: RunView) -> Handle | None:
     """The attempt, if its provider says that it runs, whatever the run directory says; None also where the provider cannot be asked."""
     entry = ledger.get(run.run_id)
     if entry is None or entry.reference is None or entry.reference == ELSEWHERE:
