@@ -67,14 +67,14 @@ def _facts(plan: Plan, settings_from: str, record: RunRecord) -> Iterator[tuple[
     program, job, folder = plan.program, plan.job, Path(plan.job_file).parent
     if isinstance(job.model, ScriptModel):
         yield "command", shlex.join(program.command)
-        yield "code", str((folder / job.model.directory).resolve()) if plan.image is not None else ""
+        yield "code", _resolved(folder, job.model.directory) if plan.image is not None else ""
     else:
         yield "command", f"the built-in trainer of {job.model.kind} models{', with the environment below' if program.environment else ''}"
     yield "folder", program.directory if plan.image is None else ""
     yield "image", plan.image or ""
     for name in ("dockerfile", "requirements"):
         if plan.image is not None and (file := getattr(job.image, name)):
-            yield name, str((folder / file).resolve())
+            yield name, _resolved(folder, file)
     yield "environment", "  ".join(f"{name}={value}" for name, value in program.environment.items())
     yield "secrets", ", ".join(job.secrets)
     yield "rights", "yours on this machine, with this shell's whole environment" if plan.provider == "local" else ""
@@ -84,6 +84,14 @@ def _facts(plan: Plan, settings_from: str, record: RunRecord) -> Iterator[tuple[
     yield "provider", f"{plan.provider}, with {settings_from}"
     yield "resources", _resources(plan)
     yield "not used", _shown(record.plan.get("provider_settings"))
+
+
+def _resolved(folder: Path, name: str) -> str:
+    """Where a path of the job leads on this machine; as it is written where it can lead nowhere."""
+    try:
+        return str((folder / name).resolve())
+    except (OSError, RuntimeError, ValueError):
+        return str(folder / name)
 
 
 def _resources(plan: Plan) -> str:

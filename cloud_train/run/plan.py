@@ -91,6 +91,8 @@ def _check_types(fields: dict[str, Any]) -> None:
     """Raise ValueError for a field that is acted on and has another type than a plan's: anybody may have written it."""
     said = Fields(fields)
     fields["job_file"] = said.text("job_file")
+    if "\0" in fields["job_file"]:
+        raise ValueError("'job_file' is not a path")
     for name in ("image", "host_data"):
         fields[name] = None if said.is_null(name) else said.text(name)
     fields["provider_settings"] = said.mapping("provider_settings")

@@ -467,7 +467,17 @@ def test_attempts_that_somebody_made_up_cost_a_look_little(
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("image", 5), ("job_file", 5), ("job_file", None), ("origins", 5), ("job_file", "\ud800"), ("notes", 5), ("layers", [5]), ("data", 5)],
+    [
+        ("image", 5),
+        ("job_file", 5),
+        ("job_file", None),
+        ("origins", 5),
+        ("job_file", "\ud800"),
+        ("job_file", "/a\0b"),
+        ("notes", 5),
+        ("layers", [5]),
+        ("data", 5),
+    ],
 )
 def test_a_field_of_the_wrong_type_in_a_foreign_plan_is_an_error_with_words(
     field: str, value: Any, start: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
