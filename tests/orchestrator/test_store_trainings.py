@@ -168,7 +168,7 @@ def test_a_run_that_is_killed_goes_on_from_another_machine_to_the_same_bytes(
     assert (ended.state, ended.attempt) == (State.SUCCEEDED, 2), ended.message
     assert ended.resumed_step in range(1, 13)
     assert weights(home, run.run_id, tmp_path / "far") == untouched
-    assert list((home.folder / "work").iterdir()) == []
+    wait_until(lambda: list((home.folder / "work").iterdir()) == [], "the worker has left, and taken its workspace away")
 
 
 def test_a_container_that_is_killed_goes_on_from_another_machine_to_the_same_bytes(
