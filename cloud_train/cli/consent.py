@@ -1,4 +1,4 @@
-"""Showing what somebody else decided, and asking the caller whether to act on it."""
+"""Showing what another person decided, and asking the caller whether to act on it."""
 
 import sys
 from collections.abc import Callable

@@ -28,6 +28,7 @@ METADATA = [
     "169.254.43518",
     "[::ffff:169.254.169.254]",
     "[::ffff:a9fe:a9fe]",
+    "[::ffff:0:a9fe:a9fe]",
     "[::a9fe:a9fe]",
     "[64:ff9b::a9fe:a9fe]",
     "[64:ff9b:1::a9fe:a9fe]",

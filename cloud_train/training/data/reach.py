@@ -39,8 +39,8 @@ _METADATA = tuple(
         "192.0.0.192/32",  # Oracle Cloud
     )
 )
-_IPV4_WITHIN = tuple(ip_network(network) for network in ("::/96", "64:ff9b::/96", "64:ff9b:1::/48"))
-"""IPv6 networks whose addresses end with an IPv4 address: compatible ones (RFC 4291), and what gateways translate (RFC 6052, 8215)."""
+_IPV4_WITHIN = tuple(ip_network(network) for network in ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48"))
+"""IPv6 networks whose addresses end with an IPv4 one: compatible ones (RFC 4291), and those that are translated (RFC 2765, 6052, 8215)."""
 
 
 _HINT = "correct data.url: it has to lead to a server that offers the data"
