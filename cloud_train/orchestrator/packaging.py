@@ -118,9 +118,9 @@ def with_same_image(provider: Provider, plan: Plan, note: Callable[[str], None])
     """
     if plan.image is None or not provider.capabilities.containers or provider.capabilities.is_cloud:
         return plan
-    from cloud_train.image.engine import Engine
+    from cloud_train.image.engine_images import EngineImages
 
-    with Engine(plan.provider_settings.get("host")) as engine:
+    with EngineImages(plan.provider_settings.get("host")) as engine:
         if engine.find(plan.image):
             return plan
     note(f"the image of {plan.run_id} is gone from the Docker Engine, and is made again")

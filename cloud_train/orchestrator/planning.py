@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cloud_train.docker import container_paths
 from cloud_train.errors import ProviderError, UsageError
 from cloud_train.job.addresses import ADDRESS, data_in_store
 from cloud_train.job.architecture import steps_per_epoch, total_steps
@@ -20,7 +21,6 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import ingredients, refuse_outside
 from cloud_train.orchestrator.places import provider_at
 from cloud_train.providers.base import Capabilities, Provider, Request
-from cloud_train.run import container_paths
 from cloud_train.run.ids import new_run_id
 from cloud_train.run.plan import Plan
 from cloud_train.run.ranking import Ranking

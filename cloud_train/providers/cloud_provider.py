@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+from cloud_train.docker import container_paths
 from cloud_train.errors import CloudTrainError
 from cloud_train.providers.base import SHOWS_WITHIN_SECONDS, Handle, Observation
 from cloud_train.providers.observations import unknown
-from cloud_train.run import container_paths
 
 
 class CloudProvider(ABC):

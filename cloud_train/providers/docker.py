@@ -14,14 +14,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from cloud_train import private
+from cloud_train.docker import container_paths
+from cloud_train.docker.engine import Engine, FolderUnseenError, NameTakenError, connected
+from cloud_train.docker.host import address_of
+from cloud_train.docker.transport import is_private
+from cloud_train.docker.unavailable import EngineUnavailableError
 from cloud_train.errors import CloudTrainError, ProviderError
-from cloud_train.providers.base import Capabilities, Handle, Observation, Request
-from cloud_train.providers.docker_engine import Engine, EngineAbsentError, FolderUnseenError, connected
+from cloud_train.providers.base import AlreadyLaunchedError, Capabilities, Handle, Observation, Request
 from cloud_train.providers.docker_request import NODE, labels_of, problems_of, request_of, without_our_folders, workspace_of
 from cloud_train.providers.docker_state import Seen, verdict
-from cloud_train.run import container_paths
-from cloud_train.run.docker_host import address_of
-from cloud_train.run.docker_http import is_private
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.handover import FILES, loopback_endpoint
 
@@ -65,45 +66,21 @@ class DockerProvider:
         return list(problems_of(request))
 
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
-        """Create everything, then start it; what was created is taken away again if anything fails.
+        """Create everything, then start it; what was created is removed again if anything fails.
 
         What only the engine can tell is settled here: whether it sees this machine's folders, and who the caller is to it.
         """
-        network, containers = request["network"], request["containers"]
         secrets, credentials = _brought_along(secrets)
-        _refuse_loopback(secrets, containers)
-        variables = [f"{name}={value}" for name, value in secrets.items()]
+        _refuse_loopback(secrets, request["containers"])
         address = address_of(request["engine"])
         _refuse_unencrypted(address, secrets)
-        with connected(address) as engine, ExitStack() as undoing:
+        with connected(address) as engine:
             self._remember(engine.address)
             self._sweep(engine)
-            if network is not None:
-                undoing.callback(_quietly, engine.remove_network, engine.create_network(network))
-            who = {"User": "0:0"} if engine.is_rootless_of(os.getuid()) else {}
-            made = []
-            for container in containers:
-                host = container["body"]["HostConfig"]
-                for mount in host["Mounts"]:
-                    if mount["Target"] == container_paths.CACHE:
-                        self._make(Path(mount["Source"]))
-                    if mount["Target"] == container_paths.WORK:
-                        self._make(Path(mount["Source"]))
-                        undoing.callback(_quietly, os.rmdir, mount["Source"])
-                body = {
-                    **container["body"],
-                    **(who if container["body"]["User"] == self._user else {}),
-                    "Env": [*container["body"]["Env"], *variables],
-                    "HostConfig": {**host, "Mounts": [*host["Mounts"], *credentials]},
-                }
-                identifier, sees_our_folders = _created(engine, container["name"], body)
-                undoing.callback(_quietly, engine.remove, identifier)
-                if credentials and not sees_our_folders:
-                    engine.put_files(identifier, {mount["Target"]: Path(mount["Source"]) for mount in credentials})
-                made.append({"name": container["name"], "id": identifier})
-            _side_by_side(engine, Engine.start, made)
-            undoing.pop_all()
-            reference = {"engine": engine.address, "containers": made, "network": network and network["Name"]}
+            try:
+                reference = self._started(engine, request, secrets, credentials)
+            except NameTakenError as error:
+                raise AlreadyLaunchedError("this attempt was launched before", hint="see its state with: cloud-train status") from error
         return Handle(request["run_id"], request["attempt"], self.name, request["store"], reference)
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
@@ -113,7 +90,7 @@ class DockerProvider:
             try:
                 with connected(address) as engine:
                     reference = _labelled(engine, labels_of(run_id, attempt, store))
-            except EngineAbsentError as error:
+            except EngineUnavailableError as error:
                 absent = absent or error
                 continue
             if reference is not None:
@@ -166,6 +143,37 @@ class DockerProvider:
         with connected(handle.reference["engine"]) as engine:
             said = b"".join(engine.output(each["id"]) for each in handle.reference["containers"][:1])[start:]
         return said, str(start + len(said))
+
+    def _started(
+        self, engine: Engine, request: Request, secrets: Mapping[str, str], credentials: Sequence[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """The reference of an attempt whose network and containers were created and started; nothing of them is left if one fails."""
+        network, made = request["network"], []
+        root = {"User": "0:0"} if engine.is_rootless_of(os.getuid()) else {}
+        with ExitStack() as undoing:
+            if network is not None:
+                undoing.callback(_quietly, engine.remove_network, engine.create_network(network))
+            for container in request["containers"]:
+                host = container["body"]["HostConfig"]
+                for mount in host["Mounts"]:
+                    if mount["Target"] in (container_paths.CACHE, container_paths.WORK):
+                        self._make(Path(mount["Source"]))
+                    if mount["Target"] == container_paths.WORK:
+                        undoing.callback(_quietly, os.rmdir, mount["Source"])
+                body = {
+                    **container["body"],
+                    **(root if container["body"]["User"] == self._user else {}),
+                    "Env": [*container["body"]["Env"], *(f"{name}={value}" for name, value in secrets.items())],
+                    "HostConfig": {**host, "Mounts": [*host["Mounts"], *credentials]},
+                }
+                identifier, sees_our_folders = _created(engine, container["name"], body)
+                undoing.callback(_quietly, engine.remove, identifier)
+                if credentials and not sees_our_folders:
+                    engine.put_files(identifier, {mount["Target"]: Path(mount["Source"]) for mount in credentials})
+                made.append({"name": container["name"], "id": identifier})
+            _side_by_side(engine, Engine.start, made)
+            undoing.pop_all()
+        return {"engine": engine.address, "containers": made, "network": network and network["Name"]}
 
     def _remember(self, address: str) -> None:
         """So that ``find``, which is told no settings, asks this engine too."""

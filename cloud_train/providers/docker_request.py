@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cloud_train.docker import container_paths as places
 from cloud_train.errors import ProviderError
 from cloud_train.job import cloud_names as forms
 from cloud_train.providers.base import Request, worker_arguments
-from cloud_train.run import container_paths as places
 from cloud_train.storage.registry import scheme_of
 
 if TYPE_CHECKING:

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from cloud_train.docker import container_paths
 from cloud_train.providers.base import worker_arguments
-from cloud_train.run import container_paths
 
 if TYPE_CHECKING:
     from cloud_train.run.plan import Plan

@@ -1,15 +1,33 @@
-"""What to say of a Docker Engine that cannot be reached, from whatever kept its answer from coming."""
+"""The error for a Docker Engine that cannot be reached, in words for whatever kept its answer from coming."""
 
 import errno
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cloud_train.errors import ProviderError
 
 _CERTIFICATES = "DOCKER_TLS_VERIFY=1 asks for TLS, and DOCKER_CERT_PATH names the folder with ca.pem, cert.pem and key.pem"
 _WITHOUT_CERTIFICATES = ("TLSParameterError", "HTTP request to an HTTPS server")
 
 
-def absence(error: BaseException, address: str) -> tuple[str, str]:
-    """The message, and the next step."""
+class EngineUnavailableError(ProviderError):
+    """The Docker Engine cannot be reached, or went away: whether anything runs there is unknown."""
+
+    code = "engine-absent"
+
+
+@contextmanager
+def unavailable_explained(address: str) -> Iterator[None]:
+    """Turn what keeps the answer of the engine at ``address`` from coming into EngineUnavailableError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise EngineUnavailableError(*explain(error, address)) from error
+
+
+def explain(error: BaseException, address: str) -> tuple[str, str]:
+    """What is wrong with the connection to the engine at ``address``, and what to do about it."""
     causes = list(_causes(error))
     number = next((inner.errno for inner in causes if isinstance(inner, OSError) and isinstance(inner.errno, int)), None)
     mistrust = [inner for inner in causes if "SSLError" in {kind.__name__ for kind in type(inner).__mro__}]

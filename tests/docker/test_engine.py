@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from cloud_train.docker.engine import NameTakenError, connected, refusal
+from cloud_train.docker.host import address_of
+from cloud_train.docker.unavailable import explain
 from cloud_train.errors import MissingDependencyError, ProviderError
-from cloud_train.providers.base import AlreadyLaunchedError
-from cloud_train.providers.docker_engine import connected, refusal
-from cloud_train.run.docker_absence import absence
-from cloud_train.run.docker_host import address_of
-from tests.run.test_docker_http import engine_that_says
+from tests.docker.test_transport import engine_that_says
 
 docker = pytest.importorskip("docker", reason="the Docker SDK is not installed: pip install 'cloud-train[docker]'")
 
@@ -43,7 +42,7 @@ def test_a_refusal_is_said_with_the_engine_s_words_and_the_next_step(status: int
     assert message in error.message
     assert said in error.message
     assert hint in str(error.hint)
-    assert not isinstance(error, AlreadyLaunchedError)
+    assert not isinstance(error, NameTakenError)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +52,8 @@ def test_a_refusal_is_said_with_the_engine_s_words_and_the_next_step(status: int
         "network with name ct-a-1 already exists",
     ],
 )
-def test_a_name_that_is_taken_means_launched_before(said: str) -> None:
-    assert isinstance(refusal(409, said), AlreadyLaunchedError)
+def test_a_name_that_is_taken_has_an_error_of_its_own(said: str) -> None:
+    assert isinstance(refusal(409, said), NameTakenError)
 
 
 @pytest.mark.parametrize(
@@ -71,13 +70,13 @@ def test_what_is_wrong_with_the_connection_is_found_inside_the_sdk_s_error(numbe
     try:
         raise docker.errors.DockerException(f"Error while fetching server API version: {inner}") from inner
     except docker.errors.DockerException as error:
-        said, next_step = absence(error, "unix:///a")
+        said, next_step = explain(error, "unix:///a")
     assert message in said
     assert hint in next_step
 
 
 def test_an_engine_that_hangs_is_said_to() -> None:
-    assert "does not answer" in absence(TimeoutError("timed out"), "unix:///a")[0]
+    assert "does not answer" in explain(TimeoutError("timed out"), "unix:///a")[0]
 
 
 def test_an_address_that_is_none_is_an_error_in_words() -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from cloud_train.docker.host import address_of
+from cloud_train.docker.ssh import Ssh
+from cloud_train.docker.transport import is_private
 from cloud_train.errors import ProviderError
-from cloud_train.run.docker_host import address_of
-from cloud_train.run.docker_http import is_private
-from cloud_train.run.docker_ssh import Ssh
 
 
 @pytest.fixture(autouse=True)

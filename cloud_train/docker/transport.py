@@ -14,10 +14,10 @@ from http.client import HTTPConnection, HTTPException
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from cloud_train.docker.host import context_of
+from cloud_train.docker.ssh import Ssh, relayed
 from cloud_train.errors import MissingDependencyError
 from cloud_train.job.loopback import is_loopback
-from cloud_train.run.docker_host import context_of
-from cloud_train.run.docker_ssh import Ssh, relayed
 
 QUICK_SECONDS = 10.0
 """How long an engine may keep silent that is only asked something."""

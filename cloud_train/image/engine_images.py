@@ -1,22 +1,26 @@
-"""The local Docker Engine: base images in it, and new images put into it."""
+"""The images of a Docker Engine: bases in it, and new images put into it.
+
+Looking is quick and done over plain HTTP. The Docker SDK is imported for what brings an image into the engine or out of it.
+"""
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cloud_train.docker.engine import FREE_SPACE, connected, is_full
+from cloud_train.docker.host import address_of
+from cloud_train.docker.transport import is_private, sdk_client
+from cloud_train.docker.unavailable import EngineUnavailableError, unavailable_explained
 from cloud_train.errors import MissingDependencyError
 from cloud_train.image.config import BELOW, Base, check_platform
-from cloud_train.image.engine_client import EngineAbsentError, client_of, explained, looking, needs_sdk
 from cloud_train.image.errors import ImageError
 from cloud_train.image.layers import Layer, Member, compress, digest_of, write_layer, write_tar
 from cloud_train.image.reference import parse_reference
-from cloud_train.run.docker_host import address_of
-from cloud_train.run.docker_http import is_private, opened
 
 if TYPE_CHECKING:
     from cloud_train.image.credentials import Login
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 JOBS = "cloud-train-job"
 """The repository of the images that are put into an engine; ``docker image ls cloud-train-job`` shows them."""
 
+_TIMEOUT_SECONDS = 600  # loading an image says nothing until it is done
 _MOST_LOOKED_AT = 20
 """Images that are compared with a new one, to find layers that they share."""
 
@@ -38,17 +43,17 @@ class EngineBase:
     """It was built just now."""
 
 
-class Engine:
-    """A connection to an engine. A context manager."""
+class EngineImages:
+    """The images of one engine, over a connection that is open for as long as this context manager."""
 
     def __init__(self, host: str | None = None) -> None:
-        """``host`` is the engine's URL; by default Docker's own rules say which. Raises EngineAbsentError if none answers."""
+        """``host`` is the engine's URL; by default Docker's own rules choose it. Raises EngineUnavailableError if none answers."""
         self.address = address_of(host)
         self._closing = ExitStack()
-        with looking(self.address):
-            self._http = self._closing.enter_context(opened(self.address))
+        with _other_way_named():
+            self._engine = self._closing.enter_context(connected(self.address))
 
-    def __enter__(self) -> "Engine":
+    def __enter__(self) -> "EngineImages":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -56,17 +61,13 @@ class Engine:
 
     @cached_property
     def _client(self) -> Any:
-        """The Docker SDK's client: not for looking, which has to be quick, but for what brings something into the engine or out of it."""
-        return self._closing.enter_context(client_of(self.address))
+        with _other_way_named(), unavailable_explained(self.address):
+            return self._closing.enter_context(sdk_client(self.address, _TIMEOUT_SECONDS))
 
     def find(self, name: str) -> Mapping[str, Any] | None:
-        """What the engine tells of an image, by id or name; None if it is not there."""
-        with looking(self.address):
-            answer = self._http.ask("GET", f"/images/{name}/json")
-            found: Mapping[str, Any] = answer.document if answer.status == 200 else {}
-        if answer.status not in (200, 404):
-            raise ImageError(f"the Docker Engine cannot look for the image {name}: {answer.words}", hint="see what `docker info` says")
-        return found or None
+        """Everything that the engine knows of an image, by id or name; None if it does not have it."""
+        with _other_way_named():
+            return self._engine.image(name)
 
     def base(self, name: str, platform: str, note: Callable[[str], None]) -> EngineBase:
         """A base image, pulled if it is not there. Raises ImageError if it does not exist, or is made for another platform."""
@@ -208,17 +209,62 @@ class Engine:
         return str(made["Id"]), sent_bytes
 
 
-def engine_or_none(host: str | None = None) -> Engine | None:
-    """The engine at ``host``, if one answers."""
+def engine_images_or_none(host: str | None = None) -> EngineImages | None:
+    """The images of the engine at ``host``, if one answers."""
     try:
-        return Engine(host)
-    except (EngineAbsentError, MissingDependencyError):
+        return EngineImages(host)
+    except (EngineUnavailableError, MissingDependencyError):
         return None
 
 
 def job_tag(image_id: str) -> str:
     """The name that an image gets in an engine; one without would be swept away by ``docker image prune``."""
     return f"{JOBS}:{image_id[7:39]}"
+
+
+@contextmanager
+def _other_way_named() -> Iterator[None]:
+    """Where no engine answers, say that a push does without one."""
+    try:
+        yield
+    except EngineUnavailableError as error:
+        error.hint = f"{error.hint}; `cloud-train package --push` needs no engine"
+        raise
+
+
+def needs_sdk() -> None:
+    """Raise MissingDependencyError where there is no Docker SDK: looking at an engine does without, changing something in it does not."""
+    try:
+        import docker.errors  # noqa: F401 -- only whether there is one
+    except ImportError as error:
+        words = f"images are brought into a Docker Engine, and out of it, with the Docker SDK, which cannot be imported: {error}"
+        raise MissingDependencyError(words, hint="pip install 'cloud-train[docker]'") from error
+
+
+@contextmanager
+def explained(action: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn the SDK's errors into ImageError, except those in ``but``, which the caller knows what to do about."""
+    needs_sdk()
+    from docker.credentials import StoreError
+    from docker.errors import APIError, DockerException
+
+    try:
+        yield
+    except but:
+        raise
+    except APIError as error:
+        words = str(error.explanation or error)
+        if is_full(words):
+            raise ImageError(f"the Docker Engine's disk is full: it cannot {action} ({words})", hint=FREE_SPACE) from error
+        hint = "see whether the name is right, and whether the engine reaches what it needs: `docker info`"
+        raise ImageError(f"the Docker Engine cannot {action}: {words}", hint=hint) from error
+    except StoreError:
+        # What a helper says may hold what it keeps.
+        raise ImageError(f"the Docker Engine cannot {action}: a credential helper fails", hint="see credsStore in config.json") from None
+    except (DockerException, OSError, ValueError) as error:  # the errors of requests, which the SDK lets through, are OSErrors
+        raise EngineUnavailableError(
+            f"the connection to the Docker Engine broke, or it cannot {action}: {error}", hint="start Docker, and retry"
+        ) from error
 
 
 def _write_archive(archive: Path, config: bytes, layers: Sequence[Layer], folder: Path) -> None:

@@ -12,21 +12,20 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from cloud_train.docker.transport import QUICK_SECONDS, DockerHttp, opened
+from cloud_train.docker.unavailable import EngineUnavailableError, is_timeout, unavailable_explained
 from cloud_train.errors import ProviderError
-from cloud_train.providers.base import AlreadyLaunchedError
-from cloud_train.run.docker_absence import absence, is_timeout
-from cloud_train.run.docker_http import QUICK_SECONDS, DockerHttp, opened
 
 Labels = Mapping[str, str]
 
 _SLOW_SECONDS = 60.0
 """For creating, starting and removing, which read and write the disk."""
 
+FREE_SPACE = "see what uses the space with `docker system df`, and free it with `docker system prune`"
 
-class EngineAbsentError(ProviderError):
-    """The engine cannot be reached: whether anything runs there is not known."""
 
-    code = "engine-absent"
+class NameTakenError(ProviderError):
+    """The engine has a container or a network of this name already: nothing was created."""
 
 
 class FolderUnseenError(ProviderError):
@@ -43,17 +42,15 @@ class _StateError(ProviderError):
 
 @contextmanager
 def connected(address: str) -> Iterator["Engine"]:
-    """A connection to the engine at ``address``; raises EngineAbsentError."""
+    """A connection to the engine at ``address``; raises EngineUnavailableError."""
     with ExitStack() as closing:
-        try:
+        with unavailable_explained(address):
             http = closing.enter_context(opened(address))
-        except (OSError, ValueError) as error:
-            raise _absence(error, address) from error
         yield Engine(address, http)
 
 
 class Engine:
-    """One open connection. Every method raises ProviderError, or EngineAbsentError when the engine is gone."""
+    """One open connection. Every method raises ProviderError, or EngineUnavailableError when the engine is gone."""
 
     def __init__(self, address: str, http: DockerHttp) -> None:
         self.address = address
@@ -75,19 +72,18 @@ class Engine:
                 return any("rootless" in option for option in self._ask("GET", "/info").get("SecurityOptions") or ())
         return False
 
-    def has_image(self, name: str) -> bool:
-        """Whether it has an image of this name."""
+    def image(self, name: str) -> dict[str, Any] | None:
+        """Everything that the engine knows of an image, by its id or name; None if it does not have it."""
         with suppress(_MissingError):
-            self._ask("GET", f"/images/{name}/json")
-            return True
-        return False
+            return dict(self._ask("GET", f"/images/{name}/json"))
+        return None
 
     def create_container(self, name: str, body: Mapping[str, Any]) -> str:
-        """Create it, and return its id; raises AlreadyLaunchedError if there is one of this name."""
+        """Create it, and return its id; raises NameTakenError if there is one of this name."""
         return str(self._ask("POST", "/containers/create", {"name": name}, body, _SLOW_SECONDS)["Id"])
 
     def create_network(self, body: Mapping[str, Any]) -> str:
-        """Create it, and return its id; raises AlreadyLaunchedError if there is one of this name."""
+        """Create it, and return its id; raises NameTakenError if there is one of this name."""
         return str(self._ask("POST", "/networks/create", body=body, timeout_seconds=_SLOW_SECONDS)["Id"])
 
     def put_files(self, container: str, files: Mapping[str, Path]) -> None:
@@ -130,7 +126,7 @@ class Engine:
         try:
             with suppress(_MissingError):
                 self._ask("POST", f"/containers/{container}/wait", timeout_seconds=within_seconds)
-        except EngineAbsentError as error:
+        except EngineUnavailableError as error:
             if not is_timeout(error.__cause__):
                 raise
             return False
@@ -162,10 +158,8 @@ class Engine:
         timeout_seconds: float = QUICK_SECONDS,
     ) -> Any:
         data = self._answer(method, path, query, body, timeout_seconds)
-        try:
+        with unavailable_explained(self.address):
             return json.loads(data) if data else None
-        except ValueError as error:
-            raise _absence(error, self.address) from error
 
     def _answer(
         self,
@@ -175,13 +169,16 @@ class Engine:
         body: Mapping[str, Any] | bytes | None = None,
         timeout_seconds: float = QUICK_SECONDS,
     ) -> bytes:
-        try:
+        with unavailable_explained(self.address):
             answer = self._http.ask(method, path, query, body, timeout_seconds)
-        except OSError as error:
-            raise _absence(error, self.address) from error
         if answer.status >= 400:
             raise refusal(answer.status, answer.words)
         return answer.body
+
+
+def is_full(words: str) -> bool:
+    """Whether an engine, or what a build ran, reports that its disk is full."""
+    return "no space left on device" in words.lower()
 
 
 def _joined(stream: bytes) -> bytes:
@@ -196,10 +193,6 @@ def _joined(stream: bytes) -> bytes:
 
 def _having(labels: Labels) -> str:
     return json.dumps({"label": [f"{name}={value}" for name, value in labels.items()]})
-
-
-def _absence(error: BaseException, address: str) -> EngineAbsentError:
-    return EngineAbsentError(*absence(error, address))
 
 
 _UNSEEN = re.compile(r"bind source path does not exist|[Mm]ounts denied")
@@ -218,7 +211,7 @@ _REFUSALS = (
     (
         r"no space left on device",
         "the engine's disk is full",
-        "see what takes room with: docker system df; free it with: docker system prune",
+        FREE_SPACE,
     ),
     (
         r"address pool|predefined address",
@@ -239,7 +232,7 @@ _REFUSALS = (
 def refusal(status: int | None, said: str) -> ProviderError:
     """What to say of a call that the engine refused with this HTTP ``status`` and these words."""
     if status == 409 and re.search(r"name .{0,300}(already in use|already exists)", said):
-        return AlreadyLaunchedError("this attempt was launched before", hint="see where it stands with: cloud-train status")
+        return NameTakenError(f"the engine has one of this name already (it said: {said})")
     if _UNSEEN.search(said):
         return FolderUnseenError(f"the engine does not see a folder of this machine (it said: {said})", hint="see whether it is there")
     kind = {404: _MissingError, 409: _StateError}.get(status or 0, ProviderError)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from cloud_train.docker.transport import Answer, opened
 from cloud_train.errors import MissingDependencyError
-from cloud_train.run.docker_http import Answer, opened
+from tests.docker.forwarding import OF_THIS_MACHINE, forwarded
 from tests.docker_engine import base_image, engine_or_skip
-from tests.run.docker_forwarding import OF_THIS_MACHINE, forwarded
 
 
 @contextmanager

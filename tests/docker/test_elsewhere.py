@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.image.engine import Engine
-from cloud_train.providers.docker_engine import EngineAbsentError, connected
-from cloud_train.run.docker_host import address_of
-from cloud_train.run.docker_http import opened
+from cloud_train.docker.engine import connected
+from cloud_train.docker.host import address_of
+from cloud_train.docker.transport import opened
+from cloud_train.docker.unavailable import EngineUnavailableError
+from cloud_train.image.engine_images import EngineImages
+from tests.docker.forwarding import OF_THIS_MACHINE, forwarded
 from tests.docker_engine import base_image, engine_or_skip
-from tests.run.docker_forwarding import OF_THIS_MACHINE, forwarded
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +62,7 @@ def test_an_engine_with_tls_is_reached_with_the_certificates_that_docker_s_varia
     monkeypatch.setenv("DOCKER_HOST", far)
     monkeypatch.setenv("DOCKER_CERT_PATH", str(certificates))
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
-    with opened(far) as http, Engine() as engine:
+    with opened(far) as http, EngineImages() as engine:
         assert http.ask("GET", "/_ping").body == b"OK"
         assert engine.find(base_image())
 
@@ -69,17 +70,17 @@ def test_an_engine_with_tls_is_reached_with_the_certificates_that_docker_s_varia
 def test_without_certificates_or_with_others_it_is_said_what_is_missing(
     far: str, certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(EngineAbsentError, match="cannot be reached") as caught, connected(far):
+    with pytest.raises(EngineUnavailableError, match="cannot be reached") as caught, connected(far):
         pass
     assert "DOCKER_CERT_PATH names the folder with ca.pem, cert.pem and key.pem" in str(caught.value.hint)
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
     monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
-    with pytest.raises(EngineAbsentError, match="without the certificates that belong to it"), connected(far):
+    with pytest.raises(EngineUnavailableError, match="without the certificates that belong to it"), connected(far):
         pass
     for name in ("cert.pem", "key.pem"):
         shutil.copy(certificates / name, tmp_path)
     shutil.copy(certificates / "cert.pem", tmp_path / "ca.pem")
-    with pytest.raises(EngineAbsentError, match="do not trust each other: self-signed certificate"), connected(far):
+    with pytest.raises(EngineUnavailableError, match="do not trust each other: self-signed certificate"), connected(far):
         pass
 
 
@@ -117,10 +118,10 @@ def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_an_engine_behind_ssh_is_reached_through_the_ssh_client(ssh: Path) -> None:
     with connected("ssh://me@here:2222") as engine:
-        assert engine.has_image(base_image())
-        assert not engine.has_image("cloud-train-test/no-such-image:1")
+        assert engine.image(base_image())
+        assert not engine.image("cloud-train-test/no-such-image:1")
     assert ssh.read_text().splitlines() == ["-oConnectTimeout=10 -T -l me -p 2222 -- here docker system dial-stdio"]
-    with Engine(f"ssh://here{OF_THIS_MACHINE.removeprefix('unix://')}") as images:
+    with EngineImages(f"ssh://here{OF_THIS_MACHINE.removeprefix('unix://')}") as images:
         base = images.base(base_image(), "linux/amd64", print)
         images.tag(base.image_id, base_image())  # through the Docker SDK
     assert ssh.read_text().splitlines()[-1] == "-oConnectTimeout=10 -T -- here docker --host unix:///var/run/docker.sock system dial-stdio"
@@ -128,7 +129,7 @@ def test_an_engine_behind_ssh_is_reached_through_the_ssh_client(ssh: Path) -> No
 
 def test_what_the_ssh_client_says_is_passed_on(ssh: Path) -> None:
     with (
-        pytest.raises(EngineAbsentError, match=r"ssh://nobody cannot be reached: Permission denied \(publickey\)") as caught,
+        pytest.raises(EngineUnavailableError, match=r"ssh://nobody cannot be reached: Permission denied \(publickey\)") as caught,
         connected("ssh://nobody"),
     ):
         pass
@@ -137,5 +138,5 @@ def test_what_the_ssh_client_says_is_passed_on(ssh: Path) -> None:
 
 def test_without_an_ssh_client_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(EngineAbsentError, match="there is no SSH client here"), connected("ssh://here"):
+    with pytest.raises(EngineUnavailableError, match="there is no SSH client here"), connected("ssh://here"):
         pass

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from cloud_train.docker.unavailable import EngineUnavailableError
 from cloud_train.errors import MissingDependencyError
-from cloud_train.image.engine import Engine, engine_or_none
-from cloud_train.image.engine_client import EngineAbsentError, explained
+from cloud_train.image.engine_images import EngineImages, engine_images_or_none, explained
 from tests.docker_engine import engine_or_skip
 
 NOBODY = 65534
@@ -28,11 +28,11 @@ def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_engine_that_is_named_outranks_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/environment.sock")
-    with pytest.raises(EngineAbsentError, match=r"no Docker Engine runs at unix:///nowhere/named\.sock"):
-        Engine("unix:///nowhere/named.sock")
-    with pytest.raises(EngineAbsentError, match=r"no Docker Engine runs at unix:///nowhere/environment\.sock"):
-        Engine()
-    assert engine_or_none() is None
+    with pytest.raises(EngineUnavailableError, match=r"no Docker Engine runs at unix:///nowhere/named\.sock"):
+        EngineImages("unix:///nowhere/named.sock")
+    with pytest.raises(EngineUnavailableError, match=r"no Docker Engine runs at unix:///nowhere/environment\.sock"):
+        EngineImages()
+    assert engine_images_or_none() is None
 
 
 def test_the_engine_of_the_docker_clis_context_is_taken(tmp_path: Path) -> None:
@@ -41,14 +41,14 @@ def test_the_engine_of_the_docker_clis_context_is_taken(tmp_path: Path) -> None:
     (tmp_path / "docker" / "config.json").write_text('{"currentContext": "remote"}')
     endpoint = {"Host": "unix:///nowhere/context.sock", "SkipTLSVerify": False}
     (meta / "meta.json").write_text(json.dumps({"Name": "remote", "Metadata": {}, "Endpoints": {"docker": endpoint}}))
-    with pytest.raises(EngineAbsentError, match=r"no Docker Engine runs at unix:///nowhere/context\.sock"):
-        Engine()
+    with pytest.raises(EngineUnavailableError, match=r"no Docker Engine runs at unix:///nowhere/context\.sock"):
+        EngineImages()
 
 
 def test_a_file_of_the_docker_cli_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "docker").mkdir()
     (tmp_path / "docker" / "config.json").write_text("{")
-    engine = engine_or_none()
+    engine = engine_images_or_none()
     if engine is not None:
         with engine:
             assert engine.address == "unix:///var/run/docker.sock"
@@ -60,8 +60,8 @@ def test_a_socket_that_this_user_may_not_use_is_told_from_one_that_is_not_there(
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         path.chmod(0)
-        with nobody(), pytest.raises(EngineAbsentError, match=r"this user may not use the Docker Engine at unix://") as caught:
-            Engine(f"unix://{path}")
+        with nobody(), pytest.raises(EngineUnavailableError, match=r"this user may not use the Docker Engine at unix://") as caught:
+            EngineImages(f"unix://{path}")
     assert "usermod -aG docker" in (caught.value.hint or "")
 
 
@@ -69,14 +69,14 @@ def test_an_engine_that_is_no_engine_is_named() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(EngineAbsentError, match=rf"no Docker Engine runs at tcp://127\.0\.0\.1:{port}"):
-        Engine(f"tcp://127.0.0.1:{port}")
+    with pytest.raises(EngineUnavailableError, match=rf"no Docker Engine runs at tcp://127\.0\.0\.1:{port}"):
+        EngineImages(f"tcp://127.0.0.1:{port}")
 
 
 def test_without_the_sdk_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     engine_or_skip().close()
     monkeypatch.setitem(sys.modules, "docker", None)
-    with Engine("unix:///var/run/docker.sock") as engine, pytest.raises(MissingDependencyError) as caught:
+    with EngineImages("unix:///var/run/docker.sock") as engine, pytest.raises(MissingDependencyError) as caught:
         engine.tag("sha256:0", "me/nothing:1")
     assert "pip install 'cloud-train[docker]'" in (caught.value.hint or "")
 
