@@ -10,19 +10,19 @@ import pytest
 from cloud_train.errors import CloudTrainError, ProviderError
 from cloud_train.job.config import load_config
 from cloud_train.job.problems import JobFileError
-from cloud_train.providers.azureml import client as azureml_client
-from cloud_train.providers.azureml.provider import AzureMlProvider
+from cloud_train.providers.aws.client import Patience
+from cloud_train.providers.aws.provider import SageMakerProvider
+from cloud_train.providers.azure import client as azureml_client
+from cloud_train.providers.azure.provider import AzureMlProvider
 from cloud_train.providers.base import Handle
-from cloud_train.providers.docker import DockerProvider
-from cloud_train.providers.sagemaker.client import Patience
-from cloud_train.providers.sagemaker.provider import SageMakerProvider
-from cloud_train.providers.vertex.provider import VertexProvider
+from cloud_train.providers.docker.provider import DockerProvider
+from cloud_train.providers.gcp.provider import VertexProvider
 from cloud_train.storage.registry import check_url, open_store
 from tests.attack.wire import Wire, redirect
 from tests.clouds.azure_simulator import PATH, AzureSimulator
 from tests.clouds.gcp_simulator import PROJECT, REGION, GcpSimulator
 from tests.clouds.server import Server
-from tests.providers.azureml_plans import SETTINGS as AZURE_SETTINGS
+from tests.providers.azure_plans import SETTINGS as AZURE_SETTINGS
 
 RUN = "digits-261124-120000-abcd"
 NAMES = (

@@ -19,12 +19,12 @@ from cloud_train.image.reference import parse_reference
 from cloud_train.image.registry import Repository
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import push_image
-from cloud_train.providers.azureml import client as azureml_client
-from cloud_train.providers.azureml.provider import AzureMlProvider
+from cloud_train.providers.aws.client import Patience
+from cloud_train.providers.aws.provider import SageMakerProvider
+from cloud_train.providers.azure import client as azureml_client
+from cloud_train.providers.azure.provider import AzureMlProvider
 from cloud_train.providers.base import Provider
-from cloud_train.providers.sagemaker.client import Patience
-from cloud_train.providers.sagemaker.provider import SageMakerProvider
-from cloud_train.providers.vertex.provider import VertexProvider
+from cloud_train.providers.gcp.provider import VertexProvider
 from cloud_train.run.plan import Plan
 from tests.attack.wire import Heard, Wire, redirect
 from tests.clouds.aws_simulator import aws_cloud
@@ -33,7 +33,7 @@ from tests.clouds.gcp_simulator import PROJECT, REGION, GcpSimulator
 from tests.clouds.server import Answer, Server
 from tests.image.faulty_registry import Fault, FaultyRegistry, faulty_registry
 from tests.image.real_registry import push_base
-from tests.providers import azureml_plans, sagemaker_plans, vertex_plans
+from tests.providers import aws_plans, azure_plans, gcp_plans
 
 PASSWORD = "canary-registry-password"
 HUB = {"registry-1.docker.io", "auth.docker.io"}
@@ -124,19 +124,19 @@ def cloud(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         if request.param == "aws":
             with aws_cloud() as aws:
                 enter(aws.environment, wire.environment)
-                plan = sagemaker_plans.plan_of()
+                plan = aws_plans.plan_of()
                 provider = SageMakerProvider(tmp_path, Patience(tries=1))
                 yield Cloud(provider, plan, aws.settings, wire, ("AWS:", "-auth-token"))
         elif request.param == "gcp":
             with GcpSimulator(tmp_path / "google") as google:
                 enter(google.environment, wire.environment)
                 pauseless = VertexProvider(tmp_path, timeouts=(5.0, 5.0), pause=lambda seconds: None)
-                yield Cloud(pauseless, vertex_plans.plan_of(), google.settings, wire, ("ya29.",))
+                yield Cloud(pauseless, gcp_plans.plan_of(), google.settings, wire, ("ya29.",))
         else:
             with AzureSimulator() as azure:
                 enter(azure.environment, wire.environment)
-                settings = {**azureml_plans.SETTINGS, **azure.settings}
-                yield Cloud(AzureMlProvider(tmp_path), azureml_plans.plan_of(), settings, wire, (PASSWORD, "access_token="))
+                settings = {**azure_plans.SETTINGS, **azure.settings}
+                yield Cloud(AzureMlProvider(tmp_path), azure_plans.plan_of(), settings, wire, (PASSWORD, "access_token="))
 
 
 def test_the_right_registry_hears_the_login(cloud: Cloud, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cloud_train.errors import ProviderError
-from cloud_train.providers.azureml import client as azureml_client
+from cloud_train.providers.azure import client as azureml_client
 from cloud_train.providers.base import Diagnosed, Handle, ManyObserved, RegistryLogin
 from cloud_train.run.states import Cause, State
 from tests.clouds.clock import VirtualClock

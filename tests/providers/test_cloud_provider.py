@@ -7,7 +7,7 @@ import pytest
 
 from cloud_train.errors import ProviderError
 from cloud_train.providers.base import Handle, Observation
-from cloud_train.providers.cloud_provider import CloudProvider, is_young
+from cloud_train.providers.cloud.provider import CloudProvider, is_young
 from cloud_train.run.states import Cause, State
 
 RUNNING, QUEUED = Observation(State.RUNNING), Observation(State.QUEUED)

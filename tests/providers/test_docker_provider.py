@@ -15,7 +15,7 @@ from cloud_train.docker.host import address_of
 from cloud_train.docker.unavailable import EngineUnavailableError
 from cloud_train.errors import ProviderError
 from cloud_train.providers.base import AlreadyLaunchedError
-from cloud_train.providers.docker import DockerProvider
+from cloud_train.providers.docker.provider import DockerProvider
 from cloud_train.run import layout
 from cloud_train.run.states import Cause, State
 from tests.docker.forwarding import forwarded
@@ -424,7 +424,7 @@ def test_of_an_engine_elsewhere_a_container_that_goes_on_is_told_from_an_engine_
 
 
 def test_an_attempt_that_goes_on_is_not_tidied_away(make_run: MakeRun, engine: "DockerClient", monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloud_train.providers.docker._LEAVING_SECONDS", 0.2)
+    monkeypatch.setattr("cloud_train.providers.docker.provider._LEAVING_SECONDS", 0.2)
     run = make_run(*WAITS)
     handle = run.launch()
     run.provider.tidy(handle)
