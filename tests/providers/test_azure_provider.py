@@ -53,7 +53,7 @@ def test_it_does_all_that_a_cloud_s_provider_may_do(azure: AzureMlProvider) -> N
     assert isinstance(azure, ManyObserved)
     assert isinstance(azure, RegistryLogin)
     assert isinstance(azure, Diagnosed)
-    assert azure.capabilities.is_cloud
+    assert azure.capabilities.pulls_images
     assert azure.capabilities.stores == ("az",)
 
 

@@ -44,7 +44,7 @@ def old(handle: Handle) -> Handle:
 
 def test_it_is_built_in_and_has_what_a_cloud_may_have(tmp_path: Path) -> None:
     provider = load_provider("gcp", tmp_path)
-    assert provider.capabilities.is_cloud
+    assert provider.capabilities.pulls_images
     assert isinstance(provider, ManyObserved)
     assert isinstance(provider, RegistryLogin)
     assert isinstance(provider, Diagnosed)

@@ -14,10 +14,10 @@ from cloud_train.providers.aws import jobs, resources
 from cloud_train.providers.aws.client import Aws, Patience
 from cloud_train.providers.aws.request import is_ours, problems_of, region_of, request_of, secret_of, with_secret
 from cloud_train.providers.aws.state import needs_more, observation_of
-from cloud_train.providers.base import AlreadyLaunchedError, Capabilities, Diagnosis, Handle, LaunchUnknownError, Observation, Request
+from cloud_train.providers.base import AlreadyLaunchedError, Diagnosis, Handle, LaunchUnknownError, Observation, Request
 from cloud_train.providers.cloud.jobs import job_name
 from cloud_train.providers.cloud.observations import ended, unknown
-from cloud_train.providers.cloud.provider import CloudProvider, is_young
+from cloud_train.providers.cloud.provider import CloudProvider, cloud_capabilities, is_young
 from cloud_train.run.states import Cause, State
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class SageMakerProvider(CloudProvider):
     """Runs in training jobs of SageMaker. Nothing is kept under ``home``: the jobs' names say everything."""
 
     name = "aws"
-    capabilities = Capabilities(stores=("s3",), max_nodes=16, spot=True, enforces=("accelerator",), containers=True, is_cloud=True)
+    capabilities = cloud_capabilities(("s3",), max_nodes=16)
 
     def __init__(self, home: Path, patience: Patience | None = None) -> None:
         self._aws = Aws(patience or Patience())

@@ -29,10 +29,10 @@ from cloud_train.providers.azure.client import (
 )
 from cloud_train.providers.azure.request import checked_workspace_of, problems_of, request_of, secret_of
 from cloud_train.providers.azure.state import is_over, observed
-from cloud_train.providers.base import AlreadyLaunchedError, Capabilities, Diagnosis, Handle, LaunchUnknownError, Observation, Request
+from cloud_train.providers.base import AlreadyLaunchedError, Diagnosis, Handle, LaunchUnknownError, Observation, Request
 from cloud_train.providers.cloud.jobs import RUN, job_name
 from cloud_train.providers.cloud.observations import ended
-from cloud_train.providers.cloud.provider import CloudProvider, asked, is_young
+from cloud_train.providers.cloud.provider import CloudProvider, asked, cloud_capabilities, is_young
 from cloud_train.run.states import Cause, State
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class AzureMlProvider(CloudProvider):
     """Runs as a command job of an Azure ML workspace. ``home`` is the folder under which it keeps which secrets it could not delete yet."""
 
     name = "azure"
-    capabilities = Capabilities(stores=("az",), max_nodes=32, spot=True, enforces=("accelerator",), containers=True, is_cloud=True)
+    capabilities = cloud_capabilities(("az",), max_nodes=32)
 
     def __init__(self, home: Path) -> None:
         self._left = home / "azure" / "left"

@@ -8,8 +8,30 @@ from typing import Any
 
 from cloud_train.docker import container_paths
 from cloud_train.errors import CloudTrainError
-from cloud_train.providers.base import SHOWS_WITHIN_SECONDS, Handle, Observation
+from cloud_train.providers.base import SHOWS_WITHIN_SECONDS, Capabilities, Handle, Observation
 from cloud_train.providers.cloud.observations import unknown
+
+
+def cloud_capabilities(
+    stores: tuple[str, ...], *, max_nodes: int, spot: bool = True, enforces: tuple[str, ...] = ("accelerator",)
+) -> Capabilities:
+    """What any cloud can do: machines with an identity of their own that pull the image, started and stopped by a service over HTTP."""
+    return Capabilities(
+        stores=stores,
+        max_nodes=max_nodes,
+        spot=spot,
+        enforces=enforces,
+        containers=True,
+        pulls_images=True,
+        named_config=True,
+        limits_runtime=True,
+        polling_costs=True,
+        shows_late=True,
+        starts_slowly=True,
+        stops_slowly=True,
+        explains_stops=True,
+        leaves_no_processes=True,
+    )
 
 
 class CloudProvider(ABC):

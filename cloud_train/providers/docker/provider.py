@@ -39,7 +39,13 @@ class DockerProvider:
 
     name = "docker"
     capabilities = Capabilities(
-        stores=("file", "s3", "gs", "az"), max_nodes=16, spot=False, enforces=("cpus", "memory", "accelerator"), containers=True
+        stores=("file", "s3", "gs", "az"),
+        max_nodes=16,
+        spot=False,
+        enforces=("cpus", "memory", "accelerator"),
+        containers=True,
+        mounts_folders=True,
+        forwards_credentials=True,
     )
 
     def __init__(self, home: Path) -> None:

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 from cloud_train.errors import CloudTrainError
 from cloud_train.providers.base import (
     AlreadyLaunchedError,
-    Capabilities,
     Diagnosis,
     Handle,
     LaunchUnknownError,
     Observation,
     Request,
 )
-from cloud_train.providers.cloud.provider import CloudProvider, is_young
+from cloud_train.providers.cloud.provider import CloudProvider, cloud_capabilities, is_young
 from cloud_train.providers.gcp import jobs
 from cloud_train.providers.gcp.client import TIMEOUTS, Google, GoogleError, credentials_of
 from cloud_train.providers.gcp.request import CLOUD, place_of, problems_of, request_of, secret_name
@@ -35,7 +34,7 @@ class VertexProvider(CloudProvider):
     """Runs on Vertex AI. Nothing is kept on this machine."""
 
     name = CLOUD
-    capabilities = Capabilities(stores=("gs",), max_nodes=16, spot=True, enforces=("accelerator",), containers=True, is_cloud=True)
+    capabilities = cloud_capabilities(("gs",), max_nodes=16)
 
     def __init__(self, home: Path, *, timeouts: tuple[float, float] = TIMEOUTS, pause: Callable[[float], None] = time.sleep) -> None:
         """``timeouts`` are seconds to connect and to wait for an answer; ``pause`` waits so many seconds."""
