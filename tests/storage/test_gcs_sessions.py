@@ -9,11 +9,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from cloud_train.errors import StoreError
+from cloud_train.retry import RetryPolicy
 from cloud_train.storage import gcs_sessions
 from cloud_train.storage.base import AccessDeniedError, ObjectMissingError, TransientStoreError, UploadGoneError
 from cloud_train.storage.gcs import GoogleStore
 from cloud_train.storage.gcs_sessions import UNIT
-from cloud_train.storage.retrying import RetryingStore, RetryPolicy
+from cloud_train.storage.retrying import RetryingStore
 from tests.answers import Request
 from tests.faults import Cut, Fault, FaultProxy, Lose, Refuse
 from tests.storage.google_server import Asked, Said, google_server

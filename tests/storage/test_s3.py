@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from cloud_train.errors import MissingDependencyError, StoreError, UsageError
+from cloud_train.retry import RetryPolicy
 from cloud_train.storage.base import (
     AccessDeniedError,
     CredentialsEndedError,
@@ -27,7 +28,6 @@ from cloud_train.storage.base import (
     UploadGoneError,
 )
 from cloud_train.storage.registry import open_store
-from cloud_train.storage.retrying import RetryPolicy
 from cloud_train.storage.s3 import S3Store
 from cloud_train.storage.s3_access import Sdk
 from tests.answers import Answer

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from cloud_train.errors import CorruptError, StoreError
+from cloud_train.retry import RetryPolicy
 from cloud_train.storage.base import Store
-from cloud_train.storage.retrying import RetryingStore, RetryPolicy
+from cloud_train.storage.retrying import RetryingStore
 from cloud_train.storage.transfer.files import Download, Options, Progress, Upload, download, upload
 from tests.storage.memory_store import FaultyStore, MemoryStore
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from cloud_train.errors import CorruptError, StoreError
+from cloud_train.retry import RetryPolicy
 from cloud_train.storage.base import AccessDeniedError, Store
 from cloud_train.storage.registry import open_store
-from cloud_train.storage.retrying import RetryingStore, RetryPolicy
+from cloud_train.storage.retrying import RetryingStore
 from cloud_train.storage.s3 import S3Store
 from cloud_train.storage.transfer.files import Download, Options, Upload, download, upload
 from tests.answers import Request
