@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from cloud_train.providers.aws.client import Patience
+from cloud_train.providers.aws.client import POLICY as AWS_POLICY
 from cloud_train.providers.aws.provider import SageMakerProvider
-from cloud_train.providers.azure import client as azureml_client
+from cloud_train.providers.azure import client as azure_client
 from cloud_train.providers.azure.provider import AzureMlProvider
 from cloud_train.providers.base import Handle, Provider
+from cloud_train.providers.gcp.client import POLICY as GCP_POLICY
 from cloud_train.providers.gcp.provider import VertexProvider
 from cloud_train.run.plan import Plan
 from tests.clouds.aws_job import Timing
@@ -46,21 +47,21 @@ class Cloud:
 @contextmanager
 def _aws(clock: VirtualClock, folder: Path) -> Iterator[Cloud]:
     with aws_cloud(clock=clock, timing=Timing(starting=DAY)) as cloud:
-        provider = SageMakerProvider(folder, Patience(sleep=lambda _: None))
+        provider = SageMakerProvider(folder, replace(AWS_POLICY, sleep=lambda _: None))
         yield Cloud("aws", cloud.environment, provider, aws_plans.plan_of(cloud.settings, RUN), cloud.server)
 
 
 @contextmanager
 def _gcp(clock: VirtualClock, folder: Path) -> Iterator[Cloud]:
     with GcpSimulator(folder, clock=clock, timing=GcpTiming(queued=DAY)) as google:
-        provider = VertexProvider(folder, pause=lambda _: None)
+        provider = VertexProvider(folder, policy=replace(GCP_POLICY, sleep=lambda _: None))
         yield Cloud("gcp", google.environment, provider, gcp_plans.plan_of(settings=google.settings, run_id=RUN), google.server)
 
 
 @contextmanager
 def _azure(clock: VirtualClock, folder: Path) -> Iterator[Cloud]:
     with AzureSimulator(clock=clock) as simulator, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(azureml_client, "_LONGEST_WAIT_SECONDS", 0.001)
+        patch.setattr(azure_client, "POLICY", replace(azure_client.POLICY, sleep=lambda seconds: None))
         plan = azure_plans.plan_of(simulator.settings, run_id=RUN)
         yield Cloud("azure", simulator.environment, AzureMlProvider(folder), plan, simulator.server)
 

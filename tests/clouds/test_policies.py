@@ -3,15 +3,17 @@
 import json
 import re
 import string
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloud_train.providers.aws.client import Patience
+from cloud_train.providers.aws.client import POLICY as AWS_POLICY
 from cloud_train.providers.aws.provider import SageMakerProvider
 from cloud_train.providers.azure.provider import AzureMlProvider
+from cloud_train.providers.gcp.client import POLICY as GCP_POLICY
 from cloud_train.providers.gcp.provider import VertexProvider
 from cloud_train.run.ids import new_run_id
 from cloud_train.storage.registry import open_store
@@ -75,7 +77,8 @@ def test_the_policies_for_aws_allow_what_is_asked_and_nothing_else(tmp_path: Pat
         for name, value in cloud.environment.items():
             monkeypatch.setenv(name, value)
         use(cloud.store, monkeypatch, s3.endpoint)
-        store, provider, run_id = cloud.new_store(), SageMakerProvider(tmp_path, Patience(sleep=lambda _: None)), new_run_id("test")
+        provider = SageMakerProvider(tmp_path, replace(AWS_POLICY, sleep=lambda _: None))
+        store, run_id = cloud.new_store(), new_run_id("test")
         provider.registry_login(settings)
         assert {each.status for each in provider.diagnose(settings, store)} == {"ok"}
         plans = [aws_plans.plan_of(settings, run_id=run_id, attempt=number, store=store, secrets=["KEY"]) for number in (1, 2)]
@@ -123,7 +126,7 @@ def test_the_roles_for_google_cloud_allow_what_is_asked_and_nothing_else(tmp_pat
         google.buckets[store.removeprefix("gs://")] = GOOGLE_REGION.upper()
         google.repositories.clear()
         settings = {**google.settings, "service_account": google.accounts.machines, "create_repository": True}
-        provider = VertexProvider(tmp_path, pause=lambda _: None)
+        provider = VertexProvider(tmp_path, policy=replace(GCP_POLICY, sleep=lambda _: None))
         provider.registry_login(settings)
         assert {each.status for each in provider.diagnose(settings, store)} == {"ok"}
         plan = gcp_plans.plan_of(settings=settings, store=store, secrets=["KEY"])

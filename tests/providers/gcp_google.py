@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cloud_train.providers.base import Request
+from cloud_train.providers.gcp.client import POLICY
 from cloud_train.providers.gcp.provider import VertexProvider
 from tests.clouds.clock import VirtualClock
 from tests.clouds.gcp_jobs import Timing
@@ -27,7 +29,7 @@ class Bench:
 
     def another(self, timeouts: tuple[float, float] = TIMEOUTS) -> VertexProvider:
         """A provider that has seen nothing before; its pauses take no time."""
-        return VertexProvider(self._folder, timeouts=timeouts, pause=self.pauses.append)
+        return VertexProvider(self._folder, timeouts=timeouts, policy=replace(POLICY, sleep=self.pauses.append))
 
     def request(self, *, settings: dict[str, Any] | None = None, **fields: Any) -> Request:
         """The request for a job, with the simulator's settings."""

@@ -4,13 +4,14 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cloud_train.errors import ProviderError
-from cloud_train.providers.azure import client as azureml_client
+from cloud_train.providers.azure import client as azure_client
 from cloud_train.providers.azure.client import client
 from cloud_train.providers.azure.provider import AzureMlProvider
 from cloud_train.providers.base import AlreadyLaunchedError, Diagnosed, Handle, LaunchUnknownError, ManyObserved, RegistryLogin, Request
@@ -27,7 +28,7 @@ SECRET = f"cloud-train-{JOB}"
 
 @pytest.fixture
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[AzureSimulator]:
-    monkeypatch.setattr(azureml_client, "_LONGEST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(azure_client, "POLICY", replace(azure_client.POLICY, sleep=lambda seconds: None))
     with AzureSimulator(page_size=3) as simulator:
         for name, value in simulator.environment.items():
             monkeypatch.setenv(name, value)
@@ -127,7 +128,7 @@ def test_a_launch_that_nobody_can_settle_is_unknown_and_found_later(
         return original(asked)
 
     monkeypatch.setattr(cloud, "handle", handle)  # the network breaks down right after the job was made
-    with pytest.raises(LaunchUnknownError, match="no answer came") as error:
+    with pytest.raises(LaunchUnknownError, match="it is unknown whether the Azure ML job") as error:
         azure.launch(request, {})
     assert "cloud-train list" in str(error.value.hint)
     found = azure.find(RUN_ID, 1, STORE, cloud.settings)
@@ -163,7 +164,7 @@ def test_find_raises_where_azure_cannot_be_asked(cloud: AzureSimulator, azure: A
     ],
 )
 def test_a_place_that_is_not_there_is_named(cloud: AzureSimulator, azure: AzureMlProvider, settings: dict[str, Any], setting: str) -> None:
-    with pytest.raises(ProviderError, match=f"{setting} names what is not there"):
+    with pytest.raises(ProviderError, match=f"{setting} does not exist"):
         azure.launch(request_to(cloud, azure, settings), {})
     with pytest.raises(ProviderError, match=setting):
         azure.find(RUN_ID, 1, STORE, {**cloud.settings, **settings})
@@ -385,13 +386,13 @@ def test_the_history_is_found_by_the_workspace_s_region_where_nothing_names_it(
     handle = launched(cloud, azure)
     handle.reference["history"] = None
     asked: list[str] = []
-    original = azureml_client.Client.call
+    original = azure_client.Client.call
 
-    def call(self: azureml_client.Client, method: str, url: str, *more: Any, **options: Any) -> Any:
+    def call(self: azure_client.Client, method: str, url: str, *more: Any, **options: Any) -> Any:
         asked.append(url)
         return original(self, method, url.replace("https://westeurope.api.azureml.ms", cloud.url), *more, **options)
 
-    monkeypatch.setattr(azureml_client.Client, "call", call)
+    monkeypatch.setattr(azure_client.Client, "call", call)
     azure.logs(handle, None)
     assert asked[-1].startswith("https://westeurope.api.azureml.ms/history/v1.0/subscriptions/")
 
@@ -422,7 +423,7 @@ def test_the_doctor_finds_nothing_where_all_is_there(cloud: AzureSimulator, azur
         ({"machine": "Standard_NC4s_T4_v3"}, "machines", "westeurope has no Standard_NC4s_T4_v3"),
         ({"compute": "no-such-cluster"}, "machines", "no-such-cluster"),
         ({"identity": "00000000-0000-0000-0000-000000000001"}, "identity", "the workspace has no identity"),
-        ({"workspace": "another"}, "workspace", "azure.workspace names what is not there"),
+        ({"workspace": "another"}, "workspace", "azure.workspace does not exist"),
         ({"subscription": None}, "settings", "azure.subscription is not set"),
     ],
 )

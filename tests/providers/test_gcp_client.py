@@ -81,8 +81,8 @@ def test_another_project_or_region_is_not_there(gcp: Bench) -> None:
 
 def test_a_server_that_is_not_there_names_url_and_region(gcp: Bench) -> None:
     error = refusal(gcp, settings={"endpoint": "http://127.0.0.1:9/{service}"})
-    assert "no answer from http://127.0.0.1:9/europe-west4-aiplatform/v1/projects/my-project-123456/" in error.message
-    assert error.hint == "is the network up, and is 'europe-west4' (gcp.region) a region of Vertex AI?"
+    assert "no response from http://127.0.0.1:9/europe-west4-aiplatform/v1/projects/my-project-123456/" in error.message
+    assert error.hint == "check the network connection, and that 'europe-west4' (gcp.region) is a region of Vertex AI"
 
 
 def test_an_endpoint_that_is_no_url_is_told_at_once(gcp: Bench) -> None:
@@ -94,13 +94,13 @@ def test_an_endpoint_that_is_no_url_is_told_at_once(gcp: Bench) -> None:
 def test_a_key_that_was_deleted_is_told_with_the_way_to_log_in(gcp: Bench) -> None:
     gcp.google.accounts.is_revoked = True
     error = refusal(gcp)
-    assert "the credentials are not valid, or not any more" in error.message
+    assert "the credentials are invalid or have expired" in error.message
     assert error.hint == "log in with: gcloud auth application-default login"
 
 
 def test_credentials_that_google_does_not_take_are_told(gcp: Bench) -> None:
     gcp.google.faults.add("customJobs.list", Fault.EXPIRED_TOKEN, times=20)
-    assert "Google does not take the credentials, or not any more" in refusal(gcp).message
+    assert "Google does not accept the credentials" in refusal(gcp).message
 
 
 def test_a_server_that_fails_for_good_is_given_up(gcp: Bench) -> None:

@@ -110,7 +110,7 @@ def test_a_lost_answer_is_looked_for_with_patience_where_listings_lag(gcp: Bench
 def test_an_answer_that_stays_lost_is_told_and_the_job_is_found_later(gcp: Bench) -> None:
     gcp.google.faults.add("customJobs.create", Fault.LOST_ANSWER)
     gcp.google.faults.hide("jobs", requests=4)
-    with pytest.raises(LaunchUnknownError, match="whether it did is not known"):
+    with pytest.raises(LaunchUnknownError, match="it is unknown whether attempt 1 of"):
         gcp.provider.launch(gcp.request(), {})
     found = gcp.another().find(RUN_ID, 1, "gs://my-bucket/runs", gcp.google.settings)
     assert found is not None
@@ -356,7 +356,7 @@ def test_a_launch_that_is_refused_leaves_no_secret(gcp: Bench) -> None:
 
 def test_a_secret_that_a_launch_left_which_was_cut_off_is_used_again(gcp: Bench) -> None:
     gcp.google.faults.add("secrets.addVersion", Fault.SERVER_ERROR, times=5)
-    with pytest.raises(ProviderError, match="cannot be kept in Secret Manager"):
+    with pytest.raises(ProviderError, match="cannot be stored in Secret Manager"):
         gcp.provider.launch(gcp.request(secrets=["TOKEN"]), {"TOKEN": SECRET})
     gcp.provider.launch(gcp.request(secrets=["TOKEN"]), {"TOKEN": SECRET})
     assert len(gcp.google.secrets.names()) == 1

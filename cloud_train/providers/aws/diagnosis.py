@@ -6,11 +6,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from cloud_train.errors import ProviderError
-from cloud_train.providers.aws.client import Aws, AwsRefusalError, is_denied, is_missing, with_field
+from cloud_train.providers.aws.client import Aws
 from cloud_train.providers.aws.jobs import LOG_GROUP
 from cloud_train.providers.aws.request import region_of, registry_of
 from cloud_train.providers.base import Diagnosis
 from cloud_train.providers.cloud.diagnosis import looked, unasked
+from cloud_train.providers.cloud.errors import ForbiddenError, MissingError, RefusedError, with_field
 
 _SETUP = "docs/clouds/aws.md makes it"
 _PRINCIPAL = "sagemaker.amazonaws.com"
@@ -42,16 +43,14 @@ def _identity(aws: Aws, region: str) -> Diagnosis:
 
 
 def _jobs(aws: Aws, region: str) -> Diagnosis:
-    with_field("TrainingJobSummaries", aws.ask("sagemaker", region, "list_training_jobs", MaxResults=1))
+    with_field("AWS", "TrainingJobSummaries", aws.ask("sagemaker", region, "list_training_jobs", MaxResults=1))
     return Diagnosis("SageMaker", "ok", f"training jobs can be listed in {region}")
 
 
 def _logs(aws: Aws, region: str) -> Diagnosis:
     try:
-        with_field("logStreams", aws.ask("logs", region, "describe_log_streams", logGroupName=LOG_GROUP, limit=1))
-    except AwsRefusalError as error:
-        if not is_missing(error):
-            raise
+        with_field("AWS", "logStreams", aws.ask("logs", region, "describe_log_streams", logGroupName=LOG_GROUP, limit=1))
+    except MissingError:
         return Diagnosis("logs", "ok", f"{LOG_GROUP} is not there yet: the first job makes it")
     return Diagnosis("logs", "ok", f"{LOG_GROUP} can be read")
 
@@ -61,10 +60,10 @@ def _role(aws: Aws, region: str, arn: str | None) -> Diagnosis:
         return Diagnosis("role", "error", "none is named", f"set aws.role to the ARN of the role that the machines have; {_SETUP}")
     name = arn.rpartition("/")[2]
     try:
-        role = with_field("Role", aws.ask("iam", region, "get_role", RoleName=name))["Role"]
-    except AwsRefusalError as error:
-        if is_missing(error) or error.reason == "NoSuchEntity":
-            return Diagnosis("role", "error", f"there is no role {name} in this account", f"create it: {_SETUP}")
+        role = with_field("AWS", "Role", aws.ask("iam", region, "get_role", RoleName=name))["Role"]
+    except MissingError:
+        return Diagnosis("role", "error", f"there is no role {name} in this account", f"create it: {_SETUP}")
+    except RefusedError as error:
         detail = f"{name} cannot be looked at, so whether SageMaker may use it is not known: {error.message}"
         return Diagnosis("role", "warning", detail, error.hint or "")
     if role["Arn"] != arn:
@@ -89,12 +88,10 @@ def _trusts_sagemaker(document: str | Mapping[str, Any]) -> bool:
 def _bucket(aws: Aws, region: str, bucket: str) -> Diagnosis:
     try:
         where = aws.ask("s3", region, "get_bucket_location", Bucket=bucket).get("LocationConstraint") or "us-east-1"
-    except AwsRefusalError as error:
-        if error.reason == "NoSuchBucket":
-            return Diagnosis("store", "error", f"there is no bucket {bucket}", f"create it in {region}: {_SETUP}")
-        if is_denied(error):  # runs do without
-            return unasked("store", error)
-        raise
+    except MissingError:
+        return Diagnosis("store", "error", f"there is no bucket {bucket}", f"create it in {region}: {_SETUP}")
+    except ForbiddenError as error:  # runs do without
+        return unasked("store", error)
     if where != region:
         remedy = "use a bucket of the same region: each checkpoint would be paid for as traffic between regions"
         return Diagnosis("store", "warning", f"the bucket {bucket} is in {where}, and the machines in {region}", remedy)
@@ -106,17 +103,17 @@ def _repository(aws: Aws, region: str, settings: Mapping[str, Any]) -> Diagnosis
     if not repository:
         return Diagnosis("repository", "error", "none is named", f"set aws.repository to one of Amazon ECR; {_SETUP}")
     registry = registry_of(repository)
-    with_field("authorizationData", aws.ask("ecr", registry[1] if registry else region, "get_authorization_token"))
+    with_field("AWS", "authorizationData", aws.ask("ecr", registry[1] if registry else region, "get_authorization_token"))
     if registry is None:
         return Diagnosis("repository", "warning", f"{repository} is none of Amazon ECR, and cannot be looked at", _SETUP)
     name = repository.partition("/")[2]
     try:
-        with_field("repositories", aws.ask("ecr", registry[1], "describe_repositories", registryId=registry[0], repositoryNames=[name]))
-    except AwsRefusalError as error:
-        if is_denied(error):  # pushes do without
-            return unasked("repository", error)
-        if not is_missing(error):
-            raise
+        with_field(
+            "AWS", "repositories", aws.ask("ecr", registry[1], "describe_repositories", registryId=registry[0], repositoryNames=[name])
+        )
+    except ForbiddenError as error:  # pushes do without
+        return unasked("repository", error)
+    except MissingError:
         if settings.get("create_repository"):
             return Diagnosis("repository", "ok", f"{name} is not there yet: the first submission makes it")
         remedy = f"set aws.create_repository: true, or run: aws ecr create-repository --repository-name {name} --region {registry[1]}"
@@ -132,7 +129,7 @@ def _quota(aws: Aws, region: str, machine: str) -> Diagnosis:
     try:
         while True:
             query = {"ServiceCode": "sagemaker", "MaxResults": 100, **more}
-            answer = with_field("Quotas", aws.ask("service-quotas", region, "list_service_quotas", **query))
+            answer = with_field("AWS", "Quotas", aws.ask("service-quotas", region, "list_service_quotas", **query))
             found |= {kinds[quota["QuotaName"]]: quota["Value"] for quota in answer["Quotas"] if quota["QuotaName"] in kinds}
             if len(found) == len(kinds) or not answer.get("NextToken") or answer["NextToken"] == more.get("NextToken"):
                 break

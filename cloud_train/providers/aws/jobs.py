@@ -1,16 +1,18 @@
-"""Training jobs as SageMaker keeps them: created once, looked for, listed, stopped, and what their containers printed."""
+"""Training jobs as SageMaker keeps them: created once, looked for, listed, stopped; their secrets, and what their containers printed."""
 
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Any
 
-from cloud_train.errors import ProviderError
-from cloud_train.providers.aws.client import Aws, AwsPassingError, AwsRefusalError, AwsUnansweredError, is_missing, with_field
+from cloud_train.providers.aws.client import Aws
 from cloud_train.providers.aws.request import is_ours
-from cloud_train.providers.base import AlreadyLaunchedError, Handle, LaunchUnknownError
+from cloud_train.providers.base import AlreadyLaunchedError, Handle
+from cloud_train.providers.cloud.errors import ExistsError, MissingError, RefusedError, with_field
+from cloud_train.providers.cloud.launching import create_once
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 _PAGE = 100
@@ -22,52 +24,59 @@ _LONGEST_NAME = 63
 
 
 def create(aws: Aws, region: str, body: Mapping[str, Any], store: str) -> str | None:
-    """Create the job, once; its ARN, or None where SageMaker has it and does not show it yet.
+    """Create the job, once; returns its ARN, or None where SageMaker has the job and does not show it yet.
 
-    The name settles what a lost answer leaves open: if it is taken at the next try, that was us. Raises AlreadyLaunchedError where it was
-    taken before, and LaunchUnknownError where no answer came at all.
+    Raises AlreadyLaunchedError, LaunchUnknownError and CloudError.
     """
-    failure: ProviderError | None = None
-    unanswered = False
-    for wait in aws.patience.waits():
-        aws.patience.sleep(wait)
-        try:
-            return str(with_field("TrainingJobArn", aws.ask_once("sagemaker", region, "create_training_job", **body))["TrainingJobArn"])
-        except AwsUnansweredError as error:
-            failure, unanswered = error, True
-        except AwsPassingError as error:
-            failure = error
-        except AwsRefusalError as error:
-            if error.reason != "ResourceInUse":
-                raise
-            already = f"this attempt was launched before: SageMaker in {region} has a training job {body['TrainingJobName']}"
-            found = looked_for(aws, region, body["TrainingJobName"]) if unanswered else None
-            if not unanswered or (found is not None and not is_ours(found, store)):
-                raise AlreadyLaunchedError(already) from error
-            return str(found["TrainingJobArn"]) if found else None
-    assert failure is not None, "there is a first try"
-    if unanswered:
-        raise LaunchUnknownError(f"{failure.message}; whether the training job was created is not known", failure.hint) from failure
-    raise failure
+    name = f"the training job {body['TrainingJobName']} in {region}"
+
+    def look() -> Mapping[str, Any] | None:
+        found = looked_for(aws, region, body["TrainingJobName"])
+        if found is not None and not is_ours(found, store):
+            raise AlreadyLaunchedError(f"{name} was launched before, for another store")
+        return found
+
+    job = create_once(
+        lambda: with_field("AWS", "TrainingJobArn", aws.ask_once("sagemaker", region, "create_training_job", **body)),
+        look,
+        aws.policy,
+        job=name,
+    )
+    return None if job is None else str(job["TrainingJobArn"])
+
+
+def put_secret(aws: Aws, region: str, name: str, secrets: Mapping[str, str]) -> bool:
+    """Store the secrets in AWS Secrets Manager, as one JSON document; returns whether there was nothing of this name before."""
+    text = json.dumps(dict(secrets))
+    try:
+        with_field("AWS", "ARN", aws.ask("secretsmanager", region, "create_secret", Name=name, SecretString=text))
+    except ExistsError:
+        aws.ask("secretsmanager", region, "put_secret_value", SecretId=name, SecretString=text)
+        return False
+    return True
+
+
+def delete_secret(aws: Aws, region: str, name: str) -> None:
+    """Delete the secret for good; nothing if there is none."""
+    with suppress(MissingError):
+        aws.ask("secretsmanager", region, "delete_secret", SecretId=name, ForceDeleteWithoutRecovery=True)
 
 
 def described(aws: Aws, region: str, job: str) -> dict[str, Any] | None:
     """The job's description; None if SageMaker knows no such job."""
     try:
-        return with_field("TrainingJobStatus", aws.ask("sagemaker", region, "describe_training_job", TrainingJobName=job))
-    except AwsRefusalError as error:
-        if is_missing(error):
-            return None
-        raise
+        return with_field("AWS", "TrainingJobStatus", aws.ask("sagemaker", region, "describe_training_job", TrainingJobName=job))
+    except MissingError:
+        return None
 
 
 def looked_for(aws: Aws, region: str, job: str) -> dict[str, Any] | None:
     """The description of a job that may be too young to show at the first look."""
-    for wait in aws.patience.waits():
-        aws.patience.sleep(wait)
-        if (found := described(aws, region, job)) is not None:
-            return found
-    return None
+    left = aws.policy.attempts_left()
+    while (found := described(aws, region, job)) is None:
+        if not left.wait():
+            return None
+    return found
 
 
 def listed(aws: Aws, region: str, handles: Sequence[Handle]) -> Iterator[Mapping[str, Any]]:
@@ -78,7 +87,7 @@ def listed(aws: Aws, region: str, handles: Sequence[Handle]) -> Iterator[Mapping
         if len(wanted) < 2:
             return
         query = {"MaxResults": _PAGE, "SortBy": "CreationTime", "SortOrder": "Descending", **more}
-        answer = with_field("TrainingJobSummaries", aws.ask("sagemaker", region, "list_training_jobs", **query))
+        answer = with_field("AWS", "TrainingJobSummaries", aws.ask("sagemaker", region, "list_training_jobs", **query))
         yield from answer["TrainingJobSummaries"]
         wanted -= {job["TrainingJobName"] for job in answer["TrainingJobSummaries"]}
         token = answer.get("NextToken")
@@ -103,8 +112,10 @@ def stop(aws: Aws, region: str, job: str) -> None:
     """SIGTERM for its containers, and SIGKILL 120 seconds later; nothing if it has ended, or is stopping."""
     try:
         aws.ask("sagemaker", region, "stop_training_job", TrainingJobName=job)
-    except AwsRefusalError as error:
-        if not (is_missing(error) or "is in status" in error.said):
+    except MissingError:
+        return
+    except RefusedError as error:
+        if "is in status" not in error.said:
             raise
 
 
@@ -112,16 +123,13 @@ def output(aws: Aws, region: str, job: str, cursor: str | None) -> tuple[bytes, 
     """What node 0's containers printed since ``cursor``, and the next cursor: JSON, the name of each log stream → where to go on in it."""
     tokens: dict[str, str] = json.loads(cursor) if cursor else {}
     said = bytearray()
-    try:
+    with suppress(MissingError):  # before the first job of all there is no log group
         for stream in _streams(aws, region, f"{job}/algo-1-"):
             for text, token in _pages(aws, region, stream, tokens.get(stream)):
                 said += text
                 tokens[stream] = token
                 if len(said) >= _MOST_LOG_BYTES:
                     return bytes(said), json.dumps(tokens, sort_keys=True)
-    except AwsRefusalError as error:
-        if not is_missing(error):  # before the first job of all there is no log group
-            raise
     return bytes(said), json.dumps(tokens, sort_keys=True) if tokens else cursor
 
 
@@ -132,7 +140,7 @@ def _streams(aws: Aws, region: str, prefix: str) -> Iterator[str]:
     while more.get("nextToken") not in asked:
         asked.add(more.get("nextToken"))
         query = {"logGroupName": LOG_GROUP, "logStreamNamePrefix": prefix, **more}
-        answer = with_field("logStreams", aws.ask("logs", region, "describe_log_streams", **query))
+        answer = with_field("AWS", "logStreams", aws.ask("logs", region, "describe_log_streams", **query))
         yield from sorted(str(stream["logStreamName"]) for stream in answer["logStreams"])
         if not answer.get("nextToken"):
             return
@@ -145,6 +153,6 @@ def _pages(aws: Aws, region: str, stream: str, token: str | None) -> Iterator[tu
     while token not in asked:  # at the end the same one comes again
         asked.add(token)
         query = {"logGroupName": LOG_GROUP, "logStreamName": stream, "startFromHead": True, **({"nextToken": token} if token else {})}
-        answer = with_field("nextForwardToken", aws.ask("logs", region, "get_log_events", **query))
+        answer = with_field("AWS", "nextForwardToken", aws.ask("logs", region, "get_log_events", **query))
         token = str(answer["nextForwardToken"])
         yield "".join(f"{event['message']}\n" for event in answer["events"]).encode(), token

@@ -4,20 +4,22 @@ A training job's name is the key that makes a launch happen once: no two of an a
 job is enough to find it again. SageMaker keeps jobs for good, and one that has ended costs nothing; what it can leave behind is its secret.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import ProviderError
-from cloud_train.providers.aws import jobs, resources
-from cloud_train.providers.aws.client import Aws, Patience
+from cloud_train.providers.aws import jobs
+from cloud_train.providers.aws.client import ANSWER_SECONDS, POLICY, Aws
+from cloud_train.providers.aws.registry import login
 from cloud_train.providers.aws.request import is_ours, problems_of, region_of, request_of, secret_of, with_secret
 from cloud_train.providers.aws.state import needs_more, observation_of
-from cloud_train.providers.base import AlreadyLaunchedError, Diagnosis, Handle, LaunchUnknownError, Observation, Request
+from cloud_train.providers.base import Diagnosis, Handle, Observation, Request
 from cloud_train.providers.cloud.jobs import job_name
 from cloud_train.providers.cloud.observations import ended, unknown
 from cloud_train.providers.cloud.provider import CloudProvider, cloud_capabilities, is_young
+from cloud_train.retry import RetryPolicy
 from cloud_train.run.states import Cause, State
 
 if TYPE_CHECKING:
@@ -26,14 +28,15 @@ if TYPE_CHECKING:
 _HAS_A_WORKER = frozenset({"Training", "Uploading", "Stopping"})
 
 
-class SageMakerProvider(CloudProvider):
+class SageMakerProvider(CloudProvider[Aws]):
     """Runs in training jobs of SageMaker. Nothing is kept under ``home``: the jobs' names say everything."""
 
     name = "aws"
     capabilities = cloud_capabilities(("s3",), max_nodes=16)
 
-    def __init__(self, home: Path, patience: Patience | None = None) -> None:
-        self._aws = Aws(patience or Patience())
+    def __init__(self, home: Path, policy: RetryPolicy = POLICY, answer_seconds: float = ANSWER_SECONDS) -> None:
+        """``policy`` says how requests are repeated; ``answer_seconds`` is how long a response may take."""
+        self._aws = Aws(policy, answer_seconds)
 
     def render(self, plan: "Plan") -> Request:
         """The body of CreateTrainingJob, and what sending it needs. The settings are ``cloud_train.job.settings.AwsSettings``."""
@@ -45,24 +48,7 @@ class SageMakerProvider(CloudProvider):
 
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
         """Put the secrets into AWS Secrets Manager, if there are any, and create the training job; a launch that fails leaves neither."""
-        request = with_secret(request) if secrets else request
-        region, body, secret = request["region"], request["body"], request["secret"] if secrets else None
-        reference = {"job": body["TrainingJobName"], "region": region, "secret": secret, "launched": time.time()}
-        handle = Handle(request["run_id"], request["attempt"], self.name, request["store"], reference)
-        is_new = secret is not None and resources.put_secret(self._aws, region, secret, secrets)
-        try:
-            reference["arn"] = jobs.create(self._aws, region, body, request["store"])
-        except LaunchUnknownError:
-            raise
-        except AlreadyLaunchedError:
-            if is_new:  # the other launch may be about to read what is there now, unless it has ended
-                self.tidy(handle)
-            raise
-        except ProviderError:
-            if is_new and secret:
-                resources.forget_secret(self._aws, region, secret)
-            raise
-        return handle
+        return super().launch(with_secret(request) if secrets else {**request, "secret": None}, secrets)
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
         """The attempt's job by its name, in the region of the settings; what does not show at once is looked for again."""
@@ -88,7 +74,7 @@ class SageMakerProvider(CloudProvider):
             found = jobs.described(self._aws, region, handle.reference["job"]) or {}
             waits = found.get("TrainingJobStatus") == "InProgress" and found.get("SecondaryStatus") not in _HAS_A_WORKER
             if not waits:
-                resources.forget_secret(self._aws, region, secret)
+                jobs.delete_secret(self._aws, region, secret)
         except ProviderError:
             return  # an end waits to be shown; the secret stays, and its name says whose it was
 
@@ -98,13 +84,29 @@ class SageMakerProvider(CloudProvider):
 
     def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
         """A login for Amazon ECR; the setting ``create_repository`` makes the repository first, with immutable tags."""
-        return resources.login(self._aws, settings)
+        return login(self._aws, settings)
 
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
         """Credentials, role, bucket, repository, quota: what is missing, and how it comes about."""
         from cloud_train.providers.aws.diagnosis import diagnose
 
         return diagnose(self._aws, settings, store)
+
+    def _client(self, about: Mapping[str, Any]) -> AbstractContextManager[Aws]:
+        return nullcontext(self._aws)
+
+    def _put_secrets(self, client: Aws, request: Request, secrets: Mapping[str, str]) -> bool:
+        return jobs.put_secret(client, request["region"], request["secret"], secrets)
+
+    def _create(self, client: Aws, request: Request) -> dict[str, Any]:
+        arn = jobs.create(client, request["region"], request["body"], request["store"])
+        return {**_reference(request), "arn": arn}
+
+    def _withdraw(self, client: Aws, request: Request) -> None:
+        self.tidy(Handle(request["run_id"], request["attempt"], self.name, request["store"], _reference(request)))
+
+    def _delete_secrets(self, client: Aws, about: Mapping[str, Any]) -> None:
+        jobs.delete_secret(client, about["region"], about["secret"])
 
     def _observed(self, handle: Handle) -> Observation:
         found = jobs.described(self._aws, handle.reference["region"], handle.reference["job"])
@@ -128,3 +130,7 @@ class SageMakerProvider(CloudProvider):
         if arn is not None and arn.split(":")[4:5] != [mine]:
             return unknown(f"the training job is {arn}, and these credentials are of account {mine}")
         return ended(Cause.INFRASTRUCTURE, f"SageMaker in {region} knows no training job {job}: somebody deleted it")
+
+
+def _reference(request: Request) -> dict[str, Any]:
+    return {"job": request["body"]["TrainingJobName"], "region": request["region"], "secret": request["secret"]}

@@ -1,14 +1,11 @@
-"""Azure's HTTP APIs, as few as the provider needs: signed by azure-identity's own chain, tried again within bounds, errors in words.
+"""Azure's HTTP APIs, as few as the provider needs: credentials from azure-identity's own chain, retries, errors in words.
 
-azure-core and azure-identity are enough for these calls; azure-ai-ml, which has them all, weighs ten times as much. What a cut connection
-or a 5xx answer leaves open raises UnansweredError: only the caller knows whether asking again could do something twice.
+azure-core and azure-identity are enough for these requests; azure-ai-ml, which has them all, is ten times as large.
 """
 
 import os
-import random
 import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -16,6 +13,17 @@ from urllib.parse import urlsplit
 
 from cloud_train.errors import MissingDependencyError, ProviderError
 from cloud_train.job.loopback import is_loopback
+from cloud_train.providers.cloud.errors import (
+    CloudError,
+    ForbiddenError,
+    MissingError,
+    RefusedError,
+    ThrottledError,
+    UnansweredError,
+    retried,
+    with_field,
+)
+from cloud_train.retry import RetryPolicy, retry_after_seconds
 from cloud_train.storage.azure_account import IDENTITIES, quiet_sdk
 from cloud_train.storage.trusted_hosts import AZURE, AZURE_VAULT, check
 
@@ -38,18 +46,18 @@ _BELONGING = {
 }
 """Where the token of each scope belongs, and the setting that a URL there comes from."""
 _REGISTRY = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\.azurecr\.(?:io|cn|us)")
-_TRIES = 4
-_LONGEST_WAIT_SECONDS = 20.0
+POLICY = RetryPolicy(attempts=4, time_limit=None, first_wait=1.0, longest_wait=20.0, longest_retry_after=20.0)
+"""How a request is repeated."""
 _TIMEOUT_SECONDS = 30.0
 _THROTTLED = 429
-_PASSING = frozenset({408, _THROTTLED, 500, 502, 503, 504})
+_TIMED_OUT = 408
 _SHOWN_CHARACTERS = 400
 _LOGIN_HINT = "sign in with: az login; or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
 _OF_THE_CLOCK = re.compile(r"not yet valid|not within its valid time|lifetime|time range|\bnbf\b", re.IGNORECASE)
 """In the words of a refusal: the clocks of this machine and of Azure differ."""
 _CLOCK_HINT = "set this machine's clock: tokens hold at their time only"
 _DOCS = "docs/clouds/azure.md says which role has it"
-_MISSING = {
+_SETTINGS = {
     "SubscriptionNotFound": "azure.subscription",
     "InvalidSubscriptionId": "azure.subscription",
     "InvalidSubscription": "azure.subscription",
@@ -58,22 +66,6 @@ _MISSING = {
     "WorkspaceNotFound": "azure.workspace",
 }
 """Error codes of the resource manager, and the setting that names what is missing."""
-
-
-class UnansweredError(ProviderError):
-    """Azure gave no answer that says whether the request was carried out."""
-
-
-class ThrottledError(ProviderError):
-    """Azure did nothing, because there were too many requests."""
-
-
-class ForbiddenError(ProviderError):
-    """Whoever asks lacks a permission."""
-
-
-class MissingError(ProviderError):
-    """What was asked for is not there, though the place is where it would be."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +80,7 @@ class Answer:
 
     def having(self, field: str) -> dict[str, Any]:
         """The document, which has this field; raises UnansweredError where something else than Azure answered."""
-        if not isinstance(self.document, dict) or field not in self.document:
-            raise UnansweredError(
-                f"Azure seems to answer without {field}", hint="is there a proxy in between that wants to be logged in at?"
-            )
-        return self.document
+        return with_field("Azure", field, self.document)
 
 
 def is_registry(host: str) -> bool:
@@ -100,20 +88,20 @@ def is_registry(host: str) -> bool:
     return _REGISTRY.fullmatch(host) is not None
 
 
-def client() -> "Client":
+def client(policy: RetryPolicy | None = None) -> "Client":
     """The client for the credentials that the environment names, which keeps tokens and connections for as long as this process runs."""
-    return _client(tuple(os.environ.get(name) for name in _IDENTITY))
+    return _client(policy or POLICY, tuple(os.environ.get(name) for name in _IDENTITY))
 
 
 @lru_cache(maxsize=4)
-def _client(_identity: tuple[str | None, ...]) -> "Client":
-    return Client()
+def _client(policy: RetryPolicy, _identity: tuple[str | None, ...]) -> "Client":
+    return Client(policy)
 
 
 class Client:
-    """Calls to Azure in the name of whoever the credentials belong to; from several threads too."""
+    """Requests to Azure with the caller's credentials; from several threads too."""
 
-    def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, policy: RetryPolicy = POLICY) -> None:
         try:
             from azure.identity import DefaultAzureCredential
         except ImportError as error:
@@ -121,9 +109,9 @@ class Client:
                 "the provider 'azure' needs azure-identity", hint="install it with: pip install 'cloud-train[azure]'"
             ) from error
         quiet_sdk()
+        self.policy = policy
         self._credential = DefaultAzureCredential()
         self._pipelines: dict[str | None, PipelineClient[HttpRequest, HttpResponse]] = {}
-        self._sleep = sleep
 
     def token(self, scope: str = _ARM_SCOPE) -> str:
         """An access token; raises ProviderError where there are no credentials."""
@@ -134,7 +122,11 @@ class Client:
         except ClientAuthenticationError as error:
             raise _no_credentials(error) from error
 
-    def call(
+    def call(self, method: str, url: str, doing: str, **options: Any) -> Answer:
+        """The response to a request that may be repeated; ``options`` are those of ``call_once``."""
+        return retried(self.policy, lambda: self.call_once(method, url, doing, **options))
+
+    def call_once(
         self,
         method: str,
         url: str,
@@ -143,32 +135,21 @@ class Client:
         permission: str = "",
         expect: tuple[int, ...] = (200,),
         scope: str | None = _ARM_SCOPE,
-        repeatable: bool = True,
         **content: Any,
     ) -> Answer:
-        """Send a request and return its answer, if its status is one of ``expect``.
+        """Send a request once and return its response, if its status is one of ``expect``.
 
         ``doing`` completes the sentence "Azure cannot …", ``permission`` is the Azure action that it takes, ``content`` are further
         parts of the request (``params``, ``json``, ``data``, ``headers``). ``scope`` is that of the token, which goes to its own hosts
-        only and follows no redirect; None for a URL that is signed itself. What is not ``repeatable`` is sent once, unless Azure says
-        that it did nothing. Raises MissingError for status 404, UnansweredError where nothing says whether the request was carried out,
-        UntrustedHostError where the token does not belong, and ProviderError for any other refusal.
+        only and follows no redirect; None for a URL that is signed itself. Raises CloudError, and UntrustedHostError where the token does
+        not belong.
         """
         if scope is not None:
             check(url, *_BELONGING[scope])
-        for attempt in range(1, _TRIES + 1):
-            asked = None
-            try:
-                response = self._sent(method, url, scope, content)
-                if response.status_code in expect:
-                    return Answer(response.status_code, response.headers, response.content, _json(response))
-                asked = response.headers.get("Retry-After")
-                raise _refusal(response, doing, permission)
-            except (UnansweredError, ThrottledError) as error:
-                if attempt == _TRIES or not (repeatable or isinstance(error, ThrottledError)):
-                    raise
-            self._wait(attempt, asked)
-        raise AssertionError("the last try returns or raises")
+        response = self._sent(method, url, scope, content)
+        if response.status_code in expect:
+            return Answer(response.status_code, response.headers, response.content, _json(response))
+        raise _refusal(response, doing, permission)
 
     def registry_password(self, host: str) -> str:
         """A token of the Azure container registry at ``host``, good for some hours, in exchange for one of Microsoft Entra.
@@ -195,9 +176,7 @@ class Client:
         except ClientAuthenticationError as error:
             raise _no_credentials(error) from error
         except AzureError as error:
-            raise UnansweredError(
-                f"{host} did not answer: {_line(error)}", hint="see whether this machine reaches it, and try again"
-            ) from error
+            raise UnansweredError(f"{host} did not respond: {_line(error)}", hint="check the network connection, and retry") from error
         return response
 
     def _pipeline(self, scope: str | None) -> "PipelineClient[HttpRequest, HttpResponse]":
@@ -214,11 +193,6 @@ class Client:
             )
         return self._pipelines[scope]
 
-    def _wait(self, attempt: int, asked: str | None) -> None:
-        """As long as Azure asks for, within bounds; otherwise a random time, so that many clients do not come back at once."""
-        seconds = float(asked) if asked and asked.isdecimal() else random.uniform(0.2, 0.5 * 2**attempt)
-        self._sleep(min(seconds, _LONGEST_WAIT_SECONDS))
-
 
 def error_of(document: Any) -> tuple[str, str]:
     """Code and message of an error of Azure's, with those of its details; empty where it has none."""
@@ -231,25 +205,37 @@ def error_of(document: Any) -> tuple[str, str]:
     return str(error.get("code") or ""), " ".join("; ".join([str(error.get("message") or ""), *inner]).split())
 
 
-def _refusal(response: "HttpResponse", doing: str, permission: str) -> ProviderError:
-    """The error for an answer that nobody expected: what is wrong, and the setting or permission that mends it."""
+def _refusal(response: "HttpResponse", doing: str, permission: str) -> CloudError:
+    """The error for a response that the caller does not expect: what is wrong, and the setting or permission that corrects it."""
     status, (code, message) = response.status_code, error_of(_json(response))
     said = f"{code or status}: {message[:_SHOWN_CHARACTERS]}" if message else code or f"status {status}"
+    kind, hint = _kind(status, code), None
     if status == 401:
-        hint = _CLOCK_HINT if _OF_THE_CLOCK.search(said) else _LOGIN_HINT
-        return ProviderError(f"Azure does not accept the credentials ({said})", hint=hint)
-    if status == 403:
+        words, hint = f"Azure does not accept the credentials ({said})", _CLOCK_HINT if _OF_THE_CLOCK.search(said) else _LOGIN_HINT
+    elif kind is ForbiddenError:
         action = re.search(r"perform action '([^']+)'", message)
-        named = action[1] if action else permission
-        return ForbiddenError(f"Azure does not allow you to {doing}: the permission {named} is missing ({said})", hint=_DOCS)
-    if code in _MISSING:
-        return ProviderError(f"Azure cannot {doing}: {_MISSING[code]} names what is not there ({said})", hint="see the config file")
-    if status == 404:
-        return MissingError(f"Azure cannot {doing} ({said})")
-    if status in _PASSING:
-        kind = ThrottledError if status == _THROTTLED else UnansweredError
-        return kind(f"Azure cannot {doing} now ({said})", hint="try again in some minutes")
-    return ProviderError(f"Azure refuses to {doing} ({said})", hint=_hint(code, message))
+        words = f"Azure does not allow you to {doing}: the permission {action[1] if action else permission} is missing ({said})"
+        hint = _DOCS
+    elif code in _SETTINGS:
+        words, hint = f"Azure cannot {doing}: {_SETTINGS[code]} does not exist ({said})", "correct it in the config file"
+    elif kind is MissingError:
+        words = f"Azure cannot {doing} ({said})"
+    elif kind in (ThrottledError, UnansweredError):
+        words, hint = f"Azure cannot {doing} now ({said})", "retry in some minutes"
+    else:
+        words, hint = f"Azure refuses to {doing} ({said})", _hint(code, message)
+    retry_after = retry_after_seconds(response.headers.get("Retry-After"))
+    return kind(words, hint, reason=code, status=status, said=message, retry_after=retry_after)
+
+
+def _kind(status: int, code: str) -> type[CloudError]:
+    if status == 403:
+        return ForbiddenError
+    if status == 404 and code not in _SETTINGS:  # a missing workspace does not mean that a job in it is missing
+        return MissingError
+    if status == _THROTTLED:
+        return ThrottledError
+    return UnansweredError if status == _TIMED_OUT or status >= 500 else RefusedError
 
 
 def _hint(code: str, message: str) -> str | None:
@@ -268,7 +254,7 @@ def _hint(code: str, message: str) -> str | None:
 
 
 def _similar(machine: str) -> list[str]:
-    from cloud_train.providers.cloud.machines import similar  # brings pydantic, and looking at runs needs none
+    from cloud_train.providers.cloud.machines import similar  # imports pydantic, which observing runs does without
 
     return similar("azure", machine)
 

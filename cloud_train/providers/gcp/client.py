@@ -4,15 +4,25 @@ google-cloud-aiplatform is not used: it takes 3 s to import and 274 MB, and the 
 Google's own chain (Application Default Credentials). Errors have the shape of https://cloud.google.com/apis/design/errors.
 """
 
-import random
 import re
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 from cloud_train.errors import MissingDependencyError, ProviderError
+from cloud_train.providers.cloud.errors import (
+    PROXY_HINT,
+    CloudError,
+    ExistsError,
+    ForbiddenError,
+    MissingError,
+    RefusedError,
+    ThrottledError,
+    UnansweredError,
+    retried,
+)
 from cloud_train.providers.gcp.request import place_of, service_url
+from cloud_train.retry import RetryPolicy
 from cloud_train.storage.trusted_hosts import check_google
 
 INSTALL = "pip install 'cloud-train[gcp]'"
@@ -20,14 +30,10 @@ LOGIN = "gcloud auth application-default login"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 TIMEOUTS = (10.0, 60.0)
 """Seconds to connect, and to wait for an answer."""
-THROTTLED = 429
 
-_NO_URL = 400
+_THROTTLED = 429
 _NOT_FOUND = 404
-_TRIES = 5
-_FIRST_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 16.0
-_MAY_PASS = frozenset({THROTTLED, 500, 502, 503, 504})
+_KINDS = {403: ForbiddenError, _NOT_FOUND: MissingError, 409: ExistsError}
 _QUOTA = "quota metrics exceed quota limits"  # of machines; too many requests are told otherwise, with the same status
 _PERMISSION = re.compile(r"[Pp]ermission '?\"?([a-z]+\.[A-Za-z.]+)")
 _ROLES = "docs/clouds/gcp.md has the roles"
@@ -36,23 +42,12 @@ _PATH = re.compile(r"[A-Za-z0-9._~:/%@-]+")
 _SHOWN_CHARACTERS = 600
 
 
-class GoogleError(ProviderError):
-    """One of Google's services refused a request."""
-
-    def __init__(self, message: str, hint: str | None = None, *, status: int = 0, reason: str = "") -> None:
-        """``status`` is that of HTTP, 0 without an answer; ``reason`` Google's own word, such as ``SERVICE_DISABLED``."""
-        super().__init__(message, hint)
-        self.status = status
-        self.reason = reason
-
-    @property
-    def is_unanswered(self) -> bool:
-        """Whether the request may have been carried out all the same."""
-        return self.status == 0 or self.status >= 500
+POLICY = RetryPolicy(attempts=5, time_limit=None, first_wait=1.0, longest_wait=16.0)
+"""How a request is repeated."""
 
 
 class Google:
-    """Google's services, for as long as the context. Requests that may pass are tried again, with growing pauses and full jitter."""
+    """Google's services, for as long as the context. Errors of all methods are CloudErrors."""
 
     def __init__(
         self,
@@ -60,14 +55,14 @@ class Google:
         credentials: Any,
         *,
         timeouts: tuple[float, float] = TIMEOUTS,
-        pause: Callable[[float], None] = time.sleep,
+        policy: RetryPolicy = POLICY,
     ) -> None:
-        """``settings`` are ``project``, ``region`` and ``endpoint``; ``credentials`` google-auth's; ``pause`` waits so many seconds.
+        """``settings`` are ``project``, ``region`` and ``endpoint``; ``credentials`` google-auth's; ``policy`` says how to repeat requests.
 
         Raises ProviderError for a project or a region that cannot be one.
         """
         self._project, self._region = place_of(settings)
-        self.credentials, self.pause = credentials, pause
+        self.credentials, self.policy = credentials, policy
         self._settings, self._timeouts = settings, timeouts
         self._session: Any = None
 
@@ -91,30 +86,10 @@ class Google:
         return f"projects/{self._project}/locations/{self._region}"
 
     def call(
-        self,
-        method: str,
-        service: str,
-        path: str,
-        *,
-        body: Mapping[str, Any] | None = None,
-        query: Mapping[str, Any] | None = None,
-        is_repeatable: bool = True,
+        self, method: str, service: str, path: str, *, body: Mapping[str, Any] | None = None, query: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """One request and its answer. Raises GoogleError.
-
-        One that is not ``is_repeatable`` is tried again only if it was certainly not carried out.
-        """
-        tries = 1
-        while True:
-            try:
-                return self._once(method, service, path, body, query)
-            except GoogleError as error:
-                passes = error.status == THROTTLED or (is_repeatable and (error.status == 0 or error.status in _MAY_PASS))
-                if not passes or tries >= _TRIES or _QUOTA in error.message:
-                    raise
-            longest = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2**tries)
-            self.pause(random.uniform(0, longest))
-            tries += 1
+        """The response to a request that may be repeated."""
+        return retried(self.policy, lambda: self.call_once(method, service, path, body=body, query=query))
 
     def pages(self, service: str, path: str, query: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The pages of a listing; a page that comes again ends it."""
@@ -128,7 +103,10 @@ class Google:
                 return
             seen.add(token)
 
-    def _once(self, method: str, service: str, path: str, body: Any, query: Any) -> dict[str, Any]:
+    def call_once(
+        self, method: str, service: str, path: str, *, body: Mapping[str, Any] | None = None, query: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The response to a request that is sent once."""
         from google.auth.exceptions import GoogleAuthError
         from requests.exceptions import RequestException
 
@@ -138,14 +116,14 @@ class Google:
         except GoogleAuthError as error:
             raise no_token(error) from error
         except ValueError as error:  # some of requests' own are such, and none of them passes
-            raise GoogleError(f"{url} is no URL that can be asked ({error})", "correct gcp.endpoint", status=_NO_URL) from error
+            raise RefusedError(f"no request can be sent to {url} ({error})", "correct gcp.endpoint") from error
         except RequestException as error:
             raise self._no_answer(url, service, error) from error
         document = _json_of(answer)
         if answer.status_code != 200:
             raise self._refused(service, answer.status_code, document or {}, str(answer.reason))
         if document is None:
-            raise GoogleError(f"{url} answers with something that is no JSON", "is there a proxy in between?")
+            raise UnansweredError(f"unexpected response from {url}: not JSON", PROXY_HINT)
         return document
 
     def _url(self, service: str, path: str) -> str:
@@ -156,15 +134,15 @@ class Google:
                 raise ProviderError(f"{path!r} is not the path of a resource of Google Cloud", hint="correct the settings of gcp")
             check_google(url, self.credentials, "gcp.endpoint")
         except ProviderError as error:
-            raise GoogleError(error.message, error.hint, status=_NO_URL) from error
+            raise RefusedError(error.message, error.hint) from error
         return url
 
-    def _no_answer(self, url: str, service: str, error: Exception) -> GoogleError:
+    def _no_answer(self, url: str, service: str, error: Exception) -> UnansweredError:
         region = self._settings.get("region")
-        regional = f", and is {region!r} (gcp.region) a region of Vertex AI" if service == self.vertex else ""
-        return GoogleError(f"no answer from {url} ({type(error).__name__})", f"is the network up{regional}?")
+        regional = f", and that {region!r} (gcp.region) is a region of Vertex AI" if service == self.vertex else ""
+        return UnansweredError(f"no response from {url} ({type(error).__name__})", f"check the network connection{regional}")
 
-    def _refused(self, service: str, status: int, document: Mapping[str, Any], reason: str) -> GoogleError:
+    def _refused(self, service: str, status: int, document: Mapping[str, Any], reason: str) -> CloudError:
         error = document.get("error")
         fields: Mapping[str, Any] = error if isinstance(error, dict) else {}
         details = [detail for detail in fields.get("details", ()) if isinstance(detail, dict)]
@@ -172,7 +150,13 @@ class Google:
         violations = [f"{each.get('field')}: {each.get('description')}" for detail in details for each in detail.get("fieldViolations", ())]
         words = "; ".join([" ".join(str(fields.get("message") or reason).split()), *violations])[:_SHOWN_CHARACTERS]
         message, hint = _explained(service, status, reason, words, self._settings)
-        return GoogleError(message, hint, status=status, reason=reason)
+        return _kind(status, words)(message, hint, status=status, reason=reason, said=words)
+
+
+def _kind(status: int, words: str) -> type[CloudError]:
+    if status == _THROTTLED and _QUOTA not in words:
+        return ThrottledError
+    return UnansweredError if status >= 500 else _KINDS.get(status, RefusedError)
 
 
 def _explained(service: str, status: int, reason: str, words: str, settings: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -185,7 +169,7 @@ def _explained(service: str, status: int, reason: str, words: str, settings: Map
     elif reason in ("CONSUMER_INVALID", "USER_PROJECT_DENIED"):
         message = f"gcp.project: there is no project {project!r}, or the credentials may not use it ({words})"
     elif status == 401:
-        message = f"Google does not take the credentials, or not any more ({words})"
+        message = f"Google does not accept the credentials ({words})"
         hint = f"log in with: {LOGIN}"
     elif status == 403 and "act as" in words.lower():
         message = f"the credentials lack the permission iam.serviceAccounts.actAs ({words})"
@@ -194,10 +178,10 @@ def _explained(service: str, status: int, reason: str, words: str, settings: Map
         named = _PERMISSION.search(words)
         message = f"the credentials lack {f'the permission {named[1]}' if named else 'a permission'} in the project {project} ({words})"
         hint = f"is gcp.project right? {_ROLES}"
-    elif status == THROTTLED and _QUOTA in words:
+    elif status == _THROTTLED and _QUOTA in words:
         message = f"the project {project} has not enough quota: {words}"
         hint = "ask for more at https://console.cloud.google.com/iam-admin/quotas, or choose another gcp.region or gcp.machine"
-    elif status == THROTTLED:
+    elif status == _THROTTLED:
         message, hint = f"{api} has had too many requests of the project {project} ({words})", "try again in a minute"
     elif status >= 500:
         message, hint = f"{api} failed with {status} ({words})", "try again; https://status.cloud.google.com says more"
@@ -231,15 +215,15 @@ def credentials_of(project: str | None) -> Any:
     return credentials
 
 
-def no_token(error: Exception) -> GoogleError:
+def no_token(error: Exception) -> CloudError:
     """The error for one of google-auth's."""
     from google.auth.exceptions import TransportError
 
     words = " ".join(str(error.args[0] if error.args else error).split())[:_SHOWN_CHARACTERS]
     if isinstance(error, TransportError) or getattr(error, "retryable", False):
-        return GoogleError(f"Google gave no token ({words})", "is the network up?")
+        return UnansweredError(f"Google issued no token ({words})", "check the network connection")
     hint = "set this machine's clock" if "timeframe" in words else f"log in with: {LOGIN}"
-    return GoogleError(f"Google gave no token: the credentials are not valid, or not any more ({words})", hint, status=401)
+    return RefusedError(f"Google issued no token: the credentials are invalid or have expired ({words})", hint, status=401)
 
 
 def _json_of(answer: Any) -> dict[str, Any] | None:

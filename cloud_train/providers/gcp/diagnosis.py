@@ -7,7 +7,8 @@ from urllib.parse import quote
 from cloud_train.errors import CloudTrainError
 from cloud_train.providers.base import Diagnosis
 from cloud_train.providers.cloud.diagnosis import unasked, wrong
-from cloud_train.providers.gcp.client import Google, GoogleError
+from cloud_train.providers.cloud.errors import ForbiddenError, MissingError
+from cloud_train.providers.gcp.client import Google
 from cloud_train.providers.gcp.registry import exists, is_google, login
 from cloud_train.storage.registry import bucket_and_prefix, scheme_of
 
@@ -27,8 +28,6 @@ _ACT_AS = "iam.serviceAccounts.actAs"
 _BUCKET = ("storage.objects.create", "storage.objects.delete", "storage.objects.get", "storage.objects.list")
 _CPUS = "custom_model_training_cpus"
 _ROLES = "docs/clouds/gcp.md has the roles"
-_NOT_FOUND = 404
-_FORBIDDEN = 403
 _ONLY_LOOKED_AT = ("permissions", "gcp.service_account", "quota")
 """Findings whose own questions need an API, or a permission, that a submission does without."""
 
@@ -60,10 +59,8 @@ def _asked(
     """What ``look`` finds: status, detail and remedy. What is needed for nothing but looking may be missing."""
     try:
         status, detail, remedy = look(google, settings)
-    except GoogleError as error:
-        if name in _ONLY_LOOKED_AT and error.status == _FORBIDDEN:
-            return unasked(name, error)
-        return wrong(name, error)
+    except ForbiddenError as error:
+        return unasked(name, error) if name in _ONLY_LOOKED_AT else wrong(name, error)
     except CloudTrainError as error:
         return wrong(name, error)
     return Diagnosis(name, "ok" if status == "ok" else "warning" if status == "warning" else "error", detail, remedy)
@@ -94,10 +91,8 @@ def _account(google: Google, settings: Mapping[str, Any]) -> tuple[str, str, str
         return "warning", "none is named: the machines have Vertex AI's own, which may do more than they need", _ROLES
     try:
         missing = _missing(google, "iam", f"v1/projects/-/serviceAccounts/{account}", (_ACT_AS,))
-    except GoogleError as error:
-        if error.status == _NOT_FOUND:
-            return "error", f"there is no service account {account}", "docs/clouds/gcp.md has the commands that make it"
-        raise
+    except MissingError:
+        return "error", f"there is no service account {account}", "docs/clouds/gcp.md has the commands that make it"
     if missing:
         return "error", f"missing: {_ACT_AS} on {account}", f"give whoever submits roles/iam.serviceAccountUser on it; {_ROLES}"
     return "ok", str(account), ""
@@ -109,11 +104,10 @@ def _bucket(google: Google, settings: Mapping[str, Any], store: str) -> tuple[st
     place: str | None = None
     try:
         place = str(google.call("GET", "storage", f"storage/v1/b/{bucket}", query={"fields": "location"}).get("location", "")).lower()
-    except GoogleError as error:
-        if error.status == _NOT_FOUND:
-            return "error", f"there is no bucket gs://{bucket}", f"gcloud storage buckets create gs://{bucket} --location={region}"
-        if error.status != _FORBIDDEN:  # where it is may not be read with roles/storage.objectUser alone
-            raise
+    except MissingError:
+        return "error", f"there is no bucket gs://{bucket}", f"gcloud storage buckets create gs://{bucket} --location={region}"
+    except ForbiddenError:
+        pass  # roles/storage.objectUser alone does not allow reading the location
     answer = google.call("GET", "storage", f"storage/v1/b/{bucket}/iam/testPermissions", query={"permissions": list(_BUCKET)})
     missing = [name for name in _BUCKET if name not in answer.get("permissions", ())]
     if missing:

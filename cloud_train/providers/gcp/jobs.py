@@ -3,30 +3,32 @@
 import base64
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from cloud_train.errors import ProviderError
 from cloud_train.providers.base import Request
+from cloud_train.providers.cloud.errors import CloudError, ExistsError, MissingError, RefusedError, ThrottledError, with_field
 from cloud_train.providers.cloud.jobs import RUN
-from cloud_train.providers.gcp.client import THROTTLED, Google, GoogleError
+from cloud_train.providers.gcp.client import Google
 from cloud_train.providers.gcp.request import CLOUD, labels_of
 
 Job = Mapping[str, Any]
 """A CustomJob, as Vertex AI answers it."""
 
-NOT_FOUND = 404
-
-_PATIENCE_SECONDS = (0.0, 1.0, 2.0)
-"""Pauses before each look for a job that may not be listed yet."""
+_LOOKS = 3
+_LONGEST_PAUSE_SECONDS = 2.0
+"""How often, and with what pauses, a job is looked for that may not be listed yet."""
 _PAGE_JOBS = 100
 _SECRET_SECONDS = 7 * 86400
 """What a secret outlives the job's time limit by, at most: for how long the job may wait for machines."""
-_EXISTS = 409
 _REFUSED = 400
+_NOT_FOUND = 404
 
 
 def jobs_of(google: Google, run_id: str, attempt: int) -> list[Job]:
-    """The attempt's jobs, the oldest first: of several, that one counts. Raises GoogleError."""
+    """The attempt's jobs, the oldest first: of several, that one counts. Raises CloudError."""
     labels = labels_of(run_id, attempt)
     query = {"filter": " AND ".join(f'labels.{key}="{value}"' for key, value in labels.items()), "pageSize": _PAGE_JOBS}
     pages = google.pages(google.vertex, f"v1/{google.parent}/customJobs", query)
@@ -35,27 +37,24 @@ def jobs_of(google: Google, run_id: str, attempt: int) -> list[Job]:
 
 
 def jobs_soon(google: Google, run_id: str, attempt: int, is_enough: Callable[[Sequence[Job]], bool]) -> list[Job]:
-    """The same as soon as ``is_enough`` says so, or as they are after some looks: a listing may lag behind. Raises GoogleError."""
-    jobs: list[Job] = []
-    refusal: GoogleError | None = None
-    for seconds in _PATIENCE_SECONDS:
-        google.pause(seconds)
+    """The same as soon as ``is_enough`` holds, or as they are after some looks: a listing may lag behind. Raises CloudError."""
+    left = replace(google.policy, attempts=_LOOKS, longest_wait=_LONGEST_PAUSE_SECONDS, jitter=lambda: 1.0).attempts_left()
+    while True:
         try:
-            jobs, refusal = jobs_of(google, run_id, attempt), None
-        except GoogleError as error:
-            if error.status == THROTTLED:  # it was tried as often as may be
+            jobs = jobs_of(google, run_id, attempt)
+        except ThrottledError:  # it was tried as often as may be
+            raise
+        except CloudError:
+            if not left.wait():
                 raise
-            refusal = error
-        if is_enough(jobs):
+            continue
+        if is_enough(jobs) or not left.wait():
             return jobs
-    if refusal is not None:
-        raise refusal
-    return jobs
 
 
 def listing(google: Google, wanted: Mapping[str, str]) -> Iterator[tuple[str, Job]]:
     """The jobs with the names ``wanted``, each with the time at which it was created, from one listing: back to the oldest of them, and no
-    further than needed. Raises GoogleError.
+    further than needed. Raises CloudError.
     """
     oldest = min(wanted.values(), key=_moment)
     query = {"filter": f'labels.{RUN}:* AND create_time>="{oldest}"', "pageSize": _PAGE_JOBS}
@@ -70,25 +69,24 @@ def listing(google: Google, wanted: Mapping[str, str]) -> Iterator[tuple[str, Jo
 
 
 def create(google: Google, request: Request) -> Job:
-    """The job, created; raises GoogleError, whose ``is_unanswered`` says whether it may be there all the same."""
+    """The job, created by one request; raises CloudError."""
     try:
-        job = google.call("POST", google.vertex, f"v1/{google.parent}/customJobs", body=request["body"], is_repeatable=False)
-    except GoogleError as error:
-        machine = request["body"]["jobSpec"]["workerPoolSpecs"][0]["machineSpec"].get("machineType", "")
-        if error.status == _REFUSED and "machine type" in error.message.lower():
-            error.hint = _other_machines(machine)
+        job = google.call_once("POST", google.vertex, f"v1/{google.parent}/customJobs", body=request["body"])
+    except RefusedError as error:
+        if "machine type" in error.message.lower():
+            error.hint = _other_machines(request["body"]["jobSpec"]["workerPoolSpecs"][0]["machineSpec"].get("machineType", ""))
         raise
-    if not {"name", "createTime"} <= job.keys():
-        raise GoogleError("Vertex AI seems to answer without the job that it was to create", "is there a proxy in between?")
+    for field in ("name", "createTime"):
+        with_field("Vertex AI", field, job)
     return job
 
 
 def cancel(google: Google, name: str) -> None:
-    """Ask for its end; nothing if it has ended, or is gone. Raises GoogleError."""
+    """Ask for its end; nothing if it has ended, or is gone. Raises CloudError."""
     try:
         google.call("POST", google.vertex, f"v1/{name}:cancel", body={})
-    except GoogleError as error:
-        if error.status not in (_REFUSED, NOT_FOUND):
+    except RefusedError as error:
+        if error.status not in (_REFUSED, _NOT_FOUND):
             raise
 
 
@@ -98,8 +96,8 @@ def has_secrets(job: Job) -> bool:
     return any("--secrets" in pool.get("containerSpec", {}).get("args", ()) for pool in pools)
 
 
-def keep_secrets(google: Google, request: Request, secrets: Mapping[str, str]) -> None:
-    """Lay the job's secrets into Secret Manager, as one JSON document that expires by itself. Raises ProviderError."""
+def put_secrets(google: Google, request: Request, secrets: Mapping[str, str]) -> None:
+    """Store the job's secrets in Secret Manager, as one JSON document that expires by itself. Raises ProviderError."""
     project, name = request["settings"]["project"], request["secret"]
     timeout = int(request["body"]["jobSpec"]["scheduling"]["timeout"].rstrip("s"))
     secret = {
@@ -108,24 +106,18 @@ def keep_secrets(google: Google, request: Request, secrets: Mapping[str, str]) -
         "labels": labels_of(request["run_id"], request["attempt"]),
     }
     try:
-        try:
+        with suppress(ExistsError):  # left by a launch that was interrupted
             google.call("POST", "secretmanager", f"v1/projects/{project}/secrets", query={"secretId": name}, body=secret)
-        except GoogleError as error:
-            if error.status != _EXISTS:  # left by a launch that was cut off
-                raise
         data = base64.b64encode(json.dumps(dict(secrets)).encode()).decode()
         google.call("POST", "secretmanager", f"v1/projects/{project}/secrets/{name}:addVersion", body={"payload": {"data": data}})
-    except GoogleError as error:
-        raise ProviderError(f"the job's secrets cannot be kept in Secret Manager: {error.message}", hint=error.hint) from error
+    except CloudError as error:
+        raise ProviderError(f"the job's secrets cannot be stored in Secret Manager: {error.message}", hint=error.hint) from error
 
 
-def forget_secrets(google: Google, project: str, name: str) -> None:
-    """Delete them; nothing if they are gone. Raises GoogleError."""
-    try:
+def delete_secrets(google: Google, project: str, name: str) -> None:
+    """Delete them; nothing if they are gone. Raises CloudError."""
+    with suppress(MissingError):
         google.call("DELETE", "secretmanager", f"v1/projects/{project}/secrets/{name}")
-    except GoogleError as error:
-        if error.status != NOT_FOUND:
-            raise
 
 
 def _moment(time: str) -> tuple[str, str]:

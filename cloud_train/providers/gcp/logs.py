@@ -35,7 +35,7 @@ class _Cursor:
 
 
 def read(google: Google, project: str, job: str, cursor: str | None) -> tuple[bytes, str]:
-    """The lines from ``cursor`` on, and the next cursor. ``job`` is the number that ends a job's name. Raises GoogleError."""
+    """The lines from ``cursor`` on, and the next cursor. ``job`` is the number that ends a job's name. Raises CloudError."""
     at = _Cursor(**json.loads(cursor)) if cursor else _Cursor()
     read_now: list[str] = []
     asked = {at.page}

@@ -6,39 +6,35 @@ listing may lag behind. The worker's own claim in the run directory is what hold
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import CloudTrainError
-from cloud_train.providers.base import (
-    AlreadyLaunchedError,
-    Diagnosis,
-    Handle,
-    LaunchUnknownError,
-    Observation,
-    Request,
-)
+from cloud_train.providers.base import AlreadyLaunchedError, Diagnosis, Handle, Observation, Request
+from cloud_train.providers.cloud.errors import CloudError, MissingError
+from cloud_train.providers.cloud.launching import create_once
 from cloud_train.providers.cloud.provider import CloudProvider, cloud_capabilities, is_young
 from cloud_train.providers.gcp import jobs
-from cloud_train.providers.gcp.client import TIMEOUTS, Google, GoogleError, credentials_of
+from cloud_train.providers.gcp.client import POLICY, TIMEOUTS, Google, credentials_of
 from cloud_train.providers.gcp.request import CLOUD, place_of, problems_of, request_of, secret_name
 from cloud_train.providers.gcp.state import DELETED, NOT_YET, observation_of
+from cloud_train.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
 
 
-class VertexProvider(CloudProvider):
+class VertexProvider(CloudProvider[Google]):
     """Runs on Vertex AI. Nothing is kept on this machine."""
 
     name = CLOUD
     capabilities = cloud_capabilities(("gs",), max_nodes=16)
 
-    def __init__(self, home: Path, *, timeouts: tuple[float, float] = TIMEOUTS, pause: Callable[[float], None] = time.sleep) -> None:
-        """``timeouts`` are seconds to connect and to wait for an answer; ``pause`` waits so many seconds."""
-        self._timeouts, self._pause = timeouts, pause
+    def __init__(self, home: Path, *, timeouts: tuple[float, float] = TIMEOUTS, policy: RetryPolicy = POLICY) -> None:
+        """``timeouts`` are seconds to connect and to wait for a response; ``policy`` says how requests are repeated."""
+        self._timeouts, self._policy = timeouts, policy
         self._credentials: dict[str | None, Any] = {}
 
     def render(self, plan: "Plan") -> Request:
@@ -49,32 +45,6 @@ class VertexProvider(CloudProvider):
         """What Google's discovery document and its documentation forbid. Nobody is asked."""
         return list(problems_of(request))
 
-    def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
-        """Create the job, once; the job's secrets lie in Secret Manager before it is there."""
-        run_id, attempt, settings = request["run_id"], request["attempt"], request["settings"]
-        with self._google(settings) as google:
-            if jobs.jobs_of(google, run_id, attempt):
-                raise _launched_before(run_id, attempt)
-            if request["secret"] and secrets:
-                jobs.keep_secrets(google, request, secrets)
-            own: jobs.Job | None = None
-            try:
-                own = jobs.create(google, request)
-            except GoogleError as error:
-                if not error.is_unanswered:
-                    if request["secret"]:
-                        with suppress(GoogleError):  # it expires by itself; the refusal is what has to be heard
-                            jobs.forget_secrets(google, settings["project"], request["secret"])
-                    raise
-                there = _found_or_unknown(google, run_id, attempt, error)
-            else:
-                there = _with_own(google, run_id, attempt, own)
-            for younger in there[1:]:
-                jobs.cancel(google, younger["name"])
-        if own is not None and there[0]["name"] != own["name"]:
-            raise _launched_before(run_id, attempt)
-        return _handle(there[0], settings, run_id=run_id, attempt=attempt, store=request["store"], secret=request["secret"])
-
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
         """The attempt's job by its labels; the oldest, if several submitters raced."""
         with self._google(settings) as google:
@@ -82,7 +52,9 @@ class VertexProvider(CloudProvider):
         if not found:
             return None
         secret = secret_name(run_id, attempt) if jobs.has_secrets(found[0]) else None
-        return _handle(found[0], settings, run_id=run_id, attempt=attempt, store=store, secret=secret)
+        # Google's clock made the one time, and this machine's the other: a listing may show what another question does not yet.
+        reference = {**_reference(found[0], settings, secret), "launched": time.time()}
+        return Handle(run_id, attempt, self.name, store, reference)
 
     def cancel(self, handle: Handle, force: bool = False) -> None:
         """Let Vertex AI stop the job: SIGTERM, some time, SIGKILL. It has nothing harder for ``force``."""
@@ -97,7 +69,7 @@ class VertexProvider(CloudProvider):
         if secret is None or not self.observe(handle).state.is_end:
             return
         with suppress(CloudTrainError), self._google(handle.reference) as google:
-            jobs.forget_secrets(google, handle.reference["project"], secret)
+            jobs.delete_secrets(google, handle.reference["project"], secret)
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
         """What Cloud Logging holds of the job."""
@@ -124,14 +96,46 @@ class VertexProvider(CloudProvider):
 
         return diagnoses(lambda: self._google(settings), settings, store)
 
+    def _client(self, about: Mapping[str, Any]) -> Google:
+        return self._google(about.get("settings", about))
+
+    def _prepare(self, client: Google, request: Request) -> None:
+        if jobs.jobs_of(client, request["run_id"], request["attempt"]):
+            raise _launched_before(request)
+
+    def _put_secrets(self, client: Google, request: Request, secrets: Mapping[str, str]) -> bool:
+        jobs.put_secrets(client, request, secrets)
+        return True
+
+    def _create(self, client: Google, request: Request) -> dict[str, Any]:
+        """Of several jobs for one attempt, whose creators raced, the oldest stays; the others are cancelled."""
+        run_id, attempt = request["run_id"], request["attempt"]
+        own: list[jobs.Job] = []
+
+        def create() -> Sequence[jobs.Job]:
+            own.append(jobs.create(client, request))
+            return _with_own(client, run_id, attempt, own[0])
+
+        # Vertex AI would create a second job, so the request is not repeated after a lost response.
+        job = f"attempt {attempt} of {run_id}"
+        there = create_once(create, lambda: jobs.jobs_soon(client, run_id, attempt, bool) or None, client.policy, job=job, can_repeat=False)
+        assert there, "its own job is among them, or it was looked for"
+        for younger in there[1:]:
+            with suppress(CloudError):  # its worker finds the attempt taken, and leaves
+                jobs.cancel(client, younger["name"])
+        if own and there[0]["name"] != own[0]["name"]:
+            raise _launched_before(request)
+        return _reference(there[0], request["settings"], request["secret"])
+
+    def _delete_secrets(self, client: Google, about: Mapping[str, Any]) -> None:
+        jobs.delete_secrets(client, about.get("settings", about)["project"], about["secret"])
+
     def _observed(self, handle: Handle) -> Observation:
         try:
             with self._google(handle.reference) as google:
                 return observation_of(google.call("GET", google.vertex, f"v1/{handle.reference['job']}"))
-        except GoogleError as error:
-            if error.status != jobs.NOT_FOUND:
-                raise
-        return NOT_YET if is_young(handle) else DELETED
+        except MissingError:
+            return NOT_YET if is_young(handle) else DELETED
 
     def _place(self, handle: Handle) -> tuple[Any, ...]:
         return tuple(handle.reference.get(key) for key in ("project", "region", "endpoint"))
@@ -147,39 +151,23 @@ class VertexProvider(CloudProvider):
         project, _ = place_of(settings)
         if project not in self._credentials:
             self._credentials[project] = credentials_of(project)  # kept, because they keep a token that is good for an hour
-        return Google(settings, self._credentials[project], timeouts=self._timeouts, pause=self._pause)
+        return Google(settings, self._credentials[project], timeouts=self._timeouts, policy=self._policy)
 
 
-def _handle(job: jobs.Job, settings: Mapping[str, Any], *, run_id: str, attempt: int, store: str, secret: str | None) -> Handle:
-    reference = {key: settings.get(key) for key in ("project", "region", "endpoint")}
-    # Google's clock made the one time, and this machine's the other: what shows late to one question may be listed for another.
-    reference |= {"job": job["name"], "created": job["createTime"], "launched": time.time(), "secret": secret}
-    return Handle(run_id, attempt, CLOUD, store, reference)
+def _reference(job: jobs.Job, settings: Mapping[str, Any], secret: str | None) -> dict[str, Any]:
+    place = {key: settings.get(key) for key in ("project", "region", "endpoint")}
+    return {**place, "job": job["name"], "created": job["createTime"], "secret": secret}
 
 
 def _with_own(google: Google, run_id: str, attempt: int, own: jobs.Job) -> Sequence[jobs.Job]:
     """The attempt's jobs, the oldest first, and ``own`` among them; it alone if they cannot be listed."""
     try:
         there = jobs.jobs_soon(google, run_id, attempt, lambda found: any(job["name"] == own["name"] for job in found))
-    except GoogleError:
+    except CloudError:
         return [own]
     return there if any(job["name"] == own["name"] for job in there) else [*there, own]
 
 
-def _found_or_unknown(google: Google, run_id: str, attempt: int, lost: GoogleError) -> Sequence[jobs.Job]:
-    """The attempt's jobs after the answer to its creation was lost; raises LaunchUnknownError if there is none to be seen."""
-    try:
-        there = jobs.jobs_soon(google, run_id, attempt, bool)
-    except GoogleError as error:
-        lost = error
-        there = []
-    if there:
-        return there
-    raise LaunchUnknownError(
-        f"Vertex AI was asked to start attempt {attempt} of {run_id}, and whether it did is not known: {lost.message}",
-        hint="it shows later: cloud-train list",
-    ) from lost
-
-
-def _launched_before(run_id: str, attempt: int) -> AlreadyLaunchedError:
+def _launched_before(request: Request) -> AlreadyLaunchedError:
+    run_id, attempt = request["run_id"], request["attempt"]
     return AlreadyLaunchedError(f"attempt {attempt} of {run_id} was launched before", hint=f"see cloud-train status {run_id}")

@@ -5,18 +5,18 @@ A repository's name is ``LOCATION-docker.pkg.dev/PROJECT/REPOSITORY`` and, behin
 """
 
 import re
+from contextlib import suppress
 from typing import Any
 
 from cloud_train.errors import ProviderError
 from cloud_train.job.cloud_names import REPOSITORY, has_form
-from cloud_train.providers.gcp.client import Google, GoogleError, no_token
+from cloud_train.providers.cloud.errors import ExistsError, MissingError
+from cloud_train.providers.gcp.client import Google, no_token
 
 _USER = "oauth2accesstoken"  # https://cloud.google.com/artifact-registry/docs/docker/authentication#token
 _PART = r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?"
 _NAME = re.compile(rf"(?P<location>[a-z0-9-]+)-docker\.pkg\.dev/(?P<project>{_PART})/(?P<repository>{_PART})(?:/{_PART})+")
 _HOST = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*-docker\.pkg\.dev|(?:(?:us|eu|asia)\.)?gcr\.io")
-_NOT_FOUND = 404
-_EXISTS = 409
 _LOOKS = 30
 _PACE_SECONDS = 2.0
 
@@ -31,7 +31,7 @@ def is_google(repository: str) -> bool:
 
 
 def login(credentials: Any) -> tuple[str, str]:
-    """User and password; raises GoogleError. ``credentials`` are google-auth's."""
+    """User and password; raises CloudError. ``credentials`` are google-auth's."""
     from google.auth.exceptions import GoogleAuthError
     from google.auth.transport.requests import Request
 
@@ -47,10 +47,8 @@ def exists(google: Google, repository: str) -> bool:
     """Whether the repository is there; raises ProviderError."""
     try:
         google.call("GET", "artifactregistry", _path(repository))
-    except GoogleError as error:
-        if error.status == _NOT_FOUND:
-            return False
-        raise
+    except MissingError:
+        return False
     return True
 
 
@@ -59,15 +57,12 @@ def prepare(google: Google, repository: str) -> None:
     if exists(google, repository):
         return
     folder, _, name = _path(repository).rpartition("/")
-    try:
+    with suppress(ExistsError):
         google.call("POST", "artifactregistry", folder, query={"repositoryId": name}, body={"format": "DOCKER"})
-    except GoogleError as error:
-        if error.status != _EXISTS:
-            raise
     for _ in range(_LOOKS):
         if exists(google, repository):
             return
-        google.pause(_PACE_SECONDS)
+        google.policy.sleep(_PACE_SECONDS)
     raise ProviderError(f"gcp.repository: {repository} was to be made, and is still not there", hint="try again in a minute")
 
 

@@ -1,39 +1,18 @@
-"""What a training job needs beside itself: its secrets in AWS Secrets Manager, and a repository of Amazon ECR for its image."""
+"""Amazon ECR, from which the machines pull images: a login of 12 hours, and the repository, created where it is missing."""
 
 import base64
-import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 from cloud_train.errors import ProviderError
 from cloud_train.job.cloud_names import EXPECTED, REPOSITORY, has_form
 from cloud_train.job.loopback import is_loopback
-from cloud_train.providers.aws.client import Aws, AwsRefusalError, is_missing, with_field
+from cloud_train.providers.aws.client import Aws
 from cloud_train.providers.aws.request import region_of, registry_of
-
-
-def put_secret(aws: Aws, region: str, name: str, secrets: Mapping[str, str]) -> bool:
-    """Write the secrets down at AWS, as one JSON document; whether there was nothing of this name before."""
-    text = json.dumps(secrets)
-    try:
-        with_field("ARN", aws.ask("secretsmanager", region, "create_secret", Name=name, SecretString=text))
-    except AwsRefusalError as error:
-        if error.reason != "ResourceExistsException":
-            raise
-        aws.ask("secretsmanager", region, "put_secret_value", SecretId=name, SecretString=text)
-        return False
-    return True
-
-
-def forget_secret(aws: Aws, region: str, name: str) -> None:
-    """Delete the secret for good; nothing if there is none."""
-    try:
-        aws.ask("secretsmanager", region, "delete_secret", SecretId=name, ForceDeleteWithoutRecovery=True)
-    except AwsRefusalError as error:
-        if not is_missing(error):
-            raise
+from cloud_train.providers.cloud.errors import ExistsError, with_field
 
 
 def login(aws: Aws, settings: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -51,7 +30,7 @@ def login(aws: Aws, settings: Mapping[str, Any]) -> tuple[str, str] | None:
         raise ProviderError(f"aws.repository: {repository!r} is not {EXPECTED[REPOSITORY]}", hint=hint)
     if settings.get("create_repository"):
         _make_repository(aws, region, repository.partition("/")[2])
-    answer = with_field("authorizationData", aws.ask("ecr", region, "get_authorization_token"))
+    answer = with_field("AWS", "authorizationData", aws.ask("ecr", region, "get_authorization_token"))
     user, _, password = base64.b64decode(answer["authorizationData"][0]["authorizationToken"]).decode().partition(":")
     return user, password
 
@@ -63,8 +42,5 @@ def _stands_for_ecr(repository: str) -> bool:
 
 
 def _make_repository(aws: Aws, region: str, name: str) -> None:
-    try:
+    with suppress(ExistsError):
         aws.ask("ecr", region, "create_repository", repositoryName=name, imageTagMutability="IMMUTABLE")
-    except AwsRefusalError as error:
-        if error.reason != "RepositoryAlreadyExistsException":
-            raise
