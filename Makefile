@@ -11,7 +11,7 @@ DEMO ?= demo
 JOBS ?= 2
 
 # What the worker uses of the room `run`, beside two modules of `job`: with the worker, it has to work on Python 3.10, in images of the user's own.
-WORKERS_RUN := arrivals cached checkpoints documents layout manifest python_path ranking record states
+WORKERS_RUN := arrivals cached checkpoints documents layout manifest platform_rules python_path ranking record states
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

@@ -22,7 +22,8 @@ def schema(
       cloud-train schema --config > config.schema.json
     """
     from cloud_train.job.schema import config_schema, job_schema
+    from cloud_train.plugins import provider_plugins, settings_models
 
     del as_json
-    say_json(config_schema() if config else job_schema(), indented=True)
+    say_json(config_schema(settings_models(set(provider_plugins()))) if config else job_schema(), indented=True)
     return 0

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from cloud_train.docker import container_paths
 from cloud_train.providers.base import worker_arguments
+from cloud_train.run.platform_rules import NodeVariables, SecretUrl
 
 if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
@@ -15,9 +16,11 @@ ENVIRONMENT = {"HOME": "/tmp", "USER": "cloud-train", "CLOUD_TRAIN_HOME": _HOME}
 """What the worker and its program find in their environment."""
 
 
-def worker_command(plan: "Plan", platform: str, secrets: str | None = None) -> list[str]:
-    """The words of the command. ``platform`` says how the worker learns its place among the nodes (``worker.platforms``), ``secrets``
-    where it finds the job's secrets (``worker.secrets``).
+def worker_command(plan: "Plan", platform: str | NodeVariables, secrets: str | SecretUrl | None = None) -> list[str]:
+    """The words of the command. ``platform`` tells how the worker learns its place among the nodes: a name in ``worker.platforms``, or the
+    variables of another platform. ``secrets`` tells where the job's secrets are: a place as in ``worker.secrets``, or a request.
     """
+    platform = platform if isinstance(platform, str) else platform.to_json()
+    secrets = secrets.to_option() if isinstance(secrets, SecretUrl) else secrets
     place = ["--workspace", WORKSPACE, "--platform", platform, *(["--secrets", secrets] if secrets else [])]
     return [container_paths.PYTHON, "-m", "cloud_train.worker", "--store", plan.store, *worker_arguments(plan), *place]
