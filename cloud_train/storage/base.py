@@ -78,10 +78,15 @@ class TransientStoreError(StoreError):
     """Throttled, a server error, or a connection that broke. Trying again may help."""
 
     code = "store-unavailable"
+    retry_after: float | None = None
+    """Seconds that the server asks to wait before the next attempt."""
 
 
 Buffer = Union[bytes, bytearray, memoryview]  # noqa: UP007 - the worker runs on Python 3.10 as well, where a class has no | at run time
 """Bytes, without a copy where that can be had."""
+
+
+UNKNOWN_SIZE = -1
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class ObjectInfo:
 
     key: str
     size: int
-    """In bytes."""
+    """In bytes; ``UNKNOWN_SIZE`` where a web server does not tell."""
     modified: float
     """Time of its last write by the store's clock, in seconds since the epoch; for showing, never for comparing."""
     version: str = ""
@@ -148,8 +153,8 @@ class Store(Protocol):
     def read(self, key: str) -> tuple[ObjectInfo, bytes]:
         """A whole object, and what is known of it, its SHA-256 too, in one request; raises ObjectMissingError."""
 
-    def pieces(self, key: str, start: int, end: int, *, version: str | None = None) -> Iterator[Buffer]:
-        """The bytes of a range that lies inside the object, one piece after another; raises as ``get`` does, also in the middle."""
+    def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[Buffer]:
+        """The bytes of a range inside the object (``end`` None: to its end), piece by piece; raises as ``get`` does, also in the middle."""
 
     def stat(self, key: str) -> ObjectInfo:
         """What is known of one object; raises ObjectMissingError."""

@@ -52,8 +52,9 @@ class MemoryStore:
         data, info = self._object(key)
         return info, data
 
-    def pieces(self, key: str, start: int, end: int, *, version: str | None = None) -> Iterator[bytes]:
+    def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[bytes]:
         self._ask("get", key)
+        end = len(self._object(key)[0]) if end is None else end
         for begin in range(start, end, 300):
             data, info = self._object(key)
             if version not in (None, info.version):
@@ -194,7 +195,8 @@ class FaultyStore:
     def read(self, key: str) -> tuple[ObjectInfo, bytes]:
         return self.stat(key), self.get(key)
 
-    def pieces(self, key: str, start: int, end: int, *, version: str | None = None) -> Iterator[bytes]:
+    def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[bytes]:
+        end = self._store.stat(key).size if end is None else end
         middle = (start + end) // 2
         yield self.get(key, start, middle, version=version)
         yield self.get(key, middle, end, version=version)

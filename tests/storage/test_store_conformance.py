@@ -97,6 +97,13 @@ def test_a_range_is_cut_at_the_end_of_the_object(store: Store) -> None:
     assert store.get("a", 3, 3) == b""
 
 
+def test_a_range_comes_in_pieces_up_to_its_end_or_the_objects(store: Store) -> None:
+    store.put("a", some_bytes(600_000))
+    version = store.stat("a").version
+    assert b"".join(store.pieces("a", 10, 500_000, version=version)) == some_bytes(600_000)[10:500_000]
+    assert b"".join(store.pieces("a", 10, None, version=version)) == some_bytes(600_000)[10:]
+
+
 def test_every_range_of_an_empty_object_is_empty(store: Store) -> None:
     store.put("a", b"")
     assert store.get("a") == store.get("a", 5) == store.get("a", 0, 10) == b""
