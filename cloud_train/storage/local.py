@@ -208,14 +208,6 @@ class _Pieces:
                 os.close(descriptor)
         return token
 
-    def sent(self, key: str, token: str) -> Mapping[int, str]:
-        """None: what a crash left in the file may be anything, and writing it again costs less than reading it."""
-        with self._begun(key, token):
-            return {}
-
-    def is_part(self, receipt: str, data: bytes) -> bool:
-        return False
-
     def send(self, key: str, token: str, number: int, offset: int, data: bytes) -> str:
         with self._begun(key, token, os.O_WRONLY) as (_, descriptor):
             view = memoryview(data)

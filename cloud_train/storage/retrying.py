@@ -156,12 +156,6 @@ class _RetryingMultipart:
     def begin(self, key: str, size: int, sha256: str) -> str:
         return retrying(self._policy, lambda: self._inner.begin(key, size, sha256))
 
-    def sent(self, key: str, token: str) -> Mapping[int, str]:
-        return retrying(self._policy, lambda: self._inner.sent(key, token))
-
-    def is_part(self, receipt: str, data: bytes) -> bool:
-        return self._inner.is_part(receipt, data)
-
     def send(self, key: str, token: str, number: int, offset: int, data: bytes) -> str:
         return retrying(self._policy, lambda: self._inner.send(key, token, number, offset, data))
 
