@@ -21,10 +21,10 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.places import provider_at
 from cloud_train.providers.base import Diagnosed
 from cloud_train.providers.registry import known_providers
+from cloud_train.retry import RetryPolicy
 from cloud_train.run.ledger import Ledger
 from cloud_train.storage.probing import probe
 from cloud_train.storage.registry import open_store, scheme_of
-from cloud_train.storage.retrying import RetryPolicy
 
 _TRAINING = {
     "torch": "torch",

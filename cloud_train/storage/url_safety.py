@@ -12,19 +12,16 @@ nor what the name resolves to later. Through a proxy (``http_proxy``), the proxy
 and the names of metadata services are checked here, and the rest is up to the proxy. A proxy may be on the loopback interface.
 """
 
-import os
 import socket
-from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPMessage, HTTPResponse, HTTPSConnection
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import IO, Any
+from typing import IO, Any, Union
 from urllib import request as http
 from urllib.parse import urlsplit
 
 from cloud_train.errors import StoreError
-from cloud_train.worker import contract
 
-Address = IPv4Address | IPv6Address
+Address = Union[IPv4Address, IPv6Address]  # noqa: UP007 - the worker runs on Python 3.10 as well
 
 _METADATA_NAMES = {"metadata", "metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal"}
 _METADATA = tuple(
@@ -50,9 +47,11 @@ class AddressRefusedError(StoreError):
     """A download would reach an address that it may not reach."""
 
 
-def opener(environment: Mapping[str, str] = os.environ) -> http.OpenerDirector:
-    """Opens http and https, follows redirections to them, and knows nothing else: no files, no FTP. Raises AddressRefusedError."""
-    loopback = not environment.get(contract.PLATFORM)
+def opener(*, loopback: bool) -> http.OpenerDirector:
+    """Opens http and https and follows redirects to them, to no other scheme; ``loopback`` allows loopback addresses.
+
+    What it opens raises AddressRefusedError.
+    """
     made = http.OpenerDirector()
     for handler in (
         http.ProxyHandler(),

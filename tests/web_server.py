@@ -106,20 +106,21 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, content: bytes, answer: Answer) -> None:
         etag = f'"{sha256(content)[:8]}"'
         asked = self.headers.get("Range") if self.headers.get("If-Range", etag) == etag and answer.ranges else None
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        first, _, last = asked.removeprefix("bytes=").partition("-") if asked else ("0", "", "")
+        start, end = int(first), min(int(last) + 1, len(content)) if last else len(content)
         if asked and start >= len(content):
             self._head(416, {"Content-Length": "0", "Content-Range": f"bytes */{len(content)}"}, answer)
             return
-        headers = {"ETag": etag, "Content-Length": str(len(content) - start)}
+        headers = {"ETag": etag, "Content-Length": str(end - start)}
         if asked:
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
         if answer.chunked:
             headers["Transfer-Encoding"] = "chunked"
             del headers["Content-Length"]
         self._head(206 if asked else 200, headers, answer)
-        piece = content[start:][: answer.only]
-        end = b"" if answer.only is not None else b"0\r\n\r\n"
-        self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) + end if answer.chunked else piece)
+        piece = content[start:end][: answer.only]
+        last_chunk = b"" if answer.only is not None else b"0\r\n\r\n"
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) + last_chunk if answer.chunked else piece)
         self.wfile.flush()
 
     def _head(self, status: int, headers: dict[str, str], answer: Answer) -> None:
