@@ -9,7 +9,6 @@ import pytest
 
 from cloud_train.errors import CloudTrainError, ProviderError
 from cloud_train.job.config import load_config
-from cloud_train.job.problems import JobFileError
 from cloud_train.providers.azureml import client as azureml_client
 from cloud_train.providers.azureml.provider import AzureMlProvider
 from cloud_train.providers.base import Handle
@@ -17,6 +16,7 @@ from cloud_train.providers.docker import DockerProvider
 from cloud_train.providers.sagemaker.client import Patience
 from cloud_train.providers.sagemaker.provider import SageMakerProvider
 from cloud_train.providers.vertex.provider import VertexProvider
+from cloud_train.spec.problems import JobFileError
 from cloud_train.storage.registry import check_url, open_store
 from tests.attack.wire import Wire, redirect
 from tests.clouds.azure_simulator import PATH, AzureSimulator

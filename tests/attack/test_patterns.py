@@ -20,11 +20,11 @@ from cloud_train.image.context import DATA, NOT_SECRET, SECRETS
 from cloud_train.image.ignore import parse_patterns
 from cloud_train.job import cloud_names, lines, section, types
 from cloud_train.job.loading import load_job
-from cloud_train.job.secrecy import looks_secret, masked, without_credentials
 from cloud_train.providers import docker_engine
 from cloud_train.providers.azureml import diagnosis as azure_diagnosis
 from cloud_train.providers.azureml import state as azure_state
 from cloud_train.providers.sagemaker import state as aws_state
+from cloud_train.spec.secret_names import looks_secret, masked, without_credentials
 from cloud_train.storage import azure_errors, bucket_names
 from cloud_train.worker.redaction import Redactor
 from tests.attack.doubling import TooSlowError, check_linear
