@@ -10,7 +10,7 @@ DEMO ?= demo
 # The number of processes that run the tests.
 JOBS ?= 2
 
-# What the worker uses of the room `run`, beside two modules of `job`: with the worker, it has to work on Python 3.10, in images of the user's own.
+# The modules of `run` that the worker uses. Like the worker and two modules of `job`, they must work on Python 3.10, in users' own images.
 WORKERS_RUN := arrivals cached checkpoints documents layout manifest python_path ranking record states
 
 BIN := $(VENV)/bin
@@ -28,9 +28,9 @@ compile = build/lock/bin/uv pip compile --quiet --universal --python-version 3.1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo rehearsal image lock test lint types unit attack format benchmark clean
+.PHONY: help venv demo rehearsal image lock check test lint types unit quick attack format benchmark clean
 
-help:  ## show what there is
+help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-16s %s\n' "$$target" "$$text"; done
 
 venv: $(STAMP)  ## create the developers' environment in .venv, from requirements-dev.lock
@@ -61,10 +61,10 @@ demo: $(firstword $(wildcard $(STAMP)) $(DEMO_STAMP))  ## train jobs/digits-cnn.
 	@mkdir -p "$(DEMO)"
 	cd "$(DEMO)" && "$(abspath $(BIN))/cloud-train" fetch-model
 
-rehearsal: $(STAMP)  ## one run over three simulated clouds, interrupted twice, to the same bytes; needs Docker, `make image` and Azurite
+rehearsal: $(STAMP)  ## move one run across three simulated clouds, interrupted twice, to the same bytes; needs Docker, `make image` and Azurite
 	"$(BIN)/python" -m tests.clouds.rehearsal
 
-image:  ## build the base image of cloud-train's own trainers with Docker: provider docker trains in it
+image:  ## build the base image of the built-in trainers with Docker, for the provider docker
 	docker build -t "cloud-train-worker:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' cloud_train/__init__.py)" .
 
 lock:  ## update requirements.lock (the base image) and requirements-dev.lock (developers and CI) from constraints.txt; needs the package index
@@ -73,29 +73,34 @@ lock:  ## update requirements.lock (the base image) and requirements-dev.lock (d
 	$(compile) -o requirements.lock requirements.in
 	$(compile) --extra all --extra dev --extra docs -o requirements-dev.lock pyproject.toml
 
-test: lint types unit  ## run every check: style, types, import rules, tests
+check: lint types quick  ## the quick checks: style, types and the tests without Docker, servers and long trainings; three minutes on two cores
+
+test: lint types unit  ## every check: style, types, import rules, all tests
 
 lint: $(STAMP)  ## style and import rules
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/lint-imports" --no-cache
 
-types: $(STAMP)  ## mypy --strict over the package, its tests and its benchmarks; what goes into containers for Python 3.10 too
+types: $(STAMP)  ## mypy --strict over package, tests and benchmarks; for Python 3.10 too over what runs in containers
 	"$(BIN)/mypy"
 	"$(BIN)/mypy" --python-version 3.10 cloud_train/beneath.py cloud_train/errors.py cloud_train/job/secrecy.py cloud_train/job/shards.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
 
-unit: $(STAMP)  ## the tests
+unit: $(STAMP)  ## all tests
 	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal -q
 
-attack: $(STAMP)  ## the attacks alone, which are part of `make test`: hostile stores, repositories, registries and containers
+quick: $(STAMP)  ## the tests of `make check` alone
+	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal -q -m "not docker and not cloud and not slow"
+
+attack: $(STAMP)  ## the attacks alone, which `make test` includes: hostile stores, repositories, registries and containers
 	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal -q tests/attack
 
-format: $(STAMP)  ## put the code into the project's format
+format: $(STAMP)  ## reformat the code
 	"$(BIN)/ruff" check --fix .
 	"$(BIN)/ruff" format .
 
-benchmark: $(STAMP)  ## measure what docs/benchmarks.md reports, and print it
+benchmark: $(STAMP)  ## measure what docs/benchmarks.md reports
 	"$(BIN)/python" -m benchmarks
 
-clean:  ## remove the environment, the demo and every cache
+clean:  ## remove the environment, the demo and all caches
 	rm -rf "$(VENV)" "$(DEMO)" build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
