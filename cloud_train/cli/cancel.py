@@ -26,7 +26,7 @@ def cancel(
     """
     from cloud_train.cli.render.runs import run_json
     from cloud_train.orchestrator.home import Home
-    from cloud_train.orchestrator.observing import select
+    from cloud_train.orchestrator.state import select
     from cloud_train.orchestrator.stopping import cancel as stop
 
     home = Home.from_environment()

@@ -19,8 +19,8 @@ def fetch_model(run: RunArgument = None, to: ToOption = None, checkpoint: Checkp
     from cloud_train.cli.render import words
     from cloud_train.cli.render.runs import metrics_line
     from cloud_train.orchestrator.home import Home
-    from cloud_train.orchestrator.observing import select
     from cloud_train.orchestrator.results import fetch_model as fetch
+    from cloud_train.orchestrator.state import select
 
     home = Home.from_environment()
     run_id = select(home, run)

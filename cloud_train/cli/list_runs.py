@@ -39,7 +39,7 @@ def list_runs(
     """
     from cloud_train.cli.render.runs import run_json, run_table
     from cloud_train.orchestrator.home import Home
-    from cloud_train.orchestrator.observing import list_runs as look
+    from cloud_train.orchestrator.state import list_runs as look
 
     wanted, unreadable = None if everything else limit, list["Unreadable"]()
     if store is not None:

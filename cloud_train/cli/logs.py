@@ -49,8 +49,8 @@ def logs(
     if follow and attempt is not None:
         raise UsageError("--follow goes with the newest attempt; leave --attempt out")
     from cloud_train.orchestrator.home import Home
-    from cloud_train.orchestrator.observing import select, view
     from cloud_train.orchestrator.reading import follow_logs, read_logs
+    from cloud_train.orchestrator.state import select, view
 
     home = Home.from_environment()
     run_id = select(home, run)
@@ -61,7 +61,7 @@ def logs(
             return 0
         _print(pieces, raw)
     except NotFoundError:
-        _show_provider_words(home, run_id)
+        _show_provider_logs(home, run_id)
         raise
     except KeyboardInterrupt:
         if not follow:
@@ -82,13 +82,13 @@ def _print(pieces: Iterable[bytes], raw: bool) -> None:
         output.close()
 
 
-def _show_provider_words(home: "Home", run_id: str) -> None:
+def _show_provider_logs(home: "Home", run_id: str) -> None:
     """What the cloud itself says of an attempt whose program never began."""
-    from cloud_train.orchestrator.early_words import provider_words
+    from cloud_train.orchestrator.provider_logs import read_provider_logs
 
     paint = Painter.of(sys.stderr)
     with suppress(CloudTrainError):  # that there is no log is what the user is told
-        for line in provider_words(home, run_id):
+        for line in read_provider_logs(home, run_id):
             say_aside(paint(clean(line), "dim"))
 
 

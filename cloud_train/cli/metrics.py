@@ -38,8 +38,8 @@ def metrics(
     if plot and as_json:
         raise UsageError("--plot draws for a person, and --json is for a program; choose one")
     from cloud_train.orchestrator.home import Home
-    from cloud_train.orchestrator.observing import select
     from cloud_train.orchestrator.reading import read_metrics
+    from cloud_train.orchestrator.state import select
 
     home = Home.from_environment()
     run_id = select(home, run)

@@ -17,7 +17,7 @@ def complete_run(incomplete: str) -> list[tuple[str, str]]:
     try:
         if not home.ledger_path.is_file():
             return []
-        from cloud_train.orchestrator.observing import list_runs
+        from cloud_train.orchestrator.state import list_runs
 
         runs = list_runs(home, None if incomplete else _RUNS_OFFERED)
     except (CloudTrainError, OSError):

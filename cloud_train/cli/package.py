@@ -37,9 +37,9 @@ def package(
       cloud-train package job.yaml --push --repository registry.example.com/me/digits
     """
     from cloud_train.orchestrator.configs import Configs
+    from cloud_train.orchestrator.connections import provider_at
     from cloud_train.orchestrator.home import Home
     from cloud_train.orchestrator.packaging import build_image, push_image
-    from cloud_train.orchestrator.places import provider_at
     from cloud_train.orchestrator.planning import make_plan
 
     if repository and not push:

@@ -42,8 +42,8 @@ def predict(
             "predict takes image files, a line of text with --text, or a prompt with --prompt", hint="see: cloud-train predict --help"
         )
     from cloud_train.orchestrator.home import Home
-    from cloud_train.orchestrator.observing import select
     from cloud_train.orchestrator.prediction import continue_text, predict_images, predict_lines
+    from cloud_train.orchestrator.state import select
 
     home = Home.from_environment()
     run_id = select(home, run)

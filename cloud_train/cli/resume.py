@@ -47,9 +47,9 @@ def resume(
       cloud-train resume digits-cnn --provider gcp --store gs://my-bucket/runs
     """
     from cloud_train.orchestrator.home import Home
-    from cloud_train.orchestrator.observing import select
     from cloud_train.orchestrator.resuming import Elsewhere
     from cloud_train.orchestrator.resuming import resume as start
+    from cloud_train.orchestrator.state import select
 
     home = Home.from_environment()
     elsewhere = Elsewhere(provider, store, config, data) if provider or store or config or data else None

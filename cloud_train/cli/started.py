@@ -7,7 +7,7 @@ from cloud_train.cli.terminal import Painter, is_terminal, say, say_aside, say_j
 
 if TYPE_CHECKING:
     from cloud_train.orchestrator.home import Home
-    from cloud_train.orchestrator.observing import RunView
+    from cloud_train.orchestrator.state import RunView
 
 
 def show_started(home: "Home", run: "RunView", *, follow: bool, as_json: bool) -> int:

@@ -29,7 +29,7 @@ def status(run: RunArgument = None, as_json: JsonOption = False) -> int:
     from cloud_train.cli.render.runs import command_list, next_steps, run_details
     from cloud_train.orchestrator.following import glance
     from cloud_train.orchestrator.home import Home
-    from cloud_train.orchestrator.observing import select
+    from cloud_train.orchestrator.state import select
 
     home = Home.from_environment()
     progress = glance(home, select(home, run), note=say_aside)

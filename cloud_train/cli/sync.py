@@ -19,8 +19,8 @@ def sync(run: RunArgument = None, to: ToOption = None, as_json: JsonOption = Fal
     """
     from cloud_train.cli.render import words
     from cloud_train.orchestrator.home import Home
-    from cloud_train.orchestrator.observing import select
     from cloud_train.orchestrator.results import sync as copy
+    from cloud_train.orchestrator.state import select
 
     home = Home.from_environment()
     run_id = select(home, run)

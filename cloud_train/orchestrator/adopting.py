@@ -13,12 +13,11 @@ from typing import Any
 
 from cloud_train.errors import CloudTrainError, ConflictError, NotFoundError, UsageError
 from cloud_train.orchestrator.configs import Configs
+from cloud_train.orchestrator.connections import provider_at, store_at
 from cloud_train.orchestrator.consent import refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.moving import new_place
-from cloud_train.orchestrator.observing import RunView, look, read_record, read_record_bytes, read_status
-from cloud_train.orchestrator.places import provider_at
-from cloud_train.orchestrator.stores import store_at
+from cloud_train.orchestrator.state import RunView, look, read_record, read_record_bytes, read_status
 from cloud_train.run import documents, layout
 from cloud_train.run.documents import Fields
 from cloud_train.run.ledger import ELSEWHERE, Entry, Ledger

@@ -16,9 +16,9 @@ from cloud_train import __version__
 from cloud_train.errors import CloudTrainError
 from cloud_train.job.config import Config
 from cloud_train.orchestrator.configs import Configs
+from cloud_train.orchestrator.connections import provider_at
 from cloud_train.orchestrator.consent import Ask, refuse
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.places import provider_at
 from cloud_train.providers.base import Diagnosed
 from cloud_train.providers.registry import known_providers
 from cloud_train.run.ledger import Ledger

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from cloud_train.errors import CloudTrainError, StoreError
-from cloud_train.orchestrator.asking import Asker
+from cloud_train.orchestrator.connections import patiently, pause_of, store_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, look, read_record
-from cloud_train.orchestrator.stores import patiently, pause_of, store_at
+from cloud_train.orchestrator.polling import Poller
+from cloud_train.orchestrator.state import RunView, look, read_record
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.logs import LogReader
@@ -91,7 +91,7 @@ class _Watch:
         self._home, self._ledger, self._run_id = home, ledger, run_id
         self._record: RunRecord | None = None
         self._attempt = 0
-        self._asker = Asker(clock)
+        self._asker = Poller(clock)
         self._latest: dict[str, float | None] = {}
         self._printed: list[bytes] = []
         self._pace = _Pace()

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from cloud_train.errors import NotFoundError, UsageError
-from cloud_train.orchestrator.asking import Asker
-from cloud_train.orchestrator.early_words import EarlyWords
+from cloud_train.orchestrator.connections import patiently, pause_of, store_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, look, read_record, view
-from cloud_train.orchestrator.stores import patiently, pause_of, store_at
+from cloud_train.orchestrator.polling import Poller
+from cloud_train.orchestrator.provider_logs import ProviderLogs
+from cloud_train.orchestrator.state import RunView, look, read_record, view
 from cloud_train.run import documents, layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.logs import LogReader
@@ -59,10 +59,10 @@ def follow_logs(
 
     with Ledger(home.ledger_path) as ledger:
         attempt, reader = 0, None
-        asker = Asker(clock)
-        early = EarlyWords(home, note, clock)
+        poller = Poller(clock)
+        early = ProviderLogs(home, note, clock)
         while True:
-            run = patiently(lambda: look(home, ledger, run_id, asker), note, sleep)
+            run = patiently(lambda: look(home, ledger, run_id, poller), note, sleep)
             early.tell(run, ledger)
             if reader is None or run.attempt != attempt:
                 if reader is not None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from cloud_train.beneath import open_file, open_plain
 from cloud_train.errors import ConflictError, CorruptError, NotFoundError, StoreError, UsageError
+from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, read_record, view
-from cloud_train.orchestrator.stores import store_at
+from cloud_train.orchestrator.state import RunView, read_record, view
 from cloud_train.run import documents, layout
 from cloud_train.run.manifest import LARGEST, FileEntry, Manifest, parse_manifest, write_manifest
 from cloud_train.run.streams import SegmentedStream, stream_of

@@ -8,15 +8,14 @@ from pathlib import Path
 
 from cloud_train.errors import ConflictError, UsageError
 from cloud_train.orchestrator.configs import Configs
+from cloud_train.orchestrator.connections import CLOUD_PAUSE_SECONDS, provider_at
 from cloud_train.orchestrator.consent import Ask, refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.moving import move, new_place
-from cloud_train.orchestrator.observing import RunView, declare_dead, look
 from cloud_train.orchestrator.packaging import with_image, with_same_image
-from cloud_train.orchestrator.places import provider_at
 from cloud_train.orchestrator.planning import plan_elsewhere
+from cloud_train.orchestrator.state import RunView, declare_dead, look
 from cloud_train.orchestrator.stopping import outlives_its_end
-from cloud_train.orchestrator.stores import CLOUD_PAUSE_SECONDS
 from cloud_train.orchestrator.submitting import handed_over, launch, refuse_unready
 from cloud_train.orchestrator.trust import CheckedRecord, accept, checked_record
 from cloud_train.run import locks

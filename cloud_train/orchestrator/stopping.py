@@ -6,11 +6,10 @@ from contextlib import suppress
 from functools import partial
 
 from cloud_train.errors import CloudTrainError, ConflictError, ProviderError, StoreError
-from cloud_train.orchestrator.asking import Asker
+from cloud_train.orchestrator.connections import pause_of, provider_at, store_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, look, read_record
-from cloud_train.orchestrator.places import provider_at
-from cloud_train.orchestrator.stores import pause_of, store_at
+from cloud_train.orchestrator.polling import Poller
+from cloud_train.orchestrator.state import RunView, look, read_record
 from cloud_train.providers.base import Handle
 from cloud_train.run import layout
 from cloud_train.run.documents import one_line
@@ -66,9 +65,9 @@ def cancel(
         is_far, heartbeat = run.is_elsewhere or store.local_path(run_id) is None, run.heartbeat
         is_cloud = not run.is_elsewhere and provider_at(home, run.provider).capabilities.is_cloud
         margin = _CLOUD_SECONDS if is_cloud else _SILENCE_SECONDS if is_far else _MARGIN_SECONDS
-        asker = Asker(clock)
+        poller = Poller(clock)
         deadline = clock() + read_record(store, run_id).program.grace_seconds + margin
-        while not (run := look(home, ledger, run_id, asker)).state.is_end:
+        while not (run := look(home, ledger, run_id, poller)).state.is_end:
             if is_far and not force and run.heartbeat != heartbeat:  # it lives, and may still be sending its last checkpoint
                 heartbeat, deadline = run.heartbeat, max(deadline, clock() + margin)
             if clock() > deadline:

@@ -2,7 +2,7 @@
 
 Image (where the provider runs one) → ledger row *submitting* → run directory → ``provider.launch`` → ledger row *starting*. An image costs
 nothing and belongs to no run, so it comes first: what cannot be built leaves no run behind. The rest happens under the run's submission
-lock: a row that is still *submitting* while nobody holds the lock is settled by whoever looks next (``observing``).
+lock: a row that is still *submitting* while nobody holds the lock is settled by whoever looks next (``state``).
 """
 
 import os
@@ -20,12 +20,11 @@ from cloud_train import __version__
 from cloud_train.errors import CloudTrainError, MissingDependencyError, ProviderError, UsageError
 from cloud_train.job.addresses import data_in_store
 from cloud_train.job.models import DigitsData, ImagesData, JobSpec, ScriptModel
+from cloud_train.orchestrator.connections import provider_at, store_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.packaging import with_image
-from cloud_train.orchestrator.places import provider_at
 from cloud_train.orchestrator.source import commit_of
-from cloud_train.orchestrator.stores import store_at
+from cloud_train.orchestrator.state import RunView, view
 from cloud_train.providers.base import AlreadyLaunchedError, Handle, LaunchUnknownError, Provider
 from cloud_train.run import layout, locks
 from cloud_train.run.ledger import Ledger

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from cloud_train.errors import ConflictError
 from cloud_train.job.models import ScriptModel
+from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.consent import Ask, NotTrustedError, Question
-from cloud_train.orchestrator.observing import RunView, read_record_bytes
-from cloud_train.orchestrator.stores import store_at
+from cloud_train.orchestrator.state import RunView, read_record_bytes
 from cloud_train.run.ledger import Ledger, RecordKind
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import RunRecord, sha256_of

@@ -18,8 +18,8 @@ from cloud_train.job.shards import INDEX, ShardIndex, read_index
 from cloud_train.orchestrator import adopting
 from cloud_train.orchestrator.consent import NotTrustedError, Question
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView
 from cloud_train.orchestrator.planning import make_plan
+from cloud_train.orchestrator.state import RunView
 from cloud_train.orchestrator.trust import accept
 from cloud_train.run import documents, layout
 from cloud_train.run.arrivals import Arrivals

@@ -24,8 +24,8 @@ from cloud_train.errors import CloudTrainError, ConflictError, StoreError, Usage
 from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.consent import NotTrustedError, Question
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, list_runs, view
 from cloud_train.orchestrator.resuming import Elsewhere, resume
+from cloud_train.orchestrator.state import RunView, list_runs, view
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.run import layout
 from cloud_train.run.record import AttemptStatus

@@ -17,9 +17,9 @@ from cloud_train.errors import CloudTrainError
 from cloud_train.orchestrator.adopting import adopt, runs_in
 from cloud_train.orchestrator.following import follow, glance
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import list_runs, view
 from cloud_train.orchestrator.reading import read_logs, read_metrics
 from cloud_train.orchestrator.results import sync
+from cloud_train.orchestrator.state import list_runs, view
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.metrics import MOST_NAMES

@@ -15,9 +15,9 @@ from cloud_train.beneath import IrregularError
 from cloud_train.errors import CloudTrainError, ConflictError, CorruptError, StoreError
 from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import declare_dead, list_runs
 from cloud_train.orchestrator.reading import read_logs, read_metrics, worker_notes
 from cloud_train.orchestrator.results import fetch_model, sync
+from cloud_train.orchestrator.state import declare_dead, list_runs
 from cloud_train.run import layout, manifest
 from cloud_train.run.arrivals import Arrivals
 from cloud_train.run.checkpoints import newest_valid, prune, publish

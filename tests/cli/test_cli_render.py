@@ -14,7 +14,7 @@ from cloud_train.cli.render.runs import next_steps, progress_line, run_details, 
 from cloud_train.cli.render.table import pairs, table
 from cloud_train.cli.terminal import Painter, clean, clean_lines, finished
 from cloud_train.orchestrator.following import Progress
-from cloud_train.orchestrator.observing import RunView
+from cloud_train.orchestrator.state import RunView
 from cloud_train.run.metrics import MetricPoint
 from cloud_train.run.states import Cause, State
 

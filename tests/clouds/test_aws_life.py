@@ -9,9 +9,9 @@ import pytest
 
 from cloud_train.errors import ProviderError
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, list_runs, view
 from cloud_train.orchestrator.reading import read_metrics
 from cloud_train.orchestrator.results import fetch_model
+from cloud_train.orchestrator.state import RunView, list_runs, view
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.providers.sagemaker.provider import SageMakerProvider

@@ -10,9 +10,9 @@ import pytest
 
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, list_runs, view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import read_logs
+from cloud_train.orchestrator.state import RunView, list_runs, view
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.providers.base import Handle

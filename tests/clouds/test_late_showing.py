@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import look
+from cloud_train.orchestrator.state import look
 from cloud_train.run import layout
 from cloud_train.run.ledger import ELSEWHERE, Ledger
 from cloud_train.run.record import AttemptStatus, RunRecord
@@ -53,8 +53,8 @@ class Desk:
 def desk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     clock, store, home = VirtualClock(time.time()), MemoryStore(), Home(tmp_path / "home")
     with paper_cloud(request.param, clock, tmp_path) as cloud, Ledger(home.ledger_path) as ledger:
-        monkeypatch.setattr("cloud_train.orchestrator.observing.provider_at", lambda *_: cloud.provider)
-        monkeypatch.setattr("cloud_train.orchestrator.observing.store_at", lambda _: store)
+        monkeypatch.setattr("cloud_train.orchestrator.state.provider_at", lambda *_: cloud.provider)
+        monkeypatch.setattr("cloud_train.orchestrator.state.store_at", lambda _: store)
         yield Desk(cloud, clock, home, store, ledger)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import list_runs
+from cloud_train.orchestrator.state import list_runs
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.run.states import Cause
 from tests.clouds import kit

@@ -10,10 +10,10 @@ from typing import Any, cast
 from cloud_train.errors import NotFoundError
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.packaging import with_image
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import read_logs
+from cloud_train.orchestrator.state import RunView, view
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.providers.registry import load_provider
 from cloud_train.run import layout

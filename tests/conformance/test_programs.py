@@ -5,9 +5,9 @@ import json
 import pytest
 
 from cloud_train.orchestrator.following import follow
-from cloud_train.orchestrator.observing import list_runs, view
 from cloud_train.orchestrator.reading import follow_logs, read_logs, read_metrics
 from cloud_train.orchestrator.results import fetch_model, sync
+from cloud_train.orchestrator.state import list_runs, view
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.run import layout
 from cloud_train.run.manifest import parse_manifest, verify

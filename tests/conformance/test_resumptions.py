@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from cloud_train.errors import ConflictError
-from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.reading import worker_notes
 from cloud_train.orchestrator.resuming import resume
+from cloud_train.orchestrator.state import RunView, view
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.run import layout
 from cloud_train.run.states import Cause, State

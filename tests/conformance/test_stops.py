@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from cloud_train.errors import ConflictError
-from cloud_train.orchestrator.observing import view
 from cloud_train.orchestrator.results import fetch_model
+from cloud_train.orchestrator.state import view
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.providers.base import Provider
 from cloud_train.run.states import Cause, State

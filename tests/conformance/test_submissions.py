@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from cloud_train.orchestrator.observing import list_runs
 from cloud_train.orchestrator.resuming import resume
+from cloud_train.orchestrator.state import list_runs
 from cloud_train.run import layout
 from cloud_train.run.states import Cause, State
 from tests.conformance.bench import Bench

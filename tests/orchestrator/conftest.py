@@ -7,8 +7,8 @@ import psutil
 import pytest
 
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView
 from cloud_train.orchestrator.planning import make_plan
+from cloud_train.orchestrator.state import RunView
 from cloud_train.orchestrator.submitting import submit
 from tests.support import wait_until
 

@@ -11,15 +11,15 @@ import psutil
 import pytest
 
 from cloud_train.errors import CloudTrainError, ConflictError, CorruptError, NotFoundError, ProviderError, StoreError, UsageError
-from cloud_train.orchestrator import resuming, stores
+from cloud_train.orchestrator import connections, resuming
 from cloud_train.orchestrator.adopting import adopt, runs_in
 from cloud_train.orchestrator.following import glance
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, list_runs, view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import follow_logs, read_logs, read_metrics
 from cloud_train.orchestrator.results import fetch_model, sync
 from cloud_train.orchestrator.resuming import resume
+from cloud_train.orchestrator.state import RunView, list_runs, view
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.orchestrator.submitting import launch, submit
 from cloud_train.providers.base import Handle, Provider
@@ -331,7 +331,7 @@ def test_a_store_that_cannot_be_reached_is_said_and_the_other_runs_stay_in_the_l
     home: Home, start: Submit, monkeypatch: pytest.MonkeyPatch, server: StoreServer
 ) -> None:
     use(server, monkeypatch, "http://127.0.0.1:9")  # nobody listens on the port for discarded data
-    monkeypatch.setattr(stores, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "_PATIENCE_SECONDS", 0.2)
     here, live = end_of(home, start("true")), start(FOREVER)
     away = [replace(view(home, live.run_id), run_id=f"away-26112{day}-120000-abcd", store="s3://away/runs") for day in (3, 4)]
     with Ledger(home.ledger_path) as ledger:
@@ -355,7 +355,7 @@ def test_a_store_that_cannot_be_reached_is_said_and_the_other_runs_stay_in_the_l
 def far_store(monkeypatch: pytest.MonkeyPatch, server: StoreServer) -> Iterator[str]:
     use(server, monkeypatch)
     yield f"{server.new_url()}/runs"
-    stores.store_at.cache_clear()
+    connections.store_at.cache_clear()
 
 
 def test_a_run_in_a_bucket_moves_from_a_machine_that_is_gone_to_an_empty_one(
@@ -364,7 +364,7 @@ def test_a_run_in_a_bucket_moves_from_a_machine_that_is_gone_to_an_empty_one(
     job = write_job(SAVES + "exec sleep 600")
     run = submit(home, make_plan(home, job, [f"store={far_store}"]))
     key = f"{run.run_id}/{layout.CHECKPOINTS}/step-00000007/{layout.MANIFEST}"
-    store = stores.store_at(far_store)
+    store = connections.store_at(far_store)
     wait_until(lambda: any(info.key == key for info in store.list(run.run_id)), "the checkpoint is in the store", 60)
     pid = AttemptStatus.from_json(store.get(f"{run.run_id}/{layout.status(1)}"), "status").pid
     family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
@@ -392,7 +392,7 @@ def test_a_copy_holds_each_log_as_one_file_and_says_what_never_arrived(
     run = end_of(home, submit(home, make_plan(home, write_job(command), [f"store={far_store}"])))
     assert run.state is State.SUCCEEDED
     log = f"{run.run_id}/{layout.output_log(1)}"
-    stores.store_at(far_store).put(segment_key(log, 4), b"two\n")
+    connections.store_at(far_store).put(segment_key(log, 4), b"two\n")
     copy = sync(home, run.run_id, tmp_path / "copy")
     assert (copy.folder / layout.output_log(1)).read_bytes() == b"one\ntwo\n"
     assert (copy.folder / layout.CHECKPOINTS / "step-7" / "part.000000000000007").read_text() == "s\n"
@@ -400,7 +400,7 @@ def test_a_copy_holds_each_log_as_one_file_and_says_what_never_arrived(
     assert not [path for path in copy.folder.rglob("*") if path.name.startswith((".output", f"{Path(log).name}."))]
     again = sync(home, run.run_id, tmp_path / "copy")
     assert (again.copied, again.bytes, again.unchanged) == ((), 0, len(copy.copied))
-    stores.store_at(far_store).put(segment_key(log, 12), b"four\n")
+    connections.store_at(far_store).put(segment_key(log, 12), b"four\n")
     torn = sync(home, run.run_id, tmp_path / "copy")
     assert torn.skipped == ((layout.output_log(1), "what follows byte 8 is left out, because the bytes up to 12 are not in the store"),)
     assert (copy.folder / layout.output_log(1)).read_bytes() == b"one\ntwo\n"
@@ -467,8 +467,8 @@ def test_a_follower_waits_for_a_store_that_is_away_and_loses_no_line(
     end_of(home, run)
     with Ledger(home.ledger_path) as ledger:
         ledger.observed(run.run_id, 1, State.RUNNING)
-    away = Away(stores.store_at(run.store))
-    for room in ("reading", "observing", "following"):
+    away = Away(connections.store_at(run.store))
+    for room in ("reading", "state", "following"):
         monkeypatch.setattr(f"cloud_train.orchestrator.{room}.store_at", lambda url: away)
     notes: list[str] = []
     away.looks = 3
@@ -484,7 +484,7 @@ def test_a_store_that_stays_away_ends_the_following_with_its_words(home: Home) -
         raise StoreError("the network is away")
 
     with pytest.raises(StoreError, match="the network is away"):
-        stores.patiently(look, lambda _: None, waits.append)
+        connections.patiently(look, lambda _: None, waits.append)
     assert len(waits) == 19
 
 
@@ -493,7 +493,7 @@ def test_the_status_of_a_run_that_has_ended_is_known_without_its_store(
 ) -> None:
     run = submit(home, make_plan(home, write_job("true")))
     end_of(home, run)
-    away = Away(stores.store_at(run.store))
+    away = Away(connections.store_at(run.store))
     away.looks = 1000
     monkeypatch.setattr("cloud_train.orchestrator.following.store_at", lambda url: away)
     notes: list[str] = []

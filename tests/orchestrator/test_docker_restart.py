@@ -13,10 +13,10 @@ import psutil
 import pytest
 
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import read_logs
 from cloud_train.orchestrator.resuming import resume
+from cloud_train.orchestrator.state import view
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run.docker_http import opened
 from cloud_train.run.states import Cause, State

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.resuming import resume
+from cloud_train.orchestrator.state import RunView, view
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State

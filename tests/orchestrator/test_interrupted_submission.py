@@ -12,8 +12,8 @@ import pytest
 
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import list_runs
 from cloud_train.orchestrator.resuming import resume
+from cloud_train.orchestrator.state import list_runs
 from cloud_train.run.states import Cause, State
 
 # Submits in processes of their own, so many at once, which this one forks when it has imported what they all need. Each is given a moment:

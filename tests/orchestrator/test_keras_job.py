@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.resuming import resume
+from cloud_train.orchestrator.state import RunView, view
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run.states import State
 from tests.docker_engine import base_image, engine_or_skip

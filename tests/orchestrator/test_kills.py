@@ -19,9 +19,9 @@ import psutil
 import pytest
 
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.resuming import resume
+from cloud_train.orchestrator.state import RunView, view
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run import layout
 from cloud_train.run.checkpoints import newest_valid

@@ -14,10 +14,10 @@ from cloud_train.errors import ConflictError, MissingDependencyError, NotFoundEr
 from cloud_train.orchestrator import submitting
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, list_runs, select, view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import follow_logs, read_logs, read_metrics, worker_notes
 from cloud_train.orchestrator.resuming import resume
+from cloud_train.orchestrator.state import RunView, list_runs, select, view
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run import layout, locks

@@ -10,10 +10,10 @@ import pytest
 from cloud_train.errors import ConflictError, ProviderError, UsageError
 from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, read_record, view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import read_logs, read_metrics
 from cloud_train.orchestrator.resuming import Elsewhere, resume
+from cloud_train.orchestrator.state import RunView, read_record, view
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run import layout
 from cloud_train.run.states import State

@@ -8,7 +8,7 @@ import pytest
 from cloud_train.errors import NotFoundError, UsageError
 from cloud_train.orchestrator import reading
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView
+from cloud_train.orchestrator.state import RunView
 from cloud_train.run import layout
 from cloud_train.run.record import Program, RunRecord
 from cloud_train.run.states import State

@@ -11,8 +11,8 @@ from cloud_train.errors import ConflictError, CorruptError, NotFoundError, Usage
 from cloud_train.orchestrator import results
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView
 from cloud_train.orchestrator.results import fetch_model, sync
+from cloud_train.orchestrator.state import RunView
 from cloud_train.run import layout
 from cloud_train.run.manifest import verify
 from cloud_train.storage.base import Store

@@ -16,10 +16,10 @@ import pytest
 
 from cloud_train.job.shards import INDEX, read_index
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.packing import pack
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.resuming import resume
+from cloud_train.orchestrator.state import RunView, view
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.registry import open_store

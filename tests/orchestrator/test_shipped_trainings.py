@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import read_logs, read_metrics
+from cloud_train.orchestrator.state import view
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run.manifest import verify
 from cloud_train.run.states import State

@@ -13,7 +13,7 @@ from cloud_train.run.states import State
 if TYPE_CHECKING:
     from cloud_train.orchestrator.adopting import Unreadable
     from cloud_train.orchestrator.following import Progress
-    from cloud_train.orchestrator.observing import RunView
+    from cloud_train.orchestrator.state import RunView
 
 _LONGEST_ID = 59
 _TIMES = ("created", "started", "ended", "heartbeat")

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from cloud_train.errors import ProviderError
+from cloud_train.orchestrator.connections import provider_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, view
-from cloud_train.orchestrator.places import provider_at
+from cloud_train.orchestrator.state import RunView, view
 from cloud_train.providers.base import Handle
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.states import State
@@ -16,18 +16,18 @@ _PAUSE_SECONDS = 10.0
 """Between two looks at a cloud's logs, each of which counts."""
 
 
-def provider_words(home: Home, run_id: str) -> list[str]:
+def read_provider_logs(home: Home, run_id: str) -> list[str]:
     """What a cloud itself holds of the newest attempt's output: all that there is where the worker never came to keep its own log.
 
     Nothing for a provider of this machine. Raises ProviderError.
     """
     words: list[str] = []
     with Ledger(home.ledger_path) as ledger:
-        EarlyWords(home, words.append).tell_all(view(home, run_id), ledger)
+        ProviderLogs(home, words.append).tell_all(view(home, run_id), ledger)
     return words
 
 
-class EarlyWords:
+class ProviderLogs:
     """What the cloud itself logs of an attempt before its worker speaks, told once."""
 
     def __init__(self, home: Home, note: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:

@@ -9,7 +9,7 @@ _SHORTEST_SECONDS = 2.0
 _LONGEST_SECONDS = 60.0
 
 
-class Asker:
+class Poller:
     """Asks a provider about one attempt that is looked at again and again; a cloud every ``min(60, max(2, age / 2))`` seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -29,8 +29,8 @@ class Asker:
         return self._answer
 
 
-class Answered:
-    """As ``Asker``, with what was asked about many attempts at once."""
+class Listing:
+    """As ``Poller``, with what was asked about many attempts at once."""
 
     def __init__(self, answers: dict[tuple[str, int], Observation]) -> None:
         self._answers = answers
@@ -40,7 +40,7 @@ class Answered:
         return self._answers.get((handle.run_id, handle.attempt)) or provider.observe(handle)
 
 
-def ask_about_all(provider: Provider, handles: Iterable[Handle]) -> dict[tuple[str, int], Observation]:
+def observe_all(provider: Provider, handles: Iterable[Handle]) -> dict[tuple[str, int], Observation]:
     """The answers by run and attempt, for a provider that can list them; nothing for one that cannot. Raises ProviderError."""
     if not isinstance(provider, ManyObserved):
         return {}

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from cloud_train.errors import CloudTrainError, CorruptError, MissingDependencyError, NotFoundError, ProviderError, StoreError
-from cloud_train.orchestrator.asking import Answered, Asker, ask_about_all
+from cloud_train.orchestrator.connections import provider_at, store_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.places import provider_at
-from cloud_train.orchestrator.stores import store_at
+from cloud_train.orchestrator.polling import Listing, Poller, observe_all
 from cloud_train.providers.base import SHOWS_WITHIN_SECONDS, Handle, Observation, Provider
 from cloud_train.run import documents, layout, locks
 from cloud_train.run.ledger import ELSEWHERE, Entry, Ledger
@@ -111,7 +110,7 @@ def list_runs(home: Home, limit: int | None = None, note: Callable[[str], None] 
         views: list[RunView] = []
         away: set[str] = set()
         entries = ledger.newest(limit)
-        answered = Answered(_ask_clouds(home, entries, note))
+        answered = Listing(_ask_clouds(home, entries, note))
         for entry in entries:
             if entry.state.is_end or entry.store in away:
                 views.append(RunView.of(entry))
@@ -139,7 +138,7 @@ def _ask_clouds(home: Home, entries: Sequence[Entry], note: Callable[[str], None
         except CloudTrainError:
             continue  # whoever looks at one of its runs is told
         try:
-            answers |= ask_about_all(provider, handles)
+            answers |= observe_all(provider, handles)
         except CloudTrainError as error:
             note(f"{name} cannot be asked: {error.message}")
             unknown = Observation(State.RUNNING, Cause.UNKNOWN, error.message)
@@ -147,8 +146,8 @@ def _ask_clouds(home: Home, entries: Sequence[Entry], note: Callable[[str], None
     return answers
 
 
-def look(home: Home, ledger: Ledger, run_id: str, asker: Asker | Answered | None = None) -> RunView:
-    """Where one run stands now, through a ledger that is open already. Whoever looks often has an ``asker``, which spares the provider."""
+def look(home: Home, ledger: Ledger, run_id: str, poller: Poller | Listing | None = None) -> RunView:
+    """Where one run stands now, through a ledger that is open already. Whoever looks often has an ``poller``, which spares the provider."""
     entry = ledger.get(run_id)
     if entry and entry.reference is None and not entry.state.is_end and not locks.is_held(home.submission_lock(run_id)):
         # Read again: between the reading and the look at its lock the submission may have come to its end.
@@ -160,7 +159,7 @@ def look(home: Home, ledger: Ledger, run_id: str, asker: Asker | Answered | None
     if entry.reference == ELSEWHERE:
         return _observe_from_afar(ledger, entry)
     provider = provider_at(home, entry.provider)
-    return _observe(ledger, provider, entry, asker or Asker())
+    return _observe(ledger, provider, entry, poller or Poller())
 
 
 def read_record(store: Store, run_id: str) -> RunRecord:
@@ -224,15 +223,15 @@ def _handle(entry: Entry) -> Handle:
     return Handle(entry.run_id, entry.attempt, entry.provider, entry.store, entry.reference or {})
 
 
-def _observe(ledger: Ledger, provider: Provider, entry: Entry, asker: Asker | Answered) -> RunView:
+def _observe(ledger: Ledger, provider: Provider, entry: Entry, poller: Poller | Listing) -> RunView:
     handle = _handle(entry)
     # The provider first: a worker writes its end before it goes, so an attempt that is gone by now has its last word in the run directory.
-    observation = asker.observe(provider, handle)
+    observation = poller.observe(provider, handle)
     if observation.is_elsewhere:  # somebody on another machine was faster: what was launched from here has left, and means nothing
         provider.tidy(handle)
         ledger.launched(entry.run_id, entry.attempt, ELSEWHERE)
         return _observe_from_afar(ledger, replace(entry, reference=ELSEWHERE))
-    if isinstance(asker, Answered) and provider.capabilities.is_cloud and observation.state is entry.state is State.RUNNING:
+    if isinstance(poller, Listing) and provider.capabilities.is_cloud and observation.state is entry.state is State.RUNNING:
         return RunView.of(entry)  # nothing has changed, and a look into the run directory would cost as much as the question
     store = store_at(entry.store)
     number, status = _newest_status(store, entry)

@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 
 from cloud_train.errors import ProviderError
-from cloud_train.orchestrator import observing
-from cloud_train.orchestrator.asking import Asker
-from cloud_train.orchestrator.early_words import EarlyWords
+from cloud_train.orchestrator import state as observing
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, list_runs, look
+from cloud_train.orchestrator.polling import Poller
+from cloud_train.orchestrator.provider_logs import ProviderLogs
+from cloud_train.orchestrator.state import RunView, list_runs, look
 from cloud_train.providers.base import Capabilities, Handle, Observation, Provider
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
@@ -60,10 +60,10 @@ def handle(run_id: str = RUN, attempt: int = 1) -> Handle:
 
 def test_a_cloud_is_asked_less_and_less_often_and_never_less_than_once_a_minute() -> None:
     place = Counted()
-    asker = Asker(clock=lambda: place.now)
+    poller = Poller(clock=lambda: place.now)
     for second in range(1000):
         place.now = float(second)
-        asker.observe(cast(Provider, place), handle())
+        poller.observe(cast(Provider, place), handle())
     pauses = [after - before for before, after in pairwise(place.asked)]
     assert place.asked[:4] == [0, 2, 4, 6]
     early = [(at, pause) for at, pause in zip(place.asked, pauses, strict=False) if 4 <= at < 120]
@@ -73,10 +73,10 @@ def test_a_cloud_is_asked_less_and_less_often_and_never_less_than_once_a_minute(
 
 def test_a_day_of_following_asks_as_often_as_the_documents_say() -> None:
     place = Counted()
-    asker = Asker(clock=lambda: place.now)
+    poller = Poller(clock=lambda: place.now)
     for second in range(0, 86400, 2):
         place.now = float(second)
-        asker.observe(cast(Provider, place), handle())
+        poller.observe(cast(Provider, place), handle())
     within = [sum(asked < seconds for asked in place.asked) for seconds in (60, 3600, 86400)]
     assert within == [9, 68, 1448]
     text = (Path(__file__).parents[2] / "docs" / "clouds.md").read_text()
@@ -85,17 +85,17 @@ def test_a_day_of_following_asks_as_often_as_the_documents_say() -> None:
 
 def test_a_place_on_this_machine_is_asked_whenever_somebody_looks() -> None:
     place = Counted(Capabilities(stores=("file",), max_nodes=1, spot=False, enforces=()))
-    asker = Asker(clock=lambda: place.now)
+    poller = Poller(clock=lambda: place.now)
     for _ in range(5):
-        asker.observe(cast(Provider, place), handle())
+        poller.observe(cast(Provider, place), handle())
     assert len(place.asked) == 5
 
 
 def test_the_next_attempt_is_asked_about_at_once() -> None:
     place = Counted()
-    asker = Asker(clock=lambda: place.now)
-    asker.observe(cast(Provider, place), handle())
-    asker.observe(cast(Provider, place), handle(attempt=2))
+    poller = Poller(clock=lambda: place.now)
+    poller.observe(cast(Provider, place), handle())
+    poller.observe(cast(Provider, place), handle(attempt=2))
     assert len(place.asked) == 2
 
 
@@ -107,7 +107,7 @@ def home(tmp_path: Path) -> Home:
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Counted:
     place = Counted()
-    for module in ("observing", "early_words"):
+    for module in ("state", "provider_logs"):
         monkeypatch.setattr(f"cloud_train.orchestrator.{module}.provider_at", lambda *_: place)
     return place
 
@@ -158,7 +158,7 @@ def test_a_cloud_that_cannot_be_asked_hides_no_run(home: Home, place: Counted, m
 def test_what_a_cloud_logs_before_the_worker_speaks_is_told_once_and_in_whole_lines(home: Home, place: Counted) -> None:
     run_id = submitted(home, 1, State.STARTING)
     now, said = [0.0], list[str]()
-    words = EarlyWords(home, said.append, clock=lambda: now[0])
+    words = ProviderLogs(home, said.append, clock=lambda: now[0])
     with Ledger(home.ledger_path) as ledger:
         entry = ledger.get(run_id)
         assert entry is not None
@@ -202,22 +202,22 @@ def test_a_worker_that_was_told_to_stop_has_the_reason_that_its_cloud_gives(
     home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch, said: Observation, shown: tuple[State, Cause | None]
 ) -> None:
     run_id, store, now = submitted(home, 1), MemoryStore(), time.time()
-    monkeypatch.setattr("cloud_train.orchestrator.observing.store_at", lambda _: store)
+    monkeypatch.setattr("cloud_train.orchestrator.state.store_at", lambda _: store)
     key = f"{run_id}/{layout.status(1)}"
     status = AttemptStatus(State.RUNNING, started=now - 60, heartbeat=now, host="there", pid=1)
     store.place(key, status.ended_with(Cause.PREEMPTED, "told to stop", now).to_json())
-    asker = Asker()
+    poller = Poller()
     with Ledger(home.ledger_path) as ledger:
-        asker.observe(cast(Provider, place), handle(run_id))  # a moment ago it ran
+        poller.observe(cast(Provider, place), handle(run_id))  # a moment ago it ran
         place.answer = said
-        seen = look(home, ledger, run_id, asker)
+        seen = look(home, ledger, run_id, poller)
     assert (seen.state, seen.cause) == shown
     assert AttemptStatus.from_json(store.get(key), key).cause is (seen.cause or Cause.PREEMPTED)
 
 
 def test_what_a_cloud_never_explains_is_taken_as_the_worker_has_it(home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id, store, ended = submitted(home, 1), MemoryStore(), time.time() - 151
-    monkeypatch.setattr("cloud_train.orchestrator.observing.store_at", lambda _: store)
+    monkeypatch.setattr("cloud_train.orchestrator.state.store_at", lambda _: store)
     status = AttemptStatus(State.RUNNING, started=1.0, heartbeat=ended, host="there", pid=1)
     store.place(f"{run_id}/{layout.status(1)}", status.ended_with(Cause.PREEMPTED, "told to stop", ended).to_json())
     with Ledger(home.ledger_path) as ledger:
@@ -226,7 +226,7 @@ def test_what_a_cloud_never_explains_is_taken_as_the_worker_has_it(home: Home, p
 
 def test_a_cloud_whose_states_go_back_in_time_moves_no_run_back(home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id, store = submitted(home, 1, State.STARTING), MemoryStore()
-    monkeypatch.setattr("cloud_train.orchestrator.observing.store_at", lambda _: store)
+    monkeypatch.setattr("cloud_train.orchestrator.state.store_at", lambda _: store)
     states = []
     with Ledger(home.ledger_path) as ledger:
         for said in (State.QUEUED, State.RUNNING, State.QUEUED):

@@ -1,10 +1,14 @@
-"""The stores that commands look at: each is opened once a process, and looked at no more often than it may be."""
+"""The providers and stores that commands speak to: each is opened once a process, because it keeps credentials and connections."""
 
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import TypeVar
 
 from cloud_train.errors import StoreError
+from cloud_train.orchestrator.home import Home
+from cloud_train.providers.base import Provider
+from cloud_train.providers.registry import load_provider
 from cloud_train.storage.base import NotPlainError, ObjectMissingError, Store
 from cloud_train.storage.registry import open_store
 from cloud_train.storage.retrying import RetryPolicy
@@ -17,6 +21,16 @@ _PATIENCE_SECONDS = 30.0
 """For a store that cannot be reached: somebody is waiting at a terminal."""
 _MOST_LOOKS = 20
 """For a follower: each takes ``_PATIENCE_SECONDS`` where nothing answers, so ten minutes together."""
+
+
+def provider_at(home: Home, name: str) -> Provider:
+    """The provider ``name``. Raises UsageError for a name that is not known, ProviderError for a plugin that does not import."""
+    return _loaded(name, home.folder)
+
+
+@lru_cache(maxsize=16)
+def _loaded(name: str, folder: Path) -> Provider:
+    return load_provider(name, folder)
 
 
 @lru_cache(maxsize=16)
