@@ -24,7 +24,7 @@ def adopt(
     Examples:
       cloud-train adopt s3://my-bucket/runs/digits-cnn-261124-133246-7403
     """
-    from cloud_train.cli.render.runs import command_list, next_steps, run_json
+    from cloud_train.cli.render.runs import command_list, next_steps
     from cloud_train.orchestrator.adopting import adopt as take
     from cloud_train.orchestrator.configs import Configs
     from cloud_train.orchestrator.home import Home
@@ -32,7 +32,7 @@ def adopt(
     home = Home.from_environment()
     view = take(home, url, config, Configs(home, asking(as_json)), note=say_aside)
     if as_json:
-        say_json(run_json(view))
+        say_json(view.to_json())
         return 0
     say(view.run_id)
     if is_terminal(sys.stderr) and is_terminal(sys.stdout):

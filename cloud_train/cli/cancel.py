@@ -24,7 +24,6 @@ def cancel(
       cloud-train cancel digits-cnn
       cloud-train cancel 7k3f --force
     """
-    from cloud_train.cli.render.runs import run_json
     from cloud_train.orchestrator.home import Home
     from cloud_train.orchestrator.state import select
     from cloud_train.orchestrator.stopping import cancel as stop
@@ -35,7 +34,7 @@ def cancel(
         say_aside(f"waiting for {run_id} to save its last checkpoint; Ctrl-C stops the waiting, not the cancelling")
     view = stop(home, run_id, wait=not no_wait, force=force)
     if as_json:
-        say_json(run_json(view))
+        say_json(view.to_json())
     else:
         say(f"{view.run_id} {view.state}")
     return 0

@@ -37,9 +37,10 @@ def list_runs(
       cloud-train list --all --state failed --json
       cloud-train list --store s3://my-bucket/runs
     """
-    from cloud_train.cli.render.runs import run_json, run_table
+    from cloud_train.cli.render.runs import run_table
     from cloud_train.orchestrator.home import Home
-    from cloud_train.orchestrator.state import list_runs as look
+    from cloud_train.orchestrator.reconcile import update_runs
+    from cloud_train.orchestrator.state import read_runs
 
     wanted, unreadable = None if everything else limit, list["Unreadable"]()
     if store is not None:
@@ -49,12 +50,13 @@ def list_runs(
         found, unreadable = listed.runs, listed.unreadable
     else:
         # One more than is shown tells whether there are more; a state is known only after the look.
+        look = read_runs if as_json else update_runs
         found = look(Home.from_environment(), None if wanted is None or state else wanted + 1, say_aside)
     fitting = [run for run in found if state is None or run.state is state]
     shown, bad = fitting[:wanted], [] if state else unreadable[:wanted]
     if as_json:
         more = len(fitting) > len(shown) or (not state and len(unreadable) > len(bad))
-        say_json({"runs": [run_json(run) for run in shown], "more": more, **({"unreadable": [vars(run) for run in bad]} if store else {})})
+        say_json({"runs": [run.to_json() for run in shown], "more": more, **({"unreadable": [vars(run) for run in bad]} if store else {})})
         return 0
     if not shown and not bad:
         none = (

@@ -50,14 +50,18 @@ def logs(
         raise UsageError("--follow goes with the newest attempt; leave --attempt out")
     from cloud_train.orchestrator.home import Home
     from cloud_train.orchestrator.reading import follow_logs, read_logs
-    from cloud_train.orchestrator.state import select, view
+    from cloud_train.orchestrator.state import read_run, select
 
     home = Home.from_environment()
     run_id = select(home, run)
-    pieces = follow_logs(home, run_id, node, tail, note=say_aside) if follow else read_logs(home, run_id, attempt, node, tail)
+    pieces = (
+        follow_logs(home, run_id, node, tail, note=say_aside, record=not as_json)
+        if follow
+        else read_logs(home, run_id, attempt, node, tail)
+    )
     try:
         if as_json:
-            _print_json(run_id, attempt or view(home, run_id).attempt, node, pieces)
+            _print_json(run_id, attempt or read_run(home, run_id).attempt, node, pieces)
             return 0
         _print(pieces, raw)
     except NotFoundError:

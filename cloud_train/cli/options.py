@@ -17,12 +17,12 @@ def complete_run(incomplete: str) -> list[tuple[str, str]]:
     try:
         if not home.ledger_path.is_file():
             return []
-        from cloud_train.orchestrator.state import list_runs
+        from cloud_train.orchestrator.state import read_runs
 
-        runs = list_runs(home, None if incomplete else _RUNS_OFFERED)
+        runs = read_runs(home, None if incomplete else _RUNS_OFFERED)
     except (CloudTrainError, OSError):
         return []  # a shell that completes is no place for a message
-    return [(run.run_id, run.state.value) for run in runs if run.run_id.startswith(incomplete)][:_RUNS_OFFERED]
+    return [(run.run_id, run.state_text) for run in runs if run.run_id.startswith(incomplete)][:_RUNS_OFFERED]
 
 
 def complete_provider(incomplete: str) -> list[str]:

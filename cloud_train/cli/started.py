@@ -7,7 +7,7 @@ from cloud_train.cli.terminal import Painter, is_terminal, say, say_aside, say_j
 
 if TYPE_CHECKING:
     from cloud_train.orchestrator.home import Home
-    from cloud_train.orchestrator.state import RunView
+    from cloud_train.run.view import RunView
 
 
 def show_started(home: "Home", run: "RunView", *, follow: bool, as_json: bool) -> int:
@@ -18,10 +18,10 @@ def show_started(home: "Home", run: "RunView", *, follow: bool, as_json: bool) -
         if not as_json:
             say(run.run_id)
         return watch(home, run.run_id, as_json)
-    from cloud_train.cli.render.runs import command_list, next_steps, run_json
+    from cloud_train.cli.render.runs import command_list, next_steps
 
     if as_json:
-        say_json(run_json(run))
+        say_json(run.to_json())
         return 0
     say(run.run_id)
     if is_terminal(sys.stderr) and is_terminal(sys.stdout):

@@ -32,7 +32,7 @@ def status(run: RunArgument = None, as_json: JsonOption = False) -> int:
     from cloud_train.orchestrator.state import select
 
     home = Home.from_environment()
-    progress = glance(home, select(home, run), note=say_aside)
+    progress = glance(home, select(home, run), note=say_aside, record=not as_json)
     log = _last_lines(home, progress)
     if as_json:
         say_json(_status_json(progress, log))
@@ -46,10 +46,10 @@ def status(run: RunArgument = None, as_json: JsonOption = False) -> int:
 
 
 def _status_json(progress: "Progress", log: list[str]) -> dict[str, Any]:
-    from cloud_train.cli.render.runs import next_steps, run_json
+    from cloud_train.cli.render.runs import next_steps
 
     return {
-        **run_json(progress.view),
+        **progress.view.to_json(),
         "step": progress.step,
         "total_steps": progress.total_steps,
         "epoch": progress.epoch,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cloud_train.cli.errors import INTERRUPTED, Failure, show
 from cloud_train.cli.render import words
 from cloud_train.cli.render.live import LiveLine
-from cloud_train.cli.render.runs import command_list, lasted, metrics_line, next_steps, run_json
+from cloud_train.cli.render.runs import command_list, metrics_line, next_steps
 from cloud_train.cli.render.table import state
 from cloud_train.cli.terminal import Painter, clean_lines, moves_its_cursor, say, say_aside, say_json
 from cloud_train.run.states import Cause
@@ -37,7 +37,7 @@ def watch(home: "Home", run_id: str, as_json: bool) -> int:
         if live:
             live.close()
     if as_json:
-        say_json({**run_json(last.view), "metrics": last.latest})
+        say_json({**last.view.to_json(), "metrics": last.latest})
     else:
         _show_result(last, paint)
     return (last.view.cause or Cause.UNKNOWN).exit_code
@@ -61,7 +61,7 @@ def _follow(home: "Home", run_id: str, live: LiveLine | None) -> "Progress":
 
 def _show_result(last: "Progress", paint: Painter) -> None:
     run = last.view
-    took = lasted(run, time.time())
+    took = run.duration(time.time())
     say(f"{paint(run.run_id, 'bold')} {state(run.state.value, paint)}" + (f" in {words.duration(took)}" if took is not None else ""))
     if run.cause is not None and run.cause is not Cause.SUCCEEDED:
         say(run.cause.text)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from cloud_train.errors import CloudTrainError, StoreError
 from cloud_train.orchestrator.connections import patiently, pause_of, store_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.polling import Poller
-from cloud_train.orchestrator.state import RunView, look, read_record
+from cloud_train.orchestrator.polling import Observer, Poller
+from cloud_train.orchestrator.reconcile import looking_at
+from cloud_train.orchestrator.state import read_record
 from cloud_train.run import layout
-from cloud_train.run.ledger import Ledger
 from cloud_train.run.logs import LogReader
 from cloud_train.run.metrics import MOST_NAMES, MetricPoint, MetricsReader
 from cloud_train.run.record import RunRecord
+from cloud_train.run.view import RunView
 
 _FIRST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 0.5
@@ -50,8 +51,8 @@ def follow(
 
     ``note`` is told when the run's store cannot be reached for a while. ``clock`` says when a cloud is asked again.
     """
-    with Ledger(home.ledger_path) as ledger:
-        watch = _Watch(home, ledger, run_id, clock=clock)
+    with looking_at(home, run_id, record=True) as (_, look):
+        watch = _Watch(look, clock=clock)
         pause = _FIRST_PAUSE_SECONDS
         before: Progress | None = None
         while before is None or not before.view.state.is_end:
@@ -65,39 +66,42 @@ def follow(
                 pause = min(_LONGEST_PAUSE_SECONDS, pause * _PAUSE_GROWTH)
 
 
-def glance(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None) -> Progress:
-    """One look at the run: where it stands and its newest metrics, without what its program printed.
+def glance(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None, *, record: bool) -> Progress:
+    """One look at the run: where it stands and its newest metrics, without what its program printed. Only with ``record`` is anything that
+    it finds recorded.
 
-    Of a run that has ended the ledger knows the most; where its store cannot be reached, that is shown, and ``note`` is told.
+    If the store of a run that has ended cannot be reached, what the ledger knows is shown, and ``note`` is told.
     """
-    with Ledger(home.ledger_path) as ledger:
+    with looking_at(home, run_id, record) as (ledger, look):
         try:
-            return _Watch(home, ledger, run_id, with_output=False).look()
+            return _Watch(look, with_output=False).look()
         except StoreError as error:
             entry = ledger.get(run_id)
             if entry is None or not entry.state.is_end:
                 raise
             note(error.message)
-            return Progress(RunView.of(entry), step=None, total_steps=None, epoch=None, epochs=None)
+            return Progress(entry.view(), step=None, total_steps=None, epoch=None, epochs=None)
 
 
 class _Watch:
     """What following remembers between two looks."""
 
     def __init__(
-        self, home: Home, ledger: Ledger, run_id: str, with_output: bool = True, clock: Callable[[], float] = time.monotonic
+        self,
+        look: Callable[[Observer | None], RunView],
+        with_output: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._with_output = with_output
-        self._home, self._ledger, self._run_id = home, ledger, run_id
+        self._look, self._with_output = look, with_output
         self._record: RunRecord | None = None
         self._attempt = 0
-        self._asker = Poller(clock)
+        self._poller = Poller(clock)
         self._latest: dict[str, float | None] = {}
         self._printed: list[bytes] = []
         self._pace = _Pace()
 
     def look(self) -> Progress:
-        view = look(self._home, self._ledger, self._run_id, self._asker)
+        view = self._look(self._poller)
         if view.attempt != self._attempt:
             self._begin(view)
         # The state was read before the metrics and the output: after an end nothing is added to them, so nothing is missed.

@@ -7,10 +7,11 @@ from contextlib import suppress
 from cloud_train.errors import ProviderError
 from cloud_train.orchestrator.connections import provider_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.state import RunView, view
+from cloud_train.orchestrator.state import read_run
 from cloud_train.providers.base import Handle
-from cloud_train.run.ledger import Ledger
+from cloud_train.run.ledger import LedgerReader
 from cloud_train.run.states import State
+from cloud_train.run.view import RunView
 
 _PAUSE_SECONDS = 10.0
 """Between two looks at a cloud's logs, each of which counts."""
@@ -22,8 +23,8 @@ def read_provider_logs(home: Home, run_id: str) -> list[str]:
     Nothing for a provider of this machine. Raises ProviderError.
     """
     words: list[str] = []
-    with Ledger(home.ledger_path) as ledger:
-        ProviderLogs(home, words.append).tell_all(view(home, run_id), ledger)
+    with LedgerReader(home.ledger_path) as ledger:
+        ProviderLogs(home, words.append).tell_all(read_run(home, run_id), ledger)
     return words
 
 
@@ -37,7 +38,7 @@ class ProviderLogs:
         self._begun = b""
         self._said = ""
 
-    def tell(self, run: RunView, ledger: Ledger) -> None:
+    def tell(self, run: RunView, ledger: LedgerReader) -> None:
         """Tell what is new, unless the worker speaks for itself by now, or the cloud was asked a moment ago."""
         if run.message and run.message != self._said and run.state in (State.QUEUED, State.STARTING):
             self._said = run.message
@@ -48,10 +49,10 @@ class ProviderLogs:
         with suppress(ProviderError):  # the run itself is what matters, and whoever asks for its state is told
             self.tell_all(run, ledger)
 
-    def tell_all(self, run: RunView, ledger: Ledger) -> None:
+    def tell_all(self, run: RunView, ledger: LedgerReader) -> None:
         """Tell everything that is new; raises ProviderError."""
         entry = ledger.get(run.run_id)
-        if entry is None or entry.reference is None or run.is_elsewhere:
+        if entry is None or entry.reference is None or run.is_unmanaged:
             return
         provider = provider_at(self._home, run.provider)
         if not provider.capabilities.is_cloud:

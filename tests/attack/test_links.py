@@ -16,8 +16,8 @@ from cloud_train.errors import CloudTrainError, ConflictError, CorruptError, Sto
 from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.reading import read_logs, read_metrics, worker_notes
+from cloud_train.orchestrator.reconcile import declare_lost, update_runs
 from cloud_train.orchestrator.results import fetch_model, sync
-from cloud_train.orchestrator.state import declare_dead, list_runs
 from cloud_train.run import layout, manifest
 from cloud_train.run.arrivals import Arrivals
 from cloud_train.run.checkpoints import newest_valid, prune, publish
@@ -264,14 +264,14 @@ def test_an_end_that_is_written_in_the_workers_place_stays_in_the_store(tmp_path
         entry = ledger.get(GOOD)
         assert entry is not None
         with pytest.raises(NotPlainError):
-            declare_dead(ledger, entry, "nobody hears of it")
+            declare_lost(ledger, entry, "nobody hears of it")
         (run / layout.status(1)).unlink()
         (run / "attempts" / "1").rename(run / "elsewhere")
         (run / "attempts" / "1").symlink_to(outside)
         with pytest.raises(CorruptError):
-            declare_dead(ledger, entry, "nobody hears of it")
+            declare_lost(ledger, entry, "nobody hears of it")
     assert state_of(outside) == before
-    assert [each.state for each in list_runs(home)] == [State.RUNNING]
+    assert [each.state for each in update_runs(home)] == [State.RUNNING]
 
 
 SWAPS_CHECKPOINTS = """
@@ -595,9 +595,9 @@ def test_the_end_of_a_hostile_attempt_reaches_the_ledger_though_the_store_refuse
         assert entry is not None
         (run / "attempts" / "1" / "status.json").mkdir()
         with pytest.raises(NotPlainError):
-            declare_dead(ledger, entry, "nobody hears of it")
+            declare_lost(ledger, entry, "nobody hears of it")
         (run / "attempts" / "1" / "status.json").rmdir()
-        assert declare_dead(ledger, entry, "nobody hears of it").cause is Cause.INFRASTRUCTURE
+        assert declare_lost(ledger, entry, "nobody hears of it").cause is Cause.INFRASTRUCTURE
 
 
 def test_an_equal_file_behind_a_link_does_not_count_as_a_copy(tmp_path: Path, home: Home, outside: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
-from cloud_train.orchestrator.state import RunView
 from cloud_train.orchestrator.submitting import submit
+from cloud_train.run.view import RunView
 from tests.support import wait_until
 
 Submit = Callable[..., RunView]

@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 
 from cloud_train.errors import ProviderError
-from cloud_train.orchestrator import state as observing
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.polling import Poller
 from cloud_train.orchestrator.provider_logs import ProviderLogs
-from cloud_train.orchestrator.state import RunView, list_runs, look
+from cloud_train.orchestrator.reconcile import reconcile, update_runs
+from cloud_train.orchestrator.state import end_without_worker
 from cloud_train.providers.base import Capabilities, Handle, Observation, Provider
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
@@ -107,9 +107,14 @@ def home(tmp_path: Path) -> Home:
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Counted:
     place = Counted()
-    for module in ("state", "provider_logs"):
+    for module in ("state", "reconcile", "provider_logs"):
         monkeypatch.setattr(f"cloud_train.orchestrator.{module}.provider_at", lambda *_: place)
     return place
+
+
+def open_as(monkeypatch: pytest.MonkeyPatch, store: MemoryStore) -> None:
+    for module in ("state", "reconcile"):
+        monkeypatch.setattr(f"cloud_train.orchestrator.{module}.store_at", lambda _: store)
 
 
 def submitted(home: Home, number: int, state: State = State.RUNNING) -> str:
@@ -139,7 +144,7 @@ def test_a_thousand_runs_are_one_question(home: Home, place: Counted) -> None:
         ledger._connection.execute("PRAGMA synchronous = OFF")  # three thousand changes, none of which has to outlive a power cut
         for number in range(1000):
             written_down(ledger, number)
-    runs = list_runs(home)  # the store does not exist: it is not asked either
+    runs = update_runs(home)  # the store does not exist: it is not asked either
     assert [run.state for run in runs] == [State.RUNNING] * 1000
     assert (place.listed, place.asked) == ([1000], [])
 
@@ -151,8 +156,8 @@ def test_a_cloud_that_cannot_be_asked_hides_no_run(home: Home, place: Counted, m
     submitted(home, 1)
     monkeypatch.setattr(place, "observe_all", fail)
     said: list[str] = []
-    assert [run.state for run in list_runs(home, note=said.append)] == [State.RUNNING]
-    assert said == ["counted cannot be asked: the login has expired"]
+    assert [run.state for run in update_runs(home, note=said.append)] == [State.RUNNING]
+    assert said == ["cannot reach counted: the login has expired"]
 
 
 def test_what_a_cloud_logs_before_the_worker_speaks_is_told_once_and_in_whole_lines(home: Home, place: Counted) -> None:
@@ -162,7 +167,7 @@ def test_what_a_cloud_logs_before_the_worker_speaks_is_told_once_and_in_whole_li
     with Ledger(home.ledger_path) as ledger:
         entry = ledger.get(run_id)
         assert entry is not None
-        run = RunView.of(entry)
+        run = entry.view()
         place.pages = [b"pulling the image\nunpack", b"ing it\n"]
         words.tell(run, ledger)
         words.tell(run, ledger)
@@ -175,16 +180,16 @@ def test_what_a_cloud_logs_before_the_worker_speaks_is_told_once_and_in_whole_li
         assert said[2:] == ["counted: starting"]
         place.pages.append(b"what the worker has in its own log\n")
         now[0] = 30
-        words.tell(RunView.of(entry, heartbeat=1.0), ledger)
+        words.tell(entry.view(heartbeat=1.0), ledger)
         assert len(said) == 3
 
 
 def test_success_that_the_worker_does_not_know_of_is_not_taken_for_success(tmp_path: Path) -> None:
     from cloud_train.storage.local import LocalStore
 
-    ended = observing._ended_without_a_word(LocalStore(tmp_path), RUN, 1, None, Observation(State.SUCCEEDED, Cause.SUCCEEDED))
+    ended = end_without_worker(LocalStore(tmp_path), RUN, 1, None, Observation(State.SUCCEEDED, Cause.SUCCEEDED))
     assert ended.cause is Cause.UNKNOWN
-    assert "the worker has not said so" in ended.message
+    assert "the worker never did" in ended.message
 
 
 @pytest.mark.parametrize(
@@ -202,7 +207,7 @@ def test_a_worker_that_was_told_to_stop_has_the_reason_that_its_cloud_gives(
     home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch, said: Observation, shown: tuple[State, Cause | None]
 ) -> None:
     run_id, store, now = submitted(home, 1), MemoryStore(), time.time()
-    monkeypatch.setattr("cloud_train.orchestrator.state.store_at", lambda _: store)
+    open_as(monkeypatch, store)
     key = f"{run_id}/{layout.status(1)}"
     status = AttemptStatus(State.RUNNING, started=now - 60, heartbeat=now, host="there", pid=1)
     store.place(key, status.ended_with(Cause.PREEMPTED, "told to stop", now).to_json())
@@ -210,35 +215,35 @@ def test_a_worker_that_was_told_to_stop_has_the_reason_that_its_cloud_gives(
     with Ledger(home.ledger_path) as ledger:
         poller.observe(cast(Provider, place), handle(run_id))  # a moment ago it ran
         place.answer = said
-        seen = look(home, ledger, run_id, poller)
+        seen = reconcile(home, ledger, run_id, poller)
     assert (seen.state, seen.cause) == shown
     assert AttemptStatus.from_json(store.get(key), key).cause is (seen.cause or Cause.PREEMPTED)
 
 
 def test_what_a_cloud_never_explains_is_taken_as_the_worker_has_it(home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id, store, ended = submitted(home, 1), MemoryStore(), time.time() - 151
-    monkeypatch.setattr("cloud_train.orchestrator.state.store_at", lambda _: store)
+    open_as(monkeypatch, store)
     status = AttemptStatus(State.RUNNING, started=1.0, heartbeat=ended, host="there", pid=1)
     store.place(f"{run_id}/{layout.status(1)}", status.ended_with(Cause.PREEMPTED, "told to stop", ended).to_json())
     with Ledger(home.ledger_path) as ledger:
-        assert look(home, ledger, run_id).cause is Cause.PREEMPTED
+        assert reconcile(home, ledger, run_id).cause is Cause.PREEMPTED
 
 
 def test_a_cloud_whose_states_go_back_in_time_moves_no_run_back(home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id, store = submitted(home, 1, State.STARTING), MemoryStore()
-    monkeypatch.setattr("cloud_train.orchestrator.state.store_at", lambda _: store)
+    open_as(monkeypatch, store)
     states = []
     with Ledger(home.ledger_path) as ledger:
         for said in (State.QUEUED, State.RUNNING, State.QUEUED):
             place.answer = Observation(said)
-            states.append(look(home, ledger, run_id).state)
+            states.append(reconcile(home, ledger, run_id).state)
         status = AttemptStatus(State.RUNNING, started=1.0, heartbeat=2.0, host="there", pid=1)
         store.place(f"{run_id}/{layout.status(1)}", status.to_json())
         for said in (State.RUNNING, State.QUEUED, State.STARTING):
             place.answer = Observation(said)
-            states.append(look(home, ledger, run_id).state)
+            states.append(reconcile(home, ledger, run_id).state)
         store.place(f"{run_id}/{layout.status(1)}", status.ended_with(Cause.SUCCEEDED, "", 3.0).to_json())
-        states.append(look(home, ledger, run_id).state)
+        states.append(reconcile(home, ledger, run_id).state)
         place.answer = Observation(State.RUNNING)
-        states.append(look(home, ledger, run_id).state)
+        states.append(reconcile(home, ledger, run_id).state)
     assert states == [State.QUEUED, State.STARTING, State.QUEUED, *[State.RUNNING] * 3, *[State.SUCCEEDED] * 2]

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cloud_train.cli.render import words
 from cloud_train.cli.render.table import pairs, state, table
@@ -13,22 +13,9 @@ from cloud_train.run.states import State
 if TYPE_CHECKING:
     from cloud_train.orchestrator.adopting import Unreadable
     from cloud_train.orchestrator.following import Progress
-    from cloud_train.orchestrator.state import RunView
+    from cloud_train.run.view import RunView
 
 _LONGEST_ID = 59
-_TIMES = ("created", "started", "ended", "heartbeat")
-
-
-def run_json(run: "RunView") -> dict[str, Any]:
-    """The run as JSON; times are ISO 8601 in UTC."""
-    fields = vars(run)
-    return {**fields, **{name: words.instant(fields[name]) for name in _TIMES}, "duration_seconds": lasted(run)}
-
-
-def lasted(run: "RunView", now: float | None = None) -> float | None:
-    """How long the newest attempt took, or has taken until ``now``, in seconds."""
-    until = run.ended if run.ended is not None else now
-    return None if run.started is None or until is None else max(0.0, until - run.started)
 
 
 def run_table(runs: Sequence["RunView"], now: float, relative: bool, paint: Painter, unreadable: Sequence["Unreadable"] = ()) -> str:
@@ -42,7 +29,7 @@ def run_table(runs: Sequence["RunView"], now: float, relative: bool, paint: Pain
             str(run.attempt),
             clean(run.provider),
             words.when(run.created, since),
-            words.duration(lasted(run, now)),
+            words.duration(run.duration(now)),
         )
         for run in runs
     ]
@@ -70,7 +57,7 @@ def run_details(progress: "Progress", now: float, relative: bool, paint: Painter
         ("created", words.when(run.created, since)),
         *([("started", words.when(run.started, since))] if run.started is not None else []),
         *([("ended", words.when(run.ended, since))] if run.ended is not None else []),
-        *([("duration", words.duration(lasted(run, now)))] if run.started is not None else []),
+        *([("duration", words.duration(run.duration(now)))] if run.started is not None else []),
         *([("last seen", words.when(run.heartbeat, since))] if run.heartbeat is not None and not run.state.is_end else []),
         ("directory", clean(run.run_directory)),
         *([("job file", clean(run.job_file))] if run.job_file else []),

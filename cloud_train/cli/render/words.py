@@ -1,18 +1,10 @@
 """Numbers as a person reads them: times, durations, sizes, metrics."""
 
 import time
-from datetime import UTC, datetime
 
 from cloud_train.run.documents import LATEST
 
 _SPANS = ((86400, "day"), (3600, "h"), (60, "min"), (1, "s"))
-
-
-def instant(seconds: float | None) -> str | None:
-    """Seconds since the epoch as ISO 8601 in UTC, to the millisecond; None for a time that is not before the year 10000."""
-    if seconds is None or not 0 <= seconds <= LATEST:
-        return None
-    return datetime.fromtimestamp(round(seconds, 3), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def when(seconds: float | None, now: float | None) -> str:
