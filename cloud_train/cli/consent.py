@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cloud_train.cli.terminal import Painter, clean, is_terminal, say_aside
+from cloud_train.cli.output.terminal import Painter, clean, is_terminal, say_aside
 
 if TYPE_CHECKING:
     from cloud_train.orchestrator.consent import Question

@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from cloud_train.cli.terminal import OutputClosedError, Painter, clean, clean_lines, say_aside, say_json
+from cloud_train.cli.output.terminal import OutputClosedError, Painter, clean, clean_lines, say_aside, say_json
 from cloud_train.errors import CloudTrainError, StoreError
 
 INTERRUPTED = 130

@@ -165,7 +165,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _make(name: str, module: str) -> "TyperCommand":
-    function = getattr(importlib.import_module(f"cloud_train.cli.{module}"), module)
+    function = getattr(importlib.import_module(f"cloud_train.cli.verbs.{module}"), module)
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
     single.command(name, help=_laid_out(inspect.getdoc(function) or ""), context_settings=_CONTEXT)(function)
     return typer.main.get_command(single)  # type: ignore[return-value] # one command in the app: it is a command, not a group

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from cloud_train.cli.render import words
-from cloud_train.cli.terminal import clean
+from cloud_train.cli.output import words
+from cloud_train.cli.output.terminal import clean
 from cloud_train.errors import CloudTrainError
 from cloud_train.job.shards import INDEX, ShardIndex, read_index
 from cloud_train.orchestrator import adopting

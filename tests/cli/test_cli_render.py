@@ -6,13 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_train.cli.render import words
-from cloud_train.cli.render.curves import metrics_table
-from cloud_train.cli.render.live import live_line
-from cloud_train.cli.render.plot import plots
-from cloud_train.cli.render.runs import next_steps, progress_line, run_details, run_table
-from cloud_train.cli.render.table import pairs, table
-from cloud_train.cli.terminal import Painter, clean, clean_lines, finished
+from cloud_train.cli.output import words
+from cloud_train.cli.output.live import live_line
+from cloud_train.cli.output.metrics import metrics_table, plots
+from cloud_train.cli.output.runs import next_steps, progress_line, run_details, run_table
+from cloud_train.cli.output.table import pairs, table
+from cloud_train.cli.output.terminal import Painter, clean, clean_lines, finished
 from cloud_train.orchestrator.following import Progress
 from cloud_train.run.metrics import MetricPoint
 from cloud_train.run.states import Cause, State

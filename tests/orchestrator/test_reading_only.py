@@ -253,8 +253,8 @@ def readings(folder: Path) -> list[list[str]]:
 
 @pytest.fixture(params=PLACES)
 def desk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    for module in ("reading", "reconcile", "adopting", "following", "prediction", "provider_logs"):  # what the verbs import later
-        import_module(f"cloud_train.orchestrator.{module}")
+    for room in ("reading", "reconcile", "adopting", "following", "prediction", "provider_logs"):  # what the verbs import later
+        import_module(f"cloud_train.orchestrator.{room}")
     monkeypatch.setenv("CLOUD_TRAIN_HOME", str(tmp_path / "home"))
     with ExitStack() as stack:
         desk = Desk(Home(tmp_path / "home"), MemoryStore(STORE), Place(PLACES[request.param]), stack)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cloud_train.cli.options import JsonOption, NamedRunArgument
-from cloud_train.cli.terminal import is_terminal, say, say_aside, say_json
+from cloud_train.cli.output.terminal import is_terminal, say, say_aside, say_json
 
 
 def cancel(

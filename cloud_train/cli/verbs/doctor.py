@@ -8,7 +8,7 @@ import typer
 
 from cloud_train.cli.consent import asking
 from cloud_train.cli.options import JsonOption
-from cloud_train.cli.terminal import Painter, clean, say, say_json
+from cloud_train.cli.output.terminal import Painter, clean, say, say_json
 from cloud_train.errors import MissingDependencyError
 
 _MARKS = {"ok": "✔", "warning": "!", "error": "✘"}
@@ -42,7 +42,7 @@ def doctor(
       cloud-train doctor --store s3://my-bucket/runs
       cloud-train doctor --config aws
     """
-    from cloud_train.cli.render.table import STATE_COLOURS
+    from cloud_train.cli.output.table import STATE_COLOURS
     from cloud_train.orchestrator.doctor import examine
     from cloud_train.orchestrator.home import Home
 

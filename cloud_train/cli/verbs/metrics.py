@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloud_train.cli.options import JsonOption, RunArgument
-from cloud_train.cli.terminal import Painter, is_terminal, say, say_aside, say_json
+from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside, say_json
 from cloud_train.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -54,11 +54,11 @@ def metrics(
         return 0
     paint = Painter.of(sys.stdout)
     if plot:
-        from cloud_train.cli.render.plot import plots
+        from cloud_train.cli.output.metrics import plots
 
         say(plots(points, shown=bool(name), paint=paint, terminal=is_terminal(sys.stdout)))
         return 0
-    from cloud_train.cli.render.curves import metrics_table
+    from cloud_train.cli.output.metrics import metrics_table
     from cloud_train.run.metrics import tells_pace
 
     told = [point for point in points if name or not tells_pace(point.name)]

@@ -9,7 +9,7 @@ import codecs
 import re
 import sys
 
-from cloud_train.cli.terminal import UNSAFE, is_terminal, visible, write_bytes
+from cloud_train.cli.output.terminal import UNSAFE, is_terminal, visible, write_bytes
 
 _LONGEST_COLOUR = 64
 _COLOUR = rf"\x1b\[[0-9;:]{{0,{_LONGEST_COLOUR}}}m"

@@ -9,8 +9,8 @@ import typer
 from cloud_train.cli.consent import asking
 from cloud_train.cli.errors import INTERRUPTED
 from cloud_train.cli.options import ConfigOption, FollowOption, JsonOption, complete_provider
-from cloud_train.cli.started import show_started
-from cloud_train.cli.terminal import Painter, say, say_aside, say_json
+from cloud_train.cli.output.terminal import Painter, say, say_aside, say_json
+from cloud_train.cli.output.watch import show_started
 from cloud_train.errors import ProviderError, UsageError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def submit(
 
 def _show(home: "Home", plan: "Plan", as_json: bool) -> int:
     """Show the plan, the request that the provider would get, and what would be refused in it; returns the exit code."""
-    from cloud_train.cli.render.plan import plan_text
+    from cloud_train.cli.output.plan import plan_text
     from cloud_train.orchestrator.planning import request_of
 
     request, refused = request_of(home, plan)

@@ -5,7 +5,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.cli.options import JsonOption, RunArgument
-from cloud_train.cli.terminal import Painter, clean, is_terminal, say, say_aside, say_json
+from cloud_train.cli.output.terminal import Painter, clean, is_terminal, say, say_aside, say_json
 from cloud_train.run.states import State
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def status(run: RunArgument = None, as_json: JsonOption = False) -> int:
       cloud-train status
       cloud-train status digits-cnn --json
     """
-    from cloud_train.cli.render.runs import command_list, next_steps, run_details
+    from cloud_train.cli.output.runs import command_list, next_steps, run_details
     from cloud_train.orchestrator.following import glance
     from cloud_train.orchestrator.home import Home
     from cloud_train.orchestrator.state import select
@@ -46,7 +46,7 @@ def status(run: RunArgument = None, as_json: JsonOption = False) -> int:
 
 
 def _status_json(progress: "Progress", log: list[str]) -> dict[str, Any]:
-    from cloud_train.cli.render.runs import next_steps
+    from cloud_train.cli.output.runs import next_steps
 
     return {
         **progress.view.to_json(),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cloud_train.cli.terminal import Painter, is_terminal, say, say_aside
+from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside
 from cloud_train.errors import ConflictError, StoreError
 
 
@@ -44,7 +44,7 @@ def init(
         raise StoreError(f"cannot write {path}: {error.strerror}", hint="name a file in a folder that you may write to") from error
     say(str(path))
     if is_terminal(sys.stderr) and is_terminal(sys.stdout):
-        from cloud_train.cli.render.runs import command_list
+        from cloud_train.cli.output.runs import command_list
 
         name = shlex.quote(str(path))
         steps = [(f"cloud-train submit {name} --dry-run", "see what it would do"), (f"cloud-train submit {name} --follow", "train it")]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cloud_train.cli.terminal import Painter, clean
+from cloud_train.cli.output.terminal import Painter, clean
 
 GAP = "  "
 

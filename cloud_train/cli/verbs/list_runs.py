@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloud_train.cli.options import JsonOption
-from cloud_train.cli.terminal import Painter, is_terminal, say, say_aside, say_json
+from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside, say_json
 from cloud_train.job.secrecy import without_credentials
 from cloud_train.run.states import State
 
@@ -37,7 +37,7 @@ def list_runs(
       cloud-train list --all --state failed --json
       cloud-train list --store s3://my-bucket/runs
     """
-    from cloud_train.cli.render.runs import run_table
+    from cloud_train.cli.output.runs import run_table
     from cloud_train.orchestrator.home import Home
     from cloud_train.orchestrator.reconcile import update_runs
     from cloud_train.orchestrator.state import read_runs

@@ -2,9 +2,9 @@
 
 import sys
 
-from cloud_train.cli.copying import GOES_ON, copy_progress
 from cloud_train.cli.options import JsonOption, RunArgument, ToOption
-from cloud_train.cli.terminal import clean, is_terminal, say, say_aside, say_json
+from cloud_train.cli.output.progress import GOES_ON, copy_progress
+from cloud_train.cli.output.terminal import clean, is_terminal, say, say_aside, say_json
 
 
 def sync(run: RunArgument = None, to: ToOption = None, as_json: JsonOption = False) -> int:
@@ -17,7 +17,7 @@ def sync(run: RunArgument = None, to: ToOption = None, as_json: JsonOption = Fal
       cloud-train sync
       cloud-train sync digits-cnn --to backup/digits
     """
-    from cloud_train.cli.render import words
+    from cloud_train.cli.output import words
     from cloud_train.orchestrator.home import Home
     from cloud_train.orchestrator.results import sync as copy
     from cloud_train.orchestrator.state import select

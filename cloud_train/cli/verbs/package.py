@@ -7,7 +7,7 @@ import typer
 
 from cloud_train.cli.consent import asking
 from cloud_train.cli.options import ConfigOption, JsonOption, complete_provider
-from cloud_train.cli.terminal import say, say_aside, say_json
+from cloud_train.cli.output.terminal import say, say_aside, say_json
 from cloud_train.errors import UsageError
 
 

@@ -4,10 +4,10 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from cloud_train.cli.program_output import ProgramOutput
-from cloud_train.cli.render import words
-from cloud_train.cli.render.runs import epoch_shown
-from cloud_train.cli.terminal import Painter, redraw, say_bare
+from cloud_train.cli.output import words
+from cloud_train.cli.output.program_output import ProgramOutput
+from cloud_train.cli.output.runs import epoch_shown
+from cloud_train.cli.output.terminal import Painter, redraw, say_bare
 
 if TYPE_CHECKING:
     from cloud_train.orchestrator.following import Progress

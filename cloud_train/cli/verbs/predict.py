@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cloud_train.cli.options import CheckpointOption, JsonOption, NamedRunArgument
-from cloud_train.cli.terminal import Painter, clean, clean_lines, say, say_json
+from cloud_train.cli.output.terminal import Painter, clean, clean_lines, say, say_json
 from cloud_train.errors import UsageError
 
 
@@ -69,7 +69,7 @@ def predict(
 
 def _table(predictions: list[dict[str, Any]], asked: str) -> str:
     """A row for each prediction; ``asked`` is what the model was asked about: file or text."""
-    from cloud_train.cli.render.table import table
+    from cloud_train.cli.output.table import table
 
     rows = [
         (

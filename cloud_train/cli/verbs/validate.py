@@ -8,7 +8,7 @@ import typer
 
 from cloud_train.cli import errors
 from cloud_train.cli.options import ConfigOption, JsonOption
-from cloud_train.cli.terminal import Painter, clean, say, say_json
+from cloud_train.cli.output.terminal import Painter, clean, say, say_json
 from cloud_train.errors import JobError, NotFoundError
 
 

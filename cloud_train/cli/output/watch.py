@@ -6,16 +6,35 @@ import time
 from typing import TYPE_CHECKING
 
 from cloud_train.cli.errors import INTERRUPTED, Failure, show
-from cloud_train.cli.render import words
-from cloud_train.cli.render.live import LiveLine
-from cloud_train.cli.render.runs import command_list, metrics_line, next_steps
-from cloud_train.cli.render.table import state
-from cloud_train.cli.terminal import Painter, clean_lines, moves_its_cursor, say, say_aside, say_json
+from cloud_train.cli.output import words
+from cloud_train.cli.output.live import LiveLine
+from cloud_train.cli.output.runs import command_list, metrics_line, next_steps
+from cloud_train.cli.output.table import state
+from cloud_train.cli.output.terminal import Painter, clean_lines, is_terminal, moves_its_cursor, say, say_aside, say_json
 from cloud_train.run.states import Cause
 
 if TYPE_CHECKING:
     from cloud_train.orchestrator.following import Progress
     from cloud_train.orchestrator.home import Home
+    from cloud_train.run.view import RunView
+
+
+def show_started(home: "Home", run: "RunView", *, follow: bool, as_json: bool) -> int:
+    """Show the run's id and what to do next, or watch it to its end; returns the exit status."""
+    if follow:
+        if not as_json:
+            say(run.run_id)
+        return watch(home, run.run_id, as_json)
+
+    if as_json:
+        say_json(run.to_json())
+        return 0
+    say(run.run_id)
+    if is_terminal(sys.stderr) and is_terminal(sys.stdout):
+        if run.attempt > 1:
+            say_aside(f"attempt {run.attempt} is {run.state}")
+        say_aside(command_list(next_steps(run), Painter.of(sys.stderr)))
+    return 0
 
 
 def watch(home: "Home", run_id: str, as_json: bool) -> int:

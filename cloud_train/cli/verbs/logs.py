@@ -11,8 +11,8 @@ import typer
 
 from cloud_train.cli.errors import INTERRUPTED
 from cloud_train.cli.options import JsonOption, RunArgument
-from cloud_train.cli.program_output import ProgramOutput
-from cloud_train.cli.terminal import Painter, clean, say_aside, say_bare
+from cloud_train.cli.output.program_output import ProgramOutput
+from cloud_train.cli.output.terminal import Painter, clean, say_aside, say_bare
 from cloud_train.errors import CloudTrainError, NotFoundError, UsageError
 
 if TYPE_CHECKING:

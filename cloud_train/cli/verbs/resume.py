@@ -6,8 +6,8 @@ import typer
 
 from cloud_train.cli.consent import accepting, asking
 from cloud_train.cli.options import ConfigOption, FollowOption, JsonOption, NamedRunArgument, complete_provider
-from cloud_train.cli.started import show_started
-from cloud_train.cli.terminal import say_aside
+from cloud_train.cli.output.terminal import say_aside
+from cloud_train.cli.output.watch import show_started
 
 
 def resume(

@@ -2,9 +2,9 @@
 
 import sys
 
-from cloud_train.cli.copying import GOES_ON, copy_progress
 from cloud_train.cli.options import CheckpointOption, JsonOption, RunArgument, ToOption
-from cloud_train.cli.terminal import is_terminal, say, say_aside, say_json
+from cloud_train.cli.output.progress import GOES_ON, copy_progress
+from cloud_train.cli.output.terminal import is_terminal, say, say_aside, say_json
 
 
 def fetch_model(run: RunArgument = None, to: ToOption = None, checkpoint: CheckpointOption = None, as_json: JsonOption = False) -> int:
@@ -16,8 +16,8 @@ def fetch_model(run: RunArgument = None, to: ToOption = None, checkpoint: Checkp
       cloud-train fetch-model
       cloud-train fetch-model digits-cnn --to model --checkpoint best
     """
-    from cloud_train.cli.render import words
-    from cloud_train.cli.render.runs import metrics_line
+    from cloud_train.cli.output import words
+    from cloud_train.cli.output.runs import metrics_line
     from cloud_train.orchestrator.home import Home
     from cloud_train.orchestrator.results import fetch_model as fetch
     from cloud_train.orchestrator.state import select

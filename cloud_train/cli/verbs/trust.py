@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cloud_train.cli.options import JsonOption
-from cloud_train.cli.terminal import say, say_json
+from cloud_train.cli.output.terminal import say, say_json
 
 
 def trust(

@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
-from cloud_train.cli.render import words
-from cloud_train.cli.render.table import pairs, table
-from cloud_train.cli.terminal import Painter, clean
+from cloud_train.cli.output import words
+from cloud_train.cli.output.table import pairs, table
+from cloud_train.cli.output.terminal import Painter, clean
 from cloud_train.job.facts import DataFacts
 from cloud_train.job.idle import idle_fields
 from cloud_train.job.models import Data, FilesData, LanguageData, SequencesData

@@ -7,7 +7,7 @@ import typer
 
 from cloud_train.cli.consent import asking
 from cloud_train.cli.options import ConfigOption, JsonOption
-from cloud_train.cli.terminal import Painter, is_terminal, say, say_aside, say_json
+from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside, say_json
 
 
 def adopt(
@@ -24,7 +24,7 @@ def adopt(
     Examples:
       cloud-train adopt s3://my-bucket/runs/digits-cnn-261124-133246-7403
     """
-    from cloud_train.cli.render.runs import command_list, next_steps
+    from cloud_train.cli.output.runs import command_list, next_steps
     from cloud_train.orchestrator.adopting import adopt as take
     from cloud_train.orchestrator.configs import Configs
     from cloud_train.orchestrator.home import Home

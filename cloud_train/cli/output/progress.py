@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cloud_train.cli.terminal import moves_its_cursor, say_aside
+from cloud_train.cli.output.terminal import moves_its_cursor, say_aside
 
 if TYPE_CHECKING:
     from cloud_train.storage.transfer.progress import Progress as Transfer

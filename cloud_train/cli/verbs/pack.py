@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from cloud_train.cli.copying import copy_progress
 from cloud_train.cli.options import JsonOption
-from cloud_train.cli.terminal import clean, is_terminal, say, say_aside, say_json
+from cloud_train.cli.output.progress import copy_progress
+from cloud_train.cli.output.terminal import clean, is_terminal, say, say_aside, say_json
 from cloud_train.errors import UsageError
 
 
@@ -33,7 +33,7 @@ def pack(
       cloud-train pack photos packed-photos
       cloud-train pack photos s3://my-bucket/photos --shard-size 1GB
     """
-    from cloud_train.cli.render import words
+    from cloud_train.cli.output import words
     from cloud_train.job.types import ByteSize
     from cloud_train.orchestrator.packing import pack as make
 

@@ -4,9 +4,9 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cloud_train.cli.render import words
-from cloud_train.cli.render.table import pairs, state, table
-from cloud_train.cli.terminal import Painter, clean, clean_lines
+from cloud_train.cli.output import words
+from cloud_train.cli.output.table import pairs, state, table
+from cloud_train.cli.output.terminal import Painter, clean, clean_lines
 from cloud_train.run.metrics import tells_pace
 from cloud_train.run.states import State
 
