@@ -41,7 +41,7 @@ rehearsal: $(STAMP)  ## one run over three simulated clouds, interrupted twice, 
 	"$(BIN)/python" -m tests.clouds.rehearsal
 
 image:  ## build the base image of cloud-train's own trainers with Docker: provider docker trains in it
-	docker build -t "cloud-train-worker:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' cloud_train/__init__.py)" .
+	docker build -t "cloud-train-worker:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' cloud_train/version.py)" .
 
 lock:  ## write requirements.lock: the packages of the base image with their hashes, in the versions of constraints.txt; needs the package index
 	"$(PYTHON)" -m venv build/lock

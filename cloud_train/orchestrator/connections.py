@@ -8,7 +8,7 @@ from typing import TypeVar
 from cloud_train.errors import StoreError
 from cloud_train.orchestrator.home import Home
 from cloud_train.providers.base import Provider
-from cloud_train.providers.registry import load_provider
+from cloud_train.providers.registry import known_providers, load_provider
 from cloud_train.storage.base import NotPlainError, ObjectMissingError, Store
 from cloud_train.storage.registry import open_store
 from cloud_train.storage.retrying import RetryPolicy
@@ -26,6 +26,11 @@ _MOST_LOOKS = 20
 def provider_at(home: Home, name: str) -> Provider:
     """The provider ``name``. Raises UsageError for a name that is not known, ProviderError for a plugin that does not import."""
     return _loaded(name, home.folder)
+
+
+def provider_names(home: Home) -> list[str]:
+    """The names of the installed providers."""
+    return [known.name for known in known_providers(home.folder)]
 
 
 @lru_cache(maxsize=16)

@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from cloud_train import __version__
 from cloud_train.errors import CloudTrainError
 from cloud_train.job.config import Config
 from cloud_train.orchestrator.configs import Configs
@@ -25,6 +24,7 @@ from cloud_train.run.ledger import LedgerReader
 from cloud_train.storage.probing import probe
 from cloud_train.storage.registry import open_store, scheme_of
 from cloud_train.storage.retrying import RetryPolicy
+from cloud_train.version import __version__
 
 _TRAINING = {
     "torch": "torch",

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from cloud_train.errors import CloudTrainError, StoreError
@@ -15,11 +15,13 @@ from cloud_train.run import layout
 from cloud_train.run.logs import LogReader
 from cloud_train.run.metrics import MOST_NAMES, MetricPoint, MetricsReader
 from cloud_train.run.record import RunRecord
+from cloud_train.run.states import State
 from cloud_train.run.view import RunView
 
 _FIRST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 0.5
 _PAUSE_GROWTH = 1.2
+_MOST_POINTS = 100_000
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,27 @@ class Progress:
     steps_per_second: float | None = None
     eta_seconds: float | None = None
     output: bytes = b""
-    """What the program printed since the look before."""
+    """What the program printed since the previous look."""
+    points: tuple[MetricPoint, ...] = ()
+    """The metrics that came since the previous look, at most the newest 100,000."""
+
+
+@dataclass(frozen=True)
+class StateChange:
+    """The run is in another state, or has begun another attempt."""
+
+    run: RunView
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line that the program printed, without its line feed; bytes that are not UTF-8 are replaced."""
+
+    attempt: int
+    text: str
+
+
+Event = StateChange | LogLine | MetricPoint
 
 
 def follow(
@@ -64,6 +86,27 @@ def follow(
             if not now.view.state.is_end:
                 sleep(pause_of(store_at(now.view.store), pause))
                 pause = min(_LONGEST_PAUSE_SECONDS, pause * _PAUSE_GROWTH)
+
+
+def events(looks: Iterable[Progress]) -> Iterator[Event]:
+    """What happens between looks at a run, as it comes; the end of the run is the last event."""
+    state: tuple[int, State] | None = None
+    begun = b""
+    for seen in looks:
+        run = seen.view
+        is_new, attempt, state = (run.attempt, run.state) != state, state[0] if state else run.attempt, (run.attempt, run.state)
+        if begun and run.attempt != attempt:
+            yield LogLine(attempt, begun.decode(errors="replace"))
+            begun = b""
+        if is_new and not run.state.is_end:
+            yield StateChange(run)
+        *lines, begun = (begun + seen.output).split(b"\n")
+        if begun and run.state.is_end:
+            lines, begun = [*lines, begun], b""
+        yield from (LogLine(run.attempt, line.decode(errors="replace")) for line in lines)
+        yield from seen.points
+        if is_new and run.state.is_end:
+            yield StateChange(run)
 
 
 def glance(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None, *, record: bool) -> Progress:
@@ -105,7 +148,9 @@ class _Watch:
         if view.attempt != self._attempt:
             self._begin(view)
         # The state was read before the metrics and the output: after an end nothing is added to them, so nothing is missed.
+        points: deque[MetricPoint] = deque(maxlen=_MOST_POINTS if self._with_output else 0)
         for point in self._metrics.read():
+            points.append(point)
             if point.key in self._latest or len(self._latest) < MOST_NAMES:
                 self._latest[point.key] = point.value
             self._pace.add(point)
@@ -126,6 +171,7 @@ class _Watch:
             steps_per_second=rate,
             eta_seconds=remaining / rate if remaining is not None and rate else None,
             output=output,
+            points=tuple(points),
         )
 
     def _begin(self, view: RunView) -> None:

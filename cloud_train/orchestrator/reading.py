@@ -80,8 +80,8 @@ def follow_logs(
             sleep(pause_of(store, _PAUSE_SECONDS))
 
 
-def worker_notes(home: Home, run_id: str, attempt: int | None = None, node: int = 0) -> list[str]:
-    """What the worker wrote down about the attempt: where it resumed, which checkpoints it passed over, how it ended."""
+def read_worker_log(home: Home, run_id: str, attempt: int | None = None, node: int = 0) -> list[str]:
+    """The lines of the worker's own log: where it resumed, which checkpoints it skipped, how the attempt ended."""
     run = read_run(home, run_id)
     stream = open_stream(store_at(run.store), f"{run_id}/{layout.worker_log(attempt or run.attempt, node)}")
     data = stream.read(0, _MOST_NOTES_BYTES)

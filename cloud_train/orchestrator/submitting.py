@@ -16,7 +16,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cloud_train import __version__
 from cloud_train.errors import CloudTrainError, MissingDependencyError, ProviderError, UsageError
 from cloud_train.job.addresses import data_in_store
 from cloud_train.job.models import DigitsData, ImagesData, JobSpec, ScriptModel
@@ -35,6 +34,7 @@ from cloud_train.run.view import RunView
 from cloud_train.storage.base import AccessDeniedError
 from cloud_train.storage.handover import settings_for
 from cloud_train.storage.registry import bucket_and_prefix
+from cloud_train.version import __version__
 
 
 def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None) -> RunView:

@@ -15,7 +15,7 @@ from cloud_train.beneath import IrregularError
 from cloud_train.errors import CloudTrainError, ConflictError, CorruptError, StoreError
 from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.reading import read_logs, read_metrics, worker_notes
+from cloud_train.orchestrator.reading import read_logs, read_metrics, read_worker_log
 from cloud_train.orchestrator.reconcile import declare_lost, update_runs
 from cloud_train.orchestrator.results import fetch_model, sync
 from cloud_train.run import layout, manifest
@@ -244,7 +244,7 @@ def test_logs_metrics_and_notes_do_not_show_what_a_link_leads_to(tmp_path: Path,
     adopt(home, str(run))
     for key in (layout.output_log(1), layout.metrics(1), layout.worker_log(1)):
         replaced_by(run / key, lambda path: path.symlink_to(outside / "status.json"))
-    for read in (lambda: b"".join(read_logs(home, BAD)), lambda: read_metrics(home, BAD), lambda: worker_notes(home, BAD)):
+    for read in (lambda: b"".join(read_logs(home, BAD)), lambda: read_metrics(home, BAD), lambda: read_worker_log(home, BAD)):
         try:
             shown = read()
         except CloudTrainError:

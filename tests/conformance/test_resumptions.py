@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cloud_train.errors import ConflictError
-from cloud_train.orchestrator.reading import worker_notes
+from cloud_train.orchestrator.reading import read_worker_log
 from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.stopping import cancel
@@ -43,7 +43,7 @@ def test_a_damaged_checkpoint_is_passed_over(bench: Bench) -> None:
     resume(bench.home, run.run_id)
     assert bench.end_of(run).resumed_step == 1
     assert bench.words(run) == [f"attempt 2 from {layout.step_folder(1)}", "1"]
-    assert layout.step_folder(2) in "\n".join(worker_notes(bench.home, run.run_id))
+    assert layout.step_folder(2) in "\n".join(read_worker_log(bench.home, run.run_id))
 
 
 def test_a_checkpoint_that_was_never_finished_is_passed_over(bench: Bench) -> None:

@@ -15,7 +15,7 @@ from cloud_train.orchestrator import submitting
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
-from cloud_train.orchestrator.reading import follow_logs, read_logs, read_metrics, worker_notes
+from cloud_train.orchestrator.reading import follow_logs, read_logs, read_metrics, read_worker_log
 from cloud_train.orchestrator.reconcile import update_run, update_runs
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.state import select
@@ -140,7 +140,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_worker_says_so(home: Home, 
     resume(home, run.run_id)
     assert end_of(home, run).resumed_step == 1
     assert b"".join(read_logs(home, run.run_id)) == b"from step-1\n"
-    notes = "\n".join(worker_notes(home, run.run_id))
+    notes = "\n".join(read_worker_log(home, run.run_id))
     assert "step-3" in notes
     assert "step-2" in notes
 

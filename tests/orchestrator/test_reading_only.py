@@ -256,6 +256,7 @@ def desk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     for room in ("reading", "reconcile", "adopting", "following", "prediction", "provider_logs"):  # what the verbs import later
         import_module(f"cloud_train.orchestrator.{room}")
     monkeypatch.setenv("CLOUD_TRAIN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "__all__")  # a command sets it for its process, which is that of the tests here
     with ExitStack() as stack:
         desk = Desk(Home(tmp_path / "home"), MemoryStore(STORE), Place(PLACES[request.param]), stack)
         for name, module in list(sys.modules.items()):

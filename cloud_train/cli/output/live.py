@@ -10,7 +10,7 @@ from cloud_train.cli.output.runs import epoch_shown
 from cloud_train.cli.output.terminal import Painter, redraw, say_bare
 
 if TYPE_CHECKING:
-    from cloud_train.orchestrator.following import Progress
+    from cloud_train import Progress
 
 _TRAIN = ("train/loss", "train/accuracy")
 _ALL = (*_TRAIN, "validation/loss", "validation/accuracy")

@@ -1,4 +1,4 @@
-"""The bar that shows how far a copy has come, with rate and time to go, on standard error: for ``fetch-model``, ``sync``, ``pack``."""
+"""The progress bar of a copy, with rate and time to go, on standard error: for ``fetch-model``, ``sync`` and ``pack``."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -10,13 +10,13 @@ from cloud_train.cli.output.terminal import moves_its_cursor, say_aside
 if TYPE_CHECKING:
     from cloud_train.storage.transfer.progress import Progress as Transfer
 
-GOES_ON = "interrupted: what has arrived is kept, and the same command goes on from there"
-"""What Ctrl-C is answered with where that is so."""
+RERUN = "interrupted; rerun the same command to resume"
+"""What Ctrl-C shows where that is so."""
 
 
 @contextmanager
 def copy_progress(quiet: bool, interrupted: str = "interrupted") -> Iterator["Callable[[Transfer], None] | None"]:
-    """A callback that moves the bar, or None where nobody sees it; the bar is gone after the block. Ctrl-C is answered with the words."""
+    """A callback that moves the bar, or None without a terminal; the bar is gone after the block. Ctrl-C shows ``interrupted``."""
     try:
         with _bar(quiet) as report:
             yield report

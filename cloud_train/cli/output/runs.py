@@ -11,9 +11,7 @@ from cloud_train.run.metrics import tells_pace
 from cloud_train.run.states import State
 
 if TYPE_CHECKING:
-    from cloud_train.orchestrator.adopting import Unreadable
-    from cloud_train.orchestrator.following import Progress
-    from cloud_train.run.view import RunView
+    from cloud_train import Progress, RunView, Unreadable
 
 _LONGEST_ID = 59
 

@@ -1,4 +1,4 @@
-"""Watching a run until it ends, for ``submit --follow`` and ``resume --follow``: its program's output, how it goes on, the result."""
+"""What ``submit`` and ``resume`` show of an attempt that they started; with ``--follow`` its output, its progress and the result."""
 
 import shlex
 import sys
@@ -11,46 +11,45 @@ from cloud_train.cli.output.live import LiveLine
 from cloud_train.cli.output.runs import command_list, metrics_line, next_steps
 from cloud_train.cli.output.table import state
 from cloud_train.cli.output.terminal import Painter, clean_lines, is_terminal, moves_its_cursor, say, say_aside, say_json
+from cloud_train.client import Run
 from cloud_train.run.states import Cause
 
 if TYPE_CHECKING:
-    from cloud_train.orchestrator.following import Progress
-    from cloud_train.orchestrator.home import Home
-    from cloud_train.run.view import RunView
+    from cloud_train import Progress
 
 
-def show_started(home: "Home", run: "RunView", *, follow: bool, as_json: bool) -> int:
+def show_started(run: Run, *, follow: bool, as_json: bool) -> int:
     """Show the run's id and what to do next, or watch it to its end; returns the exit status."""
+    view = run.view
     if follow:
         if not as_json:
-            say(run.run_id)
-        return watch(home, run.run_id, as_json)
-
+            say(run.id)
+        return watch(run, as_json)
     if as_json:
-        say_json(run.to_json())
+        say_json(view.to_json())
         return 0
-    say(run.run_id)
+    say(run.id)
     if is_terminal(sys.stderr) and is_terminal(sys.stdout):
-        if run.attempt > 1:
-            say_aside(f"attempt {run.attempt} is {run.state}")
-        say_aside(command_list(next_steps(run), Painter.of(sys.stderr)))
+        if view.attempt > 1:
+            say_aside(f"attempt {view.attempt} is {view.state}")
+        say_aside(command_list(next_steps(view), Painter.of(sys.stderr)))
     return 0
 
 
-def watch(home: "Home", run_id: str, as_json: bool) -> int:
+def watch(run: Run, as_json: bool) -> int:
     """Watch the run, show its end, and return the exit status that says why it ended; 130 if Ctrl-C stopped the watching."""
     paint = Painter.of(sys.stdout)
     live = None if as_json else LiveLine(paint, draws=moves_its_cursor(sys.stdout))
     try:
-        last = _follow(home, run_id, live)
+        last = _follow(run, live)
     except KeyboardInterrupt:
         if live:
             live.close()
-        come_back = f"cloud-train logs {shlex.quote(run_id)} --follow"
+        follow_again = f"cloud-train logs {shlex.quote(run.id)} --follow"
         if as_json:
-            show(Failure("interrupted", f"{run_id} goes on", f"come back with: {come_back}", INTERRUPTED), as_json)
+            show(Failure("interrupted", f"{run.id} is still running", f"follow it again with: {follow_again}", INTERRUPTED), as_json)
         else:
-            say_aside(f"\nthe run goes on; come back with: {come_back}")
+            say_aside(f"\nthe run continues; follow it again with: {follow_again}")
         return INTERRUPTED
     finally:
         if live:
@@ -62,11 +61,9 @@ def watch(home: "Home", run_id: str, as_json: bool) -> int:
     return (last.view.cause or Cause.UNKNOWN).exit_code
 
 
-def _follow(home: "Home", run_id: str, live: LiveLine | None) -> "Progress":
-    from cloud_train.orchestrator.following import follow
-
+def _follow(run: Run, live: LiveLine | None) -> "Progress":
     attempt, last = None, None
-    for last in follow(home, run_id, note=say_aside):
+    for last in run.watch():
         if live:
             if attempt is not None and last.view.attempt != attempt:
                 live.close()
@@ -74,7 +71,7 @@ def _follow(home: "Home", run_id: str, live: LiveLine | None) -> "Progress":
             live.show(last)
         attempt = last.view.attempt
     if last is None:
-        raise AssertionError("following a run shows it at least once")
+        raise AssertionError("watching a run shows it at least once")
     return last
 
 

@@ -1,4 +1,4 @@
-"""``cloud-train doctor``: what is installed, what is missing, what to do."""
+"""``cloud-train doctor``: check what is installed and what is missing."""
 
 import sys
 from dataclasses import asdict
@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from cloud_train.cli.consent import asking
 from cloud_train.cli.options import JsonOption
+from cloud_train.cli.output.table import STATE_COLOURS
 from cloud_train.cli.output.terminal import Painter, clean, say, say_json
+from cloud_train.cli.session import open_client
 from cloud_train.errors import MissingDependencyError
 
 _MARKS = {"ok": "✔", "warning": "!", "error": "✘"}
@@ -17,24 +18,22 @@ _MARKS = {"ok": "✔", "warning": "!", "error": "✘"}
 def doctor(
     store: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="URL", help="A store to try: a folder, or s3://…, gs://…, az://…; may be given several times.", show_default=False
-        ),
+        typer.Option(metavar="URL", help="A store to try: a folder, or s3://…, gs://…, az://…. Repeatable.", show_default=False),
     ] = None,
     config: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Try the place that configs/NAME.yaml, or a file, describes.", show_default=False),
+        typer.Option(metavar="NAME", help="Check the provider that configs/NAME.yaml, or a file, describes.", show_default=False),
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Check what is installed, what is missing, and what to do about it.
 
     With --store, a store is tried too: whether objects can be listed, written, read, uploaded in parts and deleted, and which permission is
-    missing. For that, a small object named cloud-train-probe-… is written there, and deleted again.
+    missing. To find out, a small object named cloud-train-probe-… is written there and deleted again.
 
-    With --config, everything that a config file names is looked for at its provider: credentials, role, bucket, registry, quota.
+    With --config, everything that a config file names is checked at its provider: credentials, role, bucket, registry, quota.
 
-    Exits with 0 if everything that is built in works, and with 5 otherwise; what is optional may be missing.
+    Exits with 0 if everything that is built in works, and with 5 otherwise; optional parts may be missing.
 
     Examples:
       cloud-train doctor
@@ -42,11 +41,7 @@ def doctor(
       cloud-train doctor --store s3://my-bucket/runs
       cloud-train doctor --config aws
     """
-    from cloud_train.cli.output.table import STATE_COLOURS
-    from cloud_train.orchestrator.doctor import examine
-    from cloud_train.orchestrator.home import Home
-
-    findings = examine(Home.from_environment(), store or (), config, ask=asking(as_json))
+    findings = open_client(as_json).examine(store or (), config=config)
     healthy = all(finding.status != "error" for finding in findings)
     if as_json:
         say_json({"healthy": healthy, "findings": [asdict(finding) for finding in findings]})

@@ -1,10 +1,13 @@
-"""``cloud-train fetch-model``: bring a run's model here."""
+"""``cloud-train fetch-model``: copy a run's model to this machine."""
 
 import sys
 
 from cloud_train.cli.options import CheckpointOption, JsonOption, RunArgument, ToOption
-from cloud_train.cli.output.progress import GOES_ON, copy_progress
+from cloud_train.cli.output import words
+from cloud_train.cli.output.progress import RERUN, copy_progress
+from cloud_train.cli.output.runs import metrics_line
 from cloud_train.cli.output.terminal import is_terminal, say, say_aside, say_json
+from cloud_train.cli.session import open_client
 
 
 def fetch_model(run: RunArgument = None, to: ToOption = None, checkpoint: CheckpointOption = None, as_json: JsonOption = False) -> int:
@@ -16,28 +19,11 @@ def fetch_model(run: RunArgument = None, to: ToOption = None, checkpoint: Checkp
       cloud-train fetch-model
       cloud-train fetch-model digits-cnn --to model --checkpoint best
     """
-    from cloud_train.cli.output import words
-    from cloud_train.cli.output.runs import metrics_line
-    from cloud_train.orchestrator.home import Home
-    from cloud_train.orchestrator.results import fetch_model as fetch
-    from cloud_train.orchestrator.state import select
-
-    home = Home.from_environment()
-    run_id = select(home, run)
-    with copy_progress(as_json, GOES_ON) as report:
-        model = fetch(home, run_id, to, checkpoint, report)
+    chosen = open_client(as_json).run(run)
+    with copy_progress(as_json, RERUN) as report:
+        model = chosen.fetch_model(to, checkpoint=checkpoint, report=report)
     if as_json:
-        say_json(
-            {
-                "run_id": model.run_id,
-                "folder": str(model.folder),
-                "source": model.source,
-                "files": model.files,
-                "bytes": model.bytes,
-                "step": model.step,
-                "metrics": dict(model.metrics),
-            }
-        )
+        say_json({**vars(model), "folder": str(model.folder), "metrics": dict(model.metrics)})
         return 0
     say(str(model.folder))
     if is_terminal(sys.stderr):

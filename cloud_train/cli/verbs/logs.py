@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,17 +13,17 @@ from cloud_train.cli.errors import INTERRUPTED
 from cloud_train.cli.options import JsonOption, RunArgument
 from cloud_train.cli.output.program_output import ProgramOutput
 from cloud_train.cli.output.terminal import Painter, clean, say_aside, say_bare
+from cloud_train.cli.session import open_client
+from cloud_train.client import Run
 from cloud_train.errors import CloudTrainError, NotFoundError, UsageError
-
-if TYPE_CHECKING:
-    from cloud_train.orchestrator.home import Home
 
 
 def logs(
     run: RunArgument = None,
     *,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on printing until the run ends; Ctrl-C stops the printing, not the run.")
+        bool,
+        typer.Option("--follow", "-f", help="Print until the run ends, and record the end; Ctrl-C stops printing only."),
     ] = False,
     tail: Annotated[int | None, typer.Option("--tail", "-n", min=0, metavar="N", help="Only the last N lines.", show_default=False)] = None,
     node: Annotated[int, typer.Option(min=0, metavar="RANK", help="The log of this node.")] = 0,
@@ -38,8 +38,8 @@ def logs(
     On a terminal, escape sequences other than colours and the erasing of a line are shown as text unless --raw is given; a pipe or a file
     always gets the exact bytes.
 
-    What the worker noted about the attempt goes to standard error. With --json, bytes that are not UTF-8 are lone surrogates U+DC80 to
-    U+DCFF, as Python's "surrogateescape" has them, so that nothing is lost.
+    The worker's own log goes to standard error. With --json, nothing is recorded, and bytes that are not UTF-8 are lone surrogates U+DC80
+    to U+DCFF, as Python's "surrogateescape" has them, so that nothing is lost.
 
     Examples:
       cloud-train logs --follow
@@ -47,33 +47,25 @@ def logs(
       cloud-train logs digits-cnn --attempt 1 > first.log
     """
     if follow and attempt is not None:
-        raise UsageError("--follow goes with the newest attempt; leave --attempt out")
-    from cloud_train.orchestrator.home import Home
-    from cloud_train.orchestrator.reading import follow_logs, read_logs
-    from cloud_train.orchestrator.state import read_run, select
-
-    home = Home.from_environment()
-    run_id = select(home, run)
-    pieces = (
-        follow_logs(home, run_id, node, tail, note=say_aside, record=not as_json)
-        if follow
-        else read_logs(home, run_id, attempt, node, tail)
-    )
+        raise UsageError("--follow shows the newest attempt; leave --attempt out")
+    chosen = open_client(as_json).run(run)
+    pieces = chosen.log_bytes(attempt=attempt, node=node, tail=tail, follow=follow, record=not as_json)
     try:
         if as_json:
-            _print_json(run_id, attempt or read_run(home, run_id).attempt, node, pieces)
+            _print_json(chosen.id, attempt or chosen.view.attempt, node, pieces)
             return 0
         _print(pieces, raw)
     except NotFoundError:
-        _show_provider_logs(home, run_id)
+        _show_provider_logs(chosen)
         raise
     except KeyboardInterrupt:
         if not follow:
             raise
         if not as_json:
-            say_aside(f"\nthe run goes on, if it has not ended; come back with: cloud-train logs {shlex.quote(run_id)} --follow")
+            come_back = f"cloud-train logs {shlex.quote(chosen.id)} --follow"
+            say_aside(f"\nthe run continues unless it has ended; follow it again with: {come_back}")
         return INTERRUPTED
-    _show_notes(home, run_id, attempt, node)
+    _show_worker_log(chosen, attempt, node)
     return 0
 
 
@@ -86,26 +78,22 @@ def _print(pieces: Iterable[bytes], raw: bool) -> None:
         output.close()
 
 
-def _show_provider_logs(home: "Home", run_id: str) -> None:
-    """What the cloud itself says of an attempt whose program never began."""
-    from cloud_train.orchestrator.provider_logs import read_provider_logs
-
+def _show_provider_logs(run: Run) -> None:
+    """What the cloud itself logged of an attempt whose program never started."""
     paint = Painter.of(sys.stderr)
-    with suppress(CloudTrainError):  # that there is no log is what the user is told
-        for line in read_provider_logs(home, run_id):
+    with suppress(CloudTrainError):  # the user is told that there is no log
+        for line in run.provider_logs():
             say_aside(paint(clean(line), "dim"))
 
 
-def _show_notes(home: "Home", run_id: str, attempt: int | None, node: int) -> None:
-    from cloud_train.orchestrator.reading import worker_notes
-
+def _show_worker_log(run: Run, attempt: int | None, node: int) -> None:
     paint = Painter.of(sys.stderr)
-    for line in worker_notes(home, run_id, attempt, node):
+    for line in run.worker_log(attempt=attempt, node=node):
         say_aside(paint(f"worker: {clean(line)}", "dim"))
 
 
 def _print_json(run_id: str, attempt: int, node: int, pieces: Iterable[bytes]) -> None:
-    """One JSON object, written as it comes: a log may be larger than memory."""
+    """One JSON object, written as the log is read: it may be larger than memory."""
     say_bare(json.dumps({"run_id": run_id, "attempt": attempt, "node": node})[:-1] + ', "lines": [')
     separator = "\n"
     try:

@@ -1,17 +1,19 @@
-"""``cloud-train metrics``: how a run learned."""
+"""``cloud-train metrics``: show how a run learned."""
 
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
 from cloud_train.cli.options import JsonOption, RunArgument
+from cloud_train.cli.output.metrics import metrics_table, plots
 from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside, say_json
+from cloud_train.cli.session import open_client
 from cloud_train.errors import NotFoundError, UsageError
-
-if TYPE_CHECKING:
-    from cloud_train.run.metrics import MetricPoint
+from cloud_train.run.metrics import MetricPoint, tells_pace
 
 
 def metrics(
@@ -27,8 +29,7 @@ def metrics(
 ) -> int:
     """Show a run's metrics as a table or a plot.
 
-    The table has one row for each epoch, with the last values in it. Rates are left out unless --name asks for them; --json prints
-    every point.
+    The table has one row for each epoch, with its last values. Rates are left out unless --name asks for them; --json prints every point.
 
     Examples:
       cloud-train metrics
@@ -36,41 +37,29 @@ def metrics(
       cloud-train metrics digits-cnn --json
     """
     if plot and as_json:
-        raise UsageError("--plot draws for a person, and --json is for a program; choose one")
-    from cloud_train.orchestrator.home import Home
-    from cloud_train.orchestrator.reading import read_metrics
-    from cloud_train.orchestrator.state import select
-
-    home = Home.from_environment()
-    run_id = select(home, run)
-    points = _named(read_metrics(home, run_id, note=say_aside), name or [], run_id)
+        raise UsageError("--plot and --json exclude each other; choose one")
+    chosen = open_client(as_json).run(run)
+    points = _named(chosen.metrics(), name or [], chosen.id)
     if as_json:
-        from dataclasses import asdict
-
-        say_json({"run_id": run_id, "points": [asdict(point) for point in points]})
+        say_json({"run_id": chosen.id, "points": [asdict(point) for point in points]})
         return 0
     if not points:
-        say_aside(f"{run_id} has written no metrics yet")
+        say_aside(f"{chosen.id} has written no metrics yet")
         return 0
     paint = Painter.of(sys.stdout)
     if plot:
-        from cloud_train.cli.output.metrics import plots
-
         say(plots(points, shown=bool(name), paint=paint, terminal=is_terminal(sys.stdout)))
         return 0
-    from cloud_train.cli.output.metrics import metrics_table
-    from cloud_train.run.metrics import tells_pace
-
-    told = [point for point in points if name or not tells_pace(point.name)]
-    text, left_out = metrics_table(told or points, paint)
+    quality = [point for point in points if name or not tells_pace(point.name)]
+    text, left_out = metrics_table(quality or points, paint)
     say(text)
     if left_out:
-        say_aside(f"{left_out:,} earlier rows are left out; every point is in: cloud-train metrics {shlex.quote(run_id)} --json")
+        say_aside(f"{left_out:,} earlier rows are left out; print every point with: cloud-train metrics {shlex.quote(chosen.id)} --json")
     return 0
 
 
-def _named(points: "list[MetricPoint]", names: list[str], run_id: str) -> "list[MetricPoint]":
-    """The points of these metrics; a name without a split stands for it in every split."""
+def _named(points: Sequence[MetricPoint], names: list[str], run_id: str) -> Sequence[MetricPoint]:
+    """The points of these metrics; a name without a split means that metric in every split."""
     if not names:
         return points
     chosen = [point for point in points if point.name in names or point.key in names]

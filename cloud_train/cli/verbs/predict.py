@@ -1,4 +1,4 @@
-"""``cloud-train predict``: use a run's model."""
+"""``cloud-train predict``: run a trained model."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from cloud_train.cli.options import CheckpointOption, JsonOption, NamedRunArgument
+from cloud_train.cli.output.table import table
 from cloud_train.cli.output.terminal import Painter, clean, clean_lines, say, say_json
+from cloud_train.cli.session import open_client
 from cloud_train.errors import UsageError
 
 
@@ -15,21 +17,21 @@ def predict(
     run: NamedRunArgument,
     images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE...", help="Image files to classify.", show_default=False)] = None,
     *,
-    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="A text to go on with.", show_default=False)] = None,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="A text to continue.", show_default=False)] = None,
     text: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="A line of text to classify; may be given several times.", show_default=False)
+        list[str] | None, typer.Option(metavar="TEXT", help="A line of text to classify. Repeatable.", show_default=False)
     ] = None,
     length: Annotated[int, typer.Option(min=1, metavar="N", help="Characters to add to the prompt.")] = 200,
     temperature: Annotated[float, typer.Option(min=0.0, metavar="T", help="Below 1 is more predictable, above 1 more varied.")] = 0.8,
     top_k: Annotated[
-        int | None, typer.Option(min=1, metavar="K", help="Draw each character from the K likeliest only.", show_default=False)
+        int | None, typer.Option(min=1, metavar="K", help="Draw each character from the K most likely ones.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="The same seed draws the same text.")] = 0,
-    invert: Annotated[bool, typer.Option("--invert", help="The images are dark strokes on light ground; digits are the reverse.")] = False,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="The same seed gives the same text.")] = 0,
+    invert: Annotated[bool, typer.Option("--invert", help="Set for images of dark strokes on a light ground.")] = False,
     checkpoint: CheckpointOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Ask a run's model: the class of image files or of a line of text, or how a text goes on.
+    """Run a trained model: classify images or text, or continue a prompt.
 
     Examples:
       cloud-train predict digits-cnn seven.png three.png
@@ -38,30 +40,18 @@ def predict(
       cloud-train predict python-docs-rnn --prompt "The function " --length 300
     """
     if bool(images) + bool(text) + (prompt is not None) != 1:
-        raise UsageError(
-            "predict takes image files, a line of text with --text, or a prompt with --prompt", hint="see: cloud-train predict --help"
-        )
-    from cloud_train.orchestrator.home import Home
-    from cloud_train.orchestrator.prediction import continue_text, predict_images, predict_lines
-    from cloud_train.orchestrator.state import select
-
-    home = Home.from_environment()
-    run_id = select(home, run)
+        raise UsageError("give image files, lines of text with --text, or a prompt with --prompt", hint="see: cloud-train predict --help")
+    chosen = open_client(as_json).run(run)
     if images or text:
-        if images:
-            predictions = predict_images(home, run_id, images, checkpoint, invert)
-        else:
-            predictions = predict_lines(home, run_id, text or [], checkpoint)
+        predictions = chosen.predict(images or (), texts=text or (), checkpoint=checkpoint, invert=invert)
         if as_json:
-            say_json({"run_id": run_id, "predictions": predictions})
+            say_json({"run_id": chosen.id, "predictions": predictions})
         else:
             say(_table(predictions, "file" if images else "text"))
         return 0
-    answer = continue_text(
-        home, run_id, prompt or "", length=length, temperature=temperature, top_k=top_k, seed=seed, checkpoint=checkpoint
-    )
+    answer = chosen.continue_text(prompt or "", length=length, temperature=temperature, top_k=top_k, seed=seed, checkpoint=checkpoint)
     if as_json:
-        say_json({"run_id": run_id, **answer})
+        say_json({"run_id": chosen.id, **answer})
     else:
         say(clean_lines(f"{answer['prompt']}{answer['continuation']}"))
     return 0
@@ -69,8 +59,6 @@ def predict(
 
 def _table(predictions: list[dict[str, Any]], asked: str) -> str:
     """A row for each prediction; ``asked`` is what the model was asked about: file or text."""
-    from cloud_train.cli.output.table import table
-
     rows = [
         (
             clean(str(prediction["class"])),

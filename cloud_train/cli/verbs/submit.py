@@ -1,4 +1,4 @@
-"""``cloud-train submit``: start a run of a job, or show what it would be."""
+"""``cloud-train submit``: start a run of a job, or show with --dry-run what would start."""
 
 import sys
 from pathlib import Path
@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloud_train.cli.consent import asking
 from cloud_train.cli.errors import INTERRUPTED
 from cloud_train.cli.options import ConfigOption, FollowOption, JsonOption, complete_provider
 from cloud_train.cli.output.terminal import Painter, say, say_aside, say_json
 from cloud_train.cli.output.watch import show_started
+from cloud_train.cli.session import open_client
+from cloud_train.client import Client
 from cloud_train.errors import ProviderError, UsageError
 
 if TYPE_CHECKING:
-    from cloud_train.orchestrator.home import Home
-    from cloud_train.run.plan import Plan
+    from cloud_train import Plan
 
 
 def submit(
@@ -23,11 +23,11 @@ def submit(
     *,
     provider: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Where to run it; outranks the files.", autocompletion=complete_provider, show_default=False),
+        typer.Option(metavar="NAME", help="Where to run it; overrides the files.", autocompletion=complete_provider, show_default=False),
     ] = None,
     store: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Where the run directory goes; outranks the files.", show_default=False),
+        typer.Option(metavar="URL", help="Where the run directory goes; overrides the files.", show_default=False),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -41,10 +41,10 @@ def submit(
     follow: FollowOption = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Start a run of a job, or show with --dry-run what it would be.
+    """Start a run of a job, or show with --dry-run what would start.
 
-    Prints the run's id and returns at once; the run goes on by itself. With --follow it shows how the training goes on, and ends with
-    an exit status that says why the run ended.
+    Prints the run's id and returns at once; the run continues by itself. With --follow it shows the training's progress until the run ends,
+    records the end, and exits with a status that says why the run ended.
 
     Examples:
       cloud-train submit job.yaml --follow
@@ -53,32 +53,23 @@ def submit(
       RUN=$(cloud-train submit job.yaml)
     """
     if dry_run and follow:
-        raise UsageError("--dry-run starts nothing that --follow could watch; leave one of them out")
-    from cloud_train.orchestrator.configs import Configs
-    from cloud_train.orchestrator.home import Home
-    from cloud_train.orchestrator.planning import make_plan
-
-    home = Home.from_environment()
-    configs = None if dry_run else Configs(home, asking(as_json), say_aside)
-    plan = make_plan(home, job, overrides or (), config, provider, store=store, dry_run=dry_run, configs=configs)
+        raise UsageError("--dry-run starts nothing, so there is nothing to follow; leave one of them out")
+    client = open_client(as_json)
     if dry_run:
-        return _show(home, plan, as_json)
-    from cloud_train.orchestrator.submitting import submit as start
-
+        return _show(client, client.plan(job, set=overrides or (), config=config, provider=provider, store=store), as_json)
     try:
-        run = start(home, plan, say_aside)
+        run = client.submit(job, set=overrides or (), config=config, provider=provider, store=store)
     except KeyboardInterrupt:
-        say_aside("\ninterrupted; see whether the run was started with: cloud-train list")
+        say_aside("\ninterrupted; check whether the run was started with: cloud-train list")
         return INTERRUPTED
-    return show_started(home, run, follow=follow, as_json=as_json)
+    return show_started(run, follow=follow, as_json=as_json)
 
 
-def _show(home: "Home", plan: "Plan", as_json: bool) -> int:
-    """Show the plan, the request that the provider would get, and what would be refused in it; returns the exit code."""
-    from cloud_train.cli.output.plan import plan_text
-    from cloud_train.orchestrator.planning import request_of
+def _show(client: Client, plan: "Plan", as_json: bool) -> int:
+    """Show the plan, the request that the provider would get, and what it would refuse in it; returns the exit status."""
+    from cloud_train.cli.output.plan import plan_text  # pydantic comes with it, which a submission without a dry run loads later
 
-    request, refused = request_of(home, plan)
+    request, refused = client.request(plan)
     if as_json:
         say_json({**plan.to_dict(), "request": request, "refused": refused})
     else:

@@ -1,4 +1,4 @@
-"""``cloud-train trust``: a config file that came with a job may be used from now on."""
+"""``cloud-train trust``: trust a config file that came with a job."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 
 from cloud_train.cli.options import JsonOption
 from cloud_train.cli.output.terminal import say, say_json
+from cloud_train.cli.session import open_client
 
 
 def trust(
@@ -16,20 +17,13 @@ def trust(
     """Trust a config file that came with a job, as it is now.
 
     A config file that is found beside a job comes with the job. If it sets where credentials, secrets or images go, or what runs them, it
-    is used only after it was trusted; once it changes, it has to be trusted again. A file that you name by its path, or keep in
+    is used only after you have trusted it; once it changes, it must be trusted again. A file that you name by its path, or keep in
     ~/.cloud-train/configs, needs no trust.
 
     Examples:
       cloud-train trust configs/gcp.yaml
     """
-    from cloud_train.job.config import load_config
-    from cloud_train.orchestrator.configs import decisive_settings
-    from cloud_train.orchestrator.configs import trust as mark
-    from cloud_train.orchestrator.home import Home
-
-    config = load_config(file)
-    settings = dict(decisive_settings(config))
-    mark(Home.from_environment(), config)
+    settings = open_client(as_json).trust(file)
     if as_json:
         say_json({"file": str(file.absolute()), "settings": settings})
         return 0

@@ -1,4 +1,4 @@
-"""``cloud-train validate``: every mistake of job files, with its place."""
+"""``cloud-train validate``: check job files."""
 
 import sys
 from pathlib import Path
@@ -10,6 +10,8 @@ from cloud_train.cli import errors
 from cloud_train.cli.options import ConfigOption, JsonOption
 from cloud_train.cli.output.terminal import Painter, clean, say, say_json
 from cloud_train.errors import JobError, NotFoundError
+from cloud_train.job.config import find_config, load_config
+from cloud_train.job.loading import load_job
 
 
 def validate(
@@ -22,15 +24,12 @@ def validate(
 ) -> int:
     """Check job files and report every mistake with its place.
 
-    Exits with 0 if every file is valid, with 3 for a file that is not, and with 4 for one that is not there.
+    Exits with 0 if every file is valid, with 3 if one is not, and with 4 if one does not exist.
 
     Examples:
       cloud-train validate job.yaml
       cloud-train validate jobs/*.yaml --json
     """
-    from cloud_train.job.config import find_config, load_config
-    from cloud_train.job.loading import load_job
-
     failures: dict[Path, errors.Failure | None] = {}
     for job in jobs:
         try:
