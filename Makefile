@@ -57,7 +57,7 @@ lint: $(STAMP)  ## style and import rules
 
 types: $(STAMP)  ## mypy --strict over the package, its tests and its benchmarks; what goes into containers for Python 3.10 too
 	"$(BIN)/mypy"
-	"$(BIN)/mypy" --python-version 3.10 cloud_train/beneath.py cloud_train/errors.py cloud_train/job/secrecy.py cloud_train/job/shards.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
+	"$(BIN)/mypy" --python-version 3.10 cloud_train/beneath.py cloud_train/errors.py cloud_train/job/secrecy.py cloud_train/job/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
 
 unit: $(STAMP)  ## the tests
 	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal -q

@@ -9,9 +9,9 @@ from cloud_train.errors import StoreError
 from cloud_train.orchestrator.home import Home
 from cloud_train.providers.base import Provider
 from cloud_train.providers.registry import known_providers, load_provider
+from cloud_train.retry import RetryPolicy
 from cloud_train.storage.base import NotPlainError, ObjectMissingError, Store
 from cloud_train.storage.registry import open_store
-from cloud_train.storage.retrying import RetryPolicy
 
 Result = TypeVar("Result")
 

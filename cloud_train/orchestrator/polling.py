@@ -36,7 +36,7 @@ class Poller:
         now = self._clock()
         if launch != self._launch:
             self._launch, self._newest, self._began = launch, None, now
-        if self._newest is None or now >= self._due or not provider.capabilities.is_cloud:
+        if self._newest is None or now >= self._due or not provider.capabilities.polling_costs:
             self._newest = provider.observe(launch)
             self._due = now + min(_LONGEST_SECONDS, max(_SHORTEST_SECONDS, (now - self._began) / 2))
         return self._newest

@@ -324,7 +324,7 @@ def _look_at_launch(home: Home, entry: Entry, observer: Observer) -> Findings:
         found = _look_at_unmanaged(replace(entry, reference=UNMANAGED, is_unmanaged=True))
         pending = (CleanUp(launch), RecordLaunch(entry.attempt, UNMANAGED), *found.pending)
         return replace(found, entry=entry, launch=launch, observation=observation, pending=pending)
-    if observer.is_listing and provider.capabilities.is_cloud and observation.state is entry.state is State.RUNNING:
+    if observer.is_listing and provider.capabilities.polling_costs and observation.state is entry.state is State.RUNNING:
         found = Findings(entry.view(), entry)  # unchanged, and a look into the run directory would cost as much as the observation
     else:
         found, observation = _look_into_run_directory(provider, entry, launch, observation)
@@ -333,16 +333,16 @@ def _look_at_launch(home: Home, entry: Entry, observer: Observer) -> Findings:
 
 def _look_into_run_directory(provider: Provider, entry: Entry, launch: Handle, observation: Observation) -> tuple[Findings, Observation]:
     """What the attempt's status says, or has to say by what the provider says of its launch."""
-    store, is_cloud = store_at(entry.store), provider.capabilities.is_cloud
+    store, capabilities = store_at(entry.store), provider.capabilities
     number, status = newest_status(store, entry)
     pending: list[Pending] = []
-    if status and status.cause is Cause.PREEMPTED and is_cloud:
+    if status and status.cause is Cause.PREEMPTED and capabilities.explains_stops:
         observation = provider.observe(launch)  # again: the worker was told to stop, and does not know why
         status, is_explained = _with_reason(status, observation)
         pending += [WriteStatus(launch, number, status)] if is_explained else []
     if observation.state.is_end and (status is None or not status.state.is_end):
         status = end_without_worker(store, entry.run_id, number, status, observation)
-        pending += [*([] if is_cloud else [StopLaunch(launch)]), WriteStatus(launch, number, status)]
+        pending += [*([] if capabilities.leaves_no_processes else [StopLaunch(launch)]), WriteStatus(launch, number, status)]
     elif status is None:
         waiting = replace(entry, state=_before_the_worker(observation.state), message=observation.message)
         return Findings(waiting.view(), entry), observation

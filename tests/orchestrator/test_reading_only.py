@@ -33,7 +33,18 @@ VANISHED = Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, "the ma
 PLACES = {
     "local": Capabilities(stores=("s3",), max_nodes=1, spot=False, enforces=()),
     "docker": Capabilities(stores=("s3",), max_nodes=1, spot=False, enforces=(), containers=True),
-    "cloud": Capabilities(stores=("s3",), max_nodes=1, spot=True, enforces=(), containers=True, is_cloud=True),
+    "cloud": Capabilities(
+        stores=("s3",),
+        max_nodes=1,
+        spot=True,
+        enforces=(),
+        containers=True,
+        polling_costs=True,
+        shows_late=True,
+        starts_slowly=True,
+        explains_stops=True,
+        leaves_no_processes=True,
+    ),
 }
 
 
@@ -359,7 +370,7 @@ def test_what_a_vanished_worker_left_is_stopped_where_its_machine_is_shared(desk
     vanished(desk)
     with Ledger(desk.home.ledger_path) as ledger:
         reconcile(desk.home, ledger, RUN)
-    assert desk.place.done == (["tidy"] if desk.place.capabilities.is_cloud else ["cancel True", "tidy"])
+    assert desk.place.done == (["tidy"] if desk.place.capabilities.leaves_no_processes else ["cancel True", "tidy"])
 
 
 def test_a_reader_changes_nothing_whatever_it_is_told(desk: Desk) -> None:
