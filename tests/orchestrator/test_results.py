@@ -11,10 +11,10 @@ from cloud_train.errors import ConflictError, CorruptError, NotFoundError, Usage
 from cloud_train.orchestrator import results
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView
 from cloud_train.orchestrator.results import fetch_model, sync
 from cloud_train.run import layout
 from cloud_train.run.manifest import verify
+from cloud_train.run.view import RunView
 from cloud_train.storage.base import Store
 from cloud_train.storage.transfer.files import Download, Options, Progress, Summary, download
 from tests.orchestrator.conftest import Submit, run_folder
