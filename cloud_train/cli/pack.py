@@ -34,8 +34,8 @@ def pack(
       cloud-train pack photos s3://my-bucket/photos --shard-size 1GB
     """
     from cloud_train.cli.render import words
-    from cloud_train.job.types import ByteSize
     from cloud_train.orchestrator.packing import pack as make
+    from cloud_train.spec.types import ByteSize
 
     try:
         shard_bytes = ByteSize.parse(shard_size).bytes

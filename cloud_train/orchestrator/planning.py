@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cloud_train.docker import container_paths
 from cloud_train.errors import ProviderError, UsageError
 from cloud_train.job.addresses import ADDRESS, data_in_store
 from cloud_train.job.architecture import steps_per_epoch, total_steps
 from cloud_train.job.config import Config
 from cloud_train.job.datasets import DownloadableData, data_place
-from cloud_train.job.facts import DataFacts
 from cloud_train.job.loading import LoadedJob, load_job
 from cloud_train.job.models import ImageSpec, JobSpec, RnnModel, ScriptModel, SequencesData
 from cloud_train.job.settings import CloudSettings
@@ -20,12 +20,12 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import ingredients, refuse_outside
 from cloud_train.orchestrator.places import provider_at
 from cloud_train.providers.base import Capabilities, Provider, Request
-from cloud_train.run import container_paths
 from cloud_train.run.ids import new_run_id
 from cloud_train.run.plan import Plan
 from cloud_train.run.ranking import Ranking
 from cloud_train.run.record import Program
 from cloud_train.run.states import Cause
+from cloud_train.spec.facts import DataFacts
 from cloud_train.storage.registry import absolute_url, check_url, scheme_of
 
 _MUCH_BYTES = 256 << 20
@@ -128,7 +128,7 @@ def _host_data(spec: JobSpec, directory: Path, place: Provider) -> str | None:
     data = data_place(spec.data, directory) if place.capabilities.containers else None
     if data is None:
         return None
-    if place.capabilities.is_cloud:
+    if not place.capabilities.mounts_folders:
         raise ProviderError(
             f"the machines of {place.name!r} cannot reach the data in {data}",
             hint=f"put it into a store that they reach, and name it there: --set data.path={place.capabilities.stores[0]}://…",
@@ -229,12 +229,12 @@ def _unknown(loaded: LoadedJob) -> str:
 
 def _cloud_notes(spec: JobSpec, place: Provider, config: Config | None) -> Iterator[str]:
     """Where the settings come from if nobody named them, and what ends a job that has no limit of its own."""
-    if not place.capabilities.is_cloud:
+    if not place.capabilities.named_config:
         return
     settings = config.settings.get(place.name, {}) if config else {}
     if config is not None:
         yield f"the settings of {place.name!r} are those of {config.file}"
-    if spec.limits.duration is None:
+    if spec.limits.duration is None and place.capabilities.limits_runtime:
         limit = settings.get("max_runtime", CloudSettings.model_fields["max_runtime"].default)
         yield f"limits.duration is not set: the job is ended after {limit} ({place.name}.max_runtime), whatever it has done by then"
     if spec.resources.spot and settings.get("compute"):

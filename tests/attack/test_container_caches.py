@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cloud_train.docker import container_paths
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.providers.docker import DockerProvider
-from cloud_train.run import container_paths
+from cloud_train.providers.docker.provider import DockerProvider
 from cloud_train.run.arrivals import Arrivals
 from cloud_train.run.plan import Plan
 from cloud_train.storage.registry import open_store

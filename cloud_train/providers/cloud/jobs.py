@@ -1,0 +1,46 @@
+"""What a job of a cloud takes from the plan, whichever cloud it is: its name, its image, its time limit, and whose it is. Pure."""
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cloud_train.run.plan import Plan
+
+RUN = "cloud-train-run"
+ATTEMPT = "cloud-train-attempt"
+STORE = "cloud-train-store"
+"""Keys of the tags, or labels, by which a job is found again."""
+NOT_BUILT = "sha256:" + "0" * 64
+"""Stands for the image's digest before there is an image."""
+
+_DAY = "1 d"
+_MARGIN_SECONDS = 900
+"""What an attempt may need beyond the program's own time: to fetch data and the newest checkpoint, and to ship the last one."""
+
+
+def job_name(run_id: str, attempt: int) -> str:
+    """The name of an attempt's job, which makes a launch happen once where a cloud gives a name to one job only."""
+    return f"{run_id}-{attempt}"
+
+
+def image_of(plan: "Plan") -> str | None:
+    """The image by its digest, which is zeros before it is built; None where nothing says in which repository it will be."""
+    if plan.image and "@sha256:" in plan.image:
+        return plan.image
+    repository = plan.provider_settings.get("repository")
+    return f"{repository}@{NOT_BUILT}" if repository else None
+
+
+def longest_seconds(plan: "Plan") -> float:
+    """After which the cloud itself ends the job, all of its attempts together: later than the worker, which has the job's own limit."""
+    from cloud_train.spec.types import Duration  # brings pydantic, and looking at runs needs no plan
+
+    limits = plan.job.limits
+    if limits.duration is None:
+        return Duration.parse(plan.provider_settings.get("max_runtime") or _DAY).seconds
+    return (limits.duration.seconds + limits.grace.seconds) * plan.job.retry.attempts + _MARGIN_SECONDS
+
+
+def whole_seconds(plan: "Plan") -> int:
+    """The same for clouds that count whole seconds."""
+    return math.ceil(longest_seconds(plan))
