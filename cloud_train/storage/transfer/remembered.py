@@ -10,8 +10,8 @@ from pathlib import Path
 
 from cloud_train.private import make_folder, write_text
 from cloud_train.storage.transfer.engine import Identity, Known
+from cloud_train.storage.transfer.local_files import name_for
 from cloud_train.storage.transfer.paths import explained
-from cloud_train.storage.transfer.unfinished import name_for
 
 _FORMAT = 1
 
