@@ -32,7 +32,7 @@ from cloud_train.run.record import AttemptStatus, RunRecord, sha256_of
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import AccessDeniedError
-from cloud_train.storage.handover import settings_for
+from cloud_train.storage.credential_forwarding import settings_for
 from cloud_train.storage.registry import bucket_and_prefix
 from cloud_train.version import __version__
 
