@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloud_train.errors import ConflictError
-from cloud_train.job.models import ScriptModel
+from cloud_train.networks.script import ScriptModel
 from cloud_train.orchestrator.consent import Ask, NotTrustedError, Question
 from cloud_train.orchestrator.observing import RunView, read_record_bytes
 from cloud_train.orchestrator.stores import store_at

@@ -9,9 +9,11 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from cloud_train.job.models import Model, Normalize
+from cloud_train.data.pixels import Normalize
+from cloud_train.networks.registry import Model
 from cloud_train.training.description import ModelDescription
-from cloud_train.training.models import LanguageModel, build
+from cloud_train.training.models.building import build
+from cloud_train.training.models.rnn import LanguageModel
 
 CNNS: list[dict[str, Any]] = [
     {},
