@@ -186,11 +186,11 @@ def _cloud(name: str, feed: Feed, folder: Path) -> Iterator[tuple[dict[str, str]
 
 @contextmanager
 def _aws(feed: Feed, folder: Path) -> Iterator[tuple[dict[str, str], Callable[[], Handle]]]:
-    from cloud_train.providers.sagemaker.provider import SageMakerProvider
+    from cloud_train.providers.aws.provider import SageMakerProvider
     from tests.clouds.aws_job import Timing
     from tests.clouds.aws_platform import LOG_GROUP
     from tests.clouds.aws_simulator import aws_cloud
-    from tests.providers.sagemaker_plans import plan_of
+    from tests.providers.aws_plans import plan_of
 
     with aws_cloud(clock=feed.clock, timing=Timing(starting=1e9)) as cloud:
         logs = cloud.simulator.client("logs")
@@ -216,10 +216,10 @@ def _aws(feed: Feed, folder: Path) -> Iterator[tuple[dict[str, str], Callable[[]
 
 @contextmanager
 def _gcp(feed: Feed, folder: Path) -> Iterator[tuple[dict[str, str], Callable[[], Handle]]]:
-    from cloud_train.providers.vertex.provider import VertexProvider
+    from cloud_train.providers.gcp.provider import VertexProvider
     from tests.clouds.gcp_jobs import Timing
     from tests.clouds.gcp_simulator import GcpSimulator
-    from tests.providers.vertex_plans import plan_of
+    from tests.providers.gcp_plans import plan_of
 
     with GcpSimulator(folder, clock=feed.clock, timing=Timing(queued=1e9)) as google:
 
@@ -235,9 +235,9 @@ def _gcp(feed: Feed, folder: Path) -> Iterator[tuple[dict[str, str], Callable[[]
 
 @contextmanager
 def _azure(feed: Feed, folder: Path) -> Iterator[tuple[dict[str, str], Callable[[], Handle]]]:
-    from cloud_train.providers.azureml.provider import AzureMlProvider
+    from cloud_train.providers.azure.provider import AzureMlProvider
     from tests.clouds.azure_simulator import AzureSimulator
-    from tests.providers.azureml_plans import plan_of
+    from tests.providers.azure_plans import plan_of
 
     with AzureSimulator(clock=feed.clock) as azure:
 

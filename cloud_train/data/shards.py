@@ -16,11 +16,14 @@ import json
 import os
 import re
 import stat
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, cast, overload
 
+from cloud_train.data.json_stream import JsonStream
 from cloud_train.errors import CorruptError
 
 INDEX = "shards.json"
@@ -34,6 +37,8 @@ BLOCK_BYTES = 512
 
 _FORMAT = 1
 _MOST_SHARD_BYTES = 1 << 50
+_MOST_SHARDS = 100_000
+_MOST_CLASSES = 100_000
 _LONGEST_NAME = 255  # bytes, as on every usual file system
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -41,6 +46,64 @@ _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff/]")
 _HINT = "pack the images anew with cloud-train pack, or copy all of the set anew from where it was packed"
 
 Part = Literal["train", "val"]
+
+
+class Names(Sequence[str]):
+    """Many short texts in little more memory than their characters take: a tuple of them takes 60 bytes more for each."""
+
+    __slots__ = ("_characters", "_ends")
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._characters = bytearray()
+        self._ends = array("I")  # of each name, in the bytes before it and of it
+        for name in names:
+            self._characters += name.encode()
+            self._ends.append(len(self._characters))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> tuple[str, ...]: ...
+
+    def __getitem__(self, at: int | slice) -> str | tuple[str, ...]:
+        if isinstance(at, slice):
+            return tuple(self[number] for number in range(*at.indices(len(self))))
+        number = range(len(self))[at]
+        return self._characters[self._ends[number - 1] if number else 0 : self._ends[number]].decode()
+
+    def __iter__(self) -> Iterator[str]:
+        begin = 0
+        for end in self._ends:
+            yield self._characters[begin:end].decode()
+            begin = end
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Names):
+            return NotImplemented
+        return self._ends == other._ends and self._characters == other._characters
+
+    __hash__ = None  # type: ignore[assignment]  # it has the parts of one that changes
+
+    def __repr__(self) -> str:
+        return f"Names({list(self)!r})"
+
+
+def _numbers(numbers: Iterable[int]) -> array[int]:
+    """Numbers from 0 below 2^64, in four bytes each, or in eight where one of them needs it. Raises ValueError for a larger one."""
+    found = array("I")
+    for number in numbers:
+        try:
+            found.append(number)
+        except OverflowError:
+            if found.typecode == "Q" or not 0 <= number < 1 << 64:
+                raise ValueError(f"{number} is out of range") from None
+            found = array("Q", found)
+            found.append(number)
+    return found
 
 
 @dataclass(frozen=True)
@@ -55,12 +118,19 @@ class Shard:
     """Of the file, in bytes."""
     sha256: str | None
     """Of the file, in hexadecimal; None where the tar itself was looked at, because there is no index."""
-    members: tuple[str, ...]
+    members: Sequence[str]
     """Names of the images in it."""
-    offsets: tuple[int, ...]
+    offsets: Sequence[int]
     """Where in the file each image's content begins, in bytes."""
-    sizes: tuple[int, ...]
+    sizes: Sequence[int]
     """Bytes of each image."""
+
+    def __post_init__(self) -> None:
+        # Ten million images have to fit into a worker's memory beside the training.
+        object.__setattr__(self, "members", self.members if isinstance(self.members, Names) else Names(self.members))
+        for column in ("offsets", "sizes"):
+            values = getattr(self, column)
+            object.__setattr__(self, column, values if isinstance(values, array) else _numbers(values))
 
 
 @dataclass(frozen=True)
@@ -81,23 +151,24 @@ class ShardIndex:
 
     def to_json(self) -> bytes:
         """The index as a file; the same index makes the same bytes."""
-        document = {"format": _FORMAT, "classes": self.classes, "shards": [asdict(shard) for shard in self.shards]}
+        columns = ("name", "part", "size", "sha256")
+        lists = ("members", "offsets", "sizes")
+        shards = [
+            {name: getattr(shard, name) for name in columns} | {name: list(getattr(shard, name)) for name in lists} for shard in self.shards
+        ]
+        document = {"format": _FORMAT, "classes": self.classes, "shards": shards}
         return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes, place: str) -> ShardIndex:
         """Read what ``to_json`` wrote. Raises CorruptError that names ``place`` and the first thing that cannot be right."""
+        return cls.read(BytesIO(data), place)
+
+    @classmethod
+    def read(cls, file: BinaryIO, place: str) -> ShardIndex:
+        """As ``from_json``, of a file at its beginning, in no more memory than the file has bytes."""
         try:
-            document = json.loads(data)
-            if not isinstance(document, dict) or document.get("format") != _FORMAT:
-                raise ValueError(f"its format is not {_FORMAT}, the one that this version knows")
-            classes = _classes(document.get("classes"))
-            listed = document.get("shards")
-            if not isinstance(listed, list) or not listed:
-                raise ValueError("it lists no shards")
-            shards = tuple(_shard(entry, set(classes)) for entry in listed)
-            if len({shard.name.lower() for shard in shards}) < len(shards):
-                raise ValueError("two shards have one name")
+            classes, shards = _document(JsonStream(file))
         except (ValueError, RecursionError) as error:
             raise CorruptError(f"{place} is no index of shards that can be used: {error}", hint=_HINT) from error
         return cls(classes, shards)
@@ -107,12 +178,12 @@ def read_index(path: Path) -> ShardIndex:
     """The index in a file. Raises CorruptError; OSError where the file cannot be read."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would keep its reader waiting
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             raise CorruptError(f"{path} is not a file", hint=_HINT)
-        data = file.read(MOST_INDEX_BYTES + 1)
-    if len(data) > MOST_INDEX_BYTES:
-        raise CorruptError(f"{path} is larger than {MOST_INDEX_BYTES >> 20} MiB, the most that an index may have", hint=_HINT)
-    return ShardIndex.from_json(data, str(path))
+        if found.st_size > MOST_INDEX_BYTES:
+            raise CorruptError(f"{path} is larger than {MOST_INDEX_BYTES >> 20} MiB, the most that an index may have", hint=_HINT)
+        return ShardIndex.read(file, str(path))
 
 
 def class_of(member: str) -> str:
@@ -137,57 +208,92 @@ def is_name(name: object) -> bool:
     return len(name.encode()) <= _LONGEST_NAME
 
 
-def _classes(found: Any) -> tuple[str, ...]:
-    if not isinstance(found, list) or not all(is_name(name) for name in found):
+def _document(stream: JsonStream) -> tuple[tuple[str, ...], tuple[Shard, ...]]:
+    """The classes and the shards of an index. Raises ValueError."""
+    found: dict[str, Any] = {}
+    for key in stream.fields():
+        if key == "format":
+            found[key] = stream.whole()
+        elif key == "classes":
+            found[key] = tuple(_limited(stream.texts(), _MOST_CLASSES, "classes"))
+        elif key == "shards":
+            found[key] = tuple(_shard(stream) for _ in _limited(stream.items(), _MOST_SHARDS, "shards"))
+        else:
+            stream.skip()
+    stream.finish()
+    if found.get("format") != _FORMAT:
+        raise ValueError(f"its format is not {_FORMAT}, the one that this version knows")
+    classes, shards = found.get("classes", ()), found.get("shards", ())
+    _check_classes(classes)
+    if not shards:
+        raise ValueError("it lists no shards")
+    names = set(classes)
+    for shard in shards:
+        _check_members(shard, names)
+    if len({shard.name.lower() for shard in shards}) < len(shards):
+        raise ValueError("two shards have one name")
+    return classes, shards
+
+
+def _limited(values: Iterable[Any], most: int, what: str) -> Iterator[Any]:
+    for number, value in enumerate(values):
+        if number == most:
+            raise ValueError(f"it has more than {most:,} {what}")
+        yield value
+
+
+def _check_classes(found: Sequence[str]) -> None:
+    if not all(is_name(name) for name in found):
         raise ValueError("its classes are not names")
-    if sorted(set(found)) != found:
+    if sorted(set(found)) != list(found):
         raise ValueError("its classes are not sorted, or one is there twice")
-    return tuple(found)
 
 
-def _shard(entry: Any, classes: set[str]) -> Shard:
-    if not isinstance(entry, dict):
-        raise ValueError("a shard is no mapping")
-    name, part, sha256 = (entry.get(key) for key in ("name", "part", "sha256"))
-    size: Any = entry.get("size")
-    if not isinstance(name, str) or not _SHARD.fullmatch(name):
+def _shard(stream: JsonStream) -> Shard:
+    """The next shard, all but whose members' names are checked. Raises ValueError."""
+    found: dict[str, Any] = {}
+    for key in stream.fields():
+        if key in ("name", "part", "sha256"):
+            found[key] = stream.text()
+        elif key == "size":
+            found[key] = stream.whole()
+        elif key == "members":
+            found[key] = Names(stream.texts())
+        elif key in ("offsets", "sizes"):
+            found[key] = _numbers(stream.wholes())
+        else:
+            stream.skip()
+    name, part, sha256, size = (found.get(key) for key in ("name", "part", "sha256", "size"))
+    if name is None or not _SHARD.fullmatch(name):
         raise ValueError(f"{_short(name)} is not a valid shard name")
     if part not in ("train", "val"):
         raise ValueError(f"{name} belongs to {_short(part)}, which is neither train nor val")
-    if not _is_count(size) or size > _MOST_SHARD_BYTES:
-        raise ValueError(f"the size of {name} is {_short(size)}")
-    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+    if size is None or size > _MOST_SHARD_BYTES:
+        raise ValueError(f"the size of {name} is {size}")
+    if sha256 is None or not _SHA256.fullmatch(sha256):
         raise ValueError(f"the SHA-256 of {name} is {_short(sha256)}")
-    members, offsets, sizes = (entry.get(key) for key in ("members", "offsets", "sizes"))
-    if not (isinstance(members, list) and isinstance(offsets, list) and isinstance(sizes, list)):
-        raise ValueError(f"the members of {name} are no lists")
-    if not len(members) == len(offsets) == len(sizes):
+    if missing := [key for key in ("members", "offsets", "sizes") if key not in found]:
+        raise ValueError(f"{name} has no {missing[0]}")
+    if not len(found["members"]) == len(found["offsets"]) == len(found["sizes"]):
         raise ValueError(f"the lists of {name} differ in length")
-    _check_members(name, members, part, classes)
-    _check_extents(name, size, offsets, sizes)
-    return Shard(name, part, size, sha256, tuple(members), tuple(offsets), tuple(sizes))
+    _check_extents(name, size, found["offsets"], found["sizes"])
+    return Shard(name, cast(Part, part), size, sha256, found["members"], found["offsets"], found["sizes"])
 
 
-def _check_members(shard: str, members: Sequence[Any], part: Part, classes: set[str]) -> None:
-    for member in members:
-        if not isinstance(member, str) or part_of(member) != part or class_of(member) not in classes:
-            raise ValueError(f"{shard} has a member {_short(member)}, which is not an image of {part} in one of the classes")
+def _check_members(shard: Shard, classes: set[str]) -> None:
+    for member in shard.members:
+        if part_of(member) != shard.part or class_of(member) not in classes:
+            raise ValueError(f"{shard.name} has a member {_short(member)}, which is not an image of {shard.part} in one of the classes")
 
 
-def _check_extents(shard: str, size: int, offsets: Sequence[Any], sizes: Sequence[Any]) -> None:
+def _check_extents(shard: str, size: int, offsets: Sequence[int], sizes: Sequence[int]) -> None:
     end = 0
     for offset, length in zip(offsets, sizes, strict=True):
-        if not _is_count(offset) or not _is_count(length) or offset % BLOCK_BYTES or offset < end + BLOCK_BYTES or offset + length > size:
-            raise ValueError(f"an image of {_short(length)} bytes at {_short(offset)} does not lie in {shard} behind the one before it")
+        if offset % BLOCK_BYTES or offset < end + BLOCK_BYTES or offset + length > size:
+            raise ValueError(f"an image of {length} bytes at {offset} does not lie in {shard} behind the one before it")
         end = offset + length
 
 
-def _short(value: Any) -> str:
-    """A value for a message, whatever an index may hold."""
-    if isinstance(value, str):
-        return repr(value[:300])
-    return repr(value) if value is None or isinstance(value, (bool, float)) or _is_count(value) else "something else"
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+def _short(text: str | None) -> str:
+    """A text for a message, whatever an index may hold."""
+    return repr(text and text[:300])

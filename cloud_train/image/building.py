@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cloud_train.image.config import configuration
 from cloud_train.image.context import Context, check, survey
-from cloud_train.image.engine import Engine, EngineBase, engine_or_none
+from cloud_train.image.engine_images import EngineBase, EngineImages, engine_images_or_none
 from cloud_train.image.errors import ImageError, RegistryError
 from cloud_train.image.layers import Layer, code_members, digest_of, make_layer, worker_members
 from cloud_train.image.prepared import prepare
@@ -30,7 +30,7 @@ def build_in_engine(recipe: Recipe, note: Callable[[str], None], host: str | Non
     """
     context = _surveyed(recipe, note)
     layers = _layers(context)
-    with Engine(host) as engine:
+    with EngineImages(host) as engine:
         found = prepare(engine, recipe, context, note)
         config = configuration(found.base, layers, recipe.labels)
         existing = engine.existing(digest_of(config))
@@ -101,7 +101,7 @@ def _base_in_registry(
     named = None if to_build or recipe.base.startswith("sha256:") else parse_reference(recipe.base)
     if named is not None and named.explicit_host:
         return named, None
-    engine = engine_or_none(host)
+    engine = engine_images_or_none(host)
     if engine is not None:
         with engine:
             # A name without a registry may be that of an image which was only ever built here.
@@ -116,7 +116,7 @@ def _base_in_registry(
 
 
 def _push_base(
-    engine: Engine, found: EngineBase, target: "Repository", note: Callable[[str], None], login: "Login | None"
+    engine: EngineImages, found: EngineBase, target: "Repository", note: Callable[[str], None], login: "Login | None"
 ) -> tuple[Reference, int | None]:
     tag = f"cloud-train-base-{found.image_id[7:39]}"
     there = target.manifest(tag)

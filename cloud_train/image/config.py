@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from cloud_train.docker import container_paths
 from cloud_train.image.errors import ImageError
 from cloud_train.image.layers import Layer, digest_of
-from cloud_train.run import container_paths
 
 EPOCH = "1970-01-01T00:00:00Z"
 USER = "65532:65532"

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 from cloud_train.beneath import open_plain
+from cloud_train.docker import container_paths
 from cloud_train.image.context import Context
 from cloud_train.image.errors import ImageError
-from cloud_train.run import container_paths
 
 _CODE, _LIBRARY = (place.removeprefix("/") for place in (container_paths.CODE, container_paths.LIBRARY))  # tars have no leading slash
 

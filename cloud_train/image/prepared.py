@@ -12,14 +12,14 @@ from dataclasses import replace
 from io import BufferedRandom
 from pathlib import Path
 
+from cloud_train.docker.engine import FREE_SPACE, is_full
+from cloud_train.docker.host import client_environment
 from cloud_train.image.config import is_root
 from cloud_train.image.context import Context
-from cloud_train.image.engine import Engine, EngineBase
-from cloud_train.image.engine_client import FREE_SPACE, is_full
+from cloud_train.image.engine_images import EngineBase, EngineImages
 from cloud_train.image.errors import ImageError
 from cloud_train.image.layers import Member, context_members, write_tar
 from cloud_train.image.recipe import Recipe
-from cloud_train.run.docker_host import client_environment
 
 PREPARED = "cloud-train-base"
 """The repository of the images that are built here; the tag says what went into one."""
@@ -30,13 +30,13 @@ _DOCKERFILE = ".cloud-train.Dockerfile"
 _SHOWN_LINES = 15
 
 
-def prepare(engine: Engine, recipe: Recipe, context: Context | None, note: Callable[[str], None]) -> EngineBase:
+def prepare(engine: EngineImages, recipe: Recipe, context: Context | None, note: Callable[[str], None]) -> EngineBase:
     """The base with what the recipe wants on it, built if the engine does not have it already."""
     found = _with_dockerfile(engine, recipe, context, note) if recipe.dockerfile else engine.base(recipe.base, recipe.platform, note)
     return _with_requirements(engine, recipe, found, note) if recipe.requirements else found
 
 
-def _with_requirements(engine: Engine, recipe: Recipe, base: EngineBase, note: Callable[[str], None]) -> EngineBase:
+def _with_requirements(engine: EngineImages, recipe: Recipe, base: EngineBase, note: Callable[[str], None]) -> EngineBase:
     assert recipe.requirements is not None
     content = _read(recipe.requirements, "requirements file")
     key = hashlib.sha256(base.image_id.encode() + b"\n" + content).hexdigest()[:32]
@@ -61,7 +61,7 @@ def _with_requirements(engine: Engine, recipe: Recipe, base: EngineBase, note: C
     return replace(engine.base(name, recipe.platform, note), built=True)
 
 
-def _with_dockerfile(engine: Engine, recipe: Recipe, context: Context | None, note: Callable[[str], None]) -> EngineBase:
+def _with_dockerfile(engine: EngineImages, recipe: Recipe, context: Context | None, note: Callable[[str], None]) -> EngineBase:
     assert recipe.dockerfile is not None
     content = _read(recipe.dockerfile, "Dockerfile")
     members = [*(context_members(context) if context else ()), Member(_DOCKERFILE, "file", content=content)]

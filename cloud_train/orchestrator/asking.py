@@ -23,7 +23,7 @@ class Asker:
         now = self._clock()
         if handle != self._about:
             self._about, self._answer, self._began = handle, None, now
-        if self._answer is None or now >= self._due or not provider.capabilities.is_cloud:
+        if self._answer is None or now >= self._due or not provider.capabilities.polling_costs:
             self._answer = provider.observe(handle)
             self._due = now + min(_LONGEST_SECONDS, max(_SHORTEST_SECONDS, (now - self._began) / 2))
         return self._answer

@@ -54,8 +54,8 @@ class Configs:
         return config
 
     def usual(self, place: Provider, beside: Path) -> Config | None:
-        """The config file that has a cloud's own name, if there is one; raises JobFileError or NotTrustedError."""
-        if not place.capabilities.is_cloud:
+        """The config file of the provider's own name, if it uses one and there is one; raises JobFileError or NotTrustedError."""
+        if not place.capabilities.named_config:
             return None
         try:
             return self.named(place.name, beside)

@@ -21,10 +21,10 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.places import provider_at
 from cloud_train.providers.base import Diagnosed
 from cloud_train.providers.registry import known_providers
+from cloud_train.retry import RetryPolicy
 from cloud_train.run.ledger import Ledger
 from cloud_train.storage.probing import probe
 from cloud_train.storage.registry import open_store, scheme_of
-from cloud_train.storage.retrying import RetryPolicy
 
 _TRAINING = {
     "torch": "torch",
@@ -164,13 +164,13 @@ def _settings(home: Home, config: Config) -> Iterator[Finding]:
 
 def _docker() -> Finding:
     """Whether an engine answers, and has the base image. One that does not is worth a warning only: other providers need none."""
+    from cloud_train.docker.engine import connected
+    from cloud_train.docker.host import address_of
     from cloud_train.orchestrator.packaging import DEFAULT_BASE
-    from cloud_train.providers.docker_engine import connected
-    from cloud_train.run.docker_host import address_of
 
     try:
         with connected(address_of(None)) as engine:
-            detail, has_base = f"Docker Engine {engine.version()} at {engine.address}", engine.has_image(DEFAULT_BASE)
+            detail, has_base = f"Docker Engine {engine.version()} at {engine.address}", engine.image(DEFAULT_BASE)
     except CloudTrainError as error:
         return Finding("provider docker", "warning", error.message, error.hint or "")
     if not has_base:

@@ -54,7 +54,7 @@ class EarlyWords:
         if entry is None or entry.reference is None or run.is_elsewhere:
             return
         provider = provider_at(self._home, run.provider)
-        if not provider.capabilities.is_cloud:
+        if not provider.capabilities.starts_slowly:
             return
         if run.attempt != self._attempt:
             self._attempt, self._cursor, self._begun = run.attempt, None, b""

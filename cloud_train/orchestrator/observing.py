@@ -232,15 +232,15 @@ def _observe(ledger: Ledger, provider: Provider, entry: Entry, asker: Asker | An
         provider.tidy(handle)
         ledger.launched(entry.run_id, entry.attempt, ELSEWHERE)
         return _observe_from_afar(ledger, replace(entry, reference=ELSEWHERE))
-    if isinstance(asker, Answered) and provider.capabilities.is_cloud and observation.state is entry.state is State.RUNNING:
+    if isinstance(asker, Answered) and provider.capabilities.polling_costs and observation.state is entry.state is State.RUNNING:
         return RunView.of(entry)  # nothing has changed, and a look into the run directory would cost as much as the question
     store = store_at(entry.store)
     number, status = _newest_status(store, entry)
-    if status and status.cause is Cause.PREEMPTED and provider.capabilities.is_cloud:
+    if status and status.cause is Cause.PREEMPTED and provider.capabilities.explains_stops:
         observation = provider.observe(handle)  # anew: the worker was told to stop, and does not know by whom
         status = _with_reason(store, f"{entry.run_id}/{layout.status(number)}", status, observation)
     if observation.state.is_end and (status is None or not status.state.is_end):
-        if not provider.capabilities.is_cloud:
+        if not provider.capabilities.leaves_no_processes:
             provider.cancel(handle, force=True)
         status = _ended_without_a_word(store, entry.run_id, number, status, observation)
     elif status is None:

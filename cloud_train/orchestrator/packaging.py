@@ -94,7 +94,7 @@ def with_image(home: Home, provider: Provider, plan: Plan, note: Callable[[str],
     """The plan with the image that the provider's machines run: made in the local engine, or for a cloud in its registry."""
     if not provider.capabilities.containers:
         return plan
-    if not provider.capabilities.is_cloud:
+    if not provider.capabilities.pulls_images:
         return replace(plan, image=build_image(plan, note).reference)
     repository = plan.provider_settings.get("repository")
     if not repository:
@@ -117,11 +117,11 @@ def with_same_image(provider: Provider, plan: Plan, note: Callable[[str], None])
 
     Raises ConflictError if it is another image by now: the code, the base or cloud-train has changed.
     """
-    if plan.image is None or not provider.capabilities.containers or provider.capabilities.is_cloud:
+    if plan.image is None or not provider.capabilities.containers or provider.capabilities.pulls_images:
         return plan
-    from cloud_train.image.engine import Engine
+    from cloud_train.image.engine_images import EngineImages
 
-    with Engine(plan.provider_settings.get("host")) as engine:
+    with EngineImages(plan.provider_settings.get("host")) as engine:
         if engine.find(plan.image):
             return plan
     note(f"the image of {plan.run_id} is gone from the Docker Engine, and is made again")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud_train.data.base import SCHEME
+from cloud_train.docker import container_paths
 from cloud_train.errors import ProviderError, UsageError
 from cloud_train.job.config import Config
 from cloud_train.job.container import ImageSpec
@@ -19,7 +20,6 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import ingredients, refuse_outside
 from cloud_train.orchestrator.places import provider_at
 from cloud_train.providers.base import Capabilities, Provider, Request
-from cloud_train.run import container_paths
 from cloud_train.run.ids import new_run_id
 from cloud_train.run.plan import Plan
 from cloud_train.run.ranking import Ranking
@@ -125,7 +125,7 @@ def _host_data(spec: JobSpec, directory: Path, place: Provider) -> str | None:
     data = spec.data.place(directory) if spec.data is not None and place.capabilities.containers else None
     if data is None:
         return None
-    if place.capabilities.is_cloud:
+    if not place.capabilities.mounts_folders:
         raise ProviderError(
             f"the machines of {place.name!r} cannot reach the data in {data}",
             hint=f"put it into a store that they reach, and name it there: --set data.path={place.capabilities.stores[0]}://…",
@@ -217,12 +217,12 @@ def _unknown(loaded: LoadedJob) -> str:
 
 def _cloud_notes(spec: JobSpec, place: Provider, config: Config | None) -> Iterator[str]:
     """Where the settings come from if nobody named them, and what ends a job that has no limit of its own."""
-    if not place.capabilities.is_cloud:
+    if not place.capabilities.named_config:
         return
     settings = config.settings.get(place.name, {}) if config else {}
     if config is not None:
         yield f"the settings of {place.name!r} are those of {config.file}"
-    if spec.limits.duration is None:
+    if spec.limits.duration is None and place.capabilities.limits_runtime:
         limit = settings.get("max_runtime", CloudSettings.model_fields["max_runtime"].default)
         yield f"limits.duration is not set: the job is ended after {limit} ({place.name}.max_runtime), whatever it has done by then"
     if spec.resources.spot and settings.get("compute"):

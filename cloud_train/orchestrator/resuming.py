@@ -167,7 +167,7 @@ def _refuse_running(home: Home, ledger: Ledger, run: RunView, *, sleep: Callable
     """Of two attempts at once, neither would know of the other. That the one before has ended is what the run directory says; its provider
     is asked too, where that costs nothing. A worker that is just leaving is given a moment.
     """
-    if provider_at(home, run.provider).capabilities.is_cloud:
+    if provider_at(home, run.provider).capabilities.polling_costs:
         return
     if outlives_its_end(home, ledger, run, sleep=sleep, clock=clock) is not None:
         raise ConflictError(

@@ -64,8 +64,8 @@ def cancel(
         if not wait and not force:
             return look(home, ledger, run_id)
         is_far, heartbeat = run.is_elsewhere or store.local_path(run_id) is None, run.heartbeat
-        is_cloud = not run.is_elsewhere and provider_at(home, run.provider).capabilities.is_cloud
-        margin = _CLOUD_SECONDS if is_cloud else _SILENCE_SECONDS if is_far else _MARGIN_SECONDS
+        is_slow = not run.is_elsewhere and provider_at(home, run.provider).capabilities.stops_slowly
+        margin = _CLOUD_SECONDS if is_slow else _SILENCE_SECONDS if is_far else _MARGIN_SECONDS
         asker = Asker(clock)
         deadline = clock() + read_record(store, run_id).program.grace_seconds + margin
         while not (run := look(home, ledger, run_id, asker)).state.is_end:
@@ -76,7 +76,7 @@ def cancel(
                     raise ProviderError(f"{run_id} does not end", hint="try again, or end its processes by hand: cloud-train status")
                 store.put(mark, layout.AT_ONCE)
                 stop(True)
-                deadline, force = clock() + (margin if is_cloud else _MARGIN_SECONDS), True
+                deadline, force = clock() + (margin if is_slow else _MARGIN_SECONDS), True
             sleep(pause_of(store, _PAUSE_SECONDS))
         return run
 
@@ -110,7 +110,7 @@ def _stop(home: Home, run: RunView, alive: Handle, force: bool, *, sleep: Callab
     with suppress(StoreError):
         store.put(f"{run.run_id}/{layout.cancel(run.attempt)}", layout.AT_ONCE if force else b"")
     provider.cancel(alive, force)
-    if provider.capabilities.is_cloud:  # it takes minutes, and says so
+    if provider.capabilities.stops_slowly:
         return
     deadline = clock() + _MARGIN_SECONDS
     while not provider.observe(alive).state.is_end:

@@ -5,9 +5,9 @@ from functools import lru_cache
 from typing import TypeVar
 
 from cloud_train.errors import StoreError
+from cloud_train.retry import RetryPolicy
 from cloud_train.storage.base import NotPlainError, ObjectMissingError, Store
 from cloud_train.storage.registry import open_store
-from cloud_train.storage.retrying import RetryPolicy
 
 Result = TypeVar("Result")
 

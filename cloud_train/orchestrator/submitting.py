@@ -73,7 +73,7 @@ def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None)
 
 def launch(ledger: Ledger, provider: Provider, plan: Plan, secrets: dict[str, str]) -> Handle:
     """Send the attempt that the ledger holds as *submitting*, and write down what came of it."""
-    if provider.capabilities.is_cloud:  # what was sent may show later than it is looked for
+    if provider.capabilities.shows_late:
         ledger.sending(plan.run_id, plan.attempt, time.time())
     try:
         handle = provider.launch(provider.render(plan), secrets)
@@ -103,7 +103,7 @@ def handed_over(provider: Provider, plan: Plan) -> dict[str, str]:
     Raises UsageError naming the secrets that are missing here.
     """
     secrets = secret_values(plan.job.secrets)
-    if not provider.capabilities.containers or provider.capabilities.is_cloud:  # a process of this machine, or a machine with an identity
+    if not provider.capabilities.forwards_credentials:  # a process of this machine, or a machine with an identity
         return secrets
     urls = (plan.store, *([plan.program.data] if plan.program.data else []))
     return {name: value for url in urls for name, value in settings_for(url).items()} | secrets

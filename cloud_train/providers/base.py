@@ -45,10 +45,28 @@ class Capabilities:
     """Names of ``resources`` that it enforces: ``cpus``, ``memory``, ``accelerator``."""
     containers: bool = False
     """Whether it runs images: the plan then holds one, and the program finds code and data at the places of ``container_paths``."""
-    is_cloud: bool = False
-    """Whether its machines are elsewhere: they pull the image from a registry (the setting ``repository``), reach the store by an identity
-    of their own, so that no credentials are handed over, and share no folder with this machine. Each question costs, so few are asked.
-    """
+    pulls_images: bool = False
+    """Its machines pull the image from a registry, the setting ``repository``. Otherwise the image is built in a Docker Engine."""
+    mounts_folders: bool = False
+    """Its containers see folders of this machine, such as ``data.path``."""
+    forwards_credentials: bool = False
+    """An attempt is handed the credentials for its store; otherwise it uses those of its machine."""
+    named_config: bool = False
+    """The config file that has the provider's name is used where none is chosen."""
+    limits_runtime: bool = False
+    """It ends a job without ``limits.duration`` itself, after the setting ``max_runtime``."""
+    polling_costs: bool = False
+    """Questions are slow, cost money or count against a limit, so they are asked less and less often."""
+    shows_late: bool = False
+    """A job may show up to ``SHOWS_WITHIN_SECONDS`` after its launch."""
+    starts_slowly: bool = False
+    """A start takes minutes, so its own log is shown until the worker reports."""
+    stops_slowly: bool = False
+    """A stop takes minutes, so nobody waits for it at the keyboard."""
+    explains_stops: bool = False
+    """It knows why it told a worker to stop: a time limit, or a person at its console."""
+    leaves_no_processes: bool = False
+    """Once it reports an end, nothing of the attempt is left to kill."""
 
 
 @dataclass(frozen=True)

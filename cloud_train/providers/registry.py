@@ -16,10 +16,10 @@ from cloud_train.providers.base import Provider
 ENTRY_POINT_GROUP = "cloud_train.providers"
 _BUILT_IN = {
     "local": "cloud_train.providers.local:LocalProvider",
-    "docker": "cloud_train.providers.docker:DockerProvider",
-    "gcp": "cloud_train.providers.vertex.provider:VertexProvider",
-    "azure": "cloud_train.providers.azureml.provider:AzureMlProvider",
-    "aws": "cloud_train.providers.sagemaker.provider:SageMakerProvider",
+    "docker": "cloud_train.providers.docker.provider:DockerProvider",
+    "gcp": "cloud_train.providers.gcp.provider:VertexProvider",
+    "azure": "cloud_train.providers.azure.provider:AzureMlProvider",
+    "aws": "cloud_train.providers.aws.provider:SageMakerProvider",
 }
 
 

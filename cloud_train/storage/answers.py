@@ -3,6 +3,7 @@
 import re
 
 from cloud_train.errors import StoreError
+from cloud_train.retry import TRANSIENT_STATUSES
 from cloud_train.spec.secret_names import without_credentials
 from cloud_train.storage.base import AccessDeniedError, ObjectMissingError, TransientStoreError
 
@@ -15,7 +16,7 @@ BAD_CERTIFICATE = "certificate"
 _CERTIFICATE_HINT = "for a certificate authority of your own, name its file in SSL_CERT_FILE (for S3, AWS_CA_BUNDLE serves too)"
 _MISSING = 404
 _REFUSED = (401, 403)
-_MOMENTARY = (0, 408, 429, 500, 502, 503, 504)
+_NO_ANSWER = 0
 _REDIRECTED = 301
 _WHOLE = 200
 
@@ -33,7 +34,7 @@ def error_of(status: int, code: str, message: str, what: str) -> StoreError:
     words = " ".join(message.split())[:300] or code or _phrase(status)
     if code == BAD_CERTIFICATE:
         return StoreError(f"{what}: the server's certificate was not accepted: {words}", hint=_CERTIFICATE_HINT)
-    if status in _MOMENTARY:
+    if status == _NO_ANSWER or status in TRANSIENT_STATUSES:
         hint = "the service is busy or ill: try again later" if status else "is the network up, and the endpoint right?"
         return TransientStoreError(f"{what}: {code or status or 'no answer'}: {words}", hint=hint)
     if status in _REFUSED:

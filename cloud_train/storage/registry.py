@@ -9,7 +9,7 @@ from cloud_train.storage.base import Store
 from cloud_train.storage.bucket_names import ACCOUNT, BUCKETS, CONTAINER
 
 if TYPE_CHECKING:
-    from cloud_train.storage.retrying import RetryPolicy
+    from cloud_train.retry import RetryPolicy
 
 _FORMS = {"s3": "s3://bucket/prefix", "gs": "gs://bucket/prefix", "az": "az://account/container/prefix"}
 

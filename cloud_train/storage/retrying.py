@@ -1,60 +1,48 @@
-"""Trying again, where that may help: a store around another one, with waits that grow and that differ between callers.
+"""A store that retries: an adapter around a store that attempts each request once.
 
-Only ``TransientStoreError`` is tried again: a refusal (403) or a missing object (404) is an answer. One refusal is not the last word: that
-of credentials which have ended, where the store has found others since. It is tried once more, and at once.
-
-The waits are "full jitter": a random part of a time that doubles, so that many clients which were throttled together do not come back
-together (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+Only ``TransientStoreError`` is retried: 403 and 404 are answers. The exception is a refusal of credentials that have expired, where the
+store has found new ones since: that request is sent once more, at once.
 """
 
-import random
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from cloud_train.errors import StoreError
+from cloud_train.retry import RetryPolicy
 from cloud_train.storage.base import Buffer, CredentialsEndedError, Multipart, ObjectExistsError, ObjectInfo, Store, TransientStoreError
 
 Result = TypeVar("Result")
 
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How often, how long and with what waits a call is tried. The clock, the waiting and the dice come from outside."""
-
-    first_wait: float = 0.25
-    """The longest first wait, in seconds; it doubles each time."""
-    longest_wait: float = 8.0
-    """In seconds."""
-    time_limit: float = 120.0
-    """No further try begins after so many seconds."""
-    sleep: Callable[[float], None] = time.sleep
-    clock: Callable[[], float] = time.monotonic
-    dice: Callable[[], float] = field(default=random.random)
-    """From 0 to 1."""
-
-    def call(self, action: Callable[[], Result]) -> Result:
-        """The result of the first try that does not fail for a moment only; raises the last try's error when the time is up."""
-        give_up_at = self.clock() + self.time_limit
-        longest, renewed = self.first_wait, False
-        while True:
-            try:
-                return action()
-            except CredentialsEndedError as error:
-                if renewed or not error.renewed:
-                    raise
-                renewed = True
-            except TransientStoreError as error:
-                wait = longest * self.dice()
-                if self.clock() + wait >= give_up_at:
-                    raise StoreError(f"{error.message} (tried for {self.time_limit:g} s)", hint=error.hint) from error
-                self.sleep(wait)
-                longest = min(self.longest_wait, longest * 2)
-
-
 DEFAULT_POLICY = RetryPolicy()
+
+
+def retrying(policy: RetryPolicy, action: Callable[[], Result]) -> Result:
+    """The result of a call to a store, retried as the policy says.
+
+    Raises what the call raises, and StoreError in place of a TransientStoreError, so that no caller retries it again.
+    """
+    renewed = False
+
+    def with_valid_credentials() -> Result:
+        nonlocal renewed
+        try:
+            return action()
+        except CredentialsEndedError as error:
+            if renewed or not error.renewed:
+                raise
+            renewed = True
+            return action()
+
+    try:
+        return policy.call(
+            with_valid_credentials,
+            lambda error: isinstance(error, TransientStoreError),
+            lambda error: error.retry_after if isinstance(error, TransientStoreError) else None,
+        )
+    except TransientStoreError as error:
+        tried = f"for {policy.time_limit:g} s" if policy.attempts is None else f"{policy.attempts} times"
+        raise StoreError(f"{error.message} (tried {tried})", hint=error.hint) from error
 
 
 class RetryingStore:
@@ -67,7 +55,7 @@ class RetryingStore:
 
     def put(self, key: str, data: bytes) -> ObjectInfo:
         """Write an object whole."""
-        return self._policy.call(lambda: self._store.put(key, data))
+        return retrying(self._policy, lambda: self._store.put(key, data))
 
     def create(self, key: str, data: bytes) -> None:
         """Write an object that must not exist yet. If an answer was lost and the object is there with these very bytes, it was ours."""
@@ -84,17 +72,17 @@ class RetryingStore:
                 if not unanswered or self._store.get(key) != data:
                     raise
 
-        self._policy.call(attempt)
+        retrying(self._policy, attempt)
 
     def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
         """Bytes of an object."""
-        return self._policy.call(lambda: self._store.get(key, start, end, version=version))
+        return retrying(self._policy, lambda: self._store.get(key, start, end, version=version))
 
     def read(self, key: str) -> tuple[ObjectInfo, bytes]:
         """A whole object, and what is known of it."""
-        return self._policy.call(lambda: self._store.read(key))
+        return retrying(self._policy, lambda: self._store.read(key))
 
-    def pieces(self, key: str, start: int, end: int, *, version: str | None = None) -> Iterator[Buffer]:
+    def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[Buffer]:
         """The bytes of a range; where it breaks off, it goes on behind the last piece that came."""
         at = start
         coming: Iterator[Buffer] | None = None
@@ -102,20 +90,20 @@ class RetryingStore:
         def step() -> Buffer | None:
             nonlocal coming
             if coming is None:
-                coming = iter(self._store.pieces(key, at, end, version=version)) if at < end else iter(())
+                coming = iter(self._store.pieces(key, at, end, version=version)) if end is None or at < end else iter(())
             try:
                 return next(coming, None)
             except TransientStoreError:
                 coming = None
                 raise
 
-        while (piece := self._policy.call(step)) is not None:
+        while (piece := retrying(self._policy, step)) is not None:
             at += len(memoryview(piece))
             yield piece
 
     def stat(self, key: str) -> ObjectInfo:
         """What is known of one object."""
-        return self._policy.call(lambda: self._store.stat(key))
+        return retrying(self._policy, lambda: self._store.stat(key))
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
         """Every object under ``prefix``, in order; a listing that breaks off goes on behind the last key that came."""
@@ -132,17 +120,17 @@ class RetryingStore:
                 listing = None
                 raise
 
-        while (info := self._policy.call(step)) is not None:
+        while (info := retrying(self._policy, step)) is not None:
             last = info.key
             yield info
 
     def folders(self, prefix: str = "") -> Iterator[str]:
         """The names of the folders directly under ``prefix``."""
-        return iter(self._policy.call(lambda: list(self._store.folders(prefix))))
+        return iter(retrying(self._policy, lambda: list(self._store.folders(prefix))))
 
     def delete(self, key: str) -> None:
         """Remove an object."""
-        self._policy.call(lambda: self._store.delete(key))
+        retrying(self._policy, lambda: self._store.delete(key))
 
     def multipart(self) -> Multipart:
         """Parts, each of them tried again."""
@@ -166,20 +154,14 @@ class _RetryingMultipart:
         return self._inner.part_bytes(size)
 
     def begin(self, key: str, size: int, sha256: str) -> str:
-        return self._policy.call(lambda: self._inner.begin(key, size, sha256))
-
-    def sent(self, key: str, token: str) -> Mapping[int, str]:
-        return self._policy.call(lambda: self._inner.sent(key, token))
-
-    def is_part(self, receipt: str, data: bytes) -> bool:
-        return self._inner.is_part(receipt, data)
+        return retrying(self._policy, lambda: self._inner.begin(key, size, sha256))
 
     def send(self, key: str, token: str, number: int, offset: int, data: bytes) -> str:
-        return self._policy.call(lambda: self._inner.send(key, token, number, offset, data))
+        return retrying(self._policy, lambda: self._inner.send(key, token, number, offset, data))
 
     def finish(self, key: str, token: str, receipts: Mapping[int, str]) -> None:
         """Finish; whether an end whose answer was lost came about shows in the object, which the caller looks at anyway."""
-        self._policy.call(lambda: self._inner.finish(key, token, receipts))
+        retrying(self._policy, lambda: self._inner.finish(key, token, receipts))
 
     def abort(self, key: str, token: str) -> None:
-        self._policy.call(lambda: self._inner.abort(key, token))
+        retrying(self._policy, lambda: self._inner.abort(key, token))

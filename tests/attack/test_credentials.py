@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,21 @@ import pytest
 
 from cloud_train.errors import CloudTrainError, ProviderError
 from cloud_train.job.config import load_config
-from cloud_train.providers.azureml import client as azureml_client
-from cloud_train.providers.azureml.provider import AzureMlProvider
+from cloud_train.providers.aws.client import POLICY as AWS_POLICY
+from cloud_train.providers.aws.provider import SageMakerProvider
+from cloud_train.providers.azure import client as azure_client
+from cloud_train.providers.azure.provider import AzureMlProvider
 from cloud_train.providers.base import Handle
-from cloud_train.providers.docker import DockerProvider
-from cloud_train.providers.sagemaker.client import Patience
-from cloud_train.providers.sagemaker.provider import SageMakerProvider
-from cloud_train.providers.vertex.provider import VertexProvider
+from cloud_train.providers.docker.provider import DockerProvider
+from cloud_train.providers.gcp.client import POLICY as GCP_POLICY
+from cloud_train.providers.gcp.provider import VertexProvider
 from cloud_train.spec.problems import JobFileError
 from cloud_train.storage.registry import check_url, open_store
 from tests.attack.wire import Wire, redirect
 from tests.clouds.azure_simulator import PATH, AzureSimulator
 from tests.clouds.gcp_simulator import PROJECT, REGION, GcpSimulator
 from tests.clouds.server import Server
-from tests.providers.azureml_plans import SETTINGS as AZURE_SETTINGS
+from tests.providers.azure_plans import SETTINGS as AZURE_SETTINGS
 
 RUN = "digits-261124-120000-abcd"
 NAMES = (
@@ -43,13 +45,13 @@ def google(tmp_path: Path, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> Itera
     """A provider whose credentials are good, on that wire."""
     with GcpSimulator(tmp_path / "google") as simulator:
         enter(monkeypatch, simulator.environment, wire.environment)
-        yield VertexProvider(tmp_path, timeouts=(5.0, 5.0), pause=lambda seconds: None)
+        yield VertexProvider(tmp_path, timeouts=(5.0, 5.0), policy=replace(GCP_POLICY, sleep=lambda seconds: None))
 
 
 @pytest.fixture
 def azure(tmp_path: Path, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[AzureMlProvider, AzureSimulator]]:
     """A provider whose identity is good, on that wire."""
-    monkeypatch.setattr(azureml_client, "_LONGEST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(azure_client, "POLICY", replace(azure_client.POLICY, sleep=lambda seconds: None))
     with AzureSimulator() as simulator:
         enter(monkeypatch, simulator.environment, wire.environment)
         yield AzureMlProvider(tmp_path), simulator
@@ -57,7 +59,7 @@ def azure(tmp_path: Path, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 def enter(monkeypatch: pytest.MonkeyPatch, *environments: Mapping[str, str]) -> None:
     monkeypatch.delenv(TRUSTED, raising=False)
-    azureml_client._client.cache_clear()
+    azure_client._client.cache_clear()
     for environment in environments:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
@@ -224,7 +226,7 @@ def test_a_request_signed_for_aws_does_not_go_to_a_region_that_is_none(
 ) -> None:
     keys = {"AWS_ACCESS_KEY_ID": "AKIA1", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "session", "AWS_EC2_METADATA_DISABLED": "true"}
     enter(monkeypatch, keys, wire.environment)
-    provider = SageMakerProvider(tmp_path, Patience(tries=1))
+    provider = SageMakerProvider(tmp_path, replace(AWS_POLICY, attempts=1))
     handle = Handle(RUN, 1, "aws", "s3://bucket/runs", {"job": f"{RUN}-1", "region": region, "secret": "x", "launched": 0.0})
     tried(
         lambda: provider.find(RUN, 1, handle.store, {"region": region}),

@@ -305,7 +305,7 @@ def test_a_foreign_container_gets_no_user_network_or_folder_that_its_record_name
         with pytest.raises(UsageError, match="/etc of the machine that submitted it") as caught:
             resume(stranger, run.run_id, ask=accepting)
         assert f"cloud-train resume {run.run_id} --data FOLDER" in (caught.value.hint or "")
-        from cloud_train.providers.docker_engine import Engine
+        from cloud_train.docker.engine import Engine
 
         create = Engine.create_container
 

@@ -16,22 +16,22 @@ import pytest
 
 from cloud_train.cli.program_output import SafeForTerminal
 from cloud_train.data import lines
+from cloud_train.docker import engine as docker_engine
 from cloud_train.errors import CloudTrainError
 from cloud_train.image.context import DATA, NOT_SECRET, SECRETS
 from cloud_train.image.ignore import parse_patterns
 from cloud_train.job import cloud_names
 from cloud_train.job.loading import load_job
-from cloud_train.providers import docker_engine
-from cloud_train.providers.azureml import diagnosis as azure_diagnosis
-from cloud_train.providers.azureml import state as azure_state
-from cloud_train.providers.sagemaker import state as aws_state
+from cloud_train.providers.aws import state as aws_state
+from cloud_train.providers.azure import diagnosis as azure_diagnosis
+from cloud_train.providers.azure import state as azure_state
 from cloud_train.spec import section, types
 from cloud_train.spec.secret_names import looks_secret, masked, without_credentials
 from cloud_train.storage import azure_errors, bucket_names
 from cloud_train.worker.redaction import Redactor
 from tests.attack.doubling import TooSlowError, check_linear
 
-ROOMS = ("cli", "data", "image", "job", "networks", "orchestrator", "providers", "run", "spec", "storage", "training", "worker")
+ROOMS = ("cli", "data", "docker", "image", "job", "networks", "orchestrator", "providers", "run", "spec", "storage", "training", "worker")
 """Those with patterns of their own."""
 PACKAGE = Path(__file__).parents[2] / "cloud_train"
 USES = {"match": "match", "search": "search", "fullmatch": "fullmatch"} | dict.fromkeys(("sub", "split", "findall", "finditer"), "findall")
@@ -74,18 +74,18 @@ IN_FUNCTIONS: dict[tuple[str, str], tuple[str, Made]] = {
     ("image/ignore.py", "each"): ("fullmatch", list),  # one character class
     ("data/lines.py", "f\"{word}(?:'{word})*|[^\\\\w\\\\s{_characters('Cc', 'Cf')}]|_\""): ("findall", lambda: [lines._pattern().pattern]),
     ("spec/types.py", "cls.pattern"): ("fullmatch", lambda: [each.pattern for each in types.Shorthand.__subclasses__()]),
-    ("providers/docker_engine.py", "pattern"): ("search", lambda: [each[0] for each in docker_engine._REFUSALS]),
-    ("providers/sagemaker/state.py", "pattern"): ("search", lambda: [f"(?i){each[0]}" for each in aws_state._FAILURES]),
-    ("providers/sagemaker/request.py", "f'{re.escape(path)}(?=[.:\\\\[])'"): ("match", lambda: [r"Resource\.Volume(?=[.:\[])"]),
+    ("docker/engine.py", "pattern"): ("search", lambda: [each[0] for each in docker_engine._REFUSALS]),
+    ("providers/aws/state.py", "pattern"): ("search", lambda: [f"(?i){each[0]}" for each in aws_state._FAILURES]),
+    ("providers/aws/request.py", "f'{re.escape(path)}(?=[.:\\\\[])'"): ("match", lambda: [r"Resource\.Volume(?=[.:\[])"]),
     ("image/keyfiles.py", "pattern"): ("search", list),  # the module holds them
     ("job/cloud_names.py", "pattern"): ("fullmatch", lambda: list(cloud_names.EXPECTED)),
     ("storage/registry.py", "form"): (
         "fullmatch",
         lambda: [bucket_names.ACCOUNT, bucket_names.CONTAINER, *(form for form, _ in bucket_names.BUCKETS.values())],
     ),
-    ("providers/vertex/state.py", "pattern"): ("search", list),  # as above
-    ("providers/azureml/state.py", "pattern"): ("search", lambda: [f"(?i){each[0]}" for each in azure_state._WORDS]),
-    ("providers/azureml/diagnosis.py", "_action_pattern(each)"): (
+    ("providers/gcp/state.py", "pattern"): ("search", list),  # as above
+    ("providers/azure/state.py", "pattern"): ("search", lambda: [f"(?i){each[0]}" for each in azure_state._WORDS]),
+    ("providers/azure/diagnosis.py", "_action_pattern(each)"): (
         "fullmatch",
         lambda: [f"(?i){azure_diagnosis._action_pattern('*/read*/a*/*a*a*a*b')}"],
     ),

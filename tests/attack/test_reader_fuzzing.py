@@ -7,12 +7,14 @@ import json
 import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cloud_train.data.shards import INDEX, read_index
 from cloud_train.errors import CloudTrainError, CorruptError
 from cloud_train.run import documents, layout
 from cloud_train.run.manifest import LARGEST, parse_manifest
@@ -154,3 +156,34 @@ def peak_of(act: Callable[[], object]) -> int:
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+INDEX_OF_ONE = (
+    '{"format":1,"classes":["a"],"shards":[{"name":"s.tar","part":"train","size":1125899906842624,"sha256":"' + "a" * 64 + '","members":['
+)
+ONE_SHARD = '{"name":"s%d.tar","part":"train","size":0,"sha256":"' + "a" * 64 + '","members":[],"offsets":[],"sizes":[]}'
+
+
+def index_shapes(size: int) -> dict[str, bytes]:
+    """Indexes of about ``size`` bytes, which as Python's own lists and texts would take up to twelve times as much."""
+    images = size // 24
+    members = ",".join(['"a/b"'] * images)
+    offsets = ",".join(str(512 + 1024 * number) for number in range(images))
+    return {
+        "valid": f'{INDEX_OF_ONE}{members}],"offsets":[{offsets}],"sizes":[{",".join("1" * images)}]}}]}}'.encode(),
+        "members": filled(size, INDEX_OF_ONE.encode(), b'"a/b",', b'"a/b"]}]}'),
+        "numbers": filled(size, INDEX_OF_ONE.encode() + b'],"sizes":[', b"0,", b"0]}]}"),
+        "large_numbers": filled(size, INDEX_OF_ONE.encode() + b'],"offsets":[', b"99999999999,", b"0]}]}"),
+        "classes": filled(size, b'{"format":1,"classes":[', b'"ab",', b'"ab"]}'),
+        "shards": f'{{"format":1,"classes":[],"shards":[{",".join(ONE_SHARD % number for number in range(size // 160))}]}}'.encode(),
+        "unknown": filled(size, b'{"format":1,"more":[', b"[],", b"[]]}"),
+        "keys": with_keys(size),
+    }
+
+
+@pytest.mark.parametrize("shape", index_shapes(0))
+def test_an_index_of_shards_takes_no_more_than_its_size_and_64_mb(tmp_path: Path, shape: str) -> None:
+    size = 16 << 20
+    data = index_shapes(size)[shape]
+    (tmp_path / INDEX).write_bytes(data)
+    assert peak_of(lambda: read_index(tmp_path / INDEX)) <= len(data) + MOST_MEMORY

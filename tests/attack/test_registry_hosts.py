@@ -19,12 +19,13 @@ from cloud_train.image.reference import parse_reference
 from cloud_train.image.registry import Repository
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import push_image
-from cloud_train.providers.azureml import client as azureml_client
-from cloud_train.providers.azureml.provider import AzureMlProvider
+from cloud_train.providers.aws.client import POLICY as AWS_POLICY
+from cloud_train.providers.aws.provider import SageMakerProvider
+from cloud_train.providers.azure import client as azure_client
+from cloud_train.providers.azure.provider import AzureMlProvider
 from cloud_train.providers.base import Provider
-from cloud_train.providers.sagemaker.client import Patience
-from cloud_train.providers.sagemaker.provider import SageMakerProvider
-from cloud_train.providers.vertex.provider import VertexProvider
+from cloud_train.providers.gcp.client import POLICY as GCP_POLICY
+from cloud_train.providers.gcp.provider import VertexProvider
 from cloud_train.run.plan import Plan
 from tests.attack.wire import Heard, Wire, redirect
 from tests.clouds.aws_simulator import aws_cloud
@@ -33,7 +34,7 @@ from tests.clouds.gcp_simulator import PROJECT, REGION, GcpSimulator
 from tests.clouds.server import Answer, Server
 from tests.image.faulty_registry import Fault, FaultyRegistry, faulty_registry
 from tests.image.real_registry import push_base
-from tests.providers import azureml_plans, sagemaker_plans, vertex_plans
+from tests.providers import aws_plans, azure_plans, gcp_plans
 
 PASSWORD = "canary-registry-password"
 HUB = {"registry-1.docker.io", "auth.docker.io"}
@@ -111,9 +112,9 @@ class Cloud:
 def cloud(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     """Each cloud, on a wire, with credentials that are good."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "no-docker-config"))
-    monkeypatch.setattr(azureml_client, "_LONGEST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(azure_client, "POLICY", replace(azure_client.POLICY, sleep=lambda seconds: None))
     monkeypatch.delenv("CLOUD_TRAIN_TRUSTED_HOSTS", raising=False)
-    azureml_client._client.cache_clear()
+    azure_client._client.cache_clear()
 
     def enter(*environments: Mapping[str, str]) -> None:
         for environment in environments:
@@ -124,19 +125,19 @@ def cloud(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         if request.param == "aws":
             with aws_cloud() as aws:
                 enter(aws.environment, wire.environment)
-                plan = sagemaker_plans.plan_of()
-                provider = SageMakerProvider(tmp_path, Patience(tries=1))
+                plan = aws_plans.plan_of()
+                provider = SageMakerProvider(tmp_path, replace(AWS_POLICY, attempts=1))
                 yield Cloud(provider, plan, aws.settings, wire, ("AWS:", "-auth-token"))
         elif request.param == "gcp":
             with GcpSimulator(tmp_path / "google") as google:
                 enter(google.environment, wire.environment)
-                pauseless = VertexProvider(tmp_path, timeouts=(5.0, 5.0), pause=lambda seconds: None)
-                yield Cloud(pauseless, vertex_plans.plan_of(), google.settings, wire, ("ya29.",))
+                pauseless = VertexProvider(tmp_path, timeouts=(5.0, 5.0), policy=replace(GCP_POLICY, sleep=lambda seconds: None))
+                yield Cloud(pauseless, gcp_plans.plan_of(), google.settings, wire, ("ya29.",))
         else:
             with AzureSimulator() as azure:
                 enter(azure.environment, wire.environment)
-                settings = {**azureml_plans.SETTINGS, **azure.settings}
-                yield Cloud(AzureMlProvider(tmp_path), azureml_plans.plan_of(), settings, wire, (PASSWORD, "access_token="))
+                settings = {**azure_plans.SETTINGS, **azure.settings}
+                yield Cloud(AzureMlProvider(tmp_path), azure_plans.plan_of(), settings, wire, (PASSWORD, "access_token="))
 
 
 def test_the_right_registry_hears_the_login(cloud: Cloud, tmp_path: Path) -> None:

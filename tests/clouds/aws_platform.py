@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import botocore.session
 
-from cloud_train.providers.machines import machines as machine_table
+from cloud_train.providers.cloud.machines import machines as machine_table
 from tests.clouds.aws_job import Body, Imaginary, TrainingJob
 from tests.clouds.machine import Login, Machines
 from tests.stores import LOOPBACK, StoreServer

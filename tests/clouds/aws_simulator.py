@@ -22,7 +22,7 @@ from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from cloud_train.providers.machines import machines as machine_table
+from cloud_train.providers.cloud.machines import machines as machine_table
 from tests.clouds import aws_protocol as protocol
 from tests.clouds import kit
 from tests.clouds.aws_job import Imaginary, Timing, TrainingJob

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode
 
-from cloud_train.providers.machines import machines as machine_table
+from cloud_train.providers.cloud.machines import machines as machine_table
 from tests.clouds.azure_descriptions import REQUESTS
 from tests.clouds.azure_jobs import ENDS, Job, JobRunner, Pace, timestamp
 from tests.clouds.azure_keys import ARM, CLIENT_ID, IDENTITY_SECRET, VAULT, Keys, audience_of

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-from cloud_train.providers.machines import machines as machine_table
+from cloud_train.providers.cloud.machines import machines as machine_table
 from tests.clouds import kit
 from tests.clouds.clock import Clock, RealClock
 from tests.clouds.faults import Fault, Faults

@@ -26,7 +26,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from cloud_train.image.context import survey
-from cloud_train.image.engine import Engine
+from cloud_train.image.engine_images import EngineImages
 from cloud_train.image.prepared import prepare
 from cloud_train.image.recipe import Recipe
 from cloud_train.image.reference import parse_reference
@@ -97,7 +97,7 @@ def small_base(shared: Path) -> str:
         shutil.copy(CONSTRAINTS, context)
         (context / "Dockerfile").write_text(_SMALL_BASE_DOCKERFILE.format(base=base_image()))
         recipe = Recipe(context, base_image(), dockerfile=context / "Dockerfile")
-        with Engine() as engine:
+        with EngineImages() as engine:
             engine.tag(prepare(engine, recipe, survey(context), print).image_id, SMALL_BASE)
     return SMALL_BASE
 
@@ -114,7 +114,7 @@ def base_in_registry(shared: Path, image: str) -> str:
 
 
 def _push(shared: Path, image: str) -> str:
-    with TemporaryDirectory() as folder, registry(shared, Path(folder, "registry")) as running, Engine() as engine:
+    with TemporaryDirectory() as folder, registry(shared, Path(folder, "registry")) as running, EngineImages() as engine:
         image_id = engine.base(image, Recipe.platform, print).image_id
         reference = parse_reference(f"{running.repository}:cloud-train-base-{image_id[7:39]}")
         engine.push(image_id, reference.repository, reference.version)

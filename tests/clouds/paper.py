@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from cloud_train.providers.azureml import client as azureml_client
-from cloud_train.providers.azureml.provider import AzureMlProvider
+from cloud_train.providers.aws.client import POLICY as AWS_POLICY
+from cloud_train.providers.aws.provider import SageMakerProvider
+from cloud_train.providers.azure import client as azure_client
+from cloud_train.providers.azure.provider import AzureMlProvider
 from cloud_train.providers.base import Handle, Provider
-from cloud_train.providers.sagemaker.client import Patience
-from cloud_train.providers.sagemaker.provider import SageMakerProvider
-from cloud_train.providers.vertex.provider import VertexProvider
+from cloud_train.providers.gcp.client import POLICY as GCP_POLICY
+from cloud_train.providers.gcp.provider import VertexProvider
 from cloud_train.run.plan import Plan
 from tests.clouds.aws_job import Timing
 from tests.clouds.aws_simulator import aws_cloud
@@ -21,7 +22,7 @@ from tests.clouds.clock import VirtualClock
 from tests.clouds.gcp_jobs import Timing as GcpTiming
 from tests.clouds.gcp_simulator import GcpSimulator
 from tests.clouds.server import Server
-from tests.providers import azureml_plans, sagemaker_plans, vertex_plans
+from tests.providers import aws_plans, azure_plans, gcp_plans
 
 RUN = "paper-261124-120000-abcd"
 DAY = 86400.0
@@ -46,22 +47,22 @@ class Cloud:
 @contextmanager
 def _aws(clock: VirtualClock, folder: Path) -> Iterator[Cloud]:
     with aws_cloud(clock=clock, timing=Timing(starting=DAY)) as cloud:
-        provider = SageMakerProvider(folder, Patience(sleep=lambda _: None))
-        yield Cloud("aws", cloud.environment, provider, sagemaker_plans.plan_of(cloud.settings, RUN), cloud.server)
+        provider = SageMakerProvider(folder, replace(AWS_POLICY, sleep=lambda _: None))
+        yield Cloud("aws", cloud.environment, provider, aws_plans.plan_of(cloud.settings, RUN), cloud.server)
 
 
 @contextmanager
 def _gcp(clock: VirtualClock, folder: Path) -> Iterator[Cloud]:
     with GcpSimulator(folder, clock=clock, timing=GcpTiming(queued=DAY)) as google:
-        provider = VertexProvider(folder, pause=lambda _: None)
-        yield Cloud("gcp", google.environment, provider, vertex_plans.plan_of(settings=google.settings, run_id=RUN), google.server)
+        provider = VertexProvider(folder, policy=replace(GCP_POLICY, sleep=lambda _: None))
+        yield Cloud("gcp", google.environment, provider, gcp_plans.plan_of(settings=google.settings, run_id=RUN), google.server)
 
 
 @contextmanager
 def _azure(clock: VirtualClock, folder: Path) -> Iterator[Cloud]:
     with AzureSimulator(clock=clock) as simulator, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(azureml_client, "_LONGEST_WAIT_SECONDS", 0.001)
-        plan = azureml_plans.plan_of(simulator.settings, run_id=RUN)
+        patch.setattr(azure_client, "POLICY", replace(azure_client.POLICY, sleep=lambda seconds: None))
+        plan = azure_plans.plan_of(simulator.settings, run_id=RUN)
         yield Cloud("azure", simulator.environment, AzureMlProvider(folder), plan, simulator.server)
 
 

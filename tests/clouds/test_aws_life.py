@@ -14,7 +14,7 @@ from cloud_train.orchestrator.reading import read_metrics
 from cloud_train.orchestrator.results import fetch_model
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.orchestrator.submitting import submit
-from cloud_train.providers.sagemaker.provider import SageMakerProvider
+from cloud_train.providers.aws.provider import SageMakerProvider
 from cloud_train.run import layout
 from cloud_train.run.states import Cause, State
 from tests.clouds import kit

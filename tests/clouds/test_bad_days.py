@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cloud_train.errors import ProviderError
-from cloud_train.providers.azureml import client as azureml_client
+from cloud_train.providers.azure import client as azure_client
 from cloud_train.providers.base import Diagnosed, Handle, ManyObserved, RegistryLogin
 from cloud_train.run.states import Cause, State
 from tests.clouds.clock import VirtualClock
@@ -105,11 +105,11 @@ def test_a_hotel_s_network_is_not_taken_for_the_cloud(cloud: Cloud, monkeypatch:
 @pytest.mark.parametrize("cloud", ["azure"], indirect=True)  # the others' timeouts are tested with their providers
 def test_a_connection_that_stays_open_without_an_answer_is_given_up(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     handle = cloud.launched()
-    monkeypatch.setattr(azureml_client, "_TIMEOUT_SECONDS", 0.2)
-    azureml_client._client.cache_clear()
+    monkeypatch.setattr(azure_client, "_TIMEOUT_SECONDS", 0.2)
+    azure_client._client.cache_clear()
     cloud.server.faults.add("jobs/read", Fault.HALF_OPEN, times=4)
     observation = cloud.provider.observe(handle)
-    azureml_client._client.cache_clear()
+    azure_client._client.cache_clear()
     assert (observation.state, observation.cause) == (State.RUNNING, Cause.UNKNOWN)
 
 

@@ -3,16 +3,18 @@
 import json
 import re
 import string
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloud_train.providers.azureml.provider import AzureMlProvider
-from cloud_train.providers.sagemaker.client import Patience
-from cloud_train.providers.sagemaker.provider import SageMakerProvider
-from cloud_train.providers.vertex.provider import VertexProvider
+from cloud_train.providers.aws.client import POLICY as AWS_POLICY
+from cloud_train.providers.aws.provider import SageMakerProvider
+from cloud_train.providers.azure.provider import AzureMlProvider
+from cloud_train.providers.gcp.client import POLICY as GCP_POLICY
+from cloud_train.providers.gcp.provider import VertexProvider
 from cloud_train.run.ids import new_run_id
 from cloud_train.storage.registry import open_store
 from cloud_train.worker.secrets import fetch
@@ -24,7 +26,7 @@ from tests.clouds.azure_simulator import CLUSTER, AzureSimulator
 from tests.clouds.gcp_simulator import REGION as GOOGLE_REGION
 from tests.clouds.gcp_simulator import GcpSimulator
 from tests.faults import FaultProxy
-from tests.providers import azureml_plans, sagemaker_plans, vertex_plans
+from tests.providers import aws_plans, azure_plans, gcp_plans
 from tests.stores import use
 
 DOCS = Path(__file__).parents[2] / "docs" / "clouds"
@@ -75,10 +77,11 @@ def test_the_policies_for_aws_allow_what_is_asked_and_nothing_else(tmp_path: Pat
         for name, value in cloud.environment.items():
             monkeypatch.setenv(name, value)
         use(cloud.store, monkeypatch, s3.endpoint)
-        store, provider, run_id = cloud.new_store(), SageMakerProvider(tmp_path, Patience(sleep=lambda _: None)), new_run_id("test")
+        provider = SageMakerProvider(tmp_path, replace(AWS_POLICY, sleep=lambda _: None))
+        store, run_id = cloud.new_store(), new_run_id("test")
         provider.registry_login(settings)
         assert {each.status for each in provider.diagnose(settings, store)} == {"ok"}
-        plans = [sagemaker_plans.plan_of(settings, run_id=run_id, attempt=number, store=store, secrets=["KEY"]) for number in (1, 2)]
+        plans = [aws_plans.plan_of(settings, run_id=run_id, attempt=number, store=store, secrets=["KEY"]) for number in (1, 2)]
         handles = [provider.launch(provider.render(plan), KEYS) for plan in plans]
         [machine] = cloud.simulator.machines(f"{run_id}-1")
         assert isinstance(machine, Imaginary)
@@ -123,10 +126,10 @@ def test_the_roles_for_google_cloud_allow_what_is_asked_and_nothing_else(tmp_pat
         google.buckets[store.removeprefix("gs://")] = GOOGLE_REGION.upper()
         google.repositories.clear()
         settings = {**google.settings, "service_account": google.accounts.machines, "create_repository": True}
-        provider = VertexProvider(tmp_path, pause=lambda _: None)
+        provider = VertexProvider(tmp_path, policy=replace(GCP_POLICY, sleep=lambda _: None))
         provider.registry_login(settings)
         assert {each.status for each in provider.diagnose(settings, store)} == {"ok"}
-        plan = vertex_plans.plan_of(settings=settings, store=store, secrets=["KEY"])
+        plan = gcp_plans.plan_of(settings=settings, store=store, secrets=["KEY"])
         handle = provider.launch(provider.render(plan), KEYS)
         assert provider.find(plan.run_id, 1, store, settings) is not None
         provider.observe_all([handle])
@@ -161,7 +164,7 @@ def test_the_roles_for_azure_allow_what_is_asked_and_nothing_else(tmp_path: Path
         settings = {**azure.settings, "repository": f"{azure.url.removeprefix('http://')}/cloud-train"}
         for machine in ({"compute": CLUSTER}, {"machine": "Standard_F4s_v2"}):
             assert {each.status for each in provider.diagnose({**settings, **machine}, store)} == {"ok"}
-        plan = azureml_plans.plan_of(settings, store=store, secrets=["KEY"])
+        plan = azure_plans.plan_of(settings, store=store, secrets=["KEY"])
         handle = provider.launch(provider.render(plan), KEYS)
         job = f"{plan.run_id}-1"
         fetch(f"azure-secret:{azure.url}/secrets/cloud-train-{job}")

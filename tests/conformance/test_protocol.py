@@ -27,7 +27,7 @@ WAITING = f"echo started; {UNTIL_LET_GO}"
 
 
 def wait_for_end(provider: Provider, handle: Handle) -> None:
-    pace = FAR_PACE if provider.capabilities.is_cloud else NEAR_PACE
+    pace = FAR_PACE if provider.capabilities.stops_slowly else NEAR_PACE
     wait_until(lambda: provider.observe(handle).state.is_end, "the provider says that it has ended", 60, pace)
 
 

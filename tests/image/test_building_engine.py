@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from cloud_train.docker.unavailable import EngineUnavailableError
 from cloud_train.image.building import build_in_engine, build_in_registry
 from cloud_train.image.config import Base, configuration
 from cloud_train.image.context import survey
-from cloud_train.image.engine import Engine, EngineBase
+from cloud_train.image.engine_images import EngineBase, EngineImages
 from cloud_train.image.errors import ImageError
 from cloud_train.image.layers import code_members, digest_of, make_layer, worker_members
 from cloud_train.image.recipe import Built, Recipe
@@ -113,13 +114,13 @@ def test_a_base_for_other_machines_is_refused(images: OwnImages, code: Path, reg
 
 
 def test_an_engine_that_is_not_there_is_named_with_the_way_out(code: Path, tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"no Docker Engine runs at unix://.*none\.sock") as caught:
+    with pytest.raises(EngineUnavailableError, match=r"no Docker Engine runs at unix://.*none\.sock") as caught:
         build_in_engine(Recipe(code, base_image()), print, host=f"unix://{tmp_path}/none.sock")
     assert "systemctl start docker" in (caught.value.hint or "")
 
 
 def test_an_engine_that_takes_no_partial_archive_gets_the_layers_through_a_container(images: OwnImages, code: Path, tmp_path: Path) -> None:
-    with Engine() as engine:
+    with EngineImages() as engine:
         found = engine.base(base_image(), "linux/amd64", print)
         layers = [
             make_layer(worker_members(), "worker"),

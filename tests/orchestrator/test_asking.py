@@ -15,6 +15,7 @@ from cloud_train.orchestrator.early_words import EarlyWords
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import RunView, list_runs, look
 from cloud_train.providers.base import Capabilities, Handle, Observation, Provider
+from cloud_train.providers.cloud.provider import cloud_capabilities
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.record import AttemptStatus
@@ -22,7 +23,7 @@ from cloud_train.run.states import Cause, State
 from tests.storage.memory_store import MemoryStore
 
 RUN = "asked-261124-120000-abcd"
-CLOUD = Capabilities(stores=("s3",), max_nodes=1, spot=True, enforces=(), containers=True, is_cloud=True)
+CLOUD = cloud_capabilities(("s3",), max_nodes=1, enforces=())
 
 
 class Counted:

@@ -12,13 +12,13 @@ from tempfile import TemporaryDirectory
 import psutil
 import pytest
 
+from cloud_train.docker.transport import opened
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.observing import view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import read_logs
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.submitting import submit
-from cloud_train.run.docker_http import opened
 from cloud_train.run.states import Cause, State
 from tests.docker_engine import base_image, engine_or_skip
 from tests.support import wait_until

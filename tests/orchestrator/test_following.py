@@ -11,7 +11,8 @@ import pytest
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.reading import follow_logs
-from cloud_train.providers.base import Capabilities, Handle, Observation
+from cloud_train.providers.base import Handle, Observation
+from cloud_train.providers.cloud.provider import cloud_capabilities
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.record import AttemptStatus
@@ -30,7 +31,7 @@ class Cloud:
     """A place where the run goes on."""
 
     name = "cloud"
-    capabilities = Capabilities(stores=("s3",), max_nodes=1, spot=True, enforces=(), containers=True, is_cloud=True)
+    capabilities = cloud_capabilities(("s3",), max_nodes=1, enforces=())
 
     def observe(self, _handle: Handle) -> Observation:
         return Observation(State.RUNNING)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from cloud_train.docker import container_paths
 from cloud_train.image import building
 from cloud_train.image.errors import ImageError, RegistryError
 from cloud_train.image.recipe import Built
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import DEFAULT_BASE, build_image, recipe_of
 from cloud_train.orchestrator.planning import make_plan
-from cloud_train.run import container_paths
 from cloud_train.run.plan import Plan
 
 

@@ -201,5 +201,5 @@ def test_a_shard_that_is_not_what_was_packed_ends_the_run_and_is_named(bench: Be
     ended = bench.finished(bench.start(bench.url))
     assert (ended.state, ended.cause) == (State.INTERRUPTED, Cause.INFRASTRUCTURE)
     assert name in ended.message
-    assert "does not arrive as it was written" in ended.message
+    assert "checksum mismatch" in ended.message
     assert name not in bench.arrived()

@@ -27,8 +27,8 @@ def mnist(_folder: Path) -> Iterator[list[str]]:
     """The four files on a server, as the job fetches them."""
     import torch
 
-    from tests.training.data.server import serving, sha256
     from tests.training.data.test_mnist import files, idx
+    from tests.web_server import serving, sha256
 
     made = files(train=300, test=40)
     for part, count in (("train", 300), ("t10k", 40)):  # of MNIST's own size
@@ -82,7 +82,7 @@ def reviews(folder: Path) -> Iterator[list[str]]:
 @contextmanager
 def plays(folder: Path) -> Iterator[list[str]]:
     """A text on a server, as the job fetches it."""
-    from tests.training.data.server import serving, sha256
+    from tests.web_server import serving, sha256
 
     text = b"ROMEO: But soft, what light through yonder window breaks?\n" * 400
     with serving(**{"input.txt": text}) as server:

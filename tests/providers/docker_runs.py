@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import cloud_train
 from cloud_train.job.models import JobSpec
 from cloud_train.providers.base import Handle
-from cloud_train.providers.docker import DockerProvider
-from cloud_train.providers.docker_request import labels_of
+from cloud_train.providers.docker.provider import DockerProvider
+from cloud_train.providers.docker.request import labels_of
 from cloud_train.run import layout
 from cloud_train.run.ids import new_run_id
 from cloud_train.run.plan import Plan

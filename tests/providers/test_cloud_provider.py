@@ -1,22 +1,68 @@
-"""Many jobs observed by listings: what each place shows, lacks, or cannot say."""
+"""A launch from its secrets to its handle, and many jobs observed by listings: what each place shows, lacks, or cannot say."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import pytest
 
 from cloud_train.errors import ProviderError
-from cloud_train.providers.base import Handle, Observation
-from cloud_train.providers.cloud_provider import CloudProvider, is_young
+from cloud_train.providers.base import AlreadyLaunchedError, Handle, LaunchUnknownError, Observation, Request
+from cloud_train.providers.cloud.errors import MissingError, RefusedError
+from cloud_train.providers.cloud.provider import CloudProvider, is_young
 from cloud_train.run.states import Cause, State
 
 RUNNING, QUEUED = Observation(State.RUNNING), Observation(State.QUEUED)
 
 
-class Listings(CloudProvider):
+class Cloud(CloudProvider[None]):
+    """A cloud that creates jobs, or raises ``refusal``; it writes down what it is asked for."""
+
+    name = "cloud"
+
+    def __init__(self, refusal: ProviderError | None = None, *, owns_secrets: bool = True) -> None:
+        self._refusal, self._owns_secrets = refusal, owns_secrets
+        self.did: list[str] = []
+
+    def _client(self, about: Mapping[str, Any]) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def _prepare(self, client: None, request: Request) -> None:
+        self.did.append("prepare")
+
+    def _put_secrets(self, client: None, request: Request, secrets: Mapping[str, str]) -> bool:
+        self.did.append("put secrets")
+        return self._owns_secrets
+
+    def _create(self, client: None, request: Request) -> dict[str, Any]:
+        self.did.append("create")
+        if self._refusal is not None:
+            raise self._refusal
+        return {"job": "a", "secret": request["secret"]}
+
+    def _withdraw(self, client: None, request: Request) -> None:
+        self.did.append("withdraw")
+
+    def _delete_secrets(self, client: None, about: Mapping[str, Any]) -> None:
+        self.did.append("delete secrets")
+        raise MissingError("there are none")
+
+    def _observed(self, handle: Handle) -> Observation:
+        return QUEUED
+
+    def _place(self, handle: Handle) -> str:
+        return "here"
+
+    def _listed(self, handles: Sequence[Handle]) -> Iterator[tuple[str, Observation]]:
+        yield from ()
+
+
+class Listings(Cloud):
     """A cloud that lists the jobs of ``shown`` by place, and then fails in the places of ``broken``. Asked alone, a job is queued."""
 
     def __init__(self, shown: dict[str, list[str]], broken: Sequence[str] = ()) -> None:
+        super().__init__()
         self._shown, self._broken = shown, broken
         self.alone: list[str] = []
 
@@ -38,6 +84,44 @@ class Listings(CloudProvider):
 
 def handle_of(place: str, job: str) -> Handle:
     return Handle("run", 1, "cloud", "s3://bucket", {"place": place, "job": job})
+
+
+REQUEST: Request = {"run_id": "run", "attempt": 1, "store": "s3://bucket", "secret": "name"}
+
+
+def test_a_launch_stores_the_secrets_before_it_creates_the_job() -> None:
+    cloud = Cloud()
+    before = time.time()
+    handle = cloud.launch(REQUEST, {"KEY": "value"})
+    assert cloud.did == ["prepare", "put secrets", "create"]
+    assert before <= handle.reference["launched"] <= time.time()
+    assert (handle.run_id, handle.attempt, handle.provider, handle.store) == ("run", 1, "cloud", "s3://bucket")
+
+
+def test_a_job_without_secrets_stores_none() -> None:
+    without: tuple[tuple[Request, dict[str, str]], ...] = ((REQUEST, {}), ({**REQUEST, "secret": None}, {"KEY": "value"}))
+    for request, secrets in without:
+        cloud = Cloud()
+        cloud.launch(request, secrets)
+        assert cloud.did == ["prepare", "create"]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "then"),
+    [
+        (RefusedError("no quota"), ["delete secrets"]),
+        (ProviderError("something else"), ["delete secrets"]),
+        (LaunchUnknownError("lost"), []),
+        (AlreadyLaunchedError("another was faster"), ["withdraw"]),
+    ],
+)
+def test_a_launch_that_fails_deletes_its_own_secrets_unless_a_job_may_read_them(refusal: ProviderError, then: list[str]) -> None:
+    for owns_secrets in (True, False):
+        cloud = Cloud(refusal, owns_secrets=owns_secrets)
+        with pytest.raises(type(refusal)) as caught:
+            cloud.launch(REQUEST, {"KEY": "value"})
+        assert caught.value is refusal
+        assert cloud.did == ["prepare", "put secrets", "create", *(then if owns_secrets else [])]
 
 
 def test_each_job_is_what_the_listing_of_its_own_place_shows_and_the_rest_is_asked_for_alone() -> None:

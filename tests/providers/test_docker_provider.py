@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cloud_train.docker.engine import connected
+from cloud_train.docker.host import address_of
+from cloud_train.docker.unavailable import EngineUnavailableError
 from cloud_train.errors import ProviderError
 from cloud_train.providers.base import AlreadyLaunchedError
-from cloud_train.providers.docker import DockerProvider
-from cloud_train.providers.docker_engine import EngineAbsentError, connected
+from cloud_train.providers.docker.provider import DockerProvider
 from cloud_train.run import layout
-from cloud_train.run.docker_host import address_of
 from cloud_train.run.states import Cause, State
+from tests.docker.forwarding import forwarded
 from tests.docker_engine import engine_or_skip
 from tests.providers.docker_runs import Run, of_nobody, plan_of, worker_image
-from tests.run.docker_forwarding import forwarded
 from tests.support import wait_until
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def test_an_attempt_on_an_engine_that_only_the_config_named_is_found(
     handle = run.launch()
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     assert run.provider.find(run.plan.run_id, 1, run.plan.store, {}) == handle
-    with pytest.raises(EngineAbsentError):  # an engine that cannot be asked might have it
+    with pytest.raises(EngineUnavailableError):  # an engine that cannot be asked might have it
         run.provider.find(run.plan.run_id, 2, run.plan.store, {})
 
 
@@ -331,9 +332,9 @@ def test_no_engine_is_an_error_of_a_launch_and_unknown_to_a_look(make_run: MakeR
     seen = run.provider.observe(handle)
     assert (seen.state, seen.cause) == (State.RUNNING, Cause.UNKNOWN)
     assert f"no Docker Engine runs at unix://{link}" in seen.message
-    with pytest.raises(EngineAbsentError, match="no Docker Engine runs"):
+    with pytest.raises(EngineUnavailableError, match="no Docker Engine runs"):
         run.provider.cancel(handle)
-    with pytest.raises(EngineAbsentError, match="no Docker Engine runs") as caught:
+    with pytest.raises(EngineUnavailableError, match="no Docker Engine runs") as caught:
         run.launch()
     assert "DOCKER_HOST" in str(caught.value.hint)
 
@@ -362,7 +363,7 @@ def test_a_socket_that_is_not_ours_names_the_group_to_join(make_run: MakeRun, tm
         me = os.geteuid()
         os.seteuid(65534 if me == 0 else me)  # nothing keeps root out
         try:
-            with pytest.raises(EngineAbsentError, match="permission denied") as caught:
+            with pytest.raises(EngineUnavailableError, match="permission denied") as caught:
                 run.provider.launch(request, {})
         finally:
             os.seteuid(me)
@@ -423,7 +424,7 @@ def test_of_an_engine_elsewhere_a_container_that_goes_on_is_told_from_an_engine_
 
 
 def test_an_attempt_that_goes_on_is_not_tidied_away(make_run: MakeRun, engine: "DockerClient", monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloud_train.providers.docker._LEAVING_SECONDS", 0.2)
+    monkeypatch.setattr("cloud_train.providers.docker.provider._LEAVING_SECONDS", 0.2)
     run = make_run(*WAITS)
     handle = run.launch()
     run.provider.tidy(handle)

@@ -9,8 +9,8 @@ import pytest
 
 from cloud_train.errors import ProviderError
 from cloud_train.providers.base import Request
-from cloud_train.providers.docker import DockerProvider
-from cloud_train.providers.docker_request import cache_of, problems_of, request_of
+from cloud_train.providers.docker.provider import DockerProvider
+from cloud_train.providers.docker.request import cache_of, problems_of, request_of
 from cloud_train.run.plan import NOT_WRITTEN, Plan
 from tests.providers.docker_runs import plan_of
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cloud_train.providers.base import TAKEN
-from cloud_train.providers.docker_state import Seen, verdict
+from cloud_train.providers.docker.state import Seen, verdict
 from cloud_train.run.states import Cause, State
 
 RUNNING = Seen(0, "ct-a", "running")

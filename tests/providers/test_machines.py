@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cloud_train.job.models import Resources
-from cloud_train.providers.machines import NoMachineError, choose, machines, similar
+from cloud_train.providers.cloud.machines import NoMachineError, choose, machines, similar
 
 CLOUDS = ("aws", "gcp", "azure")
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from cloud_train.retry import RetryPolicy
 from cloud_train.storage.base import Store
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.registry import open_store
-from cloud_train.storage.retrying import RetryingStore, RetryPolicy
+from cloud_train.storage.retrying import RetryingStore
 from tests.stores import SCHEMES, StoreServer, server_or_skip, use
 
 QUICK = RetryPolicy(first_wait=0.01, longest_wait=0.1, time_limit=5.0)

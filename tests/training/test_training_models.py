@@ -1,4 +1,4 @@
-"""The networks against the arithmetic of ``job.architecture``."""
+"""The networks against the arithmetic of ``cloud_train.networks``."""
 
 import itertools
 import json

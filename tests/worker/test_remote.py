@@ -8,13 +8,14 @@ from threading import Thread
 import pytest
 
 from cloud_train.errors import CorruptError
+from cloud_train.retry import RetryPolicy
 from cloud_train.run import layout
 from cloud_train.run.checkpoints import newest_valid
 from cloud_train.run.manifest import FORMAT, write_manifest
 from cloud_train.storage import registry
 from cloud_train.storage.base import ObjectMissingError, TransientStoreError
 from cloud_train.storage.local import LocalStore
-from cloud_train.storage.retrying import RetryingStore, RetryPolicy
+from cloud_train.storage.retrying import RetryingStore
 from cloud_train.worker.shipping.remote import CLAIMED, TAKEN, Remote
 from tests.storage.memory_store import MemoryStore
 

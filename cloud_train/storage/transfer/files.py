@@ -42,6 +42,6 @@ def download(store: Store, files: Iterable[Download], options: Options | None = 
     """
     engine = Engine(store, options or Options())
     todo = list(files)
-    engine.meter.expect(len(todo), sum(file.size for file in todo))
+    engine.meter.expect(len(todo), sum(max(0, file.size) for file in todo))
     engine.run(download_step(engine, file) for file in todo)
     return engine.summary()

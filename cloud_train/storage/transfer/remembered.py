@@ -8,10 +8,19 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from cloud_train.private import make_folder, write_text
 from cloud_train.storage.transfer.engine import Identity, Known
-from cloud_train.storage.transfer.unfinished import name_for, write_private
+from cloud_train.storage.transfer.paths import explained
+from cloud_train.storage.transfer.unfinished import name_for
 
 _FORMAT = 1
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a small file that only its owner may read, whole or not at all. Raises StoreError."""
+    with explained(f"write {path}"):
+        make_folder(path.parent)
+        write_text(path, text)
 
 
 class Memory:

@@ -1,8 +1,7 @@
-"""What a transfer keeps on the disk until it is done, so that another process can go on after a crash.
+"""A file that arrives in parts, which another process can complete after a crash.
 
-Uploads: a note in a private folder with the token that the store gave, which may be worth a password, hence mode 0600. Downloads: the
-partial file beside its target, and a second file that names the version and the parts that arrived. Neither is trusted: what comes of it
-is compared with the whole object's SHA-256, or where there is none, each part with the one that was noted when it arrived.
+Beside the target lie the partial file and a second one that names the version of the object and the parts that arrived. Neither is trusted:
+the finished file is compared with the object's SHA-256, or where there is none, each part with the SHA-256 noted when it arrived.
 """
 
 import errno
@@ -13,70 +12,18 @@ import os
 import secrets
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from cloud_train.beneath import IrregularError, open_plain
-from cloud_train.private import FILE, make_folder, write_text
-from cloud_train.storage.transfer.paths import TEMPORARY, explained
+from cloud_train.private import FILE
+from cloud_train.storage.transfer.paths import TEMPORARY
 
 _MOST_NOTES_BYTES = 64 << 20
 _MOST_DIGITS = 9
 
 
-def default_state_folder() -> Path:
-    """``transfers`` in ``$CLOUD_TRAIN_HOME``, or in ``~/.cloud-train``."""
-    return Path(os.environ.get("CLOUD_TRAIN_HOME") or "~/.cloud-train").expanduser().absolute() / "transfers"
-
-
 def name_for(*texts: str) -> str:
     """A file's name for a few texts, the same in every process."""
     return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a small file that only its owner may read, whole or not at all. Raises StoreError."""
-    with explained(f"write {path}"):
-        make_folder(path.parent)
-        write_text(path, text)
-
-
-@dataclass(frozen=True)
-class BegunUpload:
-    """An upload in parts that a store knows of."""
-
-    url: str
-    key: str
-    size: int
-    sha256: str
-    part_bytes: int
-    token: str
-
-
-class UploadNotes:
-    """The notes of all uploads that have begun, one file each, in one private folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def read(self, url: str, key: str) -> BegunUpload | None:
-        """The upload to this key that was begun and not finished, or None."""
-        try:
-            begun = BegunUpload(**json.loads(self._path(url, key).read_text()))
-        except (OSError, ValueError, TypeError):
-            return None  # there is none, or what is there is of no use
-        return begun if (begun.url, begun.key) == (url, key) else None
-
-    def write(self, begun: BegunUpload) -> None:
-        """Note that an upload has begun, in place of an older one. Raises StoreError."""
-        write_private(self._path(begun.url, begun.key), json.dumps(asdict(begun)))
-
-    def forget(self, url: str, key: str) -> None:
-        """The upload is finished or given up."""
-        with suppress(OSError):
-            self._path(url, key).unlink(missing_ok=True)
-
-    def _path(self, url: str, key: str) -> Path:
-        return self._folder / f"upload-{name_for(url, key)}.json"
 
 
 @dataclass(frozen=True)

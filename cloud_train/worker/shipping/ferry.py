@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cloud_train.errors import CloudTrainError
+from cloud_train.retry import RetryPolicy
 from cloud_train.run.record import RunRecord
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker.nodes.node import NodeContext
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 _FINISH = b"finish\n"
 _WAIT_SECONDS = 1.0  # a signal tells at once that it has ended
 _LOOK_SECONDS = 0.5
-_LONGEST_WAIT_SECONDS = 15.0
-_TRY_SECONDS = 20.0  # within one look; a store that is away longer is looked for again and again
+_LOOK_POLICY = RetryPolicy(time_limit=20.0)  # of requests within one look
+_BLOCKED_POLICY = RetryPolicy(time_limit=None, first_wait=1.0, longest_wait=15.0)  # between looks at a store that stays away
 _LAST_STARTS = 3  # of a process that is killed while it ships the rest
 
 _ALL_THERE, _BROKEN, _GIVEN_UP = 0, 1, 2  # its exit statuses
@@ -58,7 +59,7 @@ class Ferry:
         """Start it; ``note_of`` tells where an attempt's notes go."""
         self._signals, self._cargo, self._note_of = signals, cargo, note_of
         self._exit_code: int | None = None
-        self._starts = 0
+        self._restarts = _BLOCKED_POLICY.attempts_left()
         self._next_start = 0.0
         self._start(again=False)
 
@@ -102,8 +103,7 @@ class Ferry:
         """``again``: an earlier one has shipped a part already."""
         reading, self._writing = os.pipe()
         self._exit_code = None
-        self._next_start = time.monotonic() + min(2.0**self._starts, _LONGEST_WAIT_SECONDS)
-        self._starts += 1
+        self._next_start = time.monotonic() + (self._restarts.next_wait() or 0.0)
         self.pid = os.fork()
         if self.pid == 0:
             code = _BROKEN
@@ -120,11 +120,10 @@ class Ferry:
 
 def _ship(cargo: Cargo, reading: int, note_of: NoteOf, again: bool) -> bool:
     from cloud_train.storage.registry import open_store
-    from cloud_train.storage.retrying import RetryPolicy
     from cloud_train.worker.shipping.folders import Folders
     from cloud_train.worker.shipping.shipping import Shipper
 
-    store, run_id = open_store(cargo.url, RetryPolicy(time_limit=_TRY_SECONDS)), cargo.record.run_id
+    store, run_id = open_store(cargo.url, _LOOK_POLICY), cargo.record.run_id
     shipper = Shipper(cargo.workspace, store, run_id, cargo.first, node=cargo.node, again=again)
     one_at_a_time = threading.Lock()
 
@@ -183,6 +182,7 @@ class _Way:
         self._note = note
         self._reason = ""
         self._failing_since: float | None = None
+        self._failures = _BLOCKED_POLICY.attempts_left()
         self.wait = 0.0
         """Seconds until the next try."""
 
@@ -204,7 +204,8 @@ class _Way:
                 self._note(f"cannot ship: {said}" + (f" ({hint})" if hint else ""))
                 self._reason = reason
             self._failing_since = self._failing_since or time.monotonic()
-            self.wait = min(_LONGEST_WAIT_SECONDS, max(_LOOK_SECONDS, 2 * self.wait))
+            self.wait = self._failures.next_wait() or 0.0
             return False
         self._reason, self._failing_since, self.wait = "", None, 0.0
+        self._failures.restart()
         return result

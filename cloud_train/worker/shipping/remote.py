@@ -131,8 +131,8 @@ class Remote:
             raise StoreError(f"cannot write {checkpoints / name}: {reason}") from error
 
     def _store(self, time_limit: float = _TRY_SECONDS) -> Store:
+        from cloud_train.retry import RetryPolicy
         from cloud_train.storage.registry import open_store
-        from cloud_train.storage.retrying import RetryPolicy
 
         try:
             return open_store(self.url, RetryPolicy(time_limit=time_limit))

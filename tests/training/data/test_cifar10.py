@@ -20,7 +20,7 @@ from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.randomness import permutation
 from tests.training.data.python2 import python2_pickle
-from tests.training.data.server import serving, sha256
+from tests.web_server import serving, sha256
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 META = "batches.meta"

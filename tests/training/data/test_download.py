@@ -16,7 +16,7 @@ from cloud_train.errors import CorruptError, StoreError
 from cloud_train.spec.problems import FieldError
 from cloud_train.training.data.download import fetch, path_or_download
 from tests.support import wait_until
-from tests.training.data.server import Answer, FileServer, serving, sha256
+from tests.web_server import Answer, FileServer, serving, sha256
 from tests.worker.small_disk import fill, small_disk
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB

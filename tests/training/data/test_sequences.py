@@ -15,7 +15,7 @@ from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.samples import Batch, Pick
 from cloud_train.training.data.sequences import RaggedSamples, load_sequences
 from cloud_train.training.randomness import permutation
-from tests.training.data.server import serving, sha256
+from tests.web_server import serving, sha256
 
 
 def data(**fields: Any) -> SequencesData:

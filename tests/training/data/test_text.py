@@ -12,7 +12,7 @@ from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.data.samples import Pick
 from cloud_train.training.data.text import encode, load_text
-from tests.training.data.server import serving, sha256
+from tests.web_server import serving, sha256
 
 
 def decode(data: DataSet, characters: torch.Tensor) -> str:

@@ -21,8 +21,8 @@ from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.decoding import UnreadableImageError
 from cloud_train.training.data.images import FolderSamples, default_processes, load_images
 from cloud_train.training.data.samples import Pick
-from tests.training.data.server import serving, sha256
 from tests.training.images.pictures import SIDE, png_header, write_folder
+from tests.web_server import serving, sha256
 
 
 @pytest.fixture

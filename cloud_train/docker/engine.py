@@ -1,0 +1,243 @@
+"""The connection to a Docker Engine: the few calls of its API that the provider makes, and words for what can go wrong with each.
+
+Reference: https://docs.docker.com/reference/api/engine/version/v1.41/.
+"""
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from cloud_train.docker.transport import QUICK_SECONDS, DockerHttp, opened
+from cloud_train.docker.unavailable import EngineUnavailableError, is_timeout, unavailable_explained
+from cloud_train.errors import ProviderError
+
+Labels = Mapping[str, str]
+
+_SLOW_SECONDS = 60.0
+"""For creating, starting and removing, which read and write the disk."""
+
+FREE_SPACE = "see what uses the space with `docker system df`, and free it with `docker system prune`"
+
+
+class NameTakenError(ProviderError):
+    """The engine has a container or a network of this name already: nothing was created."""
+
+
+class FolderUnseenError(ProviderError):
+    """The engine sees no folder of this name: it is not there, or the engine runs on another machine, or in a virtual one."""
+
+
+class _MissingError(ProviderError):
+    """There is no such container, network or image."""
+
+
+class _StateError(ProviderError):
+    """The container is not in a state in which this can be done: not running, or being removed already."""
+
+
+@contextmanager
+def connected(address: str) -> Iterator["Engine"]:
+    """A connection to the engine at ``address``; raises EngineUnavailableError."""
+    with ExitStack() as closing:
+        with unavailable_explained(address):
+            http = closing.enter_context(opened(address))
+        yield Engine(address, http)
+
+
+class Engine:
+    """One open connection. Every method raises ProviderError, or EngineUnavailableError when the engine is gone."""
+
+    def __init__(self, address: str, http: DockerHttp) -> None:
+        self.address = address
+        self._http = http
+
+    def version(self) -> str:
+        """Its version, such as ``28.2.2``."""
+        return str(self._ask("GET", "/version")["Version"])
+
+    def is_rootless_of(self, user: int) -> bool:
+        """Whether this user runs it without being root: a container's root is then that user, and other users are nobody's here.
+
+        It is asked only if its socket is that user's, because it takes long to answer.
+        """
+        if not user or not self.address.startswith("unix://"):
+            return False
+        with suppress(OSError):
+            if Path(self.address.removeprefix("unix://")).stat().st_uid == user:
+                return any("rootless" in option for option in self._ask("GET", "/info").get("SecurityOptions") or ())
+        return False
+
+    def image(self, name: str) -> dict[str, Any] | None:
+        """Everything that the engine knows of an image, by its id or name; None if it does not have it."""
+        with suppress(_MissingError):
+            return dict(self._ask("GET", f"/images/{name}/json"))
+        return None
+
+    def create_container(self, name: str, body: Mapping[str, Any]) -> str:
+        """Create it, and return its id; raises NameTakenError if there is one of this name."""
+        return str(self._ask("POST", "/containers/create", {"name": name}, body, _SLOW_SECONDS)["Id"])
+
+    def create_network(self, body: Mapping[str, Any]) -> str:
+        """Create it, and return its id; raises NameTakenError if there is one of this name."""
+        return str(self._ask("POST", "/networks/create", body=body, timeout_seconds=_SLOW_SECONDS)["Id"])
+
+    def put_files(self, container: str, files: Mapping[str, Path]) -> None:
+        """Copy files of this machine into a container that was created, each to a path in one of its volumes, readable for all there."""
+        for path, source in files.items():
+            folder, _, name = path.rpartition("/")
+            with BytesIO() as archive:
+                with tarfile.open(fileobj=archive, mode="w") as tar:
+                    member = tarfile.TarInfo(name)
+                    content = source.read_bytes()
+                    member.size, member.mode = len(content), 0o444
+                    tar.addfile(member, BytesIO(content))
+                self._ask("PUT", f"/containers/{container}/archive", {"path": folder}, archive.getvalue(), _SLOW_SECONDS)
+
+    def start(self, container: str) -> None:
+        """Start a container that was created."""
+        self._ask("POST", f"/containers/{container}/start", timeout_seconds=_SLOW_SECONDS)
+
+    def inspect(self, container: str) -> dict[str, Any] | None:
+        """Everything that the engine knows of a container; None if there is none of this id or name."""
+        with suppress(_MissingError):
+            return dict(self._ask("GET", f"/containers/{container}/json"))
+        return None
+
+    def containers(self, labels: Labels) -> list[dict[str, Any]]:
+        """Those with all these labels, whatever their state, each with ``Id``, ``Names`` and ``Labels``."""
+        return list(self._ask("GET", "/containers/json", {"all": "1", "filters": _having(labels)}))
+
+    def networks(self, labels: Labels) -> list[dict[str, Any]]:
+        """Those with all these labels, each with ``Id`` and ``Name``."""
+        return list(self._ask("GET", "/networks", {"filters": _having(labels)}))
+
+    def terminate(self, container: str) -> None:
+        """SIGTERM for its first process, which wakes a paused one; nothing happens if it does not run."""
+        with suppress(_MissingError, _StateError):
+            self._ask("POST", f"/containers/{container}/kill", {"signal": "SIGTERM"})
+
+    def has_stopped(self, container: str, within_seconds: float) -> bool:
+        """Wait until it does not run; False if that takes longer. One that is missing has stopped."""
+        try:
+            with suppress(_MissingError):
+                self._ask("POST", f"/containers/{container}/wait", timeout_seconds=within_seconds)
+        except EngineUnavailableError as error:
+            if not is_timeout(error.__cause__):
+                raise
+            return False
+        return True
+
+    def remove(self, container: str) -> None:
+        """Kill it if it runs, and take it away with its anonymous volumes; nothing happens if it is missing or goes already."""
+        with suppress(_MissingError, _StateError):
+            self._ask("DELETE", f"/containers/{container}", {"v": "1", "force": "1"}, timeout_seconds=_SLOW_SECONDS)
+
+    def remove_network(self, network: str) -> None:
+        """Take a network away; nothing happens if it is missing."""
+        with suppress(_MissingError):
+            self._ask("DELETE", f"/networks/{network}")
+
+    def output(self, container: str, lines: int | None = None) -> bytes:
+        """What it printed, stdout and stderr together: all, or the last ``lines``; nothing if it is missing."""
+        query = {"stdout": "1", "stderr": "1", "tail": str(lines or "all")}
+        with suppress(_MissingError):
+            return _joined(self._answer("GET", f"/containers/{container}/logs", query))
+        return b""
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
+        timeout_seconds: float = QUICK_SECONDS,
+    ) -> Any:
+        data = self._answer(method, path, query, body, timeout_seconds)
+        with unavailable_explained(self.address):
+            return json.loads(data) if data else None
+
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
+        timeout_seconds: float = QUICK_SECONDS,
+    ) -> bytes:
+        with unavailable_explained(self.address):
+            answer = self._http.ask(method, path, query, body, timeout_seconds)
+        if answer.status >= 400:
+            raise refusal(answer.status, answer.words)
+        return answer.body
+
+
+def is_full(words: str) -> bool:
+    """Whether an engine, or what a build ran, reports that its disk is full."""
+    return "no space left on device" in words.lower()
+
+
+def _joined(stream: bytes) -> bytes:
+    """What was printed, from the engine's frames: four bytes that name stdout or stderr, four with a length, and as much output."""
+    parts, position = [], 0
+    while position + 8 <= len(stream):
+        length = int.from_bytes(stream[position + 4 : position + 8], "big")
+        parts.append(stream[position + 8 : position + 8 + length])
+        position += 8 + length
+    return b"".join(parts)
+
+
+def _having(labels: Labels) -> str:
+    return json.dumps({"label": [f"{name}={value}" for name, value in labels.items()]})
+
+
+_UNSEEN = re.compile(r"bind source path does not exist|[Mm]ounts denied")
+"""The words of an engine, and those of Docker Desktop."""
+_REFUSALS = (
+    (
+        r"[Nn]o such image: (?P<what>\S+)|(?P<other>[^\s'\"]{1,300}): image not known",
+        "the engine has no image {what}",
+        "it was removed after it was built: `cloud-train package JOB.yaml` makes the same one again, if the job's files are still the same",
+    ),
+    (
+        r'exec: "(?P<what>[^"]*)".{0,300}(not found|no such file)',
+        "the image has no {what}",
+        "choose a base with Python 3.10 or later as python3 on its PATH: image.base in the job file",
+    ),
+    (
+        r"no space left on device",
+        "the engine's disk is full",
+        FREE_SPACE,
+    ),
+    (
+        r"address pool|predefined address",
+        "the engine has no addresses left for another network",
+        "remove the networks that nobody uses with: docker network prune",
+    ),
+    (
+        r"could not select device driver|nvidia-container-cli",
+        "the engine cannot give a container GPUs",
+        "install the NVIDIA Container Toolkit on its machine, or take resources.accelerator out of the job",
+    ),
+    (r"Range of CPUs is (?P<what>.{0,300}?available)", "resources.cpus: the range is {what}", "ask for fewer with resources.cpus"),
+    (r"network (?P<what>\S+) not found", "the engine has no network {what}", "see which there are with: docker network ls"),
+)
+"""The engine's words for what a user can put right, what is said instead, and the next step."""
+
+
+def refusal(status: int | None, said: str) -> ProviderError:
+    """What to say of a call that the engine refused with this HTTP ``status`` and these words."""
+    if status == 409 and re.search(r"name .{0,300}(already in use|already exists)", said):
+        return NameTakenError(f"the engine has one of this name already (it said: {said})")
+    if _UNSEEN.search(said):
+        return FolderUnseenError(f"the engine does not see a folder of this machine (it said: {said})", hint="see whether it is there")
+    kind = {404: _MissingError, 409: _StateError}.get(status or 0, ProviderError)
+    for pattern, message, hint in _REFUSALS:
+        if match := re.search(pattern, said):
+            what = next((text for text in match.groupdict().values() if text), "")
+            return kind(f"{message.format(what=what)} (it said: {said})", hint)
+    return kind(f"the Docker Engine refused: {said}", hint="its own log says more: journalctl -u docker")

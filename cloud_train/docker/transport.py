@@ -1,0 +1,182 @@
+"""Requests to a Docker Engine: plain HTTP over its socket on this machine or over SSH, the Docker SDK's session over TCP and TLS.
+
+Looking at a container is one small request, and importing the SDK takes longer than a hundred of them. The API is that of
+https://docs.docker.com/reference/api/engine/; paths without a version are the engine's newest, as with the SDK's ``version="auto"``.
+"""
+
+import json
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from cloud_train.docker.host import context_of
+from cloud_train.docker.ssh import Ssh, relayed
+from cloud_train.errors import MissingDependencyError
+from cloud_train.job.loopback import is_loopback
+
+QUICK_SECONDS = 10.0
+"""How long an engine may keep silent that is only asked something."""
+
+_Send = Callable[[str, str, bytes | None, float], "Answer"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an engine answers to one request."""
+
+    status: int
+    """The HTTP status."""
+    body: bytes
+
+    @property
+    def document(self) -> Any:
+        """The body as JSON; None for an empty one. Raises ValueError if it is none."""
+        return json.loads(self.body) if self.body else None
+
+    @property
+    def words(self) -> str:
+        """What an engine says of a request that it refused."""
+        with suppress(ValueError, LookupError, TypeError):
+            return str(self.document["message"])
+        return self.body.decode(errors="replace").strip()
+
+
+class DockerHttp:
+    """One open connection to an engine. Whatever keeps an answer from coming is an OSError, TimeoutError among them."""
+
+    def __init__(self, send: _Send) -> None:
+        self._send = send
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
+        timeout_seconds: float = QUICK_SECONDS,
+    ) -> Answer:
+        """Send a request, with ``body`` as JSON, or bytes as a tar. ``path`` may hold an image's name; the timeout is that of a silence."""
+        target = quote(path, safe="/:@") + (f"?{urlencode(query)}" if query else "")
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        return self._send(method, target, data, timeout_seconds)
+
+
+@contextmanager
+def opened(address: str) -> Iterator[DockerHttp]:
+    """A connection to the engine at ``address``, such as ``unix:///var/run/docker.sock``. Raises OSError if nobody listens there."""
+    if address.startswith("unix://"):
+        with closing(_SocketConnection(lambda: _dialled(address.removeprefix("unix://")))) as connection:
+            connection.connect()
+            yield DockerHttp(connection.send_and_read)
+    elif address.startswith("ssh://"):
+        with closing(Ssh(address)) as ssh, closing(_SocketConnection(ssh.dial, ssh.words)) as connection:
+            connection.send_and_read("GET", "/_ping", None, QUICK_SECONDS)  # before it answers, nothing is known
+            yield DockerHttp(connection.send_and_read)
+    else:
+        with sdk_client(address, QUICK_SECONDS) as client:
+            yield DockerHttp(partial(_send_by_sdk, client))
+
+
+@contextmanager
+def sdk_client(address: str, timeout_seconds: float) -> Iterator[Any]:
+    """The Docker SDK's ``APIClient`` for the engine at ``address``, with certificates from where Docker's own command line has them.
+
+    Raises OSError if the engine does not answer, and MissingDependencyError without the SDK.
+    """
+    try:
+        from docker import APIClient
+        from docker.errors import DockerException
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the engine at {address} is reached with the Docker SDK for Python, which is not installed ({error})",
+            hint="install it with: pip install 'cloud-train[docker]'",
+        ) from error
+
+    class Client(APIClient):  # type: ignore[misc]  # the SDK has no types
+        def merge_environment_settings(self, *request: Any) -> Any:
+            merged = super().merge_environment_settings(*request)
+            if self.verify is not True:  # the certificates of this engine, and not those that REQUESTS_CA_BUNDLE names for all servers
+                merged["verify"] = self.verify
+            return merged
+
+    with ExitStack() as closings:
+        url = closings.enter_context(relayed(address)) if address.startswith("ssh://") else address
+        try:
+            client = closings.enter_context(closing(Client(url, version="auto", timeout=timeout_seconds, tls=_certificates(address))))
+        except DockerException as error:
+            raise ConnectionError(str(error)) from error
+        yield client
+
+
+def is_private(address: str) -> bool:
+    """Whether nobody in between can read what is sent to the engine at ``address``: it is on this machine, or behind SSH or TLS."""
+    scheme, _, rest = address.partition("://")
+    if scheme in ("unix", "npipe", "ssh", "https", "http+unix"):
+        return True
+    if is_loopback((rest or address).partition("/")[0]):
+        return True
+    try:
+        return bool(_certificates(address))
+    except ImportError:  # without the SDK there is no connection at all, and making one says so
+        return True
+
+
+def _certificates(address: str) -> Any:
+    """Those of the Docker CLI's current context if that names this engine, otherwise those of the environment; False for no TLS."""
+    if not address.startswith(("tcp://", "https://")):
+        return False
+    from docker.utils import kwargs_from_env
+
+    context = context_of(address)
+    return (context.TLSConfig if context is not None else kwargs_from_env().get("tls")) or False
+
+
+def _send_by_sdk(client: Any, method: str, target: str, body: bytes | None, timeout_seconds: float) -> Answer:
+    response = client.request(method, f"{client.base_url}{target}", data=body, headers=_headers(body), timeout=timeout_seconds)
+    return Answer(response.status_code, response.content)
+
+
+def _headers(body: bytes | None) -> dict[str, str]:
+    return {} if body is None else {"Content-Type": "application/json" if body.startswith(b"{") else "application/x-tar"}
+
+
+def _dialled(path: str) -> socket.socket:
+    opening = socket.socket(socket.AF_UNIX)
+    try:
+        opening.settimeout(QUICK_SECONDS)
+        opening.connect(path)
+    except OSError:
+        opening.close()
+        raise
+    return opening
+
+
+class _SocketConnection(HTTPConnection):
+    """HTTP over a socket that ``dial`` makes; ``words`` may know why one broke off."""
+
+    def __init__(self, dial: Callable[[], socket.socket], words: Callable[[], str] = lambda: "") -> None:
+        super().__init__("localhost", timeout=QUICK_SECONDS)
+        self._dial, self._words = dial, words
+
+    def connect(self) -> None:
+        self.sock = self._dial()
+
+    def send_and_read(self, method: str, target: str, body: bytes | None, timeout_seconds: float) -> Answer:
+        try:
+            if self.sock is None:
+                self.connect()
+            self.sock.settimeout(timeout_seconds)
+            self.request(method, target, body, _headers(body))
+            with self.getresponse() as response:
+                return Answer(response.status, response.read())
+        except (ConnectionError, HTTPException) as error:
+            self.close()  # an answer that comes after all is none to the next request
+            raise ConnectionError(self._words() or f"the connection broke off ({type(error).__name__})") from error
+        except OSError:
+            self.close()
+            raise

@@ -1,0 +1,288 @@
+"""The images of a Docker Engine: bases in it, and new images put into it.
+
+Looking is quick and done over plain HTTP. The Docker SDK is imported for what brings an image into the engine or out of it.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cloud_train.docker.engine import FREE_SPACE, connected, is_full
+from cloud_train.docker.host import address_of
+from cloud_train.docker.transport import is_private, sdk_client
+from cloud_train.docker.unavailable import EngineUnavailableError, unavailable_explained
+from cloud_train.errors import MissingDependencyError
+from cloud_train.image.config import BELOW, Base, check_platform
+from cloud_train.image.errors import ImageError
+from cloud_train.image.layers import Layer, Member, compress, digest_of, write_layer, write_tar
+from cloud_train.image.reference import parse_reference
+
+if TYPE_CHECKING:
+    from cloud_train.image.credentials import Login
+
+JOBS = "cloud-train-job"
+"""The repository of the images that are put into an engine; ``docker image ls cloud-train-job`` shows them."""
+
+_TIMEOUT_SECONDS = 600  # loading an image says nothing until it is done
+_MOST_LOOKED_AT = 20
+"""Images that are compared with a new one, to find layers that they share."""
+
+
+@dataclass(frozen=True)
+class EngineBase:
+    """A base image that lies in the engine."""
+
+    image_id: str
+    base: Base
+    built: bool = False
+    """It was built just now."""
+
+
+class EngineImages:
+    """The images of one engine, over a connection that is open for as long as this context manager."""
+
+    def __init__(self, host: str | None = None) -> None:
+        """``host`` is the engine's URL; by default Docker's own rules choose it. Raises EngineUnavailableError if none answers."""
+        self.address = address_of(host)
+        self._closing = ExitStack()
+        with _other_way_named():
+            self._engine = self._closing.enter_context(connected(self.address))
+
+    def __enter__(self) -> "EngineImages":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    @cached_property
+    def _client(self) -> Any:
+        with _other_way_named(), unavailable_explained(self.address):
+            return self._closing.enter_context(sdk_client(self.address, _TIMEOUT_SECONDS))
+
+    def find(self, name: str) -> Mapping[str, Any] | None:
+        """Everything that the engine knows of an image, by id or name; None if it does not have it."""
+        with _other_way_named():
+            return self._engine.image(name)
+
+    def base(self, name: str, platform: str, note: Callable[[str], None]) -> EngineBase:
+        """A base image, pulled if it is not there. Raises ImageError if it does not exist, or is made for another platform."""
+        found = self.find(name)
+        if found is None:
+            if name.startswith("sha256:"):
+                raise ImageError(f"there is no image {name} in the Docker Engine", hint="name a base that can be pulled")
+            note(f"pulling {name}")
+            self._pull(name, platform)
+            found = self.find(name)
+        if found is None:
+            raise ImageError(
+                f"the Docker Engine has pulled {name}, and does not have it", hint="pull it by hand, and look whether it is there"
+            )
+        base = Base(
+            os=found["Os"],
+            architecture=found["Architecture"],
+            variant=found.get("Variant") or "",
+            diff_ids=tuple(found["RootFS"].get("Layers") or ()),
+            settings=found.get("Config") or {},
+        )
+        check_platform(base, name, platform)
+        return EngineBase(found["Id"], base)
+
+    def name_for_building(self, image_id: str, name: str) -> str:
+        """A name for an image that a Dockerfile can begin with; BuildKit takes an id for the name of something to pull."""
+        found = self.find(image_id) or {}
+        names = [tag for tag in found.get("RepoTags") or [] if not tag.startswith("<none>")]
+        if names:
+            return str(names[0])
+        self.tag(image_id, name)
+        return name
+
+    def tag(self, image_id: str, name: str) -> None:
+        """Give an image another name."""
+        repository, _, tag = name.rpartition(":")
+        with explained(f"name the image {image_id}"):
+            self._client.tag(image_id, repository, tag)
+
+    def existing(self, image_id: str) -> str | None:
+        """The id of the image with this configuration, if the engine has it."""
+        found = self.find(image_id) or self.find(job_tag(image_id))
+        return str(found["Id"]) if found else None
+
+    def put(self, config: bytes, layers: Sequence[Layer], base: EngineBase, folder: Path) -> tuple[str, int]:
+        """Make an image of a base and layers; its id, and how many bytes were sent. ``folder`` is for temporary files.
+
+        An engine whose layer store takes an archive that names a layer it has without bringing it gets the layers that are new to it.
+        Another gets them written into a container of the base, of which it makes the image, under an id that it chooses itself.
+        """
+        needs_sdk()
+        from docker.errors import APIError, ImageLoadError
+
+        image_id = digest_of(config)
+        archive = folder / "image.tar"
+        _write_archive(archive, config, layers[self._known_layers(config, len(base.base.diff_ids)) :], folder)
+        try:
+            with explained("load an image", but=(APIError, ImageLoadError)), archive.open("rb") as file:
+                for event in self._client.load_image(file):
+                    if "errorDetail" in event:
+                        raise ImageLoadError(event["errorDetail"]["message"])
+            if self.find(image_id):
+                return image_id, archive.stat().st_size
+        except (APIError, ImageLoadError):
+            # Engines with containerd's image store want every layer in the archive.
+            pass
+        return self._commit(json.loads(config)["config"], layers, base, job_tag(image_id))
+
+    def push(self, image_id: str, repository: str, tag: str, login: "Login | None" = None) -> int:
+        """Have the engine push an image, with its own means; the bytes of the layers that were not there. ``login`` is the registry's, if
+        Docker's config file does not have it.
+        """
+        name = f"{repository}:{tag}"
+        if login is not None and login.host != parse_reference(repository).host:
+            raise ImageError(f"the login for {login.host or 'no registry'} is not sent with {repository}")
+        if login is not None and not is_private(self.address):
+            hint = "use TLS (DOCKER_TLS_VERIFY=1, and certificates in DOCKER_CERT_PATH), or ssh://user@host"
+            raise ImageError(f"the Docker Engine at {self.address} is reached without encryption, so it does not get a login", hint=hint)
+        self.tag(image_id, name)
+        sizes: dict[str, int] = {}
+        with explained(f"push {name}"):
+            try:
+                for event in self._client.push(repository, tag=tag, stream=True, decode=True, auth_config=_auth_config(login)):
+                    if "error" in event:
+                        raise ImageError(f"the Docker Engine cannot push {name}: {event['error']}", hint=f"try `docker push {name}`")
+                    if event.get("status") == "Pushing":
+                        sizes[event.get("id", "")] = max(sizes.get(event.get("id", ""), 0), event["progressDetail"].get("current", 0))
+            finally:
+                self._client.remove_image(name, noprune=True)
+        return sum(sizes.values())
+
+    def _pull(self, name: str, platform: str) -> None:
+        needs_sdk()
+        from docker.errors import NotFound
+
+        reference = parse_reference(name)
+        with explained(f"pull {name}"):
+            try:
+                self._client.pull(str(reference.repository), tag=reference.version, platform=platform)
+            except NotFound as error:
+                raise ImageError(
+                    f"the base image {name} does not exist, or not for {platform}: {error.explanation}",
+                    hint="check its name and tag; a private one needs `docker login`",
+                ) from error
+
+    def _known_layers(self, config: bytes, base_layers: int) -> int:
+        """How many layers on top of the base the engine has already, as the lowest of another image's; one above a new one is new."""
+        document = json.loads(config)
+        labels, diff_ids = document["config"]["Labels"], document["rootfs"]["diff_ids"]
+        with explained("list images"):
+            images = self._client.images(filters={"label": f"{BELOW}={labels[BELOW]}"})
+        if not images:
+            return 0
+        # The likeliest are earlier images of the same job.
+        images.sort(key=lambda each: -len(labels.items() & each["Labels"].items()))
+        known = base_layers + 1
+        for each in images[:_MOST_LOOKED_AT]:
+            theirs = (self.find(each["Id"]) or {"RootFS": {}})["RootFS"].get("Layers") or []
+            shared = next((number for number, pair in enumerate(zip(diff_ids, theirs, strict=False)) if pair[0] != pair[1]), len(theirs))
+            known = max(known, shared)
+        return known - base_layers
+
+    def _commit(self, settings: Mapping[str, Any], layers: Sequence[Layer], base: EngineBase, name: str) -> tuple[str, int]:
+        repository, _, tag = name.rpartition(":")
+        # The image gets one layer for all, so it must not tell that there are others.
+        labels = {label: text for label, text in settings["Labels"].items() if label != BELOW}
+        with explained("make an image from a container"):
+            container = self._client.create_container(base.image_id, command=["true"], labels={"cloud-train.building": tag})["Id"]
+            try:
+                sent_bytes = 0
+                for layer in layers:
+                    with tempfile.TemporaryFile() as file:
+                        sent_bytes += write_layer(layer, file)
+                        file.seek(0)
+                        self._client.put_archive(container, "/", file)
+                made = self._client.commit(container, repository=repository, tag=tag, conf={**settings, "Labels": labels})
+            finally:
+                self._client.remove_container(container, v=True, force=True)
+        return str(made["Id"]), sent_bytes
+
+
+def engine_images_or_none(host: str | None = None) -> EngineImages | None:
+    """The images of the engine at ``host``, if one answers."""
+    try:
+        return EngineImages(host)
+    except (EngineUnavailableError, MissingDependencyError):
+        return None
+
+
+def job_tag(image_id: str) -> str:
+    """The name that an image gets in an engine; one without would be swept away by ``docker image prune``."""
+    return f"{JOBS}:{image_id[7:39]}"
+
+
+@contextmanager
+def _other_way_named() -> Iterator[None]:
+    """Where no engine answers, say that a push does without one."""
+    try:
+        yield
+    except EngineUnavailableError as error:
+        error.hint = f"{error.hint}; `cloud-train package --push` needs no engine"
+        raise
+
+
+def needs_sdk() -> None:
+    """Raise MissingDependencyError where there is no Docker SDK: looking at an engine does without, changing something in it does not."""
+    try:
+        import docker.errors  # noqa: F401 -- only whether there is one
+    except ImportError as error:
+        words = f"images are brought into a Docker Engine, and out of it, with the Docker SDK, which cannot be imported: {error}"
+        raise MissingDependencyError(words, hint="pip install 'cloud-train[docker]'") from error
+
+
+@contextmanager
+def explained(action: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn the SDK's errors into ImageError, except those in ``but``, which the caller knows what to do about."""
+    needs_sdk()
+    from docker.credentials import StoreError
+    from docker.errors import APIError, DockerException
+
+    try:
+        yield
+    except but:
+        raise
+    except APIError as error:
+        words = str(error.explanation or error)
+        if is_full(words):
+            raise ImageError(f"the Docker Engine's disk is full: it cannot {action} ({words})", hint=FREE_SPACE) from error
+        hint = "see whether the name is right, and whether the engine reaches what it needs: `docker info`"
+        raise ImageError(f"the Docker Engine cannot {action}: {words}", hint=hint) from error
+    except StoreError:
+        # What a helper says may hold what it keeps.
+        raise ImageError(f"the Docker Engine cannot {action}: a credential helper fails", hint="see credsStore in config.json") from None
+    except (DockerException, OSError, ValueError) as error:  # the errors of requests, which the SDK lets through, are OSErrors
+        raise EngineUnavailableError(
+            f"the connection to the Docker Engine broke, or it cannot {action}: {error}", hint="start Docker, and retry"
+        ) from error
+
+
+def _write_archive(archive: Path, config: bytes, layers: Sequence[Layer], folder: Path) -> None:
+    """What ``docker load`` reads (https://github.com/moby/docker-image-spec), with these of the image's layers."""
+    names = [f"{diff_id[7:]}.tar" for diff_id in json.loads(config)["rootfs"]["diff_ids"]]
+    image_id = digest_of(config)
+    manifest = [{"Config": f"{image_id[7:]}.json", "RepoTags": [job_tag(image_id)], "Layers": names}]
+    members = [
+        Member("manifest.json", "file", content=json.dumps(manifest).encode()),
+        Member(f"{image_id[7:]}.json", "file", content=config),
+    ]
+    for layer in layers:
+        blob = compress(layer, folder / f"{layer.diff_id[7:]}.tar.gz")
+        members.append(Member(f"{layer.diff_id[7:]}.tar", "file", source=blob.file))
+    with archive.open("wb") as file:
+        write_tar(members, file)
+
+
+def _auth_config(login: "Login | None") -> dict[str, str] | None:
+    """As the engine's API has it; None lets the SDK look into Docker's config file."""
+    return {"username": login.username, "password": login.password} if login is not None else None

@@ -1,0 +1,1 @@
+"""The ``aws`` provider: SageMaker training jobs. ``provider`` implements the protocol; the other modules are its parts."""

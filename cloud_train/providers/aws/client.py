@@ -1,0 +1,193 @@
+"""Requests to AWS: the SDK's clients, retries where they may help, and AWS's errors in words with the next step.
+
+Credentials and endpoints come from the AWS SDK's own chain (environment, ``~/.aws``, single sign-on, a machine's role). The SDK itself
+tries each request once: only the caller knows whether a request may be repeated.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any
+
+from cloud_train.errors import MissingDependencyError, ProviderError
+from cloud_train.job.cloud_names import AWS_REGION, EXPECTED, has_form
+from cloud_train.providers.cloud.errors import (
+    PROXY_HINT,
+    ExistsError,
+    ForbiddenError,
+    MissingError,
+    RefusedError,
+    ThrottledError,
+    UnansweredError,
+    UnreachableError,
+    retried,
+)
+from cloud_train.retry import RetryPolicy
+from cloud_train.storage.s3_access import CREDENTIAL_PROBLEMS, INSTALL, LOG_IN
+
+_THROTTLES = frozenset(
+    {"Throttling", "ThrottlingException", "ThrottledException", "TooManyRequestsException", "RequestLimitExceeded", "RequestThrottled"}
+)
+_CREDENTIALS = (
+    (
+        frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}),
+        "the AWS credentials have expired",
+        LOG_IN,
+    ),
+    (
+        frozenset({"UnrecognizedClientException", "InvalidClientTokenId", "AuthFailure", "MissingAuthenticationToken"}),
+        "AWS does not know these credentials",
+        f"{LOG_IN}; a region that is off by default has to be enabled",
+    ),
+    (
+        frozenset({"SignatureDoesNotMatch", "InvalidSignatureException", "RequestTimeTooSkewed"}),
+        "AWS does not accept the signature",
+        "set this machine's clock; if it is right, the secret access key is wrong",
+    ),
+)
+"""AWS's codes → what they mean, and what to do."""
+_DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError"})
+_EXISTS = frozenset({"ResourceInUse", "ResourceExistsException", "RepositoryAlreadyExistsException"})
+_MISSING = frozenset({"NoSuchEntity", "NoSuchBucket"})
+_POLICY = "docs/clouds/aws.md has the policy of whoever submits"
+_QUOTA = re.compile(r"'([^']+ for [^']+)'")
+_PERMISSION = re.compile(r"not authorized to perform:? ([\w-]+:\w+)(?: on resource:? (\S+))?")
+
+
+POLICY = RetryPolicy(attempts=5, time_limit=None, first_wait=0.5, longest_wait=8.0)
+"""How a request is repeated."""
+ANSWER_SECONDS = 30.0
+"""How long a response may take."""
+
+
+class Aws:
+    """The SDK's clients, made when they are needed, for any thread."""
+
+    def __init__(self, policy: RetryPolicy = POLICY, answer_seconds: float = ANSWER_SECONDS) -> None:
+        self.policy = policy
+        self._answer_seconds = answer_seconds
+        self._lock = Lock()
+        self._session: Any = None
+        self._clients: dict[tuple[str, str], Any] = {}
+
+    def ask(self, service: str, region: str, operation: str, **parameters: Any) -> dict[str, Any]:
+        """The response to an operation that may be repeated, by its name in the SDK; raises CloudError."""
+        return retried(self.policy, lambda: self.ask_once(service, region, operation, **parameters))
+
+    def ask_once(self, service: str, region: str, operation: str, **parameters: Any) -> dict[str, Any]:
+        """The same with one try."""
+        with _in_words(service, region):
+            answer: dict[str, Any] = getattr(self._client(service, region), operation)(**parameters)
+            return answer
+
+    def _client(self, service: str, region: str) -> Any:
+        if not has_form(AWS_REGION, region):  # it becomes part of the host to which the signed request goes
+            raise RefusedError(f"aws.region: {region!r} is not {EXPECTED[AWS_REGION]}", "correct aws.region")
+        with self._lock:
+            if (service, region) not in self._clients:
+                self._clients[service, region] = self._new_client(service, region)
+            return self._clients[service, region]
+
+    def _new_client(self, service: str, region: str) -> Any:
+        import botocore.session
+        from botocore.config import Config
+
+        if self._session is None:
+            self._session = botocore.session.get_session()
+        config = Config(
+            retries={"total_max_attempts": 1},
+            connect_timeout=10,
+            read_timeout=self._answer_seconds,
+            user_agent_appid="cloud-train",
+        )
+        return self._session.create_client(service, region_name=region, config=config)
+
+
+@contextmanager
+def _in_words(service: str, region: str) -> Iterator[None]:
+    """No exception of the SDK leaves this."""
+    try:
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            ConnectTimeoutError,
+            EndpointConnectionError,
+            HTTPClientError,
+            ProxyConnectionError,
+        )
+        from botocore.parsers import ResponseParserError
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("the provider 'aws' needs boto3", hint=f"install it with: {INSTALL}") from error
+    try:
+        yield
+    except ClientError as error:
+        raise _explained(error.response, error.operation_name, region) from error
+    except (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError) as error:
+        hint = f"check that {region!r} is a region (aws.region), and the network connection"
+        raise UnreachableError(f"AWS ({service} in {region}) cannot be reached: {error}", hint) from error
+    except HTTPClientError as error:
+        raise UnansweredError(f"AWS ({service} in {region}) did not respond: {error}", hint="check the network connection") from error
+    except BotoCoreError as error:
+        kind = type(error).__name__
+        words, hint = CREDENTIAL_PROBLEMS.get(kind, (f"the AWS SDK cannot ask {service} in {region}", LOG_IN))
+        raise RefusedError(f"{words}: {error}", hint, reason=kind) from error
+    except (AttributeError, KeyError, TypeError, SyntaxError, UnicodeDecodeError, ResponseParserError) as error:
+        # The SDK's parsers fail in these ways on a response that is not from AWS.
+        message = f"unexpected response from AWS ({service} in {region}): {type(error).__name__}: {error}"
+        raise UnansweredError(message, hint=PROXY_HINT) from error
+    except ValueError as error:  # a malformed endpoint or region
+        hint = "see aws.region, and the variables AWS_ENDPOINT_URL…"
+        raise RefusedError(f"the AWS SDK cannot ask {service} in {region!r}: {error}", hint) from error
+
+
+def _explained(answer: dict[str, Any], operation: str, region: str) -> ProviderError:
+    code = str(answer.get("Error", {}).get("Code", ""))
+    said = str(answer.get("Error", {}).get("Message", ""))
+    status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    details: dict[str, Any] = {"reason": code, "said": said, "status": status}
+    if code in _THROTTLES or status == 429:
+        return ThrottledError(f"AWS throttles {operation} in {region}: {said}", "wait a moment, then retry", **details)
+    if status >= 500:
+        hint = "retry; see https://health.aws.amazon.com"
+        return UnansweredError(f"AWS failed at {operation} in {region}: {code} {said}", hint, **details)
+    return _kind(code, said)(*_words(code, said, operation, region), **details)
+
+
+def _kind(code: str, said: str) -> type[RefusedError]:
+    """The class of an error. SageMaker has another word for something missing than the other services."""
+    if code in _DENIED:
+        return ForbiddenError
+    if code in _EXISTS:
+        return ExistsError
+    if "NotFound" in code or code in _MISSING or (code == "ValidationException" and "not found" in said.lower()):
+        return MissingError
+    return RefusedError
+
+
+def _words(code: str, said: str, operation: str, region: str) -> tuple[str, str | None]:
+    """What happened and what to do."""
+    for codes, words, remedy in _CREDENTIALS:
+        if code in codes:
+            return f"{words} ({region}): {said}", remedy
+    if code in _DENIED:
+        return _denied(said, operation)
+    if code == "ResourceLimitExceeded":
+        quota = _QUOTA.search(said)
+        name = f" {quota[1]!r}" if quota else ""
+        return (
+            f"the account's quota{name} in {region} does not allow this: {said}",
+            "ask for more under Service Quotas, Amazon SageMaker (docs/clouds/aws.md), or choose another aws.machine or aws.region",
+        )
+    if "assume role" in said.lower():
+        hint = "aws.role: the role has to exist, and its trust policy to name sagemaker.amazonaws.com (docs/clouds/aws.md)"
+        return f"SageMaker cannot use the role: {said}", hint
+    return f"AWS refuses {operation} in {region}: {said or code}", None
+
+
+def _denied(said: str, operation: str) -> tuple[str, str]:
+    found = _PERMISSION.search(said)
+    if found is None:
+        return f"AWS does not allow {operation}: {said}", _POLICY
+    where = f" on {found[2]}" if found[2] else ""
+    return f"these credentials lack the permission {found[1]}{where}: {said}", f"allow {found[1]}{where}; {_POLICY}"

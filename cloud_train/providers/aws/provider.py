@@ -1,0 +1,136 @@
+"""The ``aws`` provider: the worker as the container of a SageMaker training job.
+
+A training job's name is the key that makes a launch happen once: no two of an account and region share one, ever. A description of the
+job is enough to find it again. SageMaker keeps jobs for good, and one that has ended costs nothing; what it can leave behind is its secret.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cloud_train.errors import ProviderError
+from cloud_train.providers.aws import jobs
+from cloud_train.providers.aws.client import ANSWER_SECONDS, POLICY, Aws
+from cloud_train.providers.aws.registry import login
+from cloud_train.providers.aws.request import is_ours, problems_of, region_of, request_of, secret_of, with_secret
+from cloud_train.providers.aws.state import needs_more, observation_of
+from cloud_train.providers.base import Diagnosis, Handle, Observation, Request
+from cloud_train.providers.cloud.jobs import job_name
+from cloud_train.providers.cloud.observations import ended, unknown
+from cloud_train.providers.cloud.provider import CloudProvider, cloud_capabilities, is_young
+from cloud_train.retry import RetryPolicy
+from cloud_train.run.states import Cause, State
+
+if TYPE_CHECKING:
+    from cloud_train.run.plan import Plan
+
+_HAS_A_WORKER = frozenset({"Training", "Uploading", "Stopping"})
+
+
+class SageMakerProvider(CloudProvider[Aws]):
+    """Runs in training jobs of SageMaker. Nothing is kept under ``home``: the jobs' names say everything."""
+
+    name = "aws"
+    capabilities = cloud_capabilities(("s3",), max_nodes=16)
+
+    def __init__(self, home: Path, policy: RetryPolicy = POLICY, answer_seconds: float = ANSWER_SECONDS) -> None:
+        """``policy`` says how requests are repeated; ``answer_seconds`` is how long a response may take."""
+        self._aws = Aws(policy, answer_seconds)
+
+    def render(self, plan: "Plan") -> Request:
+        """The body of CreateTrainingJob, and what sending it needs. The settings are ``cloud_train.job.settings.AwsSettings``."""
+        return request_of(plan)
+
+    def check(self, request: Request) -> list[str]:
+        """What SageMaker would refuse for its shape, by its own description and by its documentation. AWS is not asked."""
+        return list(problems_of(request))
+
+    def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
+        """Put the secrets into AWS Secrets Manager, if there are any, and create the training job; a launch that fails leaves neither."""
+        return super().launch(with_secret(request) if secrets else {**request, "secret": None}, secrets)
+
+    def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
+        """The attempt's job by its name, in the region of the settings; what does not show at once is looked for again."""
+        region, job = region_of(settings), job_name(run_id, attempt)
+        if region is None:
+            raise ProviderError("aws.region: none is named, so the training job cannot be looked for", hint="set it in the config file")
+        found = jobs.looked_for(self._aws, region, job)
+        if found is None or not is_ours(found, store):
+            return None
+        reference = {"job": job, "region": region, "secret": secret_of(found), "launched": 0.0, "arn": found["TrainingJobArn"]}
+        return Handle(run_id, attempt, self.name, store, reference)
+
+    def cancel(self, handle: Handle, force: bool = False) -> None:
+        """SageMaker's own stop: SIGTERM, and SIGKILL 120 seconds later. It has nothing harder, so ``force`` does the same."""
+        jobs.stop(self._aws, handle.reference["region"], handle.reference["job"])
+
+    def tidy(self, handle: Handle) -> None:
+        """Delete the job's secret, unless the job still waits for a machine, whose worker will read it."""
+        region, secret = handle.reference["region"], handle.reference.get("secret")
+        if not secret:
+            return
+        try:
+            found = jobs.described(self._aws, region, handle.reference["job"]) or {}
+            waits = found.get("TrainingJobStatus") == "InProgress" and found.get("SecondaryStatus") not in _HAS_A_WORKER
+            if not waits:
+                jobs.delete_secret(self._aws, region, secret)
+        except ProviderError:
+            return  # an end waits to be shown; the secret stays, and its name says whose it was
+
+    def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
+        """What CloudWatch has of node 0's containers."""
+        return jobs.output(self._aws, handle.reference["region"], handle.reference["job"], cursor)
+
+    def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
+        """A login for Amazon ECR; the setting ``create_repository`` makes the repository first, with immutable tags."""
+        return login(self._aws, settings)
+
+    def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
+        """Credentials, role, bucket, repository, quota: what is missing, and how it comes about."""
+        from cloud_train.providers.aws.diagnosis import diagnose
+
+        return diagnose(self._aws, settings, store)
+
+    def _client(self, about: Mapping[str, Any]) -> AbstractContextManager[Aws]:
+        return nullcontext(self._aws)
+
+    def _put_secrets(self, client: Aws, request: Request, secrets: Mapping[str, str]) -> bool:
+        return jobs.put_secret(client, request["region"], request["secret"], secrets)
+
+    def _create(self, client: Aws, request: Request) -> dict[str, Any]:
+        arn = jobs.create(client, request["region"], request["body"], request["store"])
+        return {**_reference(request), "arn": arn}
+
+    def _withdraw(self, client: Aws, request: Request) -> None:
+        self.tidy(Handle(request["run_id"], request["attempt"], self.name, request["store"], _reference(request)))
+
+    def _delete_secrets(self, client: Aws, about: Mapping[str, Any]) -> None:
+        jobs.delete_secret(client, about["region"], about["secret"])
+
+    def _observed(self, handle: Handle) -> Observation:
+        found = jobs.described(self._aws, handle.reference["region"], handle.reference["job"])
+        return observation_of(found) if found is not None else self._missing(handle)
+
+    def _place(self, handle: Handle) -> str:
+        return str(handle.reference["region"])
+
+    def _listed(self, handles: Sequence[Handle]) -> Iterator[tuple[str, Observation]]:
+        """From listings of 100 jobs each."""
+        for job in jobs.listed(self._aws, self._place(handles[0]), handles):
+            if not needs_more(job):
+                yield job["TrainingJobName"], observation_of(job)
+
+    def _missing(self, handle: Handle) -> Observation:
+        """What it means that SageMaker does not know the job: it is too young, the credentials are another account's, or it is gone."""
+        job, region, arn = handle.reference["job"], handle.reference["region"], handle.reference.get("arn")
+        if is_young(handle):
+            return Observation(State.QUEUED, Cause.UNKNOWN, f"SageMaker does not show the training job {job} yet")
+        mine = self._aws.ask("sts", region, "get_caller_identity")["Account"]
+        if arn is not None and arn.split(":")[4:5] != [mine]:
+            return unknown(f"the training job is {arn}, and these credentials are of account {mine}")
+        return ended(Cause.INFRASTRUCTURE, f"SageMaker in {region} knows no training job {job}: somebody deleted it")
+
+
+def _reference(request: Request) -> dict[str, Any]:
+    return {"job": request["body"]["TrainingJobName"], "region": request["region"], "secret": request["secret"]}

@@ -1,0 +1,276 @@
+"""From a plan to the request that SageMaker gets, in its own field names, and what it would refuse in it. Pure; no SDK is needed.
+
+Reference: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.html. Its shape is checked by
+``data/aws.requests.json``, which is made from botocore's model of the service; rules that stand there in prose only are checked here.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from cloud_train.job import cloud_names as forms
+from cloud_train.job.loopback import is_loopback
+from cloud_train.providers.base import Request
+from cloud_train.providers.cloud import descriptions
+from cloud_train.providers.cloud.jobs import ATTEMPT, RUN, STORE, image_of, job_name, longest_seconds
+from cloud_train.providers.cloud.worker_command import ENVIRONMENT, worker_command
+from cloud_train.run.states import Cause
+
+if TYPE_CHECKING:
+    from cloud_train.run.plan import Plan
+
+DEFINITION = "CreateTrainingJobRequest"
+
+_PLATFORM = "linux/amd64"
+_MOST_GRACE_SECONDS = 110
+"""SageMaker kills 120 seconds after SIGTERM, and the worker has to ship the last checkpoint too."""
+_LONGEST_SECONDS = 28 * 86400
+_VOLUME = "30GB"
+_MOST_TAGS = 50
+_ECR = re.compile(r"([0-9]{12})\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
+_TAG = re.compile(r"[A-Za-z0-9 _.:/=+\-@]{1,256}")
+"""What may stand in a tag, of what may stand in a store's URL."""
+_LOCAL_DISKS = (
+    *("g4dn", "g5", "g6", "g6e", "g7", "g7e"),
+    *("p3dn", "p4d", "p4de", "p5", "p5e", "p5en", "p6", "p6e"),
+    *("r5d", "trn1", "trn1n", "trn2"),
+)
+"""Families of machines with NVMe disks of their own, which cannot be encrypted with a key of the user's."""
+_SETTINGS = {
+    "RoleArn": "role",
+    "AlgorithmSpecification.TrainingImage": "repository",
+    "ResourceConfig.InstanceType": "machine",
+    "ResourceConfig.VolumeSizeInGB": "volume",
+    "ResourceConfig.VolumeKmsKeyId": "kms_key",
+    "VpcConfig.Subnets": "subnets",
+    "VpcConfig.SecurityGroupIds": "security_groups",
+    "VpcConfig": "subnets",
+    "Tags": "tags",
+    "StoppingCondition.MaxRuntimeInSeconds": "max_runtime",
+    "StoppingCondition.MaxWaitTimeInSeconds": "max_wait",
+}
+"""Path in the request → the setting (under ``aws``) that it comes from; longer paths first where one begins another."""
+
+
+def secret_name(job: str) -> str:
+    """The secret in AWS Secrets Manager that holds the job's secrets."""
+    return f"cloud-train/{job}"
+
+
+def registry_of(repository: str) -> tuple[str, str] | None:
+    """Account and region of a repository of Amazon ECR; None for any other."""
+    match = _ECR.fullmatch(repository.partition("/")[0])
+    return (match[1], match[2]) if match and forms.has_form(forms.AWS_REGION, match[2]) else None
+
+
+def region_of(settings: Mapping[str, Any]) -> str | None:
+    """The region of the settings: the one they name, otherwise that of the repository."""
+    registry = registry_of(str(settings.get("repository") or ""))
+    return settings.get("region") or (registry[1] if registry else None)
+
+
+def request_of(plan: "Plan") -> Request:
+    """The body of CreateTrainingJob, and beside it what sending it needs: the region, and the secret's name where the job has secrets.
+
+    ``refused`` holds what is wrong already, because the body has no place for it.
+    """
+    settings, job = plan.provider_settings, plan.job
+    name, region = job_name(plan.run_id, plan.attempt), region_of(settings)
+    secret = secret_name(name) if job.secrets else None
+    machine, refused = _machine(plan)
+    if plan.program.grace_seconds > _MOST_GRACE_SECONDS:
+        refused.append(
+            f"limits.grace: {plan.program.grace_seconds:g} s are more than the {_MOST_GRACE_SECONDS} s that SageMaker leaves a program;"
+            " after 120 s it kills the container"
+        )
+    body: dict[str, Any] = {
+        "TrainingJobName": name,
+        "RoleArn": settings.get("role"),
+        "AlgorithmSpecification": {
+            **_image(plan),
+            "TrainingInputMode": "File",
+            **_words(worker_command(plan, "sagemaker", secret_address(secret, region) if secret else None)),
+        },
+        "ResourceConfig": _resources(plan, machine),
+        "StoppingCondition": _limits(plan),
+        # The worker ships everything itself. SageMaker wants a place for what a program leaves in /opt/ml/model: nothing, here.
+        "OutputDataConfig": {"S3OutputPath": f"{plan.store.rstrip('/')}/{plan.run_id}/sagemaker"},
+        "Environment": dict(ENVIRONMENT),
+        "VpcConfig": _network(settings),
+        "EnableManagedSpotTraining": job.resources.spot,
+        "RetryStrategy": _retries(plan),
+        "Tags": _tags(plan),
+    }
+    if (platform := settings.get("platform", _PLATFORM)) != _PLATFORM:
+        refused.append(f"aws.platform: {platform} is none of SageMaker's, whose training machines are {_PLATFORM}")
+    return {
+        "run_id": plan.run_id,
+        "attempt": plan.attempt,
+        "store": plan.store,
+        "region": region,
+        "secret": secret,
+        "refused": refused,
+        "body": {field: value for field, value in body.items() if value is not None},
+    }
+
+
+def secret_address(secret: str, region: str | None) -> str:
+    """What tells the worker where the job's secrets are."""
+    return f"aws-secret:{secret}@{region}"
+
+
+def with_secret(request: Request) -> Request:
+    """The request of a job with secrets: what it is already if the job file names any."""
+    if request["secret"]:
+        return request
+    secret = secret_name(request["body"]["TrainingJobName"])
+    algorithm = request["body"]["AlgorithmSpecification"]
+    words = [*algorithm["ContainerArguments"], "--secrets", secret_address(secret, request["region"])]
+    body = {**request["body"], "AlgorithmSpecification": {**algorithm, "ContainerArguments": words}}
+    return {**request, "secret": secret, "body": body}
+
+
+def is_ours(described: Mapping[str, Any], store: str) -> bool:
+    """Whether a described training job runs a worker for this store."""
+    return _option(described, "--store") == store
+
+
+def secret_of(described: Mapping[str, Any]) -> str | None:
+    """The name of the secret that a described training job reads."""
+    address = _option(described, "--secrets")
+    return address.removeprefix("aws-secret:").rpartition("@")[0] if address else None
+
+
+def _option(described: Mapping[str, Any], name: str) -> str | None:
+    words = described.get("AlgorithmSpecification", {}).get("ContainerArguments", [])
+    return next((value for word, value in pairwise(words) if word == name), None)
+
+
+def _words(command: list[str]) -> dict[str, list[str]]:
+    return {"ContainerEntrypoint": command[:3], "ContainerArguments": command[3:]}
+
+
+def _image(plan: "Plan") -> dict[str, str]:
+    image = image_of(plan)
+    return {"TrainingImage": image} if image else {}
+
+
+def _machine(plan: "Plan") -> tuple[str | None, list[str]]:
+    """The machine, or what is wrong with the wish for one."""
+    from cloud_train.providers.cloud.machines import NoMachineError, choose  # brings pydantic, and only plans need it
+
+    if named := plan.provider_settings.get("machine"):
+        return str(named), []
+    try:
+        return choose("aws", plan.job.resources).name, []
+    except NoMachineError as error:
+        return None, [str(error)]
+
+
+def _resources(plan: "Plan", machine: str | None) -> dict[str, Any]:
+    from cloud_train.spec.types import ByteSize
+
+    volume = ByteSize.parse(plan.provider_settings.get("volume") or _VOLUME).bytes
+    fields = {
+        "InstanceType": machine,
+        "InstanceCount": plan.job.resources.nodes,
+        "VolumeSizeInGB": math.ceil(volume / 10**9),
+        "VolumeKmsKeyId": plan.provider_settings.get("kms_key"),
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _limits(plan: "Plan") -> dict[str, int]:
+    """The cloud's own limits: a net below the worker's, which ends the program after ``limits.duration`` with its grace period."""
+    settings, longest = plan.provider_settings, longest_seconds(plan)
+    limits = {"MaxRuntimeInSeconds": math.ceil(longest)}
+    if plan.job.resources.spot:
+        from cloud_train.spec.types import Duration
+
+        wait = Duration.parse(settings["max_wait"]).seconds if settings.get("max_wait") else longest
+        limits["MaxWaitTimeInSeconds"] = math.ceil(longest + wait)
+    return limits
+
+
+def _network(settings: Mapping[str, Any]) -> dict[str, list[str]] | None:
+    subnets, groups = list(settings.get("subnets") or ()), list(settings.get("security_groups") or ())
+    return {"SecurityGroupIds": groups, "Subnets": subnets} if subnets or groups else None
+
+
+def _retries(plan: "Plan") -> dict[str, int] | None:
+    """Another start by SageMaker itself after an InternalServerError, of which no worker hears; one that has begun continues from there."""
+    further = plan.program.attempts - plan.attempt
+    return {"MaximumRetryAttempts": further} if further > 0 and Cause.INFRASTRUCTURE in plan.program.retry_on else None
+
+
+def _tags(plan: "Plan") -> list[dict[str, str]]:
+    own = {RUN: plan.run_id, ATTEMPT: str(plan.attempt)}
+    if _TAG.fullmatch(plan.store):
+        own[STORE] = plan.store
+    return [{"Key": key, "Value": str(value)} for key, value in ({**(plan.provider_settings.get("tags") or {}), **own}).items()]
+
+
+def problems_of(request: Request) -> Iterator[str]:
+    """What SageMaker would refuse, each with the setting, the field's path and the rule."""
+    body = request["body"]
+    yield from request["refused"]
+    if not request["region"]:
+        yield "aws.region: none is named, and none follows from aws.repository; set it in the config file, such as eu-west-1"
+    elif not forms.has_form(forms.AWS_REGION, request["region"]):
+        yield f"aws.region: {request['region']!r} has not the form of a region, such as eu-west-1"
+    if not body.get("RoleArn"):
+        yield "aws.role: none is named; it is the ARN of the role that the machines have (docs/clouds/aws.md makes one)"
+    yield from _image_problems(body.get("AlgorithmSpecification", {}).get("TrainingImage"), request["region"])
+    yield from _prose(body)
+    for problem in descriptions.problems_of(body, "aws", DEFINITION):
+        if not problem.startswith(f"{DEFINITION}: RoleArn is missing"):  # said above, with the setting that it comes from
+            yield _with_setting(problem)
+
+
+def _image_problems(image: str | None, region: str | None) -> Iterator[str]:
+    if image is None:
+        yield "aws.repository: none is named; the machines pull the image from a repository of Amazon ECR"
+        return
+    registry = registry_of(image)
+    # A registry on loopback is a simulation's, where machines are containers of this very machine.
+    if registry is None and not is_loopback(image.partition("/")[0]):
+        yield (
+            f"aws.repository: {image.partition('@')[0]} is none of Amazon ECR, from which alone SageMaker pulls;"
+            " it looks like 123456789012.dkr.ecr.eu-west-1.amazonaws.com/cloud-train"
+        )
+    elif registry is not None and registry[1] != region:
+        yield f"aws.repository: it is in {registry[1]}, and SageMaker pulls from its own region alone: aws.region is {region}"
+
+
+def _prose(body: Mapping[str, Any]) -> Iterator[str]:
+    """Rules of the API reference that its model has no word for."""
+    limits, resources = body.get("StoppingCondition", {}), body.get("ResourceConfig", {})
+    runtime, wait = limits.get("MaxRuntimeInSeconds", 0), limits.get("MaxWaitTimeInSeconds")
+    if runtime > _LONGEST_SECONDS:
+        yield (
+            f"aws.max_runtime: StoppingCondition.MaxRuntimeInSeconds: {runtime} s, all of retry.attempts together, are more than"
+            " the 28 days that a training job may take"
+        )
+    if body.get("EnableManagedSpotTraining"):
+        if wait is None or wait < runtime:
+            yield "aws.max_wait: StoppingCondition.MaxWaitTimeInSeconds: a spot job needs at least its MaxRuntimeInSeconds"
+    elif wait is not None:
+        yield "aws.max_wait: StoppingCondition.MaxWaitTimeInSeconds: only spot jobs have one"
+    family = str(resources.get("InstanceType", "")).removeprefix("ml.").partition(".")[0].partition("-")[0]
+    if resources.get("VolumeKmsKeyId") and family in _LOCAL_DISKS:
+        yield f"aws.kms_key: {resources['InstanceType']} has disks of its own, which a key of yours cannot encrypt; leave it out"
+    tags = body.get("Tags", [])
+    if len(tags) > _MOST_TAGS:
+        yield f"aws.tags: {len(tags)} with those of cloud-train, and {_MOST_TAGS} are allowed"
+    for tag in tags:
+        if tag.get("Key", "").lower().startswith("aws:"):
+            yield f"aws.tags: {tag['Key']!r} begins with aws:, which is Amazon's own"
+
+
+def _with_setting(problem: str) -> str:
+    for path, setting in _SETTINGS.items():
+        if re.match(rf"{re.escape(path)}(?=[.:\[])", problem):
+            return f"aws.{setting}: {problem}"
+    return problem

@@ -1,0 +1,1 @@
+"""The ``azure`` provider: Azure ML command jobs. ``provider`` implements the protocol; the other modules are its parts."""

@@ -1,0 +1,277 @@
+"""Azure's HTTP APIs, as few as the provider needs: credentials from azure-identity's own chain, retries, errors in words.
+
+azure-core and azure-identity are enough for these requests; azure-ai-ml, which has them all, is ten times as large.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from cloud_train.errors import MissingDependencyError, ProviderError
+from cloud_train.job.loopback import is_loopback
+from cloud_train.providers.cloud.errors import (
+    CloudError,
+    ForbiddenError,
+    MissingError,
+    RefusedError,
+    ThrottledError,
+    UnansweredError,
+    retried,
+    with_field,
+)
+from cloud_train.retry import RetryPolicy, retry_after_seconds
+from cloud_train.storage.azure_account import IDENTITIES, quiet_sdk
+from cloud_train.storage.trusted_hosts import AZURE, AZURE_VAULT, check
+
+if TYPE_CHECKING:
+    from azure.core import PipelineClient
+    from azure.core.rest import HttpRequest, HttpResponse
+
+VAULT_SCOPE = "https://vault.azure.net/.default"
+REGISTRY_SCOPE = "https://containerregistry.azure.net/.default"
+
+_IDENTITY = (*IDENTITIES, "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET", "IDENTITY_HEADER", "AZURE_CONFIG_DIR")
+"""The variables on which it depends whose tokens azure-identity gives."""
+API = {"api-version": "2025-12-01"}
+"""The version of the resource manager's API that the requests are made for."""
+
+_ARM_SCOPE = "https://management.azure.com/.default"
+_BELONGING = {
+    _ARM_SCOPE: (AZURE, "azure.endpoint (or azure.history_endpoint, azure.location)"),
+    VAULT_SCOPE: (AZURE_VAULT, "azure.vault"),
+}
+"""Where the token of each scope belongs, and the setting that a URL there comes from."""
+_REGISTRY = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\.azurecr\.(?:io|cn|us)")
+POLICY = RetryPolicy(attempts=4, time_limit=None, first_wait=1.0, longest_wait=20.0, longest_retry_after=20.0)
+"""How a request is repeated."""
+_TIMEOUT_SECONDS = 30.0
+_THROTTLED = 429
+_TIMED_OUT = 408
+_SHOWN_CHARACTERS = 400
+_LOGIN_HINT = "sign in with: az login; or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
+_OF_THE_CLOCK = re.compile(r"not yet valid|not within its valid time|lifetime|time range|\bnbf\b", re.IGNORECASE)
+"""In the words of a refusal: the clocks of this machine and of Azure differ."""
+_CLOCK_HINT = "set this machine's clock: tokens hold at their time only"
+_DOCS = "docs/clouds/azure.md says which role has it"
+_SETTINGS = {
+    "SubscriptionNotFound": "azure.subscription",
+    "InvalidSubscriptionId": "azure.subscription",
+    "InvalidSubscription": "azure.subscription",
+    "ResourceGroupNotFound": "azure.resource_group",
+    "ResourceNotFound": "azure.workspace",
+    "WorkspaceNotFound": "azure.workspace",
+}
+"""Error codes of the resource manager, and the setting that names what is missing."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer with one of the statuses that the caller expects."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+    document: Any
+    """The data, where it is JSON."""
+
+    def having(self, field: str) -> dict[str, Any]:
+        """The document, which has this field; raises UnansweredError where something else than Azure answered."""
+        return with_field("Azure", field, self.document)
+
+
+def is_registry(host: str) -> bool:
+    """Whether ``host`` is the address of an Azure container registry, such as ``myregistry.azurecr.io``, and nothing else."""
+    return _REGISTRY.fullmatch(host) is not None
+
+
+def client(policy: RetryPolicy | None = None) -> "Client":
+    """The client for the credentials that the environment names, which keeps tokens and connections for as long as this process runs."""
+    return _client(policy or POLICY, tuple(os.environ.get(name) for name in _IDENTITY))
+
+
+@lru_cache(maxsize=4)
+def _client(policy: RetryPolicy, _identity: tuple[str | None, ...]) -> "Client":
+    return Client(policy)
+
+
+class Client:
+    """Requests to Azure with the caller's credentials; from several threads too."""
+
+    def __init__(self, policy: RetryPolicy = POLICY) -> None:
+        try:
+            from azure.identity import DefaultAzureCredential
+        except ImportError as error:
+            raise MissingDependencyError(
+                "the provider 'azure' needs azure-identity", hint="install it with: pip install 'cloud-train[azure]'"
+            ) from error
+        quiet_sdk()
+        self.policy = policy
+        self._credential = DefaultAzureCredential()
+        self._pipelines: dict[str | None, PipelineClient[HttpRequest, HttpResponse]] = {}
+
+    def token(self, scope: str = _ARM_SCOPE) -> str:
+        """An access token; raises ProviderError where there are no credentials."""
+        from azure.core.exceptions import ClientAuthenticationError
+
+        try:
+            return self._credential.get_token(scope).token
+        except ClientAuthenticationError as error:
+            raise _no_credentials(error) from error
+
+    def call(self, method: str, url: str, doing: str, **options: Any) -> Answer:
+        """The response to a request that may be repeated; ``options`` are those of ``call_once``."""
+        return retried(self.policy, lambda: self.call_once(method, url, doing, **options))
+
+    def call_once(
+        self,
+        method: str,
+        url: str,
+        doing: str,
+        *,
+        permission: str = "",
+        expect: tuple[int, ...] = (200,),
+        scope: str | None = _ARM_SCOPE,
+        **content: Any,
+    ) -> Answer:
+        """Send a request once and return its response, if its status is one of ``expect``.
+
+        ``doing`` completes the sentence "Azure cannot …", ``permission`` is the Azure action that it takes, ``content`` are further
+        parts of the request (``params``, ``json``, ``data``, ``headers``). ``scope`` is that of the token, which goes to its own hosts
+        only and follows no redirect; None for a URL that is signed itself. Raises CloudError, and UntrustedHostError where the token does
+        not belong.
+        """
+        if scope is not None:
+            check(url, *_BELONGING[scope])
+        response = self._sent(method, url, scope, content)
+        if response.status_code in expect:
+            return Answer(response.status_code, response.headers, response.content, _json(response))
+        raise _refusal(response, doing, permission)
+
+    def registry_password(self, host: str) -> str:
+        """A token of the Azure container registry at ``host``, good for some hours, in exchange for one of Microsoft Entra.
+
+        The exchange is described at https://azure.github.io/acr/AAD-OAuth.html.
+        """
+        if not (is_registry(host) or is_loopback(host)):
+            raise ProviderError(f"{host!r} is not an Azure container registry, so it gets no token", hint="correct azure.repository")
+        form = {"grant_type": "access_token", "service": host, "access_token": self.token(REGISTRY_SCOPE)}
+        url = f"{'http' if is_loopback(host) else 'https'}://{host}/oauth2/exchange"
+        return str(self.call("POST", url, f"sign in at {host}", scope=None, data=form).having("refresh_token")["refresh_token"])
+
+    def _sent(self, method: str, url: str, scope: str | None, content: Mapping[str, Any]) -> "HttpResponse":
+        from azure.core.exceptions import AzureError, ClientAuthenticationError
+        from azure.core.rest import HttpRequest
+
+        host = urlsplit(url).hostname or ""
+        # A token must not travel unencrypted, except on this machine itself.
+        plain = {"enforce_https": False} if scope and is_loopback(urlsplit(url).netloc) else {}
+        try:
+            request = HttpRequest(method, url, **content)
+            response: HttpResponse = self._pipeline(scope).send_request(request, **plain)
+            response.read()
+        except ClientAuthenticationError as error:
+            raise _no_credentials(error) from error
+        except AzureError as error:
+            raise UnansweredError(f"{host} did not respond: {_line(error)}", hint="check the network connection, and retry") from error
+        return response
+
+    def _pipeline(self, scope: str | None) -> "PipelineClient[HttpRequest, HttpResponse]":
+        if scope not in self._pipelines:
+            from azure.core import PipelineClient
+            from azure.core.pipeline.policies import BearerTokenCredentialPolicy, UserAgentPolicy
+
+            signing = [BearerTokenCredentialPolicy(self._credential, scope)] if scope else []
+            self._pipelines[scope] = PipelineClient(
+                "",
+                policies=[UserAgentPolicy("cloud-train"), *signing],
+                connection_timeout=_TIMEOUT_SECONDS,
+                read_timeout=_TIMEOUT_SECONDS,
+            )
+        return self._pipelines[scope]
+
+
+def error_of(document: Any) -> tuple[str, str]:
+    """Code and message of an error of Azure's, with those of its details; empty where it has none."""
+    error = document.get("error") if isinstance(document, dict) else None
+    if not isinstance(error, dict):
+        return "", ""
+    inner = [
+        f"{each.get('target') or each.get('code')}: {each.get('message')}" for each in error.get("details") or [] if each.get("message")
+    ]
+    return str(error.get("code") or ""), " ".join("; ".join([str(error.get("message") or ""), *inner]).split())
+
+
+def _refusal(response: "HttpResponse", doing: str, permission: str) -> CloudError:
+    """The error for a response that the caller does not expect: what is wrong, and the setting or permission that corrects it."""
+    status, (code, message) = response.status_code, error_of(_json(response))
+    said = f"{code or status}: {message[:_SHOWN_CHARACTERS]}" if message else code or f"status {status}"
+    kind, hint = _kind(status, code), None
+    if status == 401:
+        words, hint = f"Azure does not accept the credentials ({said})", _CLOCK_HINT if _OF_THE_CLOCK.search(said) else _LOGIN_HINT
+    elif kind is ForbiddenError:
+        action = re.search(r"perform action '([^']+)'", message)
+        words = f"Azure does not allow you to {doing}: the permission {action[1] if action else permission} is missing ({said})"
+        hint = _DOCS
+    elif code in _SETTINGS:
+        words, hint = f"Azure cannot {doing}: {_SETTINGS[code]} does not exist ({said})", "correct it in the config file"
+    elif kind is MissingError:
+        words = f"Azure cannot {doing} ({said})"
+    elif kind in (ThrottledError, UnansweredError):
+        words, hint = f"Azure cannot {doing} now ({said})", "retry in some minutes"
+    else:
+        words, hint = f"Azure refuses to {doing} ({said})", _hint(code, message)
+    retry_after = retry_after_seconds(response.headers.get("Retry-After"))
+    return kind(words, hint, reason=code, status=status, said=message, retry_after=retry_after)
+
+
+def _kind(status: int, code: str) -> type[CloudError]:
+    if status == 403:
+        return ForbiddenError
+    if status == 404 and code not in _SETTINGS:  # a missing workspace does not mean that a job in it is missing
+        return MissingError
+    if status == _THROTTLED:
+        return ThrottledError
+    return UnansweredError if status == _TIMED_OUT or status >= 500 else RefusedError
+
+
+def _hint(code: str, message: str) -> str | None:
+    words = f"{code} {message}".casefold()
+    if "quota" in words:
+        return "ask for more cores of this family in the portal (Azure ML, Quota), or choose another azure.machine"
+    if "instancetype" in words or "vm size" in words or "vmsize" in words:
+        named = re.search(r"\bStandard_\w+", message, re.IGNORECASE)
+        near = f"; near it are {', '.join(_similar(named[0]))}" if named else ""
+        return f"see azure.machine and azure.location: not every region has every machine{near}"
+    if "identity" in words and ("not assigned" in words or "not found" in words):
+        return "azure.identity has to be assigned to the cluster, or for serverless machines to the workspace: docs/clouds/azure.md"
+    if "/computes/" in words or "computenotfound" in words:
+        return "azure.compute names a cluster of the workspace: az ml compute list shows them"
+    return None
+
+
+def _similar(machine: str) -> list[str]:
+    from cloud_train.providers.cloud.machines import similar  # imports pydantic, which observing runs does without
+
+    return similar("azure", machine)
+
+
+def _no_credentials(error: Exception) -> ProviderError:
+    """One line of the many in which the chain says what it tried: Microsoft Entra's own (its codes begin with AADSTS), or the first."""
+    refused = re.search(r"AADSTS\d+[^\n]{0,300}", str(error))
+    said = refused[0] if refused else _line(error)
+    return ProviderError(f"no credentials for Azure: {said}", hint=_CLOCK_HINT if _OF_THE_CLOCK.search(said) else _LOGIN_HINT)
+
+
+def _json(response: "HttpResponse") -> Any:
+    try:
+        return response.json() if response.content else None
+    except ValueError:
+        return None
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:_SHOWN_CHARACTERS]

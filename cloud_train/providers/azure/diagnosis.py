@@ -1,0 +1,198 @@
+"""Whether everything is there and allowed that a run on Azure ML needs, for ``cloud-train doctor --config``. Nothing is started."""
+
+import base64
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cloud_train.errors import CloudTrainError, ProviderError
+from cloud_train.job.loopback import is_loopback
+from cloud_train.providers.azure.client import API, VAULT_SCOPE, Client, client, is_registry
+from cloud_train.providers.azure.request import checked_workspace_of
+from cloud_train.providers.base import Diagnosis
+from cloud_train.providers.cloud.diagnosis import looked, unasked, wrong
+from cloud_train.providers.cloud.errors import ForbiddenError
+
+_NEEDED = ("subscription", "resource_group", "workspace")
+_ML = "Microsoft.MachineLearningServices/workspaces"
+_ACTIONS = (
+    f"{_ML}/jobs/write",
+    f"{_ML}/jobs/read",
+    f"{_ML}/jobs/cancel/action",
+    f"{_ML}/environments/versions/write",
+)
+"""What whoever submits does in the workspace."""
+_DOCS = "see docs/clouds/azure.md"
+_LOCATIONS = "Microsoft.MachineLearningServices/locations"
+_ROLE = "docs/clouds/azure.md has a role with these: give it to yourself on the workspace"
+_PULL = "Microsoft.ContainerRegistry/registries/pull/read"
+_PUSH = "Microsoft.ContainerRegistry/registries/push/write"
+
+
+def diagnose(settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
+    """One thing at a time; what depends on something that is missing is left out."""
+    missing = [name for name in _NEEDED if name not in settings]
+    if missing:
+        names = ", ".join(f"azure.{name}" for name in missing)
+        yield Diagnosis("settings", "error", f"{names} is not set", "name it in the config file: see docs/clouds/azure.md")
+        return
+    try:
+        azure = client()
+        azure.token()
+        yield Diagnosis("credentials", "ok", "azure-identity finds some")
+        place = checked_workspace_of(settings)
+        workspace = azure.call(
+            "GET", f"{place['endpoint']}{place['path']}", "show the workspace", permission=f"{_ML}/read", params=API
+        ).having("location")
+    except CloudTrainError as error:
+        yield wrong("workspace", error, _DOCS)
+        return
+    yield _of_workspace(settings, workspace)
+    yield looked("permissions", lambda: _of_permissions(azure, place), _DOCS)
+    yield looked("machines", lambda: _of_machines(azure, settings, place, str(workspace.get("location"))), _DOCS)
+    if "identity" in settings:
+        yield looked("identity", lambda: _of_identity(azure, settings, place, workspace), _DOCS)
+    if "repository" in settings:
+        yield looked("registry", lambda: _of_registry(azure, str(settings["repository"])), _DOCS)
+    if "vault" in settings:
+        yield looked("vault", lambda: _of_vault(azure, str(settings["vault"])), _DOCS)
+    if store is not None:
+        yield looked("store", lambda: _of_store(store), _DOCS)
+
+
+def _of_workspace(settings: Mapping[str, Any], workspace: Mapping[str, Any]) -> Diagnosis:
+    location, named = str(workspace.get("location") or ""), settings.get("location")
+    if named is not None and named.casefold() != location.casefold():
+        return Diagnosis("workspace", "error", f"it is in {location}, not in {named}", f"set azure.location to {location}")
+    return Diagnosis("workspace", "ok", f"{settings['workspace']} in {location}")
+
+
+def _of_permissions(azure: Client, place: Mapping[str, Any]) -> Diagnosis:
+    """By the permissions that Azure says the caller has here, inherited ones too."""
+    url = f"{place['endpoint']}{place['path']}/providers/Microsoft.Authorization/permissions"
+    permission = "Microsoft.Authorization/permissions/read"
+    try:
+        answer = azure.call("GET", url, "list your permissions", permission=permission, params={"api-version": "2022-04-01"})
+    except ForbiddenError as error:
+        return unasked("permissions", error)
+    missing = [action for action in _ACTIONS if not any(_grants(each, action) for each in answer.having("value")["value"])]
+    if missing:
+        return Diagnosis("permissions", "error", f"you may not: {', '.join(missing)}", _ROLE)
+    return Diagnosis("permissions", "ok", "you may start, see and cancel jobs")
+
+
+def _grants(permission: Mapping[str, Any], action: str) -> bool:
+    def names(kind: str) -> bool:
+        return any(re.fullmatch(_action_pattern(each), action, re.IGNORECASE) for each in permission.get(kind) or ())
+
+    return names("actions") and not names("notActions")
+
+
+def _action_pattern(actions: str) -> str:
+    """The regular expression of a role's action, in which ``*`` stands for anything; between two, the first place that fits will do."""
+    first, *starred = (re.escape(part) for part in actions.split("*"))
+    last = starred.pop() if starred else None
+    return first + "".join(f"(?>.*?{part})" for part in starred) + ("" if last is None else f".*{last}")
+
+
+def _of_machines(azure: Client, settings: Mapping[str, Any], place: Mapping[str, Any], location: str) -> Diagnosis:
+    """The cluster and the identities that it has; for serverless machines whether the region has the kind, and some of it for you."""
+    if cluster := settings.get("compute"):
+        url, permission = f"{place['endpoint']}{place['path']}/computes/{cluster}", f"{_ML}/computes/read"
+        found = azure.call("GET", url, f"show the cluster {cluster}", permission=permission, params=API).having("properties")["properties"]
+        priority = (found.get("properties") or {}).get("vmPriority", "Dedicated")
+        return Diagnosis("machines", "ok", f"the cluster {cluster} ({priority})")
+    try:
+        return _of_serverless(azure, settings, place, location)
+    except ForbiddenError as error:  # a role on the workspace does not allow it, and a submission does without
+        return unasked("machines", error, "a role on the subscription, such as Reader, allows it")
+
+
+def _of_serverless(azure: Client, settings: Mapping[str, Any], place: Mapping[str, Any], location: str) -> Diagnosis:
+    scope = f"{place['endpoint']}/subscriptions/{settings['subscription']}/providers/{_LOCATIONS}/{location}"
+    listing = f"{_LOCATIONS}/vmSizes/read"
+    answer = azure.call("GET", f"{scope}/vmSizes", f"list the machines of {location}", permission=listing, params=API)
+    sizes, machine = answer.having("value")["value"], settings.get("machine")
+    if machine is None:
+        return Diagnosis("machines", "ok", f"{len(sizes)} kinds in {location}; each job gets the smallest that fits")
+    size = next((each for each in sizes if each["name"].casefold() == machine.casefold()), None)
+    if size is None:
+        near = difflib.get_close_matches(machine, [each["name"] for each in sizes], 3)
+        such = f", such as {', '.join(near)}" if near else ""
+        remedy = f"name another azure.machine{such}, or take a workspace elsewhere"
+        return Diagnosis("machines", "error", f"{location} has no {machine}", remedy)
+    counting = f"{_LOCATIONS}/usages/read"
+    answer = azure.call("GET", f"{scope}/usages", f"show the quota in {location}", permission=counting, params=API)
+    family = str(size.get("family") or "")
+    quota = [each for each in answer.having("value")["value"] if _plain(family) in _plain(str((each.get("name") or {}).get("value") or ""))]
+    left = max((each["limit"] - each["currentValue"] for each in quota), default=None)
+    if left is None:
+        return Diagnosis("machines", "warning", f"{location} has {machine}; nothing says what quota of {family} you have")
+    if left < size.get("vCPUs", 1):
+        remedy = "ask for more in the portal: Azure ML, Quota"
+        return Diagnosis("machines", "error", f"{machine} takes {size['vCPUs']} cores of {family}, and {left} are left", remedy)
+    return Diagnosis("machines", "ok", f"{machine} in {location}: {left} cores of {family} are left")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.casefold()).removeprefix("standard").removesuffix("family")
+
+
+def _of_identity(azure: Client, settings: Mapping[str, Any], place: Mapping[str, Any], workspace: Mapping[str, Any]) -> Diagnosis:
+    """Whether the machines can have it: serverless ones take those of the workspace, a cluster its own."""
+    owner, where = workspace, "workspace"
+    if cluster := settings.get("compute"):
+        owner, where = (
+            azure.call("GET", f"{place['endpoint']}{place['path']}/computes/{cluster}", "show the cluster", params=API).having(
+                "properties"
+            ),
+            "cluster",
+        )
+    assigned = ((owner.get("identity") or {}).get("userAssignedIdentities") or {}).values()
+    if settings["identity"] in [each.get("clientId") for each in assigned]:
+        return Diagnosis("identity", "ok", f"the {where} has it")
+    return Diagnosis("identity", "error", f"the {where} has no identity {settings['identity']}", f"assign it to the {where}")
+
+
+def _of_registry(azure: Client, repository: str) -> Diagnosis:
+    """Whether whoever submits may push, by what the registry writes into a token for that."""
+    host, _, name = repository.partition("/")
+    if not (is_loopback(host) or is_registry(host)):
+        return Diagnosis("registry", "ok", f"{host} is none of Azure's: Docker's own login is used")
+    refresh = azure.registry_password(host)
+    form = {"grant_type": "refresh_token", "service": host, "scope": f"repository:{name}:pull,push", "refresh_token": refresh}
+    url = f"{'http' if is_loopback(host) else 'https'}://{host}/oauth2/token"
+    answer = azure.call("POST", url, f"sign in at {host}", scope=None, data=form)
+    granted = _claims(answer.having("access_token")["access_token"]).get("access") or []
+    actions = {action for each in granted if each.get("name") == name for action in each.get("actions") or ()}
+    lacking = [permission for action, permission in (("pull", _PULL), ("push", _PUSH)) if action not in actions]
+    if lacking:
+        return Diagnosis("registry", "error", f"you lack {', '.join(lacking)} on {host}", "give yourself the role AcrPush on the registry")
+    return Diagnosis("registry", "ok", f"you may push to {repository}")
+
+
+def _claims(token: str) -> dict[str, Any]:
+    """What a JSON Web Token says; its signature is the registry's own business."""
+    try:
+        payload = token.split(".")[1]
+        claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(f"{payload}{'=' * (-len(payload) % 4)}"))
+    except (IndexError, ValueError) as error:
+        raise ProviderError("the registry's token cannot be read") from error
+    return claims
+
+
+def _of_vault(azure: Client, vault: str) -> Diagnosis:
+    url, permission = f"{vault.rstrip('/')}/secrets", "Microsoft.KeyVault/vaults/secrets/readMetadata/action"
+    query = {"api-version": "7.4", "maxresults": "1"}
+    azure.call("GET", url, "list azure.vault", permission=permission, scope=VAULT_SCOPE, params=query).having("value")
+    return Diagnosis("vault", "ok", vault)
+
+
+def _of_store(store: str) -> Diagnosis:
+    from cloud_train.storage.registry import bucket_and_prefix, open_store
+
+    container, prefix = bucket_and_prefix(store)
+    next(iter(open_store(container).list(prefix)), None)
+    return Diagnosis("store", "ok", store)

@@ -1,0 +1,149 @@
+"""Command jobs as Azure ML keeps them: created once, looked for, listed; their secrets in Key Vault, and their run history."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from cloud_train.errors import ProviderError
+from cloud_train.job.cloud_names import AZURE_LOCATION, has_form
+from cloud_train.providers.azure.client import API, VAULT_SCOPE, Client
+from cloud_train.providers.azure.state import is_over, observed
+from cloud_train.providers.base import Handle, Observation, Request
+from cloud_train.providers.cloud.errors import PROXY_HINT, ExistsError, MissingError, RefusedError, UnansweredError
+from cloud_train.providers.cloud.jobs import RUN
+from cloud_train.providers.cloud.launching import create_once
+from cloud_train.providers.cloud.observations import ended
+from cloud_train.providers.cloud.provider import is_young
+from cloud_train.run.states import Cause, State
+
+PERMISSIONS = "Microsoft.MachineLearningServices/workspaces/jobs"
+"""What Azure's permissions for jobs begin with."""
+
+_VAULT_API = {"api-version": "7.4"}
+_CREATED = 201
+
+
+def reference_of(workspace: Mapping[str, Any], job: str, secret: str | None) -> dict[str, Any]:
+    """What a handle keeps of a job."""
+    return {**workspace, "job": job, "secret": secret}
+
+
+def url_of(reference: Mapping[str, Any]) -> str:
+    """The job's URL at the resource manager."""
+    return f"{reference['endpoint']}{reference['path']}/jobs/{reference['job']}"
+
+
+def found(azure: Client, reference: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The job as the resource manager has it; None if there is none. A missing workspace is an error all the same."""
+    doing = f"show the job {reference['job']}"
+    try:
+        return azure.call("GET", url_of(reference), doing, permission=f"{PERMISSIONS}/read", params=API).having("properties")
+    except MissingError:
+        return None
+
+
+def delete_secret_after_end(azure: Client, reference: Mapping[str, Any], within_seconds: float) -> bool:
+    """Delete the job's secret once the job has ended, for a restarted one reads it again; returns False if it has not in time."""
+    deadline = time.monotonic() + within_seconds
+    while (job := found(azure, reference)) is not None:
+        status = job["properties"].get("status", "")
+        if is_over(status) or status == "Finalizing":
+            break
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(1)
+    delete_secret(azure, reference)
+    return True
+
+
+def listed(azure: Client, reference: Mapping[str, Any], wanted: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Those of the wanted jobs that a listing shows, page by page, until all of them have come."""
+    url: str | None = f"{reference['endpoint']}{reference['path']}/jobs"
+    query: dict[str, Any] = {"params": {**API, "tag": RUN, "listViewType": "All"}}
+    missing, pages = set(wanted), set()
+    while url and missing and url not in pages:  # a page that repeats would repeat for ever
+        pages.add(url)
+        page = azure.call("GET", url, "list the jobs", permission=f"{PERMISSIONS}/read", **query).having("value")
+        for job in page["value"]:
+            if job["name"] in missing:
+                missing.discard(job["name"])
+                yield job
+        url, query = page.get("nextLink"), {}
+
+
+def observation_of(azure: Client, handle: Handle, job: Mapping[str, Any] | None) -> Observation:
+    """Where the attempt of this job stands; why it failed is in the run history."""
+    if job is None:
+        if is_young(handle):
+            return Observation(State.QUEUED, Cause.UNKNOWN, "Azure ML does not show the job yet")
+        return ended(Cause.INFRASTRUCTURE, f"Azure ML has no job {handle.reference['job']}: it was deleted")
+    status = job["properties"].get("status")
+    history = None
+    if status in ("Failed", "Canceled"):
+        with suppress(MissingError, UnansweredError):
+            history = details(azure, handle.reference)
+    return observed(job, history)
+
+
+def details(azure: Client, reference: Mapping[str, Any]) -> dict[str, Any]:
+    """The job in the run history: its error, and the URLs of its logs."""
+    history = reference["history"]
+    if history is None:
+        workspace = f"{reference['endpoint']}{reference['path']}"
+        location = azure.call("GET", workspace, "show the workspace", params=API).having("location")["location"]
+        if not has_form(AZURE_LOCATION, location):
+            raise UnansweredError(f"Azure names {str(location)[:60]!r} as the workspace's region, which is not one", hint=PROXY_HINT)
+        history = f"https://{location}.api.azureml.ms"
+    url = f"{history}/history/v1.0{reference['path']}/runs/{reference['job']}/details"
+    return azure.call("GET", url, f"show the history of {reference['job']}", permission=f"{PERMISSIONS}/read").having("runId")
+
+
+def put_environment(azure: Client, request: Request) -> None:
+    """Create the environment, which is named after the image: one that exists has the same content."""
+    workspace, environment = request["workspace"], request["environment"]
+    url = f"{workspace['endpoint']}{workspace['path']}/environments/{environment['id']}"
+    permission = "Microsoft.MachineLearningServices/workspaces/environments/versions/write"
+    azure.call("PUT", url, "create the environment", permission=permission, expect=(200, 201), params=API, json=environment["body"])
+
+
+def create(azure: Client, request: Request) -> None:
+    """Create the job, once; raises AlreadyLaunchedError, LaunchUnknownError and CloudError."""
+    job = reference_of(request["workspace"], request["job"]["id"], request["secret"])
+    doing, writing, body = f"start the job {job['job']}", f"{PERMISSIONS}/write", request["job"]["body"]
+
+    def put() -> dict[str, Any]:
+        try:
+            answer = azure.call_once("PUT", url_of(job), doing, permission=writing, expect=(200, _CREATED), params=API, json=body)
+        except RefusedError as error:
+            if _exists(azure, job):  # an existing job cannot be changed, so another one is refused
+                raise ExistsError(error.message, error.hint) from error
+            raise
+        created = answer.having("properties")
+        if answer.status != _CREATED:
+            raise ExistsError(f"Azure ML has the job {job['job']} already")
+        return created
+
+    create_once(put, lambda: found(azure, job), azure.policy, job=f"the Azure ML job {job['job']}")
+
+
+def _exists(azure: Client, job: Mapping[str, Any]) -> bool:
+    try:
+        return found(azure, job) is not None
+    except ProviderError:
+        return False
+
+
+def put_secret(azure: Client, url: str, secrets: Mapping[str, str]) -> None:
+    """Store the secrets in the vault, as one JSON document."""
+    permission = "Microsoft.KeyVault/vaults/secrets/setSecret/action"
+    body = {"value": json.dumps(dict(secrets)), "contentType": "application/json"}
+    azure.call("PUT", url, "store the secrets in azure.vault", permission=permission, scope=VAULT_SCOPE, params=_VAULT_API, json=body)
+
+
+def delete_secret(azure: Client, reference: Mapping[str, Any]) -> None:
+    """Delete the secret of a job, if it has one."""
+    if reference.get("secret"):
+        with suppress(MissingError):
+            azure.call("DELETE", reference["secret"], "delete the job's secrets", scope=VAULT_SCOPE, params=_VAULT_API)

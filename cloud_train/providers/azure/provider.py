@@ -1,0 +1,178 @@
+"""The ``azure`` provider: the worker as an Azure ML command job, on serverless machines or a cluster.
+
+The job's id is made of run and attempt: a second ``PUT`` of it is the same job, and changes or restarts nothing. Azure ML itself starts a
+job anew whose machines it took back; the worker then takes the next attempt of the run by itself.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cloud_train import private
+from cloud_train.errors import CloudTrainError, ProviderError
+from cloud_train.job.cloud_names import EXPECTED, REPOSITORY, has_form
+from cloud_train.providers.azure import diagnosis, jobs
+from cloud_train.providers.azure.client import API, Client, client, is_registry
+from cloud_train.providers.azure.request import checked_workspace_of, problems_of, request_of, secret_of
+from cloud_train.providers.azure.state import is_over
+from cloud_train.providers.base import AlreadyLaunchedError, Diagnosis, Handle, Observation, Request
+from cloud_train.providers.cloud.errors import MissingError, ThrottledError
+from cloud_train.providers.cloud.jobs import RUN, job_name
+from cloud_train.providers.cloud.provider import CloudProvider, asked, cloud_capabilities
+
+if TYPE_CHECKING:
+    from cloud_train.run.plan import Plan
+
+_FEW = 2
+"""Up to so many jobs of a workspace are asked for one by one: a listing has fifty of anybody's on a page."""
+_LOG = re.compile(r"user_logs/std_log\D*0*\.txt")
+"""The log of node 0's first process, as azure-ai-ml streams it."""
+_LOG_PAGE_BYTES = 1 << 20
+_LEAVING_SECONDS = 5.0
+_NO_MORE = 416
+_ANYONE = "00000000-0000-0000-0000-000000000000"
+"""The user's name of whoever logs in with a token of the registry's."""
+
+
+class AzureMlProvider(CloudProvider[Client]):
+    """Runs as a command job of an Azure ML workspace. ``home`` is the folder under which it keeps which secrets it could not delete yet."""
+
+    name = "azure"
+    capabilities = cloud_capabilities(("az",), max_nodes=32)
+
+    def __init__(self, home: Path) -> None:
+        self._left = home / "azure" / "left"
+
+    def render(self, plan: "Plan") -> Request:
+        """The bodies of the two requests that start a job: the environment that names the image, and the job."""
+        return request_of(plan)
+
+    def check(self, request: Request) -> list[str]:
+        """Names, machine, identity, and the shape of both bodies by Azure's own models."""
+        return list(problems_of(request))
+
+    def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
+        """The job by its id, and by the run that its tags name."""
+        reference = jobs.reference_of(checked_workspace_of(settings), job_name(run_id, attempt), None)
+        job = jobs.found(client(), reference)
+        if job is None or job["properties"].get("tags", {}).get(RUN) != run_id:
+            return None
+        secret = secret_of(settings, reference["job"])
+        if secret is not None and secret in job["properties"].get("command", ""):
+            reference["secret"] = secret
+        return Handle(run_id, attempt, self.name, store, reference)
+
+    def cancel(self, handle: Handle, force: bool = False) -> None:
+        """Azure ML's own stop, which tells the program first; it knows nothing harder. A job that has ended is left alone."""
+        azure, reference = client(), handle.reference
+        url, doing = f"{jobs.url_of(reference)}/cancel", f"cancel the job {reference['job']}"
+        with suppress(MissingError):
+            try:
+                azure.call("POST", url, doing, permission=f"{jobs.PERMISSIONS}/cancel/action", expect=(200, 202), params=API)
+            except ThrottledError:  # nothing was done, and another question would be one too many
+                raise
+            except ProviderError:
+                job = jobs.found(azure, reference)
+                if job is not None and not is_over(job["properties"].get("status", "")):
+                    raise
+
+    def tidy(self, handle: Handle) -> None:
+        """Delete the job's secrets from the vault, if it has any. While the job still leaves, they are left to the next launch."""
+        if handle.reference.get("secret") is None:
+            return
+        note = self._left / f"{handle.reference['job']}.json"
+        with suppress(CloudTrainError):
+            if jobs.delete_secret_after_end(client(), handle.reference, _LEAVING_SECONDS):
+                note.unlink(missing_ok=True)
+                return
+        with suppress(OSError):
+            private.make_folder(self._left)
+            private.write_text(note, json.dumps(handle.reference))
+
+    def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
+        """What node 0 printed, as the run history has it. The cursor counts the bytes of each file."""
+        azure, read = client(), dict(json.loads(cursor)) if cursor else {}
+        said = b""
+        try:
+            files = jobs.details(azure, handle.reference).get("logFiles") or {}
+        except MissingError:  # the run history hears of a job a little later
+            return b"", cursor
+        for name in sorted(filter(_LOG.fullmatch, files)):
+            start = int(read.get(name, 0))
+            span = {"Range": f"bytes={start}-{start + _LOG_PAGE_BYTES - 1}"}
+            answer = azure.call("GET", files[name], f"show the log {name}", expect=(200, 206, _NO_MORE), scope=None, headers=span)
+            if answer.status == _NO_MORE:
+                continue
+            data = answer.data[start:] if answer.status == 200 else answer.data
+            said += data
+            read[name] = start + len(data)
+        return said, json.dumps(read)
+
+    def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
+        """A token of the Azure container registry for whoever is signed in at Azure; another registry has logins of its own.
+
+        Its repositories come into being with their first image, so there is nothing to make.
+        """
+        repository = str(settings.get("repository") or "")
+        host = repository.partition("/")[0]
+        if not is_registry(host):
+            return None
+        if not has_form(REPOSITORY, repository):
+            raise ProviderError(f"azure.repository: {repository!r} is not {EXPECTED[REPOSITORY]}", hint=f"such as {host}/cloud-train")
+        return _ANYONE, client().registry_password(host)
+
+    def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
+        """Credentials, workspace, permissions, machines, identity, registry, vault, store."""
+        return diagnosis.diagnose(settings, store)
+
+    def _sweep(self, azure: Client) -> None:
+        """Delete what could not be deleted before, a little at each launch."""
+        for note in sorted(self._left.glob("*.json"))[:_FEW]:
+            with suppress(CloudTrainError, FileNotFoundError, ValueError):  # another process may do the same; a torn note comes again
+                if jobs.delete_secret_after_end(azure, json.loads(note.read_text(encoding="utf-8")), 0):
+                    note.unlink()
+
+    def _client(self, about: Mapping[str, Any]) -> AbstractContextManager[Client]:
+        return nullcontext(client())
+
+    def _prepare(self, azure: Client, request: Request) -> None:
+        """Look for the job, and delete secrets that could not be deleted before."""
+        reference = _reference_of(request)
+        if jobs.found(azure, reference) is not None:
+            raise AlreadyLaunchedError(f"Azure ML has the job {reference['job']} already", hint="see its state with: cloud-train status")
+        self._sweep(azure)
+
+    def _put_secrets(self, azure: Client, request: Request, secrets: Mapping[str, str]) -> bool:
+        jobs.put_secret(azure, request["secret"], secrets)
+        return True
+
+    def _create(self, azure: Client, request: Request) -> dict[str, Any]:
+        jobs.put_environment(azure, request)
+        jobs.create(azure, request)
+        return _reference_of(request)
+
+    def _delete_secrets(self, azure: Client, about: Mapping[str, Any]) -> None:
+        jobs.delete_secret(azure, about)
+
+    def _observed(self, handle: Handle) -> Observation:
+        azure = client()
+        return jobs.observation_of(azure, handle, jobs.found(azure, handle.reference))
+
+    def _place(self, handle: Handle) -> tuple[str, str]:
+        return handle.reference["endpoint"], handle.reference["path"]
+
+    def _listed(self, handles: Sequence[Handle]) -> Iterator[tuple[str, Observation]]:
+        """From a listing of the workspace's jobs, which has those of all runs on its pages; only ends cost a question more."""
+        if len(handles) <= _FEW:
+            return
+        azure, wanted = client(), {handle.reference["job"]: handle for handle in handles}
+        for job in jobs.listed(azure, handles[0].reference, wanted):
+            yield job["name"], asked(partial(jobs.observation_of, azure, wanted[job["name"]], job))
+
+
+def _reference_of(request: Request) -> dict[str, Any]:
+    return jobs.reference_of(request["workspace"], request["job"]["id"], request["secret"])

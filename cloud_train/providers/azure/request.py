@@ -1,0 +1,187 @@
+"""From a plan to the requests that Azure's resource manager gets, in its own field names, and what it would refuse in them. Pure.
+
+Reference: ``PUT …/environments/{name}/versions/{version}`` and ``PUT …/jobs/{id}`` of https://learn.microsoft.com/rest/api/azureml/,
+api-version 2025-12-01. A job names no image, but the version of an environment that names one.
+"""
+
+import hashlib
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from cloud_train.errors import ProviderError
+from cloud_train.job import cloud_names as forms
+from cloud_train.providers.base import Request
+from cloud_train.providers.cloud.descriptions import problems_of as shape_problems
+from cloud_train.providers.cloud.jobs import ATTEMPT, NOT_BUILT, RUN, STORE, image_of, job_name, whole_seconds
+from cloud_train.providers.cloud.worker_command import ENVIRONMENT, worker_command
+
+if TYPE_CHECKING:
+    from cloud_train.providers.cloud.machines import Machine
+    from cloud_train.run.plan import Plan
+
+_ENVIRONMENT = "cloud-train"
+_PUBLIC = "https://management.azure.com"
+_NEEDED = ("subscription", "resource_group", "workspace", "repository")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,253}")
+_FORMS = {
+    "subscription": forms.GUID,
+    "resource_group": forms.AZURE_GROUP,
+    "workspace": forms.AZURE_WORKSPACE,
+    "compute": forms.AZURE_COMPUTE,
+    "identity": forms.CLIENT_ID,
+    "machine": forms.AZURE_MACHINE,
+    "vault": forms.VAULT_URL,
+}
+"""Settings that a request keeps, and the forms that they need."""
+_OF_ADDRESSES = {"location": forms.AZURE_LOCATION, "endpoint": forms.SERVICE_URL, "history_endpoint": forms.SERVICE_URL}
+_MOST_TAGS = 50
+_LONGEST_TAG = (100, 1000)
+"""Characters of a tag's name and value (https://learn.microsoft.com/azure/machine-learning/how-to-manage-quotas)."""
+
+
+def request_of(plan: "Plan") -> Request:
+    """The environment's version, the job, and where the job's secrets would lie; ``settings`` are those that were given."""
+    settings = plan.provider_settings
+    workspace, job = workspace_of(settings), job_name(plan.run_id, plan.attempt)
+    image = image_of(plan) or f"None@{NOT_BUILT}"
+    environment = f"{_ENVIRONMENT}/versions/{hashlib.sha256(image.encode()).hexdigest()[:32]}"
+    secret = secret_of(settings, job) if plan.job.secrets else None
+    machine, without = _machine(plan)
+    return {
+        "run_id": plan.run_id,
+        "attempt": plan.attempt,
+        "store": plan.store,
+        "settings": {name: settings[name] for name in (*_NEEDED, *_FORMS) if name in settings},
+        **({"refused": without} if without else {}),
+        "workspace": workspace,
+        "secrets": list(plan.job.secrets),
+        "secret": secret,
+        "environment": {"id": environment, "body": {"properties": {"image": image, "osType": "Linux"}}},
+        "job": {"id": job, "body": {"properties": _job(plan, f"{workspace['path']}/environments/{environment}", secret, machine)}},
+    }
+
+
+def workspace_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the workspace and its run history are asked; ``history`` is None where that follows from the workspace's region."""
+    group = f"/subscriptions/{settings.get('subscription')}/resourceGroups/{settings.get('resource_group')}"
+    location = settings.get("location")
+    return {
+        "endpoint": (settings.get("endpoint") or _PUBLIC).rstrip("/"),
+        "path": f"{group}/providers/Microsoft.MachineLearningServices/workspaces/{settings.get('workspace')}",
+        "history": (settings.get("history_endpoint") or (f"https://{location}.api.azureml.ms" if location else "")).rstrip("/") or None,
+    }
+
+
+def secret_of(settings: Mapping[str, Any], job: str) -> str | None:
+    """The URL of the job's secret in the vault of the settings, if they have one."""
+    vault = settings.get("vault")
+    return f"{vault.rstrip('/')}/secrets/cloud-train-{job}" if vault else None
+
+
+def problems_of(request: Request) -> Iterator[str]:
+    """What Azure would refuse, each with the field and the rule. Nobody is asked."""
+    settings, body = request["settings"], request["job"]["body"]
+    for name in _NEEDED:
+        if name not in settings:
+            yield f"azure.{name}: it is not set; name it in the config file (docs/clouds/azure.md says how to make one)"
+    yield from form_problems({**settings, "endpoint": request["workspace"]["endpoint"]})
+    if request["workspace"]["history"] is not None and not forms.has_form(forms.SERVICE_URL, request["workspace"]["history"]):
+        yield f"azure.location: {request['workspace']['history']!r} is not the URL of a run history; see azure.history_endpoint too"
+    yield from _contradictions(request)
+    yield from (f"environment.{problem}" for problem in shape_problems(request["environment"]["body"], "azure", "EnvironmentVersion"))
+    yield from (f"job.{problem}" for problem in shape_problems(body, "azure", "JobBase"))
+    if not _ID.fullmatch(request["job"]["id"]):
+        yield f"job id: {request['job']['id']!r} is not 1 to 254 letters, digits, '_' and '-', a letter or digit first"
+    yield from _tag_problems(body.get("properties", {}).get("tags", {}))
+    if "${{" in body.get("properties", {}).get("command", ""):
+        yield "job.properties.command: '${{' begins an expression of Azure ML's own; no name or URL here may have it"
+
+
+def form_problems(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Settings that would become part of a URL and have not the form for it. Nobody is asked."""
+    for name, form in {**_FORMS, **_OF_ADDRESSES, "repository": forms.REPOSITORY}.items():
+        value = settings.get(name)
+        if value is not None and not forms.has_form(form, value):
+            near = _similar(str(value)) if name == "machine" else ""
+            yield f"azure.{name}: {value!r} is not {forms.EXPECTED[form]}{near}"
+
+
+def checked_workspace_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as ``workspace_of`` for a request that is sent at once: raises ProviderError for settings that cannot be part of a URL."""
+    problem = next(form_problems(settings), None)
+    if problem is not None:
+        raise ProviderError(problem, hint="correct it in the config file: see docs/clouds/azure.md")
+    return workspace_of(settings)
+
+
+def _contradictions(request: Request) -> Iterator[str]:
+    settings = request["settings"]
+    if "refused" in request:
+        yield request["refused"]
+    if "compute" in settings and "machine" in settings:
+        yield f"azure.machine: the cluster {settings['compute']!r} has machines of its own; leave out azure.machine or azure.compute"
+    if "compute" not in settings and "identity" not in settings:
+        yield "azure.identity: serverless machines reach neither store nor image without one; name a managed identity's client id"
+    if request["secrets"] and request["secret"] is None:
+        yield "azure.vault: the job has secrets, and no Key Vault is named that could hand them to its machines"
+
+
+def _tag_problems(tags: Mapping[str, str]) -> Iterator[str]:
+    if len(tags) > _MOST_TAGS:
+        yield f"azure.tags: {len(tags)} tags with those of cloud-train; {_MOST_TAGS} are allowed"
+    for name, value in tags.items():
+        if len(name) > _LONGEST_TAG[0] or len(str(value)) > _LONGEST_TAG[1]:
+            yield f"azure.tags.{name[:40]}: a name has at most {_LONGEST_TAG[0]} characters, a value {_LONGEST_TAG[1]:,}"
+
+
+def _job(plan: "Plan", environment: str, secret: str | None, machine: "Machine | None") -> dict[str, Any]:
+    """The properties of a command job."""
+    settings, nodes = plan.provider_settings, plan.job.resources.nodes
+    identity, compute = settings.get("identity"), settings.get("compute")
+    tags = {RUN: plan.run_id, ATTEMPT: str(plan.attempt), STORE: plan.store}
+    return {
+        "jobType": "Command",
+        "displayName": job_name(plan.run_id, plan.attempt),
+        "experimentName": plan.job.name,
+        "tags": {**settings.get("tags", {}), **tags},
+        "environmentId": environment,
+        "command": f"exec {shlex.join(worker_command(plan, 'azureml', secret and f'azure-secret:{secret}'))}",
+        "environmentVariables": {**ENVIRONMENT, **({"AZURE_CLIENT_ID": identity} if identity else {})},
+        "identity": {"identityType": "Managed", **({"clientId": identity} if identity else {})},
+        "resources": {"instanceCount": nodes, **_resources(plan, machine)},
+        **({"distribution": {"distributionType": "PyTorch", "processCountPerInstance": 1}} if nodes > 1 else {}),
+        **({"computeId": f"{workspace_of(settings)['path']}/computes/{compute}"} if compute else {}),
+        **({"queueSettings": {"jobTier": "Spot"}} if plan.job.resources.spot and not compute else {}),
+        "limits": {"jobLimitsType": "Command", "timeout": f"PT{whole_seconds(plan)}S"},
+    }
+
+
+def _resources(plan: "Plan", machine: "Machine | None") -> dict[str, str]:
+    """The kind of serverless machine, and half of its memory to share: torch's data loaders pass their batches through that."""
+    named = plan.provider_settings.get("machine")
+    memory = plan.job.resources.memory.bytes if plan.job.resources.memory else machine.memory_bytes if machine else None
+    kind = {} if plan.provider_settings.get("compute") else {"instanceType": named or (machine.name if machine else "")}
+    return {**kind, **({"shmSize": f"{max(memory // 2**21, 64)}m"} if memory else {})}
+
+
+def _machine(plan: "Plan") -> tuple["Machine | None", str | None]:
+    """The machine as the table has it, where it does, and why there is none that serves."""
+    from cloud_train.providers.cloud import machines
+
+    if named := plan.provider_settings.get("machine"):
+        return next((each for each in machines.machines("azure") if each.name.casefold() == named.casefold()), None), None
+    if plan.provider_settings.get("compute"):
+        return None, None
+    try:
+        return machines.choose("azure", plan.job.resources), None
+    except machines.NoMachineError as error:
+        return None, str(error)
+
+
+def _similar(name: str) -> str:
+    from cloud_train.providers.cloud import machines
+
+    close = machines.similar("azure", name)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,101 @@
+"""From what Azure ML says of a job to where the attempt stands. Pure.
+
+States: https://learn.microsoft.com/rest/api/azureml/jobs/get (JobStatus). Why a job failed stands in the run history alone, in words that
+are documented nowhere: those that are known here were read in public reports, and anything else keeps its own.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cloud_train.providers.base import Observation
+from cloud_train.providers.cloud.observations import KILLED, STORE_ERROR, TERMINATED, ended, said_by, unknown
+from cloud_train.run.states import Cause, State
+
+_LIVING = {
+    "NotStarted": (State.QUEUED, "Azure ML has the job"),
+    "Starting": (State.STARTING, "Azure ML starts the job"),
+    "Provisioning": (State.STARTING, "machines are made for the job"),
+    "Preparing": (State.STARTING, "the image and the machines are prepared"),
+    "Queued": (State.QUEUED, "the job waits for machines: for quota or capacity, or because its last ones were taken back"),
+    "Running": (State.RUNNING, ""),
+    "Finalizing": (State.RUNNING, "the program has ended; Azure ML collects what it left"),
+    "CancelRequested": (State.STOPPING, "Azure ML was asked to stop the job"),
+    "Paused": (State.QUEUED, "the job is paused"),
+}
+_SILENT = "NotResponding"
+_ENDS = frozenset({"Completed", "Failed", "Canceled"})
+
+_EXIT = re.compile(r"exited with (?:status|exit) code (-?\d+)|exit code[: ]+(-?\d+)", re.IGNORECASE)
+_PULL_FIX = "give the machines' identity the role AcrPull on the registry of azure.repository"
+_WORDS: tuple[tuple[str, Cause, str], ...] = (
+    (r"no space left|disk.{0,20} full", Cause.FAILED, "the machine's disk is too small for image and files: see azure.machine"),
+    (r"AcrRefreshTokenRetrievalError|unauthorized: auth|pull access denied", Cause.REJECTED, _PULL_FIX),
+    (r"FailedPullingImage|Unable to pull docker image|manifest unknown", Cause.REJECTED, "see that the registry still has the image"),
+    (r"AuthorizationFailed|does not have authorization|identity.{0,80}(?:not found|not assigned)", Cause.REJECTED, "see azure.identity"),
+    (r"preempt|evict", Cause.PREEMPTED, ""),
+    (r"out ?of ?memory|MemoryLimitExceeded|OOMKilled", Cause.OUT_OF_MEMORY, "choose a machine with more memory (resources.memory)"),
+    (r"quota|exceeding approved", Cause.REJECTED, "ask for more cores of this family in the portal: Azure ML, Quota"),
+    (r"out ?of ?capacity|AllocationFail|SkuNotAvailable|NoCapacity", Cause.INFRASTRUCTURE, "try another machine or region, or later"),
+    (r"time ?limit|timed? ?out|max(?:imum)? run ?(?:duration|time)", Cause.TIMED_OUT, "see limits.duration and azure.max_runtime"),
+)
+"""What Azure ML's words mean: the first that fits decides, and what to do about it."""
+
+
+def is_over(status: str) -> bool:
+    """Whether a job with this status has ended."""
+    return status in _ENDS
+
+
+def observed(job: Mapping[str, Any], details: Mapping[str, Any] | None = None) -> Observation:
+    """Where the attempt stands: ``job`` is the resource manager's answer, ``details`` the run history's, which an ended job needs."""
+    status = str(job.get("properties", {}).get("status") or "Unknown")
+    if status in _LIVING:
+        state, message = _LIVING[status]
+        return Observation(state, None, message)
+    match status:
+        case "Completed":
+            return ended(Cause.SUCCEEDED)
+        case "Canceled":
+            return _canceled(details)
+        case "Failed":
+            return _failed(_error_of(details))
+    said = "hears nothing of the job's machines" if status == _SILENT else f"says {status!r}, which means nothing here"
+    return unknown(f"Azure ML {said}")
+
+
+def _canceled(details: Mapping[str, Any] | None) -> Observation:
+    """Canceled by somebody, or by Azure ML itself at the time limit: then the run history has an error."""
+    error = _error_of(details)
+    if error and _meaning(error)[0] is Cause.TIMED_OUT:
+        return ended(Cause.TIMED_OUT, f"Azure ML ended the job: {error}")
+    return ended(Cause.CANCELLED, "the job was cancelled at Azure ML")
+
+
+def _failed(error: str) -> Observation:
+    exit_code = next((int(one or other) for one, other in _EXIT.findall(error)), None)
+    if exit_code and (said := said_by(exit_code)):  # a job that failed is no success, whatever a 0 stands for in its words
+        return said
+    if not error:
+        return ended(Cause.UNKNOWN, "Azure ML says that the job failed, and not why")
+    cause, remedy = _meaning(error) if exit_code is None else (_of_exit(exit_code), "")
+    return ended(cause, f"Azure ML says: {error}{f'; {remedy}' if remedy else ''}")
+
+
+def _of_exit(exit_code: int) -> Cause:
+    """What an exit status means that is none of a worker's causes: the worker did not get to say why."""
+    return Cause.INFRASTRUCTURE if exit_code in (STORE_ERROR, KILLED, TERMINATED, -9, -15) else Cause.FAILED
+
+
+def _meaning(error: str) -> tuple[Cause, str]:
+    for pattern, cause, remedy in _WORDS:
+        if re.search(pattern, error, re.IGNORECASE):
+            return cause, remedy
+    return (Cause.INFRASTRUCTURE, "") if error.startswith(("ServiceError", "SystemError")) else (Cause.FAILED, "")
+
+
+def _error_of(details: Mapping[str, Any] | None) -> str:
+    """Code and message, on one line; empty where there is none."""
+    error = ((details or {}).get("error") or {}).get("error") or {}
+    words = " ".join(str(error.get("message") or "").split())
+    return ": ".join(part for part in (str(error.get("code") or ""), words) if part)

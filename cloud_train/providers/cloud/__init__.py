@@ -1,0 +1,1 @@
+"""What the three clouds share: jobs, machines, request descriptions, observations and doctor findings."""

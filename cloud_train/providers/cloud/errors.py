@@ -1,0 +1,85 @@
+"""The errors of requests to a cloud, in one vocabulary for all of them.
+
+::
+
+    ProviderError
+    └── CloudError                 a request to a cloud failed
+        ├── UnansweredError        it is unknown whether the request was carried out
+        └── RefusedError           nothing was carried out
+            ├── UnreachableError   no connection came about
+            ├── ThrottledError     too many requests
+            ├── ForbiddenError     the caller lacks a permission
+            ├── MissingError       what the request names does not exist
+            └── ExistsError        the cloud has something of this name already
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from cloud_train.errors import ProviderError
+from cloud_train.retry import RetryPolicy
+
+PROXY_HINT = "check for a proxy or captive portal"
+
+Result = TypeVar("Result")
+
+
+class CloudError(ProviderError):
+    """A request to a cloud failed."""
+
+    def __init__(
+        self, message: str, hint: str | None = None, *, reason: str = "", status: int = 0, said: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, hint)
+        self.reason = reason
+        """The cloud's own code for the error, such as ``ResourceInUse``."""
+        self.status = status
+        """The HTTP status of the response; 0 without one."""
+        self.said = said
+        """The cloud's own message."""
+        self.retry_after = retry_after
+        """Seconds after which the cloud wants to be asked again."""
+
+
+class UnansweredError(CloudError):
+    """The cloud sent no response, or reported a failure of its own: it is unknown whether the request was carried out."""
+
+
+class RefusedError(CloudError):
+    """Nothing was carried out."""
+
+
+class UnreachableError(RefusedError):
+    """No connection to the cloud came about."""
+
+
+class ThrottledError(RefusedError):
+    """There were too many requests."""
+
+
+class ForbiddenError(RefusedError):
+    """The caller lacks a permission."""
+
+
+class MissingError(RefusedError):
+    """What the request names does not exist."""
+
+
+class ExistsError(RefusedError):
+    """The cloud has something of this name already."""
+
+
+TRANSIENT = (UnansweredError, UnreachableError, ThrottledError)
+"""After these, the same request may succeed."""
+
+
+def retried(policy: RetryPolicy, request: Callable[[], Result]) -> Result:
+    """The result of a request that may be repeated; raises CloudError."""
+    return policy.call(request, lambda error: isinstance(error, TRANSIENT), lambda error: getattr(error, "retry_after", None))
+
+
+def with_field(cloud: str, field: str, response: Any) -> dict[str, Any]:
+    """The response, if it has this field, which every response of the cloud has; raises UnansweredError for that of something else."""
+    if not isinstance(response, Mapping) or field not in response:
+        raise UnansweredError(f"unexpected response from {cloud}: it has no {field}", hint=PROXY_HINT)
+    return dict(response)

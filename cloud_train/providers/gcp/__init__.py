@@ -1,0 +1,1 @@
+"""The ``gcp`` provider: Vertex AI custom jobs. ``provider`` implements the protocol; the other modules are its parts."""

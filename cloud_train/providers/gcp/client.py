@@ -1,0 +1,234 @@
+"""Requests to Google's services by google-auth's session, and what their refusals mean for whoever reads them.
+
+google-cloud-aiplatform is not used: it takes 3 s to import and 274 MB, and the adapter needs a handful of requests. Credentials come from
+Google's own chain (Application Default Credentials). Errors have the shape of https://cloud.google.com/apis/design/errors.
+"""
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+from cloud_train.errors import MissingDependencyError, ProviderError
+from cloud_train.providers.cloud.errors import (
+    PROXY_HINT,
+    CloudError,
+    ExistsError,
+    ForbiddenError,
+    MissingError,
+    RefusedError,
+    ThrottledError,
+    UnansweredError,
+    retried,
+)
+from cloud_train.providers.gcp.request import place_of, service_url
+from cloud_train.retry import RetryPolicy
+from cloud_train.storage.trusted_hosts import check_google
+
+INSTALL = "pip install 'cloud-train[gcp]'"
+LOGIN = "gcloud auth application-default login"
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+TIMEOUTS = (10.0, 60.0)
+"""Seconds to connect, and to wait for an answer."""
+
+_THROTTLED = 429
+_NOT_FOUND = 404
+_KINDS = {403: ForbiddenError, _NOT_FOUND: MissingError, 409: ExistsError}
+_QUOTA = "quota metrics exceed quota limits"  # of machines; too many requests are told otherwise, with the same status
+_PERMISSION = re.compile(r"[Pp]ermission '?\"?([a-z]+\.[A-Za-z.]+)")
+_ROLES = "docs/clouds/gcp.md has the roles"
+_PATH = re.compile(r"[A-Za-z0-9._~:/%@-]+")
+"""The paths that requests here have: a query comes apart from them."""
+_SHOWN_CHARACTERS = 600
+
+
+POLICY = RetryPolicy(attempts=5, time_limit=None, first_wait=1.0, longest_wait=16.0)
+"""How a request is repeated."""
+
+
+class Google:
+    """Google's services, for as long as the context. Errors of all methods are CloudErrors."""
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        credentials: Any,
+        *,
+        timeouts: tuple[float, float] = TIMEOUTS,
+        policy: RetryPolicy = POLICY,
+    ) -> None:
+        """``settings`` are ``project``, ``region`` and ``endpoint``; ``credentials`` google-auth's; ``policy`` says how to repeat requests.
+
+        Raises ProviderError for a project or a region that cannot be one.
+        """
+        self._project, self._region = place_of(settings)
+        self.credentials, self.policy = credentials, policy
+        self._settings, self._timeouts = settings, timeouts
+        self._session: Any = None
+
+    def __enter__(self) -> Self:
+        from google.auth.transport.requests import AuthorizedSession
+
+        self._session = AuthorizedSession(self.credentials)  # type: ignore[no-untyped-call] # google-auth ships few types
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close()
+
+    @property
+    def vertex(self) -> str:
+        """The name of the region's Vertex AI among Google's services."""
+        return f"{self._region}-aiplatform"
+
+    @property
+    def parent(self) -> str:
+        """Where jobs are, as Vertex AI calls it."""
+        return f"projects/{self._project}/locations/{self._region}"
+
+    def call(
+        self, method: str, service: str, path: str, *, body: Mapping[str, Any] | None = None, query: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The response to a request that may be repeated."""
+        return retried(self.policy, lambda: self.call_once(method, service, path, body=body, query=query))
+
+    def pages(self, service: str, path: str, query: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The pages of a listing; a page that comes again ends it."""
+        seen: set[str] = set()
+        token = ""
+        while True:
+            page = self.call("GET", service, path, query={**query, **({"pageToken": token} if token else {})})
+            yield page
+            token = str(page.get("nextPageToken") or "")
+            if not token or token in seen:
+                return
+            seen.add(token)
+
+    def call_once(
+        self, method: str, service: str, path: str, *, body: Mapping[str, Any] | None = None, query: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The response to a request that is sent once."""
+        from google.auth.exceptions import GoogleAuthError
+        from requests.exceptions import RequestException
+
+        url = self._url(service, path)
+        try:
+            answer = self._session.request(method, url, json=body, params=query, timeout=self._timeouts, allow_redirects=False)
+        except GoogleAuthError as error:
+            raise no_token(error) from error
+        except ValueError as error:  # some of requests' own are such, and none of them passes
+            raise RefusedError(f"no request can be sent to {url} ({error})", "correct gcp.endpoint") from error
+        except RequestException as error:
+            raise self._no_answer(url, service, error) from error
+        document = _json_of(answer)
+        if answer.status_code != 200:
+            raise self._refused(service, answer.status_code, document or {}, str(answer.reason))
+        if document is None:
+            raise UnansweredError(f"unexpected response from {url}: not JSON", PROXY_HINT)
+        return document
+
+    def _url(self, service: str, path: str) -> str:
+        """Where a request goes, once it is certain that the credentials may go there too."""
+        try:
+            url = f"{service_url(self._settings, service)}/{path}"
+            if not _PATH.fullmatch(path):
+                raise ProviderError(f"{path!r} is not the path of a resource of Google Cloud", hint="correct the settings of gcp")
+            check_google(url, self.credentials, "gcp.endpoint")
+        except ProviderError as error:
+            raise RefusedError(error.message, error.hint) from error
+        return url
+
+    def _no_answer(self, url: str, service: str, error: Exception) -> UnansweredError:
+        region = self._settings.get("region")
+        regional = f", and that {region!r} (gcp.region) is a region of Vertex AI" if service == self.vertex else ""
+        return UnansweredError(f"no response from {url} ({type(error).__name__})", f"check the network connection{regional}")
+
+    def _refused(self, service: str, status: int, document: Mapping[str, Any], reason: str) -> CloudError:
+        error = document.get("error")
+        fields: Mapping[str, Any] = error if isinstance(error, dict) else {}
+        details = [detail for detail in fields.get("details", ()) if isinstance(detail, dict)]
+        reason = next((str(detail["reason"]) for detail in details if "reason" in detail), str(fields.get("status", reason)))
+        violations = [f"{each.get('field')}: {each.get('description')}" for detail in details for each in detail.get("fieldViolations", ())]
+        words = "; ".join([" ".join(str(fields.get("message") or reason).split()), *violations])[:_SHOWN_CHARACTERS]
+        message, hint = _explained(service, status, reason, words, self._settings)
+        return _kind(status, words)(message, hint, status=status, reason=reason, said=words)
+
+
+def _kind(status: int, words: str) -> type[CloudError]:
+    if status == _THROTTLED and _QUOTA not in words:
+        return ThrottledError
+    return UnansweredError if status >= 500 else _KINDS.get(status, RefusedError)
+
+
+def _explained(service: str, status: int, reason: str, words: str, settings: Mapping[str, Any]) -> tuple[str, str | None]:
+    """What to tell and what to advise, for one refusal."""
+    project, api = settings.get("project"), f"{'aiplatform' if service.endswith('-aiplatform') else service}.googleapis.com"
+    hint: str | None = _ROLES
+    if reason == "SERVICE_DISABLED":
+        message = f"{api} is not enabled in the project {project}"
+        hint = f"enable it with: gcloud services enable {api} --project={project}"
+    elif reason in ("CONSUMER_INVALID", "USER_PROJECT_DENIED"):
+        message = f"gcp.project: there is no project {project!r}, or the credentials may not use it ({words})"
+    elif status == 401:
+        message = f"Google does not accept the credentials ({words})"
+        hint = f"log in with: {LOGIN}"
+    elif status == 403 and "act as" in words.lower():
+        message = f"the credentials lack the permission iam.serviceAccounts.actAs ({words})"
+        hint = f"give whoever submits roles/iam.serviceAccountUser on gcp.service_account; {_ROLES}"
+    elif status == 403:
+        named = _PERMISSION.search(words)
+        message = f"the credentials lack {f'the permission {named[1]}' if named else 'a permission'} in the project {project} ({words})"
+        hint = f"is gcp.project right? {_ROLES}"
+    elif status == _THROTTLED and _QUOTA in words:
+        message = f"the project {project} has not enough quota: {words}"
+        hint = "ask for more at https://console.cloud.google.com/iam-admin/quotas, or choose another gcp.region or gcp.machine"
+    elif status == _THROTTLED:
+        message, hint = f"{api} has had too many requests of the project {project} ({words})", "try again in a minute"
+    elif status >= 500:
+        message, hint = f"{api} failed with {status} ({words})", "try again; https://status.cloud.google.com says more"
+    else:
+        message, hint = f"{api} refuses the request with {status} {reason} ({words})", None
+        if status == _NOT_FOUND and service.endswith("-aiplatform"):
+            hint = f"are {project!r} (gcp.project) and {settings.get('region')!r} (gcp.region) right, and is Vertex AI in that region?"
+    return message, hint
+
+
+def credentials_of(project: str | None) -> Any:
+    """The credentials of Google's chain, google-auth's own object; raises ProviderError if there are none, or MissingDependencyError."""
+    try:
+        import google.auth
+        import requests  # noqa: F401 # google-auth's session needs it, and does not install it
+        from google.auth.exceptions import DefaultCredentialsError
+        from google.oauth2.credentials import Credentials as UserCredentials
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("the provider 'gcp' needs google-auth and requests", hint=f"install them with: {INSTALL}") from error
+    try:
+        with warnings.catch_warnings():
+            # A user's own login has no "quota project"; it gets one below.
+            warnings.filterwarnings("ignore", category=UserWarning, module="google.auth")
+            credentials, _ = google.auth.default(scopes=[SCOPE])
+    except DefaultCredentialsError as error:
+        words = " ".join(str(error.args[0]).split())[:_SHOWN_CHARACTERS]
+        hint = f"log in with: {LOGIN}; or name a key file with GOOGLE_APPLICATION_CREDENTIALS"
+        raise ProviderError(f"there are no credentials for Google Cloud ({words})", hint=hint) from error
+    if isinstance(credentials, UserCredentials) and not credentials.quota_project_id and project:
+        return credentials.with_quota_project(project)
+    return credentials
+
+
+def no_token(error: Exception) -> CloudError:
+    """The error for one of google-auth's."""
+    from google.auth.exceptions import TransportError
+
+    words = " ".join(str(error.args[0] if error.args else error).split())[:_SHOWN_CHARACTERS]
+    if isinstance(error, TransportError) or getattr(error, "retryable", False):
+        return UnansweredError(f"Google issued no token ({words})", "check the network connection")
+    hint = "set this machine's clock" if "timeframe" in words else f"log in with: {LOGIN}"
+    return RefusedError(f"Google issued no token: the credentials are invalid or have expired ({words})", hint, status=401)
+
+
+def _json_of(answer: Any) -> dict[str, Any] | None:
+    try:
+        document = answer.json()
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None

@@ -1,0 +1,173 @@
+"""The ``gcp`` provider: a run's attempt as a custom job of Vertex AI.
+
+Vertex AI draws a job's name itself, so an attempt is known by two labels. A launch looks for them first, creates the job, and looks again:
+of two jobs for one attempt, whose creators raced, the older one stays. An answer that was lost is looked for too, with patience, because a
+listing may lag behind. The worker's own claim in the run directory is what holds if all of that was too short.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cloud_train.errors import CloudTrainError
+from cloud_train.providers.base import AlreadyLaunchedError, Diagnosis, Handle, Observation, Request
+from cloud_train.providers.cloud.errors import CloudError, MissingError
+from cloud_train.providers.cloud.launching import create_once
+from cloud_train.providers.cloud.provider import CloudProvider, cloud_capabilities, is_young
+from cloud_train.providers.gcp import jobs
+from cloud_train.providers.gcp.client import POLICY, TIMEOUTS, Google, credentials_of
+from cloud_train.providers.gcp.request import CLOUD, place_of, problems_of, request_of, secret_name
+from cloud_train.providers.gcp.state import DELETED, NOT_YET, observation_of
+from cloud_train.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from cloud_train.run.plan import Plan
+
+
+class VertexProvider(CloudProvider[Google]):
+    """Runs on Vertex AI. Nothing is kept on this machine."""
+
+    name = CLOUD
+    capabilities = cloud_capabilities(("gs",), max_nodes=16)
+
+    def __init__(self, home: Path, *, timeouts: tuple[float, float] = TIMEOUTS, policy: RetryPolicy = POLICY) -> None:
+        """``timeouts`` are seconds to connect and to wait for a response; ``policy`` says how requests are repeated."""
+        self._timeouts, self._policy = timeouts, policy
+        self._credentials: dict[str | None, Any] = {}
+
+    def render(self, plan: "Plan") -> Request:
+        """The body of the create call, and beside it where it goes. Settings are those of ``GcpSettings``."""
+        return request_of(plan)
+
+    def check(self, request: Request) -> list[str]:
+        """What Google's discovery document and its documentation forbid. Nobody is asked."""
+        return list(problems_of(request))
+
+    def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
+        """The attempt's job by its labels; the oldest, if several submitters raced."""
+        with self._google(settings) as google:
+            found = jobs.jobs_soon(google, run_id, attempt, bool)
+        if not found:
+            return None
+        secret = secret_name(run_id, attempt) if jobs.has_secrets(found[0]) else None
+        # Google's clock made the one time, and this machine's the other: a listing may show what another question does not yet.
+        reference = {**_reference(found[0], settings, secret), "launched": time.time()}
+        return Handle(run_id, attempt, self.name, store, reference)
+
+    def cancel(self, handle: Handle, force: bool = False) -> None:
+        """Let Vertex AI stop the job: SIGTERM, some time, SIGKILL. It has nothing harder for ``force``."""
+        with self._google(handle.reference) as google:
+            jobs.cancel(google, handle.reference["job"])
+
+    def tidy(self, handle: Handle) -> None:
+        """Delete the job's secrets once it has ended. Vertex AI keeps the job itself, which costs nothing; a secret that cannot be deleted
+        yet expires by itself.
+        """
+        secret = handle.reference.get("secret")
+        if secret is None or not self.observe(handle).state.is_end:
+            return
+        with suppress(CloudTrainError), self._google(handle.reference) as google:
+            jobs.delete_secrets(google, handle.reference["project"], secret)
+
+    def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
+        """What Cloud Logging holds of the job."""
+        from cloud_train.providers.gcp.logs import read
+
+        with self._google(handle.reference) as google:
+            return read(google, handle.reference["project"], handle.reference["job"].rpartition("/")[2], cursor)
+
+    def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
+        """An access token, for Artifact Registry and what came before it; the repository is made if ``create_repository`` says so."""
+        from cloud_train.providers.gcp.registry import is_google, login, prepare
+
+        repository = str(settings.get("repository") or "")
+        if not is_google(repository):
+            return None
+        with self._google(settings) as google:
+            if settings.get("create_repository"):
+                prepare(google, repository)
+        return login(self._credentials[settings.get("project")])
+
+    def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
+        """Credentials, APIs, permissions, service account, bucket, repository, quota."""
+        from cloud_train.providers.gcp.diagnosis import diagnoses
+
+        return diagnoses(lambda: self._google(settings), settings, store)
+
+    def _client(self, about: Mapping[str, Any]) -> Google:
+        return self._google(about.get("settings", about))
+
+    def _prepare(self, client: Google, request: Request) -> None:
+        if jobs.jobs_of(client, request["run_id"], request["attempt"]):
+            raise _launched_before(request)
+
+    def _put_secrets(self, client: Google, request: Request, secrets: Mapping[str, str]) -> bool:
+        jobs.put_secrets(client, request, secrets)
+        return True
+
+    def _create(self, client: Google, request: Request) -> dict[str, Any]:
+        """Of several jobs for one attempt, whose creators raced, the oldest stays; the others are cancelled."""
+        run_id, attempt = request["run_id"], request["attempt"]
+        own: list[jobs.Job] = []
+
+        def create() -> Sequence[jobs.Job]:
+            own.append(jobs.create(client, request))
+            return _with_own(client, run_id, attempt, own[0])
+
+        # Vertex AI would create a second job, so the request is not repeated after a lost response.
+        job = f"attempt {attempt} of {run_id}"
+        there = create_once(create, lambda: jobs.jobs_soon(client, run_id, attempt, bool) or None, client.policy, job=job, can_repeat=False)
+        assert there, "its own job is among them, or it was looked for"
+        for younger in there[1:]:
+            with suppress(CloudError):  # its worker finds the attempt taken, and leaves
+                jobs.cancel(client, younger["name"])
+        if own and there[0]["name"] != own[0]["name"]:
+            raise _launched_before(request)
+        return _reference(there[0], request["settings"], request["secret"])
+
+    def _delete_secrets(self, client: Google, about: Mapping[str, Any]) -> None:
+        jobs.delete_secrets(client, about.get("settings", about)["project"], about["secret"])
+
+    def _observed(self, handle: Handle) -> Observation:
+        try:
+            with self._google(handle.reference) as google:
+                return observation_of(google.call("GET", google.vertex, f"v1/{handle.reference['job']}"))
+        except MissingError:
+            return NOT_YET if is_young(handle) else DELETED
+
+    def _place(self, handle: Handle) -> tuple[Any, ...]:
+        return tuple(handle.reference.get(key) for key in ("project", "region", "endpoint"))
+
+    def _listed(self, handles: Sequence[Handle]) -> Iterator[tuple[str, Observation]]:
+        """From one listing a page for all of a region's jobs, back to the oldest of these."""
+        wanted = {handle.reference["job"]: handle.reference["created"] for handle in handles}
+        with self._google(handles[0].reference) as google:
+            for name, job in jobs.listing(google, wanted):
+                yield name, observation_of(job)
+
+    def _google(self, settings: Mapping[str, Any]) -> Google:
+        project, _ = place_of(settings)
+        if project not in self._credentials:
+            self._credentials[project] = credentials_of(project)  # kept, because they keep a token that is good for an hour
+        return Google(settings, self._credentials[project], timeouts=self._timeouts, policy=self._policy)
+
+
+def _reference(job: jobs.Job, settings: Mapping[str, Any], secret: str | None) -> dict[str, Any]:
+    place = {key: settings.get(key) for key in ("project", "region", "endpoint")}
+    return {**place, "job": job["name"], "created": job["createTime"], "secret": secret}
+
+
+def _with_own(google: Google, run_id: str, attempt: int, own: jobs.Job) -> Sequence[jobs.Job]:
+    """The attempt's jobs, the oldest first, and ``own`` among them; it alone if they cannot be listed."""
+    try:
+        there = jobs.jobs_soon(google, run_id, attempt, lambda found: any(job["name"] == own["name"] for job in found))
+    except CloudError:
+        return [own]
+    return there if any(job["name"] == own["name"] for job in there) else [*there, own]
+
+
+def _launched_before(request: Request) -> AlreadyLaunchedError:
+    run_id, attempt = request["run_id"], request["attempt"]
+    return AlreadyLaunchedError(f"attempt {attempt} of {run_id} was launched before", hint=f"see cloud-train status {run_id}")

@@ -1,0 +1,80 @@
+"""Artifact Registry, from which the machines pull images: a login of an hour, and the repository, made where it is missing.
+
+A repository's name is ``LOCATION-docker.pkg.dev/PROJECT/REPOSITORY`` and, behind it, the image's own name
+(https://cloud.google.com/artifact-registry/docs/docker/names). Container Registry's old names (gcr.io) take the same login.
+"""
+
+import re
+from contextlib import suppress
+from typing import Any
+
+from cloud_train.errors import ProviderError
+from cloud_train.job.cloud_names import REPOSITORY, has_form
+from cloud_train.providers.cloud.errors import ExistsError, MissingError
+from cloud_train.providers.gcp.client import Google, no_token
+
+_USER = "oauth2accesstoken"  # https://cloud.google.com/artifact-registry/docs/docker/authentication#token
+_PART = r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?"
+_NAME = re.compile(rf"(?P<location>[a-z0-9-]+)-docker\.pkg\.dev/(?P<project>{_PART})/(?P<repository>{_PART})(?:/{_PART})+")
+_HOST = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*-docker\.pkg\.dev|(?:(?:us|eu|asia)\.)?gcr\.io")
+_LOOKS = 30
+_PACE_SECONDS = 2.0
+
+
+def is_google(repository: str) -> bool:
+    """Whether Google's login is the one for it. Raises ProviderError for one of Google's registries without a repository in it."""
+    if _HOST.fullmatch(repository.partition("/")[0]) is None:
+        return False
+    if not has_form(REPOSITORY, repository):
+        raise _not_an_image(repository)
+    return True
+
+
+def login(credentials: Any) -> tuple[str, str]:
+    """User and password; raises CloudError. ``credentials`` are google-auth's."""
+    from google.auth.exceptions import GoogleAuthError
+    from google.auth.transport.requests import Request
+
+    try:
+        if not credentials.valid:
+            credentials.refresh(Request())
+    except GoogleAuthError as error:
+        raise no_token(error) from error
+    return _USER, str(credentials.token)
+
+
+def exists(google: Google, repository: str) -> bool:
+    """Whether the repository is there; raises ProviderError."""
+    try:
+        google.call("GET", "artifactregistry", _path(repository))
+    except MissingError:
+        return False
+    return True
+
+
+def prepare(google: Google, repository: str) -> None:
+    """Make the repository if it is missing, and wait until it is there; raises ProviderError."""
+    if exists(google, repository):
+        return
+    folder, _, name = _path(repository).rpartition("/")
+    with suppress(ExistsError):
+        google.call("POST", "artifactregistry", folder, query={"repositoryId": name}, body={"format": "DOCKER"})
+    for _ in range(_LOOKS):
+        if exists(google, repository):
+            return
+        google.policy.sleep(_PACE_SECONDS)
+    raise ProviderError(f"gcp.repository: {repository} was to be made, and is still not there", hint="try again in a minute")
+
+
+def _path(repository: str) -> str:
+    match = _NAME.fullmatch(repository)
+    if match is None:
+        raise _not_an_image(repository)
+    return f"v1/projects/{match['project']}/locations/{match['location']}/repositories/{match['repository']}"
+
+
+def _not_an_image(repository: str) -> ProviderError:
+    return ProviderError(
+        f"gcp.repository: {repository!r} does not name an image in a repository of Artifact Registry",
+        hint="such as europe-west4-docker.pkg.dev/my-project-123456/cloud-train/jobs",
+    )

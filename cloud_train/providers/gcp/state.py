@@ -1,0 +1,131 @@
+"""From what Vertex AI says of a custom job to where the attempt stands. Pure.
+
+While a worker lives it speaks for itself in the run directory. What is said here counts only where a worker could not. Vertex AI has a few
+states and one error, whose text is all that tells a bad image from a worker that failed; so the causes are read off that text. The codes
+beside it are those of https://cloud.google.com/apis/design/errors.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from cloud_train.providers.base import TAKEN, Observation
+from cloud_train.providers.cloud.observations import KILLED, STORE_ERROR, TERMINATED, ended, said_by, unknown
+from cloud_train.run.states import Cause, State
+
+STATES = {
+    "JOB_STATE_UNSPECIFIED": Observation(State.QUEUED),
+    "JOB_STATE_QUEUED": Observation(State.QUEUED, None, "waiting for machines, or for quota: see gcp.machine in docs/clouds/gcp.md"),
+    "JOB_STATE_PENDING": Observation(State.STARTING, None, "machines are being prepared"),
+    "JOB_STATE_RUNNING": Observation(State.RUNNING),
+    "JOB_STATE_UPDATING": Observation(State.RUNNING),
+    "JOB_STATE_PAUSED": Observation(State.QUEUED, None, "Vertex AI has paused the job, and will go on with it"),
+    "JOB_STATE_CANCELLING": Observation(State.STOPPING),
+}
+"""The states of a job that goes on."""
+
+NOT_YET = Observation(State.QUEUED, Cause.UNKNOWN, "Vertex AI does not show the job yet")
+"""What is said of a job that is not there a moment after it was created."""
+
+DELETED = ended(Cause.INFRASTRUCTURE, "Vertex AI has no such job: somebody deleted it")
+"""What is said of a job that is not there any more."""
+
+_NO_COMMAND = (126, 127)  # a shell's, and the engine's, for a program that is not there or may not run
+
+_EXIT = re.compile(r"exited with a non-zero status of (\d+)(\(SIG\w+\))?")
+_TEXTS: tuple[tuple[re.Pattern[str], Cause, str], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), cause, advice)
+    for pattern, cause, advice in (
+        (
+            r"out[- ]of[- ]memory|low on memory",
+            Cause.OUT_OF_MEMORY,
+            "the machine's memory was not enough: ask for more with resources.memory, or name a larger gcp.machine",
+        ),
+        (r"no space left|disk.{0,20} full", Cause.FAILED, "the boot disk is too small for image and files: enlarge gcp.disk"),
+        (
+            r"quota",
+            Cause.REJECTED,
+            "ask for more of that quota at https://console.cloud.google.com/iam-admin/quotas, or choose another gcp.region or gcp.machine",
+        ),
+        (
+            r"insufficient|stockout|not enough resources|resource[ _]pool[ _]exhausted|unavailable in the requested",
+            Cause.INFRASTRUCTURE,
+            "there are no such machines now: try later, or choose another gcp.region or gcp.machine",
+        ),
+        (
+            r"(pull|access|find|download)\w{0,20} (the )?(\w{1,40} )?image|image .{0,300}(not found|does not exist|could not be)"
+            r"|ErrImagePull|ImagePullBackOff|manifest .{0,300}unknown|Artifact Registry",
+            Cause.REJECTED,
+            "the machines cannot have the image: it has to be in gcp.repository, and Vertex AI's service agents, not"
+            " gcp.service_account, need roles/artifactregistry.reader there",
+        ),
+        (r"preempt", Cause.PREEMPTED, ""),
+        (r"time[d ]*out|deadline|maximum (job )?running time", Cause.TIMED_OUT, "the job reached the time limit that Vertex AI was given"),
+        (
+            r"permission|service account|unauthorized|forbidden",
+            Cause.REJECTED,
+            "give gcp.service_account that permission: docs/clouds/gcp.md has the roles",
+        ),
+        (r"internal error", Cause.INFRASTRUCTURE, ""),
+    )
+)
+_CODES = {3: Cause.REJECTED, 4: Cause.TIMED_OUT, 5: Cause.REJECTED, 7: Cause.REJECTED, 8: Cause.INFRASTRUCTURE}
+_CODES |= {10: Cause.INFRASTRUCTURE, 13: Cause.INFRASTRUCTURE, 14: Cause.INFRASTRUCTURE, 16: Cause.REJECTED}
+_SHOWN_CHARACTERS = 400
+
+
+def observation_of(job: Mapping[str, Any]) -> Observation:
+    """Where the attempt of this CustomJob stands. A state that is not known is none that ends it."""
+    state = str(job.get("state", "JOB_STATE_UNSPECIFIED"))
+    if state in STATES:
+        return STATES[state]
+    error = job.get("error") or {}
+    message, code = " ".join(str(error.get("message", "")).split())[:_SHOWN_CHARACTERS], int(error.get("code", 0))
+    match state:
+        case "JOB_STATE_SUCCEEDED" | "JOB_STATE_PARTIALLY_SUCCEEDED":
+            return _succeeded(job)
+        case "JOB_STATE_FAILED":
+            return _failed(message, code)
+        case "JOB_STATE_CANCELLED":
+            timed_out = _of_text(message)
+            return timed_out if timed_out and timed_out.cause is Cause.TIMED_OUT else ended(Cause.CANCELLED, message)
+        case "JOB_STATE_EXPIRED":
+            return ended(Cause.INFRASTRUCTURE, message or "the job expired before it could run")
+    return unknown(f"Vertex AI says {state}, which says nothing here")
+
+
+def _succeeded(job: Mapping[str, Any]) -> Observation:
+    """A worker that Vertex AI would start anew leaves with 0 however its run ended, also if it found its attempt taken."""
+    scheduling = job.get("jobSpec", {}).get("scheduling", {})
+    if scheduling.get("disableRetries"):
+        return ended(Cause.SUCCEEDED)
+    return replace(TAKEN, message="the job has ended; the run directory says how")
+
+
+def _failed(message: str, code: int) -> Observation:
+    exit_status = _EXIT.search(message)
+    by_text = _of_text(message)
+    if exit_status and (by_text is None or by_text.cause is not Cause.OUT_OF_MEMORY):
+        return _of_exit(int(exit_status[1]) + (128 if exit_status[2] else 0), message)
+    return by_text or ended(_CODES.get(code, Cause.FAILED), message or "Vertex AI says that the job failed, and not why")
+
+
+def _of_exit(status: int, message: str) -> Observation:
+    if said := said_by(status):
+        return said
+    if status == STORE_ERROR:
+        advice = "the worker could not reach the run directory: gcp.service_account needs roles/storage.objectUser on the bucket"
+        return ended(Cause.INFRASTRUCTURE, f"{advice} ({message})")
+    if status in (KILLED, TERMINATED):
+        return ended(Cause.INFRASTRUCTURE, f"the worker was killed before it could say why ({message})")
+    if status in _NO_COMMAND:
+        return ended(Cause.REJECTED, f"the image has no python3 that starts ({message})")
+    return ended(Cause.FAILED, f"the worker ended before it could say why ({message})")
+
+
+def _of_text(message: str) -> Observation | None:
+    for pattern, cause, advice in _TEXTS:
+        if pattern.search(message):
+            return ended(cause, f"{advice} ({message})" if advice else message)
+    return None

@@ -1,0 +1,199 @@
+"""What the aws provider sends, in SageMaker's own words, and what SageMaker would refuse in it. No SDK, no network."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud_train.job.settings import AwsSettings
+from cloud_train.providers.aws.provider import SageMakerProvider
+from cloud_train.providers.base import Request
+from cloud_train.providers.cloud.machines import machines
+from tests.clouds.aws_description import FILE, REQUEST, requests_description
+from tests.providers.aws_plans import IMAGE, REPOSITORY, SETTINGS, plan_of
+
+GOLDEN = Path(__file__).parent / "golden" / "aws"
+PLANS = {
+    "plain": plan_of(),
+    "not-built": replace(plan_of(), image="python:3.11 + worker, built when submitted"),
+    "machine-for-resources": plan_of(resources={"accelerator": "A10G:4", "cpus": 8, "memory": "100GB"}),
+    "machine-named": plan_of({"machine": "ml.c7i.xlarge", "volume": "200GiB", "kms_key": "alias/mine"}),
+    "spot": plan_of({"max_runtime": "2h", "max_wait": "90 min"}, resources={"spot": True}),
+    "nodes": plan_of(resources={"nodes": 3, "accelerator": "T4"}),
+    "network": plan_of({"subnets": ["subnet-1a", "subnet-1b"], "security_groups": ["sg-2"]}),
+    "tags": plan_of({"tags": {"team": "vision", "cost center": "42"}}),
+    "limits-and-retries": plan_of(
+        attempt=2, limits={"duration": "2h", "grace": "60 s"}, retry={"attempts": 4, "on": ["infrastructure", "preempted"]}
+    ),
+    "secrets": plan_of(secrets=["API_KEY"]),
+    "settings-by-default": plan_of(AwsSettings().model_dump(mode="json", exclude_none=True)),
+}
+
+
+@pytest.fixture(scope="module")
+def provider(tmp_path_factory: pytest.TempPathFactory) -> SageMakerProvider:
+    return SageMakerProvider(tmp_path_factory.mktemp("home"))
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_becomes_the_request_that_was_agreed_on(provider: SageMakerProvider, name: str) -> None:
+    request = provider.render(PLANS[name])
+    file = GOLDEN / f"{name}.json"
+    if os.environ.get("CLOUD_TRAIN_WRITE_GOLDEN"):
+        file.write_text(json.dumps(request, indent=2) + "\n")
+    assert request == json.loads(file.read_text())
+    assert provider.check(request) == []
+
+
+def test_every_golden_file_is_of_a_plan() -> None:
+    assert {file.stem for file in GOLDEN.iterdir()} == set(PLANS)
+
+
+def test_the_settings_of_a_config_file_and_none_give_the_same_request(provider: SageMakerProvider) -> None:
+    assert provider.render(PLANS["settings-by-default"]) == provider.render(PLANS["plain"])
+
+
+def test_the_region_is_that_of_the_repository_where_none_is_named(provider: SageMakerProvider) -> None:
+    request = provider.render(plan_of({"region": None}))
+    assert request["region"] == "eu-west-1"
+    assert provider.check(request) == []
+
+
+def test_values_of_secrets_are_in_no_request(provider: SageMakerProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", "a-canary")
+    request = provider.render(PLANS["secrets"])
+    assert "a-canary" not in json.dumps(request)
+    assert (
+        "aws-secret:cloud-train/digits-cnn-261124-120000-abcd-1@eu-west-1"
+        in request["body"]["AlgorithmSpecification"]["ContainerArguments"]
+    )
+
+
+def test_variables_of_the_job_are_left_to_the_worker(provider: SageMakerProvider) -> None:
+    request = provider.render(plan_of(env={"LONG": "x" * 1000}))
+    assert "LONG" not in json.dumps(request)
+    assert provider.check(request) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "job", "problem"),
+    [
+        ({"role": None}, {}, "aws.role: none is named"),
+        ({"role": "cloud-train"}, {}, 'aws.role: RoleArn: "cloud-train" does not match the pattern'),
+        ({"repository": None}, {}, "aws.repository: none is named"),
+        ({"region": None, "repository": "ghcr.io/me/jobs"}, {}, "aws.region: none is named, and none follows"),
+        ({"region": "ireland"}, {}, "aws.region: 'ireland' has not the form of a region"),
+        ({"machine": "ml.g5.xlrge"}, {}, "aws.machine: ResourceConfig.InstanceType: .*; the nearest are ml.g5.xlarge"),
+        ({}, {"resources": {"accelerator": "A10"}}, "resources.accelerator: aws has no machine with A10 .* did you mean A100?"),
+        ({}, {"resources": {"memory": "20TB"}}, "resources: no machine of aws in the table has that; the largest is ml"),
+        ({"volume": "1B", "kms_key": "a b"}, {}, 'aws.kms_key: ResourceConfig.VolumeKmsKeyId: "a b" does not match'),
+        ({"machine": "ml.g5.xlarge", "kms_key": "alias/mine"}, {}, "aws.kms_key: ml.g5.xlarge has disks of its own"),
+        ({"platform": "linux/arm64"}, {}, "aws.platform: linux/arm64 is none of SageMaker's"),
+        ({}, {"limits": {"grace": "5 min"}}, "limits.grace: 300 s are more than the 110 s"),
+        ({"max_runtime": "29 d"}, {}, "aws.max_runtime: .*28 days"),
+        ({}, {"limits": {"duration": "15 d"}, "retry": {"attempts": 2}}, "aws.max_runtime: .*28 days"),
+        ({"subnets": ["subnet-1"]}, {}, "aws.security_groups: VpcConfig.SecurityGroupIds: has 0 entries; at least 1"),
+        ({"security_groups": ["sg 1"], "subnets": ["s"]}, {}, "aws.security_groups: .*does not match the pattern"),
+        ({"tags": {"aws:mine": "x"}}, {}, "aws.tags: 'aws:mine' begins with aws:"),
+        ({"tags": {f"k{number}": "x" for number in range(48)}}, {}, "aws.tags: .*50 are allowed"),
+        ({"tags": {"key": "x" * 257}}, {}, "aws.tags: Tags.*has 257 characters; at most 256"),
+        ({"tags": {"key!": "x"}}, {}, "aws.tags: Tags.*does not match the pattern"),
+        ({}, {"store": "s3://bucket/" + "x" * 250}, "ContainerArguments.*characters; at most 256"),
+    ],
+)
+def test_what_sagemaker_would_refuse_is_refused_here_with_the_setting_the_field_and_the_rule(
+    provider: SageMakerProvider, settings: dict[str, Any], job: dict[str, Any], problem: str
+) -> None:
+    plan = plan_of(settings, **job)
+    if settings.get("repository", REPOSITORY) != REPOSITORY:
+        plan = replace(plan, image="words")
+    problems = provider.check(provider.render(plan))
+    assert any(re.search(problem, each) for each in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("image", "problem"),
+    [
+        (IMAGE.replace("eu-west-1", "us-east-1"), "aws.repository: it is in us-east-1"),
+        (f"ghcr.io/me/jobs@sha256:{'4' * 64}", "aws.repository: ghcr.io/me/jobs is none of Amazon ECR"),
+        (f"{REPOSITORY}/{'x' * 200}@sha256:{'4' * 64}", "aws.repository: .*TrainingImage: .*at most 255"),
+    ],
+)
+def test_an_image_that_sagemaker_cannot_pull_is_refused(provider: SageMakerProvider, image: str, problem: str) -> None:
+    problems = provider.check(provider.render(replace(plan_of(), image=image)))
+    assert any(re.search(problem, each) for each in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"TrainingJobName": "a_b"}, "TrainingJobName: .*does not match the pattern"),
+        ({"TrainingJobName": "a" * 64}, "TrainingJobName: .*64 characters; at most 63"),
+        ({"Environment": {"A": "x" * 513}}, "Environment.A: .*at most 512"),
+        ({"StoppingCondition": {"MaxRuntimeInSeconds": 0}}, "aws.max_runtime: .*at least 1 is allowed"),
+        ({"EnableManagedSpotTraining": True}, "aws.max_wait: StoppingCondition.MaxWaitTimeInSeconds: a spot job needs"),
+        ({"RetryStrategy": {"MaximumRetryAttempts": 31}}, "RetryStrategy.MaximumRetryAttempts: 31: at most 30"),
+        ({"Nonsense": 1}, "there is no field Nonsense"),
+        ({"OutputDataConfig": {}}, "OutputDataConfig: S3OutputPath is missing"),
+    ],
+)
+def test_a_request_is_held_against_sagemakers_own_description(provider: SageMakerProvider, change: dict[str, Any], problem: str) -> None:
+    request = provider.render(plan_of())
+    assert any(re.search(problem, each) for each in provider.check(changed(request, change)))
+
+
+def test_a_spot_job_that_waits_for_less_than_it_runs_is_refused(provider: SageMakerProvider) -> None:
+    request = provider.render(PLANS["spot"])
+    limits = {"StoppingCondition": {"MaxRuntimeInSeconds": 100, "MaxWaitTimeInSeconds": 99}}
+    assert any("MaxWaitTimeInSeconds" in problem for problem in provider.check(changed(request, limits)))
+
+
+def test_the_description_is_that_of_botocore() -> None:
+    assert json.loads(FILE.read_text()) == requests_description()
+
+
+def test_every_machine_of_the_table_is_one_of_sagemakers() -> None:
+    kinds = json.loads(FILE.read_text())["$defs"]["TrainingInstanceType"]["enum"]
+    assert [machine.name for machine in machines("aws") if machine.name not in kinds] == []
+
+
+def test_the_description_has_no_pattern_that_python_cannot_read() -> None:
+    patterns = [each["pattern"] for each in json.loads(FILE.read_text())["$defs"].values() if "pattern" in each]
+    assert len(patterns) > 30
+    for pattern in patterns:
+        re.compile(pattern)
+        assert r"\p{" not in pattern
+
+
+def test_rendering_and_checking_need_neither_the_sdk_nor_a_socket() -> None:
+    program = f"""
+import socket, sys
+def refuse(*arguments, **named): raise AssertionError("a socket")
+socket.socket.connect = socket.socket.bind = socket.getaddrinfo = refuse
+for name in ("boto3", "botocore"): sys.modules[name] = None
+from pathlib import Path
+from cloud_train.providers.registry import load_provider
+from tests.providers.aws_plans import plan_of
+provider = load_provider("aws", Path("/nowhere"))
+assert provider.check(provider.render(plan_of())) == []
+assert provider.check(provider.render(plan_of({{"machine": "m5"}})))
+print({REQUEST!r})
+"""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])}
+    said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert (said.stdout.strip(), said.stderr) == (REQUEST, "")
+
+
+def test_the_settings_that_the_tests_use_are_settings() -> None:
+    AwsSettings.model_validate(SETTINGS)
+
+
+def changed(request: Request, change: Mapping[str, Any]) -> Request:
+    return {**request, "body": {**request["body"], **change}}

@@ -1,0 +1,175 @@
+"""What the azure provider sends, feature by feature against golden files, and what it would refuse. Nobody is asked."""
+
+import importlib.util
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud_train.providers.azure.provider import AzureMlProvider
+from cloud_train.providers.base import Request
+from cloud_train.providers.cloud.machines import machines
+from tests.clouds import azure_descriptions
+from tests.providers.azure_plans import SETTINGS, plan_of
+
+GOLDEN = Path(__file__).with_name("golden") / "azure"
+UPDATE = "CLOUD_TRAIN_UPDATE_GOLDEN"
+
+FEATURES: dict[str, Any] = {
+    "serverless": plan_of(),
+    "spot": plan_of(resources={"accelerator": "T4:1", "memory": "16GB", "spot": True}),
+    "nodes": plan_of(resources={"accelerator": "A100:1", "nodes": 4}),
+    "cluster": plan_of({"compute": "gpu-cluster", "identity": None}, resources={"spot": True}),
+    "machine": plan_of({"machine": "Standard_NC8as_T4_v3"}, resources={"accelerator": "T4:1"}),
+    "limits": plan_of(limits={"duration": "2h", "grace": "1 min"}, retry={"attempts": 3}),
+    "tags": plan_of({"tags": {"team": "vision", "cost-centre": "42"}}),
+    "secrets": plan_of({"vault": "https://cloud-train.vault.azure.net/"}, secrets=["WANDB_API_KEY"]),
+    "quoting": plan_of(store="az://mystorage/runs/it's $HOME; rm -rf / `x`"),
+    "before-the-image": plan_of(image="cloud-train-worker:1.0, requirements.txt"),
+}
+
+
+@pytest.fixture
+def azure(tmp_path: Path) -> AzureMlProvider:
+    return AzureMlProvider(tmp_path)
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_the_request_of_each_feature_is_that_of_its_golden_file(azure: AzureMlProvider, feature: str) -> None:
+    request = azure.render(FEATURES[feature])
+    file = GOLDEN / f"{feature}.json"
+    if os.environ.get(UPDATE):
+        file.write_text(json.dumps(request, indent=1) + "\n", encoding="utf-8")
+    assert request == json.loads(file.read_text(encoding="utf-8")), f"set {UPDATE}=1 if this is what you want"
+    assert azure.check(request) == []
+
+
+def test_the_command_is_one_text_from_which_a_shell_reads_the_worker_s_words(azure: AzureMlProvider) -> None:
+    plan = FEATURES["quoting"]
+    command = azure.render(plan)["job"]["body"]["properties"]["command"]
+    read = subprocess.run(
+        ["/bin/sh", "-c", f"set -- {command.removeprefix('exec ')}; printf '%s\\n' \"$@\""], capture_output=True, check=True
+    )
+    words = read.stdout.decode().splitlines()
+    assert words == shlex.split(command)[1:]
+    assert words[:3] == ["python3", "-m", "cloud_train.worker"]
+    assert words[words.index("--store") + 1] == plan.store
+
+
+def test_each_attempt_is_a_job_of_its_own_and_each_image_an_environment(azure: AzureMlProvider) -> None:
+    plan = plan_of()
+    first, second = azure.render(plan), azure.render(replace(plan, attempt=2))
+    assert (first["job"]["id"], second["job"]["id"]) == (f"{plan.run_id}-1", f"{plan.run_id}-2")
+    assert first["environment"] == second["environment"]
+    elsewhere = azure.render(replace(plan, image=f"other.azurecr.io/x@sha256:{'4' * 64}"))
+    assert elsewhere["environment"]["id"] != first["environment"]["id"]
+
+
+def test_the_values_of_secrets_are_nowhere_in_a_request(azure: AzureMlProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "canary-1234")
+    assert "canary-1234" not in json.dumps(azure.render(FEATURES["secrets"]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "job", "problem"),
+    [
+        ({"subscription": None}, {}, "azure.subscription: it is not set"),
+        ({"resource_group": None}, {}, "azure.resource_group: it is not set"),
+        ({"workspace": None}, {}, "azure.workspace: it is not set"),
+        ({"repository": None}, {}, "azure.repository: it is not set"),
+        ({"subscription": "Pay-As-You-Go"}, {}, "azure.subscription: 'Pay-As-You-Go' is not an id"),
+        ({"resource_group": "ends."}, {}, "azure.resource_group: 'ends.' is not"),
+        ({"workspace": "x"}, {}, "azure.workspace: 'x' is not 3 to 33"),
+        ({"compute": "no_underscores"}, {}, "azure.compute: 'no_underscores' is not"),
+        ({"identity": "my-identity"}, {}, "azure.identity: 'my-identity' is not the client id"),
+        ({"identity": None}, {}, "azure.identity: serverless machines reach neither store nor image without one"),
+        (
+            {"machine": "NC4as_T4_v3"},
+            {},
+            "azure.machine: 'NC4as_T4_v3' is not a machine of Azure, such as Standard_NC4as_T4_v3; did you mean Standard_NC4as",
+        ),
+        ({"machine": "Standard_F2s_v2", "compute": "gpus"}, {}, "azure.machine: the cluster 'gpus' has machines of its own"),
+        ({}, {"resources": {"accelerator": "L4:1"}}, "resources.accelerator: azure has no machine with L4"),
+        ({}, {"resources": {"cpus": 500}}, "resources: no machine of azure in the table has that"),
+        ({}, {"secrets": ["TOKEN"]}, "azure.vault: the job has secrets"),
+        ({"vault": "my-vault"}, {}, "azure.vault: 'my-vault' is not the URL of a Key Vault"),
+        ({"tags": {"long": "x" * 1001}}, {}, "azure.tags.long: a name has at most 100 characters, a value 1,000"),
+        ({"tags": {f"tag-{number}": "" for number in range(48)}}, {}, "azure.tags: 51 tags"),
+    ],
+)
+def test_what_azure_would_refuse_is_refused_here(
+    azure: AzureMlProvider, settings: dict[str, Any], job: dict[str, Any], problem: str
+) -> None:
+    problems = azure.check(azure.render(plan_of(settings, **job)))
+    assert [each for each in problems if problem in each], problems
+
+
+def test_all_that_is_wrong_is_said_at_once(azure: AzureMlProvider) -> None:
+    plan = plan_of(dict.fromkeys(SETTINGS))
+    assert len(azure.check(azure.render(plan))) == 5
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda job: job.pop("command"), "job.properties: command is missing"),
+        (lambda job: job.update(comand="x"), "job.properties: there is no field comand"),
+        (lambda job: job["resources"].update(instanceCount="2"), 'job.properties.resources.instanceCount: "2" is not of the type integer'),
+        (
+            lambda job: job.update(queueSettings={"jobTier": "spot"}),
+            'jobTier: "spot" is none of the 5 values that there are; the nearest are Spot',
+        ),
+        (lambda job: job["limits"].update(timeout="2h"), 'job.properties.limits.timeout: "2h" does not match the pattern'),
+        (lambda job: job["identity"].update(identityType="managed"), 'identityType: "managed" is none of the 3 values'),
+        (lambda job: job["tags"].update(number=1), "job.properties.tags.number: 1 is not of the type string"),
+        (lambda job: job.update(command="echo ${{inputs.x}}"), "job.properties.command: '${{' begins an expression"),
+    ],
+)
+def test_a_body_of_another_shape_is_refused_with_the_field_s_path(azure: AzureMlProvider, spoil: Any, problem: str) -> None:
+    request = azure.render(plan_of())
+    spoil(request["job"]["body"]["properties"])
+    problems = azure.check(request)
+    assert [each for each in problems if problem in each], problems
+
+
+def test_an_id_that_no_job_can_have_is_refused(azure: AzureMlProvider) -> None:
+    request: Request = azure.render(plan_of(run_id="x" * 254))
+    assert azure.check(request) == [f"job id: {'x' * 254 + '-1'!r} is not 1 to 254 letters, digits, '_' and '-', a letter or digit first"]
+
+
+def test_rendering_and_checking_need_no_network_and_no_sdk() -> None:
+    program = (
+        "import socket, sys\n"
+        "def refuse(*_, **__): raise AssertionError('a socket')\n"
+        "socket.socket.connect = refuse\n"
+        "from pathlib import Path\n"
+        "from cloud_train.providers.azure.provider import AzureMlProvider\n"
+        "from tests.providers.azure_plans import plan_of\n"
+        "azure = AzureMlProvider(Path('/nowhere'))\n"
+        "assert azure.check(azure.render(plan_of())) == []\n"
+        "assert not [name for name in sys.modules if name.split('.')[0] in ('azure', 'msal', 'requests')]\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+    assert socket.socket.connect is not None
+
+
+def test_every_machine_of_the_table_can_be_named(azure: AzureMlProvider) -> None:
+    for machine in machines("azure"):
+        request = azure.render(plan_of({"machine": machine.name}))
+        assert azure.check(request) == []
+        assert request["job"]["body"]["properties"]["resources"]["instanceType"] == machine.name
+
+
+def test_the_descriptions_are_those_of_azure_s_own_sdk() -> None:
+    if importlib.util.find_spec("azure.ai") is None or importlib.util.find_spec("azure.ai.ml") is None:
+        pytest.skip("azure-ai-ml is not installed, whose models the descriptions are made of: pip install azure-ai-ml")
+    fresh = (azure_descriptions.request_description(), azure_descriptions.answer_description())
+    kept = [json.loads(file.read_text(encoding="utf-8")) for file in (azure_descriptions.REQUESTS, azure_descriptions.ANSWERS)]
+    assert [each["$defs"] for each in fresh] == [each["$defs"] for each in kept]

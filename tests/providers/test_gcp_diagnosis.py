@@ -1,0 +1,117 @@
+"""What ``doctor --config`` says of the place that the settings of ``gcp`` describe."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cloud_train.providers.base import Diagnosis
+from tests.clouds.gcp_simulator import REPOSITORY, GcpSimulator
+from tests.providers.gcp_google import Bench, bench
+
+STORE = "gs://my-bucket/runs"
+
+
+@pytest.fixture
+def gcp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    with bench(tmp_path, monkeypatch) as running:
+        running.google.buckets["my-bucket"] = "EUROPE-WEST4"
+        yield running
+
+
+def findings(gcp: Bench, store: str | None = STORE, **settings: object) -> dict[str, Diagnosis]:
+    account = {"service_account": gcp.google.accounts.machines}
+    return {each.name: each for each in gcp.provider.diagnose({**gcp.google.settings, **account, **settings}, store)}
+
+
+def test_a_place_where_all_is_well_has_seven_good_findings_and_nothing_was_changed(gcp: Bench) -> None:
+    found = findings(gcp)
+    assert [each.status for each in found.values()] == ["ok"] * 7, found
+    assert found["Google's credentials"].detail == gcp.google.accounts.submitter
+    assert found["bucket"].detail == "gs://my-bucket in europe-west4"
+    assert found["quota"].detail == "custom_model_training_cpus: 1000 in europe-west4"
+    assert {logged.request.method for logged in gcp.google.server.requests if logged.operation.endswith((".create", ".delete"))} == set()
+
+
+def lose_bucket(google: GcpSimulator) -> None:
+    google.buckets.clear()
+
+
+def move_bucket(google: GcpSimulator) -> None:
+    google.buckets["my-bucket"] = "US-EAST1"
+
+
+def lose_repository(google: GcpSimulator) -> None:
+    google.repositories.clear()
+
+
+def deny(*permissions: str) -> Callable[[GcpSimulator], None]:
+    return lambda google: google.rights.denied.update(permissions)
+
+
+def disable(api: str) -> Callable[[GcpSimulator], None]:
+    return lambda google: google.rights.disabled.add(api)
+
+
+def lose_quota(google: GcpSimulator) -> None:
+    google.rights.quota["custom_model_training_cpus"] = 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name", "status", "words"),
+    [
+        (deny("aiplatform.customJobs.create", "logging.logEntries.list"), "permissions", "error", "aiplatform.customJobs.create, logging"),
+        (deny("secretmanager.secrets.create"), "permissions", "warning", "missing (for jobs with secrets): secretmanager.secrets.create"),
+        (deny("iam.serviceAccounts.actAs"), "gcp.service_account", "error", "missing: iam.serviceAccounts.actAs on trainer@"),
+        (deny("storage.objects.create"), "bucket", "error", "missing on gs://my-bucket: storage.objects.create"),
+        (lose_bucket, "bucket", "error", "there is no bucket gs://my-bucket"),
+        (move_bucket, "bucket", "warning", "gs://my-bucket is in us-east1, the jobs in europe-west4"),
+        (lose_repository, "gcp.repository", "error", f"there is no {REPOSITORY}"),
+        (lose_quota, "quota", "error", "custom_model_training_cpus is 0 in europe-west4"),
+        (disable("cloudresourcemanager.googleapis.com"), "permissions", "warning", "cannot be asked for"),
+        (deny("serviceusage.quotas.get"), "quota", "warning", "cannot be asked for: the credentials lack the permission serviceusage"),
+        (disable("artifactregistry.googleapis.com"), "gcp.repository", "error", "artifactregistry.googleapis.com is not enabled"),
+    ],
+)
+def test_one_thing_that_is_wrong_is_one_finding_with_its_remedy(
+    gcp: Bench, spoil: Callable[[GcpSimulator], None], name: str, status: str, words: str
+) -> None:
+    spoil(gcp.google)
+    found = findings(gcp)
+    assert [each for each in found.values() if each.status != "ok"] == [found[name]], found
+    assert found[name].status == status
+    assert words in found[name].detail
+    assert found[name].remedy or status == "warning"
+
+
+def test_what_everything_else_needs_is_found_first_and_alone(gcp: Bench) -> None:
+    gcp.google.rights.disabled.add("aiplatform.googleapis.com")
+    found = findings(gcp)
+    assert list(found) == ["Google's credentials", "Vertex AI"]
+    assert found["Vertex AI"].remedy.startswith("enable it with: gcloud services enable aiplatform.googleapis.com")
+    gcp.google.accounts.is_revoked = True
+    assert [each.status for each in gcp.another().diagnose(gcp.google.settings, None)] == ["error"]
+
+
+def test_settings_without_a_project_are_an_error_and_no_exception(gcp: Bench) -> None:
+    [finding] = gcp.provider.diagnose({}, None)
+    assert finding.status == "error"
+    assert "gcp.project" in finding.detail
+
+
+def test_where_a_bucket_is_need_not_be_readable(gcp: Bench) -> None:
+    gcp.google.rights.denied.add("storage.buckets.get")
+    assert findings(gcp)["bucket"] == Diagnosis("bucket", "ok", "gs://my-bucket; where it is may not be read")
+
+
+def test_an_account_that_does_not_exist_and_none_at_all_are_told_apart(gcp: Bench) -> None:
+    nobody = "nobody@my-project-123456.iam.gserviceaccount.com"
+    assert findings(gcp, service_account=nobody)["gcp.service_account"].detail == f"there is no service account {nobody}"
+    assert findings(gcp, service_account=None)["gcp.service_account"].status == "warning"
+
+
+def test_a_repository_that_will_be_made_or_is_elsewhere_is_fine(gcp: Bench) -> None:
+    gcp.google.repositories.clear()
+    assert findings(gcp, create_repository=True)["gcp.repository"].status == "ok"
+    assert findings(gcp, repository="registry.example.com/jobs")["gcp.repository"].status == "ok"
+    assert findings(gcp, repository=None)["gcp.repository"].status == "error"

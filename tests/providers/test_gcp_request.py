@@ -1,0 +1,137 @@
+"""What Vertex AI is sent, and what is refused before. Nothing is asked, and google-auth is not needed."""
+
+import copy
+import json
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any, NoReturn
+
+import pytest
+
+from cloud_train.providers.base import Request
+from cloud_train.providers.gcp.request import problems_of, request_of
+from tests.providers.gcp_plans import FEATURES, GOLDEN, plan_of, without
+
+
+def changed(request: Request, path: str, value: Any) -> Request:
+    """The request with another value at ``path``, such as ``body.jobSpec.workerPoolSpecs.0.replicaCount``."""
+    request = copy.deepcopy(request)
+    at: Any = request
+    *folders, name = path.split(".")
+    for part in folders:
+        at = at[int(part)] if isinstance(at, list) else at[part]
+    at[name] = value
+    return request
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_the_request_is_what_the_golden_file_has_and_nothing_is_wrong_with_it(feature: str) -> None:
+    request = request_of(plan_of(**FEATURES[feature]))
+    assert json.loads(GOLDEN.joinpath(f"{feature}.json").read_text(encoding="utf-8")) == request
+    assert list(problems_of(request)) == []
+
+
+def test_there_is_no_golden_file_without_its_feature() -> None:
+    assert {path.stem for path in GOLDEN.iterdir()} == set(FEATURES)
+
+
+def test_defaults_hold_without_a_config_file_and_what_is_missing_is_named() -> None:
+    plan = replace(plan_of(), provider_settings={}, image="built when submitted")
+    problems = list(problems_of(request_of(plan)))
+    assert [problem.partition(":")[0] for problem in problems] == ["gcp.project", "gcp.region", "gcp.repository"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        ("displayName", 7, "displayName: 7 is not of the type string"),
+        ("displayName", "x" * 129, "displayName: has 129 characters; at most 128"),
+        ("state", "JOB_STATE_RUNNING", "CustomJob: there is no field state"),
+        ("name", "projects/p/locations/l/customJobs/1", "CustomJob: there is no field name"),
+        ("jobSpec", {}, "jobSpec: workerPoolSpecs is missing"),
+        ("jobSpec.workerPoolSpecs", [], "the first pool has exactly one replica"),
+        ("jobSpec.workerPoolSpecs.0.replicaCount", "2", "the first pool has exactly one replica"),
+        ("jobSpec.workerPoolSpecs.0.replicaCount", 1, "replicaCount: 1 is not of the type string"),
+        ("jobSpec.workerPoolSpecs.0.replicas", "1", "there is no field replicas"),
+        ("jobSpec.workerPoolSpecs.0.machineSpec", {}, "machineSpec.machineType: is missing"),
+        ("jobSpec.workerPoolSpecs.0.machineSpec.acceleratorType", "NVIDIA_T4", "the nearest are NVIDIA_L4, NVIDIA_TESLA_T4"),
+        ("jobSpec.workerPoolSpecs.0.machineSpec.acceleratorType", "NVIDIA_L4", "acceleratorType and acceleratorCount need each other"),
+        ("jobSpec.workerPoolSpecs.0.diskSpec.bootDiskSizeGb", 99, "gcp.disk: 99GB; a boot disk has 100 to 64000GB"),
+        ("jobSpec.workerPoolSpecs.0.diskSpec.bootDiskSizeGb", 2**31, f"{2**31}: at most {2**31 - 1} is allowed"),
+        ("jobSpec.workerPoolSpecs.0.containerSpec.env", [{"name": "1st", "value": ""}], "'1st' is not a variable's name"),
+        ("jobSpec.workerPoolSpecs.0.containerSpec.env", [{"name": "A"}], "env[0]: value is missing"),
+        ("jobSpec.workerPoolSpecs.0.containerSpec.env", [{"name": "A", "value": ""}] * 101, "env: has 101 entries; at most 100"),
+        ("jobSpec.scheduling.timeout", "1h", 'jobSpec.scheduling.timeout: "1h" does not match the pattern'),
+        ("jobSpec.scheduling.strategy", "SPOTTY", "the nearest are SPOT"),
+        ("jobSpec.network", "default", "gcp.network: 'default' is not a network's full name"),
+        ("jobSpec.serviceAccount", "me@example.com", "gcp.service_account: 'me@example.com' is not the e-mail of a service account"),
+        ("labels", {"Team": "vision"}, "gcp.labels: 'Team' is no label"),
+        ("labels", {"team": "Vision"}, "gcp.labels.team: 'Vision' is no value"),
+        ("labels", {"team": "v" * 64}, "gcp.labels.team: "),
+        ("labels", {f"l{number}": "" for number in range(65)}, "gcp.labels: has 65 entries with those of cloud-train; at most 64"),
+    ],
+)
+def test_a_mistake_in_the_body_is_found_and_named(path: str, value: Any, problem: str) -> None:
+    problems = list(problems_of(changed(request_of(plan_of()), f"body.{path}", value)))
+    assert any(problem in each for each in problems), problems
+    assert len(problems) == 1, problems
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"project": "My Project"}, "gcp.project: 'My Project' is not the id of a project"),
+        ({"region": "europe-west4-a"}, "gcp.region: 'europe-west4-a' is a zone; its region is europe-west4"),
+        ({"region": "eu"}, "gcp.region: 'eu' is not a region"),
+        ({"endpoint": "vertex.internal"}, "gcp.endpoint: 'vertex.internal' is not a URL"),
+        ({"machine": "n1-standart-8"}, "gcp.machine: there is no n1-standart-8; did you mean n1-standard-8"),
+        ({"machine": "a3-highgpu-2g"}, "gcp.machine: a3-highgpu-2g is had as spot capacity only"),
+        ({"machine": "n1-highmem-2", "resources": {"cpus": 8}}, "gcp.machine: n1-highmem-2 has 2 cpus, 13GiB and no accelerators"),
+        ({"machine": "n2-standard-8", "resources": {"accelerator": "T4"}}, "gcp.machine: n2-standard-8 has 8 cpus"),
+        ({"resources": {"accelerator": "A10G"}}, "resources.accelerator: gcp has no machine with A10G in the table"),
+        ({"resources": {"cpus": 1000}}, "resources: no machine of gcp in the table has that"),
+    ],
+)
+def test_a_mistake_in_the_settings_is_named_by_its_key(settings: dict[str, Any], problem: str) -> None:
+    resources = settings.get("resources", {})
+    plan = plan_of(settings={name: value for name, value in settings.items() if name != "resources"}, resources=resources)
+    problems = list(problems_of(request_of(plan)))
+    assert [each for each in problems if each.startswith(problem)], problems
+    assert len(problems) == 1, problems
+
+
+@pytest.mark.parametrize("setting", ["project", "region", "repository"])
+def test_a_setting_that_is_needed_is_asked_for(setting: str) -> None:
+    [problem] = problems_of(request_of(without(plan_of(), setting)))
+    assert problem.startswith(f"gcp.{setting}: no {setting} is named in the config file")
+
+
+@pytest.mark.parametrize(
+    ("retry", "restarts"),
+    [
+        ({"attempts": 1}, False),
+        ({"attempts": 2}, True),
+        ({"attempts": 2, "on": ["preempted"]}, True),
+        ({"attempts": 2, "on": ["failed"]}, False),
+    ],
+)
+def test_vertex_starts_workers_anew_only_where_the_job_allows_another_attempt(retry: dict[str, Any], restarts: bool) -> None:
+    assert request_of(plan_of(retry=retry))["body"]["jobSpec"]["scheduling"]["disableRetries"] is not restarts
+
+
+def test_checking_needs_neither_network_nor_google_auth(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise AssertionError("the network is used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert list(problems_of(request_of(plan_of()))) == []
+    script = (
+        "import sys; from tests.providers.gcp_plans import plan_of; from pathlib import Path;"
+        "from cloud_train.providers.gcp.provider import VertexProvider; p = VertexProvider(Path('.'));"
+        "assert p.check(p.render(plan_of())) == [];"
+        "sys.exit(str([m for m in ('google.auth', 'requests', 'urllib3') if m in sys.modules]))"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert said.stderr.strip() == "[]"
