@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from cloud_train.storage.base import ObjectMissingError
+from cloud_train.storage.base import ObjectMissingError, UploadGoneError
 from cloud_train.storage.registry import open_store
 from tests.answers import REFUSALS, Request
 from tests.faults import Cut, Drip, Fault, FaultProxy, Flip, Lose, Refuse, Weather
@@ -138,7 +138,9 @@ def test_the_clouds_own_clients_believe_in_a_lost_upload(scheme: str, monkeypatc
         assert proxy.faults() == [Lose(), Lose()]
         with pytest.raises(ObjectMissingError):
             store.stat("whole")
-        assert parts.sent("parts", token) == {}
+        proxy.plan = lambda request: None
+        with pytest.raises(UploadGoneError):
+            parts.finish("parts", token, {0: receipt})
 
 
 def test_a_clock_that_is_an_hour_off_shows_in_the_date_only(proxy: FaultProxy, ask: Ask, path: str) -> None:

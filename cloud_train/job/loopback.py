@@ -5,11 +5,14 @@ The one rule for this. The worker uses it too, so it has to work on Python 3.10 
 
 import re
 
-_LABEL = r"[a-z0-9]+(?:-+[a-z0-9]+)*"
 _BYTE = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 
-HOST = rf"(?:(?:{_LABEL}\.)*localhost|127(?:\.{_BYTE}){{3}}|\[::1\])"
-"""A host in lower case, as it stands in a URL. It means the same in JSON Schema, pydantic and ``re``."""
+HOST = rf"(?:localhost|127(?:\.{_BYTE}){{3}}|\[::1\])"
+"""A host in lower case, as it stands in a URL. It means the same in JSON Schema, pydantic and ``re``.
+
+Names below ``localhost`` are not among these. RFC 6761 (section 6.3) reserves them for loopback, but a resolver that does not know it asks
+the network, which can answer with any address.
+"""
 _HOST_AND_PORT = re.compile(rf"{HOST}(?::[0-9]{{0,5}})?")
 _UNSPECIFIED = re.compile(r"(?:0\.0\.0\.0|\[::\])(?::[0-9]{0,5})?")
 

@@ -9,7 +9,6 @@ import hashlib
 import os
 import re
 import secrets
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -17,7 +16,6 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cloud_train.errors import MissingDependencyError, UsageError
-from cloud_train.storage.answers import BAD_CERTIFICATE
 from cloud_train.storage.azure_account import Credentials, account_from, quiet_sdk
 from cloud_train.storage.azure_errors import AzureErrors, without_secrets
 from cloud_train.storage.base import (
@@ -29,6 +27,7 @@ from cloud_train.storage.base import (
     TransientStoreError,
     UploadGoneError,
 )
+from cloud_train.storage.http_errors import BAD_CERTIFICATE
 from cloud_train.storage.objects import CLIENT_OPTIONS, ONE_TRY, SHA256, ObjectStorage
 
 if TYPE_CHECKING:
@@ -198,10 +197,9 @@ class AzureStore(ObjectStorage):
 class _Blocks:
     """Blocks that wait to be committed, at most 50,000 in one object, all with names of one length.
 
-    A block's name is its upload's name, its number and the MD5 of its bytes, so the list of blocks tells what each of them holds. The
-    service checks the same MD5 when the block arrives. A first block, which never becomes a part, is there from ``begin`` on: with it an
-    upload without parts can be told from one that is gone. Azure drops blocks a week after the last one came, or when the object is
-    written otherwise; it has no way to drop them sooner without showing an object, so ``abort`` marks the upload as ended and leaves them.
+    A block's name is its upload's name, its number and the MD5 of its bytes, which the service checks when the block arrives. Azure drops
+    blocks a week after the last one came, or when the object is written otherwise. It has no way to drop them sooner without showing an
+    object, so ``abort`` leaves them.
     """
 
     in_order = False
@@ -209,41 +207,29 @@ class _Blocks:
     def __init__(self, store: AzureStore) -> None:
         self._store = store
         self._over: set[str] = set()
+        """Tokens of uploads that have ended."""
 
     def part_bytes(self, size: int) -> int:
         return max(8 << 20, -(-size // 50_000))
 
     def begin(self, key: str, size: int, sha256: str) -> str:
-        token = f"{secrets.token_hex(8)}-{sha256}"
-        self._stage(key, token, _BEGUN, b"\n")
-        return token
-
-    def sent(self, key: str, token: str) -> Mapping[int, str]:
-        upload = token.partition("-")[0]
-        blob = self._store.blob(key)
-        try:
-            _, blocks = self._store.call(key, "write", lambda: blob.get_block_list("uncommitted"))
-        except ObjectMissingError:
-            blocks = []
-        names = {str(block.id): str(block.id).split(".")[1] for block in blocks if str(block.id).startswith(f"{upload}.")}
-        if _BEGUN not in names.values() or _ENDED in names.values():
-            raise self._gone(key)
-        # Of a part that was sent twice with other bytes both are there, and nothing tells which came last: it counts as not sent.
-        times = Counter(names.values())
-        return {int(number): name for name, number in names.items() if number.isdecimal() and times[number] == 1}
-
-    def is_part(self, receipt: str, data: bytes) -> bool:
-        return receipt.rpartition(".")[2] == _md5(data).hex()
+        """No request: an upload begins with its first block."""
+        self._store.full_key(key)
+        return f"{secrets.token_hex(8)}-{sha256}"
 
     def send(self, key: str, token: str, number: int, offset: int, data: bytes) -> str:
-        if token in self._over:  # the service takes any block; of an upload that another process ended, ``finish`` tells
-            raise self._gone(key)
-        return self._stage(key, token, f"{number:05d}", data)
+        self._check(key, token)
+        md5 = hashlib.md5(data, usedforsecurity=False).digest()
+        name = f"{token.partition('-')[0]}.{number:05d}.{md5.hex()}"
+        headers = {"Content-MD5": base64.b64encode(md5).decode("ascii")}
+        blob = self._store.blob(key)
+        self._store.call(key, "write", lambda: blob.stage_block(name, data, length=len(data), headers=headers))
+        return name
 
     def finish(self, key: str, token: str, receipts: Mapping[int, str]) -> None:
         from azure.storage.blob import BlobBlock
 
-        self.sent(key, token)  # the SDK would also take blocks of an object that was finished before
+        self._check(key, token)
         blob = self._store.blob(key)
         blocks = [BlobBlock(receipt) for _, receipt in sorted(receipts.items())]
         metadata = {SHA256: token.partition("-")[2]}
@@ -251,28 +237,14 @@ class _Blocks:
         self._over.add(token)
 
     def abort(self, key: str, token: str) -> None:
-        if token not in self._over:
-            self._stage(key, token, _ENDED, b"\n")
-            self._over.add(token)
+        self._over.add(token)
 
-    def _gone(self, key: str) -> UploadGoneError:
-        return UploadGoneError(f"the upload of {self._store.url}/{key} that was begun is gone")
-
-    def _stage(self, key: str, token: str, part: str, data: bytes) -> str:
-        md5 = _md5(data)
-        name = f"{token.partition('-')[0]}.{part}.{md5.hex()}"
-        headers = {"Content-MD5": base64.b64encode(md5).decode("ascii")}
-        blob = self._store.blob(key)
-        self._store.call(key, "write", lambda: blob.stage_block(name, data, length=len(data), headers=headers))
-        return name
+    def _check(self, key: str, token: str) -> None:
+        if token in self._over:  # the service would take its blocks again
+            raise UploadGoneError(f"the upload of {self._store.url}/{key} has ended")
 
 
-_BEGUN, _ENDED = "begun", "ended"  # as long as a number, because the names of an object's blocks must have one length
 _FIRST_ERROR = 400
-
-
-def _md5(data: bytes) -> bytes:
-    return hashlib.md5(data, usedforsecurity=False).digest()
 
 
 def _quoted(etag: str) -> str:

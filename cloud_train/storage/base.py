@@ -10,7 +10,7 @@ The errors, a branch of ``cloud_train.errors``::
     ├── ObjectExistsError            6   a conditional create found the key taken
     ├── ObjectChangedError           6   the object is not the version that was asked for any more
     ├── InvalidKeyError              6   a key that would leave the store, or that no store can hold
-    ├── UploadGoneError              6   an upload that was begun is not known to the store any more
+    ├── UploadGoneError              6   an upload in parts, or one of its parts, is not in the store any more
     ├── NotPlainError                6   a link, a pipe or a device of a local folder in the place of an object; a CorruptError too
     ├── AccessDeniedError            6   who asks has no permission, or no valid credentials
     │   └── CredentialsEndedError    6   the credentials were valid once, and are not any more
@@ -50,7 +50,7 @@ class InvalidKeyError(StoreError):
 
 
 class UploadGoneError(StoreError):
-    """An upload in parts that was begun is not known to the store any more: it has to begin anew."""
+    """An upload in parts, or one of its parts, is not in the store any more: it has to be sent again from the beginning."""
 
     code = "upload-gone"
 
@@ -78,10 +78,15 @@ class TransientStoreError(StoreError):
     """Throttled, a server error, or a connection that broke. Trying again may help."""
 
     code = "store-unavailable"
+    retry_after: float | None = None
+    """Seconds that the server asks to wait before the next attempt."""
 
 
 Buffer = Union[bytes, bytearray, memoryview]  # noqa: UP007 - the worker runs on Python 3.10 as well, where a class has no | at run time
 """Bytes, without a copy where that can be had."""
+
+
+UNKNOWN_SIZE = -1
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class ObjectInfo:
 
     key: str
     size: int
-    """In bytes."""
+    """In bytes; ``UNKNOWN_SIZE`` where a web server does not tell."""
     modified: float
     """Time of its last write by the store's clock, in seconds since the epoch; for showing, never for comparing."""
     version: str = ""
@@ -100,7 +105,9 @@ class ObjectInfo:
 
 
 class Multipart(Protocol):
-    """Writing one large object in parts. What arrived stays until ``finish`` or ``abort``, also when the process that sent it dies."""
+    """Writing one large object in parts, by one process. What arrived takes space, which some stores charge for, until ``finish`` or
+    ``abort``.
+    """
 
     def part_bytes(self, size: int) -> int:
         """The size of every part but the last, for an object of ``size`` bytes."""
@@ -110,19 +117,19 @@ class Multipart(Protocol):
         """Whether parts must be sent one after another."""
 
     def begin(self, key: str, size: int, sha256: str) -> str:
-        """Begin an upload; returns its token, a text that another process can go on with. It may be worth a password: keep it private."""
-
-    def sent(self, key: str, token: str) -> Mapping[int, str]:
-        """The parts that arrived, number (from 0) → receipt; raises UploadGoneError."""
-
-    def is_part(self, receipt: str, data: bytes) -> bool:
-        """Whether the part behind a receipt of ``sent`` is these bytes. Where a store cannot tell, True: the whole is verified later."""
+        """Begin an upload; returns its token, which may be worth a password: keep it private."""
 
     def send(self, key: str, token: str, number: int, offset: int, data: bytes) -> str:
-        """Send part ``number``, which begins at ``offset``; returns its receipt. Sending it again replaces it. Raises UploadGoneError."""
+        """Send part ``number`` (from 0), which begins at ``offset``; returns its receipt. Sending it again replaces it.
+
+        Raises UploadGoneError.
+        """
 
     def finish(self, key: str, token: str, receipts: Mapping[int, str]) -> None:
-        """Make the object of all its parts: only now can it be seen. Raises UploadGoneError, also if it was finished before."""
+        """Make the object of all its parts, number → receipt: only now can it be seen.
+
+        Raises UploadGoneError if a part is missing in the store, or the upload was finished before.
+        """
 
     def abort(self, key: str, token: str) -> None:
         """Give the upload up and free what it takes; no error if it is gone."""
@@ -148,8 +155,8 @@ class Store(Protocol):
     def read(self, key: str) -> tuple[ObjectInfo, bytes]:
         """A whole object, and what is known of it, its SHA-256 too, in one request; raises ObjectMissingError."""
 
-    def pieces(self, key: str, start: int, end: int, *, version: str | None = None) -> Iterator[Buffer]:
-        """The bytes of a range that lies inside the object, one piece after another; raises as ``get`` does, also in the middle."""
+    def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[Buffer]:
+        """The bytes of a range inside the object (``end`` None: to its end), piece by piece; raises as ``get`` does, also in the middle."""
 
     def stat(self, key: str) -> ObjectInfo:
         """What is known of one object; raises ObjectMissingError."""

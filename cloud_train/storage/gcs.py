@@ -158,7 +158,7 @@ class GoogleStore(ObjectStorage):
 
     @cached_property
     def _sessions(self) -> ResumableSessions:
-        return ResumableSessions(self, self._account.endpoint)
+        return ResumableSessions(self)
 
 
 class _Account:

@@ -3,8 +3,7 @@
 A session takes the bytes of an object in order, in pieces of whole 256 KiB, and ends with the piece that says how long the object is. Its
 URI needs no credentials: whoever has it may write. So no message shows it, nor the text of the HTTP client's errors, which holds it.
 
-So that an object cannot be seen before ``finish``, the bytes behind the last whole 256 KiB stay here until then: they are not among what
-arrived, and another process sends them again.
+So that an object cannot be seen before ``finish``, the bytes behind the last whole 256 KiB stay in this process until then.
 """
 
 import io
@@ -61,10 +60,8 @@ class ResumableSessions:
 
     in_order = True
 
-    def __init__(self, store: Bucket, endpoint: str) -> None:
-        """``endpoint`` is where tokens that are no whole URI lead to."""
+    def __init__(self, store: Bucket) -> None:
         self._store = store
-        self._endpoint = endpoint
         self._known: dict[str, _Session] = {}
         self._lock = Lock()
 
@@ -73,7 +70,7 @@ class ResumableSessions:
         return PART_BYTES
 
     def begin(self, key: str, size: int, sha256: str) -> str:
-        """Begin a session; its token is worth a password."""
+        """Begin a session; its token is its URI, which is worth a password."""
         answer = self._store.request(
             key,
             "write",
@@ -82,17 +79,7 @@ class ResumableSessions:
             params={"uploadType": "resumable", "name": self._store.full_key(key)},
             json={"metadata": {SHA256: sha256}, "contentType": "application/octet-stream"},
         )
-        # A session of our endpoint is kept without it: another process may reach the same server under another address.
-        return str(answer.headers["Location"]).removeprefix(self._endpoint)
-
-    def sent(self, key: str, token: str) -> Mapping[int, str]:
-        """The whole parts that arrived."""
-        received = self._received(key, token, fresh=True)
-        return {number: str((number + 1) * PART_BYTES) for number in range(received // PART_BYTES)}
-
-    def is_part(self, receipt: str, data: bytes) -> bool:
-        """True: a session tells no checksum of a part."""
-        return True
+        return str(answer.headers["Location"])
 
     def send(self, key: str, token: str, number: int, offset: int, data: bytes) -> str:
         """Send what the server has not yet of a part. What it has stays as it is."""
@@ -117,7 +104,7 @@ class ResumableSessions:
         received = self._received(key, token, fresh=True)
         tail = self._session(token).tail
         if not size - len(tail) <= received <= size:
-            raise UploadGoneError(f"{self._what(key)}: the store has {received:,} of {size:,} bytes, and the last ones are not here")
+            raise UploadGoneError(f"{self._what(key)}: the store has {received:,} of the {size:,} bytes")
         rest = tail[len(tail) - (size - received) :] if received < size else b""
         span = f"bytes {received}-{size - 1}/{size}" if rest else f"bytes */{size}"
         answer = self._ask("PUT", key, token, rest, span)
@@ -158,10 +145,9 @@ class ResumableSessions:
         # A file-like body is sent piece by piece, each with its own time limit; the time for one of bytes would limit the whole.
         body = io.BytesIO(piece) if piece else None
         headers = {"Content-Range": span} if span else {}
-        uri = token if "://" in token else self._endpoint + token
         problem: StoreError | None = None
         try:
-            answer = self._plain.request(method, uri, data=body, headers=headers, timeout=TIMEOUTS, allow_redirects=False)
+            answer = self._plain.request(method, token, data=body, headers=headers, timeout=TIMEOUTS, allow_redirects=False)
         except RequestException as error:
             problem = TransientStoreError(f"{self._what(key)}: the connection broke ({type(error).__name__})", hint="is the network up?")
         else:

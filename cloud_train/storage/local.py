@@ -58,8 +58,9 @@ class LocalStore:
             status = os.fstat(descriptor)
             return ObjectInfo(key, status.st_size, status.st_mtime, _version(status)), read_all(descriptor, 0, status.st_size)
 
-    def pieces(self, key: str, start: int, end: int, *, version: str | None = None) -> Iterator[bytes]:
+    def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[bytes]:
         """The bytes of a range, one piece after another."""
+        end = self.stat(key).size if end is None else end
         for begin in range(start, end, _PIECE_BYTES):
             yield self.get(key, begin, min(end, begin + _PIECE_BYTES), version=version)
 
@@ -206,14 +207,6 @@ class _Pieces:
             finally:
                 os.close(descriptor)
         return token
-
-    def sent(self, key: str, token: str) -> Mapping[int, str]:
-        """None: what a crash left in the file may be anything, and writing it again costs less than reading it."""
-        with self._begun(key, token):
-            return {}
-
-    def is_part(self, receipt: str, data: bytes) -> bool:
-        return False
 
     def send(self, key: str, token: str, number: int, offset: int, data: bytes) -> str:
         with self._begun(key, token, os.O_WRONLY) as (_, descriptor):

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import StoreError
-from cloud_train.storage.answers import BEYOND_THE_END, answer_in, error_of
 from cloud_train.storage.base import (
     AccessDeniedError,
     Buffer,
@@ -30,6 +29,7 @@ from cloud_train.storage.base import (
     ObjectMissingError,
     TransientStoreError,
 )
+from cloud_train.storage.http_errors import BEYOND_THE_END, answer_in, error_of
 from cloud_train.storage.renewal import Renewal
 
 if TYPE_CHECKING:
@@ -118,14 +118,18 @@ class ObjectStorage:
             raise TransientStoreError(f"{self.url}/{key} broke off: {len(data):,} of {info.size:,} bytes came")
         return info, data
 
-    def pieces(self, key: str, start: int, end: int, *, version: str | None = None) -> Iterator[Buffer]:
+    def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[Buffer]:
         """The bytes of a range, one piece after another, as they come."""
         import obstore
 
         path, at = self.full_key(key), start
-        options: GetOptions = {"range": (start, end)} if version is None else {"range": (start, end), "if_match": version}
+        options: GetOptions = {"range": {"offset": start} if end is None else (start, end)}
+        if version is not None:
+            options["if_match"] = version
         try:
-            for piece in obstore.get(self._client, path, options=options).stream(min_chunk_size=_PIECE_BYTES):
+            result = obstore.get(self._client, path, options=options)
+            end = result.meta["size"] if end is None else end
+            for piece in result.stream(min_chunk_size=_PIECE_BYTES):
                 at += len(piece)
                 yield memoryview(piece)
         except Exception as error:

@@ -82,6 +82,7 @@ def _find_nothing(store: Store, key: str) -> str:
 def _upload(store: Store, key: str) -> str:
     parts = store.multipart()
     token = parts.begin(key, len(_CONTENT), "")
+    parts.send(key, token, 0, 0, _CONTENT)
     parts.abort(key, token)
     return "began an upload in parts, and gave it up"
 

@@ -35,7 +35,11 @@ def retrying(policy: RetryPolicy, action: Callable[[], Result]) -> Result:
             return action()
 
     try:
-        return policy.call(with_valid_credentials, lambda error: isinstance(error, TransientStoreError))
+        return policy.call(
+            with_valid_credentials,
+            lambda error: isinstance(error, TransientStoreError),
+            lambda error: error.retry_after if isinstance(error, TransientStoreError) else None,
+        )
     except TransientStoreError as error:
         tried = f"for {policy.time_limit:g} s" if policy.attempts is None else f"{policy.attempts} times"
         raise StoreError(f"{error.message} (tried {tried})", hint=error.hint) from error
@@ -78,7 +82,7 @@ class RetryingStore:
         """A whole object, and what is known of it."""
         return retrying(self._policy, lambda: self._store.read(key))
 
-    def pieces(self, key: str, start: int, end: int, *, version: str | None = None) -> Iterator[Buffer]:
+    def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[Buffer]:
         """The bytes of a range; where it breaks off, it goes on behind the last piece that came."""
         at = start
         coming: Iterator[Buffer] | None = None
@@ -86,7 +90,7 @@ class RetryingStore:
         def step() -> Buffer | None:
             nonlocal coming
             if coming is None:
-                coming = iter(self._store.pieces(key, at, end, version=version)) if at < end else iter(())
+                coming = iter(self._store.pieces(key, at, end, version=version)) if end is None or at < end else iter(())
             try:
                 return next(coming, None)
             except TransientStoreError:
@@ -151,12 +155,6 @@ class _RetryingMultipart:
 
     def begin(self, key: str, size: int, sha256: str) -> str:
         return retrying(self._policy, lambda: self._inner.begin(key, size, sha256))
-
-    def sent(self, key: str, token: str) -> Mapping[int, str]:
-        return retrying(self._policy, lambda: self._inner.sent(key, token))
-
-    def is_part(self, receipt: str, data: bytes) -> bool:
-        return self._inner.is_part(receipt, data)
 
     def send(self, key: str, token: str, number: int, offset: int, data: bytes) -> str:
         return retrying(self._policy, lambda: self._inner.send(key, token, number, offset, data))

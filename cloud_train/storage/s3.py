@@ -16,15 +16,15 @@ from hashlib import md5
 from typing import Any
 
 from cloud_train.errors import StoreError, UsageError
-from cloud_train.storage.answers import BAD_CERTIFICATE
 from cloud_train.storage.base import AccessDeniedError, CredentialsEndedError, Multipart, ObjectInfo, TransientStoreError, UploadGoneError
+from cloud_train.storage.http_errors import BAD_CERTIFICATE
 from cloud_train.storage.objects import SHA256, ObjectStorage
 from cloud_train.storage.s3_access import CREDENTIAL_PROBLEMS, LOG_IN, Sdk, obstore_client, settings_in_environment
 
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")  # some old ones have more characters than new ones may have
 
 
-_ANSWERED_IN_WORDS = ("list_objects_v2", "list_parts", "create_multipart_upload", "complete_multipart_upload")
+_ANSWERED_IN_WORDS = ("list_objects_v2", "create_multipart_upload", "complete_multipart_upload")
 
 
 class S3Store(ObjectStorage):
@@ -60,7 +60,6 @@ class S3Store(ObjectStorage):
             "list": f"s3:ListBucket on {bucket}",
             "delete": f"s3:DeleteObject on {objects}",
             "abort": f"s3:AbortMultipartUpload on {objects}",
-            "list parts of": f"s3:ListMultipartUploadParts on {objects}",
         }.get(action, "")
 
     def multipart(self) -> Multipart:
@@ -189,21 +188,6 @@ class _Parts:
     def begin(self, key: str, size: int, sha256: str) -> str:
         checksums = {"ChecksumAlgorithm": "CRC32"} if self._with_crc else {}
         return str(self._call(key, "write", "create_multipart_upload", Metadata={SHA256: sha256}, **checksums)["UploadId"])
-
-    def sent(self, key: str, token: str) -> Mapping[int, str]:
-        found: dict[int, str] = {}
-        marker = 0
-        while True:
-            page = self._call(key, "list parts of", "list_parts", UploadId=token, PartNumberMarker=marker)
-            found |= {part["PartNumber"] - 1: _receipt(part) for part in page.get("Parts", ())}
-            if not page.get("IsTruncated"):
-                return found
-            marker = page["NextPartNumberMarker"]
-
-    def is_part(self, receipt: str, data: bytes) -> bool:
-        """By the CRC-32, or else by the MD5, which an ETag is where the service does not encrypt with keys of its own."""
-        etag, _, crc = receipt.partition(" ")
-        return crc == _crc32(data) if crc else etag.strip('"') == md5(data, usedforsecurity=False).hexdigest()
 
     def send(self, key: str, token: str, number: int, offset: int, data: bytes) -> str:
         if self._with_crc:

@@ -16,8 +16,8 @@ import pytest
 from cloud_train.docker import container_paths
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.providers.docker.provider import DockerProvider
-from cloud_train.run.arrivals import Arrivals
 from cloud_train.run.plan import Plan
+from cloud_train.run.shard_exchange import Arrivals
 from cloud_train.storage.registry import open_store
 from cloud_train.worker.data import bring
 from tests.docker_engine import engine_or_skip
@@ -48,7 +48,7 @@ def test_a_download_follows_no_link_that_has_one_of_its_names(
 ) -> None:
     pytest.importorskip("torch")
     from cloud_train.training.data.download import fetch
-    from tests.training.data.server import serving, sha256
+    from tests.web_server import serving, sha256
 
     monkeypatch.setenv("no_proxy", "*")
     target = outside.with_name("new") if dangles else outside
@@ -69,7 +69,7 @@ def test_a_download_follows_no_link_that_has_one_of_its_names(
 def test_a_part_that_is_another_name_of_a_file_is_not_written_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outside: Path) -> None:
     pytest.importorskip("torch")
     from cloud_train.training.data.download import fetch
-    from tests.training.data.server import serving, sha256
+    from tests.web_server import serving, sha256
 
     monkeypatch.setenv("no_proxy", "*")
     total = sha256(CONTENT)
@@ -110,7 +110,7 @@ def archive(tmp_path: Path) -> Path:
 def test_an_unpacked_folder_that_no_verified_unpacking_made_is_not_used(tmp_path: Path, archive: Path) -> None:
     pytest.importorskip("torch")
     from cloud_train.training.data.unpack import fetch_unpacked
-    from tests.training.data.server import serving, sha256
+    from tests.web_server import serving, sha256
 
     content = archive.read_bytes()
     total = sha256(content)
@@ -139,7 +139,7 @@ def test_where_an_archive_is_unpacked_a_planted_link_is_removed_and_not_what_it_
 ) -> None:
     pytest.importorskip("torch")
     from cloud_train.training.data.unpack import unpacked
-    from tests.training.data.server import sha256
+    from tests.web_server import sha256
 
     total = sha256(archive.read_bytes())
     (tmp_path / "unpacked").mkdir()

@@ -1,7 +1,8 @@
 """A job's URL, or a server that it leads to, sends a download to where credentials are; nothing that must not be reached is reached."""
 
+import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,14 @@ import pytest
 
 pytest.importorskip("torch")
 
+from cloud_train.retry import RetryPolicy
+from cloud_train.storage.https import fetch_url
+from cloud_train.storage.url_safety import AddressRefusedError, connect, refusal
 from cloud_train.training.data.download import fetch
-from cloud_train.training.data.reach import AddressRefusedError, connect, refusal
 from cloud_train.worker import contract
-from tests.training.data.server import Answer, FileServer, serving, sha256
+from tests.web_server import Answer, FileServer, serving, sha256
+
+Get = Callable[[str], bytes]
 
 CONTENT = b"data"
 SUM = sha256(CONTENT)
@@ -59,14 +64,27 @@ def server() -> Iterator[FileServer]:
         yield server
 
 
-def get(url: str, cache: Path) -> bytes:
-    return fetch(url, SUM, cache, pause=lambda seconds: None, timeout_seconds=5).read_bytes()
+@pytest.fixture(params=["trainer", "store"])
+def get(request: pytest.FixtureRequest, tmp_path: Path) -> Get:
+    """Download a file as a trainer does, or as a store is read."""
+
+    def as_a_trainer(url: str) -> bytes:
+        return fetch(url, SUM, tmp_path, pause=lambda seconds: None, timeout_seconds=5).read_bytes()
+
+    def from_a_store(url: str) -> bytes:
+        policy = RetryPolicy(5, sleep=lambda seconds: None)
+        fetch_url(
+            url, tmp_path / "file", sha256=SUM, allow_loopback=not os.environ.get(contract.PLATFORM), policy=policy, timeout_seconds=5
+        )
+        return (tmp_path / "file").read_bytes()
+
+    return as_a_trainer if request.param == "trainer" else from_a_store
 
 
 @pytest.mark.parametrize("host", METADATA)
 @pytest.mark.parametrize("way", ["straight", "redirected", "through a proxy"])
 def test_no_spelling_of_a_metadata_service_is_reached(
-    server: FileServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str, way: str
+    server: FileServer, monkeypatch: pytest.MonkeyPatch, get: Get, host: str, way: str
 ) -> None:
     url = f"http://{host}/latest/meta-data/iam"
     if way == "redirected":
@@ -75,33 +93,33 @@ def test_no_spelling_of_a_metadata_service_is_reached(
     if way == "through a proxy":
         monkeypatch.setenv("http_proxy", server.url)
     with pytest.raises(AddressRefusedError, match=r"is (a link-local address or )?a cloud's metadata service") as caught:
-        get(url, tmp_path)
+        get(url)
     assert "secret" not in caught.value.message
     assert len(server.requests) == (1 if way == "redirected" else 0)
 
 
 def test_a_metadata_service_is_no_proxy_and_one_on_a_clouds_worker_may_be(
-    server: FileServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: FileServer, monkeypatch: pytest.MonkeyPatch, get: Get
 ) -> None:
     monkeypatch.setenv(contract.PLATFORM, "sagemaker")
     monkeypatch.setenv("http_proxy", "http://169.254.169.254")
     with pytest.raises(AddressRefusedError, match=r"169\.254\.169\.254 is a link-local address"):
-        get("http://data.example/data", tmp_path)
+        get("http://data.example/data")
     monkeypatch.setenv("http_proxy", server.url)
-    assert get("http://data.example/data", tmp_path) == CONTENT
+    assert get("http://data.example/data") == CONTENT
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "127.1", "0.0.0.0", "[::ffff:127.0.0.1]"])
 def test_a_clouds_worker_downloads_nothing_from_itself_and_this_machine_may(
-    server: FileServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str
+    server: FileServer, monkeypatch: pytest.MonkeyPatch, get: Get, host: str
 ) -> None:
     url = f"http://{host}:{server.url.rpartition(':')[2]}/data"
     monkeypatch.setenv(contract.PLATFORM, "sagemaker")
     with pytest.raises(AddressRefusedError, match="is this machine itself"):
-        get(url, tmp_path)
+        get(url)
     assert server.requests == []
     monkeypatch.delenv(contract.PLATFORM)
-    assert get(url, tmp_path) == CONTENT
+    assert get(url) == CONTENT
 
 
 @pytest.mark.parametrize("address", ["10.1.2.3", "172.16.0.1", "192.168.1.1", "fd12:3456::1", "93.184.216.34", "2606:2800::1"])
@@ -109,12 +127,10 @@ def test_private_networks_and_the_internet_may_be_reached_from_a_cloud(address: 
     assert refusal(ip_address(address), loopback=False) is None
 
 
-def test_a_name_of_several_addresses_is_refused_if_one_of_them_is(
-    server: FileServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_name_of_several_addresses_is_refused_if_one_of_them_is(server: FileServer, monkeypatch: pytest.MonkeyPatch, get: Get) -> None:
     _resolve(monkeypatch, [["127.0.0.1", "169.254.169.254"]])
     with pytest.raises(AddressRefusedError, match=r"data\.example \(169\.254\.169\.254\)"):
-        get(f"http://data.example:{server.url.rpartition(':')[2]}/data", tmp_path)
+        get(f"http://data.example:{server.url.rpartition(':')[2]}/data")
     assert server.requests == []
 
 
@@ -126,26 +142,26 @@ def test_the_connection_is_made_to_the_address_that_was_checked(server: FileServ
 
 
 def test_a_proxys_password_does_not_follow_a_redirection_to_a_host_without_proxy(
-    server: FileServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: FileServer, monkeypatch: pytest.MonkeyPatch, get: Get
 ) -> None:
     with serving() as proxy:
-        proxy.answers = [Answer(302, (("Location", f"{server.url}/data"),))]
+        proxy.answers = [Answer(302, (("Location", f"{server.url}/data"),))] * 2
         monkeypatch.setenv("http_proxy", proxy.url.replace("http://", "http://anna:s3cret@"))
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         url = "http://bob:pa55@data.example/data"
-        assert get(url, tmp_path) == CONTENT
-    (at_proxy,), (at_server,) = proxy.requests, server.requests
+        assert get(url) == CONTENT
+    at_proxy = proxy.requests[0]
     assert (at_proxy["path"], "proxy-authorization" in at_proxy, "authorization" in at_proxy) == ("http://data.example/data", True, True)
-    assert not {"proxy-authorization", "authorization", "cookie"} & set(at_server)
+    assert all(not {"proxy-authorization", "authorization", "cookie"} & set(request) for request in server.requests)
 
 
 @pytest.mark.parametrize("location", ["http://[::1/", "http://" + "a" * 70 + ".example/", "http://\u0000/", "http://a..b/"])
-def test_a_redirection_to_an_address_that_cannot_be_one_ends_in_an_error_of_ours(server: FileServer, tmp_path: Path, location: str) -> None:
+def test_a_redirection_to_an_address_that_cannot_be_one_ends_in_an_error_of_ours(server: FileServer, get: Get, location: str) -> None:
     from cloud_train.errors import StoreError
 
     server.answers = [Answer(302, (("Location", location),))] * 10
     with pytest.raises(StoreError, match="cannot download"):
-        get(f"{server.url}/data", tmp_path)
+        get(f"{server.url}/data")
 
 
 def _resolve(monkeypatch: pytest.MonkeyPatch, answers: list[list[str]]) -> list[str]:

@@ -1,5 +1,6 @@
 """What a stranger's job file packs or prints of this machine's secrets: nothing outside its folder, no key file, no password of a URL."""
 
+import base64
 import json
 import os
 import shlex
@@ -12,10 +13,10 @@ from cloud_train.errors import CloudTrainError
 from cloud_train.image.context import check, survey
 from cloud_train.image.errors import ImageError
 from cloud_train.image.layers import code_members, make_layer
-from cloud_train.job.problems import FieldError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import recipe_of
 from cloud_train.orchestrator.planning import make_plan
+from cloud_train.spec.problems import FieldError
 from tests.cli.command import CommandLine, command_line_of
 
 BASE64 = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7"
@@ -147,9 +148,60 @@ def test_a_key_or_login_is_refused_by_its_content_whatever_its_name(tmp_path: Pa
     check(survey(tmp_path), lambda _: None)
 
 
+def other_forms() -> dict[str, bytes]:
+    """Real keys in forms other than PEM; made by the library that users make them with."""
+    from cryptography.hazmat.primitives import serialization as forms
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    from cryptography.hazmat.primitives.serialization import pkcs12
+
+    keys: dict[str, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey]
+    keys = {"RSA": rsa.generate_private_key(65537, 2048), "EC": ec.generate_private_key(ec.SECP256R1())}
+    pkcs8, plain = forms.PrivateFormat.PKCS8, forms.NoEncryption()
+    found: dict[str, bytes] = {}
+    for name, key in keys.items():
+        der = key.private_bytes(forms.Encoding.DER, pkcs8, plain)
+        pem = key.private_bytes(forms.Encoding.PEM, pkcs8, plain)
+        found |= {
+            f"{name}: PKCS #8": der,
+            f"{name}: traditional": key.private_bytes(forms.Encoding.DER, forms.PrivateFormat.TraditionalOpenSSL, plain),
+            f"{name}: PKCS #8, encrypted": key.private_bytes(forms.Encoding.DER, pkcs8, forms.BestAvailableEncryption(b"x")),
+            f"{name}: PKCS #12": pkcs12.serialize_key_and_certificates(b"a", key, None, None, forms.BestAvailableEncryption(b"x")),
+            f"{name}: PKCS #8 in base64": b"key: " + base64.b64encode(der),
+            f"{name}: PEM in base64": b"data:\n  tls.key: " + base64.b64encode(pem),
+            f"{name}: PEM in UTF-16 with a mark": pem.decode().encode("utf-16"),
+            f"{name}: PEM in UTF-16 without one": pem.decode().encode("utf-16-le"),
+            f"{name}: PEM behind 900 kB": b"# comment\n" * 90_000 + pem,
+        }
+    small = ed25519.Ed25519PrivateKey.generate()
+    openssh = small.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.OpenSSH, plain)
+    found["Ed25519: PKCS #8"] = small.private_bytes(forms.Encoding.DER, pkcs8, plain)
+    found["Ed25519: OpenSSH without its armor"] = b"".join(openssh.splitlines()[1:-1])
+    found["a Java key store"] = bytes.fromhex("feedfeed00000002000000010000000100036b6579")
+    return found
+
+
+@pytest.mark.parametrize("form", other_forms())
+def test_a_key_is_found_in_every_form(tmp_path: Path, form: str) -> None:
+    (tmp_path / "notes.txt").write_bytes(other_forms()[form])
+    with pytest.raises(ImageError, match=r"look like secrets.*notes\.txt \([^)]*, holds a (private key|key store)"):
+        check(survey(tmp_path), lambda _: None)
+
+
+def test_a_public_key_is_packed_in_every_form(tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization as forms
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    for key in (rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP256R1())):
+        for encoding in (forms.Encoding.DER, forms.Encoding.PEM):
+            data = key.public_key().public_bytes(encoding, forms.PublicFormat.SubjectPublicKeyInfo)
+            for content in (data, base64.b64encode(data)):
+                (tmp_path / "notes.txt").write_bytes(content)
+                check(survey(tmp_path), lambda _: None)
+
+
 NO_KEYS = {
     "a public key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB user@host\n-----BEGIN PUBLIC KEY-----\nMIIB\n",
-    "a certificate": f"-----BEGIN CERTIFICATE-----\n{BASE64}\n",
+    "a certificate": "-----BEGIN CERTIFICATE-----\nMIIDdzCCAl+gAwIBAgIEAgAAuTANBgkqhkiG9w0BAQUFADBaMQswCQYDVQQGEwJJ\n",
     "a program that looks for keys": 'if b"-----BEGIN PRIVATE KEY-----" in data:\n    raise ValueError\n',
     "AWS's own example": "aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY\n",
     "Azurite's key, which is published": f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={AZURITE};\n",

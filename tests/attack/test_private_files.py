@@ -17,7 +17,7 @@ from cloud_train.orchestrator.results import fetch_model
 from cloud_train.run import locks
 from cloud_train.run.ledger import Ledger
 from cloud_train.storage.local import LocalStore
-from cloud_train.storage.transfer.unfinished import write_private
+from cloud_train.storage.transfer.remembered import write_private
 from tests.attack.run_directories import BAD, manifest_of, run_directory, write
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO

@@ -42,7 +42,6 @@ def use_in_every_way(store: Store) -> None:
     for end in ("finish", "abort"):
         token = parts.begin(f"run/{end}", size, "0" * 64)
         receipts = {0: parts.send(f"run/{end}", token, 0, 0, bytes(size - 1))}
-        assert set(parts.sent(f"run/{end}", token)) == {0}
         receipts[1] = parts.send(f"run/{end}", token, 1, size - 1, b"z")
         parts.finish(f"run/{end}", token, receipts) if end == "finish" else parts.abort(f"run/{end}", token)
     for info in store.list():
@@ -84,7 +83,6 @@ _ECR = {
 }
 _S3 = (
     ("GET", "location", "s3:GetBucketLocation"),
-    ("GET", "uploadId", "s3:ListMultipartUploadParts"),
     ("DELETE", "uploadId", "s3:AbortMultipartUpload"),
     ("GET", "list-type", "s3:ListBucket"),
     ("GET", "", "s3:GetObject"),

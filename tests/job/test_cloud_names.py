@@ -12,7 +12,7 @@ REAL = {
         "https://management.azure.com",
         "https://management.azure.com/",
         "http://127.0.0.1:8080/x",
-        "http://azure.localhost:8080/x",
+        "http://localhost:8080/x",
         "https://a.example:8443/b",
     ],
     forms.SERVICE_TEMPLATE: [

@@ -9,11 +9,11 @@ import pytest
 
 from cloud_train.errors import ProviderError
 from cloud_train.job.config import load_config
-from cloud_train.job.problems import JobFileError
+from cloud_train.spec.problems import JobFileError
 from cloud_train.job.schema import config_schema
 from cloud_train.orchestrator.configs import decisive_settings
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import view
+from cloud_train.orchestrator.state import view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.plugins import settings_models

@@ -52,8 +52,9 @@ class MemoryStore:
         data, info = self._object(key)
         return info, data
 
-    def pieces(self, key: str, start: int, end: int, *, version: str | None = None) -> Iterator[bytes]:
+    def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[bytes]:
         self._ask("get", key)
+        end = len(self._object(key)[0]) if end is None else end
         for begin in range(start, end, 300):
             data, info = self._object(key)
             if version not in (None, info.version):
@@ -135,13 +136,6 @@ class _MemoryParts:
         self._store.uploads[token] = (size, sha256, {})
         return token
 
-    def sent(self, key: str, token: str) -> Mapping[int, str]:
-        self._store._ask("sent", key)
-        return {number: _receipt(data) for number, data in self._parts(token).items()}
-
-    def is_part(self, receipt: str, data: bytes) -> bool:
-        return receipt == _receipt(data)
-
     def send(self, key: str, token: str, number: int, offset: int, data: bytes) -> str:
         self._store._ask("send", key)
         parts = self._parts(token)
@@ -152,7 +146,8 @@ class _MemoryParts:
     def finish(self, key: str, token: str, receipts: Mapping[int, str]) -> None:
         self._store._ask("finish", key)
         parts = self._parts(token)
-        assert {number: _receipt(data) for number, data in parts.items()} == receipts
+        if {number: _receipt(data) for number, data in parts.items()} != receipts:
+            raise UploadGoneError("a part is missing")
         size, sha256, _ = self._store.uploads.pop(token)
         data = b"".join(parts[number] for number in sorted(parts))
         assert len(data) == size
@@ -194,7 +189,8 @@ class FaultyStore:
     def read(self, key: str) -> tuple[ObjectInfo, bytes]:
         return self.stat(key), self.get(key)
 
-    def pieces(self, key: str, start: int, end: int, *, version: str | None = None) -> Iterator[bytes]:
+    def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[bytes]:
+        end = self._store.stat(key).size if end is None else end
         middle = (start + end) // 2
         yield self.get(key, start, middle, version=version)
         yield self.get(key, middle, end, version=version)
@@ -265,12 +261,6 @@ class _FaultyParts:
 
     def begin(self, key: str, size: int, sha256: str) -> str:
         return self._faulty._perhaps(lambda: self._inner.begin(key, size, sha256)) or ""
-
-    def sent(self, key: str, token: str) -> Mapping[int, str]:
-        return self._faulty._perhaps(lambda: self._inner.sent(key, token)) or {}
-
-    def is_part(self, receipt: str, data: bytes) -> bool:
-        return self._inner.is_part(receipt, data)
 
     def send(self, key: str, token: str, number: int, offset: int, data: bytes) -> str:
         return self._faulty._perhaps(lambda: self._inner.send(key, token, number, offset, data)) or ""

@@ -2,15 +2,12 @@
 
 import hashlib
 import random
-from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 
 import pytest
 
 from cloud_train.storage.base import Store, UploadGoneError
-
-OPENER = Callable[[], Store]
 
 
 @cache
@@ -51,26 +48,6 @@ def test_an_object_in_parts_can_be_seen_only_when_it_is_finished(store: Store) -
         assert store.stat("big/one").sha256 == sha256
 
 
-def test_an_upload_goes_on_in_another_process(open_again: OPENER) -> None:
-    store = open_again()
-    data, part, sha256 = upload_parts(store)
-    token = store.multipart().begin("big/one", len(data), sha256)
-    for number in (0, 1):
-        store.multipart().send("big/one", token, number, number * part, data[number * part : (number + 1) * part])
-
-    other = open_again()
-    parts = other.multipart()
-    receipts = dict(parts.sent("big/one", token))
-    if is_remote(other):
-        assert set(receipts) == {0, 1}
-    for number in range(3):
-        piece = data[number * part : (number + 1) * part]
-        if number not in receipts or not parts.is_part(receipts[number], piece):
-            receipts[number] = parts.send("big/one", token, number, number * part, piece)
-    parts.finish("big/one", token, receipts)
-    assert other.get("big/one") == data
-
-
 def test_a_part_that_is_sent_again_replaces_the_first(store: Store) -> None:
     data, part, sha256 = upload_parts(store)
     parts = store.multipart()
@@ -87,16 +64,7 @@ def test_a_part_that_is_sent_again_replaces_the_first(store: Store) -> None:
     assert store.get("big/one") == data
 
 
-def test_a_part_is_known_by_its_bytes(store: Store) -> None:
-    data, part, sha256 = upload_parts(store)
-    parts = store.multipart()
-    token = parts.begin("big/one", len(data), sha256)
-    parts.send("big/one", token, 0, 0, data[:part])
-    assert all(parts.is_part(receipt, data[:part]) for receipt in parts.sent("big/one", token).values())
-    parts.abort("big/one", token)
-
-
-def test_an_upload_that_was_given_up_is_gone(store: Store) -> None:
+def test_an_upload_may_be_given_up_twice_and_leaves_no_object(store: Store) -> None:
     data, part, sha256 = upload_parts(store)
     parts = store.multipart()
     token = parts.begin("big/one", len(data), sha256)
@@ -104,11 +72,9 @@ def test_an_upload_that_was_given_up_is_gone(store: Store) -> None:
     parts.abort("big/one", token)
     parts.abort("big/one", token)
     assert keys(store) == []
-    with pytest.raises(UploadGoneError):
-        parts.sent("big/one", token)
 
 
-@pytest.mark.parametrize("open_again", ["local", "gs"], indirect=True)  # moto answers with 500; Azure takes a part at any time
+@pytest.mark.parametrize("open_again", ["local", "gs", "az"], indirect=True)  # moto answers with 500
 def test_an_upload_that_was_given_up_takes_no_parts_and_has_no_end(store: Store) -> None:
     data, part, sha256 = upload_parts(store)
     parts = store.multipart()

@@ -149,9 +149,7 @@ def test_a_refusal_names_host_setting_and_variable_and_no_password() -> None:
         assert "\x1b" not in caught.value.message
 
 
-@pytest.mark.parametrize(
-    "host", ["localhost", "localhost:80", "x.localhost:1", "127.0.0.1", "127.1.2.3:65535", "[::1]", "[::1]:80", "LocalHost:80"]
-)
+@pytest.mark.parametrize("host", ["localhost", "localhost:80", "127.0.0.1", "127.1.2.3:65535", "[::1]", "[::1]:80", "LocalHost:80"])
 def test_an_address_of_this_machine_is_loopback(host: str) -> None:
     assert is_loopback(host)
 
@@ -165,6 +163,8 @@ def test_an_address_of_this_machine_is_loopback(host: str) -> None:
             "0.0.0.0",
             "[::]",
             "-.localhost",
+            "x.localhost",
+            "x.localhost:1",
             "localhost.attacker.example",
             "127.0.0.1.attacker.example",
             "127.0.0.1:1@attacker.example",

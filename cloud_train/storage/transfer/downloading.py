@@ -9,20 +9,23 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.storage.base import InvalidKeyError, ObjectChangedError, ObjectInfo, ObjectMissingError
+from cloud_train.storage.base import UNKNOWN_SIZE, InvalidKeyError, ObjectChangedError, ObjectInfo, ObjectMissingError
 from cloud_train.storage.transfer.engine import Engine, Identity, Known, check_tries
 from cloud_train.storage.transfer.hashing import Hasher, StoppedError
+from cloud_train.storage.transfer.local_files import PartialFile, Source
 from cloud_train.storage.transfer.paths import explain, explained, open_folder
 from cloud_train.storage.transfer.pool import Step
-from cloud_train.storage.transfer.unfinished import PartialFile, Source
 
 PART_BYTES = 16 << 20
 """Size of a range, unless the caller says otherwise; it comes in pieces, so its size costs no memory."""
+
+ONE_PART_BYTES = 1 << 40
+"""Size of a part that holds any file: for servers that send no ranges, or do not tell the size."""
 
 _WHOLE_BYTES = 8 << 20  # up to here an object comes whole, in one request
 _COPIES = 2  # of what arrives whole: the client library's and ours
@@ -38,7 +41,7 @@ class Download:
     key: str
     path: Path
     size: int
-    """In bytes, as a listing or a manifest has it; what the store says at the time counts."""
+    """In bytes, as a listing or a manifest has it; what the store says at the time counts. ``UNKNOWN_SIZE`` where nothing says it."""
     sha256: str | None = None
     """In hexadecimal, where a manifest has it; by default the one that the object carries."""
     version: str | None = None
@@ -51,7 +54,7 @@ class Download:
 def download_step(engine: Engine, file: Download) -> Step:
     """The step that downloads an object, and brings about those that follow."""
     part_bytes = engine.options.part_bytes or PART_BYTES
-    if file.size <= min(2 * part_bytes, _WHOLE_BYTES):
+    if file.size != UNKNOWN_SIZE and file.size <= min(2 * part_bytes, _WHOLE_BYTES):
         return Step(partial(_fetch_whole, engine, file, 1), _COPIES * file.size)
     return Step(_Ranges(engine, file, part_bytes).prepare)
 
@@ -68,7 +71,7 @@ def _fetch_whole(engine: Engine, file: Download, tries: int) -> Sequence[Step]:
     expected = file.sha256 or info.sha256
     if len(data) != info.size or expected not in (None, sha256):
         if tries >= _FETCHES:
-            raise _corrupt(engine, file.key)
+            raise _corrupt(engine, file.key, expected, sha256)
         return [Step(partial(_fetch_whole, engine, file, tries + 1), _COPIES * file.size)]
     try:
         status = engine.small_files.write(*_folder(file), file.path.name, data, durable=engine.options.durable)
@@ -103,15 +106,17 @@ class _Ranges:
             self._directory = open_folder(*_folder(self._file))
         except (InvalidKeyError, ObjectMissingError) as error:
             return _skip(self._engine, self._file, error)
+        if info.size == UNKNOWN_SIZE:
+            self._info, self._part_bytes = replace(info, size=self._file.size), ONE_PART_BYTES
         self._expected = self._file.sha256 or info.sha256
-        source = Source(self._engine.store.url, self._file.key, info.version, info.size, self._part_bytes)
+        source = Source(self._engine.store.url, self._file.key, info.version, max(0, self._info.size), self._part_bytes)
         with explained(f"write {self._file.path}"):
             self._partial = PartialFile(self._directory, self._file.path.name, source)
         return self._fetch(self._partial)
 
     def _fetch(self, file: PartialFile) -> Sequence[Step]:
         self._fetches += 1
-        self._count = -(-self._info.size // self._part_bytes)
+        self._count = 1 if self._info.size == UNKNOWN_SIZE else -(-self._info.size // self._part_bytes)
         self._hasher = Hasher(file.descriptor)
         self._changed = False
         arrived = [number for number in range(self._count) if self._arrived_whole(file, number)]
@@ -127,7 +132,7 @@ class _Ranges:
         return [Step(partial(self._fetch_part, file, number), memory_bytes) for number in missing]
 
     def _fetch_part(self, file: PartialFile, number: int) -> Sequence[Step]:
-        begin, end = number * self._part_bytes, self._end(number)
+        begin, end = number * self._part_bytes, None if self._info.size == UNKNOWN_SIZE else self._end(number)
         # Where the whole cannot be checked, a part that a crash may leave can.
         own_hash = None if self._expected else hashlib.sha256()
         at = begin
@@ -144,6 +149,8 @@ class _Ranges:
                         raise StoppedError
             except ObjectChangedError:
                 self._changed = True
+        if end is None and not self._changed:
+            self._info, end = replace(self._info, size=at), at
         if at == end:
             with explained(f"write {self._file.path}"):
                 file.note(number, own_hash.hexdigest() if own_hash else "")
@@ -203,14 +210,16 @@ class _Ranges:
         self._engine.meter.add(-self._added)
         if self._fetches >= _FETCHES:
             file.discard()
-            raise _corrupt(self._engine, self._file.key)
+            raise _corrupt(self._engine, self._file.key, self._expected, self._hasher.hexdigest())
         file.begin_anew()
         return self._fetch(file)
 
     def _arrived_whole(self, file: PartialFile, number: int) -> bool:
         noted = file.arrived.get(number)
-        if noted is None or self._expected:
-            return noted is not None
+        if noted is None or self._info.size == UNKNOWN_SIZE:
+            return False
+        if self._expected:
+            return True
         begin = number * self._part_bytes
         return hashlib.sha256(os.pread(file.descriptor, self._end(number) - begin, begin)).hexdigest() == noted
 
@@ -248,8 +257,8 @@ def _skip(engine: Engine, file: Download, why: StoreError, cause: OSError | None
     return ()
 
 
-def _corrupt(engine: Engine, key: str) -> CorruptError:
+def _corrupt(engine: Engine, key: str, expected: str | None, found: str) -> CorruptError:
     return CorruptError(
-        f"{engine.store.url}/{key} does not arrive as it was written: its SHA-256 is another one",
-        hint="it was fetched twice; if it happens again, the object is damaged: write it anew from its source",
+        f"checksum mismatch for {engine.store.url}/{key} (downloaded twice): its SHA-256 is {found}, expected {expected or 'another size'}",
+        hint="compare URL and SHA-256 with those of its source; a damaged object has to be written again",
     )

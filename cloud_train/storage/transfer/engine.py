@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -12,8 +13,9 @@ from cloud_train.errors import StoreError
 from cloud_train.storage.base import Multipart, Store
 from cloud_train.storage.transfer.pool import Bounds, Signals, Step, run_steps
 from cloud_train.storage.transfer.progress import Meter, Progress
-from cloud_train.storage.transfer.unfinished import UploadNotes, default_state_folder
 from cloud_train.storage.transfer.writing import SmallFiles
+
+_ABORT_SECONDS = 5.0
 
 TRIES = 3
 """How often a whole file is begun again, because it changed in the middle, or because what was acknowledged is not there."""
@@ -30,7 +32,7 @@ class Options:
     part_bytes: int | None = None
     """Size of a part; by default what the store says for uploads, 4 to 16 MiB for downloads. Files of up to two parts go whole."""
     state: Path | None = None
-    """Private folder for notes of unfinished uploads and for what folders looked like; ``transfers`` below CLOUD_TRAIN_HOME by default."""
+    """Private folder for notes on what folders looked like; ``transfers`` below CLOUD_TRAIN_HOME by default."""
     durable: bool = True
     """Whether a downloaded file is synced to the disk before it gets its name. Without that, which is faster for many small files, a
     machine that loses its power (a process that dies is no danger) may be left with names whose bytes never reached the disk."""
@@ -43,7 +45,8 @@ class Options:
     @property
     def state_folder(self) -> Path:
         """Where notes are kept."""
-        return self.state or default_state_folder()
+        home = os.environ.get("CLOUD_TRAIN_HOME") or "~/.cloud-train"
+        return self.state or Path(home).expanduser().absolute() / "transfers"
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Summary:
     unchanged: int = 0
     """Files that are the same on both sides."""
     resumed_parts: int = 0
-    """Parts that an earlier, interrupted transfer had left, and that did not move again."""
+    """Parts that an earlier, interrupted download had left, and that did not move again."""
     unverified: tuple[str, ...] = ()
     """Keys of objects that carry no SHA-256: only their size was compared."""
     skipped: tuple[tuple[str, str], ...] = ()
@@ -114,7 +117,6 @@ class Engine:
     store: Store
     options: Options
     meter: Meter = field(init=False)
-    notes: UploadNotes = field(init=False)
     stopped: threading.Event = field(default_factory=threading.Event)
     """Set when what takes long shall give up."""
     done: list[Known] = field(default_factory=list)
@@ -136,9 +138,9 @@ class Engine:
     def __post_init__(self) -> None:
         self._multipart: Multipart | None = None
         self._making = threading.Lock()
+        self._uploads: dict[str, str] = {}  # in parts, begun and not finished: token → key
         self.open_files.append(self.small_files)
         self.meter = Meter(self.options.report, self.options.clock)
-        self.notes = UploadNotes(self.options.state_folder)
 
     @property
     def multipart(self) -> Multipart:
@@ -147,6 +149,22 @@ class Engine:
             if self._multipart is None:
                 self._multipart = self.store.multipart()
             return self._multipart
+
+    def begin_upload(self, key: str, size: int, sha256: str) -> str:
+        """Begin an upload in parts, which ``run`` aborts at its end unless it was finished; returns its token."""
+        token = self.multipart.begin(key, size, sha256)
+        self._uploads[token] = key
+        return token
+
+    def end_upload(self, token: str) -> None:
+        """It is finished: nothing is left of it to abort."""
+        self._uploads.pop(token, None)
+
+    def abort_upload(self, token: str) -> None:
+        """Free what the parts of an upload take in the store, as far as that is possible now."""
+        if (key := self._uploads.pop(token, None)) is not None:
+            with suppress(StoreError):
+                self.multipart.abort(key, token)
 
     def run(self, steps: Iterator[Step]) -> None:
         """Run the steps and all that follow from them."""
@@ -157,9 +175,21 @@ class Engine:
             run_steps(steps, bounds, Signals(self.stopped, idle), self.meter.tell)
             self.meter.tell(last=True)
         finally:
+            self._abort_unfinished()
             if idle.is_set():  # otherwise a thread that was left to itself may still use them
                 for file in self.open_files:
                     file.close()
+
+    def _abort_unfinished(self) -> None:
+        """On another thread: a store that does not answer must not delay the end, or Ctrl-C, for long."""
+        if self._uploads:
+            thread = threading.Thread(target=self._abort_uploads, daemon=True)
+            thread.start()
+            thread.join(_ABORT_SECONDS)
+
+    def _abort_uploads(self) -> None:
+        for token in tuple(self._uploads):
+            self.abort_upload(token)
 
     def summary(self) -> Summary:
         """What was done so far."""

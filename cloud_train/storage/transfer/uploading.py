@@ -10,19 +10,17 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from cloud_train.beneath import open_within
-from cloud_train.errors import CorruptError, StoreError
+from cloud_train.errors import CorruptError
 from cloud_train.storage.base import ObjectInfo, ObjectMissingError, UploadGoneError
 from cloud_train.storage.transfer.engine import Engine, Identity, Known, check_tries
 from cloud_train.storage.transfer.hashing import StoppedError, hash_file
 from cloud_train.storage.transfer.paths import explained
 from cloud_train.storage.transfer.pool import Step
-from cloud_train.storage.transfer.unfinished import BegunUpload
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class _Parts:
         engine.open_files.append(self)
 
     def prepare(self) -> Sequence[Step]:
-        """Hash the file, begin the upload or find the one that was begun, and bring about a step for each part."""
+        """Hash the file, begin the upload, and bring about a step for each part."""
         self._tries += 1
         with explained(f"read {self._file.path}"):
             self._descriptor = open_within(self._file.path, self._file.below)
@@ -107,26 +105,13 @@ class _Parts:
         # A change that the file's times would not show is found by hashing what is really sent.
         sure = self._file.sha256 is None and self._identity.is_settled(self._looked_ns)
         self._sent_hash = None if sure else hashlib.sha256()
-        self._token, self._there = self._begin()
+        self._token = self._engine.begin_upload(self._file.key, self._identity.size, self._sha256)
         self._count = -(-self._identity.size // self._part_bytes)
         self._next = self._finished = self._added = 0
         self._receipts: dict[int, str] = {}
         if self._engine.multipart.in_order:
             return [Step(self._send_one_after_another, self._part_bytes)]
         return [Step(self._send_next, self._part_bytes)] * self._count
-
-    def _begin(self) -> tuple[str, dict[int, str]]:
-        engine, key, size = self._engine, self._file.key, self._identity.size
-        begun = engine.notes.read(engine.store.url, key)
-        wanted = BegunUpload(engine.store.url, key, size, self._sha256, self._part_bytes, begun.token if begun else "")
-        if begun is not None:
-            with suppress(UploadGoneError):
-                if begun == wanted:
-                    return begun.token, dict(engine.multipart.sent(key, begun.token))
-                engine.multipart.abort(key, begun.token)
-        token = engine.multipart.begin(key, size, self._sha256)
-        engine.notes.write(BegunUpload(engine.store.url, key, size, self._sha256, self._part_bytes, token))
-        return token, {}
 
     def _send_one_after_another(self) -> Sequence[Step]:
         """On one thread: each that has held a part keeps memory for one, as the C library goes."""
@@ -144,15 +129,9 @@ class _Parts:
             data = os.pread(self._descriptor, size, offset)
             if self._sent_hash is not None:
                 self._sent_hash.update(data)
-        there = self._there.get(number)
         try:
-            if there is not None and self._engine.multipart.is_part(there, data):
-                receipt = there
-                self._engine.resumed.append(number)
-            else:
-                there = None
-                # A file that became shorter is found out at the end, as any other that changed.
-                receipt = "" if len(data) < size else self._engine.multipart.send(self._file.key, self._token, number, offset, data)
+            # A file that became shorter is found out at the end, as any other that changed.
+            receipt = "" if len(data) < size else self._engine.multipart.send(self._file.key, self._token, number, offset, data)
         except UploadGoneError:
             receipt = ""  # found out again at the end, once no other part is under way
         with self._lock:
@@ -160,7 +139,7 @@ class _Parts:
             self._added += len(data)
             self._receipts[number] = receipt
             complete = self._finished == self._count
-        self._engine.meter.add(len(data), 0 if there is not None else None)
+        self._engine.meter.add(len(data))
         return [Step(self._finish)] if complete else ()
 
     def _finish(self) -> Sequence[Step]:
@@ -169,8 +148,6 @@ class _Parts:
             unchanged = Identity.of(os.fstat(self._descriptor)) == self._identity
         self.close()
         if not unchanged or (self._sent_hash is not None and self._sent_hash.hexdigest() != self._sha256):
-            engine.multipart.abort(key, self._token)
-            engine.notes.forget(engine.store.url, key)
             if unchanged and self._file.sha256 is not None:
                 raise _unexpected(self._file)
             return self._begin_again(f"{self._file.path} changes while it is read")
@@ -178,7 +155,7 @@ class _Parts:
         info = _look(engine, key)
         if info is None or not holds(info, self._identity.size, self._sha256) or (not finished and info.sha256 is None):
             return self._begin_again(_lost(engine, key))
-        engine.notes.forget(engine.store.url, key)
+        engine.end_upload(self._token)
         engine.meter.finish_file()
         engine.done.append(Known(key, self._sha256, info.version, self._identity, self._looked_ns))
         return ()
@@ -191,17 +168,12 @@ class _Parts:
             self._engine.multipart.finish(self._file.key, self._token, self._receipts)
         except UploadGoneError:
             return False
-        except StoreError:
-            # A part that was acknowledged and is not there is a reason that sending it again helps against; there is no other.
-            with suppress(UploadGoneError):
-                if set(self._receipts) <= set(self._engine.multipart.sent(self._file.key, self._token)):
-                    raise
-            return False
         return True
 
     def _begin_again(self, why: str) -> Sequence[Step]:
         check_tries(self._tries, why)
         self._engine.meter.add(-self._added)
+        self._engine.abort_upload(self._token)
         return [Step(self.prepare, self._part_bytes)]
 
     def close(self) -> None:

@@ -11,15 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from cloud_train.data.cifar10 import Cifar10Data
+from cloud_train.data.pixels import Augment
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.job.models import Augment, Cifar10Data
-from cloud_train.job.problems import FieldError
-from cloud_train.training.data import DataSet
+from cloud_train.spec.problems import FieldError
 from cloud_train.training.data.cifar10 import load_cifar10
+from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.randomness import permutation
 from tests.training.data.python2 import python2_pickle
-from tests.training.data.server import serving, sha256
+from tests.web_server import serving, sha256
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 META = "batches.meta"

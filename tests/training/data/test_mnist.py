@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from cloud_train.data.mnist import MnistData
+from cloud_train.data.pixels import Augment, Normalize
 from cloud_train.errors import CorruptError
-from cloud_train.job.models import Augment, MnistData, Normalize
-from cloud_train.job.problems import FieldError
+from cloud_train.spec.problems import FieldError
 from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.data.mnist import load_mnist
 from cloud_train.training.randomness import permutation
-from tests.training.data.server import serving, sha256
+from tests.web_server import serving, sha256
 
 NAMES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = NAMES

@@ -16,7 +16,7 @@ import pytest
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.training.data import unpack
 from cloud_train.training.data.unpack import fetch_unpacked, unpacked
-from tests.training.data.server import serving, sha256
+from tests.web_server import serving, sha256
 from tests.worker.small_disk import small_disk
 
 FILES = {"images/train/cat/1.jpg": b"one", "images/train/dog/2.jpg": bytes(100_000), "images/empty": b""}

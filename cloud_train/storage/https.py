@@ -1,0 +1,315 @@
+"""Files on web servers, as a read-only store: ``https://`` and ``http://`` URLs, read with the standard library.
+
+A server is expected to do little: it may ignore ranges (RFC 9110, section 14), name no size, or have no ETag. Which addresses a URL may
+lead to, at every redirect, is checked by ``url_safety``. Proxies are those of the environment (``https_proxy``). User and password in a URL
+are sent to its own server alone, and neither they nor the query are in any message.
+"""
+
+import re
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse, InvalidURL
+from pathlib import Path
+from ssl import SSLCertVerificationError
+from string import punctuation
+from typing import NoReturn
+from urllib import request as http
+from urllib.error import HTTPError, URLError
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+from cloud_train.errors import CorruptError, StoreError
+from cloud_train.retry import TRANSIENT_STATUSES, RetryPolicy, retry_after_seconds
+from cloud_train.spec.secret_names import without_credentials
+from cloud_train.storage.base import (
+    UNKNOWN_SIZE,
+    AccessDeniedError,
+    InvalidKeyError,
+    Multipart,
+    ObjectChangedError,
+    ObjectInfo,
+    ObjectMissingError,
+    TransientStoreError,
+)
+from cloud_train.storage.retrying import DEFAULT_POLICY, RetryingStore
+from cloud_train.storage.transfer.downloading import ONE_PART_BYTES, PART_BYTES
+from cloud_train.storage.transfer.files import Download, Options, Progress, Summary, download
+from cloud_train.storage.url_safety import AddressRefusedError, opener
+
+SCHEMES = ("http", "https")
+
+_TIMEOUT_SECONDS = 60.0
+_THREADS = 4  # connections to one server
+_PIECE_BYTES = 1 << 18
+_LARGEST_IN_MEMORY = 64 << 20
+_LEAST_PART_BYTES = 1 << 20
+_LONGEST_ETAG = 1000
+_KEPT_IN_KEYS = "".join(set(punctuation) - set("?#"))
+_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+_MISSING = (HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
+
+
+def fetch_url(
+    url: str,
+    path: Path,
+    *,
+    size: int | None = None,
+    sha256: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    allow_loopback: bool = True,
+    policy: RetryPolicy = DEFAULT_POLICY,
+    timeout_seconds: float = _TIMEOUT_SECONDS,
+) -> Summary:
+    """Bring the file at ``url`` to ``path``, verified, or leave nothing under that name; returns what moved.
+
+    ``size`` in bytes and ``sha256`` in hexadecimal are what the file must have, where they are known. ``progress`` is told a few times a
+    second. A machine of a cloud must not ``allow_loopback``. A server that is silent for ``timeout_seconds`` is asked again, as ``policy``
+    says. What arrived before a crash does not move again, if the server knows ranges: it stays beside ``path`` in a hidden file.
+
+    Raises StoreError where the server refuses, cannot be reached or must not be (AddressRefusedError), or the disk is full; CorruptError if
+    the file has another size or SHA-256.
+    """
+    store, key = HttpStore.of_file(url, allow_loopback=allow_loopback, timeout_seconds=timeout_seconds)
+    retrying = RetryingStore(store, policy)
+    info = retrying.stat(key)
+    if size is not None and info.size not in (UNKNOWN_SIZE, size):
+        raise CorruptError(
+            f"{store.url}/{key} has {info.size:,} bytes; expected {size:,}", hint="compare URL and size with what the publisher says"
+        )
+    part_bytes = min(max(info.size // 8, _LEAST_PART_BYTES), PART_BYTES) if store.has_ranges else ONE_PART_BYTES
+    options = Options(threads=_THREADS, part_bytes=part_bytes, report=progress)
+    return download(retrying, [Download(key, path, info.size if size is None else size, sha256)], options)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """An answer that holds a file or a part of it."""
+
+    response: HTTPResponse
+    start: int
+    """Where in the file it begins."""
+    size: int
+    """Of the whole file, in bytes; ``UNKNOWN_SIZE`` where the server does not tell."""
+    etag: str
+    """The file's version, where the server names one that promises the very same bytes (RFC 9110, section 8.8.1)."""
+
+
+class HttpStore:
+    """The files below one URL. A key is a relative path in which percent-encoded characters stay as they are."""
+
+    def __init__(self, url: str, *, allow_loopback: bool = True, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
+        """Raises StoreError for what is not an http(s) URL. The query of ``url`` is sent with every request. Nothing is sent yet."""
+        parts = _parts_of(url)
+        user, _, host = parts.netloc.rpartition("@")
+        self.url = without_credentials(parts._replace(query="", fragment="").geturl()).rstrip("/")
+        self.has_ranges = True
+        """Whether the server can send a part of a file; known after ``stat``."""
+        self._base = quote(parts._replace(netloc=host, query="", fragment="").geturl().rstrip("/"), safe=punctuation)
+        self._query = f"?{quote(parts.query, safe=punctuation)}" if parts.query else ""
+        credentials = unquote(user) + ("" if ":" in user else ":")
+        self._authorization = f"Basic {b64encode(credentials.encode()).decode()}" if user else None
+        self._timeout_seconds = timeout_seconds
+        self._opener = opener(loopback=allow_loopback)
+
+    @classmethod
+    def of_file(cls, url: str, *, allow_loopback: bool = True, timeout_seconds: float = _TIMEOUT_SECONDS) -> "tuple[HttpStore, str]":
+        """The store that the file at ``url`` is in, and its key there."""
+        parts = _parts_of(url)
+        above, _, key = parts.path.rpartition("/")
+        return cls(parts._replace(path=above).geturl(), allow_loopback=allow_loopback, timeout_seconds=timeout_seconds), key
+
+    def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
+        """Bytes ``start`` to ``end`` (exclusive) of a file; nothing where it is shorter. Of larger files than 64 MiB, use ``pieces``."""
+        if end is not None and end <= start:
+            return b""
+        with self._opened(key, start, end, version) as answer:
+            return b"" if answer is None else self._all_of(key, answer, start, end)
+
+    def read(self, key: str) -> tuple[ObjectInfo, bytes]:
+        """A whole file of up to 64 MiB, and what is known of it."""
+        with self._opened(key, 0, None, None) as answer:
+            if answer is None:
+                raise TransientStoreError(f"cannot download {self.url}/{key}: the server refuses a range that was not requested")
+            data = self._all_of(key, answer, 0, None)
+        if answer.size not in (UNKNOWN_SIZE, len(data)):
+            raise TransientStoreError(f"cannot download {self.url}/{key}: only {len(data):,} of {answer.size:,} bytes came")
+        return ObjectInfo(key, len(data), _modified(answer.response), answer.etag), data
+
+    def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[bytes]:
+        """The bytes of a range, one piece after another, as they come."""
+        at = start
+        with self._opened(key, start, end, version) as answer:
+            if answer is None and end is not None:
+                raise self._changed(key)
+            if answer is not None:
+                expected = answer.size if end is None else end
+                if UNKNOWN_SIZE != answer.size < expected:
+                    raise self._changed(key)
+                for piece in _pieces_of(answer, start, end):
+                    at += len(piece)
+                    yield piece
+                if expected != UNKNOWN_SIZE and at < expected:
+                    raise TransientStoreError(f"cannot download {self.url}/{key}: only {at - start:,} of {expected - start:,} bytes came")
+
+    def stat(self, key: str) -> ObjectInfo:
+        """Size and ETag of one file, from the head of an answer to a request for its first byte."""
+        with self._opened(key, 0, 1, None) as answer:
+            if answer is None:  # no first byte: it is empty
+                return ObjectInfo(key, 0, 0.0)
+            self.has_ranges = answer.response.status == HTTPStatus.PARTIAL_CONTENT
+            return ObjectInfo(key, answer.size, _modified(answer.response), answer.etag)
+
+    def put(self, key: str, data: bytes) -> ObjectInfo:
+        """Refused."""
+        self._refuse("write to it")
+
+    def create(self, key: str, data: bytes) -> None:
+        """Refused."""
+        self._refuse("write to it")
+
+    def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
+        """Refused: web servers have no common way to list files."""
+        self._refuse("list files")
+
+    def folders(self, prefix: str = "") -> Iterator[str]:
+        """Refused, as ``list`` is."""
+        self._refuse("list folders")
+
+    def delete(self, key: str) -> None:
+        """Refused."""
+        self._refuse("delete files")
+
+    def multipart(self) -> Multipart:
+        """Refused."""
+        self._refuse("write to it")
+
+    def local_path(self, key: str) -> Path | None:
+        """None: the file is on another machine."""
+        return None
+
+    def _all_of(self, key: str, answer: _Answer, start: int, end: int | None) -> bytes:
+        found = bytearray()
+        for piece in _pieces_of(answer, start, end):
+            found += piece
+            if len(found) > _LARGEST_IN_MEMORY:
+                raise StoreError(f"{self.url}/{key} is larger than {_LARGEST_IN_MEMORY >> 20} MiB", hint="download it to a file")
+        return bytes(found)
+
+    def _refuse(self, action: str) -> NoReturn:
+        raise StoreError(
+            f"cannot {action}: {self.url} is a web server, which can only be read", hint="use a folder, or a store of s3://, gs:// or az://"
+        )
+
+    @contextmanager
+    def _opened(self, key: str, start: int, end: int | None, version: str | None) -> Iterator[_Answer | None]:
+        """The answer to a request for a range; None if the file ends before it. Every error of the block is put into words as well."""
+        place = f"{self.url}/{key}"
+        try:
+            with self._opener.open(self._request(key, start, end, version), timeout=self._timeout_seconds) as response:
+                answer = _answer_of(response, place)
+                if answer.start not in (0, start):
+                    raise TransientStoreError(f"cannot download {place}: the server sent another range than the requested one")
+                if version and answer.etag != version and not (answer.etag == "" and answer.start == start != 0):
+                    raise self._changed(key)
+                yield answer
+        except HTTPError as error:
+            with error:
+                if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    raise _refusal(error, place) from error
+                yield None
+        except AddressRefusedError as error:
+            raise AddressRefusedError(f"cannot download {place}: {error.message}", hint=error.hint) from error
+        except (OSError, HTTPException) as error:
+            raise self._failure(error, place) from error
+        except ValueError as error:  # a redirect to something that is not a URL, or to a name that cannot be one
+            raise self._failure(URLError("unreadable"), place) from error
+
+    def _request(self, key: str, start: int, end: int | None, version: str | None) -> http.Request:
+        if any(part in (".", "..") for part in key.split("/")) or key.startswith("/") or "\\" in key:
+            raise InvalidKeyError(f"the key {key!r} does not stay inside the store {self.url}")
+        request = http.Request(f"{self._base}/{quote(key, safe=_KEPT_IN_KEYS)}{self._query}", headers={"User-Agent": "cloud-train"})
+        if start or end is not None:
+            request.add_header("Range", f"bytes={start}-{'' if end is None else end - 1}")
+            if version:
+                request.add_header("If-Range", version)
+        if self._authorization:
+            request.add_unredirected_header("Authorization", self._authorization)  # no other server is told the password
+        return request
+
+    def _changed(self, key: str) -> ObjectChangedError:
+        return ObjectChangedError(f"{self.url}/{key} changed while being read", hint="retry")
+
+    def _failure(self, error: OSError | HTTPException, place: str) -> StoreError:
+        """The error for a request without a usable answer. The exception's own text is not used: it may quote the URL."""
+        reason = error.reason if isinstance(error, URLError) else error
+        what = f"cannot download {place}"
+        if isinstance(reason, (str, InvalidURL)):  # a text is what urllib says of a URL itself
+            return StoreError(f"{what}: it leads to something other than an http(s) URL", hint="check the URL")
+        if isinstance(reason, SSLCertVerificationError):
+            return StoreError(
+                f"{what}: the server's certificate is not trusted ({reason.verify_message})",
+                hint="check the URL, and this machine's certificates and clock",
+            )
+        if isinstance(reason, TimeoutError):
+            return TransientStoreError(f"{what}: no answer for {self._timeout_seconds:g} s", hint="retry later")
+        if isinstance(reason, OSError) and reason.strerror:
+            return TransientStoreError(f"{what}: {reason.strerror.lower()}", hint="check the URL and the network")
+        return TransientStoreError(f"{what}: the connection broke", hint="retry later")
+
+
+def _parts_of(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in SCHEMES and parts.hostname and parts.port != 0:
+            return parts
+    except ValueError as error:  # a port that is not a number, for example
+        raise StoreError("a URL to download from cannot be read", hint="check the URL") from error
+    raise StoreError(f"{without_credentials(url)} cannot be downloaded", hint="give a URL that begins with http:// or https://")
+
+
+def _answer_of(response: HTTPResponse, place: str) -> _Answer:
+    etag = response.headers.get("ETag", "")
+    strong = etag if etag.startswith('"') and len(etag) <= _LONGEST_ETAG else ""
+    if response.status != HTTPStatus.PARTIAL_CONTENT:
+        length = response.headers.get("Content-Length", "")
+        return _Answer(response, 0, int(length) if length.isdecimal() else UNKNOWN_SIZE, strong)
+    extent = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", response.headers.get("Content-Range", ""))
+    if extent is None:
+        raise TransientStoreError(f"cannot download {place}: the server does not say which range it sent")
+    return _Answer(response, int(extent[1]), UNKNOWN_SIZE if extent[2] == "*" else int(extent[2]), strong)
+
+
+def _pieces_of(answer: _Answer, start: int, end: int | None) -> Iterator[bytes]:
+    """What of an answer lies between ``start`` and ``end``: a server that ignores ranges sends what is before and behind as well."""
+    at = answer.start
+    while (end is None or at < end) and (piece := answer.response.read1(_PIECE_BYTES)):
+        wanted = piece[max(0, start - at) : None if end is None else max(0, end - at)]
+        at += len(piece)
+        if wanted:
+            yield wanted
+
+
+def _refusal(error: HTTPError, place: str) -> StoreError:
+    """The error for a status other than 2xx."""
+    phrase = next((f" ({status.phrase})" for status in HTTPStatus if status == error.code), "")
+    message = f"cannot download {place}: the server answered {error.code}{phrase}"
+    if error.code in TRANSIENT_STATUSES or error.code >= 500:
+        transient = TransientStoreError(message, hint="retry later")
+        transient.retry_after = retry_after_seconds(error.headers.get("Retry-After"))
+        return transient
+    hint = "check the URL, and whether it may be read by everyone"
+    if error.code in _MISSING:
+        return ObjectMissingError(message, hint=hint)
+    if error.code in _REFUSED:
+        return AccessDeniedError(message, hint=hint)
+    return StoreError(message + (", a redirect to something other than an http(s) URL" if 300 <= error.code < 400 else ""), hint=hint)
+
+
+def _modified(response: HTTPResponse) -> float:
+    try:
+        return parsedate_to_datetime(response.headers.get("Last-Modified", "")).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
