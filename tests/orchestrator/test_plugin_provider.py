@@ -9,17 +9,17 @@ import pytest
 
 from cloud_train.errors import ProviderError
 from cloud_train.job.config import load_config
-from cloud_train.spec.problems import JobFileError
 from cloud_train.job.schema import config_schema
 from cloud_train.orchestrator.configs import decisive_settings
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.state import view
 from cloud_train.orchestrator.planning import make_plan
+from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.plugins import settings_models
 from cloud_train.providers.registry import UnknownProviderError, load_provider
 from cloud_train.run import layout
 from cloud_train.run.states import Cause
+from cloud_train.spec.problems import JobFileError
 from tests.orchestrator.cluster_plugin import ClusterProvider, ClusterSettings
 from tests.support import wait_until
 
@@ -59,8 +59,8 @@ def test_a_job_of_two_nodes_runs_on_it_and_gets_its_secret(home: Home, tmp_path:
     plan = make_plan(home, tmp_path / "job.yaml", config=str(file))
     assert plan.provider_settings == {"queue": "night", "priority": "low", "patience": "5 min"}
     run = submit(home, plan)
-    wait_until(lambda: view(home, run.run_id).state.is_end, "the run has ended")
-    assert view(home, run.run_id).cause is Cause.SUCCEEDED
+    wait_until(lambda: update_run(home, run.run_id).state.is_end, "the run has ended")
+    assert update_run(home, run.run_id).cause is Cause.SUCCEEDED
     said = {(Path(run.run_directory) / layout.output_log(1, rank)).read_text().strip() for rank in range(2)}
     assert said == {f"node {rank} of 2 meets at 29517, secret of {len(SECRET)} characters" for rank in range(2)}
     assert not (home.folder / "cluster" / f"{run.run_id}.1" / "secrets").exists()
