@@ -1,6 +1,6 @@
-"""What is observed alike whoever the provider is: an end, a provider that says nothing, and the exit status of a worker. Pure.
+"""Observations that are the same for all providers: an end, an unreachable provider, and the exit status of a worker. Pure.
 
-A worker says in the run directory how its attempt ended, and again by its exit status, for where that is all that a provider tells.
+A worker writes into the run directory how its attempt ended, and exits with the status of that cause, which some providers report.
 """
 
 from cloud_train.providers.base import TAKEN, Observation
@@ -11,7 +11,7 @@ STORE_ERROR = 6
 KILLED = 128 + 9
 TERMINATED = 128 + 15
 
-_TAKEN = 3  # a worker's exit status where another worker was faster to begin the attempt
+_TAKEN = 3  # a worker's exit status where another worker began the attempt first
 _CAUSES = {cause.exit_code: cause for cause in Cause if cause is not Cause.REJECTED}
 
 
@@ -21,12 +21,12 @@ def ended(cause: Cause, message: str = "") -> Observation:
 
 
 def unknown(message: str) -> Observation:
-    """Nobody can say where the attempt stands, so it is taken to go on."""
+    """The attempt's state is unknown, so it counts as running."""
     return Observation(State.RUNNING, Cause.UNKNOWN, message)
 
 
 def said_by(exit_status: int) -> Observation | None:
-    """What a worker says of its attempt with this exit status; None for one with which no worker says why it ended."""
+    """The observation that a worker reports by this exit status; None for a status that no worker chooses."""
     if exit_status == _TAKEN:
         return TAKEN
     cause = _CAUSES.get(exit_status)
