@@ -12,7 +12,7 @@
 ARG PYTHON=python:3.12-slim@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea
 FROM ${PYTHON}
 COPY requirements.lock tools/own_wheels.py wheels* /build/
-RUN python3 /build/own_wheels.py /build >/build/own.txt \
+RUN python3 /build/own_wheels.py /build/requirements.lock /build >/build/own.txt \
     && python3 -m pip install --no-cache-dir --no-compile --require-hashes --only-binary :all: --find-links /build -r /build/own.txt \
     && rm -rf /build
 # The worker handles signals and reaps processes as process 1; it needs no shell and no root.

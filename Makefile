@@ -1,76 +1,106 @@
-# `make demo` trains the digits CNN and brings the model home; `make test` runs every check. Both make their own environment in .venv
-# and need nothing beforehand but git, make and Python 3.11 or later (another one than python3: make demo PYTHON=python3.12).
+# `make demo` trains the digits CNN and fetches the model; `make check` runs the quick checks and `make test` all of them.
+# Each creates the environment it needs in .venv. Requirements: git, make and Python 3.11 or later (to choose one: make demo PYTHON=python3.12).
 
 PYTHON ?= python3
 VENV ?= .venv
-# More for pip, such as a second constraints file or an index with CPU-only wheels: make venv PIP_ARGS="-c other.txt"
+# Extra arguments for pip, such as an index with CPU-only wheels of torch or a second constraints file: make venv PIP_ARGS="-c other.txt"
 PIP_ARGS ?=
-# Where `make demo` puts the model that it fetches.
+# The folder that `make demo` fetches the model into.
 DEMO ?= demo
-# Processes that the tests are spread over.
+# The number of processes that run the tests.
 JOBS ?= 2
 
-# What the worker uses of the room `run`, beside two modules of `job`: with the worker, it has to work on Python 3.10, in images of the user's own.
+# The modules of `run` that the worker uses. Like the worker and two modules of `job`, they must work on Python 3.10, in users' own images.
 WORKERS_RUN := arrivals cached checkpoints documents layout manifest python_path ranking record states
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO_STAMP := $(VENV)/.demo
+
+pip = "$(BIN)/python" -m pip --disable-pip-version-check
+define require_python
+	command -v "$(PYTHON)" >/dev/null || { echo "error: '$(PYTHON)' not found; name a Python 3.11 or later: make $(or $(MAKECMDGOALS),venv) PYTHON=/path/to/python3" >&2; exit 1; }; \
+	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1); cloud-train needs Python 3.11 or later: make $(or $(MAKECMDGOALS),venv) PYTHON=/path/to/python3" >&2; exit 1; }
+endef
+create_venv = "$(PYTHON)" -m venv "$(VENV)" || { echo "error: '$(PYTHON)' cannot create a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+
+compile = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header -c constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo rehearsal image lock test lint types unit attack format benchmark clean
+.PHONY: help venv demo rehearsal image lock check test lint types unit quick attack format benchmark clean
 
-help:  ## show what there is
+help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-16s %s\n' "$$target" "$$text"; done
 
-venv: $(STAMP)  ## make the environment in .venv
+venv: $(STAMP)  ## create the developers' environment in .venv, from requirements-dev.lock
 
-$(STAMP): pyproject.toml constraints.txt
-	@command -v "$(PYTHON)" >/dev/null || { echo "error: there is no '$(PYTHON)'; name a Python 3.11 or later: make $(or $(MAKECMDGOALS),venv) PYTHON=/path/to/python3" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1); cloud-train needs Python 3.11 or later: make $(or $(MAKECMDGOALS),venv) PYTHON=/path/to/python3" >&2; exit 1; }
-	"$(PYTHON)" -m venv "$(VENV)" || { echo "error: '$(PYTHON)' cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[all,dev]'
+# Hashes hold every package. Builds of torch for other indexes have other hashes than the lock: with PIP_ARGS, that wheel is downloaded first, and
+# tools/own_wheels.py pins the lock to it and drops what only the CUDA build needs. pip accepts no hashes for an editable install: hence the last step.
+$(STAMP): pyproject.toml requirements-dev.lock tools/own_wheels.py
+	@$(require_python)
+	$(create_venv)
+	@rm -rf "$(VENV)/wheels" && mkdir "$(VENV)/wheels"
+	$(if $(strip $(PIP_ARGS)),$(pip) download --quiet --no-deps -d "$(VENV)/wheels" -c constraints.txt $(PIP_ARGS) torch)
+	"$(BIN)/python" tools/own_wheels.py requirements-dev.lock "$(VENV)/wheels" > "$(VENV)/requirements.txt"
+	$(pip) install --quiet --require-hashes --find-links "$(VENV)/wheels" -r "$(VENV)/requirements.txt"
+	$(pip) install --quiet --no-deps --no-build-isolation -e .
+	@rm -rf "$(VENV)/wheels" && touch "$@"
+
+# The demo reads the table of digits that scikit-learn ships and uses nothing else of it, so scikit-learn's own dependencies are left out.
+$(DEMO_STAMP): pyproject.toml constraints.txt
+	@$(require_python)
+	$(create_venv)
+	@echo "Installing into $(VENV) what the demo needs: cloud-train, torch, numpy, safetensors, tensorboardX and scikit-learn's digits."
+	$(pip) install --quiet --no-compile -c constraints.txt $(PIP_ARGS) -e . numpy safetensors tensorboardX torch
+	$(pip) install --quiet --no-compile --no-deps -c constraints.txt $(PIP_ARGS) scikit-learn
 	@touch "$@"
 
-demo: $(STAMP)  ## train jobs/digits-cnn.yaml to the end and fetch the model
+demo: $(firstword $(wildcard $(STAMP)) $(DEMO_STAMP))  ## train jobs/digits-cnn.yaml and fetch the model; installs only what that needs
 	"$(BIN)/cloud-train" submit jobs/digits-cnn.yaml --follow
 	@mkdir -p "$(DEMO)"
 	cd "$(DEMO)" && "$(abspath $(BIN))/cloud-train" fetch-model
 
-rehearsal: $(STAMP)  ## one run over three simulated clouds, interrupted twice, to the same bytes; needs Docker, `make image` and Azurite
+rehearsal: $(STAMP)  ## move one run across three simulated clouds, interrupted twice, to the same bytes; needs Docker, `make image` and Azurite
 	"$(BIN)/python" -m tests.clouds.rehearsal
 
-image:  ## build the base image of cloud-train's own trainers with Docker: provider docker trains in it
+image:  ## build the base image of the built-in trainers with Docker, for the provider docker
 	docker build -t "cloud-train-worker:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' cloud_train/version.py)" .
 
-lock:  ## write requirements.lock: the packages of the base image with their hashes, in the versions of constraints.txt; needs the package index
+lock:  ## update requirements.lock (the base image) and requirements-dev.lock (developers and CI) from constraints.txt; needs the package index
 	"$(PYTHON)" -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
-	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header -c constraints.txt -o requirements.lock requirements.in
+	$(compile) -o requirements.lock requirements.in
+	$(compile) --extra all --extra dev --extra docs -o requirements-dev.lock pyproject.toml
 
-test: lint types unit  ## run every check: style, types, import rules, tests
+check: lint types quick  ## the quick checks: style, types and the tests without Docker, servers and long trainings; three minutes on two cores
+
+test: lint types unit  ## every check: style, types, import rules, all tests
 
 lint: $(STAMP)  ## style and import rules
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/lint-imports" --no-cache
 
-types: $(STAMP)  ## mypy --strict over the package, its tests and its benchmarks; what goes into containers for Python 3.10 too
+types: $(STAMP)  ## mypy --strict over package, tests and benchmarks; for Python 3.10 too over what runs in containers
 	"$(BIN)/mypy"
-	"$(BIN)/mypy" --python-version 3.10 cloud_train/beneath.py cloud_train/errors.py cloud_train/job/secrecy.py cloud_train/job/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
+	"$(BIN)/mypy" --python-version 3.10 cloud_train/beneath.py cloud_train/errors.py cloud_train/spec/secret_names.py cloud_train/data/json_stream.py cloud_train/data/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
 
-unit: $(STAMP)  ## the tests
+unit: $(STAMP)  ## all tests
 	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal -q
 
-attack: $(STAMP)  ## the attacks alone, which are part of `make test`: hostile stores, repositories, registries and containers
+quick: $(STAMP)  ## the tests of `make check` alone
+	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal -q -m "not docker and not cloud and not slow"
+
+attack: $(STAMP)  ## the attacks alone, which `make test` includes: hostile stores, repositories, registries and containers
 	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal -q tests/attack
 
-format: $(STAMP)  ## put the code into the project's format
+format: $(STAMP)  ## reformat the code
 	"$(BIN)/ruff" check --fix .
 	"$(BIN)/ruff" format .
 
-benchmark: $(STAMP)  ## measure what docs/benchmarks.md reports, and print it
+benchmark: $(STAMP)  ## measure what docs/benchmarks.md reports
 	"$(BIN)/python" -m benchmarks
 
-clean:  ## remove the environment, the demo and every cache
+clean:  ## remove the environment, the demo and all caches
 	rm -rf "$(VENV)" "$(DEMO)" build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 from cloud_train.orchestrator.packaging import DEFAULT_BASE
+from tests import lanes
 
 BASE_IMAGE = "cloud-train-test/python:3.11"
 """Python and pip on Debian, made by .ci/engine; named by CLOUD_TRAIN_TEST_BASE where another one shall be used."""
@@ -24,6 +25,7 @@ def trainers_or_skip() -> "DockerClient":
 
 def engine_or_skip(*images: str) -> "DockerClient":
     """A client of the engine, which has the base image and these; close it after use."""
+    lanes.require("docker")
     try:
         import docker
         from docker.errors import DockerException

@@ -29,6 +29,8 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
+from tests import lanes
+
 SCHEMES = ("s3", "gs", "az")
 LOOPBACK = "127.0.0.1"
 DOCKER_BRIDGE = "172.17.0.1"
@@ -83,6 +85,7 @@ def missing(scheme: str) -> str | None:
 
 def server_or_skip(scheme: str, address: str = LOOPBACK) -> StoreServer:
     """The server of a scheme: started once for this process, at its first use. Where it is not installed, the test is skipped or fails."""
+    lanes.require("cloud")
     reason = missing(scheme)
     if reason is not None:
         _absent(f"no {scheme}:// server: {reason}")
@@ -98,6 +101,7 @@ def use(server: StoreServer, monkeypatch: pytest.MonkeyPatch, endpoint: str | No
 @contextmanager
 def running(scheme: str, address: str = LOOPBACK) -> Iterator[StoreServer]:
     """A server that runs for as long as the context. With ``DOCKER_BRIDGE`` as its address, containers reach it too, under the same URL."""
+    lanes.require("cloud")
     azurite = f"--blobHost {address} --blobPort 0 --inMemoryPersistence --skipApiVersionCheck --disableTelemetry"
     command = {
         "s3": [sys.executable, "-m", "moto.server", "-H", address, "-p", "0"],

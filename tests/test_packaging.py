@@ -45,7 +45,7 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     assert metadata["Version"] == cloud_train.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra", [])) == {"all", "aws", "azure", "dev", "docker", "gcp", "train"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"all", "aws", "azure", "dev", "docker", "docs", "gcp", "train"}
     assert f"{folder}/licenses/LICENSE" in wheel.namelist()
     assert "cloud-train = cloud_train.cli.main:entry_point" in wheel.read(f"{folder}/entry_points.txt").decode()
 
@@ -69,7 +69,7 @@ def test_the_changelog_has_an_entry_for_this_version() -> None:
     assert re.search(rf"^## {re.escape(cloud_train.__version__)}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("extra", ["", "train", "dev"])
+@pytest.mark.parametrize("extra", ["", "train", "dev", "docs"])
 def test_every_dependency_is_pinned_to_a_version_that_its_range_allows(extra: str) -> None:
     wanted = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]
     pins = pinned(ROOT / "constraints.txt")
@@ -106,7 +106,7 @@ def test_make_refuses_an_old_python_and_says_how_to_name_another(tmp_path: Path)
 def test_make_says_that_a_python_is_not_there(tmp_path: Path) -> None:
     finished = make("test", "PYTHON=no-such-python", f"VENV={tmp_path / 'venv'}")
     assert finished.returncode != 0
-    assert "there is no 'no-such-python'" in finished.stderr
+    assert "'no-such-python' not found" in finished.stderr
 
 
 def build(source: Path, folder: Path, kind: str) -> Path:

@@ -1,7 +1,8 @@
-"""Fits requirements.lock to wheels of one's own: ``own_wheels.py FOLDER`` prints the lock of FOLDER with the wheels that lie beside it.
+"""Fit a lock file to wheels from another source: ``own_wheels.py LOCK FOLDER`` prints LOCK, pinned to the wheels in FOLDER.
 
-The Dockerfile runs it. A package that is there as a wheel, a CPU build of torch for instance, is pinned to that file by its SHA-256, and
-what only the other build would need is left out. Everything else keeps the hashes that it has in the lock. Standard library only.
+The Dockerfile and `make venv` run it. A package that is in FOLDER as a wheel, such as a CPU build of torch, is pinned to that file by
+its SHA-256, and packages that only the other build needs are dropped. All other packages keep the hashes that the lock gives them.
+Standard library only.
 """
 
 import hashlib
@@ -12,8 +13,8 @@ from dataclasses import dataclass
 from email import message_from_bytes
 from pathlib import Path
 
-LOCK = "requirements.lock"
-_TOP = "-r requirements.in"
+_TOP = {"-r requirements.in", "cloud-train (pyproject.toml)"}
+"""How uv names the two files that locks are made from: what they ask for is always needed."""
 
 
 @dataclass
@@ -24,12 +25,12 @@ class Entry:
     text: str
     """Its lines."""
     needed_by: set[str]
-    """Names of packages, and ``-r requirements.in`` for what was asked for."""
+    """Names of packages, or one of ``_TOP``."""
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel of one's own."""
+    """A wheel from another source than the lock's."""
 
     version: str
     sha256: str
@@ -47,7 +48,7 @@ class Wheel:
 
 
 def fitted(lock: str, wheels: dict[str, Wheel]) -> str:
-    """The lock with these wheels, by name, in place of what it names."""
+    """The lock, with the packages in ``wheels`` (by name) pinned to those files."""
     entries = _entries(lock)
     while True:
         kept = {entry.name for entry in entries}
@@ -59,7 +60,7 @@ def fitted(lock: str, wheels: dict[str, Wheel]) -> str:
 
 
 def _needs(name: str, entry: Entry, kept: set[str], wheels: dict[str, Wheel]) -> bool:
-    if name == _TOP:
+    if name in _TOP:
         return True
     return name in kept and (name not in wheels or entry.name in wheels[name].needs)
 
@@ -75,7 +76,7 @@ def _entries(lock: str) -> list[Entry]:
             entries.append(Entry(_name(line), "", set()))
         if entries:
             entries[-1].text += line
-            if comment := re.fullmatch(r"\s+#\s+(?:via\s+)?(-[rc] \S+|[A-Za-z0-9._-]+)\s*", line):
+            if comment := re.fullmatch(r"\s+#\s+(?:via\s+)?(-[rc] \S+|[A-Za-z0-9._-]+(?: \(pyproject\.toml\))?)\s*", line):
                 entries[-1].needed_by.add(comment[1])
     return entries
 
@@ -85,11 +86,11 @@ def _name(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", found[0]).lower() if found else ""
 
 
-def main(folder: Path) -> None:
-    """Print the lock of a folder, fitted to its wheels."""
+def main(lock: Path, folder: Path) -> None:
+    """Print a lock, fitted to the wheels in a folder."""
     wheels = {_name(path.name.split("-")[0]): Wheel.of(path) for path in sorted(folder.glob("*.whl"))}
-    print(fitted((folder / LOCK).read_text(encoding="utf-8"), wheels), end="")
+    print(fitted(lock.read_text(encoding="utf-8"), wheels), end="")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

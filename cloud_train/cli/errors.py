@@ -58,7 +58,7 @@ def guarded(work: Callable[[], int], as_json: bool) -> int:
 
 def explain(error: Exception) -> Failure:
     """What to tell about an exception, without the credentials of any URL that it names."""
-    from cloud_train.job.secrecy import without_credentials
+    from cloud_train.spec.secret_names import without_credentials
 
     failure = _explain(error)
     hint = failure.hint and without_credentials(failure.hint)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from math import ceil
 from typing import overload
 
-from cloud_train.job.facts import DataFacts, LayerFacts
 from cloud_train.job.models import CnnModel, ConvBlock, RnnModel, TrainSpec
-from cloud_train.job.problems import FieldError
+from cloud_train.spec.facts import DataFacts, LayerFacts
+from cloud_train.spec.problems import FieldError
 
 _GATES = {"elman": 1, "gru": 3, "lstm": 4}
 _SMALL_IMAGE = 64

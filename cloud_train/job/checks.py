@@ -11,13 +11,13 @@ from cloud_train.job.architecture import layers
 from cloud_train.job.data_checks import check_data
 from cloud_train.job.datasets import describe
 from cloud_train.job.document import has_home
-from cloud_train.job.facts import DataFacts, LayerFacts
 from cloud_train.job.idle import idle_fields, is_given
 from cloud_train.job.models import CnnModel, FilesData, ImageData, JobSpec, ScriptModel
 from cloud_train.job.network_checks import check_model
-from cloud_train.job.problems import AbsentDataError, FieldError, Finding, Path
-from cloud_train.job.secrecy import looks_secret
 from cloud_train.job.training_checks import check_learning, check_numbers, check_training
+from cloud_train.spec.facts import DataFacts, LayerFacts
+from cloud_train.spec.problems import AbsentDataError, FieldError, Finding, Path
+from cloud_train.spec.secret_names import looks_secret
 
 _IMAGES = "an image data set: digits, mnist, cifar10 or images"
 _TEXTS = "a text (python-docs or text) to go on with, or lines (sequences) to classify"

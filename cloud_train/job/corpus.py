@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from cloud_train.job.models import PythonDocsData, TextData
-from cloud_train.job.problems import FieldError
-from cloud_train.job.problems import Path as Field
+from cloud_train.spec.problems import FieldError
+from cloud_train.spec.problems import Path as Field
 
 _LARGEST_BYTES = 1 << 30
 

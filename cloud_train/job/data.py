@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cloud_train.job.section import Count, Fraction, PathText, Section, Sha256, Url
+from cloud_train.spec.section import Count, Fraction, PathText, Section, Sha256, Url
 
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 MNIST_SHA256 = {

@@ -8,8 +8,8 @@ from cloud_train.job.data import MNIST_SHA256
 from cloud_train.job.document import has_home
 from cloud_train.job.explain import PATTERNS
 from cloud_train.job.models import Cifar10Data, Data, DigitsData, ImagesData, MnistData, Normalize, SequencesData, TextData
-from cloud_train.job.problems import Finding
-from cloud_train.job.section import SHA256_PATTERN
+from cloud_train.spec.problems import Finding
+from cloud_train.spec.section import SHA256_PATTERN
 
 _SOURCES = "path, or url and sha256"
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from cloud_train.job.addresses import data_in_store
 from cloud_train.job.corpus import read_text, split, vocabulary
-from cloud_train.job.facts import DataFacts
 from cloud_train.job.imagefolder import list_images
 from cloud_train.job.lines import read_lines
 from cloud_train.job.lines import vocabulary as vocabulary_of_lines
@@ -19,8 +18,9 @@ from cloud_train.job.models import (
     SequencesData,
     TextData,
 )
-from cloud_train.job.problems import AbsentDataError, FieldError
 from cloud_train.job.shardfolder import find_shards
+from cloud_train.spec.facts import DataFacts
+from cloud_train.spec.problems import AbsentDataError, FieldError
 
 DIGITS_SAMPLES = 1797
 DIGITS_CLASSES = 10

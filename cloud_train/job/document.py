@@ -12,8 +12,8 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from cloud_train.errors import JobError, NotFoundError
-from cloud_train.job.problems import JobFileError, Path, Place, Problem, shortened
-from cloud_train.job.secrecy import covered, masked, without_credentials
+from cloud_train.spec.problems import JobFileError, Path, Place, Problem, shortened
+from cloud_train.spec.secret_names import covered, masked, without_credentials
 
 LARGEST_BYTES = 256_000  # the parser takes about 10 µs a byte
 _DEEPEST = 32

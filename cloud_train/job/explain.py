@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 
 from cloud_train.job.cloud_names import EXPECTED
-from cloud_train.job.problems import Path, Place, Problem, dotted, shortened
-from cloud_train.job.section import METRIC_PATTERN, NAME_PATTERN, SHA256_PATTERN, URL_PATTERN, VARIABLE_PATTERN
+from cloud_train.spec.problems import Path, Place, Problem, dotted, shortened
+from cloud_train.spec.section import METRIC_PATTERN, NAME_PATTERN, SHA256_PATTERN, URL_PATTERN, VARIABLE_PATTERN
 
 PATTERNS = {
     NAME_PATTERN: "a-z, 0-9 and '-' (not at the ends), at most 40 characters",

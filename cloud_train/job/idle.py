@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from cloud_train.job.datasets import DownloadableData
 from cloud_train.job.models import CnnModel, JobSpec, Schedule
-from cloud_train.job.problems import Finding, Path
+from cloud_train.spec.problems import Finding, Path
 
 _OF_SCHEDULES = {"every": "step", "factor": "step", "peak_at": "one-cycle"}
 

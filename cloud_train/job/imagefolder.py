@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloud_train.job.models import ImagesData
-from cloud_train.job.problems import FieldError
-from cloud_train.job.problems import Path as Field
+from cloud_train.spec.problems import FieldError
+from cloud_train.spec.problems import Path as Field
 
 ENDINGS = (".jpg", ".jpeg", ".png")
 _NO_CLASS = "__MACOSX"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from cloud_train.job.models import SequencesData
-from cloud_train.job.problems import FieldError, shortened
-from cloud_train.job.problems import Path as Field
+from cloud_train.spec.problems import FieldError, shortened
+from cloud_train.spec.problems import Path as Field
 
 Unit = Literal["characters", "words"]
 """What a token is."""

@@ -11,10 +11,10 @@ from cloud_train.job.checks import Examination, examine
 from cloud_train.job.config import Config
 from cloud_train.job.document import Document, read_document
 from cloud_train.job.explain import explain, place_of
-from cloud_train.job.facts import DataFacts, LayerFacts
 from cloud_train.job.models import CnnModel, JobSpec, ScriptModel
 from cloud_train.job.overrides import apply_overrides
-from cloud_train.job.problems import Finding, JobFileError, Path, Place, Problem, dotted
+from cloud_train.spec.facts import DataFacts, LayerFacts
+from cloud_train.spec.problems import Finding, JobFileError, Path, Place, Problem, dotted
 
 DEFAULT_EPOCHS = 5
 RNN_CLIP_NORM = 1.0

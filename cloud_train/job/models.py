@@ -33,9 +33,9 @@ from cloud_train.job.data import (
     TextData,
 )
 from cloud_train.job.network import CnnModel, ConvBlock, Model, RnnModel, ScriptModel
-from cloud_train.job.section import NAME_PATTERN, VARIABLE_PATTERN, Count, Name, Section, VariableName
 from cloud_train.job.training import Best, CheckpointSpec, EarlyStopping, Optimizer, Schedule, TrainSpec
-from cloud_train.job.types import Accelerator, ByteSize, Duration
+from cloud_train.spec.section import NAME_PATTERN, VARIABLE_PATTERN, Count, Name, Section, VariableName
+from cloud_train.spec.types import Accelerator, ByteSize, Duration
 
 __all__ = [
     "NAME_PATTERN",

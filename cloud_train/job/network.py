@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cloud_train.job.section import Count, Section, Share
+from cloud_train.spec.section import Count, Section, Share
 
 
 class ConvBlock(Section):

@@ -5,7 +5,7 @@ from pathlib import Path as FilePath
 
 from cloud_train.job.datasets import is_there
 from cloud_train.job.models import JobSpec, RnnModel, ScriptModel, SequencesData
-from cloud_train.job.problems import Finding
+from cloud_train.spec.problems import Finding
 
 
 def check_model(spec: JobSpec, directory: FilePath) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from cloud_train.job.document import Document, has_home, parse_value
 from cloud_train.job.models import CnnModel, Retry
-from cloud_train.job.problems import JobFileError, Path, Place, Problem, dotted, shortened
+from cloud_train.spec.problems import JobFileError, Path, Place, Problem, dotted, shortened
 
 _PATHS = {("store",), ("data", "path")}
 _TEXTS = {("name",), ("provider",), ("model", "directory"), ("data", "url"), *_PATHS}

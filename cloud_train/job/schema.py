@@ -16,7 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from cloud_train.job.config import ConfigFile
 from cloud_train.job.models import JobSpec, Section
-from cloud_train.job.types import Shorthand
+from cloud_train.spec.types import Shorthand
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from cloud_train.data.shards import ENDING, INDEX, Part, Shard, ShardIndex, class_of, part_of, read_index
 from cloud_train.errors import CorruptError
 from cloud_train.job.imagefolder import ENDINGS, check_classes
 from cloud_train.job.models import ImagesData
-from cloud_train.job.problems import FieldError
-from cloud_train.job.shards import ENDING, INDEX, Part, Shard, ShardIndex, class_of, part_of, read_index
+from cloud_train.spec.problems import FieldError
 
 _HINT = "members such as cat/1.jpg, or train/cat/1.jpg and val/cat/2.jpg; cloud-train pack makes such shards of a folder"
 _NOBODYS = re.compile(r"(^|/)(\._[^/]+|\.DS_Store|__MACOSX)(/|$)")

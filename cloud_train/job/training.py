@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cloud_train.job.section import Count, Fraction, MetricName, Section, Share
-from cloud_train.job.types import Cadence
+from cloud_train.spec.section import Count, Fraction, MetricName, Section, Share
+from cloud_train.spec.types import Cadence
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]

@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Iterator
 
-from cloud_train.job.facts import DataFacts
 from cloud_train.job.models import JobSpec, LanguageData, Optimizer, Schedule, ScriptModel
-from cloud_train.job.problems import Finding, Path
+from cloud_train.spec.facts import DataFacts
+from cloud_train.spec.problems import Finding, Path
 
 _METRICS = ("validation/loss", "validation/accuracy")
 _METRIC_OF_TEXT = "validation/bits_per_character"

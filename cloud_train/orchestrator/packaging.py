@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import ConflictError, UsageError
 from cloud_train.job.models import JobSpec, ScriptModel
-from cloud_train.job.problems import FieldError, dotted
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.source import commit_of
 from cloud_train.providers.base import Provider, RegistryLogin
 from cloud_train.run.plan import Plan
+from cloud_train.spec.problems import FieldError, dotted
 from cloud_train.version import __version__
 
 if TYPE_CHECKING:

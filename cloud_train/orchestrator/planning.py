@@ -11,7 +11,6 @@ from cloud_train.job.addresses import ADDRESS, data_in_store
 from cloud_train.job.architecture import steps_per_epoch, total_steps
 from cloud_train.job.config import Config
 from cloud_train.job.datasets import DownloadableData, data_place
-from cloud_train.job.facts import DataFacts
 from cloud_train.job.loading import LoadedJob, load_job
 from cloud_train.job.models import ImageSpec, JobSpec, RnnModel, ScriptModel, SequencesData
 from cloud_train.job.settings import CloudSettings
@@ -26,6 +25,7 @@ from cloud_train.run.plan import Plan
 from cloud_train.run.ranking import Ranking
 from cloud_train.run.record import Program
 from cloud_train.run.states import Cause
+from cloud_train.spec.facts import DataFacts
 from cloud_train.storage.registry import absolute_url, check_url, scheme_of
 
 _MUCH_BYTES = 256 << 20

@@ -3,8 +3,8 @@
 import re
 
 from cloud_train.errors import StoreError
-from cloud_train.job.secrecy import without_credentials
 from cloud_train.retry import TRANSIENT_STATUSES
+from cloud_train.spec.secret_names import without_credentials
 from cloud_train.storage.base import AccessDeniedError, ObjectMissingError, TransientStoreError
 
 BEYOND_THE_END = 416

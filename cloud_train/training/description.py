@@ -5,8 +5,8 @@ from typing import Literal, Self
 
 from cloud_train.errors import JobError
 from cloud_train.job.architecture import layers
-from cloud_train.job.facts import DataFacts, LayerFacts
 from cloud_train.job.models import CnnModel, ImagesData, JobSpec, Normalize, RnnModel, ScriptModel, SequencesData
+from cloud_train.spec.facts import DataFacts, LayerFacts
 from cloud_train.training.data import DataSet
 
 

@@ -11,8 +11,8 @@ from typing import NoReturn
 
 from cloud_train.job.architecture import total_steps
 from cloud_train.job.models import JobSpec, SequencesData, TrainSpec
-from cloud_train.job.types import Cadence
 from cloud_train.run.manifest import read_manifest
+from cloud_train.spec.types import Cadence
 from cloud_train.training.checkpointing import CheckpointWriter, Snapshot, fingerprint, fingerprint_differences, restore_checkpoint
 from cloud_train.training.data import DataSet
 from cloud_train.training.data.samples import Batch, Samples, ToldToStopError

@@ -27,9 +27,9 @@ from torch import nn
 
 from cloud_train.beneath import open_plain, write_file
 from cloud_train.errors import CorruptError, JobError, NotFoundError
-from cloud_train.job.facts import LayerFacts
 from cloud_train.job.models import CnnModel, Count, Normalize, RnnModel
-from cloud_train.job.problems import dotted
+from cloud_train.spec.facts import LayerFacts
+from cloud_train.spec.problems import dotted
 from cloud_train.training.description import ModelDescription
 from cloud_train.training.models import build
 

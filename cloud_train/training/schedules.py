@@ -3,7 +3,7 @@
 import math
 
 from cloud_train.job.models import Schedule, TrainSpec
-from cloud_train.job.types import Cadence
+from cloud_train.spec.types import Cadence
 
 _FIRST = 1 / 25
 """One-cycle: the first rate, as a part of the highest; torch's default ``div_factor``."""

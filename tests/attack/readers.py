@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cloud_train.cli.output import words
 from cloud_train.cli.output.terminal import clean
+from cloud_train.data.shards import INDEX, ShardIndex, read_index
 from cloud_train.errors import CloudTrainError
-from cloud_train.job.shards import INDEX, ShardIndex, read_index
 from cloud_train.orchestrator import adopting
 from cloud_train.orchestrator.consent import NotTrustedError, Question
 from cloud_train.orchestrator.home import Home

@@ -50,17 +50,28 @@ def test_the_trainers_refuse_a_torch_that_runs_what_a_checkpoint_says(tmp_path: 
     assert not program.checkpoints.exists() or not list(program.checkpoints.iterdir())
 
 
-def test_each_package_of_the_base_image_is_known_by_its_hashes_in_the_version_that_is_tested() -> None:
-    names = re.findall(r"^([A-Za-z0-9._-]+)==(\S+).*\\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", LOCK, re.MULTILINE)
-    assert len(names) == len(re.findall(r"^[A-Za-z0-9]", LOCK, re.MULTILINE))
-    versions = {name: version for name, version, _ in names}
-    asked = [line for line in (ROOT / "requirements.in").read_text().splitlines() if not line.startswith("#")]
-    assert {_normal(name) for name in asked} <= {_normal(name) for name in versions}
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+def test_each_locked_package_is_known_by_its_hashes_in_the_version_that_is_tested(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    names = re.findall(r"^([A-Za-z0-9._-]+)==(\S+).*\\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text, re.MULTILINE)
+    assert len(names) == len(re.findall(r"^[A-Za-z0-9]", text, re.MULTILINE))
+    versions = {_normal(name): version for name, version, _ in names}
     tested = constrained()
-    assert {name: version for name, version in versions.items() if tested.get(_normal(name), version) != version} == {}
-    assert {_normal(name) for name in versions} - tested.keys() == {
-        name for name in versions if name.startswith(("cuda-", "nvidia-")) or name == "triton"
-    }
+    assert {name: version for name, version in versions.items() if tested.get(name, version) != version} == {}
+    others = {name for name in versions.keys() - tested.keys() if not name.startswith(("cuda-", "nvidia-"))}
+    assert others <= {"triton", "colorama", "pywin32"}  # of torch's CUDA build, and of other operating systems
+
+
+def test_the_base_image_has_what_was_asked_for() -> None:
+    asked = [line for line in (ROOT / "requirements.in").read_text().splitlines() if not line.startswith("#")]
+    assert {_normal(name) for name in asked} <= _locked(LOCK)
+
+
+def test_developers_install_every_tested_package_by_its_hashes() -> None:
+    assert constrained().keys() <= _locked((ROOT / "requirements-dev.lock").read_text())
+    (install,) = re.findall(r"^\t.* install .*--require-hashes.*$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert "requirements.txt" in install
+    assert "own_wheels.py requirements-dev.lock" in (ROOT / "Makefile").read_text()
 
 
 def test_the_base_image_is_built_from_an_image_and_packages_that_are_named_by_digest() -> None:
@@ -103,6 +114,10 @@ def constrained() -> dict[str, str]:
     """The versions that the tests run with."""
     lines = (line.partition("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     return {_normal(name): version for name, _, version in lines}
+
+
+def _locked(lock: str) -> set[str]:
+    return {_normal(name) for name in re.findall(r"^([A-Za-z0-9._-]+)==", lock, re.MULTILINE)}
 
 
 def made(folder: Path, name: str, version: str, needs: list[str], code: str = "") -> Path:

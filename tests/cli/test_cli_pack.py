@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cloud_train.job.shards import INDEX, read_index
+from cloud_train.data.shards import INDEX, read_index
 from tests.cli.command import CommandLine
 
 

@@ -31,6 +31,8 @@ PLACES = {
 }
 """The project's own; the toy's is found once its distribution is installed."""
 CLOUDS = ("aws", "gcp", "azure")
+LANES = {"docker": ("docker",), **dict.fromkeys(CLOUDS, ("docker", "cloud"))}
+"""The lanes of the tests at a place: they find it by its name, which tests/lanes.py cannot see."""
 TAKING_TURNS = ("test_nodes", "test_programs", "test_resumptions", "test_stops")
 """What is here is the worker's doing more than the cloud's, and each run takes seconds: each behaviour is tested on one cloud, in turns."""
 EVERY_CLOUD = "CLOUD_TRAIN_EVERY_CLOUD"
@@ -42,7 +44,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "place" in metafunc.fixturenames:
         named = named_by_environment()
         places = {named: named} if named else _places_of(metafunc)
-        metafunc.parametrize("place", places.values(), ids=places.keys(), indirect=True)
+        values = [
+            pytest.param(place, id=name, marks=[getattr(pytest.mark, lane) for lane in LANES.get(name, ())])
+            for name, place in places.items()
+        ]
+        metafunc.parametrize("place", values, indirect=True)
 
 
 def _places_of(metafunc: pytest.Metafunc) -> dict[str, str]:

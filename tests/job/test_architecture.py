@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from cloud_train.job.architecture import layers, steps_per_epoch, total_steps
-from cloud_train.job.facts import DataFacts
 from cloud_train.job.models import CnnModel, ConvBlock, RnnModel, TrainSpec
-from cloud_train.job.problems import FieldError
+from cloud_train.spec.facts import DataFacts
+from cloud_train.spec.problems import FieldError
 
 IMAGES = DataFacts("digits", (28, 28, 1), 10, 1438, 359, "")
 TEXT = DataFacts("text", (128,), 103, 3270, 363, "")

@@ -4,7 +4,6 @@ import pytest
 
 from cloud_train.job.corpus import read_text, split, vocabulary
 from cloud_train.job.datasets import data_place, describe, held_back, sequences
-from cloud_train.job.facts import DataFacts
 from cloud_train.job.models import (
     Cifar10Data,
     DigitsData,
@@ -16,7 +15,8 @@ from cloud_train.job.models import (
     SequencesData,
     TextData,
 )
-from cloud_train.job.problems import AbsentDataError, FieldError
+from cloud_train.spec.facts import DataFacts
+from cloud_train.spec.problems import AbsentDataError, FieldError
 
 CHECKSUM = "a" * 64
 

@@ -5,7 +5,7 @@ import pytest
 
 from cloud_train.job.imagefolder import list_images
 from cloud_train.job.models import ImagesData
-from cloud_train.job.problems import FieldError
+from cloud_train.spec.problems import FieldError
 
 
 def touch(folder: Path, *names: str) -> None:

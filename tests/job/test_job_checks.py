@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cloud_train.job.data import MNIST_SHA256
-from cloud_train.job.problems import JobFileError, Problem
+from cloud_train.spec.problems import JobFileError, Problem
 from tests.job.conftest import Load
 
 HASH = "a" * 64

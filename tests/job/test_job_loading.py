@@ -5,7 +5,7 @@ import pytest
 
 from cloud_train.job.config import load_config
 from cloud_train.job.loading import load_job
-from cloud_train.job.problems import JobFileError
+from cloud_train.spec.problems import JobFileError
 from tests.job.conftest import Load
 
 CNN = "name: a\nmodel: {kind: cnn}\ndata: {dataset: digits}\n"

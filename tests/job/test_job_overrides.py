@@ -4,8 +4,8 @@ import pytest
 
 from cloud_train.job.data import MNIST_SHA256
 from cloud_train.job.models import CnnModel, MnistData, RnnModel, Schedule, ScriptModel, TextData
-from cloud_train.job.problems import JobFileError
-from cloud_train.job.types import Cadence
+from cloud_train.spec.problems import JobFileError
+from cloud_train.spec.types import Cadence
 from tests.job.conftest import Load
 
 CNN = "name: a\nmodel: {kind: cnn, blocks: [{filters: 4}]}\ndata: {dataset: digits}\ntrain: {epochs: 3}\n"

@@ -7,7 +7,7 @@ import pytest
 
 from cloud_train.job.lines import Line, encode, numbered, read_lines, tokenize, vocabulary
 from cloud_train.job.models import SequencesData
-from cloud_train.job.problems import FieldError
+from cloud_train.spec.problems import FieldError
 
 
 def data(**fields: Any) -> SequencesData:

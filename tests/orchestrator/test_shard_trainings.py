@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cloud_train.job.shards import INDEX, read_index
+from cloud_train.data.shards import INDEX, read_index
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packing import pack
 from cloud_train.orchestrator.planning import make_plan

@@ -8,7 +8,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from cloud_train.job.models import Optimizer, Schedule, TrainSpec
-from cloud_train.job.types import Cadence
+from cloud_train.spec.types import Cadence
 from cloud_train.training.schedules import learning_rate
 
 LR = 0.5

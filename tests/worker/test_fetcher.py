@@ -8,8 +8,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from cloud_train.data.shards import INDEX, read_index
 from cloud_train.errors import CorruptError
-from cloud_train.job.shards import INDEX, read_index
 from cloud_train.orchestrator.packing import pack
 from cloud_train.run.arrivals import Arrivals
 from cloud_train.storage.registry import open_store

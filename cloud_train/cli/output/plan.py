@@ -10,13 +10,13 @@ from typing import Any
 from cloud_train.cli.output import words
 from cloud_train.cli.output.table import pairs, table
 from cloud_train.cli.output.terminal import Painter, clean
-from cloud_train.job.facts import DataFacts
 from cloud_train.job.idle import idle_fields
 from cloud_train.job.models import Data, FilesData, LanguageData, SequencesData
-from cloud_train.job.problems import dotted
-from cloud_train.job.secrecy import without_credentials
-from cloud_train.job.section import SHA256_PATTERN
 from cloud_train.run.plan import Plan
+from cloud_train.spec.facts import DataFacts
+from cloud_train.spec.problems import dotted
+from cloud_train.spec.secret_names import without_credentials
+from cloud_train.spec.section import SHA256_PATTERN
 
 _WIDTH = 98
 _UNKNOWN = "not known before the data is there"

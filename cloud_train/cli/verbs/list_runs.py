@@ -10,8 +10,8 @@ from cloud_train.cli.options import JsonOption
 from cloud_train.cli.output.runs import run_table
 from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside, say_json
 from cloud_train.cli.session import open_client
-from cloud_train.job.secrecy import without_credentials
 from cloud_train.run.states import State
+from cloud_train.spec.secret_names import without_credentials
 
 if TYPE_CHECKING:
     from cloud_train import Unreadable

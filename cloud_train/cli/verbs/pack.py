@@ -12,7 +12,7 @@ from cloud_train.cli.output.progress import copy_progress
 from cloud_train.cli.output.terminal import clean, is_terminal, say, say_aside, say_json
 from cloud_train.cli.session import open_client
 from cloud_train.errors import UsageError
-from cloud_train.job.types import ByteSize
+from cloud_train.spec.types import ByteSize
 
 
 def pack(

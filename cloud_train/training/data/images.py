@@ -28,9 +28,9 @@ from torch import Tensor
 from cloud_train.job.datasets import held_back
 from cloud_train.job.imagefolder import list_images
 from cloud_train.job.models import ImagesData
-from cloud_train.job.problems import FieldError
 from cloud_train.job.shardfolder import find_shards
 from cloud_train.run.arrivals import Arrivals
+from cloud_train.spec.problems import FieldError
 from cloud_train.training.data import DataSet
 from cloud_train.training.data.decoder_processes import done_ahead, shared_memory
 from cloud_train.training.data.decoding import Chooser, UnreadableImageError, middle, prepare_pillow, random_part, read_image

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.job.models import MnistData
-from cloud_train.job.problems import FieldError
+from cloud_train.spec.problems import FieldError
 from cloud_train.training.data import DataSet
 from cloud_train.training.data.download import fetch
 from cloud_train.training.data.memory import Images, image_data_set

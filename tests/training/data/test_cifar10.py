@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.job.models import Augment, Cifar10Data
-from cloud_train.job.problems import FieldError
+from cloud_train.spec.problems import FieldError
 from cloud_train.training.data import DataSet
 from cloud_train.training.data.cifar10 import load_cifar10
 from cloud_train.training.data.memory import TensorSamples

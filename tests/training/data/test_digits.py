@@ -9,7 +9,7 @@ import torch
 
 from cloud_train.errors import CorruptError, MissingDependencyError
 from cloud_train.job.models import Augment, DigitsData, Normalize
-from cloud_train.job.problems import FieldError
+from cloud_train.spec.problems import FieldError
 from cloud_train.training.data import DataSet, digits
 from cloud_train.training.data.digits import load_digits
 from cloud_train.training.data.memory import TensorSamples

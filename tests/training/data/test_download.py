@@ -12,7 +12,7 @@ import pytest
 
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.job.models import SequencesData, TextData
-from cloud_train.job.problems import FieldError
+from cloud_train.spec.problems import FieldError
 from cloud_train.training.data.download import fetch, path_or_download
 from tests.support import wait_until
 from tests.web_server import Answer, FileServer, serving, sha256

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cloud_train.errors import CorruptError
 from cloud_train.job.models import Augment, MnistData, Normalize
-from cloud_train.job.problems import FieldError
+from cloud_train.spec.problems import FieldError
 from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.data.mnist import load_mnist
 from cloud_train.training.randomness import permutation

@@ -10,7 +10,7 @@ import torch
 
 from cloud_train.job.lines import Line, encode, numbered, read_lines, vocabulary
 from cloud_train.job.models import SequencesData
-from cloud_train.job.problems import FieldError
+from cloud_train.spec.problems import FieldError
 from cloud_train.training.data import DataSet
 from cloud_train.training.data.samples import Batch, Pick
 from cloud_train.training.data.sequences import RaggedSamples, load_sequences

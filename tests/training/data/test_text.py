@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cloud_train.job.models import PythonDocsData, TextData
-from cloud_train.job.problems import FieldError
+from cloud_train.spec.problems import FieldError
 from cloud_train.training.data import DataSet
 from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.data.samples import Pick

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from cloud_train.job.models import ImagesData, Normalize, PhotoAugment
-from cloud_train.job.problems import FieldError
+from cloud_train.spec.problems import FieldError
 from cloud_train.training.data import DataSet
 from cloud_train.training.data.decoding import UnreadableImageError
 from cloud_train.training.data.images import FolderSamples, default_processes, load_images

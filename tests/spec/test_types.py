@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from cloud_train.job.types import Accelerator, ByteSize, Cadence, Duration, Shorthand
+from cloud_train.spec.types import Accelerator, ByteSize, Cadence, Duration, Shorthand
 
 NUMBERS = st.one_of(
     st.integers(0, 10**9).map(str), st.builds(lambda whole, part: f"{whole}.{part}", st.integers(0, 9999), st.integers(0, 999_999))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_train.job.json_stream import JsonStream
+from cloud_train.data.json_stream import JsonStream
 
 
 def stream(text: str | bytes) -> JsonStream:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from cloud_train.data.shards import INDEX, Shard, ShardIndex, read_index
 from cloud_train.errors import CorruptError
 from cloud_train.job.datasets import describe
 from cloud_train.job.models import ImagesData
-from cloud_train.job.problems import FieldError
 from cloud_train.job.shardfolder import find_shards
-from cloud_train.job.shards import INDEX, Shard, ShardIndex, read_index
+from cloud_train.spec.problems import FieldError
 
 SHARD = Shard("train-00000.tar", "train", 4096, "a" * 64, ("cat/1.png", "dog/ü.png"), (512, 1536), (100, 200))
 SET = ShardIndex(("cat", "dog"), (SHARD,))

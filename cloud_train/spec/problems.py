@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cloud_train.errors import JobError
-from cloud_train.job.facts import DataFacts
-from cloud_train.job.secrecy import without_credentials
+from cloud_train.spec.facts import DataFacts
+from cloud_train.spec.secret_names import without_credentials
 
 Path = tuple[str | int, ...]
 """Where a value stands in a file's data: keys of mappings, indices of lists."""

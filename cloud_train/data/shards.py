@@ -23,8 +23,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast, overload
 
+from cloud_train.data.json_stream import JsonStream
 from cloud_train.errors import CorruptError
-from cloud_train.job.json_stream import JsonStream
 
 INDEX = "shards.json"
 """Name of the index, beside the shards."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_train.job.secrecy import looks_secret, masked, without_credentials
+from cloud_train.spec.secret_names import looks_secret, masked, without_credentials
 
 
 @pytest.mark.parametrize("name", ["TOKEN", "WANDB_API_KEY", "my_password_2", "SECRETKEY", "DB_PASSWD", "credentials"])

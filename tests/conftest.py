@@ -1,0 +1,23 @@
+"""Every test is put into its lanes, by what it uses: tests/lanes.py."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import lanes
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for lane in lanes.lanes_of(item):
+            item.add_marker(lane)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    lanes.enter(item)
+    try:
+        return (yield)
+    finally:
+        lanes.enter(None)
