@@ -66,7 +66,13 @@ def test_help_loads_nothing_that_only_a_verb_needs(tmp_path: Path) -> None:
 
 def test_help_loads_no_other_room(tmp_path: Path) -> None:
     loaded = modules_of_command(tmp_path, "--help")
-    assert {name.split(".")[1] for name in loaded if name.startswith("cloud_train.")} <= {"cli", "errors", "inherited", "version"}
+    assert {name.split(".")[1] for name in loaded if name.startswith("cloud_train.")} <= {
+        "cli",
+        "errors",
+        "exit_status",
+        "inherited",
+        "version",
+    }
 
 
 def test_a_dry_run_loads_no_torch_and_no_ledger(tmp_path: Path) -> None:
@@ -91,7 +97,14 @@ def test_the_api_for_user_programs_loads_only_the_standard_library_and_the_rooms
     foreign = {name.partition(".")[0] for name in loaded} - set(sys.stdlib_module_names) - {"cloud_train", "__main__"}
     # A .pth file of the environment (an editable install, say) may load something at every start.
     assert foreign - {name.partition(".")[0] for name in loaded_modules(tmp_path, "pass")} == set()
-    assert {name.split(".")[1] for name in loaded if name.startswith("cloud_train.")} <= {"beneath", "errors", "run", "version", "worker"}
+    assert {name.split(".")[1] for name in loaded if name.startswith("cloud_train.")} <= {
+        "beneath",
+        "errors",
+        "exit_status",
+        "run",
+        "version",
+        "worker",
+    }
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -105,6 +118,10 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+def rooms_of(modules: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in modules if name.startswith("cloud_train.")}
 
 
 def modules_of_command(folder: Path, *arguments: str) -> set[str]:

@@ -17,13 +17,7 @@ import typer
 
 from cloud_train.cli.output.terminal import OutputClosedError, Painter, clean, clean_lines, say_aside, say_json
 from cloud_train.errors import CloudTrainError, StoreError
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 + SIGINT, as a shell has it."""
-OUTPUT_CLOSED = 141
-"""Exit status when the reader of our output went away: 128 + SIGPIPE, as a shell has it."""
-UNEXPECTED = 1
-"""Exit status for a bug in cloud-train."""
+from cloud_train.exit_status import INTERNAL, INTERRUPTED, OUTPUT_CLOSED
 
 
 @dataclass(frozen=True)
@@ -116,7 +110,7 @@ def _bug(error: Exception) -> Failure:
         hint = f"please report it, with the file {place}"
     except OSError as failed:
         hint = f"its traceback could not be written ({failed.strerror or failed}); CLOUD_TRAIN_HOME names another folder for it"
-    return Failure(CloudTrainError.code, f"this is a bug in cloud-train: {what}", hint, UNEXPECTED)
+    return Failure(CloudTrainError.code, f"this is a bug in cloud-train: {what}", hint, INTERNAL)
 
 
 def _write_traceback(error: Exception) -> Path:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from cloud_train.cli.errors import OUTPUT_CLOSED, guarded
+from cloud_train.cli.errors import guarded
+from cloud_train.exit_status import OUTPUT_CLOSED
 from cloud_train.inherited import set_for_this_process
 
 if TYPE_CHECKING:

@@ -7,14 +7,12 @@ writes it now. Whether another attempt follows is the job's ``retry``, as everyw
 import time
 
 from cloud_train.errors import StoreError
+from cloud_train.exit_status import TAKEN
 from cloud_train.run import layout
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause
 from cloud_train.worker.claiming import Claims
 from cloud_train.worker.status import NodeStatus
-
-TAKEN = 3
-"""Exit status of a worker that found its attempt in the hands of another one, and did nothing."""
 
 
 def next_attempt(claims: Claims, first: int, job: str) -> tuple[int, int | None]:

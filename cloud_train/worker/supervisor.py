@@ -7,6 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from cloud_train.errors import CloudTrainError
+from cloud_train.exit_status import TAKEN
 from cloud_train.run.states import Cause
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker import following
@@ -16,7 +17,7 @@ from cloud_train.worker.ending import Ending
 from cloud_train.worker.nodes.node import NodeContext
 from cloud_train.worker.processes.signals import Signals
 from cloud_train.worker.processes.tree import become_subreaper
-from cloud_train.worker.restarting import TAKEN, next_attempt
+from cloud_train.worker.restarting import next_attempt
 from cloud_train.worker.surroundings import Surroundings, Timing
 
 if TYPE_CHECKING:

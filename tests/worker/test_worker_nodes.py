@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from cloud_train.exit_status import TAKEN
 from cloud_train.run import layout
 from cloud_train.run.manifest import write_manifest
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.worker.ending import Ending
 from cloud_train.worker.nodes.verdict import verdict
-from cloud_train.worker.restarting import TAKEN
 from cloud_train.worker.status import NodeStatus
 from cloud_train.worker.surroundings import Timing
 from tests.support import wait_until
