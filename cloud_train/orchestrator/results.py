@@ -33,7 +33,7 @@ _ANOTHER = "name another folder with --to"
 
 @dataclass(frozen=True)
 class FetchedModel:
-    """A model that lies here, verified."""
+    """A model on this machine, verified."""
 
     run_id: str
     folder: Path
@@ -47,7 +47,7 @@ class FetchedModel:
 
 @dataclass(frozen=True)
 class SyncResult:
-    """A run directory's copy that lies here."""
+    """A copy of a run directory on this machine."""
 
     run_id: str
     folder: Path
@@ -75,7 +75,7 @@ def fetch_model(
     target = (to or Path(f"{run_id}-model")).absolute()
     is_far = store.local_path(prefix) is None
     with _folder_that_appears_whole(target, kept_when_cut=is_far) as temporary:
-        wanted = {name: entry for name, entry in files.items() if not _lies_here(temporary, name, entry.sha256)}
+        wanted = {name: entry for name, entry in files.items() if not _is_unchanged(temporary, name, entry.sha256)}
         files_here = [Download(f"{prefix}/{name}", temporary / name, entry.size, entry.sha256) for name, entry in wanted.items()]
         _download(store, files_here, Options(report=report))
         write_manifest(temporary, manifest.step, manifest.metrics, manifest.fingerprint)
@@ -84,7 +84,7 @@ def fetch_model(
 
 
 def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None = None) -> SyncResult:
-    """Copy the run directory into ``to`` (by default ``./<run id>``); what lies there already with the same SHA-256 is left alone.
+    """Copy the run directory into ``to`` (by default ``./<run id>``); files that are there already with the same SHA-256 are left alone.
 
     Every file that a manifest lists is checked against it. Nothing here is deleted. Raises ConflictError if the folder holds anything but a
     copy of this run, which is known by its ``run.json``: it is copied first, so a copy that was cut off can be continued.
@@ -122,7 +122,7 @@ def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None 
             gaps.append((key, error.message))
             continue
         if (gap := stream.missing()) is not None:
-            gaps.append((path, f"what follows byte {gap[0]:,} is left out, because the bytes up to {gap[1]:,} are not in the store"))
+            gaps.append((path, f"cut at byte {gap[0]:,}, because the bytes up to {gap[1]:,} are missing in the store"))
     copied = (*changed, *(key.removeprefix(f"{run_id}/") for key in assembled))
     moved = sum(infos[files[path]].size for path in changed)
     moved += sum(infos[key].size for key, name in stream_names.items() if name in assembled)
@@ -130,7 +130,7 @@ def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None 
 
 
 def model_folder(home: Home, run_id: str, checkpoint: str | None = None) -> Path | None:
-    """Where the model lies if its store is a local folder, so that it can be used in place; None otherwise."""
+    """The model's folder if its store is a local folder, so that it can be used in place; None otherwise."""
     run = read_run(home, run_id)
     store = store_at(run.store)
     prefix, _ = _chosen(store, run, checkpoint)
@@ -143,7 +143,7 @@ def _chosen(store: Store, run: RunView, checkpoint: str | None) -> tuple[str, Ma
         prefix = f"{run.run_id}/{layout.MODEL}"
         with suppress(ObjectMissingError):
             return prefix, _manifest(store, prefix)
-        hint = f"take what there is with: cloud-train fetch-model {run.run_id} --checkpoint last"
+        hint = f"fetch the last checkpoint with: cloud-train fetch-model {run.run_id} --checkpoint last"
         state = f"attempt {run.attempt} is {run.state_text}"
         raise NotFoundError(f"{run.run_id} has no final model; {state}", hint=hint if _checkpoints(store, run.run_id) else None)
     found = _checkpoints(store, run.run_id)
@@ -190,11 +190,11 @@ def _entries_of_manifests(store: Store, run_id: str) -> dict[str, FileEntry]:
 
 
 def _download(store: Store, files: list[Download], options: Options) -> tuple[tuple[str, str], ...]:
-    """Fetch the files; returns what was passed over, each with the reason."""
+    """Fetch the files; returns those that were skipped, each with the reason."""
     try:
         return download(store, files, options).skipped
     except CorruptError as error:
-        hint = "choose another checkpoint with --checkpoint, or resume the run, which passes this one over"
+        hint = "choose another checkpoint with --checkpoint, or resume the run, which skips this one"
         raise CorruptError(error.message, hint=hint) from error
 
 
@@ -210,10 +210,10 @@ def _check_is_copy(target: Path, run_id: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise ConflictError(f"{target} cannot be copied into: {error.strerror}", hint=_ANOTHER) from error
+        raise ConflictError(f"cannot copy into {target}: {error.strerror}", hint=_ANOTHER) from error
     if names and _run_id_of(target) != run_id:
-        message = f"{target} is not empty, and is not a copy of {run_id}: its files could be replaced"
-        raise ConflictError(message, hint="name an empty or a new folder with --to")
+        message = f"{target} is not empty and is not a copy of {run_id}: files in it could be overwritten"
+        raise ConflictError(message, hint="name a new or empty folder with --to")
 
 
 def _run_id_of(folder: Path) -> str | None:
@@ -227,14 +227,14 @@ def _run_id_of(folder: Path) -> str | None:
 
 
 def _without_hidden(placed: Placed) -> Placed:
-    """Programs that look into a folder act on what is hidden there: ``.git`` names commands, for one. No run has such files."""
+    """Leave out hidden files, which no run has: programs act on some of them, such as ``.git``, which can name commands."""
     hidden = [key for key, path in placed.paths.items() if path.startswith(".")]
     paths = {key: path for key, path in placed.paths.items() if key not in hidden}
-    return Placed(paths, [*placed.skipped, *((key, "it is hidden, and no part of a run is") for key in hidden)])
+    return Placed(paths, [*placed.skipped, *((key, "hidden files do not belong to a run") for key in hidden)])
 
 
 def _turn(path: str) -> int:
-    """When a file is copied: ``run.json`` first, by which the copy is known, and manifests last: what is cut off must not look whole."""
+    """When a file is copied: ``run.json``, which identifies the copy, first; manifests last: no partial copy may look complete."""
     return 0 if path == layout.RUN else 2 if path.endswith(f"/{layout.MANIFEST}") else 1
 
 
@@ -263,7 +263,7 @@ def _sha256_of_object(store: Store, info: ObjectInfo) -> str:
     return digest.hexdigest()
 
 
-def _lies_here(folder: Path, name: str, sha256: str) -> bool:
+def _is_unchanged(folder: Path, name: str, sha256: str) -> bool:
     try:
         descriptor = open_file(folder, name.split("/"))
     except OSError:
@@ -273,8 +273,8 @@ def _lies_here(folder: Path, name: str, sha256: str) -> bool:
 
 
 def _assemble(stream: SegmentedStream, target: Path, path: str) -> bool:
-    """Write a stream that lies in segments as the one file that it was; False if it lies here already. Raises InvalidKeyError where a link
-    or a folder is in the way.
+    """Write a stream that is stored in segments as one file; False if it is here already. Raises InvalidKeyError where a link or a folder
+    is in the way.
     """
     *above, name = path.split("/")
     directory = open_folder(target, above)
@@ -288,11 +288,11 @@ def _assemble(stream: SegmentedStream, target: Path, path: str) -> bool:
                 file.write(piece)
                 sha256.update(piece)
                 position += len(piece)
-        if _lies_here(target, path, sha256.hexdigest()):
+        if _is_unchanged(target, path, sha256.hexdigest()):
             return False
         os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except IsADirectoryError as error:
-        raise InvalidKeyError(f"there is a folder at {target / path}", hint="move it away") from error
+        raise InvalidKeyError(f"{target / path} is a folder", hint="move it away") from error
     except OSError as error:
         raise _unwritable(target / path, error) from error
     finally:
@@ -311,7 +311,7 @@ def _existing(folder: Path) -> Path:
 def _folder_that_appears_whole(target: Path, *, kept_when_cut: bool) -> Iterator[Path]:
     """A folder beside ``target`` that takes its place at the end; an earlier model there is replaced, anything else is not.
 
-    ``kept_when_cut``: what has arrived when a store fails, or when somebody presses Ctrl-C, stays for the next try to go on with.
+    ``kept_when_cut``: files that have arrived when a store fails, or on Ctrl-C, are kept for the next call.
     """
     try:
         if target.is_symlink():
@@ -347,7 +347,7 @@ def _folder_that_appears_whole(target: Path, *, kept_when_cut: bool) -> Iterator
 def _check_is_ours(folder: Path) -> None:
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise ConflictError(f"{folder} is a link, or belongs to another user", hint="move it away, or name another folder with --to")
+        raise ConflictError(f"{folder} is a link or belongs to another user", hint="move it away, or name another folder with --to")
 
 
 def _unwritable(path: Path, error: OSError) -> StoreError:

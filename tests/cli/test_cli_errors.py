@@ -77,7 +77,7 @@ def test_a_bug_is_still_told_where_its_traceback_cannot_be_written(
     (tmp_path / "home").write_text("a file where the folder would be")
     monkeypatch.setenv("CLOUD_TRAIN_HOME", str(tmp_path / "home"))
     assert guarded(lambda: raising(KeyError("gone")), as_json=False) == 1
-    assert "could not be written" in capsys.readouterr().err
+    assert "could not be saved" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_130_and_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

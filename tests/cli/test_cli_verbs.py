@@ -137,7 +137,7 @@ def test_a_node_that_the_run_does_not_have_is_a_mistake(cloud_train: CommandLine
     for follow in ((), ("--follow",)):
         ended = cloud_train("logs", run_id, "--node", "1", *follow)
         assert (ended.status, ended.out) == (2, b"")
-        assert f"error: {run_id} has no node 1: its nodes are 0 only\nhint: resources.nodes of its job is 1\n" in ended.err
+        assert f"error: {run_id} has no node 1; its nodes are 0 only\nhint: resources.nodes in its job is 1\n" in ended.err
 
 
 def test_tail_prints_the_last_lines_alone(cloud_train: CommandLine) -> None:
