@@ -25,7 +25,11 @@ def asking(as_json: bool = False) -> Callable[["Question"], bool]:
         if as_json or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
             return False
         show(question)
-        return typer.confirm(question.question, default=False, err=True)
+        try:
+            return typer.confirm(question.question, default=False, err=True)
+        except typer.Abort:  # Ctrl-C, or the end of the input
+            say_aside("")
+            raise KeyboardInterrupt from None
 
     return ask
 

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
-from cloud_train.job.document import Document, has_home, parse_value
-from cloud_train.job.models import CnnModel, Retry
+from cloud_train.job.document import Document, parse_value
+from cloud_train.job.models import Retry
+from cloud_train.networks.cnn import CnnModel
+from cloud_train.spec.paths import has_home
 from cloud_train.spec.problems import JobFileError, Path, Place, Problem, dotted, shortened
 
 _PATHS = {("store",), ("data", "path")}

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import ConflictError, UsageError
-from cloud_train.job.models import JobSpec, ScriptModel
+from cloud_train.job.models import JobSpec
+from cloud_train.networks.script import ScriptModel
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.source import commit_of
 from cloud_train.providers.base import Provider, RegistryLogin

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cloud_train.errors import CloudTrainError, MissingDependencyError, ProviderError, UsageError
-from cloud_train.job.addresses import data_in_store
-from cloud_train.job.models import DigitsData, ImagesData, JobSpec, ScriptModel
+from cloud_train.job.models import JobSpec
+from cloud_train.networks.script import ScriptModel
 from cloud_train.orchestrator.connections import provider_at, store_at
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import with_image
@@ -32,7 +32,7 @@ from cloud_train.run.record import AttemptStatus, RunRecord, sha256_of
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import AccessDeniedError
-from cloud_train.storage.handover import settings_for
+from cloud_train.storage.credential_forwarding import settings_for
 from cloud_train.storage.registry import bucket_and_prefix
 from cloud_train.version import __version__
 
@@ -126,7 +126,7 @@ def refuse_unready(provider: Provider, plan: Plan) -> None:
     problems = provider.check(provider.render(plan))
     if problems:
         raise ProviderError(f"{provider.name!r} would refuse this run: {'; '.join(problems)}")
-    _refuse_absent_data(data_in_store(plan.job.data))
+    _refuse_absent_data(plan.job.data.store_url if plan.job.data else None)
     if provider.capabilities.containers:
         return
     if isinstance(plan.job.model, ScriptModel) and not Path(plan.program.directory).is_dir():
@@ -158,10 +158,8 @@ def _refuse_absent_data(url: str | None) -> None:
 def _needed(job: JobSpec) -> Iterator[tuple[str, str]]:
     """What a built-in trainer imports for this job, each as a module and the package that has it."""
     yield from ((name, name) for name in ("torch", "numpy", "safetensors"))
-    if isinstance(job.data, DigitsData):
-        yield "sklearn", "scikit-learn"
-    if isinstance(job.data, ImagesData):
-        yield "PIL", "pillow"
+    if job.data is not None:
+        yield from job.data.packages.items()
     if job.train.tensorboard:
         yield "tensorboardX", "tensorboardX"
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+UNKNOWN = "unknown until the data exists"
+"""What the plan says of a number that only the data tells."""
+
 
 @dataclass(frozen=True)
 class LayerFacts:

@@ -19,10 +19,10 @@ from cloud_train.orchestrator.reading import read_logs, read_metrics, read_worke
 from cloud_train.orchestrator.reconcile import declare_lost, update_runs
 from cloud_train.orchestrator.results import fetch_model, sync
 from cloud_train.run import layout, manifest
-from cloud_train.run.arrivals import Arrivals
 from cloud_train.run.checkpoints import newest_valid, prune, publish
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.record import Program
+from cloud_train.run.shard_exchange import Arrivals
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import NotPlainError, ObjectExistsError, ObjectMissingError, UploadGoneError
 from cloud_train.storage.local import LocalStore

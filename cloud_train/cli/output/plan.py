@@ -10,16 +10,14 @@ from typing import Any
 from cloud_train.cli.output import words
 from cloud_train.cli.output.table import pairs, table
 from cloud_train.cli.output.terminal import Painter, clean
-from cloud_train.job.idle import idle_fields
-from cloud_train.job.models import Data, FilesData, LanguageData, SequencesData
+from cloud_train.job.ignored_fields import ignored_fields
 from cloud_train.run.plan import Plan
-from cloud_train.spec.facts import DataFacts
+from cloud_train.spec.facts import UNKNOWN, DataFacts
 from cloud_train.spec.problems import dotted
 from cloud_train.spec.secret_names import without_credentials
 from cloud_train.spec.section import SHA256_PATTERN
 
 _WIDTH = 98
-_UNKNOWN = "unknown until the data exists"
 
 
 def plan_text(plan: Plan, request: Mapping[str, Any], refused: Sequence[str], paint: Painter) -> str:
@@ -47,10 +45,10 @@ def _values(plan: Plan, paint: Painter) -> str:
     """
     rows = []
     folder = plan.job_file.rpartition("/")[0] + "/"
-    idle = {dotted(path) for path, _, _ in idle_fields(plan.job)}
+    ignored = {dotted(path) for path, _, _ in ignored_fields(plan.job)}
     for path, value in _leaves(plan.job.model_dump(mode="json"), ""):
         origin = _origin(plan.origins, path).removeprefix(folder)
-        if value is None or (origin == "default" and (_is_off(value) or _is_within(path, idle))):
+        if value is None or (origin == "default" and (_is_off(value) or _is_within(path, ignored))):
             continue
         rows.append((path, clean(_shown(value)), origin))
     width = max(len(path) for path, _, _ in rows)
@@ -87,12 +85,12 @@ def _model(plan: Plan, paint: Painter) -> str:
 
 def _training(plan: Plan, paint: Painter) -> str:
     data, job = plan.data, plan.job
-    if job.data is None or isinstance(job.data, FilesData):
+    if job.data is None or job.data.sample_kind == "files":
         return ""
-    source = data.source if data else getattr(job.data, "path", None) or getattr(job.data, "url", None) or ""
+    source = data.source if data else job.data.source
     rows = [("data set", clean(job.data.dataset)), ("source", clean(source))]
     if data is not None:
-        rows += _sample(job.data, data)
+        rows += [(name, clean(value)) for name, value in job.data.sample_rows(data)]
     rows.append(("samples", _samples(data)))
     rows.append(("steps", _steps(plan)))
     processes = job.resources.processes * job.resources.nodes
@@ -103,20 +101,9 @@ def _training(plan: Plan, paint: Painter) -> str:
     return pairs(rows, paint, indent="  ")
 
 
-def _sample(section: Data, data: DataFacts) -> list[tuple[str, str]]:
-    """What a sample is, and what the network has to tell apart."""
-    if isinstance(section, SequencesData):
-        unit = section.tokens
-        known = f"at most {data.tokens:,} {unit}, one of them for all others" if data.tokens else _UNKNOWN
-        return [("sample", f"a line of at most {section.max_length:,} {unit}"), ("vocabulary", known), ("classes", f"{data.classes:,}")]
-    if isinstance(section, LanguageData):
-        return [("sample", f"{section.sequence_length:,} characters"), ("vocabulary", f"{data.classes:,} characters")]
-    return [("sample", f"image of {_shape(data.sample_shape)}"), ("classes", f"{data.classes:,}")]
-
-
 def _samples(data: DataFacts | None) -> str:
     if data is None or data.train_samples is None or data.validation_samples is None:
-        return _UNKNOWN
+        return UNKNOWN
     return f"{data.train_samples:,} to train on, {data.validation_samples:,} to validate with"
 
 
@@ -125,7 +112,7 @@ def _steps(plan: Plan) -> str:
     most = "at most " if plan.job.train.early_stopping else ""
     in_all = f"{most}{plan.total_steps:,} in all" if plan.total_steps else ""
     if plan.steps_per_epoch is None:
-        return in_all or _UNKNOWN
+        return in_all or UNKNOWN
     return f"{plan.steps_per_epoch:,} per epoch" + (f", {in_all}" if in_all else "")
 
 

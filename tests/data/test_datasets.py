@@ -2,19 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.job.corpus import read_text, split, vocabulary
-from cloud_train.job.datasets import data_place, describe, held_back, sequences
-from cloud_train.job.models import (
-    Cifar10Data,
-    DigitsData,
-    FilesData,
-    ImagesData,
-    MnistData,
-    OwnData,
-    PythonDocsData,
-    SequencesData,
-    TextData,
-)
+from cloud_train.data.base import DataSection, held_back
+from cloud_train.data.cifar10 import Cifar10Data
+from cloud_train.data.corpus import sequences, split, vocabulary
+from cloud_train.data.digits import DigitsData
+from cloud_train.data.files import FilesData
+from cloud_train.data.images import ImagesData
+from cloud_train.data.mnist import MnistData
+from cloud_train.data.python_docs import PythonDocsData
+from cloud_train.data.sequences import SequencesData
+from cloud_train.data.text import TextData
 from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.problems import AbsentDataError, FieldError
 
@@ -25,15 +22,15 @@ def own(path: str, sequence_length: int = 4, validation: float = 0.5) -> TextDat
     return TextData(dataset="text", path=path, sequence_length=sequence_length, validation=validation)
 
 
-def described(data: OwnData, directory: Path) -> DataFacts:
-    facts = describe(data, directory)
+def described(data: DataSection, directory: Path) -> DataFacts:
+    facts = data.describe(directory)
     assert facts is not None
     return facts
 
 
-def refused(data: OwnData, directory: Path) -> FieldError:
+def refused(data: DataSection, directory: Path) -> FieldError:
     with pytest.raises(FieldError) as caught:
-        describe(data, directory)
+        data.describe(directory)
     return caught.value
 
 
@@ -43,10 +40,10 @@ def test_the_digits_are_split_by_the_fraction(tmp_path: Path) -> None:
 
 
 def test_the_python_documentation_is_there_and_is_english(tmp_path: Path) -> None:
-    text = read_text(PythonDocsData(dataset="python-docs"), tmp_path)
+    text = PythonDocsData(dataset="python-docs").read(tmp_path)
     assert len(text) > 400_000
     assert 'The "return" statement' in text
-    assert text == read_text(PythonDocsData(dataset="python-docs"), tmp_path)
+    assert text == PythonDocsData(dataset="python-docs").read(tmp_path)
 
 
 def test_a_text_is_cut_into_sequences_that_follow_each_other(tmp_path: Path) -> None:
@@ -70,12 +67,12 @@ def test_the_vocabulary_is_sorted_by_code_points() -> None:
 def test_a_folder_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:
     for name in ("b.txt", "a.txt", "c.md"):
         (tmp_path / name).write_text(f"this is {name}", encoding="utf-8")
-    assert read_text(own("."), tmp_path) == "this is a.txt\n\nthis is b.txt"
+    assert own(".").read(tmp_path) == "this is a.txt\n\nthis is b.txt"
 
 
 def test_windows_line_ends_and_a_byte_order_mark_are_not_learned(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone line\r\nanother one\r\n")
-    assert read_text(own("a.txt"), tmp_path / "a.txt") == "one line\nanother one\n"
+    assert own("a.txt").read(tmp_path / "a.txt") == "one line\nanother one\n"
 
 
 def test_text_that_is_not_utf_8_is_named_with_its_byte(tmp_path: Path) -> None:
@@ -108,13 +105,13 @@ def test_a_path_at_which_there_is_nothing_is_absent_data(tmp_path: Path, path: s
 
 def test_a_text_of_one_character_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a" * 100)
-    assert "has one character only, 'a'" in refused(own("a.txt"), tmp_path).reason
+    assert "contains only the character 'a'" in refused(own("a.txt"), tmp_path).reason
 
 
 def test_what_is_wrong_with_a_downloaded_text_is_located_at_its_address(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"good\xff")
     with pytest.raises(FieldError) as caught:
-        read_text(TextData(dataset="text", url="https://x/a.txt", sha256=CHECKSUM), tmp_path / "a.txt")
+        TextData(dataset="text", url="https://x/a.txt", sha256=CHECKSUM).read(tmp_path / "a.txt")
     assert caught.value.path == ("data", "url")
 
 
@@ -197,7 +194,7 @@ def test_photographs_with_a_validation_folder_are_not_split(tmp_path: Path) -> N
 def test_photographs_that_are_not_here_are_known_by_their_classes_alone(tmp_path: Path) -> None:
     absent = refused(ImagesData(dataset="images", path="no", classes=7), tmp_path)
     assert isinstance(absent, AbsentDataError)
-    downloaded = describe(ImagesData(dataset="images", url="https://x/y.zip", sha256=CHECKSUM, classes=7), tmp_path)
+    downloaded = ImagesData(dataset="images", url="https://x/y.zip", sha256=CHECKSUM, classes=7).describe(tmp_path)
     for known in (absent.known, downloaded):
         assert known
         assert (known.classes, known.train_samples, known.validation_samples) == (7, None, None)
@@ -211,22 +208,22 @@ def test_photographs_that_are_not_here_are_known_by_their_classes_alone(tmp_path
         SequencesData(dataset="sequences", url="https://x/a.tsv", sha256=CHECKSUM),
     ],
 )
-def test_nothing_is_known_of_what_is_still_to_be_downloaded(tmp_path: Path, data: OwnData) -> None:
-    assert describe(data, tmp_path) is None
+def test_nothing_is_known_of_what_is_still_to_be_downloaded(tmp_path: Path, data: DataSection) -> None:
+    assert data.describe(tmp_path) is None
 
 
 def test_of_a_scripts_files_it_is_only_known_whether_they_are_there(tmp_path: Path) -> None:
-    assert describe(FilesData(dataset="files", path="."), tmp_path) is None
+    assert FilesData(dataset="files", path=".").describe(tmp_path) is None
     with pytest.raises(AbsentDataError, match="there is nothing at"):
-        describe(FilesData(dataset="files", path="no"), tmp_path)
+        FilesData(dataset="files", path="no").describe(tmp_path)
 
 
 def test_a_relative_path_starts_at_the_folder_and_a_tilde_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
-    assert data_place(own("x/y.txt"), tmp_path) == tmp_path / "x" / "y.txt"
-    assert data_place(own("/abs"), tmp_path) == Path("/abs")
-    assert data_place(own("~/y.txt"), tmp_path) == Path("/home/ada/y.txt")
-    assert [data_place(data, tmp_path) for data in (MnistData(dataset="mnist"), DigitsData(dataset="digits"), None)] == [None] * 3
+    assert own("x/y.txt").place(tmp_path) == tmp_path / "x" / "y.txt"
+    assert own("/abs").place(tmp_path) == Path("/abs")
+    assert own("~/y.txt").place(tmp_path) == Path("/home/ada/y.txt")
+    assert [data.place(tmp_path) for data in (MnistData(dataset="mnist"), DigitsData(dataset="digits"))] == [None] * 2
 
 
 def lines(folder: Path, *texts: str, name: str = "lines.tsv") -> None:

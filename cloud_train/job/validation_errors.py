@@ -5,19 +5,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from cloud_train.job.cloud_names import EXPECTED
+from cloud_train.job.optimizers import OPTIMIZERS
+from cloud_train.job.schedules import SCHEDULES
 from cloud_train.spec.problems import Path, Place, Problem, dotted, shortened
-from cloud_train.spec.section import METRIC_PATTERN, NAME_PATTERN, SHA256_PATTERN, URL_PATTERN, VARIABLE_PATTERN
+from cloud_train.spec.registry import BROKEN, UNKNOWN, Registry
+from cloud_train.spec.section import PATTERNS
 
-PATTERNS = {
-    NAME_PATTERN: "a-z, 0-9 and '-' (not at the ends), at most 40 characters",
-    VARIABLE_PATTERN: "a variable's name: letters, digits and '_', no digit first",
-    SHA256_PATTERN: "64 characters of 0-9 and a-f, as sha256sum prints them",
-    URL_PATTERN: "an address that begins with 'https://' or 'http://', without spaces",
-    METRIC_PATTERN: "a metric with its split, such as 'validation/loss'",
-    **EXPECTED,
-}
+_PATTERNS = {**PATTERNS, **EXPECTED}
 _BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
 _BOUND_WORDS = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
 _SHALLOW = ("too_short", "string_type", "literal_error")
@@ -47,12 +44,12 @@ def explain(
 ) -> dict[Path, Problem]:
     """One problem for each path of ``data`` that pydantic's ``errors`` complain about."""
     problems: dict[Path, Problem] = {}
-    located = [(_path(error["type"], error["loc"], data), error) for error in errors]
+    located = [(_path(error, data), error) for error in errors]
     around = {path[:length] for path, _ in located for length in range(len(path))}
     for path, error in located:
         if error["type"] in _SHALLOW and path in around:
             continue
-        known = _names_at(root, error["loc"])
+        known = _names_at(root, error["loc"], data)
         problem = _explain(error, path, known, values, keys)
         before = problems.get(path)
         if before is None:
@@ -71,18 +68,14 @@ def _explain(
         return Problem(
             place_of(path, keys, values), f"unknown key {_quoted(path[-1])}", f"one of {', '.join(known)}", nearest(path[-1], known)
         )
-    if kind == "missing":
-        return Problem(place_of(path[:-1], values, keys), f"{path[-1]!r} is missing{_inside(path)}")
-    if kind == "union_tag_not_found":
-        return Problem(place_of(path[:-1], values, keys), f"{path[-1]!r} is missing{_inside(path)}", f"one of {', '.join(known)}")
-    if kind == "union_tag_invalid":
-        wanted = [word.strip(" '") for word in context["expected_tags"].split(",")]
-        return Problem(
-            place_of(path, values, keys),
-            f"unknown {path[-1]} {_quoted(context['tag'])}",
-            f"one of {', '.join(wanted)}",
-            nearest(context["tag"], wanted),
-        )
+    if kind in ("missing", "union_tag_not_found"):
+        expected = f"one of {', '.join(known)}" if kind == "union_tag_not_found" else ""
+        return Problem(place_of(path[:-1], values, keys), f"{path[-1]!r} is missing{_inside(path)}", expected)
+    if kind in (UNKNOWN, BROKEN, "union_tag_invalid"):
+        return _explain_component(kind, context, path, place_of(path, values, keys))
+    if kind == "literal_error" and isinstance(error["input"], str) and (registry := _registry_of(path)) is not None:
+        context = {"noun": registry.noun, "name": error["input"], "known": registry.names()}
+        return _explain_component(UNKNOWN, context, path, place_of(path, values, keys))
     shown = _shown(error["input"], path)
     message = f"{dotted(path)} cannot be {shown}" if shown else f"{dotted(path)} cannot be this"
     if error["loc"][-1:] == ("[key]",):
@@ -93,8 +86,28 @@ def _explain(
     return Problem(place_of(path, values, keys), message, expected, suggestion)
 
 
-def _path(kind: str, location: Sequence[str | int], data: Any) -> Path:
+def _explain_component(kind: str, context: Mapping[str, Any], path: Path, place: Place) -> Problem:
+    """What is wrong with the name of a data set, a network, an optimizer or a schedule."""
+    if kind == BROKEN:
+        return Problem(place, context["reason"])
+    if kind == UNKNOWN:
+        noun, name, wanted = context["noun"], context["name"], context["known"]
+    else:  # a name that is not even text
+        noun, name, wanted = path[-1], context["tag"], [word.strip(" '") for word in context["expected_tags"].split(",")]
+    return Problem(place, f"unknown {noun} {_quoted(name)}", f"one of {', '.join(wanted)}", nearest(name, wanted))
+
+
+def _registry_of(path: Path) -> Registry[Any] | None:
+    """The registry of the components whose names belong at ``path``, where they share a section."""
+    for section, registry in ((("train", "optimizer"), OPTIMIZERS), (("train", "schedule"), SCHEDULES)):
+        if path in (section, (*section, registry.field)):
+            return registry
+    return None
+
+
+def _path(error: Mapping[str, Any], data: Any) -> Path:
     """Pydantic's location without what it puts in between: the tags of unions, the names of types, '[key]'."""
+    kind, location = error["type"], error["loc"]
     path: list[str | int] = []
     last = len(location) - 1
     for place, part in enumerate(location):
@@ -103,7 +116,9 @@ def _path(kind: str, location: Sequence[str | int], data: Any) -> Path:
         elif not (kind == "missing" and place == last):
             continue
         path.append(part)
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
+    if kind in (UNKNOWN, BROKEN) and isinstance(data, Mapping):  # and not the name alone, as in ``schedule: cosine``
+        path.append(error["ctx"]["field"])
+    elif kind in ("union_tag_invalid", "union_tag_not_found"):
         path.append({"model": "kind", "data": "dataset"}.get(str(path[-1]) if path else "", "kind"))
     return tuple(path)
 
@@ -112,19 +127,33 @@ def _holds(data: Any, part: str | int) -> bool:
     return (isinstance(data, Mapping) and part in data) or (isinstance(data, tuple) and isinstance(part, int) and part < len(data))
 
 
-def _names_at(root: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+def _names_at(root: type[BaseModel], location: Sequence[str | int], data: Any) -> list[str]:
     """The keys that are known in the section where ``location`` ends; for a union, its tags."""
     sections = [root]
     for part in location[:-1]:
-        annotations = [section.model_fields[part].annotation for section in sections if part in section.model_fields]
-        if annotations:
-            sections = [section for annotation in annotations for section in _sections(annotation)]
+        data = data[part] if _holds(data, part) else data
+        fields = [section.model_fields[str(part)] for section in sections if part in section.model_fields]
+        if fields:
+            sections = [section for field in fields for section in _sections_of(field, data)]
         elif len(sections) > 1:
             sections = [section for section in sections if part in _tags(section)] or sections
-    last = location[-1] if location else ""
-    inside = [section.model_fields[last].annotation for section in sections if last in section.model_fields]
-    tags = [tag for annotation in inside for section in _sections(annotation) for tag in _tags(section)]
+    last = str(location[-1]) if location else ""
+    inside = [section.model_fields[last] for section in sections if last in section.model_fields]
+    tags = [tag for field in inside for section in _sections_of(field, data) for tag in _tags(section)]
     return tags or [name for section in sections for name in section.model_fields]
+
+
+def _sections_of(field: FieldInfo, value: Any) -> list[type[BaseModel]]:
+    """The sections that the field may hold; where it is read by a registry, the one that ``value`` names, if it does."""
+    for registry in (*field.metadata, *_metadata(field.annotation)):
+        if isinstance(registry, Registry):
+            return registry.sections(value.get(registry.field) if isinstance(value, Mapping) else value)
+    return _sections(field.annotation)
+
+
+def _metadata(annotation: Any) -> list[Any]:
+    """What is attached to the parts of an annotation."""
+    return [*getattr(annotation, "__metadata__", ()), *(each for part in get_args(annotation) for each in _metadata(part))]
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:
@@ -168,7 +197,7 @@ def _expected(kind: str, context: Mapping[str, Any], said: str) -> str:
         return f"{_BOUND_WORDS[bound]} {context[bound]:g}"
     words = {
         **_EXPECTED,
-        "string_pattern_mismatch": PATTERNS.get(context.get("pattern", ""), ""),
+        "string_pattern_mismatch": _PATTERNS.get(context.get("pattern", ""), ""),
         "shorthand": str(context.get("reason", "")).removeprefix("expected "),
         "literal_error": str(context.get("expected", "")),
         "too_short": f"at least {context.get('min_length')} item",

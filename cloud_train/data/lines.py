@@ -12,7 +12,6 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from cloud_train.job.models import SequencesData
 from cloud_train.spec.problems import FieldError, shortened
 from cloud_train.spec.problems import Path as Field
 
@@ -31,12 +30,12 @@ class Line(NamedTuple):
     text: str
 
 
-def read_lines(data: SequencesData, path: Path) -> tuple[list[Line], list[Line] | None]:
-    """The lines to train on, and those of ``validation.tsv``, or None if there is no such file; ``path`` is the file or folder they are in.
+def read_lines(path: Path, field: Field = ("data", "path")) -> tuple[list[Line], list[Line] | None]:
+    """The lines to train on, and those of ``validation.tsv``, or None if there is no such file.
 
-    Raises FieldError naming the file and the line, and what is wrong with it.
+    ``path`` is the file or folder that they are in, and ``field`` names it in the job. Raises FieldError naming the file and the line, and
+    what is wrong with it.
     """
-    field: Field = ("data", "path" if data.path is not None else "url")
     if not path.is_dir():
         training, validation = list(_lines(path, field)), None
     else:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from cloud_train.job.lines import Line, encode, numbered, read_lines, tokenize, vocabulary
-from cloud_train.job.models import SequencesData
+from cloud_train.data.lines import Line, encode, numbered, tokenize, vocabulary
+from cloud_train.data.sequences import SequencesData
 from cloud_train.spec.problems import FieldError
 
 
@@ -16,32 +16,32 @@ def data(**fields: Any) -> SequencesData:
 
 def refused(path: Path, **fields: Any) -> FieldError:
     with pytest.raises(FieldError) as caught:
-        read_lines(data(**fields), path)
+        data(**fields).read(path)
     return caught.value
 
 
 def test_a_line_is_a_label_a_tab_and_a_text(tmp_path: Path) -> None:
     (tmp_path / "lines.tsv").write_text("good\tfine film\nbad\tno, no\n good \t with\ttabs \n", encoding="utf-8")
-    lines, validation = read_lines(data(), tmp_path / "lines.tsv")
+    lines, validation = data().read(tmp_path / "lines.tsv")
     assert lines == [Line("good", "fine film"), Line("bad", "no, no"), Line("good", " with\ttabs ")]
     assert validation is None
 
 
 def test_a_byte_order_mark_windows_line_ends_and_empty_lines_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "lines.tsv").write_bytes(b"\xef\xbb\xbf\r\ngood\tone\r\n\r\n  \nbad\ttwo")
-    assert read_lines(data(), tmp_path / "lines.tsv")[0] == [Line("good", "one"), Line("bad", "two")]
+    assert data().read(tmp_path / "lines.tsv")[0] == [Line("good", "one"), Line("bad", "two")]
 
 
 def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
     (tmp_path / "lines.tsv").write_text("a\tone\u2028two\x0bthree\x85four\rfive\nb\tx\n", encoding="utf-8", newline="")
-    assert read_lines(data(), tmp_path / "lines.tsv")[0][0].text == "one\u2028two\x0bthree\x85four\rfive"
+    assert data().read(tmp_path / "lines.tsv")[0][0].text == "one\u2028two\x0bthree\x85four\rfive"
 
 
 def test_a_folder_has_lines_to_train_on_and_perhaps_lines_to_validate_with(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("a\t1\nb\t2\n")
-    assert read_lines(data(), tmp_path) == ([Line("a", "1"), Line("b", "2")], None)
+    assert data().read(tmp_path) == ([Line("a", "1"), Line("b", "2")], None)
     (tmp_path / "validation.tsv").write_text("b\t3\n")
-    assert read_lines(data(), tmp_path) == ([Line("a", "1"), Line("b", "2")], [Line("b", "3")])
+    assert data().read(tmp_path) == ([Line("a", "1"), Line("b", "2")], [Line("b", "3")])
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_more_than_a_gibibyte_is_refused_unread(tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_download_is_said_of_its_url(tmp_path: Path) -> None:
     (tmp_path / "lines.tsv").write_text("no tab")
     with pytest.raises(FieldError) as caught:
-        read_lines(data(path=None, url="https://x/y", sha256="0" * 64), tmp_path / "lines.tsv")
+        data(path=None, url="https://x/y", sha256="0" * 64).read(tmp_path / "lines.tsv")
     assert caught.value.path == ("data", "url")
 
 

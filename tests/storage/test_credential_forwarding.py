@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.storage.handover import loopback_endpoint, settings_for
+from cloud_train.storage.credential_forwarding import loopback_endpoint, settings_for
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 

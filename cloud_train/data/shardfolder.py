@@ -6,21 +6,20 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from cloud_train.data.imagefolder import ENDINGS, check_classes
 from cloud_train.data.shards import ENDING, INDEX, Part, Shard, ShardIndex, class_of, part_of, read_index
 from cloud_train.errors import CorruptError
-from cloud_train.job.imagefolder import ENDINGS, check_classes
-from cloud_train.job.models import ImagesData
 from cloud_train.spec.problems import FieldError
 
 _HINT = "members such as cat/1.jpg, or train/cat/1.jpg and val/cat/2.jpg; cloud-train pack makes such shards of a folder"
 _NOBODYS = re.compile(r"(^|/)(\._[^/]+|\.DS_Store|__MACOSX)(/|$)")
 
 
-def find_shards(data: ImagesData, folder: Path) -> ShardIndex | None:
+def find_shards(folder: Path, class_count: int | None = None) -> ShardIndex | None:
     """What the shards in ``folder`` hold; None if it is no folder of shards: it has no index, and has folders, or no tar.
 
     Raises FieldError for an index or a tar that cannot be used, a class without training images, fewer than two classes, and another number
-    than ``data.classes``.
+    than ``class_count``.
     """
     field = ("data", "path")
     try:
@@ -34,7 +33,7 @@ def find_shards(data: ImagesData, folder: Path) -> ShardIndex | None:
         raise FieldError(field, error.message, error.hint) from error
     except OSError as error:
         raise FieldError(field, f"{error.filename or folder}: {(error.strerror or 'cannot be read').lower()}", _HINT) from error
-    check_classes(data, field, folder, found.classes)
+    check_classes(found.classes, class_count, folder, field)
     trained = {class_of(member) for _, shard in found.of_part("train") for member in shard.members}
     if empty := [name for name in found.classes if name not in trained]:
         shown = ", ".join(empty[:3]) + (", …" if len(empty) > 3 else "")

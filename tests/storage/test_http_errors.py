@@ -3,8 +3,8 @@
 import pytest
 
 from cloud_train.errors import StoreError
-from cloud_train.storage.answers import BAD_CERTIFICATE, answer_in, error_of
 from cloud_train.storage.base import AccessDeniedError, ObjectMissingError, TransientStoreError
+from cloud_train.storage.http_errors import BAD_CERTIFICATE, answer_in, error_of
 
 
 @pytest.mark.parametrize(

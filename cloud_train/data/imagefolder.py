@@ -9,7 +9,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloud_train.job.models import ImagesData
 from cloud_train.spec.problems import FieldError
 from cloud_train.spec.problems import Path as Field
 
@@ -45,9 +44,11 @@ class ImageFolder:
         return sum(map(len, self.validation_images))
 
 
-def list_images(data: ImagesData, folder: Path) -> ImageFolder:
-    """List ``folder``. Raises FieldError for a class without images, fewer than two classes, and another number than ``data.classes``."""
-    field: Field = ("data", "path" if data.path is not None else "url")
+def list_images(folder: Path, class_count: int | None = None, field: Field = ("data", "path")) -> ImageFolder:
+    """List ``folder``, which the ``field`` of the job names.
+
+    Raises FieldError for a class without images, fewer than two classes, and another number than ``class_count``.
+    """
     try:
         train, validation = _parts(folder)
         classes = _folders(train)
@@ -56,7 +57,7 @@ def list_images(data: ImagesData, folder: Path) -> ImageFolder:
         validation_images = {name: _images(validation / name) for name in validation_classes} if validation else {}
     except OSError as error:
         raise FieldError(field, f"{error.filename or folder}: {(error.strerror or 'cannot be read').lower()}", _HINT) from error
-    check_classes(data, field, train, classes)
+    check_classes(classes, class_count, train, field)
     empty = [name for name, inside in zip(classes, images, strict=True) if not inside]
     if empty:
         raise FieldError(field, f"{len(empty)} of {len(classes):,} classes have no image: {_listed(train, empty)}", _HINT)
@@ -69,15 +70,15 @@ def list_images(data: ImagesData, folder: Path) -> ImageFolder:
     return found
 
 
-def check_classes(data: ImagesData, field: Field, folder: Path, classes: tuple[str, ...]) -> None:
-    """Raise FieldError for fewer than two classes, and for another number than ``data.classes``."""
+def check_classes(classes: tuple[str, ...], class_count: int | None, folder: Path, field: Field) -> None:
+    """Raise FieldError for fewer than two classes in ``folder``, and for another number than ``class_count``."""
     if len(classes) < 2:
-        found = f"one class, {classes[0]!r}" if classes else "no class: it has no folders"
+        found = f"only one class, {classes[0]!r}" if classes else "no classes: it contains no folders"
         raise FieldError(field, f"{folder} has {found}", _HINT)
-    if data.classes is not None and data.classes != len(classes):
+    if class_count is not None and class_count != len(classes):
         raise FieldError(
             ("data", "classes"),
-            f"{folder} has {len(classes):,} classes, not {data.classes:,}",
+            f"{folder} has {len(classes):,} classes, not {class_count:,}",
             hint=f"classes: {len(classes)}, or no classes",
         )
 
