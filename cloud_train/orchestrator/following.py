@@ -12,9 +12,9 @@ from cloud_train.orchestrator.observing import RunView, look, read_record
 from cloud_train.orchestrator.stores import patiently, pause_of, store_at
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
-from cloud_train.run.logs import LogReader
 from cloud_train.run.metrics import MOST_NAMES, MetricPoint, MetricsReader
 from cloud_train.run.record import RunRecord
+from cloud_train.run.streams import LogReader
 
 _FIRST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 0.5

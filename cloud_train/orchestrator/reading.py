@@ -13,9 +13,8 @@ from cloud_train.orchestrator.observing import RunView, look, read_record, view
 from cloud_train.orchestrator.stores import patiently, pause_of, store_at
 from cloud_train.run import documents, layout
 from cloud_train.run.ledger import Ledger
-from cloud_train.run.logs import LogReader
 from cloud_train.run.metrics import MOST_BYTES, MetricPoint, MetricsReader, merged
-from cloud_train.run.streams import open_stream
+from cloud_train.run.streams import LogReader, open_stream
 from cloud_train.storage.base import Store
 
 _PAUSE_SECONDS = 0.2

@@ -203,7 +203,7 @@ def _is_file_of(path: Path, sha256: str) -> bool:
     """Whether a plain file with this SHA-256 is there."""
     import threading
 
-    from cloud_train.storage.transfer.hashing import hash_file
+    from cloud_train.storage.transfer.local_files import hash_file
 
     descriptor = open_to_read(path)
     if descriptor is None:

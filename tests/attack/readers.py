@@ -22,13 +22,12 @@ from cloud_train.orchestrator.observing import RunView
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.trust import accept
 from cloud_train.run import documents, layout
-from cloud_train.run.logs import LogReader
 from cloud_train.run.manifest import parse_manifest, read_manifest
 from cloud_train.run.metrics import MetricsReader, merged
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import AttemptStatus, RunRecord
 from cloud_train.run.shard_exchange import Arrivals
-from cloud_train.run.streams import SegmentedStream, segment_key, stream_of
+from cloud_train.run.streams import LogReader, SegmentedStream, segment_key, stream_of
 from cloud_train.storage.transfer.paths import place, unsafe
 from cloud_train.worker.attempts.program import on_this_machine
 from cloud_train.worker.ending import read_failure
