@@ -75,15 +75,6 @@ def parse_value(text: str, name: str) -> Any:
     return value
 
 
-def has_home(path: str) -> bool:
-    """Whether the home folder that ``path`` may begin with, such as ``~`` or ``~ada``, is known."""
-    try:
-        FilePath(path).expanduser()
-    except RuntimeError:
-        return False
-    return True
-
-
 def _read(path: FilePath, hint: str) -> str:
     try:
         if path.is_dir():

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from cloud_train.beneath import open_file, open_plain
 from cloud_train.errors import ConflictError, CorruptError, NotFoundError, StoreError, UsageError
+from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, read_record, view
-from cloud_train.orchestrator.stores import store_at
+from cloud_train.orchestrator.state import read_record, read_run
 from cloud_train.run import documents, layout
 from cloud_train.run.manifest import LARGEST, FileEntry, Manifest, parse_manifest, write_manifest
 from cloud_train.run.streams import SegmentedStream, stream_of
+from cloud_train.run.view import RunView
 from cloud_train.storage.base import InvalidKeyError, ObjectInfo, ObjectMissingError, Store
 from cloud_train.storage.transfer.engine import Identity, Known
 from cloud_train.storage.transfer.files import Download, Options, Progress, download
@@ -70,7 +71,7 @@ def fetch_model(
     The folder appears whole or not at all. Raises NotFoundError where there is no such model (yet), ConflictError if the folder holds
     something else, CorruptError if a byte differs from the manifest.
     """
-    run = view(home, run_id)
+    run = read_run(home, run_id)
     store = store_at(run.store)
     prefix, manifest = _chosen(store, run, checkpoint)
     files = {name: entry for name, entry in manifest.files.items() if name != _TRAINING_STATE}
@@ -91,7 +92,7 @@ def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None 
     Every file that a manifest lists is checked against it. Nothing here is deleted. Raises ConflictError if the folder holds anything but a
     copy of this run, which is known by its ``run.json``: it is copied first, so a copy that was cut off can be continued.
     """
-    run = view(home, run_id)
+    run = read_run(home, run_id)
     store = store_at(run.store)
     target = (to or Path(run_id)).absolute()
     if store.local_path(run_id) == target:
@@ -208,7 +209,7 @@ class _Copy:
 
 def model_folder(home: Home, run_id: str, checkpoint: str | None = None) -> Path | None:
     """Where the model lies if its store is a local folder, so that it can be used in place; None otherwise."""
-    run = view(home, run_id)
+    run = read_run(home, run_id)
     store = store_at(run.store)
     prefix, _ = _chosen(store, run, checkpoint)
     return store.local_path(prefix)
@@ -221,7 +222,7 @@ def _chosen(store: Store, run: RunView, checkpoint: str | None) -> tuple[str, Ma
         with suppress(ObjectMissingError):
             return prefix, _manifest(store, prefix)
         hint = f"take what there is with: cloud-train fetch-model {run.run_id} --checkpoint last"
-        state = f"attempt {run.attempt} is {run.state}"
+        state = f"attempt {run.attempt} is {run.state_text}"
         raise NotFoundError(f"{run.run_id} has no final model; {state}", hint=hint if _checkpoints(store, run.run_id) else None)
     found = _checkpoints(store, run.run_id)
     steps = ", ".join(str(step) for step in found) or "none yet"

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+UNKNOWN = "not known before the data is there"
+"""What the plan says of a number that only the data tells."""
+
 
 @dataclass(frozen=True)
 class LayerFacts:

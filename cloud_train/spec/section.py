@@ -25,3 +25,12 @@ PathText = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+PATTERNS = {
+    NAME_PATTERN: "a-z, 0-9 and '-' (not at the ends), at most 40 characters",
+    VARIABLE_PATTERN: "a variable's name: letters, digits and '_', no digit first",
+    SHA256_PATTERN: "64 characters of 0-9 and a-f, as sha256sum prints them",
+    URL_PATTERN: "a URL that begins with 'https://' or 'http://', without spaces",
+    METRIC_PATTERN: "a metric with its split, such as 'validation/loss'",
+}
+"""Pattern → what it expects, for messages."""

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cloud_train.cli.program_output import SafeForTerminal
+from cloud_train.cli.output.program_output import SafeForTerminal
+from cloud_train.data import lines
 from cloud_train.docker import engine as docker_engine
 from cloud_train.errors import CloudTrainError
 from cloud_train.image.context import DATA, NOT_SECRET, SECRETS
 from cloud_train.image.ignore import parse_patterns
-from cloud_train.job import cloud_names, lines
+from cloud_train.job import cloud_names
 from cloud_train.job.loading import load_job
 from cloud_train.providers.aws import state as aws_state
 from cloud_train.providers.azure import diagnosis as azure_diagnosis
@@ -30,7 +31,7 @@ from cloud_train.storage import azure_errors, bucket_names
 from cloud_train.worker.redaction import Redactor
 from tests.attack.doubling import TooSlowError, check_linear
 
-ROOMS = ("cli", "data", "docker", "image", "job", "orchestrator", "providers", "run", "spec", "storage", "training", "worker")
+ROOMS = ("cli", "data", "docker", "image", "job", "networks", "orchestrator", "providers", "run", "spec", "storage", "training", "worker")
 """Those with patterns of their own."""
 PACKAGE = Path(__file__).parents[2] / "cloud_train"
 USES = {"match": "match", "search": "search", "fullmatch": "fullmatch"} | dict.fromkeys(("sub", "split", "findall", "finditer"), "findall")
@@ -71,7 +72,7 @@ IN_FUNCTIONS: dict[tuple[str, str], tuple[str, Made]] = {
     ),
     ("image/ignore.py", "_expression(cleaned)"): ("fullmatch", lambda: _of_lines(IGNORE_LINES)),
     ("image/ignore.py", "each"): ("fullmatch", list),  # one character class
-    ("job/lines.py", "f\"{word}(?:'{word})*|[^\\\\w\\\\s{_characters('Cc', 'Cf')}]|_\""): ("findall", lambda: [lines._pattern().pattern]),
+    ("data/lines.py", "f\"{word}(?:'{word})*|[^\\\\w\\\\s{_characters('Cc', 'Cf')}]|_\""): ("findall", lambda: [lines._pattern().pattern]),
     ("spec/types.py", "cls.pattern"): ("fullmatch", lambda: [each.pattern for each in types.Shorthand.__subclasses__()]),
     ("docker/engine.py", "pattern"): ("search", lambda: [each[0] for each in docker_engine._REFUSALS]),
     ("providers/aws/state.py", "pattern"): ("search", lambda: [f"(?i){each[0]}" for each in aws_state._FAILURES]),

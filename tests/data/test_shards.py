@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
+from cloud_train.data.images import ImagesData
+from cloud_train.data.shardfolder import find_shards
 from cloud_train.data.shards import INDEX, Shard, ShardIndex, read_index
 from cloud_train.errors import CorruptError
-from cloud_train.job.datasets import describe
-from cloud_train.job.models import ImagesData
-from cloud_train.job.shardfolder import find_shards
 from cloud_train.spec.problems import FieldError
 
 SHARD = Shard("train-00000.tar", "train", 4096, "a" * 64, ("cat/1.png", "dog/ü.png"), (512, 1536), (100, 200))
@@ -92,15 +91,15 @@ def test_a_file_that_is_no_json_is_no_index(content: bytes) -> None:
 def test_a_plan_knows_the_shards_of_a_folder(tmp_path: Path) -> None:
     several = ShardIndex(SET.classes, (SHARD, Shard("val.tar", "val", 2048, "b" * 64, ("val/dog/1.png",), (512,), (9,))))
     (tmp_path / INDEX).write_bytes(several.to_json())
-    facts = describe(data(path=str(tmp_path)), tmp_path)
+    facts = data(path=str(tmp_path)).describe(tmp_path)
     assert facts is not None
     assert (facts.classes, facts.train_samples, facts.validation_samples) == (2, 2, 1)
     (tmp_path / INDEX).write_bytes(SET.to_json())
-    facts = describe(data(path=str(tmp_path), validation=0.5), tmp_path)
+    facts = data(path=str(tmp_path), validation=0.5).describe(tmp_path)
     assert facts is not None
     assert (facts.train_samples, facts.validation_samples) == (1, 1)
     with pytest.raises(FieldError, match="2 classes, not 3"):
-        describe(data(path=str(tmp_path), classes=3), tmp_path)
+        data(path=str(tmp_path), classes=3).describe(tmp_path)
 
 
 def test_tars_without_an_index_are_known_by_their_headers(tmp_path: Path) -> None:
@@ -108,7 +107,7 @@ def test_tars_without_an_index_are_known_by_their_headers(tmp_path: Path) -> Non
         tmp_path / "a.tar", {"./train/cat/1.jpg": b"one", "train/dog/2.PNG": b"three", "val/cat/3.jpg": b"", "._x.png": b"", "README": b""}
     )
     write_tar(tmp_path / "b.tar", {"train/dog/4.jpg": b"x"})
-    found = find_shards(data(), tmp_path)
+    found = find_shards(tmp_path)
     assert found is not None
     assert found.classes == ("cat", "dog")
     assert (found.count("train"), found.count("val")) == (3, 1)
@@ -121,14 +120,14 @@ def test_tars_without_an_index_are_known_by_their_headers(tmp_path: Path) -> Non
 def test_a_folder_of_classes_is_no_folder_of_shards(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     write_tar(tmp_path / "a.tar", {"cat/1.jpg": b""})
-    assert find_shards(data(), tmp_path) is None
+    assert find_shards(tmp_path) is None
 
 
 @pytest.mark.parametrize("members", [{"1.jpg": b""}, {"../cat/1.jpg": b""}, {"a/b/c/1.jpg": b""}, {"test/cat/1.jpg": b""}])
 def test_a_tar_that_is_no_shard_is_refused_with_the_member(tmp_path: Path, members: dict[str, bytes]) -> None:
     write_tar(tmp_path / "a.tar", members)
     with pytest.raises(FieldError, match=r"a\.tar: its member '.*1\.jpg' is no image in the folder of a class"):
-        find_shards(data(), tmp_path)
+        find_shards(tmp_path)
 
 
 def test_a_link_in_a_shard_is_refused(tmp_path: Path) -> None:
@@ -137,11 +136,11 @@ def test_a_link_in_a_shard_is_refused(tmp_path: Path) -> None:
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
         opened.addfile(info)
     with pytest.raises(FieldError, match="is no image in the folder of a class"):
-        find_shards(data(), tmp_path)
+        find_shards(tmp_path)
 
 
 def test_a_tar_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {"cat/1.jpg": b"x" * 600, "dog/1.jpg": b"y" * 600})
     (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes()[: 512 + 1024 + 512 + 100])
     with pytest.raises(FieldError, match=r"a\.tar is (cut off|no tar)"):
-        find_shards(data(), tmp_path)
+        find_shards(tmp_path)

@@ -10,13 +10,13 @@ import pytest
 
 from cloud_train.errors import ConflictError, CorruptError, NotFoundError, UsageError
 from cloud_train.orchestrator import results
+from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView
 from cloud_train.orchestrator.results import fetch_model, sync
-from cloud_train.orchestrator.stores import store_at
 from cloud_train.run import layout
 from cloud_train.run.manifest import verify
+from cloud_train.run.view import RunView
 from cloud_train.storage.base import Store
 from cloud_train.storage.transfer.files import Download, Options, Progress, Summary, download
 from cloud_train.storage.transfer.remembered import Memory
