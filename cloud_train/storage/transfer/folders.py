@@ -156,7 +156,7 @@ class _Comparison:
     def begin(cls, store: Store, folder: Path, prefix: str, options: Options) -> "_Comparison":
         engine = Engine(store, options)
         listed = {info.key: info for info in store.list(prefix)}
-        return cls(engine, folder, prefix, listed, Memory(options.state_folder, store.url, prefix, folder))
+        return cls(engine, folder, prefix, listed, Memory.in_state(options.state_folder, store.url, prefix, folder))
 
     def is_unchanged(self, key: str, identity: Identity) -> bool:
         """Whether object and file are both as they are remembered."""
