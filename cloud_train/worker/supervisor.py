@@ -11,17 +11,17 @@ from cloud_train.run.states import Cause
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker import following
 from cloud_train.worker.attempts.attempt import Attempt
-from cloud_train.worker.claiming import Claims
+from cloud_train.worker.context import AttemptContext, Timing
 from cloud_train.worker.ending import Ending
+from cloud_train.worker.lease import AttemptLease
 from cloud_train.worker.nodes.node import NodeContext
 from cloud_train.worker.processes.signals import Signals
 from cloud_train.worker.processes.tree import become_subreaper
 from cloud_train.worker.restarting import TAKEN, next_attempt
-from cloud_train.worker.surroundings import Surroundings, Timing
 
 if TYPE_CHECKING:
     from cloud_train.worker.platforms import Platform
-    from cloud_train.worker.shipping.remote import Remote
+    from cloud_train.worker.remote import Remote
 
 DEFAULT_TIMING = Timing()
 
@@ -46,18 +46,18 @@ def run_attempts(
     """
     become_subreaper()
     job = platform.job if platform else ""
-    claims = Claims(store, run_id, first, record_sha256, node=node, signals=signals, timing=timing, remote=remote, job=job)
+    lease = AttemptLease(store, run_id, first, record_sha256, node=node, signals=signals, timing=timing, remote=remote, job=job)
     try:
-        start, exit_status = next_attempt(claims, first, platform.job) if platform else (first, None)
-        last = _attempts(claims, start, node=node, signals=signals, timing=timing) if exit_status is None else _Last(exit_status)
+        start, exit_status = next_attempt(lease, first, platform.job) if platform else (first, None)
+        last = _attempts(lease, start, node=node, signals=signals, timing=timing) if exit_status is None else _Last(exit_status)
     except CloudTrainError:  # a further attempt could not be taken: those before it are shipped all the same
-        claims.leave(0)
+        lease.leave(0)
         raise
-    exit_status = claims.leave(last.exit_status)
+    exit_status = lease.leave(last.exit_status)
     if platform is None:
         return exit_status
     platform.tell(last.message)
-    return platform.exit_status(exit_status, claims.record.program) if last.is_final and exit_status == last.exit_status else exit_status
+    return platform.exit_status(exit_status, lease.record.program) if last.is_final and exit_status == last.exit_status else exit_status
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class _Last:
     """Whether there is nothing more to do for the run, however often the platform starts a worker."""
 
 
-def _attempts(claims: Claims, first: int, *, node: NodeContext, signals: Signals, timing: Timing) -> _Last:
-    program = claims.record.program
+def _attempts(lease: AttemptLease, first: int, *, node: NodeContext, signals: Signals, timing: Timing) -> _Last:
+    program = lease.record.program
     number = first
-    while (at := claims.take(number)) is not None:
+    while (at := lease.take(number)) is not None:
         end = Attempt(number, at).run()
         cause = end.cause if node.rank == 0 else following.attempt_cause(end, at)
         is_retried = program.retries(cause, number)
@@ -84,16 +84,16 @@ def _attempts(claims: Claims, first: int, *, node: NodeContext, signals: Signals
             return _Last(cause.exit_code, at.status.status.message)
         else:
             delay = timing.retry[min(number - first, len(timing.retry) - 1)]
-            at.journal.note(f"attempt {number + 1} of {program.attempts} follows in {delay:g} s")
+            at.worker_log.note(f"attempt {number + 1} of {program.attempts} follows in {delay:g} s")
             if not _wait(delay, at):
-                claims.bring_marks()
+                lease.bring_marks()
                 cause = _call_off(at, end).cause
                 return _Last(cause.exit_code, at.status.status.message, is_final=not program.retries(cause, number))
         number += 1
     return _Last(TAKEN)
 
 
-def _wait(seconds: float, at: Surroundings) -> bool:
+def _wait(seconds: float, at: AttemptContext) -> bool:
     """Wait before another attempt; False if the run is told to stop meanwhile."""
     until = monotonic() + seconds
     while not at.signals.stop_requested and not at.is_cancelled():
@@ -105,9 +105,9 @@ def _wait(seconds: float, at: Surroundings) -> bool:
     return False
 
 
-def _call_off(at: Surroundings, end: Ending) -> Ending:
+def _call_off(at: AttemptContext, end: Ending) -> Ending:
     """There will be no further attempt. Whoever cancels between two attempts gets a cancelled run, not a failed one."""
-    at.journal.note("no further attempt: told to stop")
+    at.worker_log.note("no further attempt: told to stop")
     at.peers.withdraw()
     if not at.is_cancelled():
         return end

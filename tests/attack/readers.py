@@ -24,7 +24,7 @@ from cloud_train.run.manifest import parse_manifest, read_manifest
 from cloud_train.run.metrics import MetricsReader, merged
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import AttemptStatus, RunRecord
-from cloud_train.run.shard_exchange import Arrivals
+from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.run.streams import LogReader, SegmentedStream, segment_key, stream_of
 from cloud_train.run.view import instant
 from cloud_train.storage.transfer.paths import place, unsafe
@@ -194,7 +194,7 @@ def arrivals(data: bytes) -> None:
     for kind in ("order", "failed"):
         (FOLDER / f".cloud-train-{kind}-run-0").write_bytes(data)
     (FOLDER / ".cloud-train-source").write_bytes(data)
-    said = Arrivals(FOLDER, "run")
+    said = ShardExchange(FOLDER, "run")
     assert sorted(said.in_order([1, 2, 3])) == [1, 2, 3]
     _keepable(said.failure, said.source)
 

@@ -19,7 +19,7 @@ from cloud_train.run.states import State
 from cloud_train.run.streams import open_stream
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.registry import open_store
-from cloud_train.worker.surroundings import Timing
+from cloud_train.worker.context import Timing
 from tests.support import wait_until
 
 RUN_ID = "script-261123-120000-abcd"
@@ -31,12 +31,12 @@ from cloud_train.worker.processes.signals import Signals
 signals = Signals()
 from pathlib import Path
 from cloud_train.storage.local import LocalStore
-from cloud_train.worker.shipping import ferry, remote, shipping, streams
+from cloud_train.worker.uploads import uploader, remote, shipping, streams
 from cloud_train.worker.nodes.node import from_variables
 from cloud_train.worker.platforms import platform_of
 from cloud_train.worker.supervisor import run_attempts
-from cloud_train.worker.surroundings import Timing
-ferry._LOOK_SECONDS, ferry._TRY_SECONDS, ferry._LONGEST_WAIT_SECONDS = 0.05, 0.5, 0.5
+from cloud_train.worker.context import Timing
+uploader._LOOK_SECONDS, uploader._TRY_SECONDS, uploader._LONGEST_WAIT_SECONDS = 0.05, 0.5, 0.5
 shipping._CANCEL_SECONDS, shipping._PEERS_SECONDS, streams._LEAST_SECONDS = 0.2, 0.1, 0.2
 url, run_id, attempt, record, workspace, timing = sys.argv[1:]
 store, paces = LocalStore(Path(workspace)), Timing(**json.loads(timing))
@@ -108,7 +108,7 @@ class Machine:
     def output(self, attempt: int = 1) -> bytes:
         return self.stream(layout.output_log(attempt))
 
-    def journal(self, attempt: int = 1) -> str:
+    def worker_log(self, attempt: int = 1) -> str:
         return self.stream(layout.worker_log(attempt)).decode()
 
     def printed(self, attempt: int = 1) -> bytes:
@@ -135,7 +135,7 @@ class Machine:
                     found.append(process)
         return found
 
-    def ferry(self, worker: subprocess.Popen[bytes]) -> psutil.Process:
+    def uploader(self, worker: subprocess.Popen[bytes]) -> psutil.Process:
         """The worker's process that ships: the one child of its own program text that has threads."""
         found: list[psutil.Process] = []
 

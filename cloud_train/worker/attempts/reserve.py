@@ -10,7 +10,7 @@ RESERVE_BYTES = 64 * 1024
 """Enough for a status and some lines of log, each in a block of its own."""
 
 
-class Reserve:
+class DiskReserve:
     """A file that holds the space until it is needed."""
 
     def __init__(self, path: Path, root: Path | None = None) -> None:

@@ -9,9 +9,9 @@ from cloud_train.errors import StoreError
 from cloud_train.run.states import State
 from cloud_train.worker.attempts.helpers import Helpers
 from cloud_train.worker.attempts.watch import Watch
+from cloud_train.worker.context import AttemptContext
 from cloud_train.worker.processes import tree
 from cloud_train.worker.processes.children import Children
-from cloud_train.worker.surroundings import Surroundings
 
 _KILL_AGAIN_SECONDS = 0.05
 
@@ -19,7 +19,7 @@ _KILL_AGAIN_SECONDS = 0.05
 class Running:
     """A program that was started as process group ``group``."""
 
-    def __init__(self, group: int, at: Surroundings, children: Children, helpers: Helpers, watch: Watch) -> None:
+    def __init__(self, group: int, at: AttemptContext, children: Children, helpers: Helpers, watch: Watch) -> None:
         self._group, self._at, self._children, self._helpers, self._watch = group, at, children, helpers, watch
         self._is_told = False
         self.fault: StoreError | None = None
@@ -63,7 +63,7 @@ class Running:
     def _tell_to_stop(self, reason: str) -> None:
         self._is_told = True
         grace = self._at.record.program.grace_seconds
-        self._at.journal.note(f"{reason}: SIGTERM for the program, {grace:g} s for its last checkpoint")
+        self._at.worker_log.note(f"{reason}: SIGTERM for the program, {grace:g} s for its last checkpoint")
         tree.terminate(self._group)
         self._helpers.tell_to_stop()
         self._watch.give_grace(grace)
@@ -76,7 +76,7 @@ class Running:
             return
         if self._watch.kill_at > (soon := monotonic() + self._at.timing.leftover):
             self._watch.kill_at = soon
-            self._at.journal.note("the program left processes behind: they are ended")
+            self._at.worker_log.note("the program left processes behind: they are ended")
             tree.terminate(self._group)
 
     def _kill(self) -> bool:
@@ -84,9 +84,9 @@ class Running:
         now = monotonic()
         if self._give_up_at == math.inf:
             self._give_up_at = now + self._at.timing.unkillable
-            self._at.journal.note("SIGKILL for what is left of the program")
+            self._at.worker_log.note("SIGKILL for what is left of the program")
         if now > self._give_up_at:
-            self._at.journal.note("some process cannot be killed; it is left behind")
+            self._at.worker_log.note("some process cannot be killed; it is left behind")
             return False
         tree.kill(self._group, self._helpers.pids())
         self._watch.kill_at = now + _KILL_AGAIN_SECONDS

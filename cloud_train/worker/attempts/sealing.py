@@ -3,7 +3,7 @@
 The folder above that of the checkpoints, or of the model, is the run's own and trusted. From there on no link is followed: the program may
 put one there at any time, and nothing outside the run is the worker's to write or delete.
 
-All but the looks runs in a chore, which imports what it needs itself: a worker whose program has no checkpoints starts 4 ms earlier.
+All but the looks runs in a subprocess, which imports what it needs itself: a worker whose program has no checkpoints starts 4 ms earlier.
 """
 
 import os

@@ -27,7 +27,7 @@ Note = Callable[[str], None]
 _OTHERS_SECONDS = 30.0  # between two copies of a file that changes, and that is neither stream nor status
 
 
-class Folders:
+class FolderUploads:
     """What one node ships beside its streams and its status."""
 
     def __init__(

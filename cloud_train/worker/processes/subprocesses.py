@@ -10,7 +10,7 @@ _LOOK_SECONDS = 1.0
 _RESULT_BYTES = 32 * 1024  # fits a pipe's buffer on every system, so the child never waits for a reader
 
 
-class Chore:
+class Subprocess:
     """A function at work in a child of this process; the worker is single-threaded, so a fork is safe."""
 
     def __init__(self, work: Callable[[], str], in_child: Callable[[], None]) -> None:
@@ -31,18 +31,18 @@ class Chore:
 
 
 def do(work: Callable[[], str], signals: Signals, in_child: Callable[[], None], *, gives_up: bool) -> tuple[bool, str]:
-    """Do a chore outside an attempt and wait for it; with ``gives_up`` not beyond the moment at which the worker is told to stop.
+    """Do a subprocess outside an attempt and wait for it; with ``gives_up`` not beyond the moment at which the worker is told to stop.
 
-    Returns what ``Chore.result`` does.
+    Returns what ``Subprocess.result`` does.
     """
-    chore = Chore(work, in_child)
+    subprocess = Subprocess(work, in_child)
     while True:
-        pid, status = os.waitpid(chore.pid, os.WNOHANG)
+        pid, status = os.waitpid(subprocess.pid, os.WNOHANG)
         if pid:
-            return chore.result(os.waitstatus_to_exitcode(status))
+            return subprocess.result(os.waitstatus_to_exitcode(status))
         signals.wait(_LOOK_SECONDS)
         if gives_up and signals.stop_requested:
-            os.kill(chore.pid, signal.SIGKILL)
+            os.kill(subprocess.pid, signal.SIGKILL)
 
 
 def _work_and_exit(work: Callable[[], str], in_child: Callable[[], None], writing: int) -> None:

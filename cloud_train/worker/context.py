@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cloud_train.run.record import RunRecord
-from cloud_train.worker.journal import Journal
 from cloud_train.worker.nodes.node import NodeContext
 from cloud_train.worker.nodes.peers import Peers
 from cloud_train.worker.processes.signals import Signals
 from cloud_train.worker.status import StatusFile
+from cloud_train.worker.worker_log import WorkerLog
 from cloud_train.worker.workspace import Workspace
 
 if TYPE_CHECKING:
-    from cloud_train.worker.shipping.ferry import Ferry
-    from cloud_train.worker.shipping.remote import Remote
+    from cloud_train.worker.remote import Remote
+    from cloud_train.worker.uploads.uploader import Uploader
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class AttemptContext:
     """What an attempt works with."""
 
     record: RunRecord
@@ -59,7 +59,7 @@ class Surroundings:
     workspace: Workspace
     node: NodeContext
     status: StatusFile
-    journal: Journal
+    worker_log: WorkerLog
     signals: Signals
     peers: Peers
     """The other nodes."""
@@ -70,5 +70,5 @@ class Surroundings:
     timing: Timing
     remote: Remote | None = None
     """The run in its store, where that is no folder of this machine."""
-    ferry: Ferry | None = None
+    uploader: Uploader | None = None
     """The process that ships to it."""
