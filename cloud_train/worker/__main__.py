@@ -34,7 +34,7 @@ from cloud_train.errors import CloudTrainError, UsageError
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.registry import check_url, folder_of, scheme_of
 from cloud_train.worker import contract
-from cloud_train.worker.nodes.node import NodeContext, from_variables
+from cloud_train.worker.nodes import NodeContext, from_variables
 from cloud_train.worker.processes import subprocesses
 from cloud_train.worker.supervisor import DEFAULT_TIMING, run_attempts
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cloud_train.run.record import RunRecord
-from cloud_train.worker.nodes.node import NodeContext
-from cloud_train.worker.nodes.peers import Peers
+from cloud_train.worker.nodes import NodeContext, Peers
 from cloud_train.worker.processes.signals import Signals
 from cloud_train.worker.status import StatusFile
 from cloud_train.worker.worker_log import WorkerLog
@@ -43,7 +42,7 @@ class Timing:
     """After SIGKILL, before a process that is stuck in the kernel is given up."""
     write_again: float = 1.0
     """Between two tries to write down the end, where the disk is full."""
-    shipping: float = 300.0
+    uploading: float = 300.0
     """Without anything coming through to the store, once the end has come, before the rest is given up."""
     retry: tuple[float, ...] = (15, 30, 60, 120, 300, 600)
     """Before the second launch, the third, …; the last one counts for all further ones."""

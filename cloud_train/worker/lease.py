@@ -15,8 +15,7 @@ from cloud_train.run.record import AttemptStatus, RunRecord, sha256_of
 from cloud_train.run.states import Cause
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker.context import AttemptContext, Timing
-from cloud_train.worker.nodes.node import NodeContext
-from cloud_train.worker.nodes.peers import Peers
+from cloud_train.worker.nodes import NodeContext, Peers
 from cloud_train.worker.processes import subprocesses
 from cloud_train.worker.processes.signals import Signals
 from cloud_train.worker.redaction import Redactor
@@ -72,7 +71,7 @@ class AttemptLease:
             return None
         at.status.update()
         if self._uploader is None:
-            upload = WorkspaceUpload(self._store, self._remote.url, self.record, self._first, self._node, self._timing.shipping)
+            upload = WorkspaceUpload(self._store, self._remote.url, self.record, self._first, self._node, self._timing.uploading)
             self._uploader = Uploader(upload, self._signals, lambda attempt: self._worker_log(attempt).note)
         return replace(at, remote=self._remote, uploader=self._uploader)
 

@@ -30,15 +30,14 @@ from cloud_train.storage.transfer.files import Upload, upload
 from cloud_train.worker.api import Run
 from cloud_train.worker.attempts import sealing
 from cloud_train.worker.attempts.program import _open_log
-from cloud_train.worker.attempts.reserve import DiskReserve
 from cloud_train.worker.metrics import MetricsWriter
-from cloud_train.worker.nodes.node import NodeContext
+from cloud_train.worker.nodes import NodeContext
 from cloud_train.worker.redaction import Redactor
 from cloud_train.worker.remote import Remote
 from cloud_train.worker.uploads.folders import FolderUploads
 from cloud_train.worker.uploads.streams import StreamUpload
 from cloud_train.worker.worker_log import WorkerLog
-from cloud_train.worker.workspace import Workspace
+from cloud_train.worker.workspace import DiskReserve, Workspace
 from tests.attack.run_directories import BAD, GOOD, changed, manifest_of, replaced_by, run_directory, write
 from tests.worker.launching import Launched
 

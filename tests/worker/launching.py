@@ -28,7 +28,7 @@ from cloud_train.worker.processes.signals import Signals
 signals = Signals()
 from cloud_train.run.record import sha256_of
 from cloud_train.storage.registry import open_store
-from cloud_train.worker.nodes.node import from_variables
+from cloud_train.worker.nodes import from_variables
 from cloud_train.worker.supervisor import run_attempts
 from cloud_train.worker.context import Timing
 store, run_id, attempt, timing = sys.argv[1:]

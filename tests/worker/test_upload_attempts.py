@@ -13,7 +13,7 @@ from cloud_train.run.states import Cause, State
 from cloud_train.run.streams import SegmentedStream
 from cloud_train.storage.base import TransientStoreError
 from cloud_train.storage.local import LocalStore
-from cloud_train.worker.nodes.node import NodeContext
+from cloud_train.worker.nodes import NodeContext
 from cloud_train.worker.uploads.attempts import AttemptUploads
 from tests.storage.memory_store import MemoryStore
 

@@ -15,7 +15,7 @@ from cloud_train.run.record import Program
 from cloud_train.storage.base import TransientStoreError
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.transfer import uploading
-from cloud_train.worker.nodes.node import NodeContext
+from cloud_train.worker.nodes import NodeContext
 from cloud_train.worker.uploads.folders import FolderUploads
 from tests.storage.memory_store import MemoryStore
 

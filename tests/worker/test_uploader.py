@@ -16,7 +16,7 @@ from cloud_train.run import layout
 from cloud_train.run.record import AttemptStatus, Program, RunRecord
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.local import LocalStore
-from cloud_train.worker.nodes.node import NodeContext
+from cloud_train.worker.nodes import NodeContext
 from cloud_train.worker.uploads import uploader
 from cloud_train.worker.uploads.attempts import AttemptUploads
 from tests.answers import Request
@@ -160,7 +160,7 @@ def test_a_store_that_is_away_for_a_while_delays_and_loses_nothing(machine: Mach
 
 def test_a_store_that_stays_away_is_given_up_after_a_while_and_the_workspace_is_kept(machine: Machine, gate: Gate) -> None:
     machine.shell(f"{SAVES} echo ready; sleep 0.2")
-    worker = machine.start(timing=replace(QUICK, shipping=1))
+    worker = machine.start(timing=replace(QUICK, uploading=1))
     machine.says(b"ready")
     gate.refuses = everything
     began = time.monotonic()
@@ -178,7 +178,7 @@ def test_a_store_that_stays_away_is_given_up_after_a_while_and_the_workspace_is_
 def test_a_store_that_refuses_one_thing_for_good_is_given_up_too_and_no_end_is_written(machine: Machine, gate: Gate) -> None:
     gate.refuses = lambda request: request.method == "PUT" and "/model/" in request.path
     machine.shell("echo model > $CLOUD_TRAIN_MODEL/weights")
-    assert machine.run(timing=replace(QUICK, shipping=1)) == Cause.INFRASTRUCTURE.exit_code
+    assert machine.run(timing=replace(QUICK, uploading=1)) == Cause.INFRASTRUCTURE.exit_code
     assert not machine.status().state.is_end
 
 

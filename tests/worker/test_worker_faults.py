@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cloud_train.run.states import Cause, State
-from cloud_train.worker.restarting import TAKEN
+from cloud_train.worker.supervisor import TAKEN
 from tests.support import wait_until
 from tests.worker.launching import QUICK, RUN_ID, Launched
 from tests.worker.small_disk import fill, small_disk

@@ -18,7 +18,7 @@ from cloud_train.run import layout
 from cloud_train.run.manifest import FileEntry, parse_manifest
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import Store
-from cloud_train.worker.restarting import TAKEN
+from cloud_train.worker.supervisor import TAKEN
 from tests.faults import FaultProxy
 from tests.stores import SCHEMES, StoreServer, server_or_skip, use
 from tests.support import wait_until

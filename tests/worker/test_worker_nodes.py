@@ -14,9 +14,9 @@ from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.worker.context import Timing
 from cloud_train.worker.ending import Ending
-from cloud_train.worker.nodes.verdict import verdict
-from cloud_train.worker.restarting import TAKEN
+from cloud_train.worker.nodes import verdict
 from cloud_train.worker.status import NodeStatus
+from cloud_train.worker.supervisor import TAKEN
 from tests.support import wait_until
 from tests.worker.launching import QUICK, Launched
 

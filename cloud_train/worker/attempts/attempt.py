@@ -17,14 +17,14 @@ from cloud_train.storage.local import LocalStore
 from cloud_train.worker import data, ending
 from cloud_train.worker.attempts import program, sealing
 from cloud_train.worker.attempts.helpers import Helpers
-from cloud_train.worker.attempts.reserve import DiskReserve, is_full
-from cloud_train.worker.attempts.running import Running
-from cloud_train.worker.attempts.sealer import Sealer
+from cloud_train.worker.attempts.program import Running
+from cloud_train.worker.attempts.sealing import Sealer
 from cloud_train.worker.attempts.watch import Watch
 from cloud_train.worker.context import AttemptContext
 from cloud_train.worker.ending import Ending, Stop
-from cloud_train.worker.nodes.verdict import nodes_named, verdict
-from cloud_train.worker.processes.children import Children
+from cloud_train.worker.nodes import nodes_named, verdict
+from cloud_train.worker.processes.subprocesses import Children
+from cloud_train.worker.workspace import DiskReserve, is_full
 
 _LAST_WRITES = 30  # tries to write down the end, where the disk is full
 

@@ -1,4 +1,4 @@
-"""The worker's own processes beside the program: the guard, the fetcher, subprocesses and the uploader. What is none of them is the program's."""
+"""The worker's own processes beside the program: the guard, the fetcher, forked work and the uploader. All others are the program's."""
 
 from __future__ import annotations  # what only some runs need is named here, and imported where it is needed
 
@@ -12,9 +12,8 @@ from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.worker import contract
 from cloud_train.worker.context import AttemptContext
 from cloud_train.worker.processes import tree
-from cloud_train.worker.processes.children import Children
 from cloud_train.worker.processes.guard import Guard
-from cloud_train.worker.processes.subprocesses import Subprocess
+from cloud_train.worker.processes.subprocesses import Children, Subprocess
 
 if TYPE_CHECKING:
     from cloud_train.worker.fetcher import Fetcher

@@ -7,8 +7,8 @@ from time import monotonic
 from cloud_train.worker.attempts.helpers import Helpers
 from cloud_train.worker.context import AttemptContext
 from cloud_train.worker.ending import Stop
-from cloud_train.worker.nodes.verdict import nodes_named
-from cloud_train.worker.processes.children import Children
+from cloud_train.worker.nodes import nodes_named
+from cloud_train.worker.processes.subprocesses import Children
 
 
 class Watch:

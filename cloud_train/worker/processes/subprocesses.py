@@ -1,4 +1,9 @@
-"""Work that takes long (hashing gigabytes) in a forked child, so that the worker goes on listening to signals and giving signs of life."""
+"""Child processes of the worker: work that takes long in a forked child, and how each child ended.
+
+Hashing gigabytes in a fork lets the worker go on listening to signals and writing heartbeats.
+"""
+
+from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
 
 import os
 import signal
@@ -57,3 +62,38 @@ def _work_and_exit(work: Callable[[], str], in_child: Callable[[], None], writin
         os.write(writing, text.encode(errors="replace")[:_RESULT_BYTES])
     finally:
         os._exit(code)  # never back into the worker's own code
+
+
+class Children:
+    """Exit codes by process id. A code is negative for a signal."""
+
+    def __init__(self, of_others: Callable[[int, int], None]) -> None:
+        """``of_others`` is told process id and wait status of every other child that was reaped."""
+        self._of_others = of_others
+        self._codes: dict[int, int | None] = {}
+
+    def expect(self, pid: int) -> None:
+        """Remember how this one will end."""
+        self._codes[pid] = None
+
+    def has_ended(self, pid: int) -> bool:
+        """Whether it has, as far as ``reap`` has found out."""
+        return self._codes[pid] is not None
+
+    def code(self, pid: int) -> int | None:
+        """How it ended; None while it has not."""
+        return self._codes[pid]
+
+    def reap(self) -> bool:
+        """Bury every child that has ended, adopted ones included; False if there are no children any more."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid in self._codes:
+                self._codes[pid] = os.waitstatus_to_exitcode(status)
+            else:
+                self._of_others(pid, status)

@@ -23,7 +23,7 @@ from cloud_train.run import documents, layout
 from cloud_train.run.states import State
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.local import LocalStore
-from cloud_train.worker.nodes.node import NodeContext
+from cloud_train.worker.nodes import NodeContext
 from cloud_train.worker.status import NodeStatus
 from cloud_train.worker.uploads.streams import StreamUpload
 

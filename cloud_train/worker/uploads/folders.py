@@ -20,7 +20,7 @@ from cloud_train.run.record import Program
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.transfer.files import Upload, upload
-from cloud_train.worker.nodes.node import NodeContext
+from cloud_train.worker.nodes import NodeContext
 
 Note = Callable[[str], None]
 

@@ -17,7 +17,7 @@ from cloud_train.errors import CloudTrainError
 from cloud_train.retry import RetryPolicy
 from cloud_train.run.record import RunRecord
 from cloud_train.storage.local import LocalStore
-from cloud_train.worker.nodes.node import NodeContext
+from cloud_train.worker.nodes import NodeContext
 from cloud_train.worker.processes.signals import Signals
 
 if TYPE_CHECKING:
