@@ -38,7 +38,7 @@ VIOLATIONS = {
     "cli/verbs/__init__.py": ("cloud_train.orchestrator.state", "The command line goes through the client"),
     "run/ids.py": ("cloud_train.run.plan", "A plan is made and carried out outside"),
     "providers/base.py": ("cloud_train.run.ledger", "The ledger belongs to the orchestrator"),
-    "training/__init__.py": ("cloud_train.worker.nodes.node", "Of the worker, the trainers use"),
+    "training/__init__.py": ("cloud_train.worker.nodes", "Of the worker, the trainers use"),
     "errors.py": ("numpy", "Only the trainers import torch"),
     "providers/registry.py": ("rich", "Only the CLI imports"),
     "run/states.py": ("pydantic", "The worker starts in a moment"),

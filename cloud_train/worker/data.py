@@ -92,7 +92,7 @@ def below(prefix: str, name: str) -> str:
 def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo], place: Path, *, note: Note) -> None:
     """Make the place for the shards, with their index, once it is certain that all of them are in the store."""
     from cloud_train.data.shards import INDEX, MOST_INDEX_BYTES, read_index
-    from cloud_train.run.shard_exchange import Arrivals
+    from cloud_train.run.shard_exchange import ShardExchange
     from cloud_train.storage.transfer.files import Download, download
 
     sizes = {info.key: info.size for info in objects}
@@ -122,7 +122,7 @@ def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo],
     else:
         remove(place)
         beginning.rename(place)
-    Arrivals(place, "").come_from(url)
+    ShardExchange(place, "").come_from(url)
     seal(place / INDEX)
 
 
@@ -203,7 +203,7 @@ def _is_file_of(path: Path, sha256: str) -> bool:
     """Whether a plain file with this SHA-256 is there."""
     import threading
 
-    from cloud_train.storage.transfer.hashing import hash_file
+    from cloud_train.storage.transfer.local_files import hash_file
 
     descriptor = open_to_read(path)
     if descriptor is None:
