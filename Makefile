@@ -11,7 +11,7 @@ DEMO ?= demo
 JOBS ?= 2
 
 # The modules of `run` that the worker uses. Like the worker and two modules of `job`, they must work on Python 3.10, in users' own images.
-WORKERS_RUN := cached checkpoints documents layout manifest python_path ranking record shard_exchange states
+WORKERS_RUN := cached checkpoints documents layout manifest platform_rules python_path ranking record shard_exchange states
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
