@@ -15,10 +15,10 @@ from cloud_train.job.models import JobSpec
 from cloud_train.job.settings import CloudSettings
 from cloud_train.networks.script import ScriptModel
 from cloud_train.orchestrator.configs import Configs
+from cloud_train.orchestrator.connections import provider_at
 from cloud_train.orchestrator.consent import refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import ingredients, refuse_outside
-from cloud_train.orchestrator.places import provider_at
 from cloud_train.providers.base import Capabilities, Provider, Request
 from cloud_train.run.ids import new_run_id
 from cloud_train.run.plan import Plan

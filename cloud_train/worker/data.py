@@ -92,7 +92,7 @@ def below(prefix: str, name: str) -> str:
 def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo], place: Path, *, note: Note) -> None:
     """Make the place for the shards, with their index, once it is certain that all of them are in the store."""
     from cloud_train.data.shards import INDEX, MOST_INDEX_BYTES, read_index
-    from cloud_train.run.arrivals import Arrivals
+    from cloud_train.run.shard_exchange import Arrivals
     from cloud_train.storage.transfer.files import Download, download
 
     sizes = {info.key: info.size for info in objects}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cloud_train.cli.program_output import SafeForTerminal
+from cloud_train.cli.output.program_output import SafeForTerminal
 from cloud_train.data import lines
 from cloud_train.docker import engine as docker_engine
 from cloud_train.errors import CloudTrainError

@@ -29,7 +29,7 @@ from cloud_train.data.base import held_back
 from cloud_train.data.imagefolder import list_images
 from cloud_train.data.images import ImagesData
 from cloud_train.data.shardfolder import find_shards
-from cloud_train.run.arrivals import Arrivals
+from cloud_train.run.shard_exchange import Arrivals
 from cloud_train.spec.problems import FieldError
 from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.decoder_processes import done_ahead, shared_memory
