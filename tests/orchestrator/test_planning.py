@@ -184,5 +184,5 @@ def test_data_in_a_store_is_planned_for_without_looking_at_it(planned: Planned) 
 
 
 def test_data_at_an_address_that_is_no_store_is_a_mistake_of_the_file(planned: Planned) -> None:
-    with pytest.raises(JobFileError, match="not an address in a store that is known"):
+    with pytest.raises(JobFileError, match="not a URL of a known kind of store"):
         planned("model: {kind: cnn}\ndata: {dataset: images, path: 'http://host/photos', size: 32}\n")
