@@ -84,7 +84,7 @@ lint: $(STAMP)  ## style and import rules
 
 types: $(STAMP)  ## mypy --strict over package, tests and benchmarks; for Python 3.10 too over what runs in containers
 	"$(BIN)/mypy"
-	"$(BIN)/mypy" --python-version 3.10 cloud_train/beneath.py cloud_train/errors.py cloud_train/exit_status.py cloud_train/spec/secret_names.py cloud_train/data/json_stream.py cloud_train/data/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
+	"$(BIN)/mypy" --python-version 3.10 cloud_train/beneath.py cloud_train/errors.py cloud_train/exit_status.py cloud_train/spec/secret_names.py cloud_train/data/json_stream.py cloud_train/data/downloads.py cloud_train/data/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
 
 unit: $(STAMP)  ## all tests
 	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal -q

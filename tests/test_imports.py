@@ -1,6 +1,7 @@
 """The arrows between the rooms, and what a command may load before it needs it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,12 @@ VIOLATIONS = {
     "providers/registry.py": ("rich", "Only the CLI imports"),
     "run/states.py": ("pydantic", "The worker starts in a moment"),
 }
+
+
+def test_the_trainers_have_no_networking_of_their_own() -> None:
+    networking = re.compile(r"^\s*(from|import) (urllib\.request|http|urllib3|requests)\b", re.MULTILINE)
+    modules = (ROOT / "cloud_train" / "training").rglob("*.py")
+    assert not [module for module in modules if networking.search(module.read_text(encoding="utf-8"))]
 
 
 def test_an_import_against_the_arrows_is_found(tmp_path: Path) -> None:
