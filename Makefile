@@ -11,7 +11,7 @@ DEMO ?= demo
 JOBS ?= 2
 
 # The modules of `run` that the worker uses. Like the worker and two modules of `job`, they must work on Python 3.10, in users' own images.
-WORKERS_RUN := arrivals cached checkpoints documents layout manifest python_path ranking record states
+WORKERS_RUN := cached checkpoints documents layout manifest python_path ranking record shard_exchange states
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -65,7 +65,7 @@ rehearsal: $(STAMP)  ## move one run across three simulated clouds, interrupted 
 	"$(BIN)/python" -m tests.clouds.rehearsal
 
 image:  ## build the base image of the built-in trainers with Docker, for the provider docker
-	docker build -t "cloud-train-worker:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' cloud_train/__init__.py)" .
+	docker build -t "cloud-train-worker:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' cloud_train/version.py)" .
 
 lock:  ## update requirements.lock (the base image) and requirements-dev.lock (developers and CI) from constraints.txt; needs the package index
 	"$(PYTHON)" -m venv build/lock
@@ -84,7 +84,7 @@ lint: $(STAMP)  ## style and import rules
 
 types: $(STAMP)  ## mypy --strict over package, tests and benchmarks; for Python 3.10 too over what runs in containers
 	"$(BIN)/mypy"
-	"$(BIN)/mypy" --python-version 3.10 cloud_train/beneath.py cloud_train/errors.py cloud_train/job/secrecy.py cloud_train/job/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
+	"$(BIN)/mypy" --python-version 3.10 cloud_train/beneath.py cloud_train/errors.py cloud_train/spec/secret_names.py cloud_train/data/json_stream.py cloud_train/data/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
 
 unit: $(STAMP)  ## all tests
 	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal -q

@@ -10,13 +10,13 @@ from pathlib import Path
 
 def main() -> None:
     """Follow until the run ends."""
-    from cloud_train.orchestrator import stores
+    from cloud_train.orchestrator import connections
     from cloud_train.orchestrator.following import follow
     from cloud_train.orchestrator.home import Home
     from cloud_train.orchestrator.reading import follow_logs
 
     verb, run_id, home = sys.argv[1], sys.argv[2], Home(Path(sys.argv[3]))
-    stores.CLOUD_PAUSE_SECONDS = float(sys.argv[4])
+    connections.CLOUD_PAUSE_SECONDS = float(sys.argv[4])
     now, told = 0.0, 0
 
     def sleep(seconds: float) -> None:

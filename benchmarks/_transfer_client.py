@@ -1,6 +1,6 @@
 """Our side of benchmarks/transfer.py, as a process of its own: ``up``, ``down``, ``list`` or ``forget``, URL, folder, state folder.
 
-It does what `cloud-train sync` does, without the command line. ``fast`` at the end leaves out the sync to the disk, which no other client
+It calls ``storage/transfer`` alone, without the command line. ``fast`` at the end leaves out the sync to the disk, which no other client
 does.
 """
 

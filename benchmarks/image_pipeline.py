@@ -27,7 +27,8 @@ import torch
 from PIL import Image
 
 from benchmarks._measure import report, verdict
-from cloud_train.job.models import ImagesData, PhotoAugment
+from cloud_train.data.images import ImagesData
+from cloud_train.data.pixels import PhotoAugment
 from cloud_train.training.data.images import FolderSamples, load_images
 from cloud_train.training.data.samples import Pick
 

@@ -12,11 +12,9 @@ Both fall back to the uniform distribution over the vocabulary. Pure Python: ``p
 import math
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 
-from cloud_train.job.corpus import read_text, split, vocabulary
-from cloud_train.job.datasets import sequences
-from cloud_train.job.models import PythonDocsData
+from cloud_train.data.corpus import sequences, split, vocabulary
+from cloud_train.data.python_docs import PythonDocsData
 
 CONTEXT = 3
 """Characters that the model sees before the one that it predicts."""
@@ -34,7 +32,7 @@ def main() -> None:
 def python_docs_bits(data: PythonDocsData | None = None, context: int = CONTEXT) -> dict[str, float]:
     """Bits per character on the validation part of python-docs: exactly the characters that the trainer validates on."""
     data = data or PythonDocsData(dataset="python-docs")
-    text = read_text(data, Path())
+    text = data.read()
     training, validation = split(text, data.validation)
     # The trainer predicts every character of a sequence but the first of all, which has nothing before it.
     last = sequences(len(validation), data.sequence_length) * data.sequence_length

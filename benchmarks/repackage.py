@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks._measure import CLOUD_TRAIN, report, verdict
-from cloud_train import __version__
+from cloud_train.version import __version__
 
 BASE = os.environ.get("BENCHMARK_BASE") or f"cloud-train-worker:{__version__}"
 DOCKER = os.environ.get("BENCHMARK_DOCKER") or "docker"

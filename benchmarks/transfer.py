@@ -1,4 +1,5 @@
-"""Files to a store and back: one large, many small, and a tree in which nothing changed, next to the programs that others use for it.
+"""Files to a store and back: one large, many small, and a tree in which nothing changed, next to the programs that others use for it; and
+the verb `sync`.
 
 S3: ``aws s3``, s5cmd and rclone, and a server in memory (benchmarks/_s3_server.py). Ours takes the SHA-256 of every byte in both directions
 and looks at each object afterwards; the others do neither. They are found on the PATH, or named in ``BENCHMARK_AWS``, ``BENCHMARK_S5CMD``
@@ -8,6 +9,7 @@ Google Cloud Storage and Azure: the transfer managers of the SDKs, and the emula
 installed. Those are slow: obstore alone, which checks nothing, shows what they can do.
 """
 
+import json
 import os
 import statistics
 import subprocess
@@ -64,6 +66,7 @@ def _to_s3(folder: Path, repeats: int) -> None:
         for what, files, measure, source in tasks:
             tell(what, how, measure(source, repeats), files=files, bound=1.25, ours=ours)
         _comparison(bench, folder, repeats)
+        _sync(bench, folder, place, repeats)
 
 
 def _comparison(bench: Bench, folder: Path, repeats: int) -> None:
@@ -78,6 +81,29 @@ def _comparison(bench: Bench, folder: Path, repeats: int) -> None:
         "10,000 objects compared",
         f"Listing them takes {listing:.2f} s, listing and comparing {comparing:.2f} s (medians of {repeats}).",
         verdict("comparing beyond listing", comparing - listing, 2, " s"),
+    )
+
+
+def _sync(bench: Bench, folder: Path, place: Place, repeats: int) -> None:
+    """Seconds and requests of the verb `sync`, for a run of 2,000 files: the first time, and when nothing changed since."""
+    environment = {**place.environment, "CLOUD_TRAIN_HOME": str(folder / "home")}
+    verbs = Bench(folder, Place(place.url, environment, place.requests), [])
+    job = folder / "job.yaml"
+    job.write_text("name: bench\nmodel:\n  kind: script\n  command: echo done\nstore: s3://bench/runs\n")
+    command = [sys.executable, "-m", "cloud_train"]
+    verbs.run([*command, "submit", str(job), "--follow"])
+    listed = subprocess.run([*command, "list", "--json"], env={**os.environ, **environment}, capture_output=True, check=True).stdout
+    run_id = json.loads(listed)["runs"][0]["run_id"]
+    bench.run([*OURS, "up", f"s3://bench/runs/{run_id}/files/", str(folder / "many"), str(folder / "state")])
+    sync = [*command, "sync", run_id, "--to", str(folder / "copy")]
+    first, second = verbs.run(sync), verbs.run(sync)
+    unchanged = [verbs.run(sync) for _ in range(repeats)]
+    seconds, requests = statistics.median(sample.seconds for sample in unchanged), max(sample.requests for sample in unchanged)
+    report(
+        "cloud-train sync, a run of 2,000 × 16 KB",
+        f"The first takes {first.seconds:.2f} s and {first.requests:,} requests, the second, which hashes what is here,"
+        f" {second.seconds:.2f} s and {second.requests}, a further one {seconds:.2f} s and {requests} (median of {repeats}).",
+        verdict("requests of a sync when nothing changed, beyond a listing of 1,000 keys a page", requests - 3, 0),
     )
 
 

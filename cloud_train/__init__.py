@@ -1,6 +1,99 @@
 """cloud-train: one YAML file trains a CNN, an RNN or your own script here or on a cloud, with no server.
 
-Nothing is imported here, so that ``cloud-train --help`` stays instant. The rooms and what each may import are in docs/design.md.
+The names in ``__all__`` are the public interface (docs/python.md), beside ``cloud_train.worker.api`` for the user's own training scripts.
+Every other module is private: it may change with any release.
+
+Each name is imported when it is first used, so that ``import cloud_train`` and ``cloud-train --help`` take no time. The rooms of the
+package and what each may import are in docs/design.md.
 """
 
-__version__ = "0.1.0"
+from importlib import import_module
+
+from cloud_train.version import __version__
+
+TYPE_CHECKING = False  # typing's own constant would cost as much as everything else here
+if TYPE_CHECKING:
+    from cloud_train.client import Client, Metrics, Run
+    from cloud_train.errors import (
+        CloudTrainError,
+        ConflictError,
+        CorruptError,
+        JobError,
+        MissingDependencyError,
+        NotFoundError,
+        ProviderError,
+        StoreError,
+        UsageError,
+    )
+    from cloud_train.job.models import JobSpec
+    from cloud_train.orchestrator.adopting import Listed, Unreadable
+    from cloud_train.orchestrator.consent import NotTrustedError, Question
+    from cloud_train.orchestrator.following import LogLine, Progress, StateChange
+    from cloud_train.run.metrics import MetricPoint
+    from cloud_train.run.plan import Plan
+    from cloud_train.run.states import Cause, State
+    from cloud_train.run.view import RunView
+
+__all__ = [
+    "Cause",
+    "Client",
+    "CloudTrainError",
+    "ConflictError",
+    "CorruptError",
+    "JobError",
+    "JobSpec",
+    "Listed",
+    "LogLine",
+    "MetricPoint",
+    "Metrics",
+    "MissingDependencyError",
+    "NotFoundError",
+    "NotTrustedError",
+    "Plan",
+    "Progress",
+    "ProviderError",
+    "Question",
+    "Run",
+    "RunView",
+    "State",
+    "StateChange",
+    "StoreError",
+    "Unreadable",
+    "UsageError",
+    "__version__",
+    "load_model",
+]
+
+_ERRORS = {name: "errors" for name in __all__ if name.endswith("Error") and name != "NotTrustedError"}
+_HOMES = {
+    **_ERRORS,
+    "Cause": "run.states",
+    "Client": "client",
+    "JobSpec": "job.models",
+    "Listed": "orchestrator.adopting",
+    "LogLine": "orchestrator.following",
+    "MetricPoint": "run.metrics",
+    "Metrics": "client",
+    "NotTrustedError": "orchestrator.consent",
+    "Plan": "run.plan",
+    "Progress": "orchestrator.following",
+    "Question": "orchestrator.consent",
+    "Run": "client",
+    "RunView": "run.view",
+    "State": "run.states",
+    "StateChange": "orchestrator.following",
+    "Unreadable": "orchestrator.adopting",
+    "load_model": "training.loading",
+}
+"""The module, below this package, that each public name is imported from."""
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted(__all__)

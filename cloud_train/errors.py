@@ -4,7 +4,7 @@
 
     CloudTrainError                 1
     ├── UsageError                  2   the command line cannot be carried out as written
-    ├── JobError                    3   a job or config file is wrong (``job.problems.JobFileError`` lists every mistake)
+    ├── JobError                    3   a job or config file is wrong (``spec.problems.JobFileError`` lists every mistake)
     ├── NotFoundError               4   no such run, checkpoint, model or file, or an ambiguous prefix
     ├── MissingDependencyError      5   an optional part is not installed; the message names the command that installs it
     ├── StoreError                  6   a store cannot be reached, read or written (permission, disk full, …)

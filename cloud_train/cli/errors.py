@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from cloud_train.cli.terminal import OutputClosedError, Painter, clean, clean_lines, say_aside, say_json
+from cloud_train.cli.output.terminal import OutputClosedError, Painter, clean, clean_lines, say_aside, say_json
 from cloud_train.errors import CloudTrainError, StoreError
 
 INTERRUPTED = 130
@@ -58,7 +58,7 @@ def guarded(work: Callable[[], int], as_json: bool) -> int:
 
 def explain(error: Exception) -> Failure:
     """What to tell about an exception, without the credentials of any URL that it names."""
-    from cloud_train.job.secrecy import without_credentials
+    from cloud_train.spec.secret_names import without_credentials
 
     failure = _explain(error)
     hint = failure.hint and without_credentials(failure.hint)
@@ -121,9 +121,9 @@ def _bug(error: Exception) -> Failure:
 
 def _write_traceback(error: Exception) -> Path:
     from cloud_train import private
-    from cloud_train.orchestrator.home import Home
+    from cloud_train.client import Client
 
-    folder = Home.from_environment().folder / "errors"
+    folder = Client().home / "errors"
     private.make_folder(folder.parent)
     private.make_folder(folder)
     path = folder / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}.txt"

@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 PROGRAM = "cloud-train"
 
 VERBS: dict[str, tuple[str, str]] = {
-    "submit": ("submit", "Start a run of a job, or show with --dry-run what it would be."),
-    "list": ("list_runs", "Show the runs and where they stand."),
-    "status": ("status", "Show one run: where it stands, why it ended, what to do next."),
+    "submit": ("submit", "Start a run of a job, or show with --dry-run what would start."),
+    "list": ("list_runs", "Show the runs and their state, the newest first."),
+    "status": ("status", "Show one run: its state, why it ended, what to do next."),
     "logs": ("logs", "Print what a run's program printed, byte for byte."),
     "metrics": ("metrics", "Show a run's metrics as a table or a plot."),
-    "cancel": ("cancel", "End a run, with time for a last checkpoint."),
+    "cancel": ("cancel", "Stop a run, with time for a last checkpoint."),
     "resume": ("resume", "Start a run's next attempt, from its newest valid checkpoint."),
-    "adopt": ("adopt", "Take a run that was submitted elsewhere into this machine's ledger."),
+    "adopt": ("adopt", "Track a run that was submitted from another machine."),
     "fetch-model": ("fetch_model", "Copy a run's model, verified, into a folder."),
-    "sync": ("sync", "Copy a run's whole directory into a folder; again copies only what is new."),
-    "predict": ("predict", "Ask a run's model: the class of image files or of a line of text, or how a text goes on."),
-    "package": ("package", "Make the container image of a job, or find it made."),
-    "pack": ("pack", "Make tar shards of a folder of images, with an index."),
+    "sync": ("sync", "Copy a run's whole directory into a folder; later calls copy only what is new."),
+    "predict": ("predict", "Run a trained model: classify images or text, or continue a prompt."),
+    "package": ("package", "Build a job's container image, or reuse it."),
+    "pack": ("pack", "Pack a folder of images into tar shards with an index."),
     "validate": ("validate", "Check job files and report every mistake with its place."),
     "trust": ("trust", "Trust a config file that came with a job, as it is now."),
     "schema": ("schema", "Print the JSON Schema of the job file, for editors."),
@@ -85,9 +85,9 @@ _HELP = """Train a CNN, an RNN or your own script from one YAML file.
 
   cloud-train init job.yaml                 write a job file to start from
   cloud-train submit job.yaml --follow      train it, and watch
-  cloud-train fetch-model                   bring the newest run's model home
+  cloud-train fetch-model                   copy the newest run's model to this folder
 
-RUN is the beginning of a run's id, or its last four characters; without it the newest run is meant.
+RUN is the beginning of a run's id, or its last four characters; without it, the newest run is used.
 """
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -109,7 +109,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from cloud_train import __version__
+        from cloud_train.version import __version__
 
         typer.echo(f"{PROGRAM} {__version__}")
         raise typer.Exit
@@ -165,7 +165,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _make(name: str, module: str) -> "TyperCommand":
-    function = getattr(importlib.import_module(f"cloud_train.cli.{module}"), module)
+    function = getattr(importlib.import_module(f"cloud_train.cli.verbs.{module}"), module)
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
     single.command(name, help=_laid_out(inspect.getdoc(function) or ""), context_settings=_CONTEXT)(function)
     return typer.main.get_command(single)  # type: ignore[return-value] # one command in the app: it is a command, not a group

@@ -1,26 +1,23 @@
 """What no single field can decide: parts of a job that do not fit each other, and values that point at nothing.
 
-The sections by themselves are in ``network_checks``, ``data_checks`` and ``training_checks``; here is what puts them together.
+Each section checks itself (``check``); here is what puts them together.
 """
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 
-from cloud_train.job.architecture import layers
-from cloud_train.job.data_checks import check_data
-from cloud_train.job.datasets import describe
-from cloud_train.job.document import has_home
-from cloud_train.job.facts import DataFacts, LayerFacts
-from cloud_train.job.idle import idle_fields, is_given
-from cloud_train.job.models import CnnModel, FilesData, ImageData, JobSpec, ScriptModel
-from cloud_train.job.network_checks import check_model
-from cloud_train.job.problems import AbsentDataError, FieldError, Finding, Path
-from cloud_train.job.secrecy import looks_secret
+from cloud_train.data.registry import DATASETS
+from cloud_train.job.ignored_fields import ignored_fields, is_given
+from cloud_train.job.models import JobSpec
 from cloud_train.job.training_checks import check_learning, check_numbers, check_training
+from cloud_train.networks.base import ModelSection
+from cloud_train.networks.script import ScriptModel
+from cloud_train.spec.facts import DataFacts, LayerFacts
+from cloud_train.spec.paths import has_home, is_there
+from cloud_train.spec.problems import AbsentDataError, FieldError, Finding, Path
+from cloud_train.spec.secret_names import looks_secret
 
-_IMAGES = "an image data set: digits, mnist, cifar10 or images"
-_TEXTS = "a text (python-docs or text) to go on with, or lines (sequences) to classify"
 _OURS = "CLOUD_TRAIN_"
 
 
@@ -44,7 +41,7 @@ def examine(spec: JobSpec, directory: FilePath, wrong: Collection[Path] = ()) ->
     model_is_right, data_is_right = ("model",) not in sections, ("data",) not in sections
     findings = [*_check(spec, wrong)]
     if model_is_right:
-        findings += check_model(spec, directory)
+        findings += [*spec.model.check(spec.data), *_check_script(spec, directory)]
     findings += _check_image(spec, directory)
     if model_is_right and data_is_right:
         findings += _check_fit(spec)
@@ -52,7 +49,7 @@ def examine(spec: JobSpec, directory: FilePath, wrong: Collection[Path] = ()) ->
         return Examination(tuple(findings))
     absent: Finding | None = None
     try:
-        data = describe(spec.data, directory)
+        data = spec.data.describe(directory)
     except AbsentDataError as error:
         data, absent = error.known, _finding(error)
     except FieldError as error:
@@ -61,18 +58,19 @@ def examine(spec: JobSpec, directory: FilePath, wrong: Collection[Path] = ()) ->
         return Examination(tuple(findings), data, absent=absent)
     findings += check_numbers(spec, data)
     try:
-        return Examination(tuple(findings), data, layers(spec.model, data), absent)
+        return Examination(tuple(findings), data, spec.model.layer_facts(data), absent)
     except FieldError as error:
         return Examination((*findings, _finding(error)), data, absent=absent)
 
 
 def _check(spec: JobSpec, wrong: Collection[Path]) -> Iterator[Finding]:
     """What is wrong without regard to how model and data fit."""
-    yield from check_data(spec.data)
+    if spec.data is not None:
+        yield from spec.data.check()
     if not has_home(spec.store):
-        yield ("store",), f"nobody here is called {FilePath(spec.store).parts[0]!r}", "a path that starts with '~/', or the whole path"
+        yield ("store",), f"no user is called {FilePath(spec.store).parts[0]!r}", "a path that starts with '~/', or the whole path"
     yield from check_training(spec, wrong)
-    for path, said, wanted in idle_fields(spec):
+    for path, said, wanted in ignored_fields(spec):
         deciding = {(*path[:-1], "name"), (*path[:-1], "metric")}
         if is_given(spec, path) and deciding.isdisjoint(wrong):
             yield path, said, wanted
@@ -84,21 +82,33 @@ def _check(spec: JobSpec, wrong: Collection[Path]) -> Iterator[Finding]:
 def _check_fit(spec: JobSpec) -> Iterator[Finding]:
     """Why this model cannot learn from this data, or not in this way."""
     model, data = spec.model, spec.data
-    if isinstance(model, ScriptModel):
-        if data is not None and not isinstance(data, FilesData):
-            yield (
-                ("data", "dataset"),
-                f"a script reads its own data, and cannot be given {data.dataset!r}",
-                "dataset: files, or no data at all",
-            )
-        return
-    wanted = _IMAGES if isinstance(model, CnnModel) else _TEXTS
     if data is None:
-        yield ("model", "kind"), f"a {model.kind} needs data, and the job names none", f"data: with {wanted}"
-    elif isinstance(data, FilesData) or isinstance(data, ImageData) != isinstance(model, CnnModel):
-        yield ("data", "dataset"), f"a {model.kind} cannot learn from {data.dataset!r}", wanted
+        if not isinstance(model, ScriptModel):
+            yield ("model", "kind"), f"model kind {model.kind!r} needs data, and the job has none", f"data: with {_fitting(model)}"
+    elif isinstance(model, ScriptModel):
+        if data.sample_kind not in model.reads:
+            wanted = "dataset: files, or no data at all"
+            yield ("data", "dataset"), f"a script reads its own data and cannot be given {data.dataset!r}", wanted
+    elif data.sample_kind not in model.reads:
+        yield ("data", "dataset"), f"model kind {model.kind!r} cannot learn from {data.dataset!r}", _fitting(model)
     else:
         yield from check_learning(spec)
+
+
+def _fitting(model: ModelSection) -> str:
+    """The data sets that a model can learn from."""
+    names = [name for name, data in DATASETS.built_in.items() if data.sample_kind in model.reads]
+    return f"dataset: {', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else f"dataset: {''.join(names)}"
+
+
+def _check_script(spec: JobSpec, directory: FilePath) -> Iterator[Finding]:
+    if not isinstance(spec.model, ScriptModel):
+        return
+    folder = directory / spec.model.directory
+    if not is_there(folder) or not folder.is_dir():
+        yield ("model", "directory"), f"there is no folder {folder}", "a folder, relative to the job file"
+    if spec.resources.processes > 1:
+        yield ("resources", "processes"), "a script starts its own processes", "no processes"
 
 
 def _check_image(spec: JobSpec, directory: FilePath) -> Iterator[Finding]:

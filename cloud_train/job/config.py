@@ -16,11 +16,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cloud_train.errors import NotFoundError
-from cloud_train.job.document import Document, has_home, read_document
-from cloud_train.job.explain import explain, nearest
-from cloud_train.job.problems import JobFileError, Path, Place, Problem
-from cloud_train.job.section import NAME_PATTERN, Name
+from cloud_train.job.document import Document, read_document
 from cloud_train.job.settings import AwsSettings, AzureSettings, DockerSettings, GcpSettings, LocalSettings
+from cloud_train.job.validation_errors import explain, nearest
+from cloud_train.spec.paths import has_home
+from cloud_train.spec.problems import JobFileError, Path, Place, Problem
+from cloud_train.spec.section import NAME_PATTERN, Name
 
 
 class ConfigFile(BaseModel):

@@ -1,6 +1,6 @@
 """The ``image`` section: what the container of a run is made of, on providers that run one."""
 
-from cloud_train.job.section import PathText, Section
+from cloud_train.spec.section import PathText, Section
 
 
 class ImageSpec(Section):

@@ -12,8 +12,8 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from cloud_train.errors import JobError, NotFoundError
-from cloud_train.job.problems import JobFileError, Path, Place, Problem, shortened
-from cloud_train.job.secrecy import covered, masked, without_credentials
+from cloud_train.spec.problems import JobFileError, Path, Place, Problem, shortened
+from cloud_train.spec.secret_names import covered, masked, without_credentials
 
 LARGEST_BYTES = 256_000  # the parser takes about 10 µs a byte
 _DEEPEST = 32
@@ -73,15 +73,6 @@ def parse_value(text: str, name: str) -> Any:
     if walk.problems:
         raise JobFileError([Problem(Place(name), problem.message, problem.expected) for problem in walk.problems])
     return value
-
-
-def has_home(path: str) -> bool:
-    """Whether the home folder that ``path`` may begin with, such as ``~`` or ``~ada``, is known."""
-    try:
-        FilePath(path).expanduser()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _read(path: FilePath, hint: str) -> str:

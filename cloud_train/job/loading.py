@@ -10,14 +10,14 @@ from pydantic import ValidationError
 from cloud_train.job.checks import Examination, examine
 from cloud_train.job.config import Config
 from cloud_train.job.document import Document, read_document
-from cloud_train.job.explain import explain, place_of
-from cloud_train.job.facts import DataFacts, LayerFacts
-from cloud_train.job.models import CnnModel, JobSpec, ScriptModel
+from cloud_train.job.models import JobSpec
 from cloud_train.job.overrides import apply_overrides
-from cloud_train.job.problems import Finding, JobFileError, Path, Place, Problem, dotted
+from cloud_train.job.validation_errors import explain, place_of
+from cloud_train.networks.script import ScriptModel
+from cloud_train.spec.facts import DataFacts, LayerFacts
+from cloud_train.spec.problems import Finding, JobFileError, Path, Place, Problem, dotted
 
 DEFAULT_EPOCHS = 5
-RNN_CLIP_NORM = 1.0
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _with_defaults(spec: JobSpec) -> JobSpec:
     if not train.epochs and not train.steps:
         changes["epochs"] = DEFAULT_EPOCHS
     if train.clip_norm is None:
-        changes["clip_norm"] = 0.0 if isinstance(spec.model, CnnModel) else RNN_CLIP_NORM
+        changes["clip_norm"] = spec.model.default_clip_norm
     return spec.model_copy(update={"train": train.model_copy(update=changes)})
 
 

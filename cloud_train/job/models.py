@@ -4,8 +4,8 @@ The published JSON Schema and the tables in docs/job-file.md are generated from 
 Importing this module is part of every command, so it builds nothing: sections are built when they are used, and defaults are made by
 factories.
 
-Its sections: ``job.network`` (``model``), ``job.data``, ``job.training`` (``train``, ``checkpoint``), ``job.container`` (``image``), and
-here the place and its limits.
+Its sections are in ``networks`` (``model``), ``data``, ``job.training`` (``train``, ``checkpoint``) and ``job.container`` (``image``); here
+are the place and its limits. ``model``, ``data``, the optimizer and the schedule are read by the section of the component that they name.
 
 Unknown keys are errors. What a single field cannot decide (a CNN needs images, say) is in ``job.checks``.
 """
@@ -14,67 +14,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from cloud_train.data.registry import Data
 from cloud_train.job.container import ImageSpec
-from cloud_train.job.data import (
-    Augment,
-    Cifar10Data,
-    Data,
-    DigitsData,
-    FilesData,
-    ImageData,
-    ImagesData,
-    LanguageData,
-    MnistData,
-    Normalize,
-    OwnData,
-    PhotoAugment,
-    PythonDocsData,
-    SequencesData,
-    TextData,
-)
-from cloud_train.job.network import CnnModel, ConvBlock, Model, RnnModel, ScriptModel
-from cloud_train.job.section import NAME_PATTERN, VARIABLE_PATTERN, Count, Name, Section, VariableName
-from cloud_train.job.training import Best, CheckpointSpec, EarlyStopping, Optimizer, Schedule, TrainSpec
-from cloud_train.job.types import Accelerator, ByteSize, Duration
-
-__all__ = [
-    "NAME_PATTERN",
-    "VARIABLE_PATTERN",
-    "Augment",
-    "Best",
-    "CheckpointSpec",
-    "Cifar10Data",
-    "CnnModel",
-    "ConvBlock",
-    "Count",
-    "Data",
-    "DigitsData",
-    "EarlyStopping",
-    "FilesData",
-    "ImageData",
-    "ImageSpec",
-    "ImagesData",
-    "JobSpec",
-    "LanguageData",
-    "Limits",
-    "MnistData",
-    "Model",
-    "Name",
-    "Normalize",
-    "Optimizer",
-    "OwnData",
-    "PhotoAugment",
-    "PythonDocsData",
-    "Resources",
-    "Retry",
-    "RnnModel",
-    "Schedule",
-    "ScriptModel",
-    "Section",
-    "SequencesData",
-    "TextData",
-    "TrainSpec",
-]
+from cloud_train.job.training import CheckpointSpec, TrainSpec
+from cloud_train.networks.registry import Model
+from cloud_train.spec.section import Count, Name, Section, VariableName
+from cloud_train.spec.types import Accelerator, ByteSize, Duration
 
 RetryableCause = Literal["failed", "out-of-memory", "preempted", "infrastructure", "timed-out"]
 

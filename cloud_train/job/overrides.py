@@ -5,14 +5,18 @@ working directory, not at the job file's folder. Setting ``train.steps`` takes t
 likewise ``data.path`` and ``data.url``.
 """
 
+import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
-from cloud_train.job.document import Document, has_home, parse_value
-from cloud_train.job.models import CnnModel, Retry
-from cloud_train.job.problems import JobFileError, Path, Place, Problem, dotted, shortened
+from cloud_train.job.document import Document, parse_value
+from cloud_train.job.models import Retry
+from cloud_train.networks.cnn import CnnModel
+from cloud_train.spec.paths import has_home
+from cloud_train.spec.problems import JobFileError, Path, Place, Problem, dotted, shortened
 
 _PATHS = {("store",), ("data", "path")}
 _TEXTS = {("name",), ("provider",), ("model", "directory"), ("data", "url"), *_PATHS}
@@ -51,6 +55,15 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
     return Document(frozen(changed.data), changed.values, changed.keys)
 
 
+def override_text(key: str, value: object) -> str:
+    """The ``key=value`` text that sets the field ``key`` to a value of Python."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str) and _is_text(_split(f"{key}=")[0], value):
+        return f"{key}={value}"
+    return f"{key}={json.dumps(value)}"
+
+
 def frozen(value: Any) -> Any:
     """The same data with tuples for lists."""
     if isinstance(value, dict):
@@ -77,8 +90,12 @@ def _split(text: str) -> tuple[Path, str | None]:
 def _value(path: Path, text: str, name: str) -> Any:
     if path in _PATHS and "://" not in text and has_home(text) and not FilePath(text).expanduser().is_absolute():
         return str(FilePath(text).absolute())
-    is_text = path in _TEXTS or (path[0] == "env" and len(path) > 1) or (path == ("data", "sha256") and _CHECKSUM.fullmatch(text))
-    return text if is_text else parse_value(text, name)
+    return text if _is_text(path, text) else parse_value(text, name)
+
+
+def _is_text(path: Path, text: str) -> bool:
+    """Whether a value is taken as it is written, not as YAML."""
+    return path in _TEXTS or (path[:1] == ("env",) and len(path) > 1) or (path == ("data", "sha256") and bool(_CHECKSUM.fullmatch(text)))
 
 
 def _apply(document: Document, path: Path, value: Any, place: Place) -> None:

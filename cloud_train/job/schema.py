@@ -15,8 +15,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
 from cloud_train.job.config import ConfigFile
-from cloud_train.job.models import JobSpec, Section
-from cloud_train.job.types import Shorthand
+from cloud_train.job.models import JobSpec
+from cloud_train.spec.section import Section
+from cloud_train.spec.types import Shorthand
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -35,8 +36,10 @@ def _schema(model: type[BaseModel], title: str) -> dict[str, Any]:
     schema: dict[str, Any] = _plain(model.model_json_schema(schema_generator=_Generator))
     _describe(schema, model)
     for section in _sections(Section):
-        for kind in section.__mro__[: section.__mro__.index(Section)]:  # a field's docstring stands in the class that declares it
-            _describe(schema["$defs"].get(section.__name__, {}), kind)
+        if section.__name__ not in schema["$defs"]:
+            continue
+        for kind in reversed(section.__mro__[: section.__mro__.index(Section)]):  # a field's docstring is in the class that declares it
+            _describe(schema["$defs"][section.__name__], kind)
     return {"$schema": DIALECT, "title": title, "description": schema.pop("description"), **schema}
 
 

@@ -28,8 +28,7 @@ _WORDS = frozenset({"null", "true", "false"})
 def _check(name: str) -> None:
     import re
 
-    from cloud_train.job.explain import PATTERNS
-    from cloud_train.job.models import NAME_PATTERN
+    from cloud_train.spec.section import NAME_PATTERN, PATTERNS
 
     if not re.fullmatch(NAME_PATTERN, name):
         raise UsageError(f"a job cannot be called {name!r}", hint=f"expected: {PATTERNS[NAME_PATTERN]}")

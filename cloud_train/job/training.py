@@ -1,50 +1,16 @@
 """The ``train`` and ``checkpoint`` sections: how long, how, and what is kept of it."""
 
-from typing import Annotated, Literal
+from math import ceil
+from typing import Annotated, Literal, overload
 
 from pydantic import Field
 
-from cloud_train.job.section import Count, Fraction, MetricName, Section, Share
-from cloud_train.job.types import Cadence
+from cloud_train.job.optimizers import OPTIMIZERS, NonNegative, Optimizer, OptimizerSection, Positive
+from cloud_train.job.schedules import SCHEDULES, Schedule, ScheduleSection
+from cloud_train.spec.section import Count, Fraction, MetricName, Section, Share
+from cloud_train.spec.types import Cadence
 
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Optimizer(Section):
-    """How weights follow from gradients."""
-
-    name: Literal["adam", "adamw", "sgd"] = "adam"
-    """``adam`` (Kingma and Ba, 2015), ``adamw`` with its decoupled weight decay (Loshchilov and Hutter, 2019), or stochastic gradient
-    descent.
-    """
-    lr: Positive = 1e-3
-    """Learning rate."""
-    momentum: Share = 0.0
-    """Momentum, for ``sgd``."""
-    nesterov: bool = False
-    """Nesterov's momentum (Sutskever et al., 2013), for ``sgd``."""
-    weight_decay: NonNegative = 0.0
-    """Weight decay: added to the gradient as an L2 penalty, except for ``adamw``, which takes it off the weights directly."""
-    no_decay: tuple[Literal["bias", "norm", "embedding"], ...] = ()
-    """Weights that are spared the decay: biases, the scales of normalizations, embeddings."""
-
-
-class Schedule(Section):
-    """The learning rate over the run. ``schedule: cosine`` is short for ``schedule: {name: cosine}``."""
-
-    name: Literal["constant", "cosine", "step", "one-cycle"] = "constant"
-    """Always the same; falling to 0 along half a cosine wave; multiplied by ``factor`` every so often; or up and down again along two
-    cosine waves (Smith and Topin, 2018), with ``lr`` at the top.
-    """
-    warmup: Cadence | None = None
-    """Rise linearly from 0 over so many steps or epochs first, such as ``500 steps``. Not for ``one-cycle``, which rises by itself."""
-    every: Cadence = Cadence(30, "epoch")
-    """``step``: how often the rate is multiplied, in steps or epochs."""
-    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """``step``: what the rate is multiplied by."""
-    peak_at: Fraction = 0.3
-    """``one-cycle``: the part of the run after which the rate is highest."""
+_FAST_DEV_STEPS = 2
 
 
 class EarlyStopping(Section):
@@ -71,9 +37,9 @@ class TrainSpec(Section):
     """Samples, lines or sequences of text in one step, over all processes together."""
     accumulate: Count = 1
     """Work through each step's batch in so many parts, one after another: the same step in a fraction of the memory."""
-    optimizer: Optimizer = Field(default_factory=Optimizer)
+    optimizer: Annotated[OptimizerSection, OPTIMIZERS] = Field(default_factory=Optimizer)
     """The optimizer and its settings."""
-    schedule: Literal["constant", "cosine", "step", "one-cycle"] | Schedule = "constant"
+    schedule: Annotated[str | ScheduleSection, SCHEDULES] = "constant"
     """The learning rate over the run: a name, or a section."""
     clip_norm: NonNegative | None = None
     """Scale gradients down to this global L2 norm where they exceed it; 0 never does. 1 for an RNN and 0 for a CNN if left out."""
@@ -105,6 +71,33 @@ class TrainSpec(Section):
     """Write TensorBoard's event files beside the metrics."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """From which every random choice is derived."""
+
+    @property
+    def schedule_section(self) -> ScheduleSection:
+        """The schedule, written out where the job gives only its name."""
+        return self.schedule if isinstance(self.schedule, ScheduleSection) else Schedule.model_validate({"name": self.schedule})
+
+    def steps_per_epoch(self, train_samples: int | None) -> int | None:
+        """Optimizer steps in one pass over the training samples, None where their number is not known.
+
+        The last batch may be smaller; where a state is carried from batch to batch, every batch is whole and the rest is left out.
+        """
+        if train_samples is None:
+            return None
+        return train_samples // self.batch_size if self.carry_state else ceil(train_samples / self.batch_size)
+
+    @overload
+    def total_steps(self, per_epoch: int) -> int: ...
+    @overload
+    def total_steps(self, per_epoch: int | None) -> int | None: ...
+    def total_steps(self, per_epoch: int | None) -> int | None:
+        """Optimizer steps of the whole job, ``per_epoch`` of them in an epoch; None where that is not known and decides it."""
+        steps = self.steps
+        if steps is None and per_epoch is not None:
+            steps = (self.epochs or 0) * per_epoch
+        if not self.fast_dev_run:
+            return steps
+        return _FAST_DEV_STEPS if steps is None else min(steps, _FAST_DEV_STEPS)
 
 
 class Best(Section):

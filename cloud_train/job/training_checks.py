@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Iterator
 
-from cloud_train.job.facts import DataFacts
-from cloud_train.job.models import JobSpec, LanguageData, Optimizer, Schedule, ScriptModel
-from cloud_train.job.problems import Finding, Path
+from cloud_train.job.models import JobSpec
+from cloud_train.networks.script import ScriptModel
+from cloud_train.spec.facts import DataFacts
+from cloud_train.spec.problems import Finding, Path
 
 _METRICS = ("validation/loss", "validation/accuracy")
 _METRIC_OF_TEXT = "validation/bits_per_character"
@@ -19,9 +20,8 @@ def check_training(spec: JobSpec, wrong: Collection[Path]) -> Iterator[Finding]:
     if train.evaluate.unit == "second":
         yield ("train", "evaluate"), "a validation that hangs on the clock could not be repeated", "epochs or steps, such as '1 epoch'"
     if {(*_OPTIMIZER, "name"), (*_OPTIMIZER, "momentum")}.isdisjoint(wrong):
-        yield from _optimizer(train.optimizer)
-    if isinstance(train.schedule, Schedule):
-        yield from _schedule(train.schedule)
+        yield from train.optimizer.check()
+    yield from train.schedule_section.check()
     if {("train", "batch_size"), ("train", "accumulate"), ("resources", "processes"), ("resources", "nodes")}.isdisjoint(wrong):
         yield from _batch(spec)
 
@@ -30,7 +30,7 @@ def check_learning(spec: JobSpec) -> Iterator[Finding]:
     """What a built-in model cannot do on its data, where the two fit."""
     if isinstance(spec.model, ScriptModel) or spec.data is None:
         return
-    is_text = isinstance(spec.data, LanguageData)
+    is_text = spec.data.sample_kind == "text"
     known = (*_METRICS, _METRIC_OF_TEXT) if is_text else _METRICS
     early_stopping = spec.train.early_stopping
     for path, metric in (
@@ -60,23 +60,6 @@ def check_numbers(spec: JobSpec, data: DataFacts) -> Iterator[Finding]:
             f"{train.batch_size:,} streams are read side by side, and the text has {data.train_samples:,} sequences to train on",
             "a smaller batch_size, a smaller data.sequence_length, or more text",
         )
-
-
-def _optimizer(optimizer: Optimizer) -> Iterator[Finding]:
-    if optimizer.name != "sgd":
-        for field in ("momentum", "nesterov"):
-            if getattr(optimizer, field):
-                yield (*_OPTIMIZER, field), f"{optimizer.name} has no momentum of this kind", f"name: sgd, or no {field}"
-    elif optimizer.nesterov and not optimizer.momentum:
-        yield (*_OPTIMIZER, "nesterov"), "Nesterov's momentum needs a momentum", "momentum: 0.9, say"
-
-
-def _schedule(schedule: Schedule) -> Iterator[Finding]:
-    for field in ("warmup", "every"):
-        cadence = getattr(schedule, field)
-        if cadence is not None and cadence.unit == "second":
-            wanted = "steps or epochs, such as '500 steps'"
-            yield ("train", "schedule", field), "a learning rate that hangs on the clock could not be repeated", wanted
 
 
 def _batch(spec: JobSpec) -> Iterator[Finding]:

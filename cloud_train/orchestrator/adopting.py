@@ -13,17 +13,17 @@ from typing import Any
 
 from cloud_train.errors import CloudTrainError, ConflictError, NotFoundError, UsageError
 from cloud_train.orchestrator.configs import Configs
+from cloud_train.orchestrator.connections import provider_at, store_at
 from cloud_train.orchestrator.consent import refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.moving import new_place
-from cloud_train.orchestrator.observing import RunView, look, read_record, read_record_bytes, read_status
-from cloud_train.orchestrator.places import provider_at
-from cloud_train.orchestrator.stores import store_at
+from cloud_train.orchestrator.state import read, read_record, read_record_bytes, read_status
 from cloud_train.run import documents, layout
 from cloud_train.run.documents import Fields
-from cloud_train.run.ledger import ELSEWHERE, Entry, Ledger
+from cloud_train.run.ledger import UNMANAGED, Entry, Ledger
 from cloud_train.run.record import sha256_of
 from cloud_train.run.states import State
+from cloud_train.run.view import RunView
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.registry import absolute_url, scheme_of
 
@@ -89,7 +89,7 @@ def adopt(
             known = None
         if known is None:
             settings = _own_settings(home, entry, config, configs or Configs(home, refuse))
-            ledger.adopt(replace(entry, settings=settings, reference=_reference(home, entry, settings)))
+            ledger.adopt(replace(entry, settings=settings).launched(_reference(home, entry, settings)))
         elif known.store.rstrip("/") != store_url:
             raise ConflictError(
                 f"{run_id} is in the ledger already, with its run directory in {known.store}",
@@ -98,7 +98,7 @@ def adopt(
         elif _is_changed(ledger, store_url, run_id):
             ledger.distrust(run_id)
             note(f"run.json of {run_id} is not the one that is known here: resume will show what it starts, and ask")
-        return look(home, ledger, run_id)
+        return read(home, ledger, run_id)
 
 
 def _is_changed(ledger: Ledger, store_url: str, run_id: str) -> bool:
@@ -123,12 +123,12 @@ def _reference(home: Home, entry: Entry, settings: Mapping[str, Any]) -> dict[st
         handle = provider_at(home, entry.provider).find(entry.run_id, entry.attempt, entry.store, settings)
         if handle is not None:
             return handle.reference
-    return ELSEWHERE
+    return UNMANAGED
 
 
 def _read(store: Store, url: str, run_id: str) -> RunView | Unreadable | None:
     try:
-        return RunView.of(_entry(store, url, run_id))
+        return _entry(store, url, run_id).view()
     except NotFoundError as error:
         # A folder without a record is not a run directory.
         return None if isinstance(error.__cause__, ObjectMissingError) else Unreadable(run_id, error.message)
@@ -152,13 +152,6 @@ def _entry(store: Store, url: str, run_id: str) -> Entry:
         created=record.created,
         attempt=number,
         state=State.STARTING,
-        cause=None,
-        message="",
-        started=None,
-        ended=None,
-        host="",
-        resumed_step=None,
-        reference=None,
     )
     status = read_status(store, run_id, number)
     return entry.shown_by(number, status) if status else entry

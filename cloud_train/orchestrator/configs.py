@@ -102,6 +102,13 @@ def trust(home: Home, config: Config) -> None:
         ) from error
 
 
+def trust_file(home: Home, file: Path) -> dict[str, str]:
+    """Trust a config file as it is now; returns the settings that this is about, by name. Raises StoreError and JobError."""
+    config = load_config(file)
+    trust(home, config)
+    return dict(decisive_settings(config))
+
+
 def _mark(home: Home, config: Config) -> Path:
     said: dict[str, Any] = {"provider": config.provider, "store": config.store, "settings": config.settings}
     content = os.fsencode(config.file.resolve()) + b"\0" + json.dumps(said, sort_keys=True).encode()

@@ -12,19 +12,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from cloud_train import __version__
 from cloud_train.errors import CloudTrainError
 from cloud_train.job.config import Config
 from cloud_train.orchestrator.configs import Configs
+from cloud_train.orchestrator.connections import provider_at
 from cloud_train.orchestrator.consent import Ask, refuse
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.places import provider_at
 from cloud_train.providers.base import Diagnosed
 from cloud_train.providers.registry import known_providers
 from cloud_train.retry import RetryPolicy
-from cloud_train.run.ledger import Ledger
+from cloud_train.run.ledger import LedgerReader
 from cloud_train.storage.probing import probe
 from cloud_train.storage.registry import open_store, scheme_of
+from cloud_train.version import __version__
 
 _TRAINING = {
     "torch": "torch",
@@ -102,7 +102,7 @@ def _ledger(home: Home) -> Finding:
     if not home.ledger_path.exists():
         return Finding("ledger", "ok", "none yet; the first submission makes it")
     try:
-        with Ledger(home.ledger_path) as ledger:
+        with LedgerReader(home.ledger_path) as ledger:
             runs = len(ledger.newest())
     except CloudTrainError as error:
         return Finding("ledger", "error", error.message, error.hint or "")

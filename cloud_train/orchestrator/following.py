@@ -2,23 +2,26 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from cloud_train.errors import CloudTrainError, StoreError
-from cloud_train.orchestrator.asking import Asker
+from cloud_train.orchestrator.connections import patiently, pause_of, store_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, look, read_record
-from cloud_train.orchestrator.stores import patiently, pause_of, store_at
+from cloud_train.orchestrator.polling import Observer, Poller
+from cloud_train.orchestrator.reconcile import looking_at
+from cloud_train.orchestrator.state import read_record
 from cloud_train.run import layout
-from cloud_train.run.ledger import Ledger
 from cloud_train.run.logs import LogReader
 from cloud_train.run.metrics import MOST_NAMES, MetricPoint, MetricsReader
 from cloud_train.run.record import RunRecord
+from cloud_train.run.states import State
+from cloud_train.run.view import RunView
 
 _FIRST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 0.5
 _PAUSE_GROWTH = 1.2
+_MOST_POINTS = 100_000
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,27 @@ class Progress:
     steps_per_second: float | None = None
     eta_seconds: float | None = None
     output: bytes = b""
-    """What the program printed since the look before."""
+    """What the program printed since the previous look."""
+    points: tuple[MetricPoint, ...] = ()
+    """The metrics that came since the previous look, at most the newest 100,000."""
+
+
+@dataclass(frozen=True)
+class StateChange:
+    """The run is in another state, or has begun another attempt."""
+
+    run: RunView
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line that the program printed, without its line feed; bytes that are not UTF-8 are replaced."""
+
+    attempt: int
+    text: str
+
+
+Event = StateChange | LogLine | MetricPoint
 
 
 def follow(
@@ -50,8 +73,8 @@ def follow(
 
     ``note`` is told when the run's store cannot be reached for a while. ``clock`` says when a cloud is asked again.
     """
-    with Ledger(home.ledger_path) as ledger:
-        watch = _Watch(home, ledger, run_id, clock=clock)
+    with looking_at(home, run_id, record=True) as (_, look):
+        watch = _Watch(look, clock=clock)
         pause = _FIRST_PAUSE_SECONDS
         before: Progress | None = None
         while before is None or not before.view.state.is_end:
@@ -65,43 +88,69 @@ def follow(
                 pause = min(_LONGEST_PAUSE_SECONDS, pause * _PAUSE_GROWTH)
 
 
-def glance(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None) -> Progress:
-    """One look at the run: where it stands and its newest metrics, without what its program printed.
+def events(looks: Iterable[Progress]) -> Iterator[Event]:
+    """What happens between looks at a run, as it comes; the end of the run is the last event."""
+    state: tuple[int, State] | None = None
+    begun = b""
+    for seen in looks:
+        run = seen.view
+        is_new, attempt, state = (run.attempt, run.state) != state, state[0] if state else run.attempt, (run.attempt, run.state)
+        if begun and run.attempt != attempt:
+            yield LogLine(attempt, begun.decode(errors="replace"))
+            begun = b""
+        if is_new and not run.state.is_end:
+            yield StateChange(run)
+        *lines, begun = (begun + seen.output).split(b"\n")
+        if begun and run.state.is_end:
+            lines, begun = [*lines, begun], b""
+        yield from (LogLine(run.attempt, line.decode(errors="replace")) for line in lines)
+        yield from seen.points
+        if is_new and run.state.is_end:
+            yield StateChange(run)
 
-    Of a run that has ended the ledger knows the most; where its store cannot be reached, that is shown, and ``note`` is told.
+
+def glance(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None, *, record: bool) -> Progress:
+    """One look at the run: where it stands and its newest metrics, without what its program printed. Only with ``record`` is anything that
+    it finds recorded.
+
+    If the store of a run that has ended cannot be reached, what the ledger knows is shown, and ``note`` is told.
     """
-    with Ledger(home.ledger_path) as ledger:
+    with looking_at(home, run_id, record) as (ledger, look):
         try:
-            return _Watch(home, ledger, run_id, with_output=False).look()
+            return _Watch(look, with_output=False).look()
         except StoreError as error:
             entry = ledger.get(run_id)
             if entry is None or not entry.state.is_end:
                 raise
             note(error.message)
-            return Progress(RunView.of(entry), step=None, total_steps=None, epoch=None, epochs=None)
+            return Progress(entry.view(), step=None, total_steps=None, epoch=None, epochs=None)
 
 
 class _Watch:
     """What following remembers between two looks."""
 
     def __init__(
-        self, home: Home, ledger: Ledger, run_id: str, with_output: bool = True, clock: Callable[[], float] = time.monotonic
+        self,
+        look: Callable[[Observer | None], RunView],
+        with_output: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._with_output = with_output
-        self._home, self._ledger, self._run_id = home, ledger, run_id
+        self._look, self._with_output = look, with_output
         self._record: RunRecord | None = None
         self._attempt = 0
-        self._asker = Asker(clock)
+        self._poller = Poller(clock)
         self._latest: dict[str, float | None] = {}
         self._printed: list[bytes] = []
         self._pace = _Pace()
 
     def look(self) -> Progress:
-        view = look(self._home, self._ledger, self._run_id, self._asker)
+        view = self._look(self._poller)
         if view.attempt != self._attempt:
             self._begin(view)
         # The state was read before the metrics and the output: after an end nothing is added to them, so nothing is missed.
+        points: deque[MetricPoint] = deque(maxlen=_MOST_POINTS if self._with_output else 0)
         for point in self._metrics.read():
+            points.append(point)
             if point.key in self._latest or len(self._latest) < MOST_NAMES:
                 self._latest[point.key] = point.value
             self._pace.add(point)
@@ -122,6 +171,7 @@ class _Watch:
             steps_per_second=rate,
             eta_seconds=remaining / rate if remaining is not None and rate else None,
             output=output,
+            points=tuple(points),
         )
 
     def _begin(self, view: RunView) -> None:

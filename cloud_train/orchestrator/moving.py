@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cloud_train.errors import CorruptError, StoreError, UsageError
-from cloud_train.orchestrator.observing import read_record_bytes
-from cloud_train.orchestrator.stores import store_at
+from cloud_train.orchestrator.connections import store_at
+from cloud_train.orchestrator.state import read_record_bytes
 from cloud_train.run import documents, layout
 from cloud_train.run.ledger import Ledger, RecordKind
 from cloud_train.run.manifest import LARGEST, parse_manifest

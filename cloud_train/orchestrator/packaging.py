@@ -7,14 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cloud_train import __version__
 from cloud_train.errors import ConflictError, UsageError
-from cloud_train.job.models import JobSpec, ScriptModel
-from cloud_train.job.problems import FieldError, dotted
+from cloud_train.job.models import JobSpec
+from cloud_train.networks.script import ScriptModel
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.source import commit_of
 from cloud_train.providers.base import Provider, RegistryLogin
 from cloud_train.run.plan import Plan
+from cloud_train.spec.problems import FieldError, dotted
+from cloud_train.version import __version__
 
 if TYPE_CHECKING:
     from cloud_train.image.credentials import Login

@@ -15,11 +15,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from cloud_train.data.imagefolder import list_images
+from cloud_train.data.shards import BLOCK_BYTES, ENDING, INDEX, MOST_INDEX_BYTES, Part, Shard, ShardIndex, part_of
 from cloud_train.errors import CorruptError, UsageError
-from cloud_train.job.imagefolder import list_images
-from cloud_train.job.models import ImagesData
-from cloud_train.job.problems import FieldError
-from cloud_train.job.shards import BLOCK_BYTES, ENDING, INDEX, MOST_INDEX_BYTES, Part, Shard, ShardIndex, part_of
+from cloud_train.spec.problems import FieldError
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.registry import bucket_and_prefix, folder_of, open_store, scheme_of
 from cloud_train.storage.transfer.files import Options, Upload, upload
@@ -94,7 +93,7 @@ def pack(folder: Path, destination: str, shard_bytes: int, report: Report | None
 
 def _plan(folder: Path, shard_bytes: int) -> tuple[tuple[str, ...], list[_PlannedShard]]:
     try:
-        found = list_images(ImagesData(dataset="images", path=str(folder)), folder)
+        found = list_images(folder)
     except FieldError as error:
         raise UsageError(error.reason, hint=error.hint) from error
     is_split = found.validation is not None

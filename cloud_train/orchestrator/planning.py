@@ -5,31 +5,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cloud_train.data.base import SCHEME
 from cloud_train.docker import container_paths
 from cloud_train.errors import ProviderError, UsageError
-from cloud_train.job.addresses import ADDRESS, data_in_store
-from cloud_train.job.architecture import steps_per_epoch, total_steps
 from cloud_train.job.config import Config
-from cloud_train.job.datasets import DownloadableData, data_place
-from cloud_train.job.facts import DataFacts
+from cloud_train.job.container import ImageSpec
 from cloud_train.job.loading import LoadedJob, load_job
-from cloud_train.job.models import ImageSpec, JobSpec, RnnModel, ScriptModel, SequencesData
+from cloud_train.job.models import JobSpec
 from cloud_train.job.settings import CloudSettings
+from cloud_train.networks.script import ScriptModel
 from cloud_train.orchestrator.configs import Configs
+from cloud_train.orchestrator.connections import provider_at
 from cloud_train.orchestrator.consent import refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import ingredients, refuse_outside
-from cloud_train.orchestrator.places import provider_at
 from cloud_train.providers.base import Capabilities, Provider, Request
 from cloud_train.run.ids import new_run_id
 from cloud_train.run.plan import Plan
 from cloud_train.run.ranking import Ranking
 from cloud_train.run.record import Program
 from cloud_train.run.states import Cause
+from cloud_train.spec.facts import DataFacts
 from cloud_train.storage.registry import absolute_url, check_url, scheme_of
-
-_MUCH_BYTES = 256 << 20
-"""A batch that is larger deserves a note."""
 
 
 def make_plan(
@@ -62,7 +59,7 @@ def make_plan(
     settings = chosen.settings.get(spec.provider, {}) if chosen else {}
     url = absolute_url(spec.store, directory)
     _refuse_impossible(spec, place.name, place.capabilities, url)
-    _refuse_out_of_reach(data_in_store(spec.data), place.name, place.capabilities)
+    _refuse_out_of_reach(spec.data.store_url if spec.data else None, place.name, place.capabilities)
     if place.capabilities.containers:
         refuse_outside(spec, directory, loaded.origins)
     per_epoch, in_all = _steps(spec, loaded.data)
@@ -82,7 +79,7 @@ def make_plan(
         origins=loaded.origins,
         notes=(
             *_data_notes(loaded),
-            *_one_hot_note(spec, loaded.data),
+            *(spec.model.notes(loaded.data, spec.train.batch_size) if loaded.data else ()),
             *_notes(spec, place.name, place.capabilities),
             *_cloud_notes(spec, place, chosen),
         ),
@@ -106,10 +103,10 @@ def plan_elsewhere(
     if data is not None:
         if spec.data is None or not hasattr(spec.data, "path"):
             raise UsageError(f"--data: the job of {before.run_id} reads no data from a folder")
-        path = data if ADDRESS.match(data) else str(Path(data).expanduser().absolute())
+        path = data if SCHEME.match(data) else str(Path(data).expanduser().absolute())
         spec = spec.model_copy(update={"data": spec.data.model_copy(update={"path": path})})
     _refuse_impossible(spec, place.name, place.capabilities, url)
-    _refuse_out_of_reach(data_in_store(spec.data), place.name, place.capabilities)
+    _refuse_out_of_reach(spec.data.store_url if spec.data else None, place.name, place.capabilities)
     return replace(
         before,
         job=spec,
@@ -125,7 +122,7 @@ def plan_elsewhere(
 
 def _host_data(spec: JobSpec, directory: Path, place: Provider) -> str | None:
     """The job's data on this machine, which a container is given; raises ProviderError where the machines are elsewhere."""
-    data = data_place(spec.data, directory) if place.capabilities.containers else None
+    data = spec.data.place(directory) if spec.data is not None and place.capabilities.containers else None
     if data is None:
         return None
     if not place.capabilities.mounts_folders:
@@ -172,13 +169,15 @@ def _program(spec: JobSpec, directory: Path, provider: Provider, settings: Mappi
     else:
         # Not the job's folder: `python -m` would import the modules that are there.
         arguments, folder = (provider.interpreter(settings), "-m", "cloud_train.training"), None
-    data, best = data_place(spec.data, directory), spec.checkpoint.best
+    data = None if spec.data is None else spec.data.place(directory)
+    data_url = None if spec.data is None else spec.data.store_url
+    best = spec.checkpoint.best
     inside = provider.capabilities.containers
     return Program(
         command=arguments,
         directory="/" if folder is None else container_paths.CODE if inside else str(folder.resolve()),
         environment=dict(spec.env),
-        data=data_in_store(spec.data) or (None if data is None else container_paths.DATA if inside else str(data.resolve())),
+        data=data_url or (None if data is None else container_paths.DATA if inside else str(data.resolve())),
         grace_seconds=spec.limits.grace.seconds,
         duration_seconds=spec.limits.duration.seconds if spec.limits.duration else None,
         keep_checkpoints=spec.checkpoint.keep,
@@ -192,8 +191,8 @@ def _steps(spec: JobSpec, data: DataFacts | None) -> tuple[int | None, int | Non
     """Optimizer steps of an epoch and of the whole job; None where that is not known before the data is there, and for a script."""
     if isinstance(spec.model, ScriptModel):
         return None, None
-    per_epoch = steps_per_epoch(data, spec.train.batch_size, carry_state=spec.train.carry_state) if data else None
-    return per_epoch, total_steps(spec.train, per_epoch)
+    per_epoch = spec.train.steps_per_epoch(data.train_samples if data else None)
+    return per_epoch, spec.train.total_steps(per_epoch)
 
 
 def _data_notes(loaded: LoadedJob) -> Iterator[str]:
@@ -201,23 +200,12 @@ def _data_notes(loaded: LoadedJob) -> Iterator[str]:
     data, missing = loaded.spec.data, loaded.absent
     if missing is not None:
         yield f"{missing.place}: {missing.message}; `submit` refuses this job until the data is there{_unknown(loaded)}"
-    elif (url := data_in_store(data)) is not None:
-        yield f"the data is fetched from {url} into the cache when the run starts, unless it is there{_unknown(loaded)}"
-    elif isinstance(data, DownloadableData) and data.path is None:
-        yield f"the data is downloaded into the cache when the run starts, unless it is there: {data.url}{_unknown(loaded)}"
-
-
-def _one_hot_note(spec: JobSpec, data: DataFacts | None) -> Iterator[str]:
-    """Where lines of many different words go in one-hot, which takes more memory than anybody would think."""
-    model, lines = spec.model, spec.data
-    if not isinstance(model, RnnModel) or not isinstance(lines, SequencesData) or model.embedding_size or data is None or not data.tokens:
+    elif data is None:
         return
-    batch_bytes = spec.train.batch_size * lines.max_length * data.tokens * 4
-    if batch_bytes > _MUCH_BYTES:
-        yield (
-            f"model.embedding_size is not set: each of the {data.tokens:,} {lines.tokens} is a one-hot vector, and a batch of the longest"
-            f" lines takes {batch_bytes / 1e9:,.1f} GB; embedding_size: 64 takes little"
-        )
+    elif (url := data.store_url) is not None:
+        yield f"the data is fetched from {url} into the cache when the run starts, unless it is there{_unknown(loaded)}"
+    elif data.given_url is not None:
+        yield f"the data is downloaded into the cache when the run starts, unless it is there: {data.given_url}{_unknown(loaded)}"
 
 
 def _unknown(loaded: LoadedJob) -> str:

@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from cloud_train.errors import NotFoundError, UsageError
-from cloud_train.orchestrator.asking import Asker
-from cloud_train.orchestrator.early_words import EarlyWords
+from cloud_train.orchestrator.connections import patiently, pause_of, store_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, look, read_record, view
-from cloud_train.orchestrator.stores import patiently, pause_of, store_at
+from cloud_train.orchestrator.polling import Poller
+from cloud_train.orchestrator.provider_logs import ProviderLogs
+from cloud_train.orchestrator.reconcile import looking_at
+from cloud_train.orchestrator.state import read_record, read_run
 from cloud_train.run import documents, layout
-from cloud_train.run.ledger import Ledger
 from cloud_train.run.logs import LogReader
 from cloud_train.run.metrics import MOST_BYTES, MetricPoint, MetricsReader, merged
 from cloud_train.run.streams import open_stream
+from cloud_train.run.view import RunView
 from cloud_train.storage.base import Store
 
 _PAUSE_SECONDS = 0.2
@@ -28,7 +29,7 @@ def read_logs(home: Home, run_id: str, attempt: int | None = None, node: int = 0
 
     Raises NotFoundError for an attempt that never was, UsageError for a node that the run does not have.
     """
-    run = view(home, run_id)
+    run = read_run(home, run_id)
     reader = _log(run, attempt or run.attempt, node)
     if tail is not None:
         reader.skip_to_tail(tail)
@@ -44,25 +45,26 @@ def follow_logs(
     sleep: Callable[[float], None] = time.sleep,
     note: Callable[[str], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
+    record: bool = True,
 ) -> Iterator[bytes]:
-    """The program's output as it comes, until the run ends; goes on with the next attempt where there is one.
+    """The program's output as it comes, until the run ends, that of a next attempt included.
 
-    ``note`` is told when the run's store cannot be reached for a while. ``clock`` says when a cloud is asked again. Raises UsageError for a
-    node that the run does not have.
+    What the looks find is recorded unless ``record`` is False. ``note`` is told when the run's store cannot be reached for
+    a while. ``clock`` says when a cloud is asked again. Raises UsageError for a node that the run does not have.
     """
     if node:
-        _check_node(view(home, run_id), node)
+        _check_node(read_run(home, run_id), node)
 
     def read(reader: LogReader) -> Iterator[bytes]:
         while piece := patiently(lambda: next(reader.read(), b""), note, sleep):
             yield piece
 
-    with Ledger(home.ledger_path) as ledger:
+    with looking_at(home, run_id, record) as (ledger, look):
         attempt, reader = 0, None
-        asker = Asker(clock)
-        early = EarlyWords(home, note, clock)
+        poller = Poller(clock)
+        early = ProviderLogs(home, note, clock)
         while True:
-            run = patiently(lambda: look(home, ledger, run_id, asker), note, sleep)
+            run = patiently(lambda: look(poller), note, sleep)
             early.tell(run, ledger)
             if reader is None or run.attempt != attempt:
                 if reader is not None:
@@ -78,9 +80,9 @@ def follow_logs(
             sleep(pause_of(store, _PAUSE_SECONDS))
 
 
-def worker_notes(home: Home, run_id: str, attempt: int | None = None, node: int = 0) -> list[str]:
-    """What the worker wrote down about the attempt: where it resumed, which checkpoints it passed over, how it ended."""
-    run = view(home, run_id)
+def read_worker_log(home: Home, run_id: str, attempt: int | None = None, node: int = 0) -> list[str]:
+    """The lines of the worker's own log: where it resumed, which checkpoints it skipped, how the attempt ended."""
+    run = read_run(home, run_id)
     stream = open_stream(store_at(run.store), f"{run_id}/{layout.worker_log(attempt or run.attempt, node)}")
     data = stream.read(0, _MOST_NOTES_BYTES)
     return data.decode(errors="replace").splitlines()
@@ -91,7 +93,7 @@ def read_metrics(home: Home, run_id: str, note: Callable[[str], None] = lambda _
 
     Of very many only the newest are read, and ``note`` is told.
     """
-    run = view(home, run_id)
+    run = read_run(home, run_id)
     store = store_at(run.store)
     points: deque[MetricPoint] = deque(maxlen=_MOST_POINTS)
     passed_over = False

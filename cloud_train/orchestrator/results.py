@@ -5,22 +5,26 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloud_train.beneath import open_file, open_plain
 from cloud_train.errors import ConflictError, CorruptError, NotFoundError, StoreError, UsageError
+from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, read_record, view
-from cloud_train.orchestrator.stores import store_at
+from cloud_train.orchestrator.state import read_record, read_run
 from cloud_train.run import documents, layout
 from cloud_train.run.manifest import LARGEST, FileEntry, Manifest, parse_manifest, write_manifest
 from cloud_train.run.streams import SegmentedStream, stream_of
+from cloud_train.run.view import RunView
 from cloud_train.storage.base import InvalidKeyError, ObjectInfo, ObjectMissingError, Store
+from cloud_train.storage.transfer.engine import Identity, Known
 from cloud_train.storage.transfer.files import Download, Options, Progress, download
 from cloud_train.storage.transfer.paths import TEMPORARY, Placed, ignores_case, open_folder, place
+from cloud_train.storage.transfer.remembered import Memory
 
 Report = Callable[[Progress], None]
 """Called a few times a second, and at the end."""
@@ -67,14 +71,14 @@ def fetch_model(
     The folder appears whole or not at all. Raises NotFoundError where there is no such model (yet), ConflictError if the folder holds
     something else, CorruptError if a byte differs from the manifest.
     """
-    run = view(home, run_id)
+    run = read_run(home, run_id)
     store = store_at(run.store)
     prefix, manifest = _chosen(store, run, checkpoint)
     files = {name: entry for name, entry in manifest.files.items() if name != _TRAINING_STATE}
     target = (to or Path(f"{run_id}-model")).absolute()
     is_far = store.local_path(prefix) is None
     with _folder_that_appears_whole(target, kept_when_cut=is_far) as temporary:
-        wanted = {name: entry for name, entry in files.items() if not _lies_here(temporary, name, entry.sha256)}
+        wanted = {name: entry for name, entry in files.items() if _identity_of(temporary, name, entry.sha256) is None}
         files_here = [Download(f"{prefix}/{name}", temporary / name, entry.size, entry.sha256) for name, entry in wanted.items()]
         _download(store, files_here, Options(report=report))
         write_manifest(temporary, manifest.step, manifest.metrics, manifest.fingerprint)
@@ -88,7 +92,7 @@ def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None 
     Every file that a manifest lists is checked against it. Nothing here is deleted. Raises ConflictError if the folder holds anything but a
     copy of this run, which is known by its ``run.json``: it is copied first, so a copy that was cut off can be continued.
     """
-    run = view(home, run_id)
+    run = read_run(home, run_id)
     store = store_at(run.store)
     target = (to or Path(run_id)).absolute()
     if store.local_path(run_id) == target:
@@ -97,40 +101,115 @@ def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None 
     if not infos:
         raise NotFoundError(f"the run directory {run.run_directory} is gone")
     _check_is_copy(target, run_id)
-    stream_names = {key: name for key in infos if (name := _stream_name(key, run_id))}
-    # A stream becomes a file under its own name, so it is that name which has to be safe.
-    is_stream = set(stream_names.values())
-    names = dict.fromkeys(stream_names.get(key, key) for key in infos)
-    placed = _without_hidden(place(names, f"{run_id}/", ignores_case=ignores_case(_existing(target))))
-    streams = {key: path for key, path in placed.paths.items() if key in is_stream}
-    files = {path: key for key, path in placed.paths.items() if key not in streams}
-    expected = _entries_of_manifests(store, run_id)
-    changed = [path for path, key in files.items() if not _is_here(store, infos[key], target, path, expected.get(path))]
-    skipped = tuple(placed.skipped)
-    for turn in range(3):
-        part = {path: files[path] for path in changed if _turn(path) == turn}
-        copies = [_copy(key, target, path, expected.get(path), infos[key].size) for path, key in part.items()]
-        skipped += _download(store, copies, Options(report=report, durable=False))
-    assembled, gaps = [], []
-    for key, path in sorted(streams.items()):
-        stream = SegmentedStream(store, key)
+    memory = Memory(home.folder / "transfers", store.url, f"{run_id}/", target)
+    copy = _Copy(store, run_id, target, infos, memory)
+    try:
+        copy.bring_files(report)
+        copy.bring_streams()
+    finally:
+        memory.write()
+    return copy.result()
+
+
+@dataclass
+class _Copy:
+    """A run directory's copy while it is made. Where nothing changed, ``infos``, the store's listing, and ``memory`` show it."""
+
+    store: Store
+    run_id: str
+    target: Path
+    infos: Mapping[str, ObjectInfo]
+    memory: Memory
+    copied: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    moved_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self._segments: dict[str, list[ObjectInfo]] = {}
+        # A stream becomes a file under its own name, so it is that name which has to be safe.
+        names = {key: _stream_name(key, self.run_id) for key in self.infos}
+        streams = set(names.values())
+        for key, info in self.infos.items():
+            if (name := names[key] or key) in streams:
+                self._segments.setdefault(name, []).append(info)
+        all_names = dict.fromkeys(names[key] or key for key in self.infos)
+        placed = _without_hidden(place(all_names, f"{self.run_id}/", ignores_case=ignores_case(_existing(self.target))))
+        self.skipped += placed.skipped
+        self._streams = {key: path for key, path in placed.paths.items() if key in streams}
+        self._files = {path: key for key, path in placed.paths.items() if key not in streams}
+
+    def bring_files(self, report: Report | None) -> None:
+        """Copy each object that is not here."""
+        is_known = all(self.memory.sha256_of_object(key, self.infos[key].version) for key in self._files.values())
+        expected = {} if is_known else _entries_of_manifests(self.store, self.run_id, self.infos)
+        changed = [path for path, key in self._files.items() if not self._is_here(path, self.infos[key], expected.get(path))]
+        if changed and not expected:
+            expected = _entries_of_manifests(self.store, self.run_id, self.infos)
+        options = Options(report=report, durable=False)
+        for turn in range(3):
+            part = [path for path in changed if _turn(path) == turn]
+            copies = [_copy(self._files[path], self.target, path, expected.get(path), self.infos[self._files[path]].size) for path in part]
+            self.skipped += _download(self.store, copies, options, self.memory)
+        self.copied += changed
+        self.moved_bytes += sum(self.infos[self._files[path]].size for path in changed)
+
+    def bring_streams(self) -> None:
+        """Copy each stream that is not here as the one file that it was."""
+        for key, path in sorted(self._streams.items()):
+            version = _version_of(self._segments[key])
+            if self._is_same(path, key, version, self.memory.sha256_of_object(key, version)):
+                continue
+            stream = SegmentedStream(self.store, key)
+            try:
+                is_new, known = _assemble(stream, self.target, path, key, version)
+            except InvalidKeyError as error:
+                self.skipped.append((key, error.message))
+                continue
+            if is_new:
+                self.copied.append(path)
+                self.moved_bytes += sum(info.size for info in self._segments[key])
+            if (gap := stream.missing()) is None:
+                self.memory.learn([known])
+            else:
+                reason = f"what follows byte {gap[0]:,} is left out, because the bytes up to {gap[1]:,} are not in the store"
+                self.skipped.append((path, reason))
+
+    def result(self) -> SyncResult:
+        """What was done."""
+        unchanged = max(0, len(self._files) + len(self._streams) - len(self.copied))
+        return SyncResult(self.run_id, self.target, tuple(self.copied), unchanged, self.moved_bytes, tuple(self.skipped))
+
+    def _is_here(self, path: str, info: ObjectInfo, entry: FileEntry | None) -> bool:
+        remembered = self.memory.sha256_of_object(info.key, info.version)
+        if entry is None:
+            return self._is_same(path, info.key, info.version, remembered, info)
+        if remembered not in (None, entry.sha256):
+            return _identity_of(self.target, path, entry.sha256) is not None
+        return self._is_same(path, info.key, info.version, entry.sha256)
+
+    def _is_same(self, path: str, key: str, version: str, sha256: str | None, info: ObjectInfo | None = None) -> bool:
+        """Whether the file is the object of this SHA-256, or where that is not known, of ``info``."""
         try:
-            if _assemble(stream, target, path):
-                assembled.append(key)
-        except InvalidKeyError as error:
-            gaps.append((key, error.message))
-            continue
-        if (gap := stream.missing()) is not None:
-            gaps.append((path, f"what follows byte {gap[0]:,} is left out, because the bytes up to {gap[1]:,} are not in the store"))
-    copied = (*changed, *(key.removeprefix(f"{run_id}/") for key in assembled))
-    moved = sum(infos[files[path]].size for path in changed)
-    moved += sum(infos[key].size for key, name in stream_names.items() if name in assembled)
-    return SyncResult(run_id, target, copied, max(0, len(files) + len(streams) - len(copied)), moved, (*skipped, *gaps))
+            descriptor = open_file(self.target, path.split("/"))
+        except OSError:
+            return False
+        with os.fdopen(descriptor, "rb") as file:
+            looked_ns, identity = time.time_ns(), Identity.of(os.fstat(descriptor))
+            if self.memory.is_unchanged(key, version, identity):
+                return True
+            if info is not None and identity.size != info.size:
+                return False
+            if sha256 is None and info is not None:
+                sha256 = self.store.stat(info.key).sha256 or _sha256_of_object(self.store, info)
+            if sha256 is None or hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                return False
+        self.memory.learn([Known(key, sha256, version, identity, looked_ns)])
+        return True
 
 
 def model_folder(home: Home, run_id: str, checkpoint: str | None = None) -> Path | None:
     """Where the model lies if its store is a local folder, so that it can be used in place; None otherwise."""
-    run = view(home, run_id)
+    run = read_run(home, run_id)
     store = store_at(run.store)
     prefix, _ = _chosen(store, run, checkpoint)
     return store.local_path(prefix)
@@ -143,7 +222,7 @@ def _chosen(store: Store, run: RunView, checkpoint: str | None) -> tuple[str, Ma
         with suppress(ObjectMissingError):
             return prefix, _manifest(store, prefix)
         hint = f"take what there is with: cloud-train fetch-model {run.run_id} --checkpoint last"
-        state = f"attempt {run.attempt} is {run.state}"
+        state = f"attempt {run.attempt} is {run.state_text}"
         raise NotFoundError(f"{run.run_id} has no final model; {state}", hint=hint if _checkpoints(store, run.run_id) else None)
     found = _checkpoints(store, run.run_id)
     steps = ", ".join(str(step) for step in found) or "none yet"
@@ -178,20 +257,33 @@ def _manifest(store: Store, prefix: str) -> Manifest:
     return parse_manifest(documents.read(store, key, LARGEST), f"{store.url}/{key}")
 
 
-def _entries_of_manifests(store: Store, run_id: str) -> dict[str, FileEntry]:
-    """Every file of the run directory that a manifest vouches for."""
-    folders = [layout.MODEL, *(f"{layout.CHECKPOINTS}/{layout.step_folder(step)}" for step in _checkpoints(store, run_id))]
+def _entries_of_manifests(store: Store, run_id: str, infos: Iterable[str]) -> dict[str, FileEntry]:
+    """Every file of the run directory, with these keys, that a manifest vouches for."""
     entries: dict[str, FileEntry] = {}
-    for folder in folders:
-        with suppress(ObjectMissingError, CorruptError):
-            entries |= {f"{folder}/{name}": entry for name, entry in _manifest(store, f"{run_id}/{folder}").files.items()}
+    for key in infos:
+        folder, _, name = key.removeprefix(f"{run_id}/").rpartition("/")
+        if name == layout.MANIFEST and (folder == layout.MODEL or _is_checkpoint(folder)):
+            with suppress(ObjectMissingError, CorruptError):
+                entries |= {f"{folder}/{name}": entry for name, entry in _manifest(store, f"{run_id}/{folder}").files.items()}
     return entries
 
 
-def _download(store: Store, files: list[Download], options: Options) -> tuple[tuple[str, str], ...]:
+def _is_checkpoint(folder: str) -> bool:
+    above, _, name = folder.rpartition("/")
+    step = layout.step_of(name) if above == layout.CHECKPOINTS else None
+    return step is not None and name == layout.step_folder(step)
+
+
+def _version_of(segments: Iterable[ObjectInfo]) -> str:
+    """Changes whenever one of a stream's segments does."""
+    lines = "".join(f"{info.key} {info.size} {info.version}\n" for info in segments)
+    return hashlib.sha256(lines.encode(errors="surrogatepass")).hexdigest()
+
+
+def _download(store: Store, files: list[Download], options: Options, memory: Memory | None = None) -> tuple[tuple[str, str], ...]:
     """Fetch the files; returns what was passed over, each with the reason."""
     try:
-        return download(store, files, options).skipped
+        return download(store, files, options, memory).skipped
     except CorruptError as error:
         hint = "choose another checkpoint with --checkpoint, or resume the run, which passes this one over"
         raise CorruptError(error.message, hint=hint) from error
@@ -243,18 +335,6 @@ def _stream_name(key: str, run_id: str) -> str | None:
     return found[0] if found else None
 
 
-def _is_here(store: Store, info: ObjectInfo, target: Path, path: str, entry: FileEntry | None) -> bool:
-    try:
-        descriptor = open_file(target, path.split("/"))
-    except OSError:
-        return False
-    with os.fdopen(descriptor, "rb") as file:
-        if os.fstat(descriptor).st_size != info.size:
-            return False
-        sha256 = entry.sha256 if entry else store.stat(info.key).sha256 or _sha256_of_object(store, info)
-        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
-
-
 def _sha256_of_object(store: Store, info: ObjectInfo) -> str:
     digest = hashlib.sha256()
     for piece in store.pieces(info.key, 0, info.size):
@@ -262,18 +342,21 @@ def _sha256_of_object(store: Store, info: ObjectInfo) -> str:
     return digest.hexdigest()
 
 
-def _lies_here(folder: Path, name: str, sha256: str) -> bool:
+def _identity_of(folder: Path, name: str, sha256: str) -> Identity | None:
+    """Of the file with this SHA-256; None where there is another one, or none."""
     try:
         descriptor = open_file(folder, name.split("/"))
     except OSError:
-        return False
+        return None
     with os.fdopen(descriptor, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        identity = Identity.of(os.fstat(descriptor))
+        return identity if hashlib.file_digest(file, "sha256").hexdigest() == sha256 else None
 
 
-def _assemble(stream: SegmentedStream, target: Path, path: str) -> bool:
-    """Write a stream that lies in segments as the one file that it was; False if it lies here already. Raises InvalidKeyError where a link
-    or a folder is in the way.
+def _assemble(stream: SegmentedStream, target: Path, path: str, key: str, version: str) -> tuple[bool, Known]:
+    """Write a stream that lies in segments as the one file that it was; returns whether it was not here already, and what is known of it.
+
+    Raises InvalidKeyError where a link or a folder is in the way.
     """
     *above, name = path.split("/")
     directory = open_folder(target, above)
@@ -287,9 +370,12 @@ def _assemble(stream: SegmentedStream, target: Path, path: str) -> bool:
                 file.write(piece)
                 sha256.update(piece)
                 position += len(piece)
-        if _lies_here(target, path, sha256.hexdigest()):
-            return False
-        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+            file.flush()
+            looked_ns, identity = time.time_ns(), _identity_of(target, path, sha256.hexdigest())
+            is_new = identity is None
+            if identity is None:
+                os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+                looked_ns, identity = time.time_ns(), Identity.of(os.fstat(descriptor))
     except IsADirectoryError as error:
         raise InvalidKeyError(f"there is a folder at {target / path}", hint="move it away") from error
     except OSError as error:
@@ -298,7 +384,7 @@ def _assemble(stream: SegmentedStream, target: Path, path: str) -> bool:
         with suppress(OSError):
             os.unlink(temporary, dir_fd=directory)
         os.close(directory)
-    return True
+    return is_new, Known(key, sha256.hexdigest(), version, identity, looked_ns)
 
 
 def _existing(folder: Path) -> Path:

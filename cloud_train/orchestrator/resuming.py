@@ -8,21 +8,21 @@ from pathlib import Path
 
 from cloud_train.errors import ConflictError, UsageError
 from cloud_train.orchestrator.configs import Configs
+from cloud_train.orchestrator.connections import CLOUD_PAUSE_SECONDS, provider_at
 from cloud_train.orchestrator.consent import Ask, refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.moving import move, new_place
-from cloud_train.orchestrator.observing import RunView, declare_dead, look
 from cloud_train.orchestrator.packaging import with_image, with_same_image
-from cloud_train.orchestrator.places import provider_at
 from cloud_train.orchestrator.planning import plan_elsewhere
+from cloud_train.orchestrator.reconcile import declare_lost, reconcile
 from cloud_train.orchestrator.stopping import outlives_its_end
-from cloud_train.orchestrator.stores import CLOUD_PAUSE_SECONDS
 from cloud_train.orchestrator.submitting import handed_over, launch, refuse_unready
 from cloud_train.orchestrator.trust import CheckedRecord, accept, checked_record
 from cloud_train.run import locks
 from cloud_train.run.ledger import Ledger, RecordKind
 from cloud_train.run.plan import Plan
 from cloud_train.run.states import State
+from cloud_train.run.view import RunView
 
 _SILENCE_SECONDS = 45.0
 """For which a worker on another machine must give no sign of life, several times the pace at which it gives them."""
@@ -60,8 +60,8 @@ def resume(
     """
     configs = Configs(home, ask_of_configs or refuse, note)
     with Ledger(home.ledger_path) as ledger:
-        run = look(home, ledger, run_id)
-        is_silent = run.is_elsewhere and not run.state.is_end
+        run = reconcile(home, ledger, run_id)
+        is_silent = run.is_unmanaged and not run.state.is_end
         if not is_silent:
             _refuse_unresumable(run)
         shown = _consented(home, ledger, run, elsewhere, configs=configs, ask=ask)  # before anything that takes long
@@ -71,7 +71,7 @@ def resume(
         with locks.held(home.submission_lock(run_id)) as mine:
             if not mine:
                 raise ConflictError(f"{run_id} is being resumed by another command", hint=f"see: cloud-train status {run_id}")
-            run = look(home, ledger, run_id)  # again, now that nobody else can resume it
+            run = reconcile(home, ledger, run_id)  # again, now that nobody else can resume it
             _refuse_unresumable(run)
             _refuse_running(home, ledger, run, sleep=sleep, clock=clock)
             checked = checked_record(ledger, run)
@@ -88,7 +88,7 @@ def resume(
             else:
                 plan = move(ledger, with_image(home, provider, plan, note), run.store, note)
             launch(ledger, provider, plan, secrets)
-        return look(home, ledger, run_id)
+        return reconcile(home, ledger, run_id)
 
 
 def _consented(home: Home, ledger: Ledger, run: RunView, elsewhere: Elsewhere | None, *, configs: Configs, ask: Ask) -> str | None:
@@ -154,13 +154,13 @@ def _listen(
     before, until = run.heartbeat, clock() + _SILENCE_SECONDS
     while clock() < until:
         sleep(CLOUD_PAUSE_SECONDS)
-        run = look(home, ledger, run.run_id)
+        run = reconcile(home, ledger, run.run_id)
         if run.state.is_end or run.heartbeat != before:
             return run
     entry = ledger.get(run.run_id)
     if entry is None:
         return run
-    return declare_dead(ledger, entry, f"no sign of life from {run.host or 'its machine'} for {_SILENCE_SECONDS:g} s")
+    return declare_lost(ledger, entry, f"no sign of life from {run.host or 'its machine'} for {_SILENCE_SECONDS:g} s")
 
 
 def _refuse_running(home: Home, ledger: Ledger, run: RunView, *, sleep: Callable[[float], None], clock: Callable[[], float]) -> None:

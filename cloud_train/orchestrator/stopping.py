@@ -6,16 +6,17 @@ from contextlib import suppress
 from functools import partial
 
 from cloud_train.errors import CloudTrainError, ConflictError, ProviderError, StoreError
-from cloud_train.orchestrator.asking import Asker
+from cloud_train.orchestrator.connections import pause_of, provider_at, store_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, look, read_record
-from cloud_train.orchestrator.places import provider_at
-from cloud_train.orchestrator.stores import pause_of, store_at
+from cloud_train.orchestrator.polling import Poller
+from cloud_train.orchestrator.reconcile import reconcile
+from cloud_train.orchestrator.state import launch_of, read_record
 from cloud_train.providers.base import Handle
 from cloud_train.run import layout
 from cloud_train.run.documents import one_line
-from cloud_train.run.ledger import ELSEWHERE, Entry, Ledger
+from cloud_train.run.ledger import Entry, Ledger
 from cloud_train.run.states import Cause, State
+from cloud_train.run.view import RunView
 
 _MARGIN_SECONDS = 10.0
 """What a worker may need beyond the grace period, before it is taken for stuck."""
@@ -43,10 +44,10 @@ def cancel(
     its run directory says, which others can write: as long as its provider says that it runs, it is stopped.
     """
     with Ledger(home.ledger_path) as ledger:
-        run = look(home, ledger, run_id)
+        run = reconcile(home, ledger, run_id)
         if run.state.is_end and (alive := outlives_its_end(home, ledger, run, sleep=sleep, clock=clock)) is not None:
             _stop(home, run, alive, force, sleep=sleep, clock=clock)
-            return look(home, ledger, run_id)
+            return reconcile(home, ledger, run_id)
         if run.state is State.CANCELLED:
             return run
         if run.state.is_end:
@@ -62,13 +63,13 @@ def cancel(
         stop = partial(_tell, home, run, entry)
         stop(force)
         if not wait and not force:
-            return look(home, ledger, run_id)
-        is_far, heartbeat = run.is_elsewhere or store.local_path(run_id) is None, run.heartbeat
-        is_slow = not run.is_elsewhere and provider_at(home, run.provider).capabilities.stops_slowly
+            return reconcile(home, ledger, run_id)
+        is_far, heartbeat = run.is_unmanaged or store.local_path(run_id) is None, run.heartbeat
+        is_slow = not run.is_unmanaged and provider_at(home, run.provider).capabilities.stops_slowly
         margin = _CLOUD_SECONDS if is_slow else _SILENCE_SECONDS if is_far else _MARGIN_SECONDS
-        asker = Asker(clock)
+        poller = Poller(clock)
         deadline = clock() + read_record(store, run_id).program.grace_seconds + margin
-        while not (run := look(home, ledger, run_id, asker)).state.is_end:
+        while not (run := reconcile(home, ledger, run_id, poller)).state.is_end:
             if is_far and not force and run.heartbeat != heartbeat:  # it lives, and may still be sending its last checkpoint
                 heartbeat, deadline = run.heartbeat, max(deadline, clock() + margin)
             if clock() > deadline:
@@ -94,9 +95,9 @@ def outlives_its_end(
 def _still_running(home: Home, ledger: Ledger, run: RunView) -> Handle | None:
     """The attempt, if its provider says that it runs, whatever the run directory says; None also where the provider cannot be asked."""
     entry = ledger.get(run.run_id)
-    if entry is None or entry.reference is None or entry.reference == ELSEWHERE:
+    if entry is None or entry.reference is None or entry.is_unmanaged:
         return None
-    handle = Handle(entry.run_id, entry.attempt, entry.provider, entry.store, entry.reference)
+    handle = launch_of(entry)
     with suppress(CloudTrainError):
         observation = provider_at(home, entry.provider).observe(handle)
         is_going = observation.state in (State.STARTING, State.RUNNING) and observation.cause is not Cause.UNKNOWN
@@ -121,7 +122,7 @@ def _stop(home: Home, run: RunView, alive: Handle, force: bool, *, sleep: Callab
 
 
 def _tell(home: Home, run: RunView, entry: Entry, force: bool) -> None:
-    if run.is_elsewhere:  # its worker looks for the mark every few seconds; nobody else can be told from here
+    if run.is_unmanaged:  # its worker looks for the mark every few seconds; nobody else can be told from here
         return
     handle = Handle(run.run_id, run.attempt, run.provider, run.store, entry.reference or {})
     provider_at(home, run.provider).cancel(handle, force)

@@ -2,7 +2,7 @@
 
 Image (where the provider runs one) → ledger row *submitting* → run directory → ``provider.launch`` → ledger row *starting*. An image costs
 nothing and belongs to no run, so it comes first: what cannot be built leaves no run behind. The rest happens under the run's submission
-lock: a row that is still *submitting* while nobody holds the lock is settled by whoever looks next (``observing``).
+lock: a row that is still *submitting* while nobody holds the lock was cut off, which ``state`` finds out and ``reconcile`` records.
 """
 
 import os
@@ -16,25 +16,25 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cloud_train import __version__
 from cloud_train.errors import CloudTrainError, MissingDependencyError, ProviderError, UsageError
-from cloud_train.job.addresses import data_in_store
-from cloud_train.job.models import DigitsData, ImagesData, JobSpec, ScriptModel
+from cloud_train.job.models import JobSpec
+from cloud_train.networks.script import ScriptModel
+from cloud_train.orchestrator.connections import provider_at, store_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.packaging import with_image
-from cloud_train.orchestrator.places import provider_at
+from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.source import commit_of
-from cloud_train.orchestrator.stores import store_at
 from cloud_train.providers.base import AlreadyLaunchedError, Handle, LaunchUnknownError, Provider
 from cloud_train.run import layout, locks
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import AttemptStatus, RunRecord, sha256_of
 from cloud_train.run.states import Cause, State
+from cloud_train.run.view import RunView
 from cloud_train.storage.base import AccessDeniedError
-from cloud_train.storage.handover import settings_for
+from cloud_train.storage.credential_forwarding import settings_for
 from cloud_train.storage.registry import bucket_and_prefix
+from cloud_train.version import __version__
 
 
 def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None) -> RunView:
@@ -68,7 +68,7 @@ def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None)
             ledger.forget(plan.run_id)
             raise
         launch(ledger, provider, plan, secrets)
-    return view(home, plan.run_id)
+    return update_run(home, plan.run_id)
 
 
 def launch(ledger: Ledger, provider: Provider, plan: Plan, secrets: dict[str, str]) -> Handle:
@@ -78,7 +78,7 @@ def launch(ledger: Ledger, provider: Provider, plan: Plan, secrets: dict[str, st
     try:
         handle = provider.launch(provider.render(plan), secrets)
     except LaunchUnknownError:
-        raise  # the attempt stays *submitting*: whoever looks next finds out
+        raise  # the attempt stays *submitting* until ``reconcile`` finds out
     except ProviderError as error:
         now = time.time()
         ledger.observed(plan.run_id, plan.attempt, Cause.REJECTED.state, Cause.REJECTED, error.message, started=now, ended=now)
@@ -125,7 +125,7 @@ def refuse_unready(provider: Provider, plan: Plan) -> None:
     problems = provider.check(provider.render(plan))
     if problems:
         raise ProviderError(f"{provider.name!r} would refuse this run: {'; '.join(problems)}")
-    _refuse_absent_data(data_in_store(plan.job.data))
+    _refuse_absent_data(plan.job.data.store_url if plan.job.data else None)
     if provider.capabilities.containers:
         return
     if isinstance(plan.job.model, ScriptModel) and not Path(plan.program.directory).is_dir():
@@ -157,10 +157,8 @@ def _refuse_absent_data(url: str | None) -> None:
 def _needed(job: JobSpec) -> Iterator[tuple[str, str]]:
     """What a built-in trainer imports for this job, each as a module and the package that has it."""
     yield from ((name, name) for name in ("torch", "numpy", "safetensors"))
-    if isinstance(job.data, DigitsData):
-        yield "sklearn", "scikit-learn"
-    if isinstance(job.data, ImagesData):
-        yield "PIL", "pillow"
+    if job.data is not None:
+        yield from job.data.packages.items()
     if job.train.tensorboard:
         yield "tensorboardX", "tensorboardX"
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloud_train.errors import ConflictError
-from cloud_train.job.models import ScriptModel
+from cloud_train.networks.script import ScriptModel
+from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.consent import Ask, NotTrustedError, Question
-from cloud_train.orchestrator.observing import RunView, read_record_bytes
-from cloud_train.orchestrator.stores import store_at
-from cloud_train.run.ledger import Ledger, RecordKind
+from cloud_train.orchestrator.state import read_record_bytes
+from cloud_train.run.ledger import LedgerReader, RecordKind
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import RunRecord, sha256_of
+from cloud_train.run.view import RunView
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class CheckedRecord:
         return self.kind is RecordKind.OWN
 
 
-def checked_record(ledger: Ledger, run: RunView) -> CheckedRecord:
+def checked_record(ledger: LedgerReader, run: RunView) -> CheckedRecord:
     """The ``run.json`` of the run, and how it is known here.
 
     Raises ConflictError where it is none of those that are known, NotFoundError or CorruptError where there is none.

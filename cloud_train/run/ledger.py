@@ -1,72 +1,36 @@
-"""The ledger: this machine's record of runs and attempts, one SQLite file in WAL mode, so that nothing that was started is ever forgotten.
+"""The ledger: this machine's record of runs and attempts, so that nothing that was started is ever forgotten.
 
-A run is written down as *submitting* before anything is sent, and as launched after. What stands between the two is settled by whoever
-looks next (``orchestrator.observing``). The schema's version is SQLite's ``user_version``.
+A run is written down as *submitting* before anything is sent, and as launched afterwards. A submission that was cut off in between is found
+by ``orchestrator.state`` and settled by ``orchestrator.reconcile``.
 
-The ledger is also what this machine's word is checked by: the SHA-256 of each ``run.json`` that was written or accepted here, and the
-provider settings with which each attempt was started. Neither is ever taken from a run directory.
+The ledger also holds what this machine trusts: the SHA-256 of each ``run.json`` that was written or accepted here, and the provider
+settings that each attempt was started with. Neither is ever taken from a run directory.
 """
 
 import json
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Self
 
-from cloud_train import private
-from cloud_train.errors import ConflictError, StoreError
+from cloud_train.errors import ConflictError
+from cloud_train.run import ledger_file
 from cloud_train.run.documents import LATEST
-from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
+from cloud_train.run.view import RunView
 
-_VERSION = 2
-_RECORDS = """
-CREATE TABLE records (
-    run_id TEXT NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
-    sha256 TEXT NOT NULL,
-    kind   TEXT NOT NULL,
-    PRIMARY KEY (run_id, sha256)
-) STRICT, WITHOUT ROWID;
-"""
-_SCHEMA = f"""
-CREATE TABLE runs (
-    run_id   TEXT PRIMARY KEY,
-    name     TEXT NOT NULL,
-    provider TEXT NOT NULL,
-    store    TEXT NOT NULL,
-    job_file TEXT,
-    created  REAL NOT NULL
-) STRICT;
-CREATE INDEX runs_by_time ON runs (created);
-CREATE TABLE attempts (
-    run_id       TEXT NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
-    number       INTEGER NOT NULL,
-    provider     TEXT NOT NULL,
-    state        TEXT NOT NULL,
-    cause        TEXT,
-    message      TEXT NOT NULL DEFAULT '',
-    started      REAL,
-    ended        REAL,
-    host         TEXT NOT NULL DEFAULT '',
-    resumed_step INTEGER,
-    reference    TEXT,
-    settings     TEXT,
-    PRIMARY KEY (run_id, number)
-) STRICT, WITHOUT ROWID;
-{_RECORDS}"""
-_MIGRATIONS = {1: f"ALTER TABLE attempts ADD COLUMN settings TEXT;{_RECORDS}"}
-"""Version → what makes the next version of it. Of the runs of version 1 no record is known: resuming one asks once."""
-_BUSY_SECONDS = 30.0
-_COLUMNS = (
-    "runs.run_id, runs.name, attempts.provider, runs.store, runs.job_file, runs.created, attempts.number, attempts.state, attempts.cause,"
-    " attempts.message, attempts.started, attempts.ended, attempts.host, attempts.resumed_step, attempts.reference,"
-    " attempts.settings"
-)
+_OF_RUN = ("run_id", "name", "store", "job_file", "created")
+_OF_ATTEMPT = ("provider", "state", "cause", "message", "started", "ended", "host", "resumed_step", "reference", "settings")
+_COLUMNS = (*(f"runs.{name}" for name in _OF_RUN), "attempts.number", *(f"attempts.{name}" for name in _OF_ATTEMPT))
+_FIELDS = (*_OF_RUN, "attempt", *_OF_ATTEMPT)
+"""The field of ``Entry`` that each column becomes."""
 _NEWEST = "attempts.number = (SELECT max(number) FROM attempts AS a WHERE a.run_id = runs.run_id)"
+
+UNMANAGED: dict[str, Any] = {"elsewhere": True}
+"""The reference of an attempt that was launched from another machine, and that its provider cannot find from here."""
 
 
 class RecordKind(Enum):
@@ -81,65 +45,93 @@ class RecordKind(Enum):
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One run with its newest attempt, as the ledger has it."""
+class Entry(RunView):
+    """One run with its newest attempt, as the ledger has it: what is shown of it, and what only this machine knows."""
 
-    run_id: str
-    name: str
-    provider: str
-    store: str
-    job_file: str | None
-    created: float
-    attempt: int
-    state: State
-    cause: Cause | None
-    message: str
-    started: float | None
-    ended: float | None
-    host: str
-    resumed_step: int | None
-    reference: dict[str, Any] | None
+    reference: dict[str, Any] | None = None
     """The provider's handle of the attempt; None until it is launched."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """The provider settings of this machine's own configuration with which the attempt was started, or may be looked for."""
+    """The provider settings of this machine's own configuration that the attempt was started with, or may be looked for with."""
 
-    def shown_by(self, number: int, status: AttemptStatus) -> Self:
-        """The run as the status of attempt ``number`` shows it."""
+    @property
+    def is_unlaunched(self) -> bool:
+        """Whether no launch is recorded of an attempt that has not ended: it is being submitted, or its submission was cut off."""
+        return self.reference is None and not self.state.is_end
+
+    def launched(self, reference: dict[str, Any]) -> Self:
+        """The run after its attempt was launched."""
+        begins = self.state is State.SUBMITTING
         return replace(
             self,
-            attempt=number,
-            state=status.state,
-            cause=status.cause,
-            message=status.message,
-            started=status.started,
-            ended=status.ended,
-            host=status.host,
-            resumed_step=status.resumed_step,
+            reference=reference,
+            is_unmanaged=reference == UNMANAGED,
+            state=State.STARTING if begins else self.state,
+            started=None if begins else self.started,
         )
 
+    def view(self, heartbeat: float | None = None, is_recorded: bool = True) -> RunView:
+        """What is shown of the run."""
+        shown = {each.name: getattr(self, each.name) for each in fields(RunView)}
+        return RunView(**{**shown, "heartbeat": heartbeat, "is_recorded": is_recorded})
 
-ELSEWHERE: dict[str, Any] = {"elsewhere": True}
-"""The reference of an attempt that was launched from another machine, and that its provider cannot find from here."""
 
-
-class Ledger:
-    """The open ledger. Use it as a context manager; every change is one transaction."""
+class LedgerReader:
+    """The ledger, open for reading: nothing is made, migrated or changed. Use it as a context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            private.make_folder(path.parent)
-            private.make_file(path)  # SQLite gives the files beside it the same mode
-            self._connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-            self._prepare()
-        except (OSError, sqlite3.Error) as error:
-            raise _explain(error, path) from error
+        self._connection = self._connect(path)
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        return ledger_file.connect_read_only(path)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *unused: object) -> None:
         self._connection.close()
+
+    def records(self, run_id: str) -> dict[str, RecordKind]:
+        """The SHA-256 of each ``run.json`` of this run that is known here; empty for an adopted run that was never resumed from here."""
+        rows = self._rows("SELECT sha256, kind FROM records WHERE run_id = ?", (run_id,))
+        return {sha256: RecordKind(kind) for sha256, kind in rows}
+
+    def get(self, run_id: str) -> Entry | None:
+        """One run with its newest attempt, or None."""
+        return next(iter(self._entries("runs.run_id = ?", (run_id,))), None)
+
+    def newest(self, limit: int | None = None) -> list[Entry]:
+        """Runs with their newest attempt, the newest run first."""
+        return list(self._entries("1", (), limit))
+
+    def matching(self, text: str, limit: int = 20) -> list[str]:
+        """Ids of the runs that begin with ``text``, newest first; where none does, of those that end with it."""
+        for pattern in (f"{_escaped(text)}%", f"%-{_escaped(text)}"):
+            rows = self._rows(
+                "SELECT run_id FROM runs WHERE run_id LIKE ? ESCAPE '\\' ORDER BY created DESC, run_id DESC LIMIT ?", (pattern, limit)
+            )
+            if rows:
+                return [row[0] for row in rows]
+        return []
+
+    def _entries(self, condition: str, values: tuple[object, ...], limit: int | None = None) -> Iterator[Entry]:
+        rows = self._rows(
+            f"SELECT {', '.join(_COLUMNS)} FROM runs JOIN attempts ON attempts.run_id = runs.run_id AND {_NEWEST} WHERE {condition}"
+            " ORDER BY runs.created DESC, runs.run_id DESC LIMIT ?",
+            (*values, -1 if limit is None else limit),
+        )
+        return map(_entry, rows)
+
+    def _rows(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+        with ledger_file.explained(self.path):
+            return self._connection.execute(query, values).fetchall()
+
+
+class Ledger(LedgerReader):
+    """The ledger, open for changes; made if there is none. Every change is one transaction."""
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        return ledger_file.connect(path)
 
     def add(
         self,
@@ -185,11 +177,6 @@ class Ledger:
                     json.dumps(entry.settings),
                 ),
             )
-
-    def records(self, run_id: str) -> dict[str, RecordKind]:
-        """The SHA-256 of each ``run.json`` of this run that is known here; empty for an adopted run that was never resumed from here."""
-        rows = self._rows("SELECT sha256, kind FROM records WHERE run_id = ?", (run_id,))
-        return {sha256: RecordKind(kind) for sha256, kind in rows}
 
     def know_record(self, run_id: str, sha256: str, kind: RecordKind) -> None:
         """Write down a ``run.json`` by its SHA-256, beside those that are known already. One that is known as *seen* may become more."""
@@ -262,23 +249,8 @@ class Ledger:
         with self._change() as connection:
             connection.execute("DELETE FROM runs WHERE run_id = ?", (run_id,))
 
-    def get(self, run_id: str) -> Entry | None:
-        """One run with its newest attempt, or None."""
-        return next(iter(self._entries("runs.run_id = ?", (run_id,))), None)
-
-    def newest(self, limit: int | None = None) -> list[Entry]:
-        """Runs with their newest attempt, the newest run first."""
-        return list(self._entries("1", (), limit))
-
-    def matching(self, text: str, limit: int = 20) -> list[str]:
-        """Ids of the runs that begin with ``text``, newest first; where none does, of those that end with it."""
-        for pattern in (f"{_escaped(text)}%", f"%-{_escaped(text)}"):
-            rows = self._rows(
-                "SELECT run_id FROM runs WHERE run_id LIKE ? ESCAPE '\\' ORDER BY created DESC, run_id DESC LIMIT ?", (pattern, limit)
-            )
-            if rows:
-                return [row[0] for row in rows]
-        return []
+    def _change(self) -> AbstractContextManager[sqlite3.Connection]:
+        return ledger_file.change(self._connection, self.path)
 
     def _insert_run(self, *row: str | float | None) -> None:
         try:
@@ -302,90 +274,23 @@ class Ledger:
         except sqlite3.IntegrityError as error:
             raise ConflictError(f"attempt {number} of {run_id} is in the ledger already") from error
 
-    def _entries(self, condition: str, values: tuple[object, ...], limit: int | None = None) -> Iterator[Entry]:
-        rows = self._rows(
-            f"SELECT {_COLUMNS} FROM runs JOIN attempts ON attempts.run_id = runs.run_id AND {_NEWEST} WHERE {condition}"
-            " ORDER BY runs.created DESC, runs.run_id DESC LIMIT ?",
-            (*values, -1 if limit is None else limit),
-        )
-        for *identity, state, cause, message, started, ended, host, resumed_step, reference, settings in rows:
-            run_id, name, provider, store, job_file, created, attempt = identity
-            yield Entry(
-                run_id=run_id,
-                name=name,
-                provider=provider,
-                store=store,
-                job_file=job_file,
-                created=min(max(created, 0.0), LATEST),
-                attempt=attempt,
-                state=State(state),
-                cause=Cause(cause) if cause else None,
-                message=message,
-                started=_time(started),
-                ended=_time(ended),
-                host=host,
-                resumed_step=resumed_step,
-                reference=json.loads(reference) if reference else None,
-                settings=json.loads(settings) if settings else {},
-            )
 
-    def _rows(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
-        try:
-            return self._connection.execute(query, values).fetchall()
-        except sqlite3.Error as error:
-            raise _explain(error, self.path) from error
-
-    @contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            with self._connection:
-                yield self._connection
-        except sqlite3.Error as error:
-            raise _explain(error, self.path) from error
-
-    def _prepare(self) -> None:
-        self._connection.execute(f"PRAGMA busy_timeout = {int(_BUSY_SECONDS * 1000)}")
-        self._connection.execute("PRAGMA foreign_keys = ON")
-        # A run must be in the ledger before it costs money, so a commit has to be on the disk, WAL or not.
-        self._connection.execute("PRAGMA synchronous = FULL")
-        version = self._read_version()
-        if version > _VERSION:
-            raise StoreError(
-                f"the ledger {self.path} was written by a newer cloud-train (its version {version}, this one knows {_VERSION})",
-                hint="upgrade cloud-train, or name another folder with CLOUD_TRAIN_HOME",
-            )
-        if version == 0:
-            self._create_tables()
-        elif version < _VERSION:
-            self._migrate()
-
-    def _read_version(self) -> int:
-        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
-
-    def _create_tables(self) -> None:
-        # Of fifty first commands at once, SQLite lets one switch to WAL; it answers the others "locked" without waiting, so they wait here.
-        deadline = time.monotonic() + _BUSY_SECONDS
-        while True:
-            try:
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                break
-            except sqlite3.OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-        with self._change() as connection:
-            if self._read_version() == 0:
-                for statement in _SCHEMA.split(";"):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {_VERSION}")
-
-    def _migrate(self) -> None:
-        with self._change() as connection:
-            for version in range(self._read_version(), _VERSION):  # read again: another command may have been quicker
-                for statement in _MIGRATIONS[version].split(";"):
-                    connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {_VERSION}")
+def _entry(row: tuple[Any, ...]) -> Entry:
+    values = dict(zip(_FIELDS, row, strict=True))
+    reference = json.loads(values["reference"]) if values["reference"] else None
+    return Entry(
+        **{
+            **values,
+            "created": min(max(values["created"], 0.0), LATEST),
+            "state": State(values["state"]),
+            "cause": Cause(values["cause"]) if values["cause"] else None,
+            "started": _time(values["started"]),
+            "ended": _time(values["ended"]),
+            "reference": reference,
+            "settings": json.loads(values["settings"]) if values["settings"] else {},
+            "is_unmanaged": reference == UNMANAGED,
+        }
+    )
 
 
 def _time(seconds: float | None) -> float | None:
@@ -395,10 +300,3 @@ def _time(seconds: float | None) -> float | None:
 
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-
-
-def _explain(error: OSError | sqlite3.Error, path: Path) -> StoreError:
-    return StoreError(
-        f"cannot use the ledger {path}: {error}",
-        hint="check that its folder is writable and the disk not full, or name another folder with CLOUD_TRAIN_HOME",
-    )

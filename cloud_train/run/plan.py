@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from cloud_train.errors import CorruptError
-from cloud_train.job.facts import DataFacts, LayerFacts
 from cloud_train.job.models import JobSpec
 from cloud_train.run.documents import Fields
 from cloud_train.run.record import Program, RunRecord
+from cloud_train.spec.facts import DataFacts, LayerFacts
 
 NOT_WRITTEN = "0" * 64
 """Stands for the SHA-256 of ``run.json`` in a plan that nobody has submitted."""

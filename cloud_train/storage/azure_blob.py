@@ -16,7 +16,6 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cloud_train.errors import MissingDependencyError, UsageError
-from cloud_train.storage.answers import BAD_CERTIFICATE
 from cloud_train.storage.azure_account import Credentials, account_from, quiet_sdk
 from cloud_train.storage.azure_errors import AzureErrors, without_secrets
 from cloud_train.storage.base import (
@@ -28,6 +27,7 @@ from cloud_train.storage.base import (
     TransientStoreError,
     UploadGoneError,
 )
+from cloud_train.storage.http_errors import BAD_CERTIFICATE
 from cloud_train.storage.objects import CLIENT_OPTIONS, ONE_TRY, SHA256, ObjectStorage
 
 if TYPE_CHECKING:

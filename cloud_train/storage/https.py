@@ -22,8 +22,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.job.secrecy import without_credentials
 from cloud_train.retry import TRANSIENT_STATUSES, RetryPolicy, retry_after_seconds
+from cloud_train.spec.secret_names import without_credentials
 from cloud_train.storage.base import (
     UNKNOWN_SIZE,
     AccessDeniedError,

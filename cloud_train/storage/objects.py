@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import StoreError
-from cloud_train.storage.answers import BEYOND_THE_END, answer_in, error_of
 from cloud_train.storage.base import (
     AccessDeniedError,
     Buffer,
@@ -30,6 +29,7 @@ from cloud_train.storage.base import (
     ObjectMissingError,
     TransientStoreError,
 )
+from cloud_train.storage.http_errors import BEYOND_THE_END, answer_in, error_of
 from cloud_train.storage.renewal import Renewal
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from hashlib import md5
 from typing import Any
 
 from cloud_train.errors import StoreError, UsageError
-from cloud_train.storage.answers import BAD_CERTIFICATE
 from cloud_train.storage.base import AccessDeniedError, CredentialsEndedError, Multipart, ObjectInfo, TransientStoreError, UploadGoneError
+from cloud_train.storage.http_errors import BAD_CERTIFICATE
 from cloud_train.storage.objects import SHA256, ObjectStorage
 from cloud_train.storage.s3_access import CREDENTIAL_PROBLEMS, LOG_IN, Sdk, obstore_client, settings_in_environment
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from cloud_train.errors import ProviderError
 from cloud_train.job.loopback import is_loopback
-from cloud_train.job.secrecy import without_credentials
+from cloud_train.spec.secret_names import without_credentials
 
 VARIABLE = "CLOUD_TRAIN_TRUSTED_HOSTS"
 """Names of hosts, separated by commas: ``api.example.com``, ``api.example.com:8443``, ``*.example.com`` for all below that name."""

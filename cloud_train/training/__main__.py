@@ -72,7 +72,7 @@ def _train(job: "JobSpec", run: Run) -> None:
         with _without_collecting():
             import torch
 
-            from cloud_train.training.data import load
+            from cloud_train.training.data.dataset import load
             from cloud_train.training.description import ModelDescription
             from cloud_train.training.device import prepare_device
             from cloud_train.training.distributed import connected

@@ -3,18 +3,21 @@
 from dataclasses import dataclass
 from typing import Literal, Self
 
+from cloud_train.data.base import SampleKind
+from cloud_train.data.pixels import Normalize
 from cloud_train.errors import JobError
-from cloud_train.job.architecture import layers
-from cloud_train.job.facts import DataFacts, LayerFacts
-from cloud_train.job.models import CnnModel, ImagesData, JobSpec, Normalize, RnnModel, ScriptModel, SequencesData
-from cloud_train.training.data import DataSet
+from cloud_train.job.models import JobSpec
+from cloud_train.networks.base import ModelSection
+from cloud_train.networks.script import ScriptModel
+from cloud_train.spec.facts import DataFacts, LayerFacts
+from cloud_train.training.data.dataset import DataSet
 
 
 @dataclass(frozen=True)
 class ModelDescription:
     """What ``model.json`` says. An image classifier has an ``image_shape``, a classifier of lines ``tokens``, a language model neither."""
 
-    model: CnnModel | RnnModel
+    model: ModelSection
     classes: tuple[str, ...]
     """Names of the classes; for a language model its characters, in the order of their numbers."""
     image_shape: tuple[int, int, int] | None = None
@@ -42,9 +45,16 @@ class ModelDescription:
             data.normalize,
             data.tokens,
             data.unit,
-            preparation="photograph" if isinstance(job.data, ImagesData) else "drawing",
-            max_length=job.data.max_length if isinstance(job.data, SequencesData) else None,
+            preparation=data.preparation,
+            max_length=data.max_length,
         )
+
+    @property
+    def sample_kind(self) -> SampleKind:
+        """What the network reads."""
+        if self.image_shape is not None:
+            return "images"
+        return "text" if self.tokens is None else "lines"
 
     @property
     def inputs(self) -> int:
@@ -56,7 +66,7 @@ class ModelDescription:
         """The layers of the network, by arithmetic; raises FieldError if it cannot be built."""
         channels, height, width = self.image_shape or (0, 0, 0)
         tokens = None if self.tokens is None else self.inputs
-        return layers(self.model, DataFacts("", (height, width, channels), len(self.classes), None, None, "", tokens))
+        return self.model.layer_facts(DataFacts("", (height, width, channels), len(self.classes), None, None, "", tokens))
 
     @property
     def parameters(self) -> int:

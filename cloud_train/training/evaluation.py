@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cloud_train.training.data.samples import Batch, Pick, Samples, ToldToStopError
 from cloud_train.training.distributed import ALONE, World
 from cloud_train.training.losses import cross_entropy
-from cloud_train.training.models import LanguageModel
+from cloud_train.training.models.rnn import LanguageModel
 from cloud_train.training.precision import Precision
 
 State = tuple[Tensor, ...]

@@ -6,7 +6,7 @@ import torch
 
 from cloud_train.errors import CorruptError, UsageError
 from cloud_train.training.data.text import encode
-from cloud_train.training.models import LanguageModel
+from cloud_train.training.models.rnn import LanguageModel
 
 _READ_AT_ONCE = 256
 

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from cloud_train.errors import CloudTrainError, CorruptError, JobError
-from cloud_train.job.models import CnnModel, JobSpec
-from cloud_train.training.data import DataSet
+from cloud_train.job.models import JobSpec
+from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.samples import Batch
 from cloud_train.training.description import ModelDescription
 from cloud_train.training.distributed import World
 from cloud_train.training.ema import WeightAverage
 from cloud_train.training.evaluation import forward
 from cloud_train.training.losses import TrainingLoss
-from cloud_train.training.models import build
+from cloud_train.training.models.building import build
 from cloud_train.training.optimizers import make_optimizer
 from cloud_train.training.position import Position
 from cloud_train.training.precision import Precision
@@ -50,7 +50,7 @@ class Learner:
     def __init__(self, job: JobSpec, data: DataSet, description: ModelDescription, world: World) -> None:
         self._settings, self._world, self._device = job.train, world, world.device
         self.network = build(description, derived_seed(job.train.seed, "weights")).to(world.device)
-        if isinstance(job.model, CnnModel) and job.train.channels_last:
+        if description.image_shape is not None and job.train.channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own signature leaves it out
         self.optimizer = make_optimizer(job.train.optimizer, self.network)
         self.precision = Precision(job.train.precision, world.device)

@@ -9,12 +9,12 @@ from contextlib import ExitStack, closing, suppress
 from itertools import islice
 from typing import NoReturn
 
-from cloud_train.job.architecture import total_steps
-from cloud_train.job.models import JobSpec, SequencesData, TrainSpec
-from cloud_train.job.types import Cadence
+from cloud_train.job.models import JobSpec
+from cloud_train.job.training import TrainSpec
 from cloud_train.run.manifest import read_manifest
+from cloud_train.spec.types import Cadence
 from cloud_train.training.checkpointing import CheckpointWriter, Snapshot, fingerprint, fingerprint_differences, restore_checkpoint
-from cloud_train.training.data import DataSet
+from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.samples import Batch, Samples, ToldToStopError
 from cloud_train.training.description import ModelDescription
 from cloud_train.training.distributed import World
@@ -25,7 +25,6 @@ from cloud_train.training.modelfile import save_model
 from cloud_train.training.ordering import TrainingOrder, validation_picks
 from cloud_train.training.position import Position
 from cloud_train.training.reporting import Reporter
-from cloud_train.training.schedules import learning_rate
 from cloud_train.training.stopping import Patience
 from cloud_train.worker.api import Run
 
@@ -35,9 +34,9 @@ FAST_DEV_BATCHES = 2
 
 def train(job: JobSpec, data: DataSet, description: ModelDescription, run: Run, world: World) -> dict[str, float]:
     """Train to the end, or until the run is told to stop; returns the last validation metrics. Ends the process in the second case."""
-    settings = job.train
-    order = TrainingOrder(data.train, settings, bucketing=isinstance(job.data, SequencesData) and job.data.bucketing)
-    last_step = total_steps(settings, order.steps_per_epoch)
+    settings, schedule = job.train, job.train.schedule_section
+    order = TrainingOrder(data.train, settings, bucketing=data.bucketing)
+    last_step = settings.total_steps(order.steps_per_epoch)
     learner = Learner(job, data, description, world)
     patience = Patience(settings.early_stopping, run.ranking)
     position = _resume(run, learner, patience, world, is_compiled=settings.compile)
@@ -56,7 +55,7 @@ def train(job: JobSpec, data: DataSet, description: ModelDescription, run: Run, 
             if patience.is_over:
                 break
             size = order.batch_size_at(position)
-            rate = learning_rate(settings, position.step, last_step, order.steps_per_epoch)
+            rate = settings.optimizer.lr * schedule.multiplier(position.step, last_step, order.steps_per_epoch)
             learnt = learner.step(batch, position, of=size, learning_rate=rate)
             position = position.after(size, order.samples)
             reporter.stepped(position, learnt, size, waited)

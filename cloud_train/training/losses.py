@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cloud_train.errors import CorruptError, JobError
-from cloud_train.job.models import TrainSpec
+from cloud_train.job.training import TrainSpec
 
 
 def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:

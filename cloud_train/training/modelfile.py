@@ -26,12 +26,14 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from cloud_train.beneath import open_plain, write_file
+from cloud_train.data.pixels import Normalize
 from cloud_train.errors import CorruptError, JobError, NotFoundError
-from cloud_train.job.facts import LayerFacts
-from cloud_train.job.models import CnnModel, Count, Normalize, RnnModel
-from cloud_train.job.problems import dotted
+from cloud_train.networks.registry import Model
+from cloud_train.spec.facts import LayerFacts
+from cloud_train.spec.problems import dotted
+from cloud_train.spec.section import Count
 from cloud_train.training.description import ModelDescription
-from cloud_train.training.models import build
+from cloud_train.training.models.building import build
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
@@ -147,7 +149,7 @@ class _Fields(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     format: int
-    model: Annotated[CnnModel | RnnModel, Field(discriminator="kind")]
+    model: Model
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
     image_shape: tuple[_Side, _Side, _Side] | None
     normalize: Normalize | None
@@ -166,13 +168,16 @@ def _description(content: bytes) -> ModelDescription:
         raise ValueError(f"it has more than {_MOST_BLOCKS:,} blocks")
     read = _Fields.model_validate_json(content)
     description = ModelDescription(**{name: value for name, value in read if name != "format"})
-    (_check_image_classifier if isinstance(read.model, CnnModel) else _check_reader)(description)
+    kind = description.sample_kind
+    if kind not in read.model.reads:
+        raise ValueError(f"image_shape and tokens are those of {kind}, which a model of kind {read.model.kind!r} does not read")
+    (_check_image_classifier if kind == "images" else _check_reader)(description)
     return description
 
 
 def _check_image_classifier(description: ModelDescription) -> None:
     if description.image_shape is None or description.tokens is not None:
-        raise ValueError("a cnn has an image_shape, and no tokens")
+        raise ValueError("an image classifier has an image_shape and no tokens")
     channels, height, width = description.image_shape
     if description.preparation == "photograph" and height != width:
         raise ValueError("the middle of a photograph is a square, and image_shape is none")
@@ -185,8 +190,8 @@ def _check_image_classifier(description: ModelDescription) -> None:
 
 
 def _check_reader(description: ModelDescription) -> None:
-    if description.image_shape is not None or description.normalize is not None:
-        raise ValueError("an rnn has no image_shape, and nothing to normalize")
+    if description.normalize is not None:
+        raise ValueError("only an image classifier has something to normalize")
     if description.tokens is not None:
         if len(set(description.tokens)) < len(description.tokens):
             raise ValueError("a token has two numbers")

@@ -8,7 +8,7 @@ hold both.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,19 +16,22 @@ from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-from cloud_train.job import models
+from cloud_train.job import optimizers
+from cloud_train.spec.registry import implementation
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # of Kingma and Ba (2015), and torch's defaults
 _NORMALIZATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
-def make_optimizer(settings: models.Optimizer, network: nn.Module) -> "Optimizer":
+def make_optimizer(settings: optimizers.OptimizerSection, network: nn.Module) -> "Optimizer":
     """The optimizer that the job asks for, of the weights of ``network`` in the order of their names."""
-    weights, spared = network.parameters(), frozenset(_spared(settings.no_decay, network))
-    if settings.name == "sgd":
-        momentum, nesterov = settings.momentum, settings.nesterov
-        return Sgd(weights, settings.lr, settings.weight_decay, spared=spared, momentum=momentum, nesterov=nesterov)
-    return (Adam if settings.name == "adam" else AdamW)(weights, settings.lr, settings.weight_decay, spared=spared)
+    optimizer: Optimizer = implementation(settings.maker)(settings, network)
+    return optimizer
+
+
+def make_built_in(settings: optimizers.Optimizer, network: nn.Module) -> "Optimizer":
+    """Adam, AdamW or SGD."""
+    return _BUILT_IN[settings.name].of(settings, network)
 
 
 class Optimizer(ABC):
@@ -47,6 +50,11 @@ class Optimizer(ABC):
         self._state = self._first_state()
         decays = [0.0 if weight in spared else weight_decay for weight in self.weights]
         self._groups = [self._group(decay, [place for place, own in enumerate(decays) if own == decay]) for decay in dict.fromkeys(decays)]
+
+    @classmethod
+    def of(cls, settings: optimizers.Optimizer, network: nn.Module) -> Self:
+        """The optimizer with these settings, of all weights of ``network``."""
+        return cls(network.parameters(), settings.lr, settings.weight_decay, spared=frozenset(_spared(settings.no_decay, network)))
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -152,6 +160,13 @@ class Sgd(Optimizer):
         self._momentum, self._nesterov = momentum, nesterov
         super().__init__(weights, learning_rate, weight_decay, spared=spared)
 
+    @classmethod
+    def of(cls, settings: optimizers.Optimizer, network: nn.Module) -> Self:
+        """SGD with these settings, of all weights of ``network``."""
+        spared = frozenset(_spared(settings.no_decay, network))
+        momentum, nesterov = settings.momentum, settings.nesterov
+        return cls(network.parameters(), settings.lr, settings.weight_decay, spared=spared, momentum=momentum, nesterov=nesterov)
+
     def _first_state(self) -> dict[str, list[Tensor]]:
         # torch takes the first gradient as the first momentum. From zeros and without dampening, that is what comes out.
         return {"momentum": self._zeros()} if self._momentum else {}
@@ -169,6 +184,9 @@ class Sgd(Optimizer):
             nesterov=self._nesterov,
             maximize=False,
         )
+
+
+_BUILT_IN: dict[str, type[Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": Sgd}
 
 
 @dataclass(frozen=True)

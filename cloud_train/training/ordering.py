@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cloud_train.errors import JobError
-from cloud_train.job.models import TrainSpec
+from cloud_train.job.training import TrainSpec
 from cloud_train.training.data.samples import Pick, Samples
 from cloud_train.training.distributed import World
 from cloud_train.training.position import Position

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-from cloud_train.job.types import Cadence
+from cloud_train.spec.types import Cadence
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def _answer(options: argparse.Namespace) -> dict[str, Any]:
     if kind == "text":
         return {"predictions": _classify_lines(network, description, options.text)}
     from cloud_train.training.generation import generate
-    from cloud_train.training.models import LanguageModel
+    from cloud_train.training.models.rnn import LanguageModel
 
     assert isinstance(network, LanguageModel)  # what neither reads images nor has tokens
     settings = {name: getattr(options, name) for name in ("length", "temperature", "top_k", "seed")}
@@ -94,7 +94,7 @@ def _classify_image(network: "nn.Module", description: "ModelDescription", file:
 def _classify_lines(network: "nn.Module", description: "ModelDescription", texts: list[str]) -> list[dict[str, Any]]:
     import torch
 
-    from cloud_train.job.lines import encode, numbered
+    from cloud_train.data.lines import encode, numbered
 
     numbers_of, predictions = numbered(description.tokens or ()), []
     for text in texts:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cloud_train.job.models import EarlyStopping
+from cloud_train.job.training import EarlyStopping
 from cloud_train.run.ranking import Ranking
 
 

@@ -53,7 +53,7 @@ def bring(url: str, cache: Path, note: Note, *, early: bool = False) -> Path:
     the same at once, one fetches it and the others wait; one that was cut off goes on. Raises StoreError if there is nothing at ``url`` or
     the disk cannot take it, CorruptError if what came is not what was written.
     """
-    from cloud_train.job.shards import INDEX
+    from cloud_train.data.shards import INDEX
     from cloud_train.storage.registry import bucket_and_prefix, open_store
 
     bucket, prefix = bucket_and_prefix(url)
@@ -91,8 +91,8 @@ def below(prefix: str, name: str) -> str:
 
 def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo], place: Path, *, note: Note) -> None:
     """Make the place for the shards, with their index, once it is certain that all of them are in the store."""
-    from cloud_train.job.shards import INDEX, MOST_INDEX_BYTES, read_index
-    from cloud_train.run.arrivals import Arrivals
+    from cloud_train.data.shards import INDEX, MOST_INDEX_BYTES, read_index
+    from cloud_train.run.shard_exchange import Arrivals
     from cloud_train.storage.transfer.files import Download, download
 
     sizes = {info.key: info.size for info in objects}

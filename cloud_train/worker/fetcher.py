@@ -16,14 +16,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cloud_train.data.shards import INDEX, read_index
 from cloud_train.errors import CloudTrainError
-from cloud_train.job.shards import INDEX, read_index
-from cloud_train.run.arrivals import Arrivals
 from cloud_train.run.cached import open_lock
+from cloud_train.run.shard_exchange import Arrivals
 from cloud_train.worker.data import Note, Teller, below
 
 if TYPE_CHECKING:
-    from cloud_train.job.shards import Shard
+    from cloud_train.data.shards import Shard
     from cloud_train.storage.base import Store
 
 _LOCKS = ".cloud-train-shards.lock"

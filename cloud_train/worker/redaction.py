@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from cloud_train.job.secrecy import without_credentials
+from cloud_train.spec.secret_names import without_credentials
 
 LONGEST = 1024
 """Characters of a message."""

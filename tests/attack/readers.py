@@ -10,25 +10,24 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from cloud_train.cli.render import words
-from cloud_train.cli.render.runs import run_json
-from cloud_train.cli.terminal import clean
+from cloud_train.cli.output import words
+from cloud_train.cli.output.terminal import clean
+from cloud_train.data.shards import INDEX, ShardIndex, read_index
 from cloud_train.errors import CloudTrainError
-from cloud_train.job.shards import INDEX, ShardIndex, read_index
 from cloud_train.orchestrator import adopting
 from cloud_train.orchestrator.consent import NotTrustedError, Question
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.trust import accept
 from cloud_train.run import documents, layout
-from cloud_train.run.arrivals import Arrivals
 from cloud_train.run.logs import LogReader
 from cloud_train.run.manifest import parse_manifest, read_manifest
 from cloud_train.run.metrics import MetricsReader, merged
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import AttemptStatus, RunRecord
+from cloud_train.run.shard_exchange import Arrivals
 from cloud_train.run.streams import SegmentedStream, segment_key, stream_of
+from cloud_train.run.view import instant
 from cloud_train.storage.transfer.paths import place, unsafe
 from cloud_train.worker.attempts.program import on_this_machine
 from cloud_train.worker.ending import read_failure
@@ -50,7 +49,7 @@ def record(data: bytes) -> None:
     """``run.json``, and what is taken from it without a model."""
     read = RunRecord.from_json(data, "run.json")
     assert RunRecord.from_json(read.to_json(), "run.json") == read
-    words.instant(read.created)
+    instant(read.created)
     on_this_machine(read)
     read.program.retries(next(iter(read.program.retry_on), None) or AttemptStatus.from_json(_STATUS, "").cause, 1)  # type: ignore[arg-type]
     read.program.ranking.quality({}, 0)
@@ -77,7 +76,7 @@ def status(data: bytes) -> None:
     assert AttemptStatus.from_json(read.to_json(), "status.json") == read
     _keepable(read.message, read.host, read.launch, read.started, read.ended, read.resumed_step, read.program_exit_code, read.pid)
     for moment in (read.started, read.heartbeat, read.ended):
-        words.instant(moment)
+        instant(moment)
         words.when(moment, None)
 
 
@@ -211,7 +210,7 @@ def run_directory_as_listed(data: bytes) -> None:
         with suppress(CloudTrainError):
             entry = adopting._entry(store, store.url, GOOD)
             _keepable(*(value for value in vars(entry).values() if isinstance(value, str | int | float)))
-            json.dumps(run_json(RunView.of(entry)), allow_nan=False)
+            json.dumps(entry.view().to_json(), allow_nan=False)
 
 
 def _planned() -> bytes:

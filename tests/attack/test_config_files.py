@@ -118,6 +118,19 @@ def test_a_foreign_run_is_shown_at_a_terminal_and_trust_accepts_it_for_scripts(c
     assert (cloud_train.folder / "ran").read_text() == "ran\nran\n"
 
 
+@pytest.mark.parametrize("keys", ["\x03", "\x04"])
+def test_ctrl_c_or_the_end_of_input_at_the_question_starts_nothing(cloud_train: CommandLine, tmp_path: Path, keys: str) -> None:
+    run_id = cloud_train.submit("echo ran >> ran; false")
+    stranger = CommandLine(tmp_path / "stranger", cloud_train.folder, {**cloud_train.environment, "CLOUD_TRAIN_HOME": str(tmp_path / "s")})
+    stranger("adopt", cloud_train.folder / "runs" / run_id)
+    with stranger.terminal("resume", run_id) as terminal:
+        terminal.wait_for("Start it? [y/N]")
+        terminal.press(keys)
+        assert terminal.end() == 130
+        assert b"bug" not in terminal.shown
+    assert (cloud_train.folder / "ran").read_text() == "ran\n"
+
+
 def test_a_setting_that_a_file_does_not_make_is_not_asked_about(cloud_train: CommandLine) -> None:
     (cloud_train.folder / "plain.yaml").write_text("gcp:\n  project: my-project\n  region: europe-west4\n")
     assert cloud_train("trust", "plain.yaml").text.splitlines() == ["plain.yaml is trusted as it is now"]

@@ -16,8 +16,8 @@ import pytest
 from cloud_train.docker import container_paths
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.providers.docker.provider import DockerProvider
-from cloud_train.run.arrivals import Arrivals
 from cloud_train.run.plan import Plan
+from cloud_train.run.shard_exchange import Arrivals
 from cloud_train.storage.registry import open_store
 from cloud_train.worker.data import bring
 from tests.docker_engine import engine_or_skip

@@ -10,7 +10,6 @@ import pytest
 
 from cloud_train.errors import CloudTrainError, ProviderError
 from cloud_train.job.config import load_config
-from cloud_train.job.problems import JobFileError
 from cloud_train.providers.aws.client import POLICY as AWS_POLICY
 from cloud_train.providers.aws.provider import SageMakerProvider
 from cloud_train.providers.azure import client as azure_client
@@ -19,6 +18,7 @@ from cloud_train.providers.base import Handle
 from cloud_train.providers.docker.provider import DockerProvider
 from cloud_train.providers.gcp.client import POLICY as GCP_POLICY
 from cloud_train.providers.gcp.provider import VertexProvider
+from cloud_train.spec.problems import JobFileError
 from cloud_train.storage.registry import check_url, open_store
 from tests.attack.wire import Wire, redirect
 from tests.clouds.azure_simulator import PATH, AzureSimulator

@@ -24,12 +24,13 @@ from cloud_train.errors import CloudTrainError, ConflictError, StoreError, Usage
 from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.consent import NotTrustedError, Question
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, list_runs, view
+from cloud_train.orchestrator.reconcile import update_run, update_runs
 from cloud_train.orchestrator.resuming import Elsewhere, resume
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.run import layout
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
+from cloud_train.run.view import RunView
 from cloud_train.storage.local import LocalStore
 from tests.clouds.clock import VirtualClock
 from tests.clouds.paper import CLOUDS, paper_cloud
@@ -45,8 +46,8 @@ def other_home(home: Home, tmp_path: Path) -> Home:
 
 
 def end_of(place: Home, run: RunView) -> RunView:
-    wait_until(lambda: view(place, run.run_id).state.is_end, f"{run.run_id} has ended", 60)
-    return view(place, run.run_id)
+    wait_until(lambda: update_run(place, run.run_id).state.is_end, f"{run.run_id} has ended", 60)
+    return update_run(place, run.run_id)
 
 
 def rewrite(run: RunView, change: Callable[[dict[str, Any]], None]) -> None:
@@ -108,7 +109,7 @@ def test_a_run_json_that_somebody_changed_is_never_carried_out(home: Home, start
     with pytest.raises(ConflictError, match="by someone else") as caught:
         resume(home, run.run_id, ask=accepting)
     assert f"cloud-train adopt {run.run_directory}" in (caught.value.hint or "")
-    assert view(home, run.run_id).attempt == 1
+    assert update_run(home, run.run_id).attempt == 1
     assert not canary.exists()
 
 
@@ -248,8 +249,8 @@ def test_no_credential_goes_where_a_run_directory_points(
         stranger = Home(tmp_path / "stranger")
         adopted = adopt(stranger, run.run_directory)
         assert adopted.provider == name
-        list_runs(stranger)
-        view(stranger, run.run_id)
+        update_runs(stranger)
+        update_run(stranger, run.run_id)
         with pytest.raises(CloudTrainError):
             resume(stranger, run.run_id, ask=accepting)
     assert attacker.said == []
@@ -422,7 +423,7 @@ def test_a_run_that_its_directory_calls_ended_is_still_stopped_and_not_started_t
     worker = psutil.Process(status.pid)
     worker.suspend()  # or it would write its own state again
     path.write_bytes(status.ended_with(Cause.FAILED, "a lie", time.time()).to_json())
-    assert view(home, run.run_id).state is State.FAILED
+    assert update_run(home, run.run_id).state is State.FAILED
     worker.resume()
     now = iter(range(0, 10_000, 5))
     with pytest.raises(ConflictError, match="still runs"):
@@ -459,7 +460,7 @@ def test_attempts_that_somebody_made_up_cost_a_look_little(
         return get(self, key, *rest, **more)
 
     monkeypatch.setattr(LocalStore, "get", counted)
-    list_runs(home)
+    update_runs(home)
     assert len(asked) < 60
     psutil.Process(status.pid).resume()
     cancel(home, run.run_id, force=True)

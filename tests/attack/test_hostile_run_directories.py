@@ -17,8 +17,8 @@ from cloud_train.errors import CloudTrainError
 from cloud_train.orchestrator.adopting import adopt, runs_in
 from cloud_train.orchestrator.following import follow, glance
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import list_runs, view
 from cloud_train.orchestrator.reading import read_logs, read_metrics
+from cloud_train.orchestrator.reconcile import update_run, update_runs
 from cloud_train.orchestrator.results import sync
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
@@ -187,7 +187,7 @@ def test_a_run_that_cannot_be_read_is_listed_with_the_reason_and_hides_no_other(
     with pytest.raises(CloudTrainError):
         adopt(home, str(store / BAD))
     assert adopt(home, str(store / GOOD)).run_id == GOOD
-    assert [run.run_id for run in list_runs(home, note=pytest.fail)] == [GOOD]
+    assert [run.run_id for run in update_runs(home, note=pytest.fail)] == [GOOD]
 
 
 @pytest.mark.parametrize("form", HARMLESS)
@@ -197,7 +197,7 @@ def test_what_a_run_directory_holds_beside_is_passed_over(store: Path, home: Hom
     assert {run.run_id: run.attempt for run in listed.runs} == {GOOD: 1, BAD: 1}
     adopted = adopt(home, str(store / BAD))
     assert adopted.attempt == 1
-    assert [run.run_id for run in list_runs(home, note=pytest.fail)]
+    assert [run.run_id for run in update_runs(home, note=pytest.fail)]
     assert [point.value for point in read_metrics(home, BAD)] == [0.5]
     assert b"".join(read_logs(home, BAD)) == b"hello\n"
     synced = sync(home, BAD, tmp_path / "copy")
@@ -230,7 +230,7 @@ def test_a_time_that_an_earlier_version_took_into_the_ledger_does_not_break_the_
         ledger.execute("UPDATE attempts SET started = -1e300, ended = 9e999")
     for arguments in (["list"], ["list", "--json"], ["status", GOOD, "--json"], ["status", GOOD]):
         assert GOOD in cloud_train(tmp_path, *arguments)
-    (run,) = list_runs(home)
+    (run,) = update_runs(home)
     assert (run.started, run.ended) == (None, None)
 
 
@@ -243,7 +243,7 @@ def test_nothing_out_of_range_gets_into_the_ledger(store: Path, home: Home) -> N
     adopt(home, str(store / GOOD))
     changed(store / GOOD / STATUS, lambda document: document.update({**running, "started": 1e300}))
     notes: list[str] = []
-    (run,) = list_runs(home, note=notes.append)
+    (run,) = update_runs(home, note=notes.append)
     assert (run.created, run.started) == (CREATED, CREATED)
     assert "'started' is not a time" in notes[0]
 
@@ -256,7 +256,7 @@ def test_a_hostile_run_of_a_store_does_not_keep_the_others_of_it_from_being_look
         adopt(home, str(run))
     replaced_by(store / BAD / STATUS, pipe)
     run_directory(store, GOOD)  # it has succeeded by now
-    found = {run.run_id: run.state for run in list_runs(home)}
+    found = {run.run_id: run.state for run in update_runs(home)}
     assert found == {GOOD: "succeeded", BAD: "running"}
 
 
@@ -288,7 +288,7 @@ def test_of_metrics_larger_than_any_training_writes_the_newest_are_shown_and_lon
     notes: list[str] = []
     assert [point.step for point in read_metrics(home, BAD, notes.append)] == [2]
     assert notes == [f"the earliest metrics of {BAD} are left out: at most 2,000,000 values are read, and 256 MiB of an attempt"]
-    assert glance(home, BAD).latest == {"train/loss": 1.0}
+    assert glance(home, BAD, record=True).latest == {"train/loss": 1.0}
     assert [progress.latest for progress in follow(home, BAD)] == [{"train/loss": 1.0}]
 
 
@@ -297,7 +297,7 @@ def test_a_look_remembers_no_more_metrics_than_a_program_can_mean(store: Path, h
     adopt(home, str(run))
     lines = (b'{"step": 1, "name": "%d", "value": %d}\n' % (number % 20_000, number) for number in range(40_000))
     (run / layout.metrics(1)).write_bytes(b"".join(lines))
-    latest = glance(home, BAD).latest
+    latest = glance(home, BAD, record=True).latest
     assert (len(latest), latest["train/0"]) == (MOST_NAMES, 20_000)
 
 
@@ -326,10 +326,10 @@ def test_no_name_of_a_segment_leads_out_of_a_copy_or_ends_the_copying(store: Pat
     run = run_directory(store, BAD)
     write(run / SEGMENTS[form], b"segment")
     adopt(home, str(run))
-    before = {path for path in tmp_path.rglob("*") if "copy" not in path.parts}
+    before = {path for path in tmp_path.rglob("*") if not {"copy", "transfers"} & set(path.parts)}
     synced = sync(home, BAD, tmp_path / "copy" / "inner")
     assert layout.output_log(1) in synced.copied
-    assert {path for path in tmp_path.rglob("*") if "copy" not in path.parts} == before
+    assert {path for path in tmp_path.rglob("*") if not {"copy", "transfers"} & set(path.parts)} == before
     assert [path.name for path in (tmp_path / "copy").iterdir()] == ["inner"]
 
 
@@ -348,7 +348,7 @@ def test_segments_that_overlap_are_one_stream_of_the_bytes_that_come_first(store
 def test_a_view_of_an_adopted_run_survives_what_its_directory_becomes(store: Path, home: Home) -> None:
     adopt(home, str(store / GOOD))
     deep(store / GOOD / STATUS)
-    assert view(home, GOOD).state == "succeeded"  # the ledger has its end
+    assert update_run(home, GOOD).state == "succeeded"  # the ledger has its end
 
 
 def cloud_train(folder: Path, *arguments: str) -> str:

@@ -15,14 +15,14 @@ from cloud_train.beneath import IrregularError
 from cloud_train.errors import CloudTrainError, ConflictError, CorruptError, StoreError
 from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import declare_dead, list_runs
-from cloud_train.orchestrator.reading import read_logs, read_metrics, worker_notes
+from cloud_train.orchestrator.reading import read_logs, read_metrics, read_worker_log
+from cloud_train.orchestrator.reconcile import declare_lost, update_runs
 from cloud_train.orchestrator.results import fetch_model, sync
 from cloud_train.run import layout, manifest
-from cloud_train.run.arrivals import Arrivals
 from cloud_train.run.checkpoints import newest_valid, prune, publish
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.record import Program
+from cloud_train.run.shard_exchange import Arrivals
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import NotPlainError, ObjectExistsError, ObjectMissingError, UploadGoneError
 from cloud_train.storage.local import LocalStore
@@ -244,7 +244,7 @@ def test_logs_metrics_and_notes_do_not_show_what_a_link_leads_to(tmp_path: Path,
     adopt(home, str(run))
     for key in (layout.output_log(1), layout.metrics(1), layout.worker_log(1)):
         replaced_by(run / key, lambda path: path.symlink_to(outside / "status.json"))
-    for read in (lambda: b"".join(read_logs(home, BAD)), lambda: read_metrics(home, BAD), lambda: worker_notes(home, BAD)):
+    for read in (lambda: b"".join(read_logs(home, BAD)), lambda: read_metrics(home, BAD), lambda: read_worker_log(home, BAD)):
         try:
             shown = read()
         except CloudTrainError:
@@ -264,14 +264,14 @@ def test_an_end_that_is_written_in_the_workers_place_stays_in_the_store(tmp_path
         entry = ledger.get(GOOD)
         assert entry is not None
         with pytest.raises(NotPlainError):
-            declare_dead(ledger, entry, "nobody hears of it")
+            declare_lost(ledger, entry, "nobody hears of it")
         (run / layout.status(1)).unlink()
         (run / "attempts" / "1").rename(run / "elsewhere")
         (run / "attempts" / "1").symlink_to(outside)
         with pytest.raises(CorruptError):
-            declare_dead(ledger, entry, "nobody hears of it")
+            declare_lost(ledger, entry, "nobody hears of it")
     assert state_of(outside) == before
-    assert [each.state for each in list_runs(home)] == [State.RUNNING]
+    assert [each.state for each in update_runs(home)] == [State.RUNNING]
 
 
 SWAPS_CHECKPOINTS = """
@@ -595,9 +595,9 @@ def test_the_end_of_a_hostile_attempt_reaches_the_ledger_though_the_store_refuse
         assert entry is not None
         (run / "attempts" / "1" / "status.json").mkdir()
         with pytest.raises(NotPlainError):
-            declare_dead(ledger, entry, "nobody hears of it")
+            declare_lost(ledger, entry, "nobody hears of it")
         (run / "attempts" / "1" / "status.json").rmdir()
-        assert declare_dead(ledger, entry, "nobody hears of it").cause is Cause.INFRASTRUCTURE
+        assert declare_lost(ledger, entry, "nobody hears of it").cause is Cause.INFRASTRUCTURE
 
 
 def test_an_equal_file_behind_a_link_does_not_count_as_a_copy(tmp_path: Path, home: Home, outside: Path) -> None:

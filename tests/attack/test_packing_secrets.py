@@ -13,10 +13,10 @@ from cloud_train.errors import CloudTrainError
 from cloud_train.image.context import check, survey
 from cloud_train.image.errors import ImageError
 from cloud_train.image.layers import code_members, make_layer
-from cloud_train.job.problems import FieldError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import recipe_of
 from cloud_train.orchestrator.planning import make_plan
+from cloud_train.spec.problems import FieldError
 from tests.cli.command import CommandLine, command_line_of
 
 BASE64 = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7"

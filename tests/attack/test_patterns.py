@@ -14,22 +14,24 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cloud_train.cli.program_output import SafeForTerminal
+from cloud_train.cli.output.program_output import SafeForTerminal
+from cloud_train.data import lines
 from cloud_train.docker import engine as docker_engine
 from cloud_train.errors import CloudTrainError
 from cloud_train.image.context import DATA, NOT_SECRET, SECRETS
 from cloud_train.image.ignore import parse_patterns
-from cloud_train.job import cloud_names, lines, section, types
+from cloud_train.job import cloud_names
 from cloud_train.job.loading import load_job
-from cloud_train.job.secrecy import looks_secret, masked, without_credentials
 from cloud_train.providers.aws import state as aws_state
 from cloud_train.providers.azure import diagnosis as azure_diagnosis
 from cloud_train.providers.azure import state as azure_state
+from cloud_train.spec import section, types
+from cloud_train.spec.secret_names import looks_secret, masked, without_credentials
 from cloud_train.storage import azure_errors, bucket_names
 from cloud_train.worker.redaction import Redactor
 from tests.attack.doubling import TooSlowError, check_linear
 
-ROOMS = ("cli", "docker", "image", "job", "orchestrator", "providers", "run", "storage", "training", "worker")
+ROOMS = ("cli", "data", "docker", "image", "job", "networks", "orchestrator", "providers", "run", "spec", "storage", "training", "worker")
 """Those with patterns of their own."""
 PACKAGE = Path(__file__).parents[2] / "cloud_train"
 USES = {"match": "match", "search": "search", "fullmatch": "fullmatch"} | dict.fromkeys(("sub", "split", "findall", "finditer"), "findall")
@@ -70,8 +72,8 @@ IN_FUNCTIONS: dict[tuple[str, str], tuple[str, Made]] = {
     ),
     ("image/ignore.py", "_expression(cleaned)"): ("fullmatch", lambda: _of_lines(IGNORE_LINES)),
     ("image/ignore.py", "each"): ("fullmatch", list),  # one character class
-    ("job/lines.py", "f\"{word}(?:'{word})*|[^\\\\w\\\\s{_characters('Cc', 'Cf')}]|_\""): ("findall", lambda: [lines._pattern().pattern]),
-    ("job/types.py", "cls.pattern"): ("fullmatch", lambda: [each.pattern for each in types.Shorthand.__subclasses__()]),
+    ("data/lines.py", "f\"{word}(?:'{word})*|[^\\\\w\\\\s{_characters('Cc', 'Cf')}]|_\""): ("findall", lambda: [lines._pattern().pattern]),
+    ("spec/types.py", "cls.pattern"): ("fullmatch", lambda: [each.pattern for each in types.Shorthand.__subclasses__()]),
     ("docker/engine.py", "pattern"): ("search", lambda: [each[0] for each in docker_engine._REFUSALS]),
     ("providers/aws/state.py", "pattern"): ("search", lambda: [f"(?i){each[0]}" for each in aws_state._FAILURES]),
     ("providers/aws/request.py", "f'{re.escape(path)}(?=[.:\\\\[])'"): ("match", lambda: [r"Resource\.Volume(?=[.:\[])"]),
@@ -121,13 +123,13 @@ def _uses(trees: Iterable[ast.AST]) -> dict[str, set[str]]:
 def _in_module(path: Path, tree: ast.AST, uses: dict[str, set[str]]) -> Iterator[Found]:
     name = str(path.relative_to(PACKAGE))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _is_of_re(node)]
-    if not calls and name != "job/section.py":
+    if not calls and name != "spec/section.py":
         return
     module = importlib.import_module(f"cloud_train.{name.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__"))
     for key, value in vars(module).items():
         for pattern in _held(value, 3):
             yield Found(name, pattern, frozenset(uses.get(key, {"search"})))
-        if key.endswith("_PATTERN") and name == "job/section.py":
+        if key.endswith("_PATTERN") and name == "spec/section.py":
             yield Found(name, re.compile(value), frozenset({"search"}))
     for call in calls:
         yield from _of_call(name, call, vars(module))

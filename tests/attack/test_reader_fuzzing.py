@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cloud_train.data.shards import INDEX, read_index
 from cloud_train.errors import CloudTrainError, CorruptError
-from cloud_train.job.shards import INDEX, read_index
 from cloud_train.run import documents, layout
 from cloud_train.run.manifest import LARGEST, parse_manifest
 from cloud_train.run.metrics import MetricsReader

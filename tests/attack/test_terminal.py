@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.cli.render.runs import next_steps
-from cloud_train.cli.terminal import Painter, finished
+from cloud_train.cli.output.runs import next_steps
+from cloud_train.cli.output.terminal import Painter, finished
 from cloud_train.run.states import State
 from tests.cli.command import CommandLine, command_line_of
 from tests.cli.test_cli_render import RUN

@@ -36,7 +36,7 @@ def reference() -> str:
 
 def _section(verb: str, command: Any) -> str:
     module = VERBS[verb][0]
-    help_text = inspect.getdoc(getattr(import_module(f"cloud_train.cli.{module}"), module)) or ""
+    help_text = inspect.getdoc(getattr(import_module(f"cloud_train.cli.verbs.{module}"), module)) or ""
     prose, _, examples = help_text.partition("\n\nExamples:\n")
     example_lines = "\n".join(line.strip() for line in examples.split("\n"))
     arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]

@@ -11,7 +11,7 @@ import pytest
 from cloud_train.cli import errors
 from cloud_train.cli.errors import guarded
 from cloud_train.errors import CloudTrainError, ConflictError, NotFoundError
-from cloud_train.job.problems import JobFileError, Place, Problem
+from cloud_train.spec.problems import JobFileError, Place, Problem
 from tests.cli.command import CommandLine
 from tests.support import wait_until
 

@@ -24,7 +24,7 @@ def helped(*arguments: str) -> str:
 def test_the_help_lists_every_verb_with_the_first_line_of_its_own_help() -> None:
     listed = re.sub(r"\s+", " ", helped())
     for verb, (module, line) in VERBS.items():
-        function = getattr(import_module(f"cloud_train.cli.{module}"), module)
+        function = getattr(import_module(f"cloud_train.cli.verbs.{module}"), module)
         assert (inspect.getdoc(function) or "").split("\n")[0] == line
         assert f"{verb} {line}" in listed
 
@@ -34,7 +34,7 @@ def test_help_imports_no_verb_and_nothing_heavy() -> None:
     ended = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     loaded = set(json.loads(ended.stdout.splitlines()[-1]))
     heavy = {"pydantic", "pydantic_core", "rich", "plotext", "ruamel", "sqlite3", "psutil", "torch", "numpy", "subprocess.run"}
-    verbs = {f"cloud_train.cli.{module}" for module, _ in VERBS.values()}
+    verbs = {f"cloud_train.cli.verbs.{module}" for module, _ in VERBS.values()}
     assert not loaded & (heavy | verbs | {"cloud_train.orchestrator", "cloud_train.run", "cloud_train.job"})
 
 

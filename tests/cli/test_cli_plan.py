@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.cli.render.plan import plan_text
-from cloud_train.cli.terminal import Painter
+from cloud_train.cli.output.plan import plan_text
+from cloud_train.cli.output.terminal import Painter
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan, request_of
 

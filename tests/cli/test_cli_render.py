@@ -6,17 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_train.cli.render import words
-from cloud_train.cli.render.curves import metrics_table
-from cloud_train.cli.render.live import live_line
-from cloud_train.cli.render.plot import plots
-from cloud_train.cli.render.runs import next_steps, progress_line, run_details, run_json, run_table
-from cloud_train.cli.render.table import pairs, table
-from cloud_train.cli.terminal import Painter, clean, clean_lines, finished
+from cloud_train.cli.output import words
+from cloud_train.cli.output.live import live_line
+from cloud_train.cli.output.metrics import metrics_table, plots
+from cloud_train.cli.output.runs import next_steps, progress_line, run_details, run_table
+from cloud_train.cli.output.table import pairs, table
+from cloud_train.cli.output.terminal import Painter, clean, clean_lines, finished
 from cloud_train.orchestrator.following import Progress
-from cloud_train.orchestrator.observing import RunView
 from cloud_train.run.metrics import MetricPoint
 from cloud_train.run.states import Cause, State
+from cloud_train.run.view import RunView, instant
 
 PLAIN, COLOURED = Painter(enabled=False), Painter(enabled=True)
 RUN = RunView(
@@ -24,7 +23,6 @@ RUN = RunView(
     name="digits-cnn",
     provider="local",
     store="/runs",
-    run_directory="/runs/digits-cnn-261123-120000-7k3f",
     job_file="/jobs/digits-cnn.yaml",
     created=1000.0,
     attempt=1,
@@ -134,8 +132,8 @@ def test_sizes_are_in_powers_of_a_thousand(count: float, shown: str) -> None:
 
 
 def test_instants_are_iso_8601_with_milliseconds() -> None:
-    assert words.instant(0.9996) == "1970-01-01T00:00:01.000Z"
-    assert words.instant(None) is None
+    assert instant(0.9996) == "1970-01-01T00:00:01.000Z"
+    assert instant(None) is None
 
 
 def test_progress_tells_epoch_step_rate_and_time_to_go() -> None:
@@ -196,8 +194,8 @@ def test_every_state_has_a_next_step(state: State) -> None:
 
 
 def test_a_runs_json_has_its_duration_once_it_ended() -> None:
-    assert run_json(RUN)["duration_seconds"] is None
-    assert run_json(replace(RUN, ended=1003.5))["duration_seconds"] == 2.5
+    assert RUN.to_json()["duration_seconds"] is None
+    assert replace(RUN, ended=1003.5).to_json()["duration_seconds"] == 2.5
 
 
 def test_metrics_have_one_row_an_epoch_with_the_last_value_of_each() -> None:

@@ -31,7 +31,7 @@ def test_ctrl_c_stops_the_watching_and_not_the_run(cloud_train: CommandLine) -> 
         assert terminal.end() == 130
         shown = terminal.shown.decode()
     run = cloud_train("list", "--json").json["runs"][0]
-    assert f"the run goes on; come back with: cloud-train logs {run['run_id']} --follow" in shown
+    assert f"the run continues; follow it again with: cloud-train logs {run['run_id']} --follow" in shown
     assert "Traceback" not in shown
     assert run["state"] == "running"
     (cloud_train.folder / "go").touch()

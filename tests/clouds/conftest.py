@@ -12,7 +12,7 @@ from tests.docker_engine import trainers_or_skip
 @pytest.fixture(autouse=True)
 def free_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody pays for a look into a store here, so there are more of them."""
-    monkeypatch.setattr("cloud_train.orchestrator.stores.CLOUD_PAUSE_SECONDS", 0.5)
+    monkeypatch.setattr("cloud_train.orchestrator.connections.CLOUD_PAUSE_SECONDS", 0.5)
 
 
 @pytest.fixture(scope="session")

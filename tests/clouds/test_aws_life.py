@@ -9,14 +9,15 @@ import pytest
 
 from cloud_train.errors import ProviderError
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, list_runs, view
 from cloud_train.orchestrator.reading import read_metrics
+from cloud_train.orchestrator.reconcile import update_run, update_runs
 from cloud_train.orchestrator.results import fetch_model
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.providers.aws.provider import SageMakerProvider
 from cloud_train.run import layout
 from cloud_train.run.states import Cause, State
+from cloud_train.run.view import RunView
 from tests.clouds import kit
 from tests.clouds.aws_job import Timing
 from tests.clouds.aws_platform import LOGIN
@@ -56,7 +57,7 @@ def bench(cloud: AwsCloud, small_base: str, tmp_path: Path, monkeypatch: pytest.
     made = Bench(place, Home(tmp_path / "home"), tmp_path, cloud.new_store(), config)
     yield made
     cloud.server.faults.clear()
-    for run in list_runs(made.home):
+    for run in update_runs(made.home):
         if not run.state.is_end:
             cancel(made.home, run.run_id)
 
@@ -128,7 +129,7 @@ def test_a_lost_answer_leaves_one_job_that_the_list_shows(bench: Bench, cloud: A
     end = bench.run("true")
     assert end.state is State.SUCCEEDED
     assert cloud.simulator.jobs(end.run_id) == [job_of(end)]
-    assert [run.run_id for run in list_runs(bench.home)] == [end.run_id]
+    assert [run.run_id for run in update_runs(bench.home)] == [end.run_id]
 
 
 def test_a_submission_that_never_heard_of_its_job_finds_it(bench: Bench, cloud: AwsCloud) -> None:
@@ -136,7 +137,7 @@ def test_a_submission_that_never_heard_of_its_job_finds_it(bench: Bench, cloud: 
     cloud.server.faults.add("CreateTrainingJob", Fault.SERVER_ERROR, times=100)
     with pytest.raises(ProviderError, match="whether the training job was created is not known"):
         submit(bench.home, bench.plan("true"))
-    [run] = list_runs(bench.home)
+    [run] = update_runs(bench.home)
     assert bench.end_of(run).state is State.SUCCEEDED
     assert cloud.simulator.jobs(run.run_id) == [job_of(run)]
 
@@ -171,7 +172,7 @@ def test_several_nodes_know_each_other(bench: Bench) -> None:
     end = bench.run(command, resources={"nodes": 2})
     assert end.state is State.SUCCEEDED, end
     assert bench.words(end) == ["node 0 of 2, node 0 is algo-1"]
-    assert view(bench.home, end.run_id).state is State.SUCCEEDED
+    assert update_run(bench.home, end.run_id).state is State.SUCCEEDED
 
 
 def _is_sealed(bench: Bench, run: RunView, step: int) -> bool:

@@ -10,13 +10,14 @@ import pytest
 
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import read_logs
+from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.providers.registry import load_provider
 from cloud_train.run.states import Cause, State
+from cloud_train.run.view import RunView
 from cloud_train.storage.registry import open_store
 from tests.clouds.azure_cloud import AzureCloud, azure_cloud
 from tests.clouds.azure_jobs import START
@@ -66,7 +67,7 @@ class Desk:
     def wait_for(self, run: RunView, text: str) -> None:
         def printed() -> bool:
             found = text in self.output(run)
-            seen = view(self.home, run.run_id)
+            seen = update_run(self.home, run.run_id)
             assert found or not seen.state.is_end, f"{seen}\n{self.cloud.simulator.jobs}\n{self.platform_log(run)}"
             return found
 

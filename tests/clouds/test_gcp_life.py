@@ -10,15 +10,16 @@ import pytest
 
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, list_runs, view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import read_logs
+from cloud_train.orchestrator.reconcile import update_run, update_runs
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.providers.base import Handle
 from cloud_train.providers.registry import load_provider
 from cloud_train.run import layout
 from cloud_train.run.states import Cause, State
+from cloud_train.run.view import RunView
 from cloud_train.storage.registry import open_store
 from tests.clouds.faults import Fault
 from tests.clouds.gcp_simulator import GcpCloud, gcp_cloud
@@ -68,7 +69,7 @@ class Desk:
         """Until the newest attempt's program has printed ``line``; fails at once if the run ends without."""
 
         def printed() -> bool:
-            seen = view(self.home, run.run_id)
+            seen = update_run(self.home, run.run_id)
             found = line in self.output(run)
             assert found or not seen.state.is_end, f"{seen}: {self.platform_log(run)}"
             return found
@@ -165,7 +166,7 @@ def test_a_submission_whose_answer_was_lost_is_one_job(desk: Desk) -> None:
     assert desk.end_of(run).cause is Cause.SUCCEEDED
     assert desk.output(run) == ["once"]
     assert len(desk.cloud.google.jobs) == 1
-    assert [each.run_id for each in list_runs(desk.home)] == [run.run_id]
+    assert [each.run_id for each in update_runs(desk.home)] == [run.run_id]
 
 
 def test_what_happens_before_the_worker_is_read_from_cloud_logging(desk: Desk) -> None:

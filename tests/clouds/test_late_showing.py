@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import look
+from cloud_train.orchestrator.reconcile import reconcile
 from cloud_train.run import layout
-from cloud_train.run.ledger import ELSEWHERE, Ledger
+from cloud_train.run.ledger import UNMANAGED, Ledger
 from cloud_train.run.record import AttemptStatus, RunRecord
 from cloud_train.run.states import Cause, State
 from tests.clouds.clock import VirtualClock
@@ -53,8 +53,9 @@ class Desk:
 def desk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     clock, store, home = VirtualClock(time.time()), MemoryStore(), Home(tmp_path / "home")
     with paper_cloud(request.param, clock, tmp_path) as cloud, Ledger(home.ledger_path) as ledger:
-        monkeypatch.setattr("cloud_train.orchestrator.observing.provider_at", lambda *_: cloud.provider)
-        monkeypatch.setattr("cloud_train.orchestrator.observing.store_at", lambda _: store)
+        for module in ("state", "reconcile"):
+            monkeypatch.setattr(f"cloud_train.orchestrator.{module}.provider_at", lambda *_: cloud.provider)
+            monkeypatch.setattr(f"cloud_train.orchestrator.{module}.store_at", lambda _: store)
         yield Desk(cloud, clock, home, store, ledger)
 
 
@@ -62,11 +63,11 @@ def test_a_job_that_shows_a_minute_after_its_submission_was_killed_is_found_then
     desk.cloud.server.faults.hide("jobs", seconds=60)
     desk.sent()
     handle = desk.cloud.launched()
-    seen = look(desk.home, desk.ledger, RUN)
+    seen = reconcile(desk.home, desk.ledger, RUN)
     assert (seen.state, seen.cause) == (State.SUBMITTING, None)
-    assert "shows no job so far: look again later" in seen.message
+    assert "does not list a job yet; check again later" in seen.message
     desk.clock.advance(61)
-    seen = look(desk.home, desk.ledger, RUN)
+    seen = reconcile(desk.home, desk.ledger, RUN)
     assert seen.state is State.QUEUED
     entry = desk.ledger.get(RUN)
     assert entry is not None
@@ -78,7 +79,7 @@ def test_a_job_that_shows_a_minute_after_its_submission_was_killed_is_found_then
 @pytest.mark.parametrize("desk", ["gcp"], indirect=True)  # nothing of it is the cloud's own
 def test_a_job_that_never_shows_ends_and_a_worker_that_comes_all_the_same_finds_its_place_taken(desk: Desk) -> None:
     desk.sent(seconds_ago=601)
-    seen = look(desk.home, desk.ledger, RUN)
+    seen = reconcile(desk.home, desk.ledger, RUN)
     assert (seen.cause, "cut off before anything was started" in seen.message) == (Cause.INFRASTRUCTURE, True)
     assert desk.status().cause is Cause.INFRASTRUCTURE
 
@@ -88,12 +89,12 @@ def test_a_worker_that_came_although_its_job_never_showed_is_heard(desk: Desk) -
     desk.sent(seconds_ago=601)
     status = AttemptStatus(State.RUNNING, started=2.0, heartbeat=3.0, host="there", pid=1)
     desk.store.place(f"{RUN}/{layout.status(1)}", status.to_json())
-    look(desk.home, desk.ledger, RUN)
-    seen = look(desk.home, desk.ledger, RUN)
-    assert (seen.state, seen.is_elsewhere, seen.heartbeat) == (State.RUNNING, True, 3.0)
+    reconcile(desk.home, desk.ledger, RUN)
+    seen = reconcile(desk.home, desk.ledger, RUN)
+    assert (seen.state, seen.is_unmanaged, seen.heartbeat) == (State.RUNNING, True, 3.0)
     entry = desk.ledger.get(RUN)
     assert entry is not None
-    assert entry.reference == ELSEWHERE
+    assert entry.reference == UNMANAGED
 
 
 def test_a_job_that_is_asked_for_before_it_shows_is_taken_to_wait(desk: Desk) -> None:

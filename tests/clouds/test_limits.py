@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import list_runs
+from cloud_train.orchestrator.reconcile import update_runs
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.run.states import Cause
 from tests.clouds import kit
@@ -93,7 +93,7 @@ def bench(cloud: Cloud, small_base: str, tmp_path: Path, monkeypatch: pytest.Mon
     place = type("CloudPlace", (type(DOCKER),), {"name": cloud.name, "job": {"image": {"base": small_base}}})()
     made = Bench(place, Home(tmp_path / "home"), tmp_path, cloud.store, config)
     yield made
-    for run in list_runs(made.home):
+    for run in update_runs(made.home):
         if not run.state.is_end:
             cancel(made.home, run.run_id)
 

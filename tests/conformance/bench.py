@@ -10,15 +10,16 @@ from typing import Any, cast
 from cloud_train.errors import NotFoundError
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.packaging import with_image
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import read_logs
+from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.providers.registry import load_provider
 from cloud_train.run import layout
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import RunRecord, sha256_of
+from cloud_train.run.view import RunView
 from cloud_train.storage.base import Store
 from cloud_train.storage.registry import open_store
 from tests.conformance.place import FarPlace, Place
@@ -93,7 +94,7 @@ class Bench:
         """Wait until the newest attempt's program has printed ``text`` there; fails at once if the run ends without."""
 
         def printed() -> bool:
-            ended = view(self.home, run.run_id)
+            ended = update_run(self.home, run.run_id)
             said = b""
             with suppress(NotFoundError):  # the node has not begun to write
                 said = self.output(run, node=node)

@@ -108,7 +108,7 @@ def place(
         far = cast(FarPlace, place)
         far.require()
         running(far)
-        monkeypatch.setattr("cloud_train.orchestrator.stores.CLOUD_PAUSE_SECONDS", 0.2)  # nobody pays for a look here
+        monkeypatch.setattr("cloud_train.orchestrator.connections.CLOUD_PAUSE_SECONDS", 0.2)  # nobody pays for a look here
         for name, value in far.environment.items():
             monkeypatch.setenv(name, value)
     known = {provider.name: provider.error for provider in known_providers(home.folder)}

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from cloud_train.orchestrator.following import follow
-from cloud_train.orchestrator.observing import list_runs, view
 from cloud_train.orchestrator.reading import follow_logs, read_logs, read_metrics
+from cloud_train.orchestrator.reconcile import update_run, update_runs
 from cloud_train.orchestrator.results import fetch_model, sync
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.run import layout
@@ -155,8 +155,8 @@ def test_the_run_directory_can_be_copied_here(bench: Bench) -> None:
 
 def test_the_status_shows_where_and_when(bench: Bench) -> None:
     run = bench.start_until_ready(f"{READY}; sleep 600")
-    bench.wait_until(lambda: view(bench.home, run.run_id).state is State.RUNNING, "it is running")
-    now = view(bench.home, run.run_id)
+    bench.wait_until(lambda: update_run(bench.home, run.run_id).state is State.RUNNING, "it is running")
+    now = update_run(bench.home, run.run_id)
     assert (now.cause, now.ended) == (None, None)
     assert now.host
     assert now.heartbeat
@@ -177,7 +177,7 @@ def test_two_runs_at_the_same_time_do_not_mix_and_both_are_listed(bench: Bench) 
         [layout.step_folder(1)],
         [layout.step_folder(2)],
     ]
-    assert [run.run_id for run in list_runs(bench.home)] == [run.run_id for run in sorted(runs, key=lambda run: -run.created)]
+    assert [run.run_id for run in update_runs(bench.home)] == [run.run_id for run in sorted(runs, key=lambda run: -run.created)]
 
 
 def test_nothing_is_left_at_the_provider_once_the_end_was_seen(bench: Bench) -> None:

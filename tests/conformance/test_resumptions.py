@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from cloud_train.errors import ConflictError
-from cloud_train.orchestrator.observing import RunView, view
-from cloud_train.orchestrator.reading import worker_notes
+from cloud_train.orchestrator.reading import read_worker_log
+from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.run import layout
 from cloud_train.run.states import Cause, State
+from cloud_train.run.view import RunView
 from tests.conformance.bench import READY, UNTIL_LET_GO, Bench, saving
 
 TWO_STEPS = f"""
@@ -42,7 +43,7 @@ def test_a_damaged_checkpoint_is_passed_over(bench: Bench) -> None:
     resume(bench.home, run.run_id)
     assert bench.end_of(run).resumed_step == 1
     assert bench.words(run) == [f"attempt 2 from {layout.step_folder(1)}", "1"]
-    assert layout.step_folder(2) in "\n".join(worker_notes(bench.home, run.run_id))
+    assert layout.step_folder(2) in "\n".join(read_worker_log(bench.home, run.run_id))
 
 
 def test_a_checkpoint_that_was_never_finished_is_passed_over(bench: Bench) -> None:
@@ -55,7 +56,7 @@ def test_a_cancelled_run_can_be_resumed(bench: Bench) -> None:
     run = bench.start_until_ready(f"{TWO_STEPS}\n{READY}; sleep 600")
     assert cancel(bench.home, run.run_id).state is State.CANCELLED
     resume(bench.home, run.run_id)
-    assert (bench.end_of(run).state, view(bench.home, run.run_id).resumed_step) == (State.SUCCEEDED, 2)
+    assert (bench.end_of(run).state, update_run(bench.home, run.run_id).resumed_step) == (State.SUCCEEDED, 2)
 
 
 def test_a_run_that_goes_on_or_has_succeeded_is_not_resumed(bench: Bench) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cloud_train.errors import ConflictError
-from cloud_train.orchestrator.observing import view
+from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.results import fetch_model
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.providers.base import Provider
@@ -43,10 +43,10 @@ def test_force_ends_a_program_without_its_grace_period(bench: Bench) -> None:
 def test_cancelling_without_waiting_returns_while_the_program_is_stopping(bench: Bench) -> None:
     run = bench.start_until_ready(DEAF, limits={"grace": "20 s"})
     bench.wait_until(
-        lambda: view(bench.home, run.run_id).state is State.RUNNING, "its state has come too, which is shipped after its output"
+        lambda: update_run(bench.home, run.run_id).state is State.RUNNING, "its state has come too, which is shipped after its output"
     )
     assert cancel(bench.home, run.run_id, wait=False).state in (State.RUNNING, State.STOPPING)
-    bench.wait_until(lambda: view(bench.home, run.run_id).state is State.STOPPING, "the program is stopping")
+    bench.wait_until(lambda: update_run(bench.home, run.run_id).state is State.STOPPING, "the program is stopping")
     assert cancel(bench.home, run.run_id, force=True).cause is Cause.CANCELLED
 
 

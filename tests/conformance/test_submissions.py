@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cloud_train.orchestrator.observing import list_runs
+from cloud_train.orchestrator.reconcile import update_runs
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.run import layout
 from cloud_train.run.states import Cause, State
@@ -38,7 +38,7 @@ def cut_off(bench: Bench, before: str) -> None:
 
 def test_a_submission_that_died_before_the_launch_is_seen_as_cut_off_and_can_be_resumed(bench: Bench) -> None:
     cut_off(bench, before="launch")
-    [run] = list_runs(bench.home)
+    [run] = update_runs(bench.home)
     assert (run.cause, "cut off" in run.message) == (Cause.INFRASTRUCTURE, True)
     resume(bench.home, run.run_id)
     assert bench.end_of(run).state is State.SUCCEEDED
@@ -48,7 +48,7 @@ def test_a_submission_that_died_before_the_launch_is_seen_as_cut_off_and_can_be_
 
 def test_a_submission_that_died_between_launch_and_ledger_is_found_and_ran_once(bench: Bench) -> None:
     cut_off(bench, before="launched")
-    [run] = list_runs(bench.home)
+    [run] = update_runs(bench.home)
     assert (bench.end_of(run).state, run.attempt) == (State.SUCCEEDED, 1)
     assert bench.words(run) == ["attempt 1"]
 
@@ -56,6 +56,6 @@ def test_a_submission_that_died_between_launch_and_ledger_is_found_and_ran_once(
 @pytest.mark.parametrize("before", ["launch", "launched"])
 def test_what_became_of_such_a_submission_is_the_same_at_every_look(bench: Bench, before: str) -> None:
     cut_off(bench, before)
-    [run] = list_runs(bench.home)
+    [run] = update_runs(bench.home)
     end = bench.end_of(run)
-    assert list_runs(bench.home) == [replace(end, heartbeat=None)]
+    assert update_runs(bench.home) == [replace(end, heartbeat=None)]

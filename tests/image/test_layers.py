@@ -79,7 +79,7 @@ def test_the_workers_layer_has_what_runs_inside_an_attempt_and_nothing_compiled(
     assert "opt/cloud-train/lib/cloud_train/worker/__main__.py" in names
     assert "opt/cloud-train/lib/cloud_train/py.typed" in names
     below = {name.split("/")[4] for name in names if name.count("/") > 4}
-    assert below == {"job", "run", "storage", "training", "worker"}
+    assert below == {"data", "job", "networks", "run", "spec", "storage", "training", "worker"}
     assert not any("__pycache__" in name or name.endswith(".pyc") for name in names)
 
 

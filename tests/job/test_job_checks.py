@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.job.data import MNIST_SHA256
-from cloud_train.job.problems import JobFileError, Problem
+from cloud_train.data.mnist import SHA256 as MNIST_SHA256
+from cloud_train.spec.problems import JobFileError, Problem
 from tests.job.conftest import Load
 
 HASH = "a" * 64
@@ -36,11 +36,11 @@ def text_of(data: str, model: str = "") -> str:
 @pytest.mark.parametrize(
     ("text", "at", "message", "expected"),
     [
-        (image("python-docs"), "python-docs", "a cnn cannot learn from 'python-docs'", "digits, mnist, cifar10 or images"),
-        (image("sequences, path: ."), "sequences", "a cnn cannot learn from 'sequences'", "digits, mnist, cifar10 or images"),
-        (text_of("mnist"), "mnist", "a rnn cannot learn from 'mnist'", "python-docs or text"),
-        (text_of("images, path: ."), "images", "a rnn cannot learn from 'images'", "sequences"),
-        ("model: {kind: rnn}\n", "rnn", "a rnn needs data, and the job names none", "sequences"),
+        (image("python-docs"), "python-docs", "model kind 'cnn' cannot learn from 'python-docs'", "digits, mnist, cifar10 or images"),
+        (image("sequences, path: ."), "sequences", "model kind 'cnn' cannot learn from 'sequences'", "digits, mnist, cifar10 or images"),
+        (text_of("mnist"), "mnist", "model kind 'rnn' cannot learn from 'mnist'", "python-docs, text or sequences"),
+        (text_of("images, path: ."), "images", "model kind 'rnn' cannot learn from 'images'", "sequences"),
+        ("model: {kind: rnn}\n", "rnn", "model kind 'rnn' needs data, and the job has none", "sequences"),
     ],
 )
 def test_a_model_learns_from_what_it_is_made_for(load: Load, text: str, at: str, message: str, expected: str) -> None:
@@ -52,8 +52,8 @@ def test_a_model_learns_from_what_it_is_made_for(load: Load, text: str, at: str,
 
 MISTAKES = [
     # the model
-    ("model: {kind: cnn, network: resnet18, blocks: [{filters: 3}]}\ndata: {dataset: cifar10}", "[{", "a resnet18 has blocks of its own"),
-    ("model: {kind: cnn, network: resnet50, head: flatten}\ndata: {dataset: cifar10}", "flatten", "a resnet50 always ends with"),
+    ("model: {kind: cnn, network: resnet18, blocks: [{filters: 3}]}\ndata: {dataset: cifar10}", "[{", "resnet18 has a fixed set of blocks"),
+    ("model: {kind: cnn, network: resnet50, head: flatten}\ndata: {dataset: cifar10}", "flatten", "resnet50 always ends with"),
     ("model: {kind: cnn, stem: small}\ndata: {dataset: cifar10}", "small", "only a residual net has a stem"),
     (text_of("python-docs", ", bidirectional: true"), "true", "a language model must not see what comes"),
     (text_of("sequences, path: no", ", cell: linear, bidirectional: true"), "true", "the linear cell reads in one direction"),
@@ -63,12 +63,12 @@ MISTAKES = [
     (text_of("text"), "{dataset", "'path' is missing in 'data'"),
     (text_of("sequences"), "{dataset", "'path' is missing in 'data'"),
     (text_of("text, url: 'https://x/a.txt'"), "'https", "a download needs a checksum"),
-    (text_of("text, path: a.txt, url: 'https://x/a.txt'"), "'https", "data comes from a path or from a url"),
+    (text_of("text, path: a.txt, url: 'https://x/a.txt'"), "'https", "path and url exclude each other"),
     (text_of(f"text, sha256: {HASH}"), "{dataset", "'path' is missing in 'data'"),
-    (image(f"mnist, path: ., sha256: {{{', '.join(f'{name}: {HASH}' for name in MNIST_SHA256)}}}"), "{train", "data that a path names"),
-    (image(f"cifar10, path: ., sha256: {HASH}"), "aaa", "data that a path names is not compared with a checksum"),
-    (image("cifar10, url: 'https://me:secret@x/c'"), "'https", "a job file is no place for a name and a password"),
-    (image("cifar10, path: ~nobody-of-this-name/x"), "~nobody", "nobody here is called '~nobody-of-this-name'"),
+    (image(f"mnist, path: ., sha256: {{{', '.join(f'{name}: {HASH}' for name in MNIST_SHA256)}}}"), "{train", "data at a path"),
+    (image(f"cifar10, path: ., sha256: {HASH}"), "aaa", "data at a path is not compared with a checksum"),
+    (image("cifar10, url: 'https://me:secret@x/c'"), "'https", "a user name or password must not be in a job file"),
+    (image("cifar10, path: ~nobody-of-this-name/x"), "~nobody", "no user is called '~nobody-of-this-name'"),
     # pixels
     (image("digits, normalize: {mean: [0, 0], std: [1]}"), "[0", "mean has 2 numbers, and the images have 1 channel"),
     (image("cifar10, normalize: {mean: [0], std: [1, 1]}"), "[1", "std has 2 numbers, and the images have 3 channels"),
@@ -77,17 +77,17 @@ MISTAKES = [
     (image("digits, size: 8, augment: {crop: 8}"), "8}", "images of 8×8 pixels would be shifted out of sight"),
     (image("mnist, augment: {crop: 28}"), "28}", "images of 28×28 pixels would be shifted out of sight"),
     (image("cifar10, augment: {crop: 32}"), "32}", "images of 32×32 pixels would be shifted out of sight"),
-    (image("images, path: ., classes: 1"), "1}", "with one class there is nothing to tell apart"),
+    (image("images, path: ., classes: 1"), "1}", "there is nothing to learn with one class"),
     # the optimizer and the schedule
-    (CNN + "train: {optimizer: {nesterov: true}}", "true", "adam has no momentum of this kind"),
-    (CNN + "train: {optimizer: {name: adamw, momentum: 0.9}}", "0.9", "adamw has no momentum of this kind"),
+    (CNN + "train: {optimizer: {nesterov: true}}", "true", "nesterov is for sgd, not adam"),
+    (CNN + "train: {optimizer: {name: adamw, momentum: 0.9}}", "0.9", "momentum is for sgd, not adamw"),
     (CNN + "train: {optimizer: {name: sgd, nesterov: true}}", "true", "Nesterov's momentum needs a momentum"),
-    (CNN + "train: {schedule: {name: cosine, every: 3 epochs}}", "3", "every means nothing to the schedule cosine"),
-    (CNN + "train: {schedule: {factor: 0.5}}", "0.5", "factor means nothing to the schedule constant"),
-    (CNN + "train: {schedule: {name: step, peak_at: 0.5}}", "0.5", "peak_at means nothing to the schedule step"),
+    (CNN + "train: {schedule: {name: cosine, every: 3 epochs}}", "3", "every has no effect on the schedule cosine"),
+    (CNN + "train: {schedule: {factor: 0.5}}", "0.5", "factor has no effect on the schedule constant"),
+    (CNN + "train: {schedule: {name: step, peak_at: 0.5}}", "0.5", "peak_at has no effect on the schedule step"),
     (CNN + "train: {schedule: {name: one-cycle, warmup: 1 epoch}}", "1 epoch", "one-cycle rises by itself"),
-    (CNN + "train: {schedule: {name: cosine, warmup: 5 min}}", "5", "a learning rate that hangs on the clock"),
-    (CNN + "train: {schedule: {name: step, every: 5 min}}", "5", "a learning rate that hangs on the clock"),
+    (CNN + "train: {schedule: {name: cosine, warmup: 5 min}}", "5", "a learning rate that depends on the clock"),
+    (CNN + "train: {schedule: {name: step, every: 5 min}}", "5", "a learning rate that depends on the clock"),
     # how it is trained
     (CNN + "train: {evaluate: 5 min}", "5", "a validation that hangs on the clock"),
     (CNN + "train: {batch_size: 8, accumulate: 9}", "9", "a batch of 8 has no 9 parts"),
@@ -102,10 +102,10 @@ MISTAKES = [
     (CNN + "train: {class_weights: [1, 2]}", "[1", "2 weights for 10 classes"),
     # metrics
     (CNN + "train: {early_stopping: {metric: train/loss}}", "train/loss", "validating on 'digits' does not give train/loss"),
-    (CNN + "train: {early_stopping: {goal: min}}", "min", "a goal is that of a metric"),
+    (CNN + "train: {early_stopping: {goal: min}}", "min", "a goal needs a metric"),
     (CNN + "checkpoint: {best: {metric: validation/f1}}", "validation", "validating on 'digits' does not give validation/f1"),
     (CNN + "checkpoint: {best: {metric: validation/bits_per_character}}", "validation", "validating on 'digits' does not give"),
-    (CNN + "checkpoint: {best: {goal: min}}", "min", "a goal is that of a metric"),
+    (CNN + "checkpoint: {best: {goal: min}}", "min", "a goal needs a metric"),
 ]
 
 
@@ -154,7 +154,7 @@ def test_the_checksums_of_mnist_are_those_of_its_four_files(load: Load) -> None:
     found = problems(load, image(f"mnist, sha256: {{{checksums}}}"))
     assert [problem.message for problem in found] == [
         "the checksum of t10k-labels-idx1-ubyte.gz is missing",
-        "'extra.gz' is no file of MNIST",
+        "MNIST has no file 'extra.gz'",
     ]
 
 
@@ -176,15 +176,15 @@ resources: {processes: 60}
     assert [problem.message for problem in caught.value.problems] == [
         "unknown kind 'cnnn'",
         "train.batch_size cannot be 'none'",
-        "train.schedule.name cannot be 'stop'",
-        "train.optimizer.name cannot be 'sgdd'",
+        "unknown schedule 'stop'",
+        "unknown optimizer 'sgdd'",
         "train.early_stopping.metric cannot be 'loss'",
     ]
 
 
 def test_the_checks_look_at_a_section_although_another_field_of_it_is_wrong(load: Load) -> None:
     found = problems(load, CNN + "train: {schedule: {name: cosine, every: 3 epochs, factr: 2}}\n")
-    assert [problem.message for problem in found] == ["every means nothing to the schedule cosine", "unknown key 'factr'"]
+    assert [problem.message for problem in found] == ["every has no effect on the schedule cosine", "unknown key 'factr'"]
 
 
 def test_an_image_has_one_base_and_its_files_exist(load: Load) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from cloud_train.errors import NotFoundError
 from cloud_train.job.config import Config, find_config, load_config
-from cloud_train.job.problems import JobFileError
+from cloud_train.spec.problems import JobFileError
 
 
 def read(folder: Path, text: str) -> Config:

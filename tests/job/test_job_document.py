@@ -7,7 +7,7 @@ import pytest
 
 from cloud_train.errors import JobError, NotFoundError
 from cloud_train.job.document import LARGEST_BYTES, parse_document, parse_value, read_document
-from cloud_train.job.problems import JobFileError, Problem
+from cloud_train.spec.problems import JobFileError, Problem
 
 SCALARS: dict[str, Any] = {
     "1e-3": 0.001,

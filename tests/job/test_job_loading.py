@@ -5,7 +5,7 @@ import pytest
 
 from cloud_train.job.config import load_config
 from cloud_train.job.loading import load_job
-from cloud_train.job.problems import JobFileError
+from cloud_train.spec.problems import JobFileError
 from tests.job.conftest import Load
 
 CNN = "name: a\nmodel: {kind: cnn}\ndata: {dataset: digits}\n"
@@ -96,10 +96,10 @@ def test_every_mistake_is_shown_at_once_like_a_compiler_does(load: Load) -> None
 early_stopping, evaluate, precision, channels_last, compile, carry_state, fast_dev_run, tensorboard, seed
             did you mean 'optimizer'?
 
-        job.yaml:10:21: train.optimizer.name cannot be 'adma'
+        job.yaml:10:21: unknown optimizer 'adma'
               optimizer: {name: adma, lr: -1}
                                 ^
-            expected: 'adam', 'adamw' or 'sgd'
+            expected: one of adam, adamw, sgd
             did you mean 'adam'?
 
         job.yaml:10:31: train.optimizer.lr cannot be -1
@@ -160,11 +160,11 @@ def test_mistakes_of_every_kind_are_reported_together(load: Load, tmp_path: Path
         "the linear cell reads in one direction",
         f"there is nothing at {tmp_path}/none.txt",
         "a job is as long as its epochs or its steps, not both",
-        "adam has no momentum of this kind",
+        "momentum is for sgd, not adam",
         "unknown key 'batch'",
         "API_TOKEN looks like a secret, and a job file is no place for its value",
         "CLOUD_TRAIN_HOME belongs to cloud-train",
-        "nobody here is called '~nobody-of-this-name'",
+        "no user is called '~nobody-of-this-name'",
     ]
 
 
@@ -176,11 +176,11 @@ def test_the_data_is_looked_at_though_the_model_is_wrong(load: Load) -> None:
 @pytest.mark.parametrize(
     ("text", "place", "message"),
     [
-        ("model: {kind: cnn}", "1:15", "a cnn needs data, and the job names none"),
-        ("model: {kind: cnn}\ndata: {dataset: python-docs}", "2:17", "a cnn cannot learn from 'python-docs'"),
-        ("model: {kind: rnn}\ndata: {dataset: digits}", "2:17", "a rnn cannot learn from 'digits'"),
-        ("model: {kind: rnn}\ndata: {dataset: files, path: .}", "2:17", "a rnn cannot learn from 'files'"),
-        ("model: {kind: script, command: x}\ndata: {dataset: digits}", "2:17", "a script reads its own data, and cannot be given 'digits'"),
+        ("model: {kind: cnn}", "1:15", "model kind 'cnn' needs data, and the job has none"),
+        ("model: {kind: cnn}\ndata: {dataset: python-docs}", "2:17", "model kind 'cnn' cannot learn from 'python-docs'"),
+        ("model: {kind: rnn}\ndata: {dataset: digits}", "2:17", "model kind 'rnn' cannot learn from 'digits'"),
+        ("model: {kind: rnn}\ndata: {dataset: files, path: .}", "2:17", "model kind 'rnn' cannot learn from 'files'"),
+        ("model: {kind: script, command: x}\ndata: {dataset: digits}", "2:17", "a script reads its own data and cannot be given 'digits'"),
         ("model: {kind: script, command: x, directory: no}", "1:46", "there is no folder {folder}/no"),
         ("model: {kind: script, command: x, directory: job.yaml}", "1:46", "there is no folder {folder}/job.yaml"),
         ("model: {kind: script, command: x}\ndata: {dataset: files, path: no}", "2:30", "there is nothing at {folder}/no"),
@@ -214,11 +214,11 @@ def test_parts_that_do_not_fit_each_other_are_refused(load: Load, tmp_path: Path
         ("name: a\nmodel:\n", "2:7", "model cannot be empty", ""),
         ("name: a/b\nmodel: {kind: script, command: x}\n", "1:7", "name cannot be 'a/b'", ""),
         ("name: 2024\nmodel: {kind: script, command: x}\n", "1:7", "name cannot be 2024", ""),
-        (CNN + "train: {schedule: cosin}\n", "4:19", "train.schedule cannot be 'cosin'", "cosine"),
+        (CNN + "train: {schedule: cosin}\n", "4:19", "unknown schedule 'cosin'", "cosine"),
         (CNN + "train: {schedule: 3}\n", "4:19", "train.schedule cannot be 3", ""),
         (CNN + "train: {schedule: [step]}\n", "4:19", "train.schedule cannot be a list", "step"),
         (CNN + "train: {schedule: {nam: step}}\n", "4:20", "unknown key 'nam'", "name"),
-        (CNN + "train: {schedule: {name: stop}}\n", "4:26", "train.schedule.name cannot be 'stop'", "step"),
+        (CNN + "train: {schedule: {name: stop}}\n", "4:26", "unknown schedule 'stop'", "step"),
         (CNN + "train: {schedule: {name: step, every: 3}}\n", "4:39", "train.schedule.every cannot be 3", ""),
         (CNN + "train: {class_weights: balance}\n", "4:24", "train.class_weights cannot be 'balance'", "balanced"),
         (CNN + "train: {class_weights: [1, 0]}\n", "4:28", "train.class_weights.1 cannot be 0", ""),
@@ -240,10 +240,10 @@ def test_a_mistake_points_at_its_place_and_at_the_nearest_name(load: Load, text:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("train: {schedule: cosin}", "'constant', 'cosine', 'step' or 'one-cycle', or keys and values"),
+        ("train: {schedule: cosin}", "one of constant, cosine, step, one-cycle, or keys and values"),
         ("train: {class_weights: balance}", "'balanced', or a list, such as [a, b]"),
         ("train: {early_stopping: {metric: loss}}", "a metric with its split, such as 'validation/loss'"),
-        ("data: {dataset: cifar10, url: ftp}", "an address that begins with 'https://' or 'http://', without spaces"),
+        ("data: {dataset: cifar10, url: ftp}", "a URL that begins with 'https://' or 'http://', without spaces"),
         ("data: {dataset: cifar10, sha256: ABC}", "64 characters of 0-9 and a-f, as sha256sum prints them"),
     ],
 )

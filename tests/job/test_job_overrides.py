@@ -2,10 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.job.data import MNIST_SHA256
-from cloud_train.job.models import CnnModel, MnistData, RnnModel, Schedule, ScriptModel, TextData
-from cloud_train.job.problems import JobFileError
-from cloud_train.job.types import Cadence
+from cloud_train.data.mnist import SHA256 as MNIST_SHA256
+from cloud_train.data.mnist import MnistData
+from cloud_train.data.text import TextData
+from cloud_train.job.schedules import Schedule
+from cloud_train.networks.cnn import CnnModel
+from cloud_train.networks.rnn import RnnModel
+from cloud_train.networks.script import ScriptModel
+from cloud_train.spec.problems import JobFileError
+from cloud_train.spec.types import Cadence
 from tests.job.conftest import Load
 
 CNN = "name: a\nmodel: {kind: cnn, blocks: [{filters: 4}]}\ndata: {dataset: digits}\ntrain: {epochs: 3}\n"
@@ -112,7 +117,7 @@ def test_every_wrong_override_is_reported_with_the_nearest_name(load: Load) -> N
     assert found == {
         "--set train.epoch=3": ("unknown key 'epoch'", "epochs"),
         "--set trian.epochs=3": ("unknown key 'trian'", "train"),
-        "--set train.optimizer.name=adma": ("train.optimizer.name cannot be 'adma'", "adam"),
+        "--set train.optimizer.name=adma": ("unknown optimizer 'adma'", "adam"),
         "--set model.blocks.0.filters=x": ("model.blocks.0.filters cannot be 'x'", ""),
     }
 

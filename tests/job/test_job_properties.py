@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cloud_train.job.loading import LoadedJob, load_job
 from cloud_train.job.models import JobSpec
-from cloud_train.job.problems import JobFileError, Problem
+from cloud_train.spec.problems import JobFileError, Problem
 
 QUICK = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 WORDS = st.sampled_from(

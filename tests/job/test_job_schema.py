@@ -6,8 +6,8 @@ import pytest
 
 from cloud_train.job.config import load_config
 from cloud_train.job.document import read_document
-from cloud_train.job.problems import JobFileError
 from cloud_train.job.schema import config_schema, job_schema
+from cloud_train.spec.problems import JobFileError
 from tests.job import reference
 from tests.job.conftest import Load
 

@@ -7,9 +7,9 @@ import psutil
 import pytest
 
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.submitting import submit
+from cloud_train.run.view import RunView
 from tests.support import wait_until
 
 Submit = Callable[..., RunView]

@@ -11,24 +11,25 @@ import psutil
 import pytest
 
 from cloud_train.errors import CloudTrainError, ConflictError, CorruptError, NotFoundError, ProviderError, StoreError, UsageError
-from cloud_train.orchestrator import resuming, stores
+from cloud_train.orchestrator import connections, resuming
 from cloud_train.orchestrator.adopting import adopt, runs_in
 from cloud_train.orchestrator.following import glance
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, list_runs, view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import follow_logs, read_logs, read_metrics
+from cloud_train.orchestrator.reconcile import update_run, update_runs
 from cloud_train.orchestrator.results import fetch_model, sync
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.orchestrator.submitting import launch, submit
 from cloud_train.providers.base import Handle, Provider
 from cloud_train.run import layout
-from cloud_train.run.ledger import ELSEWHERE, Ledger
+from cloud_train.run.ledger import UNMANAGED, Ledger
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.streams import segment_key
+from cloud_train.run.view import RunView
 from cloud_train.storage.base import Store
 from tests.orchestrator.conftest import Submit, run_folder, wait_for_file
 from tests.stores import StoreServer, server_or_skip, use
@@ -70,8 +71,8 @@ def other_home(home: Home, tmp_path: Path) -> Home:
 
 
 def end_of(home: Home, run: RunView) -> RunView:
-    wait_until(lambda: view(home, run.run_id).state.is_end, f"{run.run_id} has ended", 60)
-    return view(home, run.run_id)
+    wait_until(lambda: update_run(home, run.run_id).state.is_end, f"{run.run_id} has ended", 60)
+    return update_run(home, run.run_id)
 
 
 def status_of(run: RunView, attempt: int = 1) -> AttemptStatus:
@@ -134,7 +135,7 @@ def test_an_adopted_run_can_be_read_from_a_home_that_never_saw_it(home: Home, ot
     metric = '{"step": 1, "name": "loss", "value": 0.5}'
     run = end_of(home, start(f"echo hello; echo '{metric}' > $CLOUD_TRAIN_METRICS; echo w > $CLOUD_TRAIN_MODEL/weights"))
     with pytest.raises(NotFoundError):
-        view(other_home, run.run_id)
+        update_run(other_home, run.run_id)
     adopted = adopt(other_home, run.run_directory)
     assert (adopted.run_id, adopted.state, adopted.cause, adopted.name, adopted.job_file) == (
         run.run_id,
@@ -146,14 +147,14 @@ def test_an_adopted_run_can_be_read_from_a_home_that_never_saw_it(home: Home, ot
     assert b"".join(read_logs(other_home, run.run_id)) == b"hello\n"
     assert [point.value for point in read_metrics(other_home, run.run_id)] == [0.5]
     assert (fetch_model(other_home, run.run_id, tmp_path / "model").folder / "weights").read_text() == "w\n"
-    assert [each.run_id for each in list_runs(other_home)] == [run.run_id]
+    assert [each.run_id for each in update_runs(other_home)] == [run.run_id]
 
 
 def test_adopting_a_run_twice_changes_nothing(home: Home, other_home: Home, start: Submit) -> None:
     run = end_of(home, start("false"))
     assert adopt(other_home, run.run_directory) == adopt(other_home, run.run_directory + "/")
     assert adopt(home, run.run_directory).attempt == 1
-    assert not adopt(home, run.run_directory).is_elsewhere
+    assert not adopt(home, run.run_directory).is_unmanaged
 
 
 def test_what_is_no_run_directory_is_not_adopted(home: Home, start: Submit) -> None:
@@ -175,7 +176,7 @@ def test_a_run_is_adopted_in_one_change(home: Home, other_home: Home, start: Sub
     with Ledger(other_home.ledger_path) as ledger:
         entry = ledger.get(run.run_id)
         assert entry is not None
-        assert entry.reference == ELSEWHERE
+        assert entry.reference == UNMANAGED
         ledger.forget(run.run_id)
         broken = replace(entry, message=None)  # type: ignore[arg-type]  # what the second table refuses, as a full disk might
         with pytest.raises(StoreError):
@@ -187,20 +188,20 @@ def test_a_run_is_adopted_in_one_change(home: Home, other_home: Home, start: Sub
 def test_a_live_run_of_another_machine_is_seen_live_whatever_its_clock_says(home: Home, other_home: Home, start: Submit) -> None:
     run = start(FOREVER)
     wait_for_file(run_folder(run).parent.parent / "started")
-    wait_until(lambda: view(home, run.run_id).state is State.RUNNING, "it runs")
+    wait_until(lambda: update_run(home, run.run_id).state is State.RUNNING, "it runs")
     for heartbeat in (0.0, 4e9):
         write_status(run, replace(status_of(run), heartbeat=heartbeat))
         adopted = adopt(other_home, run.run_directory)
-        assert (adopted.state, adopted.is_elsewhere) == (State.RUNNING, True)
-        assert [each.state for each in list_runs(other_home)] == [State.RUNNING]
+        assert (adopted.state, adopted.is_unmanaged) == (State.RUNNING, True)
+        assert [each.state for each in update_runs(other_home)] == [State.RUNNING]
     cancel(home, run.run_id)
-    assert view(other_home, run.run_id).state is State.CANCELLED
+    assert update_run(other_home, run.run_id).state is State.CANCELLED
 
 
 def test_a_live_run_of_another_machine_cannot_be_resumed(home: Home, other_home: Home, start: Submit) -> None:
     run = start(FOREVER)
     wait_for_file(run_folder(run).parent.parent / "started")
-    wait_until(lambda: view(home, run.run_id).state is State.RUNNING, "it runs")
+    wait_until(lambda: update_run(home, run.run_id).state is State.RUNNING, "it runs")
     adopt(other_home, run.run_directory)
     alive, notes = status_of(run), list[str]()
 
@@ -219,11 +220,11 @@ def test_a_live_run_of_another_machine_cannot_be_resumed(home: Home, other_home:
 
 
 def test_a_run_of_which_nobody_hears_is_resumed_from_its_newest_checkpoint(other_home: Home, dead_elsewhere: RunView) -> None:
-    assert (dead_elsewhere.state, dead_elsewhere.is_elsewhere) == (State.RUNNING, True)
+    assert (dead_elsewhere.state, dead_elsewhere.is_unmanaged) == (State.RUNNING, True)
     fake = FakeTime()
     again = resume(other_home, dead_elsewhere.run_id, ask=accepting, sleep=fake.sleep, clock=fake.clock)
     assert 45 <= fake.now < 50
-    assert (again.attempt, again.is_elsewhere) == (2, False)
+    assert (again.attempt, again.is_unmanaged) == (2, False)
     first = status_of(dead_elsewhere)
     assert (first.cause, "no sign of life" in first.message) == (Cause.INFRASTRUCTURE, True)
     end = end_of(other_home, again)
@@ -244,7 +245,7 @@ def test_a_run_that_ends_while_it_is_listened_for_keeps_its_own_end(other_home: 
 def test_the_first_machine_sees_what_the_other_one_made_of_its_run(home: Home, other_home: Home, dead_elsewhere: RunView) -> None:
     fake = FakeTime()
     end_of(other_home, resume(other_home, dead_elsewhere.run_id, ask=accepting, sleep=fake.sleep, clock=fake.clock))
-    seen = view(home, dead_elsewhere.run_id)
+    seen = update_run(home, dead_elsewhere.run_id)
     assert (seen.state, seen.attempt) == (State.SUCCEEDED, 2)
     with pytest.raises(ConflictError, match="succeeded"):
         resume(home, dead_elsewhere.run_id)
@@ -278,12 +279,12 @@ def test_of_two_machines_that_resume_at_once_one_begins_the_attempt(
         resumer.join()
 
     def has_ended(place: Home) -> bool:
-        seen.append(view(place, run.run_id).state)
+        seen.append(update_run(place, run.run_id).state)
         return seen[-1].is_end
 
     for place in (home, other_home):
         wait_until(partial(has_ended, place), "it has ended")
-        end = view(place, run.run_id)
+        end = update_run(place, run.run_id)
         assert (end.state, end.attempt) == (State.SUCCEEDED, 2)
     assert failures == []
     assert State.INTERRUPTED not in seen
@@ -298,7 +299,7 @@ def test_a_run_of_another_machine_is_cancelled_by_its_mark(home: Home, other_hom
     cancel(other_home, run.run_id, wait=False)
     assert (run_folder(run) / layout.cancel(1)).exists()
     assert end_of(other_home, run).state is State.CANCELLED
-    assert view(home, run.run_id).state is State.CANCELLED
+    assert update_run(home, run.run_id).state is State.CANCELLED
 
 
 def test_who_cancels_a_run_of_another_machine_waits_as_long_as_it_gives_signs_of_life(home: Home, other_home: Home, start: Submit) -> None:
@@ -331,22 +332,22 @@ def test_a_store_that_cannot_be_reached_is_said_and_the_other_runs_stay_in_the_l
     home: Home, start: Submit, monkeypatch: pytest.MonkeyPatch, server: StoreServer
 ) -> None:
     use(server, monkeypatch, "http://127.0.0.1:9")  # nobody listens on the port for discarded data
-    monkeypatch.setattr(stores, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "_PATIENCE_SECONDS", 0.2)
     here, live = end_of(home, start("true")), start(FOREVER)
-    away = [replace(view(home, live.run_id), run_id=f"away-26112{day}-120000-abcd", store="s3://away/runs") for day in (3, 4)]
+    away = [replace(update_run(home, live.run_id), run_id=f"away-26112{day}-120000-abcd", store="s3://away/runs") for day in (3, 4)]
     with Ledger(home.ledger_path) as ledger:
         entry = ledger.get(live.run_id)
         assert entry is not None
         for run in away:
-            ledger.adopt(replace(entry, run_id=run.run_id, store=run.store, state=State.RUNNING, reference=ELSEWHERE))
+            ledger.adopt(replace(entry, run_id=run.run_id, store=run.store, state=State.RUNNING, reference=UNMANAGED))
     notes: list[str] = []
-    found = {run.run_id: run.state for run in list_runs(home, note=notes.append)}
+    found = {run.run_id: run.state for run in update_runs(home, note=notes.append)}
     assert set(found) == {here.run_id, live.run_id, *(run.run_id for run in away)}
     assert (found[here.run_id], found[away[0].run_id]) == (State.SUCCEEDED, State.RUNNING)
     assert len(notes) == 1
     assert "s3://away/runs" in notes[0]
     with pytest.raises(StoreError, match="s3://away/runs"):
-        view(home, away[0].run_id)
+        update_run(home, away[0].run_id)
     with pytest.raises(StoreError, match="s3://away/runs"):
         runs_in("s3://away/runs")
 
@@ -355,7 +356,7 @@ def test_a_store_that_cannot_be_reached_is_said_and_the_other_runs_stay_in_the_l
 def far_store(monkeypatch: pytest.MonkeyPatch, server: StoreServer) -> Iterator[str]:
     use(server, monkeypatch)
     yield f"{server.new_url()}/runs"
-    stores.store_at.cache_clear()
+    connections.store_at.cache_clear()
 
 
 def test_a_run_in_a_bucket_moves_from_a_machine_that_is_gone_to_an_empty_one(
@@ -364,7 +365,7 @@ def test_a_run_in_a_bucket_moves_from_a_machine_that_is_gone_to_an_empty_one(
     job = write_job(SAVES + "exec sleep 600")
     run = submit(home, make_plan(home, job, [f"store={far_store}"]))
     key = f"{run.run_id}/{layout.CHECKPOINTS}/step-00000007/{layout.MANIFEST}"
-    store = stores.store_at(far_store)
+    store = connections.store_at(far_store)
     wait_until(lambda: any(info.key == key for info in store.list(run.run_id)), "the checkpoint is in the store", 60)
     pid = AttemptStatus.from_json(store.get(f"{run.run_id}/{layout.status(1)}"), "status").pid
     family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
@@ -374,13 +375,13 @@ def test_a_run_in_a_bucket_moves_from_a_machine_that_is_gone_to_an_empty_one(
     psutil.wait_procs(family, timeout=30)
     assert [each.run_id for each in runs_in(far_store).runs] == [run.run_id]
     adopted = adopt(other_home, f"{far_store}/{run.run_id}")
-    assert (adopted.state.is_end, adopted.is_elsewhere) == (False, True)
+    assert (adopted.state.is_end, adopted.is_unmanaged) == (False, True)
     fake = FakeTime()
     end = end_of(other_home, resume(other_home, run.run_id, ask=accepting, sleep=fake.sleep, clock=fake.clock))
     assert (end.state, end.attempt, end.resumed_step) == (State.SUCCEEDED, 2, 7)
     assert b"".join(read_logs(other_home, run.run_id)) == b"from step-00000007\n"
     assert b"from \n".startswith(b"".join(read_logs(other_home, run.run_id, attempt=1)))
-    assert view(home, run.run_id).state is State.SUCCEEDED
+    assert update_run(home, run.run_id).state is State.SUCCEEDED
 
 
 def test_a_copy_holds_each_log_as_one_file_and_says_what_never_arrived(
@@ -392,7 +393,7 @@ def test_a_copy_holds_each_log_as_one_file_and_says_what_never_arrived(
     run = end_of(home, submit(home, make_plan(home, write_job(command), [f"store={far_store}"])))
     assert run.state is State.SUCCEEDED
     log = f"{run.run_id}/{layout.output_log(1)}"
-    stores.store_at(far_store).put(segment_key(log, 4), b"two\n")
+    connections.store_at(far_store).put(segment_key(log, 4), b"two\n")
     copy = sync(home, run.run_id, tmp_path / "copy")
     assert (copy.folder / layout.output_log(1)).read_bytes() == b"one\ntwo\n"
     assert (copy.folder / layout.CHECKPOINTS / "step-7" / "part.000000000000007").read_text() == "s\n"
@@ -400,7 +401,7 @@ def test_a_copy_holds_each_log_as_one_file_and_says_what_never_arrived(
     assert not [path for path in copy.folder.rglob("*") if path.name.startswith((".output", f"{Path(log).name}."))]
     again = sync(home, run.run_id, tmp_path / "copy")
     assert (again.copied, again.bytes, again.unchanged) == ((), 0, len(copy.copied))
-    stores.store_at(far_store).put(segment_key(log, 12), b"four\n")
+    connections.store_at(far_store).put(segment_key(log, 12), b"four\n")
     torn = sync(home, run.run_id, tmp_path / "copy")
     assert torn.skipped == ((layout.output_log(1), "what follows byte 8 is left out, because the bytes up to 12 are not in the store"),)
     assert (copy.folder / layout.output_log(1)).read_bytes() == b"one\ntwo\n"
@@ -467,8 +468,8 @@ def test_a_follower_waits_for_a_store_that_is_away_and_loses_no_line(
     end_of(home, run)
     with Ledger(home.ledger_path) as ledger:
         ledger.observed(run.run_id, 1, State.RUNNING)
-    away = Away(stores.store_at(run.store))
-    for room in ("reading", "observing", "following"):
+    away = Away(connections.store_at(run.store))
+    for room in ("reading", "state", "reconcile", "following"):
         monkeypatch.setattr(f"cloud_train.orchestrator.{room}.store_at", lambda url: away)
     notes: list[str] = []
     away.looks = 3
@@ -484,7 +485,7 @@ def test_a_store_that_stays_away_ends_the_following_with_its_words(home: Home) -
         raise StoreError("the network is away")
 
     with pytest.raises(StoreError, match="the network is away"):
-        stores.patiently(look, lambda _: None, waits.append)
+        connections.patiently(look, lambda _: None, waits.append)
     assert len(waits) == 19
 
 
@@ -493,11 +494,11 @@ def test_the_status_of_a_run_that_has_ended_is_known_without_its_store(
 ) -> None:
     run = submit(home, make_plan(home, write_job("true")))
     end_of(home, run)
-    away = Away(stores.store_at(run.store))
+    away = Away(connections.store_at(run.store))
     away.looks = 1000
     monkeypatch.setattr("cloud_train.orchestrator.following.store_at", lambda url: away)
     notes: list[str] = []
-    assert glance(home, run.run_id, notes.append).view.state is State.SUCCEEDED
+    assert glance(home, run.run_id, notes.append, record=True).view.state is State.SUCCEEDED
     assert notes == ["the network is away"]
 
 
@@ -508,13 +509,13 @@ def test_who_was_slower_to_resume_knows_the_attempt_from_afar_from_then_on(home:
     (run_folder(run) / layout.attempt(2)).mkdir()
     (run_folder(run) / layout.status(2)).write_bytes(faster.to_json())
     resume(home, run.run_id)
-    wait_until(lambda: view(home, run.run_id).is_elsewhere, "the worker has found its attempt taken")
-    seen = view(home, run.run_id)
+    wait_until(lambda: update_run(home, run.run_id).is_unmanaged, "the worker has found its attempt taken")
+    seen = update_run(home, run.run_id)
     assert (seen.state, seen.attempt, seen.host) == (State.RUNNING, 2, "another-machine")
     assert status_of(run, 2) == faster
     with Ledger(home.ledger_path) as ledger:
         entry = ledger.get(run.run_id)
         assert entry is not None
-        assert entry.reference == ELSEWHERE
+        assert entry.reference == UNMANAGED
     fake = FakeTime()
     assert resume(home, run.run_id, ask=accepting, sleep=fake.sleep, clock=fake.clock).attempt == 3

@@ -9,12 +9,13 @@ import pytest
 
 from cloud_train.errors import ConflictError
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import read_logs
+from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.resuming import Elsewhere, resume
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run.states import State
+from cloud_train.run.view import RunView
 from tests.docker_engine import base_image, engine_or_skip
 from tests.support import wait_until
 
@@ -58,8 +59,8 @@ def image_of(run: RunView) -> str:
 
 
 def end_of(home: Home, run: RunView) -> RunView:
-    wait_until(lambda: view(home, run.run_id).state.is_end, f"{run.run_id} ends", 60)
-    return view(home, run.run_id)
+    wait_until(lambda: update_run(home, run.run_id).state.is_end, f"{run.run_id} ends", 60)
+    return update_run(home, run.run_id)
 
 
 def test_a_lost_image_is_made_again_and_is_the_same(home: Home, failed: RunView) -> None:
@@ -75,7 +76,7 @@ def test_another_image_is_refused_unless_somebody_wants_to_go_on_with_it(home: H
     with pytest.raises(ConflictError, match="makes another one") as caught:
         resume(home, failed.run_id)
     assert f"cloud-train resume {failed.run_id} --provider docker" in (caught.value.hint or "")
-    assert view(home, failed.run_id).attempt == 1
+    assert update_run(home, failed.run_id).attempt == 1
     ended = end_of(home, resume(home, failed.run_id, elsewhere=Elsewhere(provider="docker")))
     assert ended.state is State.SUCCEEDED, ended.message
     assert b"".join(read_logs(home, failed.run_id)) == f"good morning from {tmp_path}\n".encode()

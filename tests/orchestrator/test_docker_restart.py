@@ -14,9 +14,9 @@ import pytest
 
 from cloud_train.docker.transport import opened
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import read_logs
+from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run.states import Cause, State
@@ -106,12 +106,12 @@ def test_a_run_whose_engine_is_restarted_is_told_so_and_goes_on(own_engine: OwnE
     run = submit(home, make_plan(home, tmp_path / "job.yaml", config=str(tmp_path / "config.yaml")))
     wait_until(lambda: b"ready" in b"".join(read_logs(home, run.run_id)), "the program has begun")
     own_engine.crash()
-    away = view(home, run.run_id)
+    away = update_run(home, run.run_id)
     assert away.state is State.RUNNING  # nobody knows better while the engine is away
     own_engine.start()
-    wait_until(lambda: view(home, run.run_id).state.is_end, "the engine tells what became of the container", 60)
-    ended = view(home, run.run_id)
+    wait_until(lambda: update_run(home, run.run_id).state.is_end, "the engine tells what became of the container", 60)
+    ended = update_run(home, run.run_id)
     assert ended.cause is Cause.PREEMPTED, ended  # an engine that comes back tells the containers that it finds to stop
     resume(home, run.run_id)
-    wait_until(lambda: view(home, run.run_id).state.is_end, "the next attempt ends", 60)
-    assert view(home, run.run_id).state is State.SUCCEEDED
+    wait_until(lambda: update_run(home, run.run_id).state.is_end, "the next attempt ends", 60)
+    assert update_run(home, run.run_id).state is State.SUCCEEDED

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.planning import make_plan
+from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
+from cloud_train.run.view import RunView
 from tests.docker_engine import trainers_or_skip
 from tests.support import wait_until
 
@@ -65,8 +66,8 @@ def remains(engine: "DockerClient", run_id: str) -> list[Any]:
 
 
 def finished(home: Home, run: RunView) -> RunView:
-    wait_until(lambda: view(home, run.run_id).state.is_end, f"{run.run_id} ends", 120)
-    return view(home, run.run_id)
+    wait_until(lambda: update_run(home, run.run_id).state.is_end, f"{run.run_id} ends", 120)
+    return update_run(home, run.run_id)
 
 
 def weights(run: RunView) -> str:
@@ -146,7 +147,7 @@ def test_a_container_that_found_its_attempt_taken_leaves_the_attempt_alone(home:
     (attempts / "2").mkdir()
     (attempts / "2/status.json").write_bytes(faster)
     resume(home, run.run_id)
-    wait_until(lambda: view(home, run.run_id).is_elsewhere, "the container has found its attempt taken")
-    assert (view(home, run.run_id).state, view(home, run.run_id).host) == (State.RUNNING, "another-machine")
+    wait_until(lambda: update_run(home, run.run_id).is_unmanaged, "the container has found its attempt taken")
+    assert (update_run(home, run.run_id).state, update_run(home, run.run_id).host) == (State.RUNNING, "another-machine")
     assert (attempts / "2/status.json").read_bytes() == faster
     assert remains(engine, run.run_id) == []

@@ -98,9 +98,9 @@ def test_what_a_follower_remembers_does_not_grow(
     followed: Callable[[Home, Worker], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, store = Home(tmp_path / "home"), MemoryStore()
-    for module in ("observing", "following", "reading"):
+    for module in ("state", "reconcile", "following", "reading"):
         monkeypatch.setattr(f"cloud_train.orchestrator.{module}.store_at", lambda _: store)
-    for module in ("observing", "early_words"):
+    for module in ("state", "reconcile", "provider_logs"):
         monkeypatch.setattr(f"cloud_train.orchestrator.{module}.provider_at", lambda *_: Cloud())
     with Ledger(home.ledger_path) as ledger:
         ledger.add(

@@ -12,7 +12,7 @@ import pytest
 
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import list_runs
+from cloud_train.orchestrator.reconcile import update_runs
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.run.states import Cause, State
 
@@ -84,14 +84,14 @@ def test_a_submission_killed_at_any_point_is_absent_or_visible_and_consistent(
     assert set(ended) <= {-9, 0}
     assert ended.count(-9) > 20
     outcomes: dict[str, int] = {}
-    for run in list_runs(home):
+    for run in update_runs(home):
         end = list(follow(home, run.run_id))[-1].view
         outcomes[end.cause or "none"] = outcomes.get(end.cause or "none", 0) + 1
         if end.state is not State.SUCCEEDED:
             assert (end.cause, "cut off" in end.message) == (Cause.INFRASTRUCTURE, True), end
             resume(home, run.run_id)
             assert list(follow(home, run.run_id))[-1].view.state is State.SUCCEEDED
-    visible = {run.run_id for run in list_runs(home)}
+    visible = {run.run_id for run in update_runs(home)}
     on_disk = {path.parent.name for path in (tmp_path / "runs").glob("*/run.json")}
     assert visible == on_disk
     launches = (tmp_path / "launches").read_text().split()
@@ -102,7 +102,7 @@ def test_a_submission_killed_at_any_point_is_absent_or_visible_and_consistent(
 def test_fifty_submissions_at_once_are_fifty_runs(home: Home, write_job: Callable[..., Path], tmp_path: Path) -> None:
     job = write_job(f"echo $CLOUD_TRAIN_RUN_ID >> {tmp_path}/launches")
     assert [each.exit_status for each in submissions(job, [0] * 50, 50)] == [0] * 50
-    runs = list_runs(home)
+    runs = update_runs(home)
     assert len(runs) == 50
     for run in runs:
         assert list(follow(home, run.run_id))[-1].view.state is State.SUCCEEDED
@@ -115,7 +115,7 @@ def test_a_run_that_is_resumed_twice_at_once_is_launched_once(
 ) -> None:
     job = write_job(f"echo $CLOUD_TRAIN_ATTEMPT >> {tmp_path}/launches; test -f {tmp_path}/well && sleep 0.2")
     assert [each.exit_status for each in submissions(job, [0], 1)] == [0]
-    run = list_runs(home)[0]
+    run = update_runs(home)[0]
     list(follow(home, run.run_id))
     (tmp_path / "well").touch()
     program = (

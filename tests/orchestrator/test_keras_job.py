@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.planning import make_plan
+from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run.states import State
+from cloud_train.run.view import RunView
 from tests.docker_engine import base_image, engine_or_skip
 from tests.support import wait_until
 
@@ -22,8 +23,8 @@ JOB = Path(__file__).parents[2] / "jobs" / "keras-cnn.yaml"
 
 
 def finished(home: Home, run: RunView) -> RunView:
-    wait_until(lambda: view(home, run.run_id).state.is_end, f"{run.run_id} ends", 180)
-    return view(home, run.run_id)
+    wait_until(lambda: update_run(home, run.run_id).state.is_end, f"{run.run_id} ends", 180)
+    return update_run(home, run.run_id)
 
 
 def last_validation_loss(run: RunView) -> tuple[int, float]:

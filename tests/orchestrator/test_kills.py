@@ -19,14 +19,15 @@ import psutil
 import pytest
 
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.planning import make_plan
+from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run import layout
 from cloud_train.run.checkpoints import newest_valid
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import State
+from cloud_train.run.view import RunView
 from tests.support import wait_until
 
 pytest.importorskip("torch")
@@ -186,7 +187,7 @@ def wait_for(condition: Callable[[], bool], home: Home, run: RunView, pace: floa
     while not condition():
         assert not give_up()
         if look():
-            if view(home, run.run_id).state.is_end:
+            if update_run(home, run.run_id).state.is_end:
                 return False
             look = after(0.2)
         time.sleep(pace)
@@ -194,8 +195,8 @@ def wait_for(condition: Callable[[], bool], home: Home, run: RunView, pace: floa
 
 
 def end_of(home: Home, run: RunView) -> RunView:
-    wait_until(lambda: view(home, run.run_id).state.is_end, f"{run.run_id} has ended", GIVE_UP_SECONDS, pace=0.05)
-    return view(home, run.run_id)
+    wait_until(lambda: update_run(home, run.run_id).state.is_end, f"{run.run_id} has ended", GIVE_UP_SECONDS, pace=0.05)
+    return update_run(home, run.run_id)
 
 
 def digest(run: RunView) -> str:

@@ -14,16 +14,18 @@ from cloud_train.errors import ConflictError, MissingDependencyError, NotFoundEr
 from cloud_train.orchestrator import submitting
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, list_runs, select, view
 from cloud_train.orchestrator.planning import make_plan
-from cloud_train.orchestrator.reading import follow_logs, read_logs, read_metrics, worker_notes
+from cloud_train.orchestrator.reading import follow_logs, read_logs, read_metrics, read_worker_log
+from cloud_train.orchestrator.reconcile import update_run, update_runs
 from cloud_train.orchestrator.resuming import resume
+from cloud_train.orchestrator.state import select
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run import layout, locks
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
+from cloud_train.run.view import RunView
 from tests.orchestrator.conftest import Submit, run_folder, wait_for_file
 from tests.support import wait_until
 
@@ -43,8 +45,8 @@ def test_a_script_runs_to_its_end_and_its_output_is_there(home: Home, start: Sub
     end = end_of(home, run)
     assert (end.state, end.cause) == (State.SUCCEEDED, Cause.SUCCEEDED)
     assert b"".join(read_logs(home, run.run_id)) == b"out\nerr\n\xff\r"
-    assert view(home, run.run_id).state is State.SUCCEEDED
-    assert [each.run_id for each in list_runs(home)] == [run.run_id]
+    assert update_run(home, run.run_id).state is State.SUCCEEDED
+    assert [each.run_id for each in update_runs(home)] == [run.run_id]
 
 
 def test_following_yields_all_of_the_output_and_the_metrics(home: Home, start: Submit) -> None:
@@ -85,8 +87,8 @@ def test_a_worker_that_was_killed_is_found_out_and_its_program_ended(home: Home,
     run = start("setsid sleep 604 & touch started; sleep 605")
     wait_for_file(run_folder(run).parent.parent / "started")
     os.kill(status_of(run).pid, signal.SIGKILL)
-    wait_until(lambda: view(home, run.run_id).state.is_end, "the run has ended")
-    end = view(home, run.run_id)
+    wait_until(lambda: update_run(home, run.run_id).state.is_end, "the run has ended")
+    end = update_run(home, run.run_id)
     assert (end.state, end.cause) == (State.INTERRUPTED, Cause.INFRASTRUCTURE)
     assert "without a word" in end.message
     assert status_of(run).cause is Cause.INFRASTRUCTURE
@@ -104,7 +106,7 @@ def test_a_process_that_got_the_workers_number_is_not_taken_for_the_run(home: Ho
     (run_folder(run) / layout.status(1)).write_bytes(running.to_json())
     with Ledger(home.ledger_path) as ledger:
         ledger.observed(run.run_id, 1, State.RUNNING)
-    end = view(home, run.run_id)
+    end = update_run(home, run.run_id)
     assert (end.state, end.cause) == (State.INTERRUPTED, Cause.INFRASTRUCTURE)
 
 
@@ -138,14 +140,14 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_worker_says_so(home: Home, 
     resume(home, run.run_id)
     assert end_of(home, run).resumed_step == 1
     assert b"".join(read_logs(home, run.run_id)) == b"from step-1\n"
-    notes = "\n".join(worker_notes(home, run.run_id))
+    notes = "\n".join(read_worker_log(home, run.run_id))
     assert "step-3" in notes
     assert "step-2" in notes
 
 
 def test_a_running_run_is_not_resumed(home: Home, start: Submit) -> None:
     run = start(FOREVER)
-    wait_until(lambda: view(home, run.run_id).state is State.RUNNING, "the run is running")
+    wait_until(lambda: update_run(home, run.run_id).state is State.RUNNING, "the run is running")
     with pytest.raises(ConflictError, match="goes on"):
         resume(home, run.run_id)
     cancel(home, run.run_id, force=True)
@@ -179,13 +181,13 @@ def test_a_log_is_followed_to_its_last_byte(home: Home, start: Submit) -> None:
 
 
 def test_a_run_is_selected_by_any_beginning_that_fits_one(home: Home, start: Submit) -> None:
-    with pytest.raises(NotFoundError, match="no run yet"):
+    with pytest.raises(NotFoundError, match="no runs yet"):
         select(home, None)
     first, second = start("true"), start("true")
     assert select(home, None) == second.run_id
     assert select(home, first.run_id) == first.run_id
     assert select(home, first.run_id[-4:]) == first.run_id
-    with pytest.raises(NotFoundError, match="fits several"):
+    with pytest.raises(NotFoundError, match="matches several runs"):
         select(home, "test")
     with pytest.raises(NotFoundError, match="'other'"):
         select(home, "other")

@@ -10,13 +10,15 @@ import pytest
 from cloud_train.errors import ConflictError, ProviderError, UsageError
 from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, read_record, view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import read_logs, read_metrics
+from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.resuming import Elsewhere, resume
+from cloud_train.orchestrator.state import read_record
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run import layout
 from cloud_train.run.states import State
+from cloud_train.run.view import RunView
 from cloud_train.storage.registry import open_store
 from tests.stores import server_or_skip, use
 from tests.support import accepting, wait_until
@@ -55,8 +57,8 @@ def ended(home: Home, tmp_path: Path) -> RunView:
 
 
 def end_of(home: Home, run: RunView) -> RunView:
-    wait_until(lambda: view(home, run.run_id).state.is_end, f"{run.run_id} ends")
-    return view(home, run.run_id)
+    wait_until(lambda: update_run(home, run.run_id).state.is_end, f"{run.run_id} ends")
+    return update_run(home, run.run_id)
 
 
 def moved(home: Home, run: RunView, store: str, note: Callable[[str], None] = lambda _: None) -> RunView:
@@ -100,7 +102,7 @@ def test_a_move_that_was_cut_off_leaves_the_run_where_it_was_and_is_made_again(
         patched.setattr("cloud_train.run.ledger.Ledger.move", cut_off)
         with pytest.raises(CutOffError):
             moved(home, ended, bucket)
-    assert (view(home, ended.run_id).store, view(home, ended.run_id).attempt) == (ended.store, 1)
+    assert (update_run(home, ended.run_id).store, update_run(home, ended.run_id).attempt) == (ended.store, 1)
     assert moved(home, ended, bucket).resumed_step == 1
 
 
@@ -110,7 +112,7 @@ def test_a_run_that_went_on_at_the_other_place_is_not_written_over(home: Home, e
     with pytest.raises(UsageError, match="has attempt 4 already") as caught:
         resume(home, ended.run_id, elsewhere=Elsewhere(store=bucket))
     assert f"cloud-train adopt {bucket}/{ended.run_id}" in (caught.value.hint or "")
-    assert view(home, ended.run_id).store == ended.store
+    assert update_run(home, ended.run_id).store == ended.store
 
 
 def test_a_machine_that_knows_the_old_place_is_told_of_the_new_one_and_finds_it(

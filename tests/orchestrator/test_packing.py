@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cloud_train.data.shards import INDEX, class_of, read_index
 from cloud_train.errors import CloudTrainError, CorruptError, UsageError
-from cloud_train.job.shards import INDEX, class_of, read_index
 from cloud_train.orchestrator.packing import pack
 from cloud_train.storage.registry import open_store
 from cloud_train.storage.transfer.progress import Progress

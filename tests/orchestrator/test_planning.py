@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from cloud_train.errors import MissingDependencyError
-from cloud_train.job.problems import JobFileError
 from cloud_train.orchestrator import submitting
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
@@ -12,6 +11,7 @@ from cloud_train.orchestrator.submitting import submit
 from cloud_train.run.plan import Plan
 from cloud_train.run.ranking import Ranking
 from cloud_train.run.record import RunRecord
+from cloud_train.spec.problems import JobFileError
 
 Planned = Callable[..., Plan]
 HASH = "a" * 64

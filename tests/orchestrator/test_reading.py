@@ -8,10 +8,10 @@ import pytest
 from cloud_train.errors import NotFoundError, UsageError
 from cloud_train.orchestrator import reading
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView
 from cloud_train.run import layout
 from cloud_train.run.record import Program, RunRecord
 from cloud_train.run.states import State
+from cloud_train.run.view import RunView
 
 RUN = "several-261128-120000-abcd"
 
@@ -27,7 +27,6 @@ def run(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunView:
         name="several",
         provider="docker",
         store=str(tmp_path / "runs"),
-        run_directory=str(tmp_path / "runs" / RUN),
         job_file=None,
         created=0.0,
         attempt=1,
@@ -40,7 +39,7 @@ def run(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunView:
         host="here",
         resumed_step=None,
     )
-    monkeypatch.setattr(reading, "view", lambda *_: run)
+    monkeypatch.setattr(reading, "read_run", lambda *_: run)
     return run
 
 
@@ -50,7 +49,7 @@ def test_a_node_that_has_not_written_yet_has_an_empty_log(node: int, run: RunVie
 
 
 def test_a_node_that_never_wrote_has_none(run: RunView, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "view", lambda *_: replace(run, state=State.FAILED))
+    monkeypatch.setattr(reading, "read_run", lambda *_: replace(run, state=State.FAILED))
     with pytest.raises(NotFoundError, match=r"attempt 1 of several-.* has no log of node 1"):
         reading.read_logs(home, run.run_id, node=1)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,15 +10,19 @@ import pytest
 
 from cloud_train.errors import ConflictError, CorruptError, NotFoundError, UsageError
 from cloud_train.orchestrator import results
+from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView
 from cloud_train.orchestrator.results import fetch_model, sync
 from cloud_train.run import layout
 from cloud_train.run.manifest import verify
+from cloud_train.run.view import RunView
 from cloud_train.storage.base import Store
 from cloud_train.storage.transfer.files import Download, Options, Progress, Summary, download
+from cloud_train.storage.transfer.remembered import Memory
+from tests.faults import FaultProxy
 from tests.orchestrator.conftest import Submit, run_folder
+from tests.stores import server_or_skip, use
 
 SAVE = """\
 cat > save.py <<'END'
@@ -36,8 +41,6 @@ $PYTHON save.py"""
 
 @pytest.fixture
 def run(home: Home, start: Submit, monkeypatch: pytest.MonkeyPatch) -> RunView:
-    import sys
-
     monkeypatch.setenv("PYTHON", sys.executable)
     run = start(SAVE)
     end = list(follow(home, run.run_id))[-1].view
@@ -108,6 +111,55 @@ def test_a_run_without_a_model_says_so(home: Home, start: Submit, tmp_path: Path
         fetch_model(home, run.run_id, tmp_path / "out", "best")
 
 
+def test_a_sync_of_a_run_in_which_nothing_changed_costs_one_listing(
+    home: Home, start: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHON", sys.executable)
+    server = server_or_skip("s3")
+    with FaultProxy(server) as proxy:
+        use(server, monkeypatch, proxy.endpoint)
+        run = start(f"{SAVE}\necho done", "", f"store={server.new_url()}/runs")
+        assert list(follow(home, run.run_id))[-1].view.state == "succeeded"
+
+        def requests_of_a_sync() -> list[tuple[str, bool]]:
+            before = len(proxy.records)
+            assert (sync(home, run.run_id, tmp_path / "copy").copied == ()) is (before > first)
+            return [(record.request.method, "list-type=2" in record.request.target) for record in proxy.records[before:]]
+
+        first = len(proxy.records)
+        assert len(requests_of_a_sync()) > 20
+        files = {path: path.read_bytes() for path in (tmp_path / "copy").rglob("*") if path.is_file()}
+        assert [requests_of_a_sync() for _ in range(3)] == [[("GET", True)]] * 3
+        assert (tmp_path / "copy" / layout.output_log(1)).exists()
+
+        changed = tmp_path / "copy" / layout.output_log(1)
+        model = tmp_path / "copy" / layout.MODEL / "model.safetensors"
+        for path in (changed, model):
+            path.write_bytes(bytes(len(files[path])))
+        assert set(sync(home, run.run_id, tmp_path / "copy").copied) == {
+            path.relative_to(tmp_path / "copy").as_posix() for path in (changed, model)
+        }
+        assert {path: path.read_bytes() for path in files} == files
+
+
+def test_what_changed_in_the_store_is_copied_though_its_size_did_not(
+    home: Home, start: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = server_or_skip("s3")
+    use(server, monkeypatch)
+    run = start("echo hello; echo weights > $CLOUD_TRAIN_MODEL/weights", "", f"store={server.new_url()}/runs")
+    assert list(follow(home, run.run_id))[-1].view.state == "succeeded"
+    sync(home, run.run_id, tmp_path / "copy")
+    store = store_at(run.store)
+    (segment,) = [info.key for info in store.list(f"{run.run_id}/{layout.output_log(1)}.") if info.size]
+    store.put(segment, b"HELLO\n")
+    store.put(f"{run.run_id}/extra", b"one")
+    assert set(sync(home, run.run_id, tmp_path / "copy").copied) == {layout.output_log(1), "extra"}
+    store.put(f"{run.run_id}/extra", b"two")
+    assert sync(home, run.run_id, tmp_path / "copy").copied == ("extra",)
+    assert (tmp_path / "copy" / layout.output_log(1)).read_bytes() == b"HELLO\n"
+
+
 def test_a_second_sync_copies_only_what_changed(home: Home, run: RunView, tmp_path: Path) -> None:
     first = sync(home, run.run_id, tmp_path / "copy")
     there = {path.relative_to(run_folder(run)).as_posix(): path.read_bytes() for path in run_folder(run).rglob("*") if path.is_file()}
@@ -164,10 +216,10 @@ def test_a_copy_that_was_cut_off_is_continued(
 ) -> None:
     calls = itertools.count()
 
-    def cut(store: Store, files: list[Download], options: Options) -> Summary:
+    def cut(store: Store, files: list[Download], options: Options, memory: Memory) -> Summary:
         if next(calls) == whole:
             raise KeyboardInterrupt
-        return download(store, files, options)
+        return download(store, files, options, memory)
 
     monkeypatch.setattr(results, "download", cut)
     with pytest.raises(KeyboardInterrupt):

@@ -14,14 +14,15 @@ from typing import Any
 import psutil
 import pytest
 
-from cloud_train.job.shards import INDEX, read_index
+from cloud_train.data.shards import INDEX, read_index
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.packing import pack
 from cloud_train.orchestrator.planning import make_plan
+from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run.states import Cause, State
+from cloud_train.run.view import RunView
 from cloud_train.storage.registry import open_store
 from tests.answers import Request
 from tests.faults import FaultProxy
@@ -84,14 +85,14 @@ class Bench:
         return submit(self.home, make_plan(self.home, job))
 
     def finished(self, run: RunView) -> RunView:
-        wait_until(lambda: view(self.home, run.run_id).state.is_end, f"{run.run_id} ends", 60)
-        return view(self.home, run.run_id)
+        wait_until(lambda: update_run(self.home, run.run_id).state.is_end, f"{run.run_id} ends", 60)
+        return update_run(self.home, run.run_id)
 
     def arrived(self) -> list[str]:
         return sorted(path.name for path in self.home.folder.glob("data/stores/*/*/*.tar"))
 
     def worker(self, run: RunView) -> psutil.Process:
-        status = json.loads((run_folder(run) / f"attempts/{view(self.home, run.run_id).attempt}/status.json").read_text())
+        status = json.loads((run_folder(run) / f"attempts/{update_run(self.home, run.run_id).attempt}/status.json").read_text())
         return psutil.Process(status["pid"])
 
     def processes(self) -> list[psutil.Process]:
@@ -151,7 +152,7 @@ def test_training_begins_with_the_first_shard_and_a_run_that_is_killed_ends_with
     run = bench.start(bench.url)
     wait_until(lambda: has_step(run, 1), "the first step is saved", 60)
     assert len(bench.arrived()) == 1 < bench.shards
-    assert view(bench.home, run.run_id).state is State.RUNNING
+    assert update_run(bench.home, run.run_id).state is State.RUNNING
     gone = bench.processes()
     for process in gone:
         process.suspend()

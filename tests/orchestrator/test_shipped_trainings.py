@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import read_logs, read_metrics
+from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run.manifest import verify
 from cloud_train.run.states import State
@@ -109,8 +109,8 @@ def test_a_shipped_job_is_trained_on_data_of_its_format(home: Home, tmp_path: Pa
     few = ["resources.cpus=1", f"store={tmp_path / 'runs'}"]
     with DATA[name](tmp_path) as overrides:  # type: ignore[attr-defined]  # each is a context manager
         run = submit(home, make_plan(home, JOBS / f"{name}.yaml", [*overrides, *few]))
-        wait_until(lambda: view(home, run.run_id).state.is_end, f"{name} has ended", 120)
-    end = view(home, run.run_id)
+        wait_until(lambda: update_run(home, run.run_id).state.is_end, f"{name} has ended", 120)
+    end = update_run(home, run.run_id)
     log = b"".join(read_logs(home, run.run_id)).decode()
     assert end.state is State.SUCCEEDED, f"{end.message}\n{log}"
     assert "model.safetensors" in verify(Path(run.run_directory) / "model").files

@@ -14,13 +14,14 @@ import pytest
 
 from cloud_train.orchestrator.adopting import adopt, runs_in
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.observing import RunView, view
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import read_logs, read_metrics
+from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.results import fetch_model, sync
 from cloud_train.orchestrator.resuming import Elsewhere, resume
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run.states import State
+from cloud_train.run.view import RunView
 from cloud_train.storage.registry import open_store
 from tests.docker_engine import trainers_or_skip
 from tests.stores import SCHEMES, server_or_skip, use
@@ -131,8 +132,8 @@ def kill_everything(home: Path) -> None:
 
 
 def finished(home: Home, run_id: str) -> RunView:
-    wait_until(lambda: view(home, run_id).state.is_end, f"{run_id} ends", 120, pace=0.1)
-    return view(home, run_id)
+    wait_until(lambda: update_run(home, run_id).state.is_end, f"{run_id} ends", 120, pace=0.1)
+    return update_run(home, run_id)
 
 
 def weights(home: Home, run_id: str, folder: Path) -> str:
@@ -183,7 +184,7 @@ def test_a_container_that_is_killed_goes_on_from_another_machine_to_the_same_byt
         container.kill()
         home = homes("second")
         adopt(home, f"{store}/{run.run_id}")
-        wait_until(lambda: view(home, run.run_id).state.is_end, "the engine tells that the container is gone")
+        wait_until(lambda: update_run(home, run.run_id).state.is_end, "the engine tells that the container is gone")
         own = Elsewhere(config=str(tmp_path / "host.yaml"))  # of the second machine: what the first one's said is not used
         resume(home, run.run_id, elsewhere=own, ask=accepting)
         ended = finished(home, run.run_id)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from cloud_train.job.models import EarlyStopping
+from cloud_train.job.training import EarlyStopping
 from cloud_train.run.manifest import verify
 from cloud_train.run.ranking import USUAL
 from cloud_train.training import checkpointing
 from cloud_train.training.checkpointing import CheckpointWriter, Snapshot, restore_checkpoint
-from cloud_train.training.data import DataSet
+from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.data.samples import Batch
 from cloud_train.training.description import ModelDescription

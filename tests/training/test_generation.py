@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from cloud_train.errors import UsageError
-from cloud_train.job.models import RnnModel
+from cloud_train.networks.rnn import RnnModel
 from cloud_train.training import generation
 from cloud_train.training.data.text import encode
 from cloud_train.training.description import ModelDescription
 from cloud_train.training.generation import generate
-from cloud_train.training.models import LanguageModel, build
+from cloud_train.training.models.building import build
+from cloud_train.training.models.rnn import LanguageModel
 
 VOCABULARY = " .abcdefghijklmnopqrstuvwxyz"
 

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cloud_train.job.models import CnnModel, ConvBlock, Normalize
+from cloud_train.data.pixels import Normalize
+from cloud_train.networks.cnn import CnnModel, ConvBlock
 from cloud_train.training.description import ModelDescription
-from cloud_train.training.models import build
+from cloud_train.training.models.building import build
 from cloud_train.training.models.image_layers import BatchNorm
 from cloud_train.training.models.resnet import ResidualBlock
 

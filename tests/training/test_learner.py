@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from cloud_train.errors import CorruptError
 from cloud_train.job.models import JobSpec
-from cloud_train.training.data import DataSet
+from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.data.samples import Batch
 from cloud_train.training.description import ModelDescription

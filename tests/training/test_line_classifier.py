@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cloud_train.job.models import RnnModel
+from cloud_train.networks.rnn import RnnModel
 from cloud_train.training.description import ModelDescription
-from cloud_train.training.models import LineClassifier, build
+from cloud_train.training.models.building import build
+from cloud_train.training.models.rnn import LineClassifier
 
 TOKENS = tuple("abcdefghij")
 CELLS: list[dict[str, Any]] = [

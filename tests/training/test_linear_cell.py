@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cloud_train.job.models import RnnModel
+from cloud_train.networks.rnn import RnnModel
 from cloud_train.training.description import ModelDescription
-from cloud_train.training.models import build
-from cloud_train.training.models.language import LinearLanguageModel
+from cloud_train.training.models.building import build
 from cloud_train.training.models.linear import LinearLayer, linear_recurrence
+from cloud_train.training.models.rnn import LinearLanguageModel
 
 VOCABULARY = 11
 EVEN = [3, 3, 3, 3]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cloud_train.errors import CorruptError, JobError
-from cloud_train.job.models import TrainSpec
+from cloud_train.job.training import TrainSpec
 from cloud_train.training.losses import TrainingLoss, cross_entropy
 
 CLASSES = 5

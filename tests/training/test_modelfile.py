@@ -10,13 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from cloud_train.data.pixels import Normalize
 from cloud_train.errors import CorruptError, NotFoundError
-from cloud_train.job.models import CnnModel, ConvBlock, JobSpec, Normalize, RnnModel
-from cloud_train.training.data import DataSet
+from cloud_train.job.models import JobSpec
+from cloud_train.networks.cnn import CnnModel, ConvBlock
+from cloud_train.networks.rnn import RnnModel
+from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.description import ModelDescription
 from cloud_train.training.modelfile import load_model, save_model
-from cloud_train.training.models import build
+from cloud_train.training.models.building import build
 
 CNN = ModelDescription(CnnModel(kind="cnn", blocks=(ConvBlock(filters=2),)), ("no", "yes"), (1, 8, 8))
 NORMED = ModelDescription(
@@ -75,17 +78,11 @@ def test_the_number_of_parameters_is_known_before_the_network_is_built(descripti
 
 def test_a_description_holds_what_a_job_and_its_data_say() -> None:
     samples = TensorSamples(torch.zeros(1), torch.zeros(1))
-    jobs: dict[str, dict[str, Any]] = {
-        "images": {"model": {"kind": "cnn"}, "data": {"dataset": "images", "path": "."}},
-        "digits": {"model": {"kind": "cnn"}, "data": {"dataset": "digits"}},
-        "sequences": {"model": {"kind": "rnn"}, "data": {"dataset": "sequences", "path": ".", "max_length": 9}},
-    }
-    found = {
-        name: ModelDescription.of(JobSpec.model_validate({"name": "job", **job}), DataSet(samples, samples, ("no",)))
-        for name, job in jobs.items()
-    }
-    assert [found[name].preparation for name in jobs] == ["photograph", "drawing", "drawing"]
-    assert [found[name].max_length for name in jobs] == [None, None, 9]
+    job = JobSpec.model_validate({"name": "job", "model": {"kind": "rnn", "hidden_size": 5}})
+    data = DataSet(samples, samples, ("no",), tokens=("a",), unit="words", max_length=9, preparation="photograph")
+    assert ModelDescription.of(job, data) == ModelDescription(
+        RnnModel(kind="rnn", hidden_size=5), ("no",), tokens=("a",), unit="words", preparation="photograph", max_length=9
+    )
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])

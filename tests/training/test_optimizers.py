@@ -10,28 +10,28 @@ import torch
 from torch import nn
 from torch.optim.sgd import sgd
 
-from cloud_train.job import models
+from cloud_train.job import optimizers
 from cloud_train.training.optimizers import Adam, AdamW, Optimizer, Sgd, make_optimizer
 
 Torchs = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
-CASES: dict[str, tuple[models.Optimizer, Torchs]] = {
-    "adam": (models.Optimizer(lr=3e-3), lambda groups: torch.optim.Adam(groups, 3e-3, fused=True)),
+CASES: dict[str, tuple[optimizers.Optimizer, Torchs]] = {
+    "adam": (optimizers.Optimizer(lr=3e-3), lambda groups: torch.optim.Adam(groups, 3e-3, fused=True)),
     "adam with decay": (
-        models.Optimizer(lr=3e-3, weight_decay=0.01),
+        optimizers.Optimizer(lr=3e-3, weight_decay=0.01),
         lambda groups: torch.optim.Adam(groups, 3e-3, weight_decay=0.01, fused=True),
     ),
     "adamw": (
-        models.Optimizer(name="adamw", lr=3e-3, weight_decay=0.1),
+        optimizers.Optimizer(name="adamw", lr=3e-3, weight_decay=0.1),
         lambda groups: torch.optim.AdamW(groups, 3e-3, weight_decay=0.1, fused=True),
     ),
-    "sgd": (models.Optimizer(name="sgd", lr=0.1), lambda groups: torch.optim.SGD(groups, 0.1, fused=True)),
+    "sgd": (optimizers.Optimizer(name="sgd", lr=0.1), lambda groups: torch.optim.SGD(groups, 0.1, fused=True)),
     "sgd with momentum and decay": (
-        models.Optimizer(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.01),
+        optimizers.Optimizer(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.01),
         lambda groups: torch.optim.SGD(groups, 0.1, momentum=0.9, weight_decay=0.01, fused=True),
     ),
     "sgd with nesterov's momentum and decay": (
-        models.Optimizer(name="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+        optimizers.Optimizer(name="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
         lambda groups: torch.optim.SGD(groups, 0.1, momentum=0.9, nesterov=True, weight_decay=0.01, fused=True),
     ),
 }
@@ -82,7 +82,7 @@ def test_going_on_from_a_saved_state_takes_the_same_steps(case: str) -> None:
 
 
 def test_the_state_has_the_order_of_the_weights_whatever_is_spared_the_decay() -> None:
-    settings = models.Optimizer(name="adamw", weight_decay=0.1)
+    settings = optimizers.Optimizer(name="adamw", weight_decay=0.1)
     whole, parted = (make_optimizer(settings.model_copy(update={"no_decay": kinds}), Network()) for kinds in ((), ("bias", "norm")))
     assert [tuple(tensor.shape) for tensor in parted.state()["mean"]] == [tuple(weight.shape) for weight in Network().parameters()]
     take_steps(whole, 2)
@@ -101,7 +101,7 @@ def test_the_kernel_is_called_once_unless_some_weights_decay_and_others_do_not(
         sgd(*tensors, weight_decay=weight_decay, **settings)
 
     monkeypatch.setattr("cloud_train.training.optimizers.sgd", counted)
-    take_steps(make_optimizer(models.Optimizer(name="sgd", weight_decay=weight_decay, no_decay=no_decay), Network()), 1)
+    take_steps(make_optimizer(optimizers.Optimizer(name="sgd", weight_decay=weight_decay, no_decay=no_decay), Network()), 1)
     assert len(called) == calls
 
 
@@ -132,7 +132,7 @@ def test_a_weight_without_a_gradient_stays_as_it_is() -> None:
 def test_a_weight_that_does_not_learn_is_left_out() -> None:
     network = Network()
     network.embedding.requires_grad_(False)
-    optimizer = make_optimizer(models.Optimizer(), network)
+    optimizer = make_optimizer(optimizers.Optimizer(), network)
     assert len(optimizer.weights) == len(list(network.parameters())) - 1
     take_steps(optimizer, 1)
     assert torch.equal(network.embedding.weight, Network().embedding.weight)
@@ -140,7 +140,7 @@ def test_a_weight_that_does_not_learn_is_left_out() -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", Sgd), ("adam", Adam), ("adamw", AdamW)])
 def test_the_job_names_the_optimizer_and_its_rate(name: Literal["sgd", "adam", "adamw"], kind: type[Optimizer]) -> None:
-    optimizer = make_optimizer(models.Optimizer(name=name, lr=0.25), Network())
+    optimizer = make_optimizer(optimizers.Optimizer(name=name, lr=0.25), Network())
     assert type(optimizer) is kind
     assert optimizer.learning_rate == 0.25
 

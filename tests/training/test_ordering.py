@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cloud_train.errors import JobError
-from cloud_train.job.models import TrainSpec
+from cloud_train.job.training import TrainSpec
 from cloud_train.training.data.samples import Batch, Pick, Samples
 from cloud_train.training.distributed import World
 from cloud_train.training.ordering import TrainingOrder, validation_picks
@@ -135,7 +135,7 @@ def test_nothing_is_read_ahead_of_its_time() -> None:
     [("1 epoch", [3, 6]), ("2 epochs", [6]), ("2 steps", [2, 4, 6]), ("5 s", [])],
 )
 def test_a_position_meets_what_happens_every_so_often(every: str, met: list[int]) -> None:
-    from cloud_train.job.types import Cadence
+    from cloud_train.spec.types import Cadence
 
     position, seen = Position(), []
     for _ in range(6):

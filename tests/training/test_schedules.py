@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from cloud_train.job.models import Optimizer, Schedule, TrainSpec
-from cloud_train.job.types import Cadence
-from cloud_train.training.schedules import learning_rate
+from cloud_train.job.optimizers import Optimizer
+from cloud_train.job.schedules import Schedule
+from cloud_train.job.training import TrainSpec
+from cloud_train.spec.types import Cadence
 
 LR = 0.5
 STEPS_PER_EPOCH = 5
@@ -84,7 +85,7 @@ def test_a_run_may_end_within_its_warm_up() -> None:
 
 def rates(schedule: Any, count: int) -> list[float]:
     train = TrainSpec(optimizer=Optimizer(lr=LR), schedule=schedule)
-    return [learning_rate(train, step, count, STEPS_PER_EPOCH) for step in range(count)]
+    return [LR * train.schedule_section.multiplier(step, count, STEPS_PER_EPOCH) for step in range(count)]
 
 
 def torchs(make: Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler], count: int) -> list[float]:

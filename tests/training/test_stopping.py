@@ -2,7 +2,7 @@
 
 import math
 
-from cloud_train.job.models import EarlyStopping
+from cloud_train.job.training import EarlyStopping
 from cloud_train.run.ranking import Ranking
 from cloud_train.training.stopping import Patience
 

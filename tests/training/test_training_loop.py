@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from cloud_train.job.models import DigitsData
+from cloud_train.data.digits import DigitsData
 from cloud_train.run.checkpoints import newest_valid
 from cloud_train.run.manifest import read_manifest, verify
-from cloud_train.training.data import DataSet
+from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.digits import load_digits
 from cloud_train.training.distributed import World
 from cloud_train.training.evaluation import evaluate
@@ -120,7 +120,7 @@ def test_the_final_model_loads_by_itself_and_is_as_good_as_the_metrics_say(tmp_p
     assert set(verify(run.model).files) == {"model.safetensors", "model.json"}
     network, description = load_model(run.model)
     assert description.classes == tuple("0123456789")
-    data = load_digits(DigitsData(dataset="digits", size=8), seed=0)
+    data = load_digits(DigitsData(dataset="digits", size=8), Path(), seed=0)
     assert evaluated(network, data, 512) == pytest.approx(metrics)
 
 
@@ -128,7 +128,7 @@ def test_validation_does_not_depend_on_the_batch_size(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     train_here(make_job(CNN), run)
     network, _ = load_model(run.model)
-    data = load_digits(DigitsData(dataset="digits", size=8), seed=0)
+    data = load_digits(DigitsData(dataset="digits", size=8), Path(), seed=0)
     whole = evaluated(network, data, 359)
     assert evaluated(network, data, 50) == pytest.approx(whole)
     assert evaluated(network, data, 1)["accuracy"] == whole["accuracy"]

@@ -1,4 +1,4 @@
-"""The networks against the arithmetic of ``job.architecture``."""
+"""The networks against the arithmetic of ``cloud_train.networks``."""
 
 import itertools
 import json
@@ -9,9 +9,11 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from cloud_train.job.models import Model, Normalize
+from cloud_train.data.pixels import Normalize
+from cloud_train.networks.registry import Model
 from cloud_train.training.description import ModelDescription
-from cloud_train.training.models import LanguageModel, build
+from cloud_train.training.models.building import build
+from cloud_train.training.models.rnn import LanguageModel
 
 CNNS: list[dict[str, Any]] = [
     {},

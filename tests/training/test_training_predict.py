@@ -10,14 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from cloud_train.job.models import CnnModel, ConvBlock, DigitsData, Normalize, RnnModel
+from cloud_train.data.digits import DigitsData
+from cloud_train.data.pixels import Normalize
+from cloud_train.networks.cnn import CnnModel, ConvBlock
+from cloud_train.networks.rnn import RnnModel
 from cloud_train.training import predict
 from cloud_train.training.data.decoding import middle, read_image
 from cloud_train.training.data.digits import load_digits
 from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.description import ModelDescription
 from cloud_train.training.modelfile import load_model, save_model
-from cloud_train.training.models import build
+from cloud_train.training.models.building import build
 from tests.training.trainer import make_job, make_run, train_here
 
 VOCABULARY = " .abcdefghijklmnopqrstuvwxyz"
@@ -68,7 +71,7 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Asking:
 
 
 def test_images_of_digits_are_classified_as_in_validation(ask: Asking, digits_model: Path, tmp_path: Path) -> None:
-    data = load_digits(DigitsData(dataset="digits", size=8), seed=0)
+    data = load_digits(DigitsData(dataset="digits", size=8), Path(), seed=0)
     files = [tmp_path / f"{number}.png" for number in range(40)]
     assert isinstance(data.validation, TensorSamples)
     inputs = data.validation.inputs[:40]

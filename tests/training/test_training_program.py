@@ -99,11 +99,11 @@ def test_text_that_is_not_there_is_a_message_and_no_traceback(tmp_path: Path) ->
 
 LOADING = """
 import os, runpy, signal
-import cloud_train.training.data
+import cloud_train.training.data.dataset
 from cloud_train.training.data.download import DownloadError
 def load(*unused):
     {what}
-cloud_train.training.data.load = load
+cloud_train.training.data.dataset.load = load
 runpy.run_module("cloud_train.training", run_name="__main__", alter_sys=True)
 """
 

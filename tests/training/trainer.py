@@ -9,7 +9,7 @@ import torch
 
 from cloud_train.job.models import JobSpec
 from cloud_train.run.checkpoints import newest_valid
-from cloud_train.training.data import load
+from cloud_train.training.data.dataset import load
 from cloud_train.training.description import ModelDescription
 from cloud_train.training.distributed import ALONE
 from cloud_train.training.loop import train

@@ -8,10 +8,10 @@ from urllib.parse import unquote
 
 import pytest
 
+from cloud_train.data.shards import INDEX, read_index
 from cloud_train.errors import CorruptError
-from cloud_train.job.shards import INDEX, read_index
 from cloud_train.orchestrator.packing import pack
-from cloud_train.run.arrivals import Arrivals
+from cloud_train.run.shard_exchange import Arrivals
 from cloud_train.storage.registry import open_store
 from cloud_train.worker.data import bring, can_begin_early
 from cloud_train.worker.fetcher import bring_shards
@@ -22,7 +22,7 @@ from tests.stores import SCHEMES, StoreServer, server_or_skip, use
 _FETCH = """
 import sys
 from pathlib import Path
-from cloud_train.run.arrivals import Arrivals
+from cloud_train.run.shard_exchange import Arrivals
 from cloud_train.worker.fetcher import bring_shards
 bring_shards(Arrivals(Path(sys.argv[1]), sys.argv[2]), print)
 """

@@ -170,7 +170,7 @@ def _machine(plan: "Plan") -> tuple[str | None, list[str]]:
 
 
 def _resources(plan: "Plan", machine: str | None) -> dict[str, Any]:
-    from cloud_train.job.types import ByteSize
+    from cloud_train.spec.types import ByteSize
 
     volume = ByteSize.parse(plan.provider_settings.get("volume") or _VOLUME).bytes
     fields = {
@@ -187,7 +187,7 @@ def _limits(plan: "Plan") -> dict[str, int]:
     settings, longest = plan.provider_settings, longest_seconds(plan)
     limits = {"MaxRuntimeInSeconds": math.ceil(longest)}
     if plan.job.resources.spot:
-        from cloud_train.job.types import Duration
+        from cloud_train.spec.types import Duration
 
         wait = Duration.parse(settings["max_wait"]).seconds if settings.get("max_wait") else longest
         limits["MaxWaitTimeInSeconds"] = math.ceil(longest + wait)

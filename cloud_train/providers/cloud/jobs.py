@@ -33,7 +33,7 @@ def image_of(plan: "Plan") -> str | None:
 
 def longest_seconds(plan: "Plan") -> float:
     """After which the cloud itself ends the job, all of its attempts together: later than the worker, which has the job's own limit."""
-    from cloud_train.job.types import Duration  # brings pydantic, and looking at runs needs no plan
+    from cloud_train.spec.types import Duration  # brings pydantic, and looking at runs needs no plan
 
     limits = plan.job.limits
     if limits.duration is None:

@@ -24,7 +24,7 @@ from cloud_train.providers.base import AlreadyLaunchedError, Capabilities, Handl
 from cloud_train.providers.docker.request import NODE, labels_of, problems_of, request_of, without_our_folders, workspace_of
 from cloud_train.providers.docker.state import Seen, verdict
 from cloud_train.run.states import Cause, State
-from cloud_train.storage.handover import FILES, loopback_endpoint
+from cloud_train.storage.credential_forwarding import FILES, loopback_endpoint
 
 if TYPE_CHECKING:
     from cloud_train.run.plan import Plan

@@ -135,7 +135,7 @@ def _secret_place(settings: Mapping[str, Any], secret: str) -> str:
 
 
 def _disk(settings: Mapping[str, Any]) -> dict[str, Any]:
-    from cloud_train.job.types import ByteSize  # brings pydantic, and looking at runs needs no plan
+    from cloud_train.spec.types import ByteSize  # brings pydantic, and looking at runs needs no plan
 
     disk = settings.get("disk")
     gigabytes = math.ceil(ByteSize.parse(disk).bytes / 10**9) if disk else _DISK_GIGABYTES
@@ -188,7 +188,7 @@ def _with_accelerators(name: str, kind: str | None, count: int) -> dict[str, Any
 
 
 def _with_own(machine: "Machine", resources: Any) -> Any:
-    from cloud_train.job.types import Accelerator
+    from cloud_train.spec.types import Accelerator
 
     return resources.model_copy(update={"accelerator": Accelerator(machine.accelerator or "", machine.accelerators)})
 

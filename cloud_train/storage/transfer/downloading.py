@@ -17,9 +17,9 @@ from cloud_train.errors import CorruptError, StoreError
 from cloud_train.storage.base import UNKNOWN_SIZE, InvalidKeyError, ObjectChangedError, ObjectInfo, ObjectMissingError
 from cloud_train.storage.transfer.engine import Engine, Identity, Known, check_tries
 from cloud_train.storage.transfer.hashing import Hasher, StoppedError
+from cloud_train.storage.transfer.local_files import PartialFile, Source
 from cloud_train.storage.transfer.paths import explain, explained, open_folder
 from cloud_train.storage.transfer.pool import Step
-from cloud_train.storage.transfer.unfinished import PartialFile, Source
 
 PART_BYTES = 16 << 20
 """Size of a range, unless the caller says otherwise; it comes in pieces, so its size costs no memory."""

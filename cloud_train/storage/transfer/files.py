@@ -12,6 +12,7 @@ from cloud_train.storage.transfer.downloading import Download, download_step
 from cloud_train.storage.transfer.engine import Engine, Options, Summary
 from cloud_train.storage.transfer.paths import explained
 from cloud_train.storage.transfer.progress import Progress
+from cloud_train.storage.transfer.remembered import Memory
 from cloud_train.storage.transfer.uploading import Upload, upload_step
 
 __all__ = ["Download", "Options", "Progress", "Summary", "Upload", "download", "upload"]
@@ -34,8 +35,8 @@ def upload(store: Store, files: Iterable[Upload], options: Options | None = None
     return engine.summary()
 
 
-def download(store: Store, files: Iterable[Download], options: Options | None = None) -> Summary:
-    """Write objects as local files, each checked first, replacing what was there; folders are made as needed.
+def download(store: Store, files: Iterable[Download], options: Options | None = None, memory: Memory | None = None) -> Summary:
+    """Write objects as local files, each checked first, replacing what was there; folders are made as needed. ``memory`` learns them.
 
     Raises the first error that there is: StoreError, CorruptError for an object that did not arrive, twice, as it was written. Then no file
     but whole and checked ones has its name, and the next call goes on.
@@ -43,5 +44,9 @@ def download(store: Store, files: Iterable[Download], options: Options | None = 
     engine = Engine(store, options or Options())
     todo = list(files)
     engine.meter.expect(len(todo), sum(max(0, file.size) for file in todo))
-    engine.run(download_step(engine, file) for file in todo)
+    try:
+        engine.run(download_step(engine, file) for file in todo)
+    finally:
+        if memory is not None:
+            memory.learn(engine.done)
     return engine.summary()

@@ -169,7 +169,8 @@ class _Comparison:
         try:
             self.engine.run(iter(steps))
         finally:
-            self.memory.keep(self.engine.remembered, [*self.engine.done, *self.engine.unchanged])
+            self.memory.learn([*self.engine.done, *self.engine.unchanged])
+            self.memory.write()
 
     def same(self, key: str, path: Path) -> Known | None:
         """The file and the object, if both are the same bytes by their SHA-256; None also where the object has none."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from cloud_train.private import make_folder, write_text
 from cloud_train.storage.transfer.engine import Identity, Known
+from cloud_train.storage.transfer.local_files import name_for
 from cloud_train.storage.transfer.paths import explained
-from cloud_train.storage.transfer.unfinished import name_for
 
 _FORMAT = 1
 
@@ -24,11 +24,13 @@ def write_private(path: Path, text: str) -> None:
 
 
 class Memory:
-    """What is remembered of one folder and one prefix of a store."""
+    """What is remembered of one folder and one prefix of a store. ``write`` replaces it by what was found to be the same since."""
 
     def __init__(self, state: Path, url: str, prefix: str, folder: Path) -> None:
+        """``state`` is a private folder; ``url`` that of the store."""
         self._path = state / f"folder-{name_for(url, prefix, str(folder.absolute()))}.json"
         self._known: dict[str, Known] = {}
+        self._same: dict[str, Known] = {}
         try:
             content = json.loads(self._path.read_text())
             if content["format"] == _FORMAT:
@@ -40,7 +42,10 @@ class Memory:
     def is_unchanged(self, key: str, version: str, identity: Identity) -> bool:
         """Whether object and file are the ones that were found to be the same."""
         known = self._known.get(key)
-        return known is not None and known.version == version != "" and self._is_same_file(known, identity)
+        if known is None or known.version != version or not version or not _is_same_file(known, identity):
+            return False
+        self._same[key] = known
+        return True
 
     def sha256_of_object(self, key: str, version: str) -> str | None:
         """The SHA-256 of an object that was looked at before."""
@@ -50,19 +55,19 @@ class Memory:
     def sha256_of_file(self, key: str, identity: Identity) -> str | None:
         """The SHA-256 of a file that was read before."""
         known = self._known.get(key)
-        return known.sha256 if known is not None and self._is_same_file(known, identity) else None
+        return known.sha256 if known is not None and _is_same_file(known, identity) else None
 
-    def _is_same_file(self, known: Known, identity: Identity) -> bool:
-        return known.identity == identity and identity.is_settled(known.looked_ns)
+    def learn(self, found: Iterable[Known]) -> None:
+        """Remember files and objects that were found to be the same."""
+        self._same.update({one.key: one for one in found if one.looked_at and one.version})
 
-    def keep(self, unchanged: Iterable[str], found: Iterable[Known]) -> None:
-        """Write down what is the same now: the keys for which that is known already, and those for which it was found out.
-
-        Raises StoreError.
-        """
-        known = {key: self._known[key] for key in unchanged}
-        known.update({one.key: one for one in found if one.looked_at and one.version})
-        if known != self._known:
-            files = {key: (one.sha256, one.version, tuple(vars(one.identity).values()), one.looked_ns) for key, one in known.items()}
+    def write(self) -> None:
+        """Write down what is the same now. Raises StoreError."""
+        if self._same != self._known:
+            files = {key: (one.sha256, one.version, tuple(vars(one.identity).values()), one.looked_ns) for key, one in self._same.items()}
             write_private(self._path, json.dumps({"format": _FORMAT, "files": files}, separators=(",", ":")))
-            self._known = known
+            self._known = dict(self._same)
+
+
+def _is_same_file(known: Known, identity: Identity) -> bool:
+    return known.identity == identity and identity.is_settled(known.looked_ns)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cloud_train.job.models import Augment
+from cloud_train.data.pixels import Augment
 from cloud_train.training.randomness import derived_seed
 
 

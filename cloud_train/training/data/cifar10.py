@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from cloud_train.data.cifar10 import Cifar10Data
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.job.models import Cifar10Data
-from cloud_train.training.data import DataSet
 from cloud_train.training.data.cache import shown_bytes
+from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.download import fetch
 from cloud_train.training.data.memory import Images, image_data_set
 from cloud_train.training.data.plain_pickle import PlainArray, read_plain

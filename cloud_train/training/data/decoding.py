@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from cloud_train.data.pixels import PhotoAugment
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.job.models import PhotoAugment
 
 MOST_PIXELS = 64_000_000
 """Pixels of an image, width times height, above which it is refused."""

@@ -12,24 +12,23 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from cloud_train.data.digits import CLASSES, SAMPLES, DigitsData
 from cloud_train.errors import CorruptError, MissingDependencyError
-from cloud_train.job.datasets import DIGITS_CLASSES, DIGITS_SAMPLES
-from cloud_train.job.models import DigitsData
-from cloud_train.training.data import DataSet
+from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.memory import Images, image_data_set
 
 _SIDE = 8
 _BRIGHTEST = 16
 
 
-def load_digits(data: DigitsData, seed: int) -> DataSet:
+def load_digits(data: DigitsData, _place: Path, seed: int) -> DataSet:
     """The digits, resized to ``data.size`` pixels a side and scaled to [0, 1]; which are for validation follows from ``seed``."""
     table = _read(_file())
     images = torch.from_numpy(table[:, :-1].astype(np.float32) / _BRIGHTEST).view(-1, 1, _SIDE, _SIDE)
     if data.size != _SIDE:
         images = functional.interpolate(images, size=(data.size, data.size), mode="bilinear", align_corners=False)
     targets = torch.from_numpy(table[:, -1].astype(np.int64))
-    return image_data_set(data, Images(images, targets), None, tuple(str(digit) for digit in range(DIGITS_CLASSES)), seed)
+    return image_data_set(data, Images(images, targets), None, tuple(str(digit) for digit in range(CLASSES)), seed)
 
 
 def _file() -> Path:
@@ -46,9 +45,9 @@ def _read(path: Path) -> np.ndarray:
     try:
         with gzip.open(path, "rt", encoding="ascii") as file:
             table = np.fromstring(file.read().replace("\n", ","), sep=",", dtype=np.float64)
-        table = table.reshape(DIGITS_SAMPLES, _SIDE * _SIDE + 1)
+        table = table.reshape(SAMPLES, _SIDE * _SIDE + 1)
     except (OSError, EOFError, ValueError) as error:
         raise CorruptError(f"{path} is not the table of digits: {error}", hint="reinstall scikit-learn") from error
-    if table.min() < 0 or table[:, :-1].max() > _BRIGHTEST or table[:, -1].max() >= DIGITS_CLASSES:
+    if table.min() < 0 or table[:, :-1].max() > _BRIGHTEST or table[:, -1].max() >= CLASSES:
         raise CorruptError(f"{path} is not the table of digits: a value is out of range", hint="reinstall scikit-learn")
     return table

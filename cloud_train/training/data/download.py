@@ -23,11 +23,12 @@ from urllib import request as http
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote, urlsplit
 
+from cloud_train.data.sequences import SequencesData
+from cloud_train.data.text import TextData
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.job.models import SequencesData, TextData
-from cloud_train.job.problems import FieldError
-from cloud_train.job.secrecy import without_credentials
 from cloud_train.run.cached import open_to_append, open_to_read, own_folder, remove, write_new
+from cloud_train.spec.problems import FieldError
+from cloud_train.spec.secret_names import without_credentials
 from cloud_train.storage.url_safety import AddressRefusedError, opener
 from cloud_train.training.data.cache import disk_errors, exclusive, shown_bytes
 from cloud_train.worker import contract

@@ -25,13 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloud_train.job.datasets import held_back
-from cloud_train.job.imagefolder import list_images
-from cloud_train.job.models import ImagesData
-from cloud_train.job.problems import FieldError
-from cloud_train.job.shardfolder import find_shards
-from cloud_train.run.arrivals import Arrivals
-from cloud_train.training.data import DataSet
+from cloud_train.data.base import held_back
+from cloud_train.data.imagefolder import list_images
+from cloud_train.data.images import ImagesData
+from cloud_train.data.shardfolder import find_shards
+from cloud_train.run.shard_exchange import Arrivals
+from cloud_train.spec.problems import FieldError
+from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.decoder_processes import done_ahead, shared_memory
 from cloud_train.training.data.decoding import Chooser, UnreadableImageError, middle, prepare_pillow, random_part, read_image
 from cloud_train.training.data.samples import Batch, Pick, Samples
@@ -63,16 +63,17 @@ def load_images(data: ImagesData, place: Path, seed: int) -> DataSet:
         classes=classes,
         image_shape=(data.channels, data.size, data.size),
         normalize=data.normalize,
+        preparation="photograph",
     )
 
 
 def _found(data: ImagesData, folder: Path) -> "tuple[tuple[str, ...], Images, Images | None]":
     """The classes, the training images, and those for validation if they are told apart."""
-    if (index := find_shards(data, folder)) is not None:
+    if (index := find_shards(folder, data.classes)) is not None:
         arrivals = Arrivals(folder, os.environ.get(contract.RUN_ID, ""), int(os.environ.get(contract.NODE_RANK) or 0))
         validation = ShardImages(arrivals, index, "val") if index.of_part("val") else None
         return index.classes, ShardImages(arrivals, index, "train"), validation
-    found = list_images(data, folder)
+    found = list_images(folder, data.classes, data.source_field)
     files = ImageFiles(found.train, found.classes, found.images)
     if found.validation is None:
         return found.classes, files, None

@@ -6,10 +6,12 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from cloud_train.job.datasets import held_back
-from cloud_train.job.models import Cifar10Data, DigitsData, MnistData
-from cloud_train.training.data import DataSet
+from cloud_train.data.base import held_back
+from cloud_train.data.cifar10 import Cifar10Data
+from cloud_train.data.digits import DigitsData
+from cloud_train.data.mnist import MnistData
 from cloud_train.training.data.augmentation import Augmentation
+from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.samples import Batch, Pick, Samples
 from cloud_train.training.randomness import permutation
 

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
+from cloud_train.data.mnist import MnistData
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.job.models import MnistData
-from cloud_train.job.problems import FieldError
-from cloud_train.training.data import DataSet
+from cloud_train.spec.problems import FieldError
+from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.download import fetch
 from cloud_train.training.data.memory import Images, image_data_set
 

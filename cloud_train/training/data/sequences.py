@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloud_train.job.lines import Line, Unit, most_frequent, numbered, pieces, read_lines, tokens_of
-from cloud_train.job.models import SequencesData
-from cloud_train.training.data import DataSet
+from cloud_train.data.lines import Line, Unit, most_frequent, numbered, pieces, tokens_of
+from cloud_train.data.sequences import SequencesData
+from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.download import path_or_download
 from cloud_train.training.data.memory import split
 from cloud_train.training.data.samples import Batch, Pick, Samples
@@ -57,7 +57,7 @@ def load_sequences(data: SequencesData, place: Path, seed: int) -> DataSet:
     ``place`` is the file or folder of ``data.path``, or without that the cache that the file is downloaded to. Which lines are for
     validation follows from ``seed``, unless there is a ``validation.tsv``. Raises FieldError for lines that cannot be used.
     """
-    lines, held_back = read_lines(data, path_or_download(data, place))
+    lines, held_back = data.read(path_or_download(data, place))
     classes = tuple(sorted({line.label for line in lines}))
     if held_back is None:
         train_rows, validation_rows = split(len(lines), data.validation, seed, "lines")
@@ -70,7 +70,15 @@ def load_sequences(data: SequencesData, place: Path, seed: int) -> DataSet:
         RaggedSamples(*reader.encoded(blocks, tokens, data.max_length), torch.tensor([number[line.label] for line in part]))
         for blocks, part in ((train, lines), (validation, held_back))
     ]
-    return DataSet(train=parts[0], validation=parts[1], classes=classes, tokens=tokens, unit=data.tokens)
+    return DataSet(
+        train=parts[0],
+        validation=parts[1],
+        classes=classes,
+        tokens=tokens,
+        unit=data.tokens,
+        max_length=data.max_length,
+        bucketing=data.bucketing,
+    )
 
 
 class _Block(NamedTuple):

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cloud_train.data.shards import Part, ShardIndex, class_of
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.job.shards import Part, ShardIndex, class_of
-from cloud_train.run.arrivals import Arrivals
+from cloud_train.run.shard_exchange import Arrivals
 from cloud_train.training.data.cache import shown_bytes
 from cloud_train.training.data.decoding import UnreadableImageError
 from cloud_train.training.data.samples import ToldToStopError

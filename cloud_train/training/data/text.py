@@ -5,23 +5,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cloud_train.job import corpus
-from cloud_train.job.datasets import sequences
-from cloud_train.job.models import PythonDocsData, TextData
-from cloud_train.training.data import DataSet
+from cloud_train.data.corpus import sequences, split
+from cloud_train.data.corpus import vocabulary as vocabulary_of
+from cloud_train.data.python_docs import PythonDocsData
+from cloud_train.data.text import TextData
+from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.download import path_or_download
 from cloud_train.training.data.memory import TensorSamples
 
 
-def load_text(data: PythonDocsData | TextData, place: Path) -> DataSet:
+def load_text(data: PythonDocsData | TextData, place: Path, _seed: int) -> DataSet:
     """The job's text; the validation text is its end.
 
     ``place`` is the file or folder of ``data.path``, or without that the cache that the file is downloaded to. Raises FieldError for text
     that cannot be used, and what ``download.fetch`` raises.
     """
-    text = corpus.read_text(data, path_or_download(data, place) if isinstance(data, TextData) else place)
-    vocabulary = corpus.vocabulary(text)
-    train, validation = corpus.split(text, data.validation)
+    text = data.read(path_or_download(data, place) if isinstance(data, TextData) else place)
+    vocabulary = vocabulary_of(text)
+    train, validation = split(text, data.validation)
     return DataSet(
         train=_samples(encode(train, vocabulary), data.sequence_length),
         validation=_samples(encode(validation, vocabulary), data.sequence_length),

@@ -4,8 +4,18 @@ from collections import OrderedDict
 
 from torch import nn
 
-from cloud_train.job.models import CnnModel, ConvBlock, Normalize
+from cloud_train.data.pixels import Normalize
+from cloud_train.networks.cnn import CnnModel, ConvBlock
+from cloud_train.training.description import ModelDescription
 from cloud_train.training.models.image_layers import BatchNorm, scaling, scores
+from cloud_train.training.models.resnet import ResNet
+
+
+def build_cnn(model: CnnModel, description: ModelDescription) -> nn.Module:
+    """The network for images of the description's shape."""
+    assert description.image_shape is not None  # an image classifier's description has one
+    network = Cnn if model.network == "blocks" else ResNet
+    return network(model, description.image_shape, len(description.classes), description.normalize)
 
 
 class Cnn(nn.Sequential):

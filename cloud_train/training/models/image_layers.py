@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cloud_train.job.models import CnnModel, Normalize
+from cloud_train.data.pixels import Normalize
+from cloud_train.networks.cnn import CnnModel
 
 
 class Scale(nn.Module):

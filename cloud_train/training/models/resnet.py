@@ -9,8 +9,8 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cloud_train.job.architecture import RESIDUAL_NETS, RESIDUAL_WIDTHS, has_small_stem
-from cloud_train.job.models import CnnModel, Normalize
+from cloud_train.data.pixels import Normalize
+from cloud_train.networks.cnn import RESIDUAL_NETS, RESIDUAL_WIDTHS, CnnModel
 from cloud_train.training.models.image_layers import BatchNorm, scaling, scores
 
 
@@ -20,7 +20,7 @@ class ResNet(nn.Sequential):
     def __init__(self, model: CnnModel, image_shape: tuple[int, int, int], classes: int, normalize: Normalize | None = None) -> None:
         net = RESIDUAL_NETS[model.network]
         channels, height, width = image_shape
-        layers = {**scaling(normalize), "stem": _stem(channels, small=has_small_stem(model, height, width))}
+        layers = {**scaling(normalize), "stem": _stem(channels, small=model.has_small_stem(height, width))}
         channels = RESIDUAL_WIDTHS[0]
         for number, (inner, blocks) in enumerate(zip(RESIDUAL_WIDTHS, net.blocks, strict=True), 1):
             stage = nn.Sequential()

@@ -10,8 +10,8 @@ from pathlib import Path
 from time import monotonic
 
 from cloud_train.errors import CloudTrainError, CorruptError, StoreError
-from cloud_train.run.arrivals import Arrivals
 from cloud_train.run.layout import step_of
+from cloud_train.run.shard_exchange import Arrivals
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker import data, ending

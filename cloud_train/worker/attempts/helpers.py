@@ -8,7 +8,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from cloud_train.run.arrivals import Arrivals
+from cloud_train.run.shard_exchange import Arrivals
 from cloud_train.worker import contract
 from cloud_train.worker.processes import tree
 from cloud_train.worker.processes.children import Children

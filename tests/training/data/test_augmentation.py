@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cloud_train.job.models import Augment
+from cloud_train.data.pixels import Augment
 from cloud_train.training.data.augmentation import Augmentation
 from cloud_train.training.randomness import derived_seed
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from cloud_train.data.cifar10 import Cifar10Data
+from cloud_train.data.pixels import Augment
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.job.models import Augment, Cifar10Data
-from cloud_train.job.problems import FieldError
-from cloud_train.training.data import DataSet
+from cloud_train.spec.problems import FieldError
 from cloud_train.training.data.cifar10 import load_cifar10
+from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.randomness import permutation
 from tests.training.data.python2 import python2_pickle

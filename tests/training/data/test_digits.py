@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from cloud_train.data.digits import DigitsData
+from cloud_train.data.pixels import Augment, Normalize
 from cloud_train.errors import CorruptError, MissingDependencyError
-from cloud_train.job.models import Augment, DigitsData, Normalize
-from cloud_train.job.problems import FieldError
-from cloud_train.training.data import DataSet, digits
+from cloud_train.spec.problems import FieldError
+from cloud_train.training.data import digits
+from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.digits import load_digits
 from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.data.samples import Pick
@@ -18,7 +20,7 @@ from cloud_train.training.randomness import permutation
 
 
 def load(seed: int = 0, **fields: Any) -> DataSet:
-    return load_digits(DigitsData(dataset="digits", **fields), seed)
+    return load_digits(DigitsData(dataset="digits", **fields), Path(), seed)
 
 
 def inputs(loaded: DataSet, part: str) -> torch.Tensor:
@@ -45,6 +47,7 @@ def test_the_digits_have_the_wanted_size_and_lie_between_0_and_1() -> None:
     assert train.shape == (1348, 1, 28, 28)
     assert inputs(data, "validation").shape == (449, 1, 28, 28)
     assert data.image_shape == (1, 28, 28)
+    assert data.preparation == "drawing"
     assert (train.dtype, data.train.targets.dtype) == (torch.float32, torch.int64)
     assert 0 <= train.min() < train.max() <= 1
     assert data.classes == tuple("0123456789")

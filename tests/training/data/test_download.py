@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from cloud_train.data.sequences import SequencesData
+from cloud_train.data.text import TextData
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.job.models import SequencesData, TextData
-from cloud_train.job.problems import FieldError
+from cloud_train.spec.problems import FieldError
 from cloud_train.training.data.download import fetch, path_or_download
 from tests.support import wait_until
 from tests.web_server import Answer, FileServer, serving, sha256

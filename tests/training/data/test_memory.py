@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from cloud_train.job.models import Augment, DigitsData
-from cloud_train.job.problems import FieldError
+from cloud_train.data.digits import DigitsData
+from cloud_train.data.pixels import Augment
+from cloud_train.spec.problems import FieldError
 from cloud_train.training.data.augmentation import Augmentation
 from cloud_train.training.data.memory import Images, TensorSamples, image_data_set, split
 from cloud_train.training.data.samples import Batch, Pick

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from cloud_train.data.mnist import MnistData
+from cloud_train.data.pixels import Augment, Normalize
 from cloud_train.errors import CorruptError
-from cloud_train.job.models import Augment, MnistData, Normalize
-from cloud_train.job.problems import FieldError
+from cloud_train.spec.problems import FieldError
 from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.data.mnist import load_mnist
 from cloud_train.training.randomness import permutation

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from cloud_train.job.lines import Line, encode, numbered, read_lines, vocabulary
-from cloud_train.job.models import SequencesData
-from cloud_train.job.problems import FieldError
-from cloud_train.training.data import DataSet
+from cloud_train.data.lines import Line, encode, numbered, vocabulary
+from cloud_train.data.sequences import SequencesData
+from cloud_train.spec.problems import FieldError
+from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.samples import Batch, Pick
 from cloud_train.training.data.sequences import RaggedSamples, load_sequences
 from cloud_train.training.randomness import permutation
@@ -70,6 +70,7 @@ def test_lines_become_numbers_of_their_tokens(tmp_path: Path) -> None:
     assert loaded.classes == ("neg", "pos")
     assert loaded.tokens == ("film", "good", ",", "bad")
     assert (loaded.unit, loaded.image_shape) == ("words", None)
+    assert (loaded.max_length, loaded.bucketing) == (data().max_length, True)
     assert isinstance(loaded.train, RaggedSamples)
     assert isinstance(loaded.validation, RaggedSamples)
     assert loaded.train.tokens.tolist() == [2, 3, 2, 1, 4, 1]
@@ -88,7 +89,7 @@ def test_reading_many_lines_gives_what_reading_one_by_one_gives(tmp_path: Path, 
     settings = data(tokens=unit, vocabulary=size, max_length=max_length)
     loaded = load_sequences(settings, tmp_path / "lines.tsv", seed=3)
 
-    every, _ = read_lines(settings, tmp_path / "lines.tsv")
+    every, _ = settings.read(tmp_path / "lines.tsv")
     order = permutation(5000, 3, "split").tolist()
     validation, train = [every[row] for row in order[:500]], [every[row] for row in order[500:]]
     assert loaded.tokens == vocabulary(train, settings.tokens, size)

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cloud_train.job.models import PythonDocsData, TextData
-from cloud_train.job.problems import FieldError
-from cloud_train.training.data import DataSet
+from cloud_train.data.python_docs import PythonDocsData
+from cloud_train.data.text import TextData
+from cloud_train.spec.problems import FieldError
+from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.data.samples import Pick
 from cloud_train.training.data.text import encode, load_text
@@ -27,7 +28,7 @@ def inputs(data: DataSet, part: str) -> torch.Tensor:
 def test_each_target_of_a_text_is_the_character_after_its_input(tmp_path: Path) -> None:
     text = "abcdefghij" * 10
     (tmp_path / "text.txt").write_text(text)
-    data = load_text(TextData(dataset="text", path="text.txt", sequence_length=7, validation=0.2), tmp_path / "text.txt")
+    data = load_text(TextData(dataset="text", path="text.txt", sequence_length=7, validation=0.2), tmp_path / "text.txt", 0)
     assert decode(data, inputs(data, "train")) == text[:77]  # the 80 characters to train on are 11 sequences and a rest
     assert decode(data, data.train.targets) == text[1:78]
     assert decode(data, inputs(data, "validation")) == text[80:94]
@@ -39,13 +40,13 @@ def test_each_target_of_a_text_is_the_character_after_its_input(tmp_path: Path) 
 
 def test_a_text_lies_in_memory_once(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("abcdefghij" * 10)
-    train = load_text(TextData(dataset="text", path="text.txt", sequence_length=7), tmp_path / "text.txt").train
+    train = load_text(TextData(dataset="text", path="text.txt", sequence_length=7), tmp_path / "text.txt", 0).train
     assert isinstance(train, TensorSamples)
     assert train.inputs.untyped_storage().data_ptr() == train.targets.untyped_storage().data_ptr()
 
 
 def test_python_docs_is_about_700000_characters_of_english() -> None:
-    data = load_text(PythonDocsData(dataset="python-docs"), Path())
+    data = load_text(PythonDocsData(dataset="python-docs"), Path(), 0)
     train = inputs(data, "train")
     assert train.shape[1] == 128
     assert 400_000 < train.numel() < 2_000_000
@@ -57,14 +58,14 @@ def test_a_text_is_downloaded_with_its_checksum(tmp_path: Path, monkeypatch: pyt
     content = b"abcdefghij" * 10
     with serving(**{"text.txt": content}) as server:
         url = f"{server.url}/text.txt"
-        data = load_text(TextData(dataset="text", url=url, sha256=sha256(content), sequence_length=7, validation=0.2), tmp_path)
+        data = load_text(TextData(dataset="text", url=url, sha256=sha256(content), sequence_length=7, validation=0.2), tmp_path, 0)
     assert decode(data, inputs(data, "train")).startswith("abcdefghij")
 
 
 def test_a_text_that_is_too_short_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("abc")
     with pytest.raises(FieldError, match="one sequence takes 8"):
-        load_text(TextData(dataset="text", path="text.txt", sequence_length=7), tmp_path / "text.txt")
+        load_text(TextData(dataset="text", path="text.txt", sequence_length=7), tmp_path / "text.txt", 0)
 
 
 def test_characters_beyond_the_16_bit_ones_are_encoded() -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from cloud_train.data.pixels import PhotoAugment
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.job.models import PhotoAugment
 from cloud_train.training.data.decoding import UnreadableImageError, View, middle, prepare_pillow, random_part, read_image
 from tests.training.images.pictures import SIDE, jpeg_that_claims, noise, oriented, png_header, slope
 

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cloud_train.job.models import ImagesData, Normalize, PhotoAugment
-from cloud_train.job.problems import FieldError
-from cloud_train.training.data import DataSet
+from cloud_train.data.images import ImagesData
+from cloud_train.data.pixels import Normalize, PhotoAugment
+from cloud_train.spec.problems import FieldError
+from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.decoding import UnreadableImageError
 from cloud_train.training.data.images import FolderSamples, default_processes, load_images
 from cloud_train.training.data.samples import Pick
@@ -142,6 +143,7 @@ def test_a_batch_holds_the_pixels_from_0_to_1(folder: Path, channels: int) -> No
     normalize = Normalize(mean=(0.5,), std=(0.5,))
     data = load_images(settings(channels=channels, normalize=normalize), folder, seed=0)
     assert (data.image_shape, data.normalize) == ((channels, SIDE, SIDE), normalize)
+    assert data.preparation == "photograph"
     found = part(data, "train")
     [(inputs, targets)] = read(found, picked(8, 0))
     assert (inputs.shape, inputs.dtype, targets.tolist()) == ((2, channels, SIDE, SIDE), torch.float32, [1, 0])

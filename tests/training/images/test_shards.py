@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from cloud_train.data.images import ImagesData
+from cloud_train.data.shards import INDEX, ShardIndex, read_index
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.job.models import ImagesData
-from cloud_train.job.shards import INDEX, ShardIndex, read_index
-from cloud_train.run.arrivals import Arrivals
+from cloud_train.run.shard_exchange import Arrivals
 from cloud_train.training.data.decoding import UnreadableImageError
 from cloud_train.training.data.images import FolderSamples, load_images
 from cloud_train.training.data.samples import Batch, Pick, ToldToStopError

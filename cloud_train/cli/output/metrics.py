@@ -1,0 +1,92 @@
+"""Metrics as a table, with one row for each epoch or step, and as curves in plain characters, one plot for each metric."""
+
+import math
+import shutil
+from collections.abc import Sequence
+
+from cloud_train.cli.output import words
+from cloud_train.cli.output.table import table
+from cloud_train.cli.output.terminal import Painter, clean
+from cloud_train.run.metrics import MetricPoint
+
+_STEPS_SHOWN = 20
+_COLUMNS_IN_A_PIPE, _ROWS = 80, 18
+_LOOKS = (("hd", "▞", "blue"), ("•", "•", "yellow"), ("x", "x", "green"), ("o", "o", "red"))
+"""Marker, how it looks in the title, colour: one for each split. plotext fills a cell by quarters with ``hd``."""
+
+
+def metrics_table(points: Sequence[MetricPoint], paint: Painter) -> tuple[str, int]:
+    """The table, and how many rows at its beginning were left out; ``points`` are in the order of their steps."""
+    by_epoch = any(point.epoch is not None for point in points)
+    keys = sorted({point.key for point in points}, key=_order)
+    last: dict[int, dict[str, float | None]] = {}
+    steps: dict[int, int] = {}
+    for point in points:
+        # Without an epoch beside epochs elsewhere, a point belongs to the epoch of the one before it.
+        row = _row(point, by_epoch, previous=next(reversed(last), 1))
+        last.setdefault(row, {})[point.key] = point.value
+        steps[row] = point.step
+    shown = sorted(last) if by_epoch else sorted(last)[-_STEPS_SHOWN:]
+    head = (*(["EPOCH"] if by_epoch else []), "STEP", *(clean(key) for key in keys))
+    rows = [
+        (
+            *([str(row)] if by_epoch else []),
+            f"{steps[row]:,}",
+            *(words.number(last[row][key]) if key in last[row] else "" for key in keys),
+        )
+        for row in shown
+    ]
+    return table(head, rows, paint, right=range(len(head))), len(last) - len(shown)
+
+
+def _row(point: MetricPoint, by_epoch: bool, previous: int) -> int:
+    if not by_epoch:
+        return point.step
+    return previous if point.epoch is None else max(1, math.ceil(point.epoch))
+
+
+def _order(key: str) -> tuple[int, str]:
+    return (0 if key.startswith("train/") else 1 if key.startswith("validation/") else 2), key
+
+
+def plots(points: Sequence[MetricPoint], shown: bool, paint: Painter, terminal: bool) -> str:
+    """The plots under each other: of ``loss`` alone, or of every metric in ``points`` where they were chosen (``shown``)."""
+    names = list(dict.fromkeys(point.name for point in points))
+    if not shown:
+        names = ["loss"] if "loss" in names else names[:1]
+    size = shutil.get_terminal_size((_COLUMNS_IN_A_PIPE, _ROWS + 2))
+    columns = size.columns if terminal else _COLUMNS_IN_A_PIPE
+    rows = min(_ROWS, max(8, size.lines - 2)) if terminal else _ROWS
+    return "\n\n".join(_plot(name, [point for point in points if point.name == name], columns, rows, paint) for name in names)
+
+
+def _plot(name: str, points: Sequence[MetricPoint], columns: int, rows: int, paint: Painter) -> str:
+    import plotext
+
+    figure = plotext.figure
+    figure.clear()
+    figure.theme("default" if paint.enabled else "colorless")
+    figure.canvas("default")
+    figure.plot_size(max(columns, 30), rows)
+    legend = []
+    splits = list(dict.fromkeys(point.split for point in points))
+    for split, (marker, look, colour) in zip(splits, _LOOKS, strict=False):
+        curve = [(point.step, point.value) for point in points if point.split == split and point.value is not None]
+        if not curve:
+            continue
+        steps, values = zip(*curve, strict=True)
+        # Few points are joined by lines; thousands of them are a line already.
+        # The name "hd" stands for many characters and takes no colour of ours: it gets the theme's first one.
+        coloured = paint.enabled and marker != "hd"
+        signal = figure.signal(list(steps), list(values), marker=plotext.colorize(marker, colour) if coloured else marker)
+        if len(curve) > 1 and marker == "hd":
+            signal.lines()
+        figure.draw(signal)
+        legend.append(f"{look} {split}")
+    if not legend:
+        return f"{clean(name)}: no finite value"
+    figure.title(f"{clean(name)}   {'   '.join(clean(part) for part in legend)}")
+    figure.label("step", "x")
+    drawn: str = figure.build().string()
+    lines = paint.drawing(drawn).rstrip("\n").split("\n")
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,168 @@
+"""A plan as ``submit --dry-run`` shows it: what would run and where, the model layer by layer, the data, and where each value came from."""
+
+import json
+import re
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from textwrap import fill
+from typing import Any
+
+from cloud_train.cli.output import words
+from cloud_train.cli.output.table import pairs, table
+from cloud_train.cli.output.terminal import Painter, clean
+from cloud_train.job.ignored_fields import ignored_fields
+from cloud_train.run.plan import Plan
+from cloud_train.spec.facts import UNKNOWN, DataFacts
+from cloud_train.spec.problems import dotted
+from cloud_train.spec.secret_names import without_credentials
+from cloud_train.spec.section import SHA256_PATTERN
+
+_WIDTH = 98
+
+
+def plan_text(plan: Plan, request: Mapping[str, Any], refused: Sequence[str], paint: Painter) -> str:
+    """The whole plan as text, with the ``request`` that the provider would get, and what it would refuse in it."""
+    sections = [
+        ("job", _values(plan, paint)),
+        ("runs", _place(plan, paint)),
+        ("model", _model(plan, paint)),
+        ("data and training", _training(plan, paint)),
+        ("request", _indented(json.dumps(request, indent=2, ensure_ascii=False))),
+        ("would be refused", "\n".join(_wrapped(clean(problem)) for problem in refused)),
+        ("notes", "\n".join(_wrapped(clean(note)) for note in plan.notes)),
+    ]
+    blocks = [f"{paint(title.upper(), 'bold')}\n{body}" for title, body in sections if body]
+    return without_credentials("\n\n".join([*blocks, paint("A dry run: nothing was started or written.", "dim")]))
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {clean(line)}" for line in text.split("\n"))
+
+
+def _values(plan: Plan, paint: Painter) -> str:
+    """Every value of the resolved job, and where it came from. What was left to its default is left out where it is empty, switched off,
+    or means nothing in this job.
+    """
+    rows = []
+    folder = plan.job_file.rpartition("/")[0] + "/"
+    ignored = {dotted(path) for path, _, _ in ignored_fields(plan.job)}
+    for path, value in _leaves(plan.job.model_dump(mode="json"), ""):
+        origin = _origin(plan.origins, path).removeprefix(folder)
+        if value is None or (origin == "default" and (_is_off(value) or _is_within(path, ignored))):
+            continue
+        rows.append((path, clean(_shown(value)), origin))
+    width = max(len(path) for path, _, _ in rows)
+    values = min(44, max(len(value) for _, value, _ in rows))
+    return "\n".join(
+        f"  {path.ljust(width)}  {value.ljust(values)}  {paint(clean(origin), 'dim' if origin == 'default' else 'cyan')}"
+        for path, value, origin in rows
+    )
+
+
+def _place(plan: Plan, paint: Painter) -> str:
+    program = plan.program
+    rows = [
+        ("run", f"{plan.run_id}, attempt {plan.attempt} of at most {program.attempts}"),
+        ("provider", clean(plan.provider)),
+        ("command", clean(shlex.join(program.command))),
+        ("in folder", clean(program.directory)),
+        *([("image", clean(plan.image))] if plan.image else []),
+        *([("data", clean(program.data))] if program.data else []),
+        ("store", clean(plan.store)),
+        ("stopped after", words.duration(program.duration_seconds) if program.duration_seconds else "no limit"),
+    ]
+    return pairs(rows, paint, indent="  ")
+
+
+def _model(plan: Plan, paint: Painter) -> str:
+    if not plan.layers:
+        return ""
+    rows = [(layer.name, clean(layer.kind), _shape(layer.output_shape), f"{layer.parameters:,}") for layer in plan.layers]
+    rows.append(("total", "", "", f"{plan.parameters:,}"))
+    text = table(("LAYER", "KIND", "OUTPUT", "PARAMETERS"), rows, paint, right=(3,))
+    return "\n".join(f"  {line}" for line in text.split("\n"))
+
+
+def _training(plan: Plan, paint: Painter) -> str:
+    data, job = plan.data, plan.job
+    if job.data is None or job.data.sample_kind == "files":
+        return ""
+    source = data.source if data else job.data.source
+    rows = [("data set", clean(job.data.dataset)), ("source", clean(source))]
+    if data is not None:
+        rows += [(name, clean(value)) for name, value in job.data.sample_rows(data)]
+    rows.append(("samples", _samples(data)))
+    rows.append(("steps", _steps(plan)))
+    processes = job.resources.processes * job.resources.nodes
+    if processes > 1:
+        rows.append(("processes", f"{processes}, which share each step's batch of {job.train.batch_size:,}"))
+    if job.train.precision != "fp32":
+        rows.append(("precision", f"{job.train.precision}, with weights in fp32"))
+    return pairs(rows, paint, indent="  ")
+
+
+def _samples(data: DataFacts | None) -> str:
+    if data is None or data.train_samples is None or data.validation_samples is None:
+        return UNKNOWN
+    return f"{data.train_samples:,} to train on, {data.validation_samples:,} to validate with"
+
+
+def _steps(plan: Plan) -> str:
+    """Steps of an epoch and of the run, which early stopping may make shorter."""
+    most = "at most " if plan.job.train.early_stopping else ""
+    in_all = f"{most}{plan.total_steps:,} in all" if plan.total_steps else ""
+    if plan.steps_per_epoch is None:
+        return in_all or UNKNOWN
+    return f"{plan.steps_per_epoch:,} per epoch" + (f", {in_all}" if in_all else "")
+
+
+def _wrapped(text: str) -> str:
+    return fill(text, _WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+
+
+def _leaves(value: Any, path: str) -> list[tuple[str, Any]]:
+    """Dotted path and value of every scalar; a list of scalars and an empty container are leaves too."""
+    if isinstance(value, dict) and value:
+        items = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        items = [(str(index), item) for index, item in enumerate(value)]
+    else:
+        return [(path, value)]
+    return [leaf for key, item in items for leaf in _leaves(item, f"{path}.{key}" if path else key)]
+
+
+def _origin(origins: dict[str, str], path: str) -> str:
+    """Where the value at ``path`` came from; a list's values may be known by their own paths, or by the path of what holds them."""
+    while path:
+        if path in origins:
+            return origins[path]
+        below = next((origin for known, origin in origins.items() if known.startswith(f"{path}.")), None)
+        if below:
+            return below
+        path = path.rpartition(".")[0]
+    return "default"
+
+
+def _is_off(value: Any) -> bool:
+    # A whole number 0 may mean something, as a seed does; a fraction 0.0 is a dropout, a decay or the like that there is not.
+    return value is False or value in ([], {}, "none") or (isinstance(value, float) and not value)
+
+
+def _is_within(path: str, sections: Collection[str]) -> bool:
+    return any(path == section or path.startswith(f"{section}.") for section in sections)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str) and re.fullmatch(SHA256_PATTERN, value):
+        return f"{value[:12]}…"
+    if isinstance(value, list):
+        return f"[{', '.join(_shown(item) for item in value)}]"
+    if value == {}:
+        return "{}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _shape(shape: tuple[int | str, ...]) -> str:
+    return "×".join(str(side) for side in shape)

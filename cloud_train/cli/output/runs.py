@@ -1,0 +1,123 @@
+"""How a run is shown: as a row of ``list``, in full by ``status``, as JSON."""
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cloud_train.cli.output import words
+from cloud_train.cli.output.table import pairs, state, table
+from cloud_train.cli.output.terminal import Painter, clean, clean_lines
+from cloud_train.run.metrics import tells_pace
+from cloud_train.run.states import State
+
+if TYPE_CHECKING:
+    from cloud_train import Progress, RunView, Unreadable
+
+_LONGEST_ID = 59
+
+
+def run_table(runs: Sequence["RunView"], now: float, relative: bool, paint: Painter, unreadable: Sequence["Unreadable"] = ()) -> str:
+    """The rows of ``list``; ``relative`` shows when a run was created as ``3 min ago``. What is unreadable follows, and then why."""
+    head = ("RUN", "STATE", "ATTEMPT", "PROVIDER", "CREATED", "DURATION")
+    since = now if relative else None
+    rows = [
+        (
+            run.run_id,
+            run.state.value,
+            str(run.attempt),
+            clean(run.provider),
+            words.when(run.created, since),
+            words.duration(run.duration(now)),
+        )
+        for run in runs
+    ]
+    rows += [(_short(clean(run.run_id)), "unreadable", "-", "-", "-", "-") for run in unreadable]
+    reasons = "".join(f"\n{_short(clean(run.run_id))} is unreadable: {clean(run.why)}" for run in unreadable)
+    return table(head, rows, paint, right=(2,), colours=1) + reasons
+
+
+def _short(name: str) -> str:
+    """A folder's name no wider than a run id, so that the column keeps its width."""
+    return name if len(name) <= _LONGEST_ID else f"{name[: _LONGEST_ID - 1]}…"
+
+
+def run_details(progress: "Progress", now: float, relative: bool, paint: Painter) -> str:
+    """What ``status`` shows, but for the log."""
+    run, since = progress.view, now if relative else None
+    rows = [
+        ("run", paint(run.run_id, "bold")),
+        ("state", _state_line(run, paint)),
+        *([("message", clean_lines(run.message))] if run.message else []),
+        *([("progress", line)] if (line := progress_line(progress)) else []),
+        *([("metrics", line)] if (line := metrics_line(progress.latest)) else []),
+        ("attempt", str(run.attempt) + (f", resumed from step {run.resumed_step:,}" if run.resumed_step is not None else "")),
+        ("provider", clean(run.provider) + (f" on {clean(run.host)}" if run.host else "")),
+        ("created", words.when(run.created, since)),
+        *([("started", words.when(run.started, since))] if run.started is not None else []),
+        *([("ended", words.when(run.ended, since))] if run.ended is not None else []),
+        *([("duration", words.duration(run.duration(now)))] if run.started is not None else []),
+        *([("last seen", words.when(run.heartbeat, since))] if run.heartbeat is not None and not run.state.is_end else []),
+        ("directory", clean(run.run_directory)),
+        *([("job file", clean(run.job_file))] if run.job_file else []),
+    ]
+    return pairs(rows, paint)
+
+
+def progress_line(progress: "Progress") -> str:
+    """Where the training stands, such as ``epoch 2/5 · step 70/115 · 61 steps/s · 0.7 s to go``; empty where nothing is known."""
+    parts = []
+    if progress.epochs is not None and progress.epoch is not None:
+        parts.append(f"epoch {epoch_shown(progress.epoch, progress.epochs)}/{progress.epochs}")
+    if progress.step is not None:
+        parts.append(f"step {progress.step:,}" + (f"/{progress.total_steps:,}" if progress.total_steps else ""))
+    if not progress.view.state.is_end:
+        if progress.steps_per_second:
+            parts.append(words.rate(progress.steps_per_second, "steps"))
+        if progress.eta_seconds is not None:
+            parts.append(f"{words.duration(progress.eta_seconds)} to go")
+    return " · ".join(parts)
+
+
+def epoch_shown(done: float, epochs: int) -> int:
+    """The epoch that is under way, counted from 1, when ``done`` epochs are done."""
+    return max(1, min(epochs, int(done) + (done > int(done))))
+
+
+def metrics_line(latest: "dict[str, float | None]") -> str:
+    """The newest metrics on one line, those of validation first; without rates, which say how fast and not how well."""
+    told = (name for name in latest if not tells_pace(name))
+    names = sorted(told, key=lambda name: (not name.startswith("validation/"), name))
+    return " · ".join(f"{clean(name)} {words.number(latest[name])}" for name in names)
+
+
+def next_steps(run: "RunView", has_metrics: bool = False) -> list[tuple[str, str]]:
+    """What a person may do with a run in this state: commands, and what they are for."""
+    name = shlex.quote(run.run_id)  # people copy these lines into a shell
+    if run.state is State.SUCCEEDED and has_metrics:
+        return [(f"cloud-train fetch-model {name}", "bring the model here"), (f"cloud-train metrics {name} --plot", "see how it learned")]
+    if run.state is State.SUCCEEDED:
+        return [(f"cloud-train logs {name}", "see what the program printed"), (f"cloud-train sync {name}", "bring all that it left here")]
+    if run.state.is_end:
+        return [
+            (f"cloud-train logs {name}", "see what the program printed"),
+            (f"cloud-train resume {name}", "go on from the newest checkpoint"),
+        ]
+    return [
+        (f"cloud-train logs {name} --follow", "see what the program prints"),
+        (f"cloud-train status {name}", "see where it stands"),
+        (f"cloud-train cancel {name}", "end it"),
+    ]
+
+
+def command_list(steps: Sequence[tuple[str, str]], paint: Painter) -> str:
+    """Commands and what they are for, aligned."""
+    width = max(len(command) for command, _ in steps)
+    return "\n".join(f"  {command.ljust(width)}  {paint(purpose, 'dim')}" for command, purpose in steps)
+
+
+def _state_line(run: "RunView", paint: Painter) -> str:
+    shown = state(run.state.value, paint)
+    if run.cause is None or run.cause.value == "succeeded":
+        return shown
+    why = "" if run.cause.value == run.state.value else f" ({run.cause.value})"
+    return f"{shown}{why}: {run.cause.text}"

@@ -1,0 +1,56 @@
+"""``cloud-train doctor``: check what is installed and what is missing."""
+
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from cloud_train.cli.options import JsonOption
+from cloud_train.cli.output.table import STATE_COLOURS
+from cloud_train.cli.output.terminal import Painter, clean, say, say_json
+from cloud_train.cli.session import open_client
+from cloud_train.errors import MissingDependencyError
+
+_MARKS = {"ok": "✔", "warning": "!", "error": "✘"}
+
+
+def doctor(
+    store: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="A store to try: a folder, or s3://…, gs://…, az://…. Repeatable.", show_default=False),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Check the provider that configs/NAME.yaml, or a file, describes.", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Check what is installed, what is missing, and what to do about it.
+
+    With --store, a store is tried too: whether objects can be listed, written, read, uploaded in parts and deleted, and which permission is
+    missing. To find out, a small object named cloud-train-probe-… is written there and deleted again.
+
+    With --config, everything that a config file names is checked at its provider: credentials, role, bucket, registry, quota.
+
+    Exits with 0 if everything that is built in works, and with 5 otherwise; optional parts may be missing.
+
+    Examples:
+      cloud-train doctor
+      cloud-train doctor --json
+      cloud-train doctor --store s3://my-bucket/runs
+      cloud-train doctor --config aws
+    """
+    findings = open_client(as_json).examine(store or (), config=config)
+    healthy = all(finding.status != "error" for finding in findings)
+    if as_json:
+        say_json({"healthy": healthy, "findings": [asdict(finding) for finding in findings]})
+    else:
+        paint = Painter.of(sys.stdout)
+        width = max(len(finding.name) for finding in findings)
+        for finding in findings:
+            mark = paint(_MARKS[finding.status], STATE_COLOURS[finding.status])
+            say(f"{mark} {clean(finding.name).ljust(width)}  {clean(finding.detail)}")
+            if finding.remedy:
+                say(f"  {' ' * width}  {paint('→', 'cyan')} {clean(finding.remedy)}")
+    return 0 if healthy else MissingDependencyError.exit_code

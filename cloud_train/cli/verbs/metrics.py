@@ -1,0 +1,71 @@
+"""``cloud-train metrics``: show how a run learned."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from cloud_train.cli.options import JsonOption, RunArgument
+from cloud_train.cli.output.metrics import metrics_table, plots
+from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside, say_json
+from cloud_train.cli.session import open_client
+from cloud_train.errors import NotFoundError, UsageError
+from cloud_train.run.metrics import MetricPoint, tells_pace
+
+
+def metrics(
+    run: RunArgument = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--name", metavar="NAME", help="Only this metric, such as loss or validation/accuracy. Repeatable.", show_default=False
+        ),
+    ] = None,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw a plot of each metric over the steps; loss unless --name says more.")] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Show a run's metrics as a table or a plot.
+
+    The table has one row for each epoch, with its last values. Rates are left out unless --name asks for them; --json prints every point.
+
+    Examples:
+      cloud-train metrics
+      cloud-train metrics digits-cnn --plot --name accuracy
+      cloud-train metrics digits-cnn --json
+    """
+    if plot and as_json:
+        raise UsageError("--plot and --json exclude each other; choose one")
+    chosen = open_client(as_json).run(run)
+    points = _named(chosen.metrics(), name or [], chosen.id)
+    if as_json:
+        say_json({"run_id": chosen.id, "points": [asdict(point) for point in points]})
+        return 0
+    if not points:
+        say_aside(f"{chosen.id} has written no metrics yet")
+        return 0
+    paint = Painter.of(sys.stdout)
+    if plot:
+        say(plots(points, shown=bool(name), paint=paint, terminal=is_terminal(sys.stdout)))
+        return 0
+    quality = [point for point in points if name or not tells_pace(point.name)]
+    text, left_out = metrics_table(quality or points, paint)
+    say(text)
+    if left_out:
+        say_aside(f"{left_out:,} earlier rows are left out; print every point with: cloud-train metrics {shlex.quote(chosen.id)} --json")
+    return 0
+
+
+def _named(points: Sequence[MetricPoint], names: list[str], run_id: str) -> Sequence[MetricPoint]:
+    """The points of these metrics; a name without a split means that metric in every split."""
+    if not names:
+        return points
+    chosen = [point for point in points if point.name in names or point.key in names]
+    known = {point.key for point in points} | {point.name for point in points}
+    missing = [name for name in names if name not in known]
+    if missing and points:
+        have = ", ".join(sorted({point.key for point in points}))
+        raise NotFoundError(f"{run_id} has no metric {', '.join(missing)}", hint=f"it has: {have}")
+    return chosen

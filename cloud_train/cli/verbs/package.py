@@ -1,0 +1,50 @@
+"""``cloud-train package``: build a job's container image, and nothing else."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cloud_train.cli.options import ConfigOption, JsonOption, complete_provider
+from cloud_train.cli.output.terminal import say, say_aside, say_json
+from cloud_train.cli.session import open_client
+from cloud_train.errors import UsageError
+
+
+def package(
+    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.", show_default=False)],
+    *,
+    push: Annotated[bool, typer.Option("--push", help="Push it to a registry. Needs no Docker.")] = False,
+    repository: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST/NAME", help="The repository to push to; overrides `repository` of the provider's settings.", show_default=False
+        ),
+    ] = None,
+    provider: Annotated[
+        str, typer.Option(metavar="NAME", help="Use the settings of this one.", autocompletion=complete_provider)
+    ] = "docker",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value. Repeatable.", show_default=False)
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Build a job's container image, or reuse it.
+
+    Prints the image's name with its digest. The same inputs give the same image on any machine, so for an unchanged job nothing is built
+    or uploaded.
+
+    Examples:
+      cloud-train package job.yaml
+      cloud-train package job.yaml --push --repository registry.example.com/me/digits
+    """
+    if repository and not push:
+        raise UsageError("--repository needs --push: it names the repository to push to")
+    built = open_client(as_json).package(job, set=overrides or (), config=config, provider=provider, push=push, repository=repository)
+    if as_json:
+        say_json({"image": built.reference, "sent_bytes": built.sent_bytes, "reused": built.reused})
+        return 0
+    say_aside("unchanged: nothing was built or uploaded" if built.reused else f"{built.sent_bytes:,} bytes uploaded")
+    say(built.reference)
+    return 0

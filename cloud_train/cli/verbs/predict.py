@@ -1,0 +1,77 @@
+"""``cloud-train predict``: run a trained model."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cloud_train.cli.options import CheckpointOption, JsonOption, NamedRunArgument
+from cloud_train.cli.output.table import table
+from cloud_train.cli.output.terminal import Painter, clean, clean_lines, say, say_json
+from cloud_train.cli.session import open_client
+from cloud_train.errors import UsageError
+
+
+def predict(
+    run: NamedRunArgument,
+    images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE...", help="Image files to classify.", show_default=False)] = None,
+    *,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="A text to continue.", show_default=False)] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="A line of text to classify. Repeatable.", show_default=False)
+    ] = None,
+    length: Annotated[int, typer.Option(min=1, metavar="N", help="Characters to add to the prompt.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0.0, metavar="T", help="Below 1 is more predictable, above 1 more varied.")] = 0.8,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="Draw each character from the K most likely ones.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="The same seed gives the same text.")] = 0,
+    invert: Annotated[bool, typer.Option("--invert", help="Set for images of dark strokes on a light ground.")] = False,
+    checkpoint: CheckpointOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Run a trained model: classify images or text, or continue a prompt.
+
+    Examples:
+      cloud-train predict digits-cnn seven.png three.png
+      cloud-train predict digits-cnn scan.png --invert --json
+      cloud-train predict sentiment-rnn --text "Not worth the money."
+      cloud-train predict python-docs-rnn --prompt "The function " --length 300
+    """
+    if bool(images) + bool(text) + (prompt is not None) != 1:
+        raise UsageError("give image files, lines of text with --text, or a prompt with --prompt", hint="see: cloud-train predict --help")
+    chosen = open_client(as_json).run(run)
+    if images or text:
+        predictions = chosen.predict(images or (), texts=text or (), checkpoint=checkpoint, invert=invert)
+        if as_json:
+            say_json({"run_id": chosen.id, "predictions": predictions})
+        else:
+            say(_table(predictions, "file" if images else "text"))
+        return 0
+    answer = chosen.continue_text(prompt or "", length=length, temperature=temperature, top_k=top_k, seed=seed, checkpoint=checkpoint)
+    if as_json:
+        say_json({"run_id": chosen.id, **answer})
+    else:
+        say(clean_lines(f"{answer['prompt']}{answer['continuation']}"))
+    return 0
+
+
+def _table(predictions: list[dict[str, Any]], asked: str) -> str:
+    """A row for each prediction; ``asked`` is what the model was asked about: file or text."""
+    rows = [
+        (
+            clean(str(prediction["class"])),
+            f"{prediction['probability']:.1%}",
+            _second(prediction.get("scores", {}), str(prediction["class"])),
+            clean(str(prediction[asked])),
+        )
+        for prediction in predictions
+    ]
+    return table(("CLASS", "PROBABILITY", "NEXT", asked.upper()), rows, Painter.of(sys.stdout), right=(1,))
+
+
+def _second(scores: dict[str, float], first: str) -> str:
+    """The class that comes second, such as ``9 (2.1%)``."""
+    others = sorted(((probability, name) for name, probability in scores.items() if name != first), reverse=True)
+    return f"{clean(others[0][1])} ({others[0][0]:.1%})" if others else "-"

@@ -1,0 +1,50 @@
+"""``cloud-train resume``: start a run's next attempt."""
+
+from typing import Annotated
+
+import typer
+
+from cloud_train.cli.options import ConfigOption, FollowOption, JsonOption, NamedRunArgument, complete_provider
+from cloud_train.cli.output.watch import show_started
+from cloud_train.cli.session import accepting, open_client
+
+
+def resume(
+    run: NamedRunArgument,
+    *,
+    provider: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Continue with this provider.", autocompletion=complete_provider, show_default=False),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Move the run directory to this store, and continue there.", show_default=False),
+    ] = None,
+    config: ConfigOption = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Where the job's data is now: a folder of this machine, or a URL.", show_default=False),
+    ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Accept what a run of another machine would start, without asking.")] = False,
+    follow: FollowOption = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Start a run's next attempt, from its newest valid checkpoint.
+
+    For a run that failed, was interrupted or was cancelled; an end that is not recorded yet is recorded first. The run keeps its id and its
+    directory. A checkpoint that is incomplete or damaged is skipped for the one before it, and the worker's log says so.
+
+    A run can move to another provider, and with --store to another store, to which its newest checkpoint is copied, verified.
+
+    Before a run that another machine submitted is first resumed here, its command, image, code, data and secrets are shown, and you are
+    asked. The provider's settings are always those of this machine. You are never asked about a run of your own; if someone else changed
+    its run.json, it is refused.
+
+    Examples:
+      cloud-train resume digits-cnn
+      cloud-train resume 7k3f --follow
+      cloud-train resume digits-cnn --provider gcp --store gs://my-bucket/runs
+    """
+    chosen = open_client(as_json).run(run)
+    chosen.resume(provider=provider, store=store, config=config, data=data, trust=accepting if trust else False)
+    return show_started(chosen, follow=follow, as_json=as_json)

@@ -1,0 +1,74 @@
+"""``cloud-train status``: show one run."""
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from cloud_train.cli.options import JsonOption, RunArgument
+from cloud_train.cli.output.runs import command_list, next_steps, run_details
+from cloud_train.cli.output.terminal import Painter, clean, is_terminal, say, say_json
+from cloud_train.cli.session import open_client
+from cloud_train.client import Run
+from cloud_train.errors import CloudTrainError
+from cloud_train.run.states import State
+
+if TYPE_CHECKING:
+    from cloud_train import Progress
+
+_LOG_LINES = 10
+_LOG_BYTES = 16_384
+_LINE_CHARACTERS = 400
+
+
+def status(run: RunArgument = None, as_json: JsonOption = False) -> int:
+    """Show one run: its state, why it ended, what to do next.
+
+    A run that did not succeed is shown with the last lines that its program printed. If the run is found to have ended, that is recorded,
+    and what it left at its provider is cleaned up; with --json nothing is changed.
+
+    Examples:
+      cloud-train status
+      cloud-train status digits-cnn --json
+    """
+    chosen = open_client(as_json).run(run)
+    progress = chosen.progress(record=not as_json)
+    log = _last_lines(chosen)
+    if as_json:
+        say_json(_status_json(progress, log))
+        return 0
+    paint = Painter.of(sys.stdout)
+    say(run_details(progress, time.time(), is_terminal(sys.stdout), paint))
+    if log:
+        say("\n" + paint("the last lines of its log", "dim") + "\n" + "\n".join(f"  {line}" for line in log))
+    say("\n" + command_list(next_steps(progress.view, bool(progress.latest)), paint))
+    return 0
+
+
+def _status_json(progress: "Progress", log: list[str]) -> dict[str, Any]:
+    return {
+        **progress.view.to_json(),
+        "step": progress.step,
+        "total_steps": progress.total_steps,
+        "epoch": progress.epoch,
+        "epochs": progress.epochs,
+        "steps_per_second": progress.steps_per_second,
+        "eta_seconds": progress.eta_seconds,
+        "metrics": progress.latest,
+        "log": log,
+        "next": [command for command, _ in next_steps(progress.view, bool(progress.latest))],
+    }
+
+
+def _last_lines(run: Run) -> list[str]:
+    """What the program of an unsuccessful run printed last, made safe for a terminal."""
+    if not run.view.state.is_end or run.view.state in {State.SUCCEEDED, State.CANCELLED}:
+        return []
+    end = b""
+    try:
+        for piece in run.log_bytes(tail=_LOG_LINES):
+            end = (end + piece)[-_LOG_BYTES:]
+    except CloudTrainError:
+        return []  # the verb `logs` says why there is no log
+    lines = end.decode(errors="replace").rstrip().split("\n")[-_LOG_LINES:] if end.strip() else []
+    # A program that draws a progress bar overwrites it with carriage returns: only its last state was left on the screen.
+    return [clean(line.rstrip("\r").rpartition("\r")[2])[:_LINE_CHARACTERS] for line in lines]

@@ -1,0 +1,77 @@
+"""``cloud-train submit``: start a run of a job, or show with --dry-run what would start."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cloud_train.cli.errors import INTERRUPTED
+from cloud_train.cli.options import ConfigOption, FollowOption, JsonOption, complete_provider
+from cloud_train.cli.output.terminal import Painter, say, say_aside, say_json
+from cloud_train.cli.output.watch import show_started
+from cloud_train.cli.session import open_client
+from cloud_train.client import Client
+from cloud_train.errors import ProviderError, UsageError
+
+if TYPE_CHECKING:
+    from cloud_train import Plan
+
+
+def submit(
+    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.", show_default=False)],
+    *,
+    provider: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Where to run it; overrides the files.", autocompletion=complete_provider, show_default=False),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where the run directory goes; overrides the files.", show_default=False),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as train.epochs=3. Repeatable.", show_default=False),
+    ] = None,
+    config: ConfigOption = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show the whole plan; start and write nothing. Exits with 7 if it would be refused."),
+    ] = False,
+    follow: FollowOption = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Start a run of a job, or show with --dry-run what would start.
+
+    Prints the run's id and returns at once; the run continues by itself. With --follow it shows the training's progress until the run ends,
+    records the end, and exits with a status that says why the run ended.
+
+    Examples:
+      cloud-train submit job.yaml --follow
+      cloud-train submit job.yaml --set train.epochs=3 --dry-run
+      cloud-train submit job.yaml --provider aws --store s3://my-bucket/runs
+      RUN=$(cloud-train submit job.yaml)
+    """
+    if dry_run and follow:
+        raise UsageError("--dry-run starts nothing, so there is nothing to follow; leave one of them out")
+    client = open_client(as_json)
+    if dry_run:
+        return _show(client, client.plan(job, set=overrides or (), config=config, provider=provider, store=store), as_json)
+    try:
+        run = client.submit(job, set=overrides or (), config=config, provider=provider, store=store)
+    except KeyboardInterrupt:
+        say_aside("\ninterrupted; check whether the run was started with: cloud-train list")
+        return INTERRUPTED
+    return show_started(run, follow=follow, as_json=as_json)
+
+
+def _show(client: Client, plan: "Plan", as_json: bool) -> int:
+    """Show the plan, the request that the provider would get, and what it would refuse in it; returns the exit status."""
+    from cloud_train.cli.output.plan import plan_text  # pydantic comes with it, which a submission without a dry run loads later
+
+    request, refused = client.request(plan)
+    if as_json:
+        say_json({**plan.to_dict(), "request": request, "refused": refused})
+    else:
+        say(plan_text(plan, request, refused, Painter.of(sys.stdout)))
+    return ProviderError.exit_code if refused else 0

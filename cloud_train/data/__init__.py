@@ -1,0 +1,1 @@
+"""The data sets, without torch: each one's section of the job file, what is known of it before a run, and what it has to download."""

@@ -1,0 +1,127 @@
+"""What a data set is: its section of the job file, and all that is known of it without torch."""
+
+import re
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from cloud_train.spec.facts import DataFacts
+from cloud_train.spec.paths import has_home, is_there
+from cloud_train.spec.problems import AbsentDataError, FieldError, Finding
+from cloud_train.spec.section import PATTERNS, SHA256_PATTERN, Section
+
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+"""The beginning of a URL, which a path does not have."""
+_IN_STORE = re.compile(r"(s3|gs)://[^/]+(/.+)?|az://[^/]+/[^/]+(/.+)?")
+_SOURCES = "path, or url and sha256"
+
+SampleKind = Literal["images", "text", "lines", "files"]
+"""What a sample is: an image with its class, a piece of running text, a line of text with its label; ``files`` are for a script."""
+
+
+class DataSection(Section):
+    """A data set. Its samples, which need torch, are made by the function that ``loader`` names."""
+
+    dataset: str
+
+    sample_kind: ClassVar[SampleKind]
+    loader: ClassVar[str] = ""
+    """``module:function`` that loads the data, called in the training process as ``function(section, place, seed)``.
+
+    ``place`` is the file or folder of ``path``, or without that the cache of downloads. It returns a ``training.data.dataset.DataSet``.
+    """
+    packages: ClassVar[Mapping[str, str]] = {}
+    """Module → package that has it, of what loading needs beside torch and NumPy."""
+
+    @property
+    def given_path(self) -> str | None:
+        """The field ``path``, where the data set has one and the job sets it."""
+        path: str | None = getattr(self, "path", None)
+        return path
+
+    @property
+    def given_url(self) -> str | None:
+        """The URL that the data is downloaded from; None where it comes from a path or with a package."""
+        url: str | None = getattr(self, "url", None)
+        return url if self.given_path is None else None
+
+    @property
+    def store_url(self) -> str | None:
+        """``path`` where it is a URL: such data is fetched from a store when the run starts."""
+        path = self.given_path
+        return path if path is not None and SCHEME.match(path) else None
+
+    @property
+    def source(self) -> str:
+        """Where the data comes from, for a person."""
+        return self.given_path or self.given_url or ""
+
+    def place(self, directory: Path) -> Path | None:
+        """The file or folder of this machine that ``path`` names; ``directory`` is where a relative path starts.
+
+        None for data without a path, which is downloaded or comes with a package, and for data in a store.
+        """
+        path = self.given_path
+        return None if path is None or self.store_url else directory / Path(path).expanduser()
+
+    def describe(self, directory: Path) -> DataFacts | None:
+        """What is known of the data before a run; ``directory`` is where a relative path starts.
+
+        None where nothing is known: of the files of a script, and of data that is still to be downloaded. Raises FieldError for data that
+        cannot be used, and AbsentDataError, with what is known all the same, where ``path`` names nothing.
+        """
+        known = self.expected_facts()
+        place = self.place(directory)
+        if place is None:
+            return known
+        if not is_there(place):
+            raise AbsentDataError(("data", "path"), f"there is nothing at {place}", "a file or a folder, relative to the job file", known)
+        return self.facts_at(place) or known
+
+    def expected_facts(self) -> DataFacts | None:
+        """What is known without looking at the data. Raises FieldError for fields that cannot be used together."""
+        return None
+
+    def facts_at(self, place: Path) -> DataFacts | None:
+        """What the data at ``place`` amounts to; None where looking tells no more than ``expected_facts``. Raises FieldError."""
+        return None
+
+    @abstractmethod
+    def sample_rows(self, facts: DataFacts) -> list[tuple[str, str]]:
+        """What a sample is, and what the network tells apart, as rows of the plan: a name and its value."""
+
+    def check(self) -> Iterator[Finding]:
+        """What is wrong with the section by itself."""
+        path = self.given_path
+        if path is not None and not has_home(path):
+            yield ("data", "path"), f"no user is called {Path(path).parts[0]!r}", "a path that starts with '~/', or the whole path"
+        url = self.store_url
+        if url is not None and not _IN_STORE.fullmatch(url):
+            wanted = "s3://bucket/…, gs://bucket/… or az://account/container/…, or a file or folder"
+            yield ("data", "path"), f"{url!r} is not a URL of a known kind of store", wanted
+        download = getattr(self, "url", None)
+        if download is not None and "@" in download.split("/")[2]:
+            yield ("data", "url"), "a user name or password must not be in a job file", "a URL without them, or path"
+
+    def ignored_fields(self) -> Iterator[Finding]:
+        """Fields that have no effect beside the others, whether the job sets them or not."""
+        if self.given_path is not None and hasattr(self, "url"):
+            yield ("data", "url"), "path and url exclude each other", "path or url"
+            yield ("data", "sha256"), "data at a path is not compared with a checksum", "url and sha256, or path alone"
+
+
+def check_source(data: DataSection, sha256: str | None) -> Iterator[Finding]:
+    """What is missing of the place of data that is either at ``path`` or at ``url`` with its ``sha256``."""
+    if data.given_path is None and data.given_url is None:
+        yield ("data",), f"'path' is missing in 'data': the data set {data.dataset!r} needs a source", _SOURCES
+    elif data.given_path is None and sha256 is None:
+        yield ("data", "url"), "a download needs a checksum", f"sha256: {PATTERNS[SHA256_PATTERN]}"
+
+
+def held_back(samples: int, validation: float, what: str) -> int:
+    """How many of the ``samples`` are for validation. Raises FieldError where none is, or none is left to train on."""
+    count = round(samples * validation)
+    if not 0 < count < samples:
+        raise FieldError(("data", "validation"), f"{validation} of {samples:,} {what} leaves nothing to train or to validate on")
+    return count

@@ -1,0 +1,55 @@
+"""CIFAR-10."""
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from cloud_train.data.pixels import Augment, ImageSection, Normalize, benchmark_split, check_crop, check_normalize
+from cloud_train.spec.facts import DataFacts
+from cloud_train.spec.problems import Finding
+from cloud_train.spec.section import Fraction, PathText, Sha256, Url
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+_SIDE = 32
+_CHANNELS = 3
+_CLASSES = 10
+_TRAINING_IMAGES = 50_000
+
+
+class Cifar10Data(ImageSection):
+    """CIFAR-10: 60,000 photographs of 32×32 pixels in 10 classes (Krizhevsky, 2009), in the "python version"."""
+
+    dataset: Literal["cifar10"]
+    """The python version of CIFAR-10. Its pickles are read as data: nothing in them is executed."""
+    path: PathText | None = None
+    """``cifar-10-python.tar.gz``, or the folder that it unpacks to; relative to the job file, or a URL in a store. It is downloaded if left
+    out.
+    """
+    url: Url = URL
+    """Where the archive is downloaded from, into a cache."""
+    sha256: Sha256 = SHA256
+    """SHA-256 of the archive that is downloaded."""
+    validation: Fraction | None = None
+    """Fraction of the training images that is kept for validation; without it, validation is with the test images."""
+    augment: Augment | None = None
+    """Changes of the training images."""
+    normalize: Normalize | None = None
+    """Scaling of the pixels."""
+
+    loader: ClassVar[str] = "cloud_train.training.data.cifar10:load_cifar10"
+
+    @property
+    def source(self) -> str:
+        """The archive or folder, or the archive's address."""
+        return self.path or self.url
+
+    def expected_facts(self) -> DataFacts:
+        """The numbers of CIFAR-10."""
+        samples = benchmark_split(_TRAINING_IMAGES, self.validation)
+        return DataFacts(self.dataset, (_SIDE, _SIDE, _CHANNELS), _CLASSES, *samples, self.source)
+
+    def check(self) -> Iterator[Finding]:
+        """What is wrong with the source or the pixels' treatment."""
+        yield from super().check()
+        yield from check_normalize(self.normalize, _CHANNELS)
+        yield from check_crop(self.augment, _SIDE)

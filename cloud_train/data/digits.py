@@ -1,0 +1,48 @@
+"""scikit-learn's handwritten digits."""
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from cloud_train.data.base import held_back
+from cloud_train.data.pixels import Augment, ImageSection, Normalize, check_crop, check_normalize
+from cloud_train.spec.facts import DataFacts
+from cloud_train.spec.problems import Finding
+from cloud_train.spec.section import Fraction
+
+SAMPLES = 1797
+CLASSES = 10
+
+
+class DigitsData(ImageSection):
+    """1,797 handwritten digits of 8×8 grey pixels in 10 classes (the UCI optical digits that scikit-learn carries)."""
+
+    dataset: Literal["digits"]
+    """scikit-learn's handwritten digits; nothing is downloaded."""
+    size: Annotated[int, Field(ge=8, le=256)] = 28
+    """Side to which the images are resized, in pixels."""
+    validation: Fraction = 0.2
+    """Fraction of the samples that is kept for validation."""
+    augment: Augment | None = None
+    """Changes of the training images."""
+    normalize: Normalize | None = None
+    """Scaling of the pixels."""
+
+    loader: ClassVar[str] = "cloud_train.training.data.digits:load_digits"
+    packages: ClassVar = {"sklearn": "scikit-learn"}
+
+    @property
+    def source(self) -> str:
+        """The package that has the digits."""
+        return "scikit-learn's handwritten digits"
+
+    def expected_facts(self) -> DataFacts:
+        """Everything is known: the digits never change."""
+        validation = held_back(SAMPLES, self.validation, "digits")
+        return DataFacts(self.dataset, (self.size, self.size, 1), CLASSES, SAMPLES - validation, validation, self.source)
+
+    def check(self) -> Iterator[Finding]:
+        """What is wrong with the pixels' treatment."""
+        yield from check_normalize(self.normalize, 1)
+        yield from check_crop(self.augment, self.size)

@@ -1,0 +1,70 @@
+"""MNIST, and data sets in its format."""
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from cloud_train.data.pixels import Augment, ImageSection, Normalize, benchmark_split, check_crop, check_normalize
+from cloud_train.spec.facts import DataFacts
+from cloud_train.spec.problems import Finding
+from cloud_train.spec.section import Fraction, PathText, Sha256, Url
+
+URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+SHA256 = {
+    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+}
+_SIDE = 28
+_CLASSES = 10
+_TRAINING_IMAGES = 60_000
+
+
+class MnistData(ImageSection):
+    """Files of MNIST's format (IDX): MNIST itself, 70,000 handwritten digits of 28×28 grey pixels, or what took its place, such as
+    Fashion-MNIST.
+    """
+
+    dataset: Literal["mnist"]
+    """The four IDX files of MNIST."""
+    path: PathText | None = None
+    """A folder with the four files, plain or ``.gz``; relative to the job file, or a URL in a store. They are downloaded if left out."""
+    url: Url = URL
+    """Where the four files are downloaded from, into a cache."""
+    sha256: dict[str, Sha256] = Field(default_factory=lambda: dict(SHA256))
+    """The SHA-256 of each file that is downloaded; the default is that of MNIST."""
+    validation: Fraction | None = None
+    """Fraction of the training images that is kept for validation; without it, validation is with the test images."""
+    augment: Augment | None = None
+    """Changes of the training images."""
+    normalize: Normalize | None = None
+    """Scaling of the pixels."""
+
+    loader: ClassVar[str] = "cloud_train.training.data.mnist:load_mnist"
+
+    @property
+    def source(self) -> str:
+        """The folder, or the address of the four files."""
+        return self.path or f"four files from {self.url}"
+
+    def expected_facts(self) -> DataFacts:
+        """The numbers of MNIST."""
+        samples = benchmark_split(_TRAINING_IMAGES, self.validation)
+        return DataFacts(self.dataset, (_SIDE, _SIDE, 1), _CLASSES, *samples, self.source)
+
+    def check(self) -> Iterator[Finding]:
+        """What is wrong with the source, the checksums or the pixels' treatment."""
+        yield from super().check()
+        yield from self._check_sums()
+        yield from check_normalize(self.normalize, 1)
+        yield from check_crop(self.augment, _SIDE)
+
+    def _check_sums(self) -> Iterator[Finding]:
+        wanted = ", ".join(SHA256)
+        for name in self.sha256:
+            if name not in SHA256:
+                yield ("data", "sha256", name), f"MNIST has no file {name!r}", wanted
+        if missing := [name for name in SHA256 if name not in self.sha256]:
+            yield ("data", "sha256"), f"the checksum of {', '.join(missing)} is missing", f"one for each of {wanted}"

@@ -1,0 +1,90 @@
+"""Text files to learn from."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from cloud_train.data.base import DataSection, SampleKind, check_source
+from cloud_train.data.corpus import check_length, text_facts, text_rows
+from cloud_train.spec.facts import DataFacts
+from cloud_train.spec.problems import FieldError, Finding
+from cloud_train.spec.problems import Path as FieldPath
+from cloud_train.spec.section import Count, Fraction, PathText, Sha256, Url
+
+_LARGEST_BYTES = 1 << 30
+
+
+class TextData(DataSection):
+    """Text of your own, UTF-8."""
+
+    dataset: Literal["text"]
+    """Your own text files."""
+    path: PathText | None = None
+    """A file, or a folder whose ``*.txt`` files are read in the order of their names; relative to the job file, or a URL in a store."""
+    url: Url | None = None
+    """A text file to download into a cache, instead of ``path``."""
+    sha256: Sha256 | None = None
+    """SHA-256 of the file that is downloaded."""
+    sequence_length: Count = 128
+    """Characters in one training sequence."""
+    validation: Fraction = 0.1
+    """Fraction of the text, from its end, that is kept for validation."""
+
+    sample_kind: ClassVar[SampleKind] = "text"
+    loader: ClassVar[str] = "cloud_train.training.data.text:load_text"
+
+    def read(self, place: Path) -> str:
+        """The whole text of the file or folder ``place``. Raises FieldError that names the file and what is wrong with it."""
+        text = _content(place, ("data", "path" if self.path is not None else "url"))
+        return check_length(text, self.sequence_length, self.validation)
+
+    def facts_at(self, place: Path) -> DataFacts:
+        """The characters of the text and its sequences."""
+        return text_facts(
+            self.dataset,
+            self.read(place),
+            sequence_length=self.sequence_length,
+            validation=self.validation,
+            source=self.source,
+            place=place,
+        )
+
+    def check(self) -> Iterator[Finding]:
+        """What is wrong with the source."""
+        yield from super().check()
+        yield from check_source(self, self.sha256)
+
+    def sample_rows(self, facts: DataFacts) -> list[tuple[str, str]]:
+        """The length of a sequence and the size of the vocabulary."""
+        return text_rows(facts)
+
+
+def _content(path: Path, field: FieldPath) -> str:
+    try:
+        files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    except OSError as error:
+        raise _unreadable(path, field, error) from error
+    if not files:
+        raise FieldError(field, f"no *.txt file lies in {path}", hint="name a file, or a folder of *.txt files")
+    return "\n\n".join(_read(file, field) for file in files)
+
+
+def _read(path: Path, field: FieldPath) -> str:
+    try:
+        size = path.stat().st_size
+        if not path.is_file() or size > _LARGEST_BYTES:
+            raise FieldError(field, f"{path} is not a text file of at most 1 GiB")
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise FieldError(
+            field,
+            f"{path} is not UTF-8: byte {error.start:,} is 0x{error.object[error.start]:02x}",
+            hint=f"convert it with: iconv -f ENCODING -t UTF-8 {path.name}",
+        ) from error
+    except OSError as error:
+        raise _unreadable(path, field, error) from error
+
+
+def _unreadable(path: Path, field: FieldPath, error: OSError) -> FieldError:
+    reason = (error.strerror or "cannot be read").lower()
+    return FieldError(field, f"{path}: {reason}", hint="a text file, or a folder of *.txt files, relative to the job file")

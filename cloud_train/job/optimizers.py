@@ -1,0 +1,74 @@
+"""The ``train.optimizer`` section. A package adds an optimizer as an entry point ``cloud_train.optimizers``."""
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from cloud_train.spec.problems import Finding, Path
+from cloud_train.spec.registry import Registry
+from cloud_train.spec.section import Section, Share
+
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+_HERE: Path = ("train", "optimizer")
+
+
+class OptimizerSection(Section):
+    """An optimizer's settings. The optimizer itself, which needs torch, is made by the function that ``maker`` names."""
+
+    name: str
+    lr: Positive = 1e-3
+    """Learning rate."""
+
+    maker: ClassVar[str]
+    """``module:function`` that makes the optimizer, called in the training process as ``function(section, network)``.
+
+    ``network`` is a ``torch.nn.Module``; the function returns a ``training.optimizers.Optimizer`` of its weights, in the order of their
+    names.
+    """
+
+    def check(self) -> Iterator[Finding]:
+        """What is wrong with the section by itself."""
+        yield from ()
+
+
+class Optimizer(OptimizerSection):
+    """How weights follow from gradients."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    """``adam`` (Kingma and Ba, 2015), ``adamw`` with its decoupled weight decay (Loshchilov and Hutter, 2019), or stochastic gradient
+    descent.
+    """
+    lr: Positive = 1e-3
+    """Learning rate."""
+    momentum: Share = 0.0
+    """Momentum, for ``sgd``."""
+    nesterov: bool = False
+    """Nesterov's momentum (Sutskever et al., 2013), for ``sgd``."""
+    weight_decay: NonNegative = 0.0
+    """Weight decay: added to the gradient as an L2 penalty, except for ``adamw``, which takes it off the weights directly."""
+    no_decay: tuple[Literal["bias", "norm", "embedding"], ...] = ()
+    """Weights that are spared the decay: biases, the scales of normalizations, embeddings."""
+
+    maker: ClassVar[str] = "cloud_train.training.optimizers:make_built_in"
+
+    def check(self) -> Iterator[Finding]:
+        """Momentum without SGD, and Nesterov's without any."""
+        if self.name != "sgd":
+            for field in ("momentum", "nesterov"):
+                if getattr(self, field):
+                    yield (*_HERE, field), f"{field} is for sgd, not {self.name}", f"name: sgd, or no {field}"
+        elif self.nesterov and not self.momentum:
+            yield (*_HERE, "nesterov"), "Nesterov's momentum needs a momentum", "momentum: 0.9, say"
+
+
+OPTIMIZERS: Registry[OptimizerSection] = Registry(
+    noun="optimizer",
+    field="name",
+    group="cloud_train.optimizers",
+    base=OptimizerSection,
+    built_in={"adam": Optimizer, "adamw": Optimizer, "sgd": Optimizer},
+    annotation=Optimizer,
+    default="adam",
+)

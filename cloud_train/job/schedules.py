@@ -1,0 +1,137 @@
+"""The ``train.schedule`` section: the learning rate from step to step. A package adds a schedule as an entry point
+``cloud_train.schedules``.
+
+A rate follows from the section and the step's number alone, so there is no state to save.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
+
+from cloud_train.spec.problems import Finding
+from cloud_train.spec.registry import Registry
+from cloud_train.spec.section import Fraction, Section
+from cloud_train.spec.types import Cadence
+
+_FIRST = 1 / 25
+"""One-cycle: the first rate, as a part of the highest; torch's default ``div_factor``."""
+_LAST = _FIRST / 1e4
+"""One-cycle: the last rate, as a part of the highest; torch's default ``final_div_factor``."""
+
+
+class ScheduleSection(Section):
+    """A schedule: its settings, and the rate of each step."""
+
+    name: str
+
+    @abstractmethod
+    def multiplier(self, step: int, last_step: int, steps_per_epoch: int) -> float:
+        """The factor of the job's learning rate for the step after ``step`` steps of ``last_step``."""
+
+    def check(self) -> Iterator[Finding]:
+        """What is wrong with the section by itself."""
+        yield from ()
+
+    def ignored_fields(self) -> Iterator[Finding]:
+        """Fields that have no effect beside the others, whether the job sets them or not."""
+        yield from ()
+
+
+ScheduleName = Literal["constant", "cosine", "step", "one-cycle"]
+
+
+class Schedule(ScheduleSection):
+    """The learning rate over the run. ``schedule: cosine`` is short for ``schedule: {name: cosine}``."""
+
+    name: ScheduleName = "constant"
+    """Always the same; falling to 0 along half a cosine wave; multiplied by ``factor`` every so often; or up and down again along two
+    cosine waves (Smith and Topin, 2018), with ``lr`` at the top.
+    """
+    warmup: Cadence | None = None
+    """Rise linearly from 0 over so many steps or epochs first, such as ``500 steps``. Not for ``one-cycle``, which rises by itself."""
+    every: Cadence = Cadence(30, "epoch")
+    """``step``: how often the rate is multiplied, in steps or epochs."""
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """``step``: what the rate is multiplied by."""
+    peak_at: Fraction = 0.3
+    """``one-cycle``: the part of the run after which the rate is highest."""
+
+    def multiplier(self, step: int, last_step: int, steps_per_epoch: int) -> float:
+        """The factor of the job's learning rate for the step after ``step`` steps of ``last_step``.
+
+        A warm-up of w steps gives 1/w, 2/w, …, 1 (Goyal et al., 2017), whatever the schedule would say there. ``cosine`` is half a cosine
+        wave from 1 down to 0 (Loshchilov and Hutter, 2017, without restarts), over what the warm-up leaves of the run. ``step`` counts its
+        periods from the start of the run. ``one-cycle`` is torch's ``OneCycleLR`` with its defaults: up from 1/25 to 1, then down to
+        1/250,000, each along half a cosine wave.
+        """
+        warmup = 0
+        if self.warmup and self.name != "one-cycle":
+            warmup = _steps(self.warmup, steps_per_epoch)
+        if step < warmup:
+            return (step + 1) / warmup
+        return _MULTIPLIERS[self.name](self, step, last_step, steps_per_epoch, warmup)
+
+    def check(self) -> Iterator[Finding]:
+        """Lengths in seconds, which no other machine could repeat."""
+        for field in ("warmup", "every"):
+            cadence = getattr(self, field)
+            if cadence is not None and cadence.unit == "second":
+                wanted = "steps or epochs, such as '500 steps'"
+                yield ("train", "schedule", field), "a learning rate that depends on the clock is not repeatable", wanted
+
+    def ignored_fields(self) -> Iterator[Finding]:
+        """Fields of the other schedules."""
+        for field, name in (("every", "step"), ("factor", "step"), ("peak_at", "one-cycle")):
+            if self.name != name:
+                yield ("train", "schedule", field), f"{field} has no effect on the schedule {self.name}", f"name: {name}, or no {field}"
+        if self.name == "one-cycle":
+            yield ("train", "schedule", "warmup"), "one-cycle rises by itself, and has no warm-up", "peak_at, or another schedule"
+
+
+def _constant(schedule: Schedule, step: int, last_step: int, steps_per_epoch: int, warmup: int) -> float:
+    return 1.0
+
+
+def _cosine(schedule: Schedule, step: int, last_step: int, steps_per_epoch: int, warmup: int) -> float:
+    return (1 + math.cos(math.pi * (step - warmup) / (last_step - warmup))) / 2
+
+
+def _stepwise(schedule: Schedule, step: int, last_step: int, steps_per_epoch: int, warmup: int) -> float:
+    return float(schedule.factor ** (step // _steps(schedule.every, steps_per_epoch)))
+
+
+def _one_cycle(schedule: Schedule, step: int, last_step: int, steps_per_epoch: int, warmup: int) -> float:
+    peak = schedule.peak_at * last_step - 1  # as torch places it: in general between two steps, and before the first of a very short run
+    if step < peak:
+        return _half_wave(_FIRST, 1, step / peak)
+    return _half_wave(1, _LAST, (step - peak) / (last_step - 1 - peak))
+
+
+def _half_wave(start: float, end: float, part: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
+
+
+def _steps(cadence: Cadence, steps_per_epoch: int) -> int:
+    """A length in steps; ``check`` lets none through that is in seconds."""
+    return int(cadence.count) * (steps_per_epoch if cadence.unit == "epoch" else 1)
+
+
+_MULTIPLIERS: dict[str, Callable[[Schedule, int, int, int, int], float]] = {
+    "constant": _constant,
+    "cosine": _cosine,
+    "step": _stepwise,
+    "one-cycle": _one_cycle,
+}
+
+SCHEDULES: Registry[ScheduleSection] = Registry(
+    noun="schedule",
+    field="name",
+    group="cloud_train.schedules",
+    base=ScheduleSection,
+    built_in=dict.fromkeys(get_args(ScheduleName), Schedule),
+    annotation=ScheduleName | Schedule,
+    default="constant",
+)

@@ -1,0 +1,47 @@
+"""What a network is: its section of the job file, and its layers by arithmetic."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+from cloud_train.data.base import DataSection, SampleKind
+from cloud_train.spec.facts import DataFacts, LayerFacts
+from cloud_train.spec.problems import Finding
+from cloud_train.spec.section import Section
+
+
+class ModelSection(Section):
+    """A network, or a script in place of one. The network itself, which needs torch, is built by the function that ``builder`` names."""
+
+    kind: str
+
+    reads: ClassVar[tuple[SampleKind, ...]]
+    """The kinds of samples that it can learn from."""
+    builder: ClassVar[str] = ""
+    """``module:function`` that builds the network, called in the training process as ``function(section, description)``.
+
+    ``description`` is a ``training.description.ModelDescription``; the function returns a ``torch.nn.Module``, whose parameters and layers
+    are those that ``layer_facts`` tells.
+    """
+    default_clip_norm: ClassVar[float] = 0.0
+    """The global L2 norm to which gradients are scaled down where the job sets no ``train.clip_norm``; 0 never scales them."""
+
+    @abstractmethod
+    def layer_facts(self, data: DataFacts) -> tuple[LayerFacts, ...]:
+        """The layers on ``data``, in the order in which the data passes; their names are those of the torch modules.
+
+        Shapes leave out the batch axis; images are channels × height × width, and ``T`` stands for the length of a sequence. Raises
+        FieldError where the network cannot be built for this data.
+        """
+
+    def check(self, data: DataSection | None) -> Iterator[Finding]:
+        """What is wrong with the section by itself, or beside the ``data`` section; the data itself is not looked at."""
+        yield from ()
+
+    def ignored_fields(self) -> Iterator[Finding]:
+        """Fields that have no effect beside the others, whether the job sets them or not."""
+        yield from ()
+
+    def notes(self, data: DataFacts, batch_size: int) -> Iterator[str]:
+        """What a reader of the plan should know before submitting."""
+        yield from ()

@@ -1,0 +1,20 @@
+"""Which networks there are. A package adds one as an entry point ``cloud_train.models`` that names a subclass of ``ModelSection``."""
+
+from typing import Annotated
+
+from cloud_train.networks.base import ModelSection
+from cloud_train.networks.cnn import CnnModel
+from cloud_train.networks.rnn import RnnModel
+from cloud_train.networks.script import ScriptModel
+from cloud_train.spec.registry import Registry
+
+MODELS: Registry[ModelSection] = Registry(
+    noun="kind",
+    field="kind",
+    group="cloud_train.models",
+    base=ModelSection,
+    built_in={"cnn": CnnModel, "rnn": RnnModel, "script": ScriptModel},
+)
+
+Model = Annotated[ModelSection, MODELS]
+"""The ``model`` section: the section of the network that it names."""

@@ -1,0 +1,115 @@
+"""Recurrent networks: language models over characters, and classifiers of labelled lines."""
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from cloud_train.data.base import DataSection, SampleKind
+from cloud_train.networks.base import ModelSection
+from cloud_train.spec.facts import DataFacts, LayerFacts
+from cloud_train.spec.problems import FieldError, Finding
+from cloud_train.spec.section import Count, Share
+
+_GATES = {"elman": 1, "gru": 3, "lstm": 4}
+_LARGE_BATCH_BYTES = 256 << 20
+"""A batch that is larger deserves a note."""
+
+
+class RnnModel(ModelSection):
+    """A recurrent network: a language model over characters (``text``), or a classifier of labelled lines (``sequences``)."""
+
+    kind: Literal["rnn"]
+    """A recurrent network."""
+    cell: Literal["linear", "elman", "gru", "lstm"] = "gru"
+    """``linear`` is the classic pair of Linear layers, h' = i2h([x, h]), y = log_softmax(i2o([x, h])), without a tanh."""
+    hidden_size: Count = 128
+    """Width of the hidden state."""
+    layers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Recurrent layers on top of each other."""
+    embedding_size: Count | None = None
+    """Width of a learned embedding of characters or words; without it they go in one-hot."""
+    dropout: Share = 0.0
+    """Part of each layer's outputs that is dropped, in training."""
+    bidirectional: bool = False
+    """Read each line from both ends. For classification: a language model must not see what comes."""
+
+    reads: ClassVar[tuple[SampleKind, ...]] = ("text", "lines")
+    builder: ClassVar[str] = "cloud_train.training.models.rnn:build_rnn"
+    default_clip_norm: ClassVar[float] = 1.0
+
+    def layer_facts(self, data: DataFacts) -> tuple[LayerFacts, ...]:
+        """The layers of a language model, or of a line classifier where the data has ``tokens``. Raises FieldError as ``check`` finds."""
+        for path, reason, hint in self._check_direction(is_language_model=data.tokens is None):
+            raise FieldError(path, reason, hint)
+        return tuple(_language_model(self, data.classes) if data.tokens is None else _line_classifier(self, data.tokens, data.classes))
+
+    def check(self, data: DataSection | None) -> Iterator[Finding]:
+        """Whether the network can read in the direction that the section asks for."""
+        yield from self._check_direction(is_language_model=data is not None and data.sample_kind != "lines")
+
+    def notes(self, data: DataFacts, batch_size: int) -> Iterator[str]:
+        """Where lines of many different tokens go in one-hot, which takes a surprising amount of memory."""
+        if self.embedding_size or not data.tokens:
+            return
+        batch_bytes = batch_size * data.sample_shape[0] * data.tokens * 4
+        if batch_bytes > _LARGE_BATCH_BYTES:
+            yield (
+                f"model.embedding_size is not set: each of the {data.tokens:,} tokens is a one-hot vector, and a batch of the longest"
+                f" lines takes {batch_bytes / 1e9:,.1f} GB; embedding_size: 64 needs far less"
+            )
+
+    def _check_direction(self, *, is_language_model: bool) -> Iterator[Finding]:
+        field = ("model", "bidirectional")
+        if self.bidirectional and self.cell == "linear":
+            yield field, "the linear cell reads in one direction", "cell: elman, gru or lstm, or no bidirectional"
+        elif self.bidirectional and is_language_model:
+            yield field, "a language model must not see what comes next", "data: {dataset: sequences}, or no bidirectional"
+
+
+def _language_model(model: RnnModel, vocabulary: int) -> Iterator[LayerFacts]:
+    yield from _recurrent(model, vocabulary)
+    if model.dropout:
+        yield _last_dropout(model, ("T", model.hidden_size))
+    features = model.hidden_size
+    if model.cell == "linear":  # i2o reads what the last layer reads: its input, and the state before it
+        features += _input_widths(model, vocabulary)[-1]
+    yield LayerFacts("i2o" if model.cell == "linear" else "decoder", "Linear", ("T", vocabulary), (features + 1) * vocabulary)
+
+
+def _line_classifier(model: RnnModel, tokens: int, classes: int) -> Iterator[LayerFacts]:
+    yield from _recurrent(model, tokens)
+    features = model.hidden_size * _directions(model)
+    if model.dropout:
+        yield _last_dropout(model, (features,))
+    yield LayerFacts("decoder", "Linear", (classes,), (features + 1) * classes)
+
+
+def _recurrent(model: RnnModel, inputs: int) -> Iterator[LayerFacts]:
+    """Embedding and recurrent layers, with the dropout between them."""
+    if model.embedding_size:
+        yield LayerFacts("embedding", "Embedding", ("T", model.embedding_size), inputs * model.embedding_size)
+    hidden, directions = model.hidden_size, _directions(model)
+    for number, width in enumerate(_input_widths(model, inputs)):
+        if number and model.dropout:
+            yield LayerFacts(f"dropout.{number - 1}", f"Dropout {model.dropout:g}", ("T", hidden * directions), 0)
+        if model.cell == "linear":
+            yield LayerFacts(f"rnn.{number}.i2h", "Linear", ("T", hidden), (width + hidden + 1) * hidden)
+            continue
+        # Each gate has a matrix for the input and one for the hidden state, and, as in torch, a bias for each of them.
+        parameters = directions * _GATES[model.cell] * hidden * (width + hidden + 2)
+        kind = model.cell + (", both ways" if model.bidirectional else "")
+        yield LayerFacts(f"rnn.{number}", kind, ("T", hidden * directions), parameters)
+
+
+def _last_dropout(model: RnnModel, shape: tuple[int | str, ...]) -> LayerFacts:
+    return LayerFacts(f"dropout.{model.layers - 1}", f"Dropout {model.dropout:g}", shape, 0)
+
+
+def _input_widths(model: RnnModel, inputs: int) -> list[int]:
+    """What each layer reads at a time."""
+    return [model.embedding_size or inputs] + [model.hidden_size * _directions(model)] * (model.layers - 1)
+
+
+def _directions(model: RnnModel) -> int:
+    return 2 if model.bidirectional else 1

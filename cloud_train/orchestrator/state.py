@@ -1,0 +1,385 @@
+"""What is known of the runs, from the ledger, the provider and the run directory. Everything here only reads.
+
+A run that has ended is read from the ledger alone, so listing thousands costs one query. For the others, in this order: what became of a
+submission that was cut off, what the provider says of the launch, and what the run directory says of the attempt.
+
+A look may find that something is to be written or done: an end that nobody has recorded, a launch that the ledger does not know. It returns
+that as data, ``Findings.pending``; ``reconcile`` is the one module that carries it out.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cloud_train.errors import CloudTrainError, CorruptError, MissingDependencyError, NotFoundError, ProviderError, StoreError
+from cloud_train.orchestrator.connections import provider_at, store_at
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.polling import Listing, Observer, Poller, observe_all
+from cloud_train.providers.base import SHOWS_WITHIN_SECONDS, Handle, Observation, Provider
+from cloud_train.run import documents, layout, locks
+from cloud_train.run.ledger import UNMANAGED, Entry, LedgerReader
+from cloud_train.run.record import AttemptStatus, RunRecord
+from cloud_train.run.states import Cause, State
+from cloud_train.run.view import RunView
+from cloud_train.storage.base import NotPlainError, ObjectMissingError, Store
+
+_REASON_SECONDS = 150.0
+"""How long after a worker's end a cloud may take to say why it stopped the job: SageMaker leaves 120 s to the containers."""
+_MOST_FOLLOWING = 32
+"""Attempts that one look reads beyond the one in the ledger: a run directory may hold any number of them, and the next look continues."""
+_CUT_OFF = "the submission was cut off before anything was started"
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Remove the run from the ledger: its submission was cut off before its ``run.json`` was written."""
+
+
+@dataclass(frozen=True)
+class RecordLaunch:
+    """Record in the ledger that an attempt was launched, with the provider's handle, or as unmanaged."""
+
+    attempt: int
+    reference: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RecordNeverLaunched:
+    """Record the end of an attempt whose submission was cut off; if its provider was asked to start it, in the run directory first, so that
+    a worker that starts after all finds its place taken.
+    """
+
+    attempt: int
+    status: AttemptStatus
+    claims: bool
+    """Whether the place in the run directory has to be taken."""
+
+
+@dataclass(frozen=True)
+class StopLaunch:
+    """Stop at once whatever a launch has left running after its worker vanished."""
+
+    launch: Handle
+
+
+@dataclass(frozen=True)
+class WriteStatus:
+    """Write an attempt's end into the run directory, in place of the worker of ``launch``, which has ended without doing so."""
+
+    launch: Handle | None
+    attempt: int
+    status: AttemptStatus
+
+
+@dataclass(frozen=True)
+class RecordStatus:
+    """Record in the ledger what the run directory, or what is to be written into it, says of an attempt."""
+
+    attempt: int
+    status: AttemptStatus
+
+
+@dataclass(frozen=True)
+class CleanUp:
+    """Remove what a launch that has ended left at its provider."""
+
+    launch: Handle
+
+
+Settlement = Forget | RecordLaunch | RecordNeverLaunched
+Pending = RecordLaunch | StopLaunch | WriteStatus | RecordStatus | CleanUp
+
+
+@dataclass(frozen=True)
+class Findings:
+    """One look at one run. Nothing was written."""
+
+    run: RunView
+    """Where the run stands, an end included that nobody has recorded yet."""
+    entry: Entry
+    """The ledger's row that the look began with."""
+    settlement: Settlement | None = None
+    """What is to be recorded of a submission whose process is gone, under the run's submission lock, before anything of ``pending``."""
+    launch: Handle | None = None
+    """The launch, with the number of its attempt, that ``observation`` is about; None where no provider was asked."""
+    observation: Observation | None = None
+    pending: tuple[Pending, ...] = ()
+    """What is to be done about the run, in this order."""
+
+
+Look = Callable[[Home, LedgerReader, str, Observer | None], RunView]
+"""How a run is looked at: by ``read``, which only reads, or with what ``reconcile`` does beyond."""
+
+
+def select(home: Home, text: str | None) -> str:
+    """The id of the run that ``text`` begins (or that ends with it), the newest run for None; raises NotFoundError, also if several fit."""
+    with LedgerReader(home.ledger_path) as ledger:
+        if text is None:
+            newest = ledger.newest(1)
+            if not newest:
+                raise NotFoundError("no runs yet", hint="start one with: cloud-train submit JOB.yaml")
+            return newest[0].run_id
+        fitting = ledger.matching(text)
+    if text in fitting:
+        return text
+    if not fitting:
+        raise NotFoundError(f"no run's id begins or ends with {text!r}", hint="list all runs with: cloud-train list --all")
+    if len(fitting) > 1:
+        shown = "\n  ".join(fitting)
+        raise NotFoundError(f"{text!r} matches several runs:\n  {shown}", hint="give more of the id; its last four characters are enough")
+    return fitting[0]
+
+
+def read_run(home: Home, run_id: str) -> RunView:
+    """Where one run stands now. Raises NotFoundError."""
+    with LedgerReader(home.ledger_path) as ledger:
+        return read(home, ledger, run_id)
+
+
+def read_runs(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> list[RunView]:
+    """The newest runs and where they stand now, as ``each_of`` has them."""
+    with LedgerReader(home.ledger_path) as ledger:
+        return each_of(home, ledger, read, limit, note)
+
+
+def read(home: Home, ledger: LedgerReader, run_id: str, observer: Observer | None = None) -> RunView:
+    """Where one run stands now, through a ledger that is open already. Raises NotFoundError."""
+    findings = look(home, ledger, run_id, observer)
+    if isinstance(findings.settlement, Forget):
+        raise unknown_run(run_id)
+    return findings.run
+
+
+def each_of(home: Home, ledger: LedgerReader, look_at: Look, limit: int | None, note: Callable[[str], None]) -> list[RunView]:
+    """The newest runs, each looked at with ``look_at``, the newest first.
+
+    A run that cannot be looked at is shown as the ledger has it, and ``note`` is told why; a store that cannot be reached is tried once.
+    """
+    views: list[RunView] = []
+    unreachable: set[str] = set()
+    entries = ledger.newest(limit)
+    listing = Listing(_observe_clouds(home, entries, note))
+    for entry in entries:
+        if entry.state.is_end or entry.store in unreachable:
+            views.append(entry.view())
+            continue
+        try:
+            views.append(look_at(home, ledger, entry.run_id, listing))
+        except NotFoundError:
+            continue  # a submission that never became a run
+        except CloudTrainError as error:
+            if isinstance(error, StoreError) and not isinstance(error, NotPlainError):
+                unreachable.add(entry.store)
+            note(f"showing the last known state of {entry.run_id}: {error.message}")
+            views.append(entry.view())
+    return views
+
+
+def look(home: Home, ledger: LedgerReader, run_id: str, observer: Observer | None = None) -> Findings:
+    """Where one run stands now, and what is to be done about it. Raises NotFoundError for a run that the ledger does not know.
+
+    A caller that looks again and again passes an ``observer``, which spares the provider.
+    """
+    entry = ledger.get(run_id)
+    if entry and entry.is_unlaunched and not locks.is_held(home.submission_lock(run_id)):
+        # Read again: between the reading and the look at its lock the submission may have finished.
+        entry = ledger.get(run_id)
+        if entry and entry.is_unlaunched:
+            return _look_at_submission(home, entry, observer)
+    if entry is None:
+        raise unknown_run(run_id)
+    return _look_at_attempt(home, entry, observer)
+
+
+def unknown_run(run_id: str) -> NotFoundError:
+    """The error for a run that is not in the ledger."""
+    return NotFoundError(f"no run {run_id}", hint="list all runs with: cloud-train list --all")
+
+
+def read_record(store: Store, run_id: str) -> RunRecord:
+    """The run's ``run.json``, to be shown: to act on it, go through ``trust``. Raises NotFoundError or CorruptError."""
+    return read_record_bytes(store, run_id)[1]
+
+
+def read_record_bytes(store: Store, run_id: str) -> tuple[bytes, RunRecord]:
+    """The run's ``run.json`` as it was written, and what it says; raises NotFoundError or CorruptError."""
+    key = f"{run_id}/{layout.RUN}"
+    try:
+        written = documents.read(store, key, documents.LARGEST_RECORD)
+        return written, RunRecord.from_json(written, f"{store.url}/{key}")
+    except ObjectMissingError as error:
+        raise NotFoundError(
+            f"the run directory {store.url}/{run_id} is gone", hint="nothing can be read from it; `cloud-train list` still shows the run"
+        ) from error
+
+
+def read_status(store: Store, run_id: str, number: int) -> AttemptStatus | None:
+    """The status of an attempt in the run directory; None if it has not begun. Raises CorruptError."""
+    key = f"{run_id}/{layout.status(number)}"
+    try:
+        return AttemptStatus.from_json(documents.read(store, key, documents.LARGEST_STATUS), f"{store.url}/{key}")
+    except ObjectMissingError:
+        return None
+
+
+def newest_status(store: Store, entry: Entry) -> tuple[int, AttemptStatus | None]:
+    """The newest attempt's number and status: the worker may have begun further attempts by itself."""
+    number, newest = entry.attempt, read_status(store, entry.run_id, entry.attempt)
+    for following in range(number + 1, number + 1 + _MOST_FOLLOWING):
+        if newest is None or not newest.state.is_end or (status := read_status(store, entry.run_id, following)) is None:
+            break
+        number, newest = following, status
+    return number, newest
+
+
+def launch_of(entry: Entry) -> Handle:
+    """The launch that the entry's attempt belongs to."""
+    return Handle(entry.run_id, entry.attempt, entry.provider, entry.store, entry.reference or {})
+
+
+def end_without_worker(store: Store, run_id: str, number: int, status: AttemptStatus | None, observation: Observation) -> AttemptStatus:
+    """The end of an attempt whose worker has ended without writing one: what the provider says of it, or that it was cancelled."""
+    now = time.time()
+    status = status or AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0)
+    cause, message = observation.cause or Cause.UNKNOWN, observation.message
+    if cause is Cause.SUCCEEDED:  # the provider knows only about the machine
+        cause, message = Cause.UNKNOWN, f"the provider reports success, but the worker never did; {message}".rstrip("; ")
+    with suppress(StoreError):
+        store.stat(f"{run_id}/{layout.cancel(number)}")
+        cause, message = Cause.CANCELLED, "cancelled; the worker had to be killed"
+    seen = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(status.heartbeat))
+    return status.ended_with(cause, f"{message} (last sign of life {seen})", now)
+
+
+def _observe_clouds(home: Home, entries: Sequence[Entry], note: Callable[[str], None]) -> dict[tuple[str, int], Observation]:
+    """What the clouds say of all these runs, with one listing instead of one question each."""
+    observations: dict[tuple[str, int], Observation] = {}
+    active = [entry for entry in entries if not (entry.state.is_end or entry.is_unlaunched or entry.is_unmanaged)]
+    for name in dict.fromkeys(entry.provider for entry in active):
+        launches = [launch_of(entry) for entry in active if entry.provider == name]
+        try:
+            provider = provider_at(home, name)
+        except CloudTrainError:
+            continue  # the look at each of its runs says so
+        try:
+            observations |= observe_all(provider, launches)
+        except CloudTrainError as error:
+            note(f"cannot reach {name}: {error.message}")
+            unknown = Observation(State.RUNNING, Cause.UNKNOWN, error.message)
+            observations |= {(launch.run_id, launch.attempt): unknown for launch in launches}
+    return observations
+
+
+def _look_at_submission(home: Home, entry: Entry, observer: Observer | None) -> Findings:
+    """What became of a submission whose process is gone: launched after all, not launched, or never written."""
+    try:
+        store_at(entry.store).stat(f"{entry.run_id}/{layout.RUN}")
+    except ObjectMissingError:  # it is written before anything is launched
+        return Findings(entry.view(), entry, Forget())
+    try:
+        launch = provider_at(home, entry.provider).find(entry.run_id, entry.attempt, entry.store, entry.settings)
+    except (ProviderError, MissingDependencyError):  # whether the attempt was launched can only be seen later
+        return Findings(entry.view(), entry)
+    if launch is not None:
+        return _look_at_launched(home, entry, launch.reference, observer)
+    if entry.started is not None and abs(time.time() - entry.started) < SHOWS_WITHIN_SECONDS:
+        when = time.strftime("%H:%M:%SZ", time.gmtime(entry.started))
+        message = f"{entry.provider} was asked at {when} to start the run, and does not list a job yet; check again later"
+        return Findings(replace(entry, message=message).view(), entry)
+    if entry.started is not None and read_status(store_at(entry.store), entry.run_id, entry.attempt) is not None:
+        return _look_at_launched(home, entry, UNMANAGED, observer)  # its worker runs all the same
+    now = time.time()
+    status = AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0)
+    ended = status.ended_with(Cause.INFRASTRUCTURE, _CUT_OFF, now)
+    settlement = RecordNeverLaunched(entry.attempt, ended, claims=entry.started is not None)
+    cut_off = replace(entry, state=Cause.INFRASTRUCTURE.state, cause=Cause.INFRASTRUCTURE, message=_CUT_OFF, started=None, ended=now)
+    return Findings(cut_off.view(is_recorded=False), entry, settlement)
+
+
+def _look_at_launched(home: Home, entry: Entry, reference: dict[str, Any], observer: Observer | None) -> Findings:
+    """As ``_look_at_attempt``, of an attempt of which the ledger does not know yet that it was launched."""
+    findings = _look_at_attempt(home, entry.launched(reference), observer)
+    return replace(findings, entry=entry, settlement=RecordLaunch(entry.attempt, reference))
+
+
+def _look_at_attempt(home: Home, entry: Entry, observer: Observer | None) -> Findings:
+    if entry.state.is_end or entry.reference is None:
+        return Findings(entry.view(), entry)
+    return _look_at_unmanaged(entry) if entry.is_unmanaged else _look_at_launch(home, entry, observer or Poller())
+
+
+def _look_at_unmanaged(entry: Entry) -> Findings:
+    """An attempt of another machine: what its worker writes. Its silence may mean anything, so it is not taken for an end."""
+    number, status = newest_status(store_at(entry.store), entry)
+    return Findings(entry.view(), entry) if status is None else _shown_by(entry, number, status)
+
+
+def _look_at_launch(home: Home, entry: Entry, observer: Observer) -> Findings:
+    provider, launch = provider_at(home, entry.provider), launch_of(entry)
+    # The provider first: a worker writes its end before it exits, so an attempt that is gone by now has its last word in the run directory.
+    observation = observer.observe(provider, launch)
+    if observation.is_elsewhere:  # another machine began this attempt first, and what was launched from here has left
+        found = _look_at_unmanaged(replace(entry, reference=UNMANAGED, is_unmanaged=True))
+        pending = (CleanUp(launch), RecordLaunch(entry.attempt, UNMANAGED), *found.pending)
+        return replace(found, entry=entry, launch=launch, observation=observation, pending=pending)
+    if observer.is_listing and provider.capabilities.polling_costs and observation.state is entry.state is State.RUNNING:
+        found = Findings(entry.view(), entry)  # unchanged, and a look into the run directory would cost as much as the observation
+    else:
+        found, observation = _look_into_run_directory(provider, entry, launch, observation)
+    return replace(found, launch=launch, observation=observation)
+
+
+def _look_into_run_directory(provider: Provider, entry: Entry, launch: Handle, observation: Observation) -> tuple[Findings, Observation]:
+    """What the attempt's status says, or has to say by what the provider says of its launch."""
+    store, capabilities = store_at(entry.store), provider.capabilities
+    number, status = newest_status(store, entry)
+    pending: list[Pending] = []
+    if status and status.cause is Cause.PREEMPTED and capabilities.explains_stops:
+        observation = provider.observe(launch)  # again: the worker was told to stop, and does not know why
+        status, is_explained = _with_reason(status, observation)
+        pending += [WriteStatus(launch, number, status)] if is_explained else []
+    if observation.state.is_end and (status is None or not status.state.is_end):
+        status = end_without_worker(store, entry.run_id, number, status, observation)
+        pending += [*([] if capabilities.leaves_no_processes else [StopLaunch(launch)]), WriteStatus(launch, number, status)]
+    elif status is None:
+        waiting = replace(entry, state=_before_the_worker(observation.state), message=observation.message)
+        return Findings(waiting.view(), entry), observation
+    elif status.cause and not observation.state.is_end and _is_retried(store, entry.run_id, status.cause, number):
+        message = f"attempt {number} ended ({status.cause}: {status.message}); attempt {number + 1} follows"
+        status = replace(status, state=State.STARTING, cause=None, ended=None, message=message)
+    found = _shown_by(entry, number, status, is_recorded=not pending)
+    cleanup = [CleanUp(launch)] if status.state.is_end else []
+    return replace(found, pending=(*pending, *found.pending, *cleanup)), observation
+
+
+def _shown_by(entry: Entry, number: int, status: AttemptStatus, is_recorded: bool = True) -> Findings:
+    seen = entry.shown_by(number, status)
+    pending = (RecordStatus(number, status),) if seen != entry else ()
+    return Findings(seen.view(status.heartbeat, is_recorded), entry, pending=pending)
+
+
+def _with_reason(status: AttemptStatus, observation: Observation) -> tuple[AttemptStatus, bool]:
+    """The end of a worker that was told to stop, with the reason that its cloud gives, and whether it gives one.
+
+    Until it does, the attempt is still stopping.
+    """
+    if observation.state.is_end and observation.cause in (Cause.TIMED_OUT, Cause.CANCELLED):
+        return replace(status, state=observation.cause.state, cause=observation.cause, message=observation.message), True
+    if observation.state in (State.RUNNING, State.STOPPING) and abs(time.time() - (status.ended or 0.0)) < _REASON_SECONDS:
+        message = "the machine was told to stop, and the worker has ended; the cloud has not reported the reason yet"
+        return replace(status, state=State.STOPPING, cause=None, ended=None, message=message), False
+    return status, False
+
+
+def _before_the_worker(state: State) -> State:
+    """To a provider, a machine that pulls an image or starts a container is running too."""
+    return State.STARTING if state is State.RUNNING else state
+
+
+def _is_retried(store: Store, run_id: str, cause: Cause, number: int) -> bool:
+    try:
+        return read_record(store, run_id).program.retries(cause, number)
+    except (NotFoundError, CorruptError):
+        return False

@@ -1,0 +1,182 @@
+"""The ledger's file: SQLite in WAL mode, its schema, and how an earlier version becomes this one.
+
+The schema's version is SQLite's ``user_version``.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from cloud_train import private
+from cloud_train.errors import StoreError
+
+_VERSION = 2
+_RECORDS = """
+CREATE TABLE records (
+    run_id TEXT NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
+    sha256 TEXT NOT NULL,
+    kind   TEXT NOT NULL,
+    PRIMARY KEY (run_id, sha256)
+) STRICT, WITHOUT ROWID;
+"""
+_SCHEMA = f"""
+CREATE TABLE runs (
+    run_id   TEXT PRIMARY KEY,
+    name     TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    store    TEXT NOT NULL,
+    job_file TEXT,
+    created  REAL NOT NULL
+) STRICT;
+CREATE INDEX runs_by_time ON runs (created);
+CREATE TABLE attempts (
+    run_id       TEXT NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
+    number       INTEGER NOT NULL,
+    provider     TEXT NOT NULL,
+    state        TEXT NOT NULL,
+    cause        TEXT,
+    message      TEXT NOT NULL DEFAULT '',
+    started      REAL,
+    ended        REAL,
+    host         TEXT NOT NULL DEFAULT '',
+    resumed_step INTEGER,
+    reference    TEXT,
+    settings     TEXT,
+    PRIMARY KEY (run_id, number)
+) STRICT, WITHOUT ROWID;
+{_RECORDS}"""
+_MIGRATIONS = {1: f"ALTER TABLE attempts ADD COLUMN settings TEXT;{_RECORDS}"}
+"""Version → the statements that make the next version of it. Version 1 has no records: resuming such a run asks once."""
+_BUSY_SECONDS = 30.0
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the ledger, made or migrated if need be. Raises StoreError."""
+    with explained(path):
+        private.make_folder(path.parent)
+        private.make_file(path)  # SQLite gives the files beside it the same mode
+        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+        connection.execute(f"PRAGMA busy_timeout = {int(_BUSY_SECONDS * 1000)}")
+        connection.execute("PRAGMA foreign_keys = ON")
+        # A run must be in the ledger before it costs money, so a commit has to be on the disk, WAL or not.
+        connection.execute("PRAGMA synchronous = FULL")
+        version = _read_version(connection)
+        _refuse_newer(version, path)
+        if version == 0:
+            _create_tables(connection)
+        elif version < _VERSION:
+            _migrate(connection)
+        return connection
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """Open the ledger so that nothing can be changed in it; a ledger that does not exist is an empty one. Raises StoreError.
+
+    One of an earlier version is migrated in memory, and stays as it is on the disk.
+    """
+    with explained(path):
+        if not path.exists():
+            return _in_memory(None)
+        connection = _open_read_only(path)
+        version = _read_version(connection)
+        _refuse_newer(version, path)
+        if version < _VERSION:
+            with closing(connection):
+                return _in_memory(connection)
+        return connection
+
+
+@contextmanager
+def change(connection: sqlite3.Connection, path: Path) -> Iterator[sqlite3.Connection]:
+    """A transaction that is the ledger's only writer from its beginning. Raises StoreError."""
+    with explained(path):
+        connection.execute("BEGIN IMMEDIATE")
+        with connection:
+            yield connection
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Raise what the system or SQLite complains about as a StoreError that names the ledger."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(
+            f"cannot use the ledger {path}: {error}",
+            hint="check that its folder is writable and the disk not full, or name another folder with CLOUD_TRAIN_HOME",
+        ) from error
+
+
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    # Not mode=ro where it can be helped: such a connection leaves the files of WAL mode behind, because it may not remove them.
+    for options in ("mode=rw", "mode=ro", "immutable=1"):
+        if options == "immutable=1" and path.with_name(f"{path.name}-wal").exists():
+            continue  # it may be changing
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?{options}", uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
+        try:
+            connection.execute("PRAGMA query_only = ON")
+            _read_version(connection)
+        except sqlite3.OperationalError as error:  # in a folder that may not be written to, SQLite cannot make those files
+            connection.close()
+            refusal = error
+        else:
+            return connection
+    raise refusal
+
+
+def _in_memory(source: sqlite3.Connection | None) -> sqlite3.Connection:
+    """A copy of the ledger, of the present version; an empty ledger for None."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    if source is not None:
+        source.backup(connection)
+    if _read_version(connection) == 0:
+        _execute_all(connection, _SCHEMA)
+    else:
+        _migrate(connection)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def _refuse_newer(version: int, path: Path) -> None:
+    if version > _VERSION:
+        raise StoreError(
+            f"the ledger {path} was written by a newer cloud-train (its version is {version}, this one knows {_VERSION})",
+            hint="upgrade cloud-train, or name another folder with CLOUD_TRAIN_HOME",
+        )
+
+
+def _read_version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _create_tables(connection: sqlite3.Connection) -> None:
+    # Of fifty first commands at once, SQLite lets one switch to WAL; it answers the others "locked" without waiting, so they wait here.
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    connection.execute("BEGIN IMMEDIATE")
+    with connection:
+        if _read_version(connection) == 0:
+            _execute_all(connection, _SCHEMA)
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    with connection:
+        for version in range(_read_version(connection), _VERSION):  # read again: another command may have been quicker
+            _execute_all(connection, _MIGRATIONS[version])
+        connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+
+def _execute_all(connection: sqlite3.Connection, statements: str) -> None:
+    for statement in statements.split(";"):
+        connection.execute(statement)

@@ -1,0 +1,85 @@
+"""The row of a run: what the ledger holds, a look finds, the command line shows and ``--json`` prints, as one type."""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from cloud_train.run.documents import LATEST
+from cloud_train.run.record import AttemptStatus
+from cloud_train.run.states import Cause, State
+
+_TIMES = ("created", "started", "ended", "heartbeat")
+NOT_RECORDED = "not yet recorded"
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run with its newest attempt. Times are seconds since the epoch."""
+
+    run_id: str
+    name: str
+    """The job's name."""
+    provider: str
+    store: str
+    """URL of the store that holds the run directory."""
+    job_file: str | None
+    created: float
+    attempt: int
+    """Number of the newest attempt, from 1."""
+    state: State
+    cause: Cause | None = None
+    """Why the attempt ended; None until then."""
+    message: str = ""
+    started: float | None = None
+    ended: float | None = None
+    host: str = ""
+    resumed_step: int | None = None
+    """The step of the checkpoint that the attempt started from."""
+    heartbeat: float | None = None
+    """The worker's last sign of life; None for a run that was read from the ledger alone."""
+    is_unmanaged: bool = False
+    """Whether the attempt was launched from another machine, so that its worker's status is all that is known of it here."""
+    is_recorded: bool = True
+    """False for an end that was concluded from what the provider says, and is written neither in the ledger nor in the run directory."""
+
+    @property
+    def run_directory(self) -> str:
+        """URL of the run directory."""
+        return f"{self.store.rstrip('/')}/{self.run_id}"
+
+    @property
+    def state_text(self) -> str:
+        """The state for a person, such as ``running`` or ``interrupted (not yet recorded)``."""
+        return self.state.value if self.is_recorded else f"{self.state} ({NOT_RECORDED})"
+
+    def duration(self, now: float | None = None) -> float | None:
+        """How long the attempt took, or has taken until ``now``, in seconds; None if it has not started."""
+        until = self.ended if self.ended is not None else now
+        return None if self.started is None or until is None else max(0.0, until - self.started)
+
+    def shown_by(self, number: int, status: AttemptStatus) -> Self:
+        """The run as the status of attempt ``number`` shows it."""
+        return replace(
+            self,
+            attempt=number,
+            state=status.state,
+            cause=status.cause,
+            message=status.message,
+            started=status.started,
+            ended=status.ended,
+            host=status.host,
+            resumed_step=status.resumed_step,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``--json`` prints of a run; times are ISO 8601 in UTC."""
+        fields = {name: instant(value) if name in _TIMES else value for name, value in vars(self).items()}
+        fields["is_elsewhere"] = fields.pop("is_unmanaged")
+        return {**fields, "run_directory": self.run_directory, "duration_seconds": self.duration()}
+
+
+def instant(seconds: float | None) -> str | None:
+    """Seconds since the epoch as ISO 8601 in UTC, to the millisecond; None for a time that is not before the year 10000."""
+    if seconds is None or not 0 <= seconds <= LATEST:
+        return None
+    return datetime.fromtimestamp(round(seconds, 3), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
