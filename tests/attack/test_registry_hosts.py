@@ -115,7 +115,7 @@ class Cloud:
 def cloud(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     """Each cloud, on a wire, with credentials that are good."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "no-docker-config"))
-    monkeypatch.setattr(azure_client, "POLICY", replace(azure_client.POLICY, sleep=AT_ONCE))
+    monkeypatch.setattr(azure_client, "POLICY", replace(azure_client.POLICY, sleep=lambda seconds: None))
     monkeypatch.delenv("CLOUD_TRAIN_TRUSTED_HOSTS", raising=False)
     azure_client._client.cache_clear()
 
@@ -134,7 +134,7 @@ def cloud(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         elif request.param == "gcp":
             with GcpSimulator(tmp_path / "google") as google:
                 enter(google.environment, wire.environment)
-                pauseless = VertexProvider(tmp_path, timeouts=(5.0, 5.0), policy=replace(GCP_POLICY, sleep=AT_ONCE))
+                pauseless = VertexProvider(tmp_path, timeouts=(5.0, 5.0), policy=replace(GCP_POLICY, sleep=lambda seconds: None))
                 yield Cloud(pauseless, gcp_plans.plan_of(), google.settings, wire, ("ya29.",))
         else:
             with AzureSimulator() as azure:
