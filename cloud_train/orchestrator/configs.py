@@ -90,7 +90,7 @@ def is_trusted(home: Home, config: Config) -> bool:
 
 
 def trust(home: Home, config: Config) -> None:
-    """Trust the file as it is now; raises StoreError if that cannot be written down."""
+    """Trust the file as it is now; raises StoreError if that cannot be recorded."""
     mark = _mark(home, config)
     try:
         make_folder(home.folder)

@@ -6,12 +6,6 @@ A worker writes into the run directory how its attempt ended, and exits with the
 from cloud_train.providers.base import TAKEN, Observation
 from cloud_train.run.states import Cause, State
 
-STORE_ERROR = 6
-"""A worker's exit status for errors.StoreError: it could not read or write the run directory."""
-KILLED = 128 + 9
-TERMINATED = 128 + 15
-
-_TAKEN = 3  # a worker's exit status where another worker began the attempt first
 _CAUSES = {cause.exit_code: cause for cause in Cause if cause is not Cause.REJECTED}
 
 
@@ -27,7 +21,7 @@ def unknown(message: str) -> Observation:
 
 def said_by(exit_status: int) -> Observation | None:
     """The observation that a worker reports by this exit status; None for a status that no worker chooses."""
-    if exit_status == _TAKEN:
+    if exit_status == TAKEN_STATUS:
         return TAKEN
     cause = _CAUSES.get(exit_status)
     return None if cause is None else ended(cause)

@@ -34,13 +34,13 @@ from cloud_train.errors import CloudTrainError, UsageError
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.registry import check_url, folder_of, scheme_of
 from cloud_train.worker import contract
-from cloud_train.worker.nodes.node import NodeContext, from_variables
-from cloud_train.worker.processes import chores
+from cloud_train.worker.nodes import NodeContext, from_variables
+from cloud_train.worker.processes import subprocesses
 from cloud_train.worker.supervisor import DEFAULT_TIMING, run_attempts
 
 if TYPE_CHECKING:
     from cloud_train.worker.platforms import Platform
-    from cloud_train.worker.shipping.remote import Remote
+    from cloud_train.worker.remote import Remote
 
 _NEEDED = ("--store", "--run", "--attempt", "--record")
 _OPTIONS = (*_NEEDED, "--node-rank", "--nodes", "--platform", "--secrets", "--workspace", "--lock-fd", "--retry-delay")
@@ -114,7 +114,7 @@ def _platform(name: str) -> "Platform":
 
 
 def _remote(url: str, run_id: str) -> "Remote":
-    from cloud_train.worker.shipping.remote import Remote
+    from cloud_train.worker.remote import Remote
 
     return Remote(url, run_id)
 
@@ -122,7 +122,7 @@ def _remote(url: str, run_id: str) -> "Remote":
 def _secrets(place: str, signals: Signals) -> dict[str, str]:
     from cloud_train.worker import secrets
 
-    went_well, text = chores.do(partial(secrets.fetch, place), signals, signals.close_in_child, gives_up=True)
+    went_well, text = subprocesses.do(partial(secrets.fetch, place), signals, signals.close_in_child, gives_up=True)
     if not went_well:
         raise secrets.SecretsError(text)
     return secrets.parsed(text, place)

@@ -24,7 +24,7 @@ from cloud_train.errors import UsageError
 from cloud_train.run.platform_rules import NodeVariables
 from cloud_train.run.record import Program
 from cloud_train.run.states import Cause
-from cloud_train.worker.nodes.node import DEFAULT_PORT, NodeContext, from_variables
+from cloud_train.worker.nodes import DEFAULT_PORT, NodeContext, from_variables
 
 _PORT = "CLOUD_TRAIN_MASTER_PORT"
 

@@ -28,7 +28,12 @@ docker = pytest.importorskip("docker", reason="the Docker SDK is not installed: 
             "the image has no python3",
             "image.base",
         ),
-        (400, "invalid mount config: bind source path does not exist: /runs/a", "does not see a folder of this machine", "check that it exists"),
+        (
+            400,
+            "invalid mount config: bind source path does not exist: /runs/a",
+            "does not see a folder of this machine",
+            "check that it exists",
+        ),
         (500, "write /var/lib/docker/tmp: no space left on device", "the engine's disk is full", "docker system df"),
         (500, "could not find an available, non-overlapping IPv4 address pool", "no addresses left", "docker network prune"),
         (500, 'could not select device driver "" with capabilities: [[gpu]]', "GPUs", "resources.accelerator"),

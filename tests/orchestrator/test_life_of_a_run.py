@@ -199,7 +199,7 @@ def test_a_plan_that_cannot_start_leaves_nothing(home: Home, write_job: Callable
     job = write_job("true", f"data: {{dataset: files, path: {tmp_path}}}")
     plan = make_plan(home, job)
     gone = dataclasses.replace(plan, program=dataclasses.replace(plan.program, directory=str(tmp_path / "gone")))
-    with pytest.raises(UsageError, match="there is no folder"):
+    with pytest.raises(UsageError, match="no such folder"):
         submit(home, gone)
     assert not (tmp_path / "runs").exists()
     assert not home.folder.exists()

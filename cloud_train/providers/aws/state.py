@@ -10,8 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from cloud_train import exit_status
 from cloud_train.providers.base import Observation
-from cloud_train.providers.observations import KILLED, STORE_ERROR, ended, said_by, unknown
+from cloud_train.providers.observations import ended, said_by, unknown
 from cloud_train.run.states import Cause, State
 
 _GOING_ON = {
@@ -107,10 +108,10 @@ def failure(reason: str) -> Observation:
 
 
 def _of_exit(code: int, reason: str) -> Observation:
-    if code == STORE_ERROR:
+    if code == exit_status.STORE:
         remedy = "its worker could not reach the store: check that aws.role may read and write it, and that its bucket is in this region"
         return ended(Cause.INFRASTRUCTURE, f"{reason}; {remedy}")
-    if code == KILLED:
+    if code == exit_status.KILLED:
         return ended(Cause.INFRASTRUCTURE, f"{reason}; the container was killed: it ran out of memory, or its machine was reclaimed")
     return ended(Cause.FAILED, f"the container ended before its worker could report why: {reason}")
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from cloud_train import exit_status
 from cloud_train.providers.base import TAKEN, Observation
-from cloud_train.providers.observations import KILLED, STORE_ERROR, TERMINATED, ended, said_by
+from cloud_train.providers.observations import ended, said_by
 from cloud_train.run.states import Cause, State
 
 _LOST = 255
@@ -114,13 +115,13 @@ def _of_exit(node: Seen) -> Observation:
     if node.out_of_memory:
         limit = f"its {_megabytes(node.memory_limit)} (resources.memory)" if node.memory_limit else "what the machine has"
         return ended(Cause.OUT_OF_MEMORY, f"the container ran out of memory ({limit}), and its worker was killed")
-    if code == KILLED:
+    if code == exit_status.KILLED:
         return ended(Cause.INFRASTRUCTURE, "the container was killed: by a user, by the engine as it stopped, or by the kernel")
-    if code == TERMINATED:
+    if code == exit_status.TERMINATED:
         return ended(Cause.INFRASTRUCTURE, "the container was stopped before its worker handled signals")
     if code == _LOST:
         return ended(Cause.INFRASTRUCTURE, f"the engine or the machine was restarted while the container ran{_tail(node)}")
-    cause = Cause.INFRASTRUCTURE if code == STORE_ERROR else Cause.FAILED
+    cause = Cause.INFRASTRUCTURE if code == exit_status.STORE else Cause.FAILED
     return ended(cause, f"the container ended with exit status {code} before its worker could report why{_tail(node)}")
 
 
