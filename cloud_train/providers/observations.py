@@ -3,6 +3,7 @@
 A worker writes into the run directory how its attempt ended, and exits with the status of that cause, which some providers report.
 """
 
+from cloud_train.exit_status import TAKEN as TAKEN_STATUS
 from cloud_train.providers.base import TAKEN, Observation
 from cloud_train.run.states import Cause, State
 
