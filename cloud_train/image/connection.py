@@ -1,4 +1,4 @@
-"""Requests to one registry: who asks, how often a failure is tried again, and what a refusal is called."""
+"""Requests to one registry: authentication, retries, and errors in words."""
 
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
@@ -21,7 +21,7 @@ _TIMEOUT_SECONDS = (10.0, 120.0)  # to connect, and between two bytes
 
 
 class Connection:
-    """A session with the registry that a reference lies in.
+    """A session with the registry of a reference.
 
     ``policy`` says how requests are repeated; ``login`` is used instead of the one in Docker's config file. Raises ImageError
     for a login that is not bound to this very registry.
@@ -52,9 +52,9 @@ class Connection:
         self._session.close()
 
     def request(self, method: str, path: str, scope: str, *, expect: tuple[int, ...], about: str, **options: Any) -> "Response":
-        """Send a request, again after a failure that may pass. ``about`` is what an error calls it, as in "push the layer".
+        """Send a request, again after a transient failure. ``about`` names it in errors, as in "push the layer".
 
-        Raises RegistryError for an answer that is not in ``expect``, or none at all.
+        Raises RegistryError for a response with a status that is not in ``expect``, or without a response.
         """
         left = self.policy.attempts_left()
         while True:
@@ -73,7 +73,7 @@ class Connection:
             response.close()
 
     def once(self, method: str, path: str, scope: str, **options: Any) -> "Response":
-        """Send a request, with the login if the registry asks for one. Raises BrokenConnectionError where no answer came."""
+        """Send a request, with the login if the registry asks for one. Raises BrokenConnectionError without a response."""
         url = urljoin(f"{self.url}/", path)
         sent = self._authorization.header(scope) if self._is_own(url) else None
         response = self._authorized(method, url, sent, options)
@@ -88,25 +88,26 @@ class Connection:
         return self._plainly(method, url, **{**options, "headers": headers})
 
     def _is_own(self, url: str) -> bool:
-        # An upload may be sent on to a bucket: the login is none of its business.
+        # An upload may be redirected to a bucket, which must not get the login.
         return urlsplit(url)[:2] == urlsplit(self.url)[:2]
 
     def _plainly(self, method: str, url: str, **options: Any) -> "Response":
         import requests
 
         if urlsplit(url).scheme != "https" and not is_loopback(urlsplit(url).netloc):
-            raise RegistryError(f"{self.host} sends on to {urlsplit(url).netloc}, which is not encrypted")
+            raise RegistryError(f"{self.host} redirects to {urlsplit(url).netloc}, which is not encrypted")
         try:
             return self._session.request(method, url, timeout=_TIMEOUT_SECONDS, **options)
         except requests.exceptions.SSLError as error:
             raise RegistryError(
-                f"the registry {self.host} has a certificate that is not trusted here",
-                hint="REQUESTS_CA_BUNDLE names a file with the certificates to trust",
+                f"the registry {self.host} has a certificate that is not trusted on this machine",
+                hint="set REQUESTS_CA_BUNDLE to a file with the certificates to trust",
             ) from error
         except requests.RequestException as error:
             # The error's own text repeats the address, which may hold a signature.
             raise BrokenConnectionError(
-                f"the registry {self.host} cannot be reached, or broke off: {_reason(error)}", hint="check the address and the network"
+                f"the registry {self.host} cannot be reached, or closed the connection: {_reason(error)}",
+                hint="check the address and the network",
             ) from error
 
 
@@ -116,15 +117,15 @@ def waited(left: Attempts, response: "Response") -> bool:
 
 
 def refusal(host: str, about: str, response: "Response") -> RegistryError:
-    """The error for an answer that refuses, with the registry's own words."""
+    """The error for a refusal, with the registry's own message."""
     status = response.status_code
     hints = {
-        401: f"log in with `docker login {host}`, as a user who may do this",
-        403: f"ask for the right to do this, or log in with `docker login {host}` as somebody else",
-        404: "check the name; some registries want the repository made beforehand",
-        429: "the registry limits how much is asked of it; wait a while, or log in",
+        401: f"log in with `docker login {host}` as a user with this permission",
+        403: f"get the permission for this, or log in with `docker login {host}` as another user",
+        404: "check the name; in some registries the repository has to be created first",
+        429: "the registry limits requests; wait a while, or log in",
     }
-    hint = hints.get(status, "try again later" if status in TRANSIENT_STATUSES else None)
+    hint = hints.get(status, "retry later" if status in TRANSIENT_STATUSES else None)
     return RegistryError(f"{host} refuses to {about}: {status}{_words(response)}", hint=hint, status=status)
 
 
@@ -138,7 +139,7 @@ def _words(response: "Response") -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost reason, which is the one that says something."""
+    """The innermost reason, which is the informative one."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     return f"{type(error).__name__}: {getattr(error, 'strerror', None) or type(error).__doc__ or ''}".split("\n")[0].rstrip(": ")

@@ -1,4 +1,4 @@
-"""One blob on its way into a repository: in pieces, and after a broken connection from what has arrived.
+"""Upload of one blob into a repository: in pieces, continued after a broken connection from what has arrived.
 
 The requests are those of https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-blobs.
 """
@@ -32,7 +32,7 @@ class Uploader:
     """What an error calls it."""
 
     def send(self, blob: Blob) -> int:
-        """Upload a blob; the bytes that were sent. Raises RegistryError if the registry refuses, or breaks off again and again."""
+        """Upload a blob, and return the bytes that were sent. Raises RegistryError if the registry refuses, or drops every connection."""
         location = self._start()
         offset, left = 0, self.connection.policy.attempts_left()
         with blob.file.open("rb") as file:
@@ -67,7 +67,7 @@ class Uploader:
             raise refusal(host, self.about, response)
 
     def _ask(self, location: str) -> tuple[int, str]:
-        """How much has arrived, and where the rest goes; an upload that the registry has forgotten begins anew."""
+        """How much has arrived, and the URL for the rest; an upload that the registry has forgotten starts again."""
         response = self.connection.request("GET", location, self.scope, expect=(204, 404), about=self.about)
         arrived = response.headers.get("Range", "").rpartition("-")[2]
         # "0-0" stands for nothing as well as for one byte.
@@ -80,12 +80,12 @@ class Uploader:
         try:
             response = self.connection.request("PUT", address, self.scope, expect=(201, 204), about=self.about)
         except RegistryError as error:
-            # Where only the answer got lost, the upload is gone and the blob is there.
+            # If only the response was lost, the upload is finished and the blob exists.
             if error.status != 404 or not self._is_there(blob):
                 raise
             return
         if response.headers.get("Docker-Content-Digest", blob.digest) != blob.digest:
-            raise CorruptError(f"{self.connection.host} stored another blob than {blob.digest}")
+            raise CorruptError(f"{self.connection.host} stored a different blob than {blob.digest}")
 
     def _is_there(self, blob: Blob) -> bool:
         response = self.connection.request("HEAD", f"{self.path}{blob.digest}", self.scope, expect=(200, 404), about=self.about)
@@ -93,10 +93,10 @@ class Uploader:
 
 
 def location_of(response: "Response", default: str = "") -> str:
-    """Where an upload goes on. Raises RegistryError if the registry does not say."""
+    """The URL of the rest of an upload. Raises RegistryError if the registry does not name one."""
     location = response.headers.get("Location", default)
     if not location:
-        raise RegistryError(f"the registry says not where an upload goes: {response.url.partition('?')[0]}")
+        raise RegistryError(f"the registry does not name the URL of an upload: {response.url.partition('?')[0]}")
     return urljoin(response.url, location)
 
 

@@ -80,7 +80,7 @@ def test_an_upload_whose_last_answer_got_lost_is_done(server: FaultyRegistry, re
 
 def test_an_upload_that_is_given_no_place_is_an_error(server: FaultyRegistry, repository: Repository, tmp_path: Path) -> None:
     server.faults = [Fault("POST", "/uploads/", 202)]
-    with pytest.raises(RegistryError, match="says not where an upload goes"):
+    with pytest.raises(RegistryError, match="does not name the URL of an upload"):
         repository.push_blob(blob_of(b"layer", tmp_path))
 
 
