@@ -171,10 +171,10 @@ class Store(Protocol):
         """The names of the folders directly under the folder ``prefix``, in order."""
 
     def delete(self, key: str) -> None:
-        """Remove an object; it is no error if it is gone already."""
+        """Delete an object; no error if it does not exist."""
 
     def multipart(self) -> Multipart:
         """How large objects are written; ``storage.transfer`` uses it."""
 
     def local_path(self, key: str) -> Path | None:
-        """Where this object lies as a local file, or None if the store is not a local folder: then no program can write to it."""
+        """Where this object is as a local file, or None if the store is not a local folder: then no program can write to it."""

@@ -83,7 +83,7 @@ class RetryingStore:
         return retrying(self._policy, lambda: self._store.read(key))
 
     def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[Buffer]:
-        """The bytes of a range; where it breaks off, it goes on behind the last piece that came."""
+        """The bytes of a range; where it breaks off, it continues after the last piece that came."""
         at = start
         coming: Iterator[Buffer] | None = None
 
@@ -106,7 +106,7 @@ class RetryingStore:
         return retrying(self._policy, lambda: self._store.stat(key))
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
-        """Every object under ``prefix``, in order; a listing that breaks off goes on behind the last key that came."""
+        """Every object under ``prefix``, in order; a listing that breaks off continues after the last key that came."""
         last = after
         listing: Iterator[ObjectInfo] | None = None
 
@@ -137,7 +137,7 @@ class RetryingStore:
         return _RetryingMultipart(self._store.multipart(), self._policy)
 
     def local_path(self, key: str) -> Path | None:
-        """Where this object lies as a local file."""
+        """Where this object is as a local file."""
         return self._store.local_path(key)
 
 

@@ -1,7 +1,7 @@
 """The job's secrets, from where the cloud keeps them: the place is on the worker's command line, the values are not.
 
 A place is ``aws-secret:NAME@REGION`` (AWS Secrets Manager), ``gcp-secret:projects/P/secrets/NAME`` (Google Secret Manager) or
-``azure-secret:https://VAULT.vault.azure.net/secrets/NAME`` (Azure Key Vault). What lies there is one JSON document, name → value.
+``azure-secret:https://VAULT.vault.azure.net/secrets/NAME`` (Azure Key Vault). The secret is one JSON document, name → value.
 
 The machine's token goes to its cloud's own hosts, over https, and follows no redirect (``storage.trusted_hosts``).
 """
@@ -32,7 +32,7 @@ class SecretsError(CloudTrainError):
 
 
 def fetch(place: str) -> str:
-    """The secrets that lie at ``place``, as JSON; raises SecretsError. The clouds' SDKs start threads: call it in a child of the worker."""
+    """The secrets at ``place``, as JSON; raises SecretsError. The clouds' SDKs start threads: call it in a child of the worker."""
     kind, _, name = place.partition(":")
     readers = {"aws-secret": _from_aws, "gcp-secret": _from_google, "azure-secret": _from_azure}
     if kind not in readers:
@@ -50,7 +50,7 @@ def parsed(text: str, place: str) -> dict[str, str]:
     except ValueError:  # without its text, which holds the secrets
         values = None
     if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
-        raise SecretsError(f"what lies at {place} is not a JSON document of names and texts")
+        raise SecretsError(f"the secret at {place} is not a JSON document of names and texts")
     return values
 
 

@@ -126,7 +126,7 @@ class Attempt:
         if self._watch.stop or not name:
             return None
         if step_of(name) is None:
-            raise CorruptError(f"node 0 names {name!r}, which is no checkpoint")
+            raise CorruptError(f"node 0 names {name!r}, which is not a checkpoint")
         self._at.worker_log.note(f"resuming from step {step_of(name)}, as node 0 does")
         checkpoints = self._at.workspace.checkpoints
         if self._at.remote:
@@ -172,11 +172,11 @@ class Attempt:
         went_well, found = self._watch.do(prepare, abandon_on_stop=True)
         if not went_well and not self._watch.stop:
             raise StoreError(f"the checkpoints in {checkpoints} cannot be read: {found}")
-        self._at.worker_log.note(f"resuming from step {step_of(found)}" if found else "no valid checkpoint: starting afresh")
+        self._at.worker_log.note(f"resuming from step {step_of(found)}" if found else "no valid checkpoint: starting from the beginning")
         return checkpoints / found if found else None
 
     def _fetch_data(self) -> Path | None:
-        """Where the job's data lies on this machine if it had to be fetched from a store; None where it had not."""
+        """Where the job's data is on this machine if it was fetched from a store; otherwise None."""
         source = self._at.record.program.data
         if source is None or not data.is_in_store(source) or self._watch.stop:
             return None
@@ -195,11 +195,11 @@ class Attempt:
         return Path(found)
 
     def _was_stopped(self, exit_code: int) -> bool:
-        # Whoever cancels may signal the program before the worker has seen the mark.
+        # A cancellation may signal the program before the worker has seen the mark.
         return self._watch.stop is not None or (exit_code != 0 and self._at.is_cancelled())
 
     def _stopped(self, exit_code: int | None, killed: str = "") -> Ending:
-        if self._at.remote and not self._at.is_cancelled():  # whoever cancels signals the worker too: the mark may still be on its way
+        if self._at.remote and not self._at.is_cancelled():  # a cancellation signals the worker too: the mark may still be on its way
             self._watch.do(partial(self._at.remote.bring_marks, LocalStore(self._at.workspace.store), [self._number]))
         reason = Stop.CANCELLED if self._watch.stop is None or self._at.is_cancelled() else self._watch.stop
         return ending.of_stop(reason, self._at.record.program, exit_code, killed, self._at.workspace.failure)
@@ -208,7 +208,7 @@ class Attempt:
         if not sealing.model_needs_seal(self._at.workspace.model):
             return end
         went_well, text = self._watch.do(partial(sealing.seal_model, self._at.workspace.model))
-        return end if went_well else Ending(Cause.FAILED, f"the program ended well, but its model is not complete: {text}", end.exit_code)
+        return end if went_well else Ending(Cause.FAILED, f"the program succeeded, but its model is incomplete: {text}", end.exit_code)
 
     def _reaped(self, pid: int, status: int) -> None:
         if self._at.uploader and pid == self._at.uploader.pid:
