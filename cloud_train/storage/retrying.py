@@ -8,9 +8,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from cloud_train.errors import StoreError
 from cloud_train.retry import RetryPolicy
-from cloud_train.storage.base import Buffer, CredentialsEndedError, Multipart, ObjectExistsError, ObjectInfo, Store, TransientStoreError
+from cloud_train.storage.base import (
+    Buffer,
+    CredentialsEndedError,
+    Multipart,
+    ObjectExistsError,
+    ObjectInfo,
+    RetriesExhaustedError,
+    Store,
+    TransientStoreError,
+)
 
 Result = TypeVar("Result")
 
@@ -20,7 +28,7 @@ DEFAULT_POLICY = RetryPolicy()
 def retrying(policy: RetryPolicy, action: Callable[[], Result]) -> Result:
     """The result of a call to a store, retried as the policy says.
 
-    Raises what the call raises, and StoreError in place of a TransientStoreError, so that no caller retries it again.
+    Raises what the call raises, and RetriesExhaustedError in place of a TransientStoreError, so that no caller retries it at once.
     """
     renewed = False
 
@@ -42,7 +50,7 @@ def retrying(policy: RetryPolicy, action: Callable[[], Result]) -> Result:
         )
     except TransientStoreError as error:
         tried = f"for {policy.time_limit:g} s" if policy.attempts is None else f"{policy.attempts} times"
-        raise StoreError(f"{error.message} (tried {tried})", hint=error.hint) from error
+        raise RetriesExhaustedError(f"{error.message} (tried {tried})", hint=error.hint) from error
 
 
 class RetryingStore:

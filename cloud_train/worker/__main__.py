@@ -8,8 +8,8 @@
     --record SHA256      SHA-256 of the run.json that was submitted: another one is not carried out
     --node-rank R        which of several nodes, from 0
     --nodes M            how many nodes there are
-    --platform NAME      the cloud that started this: it says which node this is (sagemaker, vertex, azureml)
-    --secrets PLACE      where the cloud keeps the job's secrets
+    --platform NAME      the cloud that started this: it tells which node this is (sagemaker, vertex, azureml, or JSON with its variables)
+    --secrets PLACE      where the job's secrets are kept (worker.secrets)
     --workspace FOLDER   where files are kept meanwhile if the store is a cloud's; by default work/ in CLOUD_TRAIN_HOME
     --lock-fd FD         an open file with a lock on it, to be kept for as long as this process lives
     --retry-delay S      seconds before another attempt, instead of a wait that grows
@@ -63,7 +63,7 @@ def main(arguments: list[str], signals: Signals) -> int:
         is_local = scheme_of(url) == "file"
         platform = _platform(options["--platform"]) if "--platform" in options else None
         if platform:
-            os.environ[contract.PLATFORM] = options["--platform"]
+            os.environ[contract.PLATFORM] = "plugin" if options["--platform"].startswith("{") else options["--platform"]
         if place := options.get("--secrets"):
             os.environ.update(_secrets(place, signals))
         store = LocalStore(folder_of(url) if is_local else Path(options.get("--workspace") or _workspace()))

@@ -14,6 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from cloud_train.errors import CloudTrainError, StoreError
+from cloud_train.exit_status import TAKEN
 from cloud_train.run import layout
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause
@@ -123,10 +124,6 @@ def _call_off(at: AttemptContext, end: Ending) -> Ending:
     cancelled = Ending(Cause.CANCELLED, f"cancelled before another attempt; this one: {end.cause.value}: {end.message}", end.exit_code)
     at.status.end(cancelled)
     return cancelled
-
-
-TAKEN = 3
-"""Exit status of a worker that found its attempt in the hands of another one, and did nothing."""
 
 
 def next_attempt(lease: AttemptLease, first: int, job: str) -> tuple[int, int | None]:

@@ -3,8 +3,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from cloud_train.exit_status import TAKEN
 from cloud_train.run.states import Cause, State
-from cloud_train.worker.supervisor import TAKEN
 from tests.support import wait_until
 from tests.worker.launching import QUICK, RUN_ID, Launched
 from tests.worker.small_disk import fill, small_disk

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from cloud_train.exit_status import TAKEN
 from cloud_train.run import layout
 from cloud_train.run.manifest import FileEntry, parse_manifest
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import Store
-from cloud_train.worker.supervisor import TAKEN
 from tests.faults import FaultProxy
 from tests.stores import SCHEMES, StoreServer, server_or_skip, use
 from tests.support import wait_until

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cloud_train.exit_status import TAKEN
 from cloud_train.run import layout
 from cloud_train.run.manifest import write_manifest
 from cloud_train.run.record import AttemptStatus
@@ -16,7 +17,6 @@ from cloud_train.worker.context import Timing
 from cloud_train.worker.ending import Ending
 from cloud_train.worker.nodes import verdict
 from cloud_train.worker.status import NodeStatus
-from cloud_train.worker.supervisor import TAKEN
 from tests.support import wait_until
 from tests.worker.launching import QUICK, Launched
 

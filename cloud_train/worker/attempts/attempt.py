@@ -9,12 +9,14 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
+from cloud_train.data.downloads import downloads_of
 from cloud_train.errors import CloudTrainError, CorruptError, StoreError
 from cloud_train.run.layout import step_of
 from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.run.states import Cause, State
+from cloud_train.storage.base import RetriesExhaustedError
 from cloud_train.storage.local import LocalStore
-from cloud_train.worker import data, ending
+from cloud_train.worker import contract, data, ending
 from cloud_train.worker.attempts import program, sealing
 from cloud_train.worker.attempts.helpers import Helpers
 from cloud_train.worker.attempts.program import Running
@@ -33,6 +35,12 @@ class NodeMissingError(CloudTrainError):
     """A node of the attempt did not come."""
 
     code = "node-missing"
+
+
+class DataRefusedError(CloudTrainError):
+    """The job's data cannot be downloaded, and another try would not help: a wrong URL or checksum, or a full disk."""
+
+    code = "data-refused"
 
 
 class Attempt:
@@ -55,7 +63,7 @@ class Attempt:
             if self._leads:
                 end = self._with_the_others(end)
                 end = self._with_sealed_model(end) if end.cause is Cause.SUCCEEDED else end
-        except program.ProgramStartError as error:
+        except (program.ProgramStartError, DataRefusedError) as error:
             end = self._with_the_others(Ending(Cause.FAILED, error.message))
         except (CloudTrainError, OSError) as error:
             end = self._with_the_others(Ending(Cause.INFRASTRUCTURE, str(error)))
@@ -178,6 +186,8 @@ class Attempt:
     def _fetch_data(self) -> Path | None:
         """Where the job's data is on this machine if it was fetched from a store; otherwise None."""
         source = self._at.record.program.data
+        if source is None:
+            self._download_data()
         if source is None or not data.is_in_store(source) or self._watch.stop:
             return None
 
@@ -193,6 +203,28 @@ class Attempt:
         if exchange.source and went_well:
             self._helpers.fetch(exchange)
         return Path(found)
+
+    def _download_data(self) -> None:
+        """Bring what the data set has on web servers into the cache. Raises DataRefusedError where trying again would not help."""
+        files = downloads_of(self._at.record.job.get("data"))
+        if not files:
+            return
+
+        def download() -> str:
+            is_here = not os.environ.get(contract.PLATFORM)
+            try:
+                data.download_all(files, program.download_folder(os.environ), self._at.worker_log.note, allow_loopback=is_here)
+            except RetriesExhaustedError:
+                raise
+            except CloudTrainError as error:
+                return f"{error.message} ({error.hint})" if error.hint else error.message
+            return ""
+
+        went_well, reason = self._watch.do(download, abandon_on_stop=True)
+        if not went_well and not self._watch.stop:
+            raise StoreError(f"the data cannot be fetched: {reason}")
+        if went_well and reason:
+            raise DataRefusedError(reason)
 
     def _was_stopped(self, exit_code: int) -> bool:
         # A cancellation may signal the program before the worker has seen the mark.
