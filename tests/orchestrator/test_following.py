@@ -39,7 +39,7 @@ class Cloud:
     def logs(self, _handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
         return b"", cursor
 
-    def tidy(self, _handle: Handle) -> None:
+    def clean_up(self, _handle: Handle) -> None:
         """It leaves nothing."""
 
 
