@@ -287,6 +287,7 @@ def test_without_pandas_the_error_says_how_to_install_it(monkeypatch: pytest.Mon
         Metrics().to_pandas()
 
 
+@pytest.mark.slow
 def test_the_page_about_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "python.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
@@ -295,7 +296,7 @@ def test_the_page_about_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
     (tmp_path / "page.py").write_text("\n".join(blocks))
     environment = {**os.environ, "CLOUD_TRAIN_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
     ended = subprocess.run(
-        [sys.executable, "page.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "page.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=600
     )
     assert ended.returncode == 0, ended.stderr
     assert "not-found" in ended.stdout
