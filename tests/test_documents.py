@@ -52,8 +52,21 @@ def test_every_job_in_the_documents_is_valid(document: Path, tmp_path: Path) -> 
         load_job(file)
 
 
-def test_the_readme_shows_jobs() -> None:
-    assert len(list(jobs_in((ROOT / "README.md").read_text()))) == 2
+@pytest.mark.parametrize(("document", "jobs"), [("README.md", 1), ("docs/guide.md", 2)])
+def test_jobs_are_found_in_documents(document: str, jobs: int) -> None:
+    assert len(list(jobs_in((ROOT / document).read_text()))) == jobs
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+def test_every_page_of_the_site_is_linked_from_the_page_above_it() -> None:
+    for index in ("index", "how-to", "reference", "explanation"):
+        text = (ROOT / "docs" / f"{index}.md").read_text()
+        (below,) = re.findall(r"^```{toctree}\n:hidden:\n\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        assert below.split()
+        assert [page for page in below.split() if f"({page}.md)" not in text] == []
 
 
 @pytest.mark.parametrize("line", ["cloud-train submit", "cloud-train list --no-such-option", "cloud-train launch job.yaml"])
@@ -70,11 +83,11 @@ def test_commands_are_found_wherever_documents_put_them() -> None:
     assert sorted(commands_in(text)) == ["cloud-train list", "cloud-train logs --tail 5", "cloud-train submit a.yaml"]
 
 
-def test_the_readme_names_every_verb() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_guide_names_every_verb() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text()
     verbs = group().commands
     assert verbs
-    assert not [verb for verb in verbs if f"`cloud-train {verb}" not in readme]
+    assert not [verb for verb in verbs if f"`cloud-train {verb}" not in guide]
 
 
 def test_the_documented_exit_codes_are_those_of_the_code() -> None:

@@ -1,6 +1,7 @@
 """The arrows between the rooms, and what a command may load before it needs it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,11 +39,17 @@ VIOLATIONS = {
     "cli/verbs/__init__.py": ("cloud_train.orchestrator.state", "The command line goes through the client"),
     "run/ids.py": ("cloud_train.run.plan", "A plan is made and carried out outside"),
     "providers/base.py": ("cloud_train.run.ledger", "The ledger belongs to the orchestrator"),
-    "training/__init__.py": ("cloud_train.worker.nodes.node", "Of the worker, the trainers use"),
+    "training/__init__.py": ("cloud_train.worker.nodes", "Of the worker, the trainers use"),
     "errors.py": ("numpy", "Only the trainers import torch"),
     "providers/registry.py": ("rich", "Only the CLI imports"),
     "run/states.py": ("pydantic", "The worker starts in a moment"),
 }
+
+
+def test_the_trainers_have_no_networking_of_their_own() -> None:
+    networking = re.compile(r"^\s*(from|import) (urllib\.request|http|urllib3|requests)\b", re.MULTILINE)
+    modules = (ROOT / "cloud_train" / "training").rglob("*.py")
+    assert not [module for module in modules if networking.search(module.read_text(encoding="utf-8"))]
 
 
 def test_an_import_against_the_arrows_is_found(tmp_path: Path) -> None:

@@ -13,9 +13,8 @@ from cloud_train.orchestrator.provider_logs import ProviderLogs
 from cloud_train.orchestrator.reconcile import looking_at
 from cloud_train.orchestrator.state import read_record, read_run
 from cloud_train.run import documents, layout
-from cloud_train.run.logs import LogReader
 from cloud_train.run.metrics import MOST_BYTES, MetricPoint, MetricsReader, merged
-from cloud_train.run.streams import open_stream
+from cloud_train.run.streams import LogReader, open_stream
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import Store
 

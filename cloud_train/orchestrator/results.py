@@ -101,7 +101,7 @@ def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None 
     if not infos:
         raise NotFoundError(f"the run directory {run.run_directory} is gone")
     _check_is_copy(target, run_id)
-    memory = Memory(home.folder / "transfers", store.url, f"{run_id}/", target)
+    memory = Memory.in_copy(target, store.url, f"{run_id}/")
     copy = _Copy(store, run_id, target, infos, memory)
     try:
         copy.bring_files(report)

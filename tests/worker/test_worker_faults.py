@@ -112,5 +112,5 @@ def test_a_program_that_has_filled_the_disk_still_gets_its_end_and_the_reason(la
         status = launched.run()
         assert (status.cause, status.program_exit_code) == (Cause.FAILED, 1)
         assert status.message.endswith(f"the disk of {launched.directory} is full")
-        assert status.message in launched.journal()
+        assert status.message in launched.worker_log()
         launched.end()
