@@ -118,6 +118,7 @@ def test_making_a_client_loads_neither_pydantic_nor_the_ledger() -> None:
     assert set(ended.stdout.split()).isdisjoint({"pydantic", "sqlite3", "ruamel", "typer", "rich", "torch", "numpy"})
 
 
+@pytest.mark.slow
 def test_a_program_that_uses_the_package_passes_mypy_strict(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
