@@ -82,9 +82,11 @@ lint: $(STAMP)  ## style and import rules
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/lint-imports" --no-cache
 
+# mypy uses one processor, and what it remembers of one version of Python does not serve the other: the two run side by side.
 types: $(STAMP)  ## mypy --strict over package, tests and benchmarks; for Python 3.10 too over what runs in containers
-	"$(BIN)/mypy"
-	"$(BIN)/mypy" --python-version 3.10 cloud_train/beneath.py cloud_train/errors.py cloud_train/spec/secret_names.py cloud_train/data/json_stream.py cloud_train/data/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
+	@"$(BIN)/mypy" & everything=$$!; \
+	"$(BIN)/mypy" --python-version 3.10 cloud_train/beneath.py cloud_train/errors.py cloud_train/spec/secret_names.py cloud_train/data/json_stream.py cloud_train/data/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN)) & containers=$$!; \
+	wait $$everything; first=$$?; wait $$containers && exit $$first
 
 unit: $(STAMP)  ## all tests
 	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal -q
