@@ -11,7 +11,8 @@ DEMO ?= demo
 JOBS ?= 2
 
 # The modules of `run` that the worker uses. Like the worker and two modules of `job`, they must work on Python 3.10, in users' own images.
-WORKERS_RUN := cached checkpoints documents layout manifest python_path ranking record shard_exchange states
+WORKERS_RUN := cached checkpoints documents layout manifest platform_rules python_path ranking record shard_exchange states
+IN_CONTAINERS := cloud_train/beneath.py cloud_train/errors.py cloud_train/exit_status.py cloud_train/spec/secret_names.py cloud_train/data/json_stream.py cloud_train/data/downloads.py cloud_train/data/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -85,7 +86,7 @@ lint: $(STAMP)  ## style and import rules
 # mypy uses one processor, and what it remembers of one version of Python does not serve the other: the two run side by side.
 types: $(STAMP)  ## mypy --strict over package, tests and benchmarks; for Python 3.10 too over what runs in containers
 	@"$(BIN)/mypy" & everything=$$!; \
-	"$(BIN)/mypy" --python-version 3.10 cloud_train/beneath.py cloud_train/errors.py cloud_train/spec/secret_names.py cloud_train/data/json_stream.py cloud_train/data/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN)) & containers=$$!; \
+	"$(BIN)/mypy" --python-version 3.10 $(IN_CONTAINERS) & containers=$$!; \
 	wait $$everything; first=$$?; wait $$containers && exit $$first
 
 unit: $(STAMP)  ## all tests

@@ -93,7 +93,7 @@ def _named_by(thing: Any) -> Iterator[Any]:
                 yield from (vars(value).get(name) for name in names)
     else:
         kind = thing if inspect.isclass(thing) else type(thing)
-        for member in vars(kind).values():
+        for member in list(vars(kind).values()):
             yield getattr(member, "fget", getattr(member, "__func__", member))
 
 

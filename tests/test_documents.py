@@ -1,5 +1,6 @@
 """The documents are held to the code: links resolve, commands parse, the tables are complete."""
 
+import ast
 import itertools
 import re
 import shlex
@@ -10,10 +11,10 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from cloud_train import errors, providers, storage
-from cloud_train.cli.errors import INTERRUPTED, OUTPUT_CLOSED
+from cloud_train import errors, exit_status, providers, storage
 from cloud_train.cli.main import app
 from cloud_train.errors import CloudTrainError
+from cloud_train.exit_status import INTERRUPTED, OUTPUT_CLOSED
 from cloud_train.job.loading import load_job
 from cloud_train.providers import base as providers_base
 from cloud_train.run.states import Cause
@@ -98,6 +99,26 @@ def test_the_documented_exit_codes_are_those_of_the_code() -> None:
     assert rows == [(str(cause.exit_code), cause.value, cause.state.value, cause.text) for cause in Cause]
 
 
+def test_every_exit_status_is_one_of_the_table() -> None:
+    table = {name: value for name, value in vars(exit_status).items() if name.isupper()}
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CloudTrainError)]
+    used = {kind.exit_code for kind in kinds} | {cause.exit_code for cause in Cause}
+    processes = {exit_status.INTERRUPTED, exit_status.KILLED, exit_status.OUTPUT_CLOSED, exit_status.TERMINATED}
+    assert set(table.values()) == used | processes
+    doubled = [name for name, value in table.items() if list(table.values()).count(value) > 1]
+    assert doubled == ["JOB", "TAKEN"], "a worker reads no job file"
+
+
+def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
+    parents: list[str] = []
+    drawn = set()
+    for lines, name in re.findall(r"^    ([│├└─ ]*)(\w+Error)\b", errors.__doc__ or "", re.MULTILINE):
+        depth = len(lines) // 4
+        parents[depth:] = [name]
+        drawn.add((parents[depth - 1] if depth else "Exception", name))
+    assert drawn == _errors_of_commands()
+
+
 def test_no_two_ways_to_end_share_an_exit_code() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CloudTrainError)]
     codes = [*(kind.exit_code for kind in kinds), *(cause.exit_code for cause in Cause), INTERRUPTED, OUTPUT_CLOSED]
@@ -166,6 +187,21 @@ def _one_command(line: str) -> str:
         line = line.removesuffix(")")
     words = shlex.split(line, comments=True)
     return shlex.join(itertools.takewhile(lambda word: word not in {"|", ">", "&&", ";", "<"}, words))
+
+
+def _errors_of_commands() -> set[tuple[str, str]]:
+    """Each public error that may end a command, with its first base; those inside a worker or a trainer end an attempt instead."""
+    classes = {}
+    for path in (ROOT / "cloud_train").rglob("*.py"):
+        if path.relative_to(ROOT / "cloud_train").parts[0] in {"worker", "training"}:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Error") and not node.name.startswith("_") and node.bases:
+                classes[node.name] = ast.unparse(node.bases[0])
+    found = {("Exception", "CloudTrainError")}
+    while more := {(base, name) for name, base in classes.items() if base in {known for _, known in found}} - found:
+        found |= more
+    return found
 
 
 def _without_fences(text: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from cloud_train.data.downloads import Download, downloads_of
 from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.paths import has_home, is_there
 from cloud_train.spec.problems import AbsentDataError, FieldError, Finding
@@ -78,6 +79,22 @@ class DataSection(Section):
         if not is_there(place):
             raise AbsentDataError(("data", "path"), f"there is nothing at {place}", "a file or a folder, relative to the job file", known)
         return self.facts_at(place) or known
+
+    def downloads(self) -> list[Download]:
+        """The files that have to be downloaded before the data can be loaded."""
+        return downloads_of(self.model_dump(mode="json"))
+
+    def source_at(self, place: Path) -> Path:
+        """The file or folder to load: ``place`` itself where the job sets ``path``, otherwise the one download in the cache ``place``.
+
+        Raises FieldError if the job sets neither a path nor a URL with its checksum.
+        """
+        if self.given_path is not None:
+            return place
+        files = self.downloads()
+        if not files:
+            raise FieldError(("data",), "no source is given", hint=f"give {_SOURCES}")
+        return files[0].place_in(place)
 
     def expected_facts(self) -> DataFacts | None:
         """What is known without looking at the data. Raises FieldError for fields that cannot be used together."""

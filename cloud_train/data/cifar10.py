@@ -8,21 +8,21 @@ from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.problems import Finding
 from cloud_train.spec.section import Fraction, PathText, Sha256, Url
 
-URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 _SIDE = 32
 _CHANNELS = 3
-_CLASSES = 10
+CLASSES = 10
 _TRAINING_IMAGES = 50_000
 
 
 class Cifar10Data(ImageSection):
-    """CIFAR-10: 60,000 photographs of 32×32 pixels in 10 classes (Krizhevsky, 2009), in the "python version"."""
+    """CIFAR-10: 60,000 photographs of 32×32 pixels in 10 classes (Krizhevsky, 2009)."""
 
     dataset: Literal["cifar10"]
-    """The python version of CIFAR-10. Its pickles are read as data: nothing in them is executed."""
+    """CIFAR-10 in its binary version."""
     path: PathText | None = None
-    """``cifar-10-python.tar.gz``, or the folder that it unpacks to; relative to the job file, or a URL in a store. It is downloaded if left
+    """``cifar-10-binary.tar.gz``, or the folder that it unpacks to; relative to the job file, or a URL in a store. It is downloaded if left
     out.
     """
     url: Url = URL
@@ -46,7 +46,7 @@ class Cifar10Data(ImageSection):
     def expected_facts(self) -> DataFacts:
         """The numbers of CIFAR-10."""
         samples = benchmark_split(_TRAINING_IMAGES, self.validation)
-        return DataFacts(self.dataset, (_SIDE, _SIDE, _CHANNELS), _CLASSES, *samples, self.source)
+        return DataFacts(self.dataset, (_SIDE, _SIDE, _CHANNELS), CLASSES, *samples, self.source)
 
     def check(self) -> Iterator[Finding]:
         """What is wrong with the source or the pixels' treatment."""

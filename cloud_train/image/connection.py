@@ -1,8 +1,5 @@
 """Requests to one registry: who asks, how often a failure is tried again, and what a refusal is called."""
 
-import email.utils
-import time
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
@@ -12,27 +9,25 @@ from cloud_train.image.errors import BrokenConnectionError, ImageError, Registry
 from cloud_train.image.reference import Reference
 from cloud_train.image.tokens import Authorization
 from cloud_train.job.loopback import is_loopback
+from cloud_train.retry import TRANSIENT_STATUSES, Attempts, RetryPolicy, retry_after_seconds
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
 
-ATTEMPTS = 5
-"""How often a request is sent before a failure that may pass is final."""
-PASSING = frozenset({408, 429, 500, 502, 503, 504})
-"""The answers after which the same request may succeed."""
+POLICY = RetryPolicy(attempts=5, time_limit=None, first_wait=0.5, longest_retry_after=60.0, jitter=lambda: 1.0)
+"""How a request is repeated. One client pushes an image, so its waits need no jitter."""
 
-_LONGEST_WAIT_SECONDS = 60.0
 _TIMEOUT_SECONDS = (10.0, 120.0)  # to connect, and between two bytes
 
 
 class Connection:
     """A session with the registry that a reference lies in.
 
-    ``sleep`` waits for so many seconds before the next try; ``login`` is used instead of the one in Docker's config file. Raises ImageError
+    ``policy`` says how requests are repeated; ``login`` is used instead of the one in Docker's config file. Raises ImageError
     for a login that is not bound to this very registry.
     """
 
-    def __init__(self, reference: Reference, sleep: Callable[[float], None] = time.sleep, login: Login | None = None) -> None:
+    def __init__(self, reference: Reference, policy: RetryPolicy = POLICY, login: Login | None = None) -> None:
         try:
             import requests
         except ImportError as error:
@@ -49,7 +44,7 @@ class Connection:
         self._session.trust_env = not is_loopback(self.host)
         # Without this, requests would look for a login of its own in ~/.netrc.
         self._session.auth = _leave_as_it_is
-        self._sleep = sleep
+        self.policy = policy
         self._authorization = Authorization(self.host, lambda: login or login_of(self.host), self._plainly)
 
     def close(self) -> None:
@@ -61,23 +56,21 @@ class Connection:
 
         Raises RegistryError for an answer that is not in ``expect``, or none at all.
         """
-        for attempt in range(1, ATTEMPTS + 1):
-            last = attempt == ATTEMPTS
+        left = self.policy.attempts_left()
+        while True:
             try:
                 response = self.once(method, path, scope, **options)
             except RegistryError as error:
                 # The token server's refusals come this way too.
-                if last or not (isinstance(error, BrokenConnectionError) or error.status in PASSING):
+                is_transient = isinstance(error, BrokenConnectionError) or error.status in TRANSIENT_STATUSES
+                if not (is_transient and left.wait()):
                     raise
-                self.wait(attempt)
                 continue
             if response.status_code in expect:
                 return response
-            if last or response.status_code not in PASSING:
+            if response.status_code not in TRANSIENT_STATUSES or not waited(left, response):
                 raise refusal(self.host, about, response)
-            self.wait(attempt, response.headers)
             response.close()
-        raise AssertionError("the last attempt returns or raises")
 
     def once(self, method: str, path: str, scope: str, **options: Any) -> "Response":
         """Send a request, with the login if the registry asks for one. Raises BrokenConnectionError where no answer came."""
@@ -89,11 +82,6 @@ class Connection:
             response.close()
             response = self._authorized(method, url, self._authorization.header(scope), options)
         return response
-
-    def wait(self, attempt: int, headers: Mapping[str, str] | None = None) -> None:
-        """Wait before the next try: as long as the registry says, otherwise twice as long each time."""
-        seconds = _retry_after((headers or {}).get("Retry-After", ""))
-        self._sleep(min(_LONGEST_WAIT_SECONDS, 0.25 * 2**attempt if seconds is None else seconds))
 
     def _authorized(self, method: str, url: str, header: str | None, options: dict[str, Any]) -> "Response":
         headers = {**options.get("headers", {}), **({"Authorization": header} if header else {})}
@@ -122,6 +110,11 @@ class Connection:
             ) from error
 
 
+def waited(left: Attempts, response: "Response") -> bool:
+    """Wait before the next try, as long as the registry asks for; False, without waiting, if there is none."""
+    return left.wait(retry_after_seconds(response.headers.get("Retry-After")))
+
+
 def refusal(host: str, about: str, response: "Response") -> RegistryError:
     """The error for an answer that refuses, with the registry's own words."""
     status = response.status_code
@@ -131,7 +124,7 @@ def refusal(host: str, about: str, response: "Response") -> RegistryError:
         404: "check the name; some registries want the repository made beforehand",
         429: "the registry limits how much is asked of it; wait a while, or log in",
     }
-    hint = hints.get(status, "try again later" if status in PASSING else None)
+    hint = hints.get(status, "try again later" if status in TRANSIENT_STATUSES else None)
     return RegistryError(f"{host} refuses to {about}: {status}{_words(response)}", hint=hint, status=status)
 
 
@@ -149,17 +142,6 @@ def _reason(error: BaseException) -> str:
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     return f"{type(error).__name__}: {getattr(error, 'strerror', None) or type(error).__doc__ or ''}".split("\n")[0].rstrip(": ")
-
-
-def _retry_after(text: str) -> float | None:
-    """Seconds of a Retry-After header, which holds seconds or a date (RFC 9110, section 10.2.3)."""
-    if text.isdigit():
-        return float(text)
-    try:
-        moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return max(0.0, moment.timestamp() - time.time())
 
 
 def _leave_as_it_is(prepared: "PreparedRequest") -> "PreparedRequest":

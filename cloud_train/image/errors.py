@@ -1,5 +1,6 @@
 """The errors of this room."""
 
+from cloud_train import exit_status
 from cloud_train.errors import CloudTrainError
 
 
@@ -7,7 +8,7 @@ class ImageError(CloudTrainError):
     """An image cannot be made, or cannot be brought to where it is needed."""
 
     code = "image"
-    exit_code = 7
+    exit_code = exit_status.PROVIDER
 
 
 class RegistryError(ImageError):

@@ -7,20 +7,19 @@ has its own client, on ``requests``.
 import hashlib
 import json
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from cloud_train.errors import CorruptError
-from cloud_train.image.connection import ATTEMPTS, Connection
+from cloud_train.image.connection import POLICY, Connection
 from cloud_train.image.credentials import Login
 from cloud_train.image.errors import BrokenConnectionError, ImageError, RegistryError
 from cloud_train.image.layers import Blob, digest_of
 from cloud_train.image.reference import Reference
 from cloud_train.image.uploads import Uploader, location_of
+from cloud_train.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from requests import Response
@@ -62,11 +61,11 @@ class Manifest:
 class Repository:
     """A repository to read from and write to, from several threads too. Counts in ``sent_bytes`` what was uploaded."""
 
-    def __init__(self, reference: Reference, sleep: Callable[[float], None] = time.sleep, login: Login | None = None) -> None:
+    def __init__(self, reference: Reference, policy: RetryPolicy = POLICY, login: Login | None = None) -> None:
         self.reference = reference
         self.sent_bytes = 0
         self._counting = threading.Lock()
-        self._connection = Connection(reference, sleep, login)
+        self._connection = Connection(reference, policy, login)
         self._path = f"/v2/{reference.name}"
         self._reading = f"repository:{reference.name}:pull"
         self._writing = f"repository:{reference.name}:pull,push"
@@ -111,7 +110,8 @@ class Repository:
         hashing = hashlib.sha256()
         done = 0
         with file.open("wb") as target:
-            for attempt in range(1, ATTEMPTS + 1):
+            left = self._connection.policy.attempts_left()
+            while True:
                 headers = {"Range": f"bytes={done}-"} if done else {}
                 with self._blob_response("GET", digest, (200, 206), headers=headers, stream=True) as response:
                     if done and response.status_code == 200:
@@ -128,9 +128,8 @@ class Repository:
                         broken = error
                 if broken is None or done >= size:
                     break
-                if attempt == ATTEMPTS:
+                if not left.wait():
                     raise BrokenConnectionError(f"{self.reference.host} broke off {digest} after {done:,} of {size:,} bytes") from broken
-                self._connection.wait(attempt)
         if f"sha256:{hashing.hexdigest()}" != digest:
             raise CorruptError(f"{self.reference.host} sent a blob of {self.reference.name} that is not {digest}")
         return Blob(file, digest, done)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlencode, urljoin
 
 from cloud_train.errors import CorruptError
-from cloud_train.image.connection import ATTEMPTS, PASSING, Connection, refusal
+from cloud_train.image.connection import Connection, refusal, waited
 from cloud_train.image.errors import BrokenConnectionError, RegistryError
 from cloud_train.image.layers import Blob
+from cloud_train.retry import TRANSIENT_STATUSES, Attempts
 
 if TYPE_CHECKING:
     from requests import Response
@@ -33,16 +34,16 @@ class Uploader:
     def send(self, blob: Blob) -> int:
         """Upload a blob; the bytes that were sent. Raises RegistryError if the registry refuses, or breaks off again and again."""
         location = self._start()
-        offset = failures = 0
+        offset, left = 0, self.connection.policy.attempts_left()
         with blob.file.open("rb") as file:
             while offset < blob.size:
                 piece = _piece(file, offset)
                 response = self._send_piece(location, piece, offset)
                 if response is not None and response.status_code in (202, 204):
-                    offset, location, failures = offset + len(piece), location_of(response, location), 0
+                    offset, location = offset + len(piece), location_of(response, location)
+                    left.restart()
                     continue
-                failures += 1
-                self._give_up_or_wait(response, failures, f"at {offset:,} of {blob.size:,} bytes")
+                self._wait_or_give_up(response, left, f"at {offset:,} of {blob.size:,} bytes")
                 offset, location = self._ask(location)
         self._finish(location, blob)
         return blob.size
@@ -57,16 +58,13 @@ class Uploader:
         except BrokenConnectionError:
             return None
 
-    def _give_up_or_wait(self, response: "Response | None", failures: int, where: str) -> None:
+    def _wait_or_give_up(self, response: "Response | None", left: Attempts, where: str) -> None:
         host = self.connection.host
         if response is None:
-            if failures >= ATTEMPTS:
-                raise BrokenConnectionError(f"{host} broke off an upload {where}, {failures} times", hint="try again later")
-            self.connection.wait(failures)
-            return
-        if failures >= ATTEMPTS or response.status_code not in PASSING | _MENDED_BY_ASKING:
+            if not left.wait():
+                raise BrokenConnectionError(f"{host} closed the connection of an upload {where}, {left.failures} times", hint="retry later")
+        elif response.status_code not in TRANSIENT_STATUSES | _MENDED_BY_ASKING or not waited(left, response):
             raise refusal(host, self.about, response)
-        self.connection.wait(failures, response.headers)
 
     def _ask(self, location: str) -> tuple[int, str]:
         """How much has arrived, and where the rest goes; an upload that the registry has forgotten begins anew."""

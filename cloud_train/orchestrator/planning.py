@@ -102,7 +102,7 @@ def plan_elsewhere(
     spec = before.job.model_copy(update={"provider": place.name, "store": url})
     if data is not None:
         if spec.data is None or not hasattr(spec.data, "path"):
-            raise UsageError(f"--data: the job of {before.run_id} reads no data from a folder")
+            raise UsageError(f"--data: the job of {before.run_id} does not read data from a folder")
         path = data if SCHEME.match(data) else str(Path(data).expanduser().absolute())
         spec = spec.model_copy(update={"data": spec.data.model_copy(update={"path": path})})
     _refuse_impossible(spec, place.name, place.capabilities, url)
@@ -128,7 +128,7 @@ def _host_data(spec: JobSpec, directory: Path, place: Provider) -> str | None:
     if not place.capabilities.mounts_folders:
         raise ProviderError(
             f"the machines of {place.name!r} cannot reach the data in {data}",
-            hint=f"put it into a store that they reach, and name it there: --set data.path={place.capabilities.stores[0]}://…",
+            hint=f"put it in a store that they can reach: --set data.path={place.capabilities.stores[0]}://…",
         )
     return str(data.resolve())
 
@@ -145,11 +145,11 @@ def _refuse_impossible(spec: JobSpec, name: str, capabilities: Capabilities, sto
     if scheme not in capabilities.stores:
         raise ProviderError(
             f"the machines of {name!r} cannot reach the store {store}",
-            hint=f"name a store of this kind: {', '.join(capabilities.stores)} (file means a folder)",
+            hint=f"use a store of one of these kinds: {', '.join(capabilities.stores)} (file means a folder)",
         )
     if spec.resources.nodes > capabilities.max_nodes:
         raise ProviderError(
-            f"resources.nodes is {spec.resources.nodes}, and {name!r} runs a job on at most {capabilities.max_nodes}",
+            f"resources.nodes is {spec.resources.nodes}, but {name!r} runs a job on at most {capabilities.max_nodes}",
             hint=f"set resources.nodes to {capabilities.max_nodes}, or choose another provider with --provider",
         )
 
@@ -158,7 +158,7 @@ def _refuse_out_of_reach(data: str | None, name: str, capabilities: Capabilities
     if data is not None:
         check_url(data)
         if scheme_of(data) not in capabilities.stores:
-            raise ProviderError(f"the machines of {name!r} cannot reach the data at {data}", hint="copy it to a store that they reach")
+            raise ProviderError(f"the machines of {name!r} cannot reach the data at {data}", hint="copy it to a store that they can reach")
 
 
 def _program(spec: JobSpec, directory: Path, provider: Provider, settings: Mapping[str, Any]) -> Program:
@@ -196,37 +196,37 @@ def _steps(spec: JobSpec, data: DataFacts | None) -> tuple[int | None, int | Non
 
 
 def _data_notes(loaded: LoadedJob) -> Iterator[str]:
-    """Where the data is not here: what comes of that, and what is not known before it is."""
+    """Notes about data that is not on this machine: what follows from that, and what is unknown until it is."""
     data, missing = loaded.spec.data, loaded.absent
     if missing is not None:
-        yield f"{missing.place}: {missing.message}; `submit` refuses this job until the data is there{_unknown(loaded)}"
+        yield f"{missing.place}: {missing.message}; `submit` refuses this job until the data exists{_unknown(loaded)}"
     elif data is None:
         return
     elif (url := data.store_url) is not None:
-        yield f"the data is fetched from {url} into the cache when the run starts, unless it is there{_unknown(loaded)}"
+        yield f"the data is fetched from {url} into the cache when the run starts, unless it is cached{_unknown(loaded)}"
     elif data.given_url is not None:
-        yield f"the data is downloaded into the cache when the run starts, unless it is there: {data.given_url}{_unknown(loaded)}"
+        yield f"the data is downloaded into the cache when the run starts, unless it is cached: {data.given_url}{_unknown(loaded)}"
 
 
 def _unknown(loaded: LoadedJob) -> str:
     if isinstance(loaded.spec.model, ScriptModel) or (loaded.data and loaded.data.train_samples is not None):
         return ""
     layers = "" if loaded.layers else "layers, classes, "
-    return f"; {layers}samples and the length of an epoch are not known before"
+    return f"; {layers}samples and the length of an epoch are unknown until then"
 
 
 def _cloud_notes(spec: JobSpec, place: Provider, config: Config | None) -> Iterator[str]:
-    """Where the settings come from if nobody named them, and what ends a job that has no limit of its own."""
+    """Notes about the source of the settings, and about what ends a job without a limit of its own."""
     if not place.capabilities.named_config:
         return
     settings = config.settings.get(place.name, {}) if config else {}
     if config is not None:
-        yield f"the settings of {place.name!r} are those of {config.file}"
+        yield f"settings of {place.name!r}: {config.file}"
     if spec.limits.duration is None and place.capabilities.limits_runtime:
         limit = settings.get("max_runtime", CloudSettings.model_fields["max_runtime"].default)
-        yield f"limits.duration is not set: the job is ended after {limit} ({place.name}.max_runtime), whatever it has done by then"
+        yield f"limits.duration is not set: {place.name}.max_runtime ends the job after {limit}, finished or not"
     if spec.resources.spot and settings.get("compute"):
-        yield f"resources.spot: the cluster {settings['compute']} ({place.name}.compute) has spot machines or not, whatever stands here"
+        yield f"resources.spot: the cluster {settings['compute']} ({place.name}.compute) decides on spot machines, not this field"
 
 
 def _notes(spec: JobSpec, provider: str, capabilities: Capabilities) -> tuple[str, ...]:
@@ -234,9 +234,9 @@ def _notes(spec: JobSpec, provider: str, capabilities: Capabilities) -> tuple[st
     for name in ("accelerator", "cpus", "memory"):
         value = getattr(spec.resources, name)
         if value is not None and name not in capabilities.enforces:
-            notes.append(f"resources.{name}: {value} is not enforced by {provider!r}; the program has what the machine has")
+            notes.append(f"resources.{name}: {value} is not enforced by {provider!r}; the program can use the whole machine")
     if not capabilities.containers and spec.image != ImageSpec():
-        notes.append(f"image: {provider!r} runs no container; the program has what this machine has installed")
+        notes.append(f"image: {provider!r} runs no container; the program uses what is installed on this machine")
     if spec.resources.spot and not capabilities.spot:
-        notes.append(f"resources.spot: {provider!r} has no spot capacity; it runs as usual")
+        notes.append(f"resources.spot: {provider!r} has no spot capacity; the run uses a regular machine")
     return tuple(notes)

@@ -55,7 +55,7 @@ def update_runs(home: Home, limit: int | None = None, note: Callable[[str], None
 
 
 def reconcile(home: Home, ledger: Ledger, run_id: str, observer: Observer | None = None) -> RunView:
-    """Look at a run, do what is to be done about it, and return where it stands then.
+    """Look at a run, carry out what is pending, and return where the run stands then.
 
     Raises NotFoundError for a run that the ledger does not know, or that was never written. An ``observer`` spares the provider.
     """

@@ -1,4 +1,4 @@
-"""Cancelling a run: its mark in the run directory says that it was cancelled and not failed, then the provider is told to stop it."""
+"""Cancelling a run: a mark in the run directory records that it was cancelled and did not fail; then its provider is told to stop it."""
 
 import time
 from collections.abc import Callable
@@ -51,12 +51,10 @@ def cancel(
         if run.state is State.CANCELLED:
             return run
         if run.state.is_end:
-            raise ConflictError(f"{run_id} has ended already: {run.state}", hint=f"see how with: cloud-train status {run_id}")
+            raise ConflictError(f"{run_id} has already ended: {run.state}", hint=f"see why with: cloud-train status {run_id}")
         entry = ledger.get(run_id)
         if entry is None or entry.reference is None:
-            raise ConflictError(
-                f"{run_id} is being submitted this very moment", hint=one_line(run.message) or "cancel it again in a second"
-            )
+            raise ConflictError(f"{run_id} is being submitted right now", hint=one_line(run.message) or "retry in a second")
         store = store_at(run.store)
         mark = f"{run_id}/{layout.cancel(run.attempt)}"
         store.put(mark, layout.AT_ONCE if force else b"")
@@ -74,7 +72,9 @@ def cancel(
                 heartbeat, deadline = run.heartbeat, max(deadline, clock() + margin)
             if clock() > deadline:
                 if force:
-                    raise ProviderError(f"{run_id} does not end", hint="try again, or end its processes by hand: cloud-train status")
+                    raise ProviderError(
+                        f"{run_id} does not stop", hint=f"retry, or kill its processes by hand; find them with: cloud-train status {run_id}"
+                    )
                 store.put(mark, layout.AT_ONCE)
                 stop(True)
                 deadline, force = clock() + (margin if is_slow else _MARGIN_SECONDS), True
@@ -122,7 +122,7 @@ def _stop(home: Home, run: RunView, alive: Handle, force: bool, *, sleep: Callab
 
 
 def _tell(home: Home, run: RunView, entry: Entry, force: bool) -> None:
-    if run.is_unmanaged:  # its worker looks for the mark every few seconds; nobody else can be told from here
+    if run.is_unmanaged:  # its worker looks for the mark every few seconds; there is no provider to tell
         return
     handle = Handle(run.run_id, run.attempt, run.provider, run.store, entry.reference or {})
     provider_at(home, run.provider).cancel(handle, force)

@@ -22,7 +22,7 @@ _MOST_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
-class Arrivals:
+class ShardExchange:
     """The folder, as one attempt on one node has it."""
 
     folder: Path

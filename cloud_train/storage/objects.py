@@ -15,6 +15,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import StoreError
@@ -30,7 +31,6 @@ from cloud_train.storage.base import (
     TransientStoreError,
 )
 from cloud_train.storage.http_errors import BEYOND_THE_END, answer_in, error_of
-from cloud_train.storage.renewal import Renewal
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult
@@ -48,6 +48,8 @@ ONE_TRY: "RetryConfig" = {"max_retries": 0}
 _PAGE = 1000
 _PIECE_BYTES = 1 << 18  # written while the processor's cache has it: with 1 MiB, the same writing costs nearly twice as much
 _LOOKED_AT_SINGLY = 10
+_UNDER_WAY_SECONDS = 60.0  # a request that was signed before the renewal may be refused after it
+_PAUSE_SECONDS = 5.0  # threads that are refused together ask once
 
 Explain = Callable[[int, str, str], StoreError | None]
 """A cloud's own words for an answer: HTTP status (0 without an answer), the service's error code, its message → an error, or None."""
@@ -337,6 +339,34 @@ class ObjectStorage:
 
     def _sdk_listed(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
         return (info for info in self._listing(prefix, after) if info.key.startswith(prefix) and info.key > after)
+
+
+class Renewal:
+    """When one store's credentials are renewed; may be used by many threads.
+
+    Each SDK renews temporary credentials before they expire. It cannot know that a key was replaced, that the user logged in again, or that
+    a token was revoked early: only the service's refusal tells. If the chain then finds other credentials, the request is worth another
+    attempt; if it finds the same ones, the refusal stands.
+    """
+
+    def __init__(self, renew: Callable[[], bool], clock: Callable[[], float] = time.monotonic) -> None:
+        """``renew`` asks the chain, and puts other credentials than those in use into their place; it returns whether there were any."""
+        self._renew, self._clock = renew, clock
+        self._lock = Lock()
+        self._renewed = self._asked = float("-inf")
+
+    def came(self) -> bool:
+        """After a refusal: whether there are other credentials by now. Raises StoreError where the chain itself ends in an error."""
+        with self._lock:
+            if self._clock() - self._renewed < _UNDER_WAY_SECONDS:
+                return True
+            if self._clock() - self._asked < _PAUSE_SECONDS:
+                return False
+            self._asked = self._clock()
+            if self._renew():
+                self._renewed = self._clock()
+                return True
+            return False
 
 
 def _info(key: str, result: "GetResult") -> ObjectInfo:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LEAST_TORCH = (2, 10)
 """The oldest version of torch whose ``weights_only`` keeps its promise, as in pyproject.toml."""
 _NEEDED = ("torch", "numpy", "safetensors", "pydantic")
-_MAY_PASS = ("DownloadError", "ArrivalError")  # by name, because their modules need what may be missing here
+_MAY_PASS = ("ArrivalError",)  # by name, because its module needs what may be missing here
 _LOST_PEER = (
     "Connection closed by peer",
     "Connection reset by peer",

@@ -52,7 +52,7 @@ def _check_settings(length: int, temperature: float, top_k: int | None, seed: in
 
 def _draw(scores_V: torch.Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
     if not scores_V.isfinite().all():
-        raise CorruptError("the model's scores are not finite: its weights are not those of a training that went well")
+        raise CorruptError("the model's scores are not finite: its weights do not come from a successful training")
     if temperature == 0:
         return int(scores_V.argmax())
     kept, places = scores_V.topk(min(top_k or len(scores_V), len(scores_V)))

@@ -63,7 +63,7 @@ def model_files(weights: Mapping[str, torch.Tensor], description: ModelDescripti
     return {WEIGHTS: save(_plain(weights)), DESCRIPTION: f"{json.dumps(fields, ensure_ascii=False)}\n".encode()}
 
 
-def load_model(folder: Path) -> tuple[nn.Module, ModelDescription]:
+def load_network(folder: Path) -> tuple[nn.Module, ModelDescription]:
     """The network of ``folder`` on the CPU, ready to answer. Raises NotFoundError without its files, CorruptError if they do not fit."""
     description = read_description(folder / DESCRIPTION)
     weights = read_weights(folder / WEIGHTS)

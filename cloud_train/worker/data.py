@@ -1,4 +1,4 @@
-"""Data from a store: brought into a cache of this machine once, verified, and shared by all runs that want the same.
+"""Data from a store or a web server: brought into a cache of this machine once, verified, and shared by all runs that want the same.
 
 Of a sharded image set only the index is brought here, for a program that can begin with it: ``worker.fetcher`` brings the shards meanwhile.
 
@@ -18,13 +18,17 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from cloud_train.data.downloads import FOLDER as DOWNLOADS
+from cloud_train.data.downloads import unpacked_place
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run.cached import is_folder, is_sealed, open_lock, open_to_read, others, own_folder, remove, seal
+from cloud_train.spec.secret_names import without_credentials
 from cloud_train.storage.registry import scheme_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from cloud_train.data.downloads import Download as DownloadedFile
     from cloud_train.storage.base import ObjectInfo, Store
     from cloud_train.storage.transfer.engine import Summary
     from cloud_train.storage.transfer.progress import Progress
@@ -84,6 +88,40 @@ def bring(url: str, cache: Path, note: Note, *, early: bool = False) -> Path:
     return place
 
 
+def download_all(files: Collection[DownloadedFile], cache: Path, note: Note, *, allow_loopback: bool = True) -> None:
+    """Bring the files that a data set has on web servers into ``cache``, each verified by its SHA-256, unless they are there.
+
+    An archive that was unpacked, and whose folder is as it was then, is not needed again. Of several processes that want the same file, one
+    downloads it and the others wait; what arrived before a crash does not move again. A machine of a cloud must not ``allow_loopback``.
+    Raises StoreError where the disk cannot take a file, and what ``storage.https.fetch_url`` raises.
+    """
+    for file in files:
+        place = file.place_in(cache)
+        try:
+            own_folder(cache, DOWNLOADS)
+            with _alone(
+                place.with_name(f"{place.name}.lock"), lambda: note("data: waiting for another process that downloads the same file")
+            ):
+                if not is_sealed(unpacked_place(file.sha256, cache)) and not is_sealed(place):
+                    _download_file(file, place, note, allow_loopback)
+        except OSError as error:
+            raise StoreError(f"cannot write {place}: {os.strerror(error.errno or 0).lower()}", hint="free some space there") from error
+
+
+def _download_file(file: DownloadedFile, place: Path, note: Note, allow_loopback: bool) -> None:
+    from cloud_train.storage.https import fetch_url
+
+    if not _is_file_of(place, file.sha256):
+        note(f"data: downloading {without_credentials(file.url)}")
+        arriving = place.with_name(f".{place.name}.arriving")
+        fetch_url(file.url, arriving, sha256=file.sha256, progress=Teller(note), allow_loopback=allow_loopback)
+        if is_folder(place):
+            remove(place)
+        arriving.replace(place)
+        note(f"data: {without_credentials(file.url)} is in {place}")
+    seal(place)
+
+
 def below(prefix: str, name: str) -> str:
     """The key of what is called ``name`` in a folder of a bucket; of the bucket itself the prefix is empty."""
     return f"{prefix}/{name}" if prefix else name
@@ -92,7 +130,7 @@ def below(prefix: str, name: str) -> str:
 def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo], place: Path, *, note: Note) -> None:
     """Make the place for the shards, with their index, once it is certain that all of them are in the store."""
     from cloud_train.data.shards import INDEX, MOST_INDEX_BYTES, read_index
-    from cloud_train.run.shard_exchange import Arrivals
+    from cloud_train.run.shard_exchange import ShardExchange
     from cloud_train.storage.transfer.files import Download, download
 
     sizes = {info.key: info.size for info in objects}
@@ -122,7 +160,7 @@ def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo],
     else:
         remove(place)
         beginning.rename(place)
-    Arrivals(place, "").come_from(url)
+    ShardExchange(place, "").come_from(url)
     seal(place / INDEX)
 
 
@@ -203,7 +241,7 @@ def _is_file_of(path: Path, sha256: str) -> bool:
     """Whether a plain file with this SHA-256 is there."""
     import threading
 
-    from cloud_train.storage.transfer.hashing import hash_file
+    from cloud_train.storage.transfer.local_files import hash_file
 
     descriptor = open_to_read(path)
     if descriptor is None:

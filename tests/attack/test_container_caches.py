@@ -17,7 +17,7 @@ from cloud_train.docker import container_paths
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.providers.docker.provider import DockerProvider
 from cloud_train.run.plan import Plan
-from cloud_train.run.shard_exchange import Arrivals
+from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.storage.registry import open_store
 from cloud_train.worker.data import bring
 from tests.docker_engine import engine_or_skip
@@ -41,13 +41,12 @@ def outside(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("planted", [".part", ".part.etag", ".lock", ""])
+@pytest.mark.parametrize("planted", [".{}.arriving", ".cloud-train-seal-{}", "{}.lock", "{}"])
 @pytest.mark.parametrize("dangles", [False, True])
 def test_a_download_follows_no_link_that_has_one_of_its_names(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outside: Path, planted: str, dangles: bool
 ) -> None:
-    pytest.importorskip("torch")
-    from cloud_train.training.data.download import fetch
+    from tests.downloads import fetched
     from tests.web_server import serving, sha256
 
     monkeypatch.setenv("no_proxy", "*")
@@ -55,42 +54,38 @@ def test_a_download_follows_no_link_that_has_one_of_its_names(
     downloads = tmp_path / "cache" / "downloads"
     downloads.mkdir(parents=True)
     total = sha256(CONTENT)
-    link = downloads / f"{total[:16]}-data.bin{planted}"
+    link = downloads / planted.format(f"{total[:16]}-data.bin")
     link.symlink_to(target)
-    if planted == ".part.etag":
-        link.with_suffix("").write_bytes(CONTENT[:10])
     with serving(**{"data.bin": CONTENT}) as server:
-        path = fetch(f"{server.url}/data.bin", total, tmp_path / "cache")
+        path = fetched(f"{server.url}/data.bin", total, tmp_path / "cache")
         assert "mine" not in str(server.requests)
     assert (path.read_bytes(), path.is_symlink()) == (CONTENT, False)
     assert [(each.name, each.read_bytes()) for each in outside.parent.iterdir()] == [("authorized_keys", b"mine\n")]
 
 
 def test_a_part_that_is_another_name_of_a_file_is_not_written_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outside: Path) -> None:
-    pytest.importorskip("torch")
-    from cloud_train.training.data.download import fetch
+    from tests.downloads import fetched
     from tests.web_server import serving, sha256
 
     monkeypatch.setenv("no_proxy", "*")
     total = sha256(CONTENT)
-    part = tmp_path / "cache" / "downloads" / f"{total[:16]}-data.bin.part"
+    part = tmp_path / "cache" / "downloads" / f".{total[:16]}-data.bin.arriving"
     part.parent.mkdir(parents=True)
     os.link(outside, part)
     with serving(**{"data.bin": CONTENT}) as server:
-        assert fetch(f"{server.url}/data.bin", total, tmp_path / "cache").read_bytes() == CONTENT
+        assert fetched(f"{server.url}/data.bin", total, tmp_path / "cache").read_bytes() == CONTENT
     assert outside.read_bytes() == b"mine\n"
 
 
 @pytest.mark.parametrize("name", ["downloads", "unpacked"])
 def test_a_folder_of_the_cache_that_is_a_link_is_refused(tmp_path: Path, outside: Path, name: str) -> None:
-    pytest.importorskip("torch")
-    from cloud_train.training.data.download import fetch
     from cloud_train.training.data.unpack import unpacked
+    from tests.downloads import fetched
 
     cache = tmp_path / "cache"
     cache.mkdir()
     (cache / name).symlink_to(outside.parent)
-    use = partial(fetch, "http://127.0.0.1:9/data.bin") if name == "downloads" else partial(unpacked, outside)
+    use = partial(fetched, "http://127.0.0.1:9/data.bin") if name == "downloads" else partial(unpacked, outside)
     with pytest.raises(StoreError, match=f"{name} is a link or a file, and the cache does not follow links"):
         use("0" * 64, cache)
     assert [each.name for each in outside.parent.iterdir()] == ["authorized_keys"]
@@ -109,29 +104,26 @@ def archive(tmp_path: Path) -> Path:
 
 def test_an_unpacked_folder_that_no_verified_unpacking_made_is_not_used(tmp_path: Path, archive: Path) -> None:
     pytest.importorskip("torch")
-    from cloud_train.training.data.unpack import fetch_unpacked
-    from tests.web_server import serving, sha256
+    from cloud_train.training.data.unpack import unpacked
+    from tests.web_server import sha256
 
     content = archive.read_bytes()
     total = sha256(content)
     planted = tmp_path / "cache" / "unpacked" / total[:16] / "images" / "cat"
     planted.mkdir(parents=True)
     (planted / "poison.png").write_bytes(b"poison")
-    with serving(**{"images.tar": content}) as server, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("no_proxy", "*")
-        folder = fetch_unpacked(f"{server.url}/images.tar", total, tmp_path / "cache")
+    folder = unpacked(archive, total, tmp_path / "cache")
+    assert contents(folder) == {"cat/1.png": b"cat", "dog/1.png": b"dog"}
+    for change in (
+        lambda: (folder / "cat" / "2.png").write_bytes(b"poison"),
+        lambda: (folder / "cat" / "1.png").write_bytes(b"dog"),
+        (folder / "dog" / "1.png").unlink,
+        lambda: (folder / "dog" / "link.png").symlink_to("/etc/passwd"),
+        lambda: overwritten_with_its_times(folder / "dog" / "1.png", b"god"),
+    ):
+        change()
+        assert unpacked(archive, total, tmp_path / "cache") == folder
         assert contents(folder) == {"cat/1.png": b"cat", "dog/1.png": b"dog"}
-        for change in (
-            lambda: (folder / "cat" / "2.png").write_bytes(b"poison"),
-            lambda: (folder / "cat" / "1.png").write_bytes(b"dog"),
-            (folder / "dog" / "1.png").unlink,
-            lambda: (folder / "dog" / "link.png").symlink_to("/etc/passwd"),
-            lambda: overwritten_with_its_times(folder / "dog" / "1.png", b"god"),
-        ):
-            change()
-            assert fetch_unpacked(f"{server.url}/images.tar", total, tmp_path / "cache") == folder
-            assert contents(folder) == {"cat/1.png": b"cat", "dog/1.png": b"dog"}
-        assert len(server.requests) == 1
 
 
 def test_where_an_archive_is_unpacked_a_planted_link_is_removed_and_not_what_it_leads_to(
@@ -191,7 +183,7 @@ def test_data_of_a_store_that_was_planted_or_changed_is_compared_with_the_store_
 
 
 def test_what_program_and_fetcher_say_to_each_other_goes_through_no_link(tmp_path: Path, outside: Path) -> None:
-    arrivals = Arrivals(tmp_path, "run", 0)
+    arrivals = ShardExchange(tmp_path, "run", 0)
     for name in ("order-run-0", f"order-run-0.{os.getpid()}", "failed-run-0", "stop-run-0"):
         (tmp_path / f".cloud-train-{name}").symlink_to(outside)
     (tmp_path / ".cloud-train-source").symlink_to(outside)

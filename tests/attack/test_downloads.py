@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
-
 from cloud_train.retry import RetryPolicy
 from cloud_train.storage.https import fetch_url
 from cloud_train.storage.url_safety import AddressRefusedError, connect, refusal
-from cloud_train.training.data.download import fetch
 from cloud_train.worker import contract
+from tests.downloads import fetched
 from tests.web_server import Answer, FileServer, serving, sha256
 
 Get = Callable[[str], bytes]
@@ -64,12 +62,12 @@ def server() -> Iterator[FileServer]:
         yield server
 
 
-@pytest.fixture(params=["trainer", "store"])
+@pytest.fixture(params=["worker", "store"])
 def get(request: pytest.FixtureRequest, tmp_path: Path) -> Get:
-    """Download a file as a trainer does, or as a store is read."""
+    """Download a file as a worker does, or as a store is read."""
 
-    def as_a_trainer(url: str) -> bytes:
-        return fetch(url, SUM, tmp_path, pause=lambda seconds: None, timeout_seconds=5).read_bytes()
+    def as_a_worker(url: str) -> bytes:
+        return fetched(url, SUM, tmp_path, allow_loopback=not os.environ.get(contract.PLATFORM)).read_bytes()
 
     def from_a_store(url: str) -> bytes:
         policy = RetryPolicy(5, sleep=lambda seconds: None)
@@ -78,7 +76,7 @@ def get(request: pytest.FixtureRequest, tmp_path: Path) -> Get:
         )
         return (tmp_path / "file").read_bytes()
 
-    return as_a_trainer if request.param == "trainer" else from_a_store
+    return as_a_worker if request.param == "worker" else from_a_store
 
 
 @pytest.mark.parametrize("host", METADATA)

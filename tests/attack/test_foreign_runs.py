@@ -118,7 +118,7 @@ def test_a_changed_run_is_resumed_once_it_was_adopted_again_and_accepted(home: H
     rewrite(run, lambda record: record["program"].update(command=["/bin/sh", "-c", f"touch {tmp_path}/canary"]))
     notes: list[str] = []
     adopt(home, run.run_directory, note=notes.append)
-    assert notes == [f"run.json of {run.run_id} is not the one that is known here: resume will show what it starts, and ask"]
+    assert notes == [f"run.json of {run.run_id} has changed since this machine knew it: resume will show what it starts, and ask"]
     with pytest.raises(NotTrustedError):
         resume(home, run.run_id)
     assert not (tmp_path / "canary").exists()
@@ -524,7 +524,7 @@ def test_no_text_of_a_run_directory_makes_a_line_that_looks_like_ours(home: Home
 def test_a_run_that_is_known_in_one_store_is_not_adopted_from_another(home: Home, start: Submit, tmp_path: Path) -> None:
     run = end_of(home, start("false"))
     shutil.copytree(run_folder(run), tmp_path / "copy" / run.run_id)
-    with pytest.raises(ConflictError, match="in the ledger already"):
+    with pytest.raises(ConflictError, match="already in the ledger"):
         adopt(home, f"{tmp_path}/copy/{run.run_id}")
 
 

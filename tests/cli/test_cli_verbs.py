@@ -142,7 +142,7 @@ def test_a_node_that_the_run_does_not_have_is_a_mistake(cloud_train: CommandLine
     for follow in ((), ("--follow",)):
         ended = cloud_train("logs", run_id, "--node", "1", *follow)
         assert (ended.status, ended.out) == (2, b"")
-        assert f"error: {run_id} has no node 1: its nodes are 0 only\nhint: resources.nodes of its job is 1\n" in ended.err
+        assert f"error: {run_id} has no node 1; its nodes are 0 only\nhint: resources.nodes in its job is 1\n" in ended.err
 
 
 @pytest.mark.slow
@@ -155,7 +155,7 @@ def test_tail_prints_the_last_lines_alone(cloud_train: CommandLine) -> None:
 def test_status_of_a_failed_run_says_why_shows_its_last_lines_and_what_to_do(cloud_train: CommandLine) -> None:
     run_id = cloud_train.submit("seq 1 30; printf 'bar 1%%\\rbar 2%%\\n'; exit 7")
     text = cloud_train("status", run_id[:6]).text
-    assert "The program ended with an error." in text
+    assert "The program failed." in text
     assert "exit status 7" in text
     assert "  30\n  bar 2%\n" in text
     assert "  20\n" not in text

@@ -324,7 +324,7 @@ def test_who_cancels_a_run_of_another_machine_waits_as_long_as_it_gives_signs_of
 
 def test_who_cancels_a_run_of_another_machine_that_gives_no_sign_of_life_is_told(other_home: Home, dead_elsewhere: RunView) -> None:
     fake = FakeTime()
-    with pytest.raises(ProviderError, match="does not end"):
+    with pytest.raises(ProviderError, match="does not stop"):
         cancel(other_home, dead_elsewhere.run_id, sleep=lambda _: fake.sleep(1), clock=fake.clock)
     assert 40 < fake.now < 120
 
@@ -404,7 +404,7 @@ def test_a_copy_holds_each_log_as_one_file_and_says_what_never_arrived(
     assert (again.copied, again.bytes, again.unchanged) == ((), 0, len(copy.copied))
     connections.store_at(far_store).put(segment_key(log, 12), b"four\n")
     torn = sync(home, run.run_id, tmp_path / "copy")
-    assert torn.skipped == ((layout.output_log(1), "what follows byte 8 is left out, because the bytes up to 12 are not in the store"),)
+    assert torn.skipped == ((layout.output_log(1), "cut at byte 8, because the bytes up to 12 are missing in the store"),)
     assert (copy.folder / layout.output_log(1)).read_bytes() == b"one\ntwo\n"
 
 
@@ -433,7 +433,7 @@ def test_data_that_is_not_in_its_store_is_refused_before_anything_is_written(
     job = tmp_path / "job.yaml"
     job.write_text(f"name: far\nmodel: {{kind: script, command: 'true'}}\ndata: {{dataset: files, path: '{bucket}/photos'}}\nstore: runs\n")
     plan = make_plan(home, job)
-    with pytest.raises(UsageError, match="there is nothing at"):
+    with pytest.raises(UsageError, match="nothing found at"):
         submit(home, plan)
     assert not (tmp_path / "runs").exists()
     server.put_raw(bucket, "photos/x", b"there")

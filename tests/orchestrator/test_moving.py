@@ -85,7 +85,7 @@ def test_only_a_checkpoint_whose_every_byte_checks_moves(home: Home, ended: RunV
     said: list[str] = []
     there = moved(home, ended, bucket, said.append)
     assert there.resumed_step == 1
-    assert any("passed over checkpoint step-00000002" in line for line in said)
+    assert any("skipped checkpoint step-00000002" in line for line in said)
     assert any("copied checkpoint step-00000001" in line and "verified" in line for line in said)
 
 

@@ -279,8 +279,9 @@ def desk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def snapshot(desk: Desk) -> dict[str, str]:
-    """Everything in the home and in the store, by its SHA-256."""
-    contents = {str(path): path.read_bytes() for path in desk.home.folder.rglob("*") if path.is_file()}
+    """Everything in the home and in the store, by its SHA-256, but for what ``sync`` remembers of its own copies."""
+    files = (path for path in desk.home.folder.rglob("*") if path.is_file() and "transfers" not in path.parts)
+    contents = {str(path): path.read_bytes() for path in files}
     contents |= {key: data for key, (data, _) in desk.store.objects.items()}
     return {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
 

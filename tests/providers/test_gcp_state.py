@@ -54,7 +54,7 @@ def test_a_state_that_comes_tomorrow_ends_nothing() -> None:
 @pytest.mark.parametrize(
     ("message", "code", "cause", "words"),
     [
-        (f"{REPLICA} 10.", 3, Cause.FAILED, "ended with an error"),
+        (f"{REPLICA} 10.", 3, Cause.FAILED, "The program failed"),
         (f"{REPLICA} 11.", 3, Cause.OUT_OF_MEMORY, ""),
         (f"{REPLICA} 12.", 3, Cause.PREEMPTED, ""),
         (f"{REPLICA} 13.", 3, Cause.CANCELLED, ""),

@@ -21,7 +21,7 @@ from cloud_train.training.data.samples import Batch
 from cloud_train.training.description import ModelDescription
 from cloud_train.training.distributed import ALONE
 from cloud_train.training.learner import Learner
-from cloud_train.training.modelfile import load_model
+from cloud_train.training.modelfile import load_network
 from cloud_train.training.position import Position
 from cloud_train.training.stopping import Patience
 from tests.training.trainer import TestRun, make_job, make_run
@@ -72,7 +72,7 @@ def test_the_model_of_a_checkpoint_is_what_would_be_delivered(tmp_path: Path) ->
     learner = trained()
     with CheckpointWriter(run, DESCRIPTION, {}) as checkpoints:
         checkpoints.save(snapshot(learner, 1), {})
-    network, description = load_model(run.checkpoints / "step-00000001")
+    network, description = load_network(run.checkpoints / "step-00000001")
     assert description == DESCRIPTION
     assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in learner.delivered.state_dict().items())
 

@@ -18,7 +18,7 @@ from cloud_train.networks.rnn import RnnModel
 from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.description import ModelDescription
-from cloud_train.training.modelfile import load_model, save_model
+from cloud_train.training.modelfile import load_network, save_model
 from cloud_train.training.models.building import build
 
 CNN = ModelDescription(CnnModel(kind="cnn", blocks=(ConvBlock(filters=2),)), ("no", "yes"), (1, 8, 8))
@@ -51,7 +51,7 @@ def test_a_model_that_is_saved_and_loaded_is_the_same(tmp_path: Path, descriptio
             assert module.running_mean is not None
             module.running_mean.fill_(0.25)
     save_model(tmp_path, network, description)
-    loaded, found = load_model(tmp_path)
+    loaded, found = load_network(tmp_path)
     assert found == description
     assert not loaded.training
     assert list(loaded.state_dict()) == list(network.state_dict())
@@ -89,7 +89,7 @@ def test_a_description_holds_what_a_job_and_its_data_say() -> None:
 def test_a_file_that_is_missing_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(NotFoundError, match=name):
-        load_model(folder)
+        load_network(folder)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_description_that_does_not_fit_is_refused_before_a_network_is_built(fo
     fields = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps({**fields, **changes}))
     with pytest.raises(CorruptError, match=reason):
-        load_model(folder)
+        load_network(folder)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_description_of_a_classifier_of_lines_is_looked_at_as_closely(tmp_path
     fields = json.loads((tmp_path / "model.json").read_text())
     (tmp_path / "model.json").write_text(json.dumps({**fields, **changes}))
     with pytest.raises(CorruptError, match=reason):
-        load_model(tmp_path)
+        load_network(tmp_path)
 
 
 # With few weights to give to it, a network can still be told to make giant images, or to go over them with a giant kernel.
@@ -170,7 +170,7 @@ def test_a_description_whose_answers_would_take_all_memory_or_time_is_refused(
     description = replace(CNN, model=CnnModel(kind="cnn", blocks=(block,), head="average"), image_shape=shape)
     save_model(tmp_path, build(description, seed=0), description)
     with pytest.raises(CorruptError, match="no machine has the memory or the time"):
-        load_model(tmp_path)
+        load_network(tmp_path)
 
 
 def test_a_million_blocks_are_refused_before_a_network_is_made_of_them(folder: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_million_blocks_are_refused_before_a_network_is_made_of_them(folder: P
     fields["model"] = {"kind": "cnn", "blocks": [{"filters": 1}] * 1_000_000}
     (folder / "model.json").write_text(json.dumps(fields))
     with pytest.raises(CorruptError, match="more than 1,000 blocks"):
-        load_model(folder)
+        load_network(folder)
 
 
 def test_the_buffers_of_a_batch_normalization_are_no_parameters_and_are_looked_at_all_the_same(tmp_path: Path) -> None:
@@ -188,28 +188,28 @@ def test_the_buffers_of_a_batch_normalization_are_no_parameters_and_are_looked_a
     for name, tensor in (("blocks.0.norm.running_var", torch.ones(3)), ("huge.running_mean", torch.ones(1))):
         save_file({**weights, name: tensor}, tmp_path / "model.safetensors")
         with pytest.raises(CorruptError, match=name):
-            load_model(tmp_path)
+            load_network(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"null", b"[]", b"{}", b"[" * 100_000, b'{"format": 1}', b"NaN"])
 def test_a_description_that_is_no_description_is_refused(folder: Path, content: bytes) -> None:
     (folder / "model.json").write_bytes(content)
     with pytest.raises(CorruptError, match=r"model\.json"):
-        load_model(folder)
+        load_network(folder)
 
 
 def test_a_description_of_absurd_size_is_not_read(folder: Path) -> None:
     with (folder / "model.json").open("r+b") as file:
         file.truncate(1 << 40)
     with pytest.raises(CorruptError, match="larger than"):
-        load_model(folder)
+        load_network(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"12345678", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0{}", (10**15).to_bytes(8, "little") + b"{}"])
 def test_weights_that_are_no_safetensors_file_are_refused(folder: Path, content: bytes) -> None:
     (folder / "model.safetensors").write_bytes(content)
     with pytest.raises(CorruptError, match=r"model\.safetensors"):
-        load_model(folder)
+        load_network(folder)
 
 
 @pytest.mark.parametrize("cut", [1, 100, 300])
@@ -217,7 +217,7 @@ def test_weights_that_are_cut_short_are_refused(folder: Path, cut: int) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(CorruptError, match=r"model\.safetensors"):
-        load_model(folder)
+        load_network(folder)
 
 
 @pytest.mark.parametrize(
@@ -235,4 +235,4 @@ def test_weights_of_another_form_are_refused(folder: Path, name: str, tensor: to
     del weights["classifier.bias"]
     save_file({**weights, name: tensor}, path)
     with pytest.raises(CorruptError, match=reason):
-        load_model(folder)
+        load_network(folder)

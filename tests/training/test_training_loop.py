@@ -18,7 +18,7 @@ from cloud_train.training.data.digits import load_digits
 from cloud_train.training.distributed import World
 from cloud_train.training.evaluation import evaluate
 from cloud_train.training.learner import DivergedError
-from cloud_train.training.modelfile import load_model
+from cloud_train.training.modelfile import load_network
 from cloud_train.training.ordering import validation_picks
 from tests.training.trainer import make_job, make_run, train_here
 
@@ -118,7 +118,7 @@ def test_the_final_model_loads_by_itself_and_is_as_good_as_the_metrics_say(tmp_p
     run = make_run(tmp_path)
     metrics = train_here(make_job(CNN), run)
     assert set(verify(run.model).files) == {"model.safetensors", "model.json"}
-    network, description = load_model(run.model)
+    network, description = load_network(run.model)
     assert description.classes == tuple("0123456789")
     data = load_digits(DigitsData(dataset="digits", size=8), Path(), seed=0)
     assert evaluated(network, data, 512) == pytest.approx(metrics)
@@ -127,7 +127,7 @@ def test_the_final_model_loads_by_itself_and_is_as_good_as_the_metrics_say(tmp_p
 def test_validation_does_not_depend_on_the_batch_size(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     train_here(make_job(CNN), run)
-    network, _ = load_model(run.model)
+    network, _ = load_network(run.model)
     data = load_digits(DigitsData(dataset="digits", size=8), Path(), seed=0)
     whole = evaluated(network, data, 359)
     assert evaluated(network, data, 50) == pytest.approx(whole)
@@ -154,7 +154,7 @@ def test_a_training_that_diverges_ends_before_the_weights_are_spoilt_and_names_t
     assert "train.optimizer.lr" in caught.value.hint
     newest = newest_valid(run.checkpoints, print)
     assert newest is not None
-    load_model(newest)  # raises if a weight is not finite
+    load_network(newest)  # raises if a weight is not finite
     assert [verify(folder).step for folder in run.checkpoints.iterdir()] == [1]
     assert not list(run.model.iterdir())
 

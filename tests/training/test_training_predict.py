@@ -14,12 +14,12 @@ from cloud_train.data.digits import DigitsData
 from cloud_train.data.pixels import Normalize
 from cloud_train.networks.cnn import CnnModel, ConvBlock
 from cloud_train.networks.rnn import RnnModel
-from cloud_train.training import predict
+from cloud_train.training import loading, predict
 from cloud_train.training.data.decoding import middle, read_image
 from cloud_train.training.data.digits import load_digits
 from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.description import ModelDescription
-from cloud_train.training.modelfile import load_model, save_model
+from cloud_train.training.modelfile import load_network, save_model
 from cloud_train.training.models.building import build
 from tests.training.trainer import make_job, make_run, train_here
 
@@ -80,7 +80,7 @@ def test_images_of_digits_are_classified_as_in_validation(ask: Asking, digits_mo
     predictions = ask(digits_model, "--images", *files)["predictions"]
     assert ask.status == 0
     assert [one["file"] for one in predictions] == [str(file) for file in files]
-    network, _ = load_model(digits_model)
+    network, _ = load_network(digits_model)
     wanted = network(inputs).softmax(-1)
     for one, scores in zip(predictions, wanted.tolist(), strict=True):
         assert list(one["scores"].values()) == pytest.approx(scores, abs=0.02)  # a file has 256 shades
@@ -166,8 +166,8 @@ def test_a_line_is_cut_off_where_training_cut_it_and_unknown_words_are_alike(ask
 @pytest.mark.parametrize(
     ("arguments", "said", "hint"),
     [
-        (["--text=fine", "--text="], "nothing to read in the text ''", "a word"),
-        (["--text= \t"], "nothing to read", "a word"),
+        (["--text=fine", "--text="], "the text '' contains nothing to read", "one word"),
+        (["--text= \t"], "contains nothing to read", "one word"),
         (["--prompt=fine"], "classifies lines of text", "--text"),
         (["--images", "a.png"], "classifies lines of text", "--text"),
         (["--text=fine", "--prompt=fine"], "not allowed", None),
@@ -222,7 +222,7 @@ def test_an_image_of_absurd_size_is_refused_before_it_is_unpacked(
     ask: Asking, digits_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # put back after the test
-    monkeypatch.setattr(predict, "_MOST_PIXELS", 1000)
+    monkeypatch.setattr(loading, "_MOST_PIXELS", 1000)
     Image.new("L", (40, 40)).save(tmp_path / "large.png")
     assert ask(digits_model, "--images", tmp_path / "large.png")["error"]["code"] == "corrupt"
 

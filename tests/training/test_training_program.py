@@ -103,7 +103,7 @@ def test_text_that_is_not_there_is_a_message_and_no_traceback(tmp_path: Path) ->
 LOADING = """
 import os, runpy, signal
 import cloud_train.training.data.dataset
-from cloud_train.training.data.download import DownloadError
+from cloud_train.training.data.shards import ArrivalError
 def load(*unused):
     {what}
 cloud_train.training.data.dataset.load = load
@@ -118,10 +118,10 @@ def test_a_training_that_is_told_to_stop_while_it_loads_its_data_ends_at_once(tm
     assert not program.failure.exists()
 
 
-def test_a_server_that_cannot_be_reached_is_no_fault_of_the_job(tmp_path: Path) -> None:
+def test_a_shard_that_cannot_be_fetched_is_no_fault_of_the_job(tmp_path: Path) -> None:
     program = Program(tmp_path, CNN)
-    assert program.run("-c", LOADING.format(what='raise DownloadError("cannot download it")')).returncode == 1
-    assert program.said() == {"message": "cannot download it", "cause": "infrastructure"}
+    assert program.run("-c", LOADING.format(what='raise ArrivalError("it cannot be fetched")')).returncode == 1
+    assert program.said() == {"message": "it cannot be fetched", "cause": "infrastructure"}
 
 
 def test_what_nobody_foresaw_keeps_its_traceback_in_the_log(tmp_path: Path) -> None:

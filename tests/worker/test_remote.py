@@ -1,4 +1,4 @@
-"""A run in a store, as a worker claims attempts and brings checkpoints: what is damaged, incomplete or hostile there harms nothing."""
+"""A run in a store, as a worker lease attempts and brings checkpoints: what is damaged, incomplete or hostile there harms nothing."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from cloud_train.storage import registry
 from cloud_train.storage.base import ObjectMissingError, TransientStoreError
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.retrying import RetryingStore
-from cloud_train.worker.shipping.remote import CLAIMED, TAKEN, Remote
+from cloud_train.worker.remote import CLAIMED, TAKEN, Remote
 from tests.storage.memory_store import MemoryStore
 
 RUN = "run-1"
@@ -189,12 +189,12 @@ def test_another_node_does_not_start_from_a_damaged_checkpoint(run: Run) -> None
 
 def test_of_many_workers_one_claims_the_attempt(run: Run) -> None:
     answers: list[str] = []
-    claims = [
+    lease = [
         Thread(target=lambda name=name: answers.append(run.remote.claim("attempts/1/status.json", name))) for name in (b"a", b"b", b"c")
     ]
-    for claim in claims:
+    for claim in lease:
         claim.start()
-    for claim in claims:
+    for claim in lease:
         claim.join()
     assert sorted(answers) == [CLAIMED, TAKEN, TAKEN]
 

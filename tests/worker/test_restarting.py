@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cloud_train.exit_status import TAKEN
 from cloud_train.run import layout
 from cloud_train.run.states import Cause, State
-from cloud_train.worker.restarting import TAKEN
 from tests.stores import server_or_skip, use
 from tests.worker.in_store import RUN_ID, Machine
 

@@ -14,8 +14,7 @@ from cloud_train.job import cloud_names as forms
 from cloud_train.job.loopback import is_loopback
 from cloud_train.providers.base import Request
 from cloud_train.providers.cloud import descriptions
-from cloud_train.providers.cloud.jobs import ATTEMPT, RUN, STORE, image_of, job_name, longest_seconds
-from cloud_train.providers.cloud.worker_command import ENVIRONMENT, worker_command
+from cloud_train.providers.cloud.jobs import ATTEMPT, ENVIRONMENT, RUN, STORE, image_of, job_name, longest_seconds, worker_command
 from cloud_train.run.states import Cause
 
 if TYPE_CHECKING:

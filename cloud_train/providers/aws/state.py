@@ -10,8 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from cloud_train import exit_status
 from cloud_train.providers.base import Observation
-from cloud_train.providers.cloud.observations import KILLED, STORE_ERROR, ended, said_by, unknown
+from cloud_train.providers.cloud.observations import ended, said_by, unknown
 from cloud_train.run.states import Cause, State
 
 _GOING_ON = {
@@ -105,10 +106,10 @@ def failure(reason: str) -> Observation:
 
 
 def _of_exit(code: int, reason: str) -> Observation:
-    if code == STORE_ERROR:
+    if code == exit_status.STORE:
         remedy = "its worker could not reach the store: does the role (aws.role) read and write there, and is the bucket in this region?"
         return ended(Cause.INFRASTRUCTURE, f"{reason}; {remedy}")
-    if code == KILLED:
+    if code == exit_status.KILLED:
         return ended(Cause.INFRASTRUCTURE, f"{reason}; the container was killed: for want of memory, or as its machine was taken back")
     return ended(Cause.FAILED, f"the container ended before its worker could say why: {reason}")
 

@@ -8,8 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from cloud_train import exit_status
 from cloud_train.providers.base import Observation
-from cloud_train.providers.cloud.observations import KILLED, STORE_ERROR, TERMINATED, ended, said_by, unknown
+from cloud_train.providers.cloud.observations import ended, said_by, unknown
 from cloud_train.run.states import Cause, State
 
 _LIVING = {
@@ -84,7 +85,7 @@ def _failed(error: str) -> Observation:
 
 def _of_exit(exit_code: int) -> Cause:
     """What an exit status means that is none of a worker's causes: the worker did not get to say why."""
-    return Cause.INFRASTRUCTURE if exit_code in (STORE_ERROR, KILLED, TERMINATED, -9, -15) else Cause.FAILED
+    return Cause.INFRASTRUCTURE if exit_code in (exit_status.STORE, exit_status.KILLED, exit_status.TERMINATED, -9, -15) else Cause.FAILED
 
 
 def _meaning(error: str) -> tuple[Cause, str]:

@@ -1,7 +1,11 @@
-"""What a job of a cloud takes from the plan, whichever cloud it is: its name, its image, its time limit, and whose it is. Pure."""
+"""What the job of any cloud takes from the plan: its name, image, time limit, tags, and the command that starts its worker. Pure."""
 
 import math
 from typing import TYPE_CHECKING
+
+from cloud_train.docker import container_paths
+from cloud_train.providers.base import worker_arguments
+from cloud_train.run.platform_rules import NodeVariables, SecretUrl
 
 if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
@@ -12,6 +16,12 @@ STORE = "cloud-train-store"
 """Keys of the tags, or labels, by which a job is found again."""
 NOT_BUILT = "sha256:" + "0" * 64
 """Stands for the image's digest before there is an image."""
+
+_HOME = "/tmp/cloud-train"
+WORKSPACE = f"{_HOME}/work"
+"""Where the worker keeps the run's files meanwhile."""
+ENVIRONMENT = {"HOME": "/tmp", "USER": "cloud-train", "CLOUD_TRAIN_HOME": _HOME}
+"""What the worker and its program find in their environment."""
 
 _DAY = "1 d"
 _MARGIN_SECONDS = 900
@@ -44,3 +54,13 @@ def longest_seconds(plan: "Plan") -> float:
 def whole_seconds(plan: "Plan") -> int:
     """The same for clouds that count whole seconds."""
     return math.ceil(longest_seconds(plan))
+
+
+def worker_command(plan: "Plan", platform: str | NodeVariables, secrets: str | SecretUrl | None = None) -> list[str]:
+    """The words of the command. ``platform`` tells how the worker learns its place among the nodes: a name in ``worker.platforms``, or the
+    variables of another platform. ``secrets`` tells where the job's secrets are: a place as in ``worker.secrets``, or a request.
+    """
+    platform = platform if isinstance(platform, str) else platform.to_json()
+    secrets = secrets.to_option() if isinstance(secrets, SecretUrl) else secrets
+    place = ["--workspace", WORKSPACE, "--platform", platform, *(["--secrets", secrets] if secrets else [])]
+    return [container_paths.PYTHON, "-m", "cloud_train.worker", "--store", plan.store, *worker_arguments(plan), *place]

@@ -3,15 +3,10 @@
 A worker says in the run directory how its attempt ended, and again by its exit status, for where that is all that a provider tells.
 """
 
+from cloud_train.exit_status import TAKEN as TAKEN_STATUS
 from cloud_train.providers.base import TAKEN, Observation
 from cloud_train.run.states import Cause, State
 
-STORE_ERROR = 6
-"""A worker's exit status for errors.StoreError: it could not read or write the run directory."""
-KILLED = 128 + 9
-TERMINATED = 128 + 15
-
-_TAKEN = 3  # a worker's exit status where another worker was faster to begin the attempt
 _CAUSES = {cause.exit_code: cause for cause in Cause if cause is not Cause.REJECTED}
 
 
@@ -27,7 +22,7 @@ def unknown(message: str) -> Observation:
 
 def said_by(exit_status: int) -> Observation | None:
     """What a worker says of its attempt with this exit status; None for one with which no worker says why it ended."""
-    if exit_status == _TAKEN:
+    if exit_status == TAKEN_STATUS:
         return TAKEN
     cause = _CAUSES.get(exit_status)
     return None if cause is None else ended(cause)

@@ -8,15 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from cloud_train import exit_status
 from cloud_train.providers.base import TAKEN, Observation
 from cloud_train.run.states import Cause, State
 
 _BY_WORKER = {cause.exit_code: cause for cause in Cause if cause is not Cause.REJECTED}
 """The exit statuses with which a worker says why its attempt ended."""
-_TAKEN = 3  # the worker's exit status where another worker was faster to begin the attempt
-_STORE_ERROR = 6  # the worker's exit status for errors.StoreError: it could not read or write the run directory
-_KILLED = 128 + 9
-_TERMINATED = 128 + 15
 _LOST = 255
 """The exit status that the engine gives to a container of which it lost sight, because it was itself ended, or the machine was."""
 
@@ -71,7 +68,7 @@ def verdict(nodes: Sequence[Seen]) -> Verdict:
     """
     if not nodes:
         return Verdict(_end(Cause.INFRASTRUCTURE, "the submission was cut off before there was a container"))
-    if nodes[0].rank == 0 and nodes[0].status == "exited" and nodes[0].exit_code == _TAKEN:
+    if nodes[0].rank == 0 and nodes[0].status == "exited" and nodes[0].exit_code == exit_status.TAKEN:
         return Verdict(TAKEN)
     ends = [(node, end) for node in nodes if (end := _end_of(node)) is not None]
     without_a_word = [(node, end) for node, end in ends if not _has_spoken(node)]
@@ -117,13 +114,13 @@ def _of_exit(node: Seen) -> Observation:
     if node.out_of_memory:
         limit = f"its {_megabytes(node.memory_limit)} (resources.memory)" if node.memory_limit else "what the machine has"
         return _end(Cause.OUT_OF_MEMORY, f"the container needed more memory than {limit}, and its worker was killed for it")
-    if code == _KILLED:
+    if code == exit_status.KILLED:
         return _end(Cause.INFRASTRUCTURE, "the container was killed: by somebody, by the engine as it stopped, or by the kernel")
-    if code == _TERMINATED:
+    if code == exit_status.TERMINATED:
         return _end(Cause.INFRASTRUCTURE, "the container was stopped before its worker could listen")
     if code == _LOST:
         return _end(Cause.INFRASTRUCTURE, f"the engine or the machine was restarted while the container ran{_tail(node)}")
-    cause = Cause.INFRASTRUCTURE if code == _STORE_ERROR else Cause.FAILED
+    cause = Cause.INFRASTRUCTURE if code == exit_status.STORE else Cause.FAILED
     return _end(cause, f"the container ended with exit status {code} before its worker could say why{_tail(node)}")
 
 

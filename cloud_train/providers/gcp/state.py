@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from cloud_train import exit_status
 from cloud_train.providers.base import TAKEN, Observation
-from cloud_train.providers.cloud.observations import KILLED, STORE_ERROR, TERMINATED, ended, said_by, unknown
+from cloud_train.providers.cloud.observations import ended, said_by, unknown
 from cloud_train.run.states import Cause, State
 
 STATES = {
@@ -114,10 +115,10 @@ def _failed(message: str, code: int) -> Observation:
 def _of_exit(status: int, message: str) -> Observation:
     if said := said_by(status):
         return said
-    if status == STORE_ERROR:
+    if status == exit_status.STORE:
         advice = "the worker could not reach the run directory: gcp.service_account needs roles/storage.objectUser on the bucket"
         return ended(Cause.INFRASTRUCTURE, f"{advice} ({message})")
-    if status in (KILLED, TERMINATED):
+    if status in (exit_status.KILLED, exit_status.TERMINATED):
         return ended(Cause.INFRASTRUCTURE, f"the worker was killed before it could say why ({message})")
     if status in _NO_COMMAND:
         return ended(Cause.REJECTED, f"the image has no python3 that starts ({message})")

@@ -16,8 +16,7 @@ from pathlib import Path
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.storage.base import UNKNOWN_SIZE, InvalidKeyError, ObjectChangedError, ObjectInfo, ObjectMissingError
 from cloud_train.storage.transfer.engine import Engine, Identity, Known, check_tries
-from cloud_train.storage.transfer.hashing import Hasher, StoppedError
-from cloud_train.storage.transfer.local_files import PartialFile, Source
+from cloud_train.storage.transfer.local_files import Hasher, PartialFile, Source, StoppedError
 from cloud_train.storage.transfer.paths import explain, explained, open_folder
 from cloud_train.storage.transfer.pool import Step
 

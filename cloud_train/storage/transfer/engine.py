@@ -11,9 +11,9 @@ from typing import Protocol
 
 from cloud_train.errors import StoreError
 from cloud_train.storage.base import Multipart, Store
+from cloud_train.storage.transfer.local_files import SmallFiles
 from cloud_train.storage.transfer.pool import Bounds, Signals, Step, run_steps
 from cloud_train.storage.transfer.progress import Meter, Progress
-from cloud_train.storage.transfer.writing import SmallFiles
 
 _ABORT_SECONDS = 5.0
 

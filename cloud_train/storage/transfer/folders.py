@@ -17,7 +17,7 @@ from cloud_train.beneath import IrregularError, open_file
 from cloud_train.storage.base import ObjectInfo, ObjectMissingError, Store
 from cloud_train.storage.transfer.downloading import Download, download_step
 from cloud_train.storage.transfer.engine import Engine, Identity, Known, Options, Summary
-from cloud_train.storage.transfer.hashing import PIECE_BYTES, StoppedError, hash_file
+from cloud_train.storage.transfer.local_files import PIECE_BYTES, StoppedError, hash_file
 from cloud_train.storage.transfer.paths import TEMPORARY, explain, explained, ignores_case, open_folder, place, unsafe
 from cloud_train.storage.transfer.pool import Step
 from cloud_train.storage.transfer.remembered import Memory
@@ -156,7 +156,7 @@ class _Comparison:
     def begin(cls, store: Store, folder: Path, prefix: str, options: Options) -> "_Comparison":
         engine = Engine(store, options)
         listed = {info.key: info for info in store.list(prefix)}
-        return cls(engine, folder, prefix, listed, Memory(options.state_folder, store.url, prefix, folder))
+        return cls(engine, folder, prefix, listed, Memory.in_state(options.state_folder, store.url, prefix, folder))
 
     def is_unchanged(self, key: str, identity: Identity) -> bool:
         """Whether object and file are both as they are remembered."""

@@ -18,7 +18,7 @@ from cloud_train.beneath import open_within
 from cloud_train.errors import CorruptError
 from cloud_train.storage.base import ObjectInfo, ObjectMissingError, UploadGoneError
 from cloud_train.storage.transfer.engine import Engine, Identity, Known, check_tries
-from cloud_train.storage.transfer.hashing import StoppedError, hash_file
+from cloud_train.storage.transfer.local_files import StoppedError, hash_file
 from cloud_train.storage.transfer.paths import explained
 from cloud_train.storage.transfer.pool import Step
 

@@ -29,24 +29,23 @@ from cloud_train.data.base import held_back
 from cloud_train.data.imagefolder import list_images
 from cloud_train.data.images import ImagesData
 from cloud_train.data.shardfolder import find_shards
-from cloud_train.run.shard_exchange import Arrivals
-from cloud_train.spec.problems import FieldError
+from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.decoder_processes import done_ahead, shared_memory
 from cloud_train.training.data.decoding import Chooser, UnreadableImageError, middle, prepare_pillow, random_part, read_image
 from cloud_train.training.data.samples import Batch, Pick, Samples
 from cloud_train.training.data.shards import ShardImages
-from cloud_train.training.data.unpack import fetch_unpacked, unpacked
+from cloud_train.training.data.unpack import unpacked
 from cloud_train.training.device import usable_cpus
 from cloud_train.training.randomness import derived_seed, permutation
 from cloud_train.worker import contract
 
 
 def load_images(data: ImagesData, place: Path, seed: int) -> DataSet:
-    """The images in the folder ``place``, or, with ``data.url`` only, in an archive that is fetched into the cache ``place``.
+    """The images in the folder ``place``, or, with ``data.url`` only, in the archive that was downloaded into the cache ``place``.
 
     The folder may also be one of tar shards, which may still be arriving. Without images in ``val``, which ones are for validation follows
-    from ``seed``. Raises FieldError for a folder that is not as it should be, and what ``fetch_unpacked`` and ``ShardImages`` raise.
+    from ``seed``. Raises FieldError for a folder that is not as it should be, and what ``unpacked`` and ``ShardImages`` raise.
     """
     folder = _downloaded(data, place) if data.path is None else _unpacked(place) if place.is_file() else place
     classes, files, validation_files = _found(data, folder)
@@ -70,7 +69,7 @@ def load_images(data: ImagesData, place: Path, seed: int) -> DataSet:
 def _found(data: ImagesData, folder: Path) -> "tuple[tuple[str, ...], Images, Images | None]":
     """The classes, the training images, and those for validation if they are told apart."""
     if (index := find_shards(folder, data.classes)) is not None:
-        arrivals = Arrivals(folder, os.environ.get(contract.RUN_ID, ""), int(os.environ.get(contract.NODE_RANK) or 0))
+        arrivals = ShardExchange(folder, os.environ.get(contract.RUN_ID, ""), int(os.environ.get(contract.NODE_RANK) or 0))
         validation = ShardImages(arrivals, index, "val") if index.of_part("val") else None
         return index.classes, ShardImages(arrivals, index, "train"), validation
     found = list_images(folder, data.classes, data.source_field)
@@ -81,9 +80,8 @@ def _found(data: ImagesData, folder: Path) -> "tuple[tuple[str, ...], Images, Im
 
 
 def _downloaded(data: ImagesData, cache: Path) -> Path:
-    if data.url is None or data.sha256 is None:
-        raise FieldError(("data",), "nothing says where the images come from", hint="give path, or url and sha256")
-    return fetch_unpacked(data.url, data.sha256, cache)
+    """The folder of images in the downloaded archive, unpacked in the cache."""
+    return unpacked(data.source_at(cache), data.sha256 or "", cache)
 
 
 def _unpacked(archive: Path) -> Path:

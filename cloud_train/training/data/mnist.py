@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
@@ -20,7 +19,6 @@ from cloud_train.data.mnist import MnistData
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.spec.problems import FieldError
 from cloud_train.training.data.dataset import DataSet
-from cloud_train.training.data.download import fetch
 from cloud_train.training.data.memory import Images, image_data_set
 
 _CLASSES = tuple(str(digit) for digit in range(10))
@@ -35,7 +33,7 @@ _HINT = "get the file anew, and check where it comes from"
 def load_mnist(data: MnistData, place: Path, seed: int) -> DataSet:
     """The images, as uint8 (images, 1, height, width), and their labels from 0 to 9.
 
-    ``place`` is the folder of ``data.path``, or without that the cache that the files are downloaded to. The files ``t10k-…`` are for
+    ``place`` is the folder of ``data.path``, or without that the cache with the downloaded files. The files ``t10k-…`` are for
     validation, unless a fraction of the training images is. Raises CorruptError naming the file and what is wrong with it, FieldError for
     a file that is not there.
     """
@@ -68,11 +66,10 @@ def _file(data: MnistData, place: Path, name: str) -> Path:
             if path.is_file():
                 return path
         raise FieldError(("data", "path"), f"{place} holds neither {names[0]} nor {names[1]}", hint="name the folder of the four files")
+    files = {file.name: file for file in data.downloads()}
     for each in names:
-        if each in data.sha256:
-            parts = urlsplit(data.url)
-            url = parts._replace(path=f"{parts.path.rstrip('/')}/{each}").geturl()
-            return fetch(url, data.sha256[each], place, each)
+        if each in files:
+            return files[each].place_in(place)
     raise FieldError(("data", "sha256"), f"{names[0]} is missing", hint="give the SHA-256 of each of the four files")
 
 

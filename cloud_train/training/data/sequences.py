@@ -14,7 +14,6 @@ from torch import Tensor
 from cloud_train.data.lines import Line, Unit, most_frequent, numbered, pieces, tokens_of
 from cloud_train.data.sequences import SequencesData
 from cloud_train.training.data.dataset import DataSet
-from cloud_train.training.data.download import path_or_download
 from cloud_train.training.data.memory import split
 from cloud_train.training.data.samples import Batch, Pick, Samples
 
@@ -54,10 +53,10 @@ class RaggedSamples(Samples):
 def load_sequences(data: SequencesData, place: Path, seed: int) -> DataSet:
     """The job's lines; the classes are their labels, sorted, and the vocabulary is that of the lines that are trained on.
 
-    ``place`` is the file or folder of ``data.path``, or without that the cache that the file is downloaded to. Which lines are for
+    ``place`` is the file or folder of ``data.path``, or without that the cache with the downloaded file. Which lines are for
     validation follows from ``seed``, unless there is a ``validation.tsv``. Raises FieldError for lines that cannot be used.
     """
-    lines, held_back = data.read(path_or_download(data, place))
+    lines, held_back = data.read(data.source_at(place))
     classes = tuple(sorted({line.label for line in lines}))
     if held_back is None:
         train_rows, validation_rows = split(len(lines), data.validation, seed, "lines")

@@ -10,17 +10,16 @@ from cloud_train.data.corpus import vocabulary as vocabulary_of
 from cloud_train.data.python_docs import PythonDocsData
 from cloud_train.data.text import TextData
 from cloud_train.training.data.dataset import DataSet
-from cloud_train.training.data.download import path_or_download
 from cloud_train.training.data.memory import TensorSamples
 
 
 def load_text(data: PythonDocsData | TextData, place: Path, _seed: int) -> DataSet:
     """The job's text; the validation text is its end.
 
-    ``place`` is the file or folder of ``data.path``, or without that the cache that the file is downloaded to. Raises FieldError for text
-    that cannot be used, and what ``download.fetch`` raises.
+    ``place`` is the file or folder of ``data.path``, or without that the cache with the downloaded file. Raises FieldError for text that
+    cannot be used.
     """
-    text = data.read(path_or_download(data, place) if isinstance(data, TextData) else place)
+    text = data.read(data.source_at(place) if isinstance(data, TextData) else place)
     vocabulary = vocabulary_of(text)
     train, validation = split(text, data.validation)
     return DataSet(

@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
 from cloud_train.beneath import open_file
+from cloud_train.data.downloads import UNPACKED, unpacked_place
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run.cached import is_folder, is_sealed, others, own_folder, remove, replace, seal
 from cloud_train.training.data.cache import disk_errors, exclusive, shown_bytes
-from cloud_train.training.data.download import fetch
 
-_UNPACKED = "unpacked"
 _MOST_MEMBERS = 20_000_000
 _PIECE_BYTES = 1 << 20
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
@@ -38,15 +37,6 @@ _HINT = "make the archive anew, of plain files and folders"
 _CLASHES = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EILSEQ)
 
 
-def fetch_unpacked(url: str, sha256: str, cache: Path) -> Path:
-    """The folder that the archive at ``url`` was unpacked to; while it is as it was then, the archive is neither verified nor needed again.
-
-    Raises what ``download.fetch`` and ``unpacked`` raise.
-    """
-    folder = _folder(sha256, cache)
-    return _content(folder) if is_sealed(folder) else unpacked(fetch(url, sha256, cache), sha256, cache)
-
-
 def unpacked(archive: Path, sha256: str, cache: Path) -> Path:
     """The folder that ``archive``, a verified .zip, .tar or .tar.gz (told by its content), was unpacked to, in ``cache``.
 
@@ -56,20 +46,16 @@ def unpacked(archive: Path, sha256: str, cache: Path) -> Path:
     left out. Raises CorruptError naming the member that is cut off, is a link or a device, is there twice, or lies outside; StoreError
     where the disk cannot take it.
     """
-    folder = _folder(sha256, cache)
+    folder = unpacked_place(sha256, cache)
     beside = folder.with_name(f"{folder.name}.part")
     with disk_errors(folder.parent):
-        own_folder(cache, _UNPACKED)
+        own_folder(cache, UNPACKED)
         with exclusive(folder.with_name(f"{folder.name}.lock"), f"unpacking {archive.name}"):
             if not is_sealed(folder):
                 if not (is_folder(folder) and _is_unpacked(archive, folder)):
                     _unpack_beside(archive, beside, folder)
                 seal(folder)
     return _content(folder)
-
-
-def _folder(sha256: str, cache: Path) -> Path:
-    return cache / _UNPACKED / sha256[:16]
 
 
 def _content(folder: Path) -> Path:

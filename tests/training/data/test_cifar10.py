@@ -1,4 +1,4 @@
-"""CIFAR-10's python version, made here as Python 2 wrote it."""
+"""CIFAR-10's binary version, made here."""
 
 import gzip
 import io
@@ -19,44 +19,53 @@ from cloud_train.training.data.cifar10 import load_cifar10
 from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.randomness import permutation
-from tests.training.data.python2 import python2_pickle
+from tests.downloads import downloaded
 from tests.web_server import serving, sha256
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-META = "batches.meta"
-ORDER = ("data_batch_4", "readme.html", "test_batch", "data_batch_3", META, "data_batch_2", "data_batch_5", "data_batch_1")
+META = "batches.meta.txt"
+ORDER = (
+    "data_batch_4.bin",
+    "readme.html",
+    "test_batch.bin",
+    "data_batch_3.bin",
+    META,
+    "data_batch_2.bin",
+    "data_batch_5.bin",
+    "data_batch_1.bin",
+)
 """As in the real archive, where they follow no order."""
 
 
-def record(number: int, images: int = 4, **changes: Any) -> dict[bytes, Any]:
-    """What batch ``number`` holds; image n of it has pixels that are drawn from the number of the batch, and class n + number."""
-    pixels = np.random.default_rng(number).integers(0, 256, (images, 3072), dtype=np.uint8)
-    whole: dict[bytes, Any] = {
-        b"batch_label": b"training batch %d of 5" % number,
-        b"labels": [(image + number) % 10 for image in range(images)],
-        b"data": pixels,
-        b"filenames": [b"thing_s_%06d.png" % image for image in range(images)],
-    }
-    return {**whole, **{key.encode(): value for key, value in changes.items()}}
+def pixels_of(number: int, images: int = 4) -> np.ndarray:
+    """The pixels of batch ``number``, drawn from its number; image n of it has class n + number."""
+    return np.random.default_rng(number).integers(0, 256, (images, 3072), dtype=np.uint8)
+
+
+def batch(number: int, images: int = 4, pixels: np.ndarray | None = None, labels: list[int] | None = None) -> bytes:
+    """The file of batch ``number``."""
+    labels = [(image + number) % 10 for image in range(images)] if labels is None else labels
+    rows = pixels_of(number, images) if pixels is None else pixels
+    return b"".join(bytes([label]) + row.tobytes() for label, row in zip(labels, rows, strict=True))
 
 
 def files(**changes: bytes) -> dict[str, bytes]:
-    """The files of the archive."""
-    made = {f"data_batch_{number}": python2_pickle(record(number)) for number in range(1, 6)}
-    made["test_batch"] = python2_pickle(record(0, images=3))
-    made[META] = python2_pickle({b"num_cases_per_batch": 4, b"label_names": [name.encode() for name in NAMES], b"num_vis": 3072})
+    """The files of the archive; ``changes`` by name without ``.bin``."""
+    made = {f"data_batch_{number}.bin": batch(number) for number in range(1, 6)}
+    made["test_batch.bin"] = batch(0, images=3)
+    made[META] = "".join(f"{name}\n" for name in (*NAMES, "")).encode()
     made["readme.html"] = b"<html>"
-    return {**made, **changes}
+    return {**made, **{f"{name}.bin": content for name, content in changes.items()}}
 
 
 def pack(path: Path, made: dict[str, bytes]) -> Path:
     with tarfile.open(path, "w:gz") as archive:
-        folder = tarfile.TarInfo("cifar-10-batches-py")
+        folder = tarfile.TarInfo("cifar-10-batches-bin")
         folder.type = tarfile.DIRTYPE
         archive.addfile(folder)
         for name in ORDER:
             if name in made:
-                info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+                info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
                 info.size = len(made[name])
                 archive.addfile(info, io.BytesIO(made[name]))
     return path
@@ -89,22 +98,22 @@ def test_the_archive_holds_images_in_the_order_of_the_batches(tmp_path: Path) ->
     loaded = load_cifar10(data(), pack(tmp_path / "cifar.tar.gz", files()), seed=0)
     assert loaded.classes == NAMES
     assert loaded.image_shape == (3, 32, 32)
-    pixels = np.concatenate([record(number)[b"data"] for number in range(1, 6)])
+    pixels = np.concatenate([pixels_of(number) for number in range(1, 6)])
     assert np.array_equal(inputs(loaded, "train").reshape(20, 3072).numpy(), pixels)
     assert loaded.train.targets.tolist() == [(image + number) % 10 for number in range(1, 6) for image in range(4)]
-    assert np.array_equal(inputs(loaded, "validation").reshape(3, 3072).numpy(), record(0, 3)[b"data"])
+    assert np.array_equal(inputs(loaded, "validation").reshape(3, 3072).numpy(), pixels_of(0, 3))
     assert loaded.validation.targets.tolist() == [0, 1, 2]
 
 
 def test_a_row_is_red_then_green_then_blue_each_row_by_row(tmp_path: Path) -> None:
     pixels = np.zeros((1, 3072), dtype=np.uint8)
     pixels[0, 1024 + 32 * 5 + 7] = 200
-    changed = python2_pickle(record(1, 1, data=pixels))
+    changed = batch(1, 1, pixels=pixels)
     loaded = load_cifar10(data(), pack(tmp_path / "cifar.tar.gz", files(data_batch_1=changed)), seed=0)
     assert inputs(loaded, "train")[0].nonzero().tolist() == [[1, 5, 7]]
 
 
-@pytest.mark.parametrize("inside", ["", "cifar-10-batches-py"])
+@pytest.mark.parametrize("inside", ["", "cifar-10-batches-bin"])
 def test_the_folder_is_as_good_as_the_archive(tmp_path: Path, inside: str) -> None:
     write(tmp_path / "cifar" / inside, files())
     of_folder = load_cifar10(data(), tmp_path / "cifar", seed=0)
@@ -115,10 +124,10 @@ def test_the_folder_is_as_good_as_the_archive(tmp_path: Path, inside: str) -> No
 
 def test_a_fraction_of_the_training_images_may_validate_instead(tmp_path: Path) -> None:
     made = files()
-    del made["test_batch"]
+    del made["test_batch.bin"]
     archive = pack(tmp_path / "cifar.tar.gz", made)
     loaded = load_cifar10(data(validation=0.25, augment=Augment(crop=4)), archive, seed=7)
-    everything = torch.from_numpy(np.concatenate([record(number)[b"data"] for number in range(1, 6)])).view(-1, 3, 32, 32)
+    everything = torch.from_numpy(np.concatenate([pixels_of(number) for number in range(1, 6)])).view(-1, 3, 32, 32)
     order = permutation(20, 7, "split")
     assert torch.equal(inputs(loaded, "validation"), everything[order[:5]])
     assert torch.equal(inputs(loaded, "train"), everything[order[5:]])
@@ -130,77 +139,64 @@ def test_the_archive_is_downloaded_with_its_checksum(tmp_path: Path, monkeypatch
     monkeypatch.setenv("no_proxy", "*")
     content = pack(tmp_path / "cifar.tar.gz", files()).read_bytes()
     with serving(**{"cifar.tar.gz": content}) as server:
-        loaded = load_cifar10(data(path=None, url=f"{server.url}/cifar.tar.gz", sha256=sha256(content)), tmp_path / "cache", seed=0)
+        section = data(path=None, url=f"{server.url}/cifar.tar.gz", sha256=sha256(content))
+        loaded = load_cifar10(section, downloaded(section, tmp_path / "cache"), seed=0)
     assert len(loaded.train) == 20
 
 
-@pytest.mark.parametrize("name", ["data_batch_3", "test_batch", META])
+@pytest.mark.parametrize("name", ["data_batch_3.bin", "test_batch.bin", META])
 def test_a_file_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
     made = files()
     del made[name]
     for source in (pack(tmp_path / "cifar.tar.gz", made), write(tmp_path / "cifar", made)):
-        with pytest.raises(CorruptError, match=rf"{source} lacks {name} of CIFAR-10's python version"):
+        with pytest.raises(CorruptError, match=rf"{source} lacks {name} of CIFAR-10's binary version"):
             load_cifar10(data(), source, seed=0)
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("content", "reason"),
     [
-        ({"data": b"no array"}, "has no images of 3,072 bytes"),
-        ({"data": np.zeros((4, 3071), np.uint8)}, "has no images of 3,072 bytes"),
-        ({"data": np.zeros((0, 3072), np.uint8), "labels": []}, "has no images of 3,072 bytes"),
-        ({"labels": [1, 2, 3]}, "has 4 images, and not as many labels"),
-        ({"labels": b"1234"}, "has 4 images, and not as many labels"),
-        ({"labels": [1, 2, 10, 3]}, r"label number 2 \(from 0\) is 10, and not from 0 to 9"),
-        ({"labels": [1, -1, 2, 3]}, r"label number 1 \(from 0\) is -1, and not from 0 to 9"),
-        ({"labels": [True, 1, 2, 3]}, r"label number 0 \(from 0\) is True"),
-        ({"labels": [1, 2, 3, b"4"]}, r"label number 3 \(from 0\) is b'4'"),
+        (b"", "has 0 bytes, which is not a whole number of images"),
+        (batch(2)[:-1], "has 12,291 bytes, which is not a whole number of images"),
+        (batch(2, labels=[1, 2, 10, 3]), r"label number 2 \(from 0\) is 10, and not from 0 to 9"),
+        (batch(2, labels=[1, 255, 2, 3]), r"label number 1 \(from 0\) is 255, and not from 0 to 9"),
     ],
 )
-def test_a_batch_that_is_not_what_it_should_be_is_named(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
-    refused(tmp_path, rf"cifar\.tar\.gz: data_batch_2:? .*{reason}", data_batch_2=python2_pickle(record(2, **changes)))
+def test_a_batch_that_is_not_what_it_should_be_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
+    refused(tmp_path, rf"cifar\.tar\.gz: data_batch_2\.bin:? {reason}", data_batch_2=content)
 
 
-def test_an_array_of_another_length_than_its_shape_is_named(tmp_path: Path) -> None:
-    whole = python2_pickle(record(2))
-    refused(tmp_path, "data_batch_2: the images cannot be read: it has 12,288 bytes", data_batch_2=whole.replace(b"(K\x04J", b"(K\x05J"))
+@pytest.mark.parametrize("names", [b"one\n" * 10, b"one\n", b"", b"\xff\n0\n1\n2\n3\n4\n5\n6\n7\n7\n"])
+def test_classes_without_names_of_their_own_are_refused(tmp_path: Path, names: bytes) -> None:
+    with pytest.raises(CorruptError, match=r"batches\.meta\.txt does not name 10 classes"):
+        load_cifar10(data(), pack(tmp_path / "cifar.tar.gz", {**files(), META: names}), seed=0)
 
 
-@pytest.mark.parametrize("names", [[b"one"] * 10, [b"one"], [b"", *(b"%d" % number for number in range(9))], b"0123456789", None])
-def test_classes_without_names_of_their_own_are_refused(tmp_path: Path, names: object) -> None:
-    refused(tmp_path, r"batches\.meta does not name 10 classes", **{META: python2_pickle({b"label_names": names})})
-
-
-@pytest.mark.parametrize("name", ["data_batch_1", META])
-def test_a_pickle_of_anything_but_a_mapping_is_refused(tmp_path: Path, name: str) -> None:
-    refused(tmp_path, f"{name} holds no mapping", **{name: python2_pickle([b"data", b"labels"])})
-
-
-def test_a_batch_that_would_execute_something_does_not(tmp_path: Path) -> None:
-    target = tmp_path / "made"
-    command = f"mkdir {target}".encode()
-    pickled = b"\x80\x02cos\nsystem\nU" + bytes([len(command)]) + command + b"\x85R."
-    refused(tmp_path, r"data_batch_1: the pickle names os\.system", data_batch_1=pickled)
-    assert not target.exists()
-
-
-def test_a_batch_that_is_cut_off_is_named(tmp_path: Path) -> None:
-    refused(tmp_path, r"cifar\.tar\.gz: test_batch: not a pickle that can be read", test_batch=files()["test_batch"][:1000])
-    refused(tmp_path, r"cifar\.tar\.gz: test_batch: not a pickle that can be read", test_batch=b"")
+def test_the_python_version_is_refused_with_what_to_download(tmp_path: Path) -> None:
+    pickled = {name.removesuffix(".bin").removesuffix(".txt"): b"a pickle" for name in files()}
+    with tarfile.open(tmp_path / "cifar.tar.gz", "w:gz") as archive:
+        for name, content in pickled.items():
+            info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    for source in (tmp_path / "cifar.tar.gz", write(tmp_path / "cifar" / "cifar-10-batches-py", pickled), tmp_path / "cifar"):
+        with pytest.raises(CorruptError, match="is the python version of CIFAR-10") as caught:
+            load_cifar10(data(), source, seed=0)
+        assert "cifar-10-binary.tar.gz" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("left", [0, 5, 1000, -2000])
 def test_an_archive_that_is_cut_off_is_named(tmp_path: Path, left: int) -> None:
     archive = pack(tmp_path / "cifar.tar.gz", files())
     archive.write_bytes(archive.read_bytes()[:left])
-    with pytest.raises(CorruptError, match=r"cifar\.tar\.gz (is no whole \.tar\.gz|lacks)"):
+    with pytest.raises(CorruptError, match=r"cifar\.tar\.gz (is not a complete \.tar\.gz|lacks)"):
         load_cifar10(data(), archive, seed=0)
 
 
 def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
     for content in (b"<html>not found</html>" * 100, gzip.compress(b"no tar" * 1000)):
         (tmp_path / "cifar.tar.gz").write_bytes(content)
-        with pytest.raises(CorruptError, match=r"cifar\.tar\.gz is no whole \.tar\.gz"):
+        with pytest.raises(CorruptError, match=r"cifar\.tar\.gz is not a complete \.tar\.gz"):
             load_cifar10(data(), tmp_path / "cifar.tar.gz", seed=0)
     with pytest.raises(StoreError, match=r"cannot read .*gone: no such file or directory"):
         load_cifar10(data(), tmp_path / "gone", seed=0)
@@ -208,10 +204,10 @@ def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
 
 def test_a_member_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "cifar.tar.gz", "wb") as file:
-        info = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+        info = tarfile.TarInfo("cifar-10-batches-bin/data_batch_1.bin")
         info.size = (64 << 20) + 1
         file.write(info.tobuf())
-    with pytest.raises(CorruptError, match=r"data_batch_1 has 67\.1 MB, more than a file of CIFAR-10 has"):
+    with pytest.raises(CorruptError, match=r"data_batch_1.bin has 67\.1 MB, more than a file of CIFAR-10 has"):
         load_cifar10(data(), tmp_path / "cifar.tar.gz", seed=0)
 
 
@@ -220,8 +216,8 @@ def test_a_link_is_no_batch(tmp_path: Path) -> None:
         for name, content in files().items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
-            if name == "data_batch_5":
+            if name == "data_batch_5.bin":
                 info.type, info.linkname, info.size = tarfile.SYMTYPE, "/etc/passwd", 0
             archive.addfile(info, io.BytesIO(content[: info.size]))
-    with pytest.raises(CorruptError, match="lacks data_batch_5"):
+    with pytest.raises(CorruptError, match="lacks data_batch_5\\.bin"):
         load_cifar10(data(), tmp_path / "cifar.tar.gz", seed=0)

@@ -15,6 +15,7 @@ from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.samples import Batch, Pick
 from cloud_train.training.data.sequences import RaggedSamples, load_sequences
 from cloud_train.training.randomness import permutation
+from tests.downloads import downloaded
 from tests.web_server import serving, sha256
 
 
@@ -132,7 +133,6 @@ def test_lines_are_downloaded_with_their_checksum(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("no_proxy", "*")
     content = b"a\tone\nb\ttwo\n"
     with serving(**{"lines.tsv": content}) as server:
-        loaded = load_sequences(
-            data(path=None, url=f"{server.url}/lines.tsv", sha256=sha256(content), validation=0.5), tmp_path / "cache", seed=0
-        )
+        section = data(path=None, url=f"{server.url}/lines.tsv", sha256=sha256(content), validation=0.5)
+        loaded = load_sequences(section, downloaded(section, tmp_path / "cache"), seed=0)
     assert loaded.classes == ("a", "b")

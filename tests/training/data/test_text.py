@@ -12,6 +12,7 @@ from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.data.samples import Pick
 from cloud_train.training.data.text import encode, load_text
+from tests.downloads import downloaded
 from tests.web_server import serving, sha256
 
 
@@ -58,7 +59,8 @@ def test_a_text_is_downloaded_with_its_checksum(tmp_path: Path, monkeypatch: pyt
     content = b"abcdefghij" * 10
     with serving(**{"text.txt": content}) as server:
         url = f"{server.url}/text.txt"
-        data = load_text(TextData(dataset="text", url=url, sha256=sha256(content), sequence_length=7, validation=0.2), tmp_path, 0)
+        section = TextData(dataset="text", url=url, sha256=sha256(content), sequence_length=7, validation=0.2)
+        data = load_text(section, downloaded(section, tmp_path), 0)
     assert decode(data, inputs(data, "train")).startswith("abcdefghij")
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.training.data import unpack
-from cloud_train.training.data.unpack import fetch_unpacked, unpacked
-from tests.web_server import serving, sha256
+from cloud_train.training.data.unpack import unpacked
+from tests.web_server import sha256
 from tests.worker.small_disk import small_disk
 
 FILES = {"images/train/cat/1.jpg": b"one", "images/train/dog/2.jpg": bytes(100_000), "images/empty": b""}
@@ -252,15 +252,13 @@ def test_of_many_at_once_one_unpacks(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.count("unpacking data.tar (") == 1
 
 
-def test_a_downloaded_archive_is_not_needed_once_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "*")
-    content = pack(tmp_path / "data.tar.gz", "w:gz", FILES).read_bytes()
-    with serving(**{"data.tar.gz": content}) as server:
-        folder = fetch_unpacked(f"{server.url}/data.tar.gz", sha256(content), tmp_path / "cache")
-        assert contents(folder.parent) == FILES
-        next((tmp_path / "cache" / "downloads").glob("*.gz")).unlink()
-        assert fetch_unpacked(f"{server.url}/data.tar.gz", sha256(content), tmp_path / "cache") == folder
-        assert len(server.requests) == 1
+def test_an_archive_is_not_needed_once_it_is_unpacked(tmp_path: Path) -> None:
+    archive = pack(tmp_path / "data.tar.gz", "w:gz", FILES)
+    sum_ = sha256(archive.read_bytes())
+    folder = unpacked(archive, sum_, tmp_path / "cache")
+    archive.unlink()
+    assert unpacked(archive, sum_, tmp_path / "cache") == folder
+    assert contents(folder.parent) == FILES
 
 
 def identities(folder: Path) -> dict[str, int]:

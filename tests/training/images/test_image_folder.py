@@ -21,6 +21,7 @@ from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.decoding import UnreadableImageError
 from cloud_train.training.data.images import FolderSamples, default_processes, load_images
 from cloud_train.training.data.samples import Pick
+from tests.downloads import downloaded
 from tests.training.images.pictures import SIDE, png_header, write_folder
 from tests.web_server import serving, sha256
 
@@ -125,13 +126,13 @@ def test_an_archive_is_fetched_and_unpacked(folder: Path, tmp_path: Path, monkey
     content = archive.getvalue()
     with serving(**{"pets.zip": content}) as server:
         data = settings(path=None, url=f"{server.url}/pets.zip", sha256=sha256(content), validation=0.25)
-        found = load_images(data, tmp_path / "cache", seed=0)
+        found = load_images(data, downloaded(data, tmp_path / "cache"), seed=0)
     assert (found.classes, len(found.train), len(found.validation)) == (("cat", "dog"), 9, 3)
     assert equal(read(part(found, "train"), picked(0)), read(samples(folder / "train", validation=0.25), picked(0)))
 
 
 def test_data_from_nowhere_is_a_mistake_of_the_job(tmp_path: Path) -> None:
-    with pytest.raises(FieldError, match="nothing says where the images come from"):
+    with pytest.raises(FieldError, match="no source is given"):
         load_images(settings(path=None), tmp_path, seed=0)
 
 

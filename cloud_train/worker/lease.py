@@ -1,4 +1,4 @@
-"""Taking attempts, and leaving again: in a local folder directly, in any other store through a workspace on this machine and a ferry."""
+"""Taking attempts, and leaving again: in a local folder directly, in any other store through a workspace on this machine and a uploader."""
 
 from __future__ import annotations  # what only some runs need is named here, and imported where it is needed
 
@@ -14,22 +14,21 @@ from cloud_train.run import documents, layout
 from cloud_train.run.record import AttemptStatus, RunRecord, sha256_of
 from cloud_train.run.states import Cause
 from cloud_train.storage.local import LocalStore
-from cloud_train.worker.journal import Journal
-from cloud_train.worker.nodes.node import NodeContext
-from cloud_train.worker.nodes.peers import Peers
-from cloud_train.worker.processes import chores
+from cloud_train.worker.context import AttemptContext, Timing
+from cloud_train.worker.nodes import NodeContext, Peers
+from cloud_train.worker.processes import subprocesses
 from cloud_train.worker.processes.signals import Signals
 from cloud_train.worker.redaction import Redactor
 from cloud_train.worker.status import StatusFile
-from cloud_train.worker.surroundings import Surroundings, Timing
+from cloud_train.worker.worker_log import WorkerLog
 from cloud_train.worker.workspace import Workspace
 
 if TYPE_CHECKING:
-    from cloud_train.worker.shipping.ferry import Ferry
-    from cloud_train.worker.shipping.remote import Remote
+    from cloud_train.worker.remote import Remote
+    from cloud_train.worker.uploads.uploader import Uploader
 
 
-class Claims:
+class AttemptLease:
     """The attempts of one run that this worker takes, from ``first`` on."""
 
     def __init__(
@@ -50,7 +49,7 @@ class Claims:
         """
         self._store, self._first, self._node, self._signals = store, first, node, signals
         self._timing, self._remote, self._job = timing, remote, job
-        self._ferry: Ferry | None = None
+        self._uploader: Uploader | None = None
         self._record_sha256 = record_sha256
         self._newest = first
         if remote:
@@ -58,30 +57,30 @@ class Claims:
         self.record = _submitted_record(store, f"{run_id}/{layout.RUN}", record_sha256)
         self._redactor = Redactor(os.environ.get(name, "") for name in self.record.job.get("secrets", ()))
 
-    def take(self, number: int) -> Surroundings | None:
+    def take(self, number: int) -> AttemptContext | None:
         """What attempt ``number`` works with; None if another worker has it. Raises StoreError."""
         self._newest = number
-        at = self._surroundings(number)
+        at = self._context(number)
         if self._remote is None:
             return at if at.status.claim() else None
-        from cloud_train.worker.shipping.ferry import Cargo, Ferry
-        from cloud_train.worker.shipping.remote import TAKEN
+        from cloud_train.worker.remote import TAKEN
+        from cloud_train.worker.uploads.uploader import Uploader, WorkspaceUpload
 
         name = layout.status(number, self._node.rank)
         if self._ask(partial(self._remote.claim, name, at.status.status.to_json())) == TAKEN:
             return None
         at.status.update()
-        if self._ferry is None:
-            cargo = Cargo(self._store, self._remote.url, self.record, self._first, self._node, self._timing.shipping)
-            self._ferry = Ferry(cargo, self._signals, lambda attempt: self._journal(attempt).note)
-        return replace(at, remote=self._remote, ferry=self._ferry)
+        if self._uploader is None:
+            upload = WorkspaceUpload(self._store, self._remote.url, self.record, self._first, self._node, self._timing.uploading)
+            self._uploader = Uploader(upload, self._signals, lambda attempt: self._worker_log(attempt).note)
+        return replace(at, remote=self._remote, uploader=self._uploader)
 
     @property
     def rank(self) -> int:
         """Which node this is."""
         return self._node.rank
 
-    def pass_over(self, number: int) -> None:
+    def skip(self, number: int) -> None:
         """Attempt ``number`` was that of a worker before this one."""
         self._first = self._newest = number + 1
 
@@ -110,10 +109,10 @@ class Claims:
 
     def leave(self, exit_status: int) -> int:
         """Wait until everything is in the store, and take the workspace away; returns the worker's exit status."""
-        if self._ferry is None or self._remote is None:
+        if self._uploader is None or self._remote is None:
             return exit_status
         folder = self._store.path_of(self.record.run_id)
-        if self._ferry.finish(self._newest):
+        if self._uploader.finish(self._newest):
             import shutil  # 3 ms, which a worker on a local store does without
 
             shutil.rmtree(folder, ignore_errors=True)
@@ -121,18 +120,18 @@ class Claims:
         print(f"not everything could be shipped to {self._remote.url}: what is missing there lies in {folder}", file=sys.stderr)
         return Cause.INFRASTRUCTURE.exit_code
 
-    def _surroundings(self, number: int) -> Surroundings:
+    def _context(self, number: int) -> AttemptContext:
         store, run_id = self._store, self.record.run_id
         workspace = Workspace.in_store(store, run_id, number, self._node.rank)
         # Somebody who cancels while one attempt follows another may have marked the one before.
         marks = [f"{run_id}/{layout.cancel(attempt)}" for attempt in range(self._first, number + 1)]
-        return Surroundings(
+        return AttemptContext(
             record=self.record,
             record_sha256=self._record_sha256,
             workspace=workspace,
             node=self._node,
             status=StatusFile(store, f"{run_id}/{layout.status(number, self._node.rank)}", self._redactor, self._node.rank, self._job),
-            journal=self._journal(number),
+            worker_log=self._worker_log(number),
             signals=self._signals,
             peers=Peers(store, run_id, number, self._node),
             is_cancelled=lambda: any(_exists(store, key) for key in marks),
@@ -140,9 +139,9 @@ class Claims:
             timing=self._timing,
         )
 
-    def _journal(self, number: int) -> Journal:
+    def _worker_log(self, number: int) -> WorkerLog:
         workspace = Workspace.in_store(self._store, self.record.run_id, number, self._node.rank)
-        return Journal(workspace.worker_log, self._redactor, root=workspace.store)
+        return WorkerLog(workspace.worker_log, self._redactor, root=workspace.store)
 
     def _ask(self, work: Callable[[], str]) -> str:
         went_well, text = self._do(work, gives_up=True)
@@ -151,12 +150,12 @@ class Claims:
         return text
 
     def _do(self, work: Callable[[], str], *, gives_up: bool) -> tuple[bool, str]:
-        return chores.do(work, self._signals, self._in_child, gives_up=gives_up)
+        return subprocesses.do(work, self._signals, self._in_child, gives_up=gives_up)
 
     def _in_child(self) -> None:
         self._signals.close_in_child()
-        if self._ferry:
-            self._ferry.close()
+        if self._uploader:
+            self._uploader.close()
 
 
 def _submitted_record(store: LocalStore, key: str, sha256: str) -> RunRecord:

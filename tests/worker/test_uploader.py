@@ -16,9 +16,9 @@ from cloud_train.run import layout
 from cloud_train.run.record import AttemptStatus, Program, RunRecord
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.local import LocalStore
-from cloud_train.worker.nodes.node import NodeContext
-from cloud_train.worker.shipping import ferry
-from cloud_train.worker.shipping.shipping import Shipper
+from cloud_train.worker.nodes import NodeContext
+from cloud_train.worker.uploads import uploader
+from cloud_train.worker.uploads.attempts import AttemptUploads
 from tests.answers import Request
 from tests.faults import Fault, FaultProxy, Refuse
 from tests.stores import StoreServer, server_or_skip, use
@@ -88,7 +88,7 @@ def test_what_lay_there_when_the_worker_was_killed_is_shipped_and_no_end_is_made
     machine.is_quiet()
     assert machine.status().state is State.RUNNING
     assert machine.output() == b"ready\n"
-    assert machine.journal().encode() == log.read_bytes()
+    assert machine.worker_log().encode() == log.read_bytes()
     assert machine.steps() == [7]
 
 
@@ -96,15 +96,15 @@ def test_a_ferry_that_is_killed_in_the_middle_of_a_run_is_replaced_at_once_and_n
     machine.shell(f"{COUNTS}; until [ -e go ]; do sleep 0.05; done")
     worker = machine.start()
     machine.says(b"\n3\n")
-    ferry = machine.ferry(worker)
-    ferry.kill()
-    wait_until(lambda: not ferry.is_running() and machine.ferry(worker).pid != ferry.pid, "there is another one")
+    uploader = machine.uploader(worker)
+    uploader.kill()
+    wait_until(lambda: not uploader.is_running() and machine.uploader(worker).pid != uploader.pid, "there is another one")
     wait_until(lambda: machine.output().endswith(b"\n40\n"), "it ships while the program runs")
     assert machine.is_in(State.RUNNING)
     (machine.folder / "go").touch()
     assert worker.wait(60) == 0
     assert machine.output().partition(b"\n")[2] == COUNTED
-    assert "another one takes over" in machine.journal()
+    assert "another one takes over" in machine.worker_log()
     assert machine.status().cause is Cause.SUCCEEDED
     assert not machine.living()
 
@@ -113,14 +113,14 @@ def test_a_program_does_not_outlive_a_worker_that_was_killed_after_its_ferry_was
     machine.shell(f"echo ready; {WAITS}")
     worker = machine.start()
     machine.says(b"ready")
-    ferry = machine.ferry(worker)
-    ferry.kill()
-    wait_until(lambda: not ferry.is_running() and machine.ferry(worker).pid != ferry.pid, "there is another one")
-    another = machine.ferry(worker)
-    gate.refuses = everything  # so that the ferry lives on
+    uploader = machine.uploader(worker)
+    uploader.kill()
+    wait_until(lambda: not uploader.is_running() and machine.uploader(worker).pid != uploader.pid, "there is another one")
+    another = machine.uploader(worker)
+    gate.refuses = everything  # so that the uploader lives on
     worker.kill()
     worker.wait()
-    wait_until(lambda: [process.pid for process in machine.living()] == [another.pid], "only the ferry is left")
+    wait_until(lambda: [process.pid for process in machine.living()] == [another.pid], "only the uploader is left")
     gate.refuses = lambda request: False
     machine.is_quiet()
 
@@ -130,12 +130,12 @@ def test_a_ferry_that_is_killed_while_it_ships_the_rest_is_replaced(machine: Mac
     machine.shell("echo done; echo model > $CLOUD_TRAIN_MODEL/weights")
     worker = machine.start()
     wait_until(lambda: b"succeeded" in local_status(machine), "the program has ended")
-    wait_until(lambda: len(psutil.Process(worker.pid).children()) == 1, "only the ferry is waited for")
-    machine.ferry(worker).kill()
+    wait_until(lambda: len(psutil.Process(worker.pid).children()) == 1, "only the uploader is waited for")
+    machine.uploader(worker).kill()
     gate.refuses = lambda request: False
     assert worker.wait(60) == 0
     assert machine.output() == b"done\n"
-    assert "another one takes over" in machine.journal()
+    assert "another one takes over" in machine.worker_log()
     assert machine.store.get(f"{RUN_ID}/{layout.MODEL}/weights") == b"model\n"
     assert machine.status().cause is Cause.SUCCEEDED
     assert not machine.workspace.exists()
@@ -153,14 +153,14 @@ def test_a_store_that_is_away_for_a_while_delays_and_loses_nothing(machine: Mach
     assert machine.output().partition(b"\n")[2] == COUNTED
     assert machine.store.get(f"{RUN_ID}/{layout.MODEL}/weights") == b"model\n"
     assert machine.status().cause is Cause.SUCCEEDED
-    said = [line for line in machine.journal().splitlines() if "cannot ship" in line]
+    said = [line for line in machine.worker_log().splitlines() if "cannot ship" in line]
     assert 1 <= len(said) <= 2, "once for the streams, and perhaps once for the folders, whichever file it was"
     assert "(the service is busy or ill: try again later)" in said[0]
 
 
 def test_a_store_that_stays_away_is_given_up_after_a_while_and_the_workspace_is_kept(machine: Machine, gate: Gate) -> None:
     machine.shell(f"{SAVES} echo ready; sleep 0.2")
-    worker = machine.start(timing=replace(QUICK, shipping=1))
+    worker = machine.start(timing=replace(QUICK, uploading=1))
     machine.says(b"ready")
     gate.refuses = everything
     began = time.monotonic()
@@ -178,7 +178,7 @@ def test_a_store_that_stays_away_is_given_up_after_a_while_and_the_workspace_is_
 def test_a_store_that_refuses_one_thing_for_good_is_given_up_too_and_no_end_is_written(machine: Machine, gate: Gate) -> None:
     gate.refuses = lambda request: request.method == "PUT" and "/model/" in request.path
     machine.shell("echo model > $CLOUD_TRAIN_MODEL/weights")
-    assert machine.run(timing=replace(QUICK, shipping=1)) == Cause.INFRASTRUCTURE.exit_code
+    assert machine.run(timing=replace(QUICK, uploading=1)) == Cause.INFRASTRUCTURE.exit_code
     assert not machine.status().state.is_end
 
 
@@ -201,21 +201,21 @@ def test_what_a_worker_writes_during_a_look_just_before_it_leaves_is_shipped_too
     workspace.put(key, status.ended_with(Cause.FAILED, "", 2.0).to_json())
     called_off = status.ended_with(Cause.CANCELLED, "", 3.0).to_json()
     reading, writing = os.pipe()
-    look = Shipper.look
+    look = AttemptUploads.look
 
-    def look_while_the_worker_calls_it_off(shipper: Shipper) -> bool:
-        is_done = look(shipper)
+    def look_while_the_worker_calls_it_off(uploads: AttemptUploads) -> bool:
+        is_done = look(uploads)
         if is_done and workspace.get(key) != called_off:
             workspace.put(key, called_off)
-            os.write(writing, ferry._FINISH)
+            os.write(writing, uploader._FINISH)
             next(thread for thread in threading.enumerate() if "_listen" in thread.name).join()
         return is_done
 
-    monkeypatch.setattr(Shipper, "look", look_while_the_worker_calls_it_off)
+    monkeypatch.setattr(AttemptUploads, "look", look_while_the_worker_calls_it_off)
     record = RunRecord(RUN_ID, 0.0, {}, Program(("false",), "/"), {}, {})
-    cargo = ferry.Cargo(workspace, str(bucket.path_of("")), record, 1, NodeContext(), 60.0)
+    upload = uploader.WorkspaceUpload(workspace, str(bucket.path_of("")), record, 1, NodeContext(), 60.0)
     try:
-        assert ferry._ship(cargo, reading, lambda attempt: print, again=False)
+        assert uploader._ship(upload, reading, lambda attempt: print, again=False)
     finally:
         os.close(reading)
         os.close(writing)
@@ -226,11 +226,11 @@ def test_neither_program_nor_guard_holds_the_ferrys_pipe(machine: Machine) -> No
     machine.shell("echo $$ ready; exec sleep 100")  # one process, while others come and go as the test looks at them
     worker = machine.start()
     machine.says(b"ready")
-    ferry = machine.ferry(worker)
+    uploader = machine.uploader(worker)
     program = int(machine.printed().split()[0])
-    held = (pipes(ferry.pid) & pipes(worker.pid)) - {str(Path(f"/proc/{worker.pid}/fd/2").readlink())}
+    held = (pipes(uploader.pid) & pipes(worker.pid)) - {str(Path(f"/proc/{worker.pid}/fd/2").readlink())}
     assert held
-    others = [process.pid for process in machine.living() if process.pid not in (ferry.pid, worker.pid)]
+    others = [process.pid for process in machine.living() if process.pid not in (uploader.pid, worker.pid)]
     assert program in others
     for pid in others:
         assert not held & pipes(pid)

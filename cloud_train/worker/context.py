@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cloud_train.run.record import RunRecord
-from cloud_train.worker.journal import Journal
-from cloud_train.worker.nodes.node import NodeContext
-from cloud_train.worker.nodes.peers import Peers
+from cloud_train.worker.nodes import NodeContext, Peers
 from cloud_train.worker.processes.signals import Signals
 from cloud_train.worker.status import StatusFile
+from cloud_train.worker.worker_log import WorkerLog
 from cloud_train.worker.workspace import Workspace
 
 if TYPE_CHECKING:
-    from cloud_train.worker.shipping.ferry import Ferry
-    from cloud_train.worker.shipping.remote import Remote
+    from cloud_train.worker.remote import Remote
+    from cloud_train.worker.uploads.uploader import Uploader
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,14 @@ class Timing:
     """After SIGKILL, before a process that is stuck in the kernel is given up."""
     write_again: float = 1.0
     """Between two tries to write down the end, where the disk is full."""
-    shipping: float = 300.0
+    uploading: float = 300.0
     """Without anything coming through to the store, once the end has come, before the rest is given up."""
     retry: tuple[float, ...] = (15, 30, 60, 120, 300, 600)
     """Before the second launch, the third, …; the last one counts for all further ones."""
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class AttemptContext:
     """What an attempt works with."""
 
     record: RunRecord
@@ -59,7 +58,7 @@ class Surroundings:
     workspace: Workspace
     node: NodeContext
     status: StatusFile
-    journal: Journal
+    worker_log: WorkerLog
     signals: Signals
     peers: Peers
     """The other nodes."""
@@ -70,5 +69,5 @@ class Surroundings:
     timing: Timing
     remote: Remote | None = None
     """The run in its store, where that is no folder of this machine."""
-    ferry: Ferry | None = None
+    uploader: Uploader | None = None
     """The process that ships to it."""

@@ -1,4 +1,4 @@
-"""The ferry: a forked process beside the worker that ships an attempt's workspace to a store which is no folder of this machine.
+"""The uploader: a forked process beside the worker that ships an attempt's workspace to a store which is no folder of this machine.
 
 A process of its own, so that a slow network never delays the worker's ears and signs of life, and because a store's client has threads, and
 a process with threads cannot safely fork. It outlives a worker that is killed, and still brings over what lies there by then.
@@ -17,12 +17,12 @@ from cloud_train.errors import CloudTrainError
 from cloud_train.retry import RetryPolicy
 from cloud_train.run.record import RunRecord
 from cloud_train.storage.local import LocalStore
-from cloud_train.worker.nodes.node import NodeContext
+from cloud_train.worker.nodes import NodeContext
 from cloud_train.worker.processes.signals import Signals
 
 if TYPE_CHECKING:
-    from cloud_train.worker.shipping.folders import Folders
-    from cloud_train.worker.shipping.shipping import Shipper
+    from cloud_train.worker.uploads.attempts import AttemptUploads
+    from cloud_train.worker.uploads.folders import FolderUploads
 
 _FINISH = b"finish\n"
 _WAIT_SECONDS = 1.0  # a signal tells at once that it has ended
@@ -39,7 +39,7 @@ NoteOf = Callable[[int], Note]
 
 
 @dataclass(frozen=True)
-class Cargo:
+class WorkspaceUpload:
     """What is shipped, and where to."""
 
     workspace: LocalStore
@@ -52,19 +52,19 @@ class Cargo:
     """Seconds without any success, once the end has come, before the rest is given up."""
 
 
-class Ferry:
+class Uploader:
     """The worker's hold on it. One at a time, from the first attempt's claim to the worker's end."""
 
-    def __init__(self, cargo: Cargo, signals: Signals, note_of: NoteOf) -> None:
+    def __init__(self, upload: WorkspaceUpload, signals: Signals, note_of: NoteOf) -> None:
         """Start it; ``note_of`` tells where an attempt's notes go."""
-        self._signals, self._cargo, self._note_of = signals, cargo, note_of
+        self._signals, self._upload, self._note_of = signals, upload, note_of
         self._exit_code: int | None = None
         self._restarts = _BLOCKED_POLICY.attempts_left()
         self._next_start = 0.0
         self._start(again=False)
 
     def reaped(self, status: int) -> None:
-        """Its process was buried, with this wait status."""
+        """Its process was reaped, with this wait status."""
         self._exit_code = os.waitstatus_to_exitcode(status)
 
     def keep_going(self, attempt: int, in_child: Callable[[], None]) -> None:
@@ -91,7 +91,7 @@ class Ferry:
         return self._exit_code == _ALL_THERE
 
     def close(self) -> None:
-        """Let go of the pipe, in a forked child of the worker: its end tells the ferry that the worker is gone."""
+        """Let go of the pipe, in a forked child of the worker: its end tells the uploader that the worker is gone."""
         os.close(self._writing)
 
     def _start_another(self, attempt: int, in_child: Callable[[], None] = lambda: None) -> None:
@@ -112,48 +112,48 @@ class Ferry:
                 in_child()
                 self._signals.close_in_child()
                 os.setsid()  # out of the worker's process group, which may be stopped as a whole
-                code = _ALL_THERE if _ship(self._cargo, reading, self._note_of, again) else _GIVEN_UP
+                code = _ALL_THERE if _ship(self._upload, reading, self._note_of, again) else _GIVEN_UP
             finally:
                 os._exit(code)  # never back into the worker's own code, and past what a client's threads do at an interpreter's end
         os.close(reading)
 
 
-def _ship(cargo: Cargo, reading: int, note_of: NoteOf, again: bool) -> bool:
+def _ship(upload: WorkspaceUpload, reading: int, note_of: NoteOf, again: bool) -> bool:
     from cloud_train.storage.registry import open_store
-    from cloud_train.worker.shipping.folders import Folders
-    from cloud_train.worker.shipping.shipping import Shipper
+    from cloud_train.worker.uploads.attempts import AttemptUploads
+    from cloud_train.worker.uploads.folders import FolderUploads
 
-    store, run_id = open_store(cargo.url, _LOOK_POLICY), cargo.record.run_id
-    shipper = Shipper(cargo.workspace, store, run_id, cargo.first, node=cargo.node, again=again)
+    store, run_id = open_store(upload.url, _LOOK_POLICY), upload.record.run_id
+    uploads = AttemptUploads(upload.workspace, store, run_id, upload.first, node=upload.node, again=again)
     one_at_a_time = threading.Lock()
 
     def note(text: str) -> None:
         with one_at_a_time:
-            note_of(shipper.newest)(text)
+            note_of(uploads.newest)(text)
 
-    folders = Folders(cargo.workspace, store, run_id, cargo.record.program, node=cargo.node, note=note)
+    folders = FolderUploads(upload.workspace, store, run_id, upload.record.program, node=upload.node, note=note)
     over = threading.Event()
-    threading.Thread(target=_listen, args=(reading, shipper, over), daemon=True).start()
+    threading.Thread(target=_listen, args=(reading, uploads, over), daemon=True).start()
     streams_way, folders_way = _Way(note), _Way(note)
-    threading.Thread(target=_ship_folders, args=(shipper, folders, folders_way, over), daemon=True).start()
+    threading.Thread(target=_ship_folders, args=(uploads, folders, folders_way, over), daemon=True).start()
     patient_until: float | None = None
     while True:
         is_last = over.is_set()  # asked before the look: what the worker wrote just before it said so is still to be shipped
-        if streams_way.did(shipper.look) and is_last:
+        if streams_way.did(uploads.look) and is_last:
             return True
         if is_last:
-            patient_until = patient_until or time.monotonic() + cargo.patience
+            patient_until = patient_until or time.monotonic() + upload.patience
             is_late = time.monotonic() > patient_until
-            if is_late and max(streams_way.failing_seconds, folders_way.failing_seconds) > cargo.patience:
+            if is_late and max(streams_way.failing_seconds, folders_way.failing_seconds) > upload.patience:
                 return False
         _rest(over, streams_way)
 
 
-def _ship_folders(shipper: "Shipper", folders: "Folders", way: "_Way", over: threading.Event) -> None:
+def _ship_folders(uploads: "AttemptUploads", folders: "FolderUploads", way: "_Way", over: threading.Event) -> None:
     while True:
-        waiting = shipper.waiting()
-        if way.did(partial(folders.look, shipper.begun(), waiting)):
-            shipper.folders_arrived(waiting)
+        waiting = uploads.waiting()
+        if way.did(partial(folders.look, uploads.begun(), waiting)):
+            uploads.folders_arrived(waiting)
         _rest(over, way)
 
 
@@ -165,13 +165,13 @@ def _rest(over: threading.Event, way: "_Way") -> None:
         over.wait(pause)
 
 
-def _listen(reading: int, shipper: "Shipper", over: threading.Event) -> None:
+def _listen(reading: int, uploads: "AttemptUploads", over: threading.Event) -> None:
     """Until the worker says that it is done, or is gone: then what lies there is shipped, though its end will never be written."""
     word = b""
     with suppress(OSError):
         word = os.read(reading, len(_FINISH))
     if word != _FINISH:
-        shipper.expect_no_end()
+        uploads.expect_no_end()
     over.set()
 
 

@@ -13,8 +13,8 @@ from cloud_train.run.states import Cause, State
 from cloud_train.run.streams import SegmentedStream
 from cloud_train.storage.base import TransientStoreError
 from cloud_train.storage.local import LocalStore
-from cloud_train.worker.nodes.node import NodeContext
-from cloud_train.worker.shipping.shipping import Shipper
+from cloud_train.worker.nodes import NodeContext
+from cloud_train.worker.uploads.attempts import AttemptUploads
 from tests.storage.memory_store import MemoryStore
 
 RUN = "run-1"
@@ -23,17 +23,17 @@ STARTED = AttemptStatus(State.STARTING, started=100.0, heartbeat=100.0, host="he
 
 
 class Shipped:
-    """A workspace that a worker writes to, a store, a clock that stands still, and the shipper between them."""
+    """A workspace that a worker writes to, a store, a clock that stands still, and the uploads between them."""
 
     def __init__(self, folder: Path, node: NodeContext | None = None) -> None:
         self.node = node or NodeContext()
         self.workspace = LocalStore(folder / f"work-{self.node.rank}")
         self.store = MemoryStore()
         self.now = 0.0
-        self.shipper = self.begin()
+        self.uploads = self.begin()
 
-    def begin(self, *, again: bool = False) -> Shipper:
-        return Shipper(self.workspace, self.store, RUN, 1, node=self.node, again=again, clock=lambda: self.now)
+    def begin(self, *, again: bool = False) -> AttemptUploads:
+        return AttemptUploads(self.workspace, self.store, RUN, 1, node=self.node, again=again, clock=lambda: self.now)
 
     def says(self, status: AttemptStatus, attempt: int = 1) -> None:
         self.workspace.put(f"{RUN}/{layout.status(attempt, self.node.rank)}", status.to_json())
@@ -51,10 +51,10 @@ class Shipped:
 
     def look(self, seconds: float = 0.5) -> bool:
         self.now += seconds
-        return self.shipper.look()
+        return self.uploads.look()
 
     def folders_arrive(self) -> None:
-        self.shipper.folders_arrived(self.shipper.waiting())
+        self.uploads.folders_arrived(self.uploads.waiting())
 
     def status(self, attempt: int = 1) -> AttemptStatus:
         key = f"{RUN}/{layout.status(attempt)}"
@@ -98,7 +98,7 @@ def test_the_end_is_the_last_write_of_all(at: Shipped) -> None:
     at.print(b'{"step": 1}\n{', layout.metrics(1))
     end = at.ends()
     assert not at.look()
-    assert at.shipper.waiting() == [1]
+    assert at.uploads.waiting() == [1]
     at.folders_arrive()
     assert at.look()
     assert [key for name, key in at.store.calls if name == "put"][-1] == STATUS
@@ -128,7 +128,7 @@ def test_another_shipper_that_finds_an_end_gives_signs_of_life_with_the_state_of
     at.says(replace(STARTED, state=State.RUNNING))
     at.look()
     at.ends()
-    at.shipper = at.begin(again=True)
+    at.uploads = at.begin(again=True)
     assert not at.look(11)
     assert at.status().state is State.RUNNING
     at.folders_arrive()
@@ -207,7 +207,7 @@ def test_without_a_worker_all_that_lies_here_is_shipped_and_no_end_is_made_up(at
     at.says(replace(STARTED, state=State.RUNNING))
     at.look()
     at.print(b"last words")
-    at.shipper.expect_no_end()
+    at.uploads.expect_no_end()
     assert not at.look()
     at.folders_arrive()
     assert at.look()
@@ -226,7 +226,7 @@ def test_each_attempt_is_shipped_and_its_end_does_not_wait_for_the_next_one(at: 
     at.print(b"second\n", layout.output_log(2))
     assert not at.look()
     assert (at.status(1).cause, at.status(2).state) == (Cause.FAILED, State.STARTING)
-    assert (at.shipper.begun(), at.shipper.newest) == ([2], 2)
+    assert (at.uploads.begun(), at.uploads.newest) == ([2], 2)
     at.ends(attempt=2)
     at.look()
     at.folders_arrive()

@@ -20,14 +20,14 @@ from cloud_train.run.record import Program
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.transfer.files import Upload, upload
-from cloud_train.worker.nodes.node import NodeContext
+from cloud_train.worker.nodes import NodeContext
 
 Note = Callable[[str], None]
 
 _OTHERS_SECONDS = 30.0  # between two copies of a file that changes, and that is neither stream nor status
 
 
-class Folders:
+class FolderUploads:
     """What one node ships beside its streams and its status."""
 
     def __init__(

@@ -15,7 +15,7 @@ _SLOW_DOWN = 300  # the time between two segments is a three-hundredth of the at
 _SEGMENT_BYTES = 8 << 20
 
 
-class StreamShipper:
+class StreamUpload:
     """One file. A segment that may not have arrived is sent again with the same bytes: nothing is doubled, and nothing read is replaced."""
 
     def __init__(self, path: Path, store: Store, key: str, *, by_line: bool, clock: Callable[[], float], root: Path | None = None) -> None:
@@ -28,7 +28,7 @@ class StreamShipper:
         self._began = self._next = clock()
 
     def go_on(self) -> None:
-        """Go on behind what an earlier shipper has sent."""
+        """Go on behind what an earlier uploads has sent."""
         for info in self._store.list(f"{self._key}."):
             found = stream_of(info.key)
             if found and found[0] == self._key and found[1] == self._end:

@@ -15,8 +15,8 @@ from cloud_train.run.record import Program
 from cloud_train.storage.base import TransientStoreError
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.transfer import uploading
-from cloud_train.worker.nodes.node import NodeContext
-from cloud_train.worker.shipping.folders import Folders
+from cloud_train.worker.nodes import NodeContext
+from cloud_train.worker.uploads.folders import FolderUploads
 from tests.storage.memory_store import MemoryStore
 
 RUN = "run-1"
@@ -34,10 +34,10 @@ class Shipped:
         self.node = node or NodeContext()
         self.notes: list[str] = []
         self.now = 0.0
-        self.folders = self.shipper()
+        self.folders = self.uploads()
 
-    def shipper(self) -> Folders:
-        return Folders(self.workspace, self.store, RUN, self.program, node=self.node, note=self.notes.append, clock=lambda: self.now)
+    def uploads(self) -> FolderUploads:
+        return FolderUploads(self.workspace, self.store, RUN, self.program, node=self.node, note=self.notes.append, clock=lambda: self.now)
 
     def save(self, step: int, accuracy: float | None = None, content: bytes = b"") -> Path:
         folder = self.run / layout.CHECKPOINTS / layout.step_folder(step)
@@ -114,7 +114,7 @@ def test_what_is_there_already_is_not_sent_again(at: Shipped) -> None:
     at.store.calls.clear()
     at.look()
     assert at.store.calls == []
-    at.folders = at.shipper()  # as after a crash
+    at.folders = at.uploads()  # as after a crash
     at.look()
     assert at.store.asked("put", "finish", "delete") == 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloud_train.storage.base import InvalidKeyError
-from cloud_train.storage.transfer.writing import SmallFiles
+from cloud_train.storage.transfer.local_files import SmallFiles
 
 
 def open_folders() -> list[str]:

@@ -12,7 +12,7 @@ from cloud_train.worker.redaction import Redactor
 _KEPT_LINES = 200
 
 
-class Journal:
+class WorkerLog:
     """Appends lines such as ``2026-11-23T12:00:00Z resuming from step 1200``."""
 
     def __init__(self, path: Path, redactor: Redactor, wall_clock: Callable[[], float] = time.time, root: Path | None = None) -> None:

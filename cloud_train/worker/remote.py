@@ -1,6 +1,6 @@
 """A store that is no folder of this machine, as the worker uses it: the attempt is claimed there, and checkpoints are brought from there.
 
-Each of these runs in a forked child (``worker.chores``): a store's client has threads, and the worker must stay free of them to fork.
+Each of these runs in a forked child (``worker.subprocesses``): a store's client has threads, and the worker must stay free of them to fork.
 What lands here was written by anybody: names are checked, and every byte against its manifest.
 """
 

@@ -1,6 +1,6 @@
 """Bringing what an attempt writes on its machine into the store while it runs, and the few marks of others from the store to the machine.
 
-The worker and its program know only their workspace, a folder laid out like the run directory. The shipper copies from there:
+The worker and its program know only their workspace, a folder laid out like the run directory. The uploads copies from there:
 
 - output, worker's log and metrics in segments (``run.streams``): at most one write in two seconds each, none where nothing is new;
 - checkpoints once they are sealed, the newest first and the manifest last; then the store is pruned, never of its last complete one;
@@ -23,9 +23,9 @@ from cloud_train.run import documents, layout
 from cloud_train.run.states import State
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.local import LocalStore
-from cloud_train.worker.nodes.node import NodeContext
-from cloud_train.worker.shipping.streams import StreamShipper
+from cloud_train.worker.nodes import NodeContext
 from cloud_train.worker.status import NodeStatus
+from cloud_train.worker.uploads.streams import StreamUpload
 
 _LIFE_SIGN_SECONDS = 10.0
 _SILENCE_SECONDS = 20.0  # after which the store is asked first whether somebody has given the attempt up
@@ -33,7 +33,7 @@ _CANCEL_SECONDS = 4.0
 _PEERS_SECONDS = 1.0
 
 
-class Shipper:
+class AttemptUploads:
     """Ships one run's workspace, for the attempts from ``first`` on. ``look`` again and again, and once more after the last end."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Shipper:
         again: bool = False,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """``again``: an earlier shipper may have sent a part already."""
+        """``again``: an earlier uploads may have sent a part already."""
         self._workspace, self._store, self._run_id, self._first = workspace, store, run_id, first
         self._node, self._again, self._clock = node, again, clock
         self._attempts: dict[int, _AttemptShipper] = {}
@@ -89,14 +89,14 @@ class Shipper:
         for number in attempts:
             self._attempts[number].waits, self._attempts[number].has_folders = False, True
 
-    def _streams(self, number: int) -> list[StreamShipper]:
+    def _streams(self, number: int) -> list[StreamUpload]:
         rank = self._node.rank
         by_line = {layout.output_log(number, rank): False, layout.worker_log(number, rank): False, layout.metrics(number, rank): True}
         streams = []
         for name, lines in by_line.items():
             key = f"{self._run_id}/{name}"
             path, root = self._workspace.path_of(key), self._workspace.folder
-            streams.append(StreamShipper(path, self._store, key, by_line=lines, clock=self._clock, root=root))
+            streams.append(StreamUpload(path, self._store, key, by_line=lines, clock=self._clock, root=root))
             if self._again:
                 streams[-1].go_on()
         return streams
@@ -113,7 +113,7 @@ class _AttemptShipper:
         number: int,
         *,
         node: NodeContext,
-        streams: list[StreamShipper],
+        streams: list[StreamUpload],
         clock: Callable[[], float],
     ) -> None:
         self._workspace, self._store, self._run_id, self.number = workspace, store, run_id, number
@@ -167,7 +167,7 @@ class _AttemptShipper:
 
     def _give_sign_of_life(self) -> None:
         """With the state before the end: what arrives before the end may take long."""
-        if not self._shipped:  # by an earlier shipper, or when the attempt was claimed
+        if not self._shipped:  # by an earlier uploads, or when the attempt was claimed
             with suppress(ObjectMissingError):
                 self._shipped = self._status_there()
         if self._shipped:
