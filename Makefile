@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml requirements-dev.lock tools/own_wheels.py
 	@rm -rf "$(VENV)/wheels" && mkdir "$(VENV)/wheels"
 	$(if $(strip $(PIP_ARGS)),$(pip) download --quiet --no-deps -d "$(VENV)/wheels" -c constraints.txt $(PIP_ARGS) torch)
 	"$(BIN)/python" tools/own_wheels.py requirements-dev.lock "$(VENV)/wheels" > "$(VENV)/requirements.txt"
-	$(pip) install --quiet --require-hashes --find-links "$(VENV)/wheels" -r "$(VENV)/requirements.txt"
+	$(pip) install --quiet --no-compile --require-hashes --find-links "$(VENV)/wheels" -r "$(VENV)/requirements.txt"
 	$(pip) install --quiet --no-deps --no-build-isolation -e .
 	@rm -rf "$(VENV)/wheels" && touch "$@"
 
