@@ -23,6 +23,7 @@
     │   ├── ObjectChangedError
     │   ├── ObjectExistsError
     │   ├── ObjectMissingError
+    │   ├── RetriesExhaustedError             it was still unavailable when the retries were used up
     │   ├── TransientStoreError               it may be available again in a moment
     │   └── UploadGoneError
     ├── ProviderError                      7  a provider refused a request, or cannot run this plan

@@ -1,4 +1,4 @@
-"""What grows while a run goes on (its output, its metrics) as it lies in a store: one file that is appended to, or segments.
+"""What grows while a run is at work (its output, its metrics) as it is in a store: one file that is appended to, or segments.
 
 No object of a cloud's store can be appended to. There a stream is a row of objects, each named after the byte at which it begins::
 
@@ -31,17 +31,17 @@ class Stream(Protocol):
         """Whether its writer has begun."""
 
     def size(self) -> int:
-        """How many bytes can be read now; 0 if there is no such stream yet."""
+        """How many bytes can be read now; 0 if the stream does not exist yet."""
 
     def read(self, start: int, end: int | None = None) -> bytes:
         """Bytes ``start`` to ``end``, or as many of them as there are now; may return fewer than there are."""
 
     def forget(self, before: int) -> None:
-        """Nothing before this byte is read again: whoever follows a stream for days knows no more of it than at the beginning."""
+        """Nothing before this byte is read again: so following a stream for days takes no more memory than at the beginning."""
 
 
 def open_stream(store: Store, key: str) -> Stream:
-    """The stream ``key``, in whichever form it lies in this store."""
+    """The stream ``key``, in whichever form this store has it."""
     return FileStream(store, key) if store.local_path(key) is not None else SegmentedStream(store, key)
 
 
@@ -51,7 +51,7 @@ def segment_key(key: str, offset: int) -> str:
 
 
 def stream_of(key: str) -> tuple[str, int] | None:
-    """The stream and the offset of a segment's key, or None for an object that is no segment."""
+    """The stream and the offset of a segment's key, or None for an object that is not a segment."""
     match = _OFFSET.search(key, max(0, len(key) - 16))
     return (key[: match.start()], int(match[1])) if match else None
 
@@ -85,7 +85,7 @@ class FileStream:
 
 
 class SegmentedStream:
-    """A stream in segments. What it knows of them stays until it may ``forget``; only what lies behind is asked for again: one request
+    """A stream in segments. What it knows of them stays until it may ``forget``; only what follows is asked for again: one request
     where nothing is new.
     """
 
@@ -125,12 +125,12 @@ class SegmentedStream:
             del self._starts[:known], self._keys[:known]
 
     def missing(self) -> tuple[int, int] | None:
-        """The first range of bytes that never arrived though later ones did; of a run that goes on they may still come."""
+        """The first range of bytes that never arrived though later ones did; of a run that is at work they may still come."""
         self._look()
         return None if self._behind_a_gap is None else (self._end, self._behind_a_gap)
 
     def _look(self) -> None:
-        # The last segment is looked at again: it may have been written a second time, and longer, by a writer that began anew.
+        # The last segment is looked at again: it may have been written a second time, and longer, by a restarted writer.
         after = self._keys[-2] if len(self._keys) > 1 else ""
         self._behind_a_gap = None
         for info in self._store.list(self._key, after):
@@ -156,14 +156,14 @@ class SegmentedStream:
 
 
 class LogReader:
-    """Reads one log; each ``read`` goes on where the one before ended."""
+    """Reads one log; each ``read`` continues where the one before ended."""
 
     def __init__(self, store: Store, key: str) -> None:
         self.stream = open_stream(store, key)
         self._position = 0
 
     def skip_to_tail(self, lines: int) -> None:
-        """Go on with the last ``lines`` lines."""
+        """Continue with the last ``lines`` lines."""
         self._position = start_of_tail(self.stream, lines)
 
     def read(self) -> Iterator[bytes]:

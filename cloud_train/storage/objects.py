@@ -1,9 +1,9 @@
 """What all clouds do alike: objects put, read, listed and deleted through obstore, one client in Rust for S3, Google's and Azure's storage.
 
 It costs about a tenth of what the clouds' own SDKs take for a request (docs/benchmarks.md). Left to the SDKs, one module a cloud, is what
-they do best: credentials, uploads in parts that another process can go on with, and listing keys that are no proper paths.
+they do best: credentials, uploads in parts, and listing keys that are not proper paths.
 
-The SHA-256 of every object lies in its user metadata under ``sha256``. obstore tries each request once: ``storage.retrying`` tries again.
+The SHA-256 of every object is in its user metadata under ``sha256``. obstore tries each request once: ``storage.retrying`` tries again.
 Only its synchronous calls are used; they release the interpreter lock, so threads run side by side.
 
 What a cloud says when it refuses has two parts. ``Explain`` turns its error codes into our errors; ``ObjectStorage.permission``, which each
@@ -175,7 +175,7 @@ class ObjectStorage:
         return iter(sorted(path.rstrip("/").rpartition("/")[2] for path in found))
 
     def delete(self, key: str) -> None:
-        """Remove an object; it is no error if it is gone already."""
+        """Delete an object; no error if it does not exist."""
         import obstore
 
         path = self.full_key(key)
@@ -195,7 +195,7 @@ class ObjectStorage:
         """The key in the bucket; raises InvalidKeyError."""
         parts = key.split("/")
         if any(part in ("", ".", "..") for part in parts) or "\\" in key or not key.isprintable():
-            raise InvalidKeyError(f"the key {key!r} does not stay inside the store {self.url}")
+            raise InvalidKeyError(f"the key {key!r} is outside the store {self.url}")
         return self._prefix + key
 
     def explained(self, error: Exception, action: str, key: str) -> StoreError:
@@ -213,7 +213,7 @@ class ObjectStorage:
         if isinstance(error, obstore.exceptions.PreconditionError):
             return ObjectChangedError(f"{place} changed while being read", hint="retry")
         if isinstance(error, FileNotFoundError):
-            return ObjectMissingError(f"cannot {action} {place}: there is no such object")
+            return ObjectMissingError(f"cannot {action} {place}: no such object")
         return self._in_general_words(action, key, *answer)
 
     def failure(self, action: str, key: str, status: int, code: str, message: str) -> StoreError:
@@ -288,15 +288,15 @@ class ObjectStorage:
     def _full_prefix(self, prefix: str) -> str:
         parts = prefix.split("/")
         if any(part in ("", ".", "..") for part in parts[:-1]) or parts[-1] in (".", "..") or "\\" in prefix:
-            raise InvalidKeyError(f"the prefix {prefix!r} does not stay inside the store {self.url}")
+            raise InvalidKeyError(f"the prefix {prefix!r} is outside the store {self.url}")
         return self._prefix + prefix
 
     def _listed(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
         """Obstore's listing as long as it tells the truth.
 
-        It refuses keys that are no proper paths, and shows ``folder/`` as ``folder`` and, at the top, ``/x`` as ``x``: where that could be,
+        It refuses keys that are not proper paths, and shows ``folder/`` as ``folder`` and, at the top, ``/x`` as ``x``: where that may be,
         the SDK lists, at ten times the CPU time; a few empty objects, which may be such folders, are looked at one by one instead.
-        A prefix that is no folder is filtered here.
+        A prefix that is not a folder is filtered here.
         """
         import obstore
 

@@ -10,7 +10,7 @@
     --nodes M            how many nodes there are
     --platform NAME      the cloud that started this: it tells which node this is (sagemaker, vertex, azureml, or JSON with its variables)
     --secrets PLACE      where the job's secrets are kept (worker.secrets)
-    --workspace FOLDER   where files lie meanwhile if the store is no folder of this machine; by default work/ in CLOUD_TRAIN_HOME
+    --workspace FOLDER   where files are kept meanwhile if the store is a cloud's; by default work/ in CLOUD_TRAIN_HOME
     --lock-fd FD         an open file with a lock on it, to be kept for as long as this process lives
     --retry-delay S      seconds before another attempt, instead of a wait that grows
 

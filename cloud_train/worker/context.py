@@ -63,11 +63,11 @@ class AttemptContext:
     peers: Peers
     """The other nodes."""
     is_cancelled: Callable[[], bool]
-    """Looks for the mark of somebody who cancelled the run."""
+    """Looks for the mark of a cancellation."""
     is_forced: Callable[[], bool]
-    """Whether it says that the grace period is not to be waited for."""
+    """Whether the cancellation skips the grace period."""
     timing: Timing
     remote: Remote | None = None
-    """The run in its store, where that is no folder of this machine."""
+    """The run in its store, where that is a cloud's."""
     uploader: Uploader | None = None
-    """The process that ships to it."""
+    """The process that uploads to it."""

@@ -2,7 +2,7 @@
 
 A process of its own for the reasons that the uploader is one. Unlike it, it lives no longer than the attempt, and not a moment longer than
 the worker. Each shard is fetched by one process at a time, whichever run it belongs to: a record lock (fcntl(2)) on the shard's own byte of
-a common file says by which, and the kernel lets go of it however that process ends. Then the next one goes on with what arrived.
+a common file says by which, and the kernel releases it however that process ends. The next one continues with what arrived.
 """
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
@@ -49,7 +49,7 @@ class Fetcher:
             return False
         self.close()
         if self._starts < _MOST_STARTS:
-            self._note("data: the process that fetches shards was gone: another one takes over")
+            self._note("data: the process that fetches shards was gone; another one takes over")
             self._start()
             return True
         with suppress(OSError):
@@ -99,7 +99,7 @@ def _end_with(reading: int) -> None:
 def _bring_or_say_why(exchange: ShardExchange, note: Note) -> bool:
     try:
         bring_shards(exchange, note)
-    except Exception as error:  # noqa: BLE001 -- whatever a client may raise: whoever waits for a shard has to be told
+    except Exception as error:  # noqa: BLE001 -- whatever a client may raise: the program that waits for a shard has to be told
         said = f"{error}" or type(error).__name__
         hint = f" ({error.hint})" if isinstance(error, CloudTrainError) and error.hint else ""
         note(f"data: {said}{hint}")

@@ -96,14 +96,14 @@ class AttemptLease:
             self._ask(partial(self._remote.put_status, layout.status(number, self._node.rank), status.to_json()))
 
     def is_marked_in_store(self, number: int) -> bool:
-        """Whether somebody has cancelled attempt ``number``; raises StoreError."""
+        """Whether attempt ``number`` has been cancelled; raises StoreError."""
         if self._remote is None:
             return False
         self._ask(partial(self._remote.bring_marks, self._store, [number]))
         return _exists(self._store, f"{self.record.run_id}/{layout.cancel(number)}")
 
     def bring_marks(self) -> None:
-        """Look now whether somebody has cancelled one of the attempts; a store that cannot be reached has no marks."""
+        """Look whether one of the attempts has been cancelled; a store that cannot be reached has no marks."""
         if self._remote:
             self._do(partial(self._remote.bring_marks, self._store, range(self._first, self._newest + 1)), gives_up=False)
 
@@ -117,13 +117,13 @@ class AttemptLease:
 
             shutil.rmtree(folder, ignore_errors=True)
             return exit_status
-        print(f"not everything could be shipped to {self._remote.url}: what is missing there lies in {folder}", file=sys.stderr)
+        print(f"not everything could be uploaded to {self._remote.url}; what is missing there is in {folder}", file=sys.stderr)
         return Cause.INFRASTRUCTURE.exit_code
 
     def _context(self, number: int) -> AttemptContext:
         store, run_id = self._store, self.record.run_id
         workspace = Workspace.in_store(store, run_id, number, self._node.rank)
-        # Somebody who cancels while one attempt follows another may have marked the one before.
+        # A cancellation while one attempt follows another may have marked the earlier one.
         marks = [f"{run_id}/{layout.cancel(attempt)}" for attempt in range(self._first, number + 1)]
         return AttemptContext(
             record=self.record,

@@ -31,7 +31,7 @@ _PORT = "CLOUD_TRAIN_MASTER_PORT"
 
 @dataclass(frozen=True)
 class Platform:
-    """What starts the worker, and starts it anew where it takes machines back."""
+    """What starts the worker, and restarts it after preemption."""
 
     node: NodeContext
     job: str

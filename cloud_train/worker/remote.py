@@ -1,6 +1,6 @@
-"""A store that is no folder of this machine, as the worker uses it: the attempt is claimed there, and checkpoints are brought from there.
+"""A cloud's store as the worker uses it: attempts are claimed there, and checkpoints are downloaded.
 
-Each of these runs in a forked child (``worker.subprocesses``): a store's client has threads, and the worker must stay free of them to fork.
+Each call runs in a forked child: a store's client has threads, and the worker must stay free of them to fork.
 What lands here was written by anybody: names are checked, and every byte against its manifest.
 """
 
@@ -50,7 +50,7 @@ class Remote:
         return CLAIMED
 
     def status(self, name: str) -> str:
-        """A status as it lies in the store, or nothing; raises StoreError."""
+        """A status as it is in the store, or nothing; raises StoreError."""
         try:
             return documents.read(self._store(), f"{self.run_id}/{name}", documents.LARGEST_STATUS).decode(errors="replace")
         except ObjectMissingError:
@@ -62,7 +62,7 @@ class Remote:
         return ""
 
     def bring_marks(self, workspace: LocalStore, attempts: Iterable[int]) -> str:
-        """Look now, and for a moment only, whether somebody has cancelled one of these attempts; raises StoreError."""
+        """Look briefly whether one of these attempts has been cancelled; raises StoreError."""
         store = self._store(time_limit=_MARKS_SECONDS)
         for number in attempts:
             key = f"{self.run_id}/{layout.cancel(number)}"
@@ -71,7 +71,7 @@ class Remote:
         return ""
 
     def bring_newest(self, checkpoints: Path, note: Note) -> None:
-        """Put the newest valid checkpoint into the folder, unless one that is as new lies there; raises StoreError."""
+        """Download the newest valid checkpoint, unless one that is as new is here; raises StoreError."""
         from cloud_train.run.checkpoints import newest_valid
 
         store, prefix = self._store(), f"{self.run_id}/{layout.CHECKPOINTS}"
@@ -82,9 +82,9 @@ class Remote:
             try:
                 self._bring(store, name, checkpoints)
             except ObjectMissingError as error:
-                note(f"passed over checkpoint {name} in the store: it is not complete ({error.message})")
-            except (CorruptError, InvalidKeyError) as error:  # the latter: names that cannot lie beside each other
-                note(f"passed over checkpoint {name} in the store: {error.message}")
+                note(f"skipped checkpoint {name} in the store: it is not complete ({error.message})")
+            except (CorruptError, InvalidKeyError) as error:  # the latter: names that cannot be side by side
+                note(f"skipped checkpoint {name} in the store: {error.message}")
             else:
                 note(f"brought checkpoint {name} from the store")
                 return

@@ -39,7 +39,7 @@ class SecretsError(CloudTrainError):
 
 
 def fetch(place: str) -> str:
-    """The secrets that lie at ``place``, as JSON; raises SecretsError. The clouds' SDKs start threads: call it in a child of the worker."""
+    """The secrets at ``place``, as JSON; raises SecretsError. The clouds' SDKs start threads: call it in a child of the worker."""
     kind, _, name = place.partition(":")
     readers = {
         "aws-secret": _from_aws,
@@ -63,7 +63,7 @@ def parsed(text: str, place: str) -> dict[str, str]:
     except ValueError:  # without its text, which holds the secrets
         values = None
     if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
-        raise SecretsError(f"what lies at {place} is not a JSON document of names and texts")
+        raise SecretsError(f"the secret at {place} is not a JSON document of names and texts")
     return values
 
 

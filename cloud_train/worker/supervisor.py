@@ -60,7 +60,7 @@ def run_attempts(
     try:
         start, exit_status = next_attempt(lease, first, platform.job) if platform else (first, None)
         last = _attempts(lease, start, node=node, signals=signals, timing=timing) if exit_status is None else _Last(exit_status)
-    except CloudTrainError:  # a further attempt could not be taken: those before it are shipped all the same
+    except CloudTrainError:  # a further attempt could not be taken; those before it are uploaded anyway
         lease.leave(0)
         raise
     exit_status = lease.leave(last.exit_status)
@@ -116,7 +116,7 @@ def _wait(seconds: float, at: AttemptContext) -> bool:
 
 
 def _call_off(at: AttemptContext, end: Ending) -> Ending:
-    """There will be no further attempt. Whoever cancels between two attempts gets a cancelled run, not a failed one."""
+    """No further attempt follows. A run that is cancelled between two attempts is cancelled, not failed."""
     at.worker_log.note("no further attempt: told to stop")
     at.peers.withdraw()
     if not at.is_cancelled():
@@ -150,7 +150,7 @@ def _cause(lease: AttemptLease, number: int, status: AttemptStatus) -> Cause:
         return status.cause
     is_cancelled = lease.is_marked_in_store(number)
     cause = Cause.CANCELLED if is_cancelled else Cause.PREEMPTED
-    message = "cancelled; the machine was gone" if is_cancelled else "the machine was taken back, and the worker started anew"
+    message = "cancelled; the machine was preempted" if is_cancelled else "the machine was preempted, and the worker restarted"
     try:
         lease.put_status(number, status.ended_with(cause, message, time.time()))
     except StoreError as error:
@@ -194,7 +194,7 @@ def another_follows(at: AttemptContext) -> bool:
 
 
 def last_word(cause: Cause, at: AttemptContext) -> Cause:
-    """The cause of the last attempt: whoever cancels between two of them gets a cancelled run, as node 0 writes down a moment later."""
+    """The cause of the last attempt: a run that is cancelled between two attempts is cancelled, as node 0 writes a moment later."""
     give_up_at = monotonic() + at.timing.farewell
     while cause is not Cause.CANCELLED and 0 in at.peers.statuses and at.is_cancelled() and monotonic() < give_up_at:
         at.peers.look()

@@ -1,4 +1,4 @@
-"""Where an attempt's files lie on this machine. A local folder is its own workspace: program and worker write into the run directory."""
+"""Where an attempt's files are on this machine. A local folder is its own workspace: program and worker write into the run directory."""
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
 
@@ -22,7 +22,7 @@ class Workspace:
     """The paths of one attempt on one node."""
 
     store: Path
-    """The folder that the run directory lies in."""
+    """The folder that contains the run directory."""
     record: Path
     checkpoints: Path
     model: Path

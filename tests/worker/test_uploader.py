@@ -147,15 +147,15 @@ def test_a_store_that_is_away_for_a_while_delays_and_loses_nothing(machine: Mach
     machine.says(b"\n3\n")
     gate.refuses = everything
     machine.says(b"\n20\n")
-    wait_until(lambda: b"cannot ship" in (machine.workspace / layout.worker_log(1)).read_bytes(), "it is said")
+    wait_until(lambda: b"cannot upload" in (machine.workspace / layout.worker_log(1)).read_bytes(), "it is said")
     gate.refuses = lambda request: False
     assert worker.wait(60) == 0
     assert machine.output().partition(b"\n")[2] == COUNTED
     assert machine.store.get(f"{RUN_ID}/{layout.MODEL}/weights") == b"model\n"
     assert machine.status().cause is Cause.SUCCEEDED
-    said = [line for line in machine.worker_log().splitlines() if "cannot ship" in line]
+    said = [line for line in machine.worker_log().splitlines() if "cannot upload" in line]
     assert 1 <= len(said) <= 2, "once for the streams, and perhaps once for the folders, whichever file it was"
-    assert "(the service is busy or ill: try again later)" in said[0]
+    assert "(the service is unavailable; retry later)" in said[0]
 
 
 def test_a_store_that_stays_away_is_given_up_after_a_while_and_the_workspace_is_kept(machine: Machine, gate: Gate) -> None:
@@ -168,7 +168,7 @@ def test_a_store_that_stays_away_is_given_up_after_a_while_and_the_workspace_is_
     assert time.monotonic() - began >= 1
     assert worker.stderr
     said = worker.stderr.read().decode()
-    assert said == f"not everything could be shipped to {machine.url}: what is missing there lies in {machine.workspace}\n"
+    assert said == f"not everything could be uploaded to {machine.url}; what is missing there is in {machine.workspace}\n"
     assert machine.printed() == b"ready\n"
     assert (machine.workspace / layout.CHECKPOINTS / "step-00000007" / layout.MANIFEST).exists()
     assert not machine.status().state.is_end

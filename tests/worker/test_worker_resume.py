@@ -53,7 +53,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_journal_says_why(launched: 
     (checkpoint(launched, 2) / "weights").write_text("weights of 3")
     assert launched.run(attempt=2).resumed_step == 1
     assert launched.output(2) == b"weights of 1"
-    assert "passed over checkpoint step-00000002" in launched.worker_log(2)
+    assert "skipped checkpoint step-00000002" in launched.worker_log(2)
     assert "SHA-256 differs" in launched.worker_log(2)
 
 

@@ -46,7 +46,7 @@ class Hasher:
         """How many bytes it is of, from the beginning."""
 
     def go_on(self, end: int, stopped: threading.Event) -> None:
-        """Hash what lies before ``end``; leaves off where the file ends, and when ``stopped`` is set."""
+        """Hash what is before ``end``; stops where the file ends, and when ``stopped`` is set."""
         while self.at < end and not stopped.is_set():
             read = os.preadv(self._descriptor, [self._piece[: end - self.at]], self.at)
             if not read:
@@ -182,9 +182,9 @@ class PartialFile:
         self.arrived = self._read_notes()
         """The parts that arrived: number → SHA-256 of its bytes, empty where it was not noted."""
         if not self.arrived:
-            self.begin_anew()
+            self.restart()
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """Forget what arrived, and give the file its size, so that a full disk shows at once where the file system can tell."""
         self.arrived = {}
         os.ftruncate(self.descriptor, 0)

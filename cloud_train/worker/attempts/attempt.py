@@ -14,7 +14,7 @@ from cloud_train.errors import CloudTrainError, CorruptError, StoreError
 from cloud_train.run.layout import step_of
 from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.run.states import Cause, State
-from cloud_train.storage.base import TransientStoreError
+from cloud_train.storage.base import RetriesExhaustedError
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker import contract, data, ending
 from cloud_train.worker.attempts import program, sealing
@@ -134,7 +134,7 @@ class Attempt:
         if self._watch.stop or not name:
             return None
         if step_of(name) is None:
-            raise CorruptError(f"node 0 names {name!r}, which is no checkpoint")
+            raise CorruptError(f"node 0 names {name!r}, which is not a checkpoint")
         self._at.worker_log.note(f"resuming from step {step_of(name)}, as node 0 does")
         checkpoints = self._at.workspace.checkpoints
         if self._at.remote:
@@ -180,11 +180,11 @@ class Attempt:
         went_well, found = self._watch.do(prepare, abandon_on_stop=True)
         if not went_well and not self._watch.stop:
             raise StoreError(f"the checkpoints in {checkpoints} cannot be read: {found}")
-        self._at.worker_log.note(f"resuming from step {step_of(found)}" if found else "no valid checkpoint: starting afresh")
+        self._at.worker_log.note(f"resuming from step {step_of(found)}" if found else "no valid checkpoint: starting from the beginning")
         return checkpoints / found if found else None
 
     def _fetch_data(self) -> Path | None:
-        """Where the job's data is on this machine if it had to be fetched from a store; None where it had not."""
+        """Where the job's data is on this machine if it was fetched from a store; otherwise None."""
         source = self._at.record.program.data
         if source is None:
             self._download_data()
@@ -214,7 +214,7 @@ class Attempt:
             is_here = not os.environ.get(contract.PLATFORM)
             try:
                 data.download_all(files, program.download_folder(os.environ), self._at.worker_log.note, allow_loopback=is_here)
-            except TransientStoreError:
+            except RetriesExhaustedError:
                 raise
             except CloudTrainError as error:
                 return f"{error.message} ({error.hint})" if error.hint else error.message
@@ -227,11 +227,11 @@ class Attempt:
             raise DataRefusedError(reason)
 
     def _was_stopped(self, exit_code: int) -> bool:
-        # Whoever cancels may signal the program before the worker has seen the mark.
+        # A cancellation may signal the program before the worker has seen the mark.
         return self._watch.stop is not None or (exit_code != 0 and self._at.is_cancelled())
 
     def _stopped(self, exit_code: int | None, killed: str = "") -> Ending:
-        if self._at.remote and not self._at.is_cancelled():  # whoever cancels signals the worker too: the mark may still be on its way
+        if self._at.remote and not self._at.is_cancelled():  # a cancellation signals the worker too: the mark may still be on its way
             self._watch.do(partial(self._at.remote.bring_marks, LocalStore(self._at.workspace.store), [self._number]))
         reason = Stop.CANCELLED if self._watch.stop is None or self._at.is_cancelled() else self._watch.stop
         return ending.of_stop(reason, self._at.record.program, exit_code, killed, self._at.workspace.failure)
@@ -240,7 +240,7 @@ class Attempt:
         if not sealing.model_needs_seal(self._at.workspace.model):
             return end
         went_well, text = self._watch.do(partial(sealing.seal_model, self._at.workspace.model))
-        return end if went_well else Ending(Cause.FAILED, f"the program ended well, but its model is not complete: {text}", end.exit_code)
+        return end if went_well else Ending(Cause.FAILED, f"the program succeeded, but its model is incomplete: {text}", end.exit_code)
 
     def _reaped(self, pid: int, status: int) -> None:
         if self._at.uploader and pid == self._at.uploader.pid:

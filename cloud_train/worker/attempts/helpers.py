@@ -49,7 +49,7 @@ class Helpers:
         self._children.expect(self._fetcher.pid)
 
     def keep_going(self) -> None:
-        """Start those anew that have to last and are gone."""
+        """Restart those that must last and are gone."""
         if self._at.uploader:
             self._at.uploader.keep_going(self._number, self._let_go_of_the_attempts)
         if (fetcher := self._fetcher) and (code := self._children.code(fetcher.pid)) is not None and fetcher.goes_on(code):
@@ -77,7 +77,7 @@ class Helpers:
             os.kill(subprocess.pid, signal.SIGKILL)
 
     def result(self, subprocess: Subprocess) -> tuple[bool, str]:
-        """Of a subprocess that is done: whether it went well, and its result or what went wrong."""
+        """Of a subprocess that is done: whether it succeeded, and its result or the reason."""
         del self._subprocesses[subprocess.pid]
         return subprocess.result(self._children.code(subprocess.pid) or 0)
 

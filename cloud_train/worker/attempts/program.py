@@ -221,7 +221,7 @@ class Running:
             return
         if self._watch.kill_at > (soon := monotonic() + self._at.timing.leftover):
             self._watch.kill_at = soon
-            self._at.worker_log.note("the program left processes behind: they are ended")
+            self._at.worker_log.note("the program left processes behind; ending them")
             tree.terminate(self._group)
 
     def _kill(self) -> bool:
@@ -231,7 +231,7 @@ class Running:
             self._give_up_at = now + self._at.timing.unkillable
             self._at.worker_log.note("SIGKILL for what is left of the program")
         if now > self._give_up_at:
-            self._at.worker_log.note("some process cannot be killed; it is left behind")
+            self._at.worker_log.note("a process cannot be killed; leaving it behind")
             return False
         tree.kill(self._group, self._helpers.pids())
         self._watch.kill_at = now + _KILL_AGAIN_SECONDS

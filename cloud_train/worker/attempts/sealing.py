@@ -3,7 +3,7 @@
 The folder above that of the checkpoints, or of the model, is the run's own and trusted. From there on no link is followed: the program may
 put one there at any time, and nothing outside the run is the worker's to write or delete.
 
-All but the looks runs in a subprocess, which imports what it needs itself: a worker whose program has no checkpoints starts 4 ms earlier.
+Sealing runs in a subprocess, which imports what it needs itself: a worker whose program has no checkpoints starts 4 ms earlier.
 """
 
 import os
@@ -23,7 +23,7 @@ from cloud_train.worker.context import AttemptContext
 from cloud_train.worker.processes.subprocesses import Subprocess
 
 _PASSED_OVER = ".passed-over-"
-_REMOVE = "let the program make a plain folder there, or leave the one that it finds"
+_REMOVE = "have the program create a plain folder there, or keep the existing one"
 
 Note = Callable[[str], None]
 
@@ -121,7 +121,7 @@ def _put_aside(name: str, directory: int, note: Note) -> None:
 
 
 class Sealer:
-    """Of one attempt, made before the program starts; at most one subprocess of it is at work."""
+    """Of one attempt, created before the program starts; it runs at most one subprocess at a time."""
 
     def __init__(self, at: AttemptContext, helpers: Helpers, watch: Watch) -> None:
         self._at, self._helpers, self._watch = at, helpers, watch

@@ -23,7 +23,7 @@ class Watch:
         self.kill_at = math.inf
         """When what is left of the program is to be killed."""
         self.is_forced = False
-        """Whether somebody who cancelled did not want to wait for the grace period."""
+        """Whether the run was cancelled without the grace period."""
         self._is_told = False
         self._pace = at.timing.look
         self._next_heartbeat = monotonic() + at.timing.heartbeat
@@ -55,12 +55,12 @@ class Watch:
         self._pace, self._next_look = seconds, monotonic()
 
     def give_grace(self, seconds: float) -> None:
-        """The program was told to stop: kill it after this time, or as soon as somebody does not want to wait."""
+        """The program was told to stop: kill it after this time, or once it is cancelled without the grace period."""
         self._is_told = True
         self.kill_at = monotonic() + seconds
 
     def do(self, work: Callable[[], str], *, abandon_on_stop: bool = False) -> tuple[bool, str]:
-        """Do a subprocess and wait for it, listening meanwhile; returns whether it went well, and its result or what went wrong."""
+        """Run work in a forked child and wait, listening meanwhile; returns whether it succeeded, and its result or the reason."""
         subprocess = self._helpers.begin(work)
         while not self._helpers.is_done(subprocess):
             self.turn()

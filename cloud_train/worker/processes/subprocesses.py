@@ -36,7 +36,7 @@ class Subprocess:
 
 
 def do(work: Callable[[], str], signals: Signals, in_child: Callable[[], None], *, gives_up: bool) -> tuple[bool, str]:
-    """Do a subprocess outside an attempt and wait for it; with ``gives_up`` not beyond the moment at which the worker is told to stop.
+    """Run work outside an attempt in a forked child, and wait; ``gives_up``: only until the worker is told to stop.
 
     Returns what ``Subprocess.result`` does.
     """
@@ -85,7 +85,7 @@ class Children:
         return self._codes[pid]
 
     def reap(self) -> bool:
-        """Bury every child that has ended, adopted ones included; False if there are no children any more."""
+        """Reap every child that has ended, adopted ones included; returns False if no children are left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)

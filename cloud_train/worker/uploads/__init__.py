@@ -1,1 +1,1 @@
-"""A run's way to a store that is no folder of this machine: logs, metrics, checkpoints and model, in a process of its own."""
+"""Uploads of a run to a cloud's store: logs, metrics, checkpoints and model, by a separate process."""

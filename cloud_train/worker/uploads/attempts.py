@@ -1,13 +1,13 @@
 """Bringing what an attempt writes on its machine into the store while it runs, and the few marks of others from the store to the machine.
 
-The worker and its program know only their workspace, a folder laid out like the run directory. The uploads copies from there:
+The worker and its program know only their workspace, a folder laid out like the run directory. The uploader copies from there:
 
 - output, worker's log and metrics in segments (``run.streams``): at most one write in two seconds each, none where nothing is new;
 - checkpoints once they are sealed, the newest first and the manifest last; then the store is pruned, never of its last complete one;
-- the final model, its manifest last, and whatever else lies in the attempt's folder (TensorBoard's files, the reason of a failure);
+- the final model, its manifest last, and everything else in the attempt's folder (TensorBoard's files, the reason of a failure);
 - the status, at every change of state and as a sign of life. An *end* goes last of all: who reads it finds everything else.
 
-Only node 0 ships checkpoints and the model. In the other direction come the marks of somebody who cancels and, of several nodes, what the
+Only node 0 uploads checkpoints and the model. In the other direction come cancellation marks and, of several nodes, what the
 others say of themselves.
 """
 
@@ -28,7 +28,7 @@ from cloud_train.worker.status import NodeStatus
 from cloud_train.worker.uploads.streams import StreamUpload
 
 _LIFE_SIGN_SECONDS = 10.0
-_SILENCE_SECONDS = 20.0  # after which the store is asked first whether somebody has given the attempt up
+_SILENCE_SECONDS = 20.0  # after which the store is asked first whether the attempt was given up
 _CANCEL_SECONDS = 4.0
 _PEERS_SECONDS = 1.0
 
@@ -47,7 +47,7 @@ class AttemptUploads:
         again: bool = False,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """``again``: an earlier uploads may have sent a part already."""
+        """``again``: an earlier process may have sent a part already."""
         self._workspace, self._store, self._run_id, self._first = workspace, store, run_id, first
         self._node, self._again, self._clock = node, again, clock
         self._attempts: dict[int, _AttemptShipper] = {}
@@ -63,7 +63,7 @@ class AttemptUploads:
                     self._workspace, self._store, self._run_id, number, node=self._node, streams=streams, clock=self._clock
                 )
             number += 1
-        # A mark may still be left for the attempt before the newest one, by somebody who saw no other.
+        # A mark may still arrive for the attempt before the newest one, from a machine that saw no other.
         done = [attempt.look(self._has_worker, listens=number - attempt.number <= 2) for attempt in self._attempts.values()]
         return all(done)
 
@@ -81,7 +81,7 @@ class AttemptUploads:
         return [number for number, attempt in list(self._attempts.items()) if attempt.waits]
 
     def expect_no_end(self) -> None:
-        """The worker is gone: an attempt counts as done once all that lies here has arrived, though nobody will write down its end."""
+        """The worker is gone: an attempt is done once everything here has arrived, though its end will never be written."""
         self._has_worker = False
 
     def folders_arrived(self, attempts: list[int]) -> None:
@@ -167,7 +167,7 @@ class _AttemptShipper:
 
     def _give_sign_of_life(self) -> None:
         """With the state before the end: what arrives before the end may take long."""
-        if not self._shipped:  # by an earlier uploads, or when the attempt was claimed
+        if not self._shipped:  # by an earlier process, or when the attempt was claimed
             with suppress(ObjectMissingError):
                 self._shipped = self._status_there()
         if self._shipped:
@@ -180,7 +180,7 @@ class _AttemptShipper:
             self._shipped, self._life_sign = status, self._clock()
 
     def _is_given_up(self) -> bool:
-        """Whether somebody who heard nothing for long gave the attempt its end, and may have begun another: then this one must stop."""
+        """Whether another machine, after a long silence, ended the attempt and may have started another: then this one must stop."""
         if not self._given_up and self._clock() - self._life_sign >= _SILENCE_SECONDS:
             with suppress(ObjectMissingError):
                 self._given_up = State(self._status_there().get("state")).is_end
@@ -189,7 +189,7 @@ class _AttemptShipper:
         return self._given_up
 
     def _status_there(self) -> dict[str, Any]:
-        """What the store has of this status, field by field; raises CorruptError if that is no status."""
+        """What the store has of this status, field by field; raises CorruptError if it is not a status."""
         data = documents.read(self._store, self._status_key, documents.LARGEST_STATUS)
         NodeStatus.from_json(data, f"{self._store.url}/{self._status_key}")
         return documents.load(data, documents.LARGEST_STATUS)

@@ -76,7 +76,7 @@ class FolderUploads:
             try:
                 is_there = self._ship_folder(f"{layout.CHECKPOINTS}/{name}", manifest)
             except CorruptError as error:
-                self._note(f"checkpoint {name} is not shipped: {error.message}")
+                self._note(f"checkpoint {name} is not uploaded: {error.message}")
                 self._spoilt[name], is_there = manifest, False
             if is_there:
                 there[name] = manifest
@@ -103,7 +103,7 @@ class FolderUploads:
         return {name: manifest for name, manifest in here.items() if self._spoilt.get(name) != manifest}
 
     def _staying(self, here: Mapping[str, Manifest]) -> set[str]:
-        """The names that stay in the store. What is newer there than everything here was passed over by the worker: it does not count."""
+        """The names that stay in the store. What is newer there than everything here was skipped by the worker: it does not count."""
         newest = max((layout.step_of(name) or 0 for name in here), default=0)
         complete = {name: found for name, found in self._checkpoints_there().items() if found and (layout.step_of(name) or 0) <= newest}
         complete |= here

@@ -28,7 +28,7 @@ class StreamUpload:
         self._began = self._next = clock()
 
     def go_on(self) -> None:
-        """Go on behind what an earlier uploads has sent."""
+        """Continue after what an earlier process has sent."""
         for info in self._store.list(f"{self._key}."):
             found = stream_of(info.key)
             if found and found[0] == self._key and found[1] == self._end:

@@ -1,7 +1,7 @@
-"""The uploader: a forked process beside the worker that ships an attempt's workspace to a store which is no folder of this machine.
+"""The uploader: a forked process beside the worker that uploads an attempt's workspace to a cloud's store.
 
-A process of its own, so that a slow network never delays the worker's ears and signs of life, and because a store's client has threads, and
-a process with threads cannot safely fork. It outlives a worker that is killed, and still brings over what lies there by then.
+A process of its own, so that a slow network never delays the worker's signals and heartbeats, and because a store's client has threads, and
+a process with threads cannot safely fork. It outlives a worker that is killed, and still uploads what is there by then.
 """
 
 import os
@@ -40,7 +40,7 @@ NoteOf = Callable[[int], Note]
 
 @dataclass(frozen=True)
 class WorkspaceUpload:
-    """What is shipped, and where to."""
+    """What is uploaded, and where to."""
 
     workspace: LocalStore
     url: str
@@ -64,7 +64,7 @@ class Uploader:
         self._start(again=False)
 
     def reaped(self, status: int) -> None:
-        """Its process was reaped, with this wait status."""
+        """Its process has ended, with this wait status."""
         self._exit_code = os.waitstatus_to_exitcode(status)
 
     def keep_going(self, attempt: int, in_child: Callable[[], None]) -> None:
@@ -76,7 +76,7 @@ class Uploader:
             self._start_another(attempt, in_child)
 
     def finish(self, attempt: int) -> bool:
-        """Wait until everything has been shipped, listening to signals; False if that did not come about."""
+        """Wait until everything has been uploaded, listening to signals; returns False if it could not be."""
         for _ in range(_LAST_STARTS):
             if self._exit_code is not None:
                 self._start_another(attempt)
@@ -95,12 +95,12 @@ class Uploader:
         os.close(self._writing)
 
     def _start_another(self, attempt: int, in_child: Callable[[], None] = lambda: None) -> None:
-        self._note_of(attempt)("the process that ships to the store was gone: another one takes over")
+        self._note_of(attempt)("the process that uploads to the store was gone; another one takes over")
         os.close(self._writing)
         self._start(again=True, in_child=in_child)
 
     def _start(self, again: bool, in_child: Callable[[], None] = lambda: None) -> None:
-        """``again``: an earlier one has shipped a part already."""
+        """``again``: an earlier one has uploaded a part already."""
         reading, self._writing = os.pipe()
         self._exit_code = None
         self._next_start = time.monotonic() + (self._restarts.next_wait() or 0.0)
@@ -138,7 +138,7 @@ def _ship(upload: WorkspaceUpload, reading: int, note_of: NoteOf, again: bool) -
     threading.Thread(target=_ship_folders, args=(uploads, folders, folders_way, over), daemon=True).start()
     patient_until: float | None = None
     while True:
-        is_last = over.is_set()  # asked before the look: what the worker wrote just before it said so is still to be shipped
+        is_last = over.is_set()  # asked before the look: what the worker wrote just before it said so is still to be uploaded
         if streams_way.did(uploads.look) and is_last:
             return True
         if is_last:
@@ -166,7 +166,7 @@ def _rest(over: threading.Event, way: "_Way") -> None:
 
 
 def _listen(reading: int, uploads: "AttemptUploads", over: threading.Event) -> None:
-    """Until the worker says that it is done, or is gone: then what lies there is shipped, though its end will never be written."""
+    """Until the worker says that it is done, or is gone: then what is there is uploaded, though its end will never be written."""
     word = b""
     with suppress(OSError):
         word = os.read(reading, len(_FINISH))
@@ -201,7 +201,7 @@ class _Way:
             # What is wrong with the store shows at whichever file comes first: what to do about it is the same.
             reason = f"{type(error).__name__} {hint or said}"
             if reason != self._reason:
-                self._note(f"cannot ship: {said}" + (f" ({hint})" if hint else ""))
+                self._note(f"cannot upload: {said}" + (f" ({hint})" if hint else ""))
                 self._reason = reason
             self._failing_since = self._failing_since or time.monotonic()
             self.wait = self._failures.next_wait() or 0.0
