@@ -17,6 +17,7 @@ from cloud_train.spec.facts import DataFacts, LayerFacts
 from cloud_train.spec.paths import has_home, is_there
 from cloud_train.spec.problems import AbsentDataError, FieldError, Finding, Path
 from cloud_train.spec.secret_names import looks_secret
+from cloud_train.spec.trainer_variables import TRAINER_VARIABLES
 
 _OURS = "CLOUD_TRAIN_"
 
@@ -127,6 +128,9 @@ def _environment(spec: JobSpec) -> Iterator[Finding]:
             yield ("env", name), f"{name} looks like a secret, and a job file is no place for its value", f"secrets: [{name}]"
         if name.startswith(_OURS):
             yield ("env", name), f"{name} belongs to cloud-train", "another name"
+        elif not isinstance(spec.model, ScriptModel) and name not in TRAINER_VARIABLES:
+            wanted = "one that tunes a library, such as OMP_NUM_THREADS; a script may set any variable"
+            yield ("env", name), f"the built-in trainers do not accept the variable {name}", wanted
     for index, name in enumerate(spec.secrets):
         if name in spec.env:
             yield ("secrets", index), f"{name} stands under env as well", "one of the two"

@@ -3,13 +3,19 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
+from cloud_train.run.record import RunRecord
+from cloud_train.storage.local import LocalStore
 from cloud_train.training.__main__ import keep_compiled_code_private
+from cloud_train.worker.attempts.program import environment_of
+from cloud_train.worker.nodes import NodeContext
+from cloud_train.worker.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 PLANTED = ("torch", "sklearn", "numpy", "json", "pydantic", "safetensors", "psutil", "tensorboardX", "cloud_train/__init__", "PIL/__init__")
@@ -66,6 +72,26 @@ def test_a_built_in_job_imports_nothing_that_is_beside_its_job_file_or_in_the_cu
     assert "this model classifies images" in predicted.stdout, predicted.stdout + predicted.stderr
 
 
+@pytest.mark.parametrize("name", ["PYTHONPATH", "LD_PRELOAD", "DYLD_INSERT_LIBRARIES", "CUDA_INJECTION64_PATH", "PATH", "BASH_ENV", "ANY"])
+def test_a_built_in_job_may_not_set_variables_that_run_code(folder: Path, name: str) -> None:
+    (folder / "job.yaml").write_text(JOB.format(store=folder.parent / "runs", more="") + f"env: {{{name}: {folder}}}\n")
+    ended = cloud_train(folder, "submit", "job.yaml", "--dry-run")
+    assert ended.returncode == 3
+    assert f"the built-in trainers do not accept the variable {name}" in ended.stderr
+
+
+def test_the_worker_passes_no_such_variable_on_whatever_a_record_says(folder: Path) -> None:
+    (folder / "job.yaml").write_text(JOB.format(store=folder.parent / "runs", more="") + "env: {OMP_NUM_THREADS: '1'}\n")
+    plan = make_plan(Home(folder.parent / "home"), folder / "job.yaml")
+    environment = {"PYTHONPATH": str(folder), "LD_PRELOAD": str(folder / "e.so"), "OMP_NUM_THREADS": "1"}
+    forged = RunRecord(plan.run_id, 0.0, plan.job.model_dump(mode="json"), replace(plan.program, environment=environment), {}, {})
+    workspace = Workspace.in_store(LocalStore(folder.parent / "runs"), plan.run_id, 1, 0)
+    own = {"PYTHONPATH": "/mine", "PATH": "/bin"}
+    found = environment_of(forged, "0" * 64, workspace, 1, node=NodeContext(), resume=None, data=None, own=own)
+    assert (found["PYTHONPATH"], found["OMP_NUM_THREADS"]) == ("/mine", "1")
+    assert "LD_PRELOAD" not in found
+
+
 @pytest.mark.slow
 def test_no_other_verb_imports_what_is_in_the_current_folder(folder: Path) -> None:
     (folder / "job.yaml").write_text(JOB.format(store=folder.parent / "runs", more=""))
@@ -87,7 +113,12 @@ def test_a_built_in_job_starts_in_the_root_folder_here_and_in_a_container(folder
 def test_compiled_code_is_not_looked_for_where_another_user_can_plant_it(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     code = """
+from cloud_train.run.record import RunRecord
+from cloud_train.storage.local import LocalStore
 from cloud_train.training.__main__ import keep_compiled_code_private
+from cloud_train.worker.attempts.program import environment_of
+from cloud_train.worker.nodes import NodeContext
+from cloud_train.worker.workspace import Workspace
 keep_compiled_code_private()
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 print(cache_dir())

@@ -73,7 +73,7 @@ WHOLE: dict[str, Any] = {
     "provider": "local",
     "store": "runs",
     "image": {"base": "python:3.12-slim"},
-    "env": {"A": "b"},
+    "env": {"TZ": "b"},
     "secrets": ["TOKEN"],
     "retry": {"attempts": 2, "on": ["failed"]},
     "limits": {"duration": "2 h", "grace": "30 s"},

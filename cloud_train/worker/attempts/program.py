@@ -17,6 +17,7 @@ from cloud_train.errors import CloudTrainError, StoreError
 from cloud_train.run import python_path
 from cloud_train.run.record import Program, RunRecord
 from cloud_train.run.states import State
+from cloud_train.spec.trainer_variables import TRAINER_VARIABLES
 from cloud_train.worker import contract
 from cloud_train.worker.attempts.helpers import Helpers
 from cloud_train.worker.attempts.watch import Watch
@@ -74,13 +75,21 @@ def environment_of(
     data: Path | None,
     own: Mapping[str, str],
 ) -> dict[str, str]:
-    """The program's environment: the worker's ``own``, then the job's, then the contract's variables, and no stale ones of another run."""
+    """The program's environment: the worker's ``own``, then the job's, then the contract's variables, and no stale ones of another run.
+
+    Of the job's, a built-in trainer gets ``TRAINER_VARIABLES`` only.
+    """
     program = record.program
     inherited = {name: value for name, value in own.items() if not name.startswith(_PREFIX) or name == _HOME}
-    outer = {"PYTHONUNBUFFERED": "1", **python_path.as_given(inherited), **program.environment}
-    # Unbuffered: a Python program's lines should be in the log when they are printed, and survive its being killed.
+    given = python_path.as_given(inherited)
+    if _is_script(record):
+        outer = {**given, **program.environment}
+    else:
+        tuning = {name: value for name, value in program.environment.items() if name in TRAINER_VARIABLES}
+        outer = python_path.fixed({**given, **tuning})
     return {
-        **(outer if _is_script(record) else python_path.fixed(outer)),
+        "PYTHONUNBUFFERED": "1",  # a Python program's lines should be in the log when they are printed, and survive its being killed
+        **outer,
         **({contract.PLATFORM: own[contract.PLATFORM]} if contract.PLATFORM in own else {}),
         contract.RUN_ID: record.run_id,
         contract.ATTEMPT: str(attempt),
