@@ -12,6 +12,7 @@ JOBS ?= 2
 
 # The modules of `run` that the worker uses. Like the worker and two modules of `job`, they must work on Python 3.10, in users' own images.
 WORKERS_RUN := cached checkpoints documents layout manifest platform_rules python_path ranking record shard_exchange states
+IN_CONTAINERS := cloud_train/beneath.py cloud_train/errors.py cloud_train/exit_status.py cloud_train/spec/secret_names.py cloud_train/data/json_stream.py cloud_train/data/downloads.py cloud_train/data/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -43,7 +44,7 @@ $(STAMP): pyproject.toml requirements-dev.lock tools/own_wheels.py
 	@rm -rf "$(VENV)/wheels" && mkdir "$(VENV)/wheels"
 	$(if $(strip $(PIP_ARGS)),$(pip) download --quiet --no-deps -d "$(VENV)/wheels" -c constraints.txt $(PIP_ARGS) torch)
 	"$(BIN)/python" tools/own_wheels.py requirements-dev.lock "$(VENV)/wheels" > "$(VENV)/requirements.txt"
-	$(pip) install --quiet --require-hashes --find-links "$(VENV)/wheels" -r "$(VENV)/requirements.txt"
+	$(pip) install --quiet --no-compile --require-hashes --find-links "$(VENV)/wheels" -r "$(VENV)/requirements.txt"
 	$(pip) install --quiet --no-deps --no-build-isolation -e .
 	@rm -rf "$(VENV)/wheels" && touch "$@"
 
@@ -82,9 +83,11 @@ lint: $(STAMP)  ## style and import rules
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/lint-imports" --no-cache
 
+# mypy uses one processor, and what it remembers of one version of Python does not serve the other: the two run side by side.
 types: $(STAMP)  ## mypy --strict over package, tests and benchmarks; for Python 3.10 too over what runs in containers
-	"$(BIN)/mypy"
-	"$(BIN)/mypy" --python-version 3.10 cloud_train/beneath.py cloud_train/errors.py cloud_train/exit_status.py cloud_train/spec/secret_names.py cloud_train/data/json_stream.py cloud_train/data/downloads.py cloud_train/data/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
+	@"$(BIN)/mypy" & everything=$$!; \
+	"$(BIN)/mypy" --python-version 3.10 $(IN_CONTAINERS) & containers=$$!; \
+	wait $$everything; first=$$?; wait $$containers && exit $$first
 
 unit: $(STAMP)  ## all tests
 	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal -q

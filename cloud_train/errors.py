@@ -4,8 +4,11 @@
 
     CloudTrainError                        1
     ├── UsageError                         2  invalid usage
-    │   └── NotTrustedError                   something that another person may have written was not accepted
+    │   ├── NotTrustedError                   something that another person may have written was not accepted
+    │   └── UnknownProviderError
     ├── JobError                           3  a job or config file is wrong
+    │   ├── BrokenComponentError
+    │   ├── UnknownComponentError
     │   ├── JobFileError                      every mistake of a file, with its position
     │   └── FieldError                        one mistake, before its position is known
     │       └── AbsentDataError

@@ -65,7 +65,7 @@ class EngineImages:
             return self._closing.enter_context(sdk_client(self.address, _TIMEOUT_SECONDS))
 
     def find(self, name: str) -> Mapping[str, Any] | None:
-        """Everything that the engine knows of an image, by id or name; None if it does not have it."""
+        """The image with this id or name, as the engine describes it; None if there is none."""
         with _other_way_named():
             return self._engine.image(name)
 
@@ -145,7 +145,7 @@ class EngineImages:
             raise ImageError(f"the login for {login.host or 'no registry'} is not sent with {repository}")
         if login is not None and not is_private(self.address):
             hint = "use TLS (DOCKER_TLS_VERIFY=1, and certificates in DOCKER_CERT_PATH), or ssh://user@host"
-            raise ImageError(f"the Docker Engine at {self.address} is reached without encryption, so it does not get a login", hint=hint)
+            raise ImageError(f"the Docker Engine at {self.address} is reached without encryption, so no login is sent to it", hint=hint)
         self.tag(image_id, name)
         sizes: dict[str, int] = {}
         with explained(f"push {name}"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +43,23 @@ def make_plan(
 ) -> Plan:
     """Everything that submitting ``job_file`` will do.
 
-    ``overrides`` are ``key=value`` texts, ``config`` is the name or the path of a config file, ``provider`` and ``store`` outrank both; a
+    ``overrides`` are ``key=value`` texts, ``config`` is the name or the path of a config file, ``provider`` and ``store`` override both; a
     folder given as ``store`` starts at the current one. A cloud's config file need not be named if it has the provider's name. For a
     ``dry_run`` the job's data may be missing: the plan then holds what is known without it, and a note.
     ``configs`` decides which config files may be used; by default one that has to be trusted first is used by a dry run alone.
-    Raises JobFileError with every mistake of the files, NotTrustedError, and ProviderError where the provider cannot carry this out.
+    Raises JobFileError with every mistake of the files, NotTrustedError, and ProviderError if the provider cannot run the plan.
     """
     configs = configs or Configs(home, None if dry_run else refuse)
     chosen = configs.named(config, job_file.parent) if config else None
-    store = absolute_url(store, Path.cwd()) if store else store
-    loaded = load_job(job_file, overrides, chosen, provider, store=store, absent_data_is_fine=dry_run)
+    load = partial(load_job, job_file, overrides, store=absolute_url(store, Path.cwd()) if store else store, absent_data_is_fine=dry_run)
+    loaded = load(chosen, provider)
     place = provider_at(home, loaded.spec.provider)
     if chosen is None and (chosen := configs.usual(place, job_file.parent)):
-        loaded = load_job(job_file, overrides, chosen, provider or place.name, store=store, absent_data_is_fine=dry_run)
+        loaded = load(chosen, provider or place.name)
+    return _plan_of(loaded, place, chosen)
+
+
+def _plan_of(loaded: LoadedJob, place: Provider, chosen: Config | None) -> Plan:
     spec, directory = loaded.spec, loaded.directory
     settings = chosen.settings.get(spec.provider, {}) if chosen else {}
     url = absolute_url(spec.store, directory)
@@ -97,7 +102,7 @@ def plan_elsewhere(
     data: str | None = None,
     config: Config | None = None,
 ) -> Plan:
-    """``before`` with another provider, its settings, store or place of the data; raises ProviderError where that cannot be carried out."""
+    """``before`` with another provider, its settings, store or place of the data; raises ProviderError if that is not possible."""
     directory, url = Path(before.job_file).parent, absolute_url(store, Path.cwd())
     spec = before.job.model_copy(update={"provider": place.name, "store": url})
     if data is not None:

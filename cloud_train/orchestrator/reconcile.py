@@ -135,7 +135,7 @@ def _carry_out(home: Home, ledger: Ledger, entry: Entry, action: Pending) -> Non
         case StopLaunch(launch):
             provider_at(home, launch.provider).cancel(launch, force=True)
         case CleanUp(launch):
-            provider_at(home, launch.provider).tidy(launch)
+            provider_at(home, launch.provider).clean_up(launch)
 
 
 def _write_status(entry: Entry, attempt: int, status: AttemptStatus) -> None:

@@ -222,8 +222,8 @@ def _chosen(store: Store, run: RunView, checkpoint: str | None) -> tuple[str, Ma
         with suppress(ObjectMissingError):
             return prefix, _manifest(store, prefix)
         hint = f"fetch the last checkpoint with: cloud-train fetch-model {run.run_id} --checkpoint last"
-        state = f"attempt {run.attempt} is {run.state_text}"
-        raise NotFoundError(f"{run.run_id} has no final model; {state}", hint=hint if _checkpoints(store, run.run_id) else None)
+        state = f"attempt {run.attempt}: {run.state_text}"
+        raise NotFoundError(f"{run.run_id} has no final model ({state})", hint=hint if _checkpoints(store, run.run_id) else None)
     found = _checkpoints(store, run.run_id)
     steps = ", ".join(str(step) for step in found) or "none yet"
     if checkpoint not in ("best", "last") and not checkpoint.isdecimal():

@@ -71,26 +71,40 @@ def resume(
         with locks.held(home.submission_lock(run_id)) as mine:
             if not mine:
                 raise ConflictError(f"{run_id} is being resumed by another command", hint=f"check with: cloud-train status {run_id}")
-            run = reconcile(home, ledger, run_id)  # again, now that no other command can resume it
-            _refuse_unresumable(run)
-            _refuse_running(home, ledger, run, sleep=sleep, clock=clock)
-            checked = checked_record(ledger, run)
-            if checked.sha256 != shown and not (shown is None and checked.is_own):
-                raise ConflictError(
-                    f"run.json of {run_id} has just been changed", hint=f"show what it starts now: cloud-train resume {run_id}"
-                )
-            plan, _ = _plan(home, run, checked, elsewhere, configs)
-            _refuse_moved(run, plan)
-            provider = provider_at(home, plan.provider)
-            secrets = handed_over(provider, plan)
-            refuse_unready(provider, plan)
-            if elsewhere is None:
-                plan = with_same_image(provider, plan, note)
-                ledger.add_attempt(run_id, plan.attempt, plan.provider, plan.provider_settings)
-            else:
-                plan = move(ledger, with_image(home, provider, plan, note), run.store, note)
-            launch(ledger, provider, plan, secrets)
+            _start(home, ledger, run_id, shown, elsewhere, configs=configs, note=note, sleep=sleep, clock=clock)
         return reconcile(home, ledger, run_id)
+
+
+def _start(
+    home: Home,
+    ledger: Ledger,
+    run_id: str,
+    shown: str | None,
+    elsewhere: Elsewhere | None,
+    *,
+    configs: Configs,
+    note: Callable[[str], None],
+    sleep: Callable[[float], None],
+    clock: Callable[[], float],
+) -> None:
+    """Launch the next attempt of a run that no other command can resume meanwhile."""
+    run = reconcile(home, ledger, run_id)
+    _refuse_unresumable(run)
+    _refuse_running(home, ledger, run, sleep=sleep, clock=clock)
+    checked = checked_record(ledger, run)
+    if checked.sha256 != shown and not (shown is None and checked.is_own):
+        raise ConflictError(f"run.json of {run_id} has just been changed", hint=f"show what it starts now: cloud-train resume {run_id}")
+    plan, _ = _plan(home, run, checked, elsewhere, configs)
+    _refuse_moved(run, plan)
+    provider = provider_at(home, plan.provider)
+    secrets = handed_over(provider, plan)
+    refuse_unready(provider, plan)
+    if elsewhere is None:
+        plan = with_same_image(provider, plan, note)
+        ledger.add_attempt(run_id, plan.attempt, plan.provider, plan.provider_settings)
+    else:
+        plan = move(ledger, with_image(home, provider, plan, note), run.store, note)
+    launch(ledger, provider, plan, secrets)
 
 
 def _consented(home: Home, ledger: Ledger, run: RunView, elsewhere: Elsewhere | None, *, configs: Configs, ask: Ask) -> str | None:

@@ -244,7 +244,7 @@ def test_what_a_container_plants_is_seen_by_its_own_job_alone(engine: "DockerCli
         runs = [Run(provider, replace(plan, run_id=f"test-261130-120000-000{number}")) for number in range(3)]
         runs[2].plan = replace(runs[2].plan, job_file="/another/job.yaml")
         for run in runs:
-            provider.tidy(run.finish())
+            provider.clean_up(run.finish())
     assert [run.output().splitlines()[0] for run in runs] == [b"[]", b"['downloads']", b"[]"]
     assert not (tmp_path / "home" / "data").exists()
 

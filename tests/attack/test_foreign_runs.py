@@ -414,6 +414,7 @@ def test_a_changed_run_in_a_store_whose_url_ends_with_a_slash_is_adopted_again(h
     assert resume(home, run.run_id, ask=accepting).attempt == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_its_directory_calls_ended_is_still_stopped_and_not_started_twice(home: Home, start: Submit, tmp_path: Path) -> None:
     run = start("touch started; exec sleep 600")
     wait_for_file(tmp_path / "started")
@@ -439,6 +440,7 @@ def launched_by(home: Home, process: psutil.Process) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_attempts_that_somebody_made_up_cost_a_look_little(
     home: Home, start: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,6 +107,7 @@ def test_a_mistyped_verb_gets_the_nearest_one(cloud_train: CommandLine) -> None:
     assert "Did you mean 'submit'?" in cloud_train("sumbit").err
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_the_command_quietly(cloud_train: CommandLine) -> None:
     cloud_train.submit("head -c 5000000 /dev/zero | tr '\\0' 'x'")
     process = subprocess.Popen(
@@ -158,6 +159,7 @@ def test_a_closed_standard_output_is_no_error(cloud_train: CommandLine) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_following_with_json_is_json_too(cloud_train: CommandLine) -> None:
     job = cloud_train.job("echo begun; exec sleep 600")
     process = subprocess.Popen(

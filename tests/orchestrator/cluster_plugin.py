@@ -107,7 +107,7 @@ class ClusterProvider:
             if _is_alive(process):
                 psutil.Process(process).terminate()
 
-    def tidy(self, handle: Handle) -> None:
+    def clean_up(self, handle: Handle) -> None:
         Path(handle.reference["folder"], "secrets").unlink(missing_ok=True)
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:

@@ -292,6 +292,7 @@ def test_of_two_machines_that_resume_at_once_one_begins_the_attempt(
     assert not (run_folder(run) / layout.attempt(3)).exists()
 
 
+@pytest.mark.slow
 def test_a_run_of_another_machine_is_cancelled_by_its_mark(home: Home, other_home: Home, start: Submit) -> None:
     run = start(FOREVER)
     wait_for_file(run_folder(run).parent.parent / "started")

@@ -148,7 +148,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_worker_says_so(home: Home, 
 def test_a_running_run_is_not_resumed(home: Home, start: Submit) -> None:
     run = start(FOREVER)
     wait_until(lambda: update_run(home, run.run_id).state is State.RUNNING, "the run is running")
-    with pytest.raises(ConflictError, match="goes on"):
+    with pytest.raises(ConflictError, match="is still active"):
         resume(home, run.run_id)
     cancel(home, run.run_id, force=True)
 

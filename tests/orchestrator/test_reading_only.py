@@ -73,8 +73,8 @@ class Place:
     def cancel(self, _launch: Handle, force: bool = False) -> None:
         self.done.append(f"cancel {force}")
 
-    def tidy(self, _launch: Handle) -> None:
-        self.done.append("tidy")
+    def clean_up(self, _launch: Handle) -> None:
+        self.done.append("clean up")
 
     def launch(self, *_: object) -> NoReturn:
         raise AssertionError("a look started an attempt")
@@ -371,7 +371,7 @@ def test_what_a_vanished_worker_left_is_stopped_where_its_machine_is_shared(desk
     vanished(desk)
     with Ledger(desk.home.ledger_path) as ledger:
         reconcile(desk.home, ledger, RUN)
-    assert desk.place.done == (["tidy"] if desk.place.capabilities.leaves_no_processes else ["cancel True", "tidy"])
+    assert desk.place.done == (["clean up"] if desk.place.capabilities.leaves_no_processes else ["cancel True", "clean up"])
 
 
 def test_a_reader_changes_nothing_whatever_it_is_told(desk: Desk) -> None:

@@ -105,7 +105,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(home: Home, run: RunVi
 def test_a_run_without_a_model_says_so(home: Home, start: Submit, tmp_path: Path) -> None:
     run = start("false")
     list(follow(home, run.run_id))
-    with pytest.raises(NotFoundError, match="has no final model; attempt 1 is failed"):
+    with pytest.raises(NotFoundError, match=r"has no final model \(attempt 1: failed\)"):
         fetch_model(home, run.run_id, tmp_path / "out")
     with pytest.raises(NotFoundError, match="no checkpoint yet"):
         fetch_model(home, run.run_id, tmp_path / "out", "best")

@@ -25,6 +25,8 @@ from cloud_train.worker.context import Timing
 from tests.training.program import ROOT
 from tests.training.test_training_processes import patched
 
+pytestmark = pytest.mark.slow
+
 RUN_ID = "nodes-261123-120000-abcd"
 QUICK = Timing(heartbeat=0.1, look=0.1, join_look=0.02, leftover=0.3, silence=10, lost=2, retry=(0.05,))
 JOB: dict[str, Any] = {

@@ -20,6 +20,8 @@ from cloud_train.worker.status import NodeStatus
 from tests.support import wait_until
 from tests.worker.launching import QUICK, Launched
 
+pytestmark = pytest.mark.slow
+
 NODES = replace(QUICK, join_look=0.02, join=20, silence=20, lost=1, farewell=5)
 WAITS = "trap 'exit 143' TERM; echo ready; while :; do sleep 0.05; done"
 

@@ -19,13 +19,13 @@ NOT_BUILT = "sha256:" + "0" * 64
 
 _HOME = "/tmp/cloud-train"
 WORKSPACE = f"{_HOME}/work"
-"""Where the worker keeps the run's files meanwhile."""
+"""Where the worker keeps the run's files until they are uploaded."""
 ENVIRONMENT = {"HOME": "/tmp", "USER": "cloud-train", "CLOUD_TRAIN_HOME": _HOME}
-"""What the worker and its program find in their environment."""
+"""The environment of the worker and its program."""
 
 _DAY = "1 d"
 _MARGIN_SECONDS = 900
-"""What an attempt may need beyond the program's own time: to fetch data and the newest checkpoint, and to ship the last one."""
+"""What an attempt may need beyond the program's own time: to fetch data and the newest checkpoint, and to upload the last one."""
 
 
 def job_name(run_id: str, attempt: int) -> str:
@@ -34,7 +34,7 @@ def job_name(run_id: str, attempt: int) -> str:
 
 
 def image_of(plan: "Plan") -> str | None:
-    """The image by its digest, which is zeros before it is built; None where nothing says in which repository it will be."""
+    """The image by its digest, which is zeros before it is built; None where no repository is configured."""
     if plan.image and "@sha256:" in plan.image:
         return plan.image
     repository = plan.provider_settings.get("repository")
@@ -42,8 +42,8 @@ def image_of(plan: "Plan") -> str | None:
 
 
 def longest_seconds(plan: "Plan") -> float:
-    """After which the cloud itself ends the job, all of its attempts together: later than the worker, which has the job's own limit."""
-    from cloud_train.spec.types import Duration  # brings pydantic, and looking at runs needs no plan
+    """When the cloud itself ends the job, all of its attempts together; the worker applies the job's own limit before that."""
+    from cloud_train.spec.types import Duration  # imports pydantic, which observing runs does without
 
     limits = plan.job.limits
     if limits.duration is None:
@@ -57,7 +57,7 @@ def whole_seconds(plan: "Plan") -> int:
 
 
 def worker_command(plan: "Plan", platform: str | NodeVariables, secrets: str | SecretUrl | None = None) -> list[str]:
-    """The words of the command. ``platform`` tells how the worker learns its place among the nodes: a name in ``worker.platforms``, or the
+    """The worker's command. ``platform`` tells how the worker learns its place among the nodes: a name in ``worker.platforms``, or the
     variables of another platform. ``secrets`` tells where the job's secrets are: a place as in ``worker.secrets``, or a request.
     """
     platform = platform if isinstance(platform, str) else platform.to_json()

@@ -44,6 +44,7 @@ def read(found: FolderSamples, *rows: int) -> Batch:
         return next(batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_images_are_those_of_the_folder(packed: Path, workers: int) -> None:
     shards, folder = samples(packed, workers, validation=0.2), samples(packed.with_name("packed-images"), validation=0.2)

@@ -1,6 +1,6 @@
-"""What is observed alike whoever the provider is: an end, a provider that says nothing, and the exit status of a worker. Pure.
+"""Observations that are the same for all providers: an end, an unreachable provider, and the exit status of a worker. Pure.
 
-A worker says in the run directory how its attempt ended, and again by its exit status, for where that is all that a provider tells.
+A worker writes into the run directory how its attempt ended, and exits with the status of that cause, which some providers report.
 """
 
 from cloud_train.exit_status import TAKEN as TAKEN_STATUS
@@ -16,12 +16,12 @@ def ended(cause: Cause, message: str = "") -> Observation:
 
 
 def unknown(message: str) -> Observation:
-    """Nobody can say where the attempt stands, so it is taken to go on."""
+    """The attempt's state is unknown, so it counts as running."""
     return Observation(State.RUNNING, Cause.UNKNOWN, message)
 
 
 def said_by(exit_status: int) -> Observation | None:
-    """What a worker says of its attempt with this exit status; None for one with which no worker says why it ended."""
+    """The observation that a worker reports by this exit status; None for a status that no worker chooses."""
     if exit_status == TAKEN_STATUS:
         return TAKEN
     cause = _CAUSES.get(exit_status)
