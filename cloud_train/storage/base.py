@@ -1,20 +1,20 @@
-"""The store protocol: what the rest of cloud-train may ask of object storage, and no more.
+"""The store protocol: all that the rest of cloud-train may ask of object storage.
 
 A key is a relative path with '/' between its parts. A store shows an object whole or not at all: a reader never sees half of a ``put``.
-Every method may be called from several threads at once. A store tries once; ``storage.retrying`` tries again.
+Every method may be called from several threads at once. A store attempts each request once; ``storage.retrying`` retries.
 
 The errors, a branch of ``cloud_train.errors``::
 
     StoreError                       6
-    ├── ObjectMissingError           6   there is no object under this key
+    ├── ObjectMissingError           6   no object has this key
     ├── ObjectExistsError            6   a conditional create found the key taken
-    ├── ObjectChangedError           6   the object is not the version that was asked for any more
+    ├── ObjectChangedError           6   the object changed: it is another version than the requested one
     ├── InvalidKeyError              6   a key that would leave the store, or that no store can hold
     ├── UploadGoneError              6   an upload in parts, or one of its parts, is not in the store any more
     ├── NotPlainError                6   a link, a pipe or a device of a local folder in the place of an object; a CorruptError too
-    ├── AccessDeniedError            6   who asks has no permission, or no valid credentials
-    │   └── CredentialsEndedError    6   the credentials were valid once, and are not any more
-    ├── TransientStoreError          6   throttled, a server error, a connection that broke: trying again may help
+    ├── AccessDeniedError            6   the caller is not authorized
+    │   └── CredentialsEndedError    6   the credentials are invalid or have expired
+    ├── TransientStoreError          6   throttled, a server error, a broken connection: a retry may help
     └── RetriesExhaustedError        6   the same, still so when the retries were used up
 """
 
@@ -27,7 +27,7 @@ from cloud_train.errors import CorruptError, StoreError
 
 
 class ObjectMissingError(StoreError):
-    """There is no object under this key."""
+    """No object has this key."""
 
     code = "object-missing"
 
@@ -39,7 +39,7 @@ class ObjectExistsError(StoreError):
 
 
 class ObjectChangedError(StoreError):
-    """The object is not the version that was asked for any more."""
+    """The object changed: it is another version than the requested one."""
 
     code = "object-changed"
 
@@ -63,20 +63,20 @@ class NotPlainError(StoreError, CorruptError):
 
 
 class AccessDeniedError(StoreError):
-    """Who asks has no permission, or no valid credentials. Trying again at once does not help."""
+    """The caller is not authorized. An immediate retry does not help."""
 
     code = "access-denied"
 
 
 class CredentialsEndedError(AccessDeniedError):
-    """The credentials are not valid, or not any more."""
+    """The credentials are invalid or have expired."""
 
     renewed = False
-    """Whether the store has found others by now, so that the same call is worth another try."""
+    """Whether the store has found new ones since, so that the call is worth another attempt."""
 
 
 class TransientStoreError(StoreError):
-    """Throttled, a server error, or a connection that broke. Trying again may help."""
+    """Throttled, a server error, or a broken connection. A retry may help."""
 
     code = "store-unavailable"
     retry_after: float | None = None
@@ -169,7 +169,7 @@ class Store(Protocol):
     def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
         """Every object whose key starts with ``prefix`` (a folder ends with '/') and is greater than ``after``, in the order of the keys.
 
-        Keys are whatever is there, whoever wrote it: they may be unsafe as paths.
+        Keys are untrusted: they may be unsafe as paths.
         """
 
     def folders(self, prefix: str = "") -> Iterator[str]:

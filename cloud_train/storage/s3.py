@@ -3,9 +3,8 @@
 Credentials and endpoint are those of the AWS SDK (``storage.s3_access``). Where it finds no credentials, requests are not signed: public
 buckets accept them.
 
-Every part of an upload travels with its CRC-32, which S3 checks before it answers, and keeps: a part is never stored damaged, and whoever
-goes on with the upload recognizes it. Parts sent so cost less than half the CPU time of the SDK's defaults, which hash every byte to sign
-it, and of obstore's own uploads in parts, with which another process could not go on.
+Every part of an upload travels with its CRC-32, which S3 checks before it answers: a part is never stored damaged. Parts sent so cost less
+than half the CPU time of the SDK's defaults, which hash every byte to sign it, and of obstore's own uploads in parts.
 """
 
 import base64

@@ -215,7 +215,7 @@ def test_what_a_worker_writes_during_a_look_just_before_it_leaves_is_shipped_too
     record = RunRecord(RUN_ID, 0.0, {}, Program(("false",), "/"), {}, {})
     upload = uploader.WorkspaceUpload(workspace, str(bucket.path_of("")), record, 1, NodeContext(), 60.0)
     try:
-        assert uploader._ship(upload, reading, lambda attempt: print, again=False)
+        assert uploader._upload_all(upload, reading, lambda attempt: print, again=False)
     finally:
         os.close(reading)
         os.close(writing)

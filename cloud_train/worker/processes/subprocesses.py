@@ -1,6 +1,6 @@
 """Child processes of the worker: work that takes long in a forked child, and how each child ended.
 
-Hashing gigabytes in a fork lets the worker go on listening to signals and writing heartbeats.
+Hashing gigabytes in a fork, the worker keeps listening to signals and writing heartbeats.
 """
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's

@@ -34,7 +34,7 @@ _PEERS_SECONDS = 1.0
 
 
 class AttemptUploads:
-    """Ships one run's workspace, for the attempts from ``first`` on. ``look`` again and again, and once more after the last end."""
+    """Uploads one run's workspace, for the attempts from ``first`` on. ``look`` again and again, and once more after the last end."""
 
     def __init__(
         self,
@@ -50,16 +50,16 @@ class AttemptUploads:
         """``again``: an earlier process may have sent a part already."""
         self._workspace, self._store, self._run_id, self._first = workspace, store, run_id, first
         self._node, self._again, self._clock = node, again, clock
-        self._attempts: dict[int, _AttemptShipper] = {}
+        self._attempts: dict[int, _AttemptUpload] = {}
         self._has_worker = True
 
     def look(self) -> bool:
-        """Ship what is due; returns whether every attempt that began has ended, and all of it is in the store."""
+        """Upload what is due; returns whether every attempt that began has ended, and all of it is in the store."""
         number = self._first
         while self._workspace.path_of(f"{self._run_id}/{layout.status(number, self._node.rank)}").exists():
             if number not in self._attempts:
                 streams = self._streams(number)
-                self._attempts[number] = _AttemptShipper(
+                self._attempts[number] = _AttemptUpload(
                     self._workspace, self._store, self._run_id, number, node=self._node, streams=streams, clock=self._clock
                 )
             number += 1
@@ -102,7 +102,7 @@ class AttemptUploads:
         return streams
 
 
-class _AttemptShipper:
+class _AttemptUpload:
     """One attempt, or one node of it."""
 
     def __init__(
@@ -119,7 +119,7 @@ class _AttemptShipper:
         self._workspace, self._store, self._run_id, self.number = workspace, store, run_id, number
         self._node, self._streams, self._clock = node, streams, clock
         self._status_key = self._key(layout.status(number, node.rank))
-        self._shipped: dict[str, Any] = {}
+        self._uploaded: dict[str, Any] = {}
         self._end: bytes | None = None
         self._given_up = False
         self._notices: dict[str, bytes] = {}
@@ -127,20 +127,20 @@ class _AttemptShipper:
         self.is_done = self.waits = self.has_folders = False
 
     def look(self, has_worker: bool, listens: bool) -> bool:
-        """Ship what is due; True once all is in the store, the end last. ``listens``: marks may still come, also after the end."""
+        """Upload what is due; True once all is in the store, the end last. ``listens``: marks may still come, also after the end."""
         if listens:
             self._fetch_marks()
-            self._ship_notices()
+            self._upload_notices()
         written = self._workspace.get(self._status_key)
         status: dict[str, Any] = json.loads(written)
         is_end = State(status["state"]).is_end
         if self.is_done:
-            self._ship_afterthoughts(written if is_end else None)
+            self._upload_afterthoughts(written if is_end else None)
             return True
         if self.has_folders:
             for stream in self._streams:
                 stream.finish()
-            self._ship_end(written if is_end else None)
+            self._upload_end(written if is_end else None)
             self.is_done = True
             return True
         for stream in self._streams:
@@ -149,16 +149,16 @@ class _AttemptShipper:
         if is_end:
             self._give_sign_of_life()
         else:
-            self._ship_status(status)
+            self._upload_status(status)
         return False
 
-    def _ship_afterthoughts(self, end: bytes | None) -> None:
+    def _upload_afterthoughts(self, end: bytes | None) -> None:
         """That another attempt follows, or that it was called off and the run cancelled."""
         for stream in self._streams:
             stream.flush()
-        self._ship_end(end)
+        self._upload_end(end)
 
-    def _ship_end(self, end: bytes | None) -> None:
+    def _upload_end(self, end: bytes | None) -> None:
         if end != self._end and end is not None and not self._is_given_up():
             self._store.put(self._status_key, end)
             if self._store.get(self._status_key) != end:  # nobody writes it again later, as a sign of life is
@@ -167,17 +167,17 @@ class _AttemptShipper:
 
     def _give_sign_of_life(self) -> None:
         """With the state before the end: what arrives before the end may take long."""
-        if not self._shipped:  # by an earlier process, or when the attempt was claimed
+        if not self._uploaded:  # by an earlier process, or when the attempt was claimed
             with suppress(ObjectMissingError):
-                self._shipped = self._status_there()
-        if self._shipped:
-            self._ship_status({**self._shipped, "heartbeat": time.time()})
+                self._uploaded = self._status_there()
+        if self._uploaded:
+            self._upload_status({**self._uploaded, "heartbeat": time.time()})
 
-    def _ship_status(self, status: dict[str, Any]) -> None:
-        changed = any(status.get(name) != self._shipped.get(name) for name in status.keys() - {"heartbeat"})
+    def _upload_status(self, status: dict[str, Any]) -> None:
+        changed = any(status.get(name) != self._uploaded.get(name) for name in status.keys() - {"heartbeat"})
         if (changed or self._clock() - self._life_sign >= _LIFE_SIGN_SECONDS) and not self._is_given_up():
             self._store.put(self._status_key, json.dumps(status).encode() + b"\n")
-            self._shipped, self._life_sign = status, self._clock()
+            self._uploaded, self._life_sign = status, self._clock()
 
     def _is_given_up(self) -> bool:
         """Whether another machine, after a long silence, ended the attempt and may have started another: then this one must stop."""
@@ -221,7 +221,7 @@ class _AttemptShipper:
                 return
         self._workspace.put(key, data)
 
-    def _ship_notices(self) -> None:
+    def _upload_notices(self) -> None:
         """What node 0 tells the others: which checkpoint to start from, and that another attempt follows."""
         if self._node.rank > 0 or self._node.nodes == 1:
             return

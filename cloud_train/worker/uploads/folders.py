@@ -1,4 +1,4 @@
-"""Shipping folders: checkpoints and the final model with their manifests last, and whatever else an attempt wrote.
+"""Uploading folders: checkpoints and the final model with their manifests last, and everything else that an attempt wrote.
 
 A folder of which the manifest has not arrived does not exist. Of the store's checkpoints the newest and the best stay, as on the machine;
 they are pruned only after one that stays has arrived whole, so the last complete one is never deleted.
@@ -28,7 +28,7 @@ _OTHERS_SECONDS = 30.0  # between two copies of a file that changes, and that is
 
 
 class FolderUploads:
-    """What one node ships beside its streams and its status."""
+    """What one node uploads beside its streams and its status."""
 
     def __init__(
         self,
@@ -52,21 +52,21 @@ class FolderUploads:
         self._next_others = clock()
 
     def look(self, attempts: Collection[int], ended: Collection[int]) -> bool:
-        """Ship what is complete and not there yet; True once that has come about. Raises StoreError.
+        """Upload what is complete and not there yet; True once that has come about. Raises StoreError.
 
         Other files of ``attempts`` are sent now and then, those of attempts that have ``ended`` now.
         """
         if self._node.rank == 0:
-            self._ship_checkpoints()
-            self._ship_model()
+            self._upload_checkpoints()
+            self._upload_model()
         is_time = self._clock() >= self._next_others
         if is_time:
             self._next_others = self._clock() + _OTHERS_SECONDS
         for number in {*attempts, *ended} if is_time else ended:
-            self._ship_others(number)
+            self._upload_others(number)
         return True
 
-    def _ship_checkpoints(self) -> None:
+    def _upload_checkpoints(self) -> None:
         while (found := self._newest_waiting()) is not None:
             name, manifest = found
             there = self._checkpoints_there()
@@ -74,14 +74,14 @@ class FolderUploads:
                 self._store.delete(f"{self._run_id}/{layout.CHECKPOINTS}/{name}/{layout.MANIFEST}")
             there[name] = None
             try:
-                is_there = self._ship_folder(f"{layout.CHECKPOINTS}/{name}", manifest)
+                is_there = self._upload_folder(f"{layout.CHECKPOINTS}/{name}", manifest)
             except CorruptError as error:
                 self._note(f"checkpoint {name} is not uploaded: {error.message}")
                 self._spoilt[name], is_there = manifest, False
             if is_there:
                 there[name] = manifest
                 self._note(f"checkpoint {name} is in the store")
-                self._prune(shipped=name)
+                self._prune(uploaded=name)
             else:
                 self._delete_there(name)
 
@@ -110,16 +110,16 @@ class FolderUploads:
         order = [(name, complete[name]) for name in _newest_first(complete)]
         return kept(order, self._program.keep_checkpoints, self._program.ranking)
 
-    def _ship_model(self) -> None:
+    def _upload_model(self) -> None:
         try:
             manifest = read_manifest(self._run / layout.MODEL, self._run)
         except CorruptError:
             return  # there is none, or not yet
-        if manifest != self._model and self._ship_folder(layout.MODEL, manifest):
+        if manifest != self._model and self._upload_folder(layout.MODEL, manifest):
             self._model = manifest
             self._note("the final model is in the store")
 
-    def _ship_folder(self, name: str, manifest: Manifest) -> bool:
+    def _upload_folder(self, name: str, manifest: Manifest) -> bool:
         """The manifest goes last. False if the folder was deleted meanwhile, as old checkpoints are."""
         folder, prefix = self._run / name, f"{self._run_id}/{name}"
         try:
@@ -134,7 +134,7 @@ class FolderUploads:
             raise
         return True
 
-    def _ship_others(self, number: int) -> None:
+    def _upload_others(self, number: int) -> None:
         """TensorBoard's files, the reason of a failure: whatever is neither a stream nor a word between worker and nodes."""
         for path in _files_below(self._run, layout.attempt(number)):
             name = path.relative_to(self._run).as_posix()
@@ -157,10 +157,10 @@ class FolderUploads:
         of_another = name.startswith(f"{layout.attempt(number)}/nodes/")
         return name == layout.failure(number, rank) or (rank == 0 and not of_another)
 
-    def _prune(self, shipped: str) -> None:
-        """Delete what need not stay, now that ``shipped`` has arrived whole."""
+    def _prune(self, uploaded: str) -> None:
+        """Delete what need not stay, now that ``uploaded`` has arrived whole."""
         here = self._checkpoints_here()
-        stay = self._staying(here) | {shipped}
+        stay = self._staying(here) | {uploaded}
         newest = max(layout.step_of(name) or 0 for name in stay)
         for name in [name for name in self._checkpoints_there() if name not in stay and (layout.step_of(name) or 0) <= newest]:
             self._delete_there(name)

@@ -1,4 +1,4 @@
-"""Shipping a file that grows (output, a log, metrics) in segments, as ``run.streams`` reads them."""
+"""Uploading a file that grows (output, a log, metrics) in segments, as ``run.streams`` reads them."""
 
 import os
 import stat

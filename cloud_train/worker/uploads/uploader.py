@@ -29,7 +29,7 @@ _WAIT_SECONDS = 1.0  # a signal tells at once that it has ended
 _LOOK_SECONDS = 0.5
 _LOOK_POLICY = RetryPolicy(time_limit=20.0)  # of requests within one look
 _BLOCKED_POLICY = RetryPolicy(time_limit=None, first_wait=1.0, longest_wait=15.0)  # between looks at a store that stays away
-_LAST_STARTS = 3  # of a process that is killed while it ships the rest
+_LAST_STARTS = 3  # of a process that is killed while it uploads the rest
 
 _ALL_THERE, _BROKEN, _GIVEN_UP = 0, 1, 2  # its exit statuses
 
@@ -112,13 +112,13 @@ class Uploader:
                 in_child()
                 self._signals.close_in_child()
                 os.setsid()  # out of the worker's process group, which may be stopped as a whole
-                code = _ALL_THERE if _ship(self._upload, reading, self._note_of, again) else _GIVEN_UP
+                code = _ALL_THERE if _upload_all(self._upload, reading, self._note_of, again) else _GIVEN_UP
             finally:
                 os._exit(code)  # never back into the worker's own code, and past what a client's threads do at an interpreter's end
         os.close(reading)
 
 
-def _ship(upload: WorkspaceUpload, reading: int, note_of: NoteOf, again: bool) -> bool:
+def _upload_all(upload: WorkspaceUpload, reading: int, note_of: NoteOf, again: bool) -> bool:
     from cloud_train.storage.registry import open_store
     from cloud_train.worker.uploads.attempts import AttemptUploads
     from cloud_train.worker.uploads.folders import FolderUploads
@@ -135,7 +135,7 @@ def _ship(upload: WorkspaceUpload, reading: int, note_of: NoteOf, again: bool) -
     over = threading.Event()
     threading.Thread(target=_listen, args=(reading, uploads, over), daemon=True).start()
     streams_way, folders_way = _Way(note), _Way(note)
-    threading.Thread(target=_ship_folders, args=(uploads, folders, folders_way, over), daemon=True).start()
+    threading.Thread(target=_upload_folders, args=(uploads, folders, folders_way, over), daemon=True).start()
     patient_until: float | None = None
     while True:
         is_last = over.is_set()  # asked before the look: what the worker wrote just before it said so is still to be uploaded
@@ -149,7 +149,7 @@ def _ship(upload: WorkspaceUpload, reading: int, note_of: NoteOf, again: bool) -
         _rest(over, streams_way)
 
 
-def _ship_folders(uploads: "AttemptUploads", folders: "FolderUploads", way: "_Way", over: threading.Event) -> None:
+def _upload_folders(uploads: "AttemptUploads", folders: "FolderUploads", way: "_Way", over: threading.Event) -> None:
     while True:
         waiting = uploads.waiting()
         if way.did(partial(folders.look, uploads.begun(), waiting)):
