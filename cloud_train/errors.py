@@ -7,8 +7,8 @@
     │   ├── NotTrustedError                   something that another person may have written was not accepted
     │   └── UnknownProviderError
     ├── JobError                           3  a job or config file is wrong
-    │   ├── BrokenComponentError
-    │   ├── UnknownComponentError
+    │   ├── BrokenComponentError              a plug-in that a job names does not load
+    │   ├── UnknownComponentError             a job names a component that does not exist
     │   ├── JobFileError                      every mistake of a file, with its position
     │   └── FieldError                        one mistake, before its position is known
     │       └── AbsentDataError

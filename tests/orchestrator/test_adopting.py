@@ -211,7 +211,7 @@ def test_a_live_run_of_another_machine_cannot_be_resumed(home: Home, other_home:
 
     write_status(run, replace(alive, heartbeat=11.0))
     fake = FakeTime(lives)
-    with pytest.raises(ConflictError, match="goes on"):
+    with pytest.raises(ConflictError, match="is still active"):
         resume(other_home, run.run_id, notes.append, ask=accepting, sleep=fake.sleep, clock=fake.clock)
     assert fake.now == 44
     assert "waiting 45 s for a sign of life" in notes[0]
@@ -442,7 +442,7 @@ def test_data_that_is_not_in_its_store_is_refused_before_anything_is_written(
 
 
 def test_what_is_no_run_directory_is_said(home: Home, tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="there is no run directory at"):
+    with pytest.raises(NotFoundError, match="no run directory at"):
         adopt(home, str(tmp_path / "nothing"))
     with pytest.raises(UsageError, match="is not the URL of a run directory"):
         adopt(home, "s3://bucket")
