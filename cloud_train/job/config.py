@@ -108,7 +108,7 @@ def own_configs() -> FilePath:
 
 def load_config(path: FilePath) -> Config:
     """Read a config file. Raises NotFoundError if it cannot be read, and JobFileError with every mistake in it."""
-    document = read_document(path, hint="a config is named by its path, or by its name if it lies in a folder called configs")
+    document = read_document(path, hint="name a config by its path, or by its name if it is in a folder called configs")
     read = _validate(document)
     folder = path.absolute().parent
     settings = {name: dict(value) for name, value in (read.model_extra or {}).items()}
