@@ -11,7 +11,8 @@ DEMO ?= demo
 JOBS ?= 2
 
 # The modules of `run` that the worker uses. Like the worker and two modules of `job`, they must work on Python 3.10, in users' own images.
-WORKERS_RUN := cached checkpoints documents layout manifest python_path ranking record shard_exchange states
+WORKERS_RUN := cached checkpoints documents layout manifest platform_rules python_path ranking record shard_exchange states
+IN_CONTAINERS := cloud_train/beneath.py cloud_train/errors.py cloud_train/exit_status.py cloud_train/spec/secret_names.py cloud_train/data/json_stream.py cloud_train/data/downloads.py cloud_train/data/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -28,7 +29,7 @@ compile = build/lock/bin/uv pip compile --quiet --universal --python-version 3.1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo rehearsal image lock check test lint types unit quick attack format benchmark clean
+.PHONY: help venv demo rehearsal image lock check test lint types unit quick attack docs format benchmark clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-16s %s\n' "$$target" "$$text"; done
@@ -43,7 +44,7 @@ $(STAMP): pyproject.toml requirements-dev.lock tools/own_wheels.py
 	@rm -rf "$(VENV)/wheels" && mkdir "$(VENV)/wheels"
 	$(if $(strip $(PIP_ARGS)),$(pip) download --quiet --no-deps -d "$(VENV)/wheels" -c constraints.txt $(PIP_ARGS) torch)
 	"$(BIN)/python" tools/own_wheels.py requirements-dev.lock "$(VENV)/wheels" > "$(VENV)/requirements.txt"
-	$(pip) install --quiet --require-hashes --find-links "$(VENV)/wheels" -r "$(VENV)/requirements.txt"
+	$(pip) install --quiet --no-compile --require-hashes --find-links "$(VENV)/wheels" -r "$(VENV)/requirements.txt"
 	$(pip) install --quiet --no-deps --no-build-isolation -e .
 	@rm -rf "$(VENV)/wheels" && touch "$@"
 
@@ -75,16 +76,18 @@ lock:  ## update requirements.lock (the base image) and requirements-dev.lock (d
 
 check: lint types quick  ## the quick checks: style, types and the tests without Docker, servers and long trainings; three minutes on two cores
 
-test: lint types unit  ## every check: style, types, import rules, all tests
+test: lint types docs unit  ## every check: style, types, import rules, documentation, all tests
 
 lint: $(STAMP)  ## style and import rules
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/lint-imports" --no-cache
 
+# mypy uses one processor, and what it remembers of one version of Python does not serve the other: the two run side by side.
 types: $(STAMP)  ## mypy --strict over package, tests and benchmarks; for Python 3.10 too over what runs in containers
-	"$(BIN)/mypy"
-	"$(BIN)/mypy" --python-version 3.10 cloud_train/beneath.py cloud_train/errors.py cloud_train/spec/secret_names.py cloud_train/data/json_stream.py cloud_train/data/downloads.py cloud_train/data/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
+	@"$(BIN)/mypy" & everything=$$!; \
+	"$(BIN)/mypy" --python-version 3.10 $(IN_CONTAINERS) & containers=$$!; \
+	wait $$everything; first=$$?; wait $$containers && exit $$first
 
 unit: $(STAMP)  ## all tests
 	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal -q
@@ -94,6 +97,9 @@ quick: $(STAMP)  ## the tests of `make check` alone
 
 attack: $(STAMP)  ## the attacks alone, which `make test` includes: hostile stores, repositories, registries and containers
 	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal -q tests/attack
+
+docs: $(STAMP)  ## build the documentation site into build/docs; warnings are errors
+	"$(BIN)/python" -m sphinx --fail-on-warning --keep-going --quiet --fresh-env -b html docs build/docs
 
 format: $(STAMP)  ## reformat the code
 	"$(BIN)/ruff" check --fix .

@@ -1,31 +1,70 @@
-"""Every error that cloud-train raises on purpose, and the exit code that each one ends a command with.
+"""The errors that cloud-train raises on purpose: the whole tree, and the exit status that a command ends with.
 
 ::
 
-    CloudTrainError                 1
-    ├── UsageError                  2   the command line cannot be carried out as written
-    ├── JobError                    3   a job or config file is wrong (``spec.problems.JobFileError`` lists every mistake)
-    ├── NotFoundError               4   no such run, checkpoint, model or file, or an ambiguous prefix
-    ├── MissingDependencyError      5   an optional part is not installed; the message names the command that installs it
-    ├── StoreError                  6   a store cannot be reached, read or written (permission, disk full, …)
-    ├── ProviderError               7   a provider refused, or cannot run this plan
-    ├── CorruptError                8   bytes arrived, but they are not the bytes that were written
-    └── ConflictError               9   the run is not in a state in which this can be done
+    CloudTrainError                        1
+    ├── UsageError                         2  invalid usage
+    │   ├── NotTrustedError                   something that another person may have written was not accepted
+    │   └── UnknownProviderError
+    ├── JobError                           3  a job or config file is wrong
+    │   ├── BrokenComponentError              a plug-in that a job names does not load
+    │   ├── UnknownComponentError             a job names a component that does not exist
+    │   ├── JobFileError                      every mistake of a file, with its position
+    │   └── FieldError                        one mistake, before its position is known
+    │       └── AbsentDataError
+    ├── NotFoundError                      4  no such run, checkpoint, model or file, or several that match
+    ├── MissingDependencyError             5  an optional part is not installed
+    ├── StoreError                         6  a store cannot be reached, read or written
+    │   ├── AccessDeniedError
+    │   │   └── CredentialsEndedError
+    │   ├── AddressRefusedError
+    │   ├── InvalidKeyError
+    │   ├── NotPlainError                     also a CorruptError
+    │   ├── ObjectChangedError
+    │   ├── ObjectExistsError
+    │   ├── ObjectMissingError
+    │   ├── RetriesExhaustedError             it was still unavailable when the retries were used up
+    │   ├── TransientStoreError               it may be available again in a moment
+    │   └── UploadGoneError
+    ├── ProviderError                      7  a provider refused a request, or cannot run this plan
+    │   ├── AlreadyLaunchedError
+    │   ├── CloudError
+    │   │   ├── RefusedError
+    │   │   │   ├── ExistsError
+    │   │   │   ├── ForbiddenError
+    │   │   │   ├── MissingError
+    │   │   │   ├── ThrottledError
+    │   │   │   └── UnreachableError
+    │   │   └── UnansweredError
+    │   ├── EngineUnavailableError
+    │   ├── FolderUnseenError
+    │   ├── LaunchUnknownError
+    │   ├── NameTakenError
+    │   └── UntrustedHostError
+    ├── ImageError                         7  a container image cannot be built or pushed
+    │   └── RegistryError
+    │       └── BrokenConnectionError
+    ├── CorruptError                       8  the bytes that arrived are not the bytes that were written
+    ├── ConflictError                      9  the run is not in a state in which this can be done
+    └── PredictionError                       the model could not be used; its status is that of the error in the predicting process
 
-Exit codes 10 to 17 say how a run ended (``run.states.Cause.exit_code``); 130 is Ctrl-C. docs/exit-codes.md explains them all.
+The first level is defined here and each branch in its own room. Errors inside a worker or a trainer end an attempt, not a command, and are
+not drawn. ``exit_status`` lists every exit status; those from 10 to 17 say how a run ended.
 """
 
 from typing import ClassVar
 
+from cloud_train import exit_status
+
 
 class CloudTrainError(Exception):
-    """The root. ``message`` says what happened and where; ``hint`` says what to do next.
+    """The root. ``message`` says what is wrong and where; ``hint`` says what to do next.
 
     ``code`` is stable: scripts may match on it (``--json`` prints it). ``exit_code`` is the status that the CLI exits with.
     """
 
     code: ClassVar[str] = "internal"
-    exit_code: ClassVar[int] = 1
+    exit_code: ClassVar[int] = exit_status.INTERNAL
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -34,56 +73,56 @@ class CloudTrainError(Exception):
 
 
 class UsageError(CloudTrainError):
-    """The command line cannot be carried out as written."""
+    """Invalid usage."""
 
     code = "usage"
-    exit_code = 2
+    exit_code = exit_status.USAGE
 
 
 class JobError(CloudTrainError):
     """A job or config file is wrong."""
 
     code = "job"
-    exit_code = 3
+    exit_code = exit_status.JOB
 
 
 class NotFoundError(CloudTrainError):
-    """A run, checkpoint, model or file that was named does not exist, or the name fits several."""
+    """No such run, checkpoint, model or file, or several that match."""
 
     code = "not-found"
-    exit_code = 4
+    exit_code = exit_status.NOT_FOUND
 
 
 class MissingDependencyError(CloudTrainError):
     """An optional part of cloud-train, or something that it needs, is not installed."""
 
     code = "missing-dependency"
-    exit_code = 5
+    exit_code = exit_status.MISSING_DEPENDENCY
 
 
 class StoreError(CloudTrainError):
     """A store cannot be reached, read or written."""
 
     code = "store"
-    exit_code = 6
+    exit_code = exit_status.STORE
 
 
 class ProviderError(CloudTrainError):
-    """A provider refused a request, or cannot carry out this plan."""
+    """A provider refused a request, or cannot run this plan."""
 
     code = "provider"
-    exit_code = 7
+    exit_code = exit_status.PROVIDER
 
 
 class CorruptError(CloudTrainError):
-    """Bytes arrived, but they are not the bytes that were written."""
+    """The bytes that arrived are not the bytes that were written."""
 
     code = "corrupt"
-    exit_code = 8
+    exit_code = exit_status.CORRUPT
 
 
 class ConflictError(CloudTrainError):
     """The run is not in a state in which this can be done."""
 
     code = "conflict"
-    exit_code = 9
+    exit_code = exit_status.CONFLICT

@@ -1,4 +1,4 @@
-"""What a program on this machine inherits from whoever starts it: the caller's environment, without what a command set for itself alone."""
+"""The environment that a program on this machine inherits: the caller's, without what a command set for itself alone."""
 
 import os
 

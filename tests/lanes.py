@@ -4,7 +4,8 @@
 starts what the lane is about (``STARTERS``); conftest.py asks ``lanes_of`` for every test that is collected. What that cannot see, such as
 a call through a table of names, is caught when the test runs: the starters call ``require``, which fails a test outside the lane.
 
-``slow`` is written beside the test: it takes more than about two seconds of a processor.
+``slow`` is written beside the test: it takes more than about a second of a processor. The conformance suite is slow as a whole, because
+each of its tests starts real runs.
 """
 
 import inspect
@@ -26,12 +27,16 @@ ON_THIS_MACHINE = {"local", "local-retrying", "toy"}
 """The parameters for which a fixture of many places or stores starts nothing."""
 SIMULATORS = "tests/clouds/"
 """Everything in here is about a simulated cloud."""
+REAL_RUNS = "tests/conformance/"
+"""Everything in here is slow."""
 
 _running: list[pytest.Item] = []
 
 
 def lanes_of(item: pytest.Item) -> set[str]:
     """The lanes of a test beside those that are written beside it."""
+    if REAL_RUNS in item.path.as_posix():
+        return {"slow"}  # conftest.py there knows the others
     if not isinstance(item, pytest.Function) or ON_THIS_MACHINE & _parameters(item):
         return set()
     fixtures = [definition.func for name in item.fixturenames for definition in item._fixtureinfo.name2fixturedefs.get(name, ())]
@@ -88,7 +93,7 @@ def _named_by(thing: Any) -> Iterator[Any]:
                 yield from (vars(value).get(name) for name in names)
     else:
         kind = thing if inspect.isclass(thing) else type(thing)
-        for member in vars(kind).values():
+        for member in list(vars(kind).values()):
             yield getattr(member, "fget", getattr(member, "__func__", member))
 
 

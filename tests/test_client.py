@@ -118,6 +118,7 @@ def test_making_a_client_loads_neither_pydantic_nor_the_ledger() -> None:
     assert set(ended.stdout.split()).isdisjoint({"pydantic", "sqlite3", "ruamel", "typer", "rich", "torch", "numpy"})
 
 
+@pytest.mark.slow
 def test_a_program_that_uses_the_package_passes_mypy_strict(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
@@ -287,6 +288,7 @@ def test_without_pandas_the_error_says_how_to_install_it(monkeypatch: pytest.Mon
         Metrics().to_pandas()
 
 
+@pytest.mark.slow
 def test_the_page_about_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "python.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
@@ -295,7 +297,7 @@ def test_the_page_about_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
     (tmp_path / "page.py").write_text("\n".join(blocks))
     environment = {**os.environ, "CLOUD_TRAIN_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
     ended = subprocess.run(
-        [sys.executable, "page.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "page.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=600
     )
     assert ended.returncode == 0, ended.stderr
     assert "not-found" in ended.stdout

@@ -1,5 +1,6 @@
 """The documents are held to the code: links resolve, commands parse, the tables are complete."""
 
+import ast
 import itertools
 import re
 import shlex
@@ -10,10 +11,10 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from cloud_train import errors, providers, storage
-from cloud_train.cli.errors import INTERRUPTED, OUTPUT_CLOSED
+from cloud_train import errors, exit_status, providers, storage
 from cloud_train.cli.main import app
 from cloud_train.errors import CloudTrainError
+from cloud_train.exit_status import INTERRUPTED, OUTPUT_CLOSED
 from cloud_train.job.loading import load_job
 from cloud_train.providers import base as providers_base
 from cloud_train.run.states import Cause
@@ -51,8 +52,21 @@ def test_every_job_in_the_documents_is_valid(document: Path, tmp_path: Path) -> 
         load_job(file)
 
 
-def test_the_readme_shows_jobs() -> None:
-    assert len(list(jobs_in((ROOT / "README.md").read_text()))) == 2
+@pytest.mark.parametrize(("document", "jobs"), [("README.md", 1), ("docs/guide.md", 2)])
+def test_jobs_are_found_in_documents(document: str, jobs: int) -> None:
+    assert len(list(jobs_in((ROOT / document).read_text()))) == jobs
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+def test_every_page_of_the_site_is_linked_from_the_page_above_it() -> None:
+    for index in ("index", "how-to", "reference", "explanation"):
+        text = (ROOT / "docs" / f"{index}.md").read_text()
+        (below,) = re.findall(r"^```{toctree}\n:hidden:\n\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        assert below.split()
+        assert [page for page in below.split() if f"({page}.md)" not in text] == []
 
 
 @pytest.mark.parametrize("line", ["cloud-train submit", "cloud-train list --no-such-option", "cloud-train launch job.yaml"])
@@ -69,11 +83,11 @@ def test_commands_are_found_wherever_documents_put_them() -> None:
     assert sorted(commands_in(text)) == ["cloud-train list", "cloud-train logs --tail 5", "cloud-train submit a.yaml"]
 
 
-def test_the_readme_names_every_verb() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_guide_names_every_verb() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text()
     verbs = group().commands
     assert verbs
-    assert not [verb for verb in verbs if f"`cloud-train {verb}" not in readme]
+    assert not [verb for verb in verbs if f"`cloud-train {verb}" not in guide]
 
 
 def test_the_documented_exit_codes_are_those_of_the_code() -> None:
@@ -83,6 +97,26 @@ def test_the_documented_exit_codes_are_those_of_the_code() -> None:
     assert documented == {0: "", INTERRUPTED: "", OUTPUT_CLOSED: "", **{kind.exit_code: kind.code for kind in kinds}}
     rows = re.findall(r"^\| (\d+) \| `([a-z-]+)` \| (\w+) \| (.+) \|$", second, re.MULTILINE)
     assert rows == [(str(cause.exit_code), cause.value, cause.state.value, cause.text) for cause in Cause]
+
+
+def test_every_exit_status_is_one_of_the_table() -> None:
+    table = {name: value for name, value in vars(exit_status).items() if name.isupper()}
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CloudTrainError)]
+    used = {kind.exit_code for kind in kinds} | {cause.exit_code for cause in Cause}
+    processes = {exit_status.INTERRUPTED, exit_status.KILLED, exit_status.OUTPUT_CLOSED, exit_status.TERMINATED}
+    assert set(table.values()) == used | processes
+    doubled = [name for name, value in table.items() if list(table.values()).count(value) > 1]
+    assert doubled == ["JOB", "TAKEN"], "a worker reads no job file"
+
+
+def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
+    parents: list[str] = []
+    drawn = set()
+    for lines, name in re.findall(r"^    ([│├└─ ]*)(\w+Error)\b", errors.__doc__ or "", re.MULTILINE):
+        depth = len(lines) // 4
+        parents[depth:] = [name]
+        drawn.add((parents[depth - 1] if depth else "Exception", name))
+    assert drawn == _errors_of_commands()
 
 
 def test_no_two_ways_to_end_share_an_exit_code() -> None:
@@ -153,6 +187,21 @@ def _one_command(line: str) -> str:
         line = line.removesuffix(")")
     words = shlex.split(line, comments=True)
     return shlex.join(itertools.takewhile(lambda word: word not in {"|", ">", "&&", ";", "<"}, words))
+
+
+def _errors_of_commands() -> set[tuple[str, str]]:
+    """Each public error that may end a command, with its first base; those inside a worker or a trainer end an attempt instead."""
+    classes = {}
+    for path in (ROOT / "cloud_train").rglob("*.py"):
+        if path.relative_to(ROOT / "cloud_train").parts[0] in {"worker", "training"}:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Error") and not node.name.startswith("_") and node.bases:
+                classes[node.name] = ast.unparse(node.bases[0])
+    found = {("Exception", "CloudTrainError")}
+    while more := {(base, name) for name, base in classes.items() if base in {known for _, known in found}} - found:
+        found |= more
+    return found
 
 
 def _without_fences(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a person types: one module a verb, rendering apart (``cli.output``).
+"""What a person types: ``verbs`` has one module a verb, ``output`` what they print.
 
-The verbs decide nothing: they ask ``orchestrator`` and show the answer.
+The verbs decide nothing: they call the client and show what it returns.
 """

@@ -1,6 +1,6 @@
 """The edge where exceptions become words: ``error:`` and ``hint:`` on standard error, or with ``--json`` one object on standard output.
 
-Nothing that a user can cause shows a traceback. What nobody foresaw is written to a file, and the message names that file.
+Nothing that a user can cause shows a traceback. An unexpected error is written to a file, and the message names that file.
 """
 
 import errno
@@ -17,13 +17,7 @@ import typer
 
 from cloud_train.cli.output.terminal import OutputClosedError, Painter, clean, clean_lines, say_aside, say_json
 from cloud_train.errors import CloudTrainError, StoreError
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 + SIGINT, as a shell has it."""
-OUTPUT_CLOSED = 141
-"""Exit status when the reader of our output went away: 128 + SIGPIPE, as a shell has it."""
-UNEXPECTED = 1
-"""Exit status for a bug in cloud-train."""
+from cloud_train.exit_status import INTERNAL, INTERRUPTED, OUTPUT_CLOSED
 
 
 @dataclass(frozen=True)
@@ -105,7 +99,7 @@ def _usage(error: typer.TyperException) -> Failure:
 def _refused_by_the_system(error: OSError) -> Failure:
     where = f": {clean(str(error.filename))}" if error.filename else ""
     full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-    hint = "make room on that disk, then do it again" if full else "check who owns it and who may write there"
+    hint = "free some space on that disk, then retry" if full else "check its owner and permissions"
     return Failure(StoreError.code, f"{(error.strerror or str(error)).lower()}{where}", hint, StoreError.exit_code)
 
 
@@ -113,10 +107,10 @@ def _bug(error: Exception) -> Failure:
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     try:
         place = _write_traceback(error)
-        hint = f"please report it, with the file {place}"
+        hint = f"please report it with the file {place}"
     except OSError as failed:
-        hint = f"its traceback could not be written ({failed.strerror or failed}); CLOUD_TRAIN_HOME names another folder for it"
-    return Failure(CloudTrainError.code, f"this is a bug in cloud-train: {what}", hint, UNEXPECTED)
+        hint = f"the traceback could not be saved ({failed.strerror or failed}); set CLOUD_TRAIN_HOME to another folder"
+    return Failure(CloudTrainError.code, f"this is a bug in cloud-train: {what}", hint, INTERNAL)
 
 
 def _write_traceback(error: Exception) -> Path:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from cloud_train.cli.errors import OUTPUT_CLOSED, guarded
+from cloud_train.cli.errors import guarded
+from cloud_train.exit_status import OUTPUT_CLOSED
 from cloud_train.inherited import set_for_this_process
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def entry_point() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:  # whoever listened is gone, or the disk is full
+        except OSError:  # the reader is gone, or the disk is full
             status = status or OUTPUT_CLOSED
     os._exit(status)
 
@@ -153,10 +154,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _prepare_output() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed by whoever started us (``>&-``): nobody listens, and that is no error
+        if stream is None:  # closed by the caller (``>&-``), which is not an error
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - it stays open as long as the process
         elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to end
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end the command
 
 
 def _run(arguments: list[str]) -> int:

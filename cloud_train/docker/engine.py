@@ -1,4 +1,4 @@
-"""The connection to a Docker Engine: the few calls of its API that the provider makes, and words for what can go wrong with each.
+"""A connection to a Docker Engine: the few calls of its API that are made here, and an explanation of each refusal.
 
 Reference: https://docs.docker.com/reference/api/engine/version/v1.41/.
 """
@@ -29,15 +29,15 @@ class NameTakenError(ProviderError):
 
 
 class FolderUnseenError(ProviderError):
-    """The engine sees no folder of this name: it is not there, or the engine runs on another machine, or in a virtual one."""
+    """The engine does not see a folder: it does not exist, or the engine runs on another machine, or in a virtual one."""
 
 
 class _MissingError(ProviderError):
-    """There is no such container, network or image."""
+    """The container, network or image does not exist."""
 
 
 class _StateError(ProviderError):
-    """The container is not in a state in which this can be done: not running, or being removed already."""
+    """The container's state does not allow this: it is not running, or is being removed."""
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def connected(address: str) -> Iterator["Engine"]:
 
 
 class Engine:
-    """One open connection. Every method raises ProviderError, or EngineUnavailableError when the engine is gone."""
+    """One open connection. Every method raises ProviderError, and EngineUnavailableError when the engine does not respond."""
 
     def __init__(self, address: str, http: DockerHttp) -> None:
         self.address = address
@@ -61,9 +61,9 @@ class Engine:
         return str(self._ask("GET", "/version")["Version"])
 
     def is_rootless_of(self, user: int) -> bool:
-        """Whether this user runs it without being root: a container's root is then that user, and other users are nobody's here.
+        """Whether this user runs a rootless engine: a container's root is then that user.
 
-        It is asked only if its socket is that user's, because it takes long to answer.
+        The engine is asked only if its socket belongs to that user, because the answer is slow.
         """
         if not user or not self.address.startswith("unix://"):
             return False
@@ -73,7 +73,7 @@ class Engine:
         return False
 
     def image(self, name: str) -> dict[str, Any] | None:
-        """Everything that the engine knows of an image, by its id or name; None if it does not have it."""
+        """The image with this id or name, as the engine describes it; None if there is none."""
         with suppress(_MissingError):
             return dict(self._ask("GET", f"/images/{name}/json"))
         return None
@@ -103,26 +103,26 @@ class Engine:
         self._ask("POST", f"/containers/{container}/start", timeout_seconds=_SLOW_SECONDS)
 
     def inspect(self, container: str) -> dict[str, Any] | None:
-        """Everything that the engine knows of a container; None if there is none of this id or name."""
+        """The container with this id or name, as the engine describes it; None if there is none."""
         with suppress(_MissingError):
             return dict(self._ask("GET", f"/containers/{container}/json"))
         return None
 
     def containers(self, labels: Labels) -> list[dict[str, Any]]:
-        """Those with all these labels, whatever their state, each with ``Id``, ``Names`` and ``Labels``."""
+        """The containers with all these labels, in any state, each with ``Id``, ``Names`` and ``Labels``."""
         return list(self._ask("GET", "/containers/json", {"all": "1", "filters": _having(labels)}))
 
     def networks(self, labels: Labels) -> list[dict[str, Any]]:
-        """Those with all these labels, each with ``Id`` and ``Name``."""
+        """The networks with all these labels, each with ``Id`` and ``Name``."""
         return list(self._ask("GET", "/networks", {"filters": _having(labels)}))
 
     def terminate(self, container: str) -> None:
-        """SIGTERM for its first process, which wakes a paused one; nothing happens if it does not run."""
+        """Send SIGTERM to its first process, even a paused one; nothing happens if it is not running."""
         with suppress(_MissingError, _StateError):
             self._ask("POST", f"/containers/{container}/kill", {"signal": "SIGTERM"})
 
     def has_stopped(self, container: str, within_seconds: float) -> bool:
-        """Wait until it does not run; False if that takes longer. One that is missing has stopped."""
+        """Wait until it has stopped; False if that takes longer. A missing container has stopped."""
         try:
             with suppress(_MissingError):
                 self._ask("POST", f"/containers/{container}/wait", timeout_seconds=within_seconds)
@@ -133,17 +133,17 @@ class Engine:
         return True
 
     def remove(self, container: str) -> None:
-        """Kill it if it runs, and take it away with its anonymous volumes; nothing happens if it is missing or goes already."""
+        """Kill it if it is running, and remove it with its anonymous volumes; nothing happens if it is missing or being removed."""
         with suppress(_MissingError, _StateError):
             self._ask("DELETE", f"/containers/{container}", {"v": "1", "force": "1"}, timeout_seconds=_SLOW_SECONDS)
 
     def remove_network(self, network: str) -> None:
-        """Take a network away; nothing happens if it is missing."""
+        """Remove a network; nothing happens if it is missing."""
         with suppress(_MissingError):
             self._ask("DELETE", f"/networks/{network}")
 
     def output(self, container: str, lines: int | None = None) -> bytes:
-        """What it printed, stdout and stderr together: all, or the last ``lines``; nothing if it is missing."""
+        """Its output, stdout and stderr together: all, or the last ``lines``; empty if it is missing."""
         query = {"stdout": "1", "stderr": "1", "tail": str(lines or "all")}
         with suppress(_MissingError):
             return _joined(self._answer("GET", f"/containers/{container}/logs", query))
@@ -182,7 +182,7 @@ def is_full(words: str) -> bool:
 
 
 def _joined(stream: bytes) -> bytes:
-    """What was printed, from the engine's frames: four bytes that name stdout or stderr, four with a length, and as much output."""
+    """The output in the engine's frames: four bytes that name stdout or stderr, four with a length, and that many bytes."""
     parts, position = [], 0
     while position + 8 <= len(stream):
         length = int.from_bytes(stream[position + 4 : position + 8], "big")
@@ -196,12 +196,12 @@ def _having(labels: Labels) -> str:
 
 
 _UNSEEN = re.compile(r"bind source path does not exist|[Mm]ounts denied")
-"""The words of an engine, and those of Docker Desktop."""
+"""The messages of an engine and of Docker Desktop."""
 _REFUSALS = (
     (
         r"[Nn]o such image: (?P<what>\S+)|(?P<other>[^\s'\"]{1,300}): image not known",
         "the engine has no image {what}",
-        "it was removed after it was built: `cloud-train package JOB.yaml` makes the same one again, if the job's files are still the same",
+        "it was removed after it was built; if the job's files are unchanged, `cloud-train package JOB.yaml` builds the same image again",
     ),
     (
         r'exec: "(?P<what>[^"]*)".{0,300}(not found|no such file)',
@@ -216,7 +216,7 @@ _REFUSALS = (
     (
         r"address pool|predefined address",
         "the engine has no addresses left for another network",
-        "remove the networks that nobody uses with: docker network prune",
+        "remove unused networks with: docker network prune",
     ),
     (
         r"could not select device driver|nvidia-container-cli",
@@ -226,18 +226,18 @@ _REFUSALS = (
     (r"Range of CPUs is (?P<what>.{0,300}?available)", "resources.cpus: the range is {what}", "ask for fewer with resources.cpus"),
     (r"network (?P<what>\S+) not found", "the engine has no network {what}", "see which there are with: docker network ls"),
 )
-"""The engine's words for what a user can put right, what is said instead, and the next step."""
+"""Patterns of the engine's messages that a user can act on, the message shown instead, and the next step."""
 
 
 def refusal(status: int | None, said: str) -> ProviderError:
-    """What to say of a call that the engine refused with this HTTP ``status`` and these words."""
+    """The error for a call that the engine refused with this HTTP ``status`` and message."""
     if status == 409 and re.search(r"name .{0,300}(already in use|already exists)", said):
         return NameTakenError(f"the engine has one of this name already (it said: {said})")
     if _UNSEEN.search(said):
-        return FolderUnseenError(f"the engine does not see a folder of this machine (it said: {said})", hint="see whether it is there")
+        return FolderUnseenError(f"the engine does not see a folder of this machine (it said: {said})", hint="check that it exists")
     kind = {404: _MissingError, 409: _StateError}.get(status or 0, ProviderError)
     for pattern, message, hint in _REFUSALS:
         if match := re.search(pattern, said):
             what = next((text for text in match.groupdict().values() if text), "")
             return kind(f"{message.format(what=what)} (it said: {said})", hint)
-    return kind(f"the Docker Engine refused: {said}", hint="its own log says more: journalctl -u docker")
+    return kind(f"the Docker Engine refused: {said}", hint="see its log: journalctl -u docker")

@@ -26,13 +26,13 @@ class Ssh:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 -- until close
 
     def dial(self) -> socket.socket:
-        """A new connection; raises OSError where there is no SSH client."""
+        """A new connection; raises OSError where no SSH client is installed."""
         ours, theirs = socket.socketpair()
         try:
             self.serve(theirs)
         except OSError as error:
             ours.close()
-            raise OSError(f"there is no SSH client here: {error.strerror}") from error
+            raise OSError(f"no SSH client is installed: {error.strerror}") from error
         return ours
 
     def serve(self, end: socket.socket) -> None:
@@ -41,10 +41,10 @@ class Ssh:
             self._clients.append(subprocess.Popen(self._command, stdin=end.fileno(), stdout=end.fileno(), stderr=self._said))
 
     def words(self) -> str:
-        """What the SSH client, or the command on the other machine, said last on standard error."""
+        """The last words on standard error of the SSH client or of the command on the other machine."""
         with suppress(subprocess.TimeoutExpired):
             for client in self._clients[-1:]:
-                client.wait(1)  # it says why just before it leaves
+                client.wait(1)  # it writes the reason just before it exits
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").splitlines()
         return next((line.strip() for line in reversed(lines) if line.strip()), "")

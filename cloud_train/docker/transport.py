@@ -20,7 +20,7 @@ from cloud_train.errors import MissingDependencyError
 from cloud_train.job.loopback import is_loopback
 
 QUICK_SECONDS = 10.0
-"""How long an engine may keep silent that is only asked something."""
+"""Timeout of a request that only reads, in seconds."""
 
 _Send = Callable[[str, str, bytes | None, float], "Answer"]
 
@@ -35,12 +35,12 @@ class Answer:
 
     @property
     def document(self) -> Any:
-        """The body as JSON; None for an empty one. Raises ValueError if it is none."""
+        """The body as JSON; None for an empty one. Raises ValueError for anything else."""
         return json.loads(self.body) if self.body else None
 
     @property
     def words(self) -> str:
-        """What an engine says of a request that it refused."""
+        """The engine's message about a request that it refused."""
         with suppress(ValueError, LookupError, TypeError):
             return str(self.document["message"])
         return self.body.decode(errors="replace").strip()
@@ -68,7 +68,7 @@ class DockerHttp:
 
 @contextmanager
 def opened(address: str) -> Iterator[DockerHttp]:
-    """A connection to the engine at ``address``, such as ``unix:///var/run/docker.sock``. Raises OSError if nobody listens there."""
+    """A connection to the engine at ``address``, such as ``unix:///var/run/docker.sock``. Raises OSError if nothing listens there."""
     if address.startswith("unix://"):
         with closing(_SocketConnection(lambda: _dialled(address.removeprefix("unix://")))) as connection:
             connection.connect()
@@ -114,7 +114,7 @@ def sdk_client(address: str, timeout_seconds: float) -> Iterator[Any]:
 
 
 def is_private(address: str) -> bool:
-    """Whether nobody in between can read what is sent to the engine at ``address``: it is on this machine, or behind SSH or TLS."""
+    """Whether what is sent to the engine at ``address`` is encrypted, or stays on this machine."""
     scheme, _, rest = address.partition("://")
     if scheme in ("unix", "npipe", "ssh", "https", "http+unix"):
         return True
@@ -122,7 +122,7 @@ def is_private(address: str) -> bool:
         return True
     try:
         return bool(_certificates(address))
-    except ImportError:  # without the SDK there is no connection at all, and making one says so
+    except ImportError:  # without the SDK no connection is made, which raises its own error
         return True
 
 
@@ -157,7 +157,7 @@ def _dialled(path: str) -> socket.socket:
 
 
 class _SocketConnection(HTTPConnection):
-    """HTTP over a socket that ``dial`` makes; ``words`` may know why one broke off."""
+    """HTTP over a socket that ``dial`` opens; ``words`` returns the reason of a broken connection, if there is one."""
 
     def __init__(self, dial: Callable[[], socket.socket], words: Callable[[], str] = lambda: "") -> None:
         super().__init__("localhost", timeout=QUICK_SECONDS)
@@ -175,8 +175,8 @@ class _SocketConnection(HTTPConnection):
             with self.getresponse() as response:
                 return Answer(response.status, response.read())
         except (ConnectionError, HTTPException) as error:
-            self.close()  # an answer that comes after all is none to the next request
-            raise ConnectionError(self._words() or f"the connection broke off ({type(error).__name__})") from error
+            self.close()  # a late response must not be taken for that of the next request
+            raise ConnectionError(self._words() or f"the connection was closed ({type(error).__name__})") from error
         except OSError:
             self.close()
             raise

@@ -1,4 +1,4 @@
-"""The error for a Docker Engine that cannot be reached, in words for whatever kept its answer from coming."""
+"""The error for a Docker Engine that cannot be reached, with the reason and the next step."""
 
 import errno
 import socket
@@ -19,7 +19,7 @@ class EngineUnavailableError(ProviderError):
 
 @contextmanager
 def unavailable_explained(address: str) -> Iterator[None]:
-    """Turn what keeps the answer of the engine at ``address`` from coming into EngineUnavailableError."""
+    """Turn the errors of a connection to the engine at ``address`` into EngineUnavailableError."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -35,12 +35,12 @@ def explain(error: BaseException, address: str) -> tuple[str, str]:
     known = (
         (
             bool(mistrust),
-            f"the Docker Engine at {address} and this machine do not trust each other: {_reason([error, *mistrust][-1])}",
+            f"the Docker Engine at {address} and this machine do not trust each other's certificates: {_reason([error, *mistrust][-1])}",
             _CERTIFICATES,
         ),
         (
             any(sign in f"{type(inner).__name__}: {inner}" for inner in causes for sign in _WITHOUT_CERTIFICATES),
-            f"the Docker Engine at {address} cannot be reached without the certificates that belong to it",
+            f"the Docker Engine at {address} requires TLS certificates",
             _CERTIFICATES,
         ),
         (
@@ -48,10 +48,10 @@ def explain(error: BaseException, address: str) -> tuple[str, str]:
             f"this user may not use the Docker Engine at {address}: permission denied",
             "join the group and log in again: sudo usermod -aG docker $USER (its members are as good as root); or use rootless Docker",
         ),
-        (is_timeout(error), f"the Docker Engine at {address} does not answer", "see whether it is well with: docker info"),
+        (is_timeout(error), f"the Docker Engine at {address} does not respond", "check it with: docker info"),
         (
             any(isinstance(inner, socket.gaierror) for inner in causes),
-            f"the Docker Engine at {address} cannot be reached: there is no machine of this name",
+            f"the Docker Engine at {address} cannot be reached: unknown host",
             "correct DOCKER_HOST, or docker.host in a config file",
         ),
         (
@@ -62,21 +62,21 @@ def explain(error: BaseException, address: str) -> tuple[str, str]:
         (
             is_far,
             f"the Docker Engine at {address} cannot be reached: {error}",
-            f"this has to work, without a question: ssh {address} docker info",
+            f"this command has to work without a prompt: ssh {address} docker info",
         ),
     )
-    tls = f"; where it wants certificates, {_CERTIFICATES}" if address.startswith("tcp://") else ""
-    otherwise = f"the Docker Engine at {address} cannot be reached: {_reason(causes[-1])}", f"see whether it is well with: docker info{tls}"
+    tls = f"; if it requires certificates, {_CERTIFICATES}" if address.startswith("tcp://") else ""
+    otherwise = f"the Docker Engine at {address} cannot be reached: {_reason(causes[-1])}", f"check it with: docker info{tls}"
     return next(((message, hint) for holds, message, hint in known if holds), otherwise)
 
 
 def is_timeout(error: BaseException | None) -> bool:
-    """Whether the reason is that nothing came for too long."""
+    """Whether the reason is a timeout."""
     return error is not None and any(isinstance(inner, TimeoutError) for inner in _causes(error))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and those that it was made from: the Docker SDK's HTTP library hands them on as causes and as arguments."""
+    """The error and those behind it: the Docker SDK's HTTP library passes them on as causes and as arguments."""
     waiting, seen = [error], set[int]()
     while waiting:
         inner = waiting.pop(0)
@@ -88,6 +88,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _reason(error: BaseException) -> str:
-    """Without what Python says about where in its source an error arose."""
+    """The error's message, without the place in Python's own source that ssl appends."""
     words = getattr(error, "verify_message", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
     return str(words).split(" (_ssl.c")[0]

@@ -1,4 +1,4 @@
-"""An image in a registry without any engine: the base's blobs taken over, new layers uploaded, a new manifest written."""
+"""An image in a registry without an engine: mount the base's blobs, upload new layers, write a new manifest."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -27,12 +27,12 @@ from cloud_train.image.registry import (
 )
 
 _AT_ONCE = 4
-"""Requests that a registry gets at the same time."""
+"""Parallel requests to a registry."""
 
 
 @dataclass(frozen=True)
 class RegistryBase:
-    """A base image that lies in a registry."""
+    """A base image in a registry."""
 
     repository: Repository
     manifest: Manifest
@@ -50,14 +50,14 @@ def read_base(repository: Repository, version: str, platform: str) -> RegistryBa
     name = f"{repository.reference.repository}:{version}"
     manifest = repository.manifest(version)
     if manifest is None:
-        raise ImageError(f"there is no image {name}", hint="check the name and the tag of the base image")
+        raise ImageError(f"image not found: {name}", hint="check the name and the tag of the base image")
     if manifest.media_type in (OCI_INDEX, DOCKER_INDEX):
         digest = _pick(manifest.document, name, platform)
         manifest = repository.manifest(digest)
         if manifest is None:
             raise ImageError(f"{name} lists an image for {platform} that is not in the registry: {digest}")
     if manifest.media_type not in (OCI_MANIFEST, DOCKER_MANIFEST):
-        raise ImageError(f"{name} is of the type {manifest.media_type!r}, which is no image", hint="name another base image")
+        raise ImageError(f"{name} is of the type {manifest.media_type!r}, which is not an image", hint="name another base image")
     try:
         document = json.loads(repository.small_blob(manifest.document["config"]["digest"]))
         base = Base(
@@ -94,7 +94,7 @@ def append(
     if existing is not None and existing.document.get("config", {}).get("digest") == digest_of(config):
         return Built(f"{target.reference.repository}@{existing.digest}", 0, reused=True)
     sent_before = target.sent_bytes
-    # What a registry is asked takes longer to travel than to answer.
+    # A request takes longer to travel than to be answered.
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         unknown = [layer for layer in found.layers if layer["digest"] not in before.blobs]
         missing = [
@@ -115,7 +115,7 @@ def append(
         "layers": [*found.layers, *({"mediaType": layer_type, "digest": each["digest"], "size": each["size"]} for each in new)],
     }
     data = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
-    # Without a tag, the housekeeping of many registries would delete it.
+    # Without a tag, the garbage collection of many registries would delete it.
     digest = target.push_manifest(data, str(document["mediaType"]), tag)
     return Built(f"{target.reference.repository}@{digest}", target.sent_bytes - sent_before, reused=False)
 
@@ -145,7 +145,7 @@ def _has(layer: dict[str, Any], found: RegistryBase, target: Repository) -> bool
 
 
 def _bring(layer: dict[str, Any], source: Repository, target: Repository, folder: Path, note: Callable[[str], None]) -> None:
-    """Bring a layer of the base into the repository ``target``."""
+    """Copy a layer of the base into the repository ``target``."""
     digest, size = str(layer["digest"]), int(layer["size"])
     if source.reference.host == target.reference.host and target.mount(digest, source.reference):
         return

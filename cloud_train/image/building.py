@@ -1,4 +1,4 @@
-"""From a recipe to an image: in the local engine, or in a registry."""
+"""Building an image from a recipe: in the local engine, or in a registry."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def build_in_engine(recipe: Recipe, note: Callable[[str], None], host: str | None = None) -> Built:
-    """Make the image in a Docker Engine, or find it there; named by its id.
+    """Build the image in a Docker Engine, or reuse it; named by its id.
 
-    ``note`` gets a line about what takes a while or looks odd. ``host`` is the engine's URL; by default Docker's own rules say which.
-    Raises ImageError for whatever keeps it from being made, such as a folder that holds secrets or a base that does not exist.
+    ``note`` gets a line about what takes long or looks suspicious. ``host`` is the engine's URL; by default Docker's own rules choose it.
+    Raises ImageError if that fails, for a folder that contains secrets or a base that does not exist, for example.
     """
     context = _surveyed(recipe, note)
     layers = _layers(context)
@@ -50,11 +50,11 @@ def build_in_registry(
     *,
     login: "Login | None" = None,
 ) -> Built:
-    """Make the image in a repository of a registry, or find it there; named by its digest.
+    """Build the image in a repository of a registry, or reuse it; named by its digest.
 
     No engine is needed, unless requirements have to be installed, a Dockerfile has to be built, or the base lies in an engine only: the one
-    at ``host``. ``memory`` is a folder in which to note what was pushed: what is known to be there is neither made nor asked for again.
-    ``login`` is that of the repository's registry, if Docker's config file does not have it; it is sent to no other one.
+    at ``host``. ``memory`` is a folder in which to note what was pushed, so that it is neither built nor checked again.
+    ``login`` is that of the repository's registry, if Docker's config file does not have it; it is sent to no other.
     """
     # What speaks to registries takes 50 ms to import, and an image in an engine needs none of it.
     from cloud_train.image.appending import append, read_base
@@ -66,7 +66,7 @@ def build_in_registry(
     place = replace(parse_target(repository), tag=None, digest=None)
     if login is not None and not place.explicit_host:
         raise ImageError(
-            f"{repository!r} names no registry, and the login that was given belongs to one",
+            f"{repository!r} names no registry, but the given login belongs to one",
             hint="begin the repository with the registry's host",
         )
     login = login.bound_to(place.host) if login is not None else None
@@ -78,7 +78,7 @@ def build_in_registry(
             try:
                 built = append(found, layers, recipe, target, before, folder=folder, note=note)
             except RegistryError as error:
-                # Somebody may have deleted from the registry what belongs to an image there.
+                # Blobs of an image may have been deleted from the registry.
                 if not before.blobs or error.status not in (400, 404):
                     raise
                 built = append(found, layers, recipe, target, Pushed(), folder=folder, note=note)
@@ -96,7 +96,7 @@ def _base_in_registry(
     host: str | None,
     login: "Login | None",
 ) -> tuple[Reference, int | None]:
-    """Where the base lies in a registry, and how many bytes it took to push it there; None where it was there."""
+    """The base in a registry, and how many bytes were sent to push it there; None if it was there already."""
     to_build = recipe.requirements is not None or recipe.dockerfile is not None
     named = None if to_build or recipe.base.startswith("sha256:") else parse_reference(recipe.base)
     if named is not None and named.explicit_host:
@@ -104,13 +104,13 @@ def _base_in_registry(
     engine = engine_images_or_none(host)
     if engine is not None:
         with engine:
-            # A name without a registry may be that of an image which was only ever built here.
+            # A name without a registry may be that of an image that was only built here.
             if to_build or engine.find(recipe.base):
                 return _push_base(engine, prepare(engine, recipe, context, note), target, note, login)
     if named is None:
         raise ImageError(
-            "requirements, a Dockerfile and a base that is named by its id need a Docker Engine, and none answers here",
-            hint="start Docker, or name a base image in a registry that has everything, without requirements and dockerfile",
+            "requirements, a Dockerfile and a base that is named by its id need a Docker Engine, and none is running here",
+            hint="start Docker, or use a base image in a registry that has everything, without requirements and dockerfile",
         )
     return named, None
 

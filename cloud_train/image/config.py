@@ -1,4 +1,4 @@
-"""The configuration of an image: what its id is the digest of.
+"""The configuration of an image, whose digest is the image's id.
 
 The format is that of the OCI image specification (https://github.com/opencontainers/image-spec/blob/main/config.md), which is Docker's too.
 """
@@ -15,7 +15,7 @@ from cloud_train.image.layers import Layer, digest_of
 
 EPOCH = "1970-01-01T00:00:00Z"
 USER = "65532:65532"
-"""Who the container runs as, unless the base says somebody else who is not root."""
+"""The container's user, unless the base names another one that is not root."""
 
 BELOW = "cloud-train.below"
 """The label that tells, as a chain id, which layers lie below the code: an engine that has such an image has those layers."""
@@ -25,7 +25,7 @@ _KEPT = ("User", "ExposedPorts", "Env", "Volumes", "Labels", "StopSignal", "Shel
 
 @dataclass(frozen=True)
 class Base:
-    """What is known of a base image: what it runs on, its layers, and how its containers start."""
+    """A base image: its platform, its layers, and how its containers start."""
 
     os: str
     architecture: str
@@ -36,7 +36,7 @@ class Base:
 
 
 def check_platform(base: Base, name: str, platform: str) -> None:
-    """Raise ImageError if a base runs on other machines than ``platform``."""
+    """Raise ImageError if a base is for another platform than ``platform``."""
     os, architecture, *variant = platform.split("/")
     if (base.os, base.architecture) != (os, architecture) or (variant and base.variant != variant[0]):
         runs_on = "/".join(part for part in (base.os, base.architecture, base.variant) if part)
@@ -73,7 +73,7 @@ def configuration(base: Base, layers: Sequence[Layer], labels: Mapping[str, str]
 
 
 def is_root(user: str) -> bool:
-    """Whether this ``User`` of an image is root, by name, by number, or by saying nothing."""
+    """Whether this ``User`` of an image is root, by name, by number, or by default."""
     return user.partition(":")[0] in ("", "0", "root")
 
 

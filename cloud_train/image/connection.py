@@ -1,8 +1,5 @@
-"""Requests to one registry: who asks, how often a failure is tried again, and what a refusal is called."""
+"""Requests to one registry: authentication, retries, and errors in words."""
 
-import email.utils
-import time
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
@@ -12,27 +9,25 @@ from cloud_train.image.errors import BrokenConnectionError, ImageError, Registry
 from cloud_train.image.reference import Reference
 from cloud_train.image.tokens import Authorization
 from cloud_train.job.loopback import is_loopback
+from cloud_train.retry import TRANSIENT_STATUSES, Attempts, RetryPolicy, retry_after_seconds
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
 
-ATTEMPTS = 5
-"""How often a request is sent before a failure that may pass is final."""
-PASSING = frozenset({408, 429, 500, 502, 503, 504})
-"""The answers after which the same request may succeed."""
+POLICY = RetryPolicy(attempts=5, time_limit=None, first_wait=0.5, longest_retry_after=60.0, jitter=lambda: 1.0)
+"""How a request is repeated. One client pushes an image, so its waits need no jitter."""
 
-_LONGEST_WAIT_SECONDS = 60.0
 _TIMEOUT_SECONDS = (10.0, 120.0)  # to connect, and between two bytes
 
 
 class Connection:
-    """A session with the registry that a reference lies in.
+    """A session with the registry of a reference.
 
-    ``sleep`` waits for so many seconds before the next try; ``login`` is used instead of the one in Docker's config file. Raises ImageError
+    ``policy`` says how requests are repeated; ``login`` is used instead of the one in Docker's config file. Raises ImageError
     for a login that is not bound to this very registry.
     """
 
-    def __init__(self, reference: Reference, sleep: Callable[[float], None] = time.sleep, login: Login | None = None) -> None:
+    def __init__(self, reference: Reference, policy: RetryPolicy = POLICY, login: Login | None = None) -> None:
         try:
             import requests
         except ImportError as error:
@@ -49,7 +44,7 @@ class Connection:
         self._session.trust_env = not is_loopback(self.host)
         # Without this, requests would look for a login of its own in ~/.netrc.
         self._session.auth = _leave_as_it_is
-        self._sleep = sleep
+        self.policy = policy
         self._authorization = Authorization(self.host, lambda: login or login_of(self.host), self._plainly)
 
     def close(self) -> None:
@@ -57,30 +52,28 @@ class Connection:
         self._session.close()
 
     def request(self, method: str, path: str, scope: str, *, expect: tuple[int, ...], about: str, **options: Any) -> "Response":
-        """Send a request, again after a failure that may pass. ``about`` is what an error calls it, as in "push the layer".
+        """Send a request, again after a transient failure. ``about`` names it in errors, as in "push the layer".
 
-        Raises RegistryError for an answer that is not in ``expect``, or none at all.
+        Raises RegistryError for a response with a status that is not in ``expect``, or without a response.
         """
-        for attempt in range(1, ATTEMPTS + 1):
-            last = attempt == ATTEMPTS
+        left = self.policy.attempts_left()
+        while True:
             try:
                 response = self.once(method, path, scope, **options)
             except RegistryError as error:
                 # The token server's refusals come this way too.
-                if last or not (isinstance(error, BrokenConnectionError) or error.status in PASSING):
+                is_transient = isinstance(error, BrokenConnectionError) or error.status in TRANSIENT_STATUSES
+                if not (is_transient and left.wait()):
                     raise
-                self.wait(attempt)
                 continue
             if response.status_code in expect:
                 return response
-            if last or response.status_code not in PASSING:
+            if response.status_code not in TRANSIENT_STATUSES or not waited(left, response):
                 raise refusal(self.host, about, response)
-            self.wait(attempt, response.headers)
             response.close()
-        raise AssertionError("the last attempt returns or raises")
 
     def once(self, method: str, path: str, scope: str, **options: Any) -> "Response":
-        """Send a request, with the login if the registry asks for one. Raises BrokenConnectionError where no answer came."""
+        """Send a request, with the login if the registry asks for one. Raises BrokenConnectionError without a response."""
         url = urljoin(f"{self.url}/", path)
         sent = self._authorization.header(scope) if self._is_own(url) else None
         response = self._authorized(method, url, sent, options)
@@ -90,48 +83,49 @@ class Connection:
             response = self._authorized(method, url, self._authorization.header(scope), options)
         return response
 
-    def wait(self, attempt: int, headers: Mapping[str, str] | None = None) -> None:
-        """Wait before the next try: as long as the registry says, otherwise twice as long each time."""
-        seconds = _retry_after((headers or {}).get("Retry-After", ""))
-        self._sleep(min(_LONGEST_WAIT_SECONDS, 0.25 * 2**attempt if seconds is None else seconds))
-
     def _authorized(self, method: str, url: str, header: str | None, options: dict[str, Any]) -> "Response":
         headers = {**options.get("headers", {}), **({"Authorization": header} if header else {})}
         return self._plainly(method, url, **{**options, "headers": headers})
 
     def _is_own(self, url: str) -> bool:
-        # An upload may be sent on to a bucket: the login is none of its business.
+        # An upload may be redirected to a bucket, which must not get the login.
         return urlsplit(url)[:2] == urlsplit(self.url)[:2]
 
     def _plainly(self, method: str, url: str, **options: Any) -> "Response":
         import requests
 
         if urlsplit(url).scheme != "https" and not is_loopback(urlsplit(url).netloc):
-            raise RegistryError(f"{self.host} sends on to {urlsplit(url).netloc}, which is not encrypted")
+            raise RegistryError(f"{self.host} redirects to {urlsplit(url).netloc}, which is not encrypted")
         try:
             return self._session.request(method, url, timeout=_TIMEOUT_SECONDS, **options)
         except requests.exceptions.SSLError as error:
             raise RegistryError(
-                f"the registry {self.host} has a certificate that is not trusted here",
-                hint="REQUESTS_CA_BUNDLE names a file with the certificates to trust",
+                f"the registry {self.host} has a certificate that is not trusted on this machine",
+                hint="set REQUESTS_CA_BUNDLE to a file with the certificates to trust",
             ) from error
         except requests.RequestException as error:
             # The error's own text repeats the address, which may hold a signature.
             raise BrokenConnectionError(
-                f"the registry {self.host} cannot be reached, or broke off: {_reason(error)}", hint="check the address and the network"
+                f"the registry {self.host} cannot be reached, or closed the connection: {_reason(error)}",
+                hint="check the address and the network",
             ) from error
 
 
+def waited(left: Attempts, response: "Response") -> bool:
+    """Wait before the next try, as long as the registry asks for; False, without waiting, if there is none."""
+    return left.wait(retry_after_seconds(response.headers.get("Retry-After")))
+
+
 def refusal(host: str, about: str, response: "Response") -> RegistryError:
-    """The error for an answer that refuses, with the registry's own words."""
+    """The error for a refusal, with the registry's own message."""
     status = response.status_code
     hints = {
-        401: f"log in with `docker login {host}`, as a user who may do this",
-        403: f"ask for the right to do this, or log in with `docker login {host}` as somebody else",
-        404: "check the name; some registries want the repository made beforehand",
-        429: "the registry limits how much is asked of it; wait a while, or log in",
+        401: f"log in with `docker login {host}` as a user with this permission",
+        403: f"get the permission for this, or log in with `docker login {host}` as another user",
+        404: "check the name; in some registries the repository has to be created first",
+        429: "the registry limits requests; wait a while, or log in",
     }
-    hint = hints.get(status, "try again later" if status in PASSING else None)
+    hint = hints.get(status, "retry later" if status in TRANSIENT_STATUSES else None)
     return RegistryError(f"{host} refuses to {about}: {status}{_words(response)}", hint=hint, status=status)
 
 
@@ -145,21 +139,10 @@ def _words(response: "Response") -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost reason, which is the one that says something."""
+    """The innermost reason, which is the informative one."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     return f"{type(error).__name__}: {getattr(error, 'strerror', None) or type(error).__doc__ or ''}".split("\n")[0].rstrip(": ")
-
-
-def _retry_after(text: str) -> float | None:
-    """Seconds of a Retry-After header, which holds seconds or a date (RFC 9110, section 10.2.3)."""
-    if text.isdigit():
-        return float(text)
-    try:
-        moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return max(0.0, moment.timestamp() - time.time())
 
 
 def _leave_as_it_is(prepared: "PreparedRequest") -> "PreparedRequest":

@@ -1,4 +1,4 @@
-"""The files of a folder that go into an image, and what is suspicious about them, by their names and in ``check`` by their content."""
+"""The files of a folder that go into an image, and which of them are suspicious, by name and in ``check`` by content."""
 
 import fnmatch
 import os
@@ -15,10 +15,10 @@ from cloud_train.image.ignore import Patterns, parse_patterns
 from cloud_train.image.keyfiles import LARGEST_BYTES, key_in
 
 MOST_BYTES = 100 * 1000**2
-"""A larger context is refused: data belongs into the store, not into an image."""
+"""A larger context is refused: data belongs in the store, not in an image."""
 _MOST_IGNORING_BYTES = 256 * 1000
 LARGE_FILE_BYTES = 10 * 1000**2
-"""A larger file is mentioned."""
+"""A larger file is reported."""
 
 IGNORED_BY_DEFAULT = """
 **/.git
@@ -37,7 +37,7 @@ IGNORED_BY_DEFAULT = """
 **/.DS_Store
 .dockerignore
 """
-"""Left out unless a line of ``.dockerignore`` brings it back with ``!``."""
+"""Left out unless a line of ``.dockerignore`` includes it with ``!``."""
 
 SECRETS = (
     ".env*",
@@ -57,7 +57,7 @@ SECRETS = (
 DATA = ("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.npz", "*.npy", "*.h5", "*.parquet", "*.tar*", "*.tgz", "*.zip")
 """Names of files that are usually data or weights."""
 NOT_SECRET = (".env.example", ".env.sample", ".env.template", "*.py")
-"""Names that only look like those of SECRETS: templates, and modules such as credentials.py."""
+"""Names that resemble those of SECRETS but are harmless: templates, and modules such as credentials.py."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Entry:
     """One file, folder or symbolic link of the context."""
 
     path: str
-    """Relative to the folder, with ``/``; bytes that are no UTF-8 are surrogates, as ``os.fsdecode`` makes them."""
+    """Relative to the folder, with ``/``; bytes that are not UTF-8 are surrogates, as in ``os.fsdecode``."""
     kind: Literal["file", "folder", "link"]
     size: int = 0
     """Bytes; 0 for folders and links."""
@@ -77,7 +77,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A file that may not belong into an image."""
+    """A file that may not belong in an image."""
 
     path: str
     size: int
@@ -85,7 +85,7 @@ class Suspect:
     asked_for: bool
     """A line of ``.dockerignore`` that starts with ``!`` names it."""
     holds: str = ""
-    """Of a secret that was told by its content: what it is."""
+    """The kind of a secret that was recognized by its content."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Context:
 
 
 def survey(folder: Path) -> Context:
-    """Look through a folder by Docker's ignore rules. Raises ImageError for what cannot go into an image, such as a link that leaves it."""
+    """List a folder by Docker's ignore rules. Raises ImageError for what cannot go into an image, such as a link that leaves it."""
     if not folder.is_dir():
         raise ImageError(f"{folder} is not a folder", hint="name the folder of your code")
     own = _own_patterns(folder)
@@ -116,25 +116,25 @@ def survey(folder: Path) -> Context:
 
 
 def check(context: Context, note: Callable[[str], None]) -> None:
-    """Refuse a context that is too large or holds what looks like a secret, by its name or its content; mention what looks like data."""
+    """Refuse a context that is too large or contains a likely secret, by name or content; report likely data."""
     secrets = [suspect for suspect in context.suspects if suspect.kind == "secret" and not suspect.asked_for]
     if context.total_bytes <= MOST_BYTES:
         secrets += _key_files(context, {suspect.path for suspect in context.suspects if suspect.kind == "secret"})
     if secrets:
         raise ImageError(
-            f"these files of {context.folder} look like secrets, and would be in the image for everyone to read: {_named(secrets)}",
-            hint="add them to .dockerignore; if one belongs into the image, bring it back there by name, as in !config/.env",
+            f"these files of {context.folder} look like secrets, and would be readable in the image: {_named(secrets)}",
+            hint="add them to .dockerignore; if one belongs in the image, include it there by name, as in !config/.env",
         )
     if context.total_bytes > MOST_BYTES:
         largest = sorted((entry for entry in context.entries if entry.kind == "file"), key=lambda entry: -entry.size)[:5]
         raise ImageError(
             f"the code in {context.folder} is {_size(context.total_bytes)}, more than the {_size(MOST_BYTES)} that go into an image; "
             f"the largest: {_named(largest)}",
-            hint="add what is no code to .dockerignore in that folder",
+            hint="add everything that is not code to .dockerignore in that folder",
         )
     for suspect in context.suspects:
         if suspect.kind != "secret" and not suspect.asked_for:
-            note(f"{_shown(suspect.path)} ({_size(suspect.size)}) goes into the image; .dockerignore would leave it out")
+            note(f"{_shown(suspect.path)} ({_size(suspect.size)}) goes into the image; add it to .dockerignore to leave it out")
 
 
 def _key_files(context: Context, known: set[str]) -> Iterator[Suspect]:
@@ -183,14 +183,14 @@ def _entry(folder: Path, path: str, item: os.DirEntry[str]) -> Entry:
         return _link(folder, path)
     if not stat.S_ISREG(status.st_mode):
         raise ImageError(
-            f"{_shown(path)} in {folder} is a socket, a pipe or a device, which no image can hold",
+            f"{_shown(path)} in {folder} is a socket, a pipe or a device, which an image cannot contain",
             hint="remove it, or add it to .dockerignore",
         )
     return Entry(path, "file", status.st_size, status.st_mtime_ns, bool(status.st_mode & stat.S_IXUSR))
 
 
 def _link(folder: Path, path: str) -> Entry:
-    target = os.readlink(folder / path)  # noqa: PTH115 - Path.readlink drops a trailing slash, and what is stored shall be what was there
+    target = os.readlink(folder / path)  # noqa: PTH115 - Path.readlink drops a trailing slash, and the link is stored unchanged
     written = os.path.normpath(os.path.join(os.path.dirname(path), target))  # noqa: PTH118, PTH120 - text, not files: '..' has to be followed by name
     root = os.path.realpath(folder)
     real = os.path.realpath(folder / path)
@@ -223,7 +223,7 @@ def _suspect(entry: Entry, own: Patterns) -> Suspect | None:
 
 
 def _is_asked_for(path: str, own: Patterns) -> bool:
-    # "!*" says nothing about this file in particular.
+    # "!*" does not name this file in particular.
     return any(pattern.brings_back and pattern.text.rpartition("/")[2].strip("*") and pattern.matches(path) for pattern in own.patterns)
 
 

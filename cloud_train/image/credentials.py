@@ -1,4 +1,4 @@
-"""Logins of registries, from where ``docker login`` puts them."""
+"""Registry logins, as ``docker login`` stores them."""
 
 import warnings
 from collections.abc import Callable
@@ -16,16 +16,16 @@ class Login:
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
     renew: "Callable[[], Login | None] | None" = field(default=None, repr=False, compare=False)
-    """Another login for the same user, for one that ends while it is in use, as those that clouds give out do."""
+    """A renewed login for the same user, for one that expires while it is in use, as those of clouds do."""
     host: str = field(default="", compare=False)
-    """The registry that it is for, ``host[:port]``: it is sent to no other one."""
+    """Its registry, ``host[:port]``: it is sent to no other."""
     follows_realm: bool = field(default=False, compare=False)
-    """Whether a token server of another host may get it, which the registry names. So it is with Docker's own logins, and only with them:
-    the registries of clouds are their own token servers.
+    """Whether it may be sent to a token server on another host that the registry names. This is true of Docker's own logins only:
+    clouds' registries are their own token servers.
     """
 
     def bound_to(self, host: str) -> "Login":
-        """The login for this registry, and so are those that renew it. Raises ImageError for one that is another registry's."""
+        """The login, bound to this registry, as are its renewals. Raises ImageError if it belongs to another registry."""
         if self.host and self.host != host:
             raise ImageError(f"the login for {self.host} is not sent to {host}", hint="name an image in the registry that the login is for")
         renew = self.renew
@@ -47,12 +47,12 @@ def login_of(host: str) -> Login | None:
             f"registry logins need the Docker SDK, which cannot be imported: {error}", hint="pip install 'cloud-train[docker]'"
         ) from error
     try:
-        # The SDK warns of a helper that is not installed, and then fails, which is enough.
+        # The SDK warns about a helper that is not installed, and then fails, which is enough.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             found = auth.load_config().resolve_authconfig(host)
     except (DockerException, StoreError, ValueError) as error:
-        # What a helper or a broken file says may hold a password, so only the kind of the failure is passed on.
+        # The message of a helper or a broken file may contain a password, so only the kind of the failure is passed on.
         raise ImageError(
             f"the login for {host} cannot be read from Docker's config.json or its credential helper ({type(error).__name__})",
             hint=f"try `docker login {host}`, or correct credsStore, credHelpers and auths in config.json",

@@ -35,12 +35,12 @@ _MOST_LOOKED_AT = 20
 
 @dataclass(frozen=True)
 class EngineBase:
-    """A base image that lies in the engine."""
+    """A base image in the engine."""
 
     image_id: str
     base: Base
     built: bool = False
-    """It was built just now."""
+    """Whether it was built just now."""
 
 
 class EngineImages:
@@ -65,7 +65,7 @@ class EngineImages:
             return self._closing.enter_context(sdk_client(self.address, _TIMEOUT_SECONDS))
 
     def find(self, name: str) -> Mapping[str, Any] | None:
-        """Everything that the engine knows of an image, by id or name; None if it does not have it."""
+        """The image with this id or name, as the engine describes it; None if there is none."""
         with _other_way_named():
             return self._engine.image(name)
 
@@ -74,14 +74,12 @@ class EngineImages:
         found = self.find(name)
         if found is None:
             if name.startswith("sha256:"):
-                raise ImageError(f"there is no image {name} in the Docker Engine", hint="name a base that can be pulled")
+                raise ImageError(f"the Docker Engine has no image {name}", hint="name a base that can be pulled")
             note(f"pulling {name}")
             self._pull(name, platform)
             found = self.find(name)
         if found is None:
-            raise ImageError(
-                f"the Docker Engine has pulled {name}, and does not have it", hint="pull it by hand, and look whether it is there"
-            )
+            raise ImageError(f"the Docker Engine pulled {name}, but does not have it", hint="pull it by hand, and check that it exists")
         base = Base(
             os=found["Os"],
             architecture=found["Architecture"],
@@ -93,7 +91,7 @@ class EngineImages:
         return EngineBase(found["Id"], base)
 
     def name_for_building(self, image_id: str, name: str) -> str:
-        """A name for an image that a Dockerfile can begin with; BuildKit takes an id for the name of something to pull."""
+        """A name of an image for a Dockerfile's FROM; BuildKit would take an id for a name to pull."""
         found = self.find(image_id) or {}
         names = [tag for tag in found.get("RepoTags") or [] if not tag.startswith("<none>")]
         if names:
@@ -113,7 +111,7 @@ class EngineImages:
         return str(found["Id"]) if found else None
 
     def put(self, config: bytes, layers: Sequence[Layer], base: EngineBase, folder: Path) -> tuple[str, int]:
-        """Make an image of a base and layers; its id, and how many bytes were sent. ``folder`` is for temporary files.
+        """Make an image from a base and layers; returns its id and how many bytes were sent. ``folder`` is for temporary files.
 
         An engine whose layer store takes an archive that names a layer it has without bringing it gets the layers that are new to it.
         Another gets them written into a container of the base, of which it makes the image, under an id that it chooses itself.
@@ -145,7 +143,7 @@ class EngineImages:
             raise ImageError(f"the login for {login.host or 'no registry'} is not sent with {repository}")
         if login is not None and not is_private(self.address):
             hint = "use TLS (DOCKER_TLS_VERIFY=1, and certificates in DOCKER_CERT_PATH), or ssh://user@host"
-            raise ImageError(f"the Docker Engine at {self.address} is reached without encryption, so it does not get a login", hint=hint)
+            raise ImageError(f"the Docker Engine at {self.address} is reached without encryption, so no login is sent to it", hint=hint)
         self.tag(image_id, name)
         sizes: dict[str, int] = {}
         with explained(f"push {name}"):
@@ -174,7 +172,7 @@ class EngineImages:
                 ) from error
 
     def _known_layers(self, config: bytes, base_layers: int) -> int:
-        """How many layers on top of the base the engine has already, as the lowest of another image's; one above a new one is new."""
+        """How many layers on top of the base the engine has already, as the lowest layers of another image."""
         document = json.loads(config)
         labels, diff_ids = document["config"]["Labels"], document["rootfs"]["diff_ids"]
         with explained("list images"):
@@ -218,13 +216,13 @@ def engine_images_or_none(host: str | None = None) -> EngineImages | None:
 
 
 def job_tag(image_id: str) -> str:
-    """The name that an image gets in an engine; one without would be swept away by ``docker image prune``."""
+    """The name of an image in an engine; ``docker image prune`` would remove an image without one."""
     return f"{JOBS}:{image_id[7:39]}"
 
 
 @contextmanager
 def _other_way_named() -> Iterator[None]:
-    """Where no engine answers, say that a push does without one."""
+    """Add to the hint that a push needs no engine."""
     try:
         yield
     except EngineUnavailableError as error:
@@ -233,11 +231,11 @@ def _other_way_named() -> Iterator[None]:
 
 
 def needs_sdk() -> None:
-    """Raise MissingDependencyError where there is no Docker SDK: looking at an engine does without, changing something in it does not."""
+    """Raise MissingDependencyError without the Docker SDK, which is needed to change an engine, but not to look at it."""
     try:
         import docker.errors  # noqa: F401 -- only whether there is one
     except ImportError as error:
-        words = f"images are brought into a Docker Engine, and out of it, with the Docker SDK, which cannot be imported: {error}"
+        words = f"images are loaded into and pushed from a Docker Engine with the Docker SDK, which cannot be imported: {error}"
         raise MissingDependencyError(words, hint="pip install 'cloud-train[docker]'") from error
 
 
@@ -256,10 +254,10 @@ def explained(action: str, but: tuple[type[Exception], ...] = ()) -> Iterator[No
         words = str(error.explanation or error)
         if is_full(words):
             raise ImageError(f"the Docker Engine's disk is full: it cannot {action} ({words})", hint=FREE_SPACE) from error
-        hint = "see whether the name is right, and whether the engine reaches what it needs: `docker info`"
+        hint = "check the name, and with `docker info` that the engine reaches what it needs"
         raise ImageError(f"the Docker Engine cannot {action}: {words}", hint=hint) from error
     except StoreError:
-        # What a helper says may hold what it keeps.
+        # A helper's message may contain what it stores.
         raise ImageError(f"the Docker Engine cannot {action}: a credential helper fails", hint="see credsStore in config.json") from None
     except (DockerException, OSError, ValueError) as error:  # the errors of requests, which the SDK lets through, are OSErrors
         raise EngineUnavailableError(
@@ -284,5 +282,5 @@ def _write_archive(archive: Path, config: bytes, layers: Sequence[Layer], folder
 
 
 def _auth_config(login: "Login | None") -> dict[str, str] | None:
-    """As the engine's API has it; None lets the SDK look into Docker's config file."""
+    """In the form of the engine's API; None makes the SDK use Docker's config file."""
     return {"username": login.username, "password": login.password} if login is not None else None

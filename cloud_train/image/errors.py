@@ -1,17 +1,18 @@
 """The errors of this room."""
 
+from cloud_train import exit_status
 from cloud_train.errors import CloudTrainError
 
 
 class ImageError(CloudTrainError):
-    """An image cannot be made, or cannot be brought to where it is needed."""
+    """An image cannot be built, loaded or pushed."""
 
     code = "image"
-    exit_code = 7
+    exit_code = exit_status.PROVIDER
 
 
 class RegistryError(ImageError):
-    """A registry did not do what it was asked. ``status`` is the HTTP status of its answer, 0 where there was none."""
+    """A registry refused a request. ``status`` is the HTTP status of its response, 0 without one."""
 
     def __init__(self, message: str, hint: str | None = None, status: int = 0) -> None:
         super().__init__(message, hint)
@@ -19,4 +20,4 @@ class RegistryError(ImageError):
 
 
 class BrokenConnectionError(RegistryError):
-    """A registry gave no answer, or not all of it."""
+    """A registry sent no response, or an incomplete one."""

@@ -19,7 +19,7 @@ _WILDCARDS = frozenset("*?[]^\\")
 
 @dataclass(frozen=True)
 class Pattern:
-    """One line: what it matches, and whether it brings back (``!``) rather than ignores."""
+    """One line: what it matches, and whether it includes (``!``) rather than ignores."""
 
     text: str
     expression: re.Pattern[str]
@@ -58,7 +58,7 @@ class Patterns:
         return ignored
 
     def may_bring_back_below(self, folder: str) -> bool:
-        """Whether something in an ignored folder may be wanted after all, so that it has to be looked through."""
+        """Whether something in an ignored folder may be included after all, so that it has to be searched."""
         return self._returning_anywhere or any(f"{text}/".startswith(f"{folder}/") for text in self._returning)
 
 
@@ -72,9 +72,9 @@ def parse_patterns(text: str, source: str) -> list[Pattern]:
         brings_back = written.startswith("!")
         name = written.removeprefix("!").strip()
         if not name:
-            raise ImageError(f"{source}, line {number}: '!' says nothing to bring back", hint="write the file or folder after the '!'")
+            raise ImageError(f"{source}, line {number}: '!' names nothing to include", hint="write the file or folder after the '!'")
         cleaned = posixpath.normpath(name)
-        # Python keeps two slashes at the front, which mean nothing here.
+        # Python keeps two leading slashes, which have no meaning here.
         cleaned = cleaned.lstrip("/") or "."
         try:
             expression = re.compile(_expression(cleaned))

@@ -23,15 +23,15 @@ from cloud_train.image.errors import ImageError
 
 _CODE, _LIBRARY = (place.removeprefix("/") for place in (container_paths.CODE, container_paths.LIBRARY))  # tars have no leading slash
 
-_OUTSIDE = ("__main__.py", "client.py", "inherited.py", "cli", "image", "orchestrator", "providers")
-"""What of the package no worker and no trainer imports."""
+_OUTSIDE = ("__main__.py", "client.py", "inherited.py", "plugins.py", "cli", "docker", "image", "orchestrator", "providers")
+"""Parts of the package that no worker and no trainer imports."""
 _PIECE = 1 << 20
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no name, time 0, unknown system: RFC 1952, section 2.3
 
 
 @dataclass(frozen=True)
 class Member:
-    """One entry of a layer: a folder, a link, or a file with where its bytes are."""
+    """One entry of a layer: a folder, a link, or a file with the source of its bytes."""
 
     name: str
     kind: Literal["file", "folder", "link"]
@@ -42,7 +42,7 @@ class Member:
     """Size in bytes and time of modification in nanoseconds that ``source`` had when it was looked at."""
     executable: bool = False
     open_to_all: bool = False
-    """Of a folder: whether everybody may write there, as in /tmp."""
+    """Whether a folder is writable for all users, like /tmp."""
     target: str = ""
 
 
@@ -90,7 +90,7 @@ def context_members(context: Context, prefix: str = "") -> Iterator[Member]:
 
 
 def make_layer(members: Iterable[Member], created_by: str) -> Layer:
-    """Read what is in a layer. Raises ImageError for a file that cannot be read or changes while it is."""
+    """Read the members of a layer. Raises ImageError for a file that cannot be read, or that changes while it is read."""
     listed = tuple(members)
     hashing = _Hashing()
     write_tar(listed, cast(BinaryIO, hashing))
@@ -98,11 +98,11 @@ def make_layer(members: Iterable[Member], created_by: str) -> Layer:
 
 
 def write_layer(layer: Layer, file: BinaryIO) -> int:
-    """Write a layer's tar, and say its size in bytes. Raises ImageError if its files are no longer those that it was made of."""
+    """Write a layer's tar, and return its size in bytes. Raises ImageError if its files have changed since the layer was made."""
     hashing = _Hashing(file)
     write_tar(layer.members, cast(BinaryIO, hashing))
     if hashing.digest != layer.diff_id:
-        raise ImageError("files changed while the image was made of them", hint="wait until nothing writes to the folder, and try again")
+        raise ImageError("files changed while the image was built from them", hint="wait until nothing writes to the folder, and retry")
     return hashing.size
 
 
@@ -156,7 +156,7 @@ class _Hashing:
 
 
 class _Gzip:
-    """A file that writes what it is given as gzip, with nothing in it that tells when or where (RFC 1952)."""
+    """A file that writes its input as gzip, without time or place of origin (RFC 1952)."""
 
     def __init__(self, file: _Hashing) -> None:
         self._file = file
@@ -193,7 +193,7 @@ def _folders(names: Iterable[str]) -> list[Member]:
 
 
 def _header(info: tarfile.TarInfo) -> bytes:
-    # GNU's format takes names of any length and any bytes; the newer one spells bytes that are no UTF-8 as not every engine reads them.
+    # GNU's format has names of any length and any bytes; not every engine reads the newer format's spelling of bytes that are not UTF-8.
     return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
 
 
@@ -213,7 +213,7 @@ def _write_file(target: BinaryIO, info: tarfile.TarInfo, member: Member) -> None
 
 
 def _opened(member: Member) -> FileIO:
-    """The file of a member. One that was looked at before is a file of the user's folder, and cannot have become a link or a pipe since."""
+    """The open file of a member. A file of the user's folder that has become a link or a pipe since it was listed is refused."""
     assert member.source is not None
     if member.expected is not None:
         return FileIO(open_plain(member.source), "rb")
@@ -221,7 +221,7 @@ def _opened(member: Member) -> FileIO:
 
 
 def _copy(file: FileIO, target: BinaryIO, info: tarfile.TarInfo, member: Member) -> int:
-    """Write a file's header and bytes; their number. Whatever writes to the file meanwhile is found out."""
+    """Write a file's header and bytes, and return their number. A change of the file in the meantime is detected."""
     assert member.source is not None
     before = _state(file)
     if member.expected is not None and before != member.expected:
@@ -242,6 +242,4 @@ def _state(file: FileIO) -> tuple[int, int]:
 
 
 def _changed(path: Path) -> ImageError:
-    return ImageError(
-        f"{path} changed while it was read", hint="wait until nothing writes to it, or add it to .dockerignore, and try again"
-    )
+    return ImageError(f"{path} changed while being read", hint="wait until nothing writes to it, or add it to .dockerignore, and retry")

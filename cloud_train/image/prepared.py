@@ -1,4 +1,4 @@
-"""Bases that have to be built first: a base with requirements, or the user's own Dockerfile. BuildKit does it, through Docker's client."""
+"""Bases that have to be built first: a base with requirements, or the user's own Dockerfile. BuildKit builds them."""
 
 import hashlib
 import os
@@ -24,14 +24,14 @@ from cloud_train.image.recipe import Recipe
 PREPARED = "cloud-train-base"
 """The repository of the images that are built here; the tag says what went into one."""
 NETWORK = "CLOUD_TRAIN_BUILD_NETWORK"
-"""The environment variable whose value a build gets as its ``--network``, where the package index is only reached through the host's."""
+"""The environment variable with a build's ``--network``, for a package index that is only reached through the host's network."""
 
 _DOCKERFILE = ".cloud-train.Dockerfile"
 _SHOWN_LINES = 15
 
 
 def prepare(engine: EngineImages, recipe: Recipe, context: Context | None, note: Callable[[str], None]) -> EngineBase:
-    """The base with what the recipe wants on it, built if the engine does not have it already."""
+    """The base with the recipe's additions, built unless the engine has it already."""
     found = _with_dockerfile(engine, recipe, context, note) if recipe.dockerfile else engine.base(recipe.base, recipe.platform, note)
     return _with_requirements(engine, recipe, found, note) if recipe.requirements else found
 
@@ -117,7 +117,7 @@ def _build(engine: str, context: BufferedRandom, name: str, platform: str, failu
         if finished.returncode == 0:
             return
         if not _lacks_buildkit(finished.stdout):
-            hint = FREE_SPACE if is_full(finished.stdout) else "correct what the last lines say, and try again"
+            hint = FREE_SPACE if is_full(finished.stdout) else "correct the error in the last lines, and retry"
             raise ImageError(f"{failure}:\n{_excerpt(finished.stdout)}", hint=hint)
     raise ImageError(
         f"{failure}: no Docker client with BuildKit is installed here", hint="install Docker's buildx plugin (package docker-buildx-plugin)"
@@ -135,12 +135,12 @@ def _lacks_buildkit(output: str) -> bool:
 
 
 def _excerpt(output: str) -> str:
-    """What failed: the step and the end of its output, as BuildKit marks them; otherwise the last lines."""
+    """The failed step and the end of its output, as BuildKit marks them; otherwise the last lines."""
     lines = [line for line in output.splitlines() if line.strip()]
     failed = next((match for line in lines if (match := re.match(r"#(\d+) ERROR", line))), None)
     if failed is None:
         return "\n".join(lines[-3:])
     of_step = [line.removeprefix(f"#{failed[1]} ") for line in lines if line.startswith(f"#{failed[1]} ")]
-    # Before each line of output stands how many seconds it took to come.
+    # Each line of output begins with the seconds that it took.
     said = [re.sub(r"^\d+\.\d+ ", "", line) for line in of_step[1:] if not line.startswith(("sha256:", "ERROR:"))]
     return "\n".join([of_step[0], *said[-_SHOWN_LINES:], *lines[-1:]])

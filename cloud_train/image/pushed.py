@@ -1,4 +1,4 @@
-"""What was pushed into a repository before, and so need neither be compressed nor asked for nor sent again.
+"""What was pushed into a repository before, and need not be compressed, checked or sent again.
 
 Noted on this machine is only the digest of an image that it pushed itself. What is in that image the registry tells, and digests prove it;
 what belongs to an image in a repository, the registry keeps. The note may be lost or old: then more is asked for, and nothing else changes.

@@ -1,4 +1,4 @@
-"""What an image is made of, and what came of it."""
+"""What goes into an image, and the result of building it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Recipe:
-    """What an image is made of."""
+    """The inputs of an image."""
 
     folder: Path | None
     """The user's code, which becomes /workspace; None for a job that has none."""
@@ -25,11 +25,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Built:
-    """An image that is there."""
+    """An image that exists."""
 
     reference: str
     """``sha256:<image id>`` in an engine, ``host/name@sha256:<manifest digest>`` in a registry."""
     sent_bytes: int
     """Bytes that were loaded into the engine, or uploaded."""
     reused: bool
-    """Nothing had to be built or sent."""
+    """Whether nothing had to be built or sent."""

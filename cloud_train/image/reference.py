@@ -20,14 +20,14 @@ _HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]+\])(?::[0-9]{{1,
 
 @dataclass(frozen=True)
 class Reference:
-    """A repository of a registry, and what is meant in it."""
+    """A repository of a registry, and an image in it."""
 
     host: str
     name: str
     tag: str | None = None
     digest: str | None = None
     explicit_host: bool = True
-    """The text named the host; otherwise Docker Hub was filled in."""
+    """Whether the text names the host; otherwise it is Docker Hub."""
 
     @property
     def repository(self) -> str:
@@ -36,12 +36,12 @@ class Reference:
 
     @property
     def version(self) -> str:
-        """What a manifest is asked for by: the digest, otherwise the tag, which is ``latest`` by default."""
+        """The digest, otherwise the tag, which is ``latest`` by default."""
         return self.digest or self.tag or "latest"
 
     @property
     def registry_url(self) -> str:
-        """Where the registry's API is: https, but plain http on this machine itself."""
+        """The URL of the registry's API: https, but plain http on this machine."""
         if self.host == DOCKER_HUB:
             return "https://registry-1.docker.io"
         return f"{'http' if is_loopback(self.host) else 'https'}://{self.host}"
@@ -52,10 +52,10 @@ class Reference:
 
 
 def parse_reference(text: str) -> Reference:
-    """Read an image's name; an error says what is wrong with it."""
+    """Parse an image's name; raises ImageError."""
     rest, at, digest = text.partition("@")
     if at and not _DIGEST.fullmatch(digest):
-        raise _wrong(text, f"{digest!r} is no digest; one looks like sha256: and 64 characters 0-9a-f")
+        raise _wrong(text, f"{digest!r} is not a digest: sha256: and 64 characters 0-9a-f")
     first, slash, remainder = rest.partition("/")
     explicit = bool(slash) and ("." in first or ":" in first or first == "localhost" or first.lower() != first)
     host, rest = (first, remainder) if explicit else (DOCKER_HUB, rest)
@@ -63,18 +63,18 @@ def parse_reference(text: str) -> Reference:
         host = DOCKER_HUB
     name, colon, tag = rest.partition(":")
     if colon and not _TAG.fullmatch(tag):
-        raise _wrong(text, f"{tag!r} is no tag")
+        raise _wrong(text, f"{tag!r} is not a tag")
     if not _HOST.fullmatch(host):
-        raise _wrong(text, f"{host!r} is no host")
+        raise _wrong(text, f"{host!r} is not a host")
     if host == DOCKER_HUB and "/" not in name:
         name = f"library/{name}"
     if not _NAME.fullmatch(name):
-        raise _wrong(text, f"{name!r} is no repository; one is made of a-z, 0-9, '.', '_', '-' and '/'")
+        raise _wrong(text, f"{name!r} is not a repository: it may have a-z, 0-9, '.', '_', '-' and '/'")
     return Reference(host, name, tag or None, digest or None, explicit)
 
 
 def parse_target(text: str) -> Reference:
-    """Read the name of a repository to push to. A registry's address with no repository behind it is an error: Docker reads such a text as
+    """Parse the name of a repository to push to. A registry's address without a repository is an error: Docker reads such a text as
     one of its own images on Docker Hub, which would get an image, and a login, that were meant for that registry.
     """
     if text and "/" not in text:
@@ -83,4 +83,4 @@ def parse_target(text: str) -> Reference:
 
 
 def _wrong(text: str, reason: str) -> ImageError:
-    return ImageError(f"{text!r} is not the name of an image: {reason}", hint="a name looks like registry.example.com/me/digits:1.0")
+    return ImageError(f"{text!r} is not an image name: {reason}", hint="use a name such as registry.example.com/me/digits:1.0")

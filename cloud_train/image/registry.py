@@ -7,20 +7,19 @@ has its own client, on ``requests``.
 import hashlib
 import json
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from cloud_train.errors import CorruptError
-from cloud_train.image.connection import ATTEMPTS, Connection
+from cloud_train.image.connection import POLICY, Connection
 from cloud_train.image.credentials import Login
 from cloud_train.image.errors import BrokenConnectionError, ImageError, RegistryError
 from cloud_train.image.layers import Blob, digest_of
 from cloud_train.image.reference import Reference
 from cloud_train.image.uploads import Uploader, location_of
+from cloud_train.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from requests import Response
@@ -46,7 +45,7 @@ _SMALLER = "keep data, checkpoints and the like out of the image: .dockerignore 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest as it lies in the registry."""
+    """A manifest in the registry."""
 
     data: bytes
     media_type: str
@@ -62,11 +61,11 @@ class Manifest:
 class Repository:
     """A repository to read from and write to, from several threads too. Counts in ``sent_bytes`` what was uploaded."""
 
-    def __init__(self, reference: Reference, sleep: Callable[[float], None] = time.sleep, login: Login | None = None) -> None:
+    def __init__(self, reference: Reference, policy: RetryPolicy = POLICY, login: Login | None = None) -> None:
         self.reference = reference
         self.sent_bytes = 0
         self._counting = threading.Lock()
-        self._connection = Connection(reference, sleep, login)
+        self._connection = Connection(reference, policy, login)
         self._path = f"/v2/{reference.name}"
         self._reading = f"repository:{reference.name}:pull"
         self._writing = f"repository:{reference.name}:pull,push"
@@ -78,7 +77,7 @@ class Repository:
         self._connection.close()
 
     def manifest(self, version: str) -> Manifest | None:
-        """The manifest or index of a tag or digest, checked; None where there is none."""
+        """The manifest or index of a tag or digest, verified; None if there is none."""
         response = self._connection.request(
             "GET",
             f"{self._path}/manifests/{version}",
@@ -96,7 +95,7 @@ class Repository:
         return Manifest(data, response.headers.get("Content-Type", "").partition(";")[0], digest_of(data))
 
     def small_blob(self, digest: str) -> bytes:
-        """A blob that fits into memory, such as a configuration, checked."""
+        """A blob that fits into memory, such as a configuration, verified."""
         response = self._blob_response("GET", digest, (200,))
         if digest_of(response.content) != digest:
             raise CorruptError(f"{self.reference.host} sent a blob of {self.reference.name} that is not {digest}")
@@ -107,11 +106,12 @@ class Repository:
         return self._blob_response("HEAD", digest, (200, 404)).status_code == 200
 
     def fetch_blob(self, digest: str, size: int, file: Path) -> Blob:
-        """Write a blob to a file, checked; goes on where a connection broke off."""
+        """Write a blob to a file, verified; continues where a connection was closed."""
         hashing = hashlib.sha256()
         done = 0
         with file.open("wb") as target:
-            for attempt in range(1, ATTEMPTS + 1):
+            left = self._connection.policy.attempts_left()
+            while True:
                 headers = {"Range": f"bytes={done}-"} if done else {}
                 with self._blob_response("GET", digest, (200, 206), headers=headers, stream=True) as response:
                     if done and response.status_code == 200:
@@ -128,33 +128,34 @@ class Repository:
                         broken = error
                 if broken is None or done >= size:
                     break
-                if attempt == ATTEMPTS:
-                    raise BrokenConnectionError(f"{self.reference.host} broke off {digest} after {done:,} of {size:,} bytes") from broken
-                self._connection.wait(attempt)
+                if not left.wait():
+                    raise BrokenConnectionError(
+                        f"{self.reference.host} closed the connection of {digest} after {done:,} of {size:,} bytes"
+                    ) from broken
         if f"sha256:{hashing.hexdigest()}" != digest:
             raise CorruptError(f"{self.reference.host} sent a blob of {self.reference.name} that is not {digest}")
         return Blob(file, digest, done)
 
     def mount(self, digest: str, source: Reference) -> bool:
-        """Take over a blob from another repository of this registry; False where the registry would rather have it sent."""
+        """Mount a blob from another repository of this registry; False where the registry wants it uploaded."""
         scope = f"{self._writing} repository:{source.name}:pull"
         query = urlencode({"mount": digest, "from": source.name})
         response = self._connection.request(
             "POST", f"{self._path}/blobs/uploads/?{query}", scope, expect=(201, 202), about=f"mount {digest}"
         )
         if response.status_code == 202:
-            # It opened an upload instead; one that is not cancelled lies about for a week.
+            # It opened an upload instead; one that is not cancelled is kept for a week.
             self._connection.once("DELETE", location_of(response), self._writing)
         return response.status_code == 201
 
     def push_blob(self, blob: Blob) -> None:
-        """Upload a blob if it is not there. Raises ImageError for one that is larger than the registry takes."""
+        """Upload a blob if it is missing. Raises ImageError for one that is larger than the registry accepts."""
         host, largest = (
             self.reference.host,
             next((most for end, most in _LARGEST_LAYERS.items() if self.reference.host.endswith(end)), None),
         )
         if largest is not None and blob.size > largest:
-            raise ImageError(f"a layer of the image has {blob.size:,} bytes, and {host} takes at most {largest:,}", hint=_SMALLER)
+            raise ImageError(f"a layer of the image has {blob.size:,} bytes, and {host} accepts at most {largest:,}", hint=_SMALLER)
         if not self.has_blob(blob.digest):
             about = f"take a blob for {self.reference.name}"
             try:
@@ -168,14 +169,14 @@ class Repository:
                 self.sent_bytes += sent_bytes
 
     def push_bytes(self, data: bytes, folder: Path) -> str:
-        """Upload a small blob, and say its digest. ``folder`` holds it meanwhile."""
+        """Upload a small blob and return its digest. ``folder`` is for a temporary file."""
         file = folder / "small-blob"
         file.write_bytes(data)
         self.push_blob(Blob(file, digest_of(data), len(data)))
         return digest_of(data)
 
     def push_manifest(self, data: bytes, media_type: str, version: str) -> str:
-        """Put a manifest under a tag or its digest, and say its digest."""
+        """Upload a manifest under a tag or its digest, and return its digest."""
         response = self._connection.request(
             "PUT",
             f"{self._path}/manifests/{version}",

@@ -1,4 +1,4 @@
-"""How a registry is told who is asking: Basic, or a bearer token that its token server gives out.
+"""Authentication at a registry: Basic, or a bearer token that its token server issues.
 
 The exchange is that of https://distribution.github.io/distribution/spec/auth/token/ and, for identity tokens, of …/spec/auth/oauth/.
 """
@@ -26,10 +26,10 @@ _UNAUTHORIZED = 401
 
 
 class Authorization:
-    """The Authorization header of one registry, found out when the registry first asks for it. Never shown in a ``repr``."""
+    """The Authorization header of one registry, determined when the registry first asks for it. Never shown in a ``repr``."""
 
     def __init__(self, host: str, login: Callable[[], Login | None], send: "Callable[..., Response]") -> None:
-        """``login`` is asked only once somebody asks for a login; ``send`` is ``requests.Session.request`` or its like."""
+        """``login`` is called only when the registry asks for a login; ``send`` is like ``requests.Session.request``."""
         self._host = host
         self._ask = login
         self._send = send
@@ -38,7 +38,7 @@ class Authorization:
         self._lock = Lock()
 
     def header(self, scope: str) -> str | None:
-        """What goes with requests for this scope, such as ``repository:me/digits:pull,push``; None while nothing is known."""
+        """What goes with requests for this scope, such as ``repository:me/digits:pull,push``; None until the registry has asked for one."""
         return self._headers.get(scope) or self._headers.get("")
 
     def answer(self, challenge: str, scope: str, refused: str | None = None) -> bool:
@@ -53,7 +53,7 @@ class Authorization:
         parameters = dict(_PARAMETER.findall(rest))
         if scheme.lower() == "basic":
             login = self._login()
-            if login is not None and self._headers.get("") == _basic(login):  # which the registry had, and does not take any more
+            if login is not None and self._headers.get("") == _basic(login):  # which the registry accepted before, and refuses now
                 login = self._other(login)
             if login is None:
                 return False
@@ -72,7 +72,7 @@ class Authorization:
         if login is not None and not self._may_have(realm.netloc, login):
             raise RegistryError(
                 f"{self._host} wants its login sent to {realm.netloc!r}, which is another host; the login was not sent",
-                hint=f"check that {self._host} is the registry that you mean",
+                hint=f"check that {self._host} is the registry that you intend",
             )
         response = self._exchanged(parameters, scope, login)
         if response.status_code == _UNAUTHORIZED and login is not None and (other := self._other(login)) is not None:
@@ -88,7 +88,7 @@ class Authorization:
         return token
 
     def _exchanged(self, parameters: dict[str, str], scope: str, login: Login | None) -> "Response":
-        """The token server's answer to a login, or to nobody."""
+        """The token server's response to a login, or to an anonymous request."""
         fields = {"service": parameters.get("service", ""), "scope": scope}
         if login is not None and login.identity_token:
             grant = {"grant_type": "refresh_token", "client_id": _CLIENT, "refresh_token": login.identity_token}
@@ -96,7 +96,7 @@ class Authorization:
         headers = {"Authorization": _basic(login)} if login is not None else {}
         # A scope of several repositories is several parameters.
         query = [("service", fields["service"]), *(("scope", part) for part in scope.split(" "))]
-        # A login follows no redirect: where it goes was checked once.
+        # A login follows no redirect: only the first address was checked.
         return self._send("GET", parameters["realm"], params=query, headers=headers, allow_redirects=login is None)
 
     def _may_have(self, realm: str, login: Login) -> bool:
@@ -111,7 +111,7 @@ class Authorization:
         return self._renewed or self._ask()
 
     def _other(self, ended: Login) -> Login | None:
-        """Another login in the place of one that has ended, if there is one to be had."""
+        """A renewed login in place of an expired one, if there is one."""
         self._renewed = ended.renew() if ended.renew is not None else None
         return self._renewed
 

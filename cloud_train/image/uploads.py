@@ -1,4 +1,4 @@
-"""One blob on its way into a repository: in pieces, and after a broken connection from what has arrived.
+"""Upload of one blob into a repository: in pieces, continued after a broken connection from what has arrived.
 
 The requests are those of https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-blobs.
 """
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlencode, urljoin
 
 from cloud_train.errors import CorruptError
-from cloud_train.image.connection import ATTEMPTS, PASSING, Connection, refusal
+from cloud_train.image.connection import Connection, refusal, waited
 from cloud_train.image.errors import BrokenConnectionError, RegistryError
 from cloud_train.image.layers import Blob
+from cloud_train.retry import TRANSIENT_STATUSES, Attempts
 
 if TYPE_CHECKING:
     from requests import Response
@@ -31,18 +32,18 @@ class Uploader:
     """What an error calls it."""
 
     def send(self, blob: Blob) -> int:
-        """Upload a blob; the bytes that were sent. Raises RegistryError if the registry refuses, or breaks off again and again."""
+        """Upload a blob, and return the bytes that were sent. Raises RegistryError if the registry refuses, or drops every connection."""
         location = self._start()
-        offset = failures = 0
+        offset, left = 0, self.connection.policy.attempts_left()
         with blob.file.open("rb") as file:
             while offset < blob.size:
                 piece = _piece(file, offset)
                 response = self._send_piece(location, piece, offset)
                 if response is not None and response.status_code in (202, 204):
-                    offset, location, failures = offset + len(piece), location_of(response, location), 0
+                    offset, location = offset + len(piece), location_of(response, location)
+                    left.restart()
                     continue
-                failures += 1
-                self._give_up_or_wait(response, failures, f"at {offset:,} of {blob.size:,} bytes")
+                self._wait_or_give_up(response, left, f"at {offset:,} of {blob.size:,} bytes")
                 offset, location = self._ask(location)
         self._finish(location, blob)
         return blob.size
@@ -57,19 +58,16 @@ class Uploader:
         except BrokenConnectionError:
             return None
 
-    def _give_up_or_wait(self, response: "Response | None", failures: int, where: str) -> None:
+    def _wait_or_give_up(self, response: "Response | None", left: Attempts, where: str) -> None:
         host = self.connection.host
         if response is None:
-            if failures >= ATTEMPTS:
-                raise BrokenConnectionError(f"{host} broke off an upload {where}, {failures} times", hint="try again later")
-            self.connection.wait(failures)
-            return
-        if failures >= ATTEMPTS or response.status_code not in PASSING | _MENDED_BY_ASKING:
+            if not left.wait():
+                raise BrokenConnectionError(f"{host} closed the connection of an upload {where}, {left.failures} times", hint="retry later")
+        elif response.status_code not in TRANSIENT_STATUSES | _MENDED_BY_ASKING or not waited(left, response):
             raise refusal(host, self.about, response)
-        self.connection.wait(failures, response.headers)
 
     def _ask(self, location: str) -> tuple[int, str]:
-        """How much has arrived, and where the rest goes; an upload that the registry has forgotten begins anew."""
+        """How much has arrived, and the URL for the rest; an upload that the registry has forgotten starts again."""
         response = self.connection.request("GET", location, self.scope, expect=(204, 404), about=self.about)
         arrived = response.headers.get("Range", "").rpartition("-")[2]
         # "0-0" stands for nothing as well as for one byte.
@@ -82,12 +80,12 @@ class Uploader:
         try:
             response = self.connection.request("PUT", address, self.scope, expect=(201, 204), about=self.about)
         except RegistryError as error:
-            # Where only the answer got lost, the upload is gone and the blob is there.
+            # If only the response was lost, the upload is finished and the blob exists.
             if error.status != 404 or not self._is_there(blob):
                 raise
             return
         if response.headers.get("Docker-Content-Digest", blob.digest) != blob.digest:
-            raise CorruptError(f"{self.connection.host} stored another blob than {blob.digest}")
+            raise CorruptError(f"{self.connection.host} stored a different blob than {blob.digest}")
 
     def _is_there(self, blob: Blob) -> bool:
         response = self.connection.request("HEAD", f"{self.path}{blob.digest}", self.scope, expect=(200, 404), about=self.about)
@@ -95,10 +93,10 @@ class Uploader:
 
 
 def location_of(response: "Response", default: str = "") -> str:
-    """Where an upload goes on. Raises RegistryError if the registry does not say."""
+    """The URL of the rest of an upload. Raises RegistryError if the registry does not name one."""
     location = response.headers.get("Location", default)
     if not location:
-        raise RegistryError(f"the registry says not where an upload goes: {response.url.partition('?')[0]}")
+        raise RegistryError(f"the registry does not name the URL of an upload: {response.url.partition('?')[0]}")
     return urljoin(response.url, location)
 
 

@@ -6,6 +6,8 @@ provider's own::
     provider: local
     store: /data/runs
     local: {python: ~/venvs/torch/bin/python}
+
+An installed provider may bring a model of its section (``cloud_train.plugins``); the section of one that does not is any keys and values.
 """
 
 from collections.abc import Mapping
@@ -13,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from cloud_train.errors import NotFoundError
 from cloud_train.job.document import Document, read_document
 from cloud_train.job.settings import AwsSettings, AzureSettings, DockerSettings, GcpSettings, LocalSettings
 from cloud_train.job.validation_errors import explain, nearest
+from cloud_train.plugins import settings_models
 from cloud_train.spec.paths import has_home
 from cloud_train.spec.problems import JobFileError, Path, Place, Problem
 from cloud_train.spec.section import NAME_PATTERN, Name
@@ -51,17 +54,23 @@ class ConfigFile(BaseModel):
     azure: AzureSettings | None = None
     """Settings of the provider ``azure``."""
 
-    @classmethod
-    def usual_settings(cls, provider: str) -> dict[str, Any]:
-        """What the settings of a built-in provider are where a file says nothing; empty for any other."""
-        sections: dict[str, type[BaseModel]] = {
-            "local": LocalSettings,
-            "docker": DockerSettings,
-            "aws": AwsSettings,
-            "gcp": GcpSettings,
-            "azure": AzureSettings,
-        }
-        return sections[provider]().model_dump(mode="json") if provider in sections else {}
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "local": LocalSettings,
+    "docker": DockerSettings,
+    "aws": AwsSettings,
+    "gcp": GcpSettings,
+    "azure": AzureSettings,
+}
+"""The models of the built-in providers' sections."""
+
+
+def config_model(sections: Mapping[str, type[BaseModel]]) -> type[ConfigFile]:
+    """``ConfigFile`` with the sections of further providers."""
+    if not sections:
+        return ConfigFile
+    fields: dict[str, Any] = {name: (model | None, None) for name, model in sections.items()}
+    return create_model("ConfigFile", __base__=ConfigFile, __doc__=ConfigFile.__doc__, **fields)
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,8 @@ class Config:
     store: str | None = None
     settings: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     """Provider's name → its settings."""
+    usual: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """Provider's name → what its settings are where a file does not name them."""
     places: Mapping[Path, Place] = field(default_factory=dict)
 
 
@@ -109,18 +120,21 @@ def own_configs() -> FilePath:
 def load_config(path: FilePath) -> Config:
     """Read a config file. Raises NotFoundError if it cannot be read, and JobFileError with every mistake in it."""
     document = read_document(path, hint="name a config by its path, or by its name if it is in a folder called configs")
-    read = _validate(document)
+    sections = settings_models({str(name) for name in document.data} - ConfigFile.model_fields.keys())
+    read = _validate(document, config_model(sections))
     folder = path.absolute().parent
     settings = {name: dict(value) for name, value in (read.model_extra or {}).items()}
     if read.local.python is not None:
         settings["local"] = {"python": _absolute(read.local.python, folder)}
-    for name, place in (("docker", read.docker), ("aws", read.aws), ("gcp", read.gcp), ("azure", read.azure)):
-        if place is not None:
-            settings[name] = place.model_dump(mode="json", exclude_none=True)
+    models = {**SECTIONS, **sections}
+    for name in models:
+        if name != "local" and (section := getattr(read, name)) is not None:
+            settings[name] = section.model_dump(mode="json", exclude_none=True)
+    usual = {name: models[name].model_construct().model_dump(mode="json") for name in settings if name in models}
     store = read.store
     if store is not None and "://" not in store:
         store = _absolute(store, folder)
-    return Config(path, read.provider, store, settings, document.values)
+    return Config(path, read.provider, store, settings, usual, document.values)
 
 
 def _absolute(path: str, folder: FilePath) -> str:
@@ -128,11 +142,11 @@ def _absolute(path: str, folder: FilePath) -> str:
     return str(folder / FilePath(path).expanduser())
 
 
-def _validate(document: Document) -> ConfigFile:
+def _validate(document: Document, model: type[ConfigFile]) -> ConfigFile:
     try:
-        read = ConfigFile.model_validate(document.data)
+        read = model.model_validate(document.data)
     except ValidationError as error:
-        problems = explain(error.errors(include_url=False), ConfigFile, document.data, document.values, document.keys)
+        problems = explain(error.errors(include_url=False), model, document.data, document.values, document.keys)
         raise JobFileError([_meant(problem, path, document) for path, problem in problems.items()]) from error
     lost = [path for path, text in ((("store",), read.store), (("local", "python"), read.local.python)) if text and not has_home(text)]
     if lost:

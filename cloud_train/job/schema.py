@@ -7,14 +7,14 @@ models are imported, which every command would pay for.
 import ast
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
-from cloud_train.job.config import ConfigFile
+from cloud_train.job.config import ConfigFile, config_model
 from cloud_train.job.models import JobSpec
 from cloud_train.spec.section import Section
 from cloud_train.spec.types import Shorthand
@@ -27,14 +27,14 @@ def job_schema() -> dict[str, Any]:
     return _schema(JobSpec, "cloud-train job")
 
 
-def config_schema() -> dict[str, Any]:
-    """The schema of a config file, JSON Schema draft 2020-12."""
-    return _schema(ConfigFile, "cloud-train config")
+def config_schema(sections: Mapping[str, type[BaseModel]] | None = None) -> dict[str, Any]:
+    """The schema of a config file, JSON Schema draft 2020-12, with the ``sections`` of further providers."""
+    return _schema(config_model(sections or {}), "cloud-train config")
 
 
 def _schema(model: type[BaseModel], title: str) -> dict[str, Any]:
     schema: dict[str, Any] = _plain(model.model_json_schema(schema_generator=_Generator))
-    _describe(schema, model)
+    _describe(schema, ConfigFile if issubclass(model, ConfigFile) else model)
     for section in _sections(Section):
         if section.__name__ not in schema["$defs"]:
             continue

@@ -1,6 +1,6 @@
-"""Runs of which this machine's ledger knows nothing: found in a store, shown, and taken into the ledger.
+"""Runs that this machine's ledger does not know: found in a store, shown, and tracked from then on.
 
-A run directory says everything about its run, so any machine that reaches the store can go on with it.
+A run directory says everything about its run, so any machine that reaches the store can continue it.
 """
 
 import shlex
@@ -36,13 +36,13 @@ class Unreadable:
     """A run directory that cannot be read."""
 
     run_id: str
-    """The folder's name as the store has it: anything may stand in it."""
+    """The folder's name in the store, which may be anything."""
     why: str
 
 
 @dataclass(frozen=True)
 class Listed:
-    """What a store holds."""
+    """The runs in a store."""
 
     runs: list[RunView]
     """The newest first."""
@@ -62,53 +62,51 @@ def runs_in(url: str) -> Listed:
 def adopt(
     home: Home, url: str, config: str | None = None, configs: Configs | None = None, note: Callable[[str], None] = lambda _: None
 ) -> RunView:
-    """Take the run whose directory is ``url`` into the ledger; one that is there already is only looked at.
+    """Track the run whose directory is at ``url``; one that is tracked already is only looked at.
 
     Nothing in the run directory is acted on: its provider is asked with the settings of this machine's own ``config``, and ``resume`` will
-    show what it would start. If the ``run.json`` of a run that is known here has changed, ``note`` is told, and ``resume`` asks from then
-    on.
+    show what it would start. If the ``run.json`` of a run that is tracked already has changed, ``note`` is told, and ``resume`` asks from
+    then on.
 
     Raises NotFoundError if there is no run directory, CorruptError if it holds something else, ConflictError if the ledger has the run
     in another store.
     """
     store_url, _, run_id = (absolute_url(url.rstrip("/"), Path.cwd()) if "/" in url else url).rpartition("/")
     if not store_url or not run_id or scheme_of(store_url) != scheme_of(url):
-        raise UsageError(f"{url!r} is not the URL of a run directory", hint=f"see which there are with: {_LIST} STORE")
+        raise UsageError(f"{url!r} is not the URL of a run directory", hint=f"list them with: {_LIST} STORE")
     try:
         entry = _entry(store_at(store_url), store_url, run_id)
     except NotFoundError as error:
         if not isinstance(error.__cause__, ObjectMissingError):
             raise
-        raise NotFoundError(
-            f"there is no run directory at {url}", hint=f"see which there are with: {_LIST} {shlex.quote(store_url)}"
-        ) from error
+        raise NotFoundError(f"no run directory at {url}", hint=f"list them with: {_LIST} {shlex.quote(store_url)}") from error
     with Ledger(home.ledger_path) as ledger:
         known = ledger.get(run_id)
         if known is not None and known.state.is_end and new_place(known.store, run_id) == f"{store_url}/{run_id}":
-            ledger.forget(run_id)  # it goes on here, and what is known of it is what it was there
+            ledger.forget(run_id)  # it continues here, and the ledger knows only its old place
             known = None
         if known is None:
             settings = _own_settings(home, entry, config, configs or Configs(home, refuse))
             ledger.adopt(replace(entry, settings=settings).launched(_reference(home, entry, settings)))
         elif known.store.rstrip("/") != store_url:
             raise ConflictError(
-                f"{run_id} is in the ledger already, with its run directory in {known.store}",
+                f"{run_id} is already tracked here, with its run directory in {known.store}",
                 hint=f"see it with: cloud-train status {run_id}",
             )
         elif _is_changed(ledger, store_url, run_id):
             ledger.distrust(run_id)
-            note(f"run.json of {run_id} is not the one that is known here: resume will show what it starts, and ask")
+            note(f"run.json of {run_id} has changed since this machine knew it: resume will show what it starts, and ask")
         return read(home, ledger, run_id)
 
 
 def _is_changed(ledger: Ledger, store_url: str, run_id: str) -> bool:
-    """Whether the run's ``run.json`` is none that this machine knows."""
+    """Whether this machine does not know the run's present ``run.json``."""
     written, _ = read_record_bytes(store_at(store_url), run_id)
     return sha256_of(written) not in ledger.records(run_id)
 
 
 def _own_settings(home: Home, entry: Entry, config: str | None, configs: Configs) -> dict[str, Any]:
-    """The settings that this machine has for the run's provider; none where nothing here says any."""
+    """This machine's settings for the run's provider; empty if it has none."""
     if config is not None:
         return dict(configs.named(config, Path.cwd()).settings.get(entry.provider, {}))
     with suppress(CloudTrainError):  # without them the run is known by its run directory alone
@@ -139,7 +137,7 @@ def _read(store: Store, url: str, run_id: str) -> RunView | Unreadable | None:
 def _entry(store: Store, url: str, run_id: str) -> Entry:
     record = read_record(store, run_id)
     if record.run_id != run_id:
-        raise NotFoundError(f"{url}/{run_id} holds the record of another run, {record.run_id!r}")
+        raise NotFoundError(f"{url}/{run_id} holds the run.json of another run, {record.run_id!r}")
     documents.check_run_id(run_id)
     number = max((documents.attempt_number(name) or 1 for name in store.folders(f"{run_id}/{layout.ATTEMPTS}/")), default=1)
     provenance = Fields(record.provenance)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud_train.errors import NotFoundError, StoreError
-from cloud_train.job.config import Config, ConfigFile, find_config, is_path, load_config, own_configs
+from cloud_train.job.config import Config, find_config, is_path, load_config, own_configs
 from cloud_train.orchestrator.consent import Ask, NotTrustedError, Question
 from cloud_train.orchestrator.home import Home
 from cloud_train.private import make_folder
@@ -78,7 +78,7 @@ class Configs:
 def decisive_settings(config: Config) -> Iterator[tuple[str, str]]:
     """Each setting of the file that has to be trusted, as its name and its value."""
     for provider, settings in config.settings.items():
-        usual = ConfigFile.usual_settings(provider)
+        usual = config.usual.get(provider, {})
         for name, value in settings.items():
             if name in _DECISIVE.get(provider, settings) and value != usual.get(name):
                 yield f"{provider}.{name}", str(value)
@@ -90,7 +90,7 @@ def is_trusted(home: Home, config: Config) -> bool:
 
 
 def trust(home: Home, config: Config) -> None:
-    """Trust the file as it is now; raises StoreError if that cannot be written down."""
+    """Trust the file as it is now; raises StoreError if that cannot be recorded."""
     mark = _mark(home, config)
     try:
         make_folder(home.folder)

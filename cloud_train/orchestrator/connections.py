@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 CLOUD_PAUSE_SECONDS = 2.0
 """Between two looks at a cloud's store, where each look is paid for."""
 _PATIENCE_SECONDS = 30.0
-"""For a store that cannot be reached: somebody is waiting at a terminal."""
+"""How long an unreachable store is retried: a person is waiting at a terminal."""
 _MOST_LOOKS = 20
 """For a follower: each takes ``_PATIENCE_SECONDS`` where nothing answers, so ten minutes together."""
 
@@ -45,9 +45,9 @@ def store_at(url: str) -> Store:
 
 
 def patiently(look: Callable[[], Result], note: Callable[[str], None], sleep: Callable[[float], None]) -> Result:
-    """What ``look`` finds, after a store that cannot be reached for a while is there again; ``note`` is told once.
+    """What ``look`` returns, once a store that could not be reached for a while answers again; ``note`` is told once.
 
-    For whoever follows a run, which goes on meanwhile. Raises the last StoreError once some minutes have passed without an answer.
+    For followers of a run, which continues meanwhile. Raises the last StoreError after some minutes without an answer.
     """
     for number in range(_MOST_LOOKS):
         try:
@@ -56,7 +56,7 @@ def patiently(look: Callable[[], Result], note: Callable[[str], None], sleep: Ca
             if isinstance(error, ObjectMissingError | NotPlainError) or number == _MOST_LOOKS - 1:
                 raise
             if number == 0:
-                note(f"{error.message}: waiting for it; the run goes on meanwhile")
+                note(f"{error.message}: waiting for it; the run continues meanwhile")
             sleep(CLOUD_PAUSE_SECONDS)
     raise AssertionError("the last look returns or raises")
 

@@ -1,4 +1,4 @@
-"""Asking the caller to accept what somebody else decided: the question, and the error where it is not accepted."""
+"""Asking the caller to accept what another person decided: the question, and the error if it is not accepted."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from cloud_train.errors import UsageError
 
 @dataclass(frozen=True)
 class Question:
-    """What somebody else decided, for the caller to accept or not."""
+    """What another person decided, for the caller to accept or not."""
 
     subject: str
-    """What it is about, in one line."""
+    """The subject, in one line."""
     facts: tuple[tuple[str, str], ...]
     """Name and value of each thing that would be acted on."""
     question: str
@@ -22,7 +22,7 @@ Ask = Callable[[Question], bool]
 
 
 def refuse(_: Question) -> bool:
-    """Accept nothing: for callers that can ask nobody."""
+    """Accept nothing: for callers that cannot ask anyone."""
     return False
 
 

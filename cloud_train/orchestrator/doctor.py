@@ -1,4 +1,4 @@
-"""What is installed here, what is missing, which stores can be used, and what to do about it."""
+"""What is installed, what is missing, which stores can be used, and what to do about it: the verb ``doctor``."""
 
 import os
 import platform
@@ -83,7 +83,7 @@ def _training() -> Iterator[Finding]:
     found = ", ".join(f"{package} {_version(package)}" for package in _TRAINING.values() if package not in missing)
     if missing:
         remedy = "pip install 'cloud-train[train]'"
-        yield Finding("training", "warning", f"missing: {', '.join(missing)}; script jobs run without", remedy)
+        yield Finding("training", "warning", f"missing: {', '.join(missing)}; script jobs do not need them", remedy)
     else:
         yield Finding("training", "ok", found)
     if platform.system() == "Linux":
@@ -94,13 +94,13 @@ def _training() -> Iterator[Finding]:
 def _home(home: Home) -> Finding:
     problem = _write_problem(home.folder)
     if problem:
-        return Finding("home", "error", f"{home.folder}: {problem}", "make it writable, or name another folder with CLOUD_TRAIN_HOME")
+        return Finding("home", "error", f"{home.folder}: {problem}", "make it writable, or set CLOUD_TRAIN_HOME to another folder")
     return Finding("home", "ok", str(home.folder))
 
 
 def _ledger(home: Home) -> Finding:
     if not home.ledger_path.exists():
-        return Finding("ledger", "ok", "none yet; the first submission makes it")
+        return Finding("ledger", "ok", "none yet; the first submission creates it")
     try:
         with LedgerReader(home.ledger_path) as ledger:
             runs = len(ledger.newest())
@@ -132,14 +132,14 @@ def _folder(folder: Path) -> Finding:
     free = shutil.disk_usage(_existing(folder)).free
     detail = f"{folder}, {free / 1e9:,.1f} GB free"
     if free < _LITTLE_SPACE_BYTES:
-        return Finding("store", "warning", detail, "free some space: a full disk ends a run")
+        return Finding("store", "warning", detail, "free some space: a full disk stops a run")
     return Finding("store", "ok", detail)
 
 
 def _providers(home: Home) -> Iterator[Finding]:
     for known in known_providers(home.folder):
         if known.error:
-            yield Finding(f"provider {known.name}", "warning", known.error, "reinstall or remove the package that it comes from")
+            yield Finding(f"provider {known.name}", "warning", known.error, "reinstall or remove its package")
         elif known.name == "docker":
             yield _docker()
         else:
@@ -154,7 +154,7 @@ def _settings(home: Home, config: Config) -> Iterator[Finding]:
     try:
         provider = provider_at(home, config.provider)
         if not isinstance(provider, Diagnosed):
-            yield Finding("config", "ok", f"{config.file}: the provider {config.provider!r} has nothing to look at")
+            yield Finding("config", "ok", f"{config.file}: the provider {config.provider!r} has nothing to check")
             return
         for each in provider.diagnose(config.settings.get(config.provider, {}), config.store):
             yield Finding(f"{config.provider} {each.name}", each.status, each.detail, each.remedy)
@@ -174,7 +174,7 @@ def _docker() -> Finding:
     except CloudTrainError as error:
         return Finding("provider docker", "warning", error.message, error.hint or "")
     if not has_base:
-        remedy = "make it with `make image` in a clone of cloud-train, or name a base of your own with image.base"
+        remedy = "build it with `make image` in a clone of cloud-train, or name your own base with image.base"
         return Finding("provider docker", "warning", f"{detail}, without the base image {DEFAULT_BASE}", remedy)
     return Finding("provider docker", "ok", f"{detail}, base image {DEFAULT_BASE}")
 

@@ -12,10 +12,10 @@ from cloud_train.orchestrator.polling import Observer, Poller
 from cloud_train.orchestrator.reconcile import looking_at
 from cloud_train.orchestrator.state import read_record
 from cloud_train.run import layout
-from cloud_train.run.logs import LogReader
 from cloud_train.run.metrics import MOST_NAMES, MetricPoint, MetricsReader
 from cloud_train.run.record import RunRecord
 from cloud_train.run.states import State
+from cloud_train.run.streams import LogReader
 from cloud_train.run.view import RunView
 
 _FIRST_PAUSE_SECONDS = 0.01

@@ -1,7 +1,7 @@
-"""Moving a run into another store: its newest valid checkpoint and what earlier attempts logged, so that it can go on there.
+"""Moving a run to another store: its newest valid checkpoint and the logs of earlier attempts, so that it can continue there.
 
-Whatever is cut off in between leaves the run where it was: ``run.json`` is written last at the new place, and the ledger is told after
-that. What was copied before is copied again, or found to be there.
+A move that is interrupted leaves the run where it was: ``run.json`` is written last at the new place, and the ledger is updated after that.
+A repeated move copies again what is not there yet.
 """
 
 import shlex
@@ -30,8 +30,8 @@ _DOCUMENTS = frozenset({"status.json", "failure", "cancel", "start", "next"})
 
 
 def move(ledger: Ledger, plan: Plan, source_url: str, note: Note) -> Plan:
-    """Bring everything that ``plan`` needs to go on from ``source_url`` to the plan's own store, write its ``run.json`` there, and tell the
-    ledger; returns the plan with that file's SHA-256.
+    """Copy everything that ``plan`` needs to continue from ``source_url`` to the plan's own store, write its ``run.json`` there, and update
+    the ledger; returns the plan with that file's SHA-256.
 
     Raises StoreError, and CorruptError for a checkpoint that arrives as something else.
     """
@@ -50,7 +50,7 @@ def move(ledger: Ledger, plan: Plan, source_url: str, note: Note) -> Plan:
     ledger.know_record(plan.run_id, sha256, RecordKind.OWN)
     target.delete(f"{plan.run_id}/{layout.MOVED}")
     target.put(f"{plan.run_id}/{layout.RUN}", written)
-    if moved:  # whoever knows the old place alone must not go on there
+    if moved:  # a machine that knows only the old place must not continue there
         source.put(f"{plan.run_id}/{layout.MOVED}", f"{plan.store.rstrip('/')}/{plan.run_id}\n".encode())
     ledger.move(plan.run_id, plan.attempt, plan.provider, plan.store, settings=plan.provider_settings, record_sha256=sha256)
     return replace(plan, record_sha256=sha256)
@@ -65,12 +65,12 @@ def new_place(store_url: str, run_id: str) -> str | None:
 
 
 def _refuse_foreign(target: Store, plan: Plan) -> None:
-    """A run directory that is further than this one would be written over: it is that of a move that went on from there."""
+    """Refuse to overwrite a run directory that has later attempts: the run was moved there before and continued."""
     newest = max((documents.attempt_number(name) or 0 for name in target.folders(f"{plan.run_id}/{layout.ATTEMPTS}/")), default=0)
     if newest >= plan.attempt:
         raise UsageError(
-            f"{plan.store}/{plan.run_id} has attempt {newest} already: the run was moved there before",
-            hint=f"go on there: cloud-train adopt {shlex.quote(f'{plan.store}/{plan.run_id}')}",
+            f"{plan.store}/{plan.run_id} already has attempt {newest}: the run was moved there before",
+            hint=f"continue there: cloud-train adopt {shlex.quote(f'{plan.store}/{plan.run_id}')}",
         )
 
 
@@ -84,7 +84,7 @@ def _copy_attempts(source: Store, target: Store, run_id: str, note: Note) -> Non
         elif info.key.removeprefix(prefix).rpartition("/")[2] in _DOCUMENTS:
             target.put(info.key, documents.read(source, info.key, documents.LARGEST_STATUS))
         else:
-            note(f"left behind {info.key}: it is no part of an attempt")
+            note(f"not copied: {info.key} does not belong to an attempt")
     for key in sorted(streams):
         _copy_stream(source, target, key)
 
@@ -122,14 +122,14 @@ def _copy_newest_checkpoint(source: Store, target: Store, run_id: str, note: Not
             with tempfile.TemporaryDirectory(prefix="cloud-train-move-") as folder:
                 size = _copy_checkpoint(source, target, f"{prefix}{name}", Path(folder))
         except (ObjectMissingError, CorruptError, InvalidKeyError) as error:
-            note(f"passed over checkpoint {name}: {error.message}")
+            note(f"skipped checkpoint {name}: {error.message}")
             continue
         except OSError as error:
             hint = "name a folder with more room in TMPDIR"
-            raise StoreError(f"the checkpoint {name} cannot be held on this machine meanwhile: {error.strerror}", hint=hint) from error
+            raise StoreError(f"cannot store the checkpoint {name} on this machine: {error.strerror}", hint=hint) from error
         note(f"copied checkpoint {name}, {size / 1e6:,.1f} MB, verified")
         return
-    note("there is no valid checkpoint: the run begins anew")
+    note("no valid checkpoint: the run starts from the beginning")
 
 
 def _copy_checkpoint(source: Store, target: Store, prefix: str, folder: Path) -> int:
@@ -138,7 +138,7 @@ def _copy_checkpoint(source: Store, target: Store, prefix: str, folder: Path) ->
     written = documents.read(source, key, LARGEST)
     manifest = parse_manifest(written, f"{source.url}/{key}")
     if manifest.step != layout.step_of(prefix.rpartition("/")[2]):
-        raise CorruptError(f"its manifest is that of step {manifest.step}")
+        raise CorruptError(f"its manifest is for step {manifest.step}")
     entries = manifest.files.items()
     download(source, [Download(f"{prefix}/{name}", folder / name, entry.size, entry.sha256) for name, entry in entries])
     upload(target, [Upload(folder / name, f"{prefix}/{name}", entry.sha256) for name, entry in entries])

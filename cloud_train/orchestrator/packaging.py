@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 DEFAULT_BASE = f"cloud-train-worker:{__version__}"
 """The project's own image, made from its Dockerfile: Python and everything that the built-in trainers need."""
-_BASE_HINT = f"make {DEFAULT_BASE} once with `make image` in a clone of cloud-train, or name another base with image.base in the job file"
+_BASE_HINT = f"build {DEFAULT_BASE} once with `make image` in a clone of cloud-train, or name another base with image.base in the job file"
 _REFUSED = (401, 403)
-_DOCTOR = "cloud-train doctor, with this --config, says what is missing"
+_DOCTOR = "`cloud-train doctor --config` shows what is missing"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 """Docker's names for what Python calls a machine."""
 
@@ -45,10 +45,10 @@ def ingredients(spec: JobSpec, settings: Mapping[str, Any]) -> str:
 
 
 def refuse_outside(spec: JobSpec, directory: Path, origins: Mapping[str, str]) -> None:
-    """Refuse a job whose image would be made of files that lie outside the job's folder ``directory``, links followed.
+    """Refuse a job whose image would contain files from outside the job's folder ``directory``, links followed.
 
-    A job file may be a stranger's, and must not choose which files of this machine are packed. What was said on the command line
-    (``origins`` knows) is the user's own word.
+    A job file may be a stranger's, and must not choose which files of this machine are packed. Values from the command line, which
+    ``origins`` knows, are the user's own.
     """
     script = spec.model.directory if isinstance(spec.model, ScriptModel) else None
     named = {
@@ -65,8 +65,8 @@ def refuse_outside(spec: JobSpec, directory: Path, origins: Mapping[str, str]) -
             said = shlex.join(["--set", f"{dotted(field)}={name}"])
             raise FieldError(
                 field,
-                f"{place} is outside the job's folder {root}, and would go into the image",
-                hint=f"move it into that folder, or say on the command line that you want it: {said}",
+                f"{place} is outside the job's folder {root}, but would go into the image",
+                hint=f"move it into that folder, or name it on the command line: {said}",
             )
 
 
@@ -99,8 +99,8 @@ def with_image(home: Home, provider: Provider, plan: Plan, note: Callable[[str],
     repository = plan.provider_settings.get("repository")
     if not repository:
         raise UsageError(
-            f"nothing says from which registry the machines of {provider.name!r} pull the image",
-            hint=f"name its repository with `repository` under `{provider.name}` in configs/{provider.name}.yaml",
+            f"no image repository is configured for provider {provider.name!r}",
+            hint=f"set `repository` under `{provider.name}` in configs/{provider.name}.yaml",
         )
     return replace(plan, image=push_image(home, provider, plan, str(repository), note).reference)
 
@@ -124,12 +124,12 @@ def with_same_image(provider: Provider, plan: Plan, note: Callable[[str], None])
     with EngineImages(plan.provider_settings.get("host")) as engine:
         if engine.find(plan.image):
             return plan
-    note(f"the image of {plan.run_id} is gone from the Docker Engine, and is made again")
+    note(f"the image of {plan.run_id} is gone from the Docker Engine; rebuilding it")
     if build_image(plan, note).reference != plan.image:
         again = shlex.join(["cloud-train", "resume", plan.run_id, "--provider", plan.provider])
         raise ConflictError(
-            f"the image of {plan.run_id} is gone, and what lies here makes another one: the code, the base or cloud-train has changed",
-            hint=f"put back what it was made of, or go on with what is here: {again}",
+            f"the image of {plan.run_id} is gone and cannot be rebuilt: the code, the base or cloud-train has changed",
+            hint=f"restore what it was built from, or continue with what is here: {again}",
         )
     return plan
 
@@ -160,10 +160,10 @@ def build_image(
     except ImageError as error:
         is_refusal = isinstance(error, RegistryError) and error.status in _REFUSED
         if own and repository and is_refusal and repository.partition("/")[0] in error.message:  # and not Docker's own login
-            error.hint = f"it was the login of {plan.provider!r}: whoever submits has to be allowed to push to {repository}; {_DOCTOR}"
+            error.hint = f"the login of {plan.provider!r} was used: it needs permission to push to {repository}; {_DOCTOR}"
         # Without an engine that has it, the base is looked for where images without a registry's name are.
         if recipe.base == DEFAULT_BASE and recipe.dockerfile is None and ("docker.io" in error.message or DEFAULT_BASE in error.message):
-            error.hint = _BASE_HINT if repository is None else f"{_BASE_HINT}; without Docker, the base has to lie in a registry"
+            error.hint = _BASE_HINT if repository is None else f"{_BASE_HINT}; without Docker, the base must be in a registry"
         raise
 
 

@@ -2,7 +2,7 @@
 
 The images are put in the order of a hash of their names, which mixes the classes, so that each shard is a fair sample of all, and which is
 the same on any machine. Headers carry neither owner nor time: the same folder makes the same bytes. The index comes last, in a store as in
-a folder, so whoever finds it finds all of its shards.
+a folder, so an index is never there without its shards.
 """
 
 import hashlib
@@ -78,9 +78,9 @@ class _PlannedShard:
 def pack(folder: Path, destination: str, shard_bytes: int, report: Report | None = None) -> Packed:
     """Make shards of at most ``shard_bytes``, but at least one image, of the images in ``folder``, and their index.
 
-    ``destination`` is a folder, which then appears whole, or a URL in a store; a call that was cut off there goes on. Raises UsageError for
-    a folder that is none of images, and for a destination where there is something else already; StoreError where the one cannot be read or
-    the other not be written.
+    ``destination`` is a folder, which appears whole or not at all, or a URL in a store, where a repeated call continues. Raises UsageError
+    for a folder that does not hold images, and for a destination that holds something else; StoreError if the folder cannot be read or the
+    destination cannot be written.
     """
     classes, planned = _plan(folder, shard_bytes)
     size = sum(shard.size for shard in planned)
@@ -109,7 +109,7 @@ def _entries(prefix: str, folder: Path, classes: Sequence[str], names: Sequence[
         for name in inside:
             path, member = folder / of_class / name, f"{prefix}{of_class}/{name}"
             if part_of(member) is None:
-                raise UsageError(f"{str(path)!r} cannot be the name of an image in a shard", hint="rename it, without control characters")
+                raise UsageError(f"{str(path)!r} cannot be an image's name in a shard", hint="rename it without control characters")
             with explained(f"read {path}"):
                 entries.append(_Entry(member, path, path.stat().st_size))
     return sorted(entries, key=lambda entry: hashlib.sha256(entry.member.encode()).digest())
@@ -130,10 +130,10 @@ def _into_folder(
     source: Path, target: Path, classes: tuple[str, ...], planned: Sequence[_PlannedShard], report: Report | None
 ) -> list[Shard]:
     if target.resolve().is_relative_to(source.resolve()):
-        raise UsageError(f"{target} lies in the folder that is packed", hint="name another folder")
+        raise UsageError(f"{target} is inside the folder to pack", hint="name another folder")
     with explained(f"write {target}"):
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise UsageError(f"there is something at {target} already", hint="name another folder, or remove that one")
+            raise UsageError(f"{target} already exists and is not empty", hint="name another folder, or remove that one")
         beginning = target.with_name(f".{target.name}.packing")
         shutil.rmtree(beginning, ignore_errors=True)
         beginning.mkdir(parents=True)
@@ -180,9 +180,9 @@ def _refuse_taken(store: Store, url: str, above: str, names: set[str]) -> None:
     """Raise UsageError where there is anything but shards of these names, which a call that was cut off may have left."""
     found = [info.key.removeprefix(above) for info in store.list(above)]
     if INDEX in found:
-        raise UsageError(f"there are shards at {url} already", hint="name another place, or delete them first")
+        raise UsageError(f"{url} already holds shards", hint="name another URL, or delete them first")
     if others := [name for name in found if name and name not in names]:
-        raise UsageError(f"there is something at {url} already, such as {others[0]!r}", hint="name another place")
+        raise UsageError(f"{url} is not empty: it holds {others[0]!r}, for example", hint="name another URL")
 
 
 def _is_there(store: Store, key: str, shard: Shard) -> bool:
@@ -196,7 +196,7 @@ def _is_there(store: Store, key: str, shard: Shard) -> bool:
 def _index(classes: tuple[str, ...], shards: Sequence[Shard]) -> bytes:
     content = ShardIndex(classes, tuple(shards)).to_json()
     if len(content) > MOST_INDEX_BYTES:
-        raise UsageError(f"the index would be larger than {MOST_INDEX_BYTES >> 20} MiB", hint="pack the images in several sets")
+        raise UsageError(f"the index would exceed {MOST_INDEX_BYTES >> 20} MiB", hint="pack the images in several sets")
     return content
 
 
@@ -234,7 +234,7 @@ def _content(entry: _Entry) -> Iterator[bytes]:
             left -= len(piece)
             yield piece
     if left:
-        raise CorruptError(f"{entry.path} changed while it was packed", hint="wait until nothing writes to the folder, and try again")
+        raise CorruptError(f"{entry.path} changed while being packed", hint="make sure that nothing writes to the folder, and retry")
 
 
 class _Whole:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +42,23 @@ def make_plan(
 ) -> Plan:
     """Everything that submitting ``job_file`` will do.
 
-    ``overrides`` are ``key=value`` texts, ``config`` is the name or the path of a config file, ``provider`` and ``store`` outrank both; a
+    ``overrides`` are ``key=value`` texts, ``config`` is the name or the path of a config file, ``provider`` and ``store`` override both; a
     folder given as ``store`` starts at the current one. A cloud's config file need not be named if it has the provider's name. For a
     ``dry_run`` the job's data may be missing: the plan then holds what is known without it, and a note.
     ``configs`` decides which config files may be used; by default one that has to be trusted first is used by a dry run alone.
-    Raises JobFileError with every mistake of the files, NotTrustedError, and ProviderError where the provider cannot carry this out.
+    Raises JobFileError with every mistake of the files, NotTrustedError, and ProviderError if the provider cannot run the plan.
     """
     configs = configs or Configs(home, None if dry_run else refuse)
     chosen = configs.named(config, job_file.parent) if config else None
-    store = absolute_url(store, Path.cwd()) if store else store
-    loaded = load_job(job_file, overrides, chosen, provider, store=store, absent_data_is_fine=dry_run)
+    load = partial(load_job, job_file, overrides, store=absolute_url(store, Path.cwd()) if store else store, absent_data_is_fine=dry_run)
+    loaded = load(chosen, provider)
     place = provider_at(home, loaded.spec.provider)
     if chosen is None and (chosen := configs.usual(place, job_file.parent)):
-        loaded = load_job(job_file, overrides, chosen, provider or place.name, store=store, absent_data_is_fine=dry_run)
+        loaded = load(chosen, provider or place.name)
+    return _plan_of(loaded, place, chosen)
+
+
+def _plan_of(loaded: LoadedJob, place: Provider, chosen: Config | None) -> Plan:
     spec, directory = loaded.spec, loaded.directory
     settings = chosen.settings.get(spec.provider, {}) if chosen else {}
     url = absolute_url(spec.store, directory)
@@ -96,12 +101,12 @@ def plan_elsewhere(
     data: str | None = None,
     config: Config | None = None,
 ) -> Plan:
-    """``before`` with another provider, its settings, store or place of the data; raises ProviderError where that cannot be carried out."""
+    """``before`` with another provider, its settings, store or place of the data; raises ProviderError if that is not possible."""
     directory, url = Path(before.job_file).parent, absolute_url(store, Path.cwd())
     spec = before.job.model_copy(update={"provider": place.name, "store": url})
     if data is not None:
         if spec.data is None or not hasattr(spec.data, "path"):
-            raise UsageError(f"--data: the job of {before.run_id} reads no data from a folder")
+            raise UsageError(f"--data: the job of {before.run_id} does not read data from a folder")
         path = data if SCHEME.match(data) else str(Path(data).expanduser().absolute())
         spec = spec.model_copy(update={"data": spec.data.model_copy(update={"path": path})})
     _refuse_impossible(spec, place.name, place.capabilities, url)
@@ -127,7 +132,7 @@ def _host_data(spec: JobSpec, directory: Path, place: Provider) -> str | None:
     if not place.capabilities.mounts_folders:
         raise ProviderError(
             f"the machines of {place.name!r} cannot reach the data in {data}",
-            hint=f"put it into a store that they reach, and name it there: --set data.path={place.capabilities.stores[0]}://…",
+            hint=f"put it in a store that they can reach: --set data.path={place.capabilities.stores[0]}://…",
         )
     return str(data.resolve())
 
@@ -144,11 +149,11 @@ def _refuse_impossible(spec: JobSpec, name: str, capabilities: Capabilities, sto
     if scheme not in capabilities.stores:
         raise ProviderError(
             f"the machines of {name!r} cannot reach the store {store}",
-            hint=f"name a store of this kind: {', '.join(capabilities.stores)} (file means a folder)",
+            hint=f"use a store of one of these kinds: {', '.join(capabilities.stores)} (file means a folder)",
         )
     if spec.resources.nodes > capabilities.max_nodes:
         raise ProviderError(
-            f"resources.nodes is {spec.resources.nodes}, and {name!r} runs a job on at most {capabilities.max_nodes}",
+            f"resources.nodes is {spec.resources.nodes}, but {name!r} runs a job on at most {capabilities.max_nodes}",
             hint=f"set resources.nodes to {capabilities.max_nodes}, or choose another provider with --provider",
         )
 
@@ -157,7 +162,7 @@ def _refuse_out_of_reach(data: str | None, name: str, capabilities: Capabilities
     if data is not None:
         check_url(data)
         if scheme_of(data) not in capabilities.stores:
-            raise ProviderError(f"the machines of {name!r} cannot reach the data at {data}", hint="copy it to a store that they reach")
+            raise ProviderError(f"the machines of {name!r} cannot reach the data at {data}", hint="copy it to a store that they can reach")
 
 
 def _program(spec: JobSpec, directory: Path, provider: Provider, settings: Mapping[str, Any]) -> Program:
@@ -195,37 +200,37 @@ def _steps(spec: JobSpec, data: DataFacts | None) -> tuple[int | None, int | Non
 
 
 def _data_notes(loaded: LoadedJob) -> Iterator[str]:
-    """Where the data is not here: what comes of that, and what is not known before it is."""
+    """Notes about data that is not on this machine: what follows from that, and what is unknown until it is."""
     data, missing = loaded.spec.data, loaded.absent
     if missing is not None:
-        yield f"{missing.place}: {missing.message}; `submit` refuses this job until the data is there{_unknown(loaded)}"
+        yield f"{missing.place}: {missing.message}; `submit` refuses this job until the data exists{_unknown(loaded)}"
     elif data is None:
         return
     elif (url := data.store_url) is not None:
-        yield f"the data is fetched from {url} into the cache when the run starts, unless it is there{_unknown(loaded)}"
+        yield f"the data is fetched from {url} into the cache when the run starts, unless it is cached{_unknown(loaded)}"
     elif data.given_url is not None:
-        yield f"the data is downloaded into the cache when the run starts, unless it is there: {data.given_url}{_unknown(loaded)}"
+        yield f"the data is downloaded into the cache when the run starts, unless it is cached: {data.given_url}{_unknown(loaded)}"
 
 
 def _unknown(loaded: LoadedJob) -> str:
     if isinstance(loaded.spec.model, ScriptModel) or (loaded.data and loaded.data.train_samples is not None):
         return ""
     layers = "" if loaded.layers else "layers, classes, "
-    return f"; {layers}samples and the length of an epoch are not known before"
+    return f"; {layers}samples and the length of an epoch are unknown until then"
 
 
 def _cloud_notes(spec: JobSpec, place: Provider, config: Config | None) -> Iterator[str]:
-    """Where the settings come from if nobody named them, and what ends a job that has no limit of its own."""
+    """Notes about the source of the settings, and about what ends a job without a limit of its own."""
     if not place.capabilities.named_config:
         return
     settings = config.settings.get(place.name, {}) if config else {}
     if config is not None:
-        yield f"the settings of {place.name!r} are those of {config.file}"
+        yield f"settings of {place.name!r}: {config.file}"
     if spec.limits.duration is None and place.capabilities.limits_runtime:
         limit = settings.get("max_runtime", CloudSettings.model_fields["max_runtime"].default)
-        yield f"limits.duration is not set: the job is ended after {limit} ({place.name}.max_runtime), whatever it has done by then"
+        yield f"limits.duration is not set: {place.name}.max_runtime ends the job after {limit}, finished or not"
     if spec.resources.spot and settings.get("compute"):
-        yield f"resources.spot: the cluster {settings['compute']} ({place.name}.compute) has spot machines or not, whatever stands here"
+        yield f"resources.spot: the cluster {settings['compute']} ({place.name}.compute) decides on spot machines, not this field"
 
 
 def _notes(spec: JobSpec, provider: str, capabilities: Capabilities) -> tuple[str, ...]:
@@ -233,9 +238,9 @@ def _notes(spec: JobSpec, provider: str, capabilities: Capabilities) -> tuple[st
     for name in ("accelerator", "cpus", "memory"):
         value = getattr(spec.resources, name)
         if value is not None and name not in capabilities.enforces:
-            notes.append(f"resources.{name}: {value} is not enforced by {provider!r}; the program has what the machine has")
+            notes.append(f"resources.{name}: {value} is not enforced by {provider!r}; the program can use the whole machine")
     if not capabilities.containers and spec.image != ImageSpec():
-        notes.append(f"image: {provider!r} runs no container; the program has what this machine has installed")
+        notes.append(f"image: {provider!r} runs no container; the program uses what is installed on this machine")
     if spec.resources.spot and not capabilities.spot:
-        notes.append(f"resources.spot: {provider!r} has no spot capacity; it runs as usual")
+        notes.append(f"resources.spot: {provider!r} has no spot capacity; the run uses a regular machine")
     return tuple(notes)

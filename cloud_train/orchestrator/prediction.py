@@ -46,7 +46,7 @@ def predict_images(
 
 def predict_lines(home: Home, run_id: str, texts: Sequence[str], checkpoint: str | None = None) -> list[dict[str, Any]]:
     """For each line of text: its class, the probability of that class, and the probability of each class."""
-    _check_texts("the texts are", texts)
+    _check_texts("the texts", texts)
     with _model(home, run_id, checkpoint) as folder:
         answer = _ask(folder, [f"--text={text}" for text in texts])
     return list(answer["predictions"])
@@ -64,7 +64,7 @@ def continue_text(
     checkpoint: str | None = None,
 ) -> dict[str, Any]:
     """The prompt's continuation by ``length`` characters, each drawn at ``temperature`` from the ``top_k`` likeliest ones."""
-    _check_texts("a prompt is", [prompt])
+    _check_texts("the prompt", [prompt])
     arguments = [f"--prompt={prompt}", "--length", str(length), "--temperature", str(temperature), "--seed", str(seed)]
     if top_k is not None:
         arguments += ["--top-k", str(top_k)]
@@ -75,7 +75,7 @@ def continue_text(
 def _check_texts(what: str, texts: Sequence[str]) -> None:
     """Raise UsageError for what no process can be given as its arguments."""
     if any("\0" in text for text in texts) or sum(len(text.encode(errors="replace")) for text in texts) > _LONGEST_TEXT_BYTES:
-        raise UsageError(f"{what} without NUL, and of at most {_LONGEST_TEXT_BYTES:,} bytes")
+        raise UsageError(f"{what} must not contain NUL or exceed {_LONGEST_TEXT_BYTES:,} bytes")
 
 
 @contextmanager
@@ -90,13 +90,13 @@ def _model(home: Home, run_id: str, checkpoint: str | None) -> Iterator[Path]:
 
 def _ask(folder: Path, arguments: list[str]) -> dict[str, Any]:
     command = [sys.executable, "-m", "cloud_train.training.predict", str(folder.absolute()), *arguments]
-    # Not in the current folder: `python -m` would import what is there, such as a numpy.py among somebody else's files.
+    # Not in the current folder: `python -m` would import modules from there, such as a stranger's numpy.py.
     ended = subprocess.run(command, cwd="/", env=python_path.fixed(os.environ), stdin=subprocess.DEVNULL, capture_output=True, check=False)
     try:
         answer = json.loads(ended.stdout)
     except ValueError as error:
         raise PredictionError(
-            f"predicting ended with status {ended.returncode} and no answer: {ended.stderr[-500:].decode(errors='replace').strip()}",
+            f"prediction failed with exit status {ended.returncode} and no result: {ended.stderr[-500:].decode(errors='replace').strip()}",
             None,
             "internal",
             1,

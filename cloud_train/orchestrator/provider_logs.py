@@ -1,4 +1,4 @@
-"""What a cloud itself logs of an attempt: all that there is before the worker speaks, and where it never came to speak."""
+"""What a cloud itself logs of an attempt: the only output until the worker starts, or if it never does."""
 
 import time
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from cloud_train.run.states import State
 from cloud_train.run.view import RunView
 
 _PAUSE_SECONDS = 10.0
-"""Between two looks at a cloud's logs, each of which counts."""
+"""Between two requests for a cloud's logs, which are limited."""
 
 
 def read_provider_logs(home: Home, run_id: str) -> list[str]:
-    """What a cloud itself holds of the newest attempt's output: all that there is where the worker never came to keep its own log.
+    """The lines that a cloud itself holds of the newest attempt's output.
 
-    Nothing for a provider of this machine. Raises ProviderError.
+    Empty for a provider of this machine. Raises ProviderError.
     """
     words: list[str] = []
     with LedgerReader(home.ledger_path) as ledger:
@@ -29,7 +29,7 @@ def read_provider_logs(home: Home, run_id: str) -> list[str]:
 
 
 class ProviderLogs:
-    """What the cloud itself logs of an attempt before its worker speaks, told once."""
+    """Passes on what the cloud itself logs of an attempt before its worker starts, each line once."""
 
     def __init__(self, home: Home, note: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._home, self._note, self._clock = home, note, clock
@@ -39,18 +39,18 @@ class ProviderLogs:
         self._said = ""
 
     def tell(self, run: RunView, ledger: LedgerReader) -> None:
-        """Tell what is new, unless the worker speaks for itself by now, or the cloud was asked a moment ago."""
+        """Pass on new lines, unless the worker has its own log by now, or the cloud was asked a moment ago."""
         if run.message and run.message != self._said and run.state in (State.QUEUED, State.STARTING):
             self._said = run.message
             self._note(run.message)
         if run.heartbeat is not None or run.state.is_end or self._clock() < self._due:
             return
         self._due = self._clock() + _PAUSE_SECONDS
-        with suppress(ProviderError):  # the run itself is what matters, and whoever asks for its state is told
+        with suppress(ProviderError):  # the look at the run reports it
             self.tell_all(run, ledger)
 
     def tell_all(self, run: RunView, ledger: LedgerReader) -> None:
-        """Tell everything that is new; raises ProviderError."""
+        """Pass on every new line; raises ProviderError."""
         entry = ledger.get(run.run_id)
         if entry is None or entry.reference is None or run.is_unmanaged:
             return

@@ -13,9 +13,8 @@ from cloud_train.orchestrator.provider_logs import ProviderLogs
 from cloud_train.orchestrator.reconcile import looking_at
 from cloud_train.orchestrator.state import read_record, read_run
 from cloud_train.run import documents, layout
-from cloud_train.run.logs import LogReader
 from cloud_train.run.metrics import MOST_BYTES, MetricPoint, MetricsReader, merged
-from cloud_train.run.streams import open_stream
+from cloud_train.run.streams import LogReader, open_stream
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import Store
 
@@ -91,7 +90,7 @@ def read_worker_log(home: Home, run_id: str, attempt: int | None = None, node: i
 def read_metrics(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None) -> list[MetricPoint]:
     """The metrics of the run, in the order of its steps; where an attempt repeated a step, the later attempt counts.
 
-    Of very many only the newest are read, and ``note`` is told.
+    If there are too many, only the newest are read, and ``note`` is told.
     """
     run = read_run(home, run_id)
     store = store_at(run.store)
@@ -105,12 +104,12 @@ def read_metrics(home: Home, run_id: str, note: Callable[[str], None] = lambda _
         passed_over = passed_over or reader.has_passed_over
     if passed_over:
         most = f"at most {_MOST_POINTS:,} values are read, and {MOST_BYTES >> 20} MiB of an attempt"
-        note(f"the earliest metrics of {run_id} are left out: {most}")
+        note(f"the earliest metrics of {run_id} are skipped: {most}")
     return merged(points)
 
 
 def _attempts(store: Store, run: RunView) -> list[int]:
-    """Those that are there, up to the run's own: a number is whatever a run directory says."""
+    """The attempts in the run directory, up to the newest that the run knows."""
     found = (documents.attempt_number(name) for name in store.folders(f"{run.run_id}/{layout.ATTEMPTS}/"))
     return sorted(number for number in found if number is not None and number <= run.attempt)
 
@@ -124,7 +123,7 @@ def _log(run: RunView, attempt: int, node: int) -> LogReader:
         raise NotFoundError(
             f"attempt {attempt} of {run.run_id} has no log of node {node}",
             hint=documents.one_line(run.message)
-            or f"the newest attempt is {run.attempt}; the attempt may have ended before its program started",
+            or f"the newest attempt is {run.attempt}; this one may have ended before its program started",
         )
     return reader
 
@@ -133,4 +132,4 @@ def _check_node(run: RunView, node: int) -> None:
     nodes = int(read_record(store_at(run.store), run.run_id).job.get("resources", {}).get("nodes", 1))  # checked when it was read
     if node >= nodes:
         ranks = "0 only" if nodes == 1 else f"0 to {nodes - 1}"
-        raise UsageError(f"{run.run_id} has no node {node}: its nodes are {ranks}", hint=f"resources.nodes of its job is {nodes}")
+        raise UsageError(f"{run.run_id} has no node {node}; its nodes are {ranks}", hint=f"resources.nodes in its job is {nodes}")

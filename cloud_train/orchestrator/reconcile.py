@@ -55,7 +55,7 @@ def update_runs(home: Home, limit: int | None = None, note: Callable[[str], None
 
 
 def reconcile(home: Home, ledger: Ledger, run_id: str, observer: Observer | None = None) -> RunView:
-    """Look at a run, do what is to be done about it, and return where it stands then.
+    """Look at a run, carry out what is pending, and return where the run stands then.
 
     Raises NotFoundError for a run that the ledger does not know, or that was never written. An ``observer`` spares the provider.
     """
@@ -135,7 +135,7 @@ def _carry_out(home: Home, ledger: Ledger, entry: Entry, action: Pending) -> Non
         case StopLaunch(launch):
             provider_at(home, launch.provider).cancel(launch, force=True)
         case CleanUp(launch):
-            provider_at(home, launch.provider).tidy(launch)
+            provider_at(home, launch.provider).clean_up(launch)
 
 
 def _write_status(entry: Entry, attempt: int, status: AttemptStatus) -> None:

@@ -36,7 +36,7 @@ _ANOTHER = "name another folder with --to"
 
 @dataclass(frozen=True)
 class FetchedModel:
-    """A model that lies here, verified."""
+    """A model on this machine, verified."""
 
     run_id: str
     folder: Path
@@ -50,7 +50,7 @@ class FetchedModel:
 
 @dataclass(frozen=True)
 class SyncResult:
-    """A run directory's copy that lies here."""
+    """A copy of a run directory on this machine."""
 
     run_id: str
     folder: Path
@@ -87,7 +87,7 @@ def fetch_model(
 
 
 def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None = None) -> SyncResult:
-    """Copy the run directory into ``to`` (by default ``./<run id>``); what lies there already with the same SHA-256 is left alone.
+    """Copy the run directory into ``to`` (by default ``./<run id>``); files that are there already with the same SHA-256 are left alone.
 
     Every file that a manifest lists is checked against it. Nothing here is deleted. Raises ConflictError if the folder holds anything but a
     copy of this run, which is known by its ``run.json``: it is copied first, so a copy that was cut off can be continued.
@@ -101,7 +101,7 @@ def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None 
     if not infos:
         raise NotFoundError(f"the run directory {run.run_directory} is gone")
     _check_is_copy(target, run_id)
-    memory = Memory(home.folder / "transfers", store.url, f"{run_id}/", target)
+    memory = Memory.in_copy(target, store.url, f"{run_id}/")
     copy = _Copy(store, run_id, target, infos, memory)
     try:
         copy.bring_files(report)
@@ -154,7 +154,7 @@ class _Copy:
         self.moved_bytes += sum(self.infos[self._files[path]].size for path in changed)
 
     def bring_streams(self) -> None:
-        """Copy each stream that is not here as the one file that it was."""
+        """Copy each stream that is not here yet, as one file."""
         for key, path in sorted(self._streams.items()):
             version = _version_of(self._segments[key])
             if self._is_same(path, key, version, self.memory.sha256_of_object(key, version)):
@@ -171,7 +171,7 @@ class _Copy:
             if (gap := stream.missing()) is None:
                 self.memory.learn([known])
             else:
-                reason = f"what follows byte {gap[0]:,} is left out, because the bytes up to {gap[1]:,} are not in the store"
+                reason = f"cut at byte {gap[0]:,}, because the bytes up to {gap[1]:,} are missing in the store"
                 self.skipped.append((path, reason))
 
     def result(self) -> SyncResult:
@@ -208,7 +208,7 @@ class _Copy:
 
 
 def model_folder(home: Home, run_id: str, checkpoint: str | None = None) -> Path | None:
-    """Where the model lies if its store is a local folder, so that it can be used in place; None otherwise."""
+    """The model's folder if its store is a local folder, so that it can be used in place; None otherwise."""
     run = read_run(home, run_id)
     store = store_at(run.store)
     prefix, _ = _chosen(store, run, checkpoint)
@@ -221,9 +221,9 @@ def _chosen(store: Store, run: RunView, checkpoint: str | None) -> tuple[str, Ma
         prefix = f"{run.run_id}/{layout.MODEL}"
         with suppress(ObjectMissingError):
             return prefix, _manifest(store, prefix)
-        hint = f"take what there is with: cloud-train fetch-model {run.run_id} --checkpoint last"
-        state = f"attempt {run.attempt} is {run.state_text}"
-        raise NotFoundError(f"{run.run_id} has no final model; {state}", hint=hint if _checkpoints(store, run.run_id) else None)
+        hint = f"fetch the last checkpoint with: cloud-train fetch-model {run.run_id} --checkpoint last"
+        state = f"attempt {run.attempt}: {run.state_text}"
+        raise NotFoundError(f"{run.run_id} has no final model ({state})", hint=hint if _checkpoints(store, run.run_id) else None)
     found = _checkpoints(store, run.run_id)
     steps = ", ".join(str(step) for step in found) or "none yet"
     if checkpoint not in ("best", "last") and not checkpoint.isdecimal():
@@ -281,11 +281,11 @@ def _version_of(segments: Iterable[ObjectInfo]) -> str:
 
 
 def _download(store: Store, files: list[Download], options: Options, memory: Memory | None = None) -> tuple[tuple[str, str], ...]:
-    """Fetch the files; returns what was passed over, each with the reason."""
+    """Fetch the files; returns those that were skipped, each with the reason."""
     try:
         return download(store, files, options, memory).skipped
     except CorruptError as error:
-        hint = "choose another checkpoint with --checkpoint, or resume the run, which passes this one over"
+        hint = "choose another checkpoint with --checkpoint, or resume the run, which skips this one"
         raise CorruptError(error.message, hint=hint) from error
 
 
@@ -301,10 +301,10 @@ def _check_is_copy(target: Path, run_id: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise ConflictError(f"{target} cannot be copied into: {error.strerror}", hint=_ANOTHER) from error
+        raise ConflictError(f"cannot copy into {target}: {error.strerror}", hint=_ANOTHER) from error
     if names and _run_id_of(target) != run_id:
-        message = f"{target} is not empty, and is not a copy of {run_id}: its files could be replaced"
-        raise ConflictError(message, hint="name an empty or a new folder with --to")
+        message = f"{target} is not empty and is not a copy of {run_id}: files in it could be overwritten"
+        raise ConflictError(message, hint="name a new or empty folder with --to")
 
 
 def _run_id_of(folder: Path) -> str | None:
@@ -318,14 +318,14 @@ def _run_id_of(folder: Path) -> str | None:
 
 
 def _without_hidden(placed: Placed) -> Placed:
-    """Programs that look into a folder act on what is hidden there: ``.git`` names commands, for one. No run has such files."""
+    """Leave out hidden files, which no run has: programs act on some of them, such as ``.git``, which can name commands."""
     hidden = [key for key, path in placed.paths.items() if path.startswith(".")]
     paths = {key: path for key, path in placed.paths.items() if key not in hidden}
-    return Placed(paths, [*placed.skipped, *((key, "it is hidden, and no part of a run is") for key in hidden)])
+    return Placed(paths, [*placed.skipped, *((key, "hidden files do not belong to a run") for key in hidden)])
 
 
 def _turn(path: str) -> int:
-    """When a file is copied: ``run.json`` first, by which the copy is known, and manifests last: what is cut off must not look whole."""
+    """When a file is copied: ``run.json``, which identifies the copy, first; manifests last: no partial copy may look complete."""
     return 0 if path == layout.RUN else 2 if path.endswith(f"/{layout.MANIFEST}") else 1
 
 
@@ -343,7 +343,7 @@ def _sha256_of_object(store: Store, info: ObjectInfo) -> str:
 
 
 def _identity_of(folder: Path, name: str, sha256: str) -> Identity | None:
-    """Of the file with this SHA-256; None where there is another one, or none."""
+    """The identity of the file, if it has this SHA-256; None otherwise."""
     try:
         descriptor = open_file(folder, name.split("/"))
     except OSError:
@@ -354,7 +354,7 @@ def _identity_of(folder: Path, name: str, sha256: str) -> Identity | None:
 
 
 def _assemble(stream: SegmentedStream, target: Path, path: str, key: str, version: str) -> tuple[bool, Known]:
-    """Write a stream that lies in segments as the one file that it was; returns whether it was not here already, and what is known of it.
+    """Write a stream that is stored in segments as one file; returns whether it was not here already, and what is known of it.
 
     Raises InvalidKeyError where a link or a folder is in the way.
     """
@@ -377,7 +377,7 @@ def _assemble(stream: SegmentedStream, target: Path, path: str, key: str, versio
                 os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
                 looked_ns, identity = time.time_ns(), Identity.of(os.fstat(descriptor))
     except IsADirectoryError as error:
-        raise InvalidKeyError(f"there is a folder at {target / path}", hint="move it away") from error
+        raise InvalidKeyError(f"{target / path} is a folder", hint="move it away") from error
     except OSError as error:
         raise _unwritable(target / path, error) from error
     finally:
@@ -396,7 +396,7 @@ def _existing(folder: Path) -> Path:
 def _folder_that_appears_whole(target: Path, *, kept_when_cut: bool) -> Iterator[Path]:
     """A folder beside ``target`` that takes its place at the end; an earlier model there is replaced, anything else is not.
 
-    ``kept_when_cut``: what has arrived when a store fails, or when somebody presses Ctrl-C, stays for the next try to go on with.
+    ``kept_when_cut``: files that have arrived when a store fails, or on Ctrl-C, are kept for the next call.
     """
     try:
         if target.is_symlink():
@@ -432,7 +432,7 @@ def _folder_that_appears_whole(target: Path, *, kept_when_cut: bool) -> Iterator
 def _check_is_ours(folder: Path) -> None:
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise ConflictError(f"{folder} is a link, or belongs to another user", hint="move it away, or name another folder with --to")
+        raise ConflictError(f"{folder} is a link or belongs to another user", hint="move it away, or name another folder with --to")
 
 
 def _unwritable(path: Path, error: OSError) -> StoreError:

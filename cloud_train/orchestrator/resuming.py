@@ -1,4 +1,4 @@
-"""Another attempt of a run that ended without success: it goes on from the newest checkpoint whose every byte checks."""
+"""Another attempt of a run that did not succeed, from the newest checkpoint that is valid to the last byte."""
 
 import shlex
 import time
@@ -30,7 +30,7 @@ _SILENCE_SECONDS = 45.0
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Where a run goes on; what is None stays as it was."""
+    """Where a run continues; None leaves a part as it was."""
 
     provider: str | None = None
     store: str | None = None
@@ -52,9 +52,9 @@ def resume(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> RunView:
-    """Start the next attempt, where the run was or ``elsewhere``. Raises ConflictError while the run goes on, and if it has succeeded.
+    """Start the next attempt, where the run was or ``elsewhere``. Raises ConflictError while the run is active, and if it has succeeded.
 
-    An attempt that was launched from another machine, and that its provider cannot find from here, is listened for first: ``note`` is told.
+    An attempt that was launched from another machine, and that its provider cannot find from here, is first given time for a sign of life.
     A run that another machine submitted is shown to ``ask`` before its first attempt here: NotTrustedError unless it is accepted. A config
     file that has to be trusted first is shown to ``ask_of_configs``, or else refused.
     """
@@ -70,25 +70,41 @@ def resume(
         _refuse_unresumable(run)
         with locks.held(home.submission_lock(run_id)) as mine:
             if not mine:
-                raise ConflictError(f"{run_id} is being resumed by another command", hint=f"see: cloud-train status {run_id}")
-            run = reconcile(home, ledger, run_id)  # again, now that nobody else can resume it
-            _refuse_unresumable(run)
-            _refuse_running(home, ledger, run, sleep=sleep, clock=clock)
-            checked = checked_record(ledger, run)
-            if checked.sha256 != shown and not (shown is None and checked.is_own):
-                raise ConflictError(f"run.json of {run_id} was changed meanwhile", hint=f"see what it is now: cloud-train resume {run_id}")
-            plan, _ = _plan(home, run, checked, elsewhere, configs)
-            _refuse_moved(run, plan)
-            provider = provider_at(home, plan.provider)
-            secrets = handed_over(provider, plan)
-            refuse_unready(provider, plan)
-            if elsewhere is None:
-                plan = with_same_image(provider, plan, note)
-                ledger.add_attempt(run_id, plan.attempt, plan.provider, plan.provider_settings)
-            else:
-                plan = move(ledger, with_image(home, provider, plan, note), run.store, note)
-            launch(ledger, provider, plan, secrets)
+                raise ConflictError(f"{run_id} is being resumed by another command", hint=f"check with: cloud-train status {run_id}")
+            _start(home, ledger, run_id, shown, elsewhere, configs=configs, note=note, sleep=sleep, clock=clock)
         return reconcile(home, ledger, run_id)
+
+
+def _start(
+    home: Home,
+    ledger: Ledger,
+    run_id: str,
+    shown: str | None,
+    elsewhere: Elsewhere | None,
+    *,
+    configs: Configs,
+    note: Callable[[str], None],
+    sleep: Callable[[float], None],
+    clock: Callable[[], float],
+) -> None:
+    """Launch the next attempt of a run that no other command can resume meanwhile."""
+    run = reconcile(home, ledger, run_id)
+    _refuse_unresumable(run)
+    _refuse_running(home, ledger, run, sleep=sleep, clock=clock)
+    checked = checked_record(ledger, run)
+    if checked.sha256 != shown and not (shown is None and checked.is_own):
+        raise ConflictError(f"run.json of {run_id} has just been changed", hint=f"show what it starts now: cloud-train resume {run_id}")
+    plan, _ = _plan(home, run, checked, elsewhere, configs)
+    _refuse_moved(run, plan)
+    provider = provider_at(home, plan.provider)
+    secrets = handed_over(provider, plan)
+    refuse_unready(provider, plan)
+    if elsewhere is None:
+        plan = with_same_image(provider, plan, note)
+        ledger.add_attempt(run_id, plan.attempt, plan.provider, plan.provider_settings)
+    else:
+        plan = move(ledger, with_image(home, provider, plan, note), run.store, note)
+    launch(ledger, provider, plan, secrets)
 
 
 def _consented(home: Home, ledger: Ledger, run: RunView, elsewhere: Elsewhere | None, *, configs: Configs, ask: Ask) -> str | None:
@@ -97,7 +113,7 @@ def _consented(home: Home, ledger: Ledger, run: RunView, elsewhere: Elsewhere | 
     Raises NotTrustedError.
     """
     if set(ledger.records(run.run_id).values()) == {RecordKind.OWN}:
-        return None  # it is checked once nobody else can resume the run: a store in a cloud is asked once
+        return None  # it is checked under the lock, so that a store in a cloud is asked only once
     checked = checked_record(ledger, run)
     # Elsewhere, what the job says is started; what was shown before is the program beside it.
     is_accepted = checked.kind is RecordKind.ACCEPTED and elsewhere is None
@@ -140,7 +156,7 @@ def _plan(home: Home, run: RunView, checked: CheckedRecord, elsewhere: Elsewhere
         plan = plan_elsewhere(before, place, settings, store=store, data=elsewhere.data, config=chosen)
     if plan.host_data is not None and not checked.is_own and not (elsewhere and elsewhere.data):
         raise UsageError(
-            f"the data of {run.run_id} is in the folder {plan.host_data} of the machine that submitted it",
+            f"the data of {run.run_id} is in the folder {plan.host_data} on the machine that submitted it",
             hint=f"name its folder on this machine: cloud-train resume {run.run_id} --data FOLDER",
         )
     return plan, origin
@@ -150,7 +166,7 @@ def _listen(
     home: Home, ledger: Ledger, run: RunView, note: Callable[[str], None], *, sleep: Callable[[float], None], clock: Callable[[], float]
 ) -> RunView:
     """Whether anybody still works on the run: by this machine's clock alone, for the other one's may be wrong."""
-    note(f"attempt {run.attempt} runs on {run.host or 'another machine'}, or did: waiting {_SILENCE_SECONDS:g} s for a sign of life")
+    note(f"attempt {run.attempt} was started on {run.host or 'another machine'}: waiting {_SILENCE_SECONDS:g} s for a sign of life")
     before, until = run.heartbeat, clock() + _SILENCE_SECONDS
     while clock() < until:
         sleep(CLOUD_PAUSE_SECONDS)
@@ -171,16 +187,18 @@ def _refuse_running(home: Home, ledger: Ledger, run: RunView, *, sleep: Callable
         return
     if outlives_its_end(home, ledger, run, sleep=sleep, clock=clock) is not None:
         raise ConflictError(
-            f"attempt {run.attempt} of {run.run_id} still runs at {run.provider!r}, though its run directory says: {run.state}",
-            hint=f"stop it first: cloud-train cancel {run.run_id}",
+            f"attempt {run.attempt} of {run.run_id} is still running at {run.provider!r}, although its run directory says {run.state}",
+            hint=f"stop it first with: cloud-train cancel {run.run_id}",
         )
 
 
 def _refuse_unresumable(run: RunView) -> None:
     if run.state is State.SUCCEEDED:
-        raise ConflictError(f"{run.run_id} has succeeded; there is nothing to resume", hint=f"cloud-train fetch-model {run.run_id}")
+        raise ConflictError(
+            f"{run.run_id} has succeeded; there is nothing to resume", hint=f"fetch its model with: cloud-train fetch-model {run.run_id}"
+        )
     if not run.state.is_end:
         raise ConflictError(
-            f"{run.run_id} goes on: attempt {run.attempt} is {run.state}",
-            hint=f"watch it with: cloud-train logs {run.run_id} --follow; or end it with: cloud-train cancel {run.run_id}",
+            f"{run.run_id} is still active: attempt {run.attempt} is {run.state}",
+            hint=f"follow it with: cloud-train logs {run.run_id} --follow; or stop it with: cloud-train cancel {run.run_id}",
         )

@@ -18,7 +18,7 @@ _WANTED = f"^({'|'.join(name.replace('.', '[.]') for name in _HARMLESS)})$"
 _RUNS_NOTHING = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}", "-c", "safe.bareRepository=explicit", "--no-pager")
 """The last but one: a folder with the files of a repository, but not called .git, is taken for none."""
 _QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_TERMINAL_PROMPT": "0"}
-"""Nothing is written, nothing is fetched, nobody is asked."""
+"""Nothing is written or fetched, and no credentials are asked for."""
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 

@@ -1,9 +1,8 @@
-"""Cancelling a run: its mark in the run directory says that it was cancelled and not failed, then the provider is told to stop it."""
+"""Cancelling a run: a mark in the run directory records that it was cancelled and did not fail; then its provider is told to stop it."""
 
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 
 from cloud_train.errors import CloudTrainError, ConflictError, ProviderError, StoreError
 from cloud_train.orchestrator.connections import pause_of, provider_at, store_at
@@ -51,35 +50,52 @@ def cancel(
         if run.state is State.CANCELLED:
             return run
         if run.state.is_end:
-            raise ConflictError(f"{run_id} has ended already: {run.state}", hint=f"see how with: cloud-train status {run_id}")
+            raise ConflictError(f"{run_id} has already ended: {run.state}", hint=f"see why with: cloud-train status {run_id}")
         entry = ledger.get(run_id)
         if entry is None or entry.reference is None:
-            raise ConflictError(
-                f"{run_id} is being submitted this very moment", hint=one_line(run.message) or "cancel it again in a second"
-            )
-        store = store_at(run.store)
-        mark = f"{run_id}/{layout.cancel(run.attempt)}"
-        store.put(mark, layout.AT_ONCE if force else b"")
-        stop = partial(_tell, home, run, entry)
-        stop(force)
+            raise ConflictError(f"{run_id} is being submitted right now", hint=one_line(run.message) or "retry in a second")
+        store_at(run.store).put(_mark(run), layout.AT_ONCE if force else b"")
+        _tell(home, run, entry, force)
         if not wait and not force:
             return reconcile(home, ledger, run_id)
-        is_far, heartbeat = run.is_unmanaged or store.local_path(run_id) is None, run.heartbeat
-        is_slow = not run.is_unmanaged and provider_at(home, run.provider).capabilities.stops_slowly
-        margin = _CLOUD_SECONDS if is_slow else _SILENCE_SECONDS if is_far else _MARGIN_SECONDS
-        poller = Poller(clock)
-        deadline = clock() + read_record(store, run_id).program.grace_seconds + margin
-        while not (run := reconcile(home, ledger, run_id, poller)).state.is_end:
-            if is_far and not force and run.heartbeat != heartbeat:  # it lives, and may still be sending its last checkpoint
-                heartbeat, deadline = run.heartbeat, max(deadline, clock() + margin)
-            if clock() > deadline:
-                if force:
-                    raise ProviderError(f"{run_id} does not end", hint="try again, or end its processes by hand: cloud-train status")
-                store.put(mark, layout.AT_ONCE)
-                stop(True)
-                deadline, force = clock() + (margin if is_slow else _MARGIN_SECONDS), True
-            sleep(pause_of(store, _PAUSE_SECONDS))
-        return run
+        return _wait_for_end(home, ledger, run, entry, force, sleep=sleep, clock=clock)
+
+
+def _wait_for_end(
+    home: Home,
+    ledger: Ledger,
+    run: RunView,
+    entry: Entry,
+    force: bool,
+    *,
+    sleep: Callable[[float], None],
+    clock: Callable[[], float],
+) -> RunView:
+    """The run's end. If it does not come within the grace period and a margin, the run is stopped by force; raises ProviderError if even
+    that does not end it.
+    """
+    store, poller = store_at(run.store), Poller(clock)
+    is_far, heartbeat = run.is_unmanaged or store.local_path(run.run_id) is None, run.heartbeat
+    is_slow = not run.is_unmanaged and provider_at(home, run.provider).capabilities.stops_slowly
+    margin = _CLOUD_SECONDS if is_slow else _SILENCE_SECONDS if is_far else _MARGIN_SECONDS
+    deadline = clock() + read_record(store, run.run_id).program.grace_seconds + margin
+    while not (now := reconcile(home, ledger, run.run_id, poller)).state.is_end:
+        if is_far and not force and now.heartbeat != heartbeat:  # it lives, and may still be sending its last checkpoint
+            heartbeat, deadline = now.heartbeat, max(deadline, clock() + margin)
+        if clock() > deadline:
+            if force:
+                hint = f"retry, or kill its processes by hand; find them with: cloud-train status {run.run_id}"
+                raise ProviderError(f"{run.run_id} does not stop", hint=hint)
+            store.put(_mark(run), layout.AT_ONCE)
+            _tell(home, run, entry, force=True)
+            deadline, force = clock() + (margin if is_slow else _MARGIN_SECONDS), True
+        sleep(pause_of(store, _PAUSE_SECONDS))
+    return now
+
+
+def _mark(run: RunView) -> str:
+    """The key that records that the attempt was cancelled."""
+    return f"{run.run_id}/{layout.cancel(run.attempt)}"
 
 
 def outlives_its_end(
@@ -109,7 +125,7 @@ def _stop(home: Home, run: RunView, alive: Handle, force: bool, *, sleep: Callab
     """Stop an attempt that its run directory calls ended. A worker that is just leaving is gone within the margin."""
     provider, store = provider_at(home, alive.provider), store_at(run.store)
     with suppress(StoreError):
-        store.put(f"{run.run_id}/{layout.cancel(run.attempt)}", layout.AT_ONCE if force else b"")
+        store.put(_mark(run), layout.AT_ONCE if force else b"")
     provider.cancel(alive, force)
     if provider.capabilities.stops_slowly:
         return
@@ -122,7 +138,7 @@ def _stop(home: Home, run: RunView, alive: Handle, force: bool, *, sleep: Callab
 
 
 def _tell(home: Home, run: RunView, entry: Entry, force: bool) -> None:
-    if run.is_unmanaged:  # its worker looks for the mark every few seconds; nobody else can be told from here
+    if run.is_unmanaged:  # its worker looks for the mark every few seconds; there is no provider to tell
         return
     handle = Handle(run.run_id, run.attempt, run.provider, run.store, entry.reference or {})
     provider_at(home, run.provider).cancel(handle, force)

@@ -90,7 +90,7 @@ def launch(ledger: Ledger, provider: Provider, plan: Plan, secrets: dict[str, st
 
 
 def _write_down_rejection(plan: Plan, message: str, now: float) -> None:
-    """In the run directory too, for whoever knows the run from there; and if something was started after all, it finds its place taken."""
+    """Record it in the run directory too, for other machines; a worker that was started after all then finds its place taken."""
     status = AttemptStatus(State.STARTING, started=now, heartbeat=now, host=socket.gethostname(), pid=0)
     with suppress(CloudTrainError):
         key = f"{plan.run_id}/{layout.status(plan.attempt)}"
@@ -98,7 +98,7 @@ def _write_down_rejection(plan: Plan, message: str, now: float) -> None:
 
 
 def handed_over(provider: Provider, plan: Plan) -> dict[str, str]:
-    """What the attempt gets and nobody writes down: the job's secrets, and for another machine what it needs to reach the stores.
+    """What the attempt is given and what is written nowhere: the job's secrets, and for another machine the credentials for the stores.
 
     Raises UsageError naming the secrets that are missing here.
     """
@@ -113,9 +113,10 @@ def secret_values(names: tuple[str, ...]) -> dict[str, str]:
     """The values of the job's ``secrets``, from this process's environment; raises UsageError naming those that are missing."""
     missing = [name for name in names if name not in os.environ]
     if missing:
+        several = len(missing) > 1
         raise UsageError(
-            f"the job passes on secrets that are not set here: {', '.join(missing)}",
-            hint=f"export {missing[0]}=… in this shell, or take the name out of 'secrets'",
+            f"missing {'secrets' if several else 'secret'}: {', '.join(missing)} {'are' if several else 'is'} not set in the environment",
+            hint=f"export {missing[0]}=… in this shell, or remove the name from 'secrets'",
         )
     return {name: os.environ[name] for name in names}
 
@@ -129,20 +130,20 @@ def refuse_unready(provider: Provider, plan: Plan) -> None:
     if provider.capabilities.containers:
         return
     if isinstance(plan.job.model, ScriptModel) and not Path(plan.program.directory).is_dir():
-        raise UsageError(f"model.directory: there is no folder {plan.program.directory}")
+        raise UsageError(f"model.directory: no such folder: {plan.program.directory}")
     if isinstance(plan.job.model, ScriptModel) or provider.interpreter(plan.provider_settings) != sys.executable:
         return
     missing = [package for module, package in _needed(plan.job) if find_spec(module) is None]
     if missing:
         alone = missing == ["tensorboardX"]
         raise MissingDependencyError(
-            f"training a {plan.job.model.kind} needs {', '.join(missing)}, and {sys.executable} does not have it",
+            f"training a {plan.job.model.kind} needs {', '.join(missing)}, which {sys.executable} does not have",
             hint="install it with: pip install 'cloud-train[train]'" + ("; or set train.tensorboard=false" if alone else ""),
         )
 
 
 def _refuse_absent_data(url: str | None) -> None:
-    """Data in a store that is not there, as far as it can be told from here: a machine elsewhere may have other permissions."""
+    """Refuse data that does not exist in its store, as far as this machine can see: another one may have other permissions."""
     if url is None:
         return
     bucket, key = bucket_and_prefix(url)
@@ -151,7 +152,7 @@ def _refuse_absent_data(url: str | None) -> None:
     except AccessDeniedError:
         return
     if not found:
-        raise UsageError(f"data.path: there is nothing at {url}", hint="name one object, or a folder of them")
+        raise UsageError(f"data.path: nothing found at {url}", hint="name an object, or a folder of objects")
 
 
 def _needed(job: JobSpec) -> Iterator[tuple[str, str]]:

@@ -38,15 +38,15 @@ class CheckedRecord:
 def checked_record(ledger: LedgerReader, run: RunView) -> CheckedRecord:
     """The ``run.json`` of the run, and how it is known here.
 
-    Raises ConflictError where it is none of those that are known, NotFoundError or CorruptError where there is none.
+    Raises ConflictError if this machine does not know it, although it knows others; NotFoundError or CorruptError if there is none.
     """
     known = ledger.records(run.run_id)
     written, record = read_record_bytes(store_at(run.store), run.run_id)
     sha256 = sha256_of(written)
     if known and sha256 not in known:
         raise ConflictError(
-            f"run.json of {run.run_id} was changed in {run.store} by someone else, so nothing in it is carried out",
-            hint=f"if you expected that, accept the new one: cloud-train adopt {shlex.quote(run.run_directory)},"
+            f"run.json of {run.run_id} was changed in {run.store} by someone else, so it is refused",
+            hint=f"if you expected this, accept the new one: cloud-train adopt {shlex.quote(run.run_directory)},"
             f" then cloud-train resume {run.run_id}",
         )
     return CheckedRecord(record, sha256, known.get(sha256, RecordKind.SEEN))
@@ -58,8 +58,8 @@ def accept(plan: Plan, settings_from: str, record: RunRecord, ask: Ask) -> None:
     facts = [(name, value) for name, value in _facts(plan, settings_from, record) if value]
     if not ask(Question(subject, tuple(facts), "Start it?")):
         raise NotTrustedError(
-            f"{plan.run_id} was not submitted from this machine, and was not accepted",
-            hint=f"read what it would start, then accept it with: cloud-train resume {plan.run_id} --trust",
+            f"{plan.run_id} was not submitted from this machine and was not accepted",
+            hint=f"review what it would start, then accept it with: cloud-train resume {plan.run_id} --trust",
         )
 
 

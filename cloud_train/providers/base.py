@@ -1,6 +1,6 @@
-"""The provider protocol: the few things that a place to run must be able to do.
+"""The provider protocol: what a place to run has to implement.
 
-*Rendering* is pure (plan → request) and *sending* is thin, so that a dry run is the very path of a submission and adapter tests compare
+*Rendering* is pure (plan → request) and *sending* is thin, so that a dry run takes the path of a submission and adapter tests compare
 requests.
 """
 
@@ -12,10 +12,10 @@ from cloud_train.errors import ProviderError
 from cloud_train.run.states import Cause, State
 
 if TYPE_CHECKING:
-    from cloud_train.run.plan import Plan  # brings pydantic, and looking at runs needs no plan
+    from cloud_train.run.plan import Plan  # imports pydantic, which observing runs does without
 
 SHOWS_WITHIN_SECONDS = 600.0
-"""How long after its launch a job may be missing from what a cloud shows; until then nobody says that it was not started, or is gone."""
+"""How long a cloud may take to show a new job; until then, a missing job counts neither as never started nor as deleted."""
 
 Request = dict[str, Any]
 """What a provider sends to start an attempt: JSON-able, without secret values."""
@@ -28,7 +28,7 @@ class AlreadyLaunchedError(ProviderError):
 
 
 class LaunchUnknownError(ProviderError):
-    """The provider was asked to start the attempt, and its answer was lost: whether it did shows when it is looked for."""
+    """The provider's response to a launch was lost: whether the attempt was started is found out later by looking for it."""
 
     code = "launch-unknown"
 
@@ -78,26 +78,26 @@ class Handle:
     provider: str
     store: str
     reference: dict[str, Any]
-    """The provider's own name for it: a process, a container, a job's ARN."""
+    """The provider's name of it: a process, a container, a job's ARN."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What the provider itself says of an attempt, whatever the run directory says."""
+    """The provider's view of an attempt, independent of the run directory."""
 
     state: State
     cause: Cause | None = None
     message: str = ""
     is_elsewhere: bool = False
-    """Whether somebody else was faster to begin this attempt: what was launched from here has ended, and tells nothing of the attempt."""
+    """Whether another worker began this attempt first: the one launched from here has exited, which says nothing about the attempt."""
 
 
-TAKEN = Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, "another worker was faster to begin this attempt", is_elsewhere=True)
-"""What is to be observed of a launch whose worker left for that reason."""
+TAKEN = Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, "another worker began this attempt first", is_elsewhere=True)
+"""The observation of a launch whose worker exited for that reason."""
 
 
 def worker_arguments(plan: "Plan") -> list[str]:
-    """What every worker is told of its attempt, as words of its command line: run, number, and which ``run.json`` it may carry out."""
+    """The arguments that every worker gets: run, attempt, and the digest of the ``run.json`` that it may run."""
     return ["--run", plan.run_id, "--attempt", str(plan.attempt), "--record", plan.record_sha256]
 
 
@@ -111,7 +111,7 @@ class Provider(Protocol):
         """The Python on this provider's machines that runs the worker and the built-in trainers."""
 
     def render(self, plan: "Plan") -> Request:
-        """The exact request that would start this plan's attempt. Pure: reads nothing but its arguments, writes nothing."""
+        """The exact request that would start this plan's attempt. Pure: it reads nothing but its arguments and writes nothing."""
 
     def check(self, request: Request) -> list[str]:
         """What the provider would refuse in this request, each with the field and the rule; empty if nothing."""
@@ -120,37 +120,37 @@ class Provider(Protocol):
         """Start the attempt; ``secrets`` are handed to it and kept nowhere. Raises AlreadyLaunchedError if it was started before."""
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
-        """The attempt, if it was ever launched: brings back what was lost between launching and writing it down.
+        """The attempt, if it was ever launched: recovers a launch that was never recorded.
 
-        ``settings`` are this machine's own for the provider, never those of a run directory. Raises ProviderError if the provider cannot
+        ``settings`` come from this machine's config file, never from a run directory. Raises ProviderError if the provider cannot
         be asked.
         """
 
     def observe(self, handle: Handle) -> Observation:
-        """Where the attempt stands, as the provider sees it. Never raises for a state that it does not know: that is unknown."""
+        """The attempt's state, as the provider sees it. Never raises for a state that it does not know: the cause is then *unknown*."""
 
     def cancel(self, handle: Handle, force: bool = False) -> None:
-        """Tell the attempt to stop, with its grace period; ``force`` ends it, and whatever it left behind, at once. Returns without
+        """Tell the attempt to stop, with its grace period; ``force`` kills it, and any process that it left, at once. Returns without
         waiting.
         """
 
-    def tidy(self, handle: Handle) -> None:
-        """Take away what an attempt that has ended left at the provider (containers, networks), as far as it can be reached.
+    def clean_up(self, handle: Handle) -> None:
+        """Remove what an ended attempt left at the provider (containers, networks), as far as it can be reached.
 
-        It is called once the end is written down, when the worker may still be leaving: give it a moment. Doing it twice changes nothing;
-        an attempt that goes on is left alone.
+        It is called once the end is recorded, when the worker may still be exiting: give it a moment. A second call changes nothing;
+        a running attempt is left alone.
         """
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
-        """What the provider itself holds of the output from before the worker started, from ``cursor`` on, and the next cursor."""
+        """The provider's own log, which has the output from before the worker started, from ``cursor`` on; and the next cursor."""
 
 
 @runtime_checkable
 class ManyObserved(Protocol):
-    """A provider that looks at many attempts at once, with a listing instead of a question each. Not every provider has to."""
+    """A provider that observes many attempts with one listing. Optional."""
 
     def observe_all(self, handles: Sequence[Handle]) -> list[Observation]:
-        """What ``observe`` says of each, in their order."""
+        """The observations that ``observe`` would return, in the same order."""
 
 
 @runtime_checkable
@@ -158,8 +158,8 @@ class RegistryLogin(Protocol):
     """A provider whose machines pull images from a registry of its own, with a login that is not in Docker's config file."""
 
     def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
-        """User and password for the registry of ``settings["repository"]``, whose repository is made first if the settings want that. It is
-        asked again for a push that lasts longer than the login does. The login is bound to the host that the repository begins with.
+        """User and password for the registry of ``settings["repository"]``, which is created first if the settings ask for it. It is
+        called again if a push outlasts the login. The login is bound to the host that the repository begins with.
 
         None for a registry that is not the provider's own: Docker's own login is used. Raises ProviderError.
         """
@@ -167,10 +167,10 @@ class RegistryLogin(Protocol):
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One thing that a provider needs, and whether it is there."""
+    """One thing that a provider needs, and whether it exists."""
 
     name: str
-    """What it is, such as ``role``; the provider's own name is put before it."""
+    """Its name, such as ``role``; the provider's name is prefixed."""
     status: Literal["ok", "warning", "error"]
     detail: str
     remedy: str = ""
@@ -178,7 +178,7 @@ class Diagnosis:
 
 @runtime_checkable
 class Diagnosed(Protocol):
-    """A provider that can tell whether everything that its settings name is there and allowed: for ``cloud-train doctor --config``."""
+    """A provider that checks that what its settings name exists and is permitted, for ``cloud-train doctor --config``. Optional."""
 
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
-        """Credentials, machines, role, registry, quota: one at a time. Starts nothing, and raises nothing that it can put into words."""
+        """Credentials, machines, role, registry, quota: one finding at a time. Starts nothing; an error is a finding."""

@@ -1,8 +1,8 @@
 """The ``local`` provider: the worker as a detached process of this machine.
 
 Whether an attempt is alive is asked of a lock, not of a process id: the launcher takes an flock on a file of the attempt and hands the open
-descriptor to the worker, so there is no moment at which a live attempt is unlocked, the kernel lets the lock go however the worker ends,
-and a recycled process id can never be mistaken for the run. The file also takes what the worker's Python says before the worker can keep
+descriptor to the worker, so a live attempt is never unlocked, the kernel releases the lock however the worker ends,
+and a recycled process id is never mistaken for the run. The file also takes the output of the worker's Python before the worker can keep
 its own log.
 """
 
@@ -64,10 +64,10 @@ class LocalProvider:
     def check(self, request: Request) -> list[str]:
         """The interpreter has to exist."""
         python = Path(request["command"][0])
-        return [] if python.is_file() else [f"local.python: there is no Python at {python}"]
+        return [] if python.is_file() else [f"local.python: no Python at {python}"]
 
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
-        """Start the worker, detached from this terminal, with the attempt's lock in its hands."""
+        """Start the worker, detached from this terminal, with the attempt's lock."""
         lock = Path(request["lock"])
         descriptor = self._take_lock(lock, request["run_id"], request["attempt"])
         try:
@@ -89,20 +89,20 @@ class LocalProvider:
         return Handle(request["run_id"], request["attempt"], self.name, request["store"], {"pid": process.pid, "lock": str(lock)})
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
-        """An attempt was launched from this home if its lock is held, or if there is one and its worker wrote a status."""
+        """An attempt was launched from this home if its lock is held, or if its lock file exists and its worker wrote a status."""
         lock = self._lock_file(run_id, attempt)
         handle = Handle(run_id, attempt, self.name, store, {"lock": str(lock)})
         return handle if locks.is_held(lock) or (lock.exists() and _status(handle)) else None
 
     def observe(self, handle: Handle) -> Observation:
-        """Running while the lock is held; a worker that let it go without writing an end has died."""
+        """Running while the lock is held; a worker that released it without writing an end has died."""
         lock = _lock_of(handle)
         if locks.is_held(lock):
             return Observation(State.RUNNING)
         if _is_of_another_worker(handle):
             return TAKEN
         last_words = _last_words(lock)
-        message = "the worker ended without a word: it was killed, or the machine was restarted"
+        message = "the worker was killed, or the machine was restarted"
         return Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, f"{message}: {last_words}" if last_words else message)
 
     def cancel(self, handle: Handle, force: bool = False) -> None:
@@ -113,11 +113,11 @@ class LocalProvider:
         if force:
             _kill_leftovers(handle)
 
-    def tidy(self, handle: Handle) -> None:
-        """Nothing: a process leaves nothing behind, and its small lock file says for good that it was launched."""
+    def clean_up(self, handle: Handle) -> None:
+        """Nothing: a process leaves nothing behind, and its small lock file records that it was launched."""
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
-        """What the worker's Python said before the worker could keep its own log."""
+        """The output of the worker's Python from before the worker could keep its own log."""
         start = int(cursor or 0)
         try:
             with _lock_of(handle).open("rb") as file:
@@ -135,7 +135,7 @@ class LocalProvider:
             descriptor = locks.take(path)
         except OSError as error:
             raise ProviderError(
-                f"cannot write {path}: {error.strerror}", hint="make that folder writable, or name another one with CLOUD_TRAIN_HOME"
+                f"cannot write {path}: {error.strerror}", hint="make that folder writable, or choose another one with CLOUD_TRAIN_HOME"
             ) from error
         if descriptor is None:
             raise AlreadyLaunchedError(f"attempt {attempt} of {run_id} runs already")
@@ -151,7 +151,7 @@ def _status(handle: Handle) -> AttemptStatus | None:
 
 
 def _is_of_another_worker(handle: Handle) -> bool:
-    """Whether somebody on another machine, or from another home, was faster to begin this attempt, so that ours left at once."""
+    """Whether a worker on another machine, or from another home, began this attempt first, so that ours exited at once."""
     status = _status(handle)
     if status is None or status.state.is_end:
         return False
@@ -180,8 +180,8 @@ def _lock_of(handle: Handle) -> Path:
 
 
 def _worker(handle: Handle) -> int | None:
-    """The process of the worker that this home launched for the attempt. What a run directory says of its number does not count: it is
-    known by the launch that stands in its environment.
+    """The process of the worker that this home launched for the attempt. The process id in a run directory does not count: the worker is
+    recognized by the launch in its environment.
     """
     pid = handle.reference.get("pid")
     if isinstance(pid, int):

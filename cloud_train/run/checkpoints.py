@@ -1,7 +1,7 @@
 """Checkpoints in a local folder: publish with a manifest written last, find the newest valid one, prune the old.
 
 A checkpoint is a folder ``step-<n>`` with a valid manifest (``run.manifest``); anything else in the folder does not exist. The folder above
-that of the checkpoints is trusted, as a run's own is; from there on no link is followed, whoever puts one there and when.
+that of the checkpoints is trusted, as a run's own is; from there on no link is followed.
 """
 
 import os
@@ -19,7 +19,7 @@ from cloud_train.run.manifest import REMOVE_LINK, Manifest, check_sizes, verify,
 from cloud_train.run.ranking import USUAL, Ranking
 
 Place = TypeVar("Place", bound=Hashable)
-"""Where a checkpoint lies: a folder, or a name in a store."""
+"""Where a checkpoint is: a folder, or a name in a store."""
 
 _LONGEST = 18  # digits that layout.step_of accepts: a second, equally valid name for the same step
 
@@ -59,7 +59,7 @@ def put_in_place(temporary: str, checkpoints: Path, name: str) -> None:
 
 
 def newest_valid(checkpoints: Path, note: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose every byte checks; ``note`` gets a line for each one passed over, with the reason.
+    """The newest checkpoint whose every byte checks; ``note`` gets a line for each one that is skipped, with the reason.
 
     Raises StoreError if a link is in the place of the folder.
     """
@@ -67,7 +67,7 @@ def newest_valid(checkpoints: Path, note: Callable[[str], None]) -> Path | None:
         try:
             _check_step(folder, step, verify(folder, checkpoints.parent))
         except CorruptError as error:
-            note(f"passed over checkpoint {folder.name}: {error.message}")
+            note(f"skipped checkpoint {folder.name}: {error.message}")
         else:
             return folder
     return None

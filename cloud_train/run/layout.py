@@ -4,7 +4,7 @@
 
     run.json                        the spec, the plan and provenance: written once
     attempts/<n>/status.json        state, cause, heartbeat, host
-    attempts/<n>/cancel             exists once somebody asked for this attempt to be cancelled
+    attempts/<n>/cancel             exists once this attempt is to be cancelled
     attempts/<n>/failure            what the program says of its own end (text, or JSON with "message" and "cause")
     attempts/<n>/logs/node-<r>/output.log    byte-exact output of the program
     attempts/<n>/logs/node-<r>/worker.log    what the worker did
@@ -14,7 +14,7 @@
     attempts/<n>/start              of several nodes: name of the checkpoint that all of them start from, which node 0 chose; may be empty
     attempts/<n>/next               of several nodes: node 0 waits here to begin another attempt, and writes the time again and again
     checkpoints/step-00001200/      files, and manifest.json, written last
-    moved                           URL of the run directory that this one was moved to; nothing goes on here
+    moved                           URL of the run directory that this one was moved to; it is not continued here
     model/                          the final model, and manifest.json, written last
 """
 
@@ -27,7 +27,7 @@ MODEL = "model"
 MANIFEST = "manifest.json"
 MOVED = "moved"
 AT_ONCE = b"at once\n"
-"""What stands in the mark of somebody who cancels without the grace period."""
+"""Content of the cancellation mark that skips the grace period."""
 
 _STEP = re.compile(r"step-([0-9]{1,18})")
 

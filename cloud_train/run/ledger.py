@@ -1,6 +1,6 @@
 """The ledger: this machine's record of runs and attempts, so that nothing that was started is ever forgotten.
 
-A run is written down as *submitting* before anything is sent, and as launched afterwards. A submission that was cut off in between is found
+A run is recorded as *submitting* before anything is sent, and as launched afterwards. A submission that was cut off in between is found
 by ``orchestrator.state`` and settled by ``orchestrator.reconcile``.
 
 The ledger also holds what this machine trusts: the SHA-256 of each ``run.json`` that was written or accepted here, and the provider
@@ -41,7 +41,7 @@ class RecordKind(Enum):
     ACCEPTED = "accepted"
     """Another machine wrote it, and the caller accepted what it starts."""
     SEEN = "seen"
-    """Another machine wrote it, and nobody has accepted it."""
+    """Another machine wrote it, and it has not been accepted."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Ledger(LedgerReader):
             self._insert_record(run_id, record_sha256, RecordKind.OWN)
 
     def adopt(self, entry: Entry) -> None:
-        """Write down a run that was submitted elsewhere, as its run directory shows it; raises ConflictError if the id is taken."""
+        """Record a run that was submitted elsewhere, as its run directory shows it; raises ConflictError if the id is taken."""
         with self._change() as connection:  # one change: a row without a reference would be taken for a submission that was cut off
             self._insert_run(entry.run_id, entry.name, entry.provider, entry.store, entry.job_file, entry.created)
             connection.execute(
@@ -179,7 +179,7 @@ class Ledger(LedgerReader):
             )
 
     def know_record(self, run_id: str, sha256: str, kind: RecordKind) -> None:
-        """Write down a ``run.json`` by its SHA-256, beside those that are known already. One that is known as *seen* may become more."""
+        """Record a ``run.json`` by its SHA-256, beside those that are known already. One that is known as *seen* may become more."""
         with self._change():
             self._insert_record(run_id, sha256, kind)
 
@@ -194,7 +194,7 @@ class Ledger(LedgerReader):
             self._insert_attempt(run_id, number, provider, settings)
 
     def move(self, run_id: str, number: int, provider: str, store: str, *, settings: Mapping[str, Any], record_sha256: str) -> None:
-        """Write down that the run goes on with another provider or in another store, and its next attempt as *submitting*; raises
+        """Record that the run continues with another provider or in another store, and its next attempt as *submitting*; raises
         ConflictError if there is one of this number. From then on ``record_sha256`` is the only accepted ``run.json``.
         """
         with self._change() as connection:  # one change: an attempt that was cut off is looked for at its own place
@@ -204,12 +204,12 @@ class Ledger(LedgerReader):
             self._insert_attempt(run_id, number, provider, settings)
 
     def sending(self, run_id: str, number: int, now: float) -> None:
-        """Write down that the provider is asked to start the attempt, which is *submitting*, from ``now`` on."""
+        """Record that the provider is asked to start the attempt, which is *submitting*, from ``now`` on."""
         with self._change() as connection:
             connection.execute("UPDATE attempts SET started = ? WHERE run_id = ? AND number = ?", (now, run_id, number))
 
     def launched(self, run_id: str, number: int, reference: dict[str, Any]) -> None:
-        """Write down that the provider started the attempt, and its handle."""
+        """Record that the provider started the attempt, and its handle."""
         with self._change() as connection:
             connection.execute(
                 "UPDATE attempts SET started = CASE state WHEN 'submitting' THEN NULL ELSE started END,"
@@ -230,7 +230,7 @@ class Ledger(LedgerReader):
         host: str = "",
         resumed_step: int | None = None,
     ) -> None:
-        """Write down where an attempt stands; an attempt that the worker began by itself (a retry) is added."""
+        """Record where an attempt stands; an attempt that the worker began by itself (a retry) is added."""
         with self._change() as connection:
             connection.execute(
                 "INSERT INTO attempts"
@@ -256,7 +256,7 @@ class Ledger(LedgerReader):
         try:
             self._connection.execute("INSERT INTO runs (run_id, name, provider, store, job_file, created) VALUES (?, ?, ?, ?, ?, ?)", row)
         except sqlite3.IntegrityError as error:
-            raise ConflictError(f"the run {row[0]} is in the ledger already") from error
+            raise ConflictError(f"the run {row[0]} is already in the ledger") from error
 
     def _insert_record(self, run_id: str, sha256: str, kind: RecordKind) -> None:
         self._connection.execute(
@@ -272,7 +272,7 @@ class Ledger(LedgerReader):
                 (run_id, number, provider, State.SUBMITTING.value, json.dumps(dict(settings))),
             )
         except sqlite3.IntegrityError as error:
-            raise ConflictError(f"attempt {number} of {run_id} is in the ledger already") from error
+            raise ConflictError(f"attempt {number} of {run_id} is already in the ledger") from error
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
@@ -294,7 +294,7 @@ def _entry(row: tuple[Any, ...]) -> Entry:
 
 
 def _time(seconds: float | None) -> float | None:
-    """A time that can be shown. An earlier version wrote down whatever a run directory said."""
+    """A time that can be shown. An earlier version recorded whatever a run directory held."""
     return seconds if seconds is not None and 0 <= seconds <= LATEST else None
 
 

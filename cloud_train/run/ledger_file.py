@@ -105,7 +105,7 @@ def explained(path: Path) -> Iterator[None]:
     except (OSError, sqlite3.Error) as error:
         raise StoreError(
             f"cannot use the ledger {path}: {error}",
-            hint="check that its folder is writable and the disk not full, or name another folder with CLOUD_TRAIN_HOME",
+            hint="check that its folder is writable and the disk not full, or set CLOUD_TRAIN_HOME to another folder",
         ) from error
 
 
@@ -143,7 +143,7 @@ def _refuse_newer(version: int, path: Path) -> None:
     if version > _VERSION:
         raise StoreError(
             f"the ledger {path} was written by a newer cloud-train (its version is {version}, this one knows {_VERSION})",
-            hint="upgrade cloud-train, or name another folder with CLOUD_TRAIN_HOME",
+            hint="upgrade cloud-train, or set CLOUD_TRAIN_HOME to another folder",
         )
 
 

@@ -10,7 +10,7 @@ from cloud_train.private import FILE, make_folder
 
 
 def take(path: Path) -> int | None:
-    """Take the lock; returns the open descriptor that holds it (hand it on, or close it), or None if somebody else does."""
+    """Take the lock; returns the open descriptor that holds it (hand it on, or close it), or None if another process does."""
     make_folder(path.parent)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE)
     try:
@@ -38,7 +38,7 @@ def is_held(path: Path) -> bool:
 
 @contextmanager
 def held(path: Path) -> Iterator[bool]:
-    """Hold the lock for a block, and remove its file after; False says that somebody else holds it."""
+    """Hold the lock for a block, and remove its file after; False: another process holds it."""
     descriptor = take(path)
     try:
         yield descriptor is not None

@@ -1,7 +1,7 @@
-"""Metrics as they lie in a run directory: JSON lines, read from where the last look ended.
+"""Metrics of a run directory: JSON lines, read from where the last look ended.
 
 A line is ``{"step": 12, "epoch": 0.5, "time": 1795435200.1, "split": "train", "name": "loss", "value": 0.31}``; epoch, time and split may
-be missing, and a value that is not finite is null. A line that is no such object is skipped: a program may write anything.
+be missing, and a value that is not finite is null. Any other line is skipped: a program may write anything.
 """
 
 import json
@@ -56,7 +56,7 @@ class MetricsReader:
         self._attempt = attempt
         self._position = 0
         self._is_inside_a_line = False
-        """Whether the position is inside a line that is not read: it is too long, or its beginning was passed over."""
+        """Whether the position is inside a line that is not read: it is too long, or its beginning was skipped."""
         self.has_passed_over = False
         """Whether earlier metrics were not read, because there were more than ``MOST_BYTES``."""
 

@@ -11,7 +11,7 @@ from cloud_train.run.record import Program, RunRecord
 from cloud_train.spec.facts import DataFacts, LayerFacts
 
 NOT_WRITTEN = "0" * 64
-"""Stands for the SHA-256 of ``run.json`` in a plan that nobody has submitted."""
+"""In place of the SHA-256 of ``run.json`` in a plan that has not been submitted."""
 _BESIDE = frozenset({"job", "program", "record_sha256", "is_foreign"})
 """What is not among the plan's facts in ``run.json``: the first two stand beside them, and the others are about that file."""
 
@@ -84,7 +84,9 @@ class Plan:
             job = JobSpec.model_validate_json(json.dumps(record.job))
             return cls(run_id=record.run_id, attempt=attempt, job=job, program=record.program, record_sha256=record_sha256, **fields)
         except (TypeError, ValueError, KeyError, AttributeError) as error:  # pydantic's ValidationError is a ValueError
-            raise CorruptError(f"run.json of {record.run_id} holds no plan that this version of cloud-train can read: {error}") from error
+            raise CorruptError(
+                f"run.json of {record.run_id} does not hold a plan that this version of cloud-train can read: {error}"
+            ) from error
 
 
 def _check_types(fields: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ _MOST_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
-class Arrivals:
+class ShardExchange:
     """The folder, as one attempt on one node has it."""
 
     folder: Path
@@ -43,7 +43,7 @@ class Arrivals:
         _write(self._file("order"), json.dumps(list(shards)))
 
     def need(self, shard: int) -> None:
-        """Say that somebody is waiting for a shard. Raises OSError."""
+        """Say that the program is waiting for a shard. Raises OSError."""
         os.close(open_plain(self.folder / f"{_NEEDED}{shard}", os.O_WRONLY | os.O_CREAT))
 
     def arrived(self, shard: int) -> None:
@@ -67,7 +67,7 @@ class Arrivals:
         return _read(self._file("failed"))
 
     def stop(self) -> None:
-        """Tell whoever waits for a shard that the attempt is to end. Raises OSError."""
+        """Tell a program that waits for a shard that the attempt is to end. Raises OSError."""
         _write(self._file("stop"), "")
 
     @property
@@ -104,7 +104,7 @@ def _read(file: Path) -> str | None:
 
 def _write(file: Path, text: str) -> None:
     beside = file.with_name(f"{file.name}.{os.getpid()}")
-    beside.unlink(missing_ok=True)  # of a process before this one, or a link that somebody put there
+    beside.unlink(missing_ok=True)  # of an earlier process, or a planted link
     with os.fdopen(open_plain(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as opened:
         opened.write(text.encode(errors="surrogateescape"))
     beside.replace(file)

@@ -1,6 +1,8 @@
-"""Where an attempt stands, and the one enum that says why it ended: state, retry, text and exit code all follow from the cause."""
+"""The state of an attempt, and why it ended: the state, whether to retry, the text and the exit code all follow from the cause."""
 
 from enum import Enum
+
+from cloud_train import exit_status
 
 
 class _Text(str, Enum):  # noqa: UP042 -- StrEnum came with Python 3.11, and the worker runs on 3.10 as well
@@ -14,7 +16,7 @@ class _Text(str, Enum):  # noqa: UP042 -- StrEnum came with Python 3.11, and the
 
 
 class State(_Text):
-    """Where an attempt stands. The last four are ends."""
+    """The state of an attempt. The last four are ends."""
 
     SUBMITTING = "submitting"
     QUEUED = "queued"
@@ -50,7 +52,7 @@ class Cause(_Text):
 
     @property
     def state(self) -> State:
-        """The state that an attempt with this cause ends in. Cancelled is not failed; interrupted was no fault of the program."""
+        """The state that an attempt with this cause ends in. Cancelled is not failed; interrupted is not the program's fault."""
         return _STATE.get(self, State.FAILED)
 
     @property
@@ -72,25 +74,25 @@ _STATE = {
 }
 
 _TEXT = {
-    Cause.SUCCEEDED: "The program ended well.",
-    Cause.FAILED: "The program ended with an error.",
-    Cause.OUT_OF_MEMORY: "The program needed more memory than there was.",
-    Cause.PREEMPTED: "The machine was taken back, or told the run to stop.",
+    Cause.SUCCEEDED: "Completed successfully.",
+    Cause.FAILED: "The program failed.",
+    Cause.OUT_OF_MEMORY: "The program ran out of memory.",
+    Cause.PREEMPTED: "The machine was preempted or shut down.",
     Cause.CANCELLED: "The run was cancelled.",
     Cause.TIMED_OUT: "The run reached its time limit.",
     Cause.INFRASTRUCTURE: "The machine or its connection failed; the program did not.",
     Cause.REJECTED: "The provider did not accept the run.",
-    Cause.UNKNOWN: "The run ended, and nothing says why.",
+    Cause.UNKNOWN: "The run ended for an unknown reason.",
 }
 
 _EXIT_CODE = {
-    Cause.SUCCEEDED: 0,
-    Cause.FAILED: 10,
-    Cause.OUT_OF_MEMORY: 11,
-    Cause.PREEMPTED: 12,
-    Cause.CANCELLED: 13,
-    Cause.TIMED_OUT: 14,
-    Cause.INFRASTRUCTURE: 15,
-    Cause.REJECTED: 16,
-    Cause.UNKNOWN: 17,
+    Cause.SUCCEEDED: exit_status.OK,
+    Cause.FAILED: exit_status.FAILED,
+    Cause.OUT_OF_MEMORY: exit_status.OUT_OF_MEMORY,
+    Cause.PREEMPTED: exit_status.PREEMPTED,
+    Cause.CANCELLED: exit_status.CANCELLED,
+    Cause.TIMED_OUT: exit_status.TIMED_OUT,
+    Cause.INFRASTRUCTURE: exit_status.INFRASTRUCTURE,
+    Cause.REJECTED: exit_status.REJECTED,
+    Cause.UNKNOWN: exit_status.UNKNOWN,
 }

@@ -1,4 +1,4 @@
-"""What grows while a run goes on (its output, its metrics) as it lies in a store: one file that is appended to, or segments.
+"""What grows while a run is at work (its output, its metrics) as it is in a store: one file that is appended to, or segments.
 
 No object of a cloud's store can be appended to. There a stream is a row of objects, each named after the byte at which it begins::
 
@@ -10,13 +10,17 @@ A segment is written once, and again with the same bytes where an answer was los
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Protocol
 
 from cloud_train.storage.base import ObjectMissingError, Store
 
 _OFFSET = re.compile(r"\.([0-9]{15})")
+_PIECE_BYTES = 1 << 20
+_TAIL_PIECE_BYTES = 1 << 16
+_TAIL_BYTES = 16 << 20  # in which the beginning of a tail is looked for, and as much again as the lines may have
+_LONGEST_LINE_BYTES = 1 << 16
 _READ_AT_ONCE = 32  # segments are small: what they take is the waiting for each, and a run of a day has some 9,000
 
 
@@ -27,17 +31,17 @@ class Stream(Protocol):
         """Whether its writer has begun."""
 
     def size(self) -> int:
-        """How many bytes can be read now; 0 if there is no such stream yet."""
+        """How many bytes can be read now; 0 if the stream does not exist yet."""
 
     def read(self, start: int, end: int | None = None) -> bytes:
         """Bytes ``start`` to ``end``, or as many of them as there are now; may return fewer than there are."""
 
     def forget(self, before: int) -> None:
-        """Nothing before this byte is read again: whoever follows a stream for days knows no more of it than at the beginning."""
+        """Nothing before this byte is read again: so following a stream for days takes no more memory than at the beginning."""
 
 
 def open_stream(store: Store, key: str) -> Stream:
-    """The stream ``key``, in whichever form it lies in this store."""
+    """The stream ``key``, in whichever form this store has it."""
     return FileStream(store, key) if store.local_path(key) is not None else SegmentedStream(store, key)
 
 
@@ -47,7 +51,7 @@ def segment_key(key: str, offset: int) -> str:
 
 
 def stream_of(key: str) -> tuple[str, int] | None:
-    """The stream and the offset of a segment's key, or None for an object that is no segment."""
+    """The stream and the offset of a segment's key, or None for an object that is not a segment."""
     match = _OFFSET.search(key, max(0, len(key) - 16))
     return (key[: match.start()], int(match[1])) if match else None
 
@@ -81,7 +85,7 @@ class FileStream:
 
 
 class SegmentedStream:
-    """A stream in segments. What it knows of them stays until it may ``forget``; only what lies behind is asked for again: one request
+    """A stream in segments. What it knows of them stays until it may ``forget``; only what follows is asked for again: one request
     where nothing is new.
     """
 
@@ -121,12 +125,12 @@ class SegmentedStream:
             del self._starts[:known], self._keys[:known]
 
     def missing(self) -> tuple[int, int] | None:
-        """The first range of bytes that never arrived though later ones did; of a run that goes on they may still come."""
+        """The first range of bytes that never arrived though later ones did; of a run that is at work they may still come."""
         self._look()
         return None if self._behind_a_gap is None else (self._end, self._behind_a_gap)
 
     def _look(self) -> None:
-        # The last segment is looked at again: it may have been written a second time, and longer, by a writer that began anew.
+        # The last segment is looked at again: it may have been written a second time, and longer, by a restarted writer.
         after = self._keys[-2] if len(self._keys) > 1 else ""
         self._behind_a_gap = None
         for info in self._store.list(self._key, after):
@@ -149,6 +153,56 @@ class SegmentedStream:
 
         with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
             return list(pool.map(lambda part: self._store.get(*part), wanted))
+
+
+class LogReader:
+    """Reads one log; each ``read`` continues where the one before ended."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self.stream = open_stream(store, key)
+        self._position = 0
+
+    def skip_to_tail(self, lines: int) -> None:
+        """Continue with the last ``lines`` lines."""
+        self._position = start_of_tail(self.stream, lines)
+
+    def read(self) -> Iterator[bytes]:
+        """What was added since the last call, in pieces of at most 1 MiB; nothing if the log does not exist yet."""
+        while piece := self.stream.read(self._position, self._position + _PIECE_BYTES):
+            self._position += len(piece)
+            self.stream.forget(self._position)
+            yield piece
+
+
+def start_of_tail(stream: Stream, lines: int) -> int:
+    """Where the last ``lines`` lines of a log begin, in bytes; a last line without a line feed counts as a line.
+
+    A tail of enormous lines (a file full of NULs, say) is cut: it begins at most 16 MiB, and 64 KiB for each line, before the end.
+    """
+    end = stream.size()
+    if lines <= 0:
+        return end
+    wanted = lines
+    position = end
+    least = max(0, end - _TAIL_BYTES - lines * _LONGEST_LINE_BYTES)
+    while position > least:
+        start = max(least, position - _TAIL_PIECE_BYTES)
+        piece = stream.read(start, position)
+        if position == end and piece.endswith(b"\n"):
+            wanted += 1
+        feeds = piece.count(b"\n")
+        if feeds >= wanted:
+            return start + _end_of_nth_feed_from_right(piece, wanted)
+        wanted -= feeds
+        position = start
+    return least
+
+
+def _end_of_nth_feed_from_right(piece: bytes, count: int) -> int:
+    place = len(piece)
+    for _ in range(count):
+        place = piece.rindex(b"\n", 0, place)
+    return place + 1
 
 
 def _joined(wanted: list[tuple[str, int, int]], pieces: Iterable[bytes]) -> bytes:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-UNKNOWN = "not known before the data is there"
+UNKNOWN = "unknown until the data exists"
 """What the plan says of a number that only the data tells."""
 
 

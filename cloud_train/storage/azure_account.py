@@ -35,7 +35,7 @@ ENDPOINT = "AZURE_STORAGE_ENDPOINT"
 ACCOUNTS = ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_ACCOUNT_NAME")
 
 IDENTITIES = ("AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE", "IDENTITY_ENDPOINT", "MSI_ENDPOINT")
-"""Where one of these is set, somebody gave this process an identity: it is not silently done without."""
+"""Where one of these is set, this process was given an identity, which must not be ignored silently."""
 
 LOGIN_HINT = "sign in with: az login; or set AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN"
 
@@ -119,7 +119,9 @@ def _endpoint(name: str, text: str) -> str:
     """An endpoint as it is used: an emulator, which speaks plain HTTP, has the account's name in the path."""
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-        raise StoreError(f"{text.partition('?')[0]!r} is no endpoint of a storage account", hint=f"see {ENDPOINT} and {CONNECTION_STRING}")
+        raise StoreError(
+            f"{text.partition('?')[0]!r} is not an endpoint of a storage account", hint=f"see {ENDPOINT} and {CONNECTION_STRING}"
+        )
     path = parts.path.rstrip("/")
     if not path and parts.scheme == "http" and parts.hostname.split(".")[0] != name:
         path = f"/{name}"
@@ -176,11 +178,11 @@ class Credentials:
         return {"token": token[0], "expires_at": token[1]}
 
     def renew(self) -> bool:
-        """After a refusal: whether the chain, asked anew, gives another token than the last one. Raises StoreError where it fails."""
+        """After a refusal: whether the chain, asked again, gives another token than the last one. Raises StoreError where it fails."""
         with self._lock:
             if self._identity is None:  # a key or a SAS, which come from the environment, or nothing
                 return False
-            last, token = self._given, self._token(anew=True)
+            last, token = self._given, self._token(renewed=True)
             return token is not None and token[0] != last
 
     def for_sdk(self) -> "AzureNamedKeyCredential | AzureSasCredential | TokenCredential | None":
@@ -203,10 +205,10 @@ class Credentials:
         kind = AccessDeniedError if refused else TransientStoreError
         return kind(f"no token for the storage account {self.account.name!r}: {reason}", hint=LOGIN_HINT)
 
-    def _token(self, anew: bool = False) -> tuple[str, datetime] | None:
+    def _token(self, renewed: bool = False) -> tuple[str, datetime] | None:
         """A token of the identity that Azure's own chain finds, or None where it finds none.
 
-        The chain keeps tokens until they expire; ``anew``: another one is asked, which has kept none.
+        The chain keeps tokens until they expire; ``renewed``: a fresh chain is asked, which has kept none.
         """
         if self.account.endpoint.startswith("http://"):  # a token must not travel unencrypted
             self._anonymous = True
@@ -216,7 +218,7 @@ class Credentials:
         from azure.identity import DefaultAzureCredential
 
         quiet_sdk()
-        identity = DefaultAzureCredential() if anew or self._identity is None else self._identity
+        identity = DefaultAzureCredential() if renewed or self._identity is None else self._identity
         try:
             token = identity.get_token(_SCOPE)
         except (AzureError, OSError) as error:

@@ -90,7 +90,7 @@ class AzureStore(ObjectStorage):
         return self._errors.permission(action)
 
     def delete(self, key: str) -> None:
-        """Remove an object; it is no error if it is gone already."""
+        """Delete an object; no error if it does not exist."""
         blob = self.blob(key)
         try:  # not by obstore, which deletes with a batch of one, and whose code panics if the answer to that is damaged
             self.call(key, "delete", blob.delete_blob)
@@ -124,7 +124,7 @@ class AzureStore(ObjectStorage):
             raise self.failure(action, key, status, code, message) from error
 
     def _listed(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
-        # obstore would fetch everything and leave out what lies before `after`; the SDK can ask the service to begin there.
+        # obstore would fetch everything and leave out what is before `after`; the SDK can ask the service to begin there.
         found = self._sdk_listed(prefix, after) if after else super()._listed(prefix, after)
         return (replace(info, version=_quoted(info.version)) for info in found if info.key not in self._folders)
 

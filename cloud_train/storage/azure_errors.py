@@ -19,14 +19,14 @@ _NO_SUCH_HOST = "Name or service not known|No address associated|nodename nor se
 
 _PLAIN: dict[str, tuple[type[StoreError], str, str | None]] = {
     "UnauthorizedBlobOverwrite": (ObjectExistsError, "it exists already", None),  # to a SAS that may create, but not overwrite
-    "InvalidBlockList": (UploadGoneError, "the blocks of the upload that was begun are gone", None),
+    "InvalidBlockList": (UploadGoneError, "the blocks of the upload are not in the store any more", None),
     "InvalidBlobOrBlock": (
         StoreError,
-        "another program's unfinished upload is in the way",
+        "another program has an unfinished upload of this object",
         "let it end, or wait: it is gone a week after its last part",
     ),
     "Md5Mismatch": (TransientStoreError, "the bytes that arrived are not those that were sent", None),
-    "ContainerBeingDeleted": (StoreError, "the container is being deleted", "wait half a minute, and make it anew"),
+    "ContainerBeingDeleted": (StoreError, "the container is being deleted", "wait half a minute, then create it again"),
     "AccountIsDisabled": (AccessDeniedError, "the storage account is disabled", "see it in the Azure portal"),
 }
 _NOT_ACCEPTED = ("AuthenticationFailed", "InvalidAuthenticationInfo", "NoAuthenticationInformation")
@@ -92,7 +92,7 @@ class AzureErrors:
             return AccessDeniedError(f"the storage account {account.name!r} takes no account keys", hint=hint)
         if code in _NOT_ACCEPTED or status == _UNAUTHENTICATED:
             words = f"{self._who()} was not accepted ({code or status})"
-            return CredentialsEndedError(words, hint=f"is this machine's clock right? If it has expired, {self._anew()}")
+            return CredentialsEndedError(words, hint=f"is this machine's clock right? If it has expired, {self._create_again()}")
         if code == "AuthorizationFailure" and account.key is not None:  # a key may do everything
             hint = f"is it the key of {account.name!r}, and does the account's firewall let this machine in?"
             return AccessDeniedError(f"{self._who()} was refused ({code})", hint=hint)
@@ -103,7 +103,7 @@ class AzureErrors:
             return f"the account key in {self._account.source}"
         return "the token of this identity" if self._account.sas is None else f"the SAS token in {self._account.source}{self._until()}"
 
-    def _anew(self) -> str:
+    def _create_again(self) -> str:
         account = self._account
         if account.sas is None:
             return "sign in again with: az login" if account.key is None else f"set {account.source} to the account's present key"

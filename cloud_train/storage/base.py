@@ -14,7 +14,8 @@ The errors, a branch of ``cloud_train.errors``::
     ├── NotPlainError                6   a link, a pipe or a device of a local folder in the place of an object; a CorruptError too
     ├── AccessDeniedError            6   who asks has no permission, or no valid credentials
     │   └── CredentialsEndedError    6   the credentials were valid once, and are not any more
-    └── TransientStoreError          6   throttled, a server error, a connection that broke: trying again may help
+    ├── TransientStoreError          6   throttled, a server error, a connection that broke: trying again may help
+    └── RetriesExhaustedError        6   the same, still so when the retries were used up
 """
 
 from collections.abc import Iterator, Mapping
@@ -80,6 +81,10 @@ class TransientStoreError(StoreError):
     code = "store-unavailable"
     retry_after: float | None = None
     """Seconds that the server asks to wait before the next attempt."""
+
+
+class RetriesExhaustedError(StoreError):
+    """A request still failed transiently when its retries were used up. Trying again much later may help."""
 
 
 Buffer = Union[bytes, bytearray, memoryview]  # noqa: UP007 - the worker runs on Python 3.10 as well, where a class has no | at run time
@@ -171,10 +176,10 @@ class Store(Protocol):
         """The names of the folders directly under the folder ``prefix``, in order."""
 
     def delete(self, key: str) -> None:
-        """Remove an object; it is no error if it is gone already."""
+        """Delete an object; no error if it does not exist."""
 
     def multipart(self) -> Multipart:
         """How large objects are written; ``storage.transfer`` uses it."""
 
     def local_path(self, key: str) -> Path | None:
-        """Where this object lies as a local file, or None if the store is not a local folder: then no program can write to it."""
+        """Where this object is as a local file, or None if the store is not a local folder: then no program can write to it."""

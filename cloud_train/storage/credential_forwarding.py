@@ -47,13 +47,13 @@ def _of_aws_profile() -> dict[str, str]:
     try:
         import botocore.session
         from botocore.exceptions import BotoCoreError
-    except ModuleNotFoundError:  # whoever opens the store is told
+    except ModuleNotFoundError:  # opening the store reports it
         return {}
     session = botocore.session.get_session()
     try:
         credentials = session.get_credentials()
         frozen = credentials.get_frozen_credentials() if credentials else None
-    except BotoCoreError:  # an expired login, say: whoever opens the store is told
+    except BotoCoreError:  # an expired login, say: opening the store reports it
         return {}
     keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
     values = (frozen.access_key, frozen.secret_key, frozen.token) if frozen else ()

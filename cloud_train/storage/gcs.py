@@ -111,7 +111,7 @@ class GoogleStore(ObjectStorage):
             how = f"make it with: gcloud storage buckets create gs://{self.bucket} --location=REGION"
             return StoreError(f"there is no bucket {self.bucket!r}", hint=how)
         if code == TransientStoreError.__name__:
-            return TransientStoreError(message, hint="is the network up?")
+            return TransientStoreError(message, hint="check the network")
         if code == AccessDeniedError.__name__:
             return AccessDeniedError(message, hint=f"log in with: {LOGIN}")
         if status in (401, 403) and self._account.anonymous:
@@ -122,7 +122,7 @@ class GoogleStore(ObjectStorage):
         return None
 
     def _renew_credentials(self) -> bool:
-        account = _Account()  # which reads the files of the chain anew, for somebody may have logged in again
+        account = _Account()  # which reads the files of the chain again: the user may have logged in since
         if not account.has_another_token_than(self._account):
             return False
         self._account, self._client = account, account.obstore(self.bucket)
@@ -137,7 +137,7 @@ class GoogleStore(ObjectStorage):
                 page = answer.json()
                 infos = [self._info(item) for item in page.get("items", ())]
             except (ValueError, LookupError, TypeError, AttributeError) as error:
-                raise TransientStoreError(f"cannot list {self.url}: the answer is no list of objects") from error
+                raise TransientStoreError(f"cannot list {self.url}: the response is not a list of objects") from error
             yield from infos
             if not page.get("nextPageToken"):
                 return

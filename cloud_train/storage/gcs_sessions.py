@@ -1,7 +1,7 @@
 """Uploads in parts to Google Cloud Storage: resumable sessions (https://cloud.google.com/storage/docs/performing-resumable-uploads).
 
 A session takes the bytes of an object in order, in pieces of whole 256 KiB, and ends with the piece that says how long the object is. Its
-URI needs no credentials: whoever has it may write. So no message shows it, nor the text of the HTTP client's errors, which holds it.
+URI needs no credentials: anyone who has it may write. So no message shows it, nor the text of the HTTP client's errors, which holds it.
 
 So that an object cannot be seen before ``finish``, the bytes behind the last whole 256 KiB stay in this process until then.
 """
@@ -149,12 +149,12 @@ class ResumableSessions:
         try:
             answer = self._plain.request(method, token, data=body, headers=headers, timeout=TIMEOUTS, allow_redirects=False)
         except RequestException as error:
-            problem = TransientStoreError(f"{self._what(key)}: the connection broke ({type(error).__name__})", hint="is the network up?")
+            problem = TransientStoreError(f"{self._what(key)}: the connection broke ({type(error).__name__})", hint="check the network")
         else:
             if answer.status_code in (200, 201, 204, _INCOMPLETE):
                 return answer
             if answer.status_code in _GONE:
-                problem = UploadGoneError(f"{self._what(key)}: the upload that was begun is gone")
+                problem = UploadGoneError(f"{self._what(key)}: the upload is not known to the store any more")
             else:
                 problem = self._store.refused(answer, "write", key)
         self._forget(token, session_too=isinstance(problem, UploadGoneError))

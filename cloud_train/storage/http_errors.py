@@ -35,19 +35,19 @@ def error_of(status: int, code: str, message: str, what: str) -> StoreError:
     if code == BAD_CERTIFICATE:
         return StoreError(f"{what}: the server's certificate was not accepted: {words}", hint=_CERTIFICATE_HINT)
     if status == _NO_ANSWER or status in TRANSIENT_STATUSES:
-        hint = "the service is busy or ill: try again later" if status else "is the network up, and the endpoint right?"
+        hint = "the service is unavailable; retry later" if status else "check the network and the endpoint"
         return TransientStoreError(f"{what}: {code or status or 'no answer'}: {words}", hint=hint)
     if status in _REFUSED:
         return AccessDeniedError(f"{what}: no permission ({code or status}: {words})", hint="see: cloud-train doctor")
     if status == _MISSING:
-        return ObjectMissingError(f"{what}: there is no such object")
+        return ObjectMissingError(f"{what}: no such object")
     return StoreError(f"{what}: {code or status}: {words}")
 
 
 def _phrase(status: int) -> str:
     from http.client import responses  # 30 ms: it imports TLS and the parser of mails
 
-    return responses.get(status, "no explanation")
+    return responses.get(status, "no reason given")
 
 
 def answer_in(error: Exception) -> tuple[int, str, str]:

@@ -229,7 +229,7 @@ class HttpStore:
 
     def _request(self, key: str, start: int, end: int | None, version: str | None) -> http.Request:
         if any(part in (".", "..") for part in key.split("/")) or key.startswith("/") or "\\" in key:
-            raise InvalidKeyError(f"the key {key!r} does not stay inside the store {self.url}")
+            raise InvalidKeyError(f"the key {key!r} is outside the store {self.url}")
         request = http.Request(f"{self._base}/{quote(key, safe=_KEPT_IN_KEYS)}{self._query}", headers={"User-Agent": "cloud-train"})
         if start or end is not None:
             request.add_header("Range", f"bytes={start}-{'' if end is None else end - 1}")
@@ -283,7 +283,7 @@ def _answer_of(response: HTTPResponse, place: str) -> _Answer:
 
 
 def _pieces_of(answer: _Answer, start: int, end: int | None) -> Iterator[bytes]:
-    """What of an answer lies between ``start`` and ``end``: a server that ignores ranges sends what is before and behind as well."""
+    """What of an answer is between ``start`` and ``end``: a server that ignores ranges sends what is before and behind as well."""
     at = answer.start
     while (end is None or at < end) and (piece := answer.response.read1(_PIECE_BYTES)):
         wanted = piece[max(0, start - at) : None if end is None else max(0, end - at)]

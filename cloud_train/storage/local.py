@@ -112,7 +112,7 @@ class LocalStore:
         return iter(sorted(names))
 
     def delete(self, key: str) -> None:
-        """Remove an object; it is no error if it is gone already."""
+        """Delete an object; no error if it does not exist."""
         with suppress(ObjectMissingError), self._folder_of(key, "delete") as (directory, name):
             os.unlink(name, dir_fd=directory)
 
@@ -121,7 +121,7 @@ class LocalStore:
         return _Pieces(self)
 
     def local_path(self, key: str) -> Path | None:
-        """Where this object lies as a file."""
+        """Where this object is as a file."""
         return self.path_of(key)
 
     def path_of(self, key: str) -> Path:
@@ -158,7 +158,7 @@ class LocalStore:
     def _parts(self, key: str) -> Sequence[str]:
         parts = key.split("/") if key else []
         if "\0" in key or "\\" in key or any(part in ("", ".", "..") for part in parts):
-            raise InvalidKeyError(f"the key {key!r} does not stay inside the store {self.url}")
+            raise InvalidKeyError(f"the key {key!r} is outside the store {self.url}")
         return parts
 
     def _write(self, key: str, data: bytes, publish: Callable[[str, str, int], None]) -> os.stat_result:
@@ -292,16 +292,16 @@ def _explain(error: OSError, action: str) -> StoreError:
     if isinstance(error, FileExistsError) and action.startswith("write"):
         return ObjectExistsError(f"cannot {action}: it exists already")
     if isinstance(error, FileNotFoundError):
-        return ObjectMissingError(f"cannot {action}: there is no such file")
+        return ObjectMissingError(f"cannot {action}: no such file")
     if isinstance(error, IrregularError):
         what_to_do = "remove the link" if error.is_link else "move it away"
-        hint = f"a store holds plain files and folders only: {what_to_do}, then do it again"
+        hint = f"a store holds plain files and folders only: {what_to_do}, then retry"
         return NotPlainError(f"cannot {action}: {error.path} is {error.what}", hint=hint)
     hints = {
         errno.ENOSPC: "free some space on that disk, or choose another folder with --store FOLDER",
         errno.EDQUOT: "your disk quota is used up; choose another folder with --store FOLDER",
-        errno.EACCES: "you have no permission there; choose another folder with --store FOLDER",
-        errno.EPERM: "you have no permission there; choose another folder with --store FOLDER",
+        errno.EACCES: "permission denied there; choose another folder with --store FOLDER",
+        errno.EPERM: "permission denied there; choose another folder with --store FOLDER",
         errno.EROFS: "that disk is read-only; choose another folder with --store FOLDER",
         errno.ENOTDIR: "a part of that path is a file; choose another folder with --store FOLDER",
     }

@@ -1,9 +1,9 @@
 """What all clouds do alike: objects put, read, listed and deleted through obstore, one client in Rust for S3, Google's and Azure's storage.
 
 It costs about a tenth of what the clouds' own SDKs take for a request (docs/benchmarks.md). Left to the SDKs, one module a cloud, is what
-they do best: credentials, uploads in parts that another process can go on with, and listing keys that are no proper paths.
+they do best: credentials, uploads in parts, and listing keys that are not proper paths.
 
-The SHA-256 of every object lies in its user metadata under ``sha256``. obstore tries each request once: ``storage.retrying`` tries again.
+The SHA-256 of every object is in its user metadata under ``sha256``. obstore tries each request once: ``storage.retrying`` tries again.
 Only its synchronous calls are used; they release the interpreter lock, so threads run side by side.
 
 What a cloud says when it refuses has two parts. ``Explain`` turns its error codes into our errors; ``ObjectStorage.permission``, which each
@@ -15,6 +15,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import StoreError
@@ -30,7 +31,6 @@ from cloud_train.storage.base import (
     TransientStoreError,
 )
 from cloud_train.storage.http_errors import BEYOND_THE_END, answer_in, error_of
-from cloud_train.storage.renewal import Renewal
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult
@@ -48,6 +48,8 @@ ONE_TRY: "RetryConfig" = {"max_retries": 0}
 _PAGE = 1000
 _PIECE_BYTES = 1 << 18  # written while the processor's cache has it: with 1 MiB, the same writing costs nearly twice as much
 _LOOKED_AT_SINGLY = 10
+_UNDER_WAY_SECONDS = 60.0  # a request that was signed before the renewal may be refused after it
+_PAUSE_SECONDS = 5.0  # threads that are refused together ask once
 
 Explain = Callable[[int, str, str], StoreError | None]
 """A cloud's own words for an answer: HTTP status (0 without an answer), the service's error code, its message → an error, or None."""
@@ -173,7 +175,7 @@ class ObjectStorage:
         return iter(sorted(path.rstrip("/").rpartition("/")[2] for path in found))
 
     def delete(self, key: str) -> None:
-        """Remove an object; it is no error if it is gone already."""
+        """Delete an object; no error if it does not exist."""
         import obstore
 
         path = self.full_key(key)
@@ -193,7 +195,7 @@ class ObjectStorage:
         """The key in the bucket; raises InvalidKeyError."""
         parts = key.split("/")
         if any(part in ("", ".", "..") for part in parts) or "\\" in key or not key.isprintable():
-            raise InvalidKeyError(f"the key {key!r} does not stay inside the store {self.url}")
+            raise InvalidKeyError(f"the key {key!r} is outside the store {self.url}")
         return self._prefix + key
 
     def explained(self, error: Exception, action: str, key: str) -> StoreError:
@@ -211,7 +213,7 @@ class ObjectStorage:
         if isinstance(error, obstore.exceptions.PreconditionError):
             return ObjectChangedError(f"{place} changed while being read", hint="retry")
         if isinstance(error, FileNotFoundError):
-            return ObjectMissingError(f"cannot {action} {place}: there is no such object")
+            return ObjectMissingError(f"cannot {action} {place}: no such object")
         return self._in_general_words(action, key, *answer)
 
     def failure(self, action: str, key: str, status: int, code: str, message: str) -> StoreError:
@@ -286,15 +288,15 @@ class ObjectStorage:
     def _full_prefix(self, prefix: str) -> str:
         parts = prefix.split("/")
         if any(part in ("", ".", "..") for part in parts[:-1]) or parts[-1] in (".", "..") or "\\" in prefix:
-            raise InvalidKeyError(f"the prefix {prefix!r} does not stay inside the store {self.url}")
+            raise InvalidKeyError(f"the prefix {prefix!r} is outside the store {self.url}")
         return self._prefix + prefix
 
     def _listed(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
         """Obstore's listing as long as it tells the truth.
 
-        It refuses keys that are no proper paths, and shows ``folder/`` as ``folder`` and, at the top, ``/x`` as ``x``: where that could be,
+        It refuses keys that are not proper paths, and shows ``folder/`` as ``folder`` and, at the top, ``/x`` as ``x``: where that may be,
         the SDK lists, at ten times the CPU time; a few empty objects, which may be such folders, are looked at one by one instead.
-        A prefix that is no folder is filtered here.
+        A prefix that is not a folder is filtered here.
         """
         import obstore
 
@@ -337,6 +339,34 @@ class ObjectStorage:
 
     def _sdk_listed(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
         return (info for info in self._listing(prefix, after) if info.key.startswith(prefix) and info.key > after)
+
+
+class Renewal:
+    """When one store's credentials are renewed; may be used by many threads.
+
+    Each SDK renews temporary credentials before they expire. It cannot know that a key was replaced, that the user logged in again, or that
+    a token was revoked early: only the service's refusal tells. If the chain then finds other credentials, the request is worth another
+    attempt; if it finds the same ones, the refusal stands.
+    """
+
+    def __init__(self, renew: Callable[[], bool], clock: Callable[[], float] = time.monotonic) -> None:
+        """``renew`` asks the chain, and puts other credentials than those in use into their place; it returns whether there were any."""
+        self._renew, self._clock = renew, clock
+        self._lock = Lock()
+        self._renewed = self._asked = float("-inf")
+
+    def came(self) -> bool:
+        """After a refusal: whether there are other credentials by now. Raises StoreError where the chain itself ends in an error."""
+        with self._lock:
+            if self._clock() - self._renewed < _UNDER_WAY_SECONDS:
+                return True
+            if self._clock() - self._asked < _PAUSE_SECONDS:
+                return False
+            self._asked = self._clock()
+            if self._renew():
+                self._renewed = self._clock()
+                return True
+            return False
 
 
 def _info(key: str, result: "GetResult") -> ObjectInfo:

@@ -59,18 +59,18 @@ def _create(store: Store, key: str) -> str:
     try:
         store.create(key, _CONTENT[::-1])
     except ObjectExistsError:
-        return "made an object, and could not make it twice"
+        return "created an object, and could not create it twice"
     raise StoreError(
-        f"{store.url} let the same object be created twice",
-        hint="its server does not know conditional writes, which keep two workers from one attempt: use a newer version, or another one",
+        f"{store.url} allowed the same object to be created twice",
+        hint="its server does not support conditional writes, which keep two workers off one attempt: use a newer or another one",
     )
 
 
 def _read(store: Store, key: str) -> str:
     if store.get(key) != _CONTENT or store.stat(key).size != len(_CONTENT):
-        raise StoreError(f"{store.url}/{key} came back with other bytes than were written", hint="is a proxy or a cache in between?")
+        raise StoreError(f"{store.url}/{key} returned other bytes than were written", hint="is a proxy or a cache in between?")
     _find_nothing(store, f"{key}-missing")
-    return "read it back, and told a missing object from a forbidden one"
+    return "read it back, and can tell a missing object from a forbidden one"
 
 
 def _find_nothing(store: Store, key: str) -> str:
@@ -84,9 +84,9 @@ def _upload(store: Store, key: str) -> str:
     token = parts.begin(key, len(_CONTENT), "")
     parts.send(key, token, 0, 0, _CONTENT)
     parts.abort(key, token)
-    return "began an upload in parts, and gave it up"
+    return "started an upload in parts and aborted it"
 
 
 def _delete(store: Store, key: str) -> str:
     store.delete(key)
-    return "deleted it again"
+    return "deleted it"

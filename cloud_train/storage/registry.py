@@ -54,7 +54,7 @@ def check_url(url: str) -> None:
 
 
 def bucket_and_prefix(url: str) -> tuple[str, str]:
-    """The URL of the whole bucket (or container) that ``url`` lies in, and the rest, without '/' at its ends; raises UsageError."""
+    """The URL of the whole bucket (or container) that ``url`` is in, and the rest, without '/' at its ends; raises UsageError."""
     scheme, first, container, prefix = _parts(url)
     return f"{scheme}://{first}/{container}".rstrip("/"), prefix.rstrip("/")
 

@@ -8,9 +8,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from cloud_train.errors import StoreError
 from cloud_train.retry import RetryPolicy
-from cloud_train.storage.base import Buffer, CredentialsEndedError, Multipart, ObjectExistsError, ObjectInfo, Store, TransientStoreError
+from cloud_train.storage.base import (
+    Buffer,
+    CredentialsEndedError,
+    Multipart,
+    ObjectExistsError,
+    ObjectInfo,
+    RetriesExhaustedError,
+    Store,
+    TransientStoreError,
+)
 
 Result = TypeVar("Result")
 
@@ -20,7 +28,7 @@ DEFAULT_POLICY = RetryPolicy()
 def retrying(policy: RetryPolicy, action: Callable[[], Result]) -> Result:
     """The result of a call to a store, retried as the policy says.
 
-    Raises what the call raises, and StoreError in place of a TransientStoreError, so that no caller retries it again.
+    Raises what the call raises, and RetriesExhaustedError in place of a TransientStoreError, so that no caller retries it at once.
     """
     renewed = False
 
@@ -42,7 +50,7 @@ def retrying(policy: RetryPolicy, action: Callable[[], Result]) -> Result:
         )
     except TransientStoreError as error:
         tried = f"for {policy.time_limit:g} s" if policy.attempts is None else f"{policy.attempts} times"
-        raise StoreError(f"{error.message} (tried {tried})", hint=error.hint) from error
+        raise RetriesExhaustedError(f"{error.message} (tried {tried})", hint=error.hint) from error
 
 
 class RetryingStore:
@@ -83,7 +91,7 @@ class RetryingStore:
         return retrying(self._policy, lambda: self._store.read(key))
 
     def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[Buffer]:
-        """The bytes of a range; where it breaks off, it goes on behind the last piece that came."""
+        """The bytes of a range; where it breaks off, it continues after the last piece that came."""
         at = start
         coming: Iterator[Buffer] | None = None
 
@@ -106,7 +114,7 @@ class RetryingStore:
         return retrying(self._policy, lambda: self._store.stat(key))
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
-        """Every object under ``prefix``, in order; a listing that breaks off goes on behind the last key that came."""
+        """Every object under ``prefix``, in order; a listing that breaks off continues after the last key that came."""
         last = after
         listing: Iterator[ObjectInfo] | None = None
 
@@ -137,7 +145,7 @@ class RetryingStore:
         return _RetryingMultipart(self._store.multipart(), self._policy)
 
     def local_path(self, key: str) -> Path | None:
-        """Where this object lies as a local file."""
+        """Where this object is as a local file."""
         return self._store.local_path(key)
 
 

@@ -100,9 +100,9 @@ class S3Store(ObjectStorage):
         elif status in _REDIRECTS or code in _REGION_CODES:
             explained = self._elsewhere(message)
         elif code in _GONE_CODES:
-            explained = UploadGoneError("the upload that was begun is gone")
+            explained = UploadGoneError("the upload is not known to the store any more")
         elif code in _MOMENTARY_CODES:
-            explained = TransientStoreError(said, hint="try again in a moment")
+            explained = TransientStoreError(said, hint="retry in a moment")
         elif code in _REFUSALS:
             words, hint = _REFUSALS[code]
             kind = CredentialsEndedError if code in _ENDED else AccessDeniedError
@@ -142,7 +142,7 @@ _REDIRECTS = (301, 307, 308)
 _REGION_CODES = ("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 _GONE_CODES = ("NoSuchUpload", "InvalidPart")
 _MOMENTARY_CODES = (
-    "ConditionalRequestConflict",  # somebody else is writing this very key at this moment: the next try finds out who won
+    "ConditionalRequestConflict",  # another client is writing this key at this moment: the next attempt finds out which one won
     "OperationAborted",
     "RequestTimeout",
     *(
@@ -154,7 +154,7 @@ _MOMENTARY_CODES = (
     ),  # of the SDK
     *("BadDigest", "IncompleteBody", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"),  # bytes were damaged on their way
 )
-_RENEW = "renew them (`aws sso login`, or new values of AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN), and do it again"
+_RENEW = "renew them (`aws sso login`, or new values of AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN), and retry"
 _ENDED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId")
 """What S3 says of credentials that may have been good before."""
 _WHO = "`aws sts get-caller-identity` shows which credentials the AWS SDK finds"
@@ -167,7 +167,7 @@ _REFUSALS = {
     ),
     "InvalidAccessKeyId": ("AWS does not know this access key", _WHO),
     "SignatureDoesNotMatch": ("the secret key does not belong to the access key", _WHO),
-    "InvalidObjectState": ("the object lies in an archive", "restore it first: aws s3api restore-object"),
+    "InvalidObjectState": ("the object is archived", "restore it first: aws s3api restore-object"),
     **CREDENTIAL_PROBLEMS,
 }
 """Refusals that trying again at once cannot change → what each means, and the next step."""

@@ -190,7 +190,7 @@ _CERTIFICATES_LOCK = Lock()
 
 
 def obstore_client(bucket: str, settings: dict[str, Any], certificates: str | None) -> Any:
-    """Make the client of obstore for a bucket; raises UsageError for an endpoint that is no URL."""
+    """Make the client of obstore for a bucket; raises UsageError for an endpoint that is not a URL."""
     try:
         from obstore.store import S3Store as Client
     except ModuleNotFoundError as error:
@@ -198,7 +198,7 @@ def obstore_client(bucket: str, settings: dict[str, Any], certificates: str | No
     endpoint = settings.get("endpoint")
     if endpoint and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", endpoint):
         raise UsageError(
-            f"the endpoint {endpoint!r} is no URL", hint="write AWS_ENDPOINT_URL_S3 as https://address, or http://address:port"
+            f"the endpoint {endpoint!r} is not a URL", hint="write AWS_ENDPOINT_URL_S3 as https://address, or http://address:port"
         )
     with _trusting(certificates):
         # One request deletes one object: a bulk request would need its body hashed, and hides a refusal in a success.

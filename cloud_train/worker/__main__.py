@@ -8,9 +8,9 @@
     --record SHA256      SHA-256 of the run.json that was submitted: another one is not carried out
     --node-rank R        which of several nodes, from 0
     --nodes M            how many nodes there are
-    --platform NAME      the cloud that started this: it says which node this is (sagemaker, vertex, azureml)
-    --secrets PLACE      where the cloud keeps the job's secrets
-    --workspace FOLDER   where files lie meanwhile if the store is no folder of this machine; by default work/ in CLOUD_TRAIN_HOME
+    --platform NAME      the cloud that started this: it tells which node this is (sagemaker, vertex, azureml, or JSON with its variables)
+    --secrets PLACE      where the job's secrets are kept (worker.secrets)
+    --workspace FOLDER   where files are kept meanwhile if the store is a cloud's; by default work/ in CLOUD_TRAIN_HOME
     --lock-fd FD         an open file with a lock on it, to be kept for as long as this process lives
     --retry-delay S      seconds before another attempt, instead of a wait that grows
 
@@ -34,13 +34,13 @@ from cloud_train.errors import CloudTrainError, UsageError
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.registry import check_url, folder_of, scheme_of
 from cloud_train.worker import contract
-from cloud_train.worker.nodes.node import NodeContext, from_variables
-from cloud_train.worker.processes import chores
+from cloud_train.worker.nodes import NodeContext, from_variables
+from cloud_train.worker.processes import subprocesses
 from cloud_train.worker.supervisor import DEFAULT_TIMING, run_attempts
 
 if TYPE_CHECKING:
     from cloud_train.worker.platforms import Platform
-    from cloud_train.worker.shipping.remote import Remote
+    from cloud_train.worker.remote import Remote
 
 _NEEDED = ("--store", "--run", "--attempt", "--record")
 _OPTIONS = (*_NEEDED, "--node-rank", "--nodes", "--platform", "--secrets", "--workspace", "--lock-fd", "--retry-delay")
@@ -63,7 +63,7 @@ def main(arguments: list[str], signals: Signals) -> int:
         is_local = scheme_of(url) == "file"
         platform = _platform(options["--platform"]) if "--platform" in options else None
         if platform:
-            os.environ[contract.PLATFORM] = options["--platform"]
+            os.environ[contract.PLATFORM] = "plugin" if options["--platform"].startswith("{") else options["--platform"]
         if place := options.get("--secrets"):
             os.environ.update(_secrets(place, signals))
         store = LocalStore(folder_of(url) if is_local else Path(options.get("--workspace") or _workspace()))
@@ -114,7 +114,7 @@ def _platform(name: str) -> "Platform":
 
 
 def _remote(url: str, run_id: str) -> "Remote":
-    from cloud_train.worker.shipping.remote import Remote
+    from cloud_train.worker.remote import Remote
 
     return Remote(url, run_id)
 
@@ -122,7 +122,7 @@ def _remote(url: str, run_id: str) -> "Remote":
 def _secrets(place: str, signals: Signals) -> dict[str, str]:
     from cloud_train.worker import secrets
 
-    went_well, text = chores.do(partial(secrets.fetch, place), signals, signals.close_in_child, gives_up=True)
+    went_well, text = subprocesses.do(partial(secrets.fetch, place), signals, signals.close_in_child, gives_up=True)
     if not went_well:
         raise secrets.SecretsError(text)
     return secrets.parsed(text, place)

@@ -3,6 +3,8 @@
 docs/script-jobs.md explains them to users. The built-in trainers use nothing else.
 """
 
+from cloud_train import exit_status
+
 RUN_ID = "CLOUD_TRAIN_RUN_ID"
 """The run's id."""
 ATTEMPT = "CLOUD_TRAIN_ATTEMPT"
@@ -43,5 +45,5 @@ BEST = "CLOUD_TRAIN_BEST"
 PLATFORM = "_CLOUD_TRAIN_PLATFORM"
 """The cloud whose machine this is; not set elsewhere. The built-in trainers download nothing from such a machine itself."""
 
-STOPPED = 143
+STOPPED = exit_status.TERMINATED
 """Exit status of a program that stopped because of SIGTERM (128 + 15), its last checkpoint saved."""

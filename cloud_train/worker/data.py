@@ -40,7 +40,7 @@ _TELL_SECONDS = 30.0
 
 
 def is_in_store(data: str | None) -> bool:
-    """Whether the job's data lies in a store that is no folder of this machine, and has to be fetched."""
+    """Whether the job's data is in a cloud's store, and has to be fetched."""
     return data is not None and scheme_of(data) != "file"
 
 
@@ -54,7 +54,7 @@ def bring(url: str, cache: Path, note: Note, *, early: bool = False) -> Path:
 
     With ``early``, a sharded image set is a folder that holds its index, and its shards as ``worker.fetcher`` brings them; any other folder
     holds what the store does and nothing else, because the trainers of image sets read whatever is there. Of several processes that want
-    the same at once, one fetches it and the others wait; one that was cut off goes on. Raises StoreError if there is nothing at ``url`` or
+    the same at once, one fetches it and the others wait; an interrupted download resumes. Raises StoreError if ``url`` is empty or
     the disk cannot take it, CorruptError if what came is not what was written.
     """
     from cloud_train.data.shards import INDEX
@@ -130,7 +130,7 @@ def below(prefix: str, name: str) -> str:
 def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo], place: Path, *, note: Note) -> None:
     """Make the place for the shards, with their index, once it is certain that all of them are in the store."""
     from cloud_train.data.shards import INDEX, MOST_INDEX_BYTES, read_index
-    from cloud_train.run.shard_exchange import Arrivals
+    from cloud_train.run.shard_exchange import ShardExchange
     from cloud_train.storage.transfer.files import Download, download
 
     sizes = {info.key: info.size for info in objects}
@@ -146,7 +146,7 @@ def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo],
         if found != shard.size:
             there = "is not there" if found is None else f"has {found:,} bytes there"
             raise CorruptError(
-                f"{url}: {shard.name}, of {shard.size:,} bytes by {INDEX}, {there}", hint="copy it there anew, or pack the images anew"
+                f"{url}: {shard.name}, of {shard.size:,} bytes by {INDEX}, {there}", hint="copy it there again, or pack the images again"
             )
     if is_folder(place):  # another run may be reading the shards in it
         note(f"data: {place} is not as it was when it was verified: its shards are compared with the index in the store")
@@ -160,7 +160,7 @@ def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo],
     else:
         remove(place)
         beginning.rename(place)
-    Arrivals(place, "").come_from(url)
+    ShardExchange(place, "").come_from(url)
     seal(place / INDEX)
 
 
@@ -241,7 +241,7 @@ def _is_file_of(path: Path, sha256: str) -> bool:
     """Whether a plain file with this SHA-256 is there."""
     import threading
 
-    from cloud_train.storage.transfer.hashing import hash_file
+    from cloud_train.storage.transfer.local_files import hash_file
 
     descriptor = open_to_read(path)
     if descriptor is None:
@@ -254,7 +254,7 @@ def _is_file_of(path: Path, sha256: str) -> bool:
 
 def _tell(summary: Summary, note: Note) -> None:
     for key, reason in summary.skipped:
-        note(f"data: passed over {key!r}: {reason}")
+        note(f"data: skipped {key!r}: {reason}")
     if summary.unverified:
         note(f"data: {len(summary.unverified):,} objects carry no SHA-256, so only their sizes could be compared")
 

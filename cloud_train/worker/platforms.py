@@ -4,6 +4,7 @@
   (https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html).
 - Vertex AI: ``CLUSTER_SPEC`` names the pools: node 0 is pool 0, the others are pool 1
   (https://cloud.google.com/vertex-ai/docs/training/distributed-training).
+- Another: the variables that its provider names as JSON (``run.platform_rules.NodeVariables``).
 - Azure ML: ``NODE_RANK``, ``AZUREML_NODE_COUNT`` and ``MASTER_ADDR``, as for every job with PyTorch's distribution
   (https://learn.microsoft.com/azure/machine-learning/how-to-train-distributed-gpu).
 """
@@ -15,20 +16,22 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cloud_train.errors import UsageError
+from cloud_train.run.platform_rules import NodeVariables
 from cloud_train.run.record import Program
 from cloud_train.run.states import Cause
-from cloud_train.worker.nodes.node import DEFAULT_PORT, NodeContext, from_variables
+from cloud_train.worker.nodes import DEFAULT_PORT, NodeContext, from_variables
 
 _PORT = "CLOUD_TRAIN_MASTER_PORT"
 
 
 @dataclass(frozen=True)
 class Platform:
-    """What starts the worker, and starts it anew where it takes machines back."""
+    """What starts the worker, and restarts it after preemption."""
 
     node: NodeContext
     job: str
@@ -50,13 +53,32 @@ class Platform:
 
 
 def platform_of(name: str, environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> Platform:
-    """The platform ``name`` as it shows itself here; raises UsageError if it does not. ``root`` is where its files are."""
-    if name not in _PLATFORMS:
-        raise UsageError(f"--platform is one of {', '.join(_PLATFORMS)}, not {name!r}")
+    """The platform ``name``, or that of a JSON of NodeVariables; raises UsageError if this machine is none of it.
+
+    ``root`` is the folder in which its files are.
+    """
+    find: Callable[[Mapping[str, str], Path], Platform]
+    if name.startswith("{"):
+        rules = NodeVariables.from_json(name)
+        name, find = "the provider's variables", partial(_by_variables, rules)
+    elif name in _PLATFORMS:
+        find = _PLATFORMS[name]
+    else:
+        raise UsageError(f"--platform is one of {', '.join(_PLATFORMS)} or JSON, not {name!r}")
     try:
-        return _PLATFORMS[name](environment, root)
+        return find(environment, root)
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise UsageError(f"this machine does not say what its place is, as one of {name} does: {type(error).__name__}: {error}") from error
+        raise UsageError(f"cannot determine the node rank on platform {name!r}: {type(error).__name__}: {error}") from error
+
+
+def _by_variables(rules: NodeVariables, environment: Mapping[str, str], root: Path) -> Platform:
+    node = NodeContext()
+    if rules.rank and rules.nodes and (nodes := int(environment[rules.nodes])) > 1:
+        address = environment[rules.address] if rules.address else "127.0.0.1"
+        port = {_PORT: environment[rules.port]} if rules.port else {}
+        node = _node(int(environment[rules.rank]), nodes, address, {**port, **environment})
+    failure_file = root / rules.failure_file.lstrip("/") if rules.failure_file else None
+    return Platform(node, environment[rules.job], failure_file, rules.restarts_failures)
 
 
 def _sagemaker(environment: Mapping[str, str], root: Path) -> Platform:

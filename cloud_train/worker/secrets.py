@@ -1,7 +1,8 @@
 """The job's secrets, from where the cloud keeps them: the place is on the worker's command line, the values are not.
 
 A place is ``aws-secret:NAME@REGION`` (AWS Secrets Manager), ``gcp-secret:projects/P/secrets/NAME`` (Google Secret Manager) or
-``azure-secret:https://VAULT.vault.azure.net/secrets/NAME`` (Azure Key Vault). What lies there is one JSON document, name → value.
+``azure-secret:https://VAULT.vault.azure.net/secrets/NAME`` (Azure Key Vault). Other providers use ``file-secret:PATH``, a file on the
+machine, or ``url-secret:`` with the JSON of a request (``run.platform_rules.SecretUrl``). Each holds one JSON document, name → value.
 
 The machine's token goes to its cloud's own hosts, over https, and follows no redirect (``storage.trusted_hosts``).
 """
@@ -10,18 +11,24 @@ from __future__ import annotations  # the worker runs on Python 3.10 as well, in
 
 import base64
 import json
+import os
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cloud_train.errors import CloudTrainError, UsageError
 from cloud_train.job.cloud_names import AWS_REGION, has_form
-from cloud_train.storage.trusted_hosts import AZURE_VAULT, UntrustedHostError, check, check_google
+from cloud_train.run.platform_rules import SecretUrl
+from cloud_train.storage.trusted_hosts import AZURE_VAULT, Credential, UntrustedHostError, check, check_google
 
 _GOOGLE = "https://secretmanager.googleapis.com/v1/"
 _TIMEOUT_SECONDS = 30.0
 _MOST_BYTES = 32_000
 _AWS_NAME = re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}")
 _GOOGLE_NAME = re.compile(r"projects/[a-z0-9.:-]+/secrets/[A-Za-z0-9_-]{1,255}")
+_VARIABLE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _AZURE_PATH = re.compile(r"https?://[^/?]+/secrets/[A-Za-z0-9-]{1,127}")
 
 
@@ -32,9 +39,15 @@ class SecretsError(CloudTrainError):
 
 
 def fetch(place: str) -> str:
-    """The secrets that lie at ``place``, as JSON; raises SecretsError. The clouds' SDKs start threads: call it in a child of the worker."""
+    """The secrets at ``place``, as JSON; raises SecretsError. The clouds' SDKs start threads: call it in a child of the worker."""
     kind, _, name = place.partition(":")
-    readers = {"aws-secret": _from_aws, "gcp-secret": _from_google, "azure-secret": _from_azure}
+    readers = {
+        "aws-secret": _from_aws,
+        "gcp-secret": _from_google,
+        "azure-secret": _from_azure,
+        "file-secret": _from_file,
+        "url-secret": _from_url,
+    }
     if kind not in readers:
         raise UsageError(f"--secrets begins with one of {', '.join(readers)}, not with {kind!r}")
     text = readers[kind](name)
@@ -50,7 +63,7 @@ def parsed(text: str, place: str) -> dict[str, str]:
     except ValueError:  # without its text, which holds the secrets
         values = None
     if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
-        raise SecretsError(f"what lies at {place} is not a JSON document of names and texts")
+        raise SecretsError(f"the secret at {place} is not a JSON document of names and texts")
     return values
 
 
@@ -99,14 +112,50 @@ def _from_google(name: str) -> str:
         raise SecretsError(f"the secret {name} cannot be read: {error}; {advice}") from error
 
 
-def _from_azure(url: str) -> str:
-    from urllib.error import HTTPError, URLError
-    from urllib.request import HTTPRedirectHandler, Request, build_opener  # brings sockets, which no other worker needs
+def _from_file(path: str) -> str:
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            return file.read(_MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise SecretsError(f"the job's secrets in {path} cannot be read: {error}") from error
+
+
+def _from_url(text: str) -> str:
+    rule = SecretUrl.from_json(text)
+    try:
+        host = urlsplit(rule.url).hostname or ""
+        check(rule.url, Credential("the token for the job's secrets", (host,)), "the address of the job's secrets")
+        headers = {name: _VARIABLE.sub(lambda match: os.environ[match[1]], value) for name, value in rule.headers.items()}
+        if rule.token_file is not None:
+            headers["Authorization"] = f"Bearer {Path(rule.token_file).read_text(encoding='utf-8').strip()}"
+        document = _document_at(rule.url, headers)
+        for key in rule.path:
+            document = document[key]
+        return document if isinstance(document, str) else json.dumps(document)
+    except UntrustedHostError as error:
+        raise SecretsError(f"{error.message}; {error.hint}") from error
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:  # what urllib raises is an OSError
+        raise SecretsError(f"the job's secrets at {rule.url} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _document_at(url: str, headers: Mapping[str, str]) -> Any:
+    """The JSON that a request brings; raises OSError, also for a redirect, which is not followed, and ValueError."""
+    from urllib.error import HTTPError
+    from urllib.request import HTTPRedirectHandler, Request, build_opener  # imports sockets, which no other worker needs
 
     class Unredirected(HTTPRedirectHandler):
         def redirect_request(self, *_: Any) -> None:
             return None  # the refusal is an HTTPError, with the status of the redirect
 
+    try:
+        with build_opener(Unredirected).open(Request(url, headers=dict(headers)), timeout=_TIMEOUT_SECONDS) as response:
+            return json.load(response)
+    except HTTPError as error:
+        error.close()
+        raise
+
+
+def _from_azure(url: str) -> str:
     if not _AZURE_PATH.fullmatch(url):
         raise SecretsError(f"{url!r} is not a secret of Azure Key Vault, such as https://VAULT.vault.azure.net/secrets/NAME")
     try:
@@ -122,12 +171,7 @@ def _from_azure(url: str) -> str:
     try:
         with DefaultAzureCredential() as credential:
             token = credential.get_token("https://vault.azure.net/.default").token
-        request = Request(f"{url}?api-version=7.4", headers={"Authorization": f"Bearer {token}"})
-        with build_opener(Unredirected).open(request, timeout=_TIMEOUT_SECONDS) as response:
-            document: dict[str, Any] = json.load(response)
-        return str(document["value"])
-    except (AzureError, URLError, KeyError, ValueError) as error:
-        if isinstance(error, HTTPError):
-            error.close()
+        return str(_document_at(f"{url}?api-version=7.4", {"Authorization": f"Bearer {token}"})["value"])
+    except (AzureError, OSError, KeyError, ValueError) as error:
         advice = "the machines' identity needs the role Key Vault Secrets User on the vault: see docs/clouds/azure.md"
         raise SecretsError(f"the secret {url} cannot be read: {error}; {advice}") from error

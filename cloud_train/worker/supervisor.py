@@ -1,27 +1,37 @@
-"""A worker's life: one attempt, and the further ones that the job asks for, until the run has ended or somebody stops it."""
+"""A worker's life: one attempt, and the further ones that the job asks for, until the run has ended or it is told to stop.
+
+A platform may start a worker again for the same job, and promises that the one before is gone. Its last status may be missing, because a
+machine that is taken back writes none: node 0 writes it then. Whether another attempt follows is up to the job's ``retry``, as everywhere.
+
+On other nodes than node 0, node 0 decides what the attempt's cause is and whether another attempt follows.
+"""
 
 from __future__ import annotations  # what only some runs need is named here, and imported where it is needed
 
+import time
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from cloud_train.errors import CloudTrainError
+from cloud_train.errors import CloudTrainError, StoreError
+from cloud_train.exit_status import TAKEN
+from cloud_train.run import layout
+from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause
 from cloud_train.storage.local import LocalStore
-from cloud_train.worker import following
 from cloud_train.worker.attempts.attempt import Attempt
-from cloud_train.worker.claiming import Claims
+from cloud_train.worker.context import AttemptContext, Timing
 from cloud_train.worker.ending import Ending
-from cloud_train.worker.nodes.node import NodeContext
+from cloud_train.worker.lease import AttemptLease
+from cloud_train.worker.nodes import NodeContext, nodes_named
 from cloud_train.worker.processes.signals import Signals
 from cloud_train.worker.processes.tree import become_subreaper
-from cloud_train.worker.restarting import TAKEN, next_attempt
-from cloud_train.worker.surroundings import Surroundings, Timing
+from cloud_train.worker.status import NodeStatus
 
 if TYPE_CHECKING:
     from cloud_train.worker.platforms import Platform
-    from cloud_train.worker.shipping.remote import Remote
+    from cloud_train.worker.remote import Remote
+
 
 DEFAULT_TIMING = Timing()
 
@@ -46,18 +56,18 @@ def run_attempts(
     """
     become_subreaper()
     job = platform.job if platform else ""
-    claims = Claims(store, run_id, first, record_sha256, node=node, signals=signals, timing=timing, remote=remote, job=job)
+    lease = AttemptLease(store, run_id, first, record_sha256, node=node, signals=signals, timing=timing, remote=remote, job=job)
     try:
-        start, exit_status = next_attempt(claims, first, platform.job) if platform else (first, None)
-        last = _attempts(claims, start, node=node, signals=signals, timing=timing) if exit_status is None else _Last(exit_status)
-    except CloudTrainError:  # a further attempt could not be taken: those before it are shipped all the same
-        claims.leave(0)
+        start, exit_status = next_attempt(lease, first, platform.job) if platform else (first, None)
+        last = _attempts(lease, start, node=node, signals=signals, timing=timing) if exit_status is None else _Last(exit_status)
+    except CloudTrainError:  # a further attempt could not be taken; those before it are uploaded anyway
+        lease.leave(0)
         raise
-    exit_status = claims.leave(last.exit_status)
+    exit_status = lease.leave(last.exit_status)
     if platform is None:
         return exit_status
     platform.tell(last.message)
-    return platform.exit_status(exit_status, claims.record.program) if last.is_final and exit_status == last.exit_status else exit_status
+    return platform.exit_status(exit_status, lease.record.program) if last.is_final and exit_status == last.exit_status else exit_status
 
 
 @dataclass(frozen=True)
@@ -70,30 +80,30 @@ class _Last:
     """Whether there is nothing more to do for the run, however often the platform starts a worker."""
 
 
-def _attempts(claims: Claims, first: int, *, node: NodeContext, signals: Signals, timing: Timing) -> _Last:
-    program = claims.record.program
+def _attempts(lease: AttemptLease, first: int, *, node: NodeContext, signals: Signals, timing: Timing) -> _Last:
+    program = lease.record.program
     number = first
-    while (at := claims.take(number)) is not None:
+    while (at := lease.take(number)) is not None:
         end = Attempt(number, at).run()
-        cause = end.cause if node.rank == 0 else following.attempt_cause(end, at)
+        cause = end.cause if node.rank == 0 else attempt_cause(end, at)
         is_retried = program.retries(cause, number)
         if node.rank > 0:
-            if not is_retried or signals.stop_requested or at.is_cancelled() or not following.another_follows(at):
-                return _Last(following.last_word(cause, at).exit_code, is_final=not is_retried)
+            if not is_retried or signals.stop_requested or at.is_cancelled() or not another_follows(at):
+                return _Last(last_word(cause, at).exit_code, is_final=not is_retried)
         elif not is_retried:
             return _Last(cause.exit_code, at.status.status.message)
         else:
             delay = timing.retry[min(number - first, len(timing.retry) - 1)]
-            at.journal.note(f"attempt {number + 1} of {program.attempts} follows in {delay:g} s")
+            at.worker_log.note(f"attempt {number + 1} of {program.attempts} follows in {delay:g} s")
             if not _wait(delay, at):
-                claims.bring_marks()
+                lease.bring_marks()
                 cause = _call_off(at, end).cause
                 return _Last(cause.exit_code, at.status.status.message, is_final=not program.retries(cause, number))
         number += 1
     return _Last(TAKEN)
 
 
-def _wait(seconds: float, at: Surroundings) -> bool:
+def _wait(seconds: float, at: AttemptContext) -> bool:
     """Wait before another attempt; False if the run is told to stop meanwhile."""
     until = monotonic() + seconds
     while not at.signals.stop_requested and not at.is_cancelled():
@@ -105,12 +115,89 @@ def _wait(seconds: float, at: Surroundings) -> bool:
     return False
 
 
-def _call_off(at: Surroundings, end: Ending) -> Ending:
-    """There will be no further attempt. Whoever cancels between two attempts gets a cancelled run, not a failed one."""
-    at.journal.note("no further attempt: told to stop")
+def _call_off(at: AttemptContext, end: Ending) -> Ending:
+    """No further attempt follows. A run that is cancelled between two attempts is cancelled, not failed."""
+    at.worker_log.note("no further attempt: told to stop")
     at.peers.withdraw()
     if not at.is_cancelled():
         return end
     cancelled = Ending(Cause.CANCELLED, f"cancelled before another attempt; this one: {end.cause.value}: {end.message}", end.exit_code)
     at.status.end(cancelled)
     return cancelled
+
+
+def next_attempt(lease: AttemptLease, first: int, job: str) -> tuple[int, int | None]:
+    """The attempt to take, from ``first`` on; with an exit status if there is none: it is that of another ``job``, or was the last one.
+
+    Raises StoreError if the store cannot be asked.
+    """
+    number, program = first, lease.record.program
+    while (text := lease.status_in_store(number)) is not None:
+        status = (NodeStatus if lease.rank else AttemptStatus).from_json(text.encode(), layout.status(number, lease.rank))
+        if status.launch != job:
+            return number, TAKEN
+        cause = _cause(lease, number, status) if lease.rank == 0 else Cause.PREEMPTED
+        if not program.retries(cause, number):
+            return number, cause.exit_code
+        lease.skip(number)
+        number += 1
+    return number, None
+
+
+def _cause(lease: AttemptLease, number: int, status: AttemptStatus) -> Cause:
+    """Why the attempt before ended; written down now if it had no last word."""
+    if status.cause is not None:
+        return status.cause
+    is_cancelled = lease.is_marked_in_store(number)
+    cause = Cause.CANCELLED if is_cancelled else Cause.PREEMPTED
+    message = "cancelled; the machine was preempted" if is_cancelled else "the machine was preempted, and the worker restarted"
+    try:
+        lease.put_status(number, status.ended_with(cause, message, time.time()))
+    except StoreError as error:
+        raise StoreError(f"the end of attempt {number} cannot be written: {error.message}", hint=error.hint) from error
+    return cause
+
+
+def attempt_cause(end: Ending, at: AttemptContext) -> Cause:
+    """Why the attempt ended, as node 0 wrote it down; this node's own cause if node 0 never came, is gone or takes too long."""
+    patience = at.timing.lost if end.is_consequence else at.timing.silence
+    since = monotonic()
+    while True:
+        at.peers.look()
+        status = at.peers.statuses.get(0)
+        if status is not None and status.cause is not None:
+            return status.cause
+        if at.peers.missing():
+            return end.cause
+        if at.peers.silent(patience):
+            at.worker_log.note(f"{nodes_named([0])} gives no sign of life: this node's own cause is {end.cause.value}")
+            return end.cause
+        if at.signals.stop_requested and monotonic() - since > at.timing.farewell:
+            return end.cause
+        at.signals.wait(at.timing.look)
+
+
+def another_follows(at: AttemptContext) -> bool:
+    """Wait until node 0 has begun another attempt; False if it does not, or is gone, or if this node is told to stop."""
+    said, changed, allowed = None, monotonic(), at.timing.farewell
+    while not at.signals.stop_requested and not at.is_cancelled():
+        if at.peers.has_begun_another():
+            return True
+        now_said = at.peers.announced()
+        if now_said != said:
+            said, changed, allowed = now_said, monotonic(), at.timing.silence
+        if (said is None and allowed == at.timing.silence) or monotonic() - changed > allowed:
+            break
+        at.signals.wait(at.timing.look)
+    at.worker_log.note("no further attempt")
+    return False
+
+
+def last_word(cause: Cause, at: AttemptContext) -> Cause:
+    """The cause of the last attempt: a run that is cancelled between two attempts is cancelled, as node 0 writes a moment later."""
+    give_up_at = monotonic() + at.timing.farewell
+    while cause is not Cause.CANCELLED and 0 in at.peers.statuses and at.is_cancelled() and monotonic() < give_up_at:
+        at.peers.look()
+        cause = at.peers.statuses[0].cause or cause
+        at.signals.wait(at.timing.join_look)
+    return cause

@@ -1,13 +1,14 @@
-"""Where an attempt's files lie on this machine. A local folder is its own workspace: program and worker write into the run directory."""
+"""Where an attempt's files are on this machine. A local folder is its own workspace: program and worker write into the run directory."""
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cloud_train.beneath import open_folder
+from cloud_train.beneath import open_folder, open_within, unlink_within
 from cloud_train.errors import StoreError
 from cloud_train.run import layout
 from cloud_train.storage.base import Store
@@ -21,7 +22,7 @@ class Workspace:
     """The paths of one attempt on one node."""
 
     store: Path
-    """The folder that the run directory lies in."""
+    """The folder that contains the run directory."""
     record: Path
     checkpoints: Path
     model: Path
@@ -61,3 +62,38 @@ class Workspace:
                 os.close(open_folder(self.store, folder.relative_to(self.store).parts, make=True))
         except OSError as error:
             raise StoreError(f"cannot make {error.filename}: {(error.strerror or str(error)).lower()}") from error
+
+
+RESERVE_BYTES = 64 * 1024
+"""Enough for a status and some lines of log, each in a block of its own."""
+
+
+class DiskReserve:
+    """A file that holds the space until it is needed."""
+
+    def __init__(self, path: Path, root: Path | None = None) -> None:
+        """``root``: a folder above, below which no link is followed."""
+        self._path, self._root = path, root
+
+    def take(self) -> None:
+        """Set the space aside, if there is any."""
+        with suppress(OSError):
+            descriptor = open_within(self._path, self._root, os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+            finally:
+                os.close(descriptor)
+
+    def release(self) -> None:
+        """Give the space back."""
+        with suppress(OSError):
+            unlink_within(self._path, self._root)
+
+
+def is_full(folder: Path) -> bool:
+    """Whether the disk under ``folder`` has no room left."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < RESERVE_BYTES

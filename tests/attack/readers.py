@@ -20,13 +20,12 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.trust import accept
 from cloud_train.run import documents, layout
-from cloud_train.run.logs import LogReader
 from cloud_train.run.manifest import parse_manifest, read_manifest
 from cloud_train.run.metrics import MetricsReader, merged
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import AttemptStatus, RunRecord
-from cloud_train.run.shard_exchange import Arrivals
-from cloud_train.run.streams import SegmentedStream, segment_key, stream_of
+from cloud_train.run.shard_exchange import ShardExchange
+from cloud_train.run.streams import LogReader, SegmentedStream, segment_key, stream_of
 from cloud_train.run.view import instant
 from cloud_train.storage.transfer.paths import place, unsafe
 from cloud_train.worker.attempts.program import on_this_machine
@@ -195,7 +194,7 @@ def arrivals(data: bytes) -> None:
     for kind in ("order", "failed"):
         (FOLDER / f".cloud-train-{kind}-run-0").write_bytes(data)
     (FOLDER / ".cloud-train-source").write_bytes(data)
-    said = Arrivals(FOLDER, "run")
+    said = ShardExchange(FOLDER, "run")
     assert sorted(said.in_order([1, 2, 3])) == [1, 2, 3]
     _keepable(said.failure, said.source)
 

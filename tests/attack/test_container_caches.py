@@ -17,7 +17,7 @@ from cloud_train.docker import container_paths
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.providers.docker.provider import DockerProvider
 from cloud_train.run.plan import Plan
-from cloud_train.run.shard_exchange import Arrivals
+from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.storage.registry import open_store
 from cloud_train.worker.data import bring
 from tests.docker_engine import engine_or_skip
@@ -183,7 +183,7 @@ def test_data_of_a_store_that_was_planted_or_changed_is_compared_with_the_store_
 
 
 def test_what_program_and_fetcher_say_to_each_other_goes_through_no_link(tmp_path: Path, outside: Path) -> None:
-    arrivals = Arrivals(tmp_path, "run", 0)
+    arrivals = ShardExchange(tmp_path, "run", 0)
     for name in ("order-run-0", f"order-run-0.{os.getpid()}", "failed-run-0", "stop-run-0"):
         (tmp_path / f".cloud-train-{name}").symlink_to(outside)
     (tmp_path / ".cloud-train-source").symlink_to(outside)
@@ -244,7 +244,7 @@ def test_what_a_container_plants_is_seen_by_its_own_job_alone(engine: "DockerCli
         runs = [Run(provider, replace(plan, run_id=f"test-261130-120000-000{number}")) for number in range(3)]
         runs[2].plan = replace(runs[2].plan, job_file="/another/job.yaml")
         for run in runs:
-            provider.tidy(run.finish())
+            provider.clean_up(run.finish())
     assert [run.output().splitlines()[0] for run in runs] == [b"[]", b"['downloads']", b"[]"]
     assert not (tmp_path / "home" / "data").exists()
 

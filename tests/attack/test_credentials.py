@@ -112,7 +112,7 @@ def test_googles_token_does_not_go_where_hostile_settings_lead(
         lambda: google.observe_all([handle, handle]),
         lambda: google.logs(handle, None),
         lambda: google.cancel(handle),
-        lambda: google.tidy(handle),
+        lambda: google.clean_up(handle),
         lambda: list(google.diagnose(chosen, "gs://bucket/runs")),
     )
     assert wire.heard == []
@@ -182,7 +182,7 @@ def test_azures_tokens_do_not_go_where_hostile_settings_lead(
         lambda: provider.observe(handle),
         lambda: provider.logs(handle, None),
         lambda: provider.cancel(handle),
-        lambda: provider.tidy(handle),
+        lambda: provider.clean_up(handle),
         lambda: list(provider.diagnose(chosen, None)),
     )
     assert wire.hosts() == set()
@@ -233,7 +233,7 @@ def test_a_request_signed_for_aws_does_not_go_to_a_region_that_is_none(
         lambda: provider.observe(handle),
         lambda: provider.logs(handle, None),
         lambda: provider.cancel(handle),
-        lambda: provider.tidy(handle),
+        lambda: provider.clean_up(handle),
         lambda: list(provider.diagnose({"region": region, "repository": f"123456789012.dkr.ecr.{region}.amazonaws.com/x"}, None)),
     )
     assert wire.heard == []

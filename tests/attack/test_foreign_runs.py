@@ -118,7 +118,7 @@ def test_a_changed_run_is_resumed_once_it_was_adopted_again_and_accepted(home: H
     rewrite(run, lambda record: record["program"].update(command=["/bin/sh", "-c", f"touch {tmp_path}/canary"]))
     notes: list[str] = []
     adopt(home, run.run_directory, note=notes.append)
-    assert notes == [f"run.json of {run.run_id} is not the one that is known here: resume will show what it starts, and ask"]
+    assert notes == [f"run.json of {run.run_id} has changed since this machine knew it: resume will show what it starts, and ask"]
     with pytest.raises(NotTrustedError):
         resume(home, run.run_id)
     assert not (tmp_path / "canary").exists()
@@ -228,6 +228,7 @@ def test_a_worker_does_not_carry_out_a_record_that_was_changed_after_its_launch(
     assert not (run_folder(run) / layout.attempt(2)).exists()
 
 
+@pytest.mark.cloud
 @pytest.mark.parametrize("name", CLOUDS)
 def test_no_credential_goes_where_a_run_directory_points(
     name: str, start: Submit, tmp_path: Path, attacker: Heard, monkeypatch: pytest.MonkeyPatch
@@ -303,7 +304,7 @@ def test_a_foreign_container_gets_no_user_network_or_folder_that_its_record_name
         rewrite(run, break_out)
         stranger = Home(tmp_path / "stranger")
         adopt(stranger, run.run_directory)
-        with pytest.raises(UsageError, match="/etc of the machine that submitted it") as caught:
+        with pytest.raises(UsageError, match="/etc on the machine that submitted it") as caught:
             resume(stranger, run.run_id, ask=accepting)
         assert f"cloud-train resume {run.run_id} --data FOLDER" in (caught.value.hint or "")
         from cloud_train.docker.engine import Engine
@@ -335,7 +336,7 @@ def test_a_local_run_does_not_get_a_folder_of_this_machine_into_a_container(home
 
     rewrite(run, point_there)
     adopt(other_home, run.run_directory)
-    with pytest.raises(UsageError, match="/etc of the machine that submitted it"):
+    with pytest.raises(UsageError, match="/etc on the machine that submitted it"):
         resume(other_home, run.run_id, elsewhere=Elsewhere(provider="docker"), ask=accepting)
 
 
@@ -414,6 +415,7 @@ def test_a_changed_run_in_a_store_whose_url_ends_with_a_slash_is_adopted_again(h
     assert resume(home, run.run_id, ask=accepting).attempt == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_its_directory_calls_ended_is_still_stopped_and_not_started_twice(home: Home, start: Submit, tmp_path: Path) -> None:
     run = start("touch started; exec sleep 600")
     wait_for_file(tmp_path / "started")
@@ -426,7 +428,7 @@ def test_a_run_that_its_directory_calls_ended_is_still_stopped_and_not_started_t
     assert update_run(home, run.run_id).state is State.FAILED
     worker.resume()
     now = iter(range(0, 10_000, 5))
-    with pytest.raises(ConflictError, match="still runs"):
+    with pytest.raises(ConflictError, match="is still running"):
         resume(home, run.run_id, sleep=lambda _: None, clock=lambda: float(next(now)))
     cancel(home, run.run_id)
     wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "the worker has gone")
@@ -439,6 +441,7 @@ def launched_by(home: Home, process: psutil.Process) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_attempts_that_somebody_made_up_cost_a_look_little(
     home: Home, start: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -522,7 +525,7 @@ def test_no_text_of_a_run_directory_makes_a_line_that_looks_like_ours(home: Home
 def test_a_run_that_is_known_in_one_store_is_not_adopted_from_another(home: Home, start: Submit, tmp_path: Path) -> None:
     run = end_of(home, start("false"))
     shutil.copytree(run_folder(run), tmp_path / "copy" / run.run_id)
-    with pytest.raises(ConflictError, match="in the ledger already"):
+    with pytest.raises(ConflictError, match="is already tracked here"):
         adopt(home, f"{tmp_path}/copy/{run.run_id}")
 
 

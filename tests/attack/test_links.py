@@ -22,7 +22,7 @@ from cloud_train.run import layout, manifest
 from cloud_train.run.checkpoints import newest_valid, prune, publish
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.record import Program
-from cloud_train.run.shard_exchange import Arrivals
+from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import NotPlainError, ObjectExistsError, ObjectMissingError, UploadGoneError
 from cloud_train.storage.local import LocalStore
@@ -30,15 +30,14 @@ from cloud_train.storage.transfer.files import Upload, upload
 from cloud_train.worker.api import Run
 from cloud_train.worker.attempts import sealing
 from cloud_train.worker.attempts.program import _open_log
-from cloud_train.worker.attempts.reserve import Reserve
-from cloud_train.worker.journal import Journal
 from cloud_train.worker.metrics import MetricsWriter
-from cloud_train.worker.nodes.node import NodeContext
+from cloud_train.worker.nodes import NodeContext
 from cloud_train.worker.redaction import Redactor
-from cloud_train.worker.shipping.folders import Folders
-from cloud_train.worker.shipping.remote import Remote
-from cloud_train.worker.shipping.streams import StreamShipper
-from cloud_train.worker.workspace import Workspace
+from cloud_train.worker.remote import Remote
+from cloud_train.worker.uploads.folders import FolderUploads
+from cloud_train.worker.uploads.streams import StreamUpload
+from cloud_train.worker.worker_log import WorkerLog
+from cloud_train.worker.workspace import DiskReserve, Workspace
 from tests.attack.run_directories import BAD, GOOD, changed, manifest_of, replaced_by, run_directory, write
 from tests.worker.launching import Launched
 
@@ -291,7 +290,7 @@ def test_checkpoints_that_become_a_link_are_neither_sealed_nor_deleted_and_end_t
     status = launched.run()
     assert status.cause is Cause.FAILED
     assert status.message.startswith(f"the checkpoints cannot be kept: {launched.directory / 'checkpoints'} is a link")
-    assert "SIGTERM for the program" in launched.journal()
+    assert "SIGTERM for the program" in launched.worker_log()
     assert state_of(outside) == before
 
 
@@ -473,8 +472,8 @@ def test_a_worker_writes_nothing_through_a_link_in_the_place_of_a_folder_above(t
     inner = tmp_path / "attempts" / "new.log"
     with pytest.raises(StoreError, match="attempts: it is a link"):
         _open_log(inner, tmp_path)
-    Journal(inner, Redactor([]), root=tmp_path).note("a line")
-    reserve = Reserve(tmp_path / "attempts" / ".cloud-train-reserve", tmp_path)
+    WorkerLog(inner, Redactor([]), root=tmp_path).note("a line")
+    reserve = DiskReserve(tmp_path / "attempts" / ".cloud-train-reserve", tmp_path)
     reserve.take()
     reserve.release()
     assert state_of(outside) == before
@@ -487,11 +486,11 @@ def test_nothing_behind_a_folder_that_becomes_a_link_is_shipped(tmp_path: Path, 
         (tmp_path / BAD / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / BAD / name).symlink_to(outside)
     workspace = LocalStore(tmp_path)
-    shipper = StreamShipper(
+    uploads = StreamUpload(
         workspace.path_of(f"{BAD}/attempts/1/status.json"), store, "log", by_line=False, clock=lambda: 0.0, root=workspace.folder
     )
-    shipper.look()
-    Folders(workspace, store, BAD, Program(("true",), "/"), node=NodeContext(), note=pytest.fail).look([], [1])
+    uploads.look()
+    FolderUploads(workspace, store, BAD, Program(("true",), "/"), node=NodeContext(), note=pytest.fail).look([], [1])
     assert list(store.list()) == []
     with pytest.raises(StoreError, match="attempts/1 is a link"):
         upload(store, [Upload(tmp_path / BAD / "attempts/1/status.json", "key", below=tmp_path / BAD)])
@@ -534,20 +533,20 @@ def test_a_worker_writes_no_log_no_metrics_and_no_reserve_through_a_link(tmp_pat
     link.symlink_to(outside / "status.json")
     with pytest.raises(StoreError, match="it is a link"):
         _open_log(link)
-    Journal(link, Redactor([])).note("a line")
+    WorkerLog(link, Redactor([])).note("a line")
     metrics = MetricsWriter(link)
     with pytest.raises(StoreError):
         metrics.add(1, None, "train", {"loss": 1.0})
-    Reserve(link).take()
+    DiskReserve(link).take()
     assert state_of(outside) == before
 
 
 def test_nothing_that_a_link_leads_to_is_shipped(tmp_path: Path, store: LocalStore, outside: Path) -> None:
     link = tmp_path / "output.log"
     link.symlink_to(outside / "status.json")
-    shipper = StreamShipper(link, store, "run/output.log", by_line=False, clock=lambda: 0.0)
-    shipper.look()
-    shipper.flush()
+    uploads = StreamUpload(link, store, "run/output.log", by_line=False, clock=lambda: 0.0)
+    uploads.look()
+    uploads.flush()
     assert list(store.list()) == []
 
 
@@ -555,7 +554,7 @@ def test_what_runs_say_to_each_other_in_a_cache_goes_through_no_link(tmp_path: P
     before = state_of(outside)
     cache = tmp_path / "cache"
     cache.mkdir()
-    arrivals = Arrivals(cache, BAD)
+    arrivals = ShardExchange(cache, BAD)
     beside = f".cloud-train-failed-{BAD}-0.{os.getpid()}"
     for name in (".cloud-train-source", f".cloud-train-failed-{BAD}-0", ".cloud-train-needed-3", beside):
         (cache / name).symlink_to(outside / "status.json")

@@ -295,6 +295,7 @@ def _escaped(url: str) -> str:
     return url.replace("/", "\\u002f")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", URLS.values(), ids=URLS.keys())
 def test_nor_does_a_command_line_or_a_config_file(command_line: CommandLine, url: str) -> None:
     folder = command_line.folder

@@ -31,6 +31,8 @@ from cloud_train.storage import azure_errors, bucket_names
 from cloud_train.worker.redaction import Redactor
 from tests.attack.doubling import TooSlowError, check_linear
 
+pytestmark = pytest.mark.slow
+
 ROOMS = ("cli", "data", "docker", "image", "job", "networks", "orchestrator", "providers", "run", "spec", "storage", "training", "worker")
 """Those with patterns of their own."""
 PACKAGE = Path(__file__).parents[2] / "cloud_train"

@@ -50,6 +50,7 @@ def cloud_train(folder: Path, *arguments: str, **variables: str) -> subprocess.C
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_built_in_job_imports_nothing_that_is_beside_its_job_file_or_in_the_current_folder(folder: Path, processes: int) -> None:
     pytest.importorskip("torch")
@@ -65,6 +66,7 @@ def test_a_built_in_job_imports_nothing_that_is_beside_its_job_file_or_in_the_cu
     assert "this model classifies images" in predicted.stdout, predicted.stdout + predicted.stderr
 
 
+@pytest.mark.slow
 def test_no_other_verb_imports_what_is_in_the_current_folder(folder: Path) -> None:
     (folder / "job.yaml").write_text(JOB.format(store=folder.parent / "runs", more=""))
     (folder / "images" / "a").mkdir(parents=True)
@@ -81,6 +83,7 @@ def test_a_built_in_job_starts_in_the_root_folder_here_and_in_a_container(folder
         assert make_plan(home, folder / "job.yaml", provider=provider).program.directory == "/"
 
 
+@pytest.mark.slow
 def test_compiled_code_is_not_looked_for_where_another_user_can_plant_it(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     code = """

@@ -17,7 +17,8 @@ from cloud_train.orchestrator.results import fetch_model
 from cloud_train.run import locks
 from cloud_train.run.ledger import Ledger
 from cloud_train.storage.local import LocalStore
-from cloud_train.storage.transfer.remembered import write_private
+from cloud_train.storage.transfer.engine import Identity, Known
+from cloud_train.storage.transfer.remembered import Memory
 from tests.attack.run_directories import BAD, manifest_of, run_directory, write
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -81,7 +82,9 @@ def test_locks_tracebacks_and_notes_are_private(tmp_path: Path, monkeypatch: pyt
         assert descriptor is not None
         os.close(descriptor)
         _write_traceback(ValueError("s3cret"))
-        write_private(tmp_path / "home" / "transfers" / "note", "token")
+        memory = Memory.in_state(tmp_path / "home" / "transfers", "s3://bucket", "prefix/", tmp_path)
+        memory.learn([Known("key", "00", "version", Identity(1, 1, 1, 1), 1)])
+        memory.write()
     finally:
         os.umask(before)
     places = list((tmp_path / "home").rglob("*"))

@@ -65,6 +65,7 @@ def changed(draw: st.DrawFn, value: Any) -> Any:
 fuzzed = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, database=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_no_bytes_bring_about_anything_but_an_error_of_our_own(name: str) -> None:
     reader = READERS[name]
@@ -130,6 +131,7 @@ def test_a_document_at_its_limit_takes_no_more_than_64_mb_beside_it(name: str, s
         assert peak_of(lambda data=data: read(data, name)) <= MOST_MEMORY  # type: ignore[misc]
 
 
+@pytest.mark.slow
 def test_a_manifest_of_a_hundred_thousand_files_is_read_in_little_memory() -> None:
     entries = ",".join(f'"folder/{number:06}.bin":{{"size":{number},"sha256":"{number:064x}"}}' for number in range(100_000))
     data = f'{{"format":1,"step":null,"metrics":{{}},"fingerprint":{{}},"files":{{{entries}}}}}'.encode()

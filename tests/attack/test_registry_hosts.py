@@ -12,6 +12,7 @@ import pytest
 
 from cloud_train.errors import CloudTrainError
 from cloud_train.image.building import build_in_registry
+from cloud_train.image.connection import POLICY
 from cloud_train.image.credentials import Login
 from cloud_train.image.errors import ImageError, RegistryError
 from cloud_train.image.recipe import Recipe
@@ -35,6 +36,8 @@ from tests.clouds.server import Answer, Server
 from tests.image.faulty_registry import Fault, FaultyRegistry, faulty_registry
 from tests.image.real_registry import push_base
 from tests.providers import aws_plans, azure_plans, gcp_plans
+
+AT_ONCE = replace(POLICY, sleep=lambda seconds: None)
 
 PASSWORD = "canary-registry-password"
 HUB = {"registry-1.docker.io", "auth.docker.io"}
@@ -190,7 +193,7 @@ def docker_login(folder: Path, monkeypatch: pytest.MonkeyPatch, host: str, **mor
 
 def asked(registry: FaultyRegistry, login: Login | None = None) -> str:
     """The refusal of a registry that is asked for an image."""
-    with pytest.raises(RegistryError) as caught, Repository(parse_reference(f"{registry.host}/x"), lambda seconds: None, login) as there:
+    with pytest.raises(RegistryError) as caught, Repository(parse_reference(f"{registry.host}/x"), AT_ONCE, login) as there:
         there.manifest("latest")
     return caught.value.message
 
@@ -261,11 +264,11 @@ def test_docker_hub_s_login_goes_to_docker_hub_s_token_server_only(tmp_path: Pat
     with Wire(tmp_path / "wire", *HUB, "attacker.example", answer=elsewhere) as wire:
         for name, value in wire.environment.items():
             monkeypatch.setenv(name, value)
-        with pytest.raises(RegistryError, match="another host"), Repository(parse_reference("me/digits"), lambda seconds: None) as there:
+        with pytest.raises(RegistryError, match="another host"), Repository(parse_reference("me/digits"), AT_ONCE) as there:
             there.manifest("latest")
         assert wire.hosts() == {"registry-1.docker.io"}
         wire.answer = challenging
-        with Repository(parse_reference("me/digits"), lambda seconds: None) as there:
+        with Repository(parse_reference("me/digits"), AT_ONCE) as there:
             there.manifest("latest")
         assert wire.hosts_that_heard(PASSWORD) == {"auth.docker.io"}
 
@@ -290,7 +293,7 @@ def test_a_registry_that_redirects_does_not_pass_the_login_on(status: int, tmp_p
         moved = {"Location": f"http://{other.host}/elsewhere"}
         basic = Fault("GET", "/v2/", 401, {"WWW-Authenticate": 'Basic realm="x"'})
         registry.faults = [basic, Fault("GET", "/v2/", status, moved), Fault("GET", "/v2/", status, moved)]
-        with Repository(parse_reference(f"{registry.host}/x"), lambda seconds: None) as there:
+        with Repository(parse_reference(f"{registry.host}/x"), AT_ONCE) as there:
             assert there.manifest("latest") is None
             with suppress(RegistryError):
                 there.small_blob(f"sha256:{'4' * 64}")

@@ -53,6 +53,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_processes_of_one_node_listen_on_the_loopback_interface_alone(watched: Path) -> None:
     sockets = json.loads((watched / "found.sockets").read_text())
     assert sockets, "they exchange their gradients somehow"
@@ -64,6 +65,7 @@ def test_nothing_that_the_processes_of_one_node_tell_each_other_is_unpickled(wat
     assert not pickles.exists(), pickles.read_text()
 
 
+@pytest.mark.slow
 def test_nothing_that_nodes_tell_each_other_is_unpickled(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path / "cluster", nodes=2)
     try:

@@ -18,6 +18,8 @@ from cloud_train.run.states import State
 from tests.cli.command import CommandLine, command_line_of
 from tests.cli.test_cli_render import RUN
 
+pytestmark = pytest.mark.slow
+
 CLI = Path(__file__).parents[2] / "cloud_train" / "cli"
 
 ATTACKS = {

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.cli import errors
 from cloud_train.cli.errors import guarded
 from cloud_train.errors import CloudTrainError, ConflictError, NotFoundError
+from cloud_train.exit_status import INTERRUPTED, OUTPUT_CLOSED
 from cloud_train.spec.problems import JobFileError, Place, Problem
 from tests.cli.command import CommandLine
 from tests.support import wait_until
@@ -77,11 +77,11 @@ def test_a_bug_is_still_told_where_its_traceback_cannot_be_written(
     (tmp_path / "home").write_text("a file where the folder would be")
     monkeypatch.setenv("CLOUD_TRAIN_HOME", str(tmp_path / "home"))
     assert guarded(lambda: raising(KeyError("gone")), as_json=False) == 1
-    assert "could not be written" in capsys.readouterr().err
+    assert "could not be saved" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_130_and_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert guarded(lambda: raising(KeyboardInterrupt()), as_json=False) == errors.INTERRUPTED
+    assert guarded(lambda: raising(KeyboardInterrupt()), as_json=False) == INTERRUPTED
     assert capsys.readouterr() == ("", "")
 
 
@@ -107,6 +107,7 @@ def test_a_mistyped_verb_gets_the_nearest_one(cloud_train: CommandLine) -> None:
     assert "Did you mean 'submit'?" in cloud_train("sumbit").err
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_the_command_quietly(cloud_train: CommandLine) -> None:
     cloud_train.submit("head -c 5000000 /dev/zero | tr '\\0' 'x'")
     process = subprocess.Popen(
@@ -119,7 +120,7 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(cloud_train: CommandLi
     assert process.stderr is not None
     assert process.stdout.read(10) == b"x" * 10
     process.stdout.close()
-    assert process.wait(60) == errors.OUTPUT_CLOSED
+    assert process.wait(60) == OUTPUT_CLOSED
     assert process.stderr.read() == b""
     process.stderr.close()
 
@@ -158,6 +159,7 @@ def test_a_closed_standard_output_is_no_error(cloud_train: CommandLine) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_following_with_json_is_json_too(cloud_train: CommandLine) -> None:
     job = cloud_train.job("echo begun; exec sleep 600")
     process = subprocess.Popen(
@@ -169,7 +171,7 @@ def test_ctrl_c_on_following_with_json_is_json_too(cloud_train: CommandLine) -> 
     wait_until(lambda: cloud_train("list", "--state", "running", "--json").json["runs"] != [], "the run is running")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == errors.INTERRUPTED
+    assert process.returncode == INTERRUPTED
     assert json.loads(out)["error"]["code"] == "interrupted"
     assert err == b""
     assert cloud_train("cancel", "script", "--force", "--json").json["state"] == "cancelled"

@@ -61,7 +61,7 @@ def test_labelled_lines_show_their_vocabulary_and_their_classes(shown: Shown, tm
 def test_what_is_not_known_before_the_data_is_there_says_so(shown: Shown) -> None:
     lines = shown(f"model: {{kind: rnn}}\ndata: {{dataset: text, url: 'https://x/a.txt', sha256: {HASH}}}\n")
     assert "source https://x/a.txt" in lines
-    assert {"samples not known before the data is there", "steps not known before the data is there"} <= set(lines)
+    assert {"samples unknown until the data exists", "steps unknown until the data exists"} <= set(lines)
     assert "MODEL" not in lines
     assert any(line.startswith("the data is downloaded into the cache when the run starts") for line in lines)
 
@@ -109,7 +109,7 @@ def test_a_long_note_is_wrapped(shown: Shown) -> None:
     notes = lines[lines.index("NOTES") + 1 : lines.index("", lines.index("NOTES"))]
     assert len(notes) == 2
     assert " ".join(notes).endswith(
-        "unless it is there: https://x/a.txt; layers, classes, samples and the length of an epoch are not known before"
+        "unless it is cached: https://x/a.txt; layers, classes, samples and the length of an epoch are unknown until then"
     )
 
 

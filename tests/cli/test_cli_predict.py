@@ -15,6 +15,7 @@ store: {store}
 """
 
 
+@pytest.mark.slow
 def test_lines_of_text_are_classified_as_the_run_has_learnt(cloud_train: CommandLine) -> None:
     pytest.importorskip("torch")
     lines = cloud_train.folder / "lines.tsv"

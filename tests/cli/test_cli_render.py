@@ -183,7 +183,7 @@ def test_untrusted_text_of_a_run_is_made_safe() -> None:
 
 def test_a_cause_that_says_more_than_the_state_is_named() -> None:
     ended = replace(RUN, state=State.FAILED, cause=Cause.OUT_OF_MEMORY, ended=1100.0)
-    assert "failed (out-of-memory): The program needed more memory" in run_details(replace(PROGRESS, view=ended), 1200.0, True, PLAIN)
+    assert "failed (out-of-memory): The program ran out of memory" in run_details(replace(PROGRESS, view=ended), 1200.0, True, PLAIN)
 
 
 @pytest.mark.parametrize("state", State)

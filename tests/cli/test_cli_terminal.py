@@ -24,6 +24,7 @@ def test_following_shows_the_programs_output_and_a_live_line_and_ends_with_the_r
     assert "train/loss 0.3333" in last
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_watching_and_not_the_run(cloud_train: CommandLine) -> None:
     with cloud_train.terminal("submit", cloud_train.job(TALKS_UNTIL_TOLD), "--follow") as terminal:
         terminal.wait_for("begun")
@@ -70,6 +71,7 @@ def test_a_terminal_gets_colour_and_relative_times_and_next_commands(cloud_train
     assert " ago" in shown or " now" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_no_color_and_a_dumb_terminal_get_no_colour(cloud_train: CommandLine, variable: str, value: str) -> None:
     cloud_train.submit("false")

@@ -16,6 +16,7 @@ store: {store}
 """
 
 
+@pytest.mark.slow
 def test_a_cnn_is_trained_on_a_terminal_with_live_progress_and_then_classifies_an_image(cloud_train: CommandLine, tmp_path: Path) -> None:
     from PIL import Image
 

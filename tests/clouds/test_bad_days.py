@@ -95,7 +95,7 @@ def test_a_hotel_s_network_is_not_taken_for_the_cloud(cloud: Cloud, monkeypatch:
                 with suppress(ProviderError):
                     provider.registry_login(settings)
             assert any(found.status != "ok" for found in provider.diagnose(settings, handle.store))
-            provider.tidy(handle)
+            provider.clean_up(handle)
             if answer.body != b"{}":
                 with pytest.raises(ProviderError):
                     provider.find(RUN, 1, handle.store, settings)

@@ -111,7 +111,7 @@ def test_a_run_goes_from_its_file_to_its_model(desk: Desk, monkeypatch: pytest.M
     assert store.get(f"{run.run_id}/model/weights") == b"w\n"
     assert any(b'"loss"' in store.get(info.key) for info in store.list(f"{run.run_id}/attempts/1/metrics"))
     wait_until(lambda: job.is_over, "Vertex AI has seen the end too")
-    load_provider("gcp", desk.home.folder).tidy(desk.handle(run))
+    load_provider("gcp", desk.home.folder).clean_up(desk.handle(run))
     assert desk.cloud.google.secrets.names() == []
     assert not any(SECRET.encode() in store.get(info.key) for info in store.list(run.run_id) if "checkpoints" not in info.key)
 
@@ -174,7 +174,7 @@ def test_what_happens_before_the_worker_is_read_from_cloud_logging(desk: Desk) -
     run = desk.submit("true")
     ended = desk.end_of(run)
     assert ended.cause is Cause.FAILED
-    assert "the worker ended before it could say why" in ended.message
+    assert "the worker ended before it could report why" in ended.message
     assert "Fatal Python error" in desk.platform_log(run)
 
 

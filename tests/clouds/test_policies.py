@@ -92,7 +92,7 @@ def test_the_policies_for_aws_allow_what_is_asked_and_nothing_else(tmp_path: Pat
         fetch(f"aws-secret:cloud-train/{run_id}-2@{REGION}")
         for handle in handles:
             provider.cancel(handle)
-            provider.tidy(handle)
+            provider.clean_up(handle)
         cloud.simulator.client("secretsmanager").create_secret(Name=f"cloud-train/{run_id}-2", SecretString="{}")
         with pytest.raises(Exception, match="launched before"):
             provider.launch(provider.render(plans[1]), KEYS)  # which lays the secret anew
@@ -136,7 +136,7 @@ def test_the_roles_for_google_cloud_allow_what_is_asked_and_nothing_else(tmp_pat
         provider.observe(handle)
         provider.logs(handle, None)
         provider.cancel(handle)
-        provider.tidy(handle)
+        provider.clean_up(handle)
         assert google.secrets.names() == []
         permissions.use_in_every_way(open_store(store))
         asked = permissions.of_google(google.server.requests)
@@ -174,7 +174,7 @@ def test_the_roles_for_azure_allow_what_is_asked_and_nothing_else(tmp_path: Path
         assert provider.logs(handle, None)[0]
         provider.cancel(handle)
         azure.jobs[job].status = "Canceled"
-        provider.tidy(handle)
+        provider.clean_up(handle)
         assert azure.keys.secrets == {}
         permissions.use_in_every_way(open_store(store))
         asked = permissions.of_azure(azure.server.requests)

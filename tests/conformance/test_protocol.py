@@ -106,7 +106,7 @@ def test_an_attempt_that_has_ended_is_not_run_again(bench: Bench, provider: Prov
             wait_for_end(provider, provider.launch(provider.render(plan), {}))
         assert bench.store.get(f"{plan.run_id}/{layout.status(1)}") == before
         assert output(bench, plan) == b"started\n"
-        provider.tidy(handle)
+        provider.clean_up(handle)
 
 
 def test_an_attempt_that_was_never_launched_is_not_found(bench: Bench, provider: Provider) -> None:
@@ -156,7 +156,7 @@ def test_observing_never_raises_for_an_attempt_that_it_does_not_know(bench: Benc
     plan = bench.prepared(bench.plan("true"))
     handle = provider.launch(provider.render(plan), {})
     wait_for_end(provider, handle)
-    provider.tidy(handle)
+    provider.clean_up(handle)
     for unknown in (handle, replace(handle, reference=misled(handle.reference)), replace(handle, run_id=f"{plan.run_id[:-4]}zzzz")):
         observation = provider.observe(unknown)
         assert isinstance(observation, Observation)
@@ -171,7 +171,7 @@ def test_cancelling_and_tidying_an_attempt_that_has_ended_changes_nothing(bench:
     for _ in range(2):
         provider.cancel(handle)
         provider.cancel(handle, force=True)
-        provider.tidy(handle)
+        provider.clean_up(handle)
     assert bench.store.get(f"{plan.run_id}/{layout.status(1)}") == before
     bench.wait_until(lambda: not bench.place.leftovers(bench.home.folder, plan.run_id), "nothing of it is left")
 

@@ -61,7 +61,7 @@ def test_a_cancelled_run_can_be_resumed(bench: Bench) -> None:
 
 def test_a_run_that_goes_on_or_has_succeeded_is_not_resumed(bench: Bench) -> None:
     run = bench.start_until_ready(f"{READY}; {UNTIL_LET_GO}")
-    with pytest.raises(ConflictError, match="goes on"):
+    with pytest.raises(ConflictError, match="is still active"):
         resume(bench.home, run.run_id)
     bench.let_go(run.run_id)
     assert bench.end_of(run).state is State.SUCCEEDED

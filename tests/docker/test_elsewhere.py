@@ -75,12 +75,12 @@ def test_without_certificates_or_with_others_it_is_said_what_is_missing(
     assert "DOCKER_CERT_PATH names the folder with ca.pem, cert.pem and key.pem" in str(caught.value.hint)
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
     monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
-    with pytest.raises(EngineUnavailableError, match="without the certificates that belong to it"), connected(far):
+    with pytest.raises(EngineUnavailableError, match="requires TLS certificates"), connected(far):
         pass
     for name in ("cert.pem", "key.pem"):
         shutil.copy(certificates / name, tmp_path)
     shutil.copy(certificates / "cert.pem", tmp_path / "ca.pem")
-    with pytest.raises(EngineUnavailableError, match="do not trust each other: self-signed certificate"), connected(far):
+    with pytest.raises(EngineUnavailableError, match="do not trust each other's certificates: self-signed certificate"), connected(far):
         pass
 
 
@@ -138,5 +138,5 @@ def test_what_the_ssh_client_says_is_passed_on(ssh: Path) -> None:
 
 def test_without_an_ssh_client_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(EngineUnavailableError, match="there is no SSH client here"), connected("ssh://here"):
+    with pytest.raises(EngineUnavailableError, match="no SSH client is installed"), connected("ssh://here"):
         pass

@@ -28,7 +28,12 @@ docker = pytest.importorskip("docker", reason="the Docker SDK is not installed: 
             "the image has no python3",
             "image.base",
         ),
-        (400, "invalid mount config: bind source path does not exist: /runs/a", "does not see a folder of this machine", "is there"),
+        (
+            400,
+            "invalid mount config: bind source path does not exist: /runs/a",
+            "does not see a folder of this machine",
+            "check that it exists",
+        ),
         (500, "write /var/lib/docker/tmp: no space left on device", "the engine's disk is full", "docker system df"),
         (500, "could not find an available, non-overlapping IPv4 address pool", "no addresses left", "docker network prune"),
         (500, 'could not select device driver "" with capabilities: [[gpu]]', "GPUs", "resources.accelerator"),
@@ -76,7 +81,7 @@ def test_what_is_wrong_with_the_connection_is_found_inside_the_sdk_s_error(numbe
 
 
 def test_an_engine_that_hangs_is_said_to() -> None:
-    assert "does not answer" in explain(TimeoutError("timed out"), "unix:///a")[0]
+    assert "does not respond" in explain(TimeoutError("timed out"), "unix:///a")[0]
 
 
 def test_an_address_that_is_none_is_an_error_in_words() -> None:

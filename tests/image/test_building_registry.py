@@ -141,7 +141,7 @@ def test_a_base_for_other_machines_is_refused(registry: RunningRegistry, code: P
 
 
 def test_a_base_that_does_not_exist_is_named(registry: RunningRegistry, code: Path) -> None:
-    with pytest.raises(ImageError, match=r"there is no image .*/base:1"):
+    with pytest.raises(ImageError, match=r"image not found: .*/base:1"):
         build(code, registry)
 
 

@@ -94,7 +94,7 @@ def test_what_lies_about_in_the_package_stays_out(tmp_path: Path) -> None:
 def test_a_file_that_changed_since_it_was_listed_is_an_error(code: Path, tmp_path: Path) -> None:
     context = survey(code)
     (code / "main.py").write_text("print('something else')\n")
-    with pytest.raises(ImageError, match=r"main\.py changed while it was read"):
+    with pytest.raises(ImageError, match=r"main\.py changed while being read"):
         make_layer(code_members(context), "")
 
 
@@ -117,7 +117,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, change
             self.written += len(data)
             return len(data)
 
-    with pytest.raises(ImageError, match=r"log\.txt changed while it was read"):
+    with pytest.raises(ImageError, match=r"log\.txt changed while being read"):
         write_tar([Member("log.txt", "file", source=log)], Target())  # type: ignore[arg-type] # all that a tar needs
 
 
@@ -133,5 +133,5 @@ def test_files_that_change_between_hashing_and_sending_are_an_error_though_size_
     file.write_text("a = 1\n")
     layer = make_layer([Member("main.py", "file", source=file)], "")
     file.write_text("a = 2\n")
-    with pytest.raises(ImageError, match="files changed while the image was made"):
+    with pytest.raises(ImageError, match="files changed while the image was built"):
         compress(layer, tmp_path / "layer.tar.gz")

@@ -117,6 +117,7 @@ def test_mistakes_of_form_are_reported_together() -> None:
     assert [problem.place.line for problem in found] == [2, 3, 4]
 
 
+@pytest.mark.slow
 def test_an_alias_bomb_is_refused_without_being_expanded() -> None:
     lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60))]  # 2^60 values
     (problem,) = problems("\n".join(lines))

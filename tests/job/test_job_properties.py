@@ -108,6 +108,7 @@ def test_any_bytes_are_a_job_or_mistakes_with_places(tmp_path: Path, data: bytes
     read(tmp_path, data)
 
 
+@pytest.mark.slow
 @settings(QUICK, max_examples=250)
 @given(text=st.one_of(YAML_LIKE, st.text(max_size=100)))
 def test_any_text_is_a_job_or_mistakes_with_places(tmp_path: Path, text: str) -> None:
@@ -115,6 +116,7 @@ def test_any_text_is_a_job_or_mistakes_with_places(tmp_path: Path, text: str) ->
     read(tmp_path, b"name: a\nmodel: {kind: script, command: x}\ntrain: " + text.encode("utf-8", errors="surrogatepass"))
 
 
+@pytest.mark.slow
 @settings(QUICK, max_examples=150)
 @given(data=st.data())
 def test_any_value_in_any_place_is_a_job_or_mistakes_with_places(tmp_path: Path, data: st.DataObject) -> None:

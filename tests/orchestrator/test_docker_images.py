@@ -67,7 +67,7 @@ def test_a_lost_image_is_made_again_and_is_the_same(home: Home, failed: RunView)
     said: list[str] = []
     ended = end_of(home, resume(home, failed.run_id, said.append))
     assert (ended.state, ended.attempt) == (State.SUCCEEDED, 2), ended.message
-    assert said == [f"the image of {failed.run_id} is gone from the Docker Engine, and is made again"]
+    assert said == [f"the image of {failed.run_id} is gone from the Docker Engine; rebuilding it"]
 
 
 def test_another_image_is_refused_unless_somebody_wants_to_go_on_with_it(home: Home, failed: RunView, tmp_path: Path) -> None:

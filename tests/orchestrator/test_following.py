@@ -39,7 +39,7 @@ class Cloud:
     def logs(self, _handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
         return b"", cursor
 
-    def tidy(self, _handle: Handle) -> None:
+    def clean_up(self, _handle: Handle) -> None:
         """It leaves nothing."""
 
 
@@ -93,6 +93,7 @@ def followed_by_submit(home: Home, worker: Worker) -> int:
     return sum(len(seen.output) for seen in follow(home, RUN, sleep=worker.sleep, clock=lambda: worker.now))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("followed", [followed_by_logs, followed_by_submit])
 def test_what_a_follower_remembers_does_not_grow(
     followed: Callable[[Home, Worker], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

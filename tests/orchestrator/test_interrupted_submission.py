@@ -72,6 +72,7 @@ def submissions(job: Path, moments: Iterable[int], at_once: int) -> list[Submiss
     return [Submission(*each) for each in json.loads(ended.stdout)]
 
 
+@pytest.mark.slow
 def test_a_submission_killed_at_any_point_is_absent_or_visible_and_consistent(
     home: Home, write_job: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_submission_killed_at_any_point_is_absent_or_visible_and_consistent(
     assert set(outcomes) == {Cause.SUCCEEDED, Cause.INFRASTRUCTURE}, "some were killed before the launch and some after it"
 
 
+@pytest.mark.slow
 def test_fifty_submissions_at_once_are_fifty_runs(home: Home, write_job: Callable[..., Path], tmp_path: Path) -> None:
     job = write_job(f"echo $CLOUD_TRAIN_RUN_ID >> {tmp_path}/launches")
     assert [each.exit_status for each in submissions(job, [0] * 50, 50)] == [0] * 50
@@ -109,6 +111,7 @@ def test_fifty_submissions_at_once_are_fifty_runs(home: Home, write_job: Callabl
     assert sorted((tmp_path / "launches").read_text().split()) == sorted(run.run_id for run in runs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [2])
 def test_a_run_that_is_resumed_twice_at_once_is_launched_once(
     home: Home, write_job: Callable[..., Path], tmp_path: Path, times: int

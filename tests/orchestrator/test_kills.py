@@ -32,6 +32,8 @@ from tests.support import wait_until
 
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("CLOUD_TRAIN_TEST_KILLS", "5"))
 GIVE_UP_SECONDS = 120.0
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40

@@ -85,7 +85,7 @@ def test_only_a_checkpoint_whose_every_byte_checks_moves(home: Home, ended: RunV
     said: list[str] = []
     there = moved(home, ended, bucket, said.append)
     assert there.resumed_step == 1
-    assert any("passed over checkpoint step-00000002" in line for line in said)
+    assert any("skipped checkpoint step-00000002" in line for line in said)
     assert any("copied checkpoint step-00000001" in line and "verified" in line for line in said)
 
 
@@ -109,7 +109,7 @@ def test_a_move_that_was_cut_off_leaves_the_run_where_it_was_and_is_made_again(
 def test_a_run_that_went_on_at_the_other_place_is_not_written_over(home: Home, ended: RunView, bucket: str) -> None:
     store = open_store(bucket)
     store.put(f"{ended.run_id}/{layout.status(4)}", b"{}")
-    with pytest.raises(UsageError, match="has attempt 4 already") as caught:
+    with pytest.raises(UsageError, match="already has attempt 4") as caught:
         resume(home, ended.run_id, elsewhere=Elsewhere(store=bucket))
     assert f"cloud-train adopt {bucket}/{ended.run_id}" in (caught.value.hint or "")
     assert update_run(home, ended.run_id).store == ended.store

@@ -80,7 +80,10 @@ def test_a_login_of_the_cloud_s_that_is_refused_is_no_matter_of_docker_s(
         raise RegistryError("registry.example.com refuses to take a blob: 403", hint="log in with docker login", status=403)
 
     monkeypatch.setattr(building, "build_in_registry", refuse)
-    for login, words in ((lambda: ("AWS", "password"), "allowed to push to registry.example.com/me/test"), (lambda: None, "docker login")):
+    for login, words in (
+        (lambda: ("AWS", "password"), "permission to push to registry.example.com/me/test"),
+        (lambda: None, "docker login"),
+    ):
         with pytest.raises(RegistryError) as caught:
             build_image(plan_of(home, tmp_path), lambda _: None, "registry.example.com/me/test", login=login)
         assert words in (caught.value.hint or "")

@@ -111,7 +111,7 @@ def test_a_folder_that_holds_no_classes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "photos/dog").mkdir()
     for name in ("cat/\n.jpg", "dog/a.jpg"):
         (tmp_path / "photos" / name).touch()
-    with pytest.raises(UsageError, match="cannot be the name"):
+    with pytest.raises(UsageError, match="cannot be an image's name"):
         pack(tmp_path / "photos", str(tmp_path / "packed"), SIZE)
 
 
@@ -122,7 +122,7 @@ def test_nothing_is_left_of_a_packing_that_fails(tmp_path: Path) -> None:
         (source / "cat/0.jpg").write_bytes(b"another length")
         (source / "dog/0.jpg").write_bytes(b"another length")
 
-    with pytest.raises(CorruptError, match="changed while it was packed"):
+    with pytest.raises(CorruptError, match="changed while being packed"):
         pack(source, str(tmp_path / "packed"), SIZE, grow)
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
@@ -149,7 +149,7 @@ def test_shards_in_a_store_are_those_of_a_folder_and_say_their_progress(url: str
 def test_what_a_call_that_was_cut_off_left_is_not_sent_again(url: str, tmp_path: Path) -> None:
     source, store = photos(tmp_path / "photos"), open_store(url)
     pack(source, f"{url}/photos", SIZE)
-    refuses(lambda: pack(source, f"{url}/photos", SIZE), "there are shards at")
+    refuses(lambda: pack(source, f"{url}/photos", SIZE), "already holds shards")
     for key in ("photos/shards.json", "photos/train-00001.tar"):
         store.delete(key)
     left = {info.key: info.modified for info in store.list()}
@@ -161,7 +161,7 @@ def test_what_a_call_that_was_cut_off_left_is_not_sent_again(url: str, tmp_path:
 
 def test_a_place_in_a_store_that_is_taken_is_refused(url: str, tmp_path: Path) -> None:
     open_store(url).put("photos/mine.txt", b"mine")
-    refuses(lambda: pack(photos(tmp_path / "photos"), f"{url}/photos", SIZE), r"such as 'mine\.txt'")
+    refuses(lambda: pack(photos(tmp_path / "photos"), f"{url}/photos", SIZE), r"it holds 'mine\.txt'")
 
 
 def refuses(action: Callable[[], object], words: str) -> None:

@@ -82,8 +82,8 @@ def test_data_that_is_still_to_be_downloaded_leaves_open_what_depends_on_it(plan
     plan = planned(text)
     assert (plan.data, plan.layers, plan.steps_per_epoch, plan.total_steps) == (None, (), None, None)
     assert plan.notes == (
-        "the data is downloaded into the cache when the run starts, unless it is there: https://x/a.txt; "
-        "layers, classes, samples and the length of an epoch are not known before",
+        "the data is downloaded into the cache when the run starts, unless it is cached: https://x/a.txt; "
+        "layers, classes, samples and the length of an epoch are unknown until then",
     )
     assert planned(text, "train.steps=9").total_steps == 9
 
@@ -92,12 +92,12 @@ def test_the_classes_of_a_download_are_enough_for_its_layers(planned: Planned) -
     plan = planned(f"model: {{kind: cnn}}\ndata: {{dataset: images, classes: 3, url: 'https://x/a.zip', sha256: {HASH}}}\n")
     assert plan.layers[-1].output_shape == (3,)
     assert plan.total_steps is None
-    assert plan.notes[0].endswith("a.zip; samples and the length of an epoch are not known before")
+    assert plan.notes[0].endswith("a.zip; samples and the length of an epoch are unknown until then")
 
 
 def test_a_download_of_known_size_is_only_mentioned(planned: Planned) -> None:
     plan = planned(CNN.replace("digits", "mnist, url: 'https://x/'"))
-    assert plan.notes == ("the data is downloaded into the cache when the run starts, unless it is there: https://x/",)
+    assert plan.notes == ("the data is downloaded into the cache when the run starts, unless it is cached: https://x/",)
     assert plan.total_steps == 5 * 938
 
 
@@ -110,11 +110,11 @@ def test_a_dry_run_needs_no_data_and_says_that_submit_would(planned: Planned, tm
     assert plan.layers[-1].output_shape == (3,)
     assert plan.program.data == str(tmp_path / "none")
     assert plan.notes == (
-        f"{tmp_path}/job.yaml:6:9: there is nothing at {tmp_path}/none; `submit` refuses this job until the data is there; "
-        "samples and the length of an epoch are not known before",
+        f"{tmp_path}/job.yaml:6:9: there is nothing at {tmp_path}/none; `submit` refuses this job until the data exists; "
+        "samples and the length of an epoch are unknown until then",
     )
     script = planned("model: {kind: script, command: x}\ndata: {dataset: files, path: none}\n", dry_run=True)
-    assert script.notes[0].endswith("`submit` refuses this job until the data is there")
+    assert script.notes[0].endswith("`submit` refuses this job until the data exists")
 
 
 def test_a_plan_without_known_samples_survives_being_written_into_the_run(planned: Planned) -> None:
@@ -144,7 +144,7 @@ def test_a_missing_package_is_named_before_anything_is_written(
     hint: str,
 ) -> None:
     monkeypatch.setattr(submitting, "find_spec", lambda name: None if name == module else object())
-    with pytest.raises(MissingDependencyError, match=f"needs {named}, and") as raised:
+    with pytest.raises(MissingDependencyError, match=f"needs {named}, which") as raised:
         submit(home, planned(text))
     assert hint in (raised.value.hint or "")
     assert not (tmp_path / "runs").exists()

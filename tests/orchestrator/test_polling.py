@@ -47,7 +47,7 @@ class Counted:
         self.listed.append(len(handles))
         return [self.answer] * len(handles)
 
-    def tidy(self, _handle: Handle) -> None:
+    def clean_up(self, _handle: Handle) -> None:
         """It leaves nothing."""
 
     def logs(self, _handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:

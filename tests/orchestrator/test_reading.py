@@ -56,7 +56,7 @@ def test_a_node_that_never_wrote_has_none(run: RunView, home: Home, monkeypatch:
 
 def test_a_node_that_the_run_does_not_have_is_no_reason_to_wait(run: RunView, home: Home) -> None:
     for read in (reading.read_logs, reading.follow_logs):
-        with pytest.raises(UsageError, match="has no node 2: its nodes are 0 to 1"):
+        with pytest.raises(UsageError, match="has no node 2; its nodes are 0 to 1"):
             next(read(home, run.run_id, node=2))
 
 

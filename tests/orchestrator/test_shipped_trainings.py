@@ -19,6 +19,8 @@ from tests.support import wait_until
 
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 JOBS = Path(__file__).parents[2] / "jobs"
 
 

@@ -217,7 +217,7 @@ def test_everything_of_a_run_is_read_from_the_store_without_a_ledger(
     copy = sync(home, run.run_id, tmp_path / "copy")
     assert (copy.folder / "attempts/1/logs/node-0/output.log").read_bytes() == log
     assert sync(home, run.run_id, tmp_path / "copy").copied == ()
-    ours = {path.relative_to(copy.folder).as_posix() for path in copy.folder.rglob("*") if path.is_file()}
+    ours = {path.relative_to(copy.folder).as_posix() for path in copy.folder.rglob("[!.]*") if path.is_file()}
     theirs = {path.relative_to(near.run_directory).as_posix() for path in Path(near.run_directory).rglob("*") if path.is_file()}
     events = {name for name in ours | theirs if "tfevents" in name}
     assert ours - events == theirs - events

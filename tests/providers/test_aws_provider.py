@@ -193,13 +193,13 @@ def test_secrets_lie_with_aws_until_the_run_has_ended_and_in_no_request_of_the_j
     said = [logged.request.body for logged in cloud.server.requests if logged.operation != "CreateSecret"]
     assert all(b"a-canary" not in body for body in said)
     assert "a-canary" not in json.dumps(handle.reference)
-    provider.tidy(handle)
+    provider.clean_up(handle)
     assert name in cloud.secrets(), "the job waits for a machine, and its worker has not read them"
     clock.advance(60)
     provider.observe(handle)
     clock.advance(30)
     for _ in range(2):
-        provider.tidy(handle)
+        provider.clean_up(handle)
         assert name not in cloud.secrets()
 
 
@@ -243,7 +243,7 @@ def test_a_spot_job_that_is_interrupted_waits_for_another_machine(
     cloud.simulator.interrupt(name_of(handle))
     seen = provider.observe(handle)
     assert (seen.state, seen.cause) == (State.QUEUED, None)
-    assert "taken back" in seen.message
+    assert "reclaimed" in seen.message
     for seconds in (10, 60, 30):
         clock.advance(seconds)
         seen = provider.observe(handle)
@@ -287,7 +287,7 @@ def test_no_capacity_ends_a_job_and_a_spot_job_waits_for_it(cloud: AwsCloud, clo
     clock.advance(60)
     seen = provider.observe(plain)
     assert seen.cause is Cause.INFRASTRUCTURE
-    assert "try again later, or another aws.machine" in seen.message
+    assert "retry later, or choose another aws.machine" in seen.message
     seen = provider.observe(spot)
     assert (seen.state, seen.cause) == (State.QUEUED, None)
     assert "Insufficient capacity" in seen.message
@@ -359,7 +359,7 @@ def test_a_young_job_that_does_not_show_has_not_ended_and_an_old_one_was_deleted
     elsewhere = replace(old, reference={**old.reference, "arn": arn})
     seen = provider.observe(elsewhere)
     assert (seen.state, seen.cause) == (State.RUNNING, Cause.UNKNOWN)
-    assert "these credentials are of account 123456789012" in seen.message
+    assert "these credentials belong to account 123456789012" in seen.message
 
 
 def test_a_thousand_runs_cost_a_listing_for_each_hundred(cloud: AwsCloud, provider: SageMakerProvider, tmp_path: Path) -> None:

@@ -69,8 +69,8 @@ def test_an_end_has_its_cause(status: str, secondary: str, state: State, cause: 
         ("AlgorithmError: the store said access denied, exit code: 13", Cause.CANCELLED, Cause.CANCELLED.text),
         ("AlgorithmError: , exit code: 14", Cause.TIMED_OUT, Cause.TIMED_OUT.text),
         ("AlgorithmError: , exit code: 6", Cause.INFRASTRUCTURE, "could not reach the store"),
-        ("AlgorithmError: , exit code: 0", Cause.FAILED, "before its worker could say why"),
-        ("AlgorithmError: , exit code: 1", Cause.FAILED, "before its worker could say why"),
+        ("AlgorithmError: , exit code: 0", Cause.FAILED, "before its worker could report why"),
+        ("AlgorithmError: , exit code: 1", Cause.FAILED, "before its worker could report why"),
         ("AlgorithmError: , exit code: 137", Cause.INFRASTRUCTURE, "was killed"),
         (
             "ClientError: Please use an instance type with more memory, or reduce the size of training data.",
@@ -85,7 +85,7 @@ def test_an_end_has_its_cause(status: str, secondary: str, state: State, cause: 
         ("AlgorithmError: OSError: [Errno 28] No space left on device, exit code: 1", Cause.FAILED, "aws.volume"),
         ("InternalServerError: We encountered an internal error. Please try again.", Cause.INFRASTRUCTURE, "internal error"),
         ("Something new", Cause.FAILED, "Something new"),
-        ("", Cause.INFRASTRUCTURE, "not why"),
+        ("", Cause.INFRASTRUCTURE, "no reason"),
     ],
 )
 def test_a_failure_has_its_cause_and_says_what_to_do(reason: str, cause: Cause, words: str) -> None:

@@ -178,7 +178,7 @@ def test_a_missing_permission_is_named_by_its_action(cloud: AzureSimulator, azur
     cloud.denied.add(action)
     with pytest.raises(ProviderError, match=f"the permission {action} is missing") as error:
         launched(cloud, azure)
-    assert error.value.hint == "docs/clouds/azure.md says which role has it"
+    assert error.value.hint == "docs/clouds/azure.md names the role that has it"
     assert cloud.jobs == {}
 
 
@@ -244,11 +244,11 @@ def test_the_secrets_of_a_launch_that_fails_are_deleted(cloud: AzureSimulator, a
     assert cloud.keys.secrets == {}
 
 
-def test_tidy_deletes_the_secrets_of_a_job_that_has_ended_twice_too(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
+def test_clean_up_deletes_the_secrets_of_a_job_that_has_ended_twice_too(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
     handle = azure.launch(request_to(cloud, azure, secrets=["TOKEN"]), {"TOKEN": "x"})
     cloud.jobs[JOB].status = "Completed"
-    azure.tidy(handle)
-    azure.tidy(handle)
+    azure.clean_up(handle)
+    azure.clean_up(handle)
     assert cloud.keys.secrets == {}
 
 
@@ -258,7 +258,7 @@ def test_secrets_of_a_job_that_goes_on_are_left_to_a_later_launch(
     monkeypatch.setattr("cloud_train.providers.azure.provider._LEAVING_SECONDS", 0.0)
     handle = azure.launch(request_to(cloud, azure, secrets=["TOKEN"]), {"TOKEN": "x"})
     cloud.jobs[JOB].status = "Running"
-    azure.tidy(handle)
+    azure.clean_up(handle)
     assert list(cloud.keys.secrets) == [SECRET]
     cloud.jobs[JOB].status = "Completed"
     launched(cloud, azure, run_id="another-261124-120000-abcd")

@@ -84,8 +84,8 @@ def test_a_program_runs_to_its_end_and_its_worker_writes_that_down(make_run: Mak
     assert run.status().cause is Cause.SUCCEEDED
     assert run.status().pid == 1
     assert run.output() == b"hello from True\n"
-    run.provider.tidy(handle)
-    run.provider.tidy(handle)
+    run.provider.clean_up(handle)
+    run.provider.clean_up(handle)
     assert run.left_at(engine) == []
 
 
@@ -206,7 +206,7 @@ def test_force_ends_and_removes_everything_at_once(make_run: MakeRun, engine: "D
     assert run.left_at(engine) == []
     seen = run.provider.observe(handle)
     assert (seen.state, seen.cause) == (State.INTERRUPTED, Cause.INFRASTRUCTURE)
-    assert "is gone" in seen.message
+    assert "was removed" in seen.message
     run.provider.cancel(handle, force=True)
 
 
@@ -256,7 +256,7 @@ def test_what_a_worker_says_before_it_can_keep_a_log_is_kept(make_run: MakeRun) 
     said, cursor = run.provider.logs(handle, None)
     assert b"No module named no_such_worker" in said
     assert run.provider.logs(handle, cursor) == (b"", cursor)
-    run.provider.tidy(handle)
+    run.provider.clean_up(handle)
     assert run.provider.logs(handle, cursor) == (b"", cursor)
 
 
@@ -346,7 +346,7 @@ def test_what_an_engine_that_is_gone_still_has_is_taken_away_by_the_next_launch(
     handle = run.finish()
     engine_socket = link.readlink()
     link.unlink()
-    run.provider.tidy(handle)
+    run.provider.clean_up(handle)
     assert run.left_at(engine)
     link.symlink_to(engine_socket)
     make_run("true", settings={"host": f"unix://{link}"}).launch()
@@ -427,6 +427,6 @@ def test_an_attempt_that_goes_on_is_not_tidied_away(make_run: MakeRun, engine: "
     monkeypatch.setattr("cloud_train.providers.docker.provider._LEAVING_SECONDS", 0.2)
     run = make_run(*WAITS)
     handle = run.launch()
-    run.provider.tidy(handle)
+    run.provider.clean_up(handle)
     assert run.provider.observe(handle).state is State.RUNNING
     assert run.left_at(engine)

@@ -152,9 +152,9 @@ def test_data_that_would_hand_over_the_machine_is_refused(plan: Plan, tmp_path: 
         return found
 
     assert problem("/") == "data.path: / is the whole machine; name the folder that the data is in"
-    assert problem(tmp_path / "absent") == f"data.path: there is no file or folder {tmp_path}/absent"
+    assert problem(tmp_path / "absent") == f"data.path: no such file or folder: {tmp_path}/absent"
     assert problem(tmp_path / "link") == (
-        f"data.path: {tmp_path}/link holds the Docker Engine's socket, and whoever reaches that is root on this machine"
+        f"data.path: {tmp_path}/link contains the Docker Engine's socket, which gives root access to this machine"
     )
     (tmp_path / "own").mkdir()
     named = replace(plan, provider_settings={"host": f"unix://{tmp_path}/own/docker.sock"}, host_data=str(tmp_path / "own"))
@@ -181,7 +181,7 @@ def test_a_run_in_a_store_of_a_cloud_has_a_workspace_instead_of_the_run_director
 
 def test_an_endpoint_on_this_machines_loopback_is_refused_before_anything_is_made(plan: Plan, tmp_path: Path) -> None:
     request = requested(replace(plan, store="s3://bucket/runs"), "1:1")
-    with pytest.raises(ProviderError, match=r"127\.0\.0\.1:9000 is this machine's own") as caught:
+    with pytest.raises(ProviderError, match=r"127\.0\.0\.1:9000 is on this machine") as caught:
         DockerProvider(tmp_path).launch(request, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9000"})
     assert "docker.network: host" in (caught.value.hint or "")
     assert list(tmp_path.iterdir()) == []

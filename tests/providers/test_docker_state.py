@@ -25,17 +25,17 @@ def test_a_worker_s_exit_status_says_why(cause: Cause) -> None:
     ("node", "cause", "words"),
     [
         (exited(code=137), Cause.INFRASTRUCTURE, "was killed"),
-        (exited(code=143), Cause.INFRASTRUCTURE, "before its worker could listen"),
+        (exited(code=143), Cause.INFRASTRUCTURE, "before its worker handled signals"),
         (exited(code=255, error="shim died"), Cause.INFRASTRUCTURE, "restarted while the container ran (shim died)"),
         (exited(code=137, out_of_memory=True, memory_limit=64_000_000), Cause.OUT_OF_MEMORY, "64 MB (resources.memory)"),
         (exited(code=137, out_of_memory=True), Cause.OUT_OF_MEMORY, "what the machine has"),
         (exited(code=6), Cause.INFRASTRUCTURE, "exit status 6"),
         (exited(code=1), Cause.FAILED, "exit status 1"),
-        (Seen(0, "ct-a", "created"), Cause.INFRASTRUCTURE, "never started; the submission was cut off"),
+        (Seen(0, "ct-a", "created"), Cause.INFRASTRUCTURE, "never started; the submission was interrupted"),
         (Seen(0, "ct-a", "created", error="no python3"), Cause.INFRASTRUCTURE, "never started: no python3"),
         (Seen(0, "ct-a", "dead"), Cause.INFRASTRUCTURE, "it is dead"),
-        (Seen(0, "ct-a", "removing"), Cause.INFRASTRUCTURE, "somebody removed it"),
-        (Seen.of(0, "ct-a", None), Cause.INFRASTRUCTURE, "somebody removed it"),
+        (Seen(0, "ct-a", "removing"), Cause.INFRASTRUCTURE, "was removed"),
+        (Seen.of(0, "ct-a", None), Cause.INFRASTRUCTURE, "was removed"),
     ],
 )
 def test_an_end_without_the_worker_s_word_has_a_cause_and_words(node: Seen, cause: Cause, words: str) -> None:

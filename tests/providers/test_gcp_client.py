@@ -114,7 +114,7 @@ def test_without_credentials_there_is_one_message(tmp_path: Path, monkeypatch: p
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
     provider = VertexProvider(tmp_path)
-    with pytest.raises(ProviderError, match="there are no credentials for Google Cloud") as caught:
+    with pytest.raises(ProviderError, match="no credentials for Google Cloud") as caught:
         provider.launch(provider.render(plan_of()), {})
     assert caught.value.hint is not None
     assert "gcloud auth application-default login" in caught.value.hint
@@ -123,7 +123,7 @@ def test_without_credentials_there_is_one_message(tmp_path: Path, monkeypatch: p
 def test_a_key_file_that_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.joinpath("key.json").write_text("{")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
-    with pytest.raises(ProviderError, match=r"there are no credentials for Google Cloud \(.*key\.json"):
+    with pytest.raises(ProviderError, match=r"no credentials for Google Cloud \(.*key\.json"):
         credentials_of("my-project-123456")
 
 

@@ -68,8 +68,8 @@ def lose_quota(google: GcpSimulator) -> None:
         (move_bucket, "bucket", "warning", "gs://my-bucket is in us-east1, the jobs in europe-west4"),
         (lose_repository, "gcp.repository", "error", f"there is no {REPOSITORY}"),
         (lose_quota, "quota", "error", "custom_model_training_cpus is 0 in europe-west4"),
-        (disable("cloudresourcemanager.googleapis.com"), "permissions", "warning", "cannot be asked for"),
-        (deny("serviceusage.quotas.get"), "quota", "warning", "cannot be asked for: the credentials lack the permission serviceusage"),
+        (disable("cloudresourcemanager.googleapis.com"), "permissions", "warning", "cannot be checked"),
+        (deny("serviceusage.quotas.get"), "quota", "warning", "cannot be checked: the credentials lack the permission serviceusage"),
         (disable("artifactregistry.googleapis.com"), "gcp.repository", "error", "artifactregistry.googleapis.com is not enabled"),
     ],
 )
@@ -101,7 +101,7 @@ def test_settings_without_a_project_are_an_error_and_no_exception(gcp: Bench) ->
 
 def test_where_a_bucket_is_need_not_be_readable(gcp: Bench) -> None:
     gcp.google.rights.denied.add("storage.buckets.get")
-    assert findings(gcp)["bucket"] == Diagnosis("bucket", "ok", "gs://my-bucket; where it is may not be read")
+    assert findings(gcp)["bucket"] == Diagnosis("bucket", "ok", "gs://my-bucket; its location may not be read")
 
 
 def test_an_account_that_does_not_exist_and_none_at_all_are_told_apart(gcp: Bench) -> None:

@@ -332,11 +332,11 @@ def test_secrets_lie_in_secret_manager_and_nowhere_else(gcp: Bench) -> None:
 
 def test_a_secret_is_deleted_after_the_end_and_not_before(gcp: Bench) -> None:
     handle = gcp.provider.launch(gcp.request(secrets=["TOKEN"]), {"TOKEN": SECRET})
-    gcp.provider.tidy(handle)
+    gcp.provider.clean_up(handle)
     assert len(gcp.google.secrets.names()) == 1
     gcp.google.finish(RUN_ID, 0)
     for _ in range(2):
-        gcp.provider.tidy(handle)
+        gcp.provider.clean_up(handle)
         assert gcp.google.secrets.names() == []
 
 

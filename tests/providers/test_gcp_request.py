@@ -60,15 +60,15 @@ def test_defaults_hold_without_a_config_file_and_what_is_missing_is_named() -> N
         ("jobSpec.workerPoolSpecs.0.machineSpec.acceleratorType", "NVIDIA_L4", "acceleratorType and acceleratorCount need each other"),
         ("jobSpec.workerPoolSpecs.0.diskSpec.bootDiskSizeGb", 99, "gcp.disk: 99GB; a boot disk has 100 to 64000GB"),
         ("jobSpec.workerPoolSpecs.0.diskSpec.bootDiskSizeGb", 2**31, f"{2**31}: at most {2**31 - 1} is allowed"),
-        ("jobSpec.workerPoolSpecs.0.containerSpec.env", [{"name": "1st", "value": ""}], "'1st' is not a variable's name"),
+        ("jobSpec.workerPoolSpecs.0.containerSpec.env", [{"name": "1st", "value": ""}], "'1st' is not a valid variable name"),
         ("jobSpec.workerPoolSpecs.0.containerSpec.env", [{"name": "A"}], "env[0]: value is missing"),
         ("jobSpec.workerPoolSpecs.0.containerSpec.env", [{"name": "A", "value": ""}] * 101, "env: has 101 entries; at most 100"),
         ("jobSpec.scheduling.timeout", "1h", 'jobSpec.scheduling.timeout: "1h" does not match the pattern'),
         ("jobSpec.scheduling.strategy", "SPOTTY", "the nearest are SPOT"),
         ("jobSpec.network", "default", "gcp.network: 'default' is not a network's full name"),
         ("jobSpec.serviceAccount", "me@example.com", "gcp.service_account: 'me@example.com' is not the e-mail of a service account"),
-        ("labels", {"Team": "vision"}, "gcp.labels: 'Team' is no label"),
-        ("labels", {"team": "Vision"}, "gcp.labels.team: 'Vision' is no value"),
+        ("labels", {"Team": "vision"}, "gcp.labels: 'Team' is not a valid key"),
+        ("labels", {"team": "Vision"}, "gcp.labels.team: 'Vision' is not a valid value"),
         ("labels", {"team": "v" * 64}, "gcp.labels.team: "),
         ("labels", {f"l{number}": "" for number in range(65)}, "gcp.labels: has 65 entries with those of cloud-train; at most 64"),
     ],
@@ -86,12 +86,12 @@ def test_a_mistake_in_the_body_is_found_and_named(path: str, value: Any, problem
         ({"region": "europe-west4-a"}, "gcp.region: 'europe-west4-a' is a zone; its region is europe-west4"),
         ({"region": "eu"}, "gcp.region: 'eu' is not a region"),
         ({"endpoint": "vertex.internal"}, "gcp.endpoint: 'vertex.internal' is not a URL"),
-        ({"machine": "n1-standart-8"}, "gcp.machine: there is no n1-standart-8; did you mean n1-standard-8"),
-        ({"machine": "a3-highgpu-2g"}, "gcp.machine: a3-highgpu-2g is had as spot capacity only"),
+        ({"machine": "n1-standart-8"}, "gcp.machine: unknown machine n1-standart-8; did you mean n1-standard-8"),
+        ({"machine": "a3-highgpu-2g"}, "gcp.machine: a3-highgpu-2g is available as spot capacity only"),
         ({"machine": "n1-highmem-2", "resources": {"cpus": 8}}, "gcp.machine: n1-highmem-2 has 2 cpus, 13GiB and no accelerators"),
         ({"machine": "n2-standard-8", "resources": {"accelerator": "T4"}}, "gcp.machine: n2-standard-8 has 8 cpus"),
-        ({"resources": {"accelerator": "A10G"}}, "resources.accelerator: gcp has no machine with A10G in the table"),
-        ({"resources": {"cpus": 1000}}, "resources: no machine of gcp in the table has that"),
+        ({"resources": {"accelerator": "A10G"}}, "resources.accelerator: gcp has no known machine with A10G"),
+        ({"resources": {"cpus": 1000}}, "resources: no known machine of gcp has that"),
     ],
 )
 def test_a_mistake_in_the_settings_is_named_by_its_key(settings: dict[str, Any], problem: str) -> None:
@@ -105,7 +105,7 @@ def test_a_mistake_in_the_settings_is_named_by_its_key(settings: dict[str, Any],
 @pytest.mark.parametrize("setting", ["project", "region", "repository"])
 def test_a_setting_that_is_needed_is_asked_for(setting: str) -> None:
     [problem] = problems_of(request_of(without(plan_of(), setting)))
-    assert problem.startswith(f"gcp.{setting}: no {setting} is named in the config file")
+    assert problem.startswith(f"gcp.{setting}: not set")
 
 
 @pytest.mark.parametrize(

@@ -54,15 +54,15 @@ def test_a_state_that_comes_tomorrow_ends_nothing() -> None:
 @pytest.mark.parametrize(
     ("message", "code", "cause", "words"),
     [
-        (f"{REPLICA} 10.", 3, Cause.FAILED, "ended with an error"),
+        (f"{REPLICA} 10.", 3, Cause.FAILED, "The program failed"),
         (f"{REPLICA} 11.", 3, Cause.OUT_OF_MEMORY, ""),
         (f"{REPLICA} 12.", 3, Cause.PREEMPTED, ""),
         (f"{REPLICA} 13.", 3, Cause.CANCELLED, ""),
         (f"{REPLICA} 14.", 3, Cause.TIMED_OUT, ""),
         (f"{REPLICA} 15.", 3, Cause.INFRASTRUCTURE, ""),
-        (f"{REPLICA} 1. Termination reason: Error.", 3, Cause.FAILED, "before it could say why"),
+        (f"{REPLICA} 1. Termination reason: Error.", 3, Cause.FAILED, "before it could report why"),
         (f"{REPLICA} 6.", 3, Cause.INFRASTRUCTURE, "roles/storage.objectUser"),
-        (f"{REPLICA} 127.", 3, Cause.REJECTED, "no python3"),
+        (f"{REPLICA} 127.", 3, Cause.REJECTED, "no working python3"),
         (f"{REPLICA} 137.", 3, Cause.INFRASTRUCTURE, "killed"),
         (f"{REPLICA} 9(SIGKILL).", 3, Cause.INFRASTRUCTURE, "killed"),
         ("Failed to pull image: write /var/lib/layer: no space left on device", 13, Cause.FAILED, "enlarge gcp.disk"),

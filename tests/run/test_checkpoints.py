@@ -125,7 +125,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_the_note_say
     notes: list[str] = []
     assert newest_valid(tmp_path, notes.append) == good
     assert len(notes) == 1
-    assert notes[0].startswith("passed over checkpoint step-0000000")
+    assert notes[0].startswith("skipped checkpoint step-0000000")
     assert reason in notes[0]
 
 

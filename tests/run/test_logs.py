@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloud_train.run.logs import LogReader
+from cloud_train.run.streams import LogReader
 from cloud_train.storage.local import LocalStore
 
 

@@ -6,9 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from cloud_train.run.logs import LogReader, start_of_tail
 from cloud_train.run.metrics import MetricsReader
-from cloud_train.run.streams import SegmentedStream, open_stream, segment_key, stream_of
+from cloud_train.run.streams import LogReader, SegmentedStream, open_stream, segment_key, start_of_tail, stream_of
 from tests.storage.memory_store import MemoryStore
 
 KEY = "run-1/attempts/1/logs/node-0/output.log"

@@ -78,7 +78,7 @@ def test_development_storage_is_the_emulator_on_its_usual_port() -> None:
         ({"AZURE_STORAGE_CONNECTION_STRING": "AccountName=acct;AccountKey=not base64!"}, "AZURE_STORAGE_CONNECTION_STRING is not base64"),
         ({"AZURE_STORAGE_KEY": "YQ"}, "AZURE_STORAGE_KEY is not base64"),
         ({"AZURE_STORAGE_KEY": KEY, "AZURE_STORAGE_ACCOUNT": "other"}, "AZURE_STORAGE_ACCOUNT is about 'other'"),
-        ({"AZURE_STORAGE_ENDPOINT": f"acct.blob.core.windows.net?{SAS}"}, "is no endpoint"),
+        ({"AZURE_STORAGE_ENDPOINT": f"acct.blob.core.windows.net?{SAS}"}, "is not an endpoint"),
     ],
 )
 def test_settings_that_are_broken_or_of_another_account_are_named(settings: dict[str, str], named: str) -> None:

@@ -378,7 +378,7 @@ def test_a_block_that_is_missing_at_the_end_makes_the_upload_gone_and_no_object(
 
 def test_another_programs_unfinished_upload_is_said_to_be_in_the_way(store: AzureStore) -> None:
     store.blob("a").stage_block("a short name", b"theirs")
-    with pytest.raises(StoreError, match="another program's unfinished upload"):
+    with pytest.raises(StoreError, match="another program has an unfinished upload"):
         store.multipart().send("a", store.multipart().begin("a", 3, "00"), 0, 0, b"one")
 
 

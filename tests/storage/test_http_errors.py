@@ -70,5 +70,5 @@ def test_an_answer_without_a_body_is_explained_by_its_status() -> None:
 
 
 def test_a_busy_service_and_a_dead_network_have_different_next_steps() -> None:
-    assert "busy" in (error_of(503, "SlowDown", "", "cannot read x").hint or "")
+    assert "retry later" in (error_of(503, "SlowDown", "", "cannot read x").hint or "")
     assert "network" in (error_of(0, "", "Connection refused", "cannot read x").hint or "")

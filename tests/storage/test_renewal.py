@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from cloud_train.storage.base import AccessDeniedError, Store
+from cloud_train.storage.objects import Renewal
 from cloud_train.storage.registry import open_store
-from cloud_train.storage.renewal import Renewal
 from cloud_train.storage.transfer.files import Options, Upload, upload
 from tests.answers import Answer, Request
 from tests.faults import Fault, FaultProxy, Refuse

@@ -9,7 +9,14 @@ import pytest
 
 from cloud_train.errors import StoreError
 from cloud_train.retry import RetryPolicy
-from cloud_train.storage.base import AccessDeniedError, ObjectExistsError, ObjectInfo, ObjectMissingError, TransientStoreError
+from cloud_train.storage.base import (
+    AccessDeniedError,
+    ObjectExistsError,
+    ObjectInfo,
+    ObjectMissingError,
+    RetriesExhaustedError,
+    TransientStoreError,
+)
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.registry import open_store
 from cloud_train.storage.retrying import RetryingStore, retrying
@@ -63,7 +70,7 @@ def test_an_answer_is_not_tried_again(error: StoreError) -> None:
 
 def test_when_the_time_is_up_the_last_error_is_told_with_the_time() -> None:
     clock = Clock()
-    with pytest.raises(StoreError, match=r"the server is busy \(tried for 20 s\)") as caught:
+    with pytest.raises(RetriesExhaustedError, match=r"the server is busy \(tried for 20 s\)") as caught:
         retrying(clock.policy(time_limit=20.0), failing(1_000, TransientStoreError("the server is busy", hint="wait")))
     assert caught.value.hint == "wait"
     assert not isinstance(caught.value, TransientStoreError), "who catches it may not try again once more"

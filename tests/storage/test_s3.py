@@ -116,7 +116,7 @@ def test_a_redirect_that_names_no_region_does_not_go_round_for_ever(server: Scri
         (s3_refusal(403, "RequestTimeTooSkewed", "The difference is too large."), "this machine's clock is off", "set the clock"),
         (s3_refusal(403, "InvalidAccessKeyId", "It does not exist."), "does not know this access key", "aws sts get-caller-identity"),
         (s3_refusal(403, "SignatureDoesNotMatch", "Check your key."), "does not belong to the access key", "get-caller-identity"),
-        (s3_refusal(403, "InvalidObjectState", "GLACIER"), "lies in an archive", "restore"),
+        (s3_refusal(403, "InvalidObjectState", "GLACIER"), "is archived", "restore"),
     ],
 )
 @pytest.mark.usefixtures("keys")

@@ -33,6 +33,7 @@ def test_the_number_of_threads_follows_from_the_job_the_environment_and_the_proc
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="this is not glibc")
 def test_memory_that_a_step_lets_go_of_is_kept_for_the_next_one() -> None:
     code = """

@@ -109,6 +109,7 @@ def test_the_average_keeps_the_memory_format_of_the_weights() -> None:
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
 def test_an_update_does_not_import_torchs_compiler() -> None:
     code = (
         "import sys; from torch import nn; from cloud_train.training.ema import WeightAverage\n"

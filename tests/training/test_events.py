@@ -115,6 +115,7 @@ def test_a_missing_package_is_named_with_two_ways_out(tmp_path: Path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_writing_imports_neither_a_cloud_nor_torchs_compiler_and_warns_of_nothing(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from cloud_train.training.events import EventFile\n"

@@ -45,6 +45,7 @@ SPARED: list[tuple[tuple[Literal["bias", "norm", "embedding"], ...], set[str]]] 
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("no_decay", "spared"), SPARED)
 @pytest.mark.parametrize("case", CASES)
 def test_five_steps_give_the_weights_of_torchs_own_optimizer_to_the_last_bit(
@@ -165,6 +166,7 @@ def test_a_gradient_scaler_finds_the_gradients() -> None:
     assert all(weight.grad is not None and torch.equal(weight.grad, torch.ones_like(weight)) for weight in ours)
 
 
+@pytest.mark.slow
 def test_a_step_does_not_import_torchs_compiler() -> None:
     code = (
         "import sys, torch; from torch import nn; from cloud_train.training.optimizers import Adam, AdamW, Sgd\n"

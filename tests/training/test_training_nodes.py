@@ -21,9 +21,11 @@ from cloud_train.run.checkpoints import newest_valid
 from cloud_train.run.record import AttemptStatus, Program, RunRecord
 from cloud_train.run.states import Cause
 from cloud_train.training.launch import interface_towards
-from cloud_train.worker.surroundings import Timing
+from cloud_train.worker.context import Timing
 from tests.training.program import ROOT
 from tests.training.test_training_processes import patched
+
+pytestmark = pytest.mark.slow
 
 RUN_ID = "nodes-261123-120000-abcd"
 QUICK = Timing(heartbeat=0.1, look=0.1, join_look=0.02, leftover=0.3, silence=10, lost=2, retry=(0.05,))
@@ -41,9 +43,9 @@ from cloud_train.worker.processes.signals import Signals
 signals = Signals()
 from cloud_train.run.record import sha256_of
 from cloud_train.storage.registry import open_store
-from cloud_train.worker.nodes.node import from_variables
+from cloud_train.worker.nodes import from_variables
 from cloud_train.worker.supervisor import run_attempts
-from cloud_train.worker.surroundings import Timing
+from cloud_train.worker.context import Timing
 store, run_id, attempt, timing = sys.argv[1:]
 store = open_store(store)
 record = sha256_of(store.get(f"{run_id}/run.json"))

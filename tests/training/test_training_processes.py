@@ -13,6 +13,8 @@ from cloud_train.run.checkpoints import newest_valid
 from cloud_train.worker import contract
 from tests.training.program import ROOT, Program
 
+pytestmark = pytest.mark.slow
+
 RAGGED: dict[str, Any] = {  # 1,438 digits in batches of 400: the last has 238, which three processes do not share equally
     "model": {"kind": "cnn", "blocks": [{"filters": 4}]},
     "data": {"dataset": "digits", "size": 8},

@@ -26,6 +26,7 @@ GRU: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", [CNN, GRU], ids=["cnn", "gru"])
 def test_a_training_that_is_told_to_stop_and_then_killed_ends_with_the_same_bytes(tmp_path: Path, job: dict[str, Any]) -> None:
     through = Program(tmp_path / "through", job)
@@ -66,6 +67,7 @@ def test_without_torch_the_command_that_installs_it_is_named(tmp_path: Path) -> 
     assert program.said() == {"message": ended.stderr.removeprefix("error: ").strip(), "cause": "failed"}
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_leaves_the_checkpoints_before_it(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", kilobytes=400) as disk:
         program = Program(tmp_path / "work", {**CNN, "checkpoint": {"every": "1 step", "keep": 100}, "train": {"steps": 500}})
@@ -80,6 +82,7 @@ def test_a_full_disk_is_named_and_leaves_the_checkpoints_before_it(tmp_path: Pat
         assert not [file for file in program.checkpoints.iterdir() if file.name.endswith(".tmp")]
 
 
+@pytest.mark.slow
 def test_memory_that_is_used_up_has_a_cause_of_its_own(tmp_path: Path) -> None:
     program = Program(tmp_path, {**GRU, "model": {"kind": "rnn", "hidden_size": 10**7}})
     ended = program.run()
@@ -133,6 +136,7 @@ def test_what_nobody_foresaw_keeps_its_traceback_in_the_log(tmp_path: Path) -> N
     assert program.said() == {"message": "ZeroDivisionError: division by zero", "cause": "failed"}
 
 
+@pytest.mark.slow
 def test_a_training_imports_neither_scikit_learn_nor_torchs_compiler(tmp_path: Path) -> None:
     code = (
         "import runpy, sys\n"

@@ -12,6 +12,8 @@ from cloud_train.worker.contract import STOPPED
 from tests.training.images.pictures import write_folder
 from tests.training.trainer import TestRun, make_job, make_run, train_here
 
+pytestmark = pytest.mark.slow
+
 MODELS: dict[str, dict[str, Any]] = {
     "cnn": {"kind": "cnn", "blocks": [{"filters": 4}]},
     "linear": {"kind": "rnn", "cell": "linear", "hidden_size": 8},

@@ -19,11 +19,11 @@ from cloud_train.run.states import State
 from cloud_train.run.streams import open_stream
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.registry import open_store
-from cloud_train.worker.surroundings import Timing
+from cloud_train.worker.context import Timing
 from tests.support import wait_until
 
 RUN_ID = "script-261123-120000-abcd"
-QUICK = Timing(heartbeat=0.1, look=0.05, join_look=0.05, leftover=0.3, write_again=0.05, retry=(0.1,), shipping=20, farewell=10)
+QUICK = Timing(heartbeat=0.1, look=0.05, join_look=0.05, leftover=0.3, write_again=0.05, retry=(0.1,), uploading=20, farewell=10)
 
 _QUICK_WORKER = """
 import json, os, sys
@@ -31,13 +31,17 @@ from cloud_train.worker.processes.signals import Signals
 signals = Signals()
 from pathlib import Path
 from cloud_train.storage.local import LocalStore
-from cloud_train.worker.shipping import ferry, remote, shipping, streams
-from cloud_train.worker.nodes.node import from_variables
+from cloud_train.retry import RetryPolicy
+from cloud_train.worker import remote
+from cloud_train.worker.uploads import attempts, streams, uploader
+from cloud_train.worker.nodes import from_variables
 from cloud_train.worker.platforms import platform_of
 from cloud_train.worker.supervisor import run_attempts
-from cloud_train.worker.surroundings import Timing
-ferry._LOOK_SECONDS, ferry._TRY_SECONDS, ferry._LONGEST_WAIT_SECONDS = 0.05, 0.5, 0.5
-shipping._CANCEL_SECONDS, shipping._PEERS_SECONDS, streams._LEAST_SECONDS = 0.2, 0.1, 0.2
+from cloud_train.worker.context import Timing
+uploader._LOOK_SECONDS = 0.05
+uploader._LOOK_POLICY = RetryPolicy(time_limit=0.5)
+uploader._BLOCKED_POLICY = RetryPolicy(time_limit=None, first_wait=0.1, longest_wait=0.5)
+attempts._CANCEL_SECONDS, attempts._PEERS_SECONDS, streams._LEAST_SECONDS = 0.2, 0.1, 0.2
 url, run_id, attempt, record, workspace, timing = sys.argv[1:]
 store, paces = LocalStore(Path(workspace)), Timing(**json.loads(timing))
 found = remote.Remote(url, run_id)
@@ -108,7 +112,7 @@ class Machine:
     def output(self, attempt: int = 1) -> bytes:
         return self.stream(layout.output_log(attempt))
 
-    def journal(self, attempt: int = 1) -> str:
+    def worker_log(self, attempt: int = 1) -> str:
         return self.stream(layout.worker_log(attempt)).decode()
 
     def printed(self, attempt: int = 1) -> bytes:
@@ -135,7 +139,7 @@ class Machine:
                     found.append(process)
         return found
 
-    def ferry(self, worker: subprocess.Popen[bytes]) -> psutil.Process:
+    def uploader(self, worker: subprocess.Popen[bytes]) -> psutil.Process:
         """The worker's process that ships: the one child of its own program text that has threads."""
         found: list[psutil.Process] = []
 

@@ -16,7 +16,7 @@ import psutil
 from cloud_train.run import layout
 from cloud_train.run.record import AttemptStatus, Program, RunRecord, sha256_of
 from cloud_train.run.states import Cause, State
-from cloud_train.worker.surroundings import Timing
+from cloud_train.worker.context import Timing
 from tests.support import wait_until
 
 RUN_ID = "script-261123-120000-abcd"
@@ -28,9 +28,9 @@ from cloud_train.worker.processes.signals import Signals
 signals = Signals()
 from cloud_train.run.record import sha256_of
 from cloud_train.storage.registry import open_store
-from cloud_train.worker.nodes.node import from_variables
+from cloud_train.worker.nodes import from_variables
 from cloud_train.worker.supervisor import run_attempts
-from cloud_train.worker.surroundings import Timing
+from cloud_train.worker.context import Timing
 store, run_id, attempt, timing = sys.argv[1:]
 store = open_store(store)
 record = sha256_of(store.get(f"{run_id}/run.json"))
@@ -112,7 +112,7 @@ class Launched:
         path = self.directory / layout.output_log(attempt)
         return path.read_bytes() if path.exists() else b""
 
-    def journal(self, attempt: int = 1) -> str:
+    def worker_log(self, attempt: int = 1) -> str:
         return (self.directory / layout.worker_log(attempt)).read_text()
 
     def says(self, word: bytes, attempt: int = 1) -> None:

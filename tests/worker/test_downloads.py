@@ -164,6 +164,13 @@ def test_a_cache_that_is_a_file_is_named(tmp_path: Path) -> None:
 PRINTS = "import os, pathlib; print([path.name for path in pathlib.Path(os.environ['CLOUD_TRAIN_DATA'], 'downloads').glob('[!.]*.bin')])"
 
 
+GIVES_UP_AT_ONCE = """
+from cloud_train.retry import RetryPolicy
+from cloud_train.storage import https
+https.fetch_url.__kwdefaults__["policy"] = RetryPolicy(attempts=1)
+"""
+
+
 def attempt(launched: Launched, url: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """A worker whose job has its data at ``url``; in the trainer's place, a program prints what was downloaded."""
     program = Program((sys.executable, "-m", "cloud_train.training"), str(launched.work), grace_seconds=20)
@@ -171,20 +178,29 @@ def attempt(launched: Launched, url: str, environment: Mapping[str, str] | None 
     launched.directory.mkdir(parents=True, exist_ok=True)
     (launched.directory / layout.RUN).write_bytes(RunRecord(RUN_ID, 0.0, job, program, {}, {}).to_json())
     before = f"from cloud_train.worker.attempts import program\nprogram.TRAINER = {('-c', PRINTS)!r}\n"
-    return launched.start(before=before, environment=environment)
+    return launched.start(before=before + GIVES_UP_AT_ONCE, environment=environment)
 
 
 def test_a_program_starts_when_its_data_is_downloaded(server: FileServer, launched: Launched) -> None:
     attempt(launched, f"{server.url}/data.bin").wait(60)
     assert launched.status().cause is Cause.SUCCEEDED
     assert launched.output() == f"['{SUM[:16]}-data.bin']\n".encode()
-    assert f"data: downloading {server.url}/data.bin" in launched.journal()
+    assert f"data: downloading {server.url}/data.bin" in launched.worker_log()
 
 
 def test_a_refused_download_is_the_jobs_fault_and_no_program_starts(server: FileServer, launched: Launched) -> None:
     attempt(launched, f"{server.url}/gone.bin").wait(60)
     assert (launched.status().cause, launched.output()) == (Cause.FAILED, b"")
     assert "the server answered 404 (Not Found) (check the URL" in launched.status().message
+
+
+@pytest.mark.parametrize("status", [503, None])
+def test_a_server_that_stays_away_is_not_the_jobs_fault(server: FileServer, launched: Launched, status: int | None) -> None:
+    server.answers = [Answer(status)] * 9
+    url = f"{server.url}/data.bin" if status else "http://127.0.0.1:9/data.bin"
+    attempt(launched, url).wait(60)
+    assert (launched.status().cause, launched.output()) == (Cause.INFRASTRUCTURE, b"")
+    assert f"the data cannot be fetched: cannot download {url}: " in launched.status().message
 
 
 def test_a_clouds_worker_downloads_nothing_from_its_own_machine(server: FileServer, launched: Launched) -> None:

@@ -11,7 +11,7 @@ import pytest
 from cloud_train.data.shards import INDEX, read_index
 from cloud_train.errors import CorruptError
 from cloud_train.orchestrator.packing import pack
-from cloud_train.run.shard_exchange import Arrivals
+from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.storage.registry import open_store
 from cloud_train.worker.data import bring, can_begin_early
 from cloud_train.worker.fetcher import bring_shards
@@ -22,9 +22,9 @@ from tests.stores import SCHEMES, StoreServer, server_or_skip, use
 _FETCH = """
 import sys
 from pathlib import Path
-from cloud_train.run.shard_exchange import Arrivals
+from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.worker.fetcher import bring_shards
-bring_shards(Arrivals(Path(sys.argv[1]), sys.argv[2]), print)
+bring_shards(ShardExchange(Path(sys.argv[1]), sys.argv[2]), print)
 """
 
 
@@ -65,19 +65,19 @@ def test_the_index_comes_at_once_and_the_shards_after_it(packed: str, tmp_path: 
     place = bring(packed, tmp_path, print, early=True)
     assert tars(place) == []
     index = read_index(place / INDEX)
-    arrivals = Arrivals(place, "run")
-    assert arrivals.source == packed
-    bring_shards(arrivals, print)
+    exchange = ShardExchange(place, "run")
+    assert exchange.source == packed
+    bring_shards(exchange, print)
     assert tars(place) == [shard.name for shard in index.shards]
     assert bring(packed, tmp_path, print, early=True) == place
     notes: list[str] = []
-    bring_shards(arrivals, notes.append)
+    bring_shards(exchange, notes.append)
     assert notes == [f"data: all 6 shards of {packed} are there, 0 of them fetched by this attempt"]
 
 
 def test_shards_of_an_earlier_version_are_verified_where_another_run_reads_them(packed: str, tmp_path: Path) -> None:
     place = bring(packed, tmp_path, print, early=True)
-    bring_shards(Arrivals(place, "run"), print)
+    bring_shards(ShardExchange(place, "run"), print)
     before = {path.name: (path.stat().st_ino, path.read_bytes()) for path in place.glob("*.tar")}
     damaged = place / next(iter(before))
     damaged.write_bytes(b"x")
@@ -89,7 +89,7 @@ def test_shards_of_an_earlier_version_are_verified_where_another_run_reads_them(
     assert {path.name: (path.stat().st_ino, path.read_bytes()) for path in place.glob("*.tar")} == {
         name: each for name, each in before.items() if name != damaged.name
     }
-    bring_shards(Arrivals(place, "run"), print)
+    bring_shards(ShardExchange(place, "run"), print)
     assert damaged.read_bytes() == before[damaged.name][1]
     assert bring(packed, tmp_path, pytest.fail, early=True) == place
 
@@ -98,7 +98,7 @@ def test_a_program_that_does_not_wait_gets_the_whole_folder(packed: str, tmp_pat
     early, whole = bring(packed, tmp_path, print, early=True), bring(packed, tmp_path, print)
     assert early != whole
     assert tars(whole) == [shard.name for shard in read_index(whole / INDEX).shards]
-    assert Arrivals(whole, "run").source is None
+    assert ShardExchange(whole, "run").source is None
 
 
 @pytest.mark.parametrize(
@@ -121,10 +121,10 @@ def test_the_shards_come_in_the_order_in_which_they_are_wanted(
     with FaultProxy(server) as proxy:
         use(server, monkeypatch, proxy.endpoint)
         place = bring(packed, tmp_path, print, early=True)
-        arrivals = Arrivals(place, "run")
-        arrivals.expect([4, 2, 99, 5])
-        arrivals.need(3)
-        bring_shards(arrivals, print)
+        exchange = ShardExchange(place, "run")
+        exchange.expect([4, 2, 99, 5])
+        exchange.need(3)
+        bring_shards(exchange, print)
         fetched = shards_asked(proxy)
     assert list(dict.fromkeys(fetched)) == [f"train-0000{number}.tar" for number in (3, 4, 2, 5, 0, 1)]
     assert not list(place.glob(".cloud-train-needed-*"))
@@ -134,7 +134,7 @@ def test_two_runs_at_once_fetch_each_shard_once(server: StoreServer, packed: str
     with FaultProxy(server) as proxy:
         use(server, monkeypatch, proxy.endpoint)
         place = bring(packed, tmp_path, print, early=True)
-        Arrivals(place, "b").expect([5, 4, 3, 2, 1, 0])
+        ShardExchange(place, "b").expect([5, 4, 3, 2, 1, 0])
         runs = [subprocess.Popen([sys.executable, "-c", _FETCH, place, name], stdout=subprocess.PIPE, text=True) for name in "ab"]
         said = [run.communicate(timeout=60)[0] for run in runs]
         fetched = shards_asked(proxy)
@@ -164,7 +164,7 @@ def test_what_one_that_died_had_locked_another_one_fetches(
         first.wait(60)
         assert asked
         assert tars(place) == []
-        bring_shards(Arrivals(place, "b"), print)
+        bring_shards(ShardExchange(place, "b"), print)
     assert len(tars(place)) == 6
 
 
@@ -174,7 +174,7 @@ def test_a_shard_that_is_not_what_was_packed_is_named_and_nothing_of_it_is_there
     store.put("train-00002.tar", b"x" * size)
     place = bring(packed, tmp_path, print, early=True)
     with pytest.raises(CorruptError, match=r"checksum mismatch for .*train-00002\.tar"):
-        bring_shards(Arrivals(place, "run"), print)
+        bring_shards(ShardExchange(place, "run"), print)
     assert tars(place) == ["train-00000.tar", "train-00001.tar"]
 
 

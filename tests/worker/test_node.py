@@ -1,7 +1,7 @@
 import pytest
 
 from cloud_train.errors import UsageError
-from cloud_train.worker.nodes.node import NodeContext, from_variables
+from cloud_train.worker.nodes import NodeContext, from_variables
 
 
 def test_without_variables_there_is_one_node() -> None:

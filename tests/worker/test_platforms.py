@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from cloud_train.errors import UsageError
+from cloud_train.run.platform_rules import NodeVariables
 from cloud_train.run.record import Program
 from cloud_train.run.states import Cause
-from cloud_train.worker.nodes.node import NodeContext
+from cloud_train.worker.nodes import NodeContext
 from cloud_train.worker.platforms import platform_of
 
 
@@ -55,12 +56,12 @@ def test_azure_ml_names_the_nodes_in_variables() -> None:
 
 @pytest.mark.parametrize("name", ["sagemaker", "vertex", "azureml"])
 def test_a_platform_that_does_not_show_itself_is_said_so(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"one of {name} does"):
+    with pytest.raises(UsageError, match=f"cannot determine the node rank on platform '{name}'"):
         platform_of(name, {}, tmp_path)
 
 
 def test_another_platform_is_refused() -> None:
-    with pytest.raises(UsageError, match="sagemaker, vertex, azureml, not 'moon'"):
+    with pytest.raises(UsageError, match="sagemaker, vertex, azureml or JSON, not 'moon'"):
         platform_of("moon")
 
 
@@ -68,3 +69,33 @@ def test_what_vertex_would_restart_leaves_with_0_once_there_is_nothing_more_to_d
     vertex, azure = platform_of("vertex", {"CLOUD_ML_JOB_ID": "1"}), platform_of("azureml", {"AZUREML_RUN_ID": "1"})
     once, thrice = Program(("true",), "/"), Program(("true",), "/", attempts=3, retry_on=(Cause.PREEMPTED,))
     assert [platform.exit_status(10, program) for platform in (vertex, azure) for program in (once, thrice)] == [10, 0, 10, 10]
+
+
+CLUSTER = NodeVariables(job="JOB", rank="RANK", nodes="TASKS", address="FIRST", port="PORT")
+
+
+def test_a_platform_that_no_worker_knows_names_its_variables_as_json(tmp_path: Path) -> None:
+    variables = {"JOB": "4711", "RANK": "1", "TASKS": "3", "FIRST": "node-0", "PORT": "29517"}
+    platform = platform_of(CLUSTER.to_json(), variables)
+    assert (platform.node, platform.job) == (NodeContext(1, 3, "node-0", 29517), "4711")
+    assert platform_of(CLUSTER.to_json(), {**variables, "CLOUD_TRAIN_MASTER_PORT": "1234"}).node.master_port == 1234
+    assert platform_of(CLUSTER.to_json(), {"JOB": "4711", "TASKS": "1"}).node == NodeContext()
+    alone = NodeVariables(job="JOB", failure_file="/var/failure", restarts_failures=True)
+    platform = platform_of(alone.to_json(), {"JOB": "4711"}, tmp_path)
+    assert (platform.node, platform.failure_file, platform.restarts_failures) == (NodeContext(), tmp_path / "var/failure", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "message"),
+    [
+        (CLUSTER.to_json(), {"TASKS": "2", "RANK": "1", "FIRST": "a", "PORT": "1"}, "cannot determine the node rank.*JOB"),
+        (CLUSTER.to_json(), {"JOB": "4711", "TASKS": "two"}, "cannot determine the node rank"),
+        ('{"rank": "RANK"}', {}, "a NodeVariables is JSON with job, rank"),
+        ('{"job": "JOB", "colour": "red"}', {}, "a NodeVariables is JSON with job, rank"),
+        ("{", {}, "a NodeVariables is JSON with job, rank"),
+        ("slurm", {}, "--platform is one of sagemaker, vertex, azureml or JSON, not 'slurm'"),
+    ],
+)
+def test_variables_that_are_missing_or_no_rules_are_said(name: str, variables: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        platform_of(name, variables)

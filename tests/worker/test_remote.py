@@ -1,4 +1,4 @@
-"""A run in a store, as a worker claims attempts and brings checkpoints: what is damaged, incomplete or hostile there harms nothing."""
+"""A run in a store, as a worker lease attempts and brings checkpoints: what is damaged, incomplete or hostile there harms nothing."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from cloud_train.storage import registry
 from cloud_train.storage.base import ObjectMissingError, TransientStoreError
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.retrying import RetryingStore
-from cloud_train.worker.shipping.remote import CLAIMED, TAKEN, Remote
+from cloud_train.worker.remote import CLAIMED, TAKEN, Remote
 from tests.storage.memory_store import MemoryStore
 
 RUN = "run-1"
@@ -88,8 +88,8 @@ def test_what_is_damaged_incomplete_or_missing_is_passed_over_with_a_note(run: R
     run.store.place(run.key(3, layout.MANIFEST), b'{"format": 1, ')
     run.forge(2, {"weights": b"weights of 1"}, says=1)
     assert run.bring() == layout.step_folder(1)
-    assert [note.split()[3] for note in run.notes[:5]] == [layout.step_folder(step) for step in (6, 5, 4, 3, 2)]
-    assert all("passed over" in note for note in run.notes[:5])
+    assert [note.split()[2] for note in run.notes[:5]] == [layout.step_folder(step) for step in (6, 5, 4, 3, 2)]
+    assert all("skipped" in note for note in run.notes[:5])
     assert "SHA-256" in run.notes[0] or "not what" in run.notes[0]
 
 
@@ -117,7 +117,7 @@ def test_a_manifest_with_names_that_cannot_lie_beside_each_other_is_passed_over(
     run.save(1)
     run.forge(2, {"a": b"file", "a/b": b"in a folder of the same name"})
     assert run.bring() == layout.step_folder(1)
-    assert "passed over checkpoint step-00000002" in run.notes[0]
+    assert "skipped checkpoint step-00000002" in run.notes[0]
 
 
 def test_folders_with_other_names_are_no_checkpoints(run: Run) -> None:
@@ -189,12 +189,12 @@ def test_another_node_does_not_start_from_a_damaged_checkpoint(run: Run) -> None
 
 def test_of_many_workers_one_claims_the_attempt(run: Run) -> None:
     answers: list[str] = []
-    claims = [
+    lease = [
         Thread(target=lambda name=name: answers.append(run.remote.claim("attempts/1/status.json", name))) for name in (b"a", b"b", b"c")
     ]
-    for claim in claims:
+    for claim in lease:
         claim.start()
-    for claim in claims:
+    for claim in lease:
         claim.join()
     assert sorted(answers) == [CLAIMED, TAKEN, TAKEN]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cloud_train.exit_status import TAKEN
 from cloud_train.run import layout
 from cloud_train.run.states import Cause, State
-from cloud_train.worker.restarting import TAKEN
 from tests.stores import server_or_skip, use
 from tests.worker.in_store import RUN_ID, Machine
 
@@ -50,7 +50,7 @@ def test_the_next_attempt_follows_one_without_a_last_word(machines: list[Machine
     second.store.put(f"{RUN_ID}/run.json", replace_directory(second))
     assert second.start(environment=platform()).wait(60) == 0
     assert (second.status(1).cause, second.status(1).state) == (Cause.PREEMPTED, State.INTERRUPTED)
-    assert second.status(1).message == "the machine was taken back, and the worker started anew"
+    assert second.status(1).message == "the machine was preempted, and the worker restarted"
     assert second.status(2).state is State.SUCCEEDED
     assert second.output(2) == b"ready\nfrom \n"
 

@@ -67,7 +67,7 @@ def test_a_command_line_that_makes_no_sense_is_an_error_without_a_traceback(argu
 def test_a_run_that_does_not_exist_is_an_error_without_a_traceback(tmp_path: Path) -> None:
     done = worker("--store", str(tmp_path), "--run", "nothing", "--attempt", "1", "--record", RECORD)
     assert done.returncode == 6
-    assert "there is no such file" in done.stderr
+    assert "no such file" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

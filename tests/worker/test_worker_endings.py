@@ -173,4 +173,4 @@ def test_no_value_of_a_secret_is_written_down_by_the_worker(launched: Launched) 
 def test_a_secret_in_the_last_line_of_the_output_does_not_reach_the_status(launched: Launched) -> None:
     launched.shell('echo "denied: $API_TOKEN"; exit 1', secrets=("API_TOKEN",))
     assert launched.run(environment={"API_TOKEN": "hunter2-hunter2"}).message == "exit status 1: denied: ***"
-    assert "hunter2" not in launched.journal()
+    assert "hunter2" not in launched.worker_log()

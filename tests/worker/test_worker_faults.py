@@ -3,8 +3,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from cloud_train.exit_status import TAKEN
 from cloud_train.run.states import Cause, State
-from cloud_train.worker.restarting import TAKEN
 from tests.support import wait_until
 from tests.worker.launching import QUICK, RUN_ID, Launched
 from tests.worker.small_disk import fill, small_disk
@@ -112,5 +112,5 @@ def test_a_program_that_has_filled_the_disk_still_gets_its_end_and_the_reason(la
         status = launched.run()
         assert (status.cause, status.program_exit_code) == (Cause.FAILED, 1)
         assert status.message.endswith(f"the disk of {launched.directory} is full")
-        assert status.message in launched.journal()
+        assert status.message in launched.worker_log()
         launched.end()

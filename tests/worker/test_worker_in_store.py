@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from cloud_train.exit_status import TAKEN
 from cloud_train.run import layout
 from cloud_train.run.manifest import FileEntry, parse_manifest
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import Store
-from cloud_train.worker.restarting import TAKEN
 from tests.faults import FaultProxy
 from tests.stores import SCHEMES, StoreServer, server_or_skip, use
 from tests.support import wait_until
@@ -109,7 +109,7 @@ def test_a_run_in_a_store_ends_with_everything_there_and_nothing_left_here(
     assert machine.steps() == [55, 60]
     assert json.loads(folder_of(machine.store, layout.MODEL)["state"])["steps"] == list(range(1, 61))
     assert folder_of(machine.store, f"{layout.CHECKPOINTS}/{layout.step_folder(60)}")["weights"]
-    assert "checkpoint step-00000060 is in the store" in machine.journal()
+    assert "checkpoint step-00000060 is in the store" in machine.worker_log()
     assert not machine.workspace.exists()
 
 
@@ -138,8 +138,8 @@ def test_a_further_attempt_of_the_same_worker_goes_on_and_both_are_whole(machine
     assert machine.output(1).splitlines()[-1].startswith(b"step 33 ")
     assert machine.status(2).resumed_step == 30
     assert machine.output(2) == printed_from(30)
-    assert "attempt 2 of 2 follows" in machine.journal(1)
-    assert "checkpoint step-00000060 is in the store" in machine.journal(2)
+    assert "attempt 2 of 2 follows" in machine.worker_log(1)
+    assert "checkpoint step-00000060 is in the store" in machine.worker_log(2)
     assert not machine.workspace.exists()
 
 
@@ -202,7 +202,7 @@ def test_somebody_who_cancels_between_two_attempts_gets_a_cancelled_run(machine:
         worker.send_signal(signal.SIGTERM)
     assert worker.wait(60) == Cause.CANCELLED.exit_code
     assert machine.status().cause is Cause.CANCELLED
-    assert "no further attempt" in machine.journal()
+    assert "no further attempt" in machine.worker_log()
 
 
 def test_several_nodes_meet_in_the_store_begin_together_and_go_on_together(tmp_path: Path, url: str) -> None:

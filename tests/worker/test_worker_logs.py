@@ -44,7 +44,7 @@ def test_the_program_reads_nothing_from_a_terminal(launched: Launched) -> None:
 def test_the_journal_says_what_the_worker_did_in_plain_lines_with_their_time(launched: Launched) -> None:
     launched.shell("exit 3")
     launched.run()
-    lines = launched.journal().splitlines()
+    lines = launched.worker_log().splitlines()
     assert [line.split(" ", 1)[1].split(":")[0].split(" 1 ")[0] for line in lines][-1] == "failed"
     for line in lines:
         time.strptime(line.split()[0], "%Y-%m-%dT%H:%M:%SZ")

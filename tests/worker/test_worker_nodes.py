@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from cloud_train.exit_status import TAKEN
 from cloud_train.run import layout
 from cloud_train.run.manifest import write_manifest
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
+from cloud_train.worker.context import Timing
 from cloud_train.worker.ending import Ending
-from cloud_train.worker.nodes.verdict import verdict
-from cloud_train.worker.restarting import TAKEN
+from cloud_train.worker.nodes import verdict
 from cloud_train.worker.status import NodeStatus
-from cloud_train.worker.surroundings import Timing
 from tests.support import wait_until
 from tests.worker.launching import QUICK, Launched
+
+pytestmark = pytest.mark.slow
 
 NODES = replace(QUICK, join_look=0.02, join=20, silence=20, lost=1, farewell=5)
 WAITS = "trap 'exit 143' TERM; echo ready; while :; do sleep 0.05; done"
@@ -49,7 +51,7 @@ class Cluster:
         path = self.launched.directory / layout.output_log(attempt, rank)
         return path.read_text() if path.exists() else ""
 
-    def journal(self, rank: int, attempt: int = 1) -> str:
+    def worker_log(self, rank: int, attempt: int = 1) -> str:
         return (self.launched.directory / layout.worker_log(attempt, rank)).read_text()
 
     def all_say(self, word: str, attempt: int = 1) -> None:
@@ -89,7 +91,7 @@ def test_a_node_that_never_comes_is_named(launched: Launched, missing: int) -> N
         assert launched.ended_with(Cause.INFRASTRUCTURE)
         assert cluster.message() == said
     else:
-        assert said in cluster.journal(1)
+        assert said in cluster.worker_log(1)
     assert [cluster.output(rank) for rank in range(3)] == ["", "", ""]
 
 
@@ -114,7 +116,7 @@ def test_all_nodes_start_from_the_checkpoint_that_node_0_found_valid(launched: L
     assert cluster.run() == {0: 0, 1: 0}
     valid = launched.directory / layout.CHECKPOINTS / layout.step_folder(3)
     assert [cluster.output(rank) for rank in range(2)] == [f"{valid}\n", f"{valid}\n"]
-    assert "passed over" in cluster.journal(0) or "put step-00000006 aside" in cluster.journal(0)
+    assert "passed over" in cluster.worker_log(0) or "put step-00000006 aside" in cluster.worker_log(0)
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])

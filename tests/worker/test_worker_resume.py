@@ -44,7 +44,7 @@ def test_a_second_attempt_gets_the_newest_checkpoint(launched: Launched) -> None
     checkpoint(launched, 1200)
     assert launched.run(attempt=2).resumed_step == 1200
     assert launched.output(2) == b"weights of 1200"
-    assert "resuming from step 1200" in launched.journal(2)
+    assert "resuming from step 1200" in launched.worker_log(2)
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_the_journal_says_why(launched: Launched) -> None:
@@ -53,8 +53,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_journal_says_why(launched: 
     (checkpoint(launched, 2) / "weights").write_text("weights of 3")
     assert launched.run(attempt=2).resumed_step == 1
     assert launched.output(2) == b"weights of 1"
-    assert "passed over checkpoint step-00000002" in launched.journal(2)
-    assert "SHA-256 differs" in launched.journal(2)
+    assert "skipped checkpoint step-00000002" in launched.worker_log(2)
+    assert "SHA-256 differs" in launched.worker_log(2)
 
 
 def test_the_place_of_a_damaged_checkpoint_is_free_for_the_program_to_come(launched: Launched) -> None:
@@ -87,7 +87,7 @@ def test_checkpoints_of_a_script_are_sealed_while_it_runs(launched: Launched) ->
     assert verify(folder).step == 5
     (launched.work / "go").write_text("go\n")
     assert worker.wait(30) == 0
-    assert "sealed checkpoint step-5" in launched.journal()
+    assert "sealed checkpoint step-5" in launched.worker_log()
 
 
 def test_the_last_checkpoint_of_a_script_is_sealed_at_its_end_and_old_ones_are_deleted(launched: Launched) -> None:
@@ -113,13 +113,13 @@ def test_an_unsealed_checkpoint_of_an_earlier_attempt_is_not_trusted(launched: L
     launched.run(attempt=2)
     assert launched.output(2) == b"<>\n"
     assert names(launched.directory / "checkpoints") == [".passed-over-step-7"]
-    assert "manifest.json is missing" in launched.journal(2)
+    assert "manifest.json is missing" in launched.worker_log(2)
 
 
 def test_a_checkpoint_that_cannot_be_sealed_is_noted_and_does_not_stop_the_run(launched: Launched) -> None:
     launched.shell('mkdir "$CLOUD_TRAIN_CHECKPOINTS/step-1"; ln -s /etc/passwd "$CLOUD_TRAIN_CHECKPOINTS/step-1/weights"')
     assert launched.run().cause is Cause.SUCCEEDED
-    assert "'weights' is not a plain file" in launched.journal()
+    assert "'weights' is not a plain file" in launched.worker_log()
 
 
 def test_the_model_of_a_script_is_sealed_when_it_ends_well(launched: Launched) -> None:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from cloud_train.run.states import Cause, State
-from cloud_train.worker.surroundings import Timing
+from cloud_train.worker.context import Timing
 from tests.support import wait_until
 from tests.worker.launching import CANCELLED_AS_IT_FAILS, QUICK, Launched
 
@@ -20,7 +20,7 @@ def test_three_attempts_are_three_launches_at_most(launched: Launched) -> None:
     assert worker.wait(30) == Cause.FAILED.exit_code
     assert attempts(launched) == [1, 2, 3]
     assert [launched.output(number) for number in (1, 2, 3)] == [b"1\n", b"2\n", b"3\n"]
-    assert "attempt 2 of 3 follows in 0.05 s" in launched.journal(1)
+    assert "attempt 2 of 3 follows in 0.05 s" in launched.worker_log(1)
 
 
 def test_attempts_count_across_workers(launched: Launched) -> None:

@@ -114,7 +114,7 @@ def test_the_program_starts_before_the_shards_are_there_and_ends_well(launched: 
     gate.opened.set()
     assert worker.wait(30) == 0
     assert launched.status().cause is Cause.SUCCEEDED
-    assert "all 4 shards" in launched.journal()
+    assert "all 4 shards" in launched.worker_log()
 
 
 def test_a_fetcher_that_is_killed_is_replaced_and_the_program_notices_nothing(launched: Launched, gate: Gate) -> None:
@@ -127,7 +127,7 @@ def test_a_fetcher_that_is_killed_is_replaced_and_the_program_notices_nothing(la
     assert fetcher(worker.pid).pid != first.pid
     gate.opened.set()
     assert worker.wait(30) == 0
-    assert "another one takes over" in launched.journal()
+    assert "another one takes over" in launched.worker_log()
 
 
 def test_a_fetcher_that_is_killed_again_and_again_is_said_to_whoever_waits(launched: Launched, gate: Gate) -> None:

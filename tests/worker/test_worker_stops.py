@@ -133,7 +133,7 @@ def test_what_a_program_leaves_behind_is_ended_with_it(launched: Launched) -> No
     launched.python("import subprocess\nsubprocess.Popen(['sleep', '600'])\nsubprocess.Popen(['sleep', '600'], start_new_session=True)")
     assert launched.run().cause is Cause.SUCCEEDED
     assert living(launched.work) == []
-    assert "left processes behind" in launched.journal()
+    assert "left processes behind" in launched.worker_log()
 
 
 def test_a_second_sigterm_changes_nothing(launched: Launched) -> None:
@@ -163,7 +163,7 @@ def test_the_program_does_not_inherit_ignored_signals(launched: Launched) -> Non
     launched.shell("grep SigIgn /proc/$$/status")
     launched.run()
     ignored = int(launched.output().split()[1], 16)
-    # Those that the worker listens to or that Python ignores by itself; what the surroundings of the tests ignore is theirs.
+    # Those that the worker listens to or that Python ignores by itself; what the context of the tests ignore is theirs.
     listened = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ)
     assert [number.name for number in listened if ignored >> (number - 1) & 1] == []
 

@@ -1,1 +1,1 @@
-"""How answers look: pure functions from data to text. Nothing here reads a run or writes to a stream, but for the live progress line."""
+"""What the verbs print: data as text, and the streams that it goes to."""

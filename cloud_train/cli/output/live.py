@@ -1,4 +1,4 @@
-"""The one line at the bottom of a terminal that shows how a run goes on, below whatever its program prints."""
+"""The line at the bottom of a terminal that shows a run's progress, below the output of its program."""
 
 import shutil
 import sys
@@ -29,7 +29,7 @@ class LiveLine:
         self._line_open = False
 
     def show(self, progress: "Progress") -> None:
-        """Pass the new output on, then draw the line anew."""
+        """Print the new output, then redraw the line."""
         if progress.output:
             self.erase()
             self._output.write(progress.output)

@@ -32,7 +32,7 @@ def plan_text(plan: Plan, request: Mapping[str, Any], refused: Sequence[str], pa
         ("notes", "\n".join(_wrapped(clean(note)) for note in plan.notes)),
     ]
     blocks = [f"{paint(title.upper(), 'bold')}\n{body}" for title, body in sections if body]
-    return without_credentials("\n\n".join([*blocks, paint("A dry run: nothing was started or written.", "dim")]))
+    return without_credentials("\n\n".join([*blocks, paint("Dry run: nothing was started or written.", "dim")]))
 
 
 def _indented(text: str) -> str:
@@ -144,7 +144,7 @@ def _origin(origins: dict[str, str], path: str) -> str:
 
 
 def _is_off(value: Any) -> bool:
-    # A whole number 0 may mean something, as a seed does; a fraction 0.0 is a dropout, a decay or the like that there is not.
+    # A whole number 0 may mean something, as a seed does; a fraction 0.0 means that there is no dropout, decay or the like.
     return value is False or value in ([], {}, "none") or (isinstance(value, float) and not value)
 
 

@@ -94,18 +94,18 @@ def next_steps(run: "RunView", has_metrics: bool = False) -> list[tuple[str, str
     """What a person may do with a run in this state: commands, and what they are for."""
     name = shlex.quote(run.run_id)  # people copy these lines into a shell
     if run.state is State.SUCCEEDED and has_metrics:
-        return [(f"cloud-train fetch-model {name}", "bring the model here"), (f"cloud-train metrics {name} --plot", "see how it learned")]
+        return [(f"cloud-train fetch-model {name}", "copy the model here"), (f"cloud-train metrics {name} --plot", "see how it learned")]
     if run.state is State.SUCCEEDED:
-        return [(f"cloud-train logs {name}", "see what the program printed"), (f"cloud-train sync {name}", "bring all that it left here")]
+        return [(f"cloud-train logs {name}", "see what the program printed"), (f"cloud-train sync {name}", "copy everything it wrote here")]
     if run.state.is_end:
         return [
             (f"cloud-train logs {name}", "see what the program printed"),
-            (f"cloud-train resume {name}", "go on from the newest checkpoint"),
+            (f"cloud-train resume {name}", "continue from the newest checkpoint"),
         ]
     return [
         (f"cloud-train logs {name} --follow", "see what the program prints"),
-        (f"cloud-train status {name}", "see where it stands"),
-        (f"cloud-train cancel {name}", "end it"),
+        (f"cloud-train status {name}", "see its state and progress"),
+        (f"cloud-train cancel {name}", "stop it"),
     ]
 
 

@@ -31,7 +31,7 @@ _SGR = re.compile("\x1b(\\[[0-9;]*m)")
 
 
 class OutputClosedError(Exception):
-    """Whoever read our output went away: there is nothing left to say, and nobody to say it to."""
+    """The reader of the output is gone, so the command ends quietly."""
 
 
 class Painter:

@@ -5,13 +5,14 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from cloud_train.cli.errors import INTERRUPTED, Failure, show
+from cloud_train.cli.errors import Failure, show
 from cloud_train.cli.output import words
 from cloud_train.cli.output.live import LiveLine
 from cloud_train.cli.output.runs import command_list, metrics_line, next_steps
 from cloud_train.cli.output.table import state
 from cloud_train.cli.output.terminal import Painter, clean_lines, is_terminal, moves_its_cursor, say, say_aside, say_json
 from cloud_train.client import Run
+from cloud_train.exit_status import INTERRUPTED
 from cloud_train.run.states import Cause
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
-from cloud_train.cli.errors import INTERRUPTED
 from cloud_train.cli.options import JsonOption, RunArgument
 from cloud_train.cli.output.program_output import ProgramOutput
 from cloud_train.cli.output.terminal import Painter, clean, say_aside, say_bare
 from cloud_train.cli.session import open_client
 from cloud_train.client import Run
 from cloud_train.errors import CloudTrainError, NotFoundError, UsageError
+from cloud_train.exit_status import INTERRUPTED
 
 
 def logs(

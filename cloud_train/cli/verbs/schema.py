@@ -7,6 +7,7 @@ import typer
 from cloud_train.cli.options import JsonOption
 from cloud_train.cli.output.terminal import say_json
 from cloud_train.job.schema import config_schema, job_schema
+from cloud_train.plugins import provider_plugins, settings_models
 
 
 def schema(
@@ -23,5 +24,5 @@ def schema(
       cloud-train schema --config > config.schema.json
     """
     del as_json
-    say_json(config_schema() if config else job_schema(), indented=True)
+    say_json(config_schema(settings_models(set(provider_plugins()))) if config else job_schema(), indented=True)
     return 0

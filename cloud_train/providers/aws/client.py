@@ -37,20 +37,20 @@ _CREDENTIALS = (
     ),
     (
         frozenset({"UnrecognizedClientException", "InvalidClientTokenId", "AuthFailure", "MissingAuthenticationToken"}),
-        "AWS does not know these credentials",
-        f"{LOG_IN}; a region that is off by default has to be enabled",
+        "AWS does not recognize these credentials",
+        f"{LOG_IN}; enable the region if it is off by default",
     ),
     (
         frozenset({"SignatureDoesNotMatch", "InvalidSignatureException", "RequestTimeTooSkewed"}),
         "AWS does not accept the signature",
-        "set this machine's clock; if it is right, the secret access key is wrong",
+        "set this machine's clock; if it is correct, the secret access key is wrong",
     ),
 )
-"""AWS's codes → what they mean, and what to do."""
+"""AWS's codes → their meaning, and what to do."""
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError"})
 _EXISTS = frozenset({"ResourceInUse", "ResourceExistsException", "RepositoryAlreadyExistsException"})
 _MISSING = frozenset({"NoSuchEntity", "NoSuchBucket"})
-_POLICY = "docs/clouds/aws.md has the policy of whoever submits"
+_POLICY = "docs/clouds/aws.md has the submitter's policy"
 _QUOTA = re.compile(r"'([^']+ for [^']+)'")
 _PERMISSION = re.compile(r"not authorized to perform:? ([\w-]+:\w+)(?: on resource:? (\S+))?")
 
@@ -106,7 +106,7 @@ class Aws:
 
 @contextmanager
 def _in_words(service: str, region: str) -> Iterator[None]:
-    """No exception of the SDK leaves this."""
+    """Turn the SDK's exceptions into CloudErrors."""
     try:
         from botocore.exceptions import (
             BotoCoreError,
@@ -166,7 +166,7 @@ def _kind(code: str, said: str) -> type[RefusedError]:
 
 
 def _words(code: str, said: str, operation: str, region: str) -> tuple[str, str | None]:
-    """What happened and what to do."""
+    """The message and the next step."""
     for codes, words, remedy in _CREDENTIALS:
         if code in codes:
             return f"{words} ({region}): {said}", remedy
@@ -177,10 +177,10 @@ def _words(code: str, said: str, operation: str, region: str) -> tuple[str, str 
         name = f" {quota[1]!r}" if quota else ""
         return (
             f"the account's quota{name} in {region} does not allow this: {said}",
-            "ask for more under Service Quotas, Amazon SageMaker (docs/clouds/aws.md), or choose another aws.machine or aws.region",
+            "request more under Service Quotas, Amazon SageMaker (docs/clouds/aws.md), or choose another aws.machine or aws.region",
         )
     if "assume role" in said.lower():
-        hint = "aws.role: the role has to exist, and its trust policy to name sagemaker.amazonaws.com (docs/clouds/aws.md)"
+        hint = "aws.role: the role has to exist, with sagemaker.amazonaws.com in its trust policy (docs/clouds/aws.md)"
         return f"SageMaker cannot use the role: {said}", hint
     return f"AWS refuses {operation} in {region}: {said or code}", None
 

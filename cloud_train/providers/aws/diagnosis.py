@@ -1,4 +1,4 @@
-"""Whether everything that the settings of ``aws`` name is there and allowed, one thing at a time. Starts nothing, and changes nothing."""
+"""Checks that what the settings of ``aws`` name exists and is permitted. Starts and changes nothing."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from cloud_train.providers.base import Diagnosis
 from cloud_train.providers.cloud.diagnosis import looked, unasked
 from cloud_train.providers.cloud.errors import ForbiddenError, MissingError, RefusedError, with_field
 
-_SETUP = "docs/clouds/aws.md makes it"
+_SETUP = "docs/clouds/aws.md shows how"
 _PRINCIPAL = "sagemaker.amazonaws.com"
 
 
@@ -21,7 +21,7 @@ def diagnose(aws: Aws, settings: Mapping[str, Any], store: str | None) -> Iterat
     """Credentials, SageMaker itself, its logs, the role, the bucket, the repository and the quota of the machine."""
     region = region_of(settings)
     if region is None:
-        yield Diagnosis("region", "error", "none is named, and none follows from aws.repository", "set it, such as eu-west-1")
+        yield Diagnosis("region", "error", "not set, and aws.repository does not imply one", "set it, such as eu-west-1")
         return
     identity = looked("credentials", lambda: _identity(aws, region))
     yield identity
@@ -51,25 +51,25 @@ def _logs(aws: Aws, region: str) -> Diagnosis:
     try:
         with_field("AWS", "logStreams", aws.ask("logs", region, "describe_log_streams", logGroupName=LOG_GROUP, limit=1))
     except MissingError:
-        return Diagnosis("logs", "ok", f"{LOG_GROUP} is not there yet: the first job makes it")
+        return Diagnosis("logs", "ok", f"{LOG_GROUP} does not exist yet: the first job creates it")
     return Diagnosis("logs", "ok", f"{LOG_GROUP} can be read")
 
 
 def _role(aws: Aws, region: str, arn: str | None) -> Diagnosis:
     if not arn:
-        return Diagnosis("role", "error", "none is named", f"set aws.role to the ARN of the role that the machines have; {_SETUP}")
+        return Diagnosis("role", "error", "not set", f"set aws.role to the ARN of the machines' role; {_SETUP}")
     name = arn.rpartition("/")[2]
     try:
         role = with_field("AWS", "Role", aws.ask("iam", region, "get_role", RoleName=name))["Role"]
     except MissingError:
         return Diagnosis("role", "error", f"there is no role {name} in this account", f"create it: {_SETUP}")
     except RefusedError as error:
-        detail = f"{name} cannot be looked at, so whether SageMaker may use it is not known: {error.message}"
+        detail = f"{name} cannot be read, so it is unknown whether SageMaker may use it: {error.message}"
         return Diagnosis("role", "warning", detail, error.hint or "")
     if role["Arn"] != arn:
         return Diagnosis("role", "error", f"the role {name} is {role['Arn']}, not {arn}", "set aws.role to that ARN")
     if not _trusts_sagemaker(role["AssumeRolePolicyDocument"]):
-        remedy = f"let its trust policy name the service {_PRINCIPAL}: docs/clouds/aws.md has it"
+        remedy = f"add the service {_PRINCIPAL} to its trust policy: see docs/clouds/aws.md"
         return Diagnosis("role", "error", f"{name} does not let SageMaker assume it", remedy)
     return Diagnosis("role", "ok", f"{name} can be assumed by SageMaker")
 
@@ -93,7 +93,7 @@ def _bucket(aws: Aws, region: str, bucket: str) -> Diagnosis:
     except ForbiddenError as error:  # runs do without
         return unasked("store", error)
     if where != region:
-        remedy = "use a bucket of the same region: each checkpoint would be paid for as traffic between regions"
+        remedy = "use a bucket in the same region: traffic between regions costs for every checkpoint"
         return Diagnosis("store", "warning", f"the bucket {bucket} is in {where}, and the machines in {region}", remedy)
     return Diagnosis("store", "ok", f"the bucket {bucket} is in {region}")
 
@@ -101,11 +101,11 @@ def _bucket(aws: Aws, region: str, bucket: str) -> Diagnosis:
 def _repository(aws: Aws, region: str, settings: Mapping[str, Any]) -> Diagnosis:
     repository = settings.get("repository")
     if not repository:
-        return Diagnosis("repository", "error", "none is named", f"set aws.repository to one of Amazon ECR; {_SETUP}")
+        return Diagnosis("repository", "error", "not set", f"set aws.repository to one in Amazon ECR; {_SETUP}")
     registry = registry_of(repository)
     with_field("AWS", "authorizationData", aws.ask("ecr", registry[1] if registry else region, "get_authorization_token"))
     if registry is None:
-        return Diagnosis("repository", "warning", f"{repository} is none of Amazon ECR, and cannot be looked at", _SETUP)
+        return Diagnosis("repository", "warning", f"{repository} is not in Amazon ECR, and cannot be checked", _SETUP)
     name = repository.partition("/")[2]
     try:
         with_field(
@@ -115,10 +115,10 @@ def _repository(aws: Aws, region: str, settings: Mapping[str, Any]) -> Diagnosis
         return unasked("repository", error)
     except MissingError:
         if settings.get("create_repository"):
-            return Diagnosis("repository", "ok", f"{name} is not there yet: the first submission makes it")
+            return Diagnosis("repository", "ok", f"{name} does not exist yet: the first submission creates it")
         remedy = f"set aws.create_repository: true, or run: aws ecr create-repository --repository-name {name} --region {registry[1]}"
         return Diagnosis("repository", "error", f"there is no repository {name} in {registry[1]}", remedy)
-    return Diagnosis("repository", "ok", f"{name} is there, and a login is given")
+    return Diagnosis("repository", "ok", f"{name} exists, and a login is issued")
 
 
 def _quota(aws: Aws, region: str, machine: str) -> Diagnosis:
@@ -135,9 +135,9 @@ def _quota(aws: Aws, region: str, machine: str) -> Diagnosis:
                 break
             more = {"NextToken": answer["NextToken"]}
     except ProviderError as error:
-        return Diagnosis("machine", "warning", f"the quota of {machine} cannot be asked for: {error.message}", error.hint or "")
-    said = ", ".join(f"{value:g} {kind}" for kind, value in sorted(found.items())) or "none is known"
+        return Diagnosis("machine", "warning", f"the quota of {machine} cannot be checked: {error.message}", error.hint or "")
+    said = ", ".join(f"{value:g} {kind}" for kind, value in sorted(found.items())) or "unknown"
     if not any(found.values()):
-        remedy = f"ask for more under Service Quotas, Amazon SageMaker, '{machine} for training job usage'"
+        remedy = f"request more under Service Quotas, Amazon SageMaker, '{machine} for training job usage'"
         return Diagnosis("machine", "error" if found else "warning", f"the quota of {machine} in {region}: {said}", remedy)
     return Diagnosis("machine", "ok", f"the quota of {machine} in {region}: {said}")

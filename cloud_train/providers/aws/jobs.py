@@ -1,4 +1,4 @@
-"""Training jobs as SageMaker keeps them: created once, looked for, listed, stopped; their secrets, and what their containers printed."""
+"""SageMaker's training jobs: created once, looked for, listed, stopped; their secrets and logs."""
 
 import json
 import re
@@ -16,9 +16,9 @@ from cloud_train.providers.cloud.launching import create_once
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 _PAGE = 100
-"""Jobs of one listing; SageMaker gives no more."""
+"""Jobs of one listing, the most that SageMaker returns."""
 _MOST_LOG_BYTES = 16 << 20
-"""The log that is read at once; the rest is read from the cursor on."""
+"""The most of a log that is read at once; the rest is read from the cursor on."""
 _DRAWN = re.compile(r"-(\d{6}-\d{6})-[0-9a-z]{4}")
 _LONGEST_NAME = 63
 
@@ -63,7 +63,7 @@ def delete_secret(aws: Aws, region: str, name: str) -> None:
 
 
 def described(aws: Aws, region: str, job: str) -> dict[str, Any] | None:
-    """The job's description; None if SageMaker knows no such job."""
+    """The job's description; None if SageMaker has no such job."""
     try:
         return with_field("AWS", "TrainingJobStatus", aws.ask("sagemaker", region, "describe_training_job", TrainingJobName=job))
     except MissingError:
@@ -71,7 +71,7 @@ def described(aws: Aws, region: str, job: str) -> dict[str, Any] | None:
 
 
 def looked_for(aws: Aws, region: str, job: str) -> dict[str, Any] | None:
-    """The description of a job that may be too young to show at the first look."""
+    """The description of a job that may be too new to show at the first look."""
     left = aws.policy.attempts_left()
     while (found := described(aws, region, job)) is None:
         if not left.wait():
@@ -80,7 +80,7 @@ def looked_for(aws: Aws, region: str, job: str) -> dict[str, Any] | None:
 
 
 def listed(aws: Aws, region: str, handles: Sequence[Handle]) -> Iterator[Mapping[str, Any]]:
-    """Jobs of a region among which are those of the handles, the newest first, in fewer listings than there are handles."""
+    """Jobs of a region, the newest first, with fewer listings than there are handles; those of the handles are among them."""
     wanted = {str(handle.reference["job"]) for handle in handles}
     more: dict[str, Any] = _narrowed(handles)
     for _ in handles[1:]:
@@ -91,13 +91,13 @@ def listed(aws: Aws, region: str, handles: Sequence[Handle]) -> Iterator[Mapping
         yield from answer["TrainingJobSummaries"]
         wanted -= {job["TrainingJobName"] for job in answer["TrainingJobSummaries"]}
         token = answer.get("NextToken")
-        if not token or token == more.get("NextToken"):  # the same page would come again
+        if not token or token == more.get("NextToken"):  # the same page would be returned again
             return
         more["NextToken"] = token
 
 
 def _narrowed(handles: Sequence[Handle]) -> dict[str, Any]:
-    """What keeps a listing short: what all names begin with, and the time of the oldest run, less a day for whatever clock drew its id."""
+    """Filters of a listing: the common prefix of all names, and the time of the oldest run, less a day in case its clock was wrong."""
     narrow: dict[str, Any] = {}
     names = [str(handle.reference["job"]) for handle in handles]
     if begin := "".join(first for first, last in takewhile(lambda pair: pair[0] == pair[1], zip(min(names), max(names), strict=False))):
@@ -120,7 +120,7 @@ def stop(aws: Aws, region: str, job: str) -> None:
 
 
 def output(aws: Aws, region: str, job: str, cursor: str | None) -> tuple[bytes, str | None]:
-    """What node 0's containers printed since ``cursor``, and the next cursor: JSON, the name of each log stream → where to go on in it."""
+    """The output of node 0's containers since ``cursor``, and the next cursor: JSON, the name of each log stream → its next token."""
     tokens: dict[str, str] = json.loads(cursor) if cursor else {}
     said = bytearray()
     with suppress(MissingError):  # before the first job of all there is no log group
@@ -134,9 +134,9 @@ def output(aws: Aws, region: str, job: str, cursor: str | None) -> tuple[bytes, 
 
 
 def _streams(aws: Aws, region: str, prefix: str) -> Iterator[str]:
-    """The log streams with this prefix, in the order in which they began: a machine that takes another's place begins another."""
+    """The log streams with this prefix, in the order in which they began; a replacement machine begins another one."""
     more: dict[str, str] = {}
-    asked: set[str | None] = set()  # a page that comes again would come for ever
+    asked: set[str | None] = set()  # a page that repeats would repeat for ever
     while more.get("nextToken") not in asked:
         asked.add(more.get("nextToken"))
         query = {"logGroupName": LOG_GROUP, "logStreamNamePrefix": prefix, **more}
@@ -148,9 +148,9 @@ def _streams(aws: Aws, region: str, prefix: str) -> Iterator[str]:
 
 
 def _pages(aws: Aws, region: str, stream: str, token: str | None) -> Iterator[tuple[bytes, str]]:
-    """The stream from ``token`` on, in pages, each with the token of the next; at the end of it, that is the token of the page itself."""
+    """The stream from ``token`` on, in pages, each with the token of the next; at the end, the token repeats."""
     asked: set[str | None] = set()
-    while token not in asked:  # at the end the same one comes again
+    while token not in asked:  # at the end the token repeats
         asked.add(token)
         query = {"logGroupName": LOG_GROUP, "logStreamName": stream, "startFromHead": True, **({"nextToken": token} if token else {})}
         answer = with_field("AWS", "nextForwardToken", aws.ask("logs", region, "get_log_events", **query))

@@ -1,7 +1,7 @@
 """The ``aws`` provider: the worker as the container of a SageMaker training job.
 
-A training job's name is the key that makes a launch happen once: no two of an account and region share one, ever. A description of the
-job is enough to find it again. SageMaker keeps jobs for good, and one that has ended costs nothing; what it can leave behind is its secret.
+A training job's name ensures that a launch happens once: no two jobs of an account and region share a name, ever. A description of the
+job is enough to find it again. SageMaker keeps jobs for good, at no cost; only a job's secret has to be deleted.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +17,8 @@ from cloud_train.providers.aws.request import is_ours, problems_of, region_of, r
 from cloud_train.providers.aws.state import needs_more, observation_of
 from cloud_train.providers.base import Diagnosis, Handle, Observation, Request
 from cloud_train.providers.cloud.jobs import job_name
-from cloud_train.providers.cloud.observations import ended, unknown
 from cloud_train.providers.cloud.provider import CloudProvider, cloud_capabilities, is_young
+from cloud_train.providers.observations import ended, unknown
 from cloud_train.retry import RetryPolicy
 from cloud_train.run.states import Cause, State
 
@@ -29,7 +29,7 @@ _HAS_A_WORKER = frozenset({"Training", "Uploading", "Stopping"})
 
 
 class SageMakerProvider(CloudProvider[Aws]):
-    """Runs in training jobs of SageMaker. Nothing is kept under ``home``: the jobs' names say everything."""
+    """Runs in training jobs of SageMaker. Nothing is kept under ``home``: the jobs' names are enough."""
 
     name = "aws"
     capabilities = cloud_capabilities(("s3",), max_nodes=16)
@@ -43,7 +43,7 @@ class SageMakerProvider(CloudProvider[Aws]):
         return request_of(plan)
 
     def check(self, request: Request) -> list[str]:
-        """What SageMaker would refuse for its shape, by its own description and by its documentation. AWS is not asked."""
+        """What SageMaker would refuse, according to its API model and documentation. AWS is not asked."""
         return list(problems_of(request))
 
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
@@ -51,10 +51,10 @@ class SageMakerProvider(CloudProvider[Aws]):
         return super().launch(with_secret(request) if secrets else {**request, "secret": None}, secrets)
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
-        """The attempt's job by its name, in the region of the settings; what does not show at once is looked for again."""
+        """The attempt's job by its name, in the region of the settings; a job that does not show at once is looked for again."""
         region, job = region_of(settings), job_name(run_id, attempt)
         if region is None:
-            raise ProviderError("aws.region: none is named, so the training job cannot be looked for", hint="set it in the config file")
+            raise ProviderError("aws.region: not set, so the training job cannot be found", hint="set it in the config file")
         found = jobs.looked_for(self._aws, region, job)
         if found is None or not is_ours(found, store):
             return None
@@ -62,11 +62,11 @@ class SageMakerProvider(CloudProvider[Aws]):
         return Handle(run_id, attempt, self.name, store, reference)
 
     def cancel(self, handle: Handle, force: bool = False) -> None:
-        """SageMaker's own stop: SIGTERM, and SIGKILL 120 seconds later. It has nothing harder, so ``force`` does the same."""
+        """SageMaker's own stop: SIGTERM, and SIGKILL 120 seconds later. ``force`` does the same."""
         jobs.stop(self._aws, handle.reference["region"], handle.reference["job"])
 
-    def tidy(self, handle: Handle) -> None:
-        """Delete the job's secret, unless the job still waits for a machine, whose worker will read it."""
+    def clean_up(self, handle: Handle) -> None:
+        """Delete the job's secret, unless the job is still waiting for a machine, whose worker will read it."""
         region, secret = handle.reference["region"], handle.reference.get("secret")
         if not secret:
             return
@@ -76,10 +76,10 @@ class SageMakerProvider(CloudProvider[Aws]):
             if not waits:
                 jobs.delete_secret(self._aws, region, secret)
         except ProviderError:
-            return  # an end waits to be shown; the secret stays, and its name says whose it was
+            return  # the end of the run can still be shown; the secret remains under the job's name
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
-        """What CloudWatch has of node 0's containers."""
+        """The log of node 0's containers in CloudWatch."""
         return jobs.output(self._aws, handle.reference["region"], handle.reference["job"], cursor)
 
     def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -87,7 +87,7 @@ class SageMakerProvider(CloudProvider[Aws]):
         return login(self._aws, settings)
 
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
-        """Credentials, role, bucket, repository, quota: what is missing, and how it comes about."""
+        """Credentials, role, bucket, repository, quota: what is missing, and how to create it."""
         from cloud_train.providers.aws.diagnosis import diagnose
 
         return diagnose(self._aws, settings, store)
@@ -103,7 +103,7 @@ class SageMakerProvider(CloudProvider[Aws]):
         return {**_reference(request), "arn": arn}
 
     def _withdraw(self, client: Aws, request: Request) -> None:
-        self.tidy(Handle(request["run_id"], request["attempt"], self.name, request["store"], _reference(request)))
+        self.clean_up(Handle(request["run_id"], request["attempt"], self.name, request["store"], _reference(request)))
 
     def _delete_secrets(self, client: Aws, about: Mapping[str, Any]) -> None:
         jobs.delete_secret(client, about["region"], about["secret"])
@@ -122,14 +122,14 @@ class SageMakerProvider(CloudProvider[Aws]):
                 yield job["TrainingJobName"], observation_of(job)
 
     def _missing(self, handle: Handle) -> Observation:
-        """What it means that SageMaker does not know the job: it is too young, the credentials are another account's, or it is gone."""
+        """Why SageMaker does not have the job: it is too new, the credentials belong to another account, or it was deleted."""
         job, region, arn = handle.reference["job"], handle.reference["region"], handle.reference.get("arn")
         if is_young(handle):
             return Observation(State.QUEUED, Cause.UNKNOWN, f"SageMaker does not show the training job {job} yet")
         mine = self._aws.ask("sts", region, "get_caller_identity")["Account"]
         if arn is not None and arn.split(":")[4:5] != [mine]:
-            return unknown(f"the training job is {arn}, and these credentials are of account {mine}")
-        return ended(Cause.INFRASTRUCTURE, f"SageMaker in {region} knows no training job {job}: somebody deleted it")
+            return unknown(f"the training job is {arn}, but these credentials belong to account {mine}")
+        return ended(Cause.INFRASTRUCTURE, f"SageMaker in {region} has no training job {job}: it was deleted")
 
 
 def _reference(request: Request) -> dict[str, Any]:

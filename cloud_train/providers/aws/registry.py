@@ -16,7 +16,7 @@ from cloud_train.providers.cloud.errors import ExistsError, with_field
 
 
 def login(aws: Aws, settings: Mapping[str, Any]) -> tuple[str, str] | None:
-    """User and password for Amazon ECR, for 12 hours; None for a repository that is elsewhere. Makes it if the settings want that.
+    """User and password for Amazon ECR, for 12 hours; None for another registry. Creates the repository if the settings ask for it.
 
     Raises ProviderError for one of ECR's registries without a repository in it.
     """
@@ -36,7 +36,7 @@ def login(aws: Aws, settings: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def _stands_for_ecr(repository: str) -> bool:
-    """Whether this machine's environment leads ECR's address elsewhere, and the repository is there: on that host, or on loopback."""
+    """Whether the environment redirects ECR's endpoint, and the repository is on that host or on loopback."""
     endpoint, host = os.environ.get("AWS_ENDPOINT_URL_ECR"), repository.partition("/")[0]
     return bool(endpoint) and (is_loopback(host) or host == urlsplit(endpoint).netloc)
 

@@ -1,7 +1,7 @@
-"""From a plan to the request that SageMaker gets, in its own field names, and what it would refuse in it. Pure; no SDK is needed.
+"""From a plan to the request for SageMaker, in its own field names, and what it would refuse in it. Pure; no SDK is needed.
 
 Reference: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.html. Its shape is checked by
-``data/aws.requests.json``, which is made from botocore's model of the service; rules that stand there in prose only are checked here.
+``data/aws.requests.json``, which is made from botocore's model of the service; rules that the reference has in prose only are checked here.
 """
 
 import math
@@ -14,8 +14,7 @@ from cloud_train.job import cloud_names as forms
 from cloud_train.job.loopback import is_loopback
 from cloud_train.providers.base import Request
 from cloud_train.providers.cloud import descriptions
-from cloud_train.providers.cloud.jobs import ATTEMPT, RUN, STORE, image_of, job_name, longest_seconds
-from cloud_train.providers.cloud.worker_command import ENVIRONMENT, worker_command
+from cloud_train.providers.cloud.jobs import ATTEMPT, ENVIRONMENT, RUN, STORE, image_of, job_name, longest_seconds, worker_command
 from cloud_train.run.states import Cause
 
 if TYPE_CHECKING:
@@ -25,13 +24,13 @@ DEFINITION = "CreateTrainingJobRequest"
 
 _PLATFORM = "linux/amd64"
 _MOST_GRACE_SECONDS = 110
-"""SageMaker kills 120 seconds after SIGTERM, and the worker has to ship the last checkpoint too."""
+"""SageMaker kills 120 seconds after SIGTERM, and the worker has to upload the last checkpoint in that time."""
 _LONGEST_SECONDS = 28 * 86400
 _VOLUME = "30GB"
 _MOST_TAGS = 50
 _ECR = re.compile(r"([0-9]{12})\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
 _TAG = re.compile(r"[A-Za-z0-9 _.:/=+\-@]{1,256}")
-"""What may stand in a tag, of what may stand in a store's URL."""
+"""The characters of a store's URL that a tag may have."""
 _LOCAL_DISKS = (
     *("g4dn", "g5", "g6", "g6e", "g7", "g7e"),
     *("p3dn", "p4d", "p4de", "p5", "p5e", "p5en", "p6", "p6e"),
@@ -66,7 +65,7 @@ def registry_of(repository: str) -> tuple[str, str] | None:
 
 
 def region_of(settings: Mapping[str, Any]) -> str | None:
-    """The region of the settings: the one they name, otherwise that of the repository."""
+    """The region in the settings, otherwise that of the repository."""
     registry = registry_of(str(settings.get("repository") or ""))
     return settings.get("region") or (registry[1] if registry else None)
 
@@ -74,7 +73,7 @@ def region_of(settings: Mapping[str, Any]) -> str | None:
 def request_of(plan: "Plan") -> Request:
     """The body of CreateTrainingJob, and beside it what sending it needs: the region, and the secret's name where the job has secrets.
 
-    ``refused`` holds what is wrong already, because the body has no place for it.
+    ``refused`` holds problems that the body cannot express.
     """
     settings, job = plan.provider_settings, plan.job
     name, region = job_name(plan.run_id, plan.attempt), region_of(settings)
@@ -82,7 +81,7 @@ def request_of(plan: "Plan") -> Request:
     machine, refused = _machine(plan)
     if plan.program.grace_seconds > _MOST_GRACE_SECONDS:
         refused.append(
-            f"limits.grace: {plan.program.grace_seconds:g} s are more than the {_MOST_GRACE_SECONDS} s that SageMaker leaves a program;"
+            f"limits.grace: {plan.program.grace_seconds:g} s is more than the {_MOST_GRACE_SECONDS} s that SageMaker leaves a program;"
             " after 120 s it kills the container"
         )
     body: dict[str, Any] = {
@@ -95,7 +94,7 @@ def request_of(plan: "Plan") -> Request:
         },
         "ResourceConfig": _resources(plan, machine),
         "StoppingCondition": _limits(plan),
-        # The worker ships everything itself. SageMaker wants a place for what a program leaves in /opt/ml/model: nothing, here.
+        # The worker uploads everything itself. SageMaker requires a place for the contents of /opt/ml/model, which stays empty.
         "OutputDataConfig": {"S3OutputPath": f"{plan.store.rstrip('/')}/{plan.run_id}/sagemaker"},
         "Environment": dict(ENVIRONMENT),
         "VpcConfig": _network(settings),
@@ -104,7 +103,7 @@ def request_of(plan: "Plan") -> Request:
         "Tags": _tags(plan),
     }
     if (platform := settings.get("platform", _PLATFORM)) != _PLATFORM:
-        refused.append(f"aws.platform: {platform} is none of SageMaker's, whose training machines are {_PLATFORM}")
+        refused.append(f"aws.platform: {platform} is not supported; SageMaker's training machines are {_PLATFORM}")
     return {
         "run_id": plan.run_id,
         "attempt": plan.attempt,
@@ -117,12 +116,12 @@ def request_of(plan: "Plan") -> Request:
 
 
 def secret_address(secret: str, region: str | None) -> str:
-    """What tells the worker where the job's secrets are."""
+    """The worker's option ``--secrets``."""
     return f"aws-secret:{secret}@{region}"
 
 
 def with_secret(request: Request) -> Request:
-    """The request of a job with secrets: what it is already if the job file names any."""
+    """The request with a secret, added if the job file names none."""
     if request["secret"]:
         return request
     secret = secret_name(request["body"]["TrainingJobName"])
@@ -158,8 +157,8 @@ def _image(plan: "Plan") -> dict[str, str]:
 
 
 def _machine(plan: "Plan") -> tuple[str | None, list[str]]:
-    """The machine, or what is wrong with the wish for one."""
-    from cloud_train.providers.cloud.machines import NoMachineError, choose  # brings pydantic, and only plans need it
+    """The machine, or why none fits."""
+    from cloud_train.providers.cloud.machines import NoMachineError, choose  # imports pydantic, which only plans need
 
     if named := plan.provider_settings.get("machine"):
         return str(named), []
@@ -183,7 +182,7 @@ def _resources(plan: "Plan", machine: str | None) -> dict[str, Any]:
 
 
 def _limits(plan: "Plan") -> dict[str, int]:
-    """The cloud's own limits: a net below the worker's, which ends the program after ``limits.duration`` with its grace period."""
+    """The cloud's own limits, a safety net below the worker's, which ends the program after ``limits.duration`` with its grace period."""
     settings, longest = plan.provider_settings, longest_seconds(plan)
     limits = {"MaxRuntimeInSeconds": math.ceil(longest)}
     if plan.job.resources.spot:
@@ -200,7 +199,7 @@ def _network(settings: Mapping[str, Any]) -> dict[str, list[str]] | None:
 
 
 def _retries(plan: "Plan") -> dict[str, int] | None:
-    """Another start by SageMaker itself after an InternalServerError, of which no worker hears; one that has begun continues from there."""
+    """Further starts by SageMaker itself after an InternalServerError; the worker of a run that has begun continues it."""
     further = plan.program.attempts - plan.attempt
     return {"MaximumRetryAttempts": further} if further > 0 and Cause.INFRASTRUCTURE in plan.program.retry_on else None
 
@@ -217,11 +216,11 @@ def problems_of(request: Request) -> Iterator[str]:
     body = request["body"]
     yield from request["refused"]
     if not request["region"]:
-        yield "aws.region: none is named, and none follows from aws.repository; set it in the config file, such as eu-west-1"
+        yield "aws.region: not set, and aws.repository does not imply one; set it in the config file, such as eu-west-1"
     elif not forms.has_form(forms.AWS_REGION, request["region"]):
-        yield f"aws.region: {request['region']!r} has not the form of a region, such as eu-west-1"
+        yield f"aws.region: {request['region']!r} is not a region, such as eu-west-1"
     if not body.get("RoleArn"):
-        yield "aws.role: none is named; it is the ARN of the role that the machines have (docs/clouds/aws.md makes one)"
+        yield "aws.role: not set; it is the ARN of the machines' role (docs/clouds/aws.md shows how to create one)"
     yield from _image_problems(body.get("AlgorithmSpecification", {}).get("TrainingImage"), request["region"])
     yield from _prose(body)
     for problem in descriptions.problems_of(body, "aws", DEFINITION):
@@ -231,26 +230,26 @@ def problems_of(request: Request) -> Iterator[str]:
 
 def _image_problems(image: str | None, region: str | None) -> Iterator[str]:
     if image is None:
-        yield "aws.repository: none is named; the machines pull the image from a repository of Amazon ECR"
+        yield "aws.repository: not set; the machines pull the image from a repository of Amazon ECR"
         return
     registry = registry_of(image)
     # A registry on loopback is a simulation's, where machines are containers of this very machine.
     if registry is None and not is_loopback(image.partition("/")[0]):
         yield (
-            f"aws.repository: {image.partition('@')[0]} is none of Amazon ECR, from which alone SageMaker pulls;"
-            " it looks like 123456789012.dkr.ecr.eu-west-1.amazonaws.com/cloud-train"
+            f"aws.repository: {image.partition('@')[0]} is not in Amazon ECR, the only registry that SageMaker pulls from;"
+            " use one such as 123456789012.dkr.ecr.eu-west-1.amazonaws.com/cloud-train"
         )
     elif registry is not None and registry[1] != region:
-        yield f"aws.repository: it is in {registry[1]}, and SageMaker pulls from its own region alone: aws.region is {region}"
+        yield f"aws.repository: it is in {registry[1]}, and SageMaker pulls only from its own region: aws.region is {region}"
 
 
 def _prose(body: Mapping[str, Any]) -> Iterator[str]:
-    """Rules of the API reference that its model has no word for."""
+    """Rules of the API reference that its model does not express."""
     limits, resources = body.get("StoppingCondition", {}), body.get("ResourceConfig", {})
     runtime, wait = limits.get("MaxRuntimeInSeconds", 0), limits.get("MaxWaitTimeInSeconds")
     if runtime > _LONGEST_SECONDS:
         yield (
-            f"aws.max_runtime: StoppingCondition.MaxRuntimeInSeconds: {runtime} s, all of retry.attempts together, are more than"
+            f"aws.max_runtime: StoppingCondition.MaxRuntimeInSeconds: {runtime} s for all of retry.attempts together is more than"
             " the 28 days that a training job may take"
         )
     if body.get("EnableManagedSpotTraining"):
@@ -260,13 +259,13 @@ def _prose(body: Mapping[str, Any]) -> Iterator[str]:
         yield "aws.max_wait: StoppingCondition.MaxWaitTimeInSeconds: only spot jobs have one"
     family = str(resources.get("InstanceType", "")).removeprefix("ml.").partition(".")[0].partition("-")[0]
     if resources.get("VolumeKmsKeyId") and family in _LOCAL_DISKS:
-        yield f"aws.kms_key: {resources['InstanceType']} has disks of its own, which a key of yours cannot encrypt; leave it out"
+        yield f"aws.kms_key: {resources['InstanceType']} has local disks, which your own key cannot encrypt; leave it out"
     tags = body.get("Tags", [])
     if len(tags) > _MOST_TAGS:
         yield f"aws.tags: {len(tags)} with those of cloud-train, and {_MOST_TAGS} are allowed"
     for tag in tags:
         if tag.get("Key", "").lower().startswith("aws:"):
-            yield f"aws.tags: {tag['Key']!r} begins with aws:, which is Amazon's own"
+            yield f"aws.tags: {tag['Key']!r} begins with aws:, which is reserved for Amazon"
 
 
 def _with_setting(problem: str) -> str:

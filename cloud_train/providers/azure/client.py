@@ -35,16 +35,16 @@ VAULT_SCOPE = "https://vault.azure.net/.default"
 REGISTRY_SCOPE = "https://containerregistry.azure.net/.default"
 
 _IDENTITY = (*IDENTITIES, "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET", "IDENTITY_HEADER", "AZURE_CONFIG_DIR")
-"""The variables on which it depends whose tokens azure-identity gives."""
+"""The variables that decide whose tokens azure-identity issues."""
 API = {"api-version": "2025-12-01"}
-"""The version of the resource manager's API that the requests are made for."""
+"""The version of the resource manager's API."""
 
 _ARM_SCOPE = "https://management.azure.com/.default"
 _BELONGING = {
     _ARM_SCOPE: (AZURE, "azure.endpoint (or azure.history_endpoint, azure.location)"),
     VAULT_SCOPE: (AZURE_VAULT, "azure.vault"),
 }
-"""Where the token of each scope belongs, and the setting that a URL there comes from."""
+"""The hosts of each scope's token, and the setting that a URL there comes from."""
 _REGISTRY = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\.azurecr\.(?:io|cn|us)")
 POLICY = RetryPolicy(attempts=4, time_limit=None, first_wait=1.0, longest_wait=20.0, longest_retry_after=20.0)
 """How a request is repeated."""
@@ -54,9 +54,9 @@ _TIMED_OUT = 408
 _SHOWN_CHARACTERS = 400
 _LOGIN_HINT = "sign in with: az login; or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
 _OF_THE_CLOCK = re.compile(r"not yet valid|not within its valid time|lifetime|time range|\bnbf\b", re.IGNORECASE)
-"""In the words of a refusal: the clocks of this machine and of Azure differ."""
-_CLOCK_HINT = "set this machine's clock: tokens hold at their time only"
-_DOCS = "docs/clouds/azure.md says which role has it"
+"""Messages of a refusal because the clocks of this machine and of Azure differ."""
+_CLOCK_HINT = "set this machine's clock: tokens are valid for a limited time"
+_DOCS = "docs/clouds/azure.md names the role that has it"
 _SETTINGS = {
     "SubscriptionNotFound": "azure.subscription",
     "InvalidSubscriptionId": "azure.subscription",
@@ -65,12 +65,12 @@ _SETTINGS = {
     "ResourceNotFound": "azure.workspace",
     "WorkspaceNotFound": "azure.workspace",
 }
-"""Error codes of the resource manager, and the setting that names what is missing."""
+"""Error codes of the resource manager, and the setting with the missing name."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer with one of the statuses that the caller expects."""
+    """A response with one of the statuses that the caller expects."""
 
     status: int
     headers: Mapping[str, str]
@@ -79,17 +79,17 @@ class Answer:
     """The data, where it is JSON."""
 
     def having(self, field: str) -> dict[str, Any]:
-        """The document, which has this field; raises UnansweredError where something else than Azure answered."""
+        """The document, if it has this field; raises UnansweredError for a response that is not from Azure."""
         return with_field("Azure", field, self.document)
 
 
 def is_registry(host: str) -> bool:
-    """Whether ``host`` is the address of an Azure container registry, such as ``myregistry.azurecr.io``, and nothing else."""
+    """Whether ``host`` is the address of an Azure container registry, such as ``myregistry.azurecr.io``."""
     return _REGISTRY.fullmatch(host) is not None
 
 
 def client(policy: RetryPolicy | None = None) -> "Client":
-    """The client for the credentials that the environment names, which keeps tokens and connections for as long as this process runs."""
+    """The client for the credentials in the environment; it keeps tokens and connections for the life of this process."""
     return _client(policy or POLICY, tuple(os.environ.get(name) for name in _IDENTITY))
 
 
@@ -114,7 +114,7 @@ class Client:
         self._pipelines: dict[str | None, PipelineClient[HttpRequest, HttpResponse]] = {}
 
     def token(self, scope: str = _ARM_SCOPE) -> str:
-        """An access token; raises ProviderError where there are no credentials."""
+        """An access token; raises ProviderError without credentials."""
         from azure.core.exceptions import ClientAuthenticationError
 
         try:
@@ -152,12 +152,12 @@ class Client:
         raise _refusal(response, doing, permission)
 
     def registry_password(self, host: str) -> str:
-        """A token of the Azure container registry at ``host``, good for some hours, in exchange for one of Microsoft Entra.
+        """A token of the Azure container registry at ``host``, valid for some hours, in exchange for one of Microsoft Entra.
 
         The exchange is described at https://azure.github.io/acr/AAD-OAuth.html.
         """
         if not (is_registry(host) or is_loopback(host)):
-            raise ProviderError(f"{host!r} is not an Azure container registry, so it gets no token", hint="correct azure.repository")
+            raise ProviderError(f"{host!r} is not an Azure container registry, so no token is sent to it", hint="correct azure.repository")
         form = {"grant_type": "access_token", "service": host, "access_token": self.token(REGISTRY_SCOPE)}
         url = f"{'http' if is_loopback(host) else 'https'}://{host}/oauth2/exchange"
         return str(self.call("POST", url, f"sign in at {host}", scope=None, data=form).having("refresh_token")["refresh_token"])
@@ -167,7 +167,7 @@ class Client:
         from azure.core.rest import HttpRequest
 
         host = urlsplit(url).hostname or ""
-        # A token must not travel unencrypted, except on this machine itself.
+        # A token must not be sent unencrypted, except on this machine.
         plain = {"enforce_https": False} if scope and is_loopback(urlsplit(url).netloc) else {}
         try:
             request = HttpRequest(method, url, **content)
@@ -195,7 +195,7 @@ class Client:
 
 
 def error_of(document: Any) -> tuple[str, str]:
-    """Code and message of an error of Azure's, with those of its details; empty where it has none."""
+    """Code and message of one of Azure's errors, with those of its details; empty without an error."""
     error = document.get("error") if isinstance(document, dict) else None
     if not isinstance(error, dict):
         return "", ""
@@ -241,15 +241,15 @@ def _kind(status: int, code: str) -> type[CloudError]:
 def _hint(code: str, message: str) -> str | None:
     words = f"{code} {message}".casefold()
     if "quota" in words:
-        return "ask for more cores of this family in the portal (Azure ML, Quota), or choose another azure.machine"
+        return "request more cores of this family in the portal (Azure ML, Quota), or choose another azure.machine"
     if "instancetype" in words or "vm size" in words or "vmsize" in words:
         named = re.search(r"\bStandard_\w+", message, re.IGNORECASE)
         near = f"; near it are {', '.join(_similar(named[0]))}" if named else ""
-        return f"see azure.machine and azure.location: not every region has every machine{near}"
+        return f"change azure.machine or azure.location: not every region has every machine{near}"
     if "identity" in words and ("not assigned" in words or "not found" in words):
-        return "azure.identity has to be assigned to the cluster, or for serverless machines to the workspace: docs/clouds/azure.md"
+        return "assign azure.identity to the cluster, or for serverless machines to the workspace: docs/clouds/azure.md"
     if "/computes/" in words or "computenotfound" in words:
-        return "azure.compute names a cluster of the workspace: az ml compute list shows them"
+        return "set azure.compute to a cluster of the workspace: az ml compute list shows them"
     return None
 
 
@@ -260,7 +260,7 @@ def _similar(machine: str) -> list[str]:
 
 
 def _no_credentials(error: Exception) -> ProviderError:
-    """One line of the many in which the chain says what it tried: Microsoft Entra's own (its codes begin with AADSTS), or the first."""
+    """One line of the chain's long message: Microsoft Entra's own (its codes begin with AADSTS), or the first."""
     refused = re.search(r"AADSTS\d+[^\n]{0,300}", str(error))
     said = refused[0] if refused else _line(error)
     return ProviderError(f"no credentials for Azure: {said}", hint=_CLOCK_HINT if _OF_THE_CLOCK.search(said) else _LOGIN_HINT)

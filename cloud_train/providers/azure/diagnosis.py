@@ -1,4 +1,4 @@
-"""Whether everything is there and allowed that a run on Azure ML needs, for ``cloud-train doctor --config``. Nothing is started."""
+"""Checks that what a run on Azure ML needs exists and is permitted, for ``cloud-train doctor --config``. Starts nothing."""
 
 import base64
 import difflib
@@ -23,25 +23,25 @@ _ACTIONS = (
     f"{_ML}/jobs/cancel/action",
     f"{_ML}/environments/versions/write",
 )
-"""What whoever submits does in the workspace."""
+"""What a submitter does in the workspace."""
 _DOCS = "see docs/clouds/azure.md"
 _LOCATIONS = "Microsoft.MachineLearningServices/locations"
-_ROLE = "docs/clouds/azure.md has a role with these: give it to yourself on the workspace"
+_ROLE = "docs/clouds/azure.md has a role with these: assign it to yourself on the workspace"
 _PULL = "Microsoft.ContainerRegistry/registries/pull/read"
 _PUSH = "Microsoft.ContainerRegistry/registries/push/write"
 
 
 def diagnose(settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
-    """One thing at a time; what depends on something that is missing is left out."""
+    """One finding at a time; what depends on something that is missing is left out."""
     missing = [name for name in _NEEDED if name not in settings]
     if missing:
         names = ", ".join(f"azure.{name}" for name in missing)
-        yield Diagnosis("settings", "error", f"{names} is not set", "name it in the config file: see docs/clouds/azure.md")
+        yield Diagnosis("settings", "error", f"{names} is not set", "set it in the config file: see docs/clouds/azure.md")
         return
     try:
         azure = client()
         azure.token()
-        yield Diagnosis("credentials", "ok", "azure-identity finds some")
+        yield Diagnosis("credentials", "ok", "azure-identity found credentials")
         place = checked_workspace_of(settings)
         workspace = azure.call(
             "GET", f"{place['endpoint']}{place['path']}", "show the workspace", permission=f"{_ML}/read", params=API
@@ -70,7 +70,7 @@ def _of_workspace(settings: Mapping[str, Any], workspace: Mapping[str, Any]) -> 
 
 
 def _of_permissions(azure: Client, place: Mapping[str, Any]) -> Diagnosis:
-    """By the permissions that Azure says the caller has here, inherited ones too."""
+    """By the caller's permissions here, inherited ones included, as Azure lists them."""
     url = f"{place['endpoint']}{place['path']}/providers/Microsoft.Authorization/permissions"
     permission = "Microsoft.Authorization/permissions/read"
     try:
@@ -91,14 +91,14 @@ def _grants(permission: Mapping[str, Any], action: str) -> bool:
 
 
 def _action_pattern(actions: str) -> str:
-    """The regular expression of a role's action, in which ``*`` stands for anything; between two, the first place that fits will do."""
+    """The regular expression of a role's action, in which ``*`` matches anything; between two, the first match is enough."""
     first, *starred = (re.escape(part) for part in actions.split("*"))
     last = starred.pop() if starred else None
     return first + "".join(f"(?>.*?{part})" for part in starred) + ("" if last is None else f".*{last}")
 
 
 def _of_machines(azure: Client, settings: Mapping[str, Any], place: Mapping[str, Any], location: str) -> Diagnosis:
-    """The cluster and the identities that it has; for serverless machines whether the region has the kind, and some of it for you."""
+    """The cluster; for serverless machines, whether the region has the machine and some of its quota is left."""
     if cluster := settings.get("compute"):
         url, permission = f"{place['endpoint']}{place['path']}/computes/{cluster}", f"{_ML}/computes/read"
         found = azure.call("GET", url, f"show the cluster {cluster}", permission=permission, params=API).having("properties")["properties"]
@@ -106,7 +106,7 @@ def _of_machines(azure: Client, settings: Mapping[str, Any], place: Mapping[str,
         return Diagnosis("machines", "ok", f"the cluster {cluster} ({priority})")
     try:
         return _of_serverless(azure, settings, place, location)
-    except ForbiddenError as error:  # a role on the workspace does not allow it, and a submission does without
+    except ForbiddenError as error:  # a role on the workspace does not allow this, and a submission does not need it
         return unasked("machines", error, "a role on the subscription, such as Reader, allows it")
 
 
@@ -121,7 +121,7 @@ def _of_serverless(azure: Client, settings: Mapping[str, Any], place: Mapping[st
     if size is None:
         near = difflib.get_close_matches(machine, [each["name"] for each in sizes], 3)
         such = f", such as {', '.join(near)}" if near else ""
-        remedy = f"name another azure.machine{such}, or take a workspace elsewhere"
+        remedy = f"name another azure.machine{such}, or use a workspace in another region"
         return Diagnosis("machines", "error", f"{location} has no {machine}", remedy)
     counting = f"{_LOCATIONS}/usages/read"
     answer = azure.call("GET", f"{scope}/usages", f"show the quota in {location}", permission=counting, params=API)
@@ -129,9 +129,9 @@ def _of_serverless(azure: Client, settings: Mapping[str, Any], place: Mapping[st
     quota = [each for each in answer.having("value")["value"] if _plain(family) in _plain(str((each.get("name") or {}).get("value") or ""))]
     left = max((each["limit"] - each["currentValue"] for each in quota), default=None)
     if left is None:
-        return Diagnosis("machines", "warning", f"{location} has {machine}; nothing says what quota of {family} you have")
+        return Diagnosis("machines", "warning", f"{location} has {machine}; your quota of {family} is unknown")
     if left < size.get("vCPUs", 1):
-        remedy = "ask for more in the portal: Azure ML, Quota"
+        remedy = "request more in the portal: Azure ML, Quota"
         return Diagnosis("machines", "error", f"{machine} takes {size['vCPUs']} cores of {family}, and {left} are left", remedy)
     return Diagnosis("machines", "ok", f"{machine} in {location}: {left} cores of {family} are left")
 
@@ -141,7 +141,7 @@ def _plain(name: str) -> str:
 
 
 def _of_identity(azure: Client, settings: Mapping[str, Any], place: Mapping[str, Any], workspace: Mapping[str, Any]) -> Diagnosis:
-    """Whether the machines can have it: serverless ones take those of the workspace, a cluster its own."""
+    """Whether the machines can use it: serverless ones use those of the workspace, a cluster its own."""
     owner, where = workspace, "workspace"
     if cluster := settings.get("compute"):
         owner, where = (
@@ -157,10 +157,10 @@ def _of_identity(azure: Client, settings: Mapping[str, Any], place: Mapping[str,
 
 
 def _of_registry(azure: Client, repository: str) -> Diagnosis:
-    """Whether whoever submits may push, by what the registry writes into a token for that."""
+    """Whether the submitter may push, by the access that the registry grants in a token."""
     host, _, name = repository.partition("/")
     if not (is_loopback(host) or is_registry(host)):
-        return Diagnosis("registry", "ok", f"{host} is none of Azure's: Docker's own login is used")
+        return Diagnosis("registry", "ok", f"{host} is not an Azure registry: Docker's own login is used")
     refresh = azure.registry_password(host)
     form = {"grant_type": "refresh_token", "service": host, "scope": f"repository:{name}:pull,push", "refresh_token": refresh}
     url = f"{'http' if is_loopback(host) else 'https'}://{host}/oauth2/token"
@@ -169,12 +169,14 @@ def _of_registry(azure: Client, repository: str) -> Diagnosis:
     actions = {action for each in granted if each.get("name") == name for action in each.get("actions") or ()}
     lacking = [permission for action, permission in (("pull", _PULL), ("push", _PUSH)) if action not in actions]
     if lacking:
-        return Diagnosis("registry", "error", f"you lack {', '.join(lacking)} on {host}", "give yourself the role AcrPush on the registry")
+        return Diagnosis(
+            "registry", "error", f"you lack {', '.join(lacking)} on {host}", "assign yourself the role AcrPush on the registry"
+        )
     return Diagnosis("registry", "ok", f"you may push to {repository}")
 
 
 def _claims(token: str) -> dict[str, Any]:
-    """What a JSON Web Token says; its signature is the registry's own business."""
+    """The claims of a JSON Web Token; its signature is not checked, because the registry will do that."""
     try:
         payload = token.split(".")[1]
         claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(f"{payload}{'=' * (-len(payload) % 4)}"))

@@ -14,8 +14,8 @@ from cloud_train.providers.base import Handle, Observation, Request
 from cloud_train.providers.cloud.errors import PROXY_HINT, ExistsError, MissingError, RefusedError, UnansweredError
 from cloud_train.providers.cloud.jobs import RUN
 from cloud_train.providers.cloud.launching import create_once
-from cloud_train.providers.cloud.observations import ended
 from cloud_train.providers.cloud.provider import is_young
+from cloud_train.providers.observations import ended
 from cloud_train.run.states import Cause, State
 
 PERMISSIONS = "Microsoft.MachineLearningServices/workspaces/jobs"

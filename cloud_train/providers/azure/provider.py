@@ -1,7 +1,7 @@
 """The ``azure`` provider: the worker as an Azure ML command job, on serverless machines or a cluster.
 
-The job's id is made of run and attempt: a second ``PUT`` of it is the same job, and changes or restarts nothing. Azure ML itself starts a
-job anew whose machines it took back; the worker then takes the next attempt of the run by itself.
+The job's id is made of run and attempt: a second ``PUT`` of it is the same job, and changes or restarts nothing. Azure ML itself restarts
+a job whose machines it reclaimed; the worker then begins the next attempt of the run.
 """
 
 import json
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
 
 _FEW = 2
-"""Up to so many jobs of a workspace are asked for one by one: a listing has fifty of anybody's on a page."""
+"""Up to this many jobs of a workspace are asked for one by one, because a page of a listing has fifty jobs of all users."""
 _LOG = re.compile(r"user_logs/std_log\D*0*\.txt")
 """The log of node 0's first process, as azure-ai-ml streams it."""
 _LOG_PAGE_BYTES = 1 << 20
 _LEAVING_SECONDS = 5.0
 _NO_MORE = 416
 _ANYONE = "00000000-0000-0000-0000-000000000000"
-"""The user's name of whoever logs in with a token of the registry's."""
+"""The user name for a login with one of the registry's tokens."""
 
 
 class AzureMlProvider(CloudProvider[Client]):
-    """Runs as a command job of an Azure ML workspace. ``home`` is the folder under which it keeps which secrets it could not delete yet."""
+    """Runs as a command job of an Azure ML workspace. Under ``home`` it keeps the secrets that it could not delete yet."""
 
     name = "azure"
     capabilities = cloud_capabilities(("az",), max_nodes=32)
@@ -48,15 +48,15 @@ class AzureMlProvider(CloudProvider[Client]):
         self._left = home / "azure" / "left"
 
     def render(self, plan: "Plan") -> Request:
-        """The bodies of the two requests that start a job: the environment that names the image, and the job."""
+        """The bodies of the two requests that start a job: the environment, which names the image, and the job."""
         return request_of(plan)
 
     def check(self, request: Request) -> list[str]:
-        """Names, machine, identity, and the shape of both bodies by Azure's own models."""
+        """Checks names, machine, identity, and the shape of both bodies by Azure's own models."""
         return list(problems_of(request))
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
-        """The job by its id, and by the run that its tags name."""
+        """The job by its id, if its tags name the run."""
         reference = jobs.reference_of(checked_workspace_of(settings), job_name(run_id, attempt), None)
         job = jobs.found(client(), reference)
         if job is None or job["properties"].get("tags", {}).get(RUN) != run_id:
@@ -67,21 +67,21 @@ class AzureMlProvider(CloudProvider[Client]):
         return Handle(run_id, attempt, self.name, store, reference)
 
     def cancel(self, handle: Handle, force: bool = False) -> None:
-        """Azure ML's own stop, which tells the program first; it knows nothing harder. A job that has ended is left alone."""
+        """Azure ML's own stop, with a grace period; ``force`` does the same. A job that has ended is left alone."""
         azure, reference = client(), handle.reference
         url, doing = f"{jobs.url_of(reference)}/cancel", f"cancel the job {reference['job']}"
         with suppress(MissingError):
             try:
                 azure.call("POST", url, doing, permission=f"{jobs.PERMISSIONS}/cancel/action", expect=(200, 202), params=API)
-            except ThrottledError:  # nothing was done, and another question would be one too many
+            except ThrottledError:  # nothing was done, and a further request would be throttled too
                 raise
             except ProviderError:
                 job = jobs.found(azure, reference)
                 if job is not None and not is_over(job["properties"].get("status", "")):
                     raise
 
-    def tidy(self, handle: Handle) -> None:
-        """Delete the job's secrets from the vault, if it has any. While the job still leaves, they are left to the next launch."""
+    def clean_up(self, handle: Handle) -> None:
+        """Delete the job's secrets from the vault, if it has any. While the job is still ending, they are left to the next launch."""
         if handle.reference.get("secret") is None:
             return
         note = self._left / f"{handle.reference['job']}.json"
@@ -94,12 +94,12 @@ class AzureMlProvider(CloudProvider[Client]):
             private.write_text(note, json.dumps(handle.reference))
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
-        """What node 0 printed, as the run history has it. The cursor counts the bytes of each file."""
+        """The output of node 0, from the run history. The cursor counts the bytes of each file."""
         azure, read = client(), dict(json.loads(cursor)) if cursor else {}
         said = b""
         try:
             files = jobs.details(azure, handle.reference).get("logFiles") or {}
-        except MissingError:  # the run history hears of a job a little later
+        except MissingError:  # the run history has a new job a little later
             return b"", cursor
         for name in sorted(filter(_LOG.fullmatch, files)):
             start = int(read.get(name, 0))
@@ -113,9 +113,9 @@ class AzureMlProvider(CloudProvider[Client]):
         return said, json.dumps(read)
 
     def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
-        """A token of the Azure container registry for whoever is signed in at Azure; another registry has logins of its own.
+        """A token of the Azure container registry for the user who is signed in to Azure; other registries have their own logins.
 
-        Its repositories come into being with their first image, so there is nothing to make.
+        Its repositories are created by their first image.
         """
         repository = str(settings.get("repository") or "")
         host = repository.partition("/")[0]
@@ -130,9 +130,11 @@ class AzureMlProvider(CloudProvider[Client]):
         return diagnosis.diagnose(settings, store)
 
     def _sweep(self, azure: Client) -> None:
-        """Delete what could not be deleted before, a little at each launch."""
+        """Delete secrets that could not be deleted before, a few at each launch."""
         for note in sorted(self._left.glob("*.json"))[:_FEW]:
-            with suppress(CloudTrainError, FileNotFoundError, ValueError):  # another process may do the same; a torn note comes again
+            with suppress(
+                CloudTrainError, FileNotFoundError, ValueError
+            ):  # another process may do the same; an unreadable note is tried again
                 if jobs.delete_secret_after_end(azure, json.loads(note.read_text(encoding="utf-8")), 0):
                     note.unlink()
 
@@ -166,7 +168,7 @@ class AzureMlProvider(CloudProvider[Client]):
         return handle.reference["endpoint"], handle.reference["path"]
 
     def _listed(self, handles: Sequence[Handle]) -> Iterator[tuple[str, Observation]]:
-        """From a listing of the workspace's jobs, which has those of all runs on its pages; only ends cost a question more."""
+        """From a listing of the workspace's jobs, with those of all users; only ended jobs cost another request."""
         if len(handles) <= _FEW:
             return
         azure, wanted = client(), {handle.reference["job"]: handle for handle in handles}

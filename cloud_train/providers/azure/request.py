@@ -14,8 +14,7 @@ from cloud_train.errors import ProviderError
 from cloud_train.job import cloud_names as forms
 from cloud_train.providers.base import Request
 from cloud_train.providers.cloud.descriptions import problems_of as shape_problems
-from cloud_train.providers.cloud.jobs import ATTEMPT, NOT_BUILT, RUN, STORE, image_of, job_name, whole_seconds
-from cloud_train.providers.cloud.worker_command import ENVIRONMENT, worker_command
+from cloud_train.providers.cloud.jobs import ATTEMPT, ENVIRONMENT, NOT_BUILT, RUN, STORE, image_of, job_name, whole_seconds, worker_command
 
 if TYPE_CHECKING:
     from cloud_train.providers.cloud.machines import Machine
@@ -42,7 +41,7 @@ _LONGEST_TAG = (100, 1000)
 
 
 def request_of(plan: "Plan") -> Request:
-    """The environment's version, the job, and where the job's secrets would lie; ``settings`` are those that were given."""
+    """The environment's version, the job, and the URL of the job's secrets; ``settings`` are those of the config file."""
     settings = plan.provider_settings
     workspace, job = workspace_of(settings), job_name(plan.run_id, plan.attempt)
     image = image_of(plan) or f"None@{NOT_BUILT}"
@@ -81,11 +80,11 @@ def secret_of(settings: Mapping[str, Any], job: str) -> str | None:
 
 
 def problems_of(request: Request) -> Iterator[str]:
-    """What Azure would refuse, each with the field and the rule. Nobody is asked."""
+    """What Azure would refuse, each with the field and the rule. Azure is not asked."""
     settings, body = request["settings"], request["job"]["body"]
     for name in _NEEDED:
         if name not in settings:
-            yield f"azure.{name}: it is not set; name it in the config file (docs/clouds/azure.md says how to make one)"
+            yield f"azure.{name}: not set; set it in the config file (docs/clouds/azure.md shows how to create one)"
     yield from form_problems({**settings, "endpoint": request["workspace"]["endpoint"]})
     if request["workspace"]["history"] is not None and not forms.has_form(forms.SERVICE_URL, request["workspace"]["history"]):
         yield f"azure.location: {request['workspace']['history']!r} is not the URL of a run history; see azure.history_endpoint too"
@@ -96,11 +95,11 @@ def problems_of(request: Request) -> Iterator[str]:
         yield f"job id: {request['job']['id']!r} is not 1 to 254 letters, digits, '_' and '-', a letter or digit first"
     yield from _tag_problems(body.get("properties", {}).get("tags", {}))
     if "${{" in body.get("properties", {}).get("command", ""):
-        yield "job.properties.command: '${{' begins an expression of Azure ML's own; no name or URL here may have it"
+        yield "job.properties.command: '${{' begins an Azure ML expression; no name or URL may contain it"
 
 
 def form_problems(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Settings that would become part of a URL and have not the form for it. Nobody is asked."""
+    """Settings that would become part of a URL and do not have the form for it."""
     for name, form in {**_FORMS, **_OF_ADDRESSES, "repository": forms.REPOSITORY}.items():
         value = settings.get(name)
         if value is not None and not forms.has_form(form, value):
@@ -109,7 +108,7 @@ def form_problems(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def checked_workspace_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as ``workspace_of`` for a request that is sent at once: raises ProviderError for settings that cannot be part of a URL."""
+    """As ``workspace_of``, for a request that is sent at once: raises ProviderError for settings that cannot be part of a URL."""
     problem = next(form_problems(settings), None)
     if problem is not None:
         raise ProviderError(problem, hint="correct it in the config file: see docs/clouds/azure.md")
@@ -121,11 +120,11 @@ def _contradictions(request: Request) -> Iterator[str]:
     if "refused" in request:
         yield request["refused"]
     if "compute" in settings and "machine" in settings:
-        yield f"azure.machine: the cluster {settings['compute']!r} has machines of its own; leave out azure.machine or azure.compute"
+        yield f"azure.machine: the cluster {settings['compute']!r} has its own machines; leave out azure.machine or azure.compute"
     if "compute" not in settings and "identity" not in settings:
-        yield "azure.identity: serverless machines reach neither store nor image without one; name a managed identity's client id"
+        yield "azure.identity: serverless machines cannot reach store and image without one; set it to a managed identity's client id"
     if request["secrets"] and request["secret"] is None:
-        yield "azure.vault: the job has secrets, and no Key Vault is named that could hand them to its machines"
+        yield "azure.vault: the job has secrets, and no Key Vault is configured to pass them to its machines"
 
 
 def _tag_problems(tags: Mapping[str, str]) -> Iterator[str]:
@@ -159,7 +158,7 @@ def _job(plan: "Plan", environment: str, secret: str | None, machine: "Machine |
 
 
 def _resources(plan: "Plan", machine: "Machine | None") -> dict[str, str]:
-    """The kind of serverless machine, and half of its memory to share: torch's data loaders pass their batches through that."""
+    """The kind of serverless machine, and shared memory of half its memory, through which torch's data loaders pass batches."""
     named = plan.provider_settings.get("machine")
     memory = plan.job.resources.memory.bytes if plan.job.resources.memory else machine.memory_bytes if machine else None
     kind = {} if plan.provider_settings.get("compute") else {"instanceType": named or (machine.name if machine else "")}
@@ -167,7 +166,7 @@ def _resources(plan: "Plan", machine: "Machine | None") -> dict[str, str]:
 
 
 def _machine(plan: "Plan") -> tuple["Machine | None", str | None]:
-    """The machine as the table has it, where it does, and why there is none that serves."""
+    """The machine, if the table has it, and why none fits."""
     from cloud_train.providers.cloud import machines
 
     if named := plan.provider_settings.get("machine"):

@@ -1,25 +1,26 @@
-"""From what Azure ML says of a job to where the attempt stands. Pure.
+"""From the state of an Azure ML job to the state of the attempt. Pure.
 
-States: https://learn.microsoft.com/rest/api/azureml/jobs/get (JobStatus). Why a job failed stands in the run history alone, in words that
-are documented nowhere: those that are known here were read in public reports, and anything else keeps its own.
+States: https://learn.microsoft.com/rest/api/azureml/jobs/get (JobStatus). Why a job failed is in the run history alone, in words that
+are documented nowhere: the known ones come from public reports, and any other is passed on.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from cloud_train import exit_status
 from cloud_train.providers.base import Observation
-from cloud_train.providers.cloud.observations import KILLED, STORE_ERROR, TERMINATED, ended, said_by, unknown
+from cloud_train.providers.observations import ended, said_by, unknown
 from cloud_train.run.states import Cause, State
 
 _LIVING = {
     "NotStarted": (State.QUEUED, "Azure ML has the job"),
-    "Starting": (State.STARTING, "Azure ML starts the job"),
-    "Provisioning": (State.STARTING, "machines are made for the job"),
-    "Preparing": (State.STARTING, "the image and the machines are prepared"),
-    "Queued": (State.QUEUED, "the job waits for machines: for quota or capacity, or because its last ones were taken back"),
+    "Starting": (State.STARTING, "Azure ML is starting the job"),
+    "Provisioning": (State.STARTING, "machines are being provisioned"),
+    "Preparing": (State.STARTING, "the image and the machines are being prepared"),
+    "Queued": (State.QUEUED, "the job waits for machines: for quota or capacity, or because its last ones were reclaimed"),
     "Running": (State.RUNNING, ""),
-    "Finalizing": (State.RUNNING, "the program has ended; Azure ML collects what it left"),
+    "Finalizing": (State.RUNNING, "the program has ended; Azure ML is collecting its outputs"),
     "CancelRequested": (State.STOPPING, "Azure ML was asked to stop the job"),
     "Paused": (State.QUEUED, "the job is paused"),
 }
@@ -31,15 +32,15 @@ _PULL_FIX = "give the machines' identity the role AcrPull on the registry of azu
 _WORDS: tuple[tuple[str, Cause, str], ...] = (
     (r"no space left|disk.{0,20} full", Cause.FAILED, "the machine's disk is too small for image and files: see azure.machine"),
     (r"AcrRefreshTokenRetrievalError|unauthorized: auth|pull access denied", Cause.REJECTED, _PULL_FIX),
-    (r"FailedPullingImage|Unable to pull docker image|manifest unknown", Cause.REJECTED, "see that the registry still has the image"),
+    (r"FailedPullingImage|Unable to pull docker image|manifest unknown", Cause.REJECTED, "check that the registry still has the image"),
     (r"AuthorizationFailed|does not have authorization|identity.{0,80}(?:not found|not assigned)", Cause.REJECTED, "see azure.identity"),
     (r"preempt|evict", Cause.PREEMPTED, ""),
     (r"out ?of ?memory|MemoryLimitExceeded|OOMKilled", Cause.OUT_OF_MEMORY, "choose a machine with more memory (resources.memory)"),
-    (r"quota|exceeding approved", Cause.REJECTED, "ask for more cores of this family in the portal: Azure ML, Quota"),
+    (r"quota|exceeding approved", Cause.REJECTED, "request more cores of this family in the portal: Azure ML, Quota"),
     (r"out ?of ?capacity|AllocationFail|SkuNotAvailable|NoCapacity", Cause.INFRASTRUCTURE, "try another machine or region, or later"),
     (r"time ?limit|timed? ?out|max(?:imum)? run ?(?:duration|time)", Cause.TIMED_OUT, "see limits.duration and azure.max_runtime"),
 )
-"""What Azure ML's words mean: the first that fits decides, and what to do about it."""
+"""Patterns of Azure ML's messages, their cause and the next step; the first that matches counts."""
 
 
 def is_over(status: str) -> bool:
@@ -48,7 +49,7 @@ def is_over(status: str) -> bool:
 
 
 def observed(job: Mapping[str, Any], details: Mapping[str, Any] | None = None) -> Observation:
-    """Where the attempt stands: ``job`` is the resource manager's answer, ``details`` the run history's, which an ended job needs."""
+    """The state of the attempt: ``job`` is the resource manager's response, ``details`` the run history's, which an ended job needs."""
     status = str(job.get("properties", {}).get("status") or "Unknown")
     if status in _LIVING:
         state, message = _LIVING[status]
@@ -60,12 +61,12 @@ def observed(job: Mapping[str, Any], details: Mapping[str, Any] | None = None) -
             return _canceled(details)
         case "Failed":
             return _failed(_error_of(details))
-    said = "hears nothing of the job's machines" if status == _SILENT else f"says {status!r}, which means nothing here"
+    said = "receives no reports from the job's machines" if status == _SILENT else f"reports the unknown status {status!r}"
     return unknown(f"Azure ML {said}")
 
 
 def _canceled(details: Mapping[str, Any] | None) -> Observation:
-    """Canceled by somebody, or by Azure ML itself at the time limit: then the run history has an error."""
+    """Canceled by a user, or by Azure ML itself at the time limit, in which case the run history has an error."""
     error = _error_of(details)
     if error and _meaning(error)[0] is Cause.TIMED_OUT:
         return ended(Cause.TIMED_OUT, f"Azure ML ended the job: {error}")
@@ -74,17 +75,17 @@ def _canceled(details: Mapping[str, Any] | None) -> Observation:
 
 def _failed(error: str) -> Observation:
     exit_code = next((int(one or other) for one, other in _EXIT.findall(error)), None)
-    if exit_code and (said := said_by(exit_code)):  # a job that failed is no success, whatever a 0 stands for in its words
+    if exit_code and (said := said_by(exit_code)):  # a failed job is not a success, whatever exit status 0 means there in its words
         return said
     if not error:
-        return ended(Cause.UNKNOWN, "Azure ML says that the job failed, and not why")
+        return ended(Cause.UNKNOWN, "Azure ML gives no reason for the failure")
     cause, remedy = _meaning(error) if exit_code is None else (_of_exit(exit_code), "")
-    return ended(cause, f"Azure ML says: {error}{f'; {remedy}' if remedy else ''}")
+    return ended(cause, f"Azure ML reports: {error}{f'; {remedy}' if remedy else ''}")
 
 
 def _of_exit(exit_code: int) -> Cause:
-    """What an exit status means that is none of a worker's causes: the worker did not get to say why."""
-    return Cause.INFRASTRUCTURE if exit_code in (STORE_ERROR, KILLED, TERMINATED, -9, -15) else Cause.FAILED
+    """The cause of an exit status that no worker chooses: the worker could not report why."""
+    return Cause.INFRASTRUCTURE if exit_code in (exit_status.STORE, exit_status.KILLED, exit_status.TERMINATED, -9, -15) else Cause.FAILED
 
 
 def _meaning(error: str) -> tuple[Cause, str]:
@@ -95,7 +96,7 @@ def _meaning(error: str) -> tuple[Cause, str]:
 
 
 def _error_of(details: Mapping[str, Any] | None) -> str:
-    """Code and message, on one line; empty where there is none."""
+    """Code and message, on one line; empty without an error."""
     error = ((details or {}).get("error") or {}).get("error") or {}
     words = " ".join(str(error.get("message") or "").split())
     return ": ".join(part for part in (str(error.get("code") or ""), words) if part)

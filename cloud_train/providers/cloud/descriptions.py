@@ -1,7 +1,7 @@
-"""What a cloud would refuse in a request for its shape, by the cloud's own official description, without asking it.
+"""What a cloud would refuse in a request because of its shape, according to the cloud's own published description.
 
 The descriptions are JSON Schemas (draft 2020-12) in ``data/<cloud>.requests.json``, made from what each cloud publishes: their ``$comment``
-says from what, and which version of it; tests compare them with their sources.
+names the source and its version; tests compare them with their sources.
 """
 
 import json
@@ -51,7 +51,7 @@ def _rule(error: "ValidationError") -> str:
             known = sorted(error.schema.get("properties", ()))
             text = f"there is no field {', '.join(sorted(set(value) - set(known)))}; the fields are {', '.join(known)}"
         case "enum":
-            text = f"{shown} is none of the {len(rule)} values that there are{_nearest(value, rule)}"
+            text = f"{shown} is not one of the {len(rule)} allowed values{_nearest(value, rule)}"
         case "pattern":
             text = f"{shown} does not match the pattern {rule}"
         case "maxLength" | "minLength":

@@ -1,4 +1,4 @@
-"""Findings of a provider's doctor: what cannot be looked at is a finding too, and no exception."""
+"""Findings of a provider's doctor; what cannot be checked is a finding too."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from cloud_train.providers.base import Diagnosis
 
 
 def looked(name: str, look: Callable[[], Diagnosis], remedy: str = "") -> Diagnosis:
-    """What ``look`` finds, or why it could not look; ``remedy`` is for errors that come without one."""
+    """The finding of ``look``, or that of the error that it raised; ``remedy`` is for an error without a hint."""
     try:
         return look()
     except CloudTrainError as error:
@@ -20,5 +20,5 @@ def wrong(name: str, error: CloudTrainError, remedy: str = "") -> Diagnosis:
 
 
 def unasked(name: str, error: CloudTrainError, remedy: str = "") -> Diagnosis:
-    """The finding for what a submission does without, and nobody says."""
-    return Diagnosis(name, "warning", f"cannot be asked for: {error.message}", remedy or error.hint or "")
+    """The finding for something that cannot be checked and that a submission does not need."""
+    return Diagnosis(name, "warning", f"cannot be checked: {error.message}", remedy or error.hint or "")

@@ -19,7 +19,7 @@ def create_once(
     whether the job was created; it returns None if it finds none. ``can_repeat`` says whether the request may be sent again then, because
     the cloud itself does not create a job twice. ``job`` names the job in messages.
 
-    Raises AlreadyLaunchedError for a job that was there before, LaunchUnknownError where nobody can tell, and CloudError where certainly
+    Raises AlreadyLaunchedError for a job that existed before, LaunchUnknownError where that cannot be settled, CloudError where certainly
     nothing was created.
     """
     left, is_lost = policy.attempts_left(), False

@@ -1,4 +1,4 @@
-"""Which machine of a cloud a job gets: the smallest one that has what ``resources`` asks for, from a table of the cloud's machines.
+"""The machine that a job gets on a cloud: the smallest one that has what ``resources`` asks for, from a table of the cloud's machines.
 
 The tables are data: ``data/<cloud>.machines.json``, each entry a machine as its cloud's documentation describes it. A machine that is
 named outright in the config file need not be in the table.
@@ -38,7 +38,7 @@ class Machine:
 
 
 class NoMachineError(ValueError):
-    """No machine of the table has what was asked for; the text says which come nearest."""
+    """No machine of the table has what the job asks for; the message names the nearest."""
 
 
 def choose(cloud: str, resources: Resources) -> Machine:
@@ -69,11 +69,11 @@ def _explained(cloud: str, table: tuple[Machine, ...], resources: Resources) -> 
     if wanted is not None and wanted.kind.upper() not in (kind.upper() for kind in kinds):
         close = difflib.get_close_matches(wanted.kind.upper(), kinds, 1)
         meant = f"; did you mean {close[0]}?" if close else ""
-        return f"resources.accelerator: {cloud} has no machine with {wanted.kind} in the table; it has {', '.join(kinds)}{meant}"
+        return f"resources.accelerator: {cloud} has no known machine with {wanted.kind}; it has {', '.join(kinds)}{meant}"
     same = [machine for machine in table if (machine.accelerator or "").upper() == (wanted.kind.upper() if wanted else "")]
     largest = max(same, key=lambda machine: (machine.accelerators, machine.cpus, machine.memory_bytes))
     accelerators = f", {largest.accelerators} {largest.accelerator}" if largest.accelerator else ""
     return (
-        f"resources: no machine of {cloud} in the table has that; the largest is {largest.name} with {largest.cpus} cpus,"
-        f" {largest.memory_bytes / 2**30:,.0f}GiB{accelerators}. Another is named with `machine`"
+        f"resources: no known machine of {cloud} has that; the largest is {largest.name} with {largest.cpus} cpus,"
+        f" {largest.memory_bytes / 2**30:,.0f}GiB{accelerators}. Name another one with `machine`"
     )

@@ -1,4 +1,4 @@
-"""What the providers of clouds do alike: launch a job once, observe one job by a question, and many by listings."""
+"""What all cloud providers do: launch a job once, observe one job by a request, and many by listings."""
 
 import time
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ from cloud_train.providers.base import (
     Observation,
     Request,
 )
-from cloud_train.providers.cloud.observations import unknown
+from cloud_train.providers.observations import unknown
 
 Client = TypeVar("Client")
 """What the adapter sends its requests with."""
@@ -102,7 +102,7 @@ class CloudProvider(ABC, Generic[Client]):
         """A client for a request, or for a handle's reference."""
 
     def _prepare(self, client: Client, request: Request) -> None:
-        """Before a launch, raise AlreadyLaunchedError for a job that can be seen to exist; a cloud that tells later does nothing here."""
+        """Before a launch, raise AlreadyLaunchedError for an existing job; not needed where creating it finds that out."""
 
     @abstractmethod
     def _put_secrets(self, client: Client, request: Request, secrets: Mapping[str, str]) -> bool:
@@ -129,7 +129,7 @@ class CloudProvider(ABC, Generic[Client]):
 
     @abstractmethod
     def _listed(self, handles: Sequence[Handle]) -> Iterable[tuple[str, Observation]]:
-        """Jobs of a place by their names, as far as a listing tells enough of them; raises CloudTrainError where there is no listing."""
+        """Jobs of a place by their names, as far as a listing has enough about them; raises CloudTrainError where there is no listing."""
 
 
 def asked(look: Callable[[], Observation]) -> Observation:

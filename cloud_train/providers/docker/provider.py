@@ -1,7 +1,7 @@
 """The ``docker`` provider: the worker as process 1 of a container, one container a node.
 
-A container's name is the key that makes a launch happen once, and its labels are enough to find it again. Containers are kept until
-somebody has seen their end, and then taken away by ``tidy``: nothing runs in between, and nothing is left behind.
+A container's name ensures that a launch happens once, and its labels are enough to find it again. Containers are kept until their end
+has been seen, and then removed by ``clean_up``.
 """
 
 import json
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
 
 _LEAVING_SECONDS = 5.0
-"""What a worker may need to leave after it wrote its end."""
+"""How long a worker may take to exit after it wrote its end."""
 _LAST_LINES = 50
 
 
 class DockerProvider:
-    """Runs in containers of a Docker Engine. ``home`` is the folder under which it keeps which engines it used, and what is left there."""
+    """Runs in containers of a Docker Engine. Under ``home`` it keeps the engines that it used, and what it could not remove from them."""
 
     name = "docker"
     capabilities = Capabilities(
@@ -50,10 +50,10 @@ class DockerProvider:
 
     def __init__(self, home: Path) -> None:
         self._engines = home / "docker" / "engines"
-        self._caches = home / "docker" / "caches"  # and never the one that runs on this machine itself download into
+        self._caches = home / "docker" / "caches"  # apart from the cache of runs on this machine itself
         self._left = home / "docker" / "left"
         self._workspaces = home / "work"
-        self._user = f"{os.getuid()}:{os.getgid()}"  # what lands in the run directory belongs to whoever calls
+        self._user = f"{os.getuid()}:{os.getgid()}"  # files in the run directory belong to the caller
 
     def interpreter(self, settings: Mapping[str, Any]) -> str:
         """The Python on the image's PATH."""
@@ -74,7 +74,7 @@ class DockerProvider:
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
         """Create everything, then start it; what was created is removed again if anything fails.
 
-        What only the engine can tell is settled here: whether it sees this machine's folders, and who the caller is to it.
+        What only the engine knows is settled here: whether it sees this machine's folders, and whether it is a rootless engine.
         """
         secrets, credentials = _brought_along(secrets)
         _refuse_loopback(secrets, request["containers"])
@@ -106,7 +106,7 @@ class DockerProvider:
         return None
 
     def observe(self, handle: Handle) -> Observation:
-        """What the containers say; while the engine cannot be asked, the attempt is taken to go on, with the cause *unknown*."""
+        """The containers' state; while the engine cannot be asked, the attempt counts as running, with the cause *unknown*."""
         names = handle.reference["containers"]
         try:
             with connected(handle.reference["engine"]) as engine:
@@ -127,9 +127,9 @@ class DockerProvider:
             for each in handle.reference["containers"]:
                 engine.terminate(each["id"])
 
-    def tidy(self, handle: Handle) -> None:
-        """Remove containers, with their anonymous volumes, and network. A worker that has just written its end is given a moment to leave;
-        if node 0 does not leave, the attempt goes on, and is left alone. What cannot be removed now is removed by the next launch.
+    def clean_up(self, handle: Handle) -> None:
+        """Remove containers, with their anonymous volumes, and network. A worker that has just written its end is given a moment to exit;
+        if node 0 does not exit, the attempt is running, and is left alone. What cannot be removed now is removed by the next launch.
         """
         note = self._left / f"{handle.run_id}.{handle.attempt}.json"
         with suppress(CloudTrainError), connected(handle.reference["engine"]) as engine:
@@ -144,7 +144,7 @@ class DockerProvider:
             private.write_text(note, json.dumps(handle.reference))
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
-        """What node 0's container itself printed: its worker's words from before it could keep its own log. The cursor counts bytes."""
+        """The output of node 0's container, from before its worker could keep a log. The cursor counts bytes."""
         start = int(cursor or 0)
         with connected(handle.reference["engine"]) as engine:
             said = b"".join(engine.output(each["id"]) for each in handle.reference["containers"][:1])[start:]
@@ -182,7 +182,7 @@ class DockerProvider:
         return {"engine": engine.address, "containers": made, "network": network and network["Name"]}
 
     def _remember(self, address: str) -> None:
-        """So that ``find``, which is told no settings, asks this engine too."""
+        """Remember the engine, so that ``find``, which gets no settings, asks it too."""
         if address in self._addresses():
             return
         self._make(self._engines.parent)
@@ -192,13 +192,15 @@ class DockerProvider:
         except OSError as error:
             raise ProviderError(
                 f"cannot write {self._engines}: {error.strerror}",
-                hint="make that folder writable, or name another one with CLOUD_TRAIN_HOME",
+                hint="make that folder writable, or choose another one with CLOUD_TRAIN_HOME",
             ) from error
 
     def _sweep(self, engine: Engine) -> None:
-        """Take away what could not be taken away when it had ended: the engine was gone, say."""
+        """Remove what could not be removed before, because the engine was unavailable, for example."""
         for note in self._left.glob("*.json"):
-            with suppress(CloudTrainError, FileNotFoundError, ValueError):  # another process may do the same; a torn note comes again
+            with suppress(
+                CloudTrainError, FileNotFoundError, ValueError
+            ):  # another process may do the same; an unreadable note is tried again
                 reference = json.loads(note.read_text(encoding="utf-8"))
                 if reference["engine"] == engine.address and _take_away(engine, reference, 0.1):
                     note.unlink()
@@ -208,7 +210,7 @@ class DockerProvider:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ProviderError(
-                f"cannot make {folder}: {error.strerror}", hint="make it writable, or name another one with CLOUD_TRAIN_HOME"
+                f"cannot create {folder}: {error.strerror}", hint="make it writable, or choose another one with CLOUD_TRAIN_HOME"
             ) from error
 
     def _addresses(self) -> Sequence[str]:
@@ -217,7 +219,7 @@ class DockerProvider:
 
 
 def _created(engine: Engine, name: str, body: dict[str, Any]) -> tuple[str, bool]:
-    """The new container's id, and whether it sees this machine's folders: only the engine can tell, whatever its address is."""
+    """The new container's id, and whether it sees this machine's folders, which only the engine knows."""
     try:
         return engine.create_container(name, body), True
     except FolderUnseenError:
@@ -227,7 +229,7 @@ def _created(engine: Engine, name: str, body: dict[str, Any]) -> tuple[str, bool
 
 
 def _brought_along(secrets: Mapping[str, str]) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """The variables as they are in a container, and the mounts of the files that some of them name."""
+    """The variables as a container has them, and the mounts of the files that some of them name."""
     files = {name: value for name, value in secrets.items() if name in FILES and Path(value).is_file()}
     inside = {name: f"{container_paths.CREDENTIALS}/{name}" for name in files}
     mounts = [
@@ -240,8 +242,8 @@ def _refuse_loopback(secrets: Mapping[str, str], containers: Sequence[Mapping[st
     endpoint = loopback_endpoint(secrets)
     if endpoint is not None and any(each["body"]["HostConfig"]["NetworkMode"] != "host" for each in containers):
         raise ProviderError(
-            f"the store's endpoint {endpoint} is this machine's own, and a container has a network of its own",
-            hint="let it share this machine's with docker.network: host in a config file, or name an address that containers reach",
+            f"the store's endpoint {endpoint} is on this machine, which a container cannot reach through its own network",
+            hint="share this machine's network with docker.network: host in a config file, or use an address that containers reach",
         )
 
 
@@ -249,13 +251,13 @@ def _refuse_unencrypted(address: str, secrets: Mapping[str, str]) -> None:
     if secrets and not is_private(address):
         names = ", ".join(sorted(secrets))
         raise ProviderError(
-            f"the Docker Engine at {address} is reached without encryption, so it does not get the run's secrets: {names}",
+            f"the Docker Engine at {address} is reached without encryption, so the run's secrets are not sent to it: {names}",
             hint="use TLS (DOCKER_TLS_VERIFY=1, and certificates in DOCKER_CERT_PATH), or ssh://user@host",
         )
 
 
 def _labelled(engine: Engine, labels: Mapping[str, str]) -> dict[str, Any] | None:
-    """The reference of an attempt, made from what carries its labels; None if nothing does."""
+    """The reference of an attempt, from what has its labels; None if nothing has."""
     containers = sorted(engine.containers(labels), key=lambda each: int(each["Labels"][NODE]))
     networks = [each["Name"] for each in engine.networks(labels)]
     if not containers and not networks:
@@ -265,7 +267,7 @@ def _labelled(engine: Engine, labels: Mapping[str, str]) -> dict[str, Any] | Non
 
 
 def _take_away(engine: Engine, reference: Mapping[str, Any], within_seconds: float) -> bool:
-    """Remove an attempt that has ended, or does so soon; False if its node 0 still runs. Nodes that outlive node 0 are killed."""
+    """Remove an attempt that has ended or ends soon; False if its node 0 is still running. Nodes that outlive node 0 are killed."""
     deadline = monotonic() + within_seconds
     for rank, each in enumerate(reference["containers"]):
         if not engine.has_stopped(each["id"], max(deadline - monotonic(), 0.1)) and rank == 0:
@@ -281,12 +283,12 @@ def _remove_all(engine: Engine, reference: Mapping[str, Any]) -> None:
 
 
 def _side_by_side(engine: Engine, act: Callable[[Engine, str], None], containers: Sequence[Mapping[str, Any]]) -> None:
-    """Do to all containers what the engine takes long for, each over a connection of its own; raises the first error, once all are done."""
+    """Do something slow to all containers in parallel, each over its own connection; raises the first error once all are done."""
     if len(containers) < 2:
         for each in containers:
             act(engine, each["id"])
         return
-    from concurrent.futures import ThreadPoolExecutor  # which a single node does without
+    from concurrent.futures import ThreadPoolExecutor  # a single node needs no threads
 
     def do(each: Mapping[str, Any]) -> None:
         with connected(engine.address) as own:
@@ -298,7 +300,7 @@ def _side_by_side(engine: Engine, act: Callable[[Engine, str], None], containers
 
 
 def _quietly(remove: Any, what: str) -> None:
-    """Undo what a failed launch had done; the failure itself is what the caller has to hear."""
+    """Undo part of a failed launch, whose own error is the one to report."""
     with suppress(CloudTrainError, OSError):
         remove(what)
 

@@ -1,4 +1,4 @@
-"""From a plan to the requests that the Docker Engine gets, in the engine's own field names, and what it would refuse in them. Pure.
+"""From a plan to the requests for the Docker Engine, in its own field names, and what it would refuse in them. Pure.
 
 Reference: ``POST /containers/create`` and ``POST /networks/create`` of https://docs.docker.com/reference/api/engine/version/v1.41/.
 """
@@ -34,20 +34,20 @@ _STOP_MARGIN_SECONDS = 15
 """What a worker may need beyond the job's grace period, when the engine itself stops the container."""
 _VOLUMES = (places.WORK, places.CACHE)
 _RUNS_ELSEWHERE = "the run directory", "keep runs in a store that both reach: --store s3://bucket/runs"
-_DATA_ELSEWHERE = "the data", "put it into a store that both reach: data.path: s3://bucket/folder"
+_DATA_ELSEWHERE = "the data", "put it in a store that both reach: data.path: s3://bucket/folder"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _PRIVATE = (".ssh", ".aws", ".azure", ".config/gcloud", ".docker", ".gnupg", ".kube", ".netrc")
 _SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 
 
 def labels_of(run_id: str, attempt: int, store: str) -> dict[str, str]:
-    """The labels that everything of one attempt carries; they are enough to find it again."""
+    """The labels of everything that belongs to an attempt; they are enough to find it again."""
     return {RUN: run_id, ATTEMPT: str(attempt), STORE: store}
 
 
 def request_of(plan: "Plan", user: str, caches: Path, workspaces: Path) -> Request:
     """One container a node, and a network of their own where there are several; ``user`` is ``uid:gid``, ``caches`` the folder of the
-    caches of containers on this machine (``cache_of``), and ``workspaces`` that for runs whose store is no folder.
+    caches of containers on this machine (``cache_of``), and ``workspaces`` that for runs whose store is not a folder.
     """
     nodes = plan.job.resources.nodes
     name = f"ct-{plan.run_id}-{plan.attempt}"
@@ -101,7 +101,7 @@ def _container(plan: "Plan", rank: int, *, user: str, network: str, labels: dict
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges"],
             "Privileged": False,
-            "Init": False,  # the worker is process 1, and buries what its program leaves
+            "Init": False,  # the worker is process 1, and reaps the processes that its program leaves
             "AutoRemove": False,  # its end has to be seen first
             "RestartPolicy": {"Name": "no"},
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m"}},
@@ -140,7 +140,7 @@ def cache_of(caches: Path, plan: "Plan") -> Path:
     job file into the same store. The cache that runs on this machine itself use is never mounted.
     """
     is_script = plan.job.model.kind == "script"
-    owner = plan.run_id if plan.is_foreign else ""  # its job file and name are what somebody else says
+    owner = plan.run_id if plan.is_foreign else ""  # its job file and name come from another machine
     identity = ("script", plan.job_file, plan.job.name, plan.store, owner) if is_script else ("image", plan.image or "")
     return caches / hashlib.sha256("\0".join(identity).encode()).hexdigest()[:16]
 
@@ -160,9 +160,9 @@ def _mounts(plan: "Plan", rank: int, caches: Path, workspaces: Path) -> list[dic
 
 
 def without_our_folders(body: dict[str, Any], address: str) -> dict[str, Any]:
-    """The same container for an engine that does not see this machine's folders: volumes of that engine's stand in, which are empty.
+    """The same container for an engine that does not see this machine's folders: empty volumes of that engine replace them.
 
-    Raises ProviderError for the run directory and for data, which are of no use then.
+    Raises ProviderError for the run directory and for data, which an empty volume cannot replace.
     """
     mounts = body["HostConfig"]["Mounts"]
     for mount in mounts:
@@ -178,9 +178,9 @@ def without_our_folders(body: dict[str, Any], address: str) -> dict[str, Any]:
 
 
 def problems_of(request: Request, sockets: tuple[str, ...] = _SOCKETS) -> Iterator[str]:
-    """What the engine, or good sense, would refuse, each with the field and the rule. Asks no engine.
+    """What the engine or these rules would refuse, each with the field and the rule. The engine is not asked.
 
-    ``sockets`` are where an engine may listen: whoever reaches one is root on that machine.
+    ``sockets`` are those of engines: access to one is root access to the machine.
     """
     host = request["engine"]
     if host is not None and not forms.has_form(forms.DOCKER_HOST, host):
@@ -189,7 +189,7 @@ def problems_of(request: Request, sockets: tuple[str, ...] = _SOCKETS) -> Iterat
     first = request["containers"][0]
     body, limits = first["body"], first["body"]["HostConfig"]
     if not body["Image"]:
-        yield "image: there is none to start"
+        yield "image: the plan has none"
     if not _NAME.fullmatch(first["name"]):
         yield f"name: {first['name']!r} is not a container's name"
     if not forms.has_form(forms.DOCKER_NETWORK, limits["NetworkMode"]):
@@ -206,19 +206,19 @@ def problems_of(request: Request, sockets: tuple[str, ...] = _SOCKETS) -> Iterat
 
 def _data_problems(data: Path, sockets: tuple[str, ...]) -> Iterator[str]:
     if not data.exists():
-        yield f"data.path: there is no file or folder {data}"
+        yield f"data.path: no such file or folder: {data}"
         return
     real = data.resolve()
     if real == Path("/"):
         yield "data.path: / is the whole machine; name the folder that the data is in"
     elif any(Path(socket).resolve().is_relative_to(real) for socket in sockets):
-        yield f"data.path: {data} holds the Docker Engine's socket, and whoever reaches that is root on this machine"
+        yield f"data.path: {data} contains the Docker Engine's socket, which gives root access to this machine"
     elif private := next((each for each in _private_folders() if real.is_relative_to(each) or each.is_relative_to(real)), None):
-        yield f"data.path: {data} would show the container {private}, which holds keys and logins"
+        yield f"data.path: {data} would expose {private}, which holds keys and logins, to the container"
 
 
 def _private_folders() -> Iterator[Path]:
-    """Where people keep keys and logins: no job needs them as its data."""
+    """Folders with keys and logins, which no job needs as its data."""
     with suppress(RuntimeError):  # no home folder is known
         home = Path.home().resolve()
         yield from (home / name for name in _PRIVATE if (home / name).exists())

@@ -1,6 +1,6 @@
-"""From what the Docker Engine says of an attempt's containers to where the attempt stands. Pure.
+"""From the state of an attempt's containers to the state of the attempt. Pure.
 
-While a container runs, its worker speaks for itself in the run directory, of the other nodes too. What is said here counts only where a
+While a container runs, its worker reports to the run directory, for the other nodes too. What is derived here counts only where a
 worker could not.
 """
 
@@ -8,17 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from cloud_train import exit_status
 from cloud_train.providers.base import TAKEN, Observation
+from cloud_train.providers.observations import ended, said_by
 from cloud_train.run.states import Cause, State
 
-_BY_WORKER = {cause.exit_code: cause for cause in Cause if cause is not Cause.REJECTED}
-"""The exit statuses with which a worker says why its attempt ended."""
-_TAKEN = 3  # the worker's exit status where another worker was faster to begin the attempt
-_STORE_ERROR = 6  # the worker's exit status for errors.StoreError: it could not read or write the run directory
-_KILLED = 128 + 9
-_TERMINATED = 128 + 15
 _LOST = 255
-"""The exit status that the engine gives to a container of which it lost sight, because it was itself ended, or the machine was."""
+"""The exit status that the engine gives to a container whose end it missed, because engine or machine were restarted."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Seen:
 
     @classmethod
     def of(cls, rank: int, name: str, inspected: Mapping[str, Any] | None) -> Self:
-        """From the engine's answer to ``GET /containers/{id}/json``; None stands for a container that is not there."""
+        """From the response to ``GET /containers/{id}/json``; None for a missing container."""
         if inspected is None:
             return cls(rank, name, "missing")
         state = inspected["State"]
@@ -57,24 +53,24 @@ class Seen:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Where an attempt stands, and the node that says so."""
+    """The state of an attempt, and the node that decides it."""
 
     observation: Observation
     rank: int | None = None
 
 
 def verdict(nodes: Sequence[Seen]) -> Verdict:
-    """Where the attempt stands whose nodes are these, in the order of their ranks.
+    """The state of the attempt that has these nodes, in the order of their ranks.
 
-    The first container that ended without its worker's word ends the attempt, because the others wait for it. Otherwise node 0 does:
-    its worker waits for the others, and says how all of them ended.
+    The first container that ended without its worker's report ends the attempt, because the others wait for it. Otherwise node 0 decides:
+    its worker waits for the others, and reports how all of them ended.
     """
     if not nodes:
-        return Verdict(_end(Cause.INFRASTRUCTURE, "the submission was cut off before there was a container"))
-    if nodes[0].rank == 0 and nodes[0].status == "exited" and nodes[0].exit_code == _TAKEN:
+        return Verdict(ended(Cause.INFRASTRUCTURE, "the submission was interrupted before it created a container"))
+    if nodes[0].rank == 0 and nodes[0].status == "exited" and said_by(nodes[0].exit_code) is TAKEN:
         return Verdict(TAKEN)
     ends = [(node, end) for node in nodes if (end := _end_of(node)) is not None]
-    without_a_word = [(node, end) for node, end in ends if not _has_spoken(node)]
+    without_a_word = [(node, end) for node, end in ends if _reported_by(node) is None]
     if without_a_word:
         # What ran out of memory explains whatever broke around the same time; a missing container has no time.
         node, end = min(without_a_word, key=lambda pair: (not pair[0].out_of_memory, not pair[0].finished, pair[0].finished))
@@ -85,50 +81,48 @@ def verdict(nodes: Sequence[Seen]) -> Verdict:
     return Verdict(replace(end, message=f"node {node.rank}: {end.message}") if len(nodes) > 1 else end, node.rank)
 
 
-def _has_spoken(node: Seen) -> bool:
-    return node.status == "exited" and node.exit_code in _BY_WORKER
+def _reported_by(node: Seen) -> Observation | None:
+    """The end that the node's worker reported by its exit status; one that found its attempt taken reports none."""
+    said = said_by(node.exit_code) if node.status == "exited" else None
+    return None if said is TAKEN else said
 
 
 def _living(nodes: Sequence[Seen]) -> Observation:
     for node in nodes:
         if node.status == "paused":
-            return Observation(State.RUNNING, None, f"{node.name} is paused; it goes on with: docker unpause {node.name}")
+            return Observation(State.RUNNING, None, f"{node.name} is paused; resume it with: docker unpause {node.name}")
         if node.status not in {"running", "restarting", "exited"}:
-            return Observation(State.RUNNING, Cause.UNKNOWN, f"the engine calls {node.name} {node.status!r}, which says nothing here")
+            return Observation(State.RUNNING, Cause.UNKNOWN, f"{node.name} is in an unknown state: {node.status!r}")
     return Observation(State.RUNNING)
 
 
 def _end_of(node: Seen) -> Observation | None:
     """How this container ended; None while it has not."""
     if node.status in {"missing", "removing"}:
-        return _end(Cause.INFRASTRUCTURE, f"the container {node.name} is gone: somebody removed it")
+        return ended(Cause.INFRASTRUCTURE, f"the container {node.name} was removed")
     if node.status == "created":
-        why = f": {node.error}" if node.error else "; the submission was cut off"
-        return _end(Cause.INFRASTRUCTURE, f"the container {node.name} was created and never started{why}")
+        why = f": {node.error}" if node.error else "; the submission was interrupted"
+        return ended(Cause.INFRASTRUCTURE, f"the container {node.name} was created and never started{why}")
     if node.status == "dead":
-        return _end(Cause.INFRASTRUCTURE, f"the engine could not take the container {node.name} away: it is dead{_tail(node)}")
+        return ended(Cause.INFRASTRUCTURE, f"the engine could not remove the container {node.name}: it is dead{_tail(node)}")
     return _of_exit(node) if node.status == "exited" else None
 
 
 def _of_exit(node: Seen) -> Observation:
     code = node.exit_code
-    if cause := _BY_WORKER.get(code):
-        return _end(cause, cause.text)
+    if said := _reported_by(node):
+        return said
     if node.out_of_memory:
         limit = f"its {_megabytes(node.memory_limit)} (resources.memory)" if node.memory_limit else "what the machine has"
-        return _end(Cause.OUT_OF_MEMORY, f"the container needed more memory than {limit}, and its worker was killed for it")
-    if code == _KILLED:
-        return _end(Cause.INFRASTRUCTURE, "the container was killed: by somebody, by the engine as it stopped, or by the kernel")
-    if code == _TERMINATED:
-        return _end(Cause.INFRASTRUCTURE, "the container was stopped before its worker could listen")
+        return ended(Cause.OUT_OF_MEMORY, f"the container ran out of memory ({limit}), and its worker was killed")
+    if code == exit_status.KILLED:
+        return ended(Cause.INFRASTRUCTURE, "the container was killed: by a user, by the engine as it stopped, or by the kernel")
+    if code == exit_status.TERMINATED:
+        return ended(Cause.INFRASTRUCTURE, "the container was stopped before its worker handled signals")
     if code == _LOST:
-        return _end(Cause.INFRASTRUCTURE, f"the engine or the machine was restarted while the container ran{_tail(node)}")
-    cause = Cause.INFRASTRUCTURE if code == _STORE_ERROR else Cause.FAILED
-    return _end(cause, f"the container ended with exit status {code} before its worker could say why{_tail(node)}")
-
-
-def _end(cause: Cause, message: str) -> Observation:
-    return Observation(cause.state, cause, message)
+        return ended(Cause.INFRASTRUCTURE, f"the engine or the machine was restarted while the container ran{_tail(node)}")
+    cause = Cause.INFRASTRUCTURE if code == exit_status.STORE else Cause.FAILED
+    return ended(cause, f"the container ended with exit status {code} before its worker could report why{_tail(node)}")
 
 
 def _tail(node: Seen) -> str:

@@ -1,4 +1,4 @@
-"""Requests to Google's services by google-auth's session, and what their refusals mean for whoever reads them.
+"""Requests to Google's services with google-auth's session, and their errors in words with the next step.
 
 google-cloud-aiplatform is not used: it takes 3 s to import and 274 MB, and the adapter needs a handful of requests. Credentials come from
 Google's own chain (Application Default Credentials). Errors have the shape of https://cloud.google.com/apis/design/errors.
@@ -34,11 +34,11 @@ TIMEOUTS = (10.0, 60.0)
 _THROTTLED = 429
 _NOT_FOUND = 404
 _KINDS = {403: ForbiddenError, _NOT_FOUND: MissingError, 409: ExistsError}
-_QUOTA = "quota metrics exceed quota limits"  # of machines; too many requests are told otherwise, with the same status
+_QUOTA = "quota metrics exceed quota limits"  # of machines; too many requests have another message, with the same status
 _PERMISSION = re.compile(r"[Pp]ermission '?\"?([a-z]+\.[A-Za-z.]+)")
 _ROLES = "docs/clouds/gcp.md has the roles"
 _PATH = re.compile(r"[A-Za-z0-9._~:/%@-]+")
-"""The paths that requests here have: a query comes apart from them."""
+"""The paths of the requests; a query is passed separately."""
 _SHOWN_CHARACTERS = 600
 
 
@@ -82,7 +82,7 @@ class Google:
 
     @property
     def parent(self) -> str:
-        """Where jobs are, as Vertex AI calls it."""
+        """The jobs' parent, in Vertex AI's terms."""
         return f"projects/{self._project}/locations/{self._region}"
 
     def call(
@@ -92,7 +92,7 @@ class Google:
         return retried(self.policy, lambda: self.call_once(method, service, path, body=body, query=query))
 
     def pages(self, service: str, path: str, query: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The pages of a listing; a page that comes again ends it."""
+        """The pages of a listing; a page that repeats ends it."""
         seen: set[str] = set()
         token = ""
         while True:
@@ -115,7 +115,7 @@ class Google:
             answer = self._session.request(method, url, json=body, params=query, timeout=self._timeouts, allow_redirects=False)
         except GoogleAuthError as error:
             raise no_token(error) from error
-        except ValueError as error:  # some of requests' own are such, and none of them passes
+        except ValueError as error:  # some of the errors of requests are, and they are permanent
             raise RefusedError(f"no request can be sent to {url} ({error})", "correct gcp.endpoint") from error
         except RequestException as error:
             raise self._no_answer(url, service, error) from error
@@ -127,7 +127,7 @@ class Google:
         return document
 
     def _url(self, service: str, path: str) -> str:
-        """Where a request goes, once it is certain that the credentials may go there too."""
+        """The URL of a request, after a check that the credentials may be sent there."""
         try:
             url = f"{service_url(self._settings, service)}/{path}"
             if not _PATH.fullmatch(path):
@@ -160,35 +160,35 @@ def _kind(status: int, words: str) -> type[CloudError]:
 
 
 def _explained(service: str, status: int, reason: str, words: str, settings: Mapping[str, Any]) -> tuple[str, str | None]:
-    """What to tell and what to advise, for one refusal."""
+    """The message and the hint for a refusal."""
     project, api = settings.get("project"), f"{'aiplatform' if service.endswith('-aiplatform') else service}.googleapis.com"
     hint: str | None = _ROLES
     if reason == "SERVICE_DISABLED":
         message = f"{api} is not enabled in the project {project}"
         hint = f"enable it with: gcloud services enable {api} --project={project}"
     elif reason in ("CONSUMER_INVALID", "USER_PROJECT_DENIED"):
-        message = f"gcp.project: there is no project {project!r}, or the credentials may not use it ({words})"
+        message = f"gcp.project: no project {project!r}, or the credentials may not use it ({words})"
     elif status == 401:
         message = f"Google does not accept the credentials ({words})"
         hint = f"log in with: {LOGIN}"
     elif status == 403 and "act as" in words.lower():
         message = f"the credentials lack the permission iam.serviceAccounts.actAs ({words})"
-        hint = f"give whoever submits roles/iam.serviceAccountUser on gcp.service_account; {_ROLES}"
+        hint = f"give the submitter roles/iam.serviceAccountUser on gcp.service_account; {_ROLES}"
     elif status == 403:
         named = _PERMISSION.search(words)
         message = f"the credentials lack {f'the permission {named[1]}' if named else 'a permission'} in the project {project} ({words})"
-        hint = f"is gcp.project right? {_ROLES}"
+        hint = f"check gcp.project; {_ROLES}"
     elif status == _THROTTLED and _QUOTA in words:
-        message = f"the project {project} has not enough quota: {words}"
-        hint = "ask for more at https://console.cloud.google.com/iam-admin/quotas, or choose another gcp.region or gcp.machine"
+        message = f"the project {project} does not have enough quota: {words}"
+        hint = "request more at https://console.cloud.google.com/iam-admin/quotas, or choose another gcp.region or gcp.machine"
     elif status == _THROTTLED:
-        message, hint = f"{api} has had too many requests of the project {project} ({words})", "try again in a minute"
+        message, hint = f"{api} received too many requests from the project {project} ({words})", "retry in a minute"
     elif status >= 500:
-        message, hint = f"{api} failed with {status} ({words})", "try again; https://status.cloud.google.com says more"
+        message, hint = f"{api} failed with {status} ({words})", "retry; see https://status.cloud.google.com"
     else:
         message, hint = f"{api} refuses the request with {status} {reason} ({words})", None
         if status == _NOT_FOUND and service.endswith("-aiplatform"):
-            hint = f"are {project!r} (gcp.project) and {settings.get('region')!r} (gcp.region) right, and is Vertex AI in that region?"
+            hint = f"check {project!r} (gcp.project), and that {settings.get('region')!r} (gcp.region) has Vertex AI"
     return message, hint
 
 
@@ -203,13 +203,13 @@ def credentials_of(project: str | None) -> Any:
         raise MissingDependencyError("the provider 'gcp' needs google-auth and requests", hint=f"install them with: {INSTALL}") from error
     try:
         with warnings.catch_warnings():
-            # A user's own login has no "quota project"; it gets one below.
+            # A user's own login has no "quota project"; one is added below.
             warnings.filterwarnings("ignore", category=UserWarning, module="google.auth")
             credentials, _ = google.auth.default(scopes=[SCOPE])
     except DefaultCredentialsError as error:
         words = " ".join(str(error.args[0]).split())[:_SHOWN_CHARACTERS]
         hint = f"log in with: {LOGIN}; or name a key file with GOOGLE_APPLICATION_CREDENTIALS"
-        raise ProviderError(f"there are no credentials for Google Cloud ({words})", hint=hint) from error
+        raise ProviderError(f"no credentials for Google Cloud ({words})", hint=hint) from error
     if isinstance(credentials, UserCredentials) and not credentials.quota_project_id and project:
         return credentials.with_quota_project(project)
     return credentials

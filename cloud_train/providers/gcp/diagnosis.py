@@ -1,4 +1,4 @@
-"""Whether everything that the settings of ``gcp`` name is there and allowed: a question each, none of which starts or changes anything."""
+"""Checks that what the settings of ``gcp`` name exists and is permitted. Starts and changes nothing."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -22,18 +22,18 @@ _SUBMITTING = (
     "secretmanager.secrets.delete",
     "secretmanager.versions.add",
 )
-"""What whoever submits needs in the project: docs/clouds/gcp.md has a role with these."""
+"""The permissions that a submitter needs in the project; docs/clouds/gcp.md has a role with them."""
 _FOR_SECRETS = "secretmanager."
 _ACT_AS = "iam.serviceAccounts.actAs"
 _BUCKET = ("storage.objects.create", "storage.objects.delete", "storage.objects.get", "storage.objects.list")
 _CPUS = "custom_model_training_cpus"
 _ROLES = "docs/clouds/gcp.md has the roles"
 _ONLY_LOOKED_AT = ("permissions", "gcp.service_account", "quota")
-"""Findings whose own questions need an API, or a permission, that a submission does without."""
+"""Findings that need an API, or a permission, that a submission does not need."""
 
 
 def diagnoses(connect: Callable[[], Google], settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
-    """One finding after the other; without credentials, or without Vertex AI, there is no more to ask."""
+    """One finding after the other, up to missing credentials or a missing Vertex AI API."""
     try:
         google = connect()
     except CloudTrainError as error:
@@ -56,7 +56,7 @@ def diagnoses(connect: Callable[[], Google], settings: Mapping[str, Any], store:
 def _asked(
     name: str, look: Callable[[Google, Mapping[str, Any]], tuple[str, str, str]], google: Google, settings: Mapping[str, Any]
 ) -> Diagnosis:
-    """What ``look`` finds: status, detail and remedy. What is needed for nothing but looking may be missing."""
+    """The finding of ``look``, which returns status, detail and remedy."""
     try:
         status, detail, remedy = look(google, settings)
     except ForbiddenError as error:
@@ -88,13 +88,13 @@ def _permissions(google: Google, settings: Mapping[str, Any]) -> tuple[str, str,
 def _account(google: Google, settings: Mapping[str, Any]) -> tuple[str, str, str]:
     account = settings.get("service_account")
     if not account:
-        return "warning", "none is named: the machines have Vertex AI's own, which may do more than they need", _ROLES
+        return "warning", "not set: the machines use Vertex AI's own, which has more permissions than they need", _ROLES
     try:
         missing = _missing(google, "iam", f"v1/projects/-/serviceAccounts/{account}", (_ACT_AS,))
     except MissingError:
-        return "error", f"there is no service account {account}", "docs/clouds/gcp.md has the commands that make it"
+        return "error", f"there is no service account {account}", "docs/clouds/gcp.md has the commands that create it"
     if missing:
-        return "error", f"missing: {_ACT_AS} on {account}", f"give whoever submits roles/iam.serviceAccountUser on it; {_ROLES}"
+        return "error", f"missing: {_ACT_AS} on {account}", f"give the submitter roles/iam.serviceAccountUser on it; {_ROLES}"
     return "ok", str(account), ""
 
 
@@ -113,23 +113,23 @@ def _bucket(google: Google, settings: Mapping[str, Any], store: str) -> tuple[st
     if missing:
         return "error", f"missing on gs://{bucket}: {', '.join(missing)}", "roles/storage.objectUser on the bucket has them"
     if place is None:
-        return "ok", f"gs://{bucket}; where it is may not be read", ""
+        return "ok", f"gs://{bucket}; its location may not be read", ""
     if place not in (region, region.partition("-")[0], {"europe": "eu"}.get(region.partition("-")[0])):
-        return "warning", f"gs://{bucket} is in {place}, the jobs in {region}: traffic in between is slower, and costs", ""
+        return "warning", f"gs://{bucket} is in {place}, the jobs in {region}: traffic between them is slow and costs money", ""
     return "ok", f"gs://{bucket} in {place}", ""
 
 
 def _repository(google: Google, settings: Mapping[str, Any]) -> tuple[str, str, str]:
     repository = str(settings.get("repository") or "")
     if not repository:
-        return "error", "none is named", "name one in the config file: images are pushed there"
+        return "error", "not set", "set it in the config file: images are pushed there"
     if not is_google(repository):
         return "ok", f"{repository}: a registry that is not Google's, with Docker's own login", ""
     if exists(google, repository):
         return "ok", repository, ""
     if settings.get("create_repository"):
-        return "ok", f"{repository} is made by the first submission", ""
-    return "error", f"there is no {repository}", "set gcp.create_repository to true, or make it: docs/clouds/gcp.md has the command"
+        return "ok", f"{repository} is created by the first submission", ""
+    return "error", f"there is no {repository}", "set gcp.create_repository to true, or create it: docs/clouds/gcp.md has the command"
 
 
 def _quota(google: Google, settings: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -140,10 +140,10 @@ def _quota(google: Google, settings: Mapping[str, Any]) -> tuple[str, str, str]:
     buckets = [bucket for limit in answer.get("consumerQuotaLimits", ()) for bucket in limit.get("quotaBuckets", ())]
     limits = [int(each["effectiveLimit"]) for each in buckets if each.get("dimensions", {}).get("region") in (region, None)]
     if not limits:
-        return "warning", f"Google names none for {_CPUS} in {region}", ""
+        return "warning", f"Google reports none for {_CPUS} in {region}", ""
     limit = limits[-1]
     if limit == 0:
-        return "error", f"{_CPUS} is 0 in {region}", "ask for more at https://console.cloud.google.com/iam-admin/quotas"
+        return "error", f"{_CPUS} is 0 in {region}", "request more at https://console.cloud.google.com/iam-admin/quotas"
     return "ok", f"{_CPUS}: {'no limit' if limit < 0 else limit} in {region}", ""
 
 

@@ -1,4 +1,4 @@
-"""Custom jobs and secrets as requests to Google: what there is of an attempt, which of two jobs counts, and how both are ended."""
+"""Vertex AI's custom jobs: created, listed, cancelled; which of two jobs of an attempt counts; and their secrets."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ _LONGEST_PAUSE_SECONDS = 2.0
 """How often, and with what pauses, a job is looked for that may not be listed yet."""
 _PAGE_JOBS = 100
 _SECRET_SECONDS = 7 * 86400
-"""What a secret outlives the job's time limit by, at most: for how long the job may wait for machines."""
+"""How long a secret may outlive the job's time limit: the time that the job may wait for machines."""
 _REFUSED = 400
 _NOT_FOUND = 404
 
@@ -53,7 +53,7 @@ def jobs_soon(google: Google, run_id: str, attempt: int, is_enough: Callable[[Se
 
 
 def listing(google: Google, wanted: Mapping[str, str]) -> Iterator[tuple[str, Job]]:
-    """The jobs with the names ``wanted``, each with the time at which it was created, from one listing: back to the oldest of them, and no
+    """The jobs with the names ``wanted``, each with the time at which it was created, from one listing, back to the oldest of them and no
     further than needed. Raises CloudError.
     """
     oldest = min(wanted.values(), key=_moment)
@@ -82,7 +82,7 @@ def create(google: Google, request: Request) -> Job:
 
 
 def cancel(google: Google, name: str) -> None:
-    """Ask for its end; nothing if it has ended, or is gone. Raises CloudError."""
+    """Ask Vertex AI to cancel it; nothing if it has ended or does not exist. Raises CloudError."""
     try:
         google.call("POST", google.vertex, f"v1/{name}:cancel", body={})
     except RefusedError as error:
@@ -91,7 +91,7 @@ def cancel(google: Google, name: str) -> None:
 
 
 def has_secrets(job: Job) -> bool:
-    """Whether its worker is told where secrets lie."""
+    """Whether its worker reads secrets."""
     pools = job.get("jobSpec", {}).get("workerPoolSpecs", [])
     return any("--secrets" in pool.get("containerSpec", {}).get("args", ()) for pool in pools)
 
@@ -115,13 +115,13 @@ def put_secrets(google: Google, request: Request, secrets: Mapping[str, str]) ->
 
 
 def delete_secrets(google: Google, project: str, name: str) -> None:
-    """Delete them; nothing if they are gone. Raises CloudError."""
+    """Delete them; nothing if they do not exist. Raises CloudError."""
     with suppress(MissingError):
         google.call("DELETE", "secretmanager", f"v1/projects/{project}/secrets/{name}")
 
 
 def _moment(time: str) -> tuple[str, str]:
-    """What orders Google's timestamps, which have none to nine digits behind the second."""
+    """A sort key for Google's timestamps, which have up to nine decimals."""
     second, _, fraction = time.rstrip("Z").partition(".")
     return second, f"{fraction:0<9}"
 

@@ -1,6 +1,6 @@
-"""What Cloud Logging holds of a custom job: the platform's own words, and what the worker printed before it could keep a log.
+"""A custom job's log in Cloud Logging: the platform's messages, and the worker's output from before it could keep a log.
 
-Entries come with a lag and not always in their order, so each question goes back a little behind the newest entry that was read, and what
+Entries arrive late and not always in order, so each request goes back a little behind the newest entry that was read, and what
 was read before is left out. The cursor holds the little that this needs, as JSON, and the page where a long answer was left.
 Reference: https://cloud.google.com/logging/docs/reference/v2/rest/v2/entries/list.
 """
@@ -23,13 +23,13 @@ _FIRST_NODE = "workerpool0-0"
 
 @dataclass
 class _Cursor:
-    """Where reading stands."""
+    """The position in the log."""
 
     since: str = ""
     """The timestamp from which the next question asks, RFC 3339; empty for the beginning."""
     newest: str = ""
     page: str = ""
-    """The token of the page that comes next; ``since`` has to stay as it is until there is none."""
+    """The token of the next page; ``since`` must not change until there is none."""
     seen: dict[str, str] = field(default_factory=dict)
     """Timestamps of the entries that were read and may come again, by their ids."""
 
@@ -43,7 +43,7 @@ def read(google: Google, project: str, job: str, cursor: str | None) -> tuple[by
         answer = google.call("POST", "logging", "v2/entries:list", body=_question(project, job, at))
         read_now += _new_lines(answer, at)
         token = str(answer.get("nextPageToken") or "")
-        if not token or token in asked:  # a page that comes again would come for ever
+        if not token or token in asked:  # a page that repeats would repeat for ever
             at.page, at.since = "", _back(at.newest)
             break
         at.page = token

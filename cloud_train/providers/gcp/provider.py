@@ -1,8 +1,8 @@
 """The ``gcp`` provider: a run's attempt as a custom job of Vertex AI.
 
-Vertex AI draws a job's name itself, so an attempt is known by two labels. A launch looks for them first, creates the job, and looks again:
-of two jobs for one attempt, whose creators raced, the older one stays. An answer that was lost is looked for too, with patience, because a
-listing may lag behind. The worker's own claim in the run directory is what holds if all of that was too short.
+Vertex AI chooses a job's name itself, so an attempt is identified by two labels. A launch looks for them, creates the job, and looks again:
+of two jobs for one attempt, whose submitters raced, the older one stays. After a lost response the job is looked for several times: a
+listing may lag behind. If that was not enough, the worker's own claim in the run directory decides.
 """
 
 import time
@@ -42,7 +42,7 @@ class VertexProvider(CloudProvider[Google]):
         return request_of(plan)
 
     def check(self, request: Request) -> list[str]:
-        """What Google's discovery document and its documentation forbid. Nobody is asked."""
+        """What Google's discovery document and documentation forbid. Google is not asked."""
         return list(problems_of(request))
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
@@ -52,16 +52,16 @@ class VertexProvider(CloudProvider[Google]):
         if not found:
             return None
         secret = secret_name(run_id, attempt) if jobs.has_secrets(found[0]) else None
-        # Google's clock made the one time, and this machine's the other: a listing may show what another question does not yet.
+        # `created` is by Google's clock, `launched` by this machine's: a listing may show what another request does not yet.
         reference = {**_reference(found[0], settings, secret), "launched": time.time()}
         return Handle(run_id, attempt, self.name, store, reference)
 
     def cancel(self, handle: Handle, force: bool = False) -> None:
-        """Let Vertex AI stop the job: SIGTERM, some time, SIGKILL. It has nothing harder for ``force``."""
+        """Let Vertex AI stop the job: SIGTERM, some time, SIGKILL. ``force`` does the same."""
         with self._google(handle.reference) as google:
             jobs.cancel(google, handle.reference["job"])
 
-    def tidy(self, handle: Handle) -> None:
+    def clean_up(self, handle: Handle) -> None:
         """Delete the job's secrets once it has ended. Vertex AI keeps the job itself, which costs nothing; a secret that cannot be deleted
         yet expires by itself.
         """
@@ -72,14 +72,14 @@ class VertexProvider(CloudProvider[Google]):
             jobs.delete_secrets(google, handle.reference["project"], secret)
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
-        """What Cloud Logging holds of the job."""
+        """The job's log in Cloud Logging."""
         from cloud_train.providers.gcp.logs import read
 
         with self._google(handle.reference) as google:
             return read(google, handle.reference["project"], handle.reference["job"].rpartition("/")[2], cursor)
 
     def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
-        """An access token, for Artifact Registry and what came before it; the repository is made if ``create_repository`` says so."""
+        """An access token, for Artifact Registry and its predecessor; the repository is created if ``create_repository`` is set."""
         from cloud_train.providers.gcp.registry import is_google, login, prepare
 
         repository = str(settings.get("repository") or "")
@@ -150,7 +150,7 @@ class VertexProvider(CloudProvider[Google]):
     def _google(self, settings: Mapping[str, Any]) -> Google:
         project, _ = place_of(settings)
         if project not in self._credentials:
-            self._credentials[project] = credentials_of(project)  # kept, because they keep a token that is good for an hour
+            self._credentials[project] = credentials_of(project)  # kept, because they hold a token that is valid for an hour
         return Google(settings, self._credentials[project], timeouts=self._timeouts, policy=self._policy)
 
 

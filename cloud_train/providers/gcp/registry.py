@@ -1,4 +1,4 @@
-"""Artifact Registry, from which the machines pull images: a login of an hour, and the repository, made where it is missing.
+"""Artifact Registry, from which the machines pull images: a login of an hour, and the repository, created where it is missing.
 
 A repository's name is ``LOCATION-docker.pkg.dev/PROJECT/REPOSITORY`` and, behind it, the image's own name
 (https://cloud.google.com/artifact-registry/docs/docker/names). Container Registry's old names (gcr.io) take the same login.
@@ -22,7 +22,7 @@ _PACE_SECONDS = 2.0
 
 
 def is_google(repository: str) -> bool:
-    """Whether Google's login is the one for it. Raises ProviderError for one of Google's registries without a repository in it."""
+    """Whether it is in one of Google's registries. Raises ProviderError for such a registry without a repository."""
     if _HOST.fullmatch(repository.partition("/")[0]) is None:
         return False
     if not has_form(REPOSITORY, repository):
@@ -44,7 +44,7 @@ def login(credentials: Any) -> tuple[str, str]:
 
 
 def exists(google: Google, repository: str) -> bool:
-    """Whether the repository is there; raises ProviderError."""
+    """Whether the repository exists; raises ProviderError."""
     try:
         google.call("GET", "artifactregistry", _path(repository))
     except MissingError:
@@ -53,7 +53,7 @@ def exists(google: Google, repository: str) -> bool:
 
 
 def prepare(google: Google, repository: str) -> None:
-    """Make the repository if it is missing, and wait until it is there; raises ProviderError."""
+    """Create the repository if it is missing, and wait until it exists; raises ProviderError."""
     if exists(google, repository):
         return
     folder, _, name = _path(repository).rpartition("/")
@@ -63,7 +63,7 @@ def prepare(google: Google, repository: str) -> None:
         if exists(google, repository):
             return
         google.policy.sleep(_PACE_SECONDS)
-    raise ProviderError(f"gcp.repository: {repository} was to be made, and is still not there", hint="try again in a minute")
+    raise ProviderError(f"gcp.repository: {repository} was created, but does not show yet", hint="retry in a minute")
 
 
 def _path(repository: str) -> str:

@@ -1,7 +1,7 @@
 """From a plan to the custom job that Vertex AI is asked for, in its own field names, and what it would refuse in it. Pure.
 
 Reference: https://cloud.google.com/vertex-ai/docs/reference/rest/v1/projects.locations.customJobs; the shape is checked by Google's
-discovery document (``data/gcp.requests.json``), and what Google says in prose only by the rules below.
+discovery document (``data/gcp.requests.json``), and by the rules below, which Google documents in prose only.
 """
 
 import math
@@ -13,8 +13,7 @@ from cloud_train.errors import ProviderError
 from cloud_train.job import cloud_names as forms
 from cloud_train.providers.base import Request
 from cloud_train.providers.cloud.descriptions import problems_of as shape_problems_of
-from cloud_train.providers.cloud.jobs import ATTEMPT, NOT_BUILT, RUN, image_of, job_name, whole_seconds
-from cloud_train.providers.cloud.worker_command import ENVIRONMENT, worker_command
+from cloud_train.providers.cloud.jobs import ATTEMPT, ENVIRONMENT, NOT_BUILT, RUN, image_of, job_name, whole_seconds, worker_command
 from cloud_train.run.states import Cause
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ def _secret_place(settings: Mapping[str, Any], secret: str) -> str:
 
 
 def _disk(settings: Mapping[str, Any]) -> dict[str, Any]:
-    from cloud_train.spec.types import ByteSize  # brings pydantic, and looking at runs needs no plan
+    from cloud_train.spec.types import ByteSize  # imports pydantic, which observing runs does without
 
     disk = settings.get("disk")
     gigabytes = math.ceil(ByteSize.parse(disk).bytes / 10**9) if disk else _DISK_GIGABYTES
@@ -143,9 +142,9 @@ def _disk(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scheduling(plan: "Plan") -> dict[str, Any]:
-    """Vertex AI starts a worker anew only if the job's ``retry`` allows that, and then all of them, because they wait for each other.
+    """Vertex AI restarts a worker only if the job's ``retry`` allows it, and then all of them, because they wait for each other.
 
-    ``worker.platforms`` goes by the same condition: a worker that would be started anew leaves with 0 once there is nothing more to do.
+    ``worker.platforms`` uses the same condition: a worker that would be restarted exits with 0 once there is nothing more to do.
     """
     restarts = plan.program.retries(Cause.PREEMPTED, 1)
     return {
@@ -157,7 +156,7 @@ def _scheduling(plan: "Plan") -> dict[str, Any]:
 
 
 def _machine_of(plan: "Plan") -> tuple[dict[str, Any], str | None]:
-    """The machine's specification, and what is wrong with it: there is none, or the one that was named has not what the job asks for."""
+    """The machine's specification, and what is wrong with it: none fits, or the one that was named lacks what the job asks for."""
     from cloud_train.providers.cloud.machines import NoMachineError, choose, machines, similar
 
     resources, name = plan.job.resources, plan.provider_settings.get("machine")
@@ -171,14 +170,14 @@ def _machine_of(plan: "Plan") -> tuple[dict[str, Any], str | None]:
     if not known:
         wanted = resources.accelerator
         specification = _with_accelerators(name, wanted.kind if wanted else None, wanted.count if wanted else 0)
-        return specification, None if _MACHINE.fullmatch(name) else f"gcp.machine: there is no {name}{_meant(similar(CLOUD, name))}"
+        return specification, None if _MACHINE.fullmatch(name) else f"gcp.machine: unknown machine {name}{_meant(similar(CLOUD, name))}"
     fitting = [machine for machine in known if machine.fits(resources)]
     if resources.accelerator is None and not fitting:  # the machine's own come with it
         fitting = [machine for machine in known if machine.accelerator and machine.fits(_with_own(machine, resources))]
     if fitting:
         machine = min(fitting, key=lambda each: each.accelerators)
         return _with_accelerators(name, machine.accelerator, machine.accelerators), None
-    return {"machineType": name}, f"gcp.machine: {_sizes(known)}, and resources asks for more, or for other accelerators"
+    return {"machineType": name}, f"gcp.machine: {_sizes(known)}, but resources asks for more, or for other accelerators"
 
 
 def _with_accelerators(name: str, kind: str | None, count: int) -> dict[str, Any]:
@@ -205,7 +204,7 @@ def _meant(names: list[str]) -> str:
 
 
 def problems_of(request: Request) -> Iterator[str]:
-    """What Vertex AI would refuse, each with the field and the rule. Asks nobody."""
+    """What Vertex AI would refuse, each with the field and the rule. Google is not asked."""
     settings, body = request["settings"], request["body"]
     yield from _settings_problems(settings)
     if request["machine_problem"]:
@@ -219,17 +218,17 @@ def problems_of(request: Request) -> Iterator[str]:
 def _settings_problems(settings: Mapping[str, Any]) -> Iterator[str]:
     project, region = settings["project"], settings["region"]
     if not project:
-        yield "gcp.project: no project is named in the config file; it is where jobs run, such as my-project-123456"
+        yield "gcp.project: not set; name the project in which jobs run in the config file, such as my-project-123456"
     elif not forms.has_form(forms.GCP_PROJECT, project):
         yield f"gcp.project: {project!r} is not the id of a project, such as my-project-123456"
     if not region:
-        yield "gcp.region: no region is named in the config file; it is where jobs run, such as europe-west4"
+        yield "gcp.region: not set; name the region in which jobs run in the config file, such as europe-west4"
     elif not forms.has_form(forms.GCP_REGION, region):
         zone = re.fullmatch(r"([a-z]+-[a-z]+[0-9]+)-[a-z]", str(region))
         yield f"gcp.region: {region!r} is {f'a zone; its region is {zone[1]}' if zone else 'not a region, such as europe-west4'}"
     if not settings["repository"]:
         yield (
-            "gcp.repository: no repository is named in the config file; the machines pull the image from it, such as"
+            "gcp.repository: not set; name the repository from which the machines pull the image in the config file, such as"
             " europe-west4-docker.pkg.dev/my-project-123456/cloud-train/jobs"
         )
     elif not forms.has_form(forms.REPOSITORY, settings["repository"]):
@@ -261,9 +260,9 @@ def _label_problems(labels: Mapping[str, str]) -> Iterator[str]:
         yield f"gcp.labels: has {len(labels)} entries with those of cloud-train; at most {_MOST_LABELS} are allowed"
     for key, value in labels.items():
         if not _LABEL_KEY.fullmatch(key):
-            yield f"gcp.labels: {key!r} is no label; it has at most 63 characters of a-z, 0-9, '_' and '-', the first one a letter"
+            yield f"gcp.labels: {key!r} is not a valid key; it has at most 63 characters of a-z, 0-9, '_' and '-', the first one a letter"
         if not _LABEL_VALUE.fullmatch(value):
-            yield f"gcp.labels.{key}: {value!r} is no value; it has at most 63 characters of a-z, 0-9, '_' and '-'"
+            yield f"gcp.labels.{key}: {value!r} is not a valid value; it has at most 63 characters of a-z, 0-9, '_' and '-'"
 
 
 def _pool_problems(pool: Mapping[str, Any], at: str, scheduling: Mapping[str, Any], *, has_machine: bool) -> Iterator[str]:
@@ -274,7 +273,7 @@ def _pool_problems(pool: Mapping[str, Any], at: str, scheduling: Mapping[str, An
     if bool(machine.get("acceleratorType")) != bool(machine.get("acceleratorCount")):
         yield f"{at}.machineSpec: acceleratorType and acceleratorCount need each other"
     if _ONLY_SPOT.fullmatch(name) and scheduling.get("strategy") != "SPOT":
-        yield f"gcp.machine: {name} is had as spot capacity only; set resources.spot to true, or gcp.machine to a3-highgpu-8g"
+        yield f"gcp.machine: {name} is available as spot capacity only; set resources.spot to true, or gcp.machine to a3-highgpu-8g"
     gigabytes = pool.get("diskSpec", {}).get("bootDiskSizeGb", _DISK_GIGABYTES)
     if not _DISK_GIGABYTES <= gigabytes <= _MOST_DISK_GIGABYTES:
         yield f"gcp.disk: {gigabytes}GB; a boot disk has {_DISK_GIGABYTES} to {_MOST_DISK_GIGABYTES}GB"
@@ -283,4 +282,4 @@ def _pool_problems(pool: Mapping[str, Any], at: str, scheduling: Mapping[str, An
         yield f"{at}.containerSpec.env: has {len(variables)} entries; at most {_MOST_VARIABLES} are allowed"
     for variable in variables:
         if not _VARIABLE.fullmatch(variable["name"]):
-            yield f"{at}.containerSpec.env: {variable['name']!r} is not a variable's name"
+            yield f"{at}.containerSpec.env: {variable['name']!r} is not a valid variable name"

@@ -1,7 +1,7 @@
-"""From what Vertex AI says of a custom job to where the attempt stands. Pure.
+"""From the state of a Vertex AI custom job to the state of the attempt. Pure.
 
-While a worker lives it speaks for itself in the run directory. What is said here counts only where a worker could not. Vertex AI has a few
-states and one error, whose text is all that tells a bad image from a worker that failed; so the causes are read off that text. The codes
+While a worker runs it reports to the run directory. What is derived here counts only where a worker could not. Vertex AI has a few
+states and one error, and only its text distinguishes a bad image from a worker that failed, so the causes come from that text. The codes
 beside it are those of https://cloud.google.com/apis/design/errors.
 """
 
@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from cloud_train import exit_status
 from cloud_train.providers.base import TAKEN, Observation
-from cloud_train.providers.cloud.observations import KILLED, STORE_ERROR, TERMINATED, ended, said_by, unknown
+from cloud_train.providers.observations import ended, said_by, unknown
 from cloud_train.run.states import Cause, State
 
 STATES = {
@@ -20,16 +21,16 @@ STATES = {
     "JOB_STATE_PENDING": Observation(State.STARTING, None, "machines are being prepared"),
     "JOB_STATE_RUNNING": Observation(State.RUNNING),
     "JOB_STATE_UPDATING": Observation(State.RUNNING),
-    "JOB_STATE_PAUSED": Observation(State.QUEUED, None, "Vertex AI has paused the job, and will go on with it"),
+    "JOB_STATE_PAUSED": Observation(State.QUEUED, None, "Vertex AI has paused the job, and will continue it"),
     "JOB_STATE_CANCELLING": Observation(State.STOPPING),
 }
-"""The states of a job that goes on."""
+"""The states of a running job."""
 
 NOT_YET = Observation(State.QUEUED, Cause.UNKNOWN, "Vertex AI does not show the job yet")
-"""What is said of a job that is not there a moment after it was created."""
+"""The observation of a job that is missing shortly after it was created."""
 
-DELETED = ended(Cause.INFRASTRUCTURE, "Vertex AI has no such job: somebody deleted it")
-"""What is said of a job that is not there any more."""
+DELETED = ended(Cause.INFRASTRUCTURE, "Vertex AI has no such job: it was deleted")
+"""The observation of a job that no longer exists."""
 
 _NO_COMMAND = (126, 127)  # a shell's, and the engine's, for a program that is not there or may not run
 
@@ -40,28 +41,28 @@ _TEXTS: tuple[tuple[re.Pattern[str], Cause, str], ...] = tuple(
         (
             r"out[- ]of[- ]memory|low on memory",
             Cause.OUT_OF_MEMORY,
-            "the machine's memory was not enough: ask for more with resources.memory, or name a larger gcp.machine",
+            "the machine ran out of memory: increase resources.memory, or name a larger gcp.machine",
         ),
         (r"no space left|disk.{0,20} full", Cause.FAILED, "the boot disk is too small for image and files: enlarge gcp.disk"),
         (
             r"quota",
             Cause.REJECTED,
-            "ask for more of that quota at https://console.cloud.google.com/iam-admin/quotas, or choose another gcp.region or gcp.machine",
+            "request more of that quota at https://console.cloud.google.com/iam-admin/quotas, or choose another gcp.region or gcp.machine",
         ),
         (
             r"insufficient|stockout|not enough resources|resource[ _]pool[ _]exhausted|unavailable in the requested",
             Cause.INFRASTRUCTURE,
-            "there are no such machines now: try later, or choose another gcp.region or gcp.machine",
+            "no such machines are available now: retry later, or choose another gcp.region or gcp.machine",
         ),
         (
             r"(pull|access|find|download)\w{0,20} (the )?(\w{1,40} )?image|image .{0,300}(not found|does not exist|could not be)"
             r"|ErrImagePull|ImagePullBackOff|manifest .{0,300}unknown|Artifact Registry",
             Cause.REJECTED,
-            "the machines cannot have the image: it has to be in gcp.repository, and Vertex AI's service agents, not"
+            "the machines cannot pull the image: it has to be in gcp.repository, and Vertex AI's service agents, not"
             " gcp.service_account, need roles/artifactregistry.reader there",
         ),
         (r"preempt", Cause.PREEMPTED, ""),
-        (r"time[d ]*out|deadline|maximum (job )?running time", Cause.TIMED_OUT, "the job reached the time limit that Vertex AI was given"),
+        (r"time[d ]*out|deadline|maximum (job )?running time", Cause.TIMED_OUT, "the job reached Vertex AI's time limit"),
         (
             r"permission|service account|unauthorized|forbidden",
             Cause.REJECTED,
@@ -76,7 +77,7 @@ _SHOWN_CHARACTERS = 400
 
 
 def observation_of(job: Mapping[str, Any]) -> Observation:
-    """Where the attempt of this CustomJob stands. A state that is not known is none that ends it."""
+    """The state of the attempt of this CustomJob. An unknown state does not end it."""
     state = str(job.get("state", "JOB_STATE_UNSPECIFIED"))
     if state in STATES:
         return STATES[state]
@@ -92,15 +93,15 @@ def observation_of(job: Mapping[str, Any]) -> Observation:
             return timed_out if timed_out and timed_out.cause is Cause.TIMED_OUT else ended(Cause.CANCELLED, message)
         case "JOB_STATE_EXPIRED":
             return ended(Cause.INFRASTRUCTURE, message or "the job expired before it could run")
-    return unknown(f"Vertex AI says {state}, which says nothing here")
+    return unknown(f"unknown Vertex AI state {state}")
 
 
 def _succeeded(job: Mapping[str, Any]) -> Observation:
-    """A worker that Vertex AI would start anew leaves with 0 however its run ended, also if it found its attempt taken."""
+    """A worker that Vertex AI would restart exits with 0 however its run ended, also if it found its attempt taken."""
     scheduling = job.get("jobSpec", {}).get("scheduling", {})
     if scheduling.get("disableRetries"):
         return ended(Cause.SUCCEEDED)
-    return replace(TAKEN, message="the job has ended; the run directory says how")
+    return replace(TAKEN, message="the job has ended; see the run directory")
 
 
 def _failed(message: str, code: int) -> Observation:
@@ -108,20 +109,20 @@ def _failed(message: str, code: int) -> Observation:
     by_text = _of_text(message)
     if exit_status and (by_text is None or by_text.cause is not Cause.OUT_OF_MEMORY):
         return _of_exit(int(exit_status[1]) + (128 if exit_status[2] else 0), message)
-    return by_text or ended(_CODES.get(code, Cause.FAILED), message or "Vertex AI says that the job failed, and not why")
+    return by_text or ended(_CODES.get(code, Cause.FAILED), message or "Vertex AI gives no reason for the failure")
 
 
 def _of_exit(status: int, message: str) -> Observation:
     if said := said_by(status):
         return said
-    if status == STORE_ERROR:
+    if status == exit_status.STORE:
         advice = "the worker could not reach the run directory: gcp.service_account needs roles/storage.objectUser on the bucket"
         return ended(Cause.INFRASTRUCTURE, f"{advice} ({message})")
-    if status in (KILLED, TERMINATED):
-        return ended(Cause.INFRASTRUCTURE, f"the worker was killed before it could say why ({message})")
+    if status in (exit_status.KILLED, exit_status.TERMINATED):
+        return ended(Cause.INFRASTRUCTURE, f"the worker was killed before it could report why ({message})")
     if status in _NO_COMMAND:
-        return ended(Cause.REJECTED, f"the image has no python3 that starts ({message})")
-    return ended(Cause.FAILED, f"the worker ended before it could say why ({message})")
+        return ended(Cause.REJECTED, f"the image has no working python3 ({message})")
+    return ended(Cause.FAILED, f"the worker ended before it could report why ({message})")
 
 
 def _of_text(message: str) -> Observation | None:

@@ -16,8 +16,7 @@ from pathlib import Path
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.storage.base import UNKNOWN_SIZE, InvalidKeyError, ObjectChangedError, ObjectInfo, ObjectMissingError
 from cloud_train.storage.transfer.engine import Engine, Identity, Known, check_tries
-from cloud_train.storage.transfer.hashing import Hasher, StoppedError
-from cloud_train.storage.transfer.local_files import PartialFile, Source
+from cloud_train.storage.transfer.local_files import Hasher, PartialFile, Source, StoppedError
 from cloud_train.storage.transfer.paths import explain, explained, open_folder
 from cloud_train.storage.transfer.pool import Step
 
@@ -45,14 +44,14 @@ class Download:
     sha256: str | None = None
     """In hexadecimal, where a manifest has it; by default the one that the object carries."""
     version: str | None = None
-    """The version that a listing showed. If the object is another one by now, that one is fetched."""
+    """The version that a listing showed. If the object has changed since, the newer one is fetched."""
     below: Path | None = None
-    """For what a listing named: a folder that ``path`` lies below, and that no link inside it may lead out of. Then what cannot be
+    """For what a listing named: a folder above ``path``, below which no link is followed. Then what cannot be
     written there, or is gone by now, is skipped and said in the summary; otherwise it is an error."""
 
 
 def download_step(engine: Engine, file: Download) -> Step:
-    """The step that downloads an object, and brings about those that follow."""
+    """The step that downloads an object, and creates those that follow."""
     part_bytes = engine.options.part_bytes or PART_BYTES
     if file.size != UNKNOWN_SIZE and file.size <= min(2 * part_bytes, _WHOLE_BYTES):
         return Step(partial(_fetch_whole, engine, file, 1), _COPIES * file.size)
@@ -99,7 +98,7 @@ class _Ranges:
         engine.open_files.append(self)
 
     def prepare(self) -> Sequence[Step]:
-        """Look at the object, find what of it arrived before, and bring about a step for each part that did not."""
+        """Look at the object, find what of it arrived before, and create a step for each part that did not."""
         self._tries += 1
         try:
             self._info = info = self._engine.store.stat(self._file.key)
@@ -211,7 +210,7 @@ class _Ranges:
         if self._fetches >= _FETCHES:
             file.discard()
             raise _corrupt(self._engine, self._file.key, self._expected, self._hasher.hexdigest())
-        file.begin_anew()
+        file.restart()
         return self._fetch(file)
 
     def _arrived_whole(self, file: PartialFile, number: int) -> bool:

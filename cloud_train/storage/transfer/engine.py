@@ -11,9 +11,9 @@ from typing import Protocol
 
 from cloud_train.errors import StoreError
 from cloud_train.storage.base import Multipart, Store
+from cloud_train.storage.transfer.local_files import SmallFiles
 from cloud_train.storage.transfer.pool import Bounds, Signals, Step, run_steps
 from cloud_train.storage.transfer.progress import Meter, Progress
-from cloud_train.storage.transfer.writing import SmallFiles
 
 _ABORT_SECONDS = 5.0
 
@@ -35,7 +35,7 @@ class Options:
     """Private folder for notes on what folders looked like; ``transfers`` below CLOUD_TRAIN_HOME by default."""
     durable: bool = True
     """Whether a downloaded file is synced to the disk before it gets its name. Without that, which is faster for many small files, a
-    machine that loses its power (a process that dies is no danger) may be left with names whose bytes never reached the disk."""
+    machine that loses its power (a process that dies does no harm) may be left with names whose bytes never reached the disk."""
     time_limit: float | None = None
     """Seconds for everything, or None. Single requests have limits of their own, in the store."""
     report: Callable[[Progress], None] | None = None
@@ -64,7 +64,7 @@ class Summary:
     unverified: tuple[str, ...] = ()
     """Keys of objects that carry no SHA-256: only their size was compared."""
     skipped: tuple[tuple[str, str], ...] = ()
-    """Keys, or paths for uploads, that were passed over, each with the reason."""
+    """Keys, or paths for uploads, that were skipped, each with the reason."""
 
 
 @dataclass(frozen=True)
@@ -206,4 +206,4 @@ class Engine:
 def check_tries(tries: int, why: str) -> None:
     """Raises StoreError if a file was begun as often as it may be; ``why`` says what happened each time."""
     if tries >= TRIES:
-        raise StoreError(f"{why} ({tries} times)", hint="does something else write to it? do it again when that is done")
+        raise StoreError(f"{why} ({tries} times)", hint="check whether something else writes to it, then rerun")

@@ -1,8 +1,8 @@
-"""Many files to a store, and many objects from one: fast, checked, and gone on with after a crash.
+"""Uploads and downloads of many files: fast and verified; downloads resume after a crash.
 
 Whatever a store is, the promises are the same. Every object is written with its SHA-256 and looked at afterwards; every file is checked
-against it before it gets its name. Files and parts move side by side, within a bound on memory. What arrived before a crash, Ctrl-C or a
-network that went away does not move again. ``folders`` compares whole folders first.
+against it before it gets its name. Files and parts move side by side, within a bound on memory. Of a download, what arrived before
+a crash, Ctrl-C or a network failure does not move again. ``folders`` compares whole folders first.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ def upload(store: Store, files: Iterable[Upload], options: Options | None = None
     """Write local files as objects, each with its SHA-256, replacing what was there.
 
     Raises the first error that there is, when no other file is under way any more: StoreError, CorruptError for a file that is not what its
-    given SHA-256 says. Files that were done by then are whole in the store; for the others, the next call goes on.
+    given SHA-256 says. Files that were done by then are whole in the store; the next call sends the others.
     """
     engine = Engine(store, options or Options())
     todo = list(files)
@@ -39,7 +39,7 @@ def download(store: Store, files: Iterable[Download], options: Options | None = 
     """Write objects as local files, each checked first, replacing what was there; folders are made as needed. ``memory`` learns them.
 
     Raises the first error that there is: StoreError, CorruptError for an object that did not arrive, twice, as it was written. Then no file
-    but whole and checked ones has its name, and the next call goes on.
+    but whole and checked ones has its name, and the next call resumes.
     """
     engine = Engine(store, options or Options())
     todo = list(files)

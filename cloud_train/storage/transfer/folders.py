@@ -17,7 +17,7 @@ from cloud_train.beneath import IrregularError, open_file
 from cloud_train.storage.base import ObjectInfo, ObjectMissingError, Store
 from cloud_train.storage.transfer.downloading import Download, download_step
 from cloud_train.storage.transfer.engine import Engine, Identity, Known, Options, Summary
-from cloud_train.storage.transfer.hashing import PIECE_BYTES, StoppedError, hash_file
+from cloud_train.storage.transfer.local_files import PIECE_BYTES, StoppedError, hash_file
 from cloud_train.storage.transfer.paths import TEMPORARY, explain, explained, ignores_case, open_folder, place, unsafe
 from cloud_train.storage.transfer.pool import Step
 from cloud_train.storage.transfer.remembered import Memory
@@ -30,7 +30,7 @@ _STATS_FOR_A_PAGE = 100  # objects of a listing that cost about as much as askin
 def upload_folder(store: Store, folder: Path, prefix: str, options: Options | None = None) -> Summary:
     """Make the objects under ``prefix`` (empty, or with a '/' at its end) those of the folder's files, of those below it too.
 
-    Links and other things that are no plain files are skipped, and said so in the summary. Raises as ``files.upload`` does.
+    Links and anything else but plain files are skipped and listed in the summary. Raises as ``files.upload`` does.
     """
     comparison = _Comparison.begin(store, folder, prefix, options or Options())
     engine = comparison.engine
@@ -68,9 +68,9 @@ def _local_files(folder: Path, below: str, skipped: list[tuple[str, str]]) -> It
         if entry.is_dir(follow_symlinks=False):
             yield from _local_files(folder, f"{path}/", skipped)
         elif not entry.is_file(follow_symlinks=False):
-            skipped.append((str(folder / path), "it is a link, or no plain file"))
+            skipped.append((str(folder / path), "it is a link, or not a plain file"))
         elif (reason := unsafe(path)) is not None:
-            skipped.append((str(folder / path), f"its name makes no good key: {reason}"))
+            skipped.append((str(folder / path), f"its name cannot be a key: {reason}"))
         else:
             with explained(f"read {folder / path}"):
                 yield path, Identity.of(entry.stat(follow_symlinks=False))
@@ -156,7 +156,7 @@ class _Comparison:
     def begin(cls, store: Store, folder: Path, prefix: str, options: Options) -> "_Comparison":
         engine = Engine(store, options)
         listed = {info.key: info for info in store.list(prefix)}
-        return cls(engine, folder, prefix, listed, Memory(options.state_folder, store.url, prefix, folder))
+        return cls(engine, folder, prefix, listed, Memory.in_state(options.state_folder, store.url, prefix, folder))
 
     def is_unchanged(self, key: str, identity: Identity) -> bool:
         """Whether object and file are both as they are remembered."""

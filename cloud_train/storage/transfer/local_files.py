@@ -1,21 +1,148 @@
-"""A file that arrives in parts, which another process can complete after a crash.
+"""Files of this machine that a transfer reads and writes: their SHA-256, small files written whole, and partial files.
 
-Beside the target lie the partial file and a second one that names the version of the object and the parts that arrived. Neither is trusted:
-the finished file is compared with the object's SHA-256, or where there is none, each part with the SHA-256 noted when it arrived.
+A small file is written under a temporary name in its folder and renamed when it is complete. Files of one folder often follow each other,
+and opening the folder costs as much as writing one of them: each thread keeps the folder open that it wrote into last.
+
+A large file arrives in parts, and another process can complete it after a crash. Beside the target are the partial file and a second one
+that names the version of the object and the parts that arrived. Neither is trusted: the finished file is compared with its SHA-256, or
+where there is none, each part with the SHA-256 noted when it arrived.
 """
 
 import errno
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import secrets
+import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from cloud_train.beneath import IrregularError, open_plain
 from cloud_train.private import FILE
-from cloud_train.storage.transfer.paths import TEMPORARY
+from cloud_train.storage.base import InvalidKeyError
+from cloud_train.storage.transfer.paths import TEMPORARY, open_folder
+
+PIECE_BYTES = 1 << 18
+"""How much of a file is read at once for hashing: enough that other threads rarely make it wait, and little enough for the CPU's cache."""
+
+
+class StoppedError(Exception):
+    """The transfer was stopped; never leaves the pool, whose caller has another error to raise."""
+
+
+class Hasher:
+    """The SHA-256 of an open file, taken on and on as the file grows. Its memory is used again for each piece."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        # Memory that begins with a page: to where a bytearray of this size begins, 16 bytes on, the kernel copies at a third of the speed.
+        self._piece = memoryview(mmap.mmap(-1, PIECE_BYTES))
+        self._sha256 = hashlib.sha256()
+        self.at = 0
+        """How many bytes it is of, from the beginning."""
+
+    def go_on(self, end: int, stopped: threading.Event) -> None:
+        """Hash what is before ``end``; stops where the file ends, and when ``stopped`` is set."""
+        while self.at < end and not stopped.is_set():
+            read = os.preadv(self._descriptor, [self._piece[: end - self.at]], self.at)
+            if not read:
+                return
+            self._sha256.update(self._piece[:read])
+            self.at += read
+
+    def hexdigest(self) -> str:
+        """The SHA-256 so far, in hexadecimal."""
+        return self._sha256.hexdigest()
+
+
+def hash_file(descriptor: int, size: int, stopped: threading.Event) -> str:
+    """SHA-256 of the first ``size`` bytes of an open file, or of all if it has fewer, in hexadecimal; raises StoppedError."""
+    hasher = Hasher(descriptor)
+    hasher.go_on(size, stopped)
+    if stopped.is_set():
+        raise StoppedError
+    return hasher.hexdigest()
+
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class SmallFiles:
+    """Writes files; may be used by many threads."""
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._held: set[int] = set()
+        self._token = secrets.token_hex(8)
+
+    def write(self, folder: Path, below: Sequence[str], name: str, data: bytes, *, durable: bool) -> os.stat_result:
+        """Write a file in the folder ``below`` a trusted one, both made if need be, in place of what has its name; returns its status.
+
+        ``durable``: sync it to the disk before it gets its name. Raises OSError and StoreError; InvalidKeyError where a folder has its
+        name, or a link or a file is where a folder is needed.
+        """
+        try:
+            return self._write(self._opened(folder, below), name, data, durable)
+        except FileNotFoundError:  # the folder was taken away since this thread opened it
+            self._leave()
+            return self._write(self._opened(folder, below), name, data, durable)
+
+    def close(self) -> None:
+        """Close the folders of all threads, when none of them writes any more."""
+        with self._lock:
+            held, self._held = self._held, set()
+            self._own = threading.local()
+        for descriptor in held:
+            os.close(descriptor)
+
+    def _write(self, directory: int, name: str, data: bytes, durable: bool) -> os.stat_result:
+        temporary = f"{TEMPORARY}{self._token}-{threading.get_ident():x}.partial"
+        descriptor = os.open(temporary, _NEW, 0o644, dir_fd=directory)
+        try:
+            written = os.write(descriptor, data)
+            while written < len(data):
+                written += os.write(descriptor, memoryview(data)[written:])
+            if durable:
+                os.fsync(descriptor)
+            _rename(temporary, name, directory)
+            return os.fstat(descriptor)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=directory)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def _opened(self, folder: Path, below: Sequence[str]) -> int:
+        if getattr(self._own, "place", None) != (folder, below):
+            self._leave()
+            descriptor = open_folder(folder, below)
+            with self._lock:
+                self._held.add(descriptor)
+            self._own.place, self._own.descriptor = (folder, below), descriptor
+        return int(self._own.descriptor)
+
+    def _leave(self) -> None:
+        if getattr(self._own, "place", None) is not None:
+            self._own.place = None
+            with self._lock:
+                self._held.discard(self._own.descriptor)
+            os.close(self._own.descriptor)
+
+
+def _rename(temporary: str, name: str, directory: int) -> None:
+    try:
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError as error:
+        if error.errno in (errno.EISDIR, errno.ENOTEMPTY):
+            raise InvalidKeyError(f"there is a folder called {name!r} in its place", hint="move it away") from error
+        raise
+
 
 _MOST_NOTES_BYTES = 64 << 20
 _MOST_DIGITS = 9
@@ -55,9 +182,9 @@ class PartialFile:
         self.arrived = self._read_notes()
         """The parts that arrived: number → SHA-256 of its bytes, empty where it was not noted."""
         if not self.arrived:
-            self.begin_anew()
+            self.restart()
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """Forget what arrived, and give the file its size, so that a full disk shows at once where the file system can tell."""
         self.arrived = {}
         os.ftruncate(self.descriptor, 0)

@@ -1,4 +1,4 @@
-"""Where an object of a store may lie below a local folder: keys are whatever somebody wrote, and none may lead anywhere else.
+"""Where an object of a store may be written below a local folder: keys are untrusted, and none may lead anywhere else.
 
 A key is refused by its look (``unsafe``), by what else is in the store (``place``: two keys for one file), and when it is written: folders
 are opened one name at a time and never through a symbolic link (``open_folder``).
@@ -36,7 +36,7 @@ class Placed:
 
 
 def safe_path(folder: Path, key: str) -> Path:
-    """The file below ``folder`` for an object; raises InvalidKeyError if the key does not name one that surely lies there."""
+    """The file below ``folder`` for an object; raises InvalidKeyError if the key does not name one that is surely there."""
     if (reason := unsafe(key)) is not None:
         raise InvalidKeyError(f"the object {key!r} cannot become a file below {folder}: {reason}")
     return folder.joinpath(*key.split("/"))
@@ -51,7 +51,7 @@ def unsafe(key: str) -> str | None:
         (key.endswith("/") or not key, "it only marks a folder"),
         (key.startswith("/"), "it is an absolute path"),
         ("" in parts, "a part of it is empty"),
-        ("." in parts or ".." in parts, "it leads out of the folder, or nowhere"),
+        ("." in parts or ".." in parts, "it leads out of the folder"),
         ("\\" in key, "it has a backslash"),
         (any(unicodedata.category(character) in ("Cc", "Cs") for character in key), "it has control characters"),
         (any(len(part.encode(errors="surrogatepass")) > _LONGEST_NAME for part in parts), f"a part is longer than {_LONGEST_NAME} bytes"),
@@ -83,7 +83,7 @@ def place(keys: Iterable[str], prefix: str, *, ignores_case: bool) -> Placed:
         folded = _folded(path, ignores_case)
         other = taken.setdefault(folded, key)
         if folded in folders:
-            reason = "other objects lie in a folder of this name"
+            reason = "other objects are in a folder of this name"
         elif other != key:
             reason = f"on this file system it is the same file as {other}"
         elif ignores_case and (reason := _other_folder(path, folders)):
@@ -146,8 +146,8 @@ def explain(error: OSError, action: str) -> StoreError:
     if isinstance(error, beneath.IrregularError):
         return StoreError(f"cannot {action}: {error.path} is {error.what}")
     hints = {
-        errno.ENOSPC: "free some space on that disk; what arrived is kept, so doing it again goes on from there",
-        errno.EDQUOT: "your disk quota is used up; what arrived is kept, so doing it again goes on from there",
+        errno.ENOSPC: "free some space on that disk; what has arrived is kept; rerun to resume",
+        errno.EDQUOT: "your disk quota is used up; what has arrived is kept; rerun to resume",
         errno.EACCES: "choose a folder that you may write into",
         errno.EROFS: "choose a folder on another disk",
     }

@@ -119,7 +119,7 @@ class _Work:
         """Raises StoreError when the time is up."""
         if self._give_up_at is not None and self._bounds.clock() > self._give_up_at:
             limit = self._bounds.time_limit
-            raise StoreError(f"not done after {limit:g} s, the time limit", hint="do it again: it goes on where it stopped")
+            raise StoreError(f"not done after {limit:g} s, the time limit", hint="rerun: downloads resume where they stopped")
 
     def is_left(self, give_up_at: float) -> bool:
         """Wait for the threads, until ``give_up_at`` by the monotonic clock; whether all have ended."""

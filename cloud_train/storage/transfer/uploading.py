@@ -18,7 +18,7 @@ from cloud_train.beneath import open_within
 from cloud_train.errors import CorruptError
 from cloud_train.storage.base import ObjectInfo, ObjectMissingError, UploadGoneError
 from cloud_train.storage.transfer.engine import Engine, Identity, Known, check_tries
-from cloud_train.storage.transfer.hashing import StoppedError, hash_file
+from cloud_train.storage.transfer.local_files import StoppedError, hash_file
 from cloud_train.storage.transfer.paths import explained
 from cloud_train.storage.transfer.pool import Step
 
@@ -32,7 +32,7 @@ class Upload:
     sha256: str | None = None
     """Of the file, in hexadecimal, where it is known: then it is read only once, and refused if it is not these bytes."""
     below: Path | None = None
-    """For a file that another program may replace: a folder that ``path`` lies below, and that no link inside it may lead out of."""
+    """For a file that another program may replace: a folder above ``path``, below which no link is followed."""
 
 
 _WHOLE_BYTES = 8 << 20
@@ -40,7 +40,7 @@ _WHOLE_BYTES = 8 << 20
 
 
 def upload_step(engine: Engine, file: Upload, size: int, *, look: bool = True) -> Step:
-    """The step that uploads a file, and brings about those that follow; ``look``: ask the store afterwards whether it is there.
+    """The step that uploads a file, and creates those that follow; ``look``: ask the store afterwards whether it is there.
 
     A file that does not go in parts may be left to a caller that looks at many at once (``look=False``).
     """
@@ -67,7 +67,7 @@ def _send_whole(engine: Engine, file: Upload, look: bool, tries: int) -> Sequenc
             after = Identity.of(os.fstat(descriptor))
     sha256 = hashlib.sha256(data).hexdigest()
     if after != before or len(data) != before.size:
-        check_tries(tries, f"{file.path} changes while it is read")
+        check_tries(tries, f"{file.path} changed while being read")
         return [Step(partial(_send_whole, engine, file, look, tries + 1), after.size)]
     if file.sha256 not in (None, sha256):
         raise _unexpected(file)
@@ -95,7 +95,7 @@ class _Parts:
         engine.open_files.append(self)
 
     def prepare(self) -> Sequence[Step]:
-        """Hash the file, begin the upload, and bring about a step for each part."""
+        """Hash the file, begin the upload, and create a step for each part."""
         self._tries += 1
         with explained(f"read {self._file.path}"):
             self._descriptor = open_within(self._file.path, self._file.below)
@@ -150,7 +150,7 @@ class _Parts:
         if not unchanged or (self._sent_hash is not None and self._sent_hash.hexdigest() != self._sha256):
             if unchanged and self._file.sha256 is not None:
                 raise _unexpected(self._file)
-            return self._begin_again(f"{self._file.path} changes while it is read")
+            return self._begin_again(f"{self._file.path} changed while being read")
         finished = self._make_object()
         info = _look(engine, key)
         if info is None or not holds(info, self._identity.size, self._sha256) or (not finished and info.sha256 is None):
@@ -191,8 +191,8 @@ def _look(engine: Engine, key: str) -> ObjectInfo | None:
 
 
 def _lost(engine: Engine, key: str) -> str:
-    return f"{engine.store.url}/{key} was written, and then was not there or was another object"
+    return f"{engine.store.url}/{key} was written, but was missing or different afterwards"
 
 
 def _unexpected(file: Upload) -> CorruptError:
-    return CorruptError(f"{file.path} is not the file whose SHA-256 was given ({file.sha256})", hint="was it damaged, or written anew?")
+    return CorruptError(f"{file.path} does not have the given SHA-256 ({file.sha256})", hint="check whether it was damaged or rewritten")

@@ -28,7 +28,7 @@ from cloud_train.data.base import held_back
 from cloud_train.data.imagefolder import list_images
 from cloud_train.data.images import ImagesData
 from cloud_train.data.shardfolder import find_shards
-from cloud_train.run.shard_exchange import Arrivals
+from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.decoder_processes import done_ahead, shared_memory
 from cloud_train.training.data.decoding import Chooser, UnreadableImageError, middle, prepare_pillow, random_part, read_image
@@ -68,7 +68,7 @@ def load_images(data: ImagesData, place: Path, seed: int) -> DataSet:
 def _found(data: ImagesData, folder: Path) -> "tuple[tuple[str, ...], Images, Images | None]":
     """The classes, the training images, and the validation images if they are separate."""
     if (index := find_shards(folder, data.classes)) is not None:
-        arrivals = Arrivals(folder, os.environ.get(contract.RUN_ID, ""), int(os.environ.get(contract.NODE_RANK) or 0))
+        arrivals = ShardExchange(folder, os.environ.get(contract.RUN_ID, ""), int(os.environ.get(contract.NODE_RANK) or 0))
         validation = ShardImages(arrivals, index, "val") if index.of_part("val") else None
         return index.classes, ShardImages(arrivals, index, "train"), validation
     found = list_images(folder, data.classes, data.source_field)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cloud_train.data.shards import Part, ShardIndex, class_of
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.run.shard_exchange import Arrivals
+from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.training.data.cache import shown_bytes
 from cloud_train.training.data.decoding import UnreadableImageError
 from cloud_train.training.data.samples import ToldToStopError
@@ -27,7 +27,7 @@ class ArrivalError(StoreError):
 class ShardImages:
     """The images of one part of a sharded set, numbered shard after shard. As with files, a million names are one piece of memory."""
 
-    def __init__(self, arrivals: Arrivals, index: ShardIndex, part: Part) -> None:
+    def __init__(self, arrivals: ShardExchange, index: ShardIndex, part: Part) -> None:
         """Raises CorruptError for a shard that is not there as the index says, unless the shards are still arriving."""
         shards = index.of_part(part)
         members = list(chain.from_iterable(shard.members for _, shard in shards))

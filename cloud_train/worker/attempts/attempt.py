@@ -12,21 +12,21 @@ from time import monotonic
 from cloud_train.data.downloads import downloads_of
 from cloud_train.errors import CloudTrainError, CorruptError, StoreError
 from cloud_train.run.layout import step_of
-from cloud_train.run.shard_exchange import Arrivals
+from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.run.states import Cause, State
-from cloud_train.storage.base import TransientStoreError
+from cloud_train.storage.base import RetriesExhaustedError
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker import contract, data, ending
 from cloud_train.worker.attempts import program, sealing
 from cloud_train.worker.attempts.helpers import Helpers
-from cloud_train.worker.attempts.reserve import Reserve, is_full
-from cloud_train.worker.attempts.running import Running
-from cloud_train.worker.attempts.sealer import Sealer
+from cloud_train.worker.attempts.program import Running
+from cloud_train.worker.attempts.sealing import Sealer
 from cloud_train.worker.attempts.watch import Watch
+from cloud_train.worker.context import AttemptContext
 from cloud_train.worker.ending import Ending, Stop
-from cloud_train.worker.nodes.verdict import nodes_named, verdict
-from cloud_train.worker.processes.children import Children
-from cloud_train.worker.surroundings import Surroundings
+from cloud_train.worker.nodes import nodes_named, verdict
+from cloud_train.worker.processes.subprocesses import Children
+from cloud_train.worker.workspace import DiskReserve, is_full
 
 _LAST_WRITES = 30  # tries to write down the end, where the disk is full
 
@@ -46,14 +46,14 @@ class DataRefusedError(CloudTrainError):
 class Attempt:
     """One attempt at work; ``run`` it once."""
 
-    def __init__(self, number: int, surroundings: Surroundings) -> None:
+    def __init__(self, number: int, context: AttemptContext) -> None:
         self._number = number
-        self._at = surroundings
+        self._at = context
         self._deadline = math.inf
-        self._reserve = Reserve(surroundings.workspace.reserve, surroundings.workspace.store)
-        self._children = Children(self._buried)
-        self._helpers = Helpers(surroundings, self._children, number)
-        self._watch = Watch(surroundings, self._children, self._helpers)
+        self._reserve = DiskReserve(context.workspace.reserve, context.workspace.store)
+        self._children = Children(self._reaped)
+        self._helpers = Helpers(context, self._children, number)
+        self._watch = Watch(context, self._children, self._helpers)
 
     def run(self) -> Ending:
         """Run the program to its end; returns why it ended, written down already: on node 0 the whole attempt, on others this node."""
@@ -76,7 +76,7 @@ class Attempt:
     def _start_to_end(self) -> Ending:
         at = self._at
         at.workspace.make_folders()
-        at.journal.note(f"attempt {self._number} of {at.record.run_id} on {at.status.status.host}: worker {at.status.status.pid}")
+        at.worker_log.note(f"attempt {self._number} of {at.record.run_id} on {at.status.status.host}: worker {at.status.status.pid}")
         self._join()
         fetched = self._fetch_data()
         resume = self._find_checkpoint() if self._leads else self._given_checkpoint()
@@ -93,11 +93,11 @@ class Attempt:
         running = Running(group, at, self._children, self._helpers, self._watch)
         self._watch.look_every(at.timing.look)
         at.status.update(state=State.RUNNING, resumed_step=step_of(resume.name) if resume else None)
-        at.journal.note(f"started process {group}: {' '.join(at.record.program.command)[:300]}")
+        at.worker_log.note(f"started process {group}: {' '.join(at.record.program.command)[:300]}")
         if at.record.program.duration_seconds is not None and self._leads:
             self._watch.limit = self._deadline = monotonic() + at.record.program.duration_seconds
         exit_code = running.until_gone(sealer.look if sealer else None)
-        at.journal.note(f"the program ended: {ending.describe(exit_code)}")
+        at.worker_log.note(f"the program ended: {ending.describe(exit_code)}")
         was_stopped = self._was_stopped(exit_code)
         fault = running.fault or (_fault_of(sealer.finish) if sealer else None)
         if was_stopped:
@@ -134,8 +134,8 @@ class Attempt:
         if self._watch.stop or not name:
             return None
         if step_of(name) is None:
-            raise CorruptError(f"node 0 names {name!r}, which is no checkpoint")
-        self._at.journal.note(f"resuming from step {step_of(name)}, as node 0 does")
+            raise CorruptError(f"node 0 names {name!r}, which is not a checkpoint")
+        self._at.worker_log.note(f"resuming from step {step_of(name)}, as node 0 does")
         checkpoints = self._at.workspace.checkpoints
         if self._at.remote:
             went_well, reason = self._watch.do(
@@ -174,17 +174,17 @@ class Attempt:
 
         def prepare() -> str:
             if remote:
-                remote.bring_newest(checkpoints, self._at.journal.note)
-            return sealing.prepare(checkpoints, self._at.journal.note)
+                remote.bring_newest(checkpoints, self._at.worker_log.note)
+            return sealing.prepare(checkpoints, self._at.worker_log.note)
 
         went_well, found = self._watch.do(prepare, abandon_on_stop=True)
         if not went_well and not self._watch.stop:
             raise StoreError(f"the checkpoints in {checkpoints} cannot be read: {found}")
-        self._at.journal.note(f"resuming from step {step_of(found)}" if found else "no valid checkpoint: starting afresh")
+        self._at.worker_log.note(f"resuming from step {step_of(found)}" if found else "no valid checkpoint: starting from the beginning")
         return checkpoints / found if found else None
 
     def _fetch_data(self) -> Path | None:
-        """Where the job's data is on this machine if it had to be fetched from a store; None where it had not."""
+        """Where the job's data is on this machine if it was fetched from a store; otherwise None."""
         source = self._at.record.program.data
         if source is None:
             self._download_data()
@@ -194,14 +194,14 @@ class Attempt:
         at, early = self._at, data.can_begin_early(self._at.record.job)
 
         def fetch() -> str:
-            return str(data.bring(source, program.download_folder(os.environ), at.journal.note, early=early))
+            return str(data.bring(source, program.download_folder(os.environ), at.worker_log.note, early=early))
 
         went_well, found = self._watch.do(fetch, abandon_on_stop=True)
         if not went_well and not self._watch.stop:
             raise StoreError(f"the data cannot be fetched: {found}")
-        arrivals = Arrivals(Path(found), at.record.run_id, at.node.rank)
-        if arrivals.source and went_well:
-            self._helpers.fetch(arrivals)
+        exchange = ShardExchange(Path(found), at.record.run_id, at.node.rank)
+        if exchange.source and went_well:
+            self._helpers.fetch(exchange)
         return Path(found)
 
     def _download_data(self) -> None:
@@ -213,8 +213,8 @@ class Attempt:
         def download() -> str:
             is_here = not os.environ.get(contract.PLATFORM)
             try:
-                data.download_all(files, program.download_folder(os.environ), self._at.journal.note, allow_loopback=is_here)
-            except TransientStoreError:
+                data.download_all(files, program.download_folder(os.environ), self._at.worker_log.note, allow_loopback=is_here)
+            except RetriesExhaustedError:
                 raise
             except CloudTrainError as error:
                 return f"{error.message} ({error.hint})" if error.hint else error.message
@@ -227,11 +227,11 @@ class Attempt:
             raise DataRefusedError(reason)
 
     def _was_stopped(self, exit_code: int) -> bool:
-        # Whoever cancels may signal the program before the worker has seen the mark.
+        # A cancellation may signal the program before the worker has seen the mark.
         return self._watch.stop is not None or (exit_code != 0 and self._at.is_cancelled())
 
     def _stopped(self, exit_code: int | None, killed: str = "") -> Ending:
-        if self._at.remote and not self._at.is_cancelled():  # whoever cancels signals the worker too: the mark may still be on its way
+        if self._at.remote and not self._at.is_cancelled():  # a cancellation signals the worker too: the mark may still be on its way
             self._watch.do(partial(self._at.remote.bring_marks, LocalStore(self._at.workspace.store), [self._number]))
         reason = Stop.CANCELLED if self._watch.stop is None or self._at.is_cancelled() else self._watch.stop
         return ending.of_stop(reason, self._at.record.program, exit_code, killed, self._at.workspace.failure)
@@ -240,15 +240,15 @@ class Attempt:
         if not sealing.model_needs_seal(self._at.workspace.model):
             return end
         went_well, text = self._watch.do(partial(sealing.seal_model, self._at.workspace.model))
-        return end if went_well else Ending(Cause.FAILED, f"the program ended well, but its model is not complete: {text}", end.exit_code)
+        return end if went_well else Ending(Cause.FAILED, f"the program succeeded, but its model is incomplete: {text}", end.exit_code)
 
-    def _buried(self, pid: int, status: int) -> None:
-        if self._at.ferry and pid == self._at.ferry.pid:
-            self._at.ferry.reaped(status)
+    def _reaped(self, pid: int, status: int) -> None:
+        if self._at.uploader and pid == self._at.uploader.pid:
+            self._at.uploader.reaped(status)
 
     def _write_down(self, end: Ending) -> None:
         self._reserve.release()
-        self._at.journal.note(f"{end.cause.value}: {end.message}" if end.message else end.cause.value)
+        self._at.worker_log.note(f"{end.cause.value}: {end.message}" if end.message else end.cause.value)
         for _ in range(_LAST_WRITES):
             if self._at.status.end(end):
                 return

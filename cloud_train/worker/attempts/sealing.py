@@ -3,22 +3,27 @@
 The folder above that of the checkpoints, or of the model, is the run's own and trusted. From there on no link is followed: the program may
 put one there at any time, and nothing outside the run is the worker's to write or delete.
 
-All but the looks runs in a chore, which imports what it needs itself: a worker whose program has no checkpoints starts 4 ms earlier.
+Sealing runs in a subprocess, which imports what it needs itself: a worker whose program has no checkpoints starts 4 ms earlier.
 """
 
 import os
 import stat
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from cloud_train import beneath
 from cloud_train.beneath import IrregularError
 from cloud_train.errors import StoreError
 from cloud_train.run.layout import MANIFEST, step_of
+from cloud_train.worker.attempts.helpers import Helpers
+from cloud_train.worker.attempts.watch import Watch
+from cloud_train.worker.context import AttemptContext
+from cloud_train.worker.processes.subprocesses import Subprocess
 
 _PASSED_OVER = ".passed-over-"
-_REMOVE = "let the program make a plain folder there, or leave the one that it finds"
+_REMOVE = "have the program create a plain folder there, or keep the existing one"
 
 Note = Callable[[str], None]
 
@@ -113,3 +118,37 @@ def _put_aside(name: str, directory: int, note: Note) -> None:
         note(f"cannot put {name} aside: {error.strerror}")
     else:
         note(f"put {name} aside as {aside}")
+
+
+class Sealer:
+    """Of one attempt, created before the program starts; it runs at most one subprocess at a time."""
+
+    def __init__(self, at: AttemptContext, helpers: Helpers, watch: Watch) -> None:
+        self._at, self._helpers, self._watch = at, helpers, watch
+        self._checkpoints = at.workspace.checkpoints
+        # A folder that an earlier attempt left unsealed was never synced: after a crash of the machine it may be anything.
+        self._foreign = unsealed(self._checkpoints)
+        self._tried: set[str] = set()
+        self._subprocess: Subprocess | None = None
+
+    def look(self) -> None:
+        """Seal new checkpoints, in a subprocess. Waits for nothing."""
+        if self._subprocess and self._helpers.is_done(self._subprocess):
+            self._helpers.result(self._subprocess)
+            self._subprocess = None
+        if self._subprocess is None and (names := unsealed(self._checkpoints) - self._foreign - self._tried):
+            self._tried |= names
+            self._subprocess = self._helpers.begin(self._sealing(names))
+
+    def finish(self) -> None:
+        """The program is gone: seal all checkpoints that it has left."""
+        while self._subprocess:
+            self._watch.turn()
+            self.look()
+        # What could not be sealed before, because it was still being written perhaps, gets another chance.
+        if names := unsealed(self._checkpoints) - self._foreign:
+            self._watch.do(self._sealing(names))
+
+    def _sealing(self, names: set[str]) -> Callable[[], str]:
+        keep = self._at.record.program.keep_checkpoints
+        return partial(seal_checkpoints, self._checkpoints, names, keep, self._at.worker_log.note)

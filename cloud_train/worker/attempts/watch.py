@@ -5,16 +5,16 @@ from collections.abc import Callable
 from time import monotonic
 
 from cloud_train.worker.attempts.helpers import Helpers
+from cloud_train.worker.context import AttemptContext
 from cloud_train.worker.ending import Stop
-from cloud_train.worker.nodes.verdict import nodes_named
-from cloud_train.worker.processes.children import Children
-from cloud_train.worker.surroundings import Surroundings
+from cloud_train.worker.nodes import nodes_named
+from cloud_train.worker.processes.subprocesses import Children
 
 
 class Watch:
     """Single-threaded: nothing happens but inside ``turn``. Moments are in seconds of ``time.monotonic``, infinite where there is none."""
 
-    def __init__(self, at: Surroundings, children: Children, helpers: Helpers) -> None:
+    def __init__(self, at: AttemptContext, children: Children, helpers: Helpers) -> None:
         self._at, self._children, self._helpers = at, children, helpers
         self.stop: Stop | None = None
         """Why the attempt has to end, as soon as anything says so; it never changes its mind."""
@@ -23,7 +23,7 @@ class Watch:
         self.kill_at = math.inf
         """When what is left of the program is to be killed."""
         self.is_forced = False
-        """Whether somebody who cancelled did not want to wait for the grace period."""
+        """Whether the run was cancelled without the grace period."""
         self._is_told = False
         self._pace = at.timing.look
         self._next_heartbeat = monotonic() + at.timing.heartbeat
@@ -33,7 +33,7 @@ class Watch:
         """Sleep until something happens or is due, then do what every moment of an attempt needs."""
         at = self._at
         at.signals.wait(min(self._next_heartbeat, self._next_look, self.limit, self.kill_at) - monotonic())
-        self._children.bury()
+        self._children.reap()
         now = monotonic()
         beats = now >= self._next_heartbeat
         if beats:
@@ -55,18 +55,18 @@ class Watch:
         self._pace, self._next_look = seconds, monotonic()
 
     def give_grace(self, seconds: float) -> None:
-        """The program was told to stop: kill it after this time, or as soon as somebody does not want to wait."""
+        """The program was told to stop: kill it after this time, or once it is cancelled without the grace period."""
         self._is_told = True
         self.kill_at = monotonic() + seconds
 
     def do(self, work: Callable[[], str], *, abandon_on_stop: bool = False) -> tuple[bool, str]:
-        """Do a chore and wait for it, listening meanwhile; returns whether it went well, and its result or what went wrong."""
-        chore = self._helpers.begin(work)
-        while not self._helpers.is_done(chore):
+        """Run work in a forked child and wait, listening meanwhile; returns whether it succeeded, and its result or the reason."""
+        subprocess = self._helpers.begin(work)
+        while not self._helpers.is_done(subprocess):
             self.turn()
             if self.stop and abandon_on_stop:
-                self._helpers.abandon(chore)
-        return self._helpers.result(chore)
+                self._helpers.abandon(subprocess)
+        return self._helpers.result(subprocess)
 
     def _reason_to_stop(self, now: float, beats: bool) -> Stop | None:
         at = self._at
@@ -82,9 +82,9 @@ class Watch:
         """Whether another node leaves, or is gone."""
         peers = self._at.peers
         if leaving := peers.leaving():
-            self._at.journal.note(f"{nodes_named(leaving)}: ending")
+            self._at.worker_log.note(f"{nodes_named(leaving)}: ending")
         elif gone := set(peers.silent(self._at.timing.silence)) - set(peers.missing()):
-            self._at.journal.note(f"{nodes_named(gone)}: no sign of life for {self._at.timing.silence:g} s")
+            self._at.worker_log.note(f"{nodes_named(gone)}: no sign of life for {self._at.timing.silence:g} s")
         else:
             return False
         return True

@@ -20,7 +20,7 @@ class Signals:
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         for number in _STOP:
             signal.signal(number, self._on_stop)
-        # Handlers, not SIG_IGN: the program would inherit "ignore". A terminal that goes away is no reason to stop.
+        # Handlers, not SIG_IGN: the program would inherit "ignore". A closed terminal does not stop the worker.
         for number in (signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, _on_other)
 

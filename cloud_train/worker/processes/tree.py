@@ -30,7 +30,7 @@ def group_is_alive(group: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # it is there, and runs as somebody else
+        pass  # it exists, and runs as another user
     return True
 
 
@@ -106,7 +106,7 @@ def _parents() -> dict[int, int]:
 
 
 def _ancestors(pid: int, parents: Mapping[int, int]) -> Iterator[int]:
-    seen = {pid}  # what is read of thousands of processes is no snapshot: a number that was used again could make a circle
+    seen = {pid}  # reading thousands of processes is not a snapshot: a reused process id could make a cycle
     while (parent := parents.get(pid)) is not None and parent not in seen:
         yield parent
         seen.add(parent)

@@ -99,7 +99,7 @@ def test_an_upload_that_is_acknowledged_but_lost_is_noticed_and_sent_again(size:
 def test_an_upload_that_is_lost_each_time_is_an_error(size: int, tmp_path: Path, options: Options) -> None:
     store = MemoryStore()
     store.before = lambda name, key: store.objects.clear() if name == "stat" else None
-    with pytest.raises(StoreError, match=r"memory://store/file was written, and then was not there .* \(3 times\)"):
+    with pytest.raises(StoreError, match=r"memory://store/file was written, but was missing .* \(3 times\)"):
         upload(store, [Upload(file_of(tmp_path, "file", size), "file")], options)
     assert store.asked("put", "finish") == 3
 
@@ -144,7 +144,7 @@ def test_a_file_that_never_stops_changing_is_an_error_and_no_object(tmp_path: Pa
             path.write_bytes(os.urandom(5000))
 
     store = MemoryStore(before=write_anew)
-    with pytest.raises(StoreError, match="file changes while it is read"):
+    with pytest.raises(StoreError, match="file changed while being read"):
         upload(store, [Upload(path, "file")], options)
     assert (store.objects, store.uploads) == ({}, {})
 
@@ -152,7 +152,7 @@ def test_a_file_that_never_stops_changing_is_an_error_and_no_object(tmp_path: Pa
 @pytest.mark.parametrize("size", [10, 5000])
 def test_a_file_that_is_not_what_its_manifest_says_is_refused(size: int, tmp_path: Path, options: Options) -> None:
     store = MemoryStore()
-    with pytest.raises(CorruptError, match="is not the file whose SHA-256 was given"):
+    with pytest.raises(CorruptError, match="does not have the given SHA-256"):
         upload(store, [Upload(file_of(tmp_path, "file", size), "file", "0" * 64)], options)
     assert (store.objects, store.uploads) == ({}, {})
 

@@ -43,7 +43,7 @@ def test_any_other_key_is_a_path_below_the_folder(key: str, tmp_path: Path) -> N
 
 
 def test_where_a_key_is_a_file_and_a_folder_the_folder_stays() -> None:
-    reason = "other objects lie in a folder of this name"
+    reason = "other objects are in a folder of this name"
     placed = place(["x/a", "x/a/b", "x/a/c/d", "x/a/c"], "x/", ignores_case=False)
     assert placed.paths == {"x/a/b": "a/b", "x/a/c/d": "a/c/d"}
     assert placed.skipped == [

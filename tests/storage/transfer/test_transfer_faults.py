@@ -154,5 +154,5 @@ def test_an_upload_that_is_always_lost_ends_in_an_error(server: StoreServer, tmp
     with FaultProxy(server, lambda request: Lose() if request.method == "PUT" else None) as proxy:
         use(server, monkeypatch, proxy.endpoint)
         store = impatient(open_store(server.new_url()))
-        with pytest.raises(StoreError, match=r"was written, and then was not there .*3 times"):
+        with pytest.raises(StoreError, match=r"was written, but was missing .*3 times"):
             upload(store, [Upload(tmp_path / "small", "small")], Options(state=tmp_path / "state"))

@@ -154,6 +154,7 @@ def test_a_process_that_is_killed_ends_the_training_and_says_so(number: signal.S
     assert hint in (caught.value.hint or "")
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_while_it_is_waited_for_ends_the_training_too() -> None:
     def work(number: int, _slot: int, is_stopped: IsStopped) -> int:
         if number == 1:

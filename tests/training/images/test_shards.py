@@ -10,7 +10,7 @@ import torch
 from cloud_train.data.images import ImagesData
 from cloud_train.data.shards import INDEX, ShardIndex, read_index
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.run.shard_exchange import Arrivals
+from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.training.data.decoding import UnreadableImageError
 from cloud_train.training.data.images import FolderSamples, load_images
 from cloud_train.training.data.samples import Batch, Pick, ToldToStopError
@@ -44,6 +44,7 @@ def read(found: FolderSamples, *rows: int) -> Batch:
         return next(batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_images_are_those_of_the_folder(packed: Path, workers: int) -> None:
     shards, folder = samples(packed, workers, validation=0.2), samples(packed.with_name("packed-images"), validation=0.2)
@@ -116,22 +117,22 @@ def test_a_set_may_be_split(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def arriving(packed: Path) -> Arrivals:
+def arriving(packed: Path) -> ShardExchange:
     """A place in which there is nothing but the index; the shards lie beside it."""
-    arrivals = Arrivals(packed, "test-run")
+    arrivals = ShardExchange(packed, "test-run")
     arrivals.come_from("s3://bucket/packed")
     for shard in read_index(packed / INDEX).shards:
         (packed / shard.name).rename(packed.with_name(f"late-{shard.name}"))
     return arrivals
 
 
-def come(arrivals: Arrivals, shard: int) -> None:
+def come(arrivals: ShardExchange, shard: int) -> None:
     name = read_index(arrivals.folder / INDEX).shards[shard].name
     arrivals.folder.with_name(f"late-{name}").rename(arrivals.folder / name)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_image_is_waited_for_until_its_shard_is_there(arriving: Arrivals, workers: int) -> None:
+def test_an_image_is_waited_for_until_its_shard_is_there(arriving: ShardExchange, workers: int) -> None:
     found, got = samples(arriving.folder, workers), list[Batch]()
     reader = threading.Thread(target=lambda: got.append(read(found, 0)))
     reader.start()
@@ -143,7 +144,7 @@ def test_an_image_is_waited_for_until_its_shard_is_there(arriving: Arrivals, wor
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_whoever_waits_is_told_that_no_shard_will_come(arriving: Arrivals, workers: int) -> None:
+def test_whoever_waits_is_told_that_no_shard_will_come(arriving: ShardExchange, workers: int) -> None:
     found = samples(arriving.folder, workers)
     arriving.fail("the bucket is gone")
     with pytest.raises(ArrivalError, match=r"train-00000\.tar cannot be fetched: the bucket is gone"):
@@ -151,14 +152,14 @@ def test_whoever_waits_is_told_that_no_shard_will_come(arriving: Arrivals, worke
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_whoever_waits_is_told_to_stop(arriving: Arrivals, workers: int) -> None:
+def test_whoever_waits_is_told_to_stop(arriving: ShardExchange, workers: int) -> None:
     found = samples(arriving.folder, workers)
     arriving.stop()
     with pytest.raises(ToldToStopError):
         read(found, 0)
 
 
-def test_the_shards_are_asked_for_in_the_order_in_which_the_training_needs_them(arriving: Arrivals) -> None:
+def test_the_shards_are_asked_for_in_the_order_in_which_the_training_needs_them(arriving: ShardExchange) -> None:
     found = samples(arriving.folder)
     index: ShardIndex = read_index(arriving.folder / INDEX)
     count = len(index.shards)
@@ -169,11 +170,11 @@ def test_the_shards_are_asked_for_in_the_order_in_which_the_training_needs_them(
     assert arriving.in_order(set(range(count)))[:2] == [1, count - 1]
     arriving.arrived(1)
     assert arriving.in_order({0, 1}) == [1, 0]
-    Arrivals(arriving.folder, "another-run").expect([0])
+    ShardExchange(arriving.folder, "another-run").expect([0])
     assert arriving.in_order({0, 1}) == [1, 0]
 
 
-def test_once_all_are_there_nothing_is_asked_for(arriving: Arrivals) -> None:
+def test_once_all_are_there_nothing_is_asked_for(arriving: ShardExchange) -> None:
     for shard in range(len(read_index(arriving.folder / INDEX).shards)):
         come(arriving, shard)
     found = samples(arriving.folder)

@@ -107,7 +107,7 @@ class ToyProvider:
             with suppress(ProcessLookupError):
                 os.killpg(spooler, signal.SIGKILL) if force else os.kill(spooler, signal.SIGTERM)
 
-    def tidy(self, handle: Handle) -> None:
+    def clean_up(self, handle: Handle) -> None:
         """Remove the attempt's files. A worker that has just written its end is waited for; one that goes on is left alone."""
         record = Path(handle.reference["record"])
         give_up = time.monotonic() + _LEAVE_SECONDS

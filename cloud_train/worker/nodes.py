@@ -1,0 +1,198 @@
+"""Several nodes of one attempt: which one this is, what the others are doing, and why the attempt ended.
+
+Nodes agree on little: that all are there, where they start, that one of them ends, and whether another attempt follows. All of it fits into
+files that node 0 or each node alone writes, so nothing here needs a connection, and a script in any language has it as well.
+"""
+
+import os
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
+
+from cloud_train.errors import CorruptError, StoreError, UsageError
+from cloud_train.run import documents, layout
+from cloud_train.run.states import Cause, State
+from cloud_train.storage.base import ObjectMissingError, Store
+from cloud_train.worker import contract
+from cloud_train.worker.ending import Ending
+from cloud_train.worker.status import NodeStatus
+
+DEFAULT_PORT = 29500
+"""Where the processes of several nodes meet on node 0; torch's own default."""
+
+_PORT_VARIABLES = ("CLOUD_TRAIN_MASTER_PORT", contract.MASTER_PORT)
+
+
+@dataclass(frozen=True)
+class NodeContext:
+    """One machine of an attempt."""
+
+    rank: int = 0
+    """From 0; node 0 keeps the attempt's status."""
+    nodes: int = 1
+    """Machines in the attempt."""
+    master_address: str = "127.0.0.1"
+    """Host name or address at which the others reach node 0."""
+    master_port: int = DEFAULT_PORT
+    """Port at which they do."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.nodes:
+            raise UsageError(f"node {self.rank} of {self.nodes} does not exist: ranks go from 0 to {self.nodes - 1}")
+
+    @property
+    def others(self) -> tuple[int, ...]:
+        """The nodes that this one watches: node 0 all others, and each of them node 0."""
+        return tuple(range(1, self.nodes)) if self.rank == 0 else (0,)
+
+
+def from_variables(environment: Mapping[str, str] = os.environ, *, rank: int | None = None, nodes: int | None = None) -> NodeContext:
+    """The place that CLOUD_TRAIN_NODE_RANK, CLOUD_TRAIN_NODES and MASTER_ADDR say; the only node where they say nothing.
+
+    ``rank`` and ``nodes`` go before the first two. The port is that of CLOUD_TRAIN_MASTER_PORT or MASTER_PORT, or else ``DEFAULT_PORT``.
+    """
+    if rank is None and nodes is None:
+        rank, nodes = _number(environment, contract.NODE_RANK), _number(environment, contract.NODES)
+    port = next((number for name in _PORT_VARIABLES if (number := _number(environment, name)) is not None), DEFAULT_PORT)
+    address = environment.get(contract.MASTER_ADDRESS) or "127.0.0.1"
+    return NodeContext(0 if rank is None else rank, 1 if nodes is None else nodes, address, port)
+
+
+def _number(environment: Mapping[str, str], name: str) -> int | None:
+    text = environment.get(name)
+    try:
+        return int(text) if text else None
+    except ValueError as error:
+        raise UsageError(f"{name} must be a number, not {text!r}") from error
+
+
+class Peers:
+    """What the nodes of one attempt know of each other. Node 0 watches all the others, and each of them node 0; a single node nobody."""
+
+    def __init__(self, store: Store, run_id: str, attempt: int, node: NodeContext, clock: Callable[[], float] = monotonic) -> None:
+        self._store, self._run_id, self._attempt, self._clock = store, run_id, attempt, clock
+        self._watched = node.others if node.nodes > 1 else ()
+        self._written: dict[int, bytes] = {}
+        self._changed = dict.fromkeys(self._watched, clock())
+        self.statuses: dict[int, NodeStatus] = {}
+        """The newest status of each node that has one, by rank."""
+
+    def __bool__(self) -> bool:
+        """Whether there are other nodes."""
+        return bool(self._watched)
+
+    def look(self) -> None:
+        """Read the statuses again. What cannot be read now stays as it was."""
+        for rank in self._watched:
+            key = f"{self._run_id}/{layout.status(self._attempt, rank)}"
+            with suppress(StoreError, CorruptError):
+                written = documents.read(self._store, key, documents.LARGEST_STATUS)
+                if written != self._written.get(rank):
+                    self.statuses[rank] = NodeStatus.from_json(written, key)
+                    self._written[rank], self._changed[rank] = written, self._clock()
+
+    def missing(self) -> list[int]:
+        """The nodes that have not come yet."""
+        return [rank for rank in self._watched if rank not in self.statuses]
+
+    def working(self) -> list[int]:
+        """The nodes that have not ended yet, those that never came among them."""
+        return [rank for rank in self._watched if rank not in self.statuses or not self.statuses[rank].state.is_end]
+
+    def silent(self, seconds: float) -> list[int]:
+        """The nodes that have neither ended nor given a sign of life for so long. By this machine's clock: those of others may be wrong."""
+        return [rank for rank in self.working() if self._clock() - self._changed[rank] > seconds]
+
+    def leaving(self) -> list[int]:
+        """The nodes that end, or have ended, otherwise than well."""
+        return [rank for rank, status in self.statuses.items() if is_leaving(status)]
+
+    def choose_start(self, checkpoint: str) -> None:
+        """Node 0: let the others start from this checkpoint, the name of a folder, or afresh; raises StoreError."""
+        if self._watched:
+            self._store.put(f"{self._run_id}/{layout.start(self._attempt)}", checkpoint.encode())
+
+    def start(self) -> str | None:
+        """The other nodes: the name of the checkpoint to start from, empty for a fresh start; None as long as node 0 has not chosen."""
+        try:
+            return documents.read_text(self._store, f"{self._run_id}/{layout.start(self._attempt)}")
+        except ObjectMissingError:
+            return None
+
+    def announce(self) -> None:
+        """Node 0: another attempt follows; said again and again, as a sign of life."""
+        if self._watched:
+            with suppress(StoreError):
+                self._store.put(self._following, f"{time.time():.3f}\n".encode())
+
+    def withdraw(self) -> None:
+        """Node 0: no other attempt follows after all."""
+        if self._watched:
+            with suppress(StoreError):
+                self._store.delete(self._following)
+
+    def announced(self) -> bytes | None:
+        """The other nodes: what node 0 said last of another attempt; None if it says nothing of the kind."""
+        try:
+            return self._store.get(self._following, 0, documents.LARGEST_MARK)
+        except StoreError:
+            return None
+
+    def has_begun_another(self) -> bool:
+        """Whether node 0 has begun the next attempt."""
+        try:
+            self._store.stat(f"{self._run_id}/{layout.status(self._attempt + 1)}")
+        except StoreError:
+            return False
+        return True
+
+    @property
+    def _following(self) -> str:
+        return f"{self._run_id}/{layout.following(self._attempt)}"
+
+
+_STOPS = frozenset({Cause.CANCELLED, Cause.PREEMPTED, Cause.TIMED_OUT})
+
+
+def verdict(own: Ending, others: Mapping[int, NodeStatus], lost: Collection[int]) -> Ending:
+    """The attempt's end, as node 0 writes it down; not for an attempt of which every node ended well.
+
+    ``own`` is node 0's end, ``others`` are the statuses of the other nodes by rank, ``lost`` those of them that gave no sign of life. The
+    earliest end that was no consequence of another one counts; without one a node that is lost must have been the reason.
+    """
+    endings = {0: own} | {rank: _ending(status) for rank, status in others.items() if status.state.is_end}
+    bad = sorted((end.time, rank) for rank, end in endings.items() if end.cause is not Cause.SUCCEEDED)
+    at_fault = [rank for _, rank in bad if not endings[rank].is_consequence]
+    if own.cause in _STOPS and not own.is_consequence and all(endings[rank].cause is own.cause for rank in at_fault):
+        return own  # all nodes were stopped by the same hand
+    if at_fault:
+        return _named(endings[at_fault[0]], at_fault[0], own)
+    asked = [rank for _, rank in bad if endings[rank].cause is Cause.PREEMPTED]
+    if asked:  # they saved and stopped together: the node that was told to stop is gone before it could say so
+        return _named(endings[asked[0]], asked[0], own)
+    if lost:
+        return Ending(Cause.INFRASTRUCTURE, f"another process of this training is gone: {nodes_named(lost)} without a word", own.exit_code)
+    return _named(endings[bad[0][1]], bad[0][1], own)
+
+
+def nodes_named(ranks: Collection[int]) -> str:
+    """``node 2``, or ``nodes 1, 2 and 5``."""
+    names = [str(rank) for rank in sorted(ranks)]
+    return f"node {names[0]}" if len(names) == 1 else f"nodes {', '.join(names[:-1])} and {names[-1]}"
+
+
+def is_leaving(status: NodeStatus) -> bool:
+    """Whether a node ends, or has ended, otherwise than well: then the others have nothing left to do."""
+    return status.state is State.STOPPING or (status.state.is_end and status.cause is not Cause.SUCCEEDED)
+
+
+def _ending(status: NodeStatus) -> Ending:
+    cause = status.cause or Cause.UNKNOWN
+    return Ending(cause, status.message, status.program_exit_code, status.is_consequence, status.ended or status.heartbeat)
+
+
+def _named(end: Ending, rank: int, own: Ending) -> Ending:
+    message = f"node {rank}: {end.message}" if rank else end.message
+    return Ending(end.cause, message, end.exit_code if rank else own.exit_code)

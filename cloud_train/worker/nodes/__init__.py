@@ -1,1 +1,0 @@
-"""One node's place among the others of an attempt, and what becomes of those."""

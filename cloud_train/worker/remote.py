@@ -1,0 +1,150 @@
+"""A cloud's store as the worker uses it: attempts are claimed there, and checkpoints are downloaded.
+
+Each call runs in a forked child: a store's client has threads, and the worker must stay free of them to fork.
+What lands here was written by anybody: names are checked, and every byte against its manifest.
+"""
+
+from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloud_train.beneath import IrregularError, held, mode_of, write_file
+from cloud_train.errors import CloudTrainError, CorruptError, StoreError
+from cloud_train.run import documents, layout
+from cloud_train.storage.base import InvalidKeyError, ObjectExistsError, ObjectMissingError, Store
+from cloud_train.storage.local import LocalStore
+
+Note = Callable[[str], None]
+
+CLAIMED, TAKEN = "claimed", "taken"
+_TRY_SECONDS = 120.0
+_PAUSE_SECONDS = 2.0
+_MARKS_SECONDS = 5.0  # a worker that is told to stop has no more time than that
+
+
+@dataclass(frozen=True)
+class Remote:
+    """One run in a store."""
+
+    url: str
+    run_id: str
+
+    def bring_record(self, workspace: LocalStore) -> str:
+        """Put run.json into the workspace; raises StoreError."""
+        key = f"{self.run_id}/{layout.RUN}"
+        workspace.put(key, documents.read(self._store(), key, documents.LARGEST_RECORD))
+        return ""
+
+    def claim(self, name: str, status: bytes) -> str:
+        """Create a status; ``CLAIMED``, or ``TAKEN`` if another worker has the attempt. Raises StoreError."""
+        try:
+            self._store().create(f"{self.run_id}/{name}", status)
+        except ObjectExistsError:
+            return TAKEN
+        return CLAIMED
+
+    def status(self, name: str) -> str:
+        """A status as it is in the store, or nothing; raises StoreError."""
+        try:
+            return documents.read(self._store(), f"{self.run_id}/{name}", documents.LARGEST_STATUS).decode(errors="replace")
+        except ObjectMissingError:
+            return ""
+
+    def put_status(self, name: str, status: bytes) -> str:
+        """Write a status; raises StoreError."""
+        self._store().put(f"{self.run_id}/{name}", status)
+        return ""
+
+    def bring_marks(self, workspace: LocalStore, attempts: Iterable[int]) -> str:
+        """Look briefly whether one of these attempts has been cancelled; raises StoreError."""
+        store = self._store(time_limit=_MARKS_SECONDS)
+        for number in attempts:
+            key = f"{self.run_id}/{layout.cancel(number)}"
+            with suppress(ObjectMissingError):
+                workspace.put(key, store.get(key, 0, documents.LARGEST_MARK))
+        return ""
+
+    def bring_newest(self, checkpoints: Path, note: Note) -> None:
+        """Download the newest valid checkpoint, unless one that is as new is here; raises StoreError."""
+        from cloud_train.run.checkpoints import newest_valid
+
+        store, prefix = self._store(), f"{self.run_id}/{layout.CHECKPOINTS}"
+        here = newest_valid(checkpoints, note)
+        newest_here = -1 if here is None else layout.step_of(here.name) or 0
+        names = [(step, name) for name in store.folders(f"{prefix}/") if (step := layout.step_of(name)) is not None and step > newest_here]
+        for _, name in sorted(names, reverse=True):
+            try:
+                self._bring(store, name, checkpoints)
+            except ObjectMissingError as error:
+                note(f"skipped checkpoint {name} in the store: it is not complete ({error.message})")
+            except (CorruptError, InvalidKeyError) as error:  # the latter: names that cannot be side by side
+                note(f"skipped checkpoint {name} in the store: {error.message}")
+            else:
+                note(f"brought checkpoint {name} from the store")
+                return
+
+    def bring(self, name: str, checkpoints: Path, patience: float, sleep: Callable[[float], None] = time.sleep) -> str:
+        """Put this checkpoint, which node 0 has chosen, into the folder; raises StoreError or CorruptError.
+
+        Node 0 may have it on its machine and still be sending it: for that there are ``patience`` seconds.
+        """
+        store, waited = self._store(), 0.0
+        while not _is_here(checkpoints, name):
+            try:
+                self._bring(store, name, checkpoints)
+            except ObjectMissingError:
+                if waited >= patience:
+                    raise
+                sleep(_PAUSE_SECONDS)
+                waited += _PAUSE_SECONDS
+        return ""
+
+    def _bring(self, store: Store, name: str, checkpoints: Path) -> None:
+        from cloud_train.run.checkpoints import put_in_place
+        from cloud_train.run.manifest import LARGEST, parse_manifest
+        from cloud_train.storage.transfer.files import Download, download
+
+        prefix = f"{self.run_id}/{layout.CHECKPOINTS}/{name}"
+        written = documents.read(store, f"{prefix}/{layout.MANIFEST}", LARGEST)
+        manifest = parse_manifest(written, f"{store.url}/{prefix}/{layout.MANIFEST}")
+        if manifest.step != layout.step_of(name):
+            raise CorruptError(f"its manifest is that of step {manifest.step}")
+        temporary = checkpoints / f".{name}-brought"
+        root = checkpoints.parent  # the run's own folder, below which a program may put a link at any time
+        files = [
+            Download(f"{prefix}/{file}", temporary / file, size=entry.size, sha256=entry.sha256, below=root)
+            for file, entry in manifest.files.items()
+        ]
+        for key, reason in download(store, files).skipped:  # gone by now, or a link is in the way
+            raise ObjectMissingError(f"{store.url}/{key} did not arrive: {reason}")
+        try:
+            write_file(temporary / layout.MANIFEST, root, written)
+            put_in_place(temporary.name, checkpoints, name)
+        except OSError as error:
+            reason = error.what if isinstance(error, IrregularError) else os.strerror(error.errno or 0).lower()
+            raise StoreError(f"cannot write {checkpoints / name}: {reason}") from error
+
+    def _store(self, time_limit: float = _TRY_SECONDS) -> Store:
+        from cloud_train.retry import RetryPolicy
+        from cloud_train.storage.registry import open_store
+
+        try:
+            return open_store(self.url, RetryPolicy(time_limit=time_limit))
+        except CloudTrainError as error:
+            raise StoreError(f"cannot open {self.url}: {error.message}", hint=error.hint) from error
+
+
+def _is_here(checkpoints: Path, name: str) -> bool:
+    try:
+        with held(checkpoints.parent, (checkpoints.name,)) as directory:
+            return stat.S_ISDIR(mode_of(name, directory))
+    except IrregularError as error:
+        raise StoreError(f"cannot write {checkpoints / name}: {error.path} is {error.what}") from error
+    except OSError:
+        return False

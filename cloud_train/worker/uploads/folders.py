@@ -1,0 +1,220 @@
+"""Shipping folders: checkpoints and the final model with their manifests last, and whatever else an attempt wrote.
+
+A folder of which the manifest has not arrived does not exist. Of the store's checkpoints the newest and the best stay, as on the machine;
+they are pruned only after one that stays has arrived whole, so the last complete one is never deleted.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+
+from cloud_train.beneath import IrregularError, held, open_folder, open_within
+from cloud_train.errors import CorruptError, StoreError
+from cloud_train.run import documents, layout
+from cloud_train.run.checkpoints import kept
+from cloud_train.run.manifest import LARGEST, Manifest, parse_manifest, read_manifest
+from cloud_train.run.record import Program
+from cloud_train.storage.base import ObjectMissingError, Store
+from cloud_train.storage.local import LocalStore
+from cloud_train.storage.transfer.files import Upload, upload
+from cloud_train.worker.nodes import NodeContext
+
+Note = Callable[[str], None]
+
+_OTHERS_SECONDS = 30.0  # between two copies of a file that changes, and that is neither stream nor status
+
+
+class FolderUploads:
+    """What one node ships beside its streams and its status."""
+
+    def __init__(
+        self,
+        workspace: LocalStore,
+        store: Store,
+        run_id: str,
+        program: Program,
+        *,
+        node: NodeContext,
+        note: Note,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._run = workspace.path_of(run_id)
+        self._store, self._run_id, self._program, self._node, self._note = store, run_id, program, node, note
+        self._there: dict[str, Manifest | None] | None = None
+        self._spoilt: dict[str, Manifest] = {}
+        """Checkpoints here of which a file is not what the manifest says."""
+        self._model: Manifest | None = None
+        self._clock = clock
+        self._others: dict[str, tuple[int, int]] = {}
+        self._next_others = clock()
+
+    def look(self, attempts: Collection[int], ended: Collection[int]) -> bool:
+        """Ship what is complete and not there yet; True once that has come about. Raises StoreError.
+
+        Other files of ``attempts`` are sent now and then, those of attempts that have ``ended`` now.
+        """
+        if self._node.rank == 0:
+            self._ship_checkpoints()
+            self._ship_model()
+        is_time = self._clock() >= self._next_others
+        if is_time:
+            self._next_others = self._clock() + _OTHERS_SECONDS
+        for number in {*attempts, *ended} if is_time else ended:
+            self._ship_others(number)
+        return True
+
+    def _ship_checkpoints(self) -> None:
+        while (found := self._newest_waiting()) is not None:
+            name, manifest = found
+            there = self._checkpoints_there()
+            if there.get(name) is not None:  # an earlier attempt's of the same step: it must not count while its files are replaced
+                self._store.delete(f"{self._run_id}/{layout.CHECKPOINTS}/{name}/{layout.MANIFEST}")
+            there[name] = None
+            try:
+                is_there = self._ship_folder(f"{layout.CHECKPOINTS}/{name}", manifest)
+            except CorruptError as error:
+                self._note(f"checkpoint {name} is not uploaded: {error.message}")
+                self._spoilt[name], is_there = manifest, False
+            if is_there:
+                there[name] = manifest
+                self._note(f"checkpoint {name} is in the store")
+                self._prune(shipped=name)
+            else:
+                self._delete_there(name)
+
+    def _newest_waiting(self) -> tuple[str, Manifest] | None:
+        """Of those that stay, the newest one that is not there yet: what would be pruned at once is not sent."""
+        here = self._checkpoints_here()
+        if not here:
+            return None
+        there = self._checkpoints_there()
+        stay = self._staying(here)
+        return next(((name, manifest) for name, manifest in here.items() if name in stay and there.get(name) != manifest), None)
+
+    def _checkpoints_here(self) -> dict[str, Manifest]:
+        """The complete ones, the newest first."""
+        here = {}
+        for name in _newest_first(_steps_in(self._run)):
+            with suppress(CorruptError):  # not sealed yet, or pruned this very moment
+                here[name] = read_manifest(self._run / layout.CHECKPOINTS / name, self._run)
+        return {name: manifest for name, manifest in here.items() if self._spoilt.get(name) != manifest}
+
+    def _staying(self, here: Mapping[str, Manifest]) -> set[str]:
+        """The names that stay in the store. What is newer there than everything here was skipped by the worker: it does not count."""
+        newest = max((layout.step_of(name) or 0 for name in here), default=0)
+        complete = {name: found for name, found in self._checkpoints_there().items() if found and (layout.step_of(name) or 0) <= newest}
+        complete |= here
+        order = [(name, complete[name]) for name in _newest_first(complete)]
+        return kept(order, self._program.keep_checkpoints, self._program.ranking)
+
+    def _ship_model(self) -> None:
+        try:
+            manifest = read_manifest(self._run / layout.MODEL, self._run)
+        except CorruptError:
+            return  # there is none, or not yet
+        if manifest != self._model and self._ship_folder(layout.MODEL, manifest):
+            self._model = manifest
+            self._note("the final model is in the store")
+
+    def _ship_folder(self, name: str, manifest: Manifest) -> bool:
+        """The manifest goes last. False if the folder was deleted meanwhile, as old checkpoints are."""
+        folder, prefix = self._run / name, f"{self._run_id}/{name}"
+        try:
+            written = _sha256(folder / layout.MANIFEST, self._run)
+            files = {**{file: entry.sha256 for file, entry in manifest.files.items()}, layout.MANIFEST: written}
+            uploads = [Upload(folder / file, f"{prefix}/{file}", sha256, below=self._run) for file, sha256 in files.items()]
+            upload(self._store, uploads[:-1])
+            upload(self._store, uploads[-1:])
+        except (OSError, StoreError, CorruptError):
+            if not (folder / layout.MANIFEST).exists():
+                return False
+            raise
+        return True
+
+    def _ship_others(self, number: int) -> None:
+        """TensorBoard's files, the reason of a failure: whatever is neither a stream nor a word between worker and nodes."""
+        for path in _files_below(self._run, layout.attempt(number)):
+            name = path.relative_to(self._run).as_posix()
+            if self._is_other(name, number):
+                with suppress(FileNotFoundError):
+                    status = path.lstat()
+                    seen = (status.st_size, status.st_mtime_ns)
+                    if self._others.get(name) != seen:
+                        upload(self._store, [Upload(path, f"{self._run_id}/{name}", below=self._run)])
+                        self._others[name] = seen
+
+    def _is_other(self, name: str, number: int) -> bool:
+        rank = self._node.rank
+        known = {layout.status(number), layout.cancel(number), layout.start(number), layout.following(number)}
+        streams = {layout.output_log(number, rank), layout.worker_log(number, rank), layout.metrics(number, rank)}
+        if name in known | streams or name.endswith("/status.json"):
+            return False
+        if self._node.nodes == 1:
+            return True
+        of_another = name.startswith(f"{layout.attempt(number)}/nodes/")
+        return name == layout.failure(number, rank) or (rank == 0 and not of_another)
+
+    def _prune(self, shipped: str) -> None:
+        """Delete what need not stay, now that ``shipped`` has arrived whole."""
+        here = self._checkpoints_here()
+        stay = self._staying(here) | {shipped}
+        newest = max(layout.step_of(name) or 0 for name in stay)
+        for name in [name for name in self._checkpoints_there() if name not in stay and (layout.step_of(name) or 0) <= newest]:
+            self._delete_there(name)
+
+    def _delete_there(self, name: str) -> None:
+        # The manifest first: what is half deleted does not count.
+        prefix = f"{self._run_id}/{layout.CHECKPOINTS}/{name}/"
+        self._store.delete(f"{prefix}{layout.MANIFEST}")
+        for info in self._store.list(prefix):
+            self._store.delete(info.key)
+        self._checkpoints_there().pop(name, None)
+
+    def _checkpoints_there(self) -> dict[str, Manifest | None]:
+        """Every checkpoint folder of the store; None where the manifest is missing or none. Asked once: only this node writes there."""
+        if self._there is None:
+            prefix = f"{self._run_id}/{layout.CHECKPOINTS}"
+            names = [name for name in self._store.folders(f"{prefix}/") if layout.step_of(name) is not None]
+            self._there = {name: manifest_there(self._store, f"{prefix}/{name}") for name in names}
+        return self._there
+
+
+def manifest_there(store: Store, prefix: str) -> Manifest | None:
+    """The manifest of a folder in the store; None where it is missing or none."""
+    key = f"{prefix}/{layout.MANIFEST}"
+    try:
+        return parse_manifest(documents.read(store, key, LARGEST), f"{store.url}/{key}")
+    except (ObjectMissingError, CorruptError):
+        return None
+
+
+def _sha256(path: Path, root: Path) -> str:
+    with os.fdopen(open_within(path, root), "rb") as file:
+        return hashlib.sha256(file.read(LARGEST)).hexdigest()
+
+
+def _steps_in(run: Path) -> list[str]:
+    try:
+        with held(run, (layout.CHECKPOINTS,), listed=True) as directory:
+            return [name for name in os.listdir(directory) if layout.step_of(name) is not None]  # noqa: PTH208 -- names are all that is needed
+    except (FileNotFoundError, IrregularError):  # of the latter the attempt ends: the worker looks there as well
+        return []
+
+
+def _newest_first(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=lambda name: layout.step_of(name) or 0, reverse=True)
+
+
+def _files_below(run: Path, folder: str) -> Iterator[Path]:
+    try:
+        os.close(open_folder(run, folder.split("/")))
+    except OSError:
+        return
+    for place, _, names in os.walk(run / folder):
+        for name in sorted(names):
+            path = Path(place, name)
+            if not name.startswith(".") and path.is_file() and not path.is_symlink():
+                yield path

@@ -1,0 +1,211 @@
+"""The uploader: a forked process beside the worker that uploads an attempt's workspace to a cloud's store.
+
+A process of its own, so that a slow network never delays the worker's signals and heartbeats, and because a store's client has threads, and
+a process with threads cannot safely fork. It outlives a worker that is killed, and still uploads what is there by then.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from cloud_train.errors import CloudTrainError
+from cloud_train.retry import RetryPolicy
+from cloud_train.run.record import RunRecord
+from cloud_train.storage.local import LocalStore
+from cloud_train.worker.nodes import NodeContext
+from cloud_train.worker.processes.signals import Signals
+
+if TYPE_CHECKING:
+    from cloud_train.worker.uploads.attempts import AttemptUploads
+    from cloud_train.worker.uploads.folders import FolderUploads
+
+_FINISH = b"finish\n"
+_WAIT_SECONDS = 1.0  # a signal tells at once that it has ended
+_LOOK_SECONDS = 0.5
+_LOOK_POLICY = RetryPolicy(time_limit=20.0)  # of requests within one look
+_BLOCKED_POLICY = RetryPolicy(time_limit=None, first_wait=1.0, longest_wait=15.0)  # between looks at a store that stays away
+_LAST_STARTS = 3  # of a process that is killed while it ships the rest
+
+_ALL_THERE, _BROKEN, _GIVEN_UP = 0, 1, 2  # its exit statuses
+
+Note = Callable[[str], None]
+NoteOf = Callable[[int], Note]
+"""From an attempt's number to what writes into its worker's log."""
+
+
+@dataclass(frozen=True)
+class WorkspaceUpload:
+    """What is uploaded, and where to."""
+
+    workspace: LocalStore
+    url: str
+    record: RunRecord
+    first: int
+    """The first attempt of this worker."""
+    node: NodeContext
+    patience: float
+    """Seconds without any success, once the end has come, before the rest is given up."""
+
+
+class Uploader:
+    """The worker's hold on it. One at a time, from the first attempt's claim to the worker's end."""
+
+    def __init__(self, upload: WorkspaceUpload, signals: Signals, note_of: NoteOf) -> None:
+        """Start it; ``note_of`` tells where an attempt's notes go."""
+        self._signals, self._upload, self._note_of = signals, upload, note_of
+        self._exit_code: int | None = None
+        self._restarts = _BLOCKED_POLICY.attempts_left()
+        self._next_start = 0.0
+        self._start(again=False)
+
+    def reaped(self, status: int) -> None:
+        """Its process has ended, with this wait status."""
+        self._exit_code = os.waitstatus_to_exitcode(status)
+
+    def keep_going(self, attempt: int, in_child: Callable[[], None]) -> None:
+        """In the middle of an attempt: if its process is gone, start another one, each time after a longer wait.
+
+        ``in_child`` lets go of what belongs to the attempt.
+        """
+        if self._exit_code is not None and time.monotonic() >= self._next_start:
+            self._start_another(attempt, in_child)
+
+    def finish(self, attempt: int) -> bool:
+        """Wait until everything has been uploaded, listening to signals; returns False if it could not be."""
+        for _ in range(_LAST_STARTS):
+            if self._exit_code is not None:
+                self._start_another(attempt)
+            with suppress(BrokenPipeError):
+                os.write(self._writing, _FINISH)
+            while not (reaped := os.waitpid(self.pid, os.WNOHANG))[0]:
+                self._signals.wait(_WAIT_SECONDS)
+            self.reaped(reaped[1])
+            if self._exit_code in (_ALL_THERE, _GIVEN_UP):
+                break
+        os.close(self._writing)
+        return self._exit_code == _ALL_THERE
+
+    def close(self) -> None:
+        """Let go of the pipe, in a forked child of the worker: its end tells the uploader that the worker is gone."""
+        os.close(self._writing)
+
+    def _start_another(self, attempt: int, in_child: Callable[[], None] = lambda: None) -> None:
+        self._note_of(attempt)("the process that uploads to the store was gone; another one takes over")
+        os.close(self._writing)
+        self._start(again=True, in_child=in_child)
+
+    def _start(self, again: bool, in_child: Callable[[], None] = lambda: None) -> None:
+        """``again``: an earlier one has uploaded a part already."""
+        reading, self._writing = os.pipe()
+        self._exit_code = None
+        self._next_start = time.monotonic() + (self._restarts.next_wait() or 0.0)
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = _BROKEN
+            try:
+                os.close(self._writing)
+                in_child()
+                self._signals.close_in_child()
+                os.setsid()  # out of the worker's process group, which may be stopped as a whole
+                code = _ALL_THERE if _ship(self._upload, reading, self._note_of, again) else _GIVEN_UP
+            finally:
+                os._exit(code)  # never back into the worker's own code, and past what a client's threads do at an interpreter's end
+        os.close(reading)
+
+
+def _ship(upload: WorkspaceUpload, reading: int, note_of: NoteOf, again: bool) -> bool:
+    from cloud_train.storage.registry import open_store
+    from cloud_train.worker.uploads.attempts import AttemptUploads
+    from cloud_train.worker.uploads.folders import FolderUploads
+
+    store, run_id = open_store(upload.url, _LOOK_POLICY), upload.record.run_id
+    uploads = AttemptUploads(upload.workspace, store, run_id, upload.first, node=upload.node, again=again)
+    one_at_a_time = threading.Lock()
+
+    def note(text: str) -> None:
+        with one_at_a_time:
+            note_of(uploads.newest)(text)
+
+    folders = FolderUploads(upload.workspace, store, run_id, upload.record.program, node=upload.node, note=note)
+    over = threading.Event()
+    threading.Thread(target=_listen, args=(reading, uploads, over), daemon=True).start()
+    streams_way, folders_way = _Way(note), _Way(note)
+    threading.Thread(target=_ship_folders, args=(uploads, folders, folders_way, over), daemon=True).start()
+    patient_until: float | None = None
+    while True:
+        is_last = over.is_set()  # asked before the look: what the worker wrote just before it said so is still to be uploaded
+        if streams_way.did(uploads.look) and is_last:
+            return True
+        if is_last:
+            patient_until = patient_until or time.monotonic() + upload.patience
+            is_late = time.monotonic() > patient_until
+            if is_late and max(streams_way.failing_seconds, folders_way.failing_seconds) > upload.patience:
+                return False
+        _rest(over, streams_way)
+
+
+def _ship_folders(uploads: "AttemptUploads", folders: "FolderUploads", way: "_Way", over: threading.Event) -> None:
+    while True:
+        waiting = uploads.waiting()
+        if way.did(partial(folders.look, uploads.begun(), waiting)):
+            uploads.folders_arrived(waiting)
+        _rest(over, way)
+
+
+def _rest(over: threading.Event, way: "_Way") -> None:
+    pause = max(_LOOK_SECONDS, way.wait)
+    if over.is_set():
+        time.sleep(max(_LOOK_SECONDS / 10, way.wait))
+    else:
+        over.wait(pause)
+
+
+def _listen(reading: int, uploads: "AttemptUploads", over: threading.Event) -> None:
+    """Until the worker says that it is done, or is gone: then what is there is uploaded, though its end will never be written."""
+    word = b""
+    with suppress(OSError):
+        word = os.read(reading, len(_FINISH))
+    if word != _FINISH:
+        uploads.expect_no_end()
+    over.set()
+
+
+class _Way:
+    """A way to the store that may be blocked: what fails is said once, and tried again after a wait that grows."""
+
+    def __init__(self, note: Note) -> None:
+        self._note = note
+        self._reason = ""
+        self._failing_since: float | None = None
+        self._failures = _BLOCKED_POLICY.attempts_left()
+        self.wait = 0.0
+        """Seconds until the next try."""
+
+    @property
+    def failing_seconds(self) -> float:
+        """For how long nothing has come through."""
+        return 0.0 if self._failing_since is None else time.monotonic() - self._failing_since
+
+    def did(self, action: Callable[[], bool]) -> bool:
+        """Whether it went well and said so."""
+        try:
+            result = action()
+        except Exception as error:  # noqa: BLE001 -- whatever a client may raise: the thread must not end in silence, and trying again may help
+            said = str(error) if isinstance(error, CloudTrainError | OSError) else f"{type(error).__name__}: {error}"
+            hint = (error.hint if isinstance(error, CloudTrainError) else None) or ""
+            # What is wrong with the store shows at whichever file comes first: what to do about it is the same.
+            reason = f"{type(error).__name__} {hint or said}"
+            if reason != self._reason:
+                self._note(f"cannot upload: {said}" + (f" ({hint})" if hint else ""))
+                self._reason = reason
+            self._failing_since = self._failing_since or time.monotonic()
+            self.wait = self._failures.next_wait() or 0.0
+            return False
+        self._reason, self._failing_since, self.wait = "", None, 0.0
+        self._failures.restart()
+        return result
