@@ -109,7 +109,7 @@ class DataSection(Section):
         """What a sample is, and what the network tells apart, as rows of the plan: a name and its value."""
 
     def check(self) -> Iterator[Finding]:
-        """What is wrong with the section by itself."""
+        """What is wrong with the section alone."""
         path = self.given_path
         if path is not None and not has_home(path):
             yield ("data", "path"), f"no user is called {Path(path).parts[0]!r}", "a path that starts with '~/', or the whole path"

@@ -1,8 +1,8 @@
 """A folder of images, one folder a class, as names alone: it is listed, and no image is opened. Imports no torch.
 
-Either the classes lie in the folder itself, or, as in the layout of ImageNet, in its folders ``train`` and ``val``. Files are images by the
-ends of their names (``.jpg``, ``.jpeg``, ``.png``, in any case); what begins with a dot is nobody's data, and neither is the folder that
-macOS puts into its archives.
+Either the classes are in the folder itself, or, as in the layout of ImageNet, in its folders ``train`` and ``val``. Files are images by the
+ends of their names (``.jpg``, ``.jpeg``, ``.png``, in any case); names that begin with a dot are ignored, and so is
+the folder that macOS puts into its archives.
 """
 
 import os
@@ -20,12 +20,12 @@ _HINT = "one folder a class, with .jpg, .jpeg or .png files in it; or folders tr
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """What lies in a folder of images."""
+    """The contents of a folder of images."""
 
     classes: tuple[str, ...]
     """Names of the classes, sorted."""
     train: Path
-    """The folder in which the classes lie, each with its training images."""
+    """The folder of the classes, each with its training images."""
     images: tuple[tuple[str, ...], ...]
     """Names of the training images of each class, sorted."""
     validation: Path | None

@@ -17,7 +17,7 @@ from cloud_train.spec.section import Count, Fraction, PathText, Sha256, Url
 
 
 class ImagesData(ImageSection):
-    """Photographs of your own: one folder a class, JPEG and PNG, decoded while the training goes on."""
+    """Photographs of your own: one folder a class, JPEG and PNG, decoded during the training."""
 
     dataset: Literal["images"]
     """A folder of images, one folder a class."""

@@ -44,9 +44,11 @@ def read_lines(path: Path, field: Field = ("data", "path")) -> tuple[list[Line],
         validation = list(_lines(path / _VALIDATION, field, labels)) if (path / _VALIDATION).exists() else None
     for lines, name in ((training, _TRAINING), (validation, _VALIDATION)):
         if lines is not None and not lines:
-            raise FieldError(field, f"{path / name if path.is_dir() else path} holds no line", hint=_EXPECTED)
+            raise FieldError(field, f"{path / name if path.is_dir() else path} contains no lines", hint=_EXPECTED)
     if all(line.label == training[0].label for line in training):
-        raise FieldError(field, f"{path}: every line to train on has the label {shortened(training[0].label)!r}", hint="give two at least")
+        raise FieldError(
+            field, f"{path}: every training line has the label {shortened(training[0].label)!r}", hint="use at least two labels"
+        )
     return training, validation
 
 
@@ -76,7 +78,7 @@ def numbered(tokens: Iterable[str]) -> dict[str, int]:
 
 
 def pieces(text: str, unit: Unit) -> Sequence[str]:
-    """The text in pieces that no token goes beyond. There are far fewer different ones than there are pieces, so that whoever reads many
+    """The text in pieces that no token goes beyond. There are far fewer different ones than there are pieces, so that a reader of many
     lines needs to look into each of them only once.
     """
     return text if unit == "characters" else text.lower().split()
@@ -134,9 +136,9 @@ def _lines(path: Path, field: Field, labels: set[str] | None = None) -> Iterator
         elif not label:
             problem = "there is no label before the tab"
         elif _pattern().search(text) is None:
-            problem = "there is no text behind the tab"
+            problem = "there is no text after the tab"
         elif labels is not None and label not in labels:
-            problem = f"no line to train on has the label {shortened(label)!r}"
+            problem = f"no training line has the label {shortened(label)!r}"
         if problem:
             raise FieldError(field, f"{path}:{number}: {problem}", hint=_EXPECTED)
         yield Line(label, text)

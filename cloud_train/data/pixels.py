@@ -23,7 +23,7 @@ class Normalize(Section):
 
 
 class Augment(Section):
-    """Small changes of the training images, drawn anew for each image and epoch."""
+    """Small changes of the training images, drawn for each image in each epoch."""
 
     flip: bool = False
     """Mirror every second image, on average, left to right."""
@@ -32,7 +32,7 @@ class Augment(Section):
 
 
 class PhotoAugment(Section):
-    """Changes of the training photographs, drawn anew for each photograph and epoch."""
+    """Changes of the training photographs, drawn for each photograph in each epoch."""
 
     flip: bool = True
     """Mirror every second photograph, on average, left to right."""

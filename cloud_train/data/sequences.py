@@ -32,7 +32,7 @@ class SequencesData(DataSection):
     single other marks.
     """
     vocabulary: Annotated[int, Field(ge=2, le=10**6)] = 20_000
-    """Most frequent tokens of the training lines that are told apart; all others are one token, "unknown"."""
+    """How many of the most frequent tokens of the training lines are kept apart; all others are one token, "unknown"."""
     max_length: Count = 256
     """Tokens of a line that are read; what is longer is cut off."""
     bucketing: bool = True

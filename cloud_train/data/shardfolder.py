@@ -12,11 +12,11 @@ from cloud_train.errors import CorruptError
 from cloud_train.spec.problems import FieldError
 
 _HINT = "members such as cat/1.jpg, or train/cat/1.jpg and val/cat/2.jpg; cloud-train pack makes such shards of a folder"
-_NOBODYS = re.compile(r"(^|/)(\._[^/]+|\.DS_Store|__MACOSX)(/|$)")
+_IGNORED = re.compile(r"(^|/)(\._[^/]+|\.DS_Store|__MACOSX)(/|$)")
 
 
 def find_shards(folder: Path, class_count: int | None = None) -> ShardIndex | None:
-    """What the shards in ``folder`` hold; None if it is no folder of shards: it has no index, and has folders, or no tar.
+    """What the shards in ``folder`` hold; None if it is not a folder of shards: it has no index, and contains folders, or no tar.
 
     Raises FieldError for an index or a tar that cannot be used, a class without training images, fewer than two classes, and another number
     than ``class_count``.
@@ -55,20 +55,20 @@ def _scan(path: Path) -> list[Shard]:
         with tarfile.open(path, "r:") as opened:
             for info in opened:
                 name = info.name.removeprefix("./")
-                if info.isdir() or _NOBODYS.search(name) or not name.lower().endswith(ENDINGS):
+                if info.isdir() or _IGNORED.search(name) or not name.lower().endswith(ENDINGS):
                     continue
                 part = part_of(name)
                 if not info.isfile() or info.issparse() or part is None:
-                    raise CorruptError(f"{path}: its member {info.name!r} is no image in the folder of a class", hint=_HINT)
+                    raise CorruptError(f"{path}: its member {info.name!r} is not an image in a class folder", hint=_HINT)
                 found[part].append((name, info.offset_data, info.size))
     except (tarfile.TarError, ValueError, EOFError) as error:
-        raise CorruptError(f"{path} is no tar that can be read: {error}", hint=_HINT) from error
+        raise CorruptError(f"{path} is not a readable tar: {error}", hint=_HINT) from error
     size = path.stat().st_size
     shards = []
     for part, images in sorted(found.items()):
         members, offsets, sizes = (tuple(column) for column in zip(*images, strict=True))
         if offsets[-1] + sizes[-1] > size:
-            raise CorruptError(f"{path} is cut off: its member {members[-1]!r} does not lie in it", hint="copy it anew")
+            raise CorruptError(f"{path} is cut off: its member {members[-1]!r} ends after the end of the file", hint="copy it again")
         shards.append(Shard(path.name, part, size, None, members, offsets, sizes))
     return shards
 

@@ -1,12 +1,11 @@
-"""A sharded image set: images in tar files, and ``shards.json``, the index that says where in which of them each image lies.
+"""A sharded image set: images in tar files, and ``shards.json``, the index with the shard and offset of each image.
 
 A member is called ``<class>/<file>``, or ``train/<class>/<file>`` and ``val/<class>/<file>`` where the set is split. With the index an
-image is read without looking at anything else of its tar, and a program can begin while most shards are still on their way. Whoever wrote
-an index is not trusted: names lead nowhere, and every image lies inside its shard. Imports the standard library only: the worker reads it
-too.
+image is read without looking at anything else of its tar, and a program can begin while most shards are still arriving. An index is
+not trusted: its names lead nowhere, and every image must be inside its shard. Imports the standard library only: the worker reads it too.
 
 The index is JSON: ``format`` (1), ``classes`` (their names, sorted), and ``shards``, each with ``name``, ``part`` (``train`` or ``val``),
-``size`` in bytes, ``sha256``, and of its images, in the order in which they lie there, the lists ``members`` (names), ``offsets`` (of the
+``size`` in bytes, ``sha256``, and of its images, in the order of the file, the lists ``members`` (names), ``offsets`` (of the
 content, in bytes) and ``sizes`` (in bytes).
 """
 
@@ -43,7 +42,7 @@ _LONGEST_NAME = 255  # bytes, as on every usual file system
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff/]")
-_HINT = "pack the images anew with cloud-train pack, or copy all of the set anew from where it was packed"
+_HINT = "pack the images again with cloud-train pack, or copy the whole set again"
 
 Part = Literal["train", "val"]
 
@@ -170,7 +169,7 @@ class ShardIndex:
         try:
             classes, shards = _document(JsonStream(file))
         except (ValueError, RecursionError) as error:
-            raise CorruptError(f"{place} is no index of shards that can be used: {error}", hint=_HINT) from error
+            raise CorruptError(f"{place} is not a usable index of shards: {error}", hint=_HINT) from error
         return cls(classes, shards)
 
 
@@ -290,7 +289,7 @@ def _check_extents(shard: str, size: int, offsets: Sequence[int], sizes: Sequenc
     end = 0
     for offset, length in zip(offsets, sizes, strict=True):
         if offset % BLOCK_BYTES or offset < end + BLOCK_BYTES or offset + length > size:
-            raise ValueError(f"an image of {length} bytes at {offset} does not lie in {shard} behind the one before it")
+            raise ValueError(f"an image of {length} bytes at {offset} is not inside {shard} after the previous image")
         end = offset + length
 
 

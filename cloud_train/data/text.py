@@ -65,7 +65,7 @@ def _content(path: Path, field: FieldPath) -> str:
     except OSError as error:
         raise _unreadable(path, field, error) from error
     if not files:
-        raise FieldError(field, f"no *.txt file lies in {path}", hint="name a file, or a folder of *.txt files")
+        raise FieldError(field, f"{path} contains no *.txt files", hint="name a file, or a folder of *.txt files")
     return "\n\n".join(_read(file, field) for file in files)
 
 

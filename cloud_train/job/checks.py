@@ -76,7 +76,7 @@ def _check(spec: JobSpec, wrong: Collection[Path]) -> Iterator[Finding]:
         if is_given(spec, path) and deciding.isdisjoint(wrong):
             yield path, said, wanted
     if spec.limits.duration is not None and not spec.limits.duration.seconds:
-        yield ("limits", "duration"), "a run that is stopped at once does nothing", "a duration of more than nothing, or no limit"
+        yield ("limits", "duration"), "a duration of zero would stop the run at once", "a duration of more than nothing, or no limit"
     yield from _environment(spec)
 
 
@@ -115,7 +115,7 @@ def _check_script(spec: JobSpec, directory: FilePath) -> Iterator[Finding]:
 def _check_image(spec: JobSpec, directory: FilePath) -> Iterator[Finding]:
     files = {"dockerfile": spec.image.dockerfile, "requirements": spec.image.requirements}
     if spec.image.base is not None and files["dockerfile"] is not None:
-        yield ("image", "dockerfile"), "a Dockerfile names its own base, and image.base names another", "one of the two"
+        yield ("image", "dockerfile"), "dockerfile and base exclude each other", "one of the two"
         del files["dockerfile"]
     for name, path in files.items():
         if path is not None and not (directory / FilePath(path).expanduser()).is_file():
@@ -125,7 +125,7 @@ def _check_image(spec: JobSpec, directory: FilePath) -> Iterator[Finding]:
 def _environment(spec: JobSpec) -> Iterator[Finding]:
     for name in spec.env:
         if looks_secret(name):
-            yield ("env", name), f"{name} looks like a secret, and a job file is no place for its value", f"secrets: [{name}]"
+            yield ("env", name), f"{name} looks like a secret; its value must not be in a job file", f"secrets: [{name}]"
         if name.startswith(_OURS):
             yield ("env", name), f"{name} belongs to cloud-train", "another name"
         elif not isinstance(spec.model, ScriptModel) and name not in TRAINER_VARIABLES:
@@ -133,7 +133,7 @@ def _environment(spec: JobSpec) -> Iterator[Finding]:
             yield ("env", name), f"the built-in trainers do not accept the variable {name}", wanted
     for index, name in enumerate(spec.secrets):
         if name in spec.env:
-            yield ("secrets", index), f"{name} stands under env as well", "one of the two"
+            yield ("secrets", index), f"{name} is under env as well", "one of the two"
         if name.startswith(_OURS):
             yield ("secrets", index), f"{name} belongs to cloud-train", "another name"
 

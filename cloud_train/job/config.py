@@ -119,7 +119,7 @@ def own_configs() -> FilePath:
 
 def load_config(path: FilePath) -> Config:
     """Read a config file. Raises NotFoundError if it cannot be read, and JobFileError with every mistake in it."""
-    document = read_document(path, hint="a config is named by its path, or by its name if it is in a folder called configs")
+    document = read_document(path, hint="name a config by its path, or by its name if it is in a folder called configs")
     sections = settings_models({str(name) for name in document.data} - ConfigFile.model_fields.keys())
     read = _validate(document, config_model(sections))
     folder = path.absolute().parent

@@ -61,7 +61,7 @@ def parse_document(text: str, name: str) -> Document:
 
 
 def parse_value(text: str, name: str) -> Any:
-    """One value as it stands on a command line, such as ``3``, ``1e-3`` or ``[1, 2]``; what is no YAML is taken as text."""
+    """One value as it stands on a command line, such as ``3``, ``1e-3`` or ``[1, 2]``; anything else is taken as text."""
     try:
         node = _compose(text, name)
     except JobFileError:

@@ -1,4 +1,4 @@
-"""Fields that have no effect beside what else the job says, such as the blocks of a residual net. A job that sets one is refused."""
+"""Fields without an effect beside the rest of the job, such as the blocks of a residual net. A job that sets one is refused."""
 
 from collections.abc import Iterator
 

@@ -58,7 +58,7 @@ def load_job(
     examined = Examination() if spec is None else examine(spec, file.parent, wrong=problems)
     absent = [examined.absent] if examined.absent else []
     findings = [*examined.findings, *(absent if not absent_data_is_fine else ())]
-    # Only what is not wrong by itself is held against the rest.
+    # Only values that are valid by themselves are checked against the rest.
     found = [finding for finding in findings if not any(finding[0][:length] in problems for length in range(len(finding[0]) + 1))]
     problems |= {finding[0]: _located(finding, document) for finding in found}
     if problems or spec is None:

@@ -1,4 +1,4 @@
-"""Which addresses are this machine's own: what is spoken there is seen by nobody else, and nobody else reaches it.
+"""Which addresses are this machine's own: traffic there stays on this machine, and no other machine reaches it.
 
 The one rule for this. The worker uses it too, so it has to work on Python 3.10 with the standard library alone.
 """

@@ -4,8 +4,8 @@ The published JSON Schema and the tables in docs/job-file.md are generated from 
 Importing this module is part of every command, so it builds nothing: sections are built when they are used, and defaults are made by
 factories.
 
-Its sections are in ``networks`` (``model``), ``data``, ``job.training`` (``train``, ``checkpoint``) and ``job.container`` (``image``); here
-are the place and its limits. ``model``, ``data``, the optimizer and the schedule are read by the section of the component that they name.
+Its sections are in ``networks`` (``model``), ``data`` and ``job.training`` (``train``, ``checkpoint``); here are the image, the place and
+its limits. ``model``, ``data``, the optimizer and the schedule are read by the section of the component that they name.
 
 Unknown keys are errors. What a single field cannot decide (a CNN needs images, say) is in ``job.checks``.
 """
@@ -15,13 +15,23 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cloud_train.data.registry import Data
-from cloud_train.job.container import ImageSpec
 from cloud_train.job.training import CheckpointSpec, TrainSpec
 from cloud_train.networks.registry import Model
-from cloud_train.spec.section import Count, Name, Section, VariableName
+from cloud_train.spec.section import Count, Name, PathText, Section, VariableName
 from cloud_train.spec.types import Accelerator, ByteSize, Duration
 
 RetryableCause = Literal["failed", "out-of-memory", "preempted", "infrastructure", "timed-out"]
+
+
+class ImageSpec(Section):
+    """What the container is made of; your code and cloud-train's worker are laid on top of it."""
+
+    base: PathText | None = None
+    """Image with Python 3.10 or later as python3; by default cloud-train's own, which has what the built-in trainers need."""
+    dockerfile: PathText | None = None
+    """A Dockerfile of your own instead of ``base``, relative to the job file; it sees the folder ``model.directory``."""
+    requirements: PathText | None = None
+    """A requirements file, relative to the job file, whose packages pip installs on top."""
 
 
 class Resources(Section):

@@ -29,7 +29,7 @@ class OptimizerSection(Section):
     """
 
     def check(self) -> Iterator[Finding]:
-        """What is wrong with the section by itself."""
+        """What is wrong with the section alone."""
         yield from ()
 
 

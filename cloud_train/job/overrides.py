@@ -83,7 +83,7 @@ def _split(text: str) -> tuple[Path, str | None]:
     key = key.strip()
     if not equals or not _KEY.fullmatch(key) or not text.isprintable():
         return (), None
-    # Eighteen digits are an index, or else nobody's list is as long.
+    # Eighteen digits are enough for any index.
     return tuple(int(part) if part.isascii() and part.isdecimal() and len(part) < 19 else part for part in key.split(".")), value
 
 
@@ -159,6 +159,6 @@ def _within(places: dict[Path, Place], path: Path) -> Iterator[Path]:
 
 
 def _shown(text: str) -> str:
-    # A value for env may be a secret, and somebody may give the value of a secret in place of its name.
+    # A value for env may be a secret, and a secret's value may be given by mistake in place of its name.
     key, equals, _ = text.partition("=")
     return f"{key}{equals}…" if key.strip().split(".")[0] in ("env", "secrets") else shortened(text)

@@ -32,7 +32,7 @@ class ScheduleSection(Section):
         """The factor of the job's learning rate for the step after ``step`` steps of ``last_step``."""
 
     def check(self) -> Iterator[Finding]:
-        """What is wrong with the section by itself."""
+        """What is wrong with the section alone."""
         yield from ()
 
     def ignored_fields(self) -> Iterator[Finding]:

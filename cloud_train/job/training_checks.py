@@ -16,9 +16,9 @@ def check_training(spec: JobSpec, wrong: Collection[Path]) -> Iterator[Finding]:
     """What is wrong without regard to model and data. Nothing follows from the values at the paths ``wrong``."""
     train = spec.train
     if train.epochs is not None and train.steps is not None:
-        yield ("train", "steps"), "a job is as long as its epochs or its steps, not both", "epochs or steps"
+        yield ("train", "steps"), "epochs and steps exclude each other", "epochs or steps"
     if train.evaluate.unit == "second":
-        yield ("train", "evaluate"), "a validation that hangs on the clock could not be repeated", "epochs or steps, such as '1 epoch'"
+        yield ("train", "evaluate"), "a validation that depends on the clock is not repeatable", "epochs or steps, such as '1 epoch'"
     if {(*_OPTIMIZER, "name"), (*_OPTIMIZER, "momentum")}.isdisjoint(wrong):
         yield from train.optimizer.check()
     yield from train.schedule_section.check()
@@ -40,12 +40,12 @@ def check_learning(spec: JobSpec) -> Iterator[Finding]:
         if metric is not None and metric not in known:
             yield path, f"validating on {spec.data.dataset!r} does not give {metric}", ", ".join(known)
     if is_text and spec.train.class_weights is not None:
-        yield ("train", "class_weights"), "a language model has no classes to weigh", "no class_weights, or a data set with classes"
+        yield ("train", "class_weights"), "class weights do not apply to a language model", "no class_weights, or a data set with classes"
     if spec.train.carry_state:
         if not is_text:
-            yield ("train", "carry_state"), "only a text goes on from one sequence to the next", "no carry_state, or a text as data"
+            yield ("train", "carry_state"), "only running text continues from one sequence to the next", "no carry_state, or a text as data"
         elif spec.train.accumulate > 1:
-            yield ("train", "carry_state"), "the parts of a batch that is worked through in parts carry no state", "no accumulate"
+            yield ("train", "carry_state"), "carry_state does not work with accumulate", "no accumulate"
 
 
 def check_numbers(spec: JobSpec, data: DataFacts) -> Iterator[Finding]:
@@ -70,7 +70,7 @@ def _batch(spec: JobSpec) -> Iterator[Finding]:
     elif train.accumulate * processes > train.batch_size:
         least = train.accumulate * processes
         shared = f" for each of {processes} processes" if processes > 1 else ""
-        said = f"a batch of {train.batch_size} has no {train.accumulate} parts{shared}"
+        said = f"a batch of {train.batch_size} cannot be split into {train.accumulate} parts{shared}"
         yield ("train", "accumulate"), said, f"batch_size: {least} at least"
     if train.carry_state and train.batch_size % processes:
         wanted = f"batch_size: a multiple of {processes}"

@@ -35,7 +35,7 @@ class ModelSection(Section):
         """
 
     def check(self, data: DataSection | None) -> Iterator[Finding]:
-        """What is wrong with the section by itself, or beside the ``data`` section; the data itself is not looked at."""
+        """What is wrong with the section alone, or beside the ``data`` section; the data itself is not looked at."""
         yield from ()
 
     def ignored_fields(self) -> Iterator[Finding]:

@@ -10,9 +10,8 @@ from cloud_train.data.base import SCHEME
 from cloud_train.docker import container_paths
 from cloud_train.errors import ProviderError, UsageError
 from cloud_train.job.config import Config
-from cloud_train.job.container import ImageSpec
 from cloud_train.job.loading import LoadedJob, load_job
-from cloud_train.job.models import JobSpec
+from cloud_train.job.models import ImageSpec, JobSpec
 from cloud_train.job.settings import CloudSettings
 from cloud_train.networks.script import ScriptModel
 from cloud_train.orchestrator.configs import Configs

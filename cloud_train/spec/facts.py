@@ -8,7 +8,7 @@ UNKNOWN = "unknown until the data exists"
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """One layer of a model: its name, what it is, its output shape without the batch axis, its trainable parameters."""
+    """One layer of a model: its name, its kind, its output shape without the batch axis, its trainable parameters."""
 
     name: str
     kind: str

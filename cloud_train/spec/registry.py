@@ -1,7 +1,7 @@
 """Components of a job by name: the built-in ones, and those that installed packages declare as entry points.
 
 A component is a class: the section of the job file that it is configured with, and all that is known of it without torch. Installed
-packages are searched only for a name that is not built in, so they cost nothing where nobody uses them, and a broken one is reported only
+packages are searched only for a name that is not built in, so they cost nothing where they are not used, and a broken one is reported only
 to the job that names it.
 """
 

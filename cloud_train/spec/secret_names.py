@@ -1,6 +1,6 @@
 """What must not be shown: values behind names that look like a secret's, and the credentials that stand in URLs.
 
-A job file is no place for either, and a message about one must not repeat them. Everything here takes time in proportion to the text. The
+Neither belongs in a job file, and no message may repeat them. Everything here takes time in proportion to the text. The
 worker uses this module too, so it has to work on Python 3.10 with the standard library alone.
 """
 
@@ -28,7 +28,7 @@ _ESCAPED_SLASH = re.compile(r"\\(?:/|x2f|u002f|U0000002f)", re.IGNORECASE)
 """A slash as quoted text of YAML or JSON may have it."""
 _PORT = re.compile(r"[0-9]{1,5}(?=[/?#]|$)")
 _AROUND = "\"'`,;)]}>"
-"""What may close around a URL in a line and is no part of it."""
+"""What may close around a URL in a line without belonging to it."""
 
 
 def looks_secret(name: str) -> bool:

@@ -47,7 +47,7 @@ def main() -> int:
     run = Run.from_environment()  # first: from here on SIGTERM means "save and stop"
     try:
         return _run(run)
-    except Exception as error:  # noqa: BLE001 -- whatever it is becomes the run's cause; what nobody foresaw keeps its traceback
+    except Exception as error:  # noqa: BLE001 -- any error becomes the run's cause; an unexpected one keeps its traceback
         words = _explained(error, run)
         if words is None:
             traceback.print_exc()
@@ -144,7 +144,7 @@ def _without_collecting() -> Iterator[None]:
 
 @contextmanager
 def _ended_by_sigterm(run: Run) -> Iterator[None]:
-    """Where there is nothing to save yet, whoever is told to stop ends at once, in the middle of a download too."""
+    """End at once when told to stop while there is nothing to save yet."""
     listening = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if run.stop_requested:
         run.exit_stopped()
@@ -178,7 +178,7 @@ def _read_job() -> "JobSpec":
 
 
 def _explained(error: Exception, run: Run) -> LastWords | None:
-    """Message and cause of what may happen to anybody; None for what is a mistake of this program."""
+    """Message and cause of an error that a user can run into; None for a bug of this program."""
     if isinstance(error, CloudTrainError):
         may_pass = type(error).__name__ in _MAY_PASS
         return LastWords(error.message + (f" ({error.hint})" if error.hint else ""), "infrastructure" if may_pass else "failed")

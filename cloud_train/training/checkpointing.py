@@ -1,4 +1,4 @@
-"""Saving and restoring a training run: the model's files, and ``state.pt`` with what else is needed to go on exactly where it was.
+"""Saving and restoring a training run: the model's files, and ``state.pt`` with everything else that is needed to continue exactly there.
 
 ``state.pt`` holds tensors and plain values, and is read with ``weights_only=True``: nothing in it is executed. Saved at the end of a step
 only, when nothing is half done.
@@ -47,7 +47,7 @@ class Snapshot:
 
 
 class CheckpointWriter:
-    """Saves checkpoints while the training goes on: what they hold is copied at once, then written and published on a thread.
+    """Saves checkpoints while the training continues: what they hold is copied at once, then written and published on a thread.
 
     One checkpoint is written at a time. Use it in a ``with`` block, which ends when the last one is published. In a process that does not
     save (``saves`` is false) it does nothing.

@@ -37,7 +37,7 @@ class ModelDescription:
     def of(cls, job: JobSpec, data: DataSet) -> Self:
         """The description of the job's model on this data."""
         if isinstance(job.model, ScriptModel):
-            raise JobError("model.kind: a script is no built-in model")
+            raise JobError("model.kind: a script is not a built-in model")
         return cls(
             job.model,
             data.classes,

@@ -17,7 +17,7 @@ def prepare_device(cpus: int | None, environment: Mapping[str, str] = os.environ
     split by it: another number gives other last bits (measured).
     """
     processes = int(environment.get("LOCAL_WORLD_SIZE") or 1)
-    # torch's launcher sets OMP_NUM_THREADS to 1 by itself in some versions, so it says nothing there.
+    # torch's launcher sets OMP_NUM_THREADS to 1 by itself in some versions, so the variable means nothing there.
     given = cpus or (_threads_of(environment) if processes == 1 else None) or usable_cpus()
     torch.set_num_threads(max(1, given // processes))
     if not torch.cuda.is_available():

@@ -27,7 +27,7 @@ class WeightAverage:
         self._decay, self._updates = decay, 0
         for module in self.network.modules():
             if isinstance(module, nn.RNNBase):
-                module.flatten_parameters()  # a copy's weights lie apart in memory, which cuDNN would mend, and warn of, at every use
+                module.flatten_parameters()  # a copy's weights are scattered in memory, which cuDNN would repair, and warn of, at every use
         self._weights = list(self.network.parameters())
 
     @torch.no_grad()
@@ -41,7 +41,7 @@ class WeightAverage:
         self._updates += 1
 
     def state(self) -> dict[str, Tensor]:
-        """What ``update`` carries from one step to the next; the tensors of the average are no copies."""
+        """What ``update`` carries from one step to the next; the tensors of the average are not copies."""
         weights = {_WEIGHTS + name: tensor for name, tensor in self.network.state_dict().items()}
         return {**weights, _UPDATES: torch.tensor(self._updates)}
 

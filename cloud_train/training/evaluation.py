@@ -38,7 +38,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Loss in nats, accuracy, and for text bits per character, over all that the processes ``pick``.
 
-    With ``carry_state`` a language model goes on from batch to batch; a batch that is shorter than the one before has lost its last rows.
+    With ``carry_state`` a language model carries its state from batch to batch; a batch that is shorter than the one before has lost
+    its last rows.
     Nothing if a process is told to stop before the end. Every process gets the same metrics.
     """
     was_training = network.training

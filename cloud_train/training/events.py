@@ -67,7 +67,7 @@ class _Writer:
                 descriptor = open_plain(self._path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, directory=directory)
             self._file = FileIO(descriptor, "w")  # without a buffer: a full disk is noticed by the write that fills it
         self.write(0, time_seconds, file_version=_VERSION)
-        # What an attempt before this one wrote of later steps is void: it ended after the checkpoint from which this one goes on.
+        # What an earlier attempt wrote of later steps is void: this attempt continues from a checkpoint before them.
         self.write(step, time_seconds, session_log={"status": "START"})
 
     def write(self, step: int, time_seconds: float, **content: Any) -> None:

@@ -16,7 +16,7 @@ class GradientWatch:
     _finite: list[Tensor] = field(default_factory=list)
 
     def was_finite(self) -> bool:
-        """Whether all of it was finite; the next look begins anew."""
+        """Whether all of it was finite since the last call."""
         finite, self._finite = self._finite, []
         return all(bool(one) for one in finite)
 
@@ -27,7 +27,7 @@ class GradientWatch:
 
 def averaged(network: nn.Module, watch: GradientWatch) -> DistributedDataParallel:
     """The network with its gradients averaged over all processes at the end of ``backward``."""
-    # Looking for unused parameters keeps the buckets of gradients as they are. Otherwise they are laid anew after the first step, and with
+    # Looking for unused parameters keeps the buckets of gradients as they are. Otherwise they are rebuilt after the first step, and with
     # three processes or more a resumed run would then add in another order than one that was never stopped (pytorch#30509).
     parallel = DistributedDataParallel(network, find_unused_parameters=True)
     parallel.register_comm_hook(watch, _average)

@@ -9,6 +9,7 @@ resumption exact; a rendezvous that deals out ranks in the order of arrival woul
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -18,8 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
+
 from cloud_train.beneath import IrregularError, open_within, unlink_within
-from cloud_train.training.interfaces import interface_towards
 from cloud_train.training.processes import MEETING, LastWords, words_file
 from cloud_train.worker import contract
 from cloud_train.worker.api import Run
@@ -97,7 +99,7 @@ def _start_and_wait(run: Run, processes: int, arguments: tuple[str, ...]) -> Non
 
 @contextmanager
 def _meeting(run: Run, folder: Path) -> Iterator[dict[str, Any]]:
-    """How the launchers of several nodes find each other; that of a single node has nobody to find."""
+    """How the launchers of several nodes find each other; a single node has no others to find."""
     if run.nodes == 1:
         from cloud_train.training.single_node import single_node_rendezvous
 
@@ -169,3 +171,19 @@ def _reason(exit_codes: Mapping[int, int], said: Mapping[int, LastWords]) -> tup
     if code < 0:
         return LastWords(f"rank {rank}: killed by {signal.Signals(-code).name}"), 128 - code
     return LastWords(f"rank {rank}: exit status {code}"), 1
+
+
+def interface_towards(host: str, port: int) -> str | None:
+    """The name of the interface, such as ``eth0``, from which this machine reaches ``host``; None where that cannot be told.
+
+    Nothing is sent: connecting a datagram socket only asks the routing table.
+    """
+    with suppress(OSError):
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as asking:
+            asking.connect(address)
+            own = str(asking.getsockname()[0])
+        for name, addresses in psutil.net_if_addrs().items():
+            if any(known.address.partition("%")[0] == own for known in addresses):
+                return name
+    return None

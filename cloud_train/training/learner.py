@@ -32,7 +32,7 @@ class DivergedError(CloudTrainError):
 
 
 @dataclass(frozen=True)
-class Learnt:
+class StepResult:
     """What one step was like, over all processes together."""
 
     loss: float
@@ -74,16 +74,14 @@ class Learner:
         """The network that is validated and delivered: the weights' average, if there is one."""
         return self.average.network if self.average else self.network
 
-    def step(self, batch: Batch, position: Position, *, of: int, learning_rate: float) -> Learnt:
+    def step(self, batch: Batch, position: Position, *, of: int, learning_rate: float) -> StepResult:
         """Learn from ``batch``, this process's share of a batch ``of`` so many samples.
 
         Raises DivergedError, before a weight changes, if the loss or the gradient is not finite; CorruptError for a batch of which nothing
         could be read.
         """
         if not len(batch):
-            raise CorruptError(
-                f"step {position.step + 1}: not one image of its batch can be read", hint="repair the files that are named above"
-            )
+            raise CorruptError(f"step {position.step + 1}: no image in this batch could be read", hint="repair the files named above")
         if self._draws:  # what dropout drops follows from the step and the process, not from what was drawn before
             torch.manual_seed(derived_seed(self._settings.seed, "step", position.step, self._world.rank))
         if position.consumed == 0:
@@ -106,7 +104,7 @@ class Learner:
             if self.average is not None:
                 self.average.update(self.network)
         losses, hits, _, norms = zip(*everyone, strict=True)
-        return Learnt(sum(losses), sum(hits) / of if self._is_classifier else None, norms[0], learning_rate)
+        return StepResult(sum(losses), sum(hits) / of if self._is_classifier else None, norms[0], learning_rate)
 
     def _add_gradients(self, batch: Batch, weight: float) -> tuple[Tensor, Tensor]:
         """Mean loss and right answers of the batch, part by part; its gradients, times ``weight``, are averaged over the processes."""

@@ -56,9 +56,9 @@ def train(job: JobSpec, data: DataSet, description: ModelDescription, run: Run, 
                 break
             size = order.batch_size_at(position)
             rate = settings.optimizer.lr * schedule.multiplier(position.step, last_step, order.steps_per_epoch)
-            learnt = learner.step(batch, position, of=size, learning_rate=rate)
+            result = learner.step(batch, position, of=size, learning_rate=rate)
             position = position.after(size, order.samples)
-            reporter.stepped(position, learnt, size, waited)
+            reporter.stepped(position, result, size, waited)
 
             metrics = _validated(validate(), position, reporter, patience) if validate.is_due(position, last_step) else {}
             is_over = position.step == last_step or patience.is_over
@@ -68,7 +68,7 @@ def train(job: JobSpec, data: DataSet, description: ModelDescription, run: Run, 
                 saving.saved(position)
             if stops and (not is_over or not metrics):
                 checkpoints.finish()
-                _stop(run, world, f"told to stop: saved at step {position.step:,} of {last_step:,}")
+                _stop(run, world, f"told to stop; saved at step {position.step:,} of {last_step:,}")
         if position.step < last_step and not patience.is_over:  # told to stop while the next batch had not arrived
             if saving.step < position.step:
                 checkpoints.save(Snapshot(position, learner.state(), learner.delivered, patience), {})

@@ -25,8 +25,8 @@ class TrainingLoss:
     and not by the sum of the weights (as ``torch.nn.CrossEntropyLoss`` does): so the mean over a batch is the mean over its parts,
     however it is divided among processes.
 
-    ``targets`` are all of the training data. Raises JobError if the job has not one weight for each class, and CorruptError if a target is
-    no number of a class: a GPU would end the process for it.
+    ``targets`` are all of the training data. Raises JobError if the job lacks a weight for each class, and CorruptError if a target is not
+    the number of a class: a GPU would end the process for it.
     """
 
     def __init__(self, train: TrainSpec, targets: Tensor, classes: int) -> None:

@@ -57,7 +57,7 @@ def save_model(folder: Path, network: nn.Module, description: ModelDescription, 
 
 
 def model_files(weights: Mapping[str, torch.Tensor], description: ModelDescription) -> dict[str, bytes]:
-    """Both files by name, from a network's ``state_dict()``. The bytes are copies: the network may go on learning."""
+    """Both files by name, from a network's ``state_dict()``. The bytes are copies: the network may continue to learn."""
     fields = {"format": FORMAT, **vars(description), "model": description.model.model_dump(mode="json")}
     fields["normalize"] = description.normalize and description.normalize.model_dump(mode="json")
     return {WEIGHTS: save(_plain(weights)), DESCRIPTION: f"{json.dumps(fields, ensure_ascii=False)}\n".encode()}
@@ -113,7 +113,7 @@ def _plain(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file; raises NotFoundError or CorruptError."""
     try:
-        descriptor = open_plain(path)  # a link or a pipe may lie there: containers write into run directories
+        descriptor = open_plain(path)  # there may be a link or a pipe: containers write into run directories
         try:
             return load_file(_DESCRIPTORS / str(descriptor))
         finally:
@@ -134,7 +134,7 @@ def read_description(path: Path) -> ModelDescription:
         return _description(content)
     except FileNotFoundError as error:
         raise NotFoundError(
-            f"there is no {path.name} in {path.parent}", hint="only what the built-in cnn and rnn trainers made can be used here"
+            f"there is no {path.name} in {path.parent}", hint="only models of the built-in trainers can be used here"
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
@@ -186,7 +186,7 @@ def _check_image_classifier(description: ModelDescription) -> None:
     if description.normalize is not None:
         lengths = {len(description.normalize.mean), len(description.normalize.std)}
         if lengths not in ({1}, {channels}):
-            raise ValueError("normalize has not one number for each channel")
+            raise ValueError("normalize does not have one number for each channel")
 
 
 def _check_reader(description: ModelDescription) -> None:

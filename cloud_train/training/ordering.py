@@ -1,6 +1,6 @@
 """Which samples each step learns from: a function of the seed and the position, whatever the number of processes.
 
-A step's batch is a slice of its epoch's order, and each process takes a share of the slice. So a run that goes on elsewhere, with another
+A step's batch is a slice of its epoch's order, and each process takes a share of the slice. So a run that continues elsewhere, with another
 number of processes, sees the same samples in the same steps.
 """
 
@@ -31,7 +31,7 @@ class TrainingOrder:
     Shuffled; or, where samples arrive in groups, the groups shuffled (but not in the first epoch), and then the samples of a few groups
     after one another, so that the first batches need the first groups only; or, for lines of different lengths (``bucketing``), shuffled so
     that those of a batch are of similar lengths; or, where a state is carried from batch to batch (``carry_state``), in ``batch_size``
-    streams, so that each row of a batch goes on where the row of the batch before it ended.
+    streams, so that each row of a batch continues where that row of the previous batch ended.
     """
 
     def __init__(self, samples: Samples, train: TrainSpec, bucketing: bool = False) -> None:
@@ -88,7 +88,7 @@ class TrainingOrder:
 
     def _grouped(self, sizes: Tensor, epoch: int) -> Tensor:
         ends = sizes.cumsum(0)
-        # At first they come as they are numbered, which is how they arrive as long as nobody has said what will be needed.
+        # At first they come as they are numbered, which is how they arrive until the order of need is known.
         groups = permutation(len(sizes), self._seed, "groups", epoch) if epoch else torch.arange(len(sizes))
         order = []
         for number, window in enumerate(_windows(groups, epoch)):
@@ -119,7 +119,7 @@ def _windows(groups: Tensor, epoch: int) -> Iterator[Tensor]:
 def validation_picks(samples: Samples, batch_size: int, world: World, streams: bool = False) -> Iterator[Pick]:
     """All of ``samples`` once, over all processes together, in batches of ``batch_size`` over all processes together.
 
-    With ``streams``, each row of a batch goes on where the row of the batch before it ended; a batch may be shorter than the one before.
+    With ``streams``, each row of a batch continues where that row of the previous batch ended; a batch may be shorter than the one before.
     """
     count = len(samples)
     if streams:

@@ -15,10 +15,10 @@ class Position:
     epoch: int = 0
     """Passes over the training data that are complete."""
     consumed: int = 0
-    """Samples of the pass after those that the weights have learnt from, in all processes together."""
+    """Samples of the pass after those that the weights have learned from, in all processes together."""
 
     def after(self, samples: int, of: int) -> Self:
-        """The position one step on, which learnt from ``samples`` of an epoch ``of`` so many."""
+        """The position one step on, having learned from ``samples`` of an epoch ``of`` so many."""
         consumed = self.consumed + samples
         return type(self)(self.step + 1, self.epoch + consumed // of, consumed % of)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cloud_train.training.events import EventFile
-from cloud_train.training.learner import Learnt
+from cloud_train.training.learner import StepResult
 from cloud_train.training.position import Position
 from cloud_train.worker.api import Run
 
@@ -23,7 +23,7 @@ class Reporter:
     """Samples in an epoch."""
     last_step: int
     characters: int = 0
-    """Characters in a sample; 0 for what is no text."""
+    """Characters in a sample; 0 if it is not text."""
     events: EventFile | None = None
     _loss: float = math.nan
     _counted: int = 0
@@ -32,14 +32,14 @@ class Reporter:
     _since: float = field(default_factory=time.monotonic)
     _said: float = field(default_factory=time.monotonic)
 
-    def stepped(self, position: Position, learnt: Learnt, samples: int, waited: float) -> None:
-        """Log one step, which learnt from ``samples`` after ``waited`` seconds for them; the rates about once a second."""
+    def stepped(self, position: Position, result: StepResult, samples: int, waited: float) -> None:
+        """Log one step, learned from ``samples`` after ``waited`` seconds for them; the rates about once a second."""
         if self.run is None:
             return
-        self._loss = learnt.loss
-        values = {"loss": learnt.loss, "gradient_norm": learnt.gradient_norm}
-        if learnt.accuracy is not None:
-            values["accuracy"] = learnt.accuracy
+        self._loss = result.loss
+        values = {"loss": result.loss, "gradient_norm": result.gradient_norm}
+        if result.accuracy is not None:
+            values["accuracy"] = result.accuracy
         self._counted, self._steps, self._waited = self._counted + samples, self._steps + 1, self._waited + waited
         now = time.monotonic()
         elapsed = now - self._since
@@ -47,7 +47,7 @@ class Reporter:
             values |= self._pace(elapsed, position)
             self._start_counting(now)
         if position.step == 1 or elapsed >= 1:
-            values["learning_rate"] = learnt.learning_rate
+            values["learning_rate"] = result.learning_rate
             self._write_events(position, "train", values)
         self.run.log(step=position.step, epoch=self._epoch(position), split="train", **values)
 

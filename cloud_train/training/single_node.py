@@ -1,8 +1,8 @@
 """The processes of a training on one node meet without a network: at a file in a private folder, and then over the loopback interface.
 
-torch's own rendezvous for this ("c10d") listens on all interfaces of the machine, asks nobody who they are, and unpickles what it is told
-(``torch/distributed/elastic/rendezvous/dynamic_rendezvous.py``): anyone who reaches the port runs code as the user. One node has nobody to
-wait for, so its launcher keeps to itself what launchers tell each other.
+torch's own rendezvous for this ("c10d") listens on all interfaces of the machine, authenticates no one, and unpickles what it receives
+(``torch/distributed/elastic/rendezvous/dynamic_rendezvous.py``): anyone who reaches the port runs code as the user. One node has no
+others to wait for, so its launcher needs no network at all.
 """
 
 import os
@@ -29,7 +29,7 @@ _INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 class SingleNodeRendezvous(RendezvousHandler):
-    """The rendezvous of the launcher of a single node, which has nobody to wait for."""
+    """The rendezvous of a single node's launcher, which has no others to wait for."""
 
     def __init__(self, parameters: RendezvousParameters) -> None:
         self._run_id = parameters.run_id
@@ -49,7 +49,7 @@ class SingleNodeRendezvous(RendezvousHandler):
         return self._is_closed
 
     def set_closed(self) -> None:
-        """Let nobody meet any more."""
+        """Close the rendezvous."""
         self._is_closed = True
 
     def num_nodes_waiting(self) -> int:

@@ -251,4 +251,4 @@ def test_lines_of_one_label_are_refused(tmp_path: Path) -> None:
     lines(tmp_path, "good\tone", "good\ttwo")
     error = refused(SequencesData(dataset="sequences", path="lines.tsv", validation=0.5), tmp_path)
     assert error.path == ("data", "path")
-    assert "every line to train on has the label 'good'" in error.reason
+    assert "every training line has the label 'good'" in error.reason

@@ -51,8 +51,8 @@ def test_a_folder_has_lines_to_train_on_and_perhaps_lines_to_validate_with(tmp_p
         (b"x" * 1000, "there is no tab in 'xxx"),
         (b"\ttext", "there is no label before the tab"),
         (b"  \ttext", "there is no label before the tab"),
-        (b"label\t", "there is no text behind the tab"),
-        (b"label\t \t \xe2\x80\x8b", "there is no text behind the tab"),
+        (b"label\t", "there is no text after the tab"),
+        (b"label\t \t \xe2\x80\x8b", "there is no text after the tab"),
         (b"label\tb\xf6se", "not UTF-8: byte 24 of the file is 0xf6"),
     ],
 )
@@ -75,24 +75,24 @@ def test_the_number_of_a_line_that_is_not_utf_8_counts_lines_behind_a_byte_order
 def test_a_label_that_training_lacks_is_named(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("a\t1\nb\t2\n")
     (tmp_path / "validation.tsv").write_text("b\t3\nc\t4\n")
-    assert refused(tmp_path).reason == f"{tmp_path / 'validation.tsv'}:2: no line to train on has the label 'c'"
+    assert refused(tmp_path).reason == f"{tmp_path / 'validation.tsv'}:2: no training line has the label 'c'"
 
 
 @pytest.mark.parametrize("content", ["", "\n \n\r\n", "\ufeff"])
 def test_a_file_without_a_line_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "lines.tsv").write_text(content, encoding="utf-8")
-    assert refused(tmp_path / "lines.tsv").reason == f"{tmp_path / 'lines.tsv'} holds no line"
+    assert refused(tmp_path / "lines.tsv").reason == f"{tmp_path / 'lines.tsv'} contains no lines"
 
 
 def test_a_validation_file_without_a_line_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("a\t1\nb\t2\n")
     (tmp_path / "validation.tsv").write_text("")
-    assert refused(tmp_path).reason == f"{tmp_path / 'validation.tsv'} holds no line"
+    assert refused(tmp_path).reason == f"{tmp_path / 'validation.tsv'} contains no lines"
 
 
 def test_one_label_for_all_lines_leaves_nothing_to_learn(tmp_path: Path) -> None:
     (tmp_path / "lines.tsv").write_text("same\tone\nsame\ttwo\n")
-    assert refused(tmp_path / "lines.tsv").reason == f"{tmp_path / 'lines.tsv'}: every line to train on has the label 'same'"
+    assert refused(tmp_path / "lines.tsv").reason == f"{tmp_path / 'lines.tsv'}: every training line has the label 'same'"
 
 
 def test_a_path_without_lines_is_named(tmp_path: Path) -> None:

@@ -89,16 +89,20 @@ MISTAKES = [
     (CNN + "train: {schedule: {name: cosine, warmup: 5 min}}", "5", "a learning rate that depends on the clock"),
     (CNN + "train: {schedule: {name: step, every: 5 min}}", "5", "a learning rate that depends on the clock"),
     # how it is trained
-    (CNN + "train: {evaluate: 5 min}", "5", "a validation that hangs on the clock"),
-    (CNN + "train: {batch_size: 8, accumulate: 9}", "9", "a batch of 8 has no 9 parts"),
-    (CNN + "train: {batch_size: 8, accumulate: 3}\nresources: {processes: 3}", "3}", "a batch of 8 has no 3 parts for each of 3 processes"),
+    (CNN + "train: {evaluate: 5 min}", "5", "a validation that depends on the clock"),
+    (CNN + "train: {batch_size: 8, accumulate: 9}", "9", "a batch of 8 cannot be split into 9 parts"),
+    (
+        CNN + "train: {batch_size: 8, accumulate: 3}\nresources: {processes: 3}",
+        "3}",
+        "a batch of 8 cannot be split into 3 parts for each of 3 processes",
+    ),
     (CNN + "train: {batch_size: 2}\nresources: {processes: 3}", "3", "3 processes cannot share a batch of 2"),
-    (CNN + "train: {carry_state: true}", "true", "only a text goes on from one sequence to the next"),
-    (text_of("sequences, path: no") + "train: {carry_state: true}", "true", "only a text goes on from one sequence to the next"),
-    (RNN + "train: {carry_state: true, accumulate: 2}", "true", "the parts of a batch that is worked through in parts"),
+    (CNN + "train: {carry_state: true}", "true", "only running text continues from one sequence to the next"),
+    (text_of("sequences, path: no") + "train: {carry_state: true}", "true", "only running text continues from one sequence to the next"),
+    (RNN + "train: {carry_state: true, accumulate: 2}", "true", "carry_state does not work with accumulate"),
     (RNN + "train: {carry_state: true, batch_size: 9}\nresources: {processes: 2}", "true", "2 processes cannot share 9 streams"),
     (RNN + "train: {carry_state: true, batch_size: 5000}", "true", "5,000 streams are read side by side, and the text has"),
-    (RNN + "train: {class_weights: balanced}", "balanced", "a language model has no classes to weigh"),
+    (RNN + "train: {class_weights: balanced}", "balanced", "class weights do not apply to a language model"),
     (CNN + "train: {class_weights: [1, 2]}", "[1", "2 weights for 10 classes"),
     # metrics
     (CNN + "train: {early_stopping: {metric: train/loss}}", "train/loss", "validating on 'digits' does not give train/loss"),
@@ -190,7 +194,7 @@ def test_the_checks_look_at_a_section_although_another_field_of_it_is_wrong(load
 def test_an_image_has_one_base_and_its_files_exist(load: Load) -> None:
     text = SCRIPT + "image: {base: python, dockerfile: Dockerfile, requirements: needs.txt}\n"
     one_base, no_requirements = problems(load, text)
-    assert "a Dockerfile names its own base" in one_base.message
+    assert "dockerfile and base exclude each other" in one_base.message
     assert "there is no file" in no_requirements.message
     assert (no_requirements.place.line, no_requirements.place.source) == (3, text.splitlines()[1])
     assert "there is no file" in one_problem(load, SCRIPT + "image: {dockerfile: Dockerfile}\n").message

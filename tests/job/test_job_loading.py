@@ -159,10 +159,10 @@ def test_mistakes_of_every_kind_are_reported_together(load: Load, tmp_path: Path
         "name cannot be 'A'",
         "the linear cell reads in one direction",
         f"there is nothing at {tmp_path}/none.txt",
-        "a job is as long as its epochs or its steps, not both",
+        "epochs and steps exclude each other",
         "momentum is for sgd, not adam",
         "unknown key 'batch'",
-        "API_TOKEN looks like a secret, and a job file is no place for its value",
+        "API_TOKEN looks like a secret; its value must not be in a job file",
         "CLOUD_TRAIN_HOME belongs to cloud-train",
         "no user is called '~nobody-of-this-name'",
     ]
@@ -184,8 +184,8 @@ def test_the_data_is_looked_at_though_the_model_is_wrong(load: Load) -> None:
         ("model: {kind: script, command: x, directory: no}", "1:46", "there is no folder {folder}/no"),
         ("model: {kind: script, command: x, directory: job.yaml}", "1:46", "there is no folder {folder}/job.yaml"),
         ("model: {kind: script, command: x}\ndata: {dataset: files, path: no}", "2:30", "there is nothing at {folder}/no"),
-        ("model: {kind: script, command: x}\nlimits: {duration: 0 s}", "2:20", "a run that is stopped at once does nothing"),
-        ("model: {kind: script, command: x}\nenv: {A: b}\nsecrets: [A]", "3:11", "A stands under env as well"),
+        ("model: {kind: script, command: x}\nlimits: {duration: 0 s}", "2:20", "a duration of zero would stop the run at once"),
+        ("model: {kind: script, command: x}\nenv: {A: b}\nsecrets: [A]", "3:11", "A is under env as well"),
         ("model: {kind: cnn}\ndata: {dataset: digits, validation: 1e-9}", "2:37", "1e-09 of 1,797 digits leaves nothing"),
         (
             "model:\n  kind: cnn\n  blocks: [{filters: 8}, {filters: 8}, {filters: 8}]\ndata: {dataset: digits, size: 16}",

@@ -56,7 +56,7 @@ def test_setting_steps_takes_the_place_of_epochs_and_the_reverse(load: Load) -> 
     assert (train.epochs, train.steps) == (None, 10)
     train = load(CNN.replace("epochs", "steps"), "train.epochs=2").spec.train
     assert (train.epochs, train.steps) == (2, None)
-    assert "not both" in next(iter(refused(load, "train.steps=10", "train.epochs=2").values()))[0]
+    assert "exclude each other" in next(iter(refused(load, "train.steps=10", "train.epochs=2").values()))[0]
 
 
 DOWNLOADED = f"name: a\nmodel: {{kind: rnn}}\ndata: {{dataset: text, url: 'https://x/a.txt', sha256: {'a' * 64}}}\n"

@@ -16,7 +16,7 @@ from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.data.samples import Batch
 from cloud_train.training.description import ModelDescription
 from cloud_train.training.distributed import ALONE
-from cloud_train.training.learner import DivergedError, Learner, Learnt, check_finite
+from cloud_train.training.learner import DivergedError, Learner, StepResult, check_finite
 from cloud_train.training.position import Position
 from tests.training.trainer import make_job
 
@@ -40,7 +40,7 @@ def learner_of(data: DataSet, model: dict[str, Any] = CNN, **train: Any) -> Lear
     return Learner(job, data, ModelDescription.of(job, data), ALONE)
 
 
-def take_step(learner: Learner, data: DataSet, position: Position = START, learning_rate: float = 0.1) -> Learnt:
+def take_step(learner: Learner, data: DataSet, position: Position = START, learning_rate: float = 0.1) -> StepResult:
     return learner.step(batch_of(data), position, of=len(data.train), learning_rate=learning_rate)
 
 
@@ -175,7 +175,7 @@ def test_the_average_of_the_weights_is_what_is_delivered() -> None:
 
 def test_a_batch_of_which_nothing_could_be_read_is_told() -> None:
     data = images()
-    with pytest.raises(CorruptError, match="step 1: not one image"):
+    with pytest.raises(CorruptError, match="step 1: no image in this batch"):
         learner_of(data).step(Batch(torch.empty(0, 1, 8, 8), torch.empty(0, dtype=torch.int64)), START, of=12, learning_rate=0.1)
 
 

@@ -20,7 +20,7 @@ from cloud_train.run import layout
 from cloud_train.run.checkpoints import newest_valid
 from cloud_train.run.record import AttemptStatus, Program, RunRecord
 from cloud_train.run.states import Cause
-from cloud_train.training.interfaces import interface_towards
+from cloud_train.training.launch import interface_towards
 from cloud_train.worker.context import Timing
 from tests.training.program import ROOT
 from tests.training.test_training_processes import patched
@@ -188,7 +188,7 @@ def test_told_to_stop_on_one_node_all_nodes_save_once_after_the_same_step(tmp_pa
     codes = cluster.run(environment=patched(AT_STEP_5.format(rank=told, what=f"os.kill({GRANDPARENT}, signal.SIGTERM)"), tmp_path))
     assert codes == [Cause.PREEMPTED.exit_code] * 2, cluster.status()
     assert cluster.status().message == ("told to stop" if told == 0 else "node 1: told to stop")
-    assert cluster.output(0).count("told to stop: saved at step") <= 1
+    assert cluster.output(0).count("told to stop; saved at step") <= 1
     assert cluster.newest_step() >= 5
     assert [path.name for path in (cluster.directory / layout.CHECKPOINTS).iterdir() if path.name.startswith(".")] == []
 

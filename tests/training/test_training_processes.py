@@ -130,7 +130,7 @@ def test_several_processes_that_are_told_to_stop_save_once_and_end_together(tmp_
     stopped = Program(tmp_path, processes(DROPPING, 2))
     told = stopped.run(**patched(KILLED.format(pid="os.getppid()", name="SIGTERM"), tmp_path))  # their launcher hands it on
     assert told.returncode == contract.STOPPED, told.stderr
-    assert told.stdout.count("told to stop: saved at step") == 1
+    assert told.stdout.count("told to stop; saved at step") == 1
     newest = newest_valid(stopped.checkpoints, print)
     assert newest is not None
     assert newest.name in ("step-00000007", "step-00000008")

@@ -98,7 +98,7 @@ def test_a_training_that_is_killed_repeats_the_steps_since_its_checkpoint(tmp_pa
 def test_a_resumed_training_says_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = make_job(MODELS["cnn"], train={"epochs": 2, "batch_size": 512})
     stop(job, make_run(tmp_path, resume=True, stop_after=2))
-    assert "told to stop: saved at step 2 of 6" in capsys.readouterr().out
+    assert "told to stop; saved at step 2 of 6" in capsys.readouterr().out
     stop(job, make_run(tmp_path, resume=True, stop_after=4))
     assert "resumed at step 2: bit-identical to a run that never stopped\n" in capsys.readouterr().out
     torch.set_num_threads(2)

@@ -189,5 +189,5 @@ def test_a_set_that_is_not_whole_or_has_a_bad_index_is_refused_before_anything_b
         bring(packed, tmp_path, print, early=True)
     index["shards"][0]["name"] = "../../x.tar"
     store.put(INDEX, json.dumps(index).encode())
-    with pytest.raises(CorruptError, match="no index of shards"):
+    with pytest.raises(CorruptError, match="not a usable index of shards"):
         bring(packed, tmp_path, print, early=True)

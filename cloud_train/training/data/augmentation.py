@@ -1,4 +1,4 @@
-"""Small changes of images, drawn for each image and epoch: whoever sees image n in epoch e sees it changed alike, however it got there."""
+"""Small changes of images, drawn for each image and epoch: image n is changed alike in epoch e wherever and whenever it is read."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from cloud_train.training.randomness import derived_seed
 
 
 class Augmentation:
-    """Flips and crops of the ``samples`` images of a training set that lies in memory."""
+    """Flips and crops of the ``samples`` images of a training set in memory."""
 
     def __init__(self, settings: Augment, samples: int, seed: int) -> None:
         self._settings, self._samples, self._seed = settings, samples, seed

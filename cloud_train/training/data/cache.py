@@ -13,9 +13,9 @@ from cloud_train.run.cached import open_lock
 
 @contextmanager
 def exclusive(path: Path, doing: str) -> Iterator[None]:
-    """Hold the lock ``path`` for a block, after waiting for whoever holds it: another process of this machine that is ``doing`` the same.
+    """Hold the lock ``path`` for a block, after waiting for another process of this machine that is ``doing`` the same.
 
-    It is an flock, which the kernel lets go however its holder ends. Its file stays, so that nobody holds a lock on a file that is gone.
+    It is an flock, which the kernel releases however its holder ends. Its file stays, so that no process holds a lock on a deleted file.
     """
     descriptor = open_lock(path)
     try:

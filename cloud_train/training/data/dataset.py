@@ -22,7 +22,7 @@ class DataSet:
     classes: tuple[str, ...]
     """Names of the classes; for text its characters, in the order of their numbers."""
     image_shape: tuple[int, int, int] | None = None
-    """(channels, height, width) of an image, None for what is no image."""
+    """(channels, height, width) of an image, None if a sample is not an image."""
     normalize: Normalize | None = None
     """How the network scales the pixels."""
     tokens: tuple[str, ...] | None = None
@@ -37,7 +37,7 @@ class DataSet:
     """Whether lines of similar lengths are put into one batch."""
 
     def to(self, device: torch.device) -> "DataSet":
-        """The same data, whose batches lie in the memory of ``device``."""
+        """The same data, whose batches are in the memory of ``device``."""
         return DataSet(**{**vars(self), "train": self.train.to(device), "validation": self.validation.to(device)})
 
 

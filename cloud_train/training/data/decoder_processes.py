@@ -37,7 +37,7 @@ _DYING_SECONDS = 1.0
 
 
 class DecoderProcessError(CloudTrainError):
-    """The processes that decode images cannot be started, or cannot go on."""
+    """The processes that decode images cannot be started, or have failed."""
 
     code = "decoder-process"
 

@@ -1,10 +1,9 @@
-"""Images in the folders of their classes, or in tar shards, decoded while the training goes on.
+"""Images in class folders or in tar shards, decoded during the training.
 
-The samples are numbered in the order of the names of classes and files, or of the shards and what lies in them, so a number means the same
-image wherever the folder lies. How an
-image is changed in an epoch is drawn from the seed, the epoch and its number. An image that cannot be read ends the run, or is left out
-of its batch (``data.broken: skip``), which then has fewer samples, or none; what counts as seen is what was picked. So nothing depends on
-how many processes decode, or on where a run was resumed.
+The samples are numbered in the order of the names of classes and files, or of the shards and their members, so a number means the same
+image wherever the folder is. How an image is changed in an epoch is drawn from the seed, the epoch and its number. An image that
+cannot be read ends the run, or is left out of its batch (``data.broken: skip``), which then has fewer samples, or none; what counts as seen
+is what was picked. So nothing depends on how many processes decode, or on where a run was resumed.
 """
 
 import hashlib
@@ -67,7 +66,7 @@ def load_images(data: ImagesData, place: Path, seed: int) -> DataSet:
 
 
 def _found(data: ImagesData, folder: Path) -> "tuple[tuple[str, ...], Images, Images | None]":
-    """The classes, the training images, and those for validation if they are told apart."""
+    """The classes, the training images, and the validation images if they are separate."""
     if (index := find_shards(folder, data.classes)) is not None:
         arrivals = ShardExchange(folder, os.environ.get(contract.RUN_ID, ""), int(os.environ.get(contract.NODE_RANK) or 0))
         validation = ShardImages(arrivals, index, "val") if index.of_part("val") else None
@@ -91,7 +90,7 @@ def _unpacked(archive: Path) -> Path:
 
 
 class Images(Protocol):
-    """Images by number, wherever they lie."""
+    """Images by number, wherever they are."""
 
     classes: np.ndarray
     """Number of each image's class, int64 (images,)."""
@@ -102,7 +101,7 @@ class Images(Protocol):
         """Where an image is, for people and, if it is a file of its own, for Pillow."""
 
     def content(self, number: int, is_stopped: Callable[[], bool]) -> bytes | None:
-        """The bytes of an image that is no file of its own, waited for until ``is_stopped()``."""
+        """The bytes of an image inside a shard, waited for until ``is_stopped()``."""
 
     def groups(self, numbers: np.ndarray) -> Tensor | None:
         """What ``Samples.groups`` says of the images of these ascending numbers."""
@@ -186,7 +185,7 @@ class FolderSamples(Samples):
                 yield Batch(self._floats(images, recycled).permute(0, 3, 1, 2), self.targets[rows].to(self._device))
 
     def to(self, device: torch.device) -> Self:
-        """The same samples, whose batches lie in the memory of ``device``."""
+        """The same samples, whose batches are in the memory of ``device``."""
         moved = copy(self)
         moved._device = device
         return moved
@@ -273,7 +272,7 @@ class FolderSamples(Samples):
 
 
 class RecycledMemory:
-    """Memory for one batch after another, taken again when nobody holds any of the batch that it was lent for.
+    """Memory for one batch after another, reused as soon as no tensor refers to it.
 
     To get so much memory from the operating system for each batch takes longer than to fill it.
     """

@@ -1,4 +1,4 @@
-"""Samples that lie in memory as two tensors, and how one set of images becomes two."""
+"""Samples in memory as two tensors, and how one set of images becomes two."""
 
 from collections.abc import Generator, Iterable
 from typing import NamedTuple, Self

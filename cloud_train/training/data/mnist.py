@@ -27,7 +27,7 @@ _GZIP = b"\x1f\x8b"
 _LARGEST_RATIO = 1032
 """More than so many bytes cannot come out of one that was deflated."""
 _PIECE_BYTES = 1 << 20
-_HINT = "get the file anew, and check where it comes from"
+_HINT = "download the file again, and check its source"
 
 
 def load_mnist(data: MnistData, place: Path, seed: int) -> DataSet:
@@ -65,7 +65,7 @@ def _file(data: MnistData, place: Path, name: str) -> Path:
         for path in (place / each for each in names):
             if path.is_file():
                 return path
-        raise FieldError(("data", "path"), f"{place} holds neither {names[0]} nor {names[1]}", hint="name the folder of the four files")
+        raise FieldError(("data", "path"), f"{place} contains neither {names[0]} nor {names[1]}", hint="name the folder of the four files")
     files = {file.name: file for file in data.downloads()}
     for each in names:
         if each in files:
@@ -74,7 +74,7 @@ def _file(data: MnistData, place: Path, name: str) -> Path:
 
 
 def _read(path: Path, axes: int) -> Tensor:
-    """The values of a file of the type IDX, uint8; what is read is no more than its head announces."""
+    """The values of a file of the type IDX, uint8; no more is read than its header announces."""
     with _explained(path), path.open("rb") as plain:
         size = path.stat().st_size
         is_packed = plain.read(2) == _GZIP
@@ -83,12 +83,12 @@ def _read(path: Path, axes: int) -> Tensor:
             shape = _head(file, path, axes)
             announced = math.prod(shape)
             if announced > size * (_LARGEST_RATIO if is_packed else 1):
-                raise CorruptError(f"{path} announces {announced:,} bytes, more than it can hold: it is cut off", hint=_HINT)
+                raise CorruptError(f"{path} announces {announced:,} bytes, more than it can contain: it is cut off", hint=_HINT)
             content = bytearray(announced)
             if (count := _fill(file, content)) < announced:
                 raise CorruptError(f"{path} is cut off after {count:,} of {announced:,} bytes", hint=_HINT)
             if file.read(1):
-                raise CorruptError(f"{path} goes on behind the {announced:,} bytes that it announces", hint=_HINT)
+                raise CorruptError(f"{path} has data after the {announced:,} bytes that its header announces", hint=_HINT)
     return torch.frombuffer(content, dtype=torch.uint8).view(shape)
 
 
@@ -101,7 +101,7 @@ def _head(file: _Reader, path: Path, axes: int) -> tuple[int, ...]:
         raise CorruptError(f"{path} begins with {head[:4].hex(' ')}, and not with {magic.hex(' ')} and {axes} sizes", hint=_HINT)
     shape = tuple(int.from_bytes(head[place : place + 4]) for place in range(4, len(head), 4))
     if 0 in shape:
-        raise CorruptError(f"{path} holds nothing: its sizes are {' × '.join(str(size) for size in shape)}", hint=_HINT)
+        raise CorruptError(f"{path} is empty: its sizes are {' × '.join(str(size) for size in shape)}", hint=_HINT)
     return shape
 
 
@@ -119,7 +119,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise CorruptError(f"{path} is no whole gzip file: {error}", hint=_HINT) from error
+        raise CorruptError(f"{path} is not a complete gzip file: {error}", hint=_HINT) from error
     except OSError as error:
         raise StoreError(f"cannot read {path}: {(error.strerror or 'it is unreadable').lower()}") from error
 

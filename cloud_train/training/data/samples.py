@@ -79,4 +79,4 @@ class Samples(ABC):
 
     @abstractmethod
     def to(self, device: torch.device) -> Self:
-        """The same samples, whose batches lie in the memory of ``device``."""
+        """The same samples, whose batches are in the memory of ``device``."""

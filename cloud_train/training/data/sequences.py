@@ -148,7 +148,7 @@ class _Reader:
 
 
 def _begins(lengths: np.ndarray) -> np.ndarray:
-    """Where each of the runs begins that lie one behind the other."""
+    """Where each of the consecutive runs begins."""
     begins: np.ndarray = lengths.cumsum() - lengths
     return begins
 

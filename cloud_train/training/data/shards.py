@@ -1,4 +1,4 @@
-"""Images in tar shards, by number: read where the index says that they lie, and waited for where their shard is still on its way."""
+"""Images in tar shards, by number: read at the offsets in the index, and waited for while their shard is still arriving."""
 
 import os
 import time
@@ -78,7 +78,7 @@ class ShardImages:
     def groups(self, numbers: np.ndarray) -> Tensor | None:
         """How many of the images with these ascending numbers are in each shard, int64 (shards,); only of shards that an index describes.
 
-        Whoever made tars without an index may have sorted them by class, and an order by shards would show the classes one after another.
+        Tars without an index may be sorted by class, and an order by shards would show the classes one after another.
         """
         if not self._groups_count:
             return None
@@ -118,5 +118,5 @@ def _check_there(file: str, size: int) -> None:
             f"{file} cannot be read: {os.strerror(error.errno or 0).lower()}", hint="the index names it: put it back"
         ) from error
     if found != size:
-        hint = "copy it anew, or pack the images anew"
+        hint = "copy it again, or pack the images again"
         raise CorruptError(f"{file} has {shown_bytes(found)} ({found:,} bytes), and its index says {size:,} bytes", hint)

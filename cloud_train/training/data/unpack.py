@@ -33,7 +33,7 @@ _MACOS_EXTRAS = re.compile(r"__MACOSX|\.DS_Store|\._.*")
 """What macOS puts into an archive beside the files, and what would be taken for broken images."""
 _UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, ValueError)
 """What the standard library raises for an archive that is none, is cut off, or is of a kind that it cannot read."""
-_HINT = "make the archive anew, of plain files and folders"
+_HINT = "recreate the archive with plain files and folders only"
 _CLASHES = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EILSEQ)
 
 
@@ -133,7 +133,7 @@ def _parts(archive: Path, member: _Member) -> list[str]:
     """The names of the folders on the way to a member, and its own."""
     parts = [part for part in member.name.split("/") if part not in ("", ".")]
     if member.name.startswith("/") or ".." in parts or "\\" in member.name or "\0" in member.name or (member.kind == "file" and not parts):
-        raise _refused(archive, member.name, "does not lie inside the archive")
+        raise _refused(archive, member.name, "leads outside the archive")
     if member.kind not in ("file", "folder"):
         raise _refused(archive, member.name, f"is {member.kind}")
     return parts
@@ -221,7 +221,7 @@ def _unreadable(archive: Path, name: str = "") -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as error:
-        what = f"its member {name!r} cannot be read" if name else "it is no .zip, .tar or .tar.gz that can be read"
+        what = f"its member {name!r} cannot be read" if name else "it is not a readable .zip, .tar or .tar.gz"
         raise CorruptError(f"{archive}: {what}: {error}", hint=_HINT) from error
 
 

@@ -113,7 +113,7 @@ def test_a_checksum_that_is_missing_is_asked_for(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     made = files()
     del made[TEST_LABELS]
-    with pytest.raises(FieldError, match=f"holds neither {TEST_LABELS}.gz nor {TEST_LABELS}"):
+    with pytest.raises(FieldError, match=f"contains neither {TEST_LABELS}.gz nor {TEST_LABELS}"):
         load_mnist(data(), write(tmp_path / "mnist", made), seed=0)
 
 
@@ -125,11 +125,11 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         (b"\x00\x00\x08\x01\x00\x00\x00\x14" + bytes(20), "begins with 00 00 08 01, and not with 00 00 08 03"),
         (b"\x00\x00\x0d\x03" + bytes(12), "begins with 00 00 0d 03"),
         (b"\x00\x00\x08\x03\x00\x00\x00\x14\x00\x00", "and 3 sizes"),
-        (struct.pack(">BBBB3I", 0, 0, 8, 3, 0, 5, 6), "holds nothing: its sizes are 0 × 5 × 6"),
+        (struct.pack(">BBBB3I", 0, 0, 8, 3, 0, 5, 6), "is empty: its sizes are 0 × 5 × 6"),
         (idx(torch.zeros(20, 5, 6))[:-1], "cut off"),
-        (idx(torch.zeros(20, 5, 6)) + b"x", "goes on behind the 600 bytes that it announces"),
+        (idx(torch.zeros(20, 5, 6)) + b"x", "has data after the 600 bytes that its header announces"),
         (idx(torch.zeros(19, 5, 6)), "has 19 images, and .* 20 labels"),
-        (struct.pack(">BBBB3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1), "more than it can hold: it is cut off"),
+        (struct.pack(">BBBB3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1), "more than it can contain: it is cut off"),
         (b"<html>not found</html>", "begins with 3c 68 74 6d, and not with"),
     ],
     ids=["empty", "short magic", "labels", "another type", "short sizes", "nothing", "cut", "longer", "fewer", "huge", "html"],
@@ -151,7 +151,7 @@ def test_a_gzip_file_that_is_cut_off_is_named(tmp_path: Path, left: int) -> None
     folder = write(tmp_path / "mnist", files())
     path = folder / f"{TRAIN_IMAGES}.gz"
     path.write_bytes(path.read_bytes()[:left])
-    refused(folder, rf"{TRAIN_IMAGES}\.gz is no whole gzip file")
+    refused(folder, rf"{TRAIN_IMAGES}\.gz is not a complete gzip file")
 
 
 def test_a_flipped_bit_in_a_gzip_file_is_noticed(tmp_path: Path) -> None:
@@ -160,12 +160,12 @@ def test_a_flipped_bit_in_a_gzip_file_is_noticed(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    refused(folder, rf"{TRAIN_IMAGES}\.gz is no whole gzip file")
+    refused(folder, rf"{TRAIN_IMAGES}\.gz is not a complete gzip file")
 
 
 def test_what_is_unpacked_is_bounded_by_what_the_head_announces(tmp_path: Path) -> None:
     folder = write(tmp_path / "mnist", {**files(), TRAIN_IMAGES: idx(torch.zeros(20, 5, 6)) + bytes(50_000_000)})
-    refused(folder, "goes on behind the 600 bytes that it announces")
+    refused(folder, "has data after the 600 bytes that its header announces")
 
 
 def test_a_label_that_is_out_of_range_is_named_with_its_number(tmp_path: Path) -> None:
@@ -184,9 +184,9 @@ def test_a_folder_in_place_of_a_file_is_no_file(tmp_path: Path) -> None:
     folder = write(tmp_path / "mnist", files())
     (folder / f"{TRAIN_IMAGES}.gz").unlink()
     (folder / f"{TRAIN_IMAGES}.gz").mkdir()
-    with pytest.raises(FieldError, match="holds neither"):
+    with pytest.raises(FieldError, match="contains neither"):
         load_mnist(data(), folder, seed=0)
-    with pytest.raises(FieldError, match="holds neither"):
+    with pytest.raises(FieldError, match="contains neither"):
         load_mnist(data(), tmp_path / "gone", seed=0)
 
 
