@@ -19,6 +19,7 @@ def said() -> list[str]:
     return []
 
 
+@pytest.mark.slow
 def test_no_secret_is_written_or_printed_when_a_run_is_refused_accepted_moved_and_resumed(
     cloud_train: CommandLine, tmp_path: Path, said: list[str]
 ) -> None:

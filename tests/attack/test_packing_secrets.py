@@ -275,6 +275,7 @@ def command_line(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
     return command_line_of(tmp_path_factory.mktemp("canary"))
 
 
+@pytest.mark.slow
 def test_no_mistake_of_a_job_file_repeats_the_credentials_of_a_url(command_line: CommandLine) -> None:
     files = []
     for number, (mistake, text) in enumerate(MISTAKES.items()):

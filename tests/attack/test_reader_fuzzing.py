@@ -183,6 +183,7 @@ def index_shapes(size: int) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", index_shapes(0))
 def test_an_index_of_shards_takes_no_more_than_its_size_and_64_mb(tmp_path: Path, shape: str) -> None:
     size = 16 << 20

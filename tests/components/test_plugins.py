@@ -46,6 +46,7 @@ def mistake(file: Path) -> tuple[str, str, str]:
     return problem.message, problem.expected, problem.suggestion
 
 
+@pytest.mark.slow
 def test_toys_of_every_kind_train_a_job_from_its_file_to_a_prediction(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     toys = install(tmp_path / "site")

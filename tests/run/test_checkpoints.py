@@ -162,6 +162,7 @@ manifests = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=300) | manifests.map(lambda value: json.dumps(value).encode()) | st.just(b"[" * 100_000))
 @settings(max_examples=150, deadline=None)
 def test_any_bytes_are_a_manifest_or_a_located_error(data: bytes) -> None:
@@ -301,6 +302,7 @@ print(number, "crashes")
 """
 
 
+@pytest.mark.slow
 def test_a_kill_before_any_single_touch_of_the_disk_leaves_only_valid_checkpoints(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", CRASHING_PUBLISHER, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

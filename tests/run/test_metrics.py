@@ -53,6 +53,7 @@ def test_of_more_than_one_look_reads_the_newest_are_read_from_a_whole_line_on(tm
     assert looks == [([0, 1, 2], False), ([6, 7, 8], True), ([9], True)]
 
 
+@pytest.mark.slow
 def test_a_look_at_many_metrics_holds_no_more_of_them_than_a_piece(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.put(KEY, b"".join(line(step, 0.5) for step in range(200_000)))

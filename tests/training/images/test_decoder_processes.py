@@ -195,6 +195,7 @@ def test_sigterm_to_the_whole_group_leaves_the_processes_at_work(tmp_path: Path)
     assert (output, process.returncode) == ("20\n", 0)
 
 
+@pytest.mark.slow
 def test_a_program_that_ends_without_closing_takes_its_processes_along(tmp_path: Path) -> None:
     text = """
         results = done_ahead(lambda number, _slot, _is_stopped: number, count(), 2)
