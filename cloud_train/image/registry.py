@@ -145,7 +145,7 @@ class Repository:
         )
         if response.status_code == 202:
             # It opened an upload instead; one that is not cancelled is kept for a week.
-            self._connection.once("DELETE", location_of(response), self._writing)
+            self._connection.once("DELETE", location_of(self._connection, response), self._writing)
         return response.status_code == 201
 
     def push_blob(self, blob: Blob) -> None:
@@ -200,5 +200,5 @@ class Repository:
             self._reading,
             expect=expect,
             about=f"show a blob of {self.reference.name}",
-            **{"allow_redirects": True, **options},
+            **options,
         )

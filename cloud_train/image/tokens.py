@@ -9,6 +9,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from cloud_train.image.addresses import Addresses
 from cloud_train.image.credentials import Login
 from cloud_train.image.errors import RegistryError
 from cloud_train.image.reference import DOCKER_HUB
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from requests import Response
 
 _PARAMETER = re.compile(r'(?<!\w)(\w+)="([^"]*)"')
-_PLAIN_HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?")
 _TOKEN_SERVERS = {DOCKER_HUB: "auth.docker.io"}
 """Registry → its known token server, where that is another host."""
 _CLIENT = "cloud-train"
@@ -28,9 +28,10 @@ _UNAUTHORIZED = 401
 class Authorization:
     """The Authorization header of one registry, determined when the registry first asks for it. Never shown in a ``repr``."""
 
-    def __init__(self, host: str, login: Callable[[], Login | None], send: "Callable[..., Response]") -> None:
-        """``login`` is called only when the registry asks for a login; ``send`` is like ``requests.Session.request``."""
-        self._host = host
+    def __init__(self, addresses: Addresses, login: Callable[[], Login | None], send: "Callable[..., Response]") -> None:
+        """``login`` is called only when the registry asks for a login; ``send`` is like ``requests.Session.request``, without redirects."""
+        self._host = addresses.host
+        self._addresses = addresses
         self._ask = login
         self._send = send
         self._headers: dict[str, str] = {}
@@ -65,9 +66,14 @@ class Authorization:
         return False
 
     def _token(self, parameters: dict[str, str], scope: str) -> str:
-        realm = urlsplit(parameters["realm"])
+        try:
+            realm = urlsplit(parameters["realm"])
+        except ValueError:  # such as half of an IPv6 address
+            raise RegistryError(f"{self._host} wants its login sent to a server without a valid address") from None
         if realm.scheme != "https" and not (realm.scheme == "http" and is_loopback(realm.netloc)):
             raise RegistryError(f"{self._host} wants its login sent to {realm.scheme}://{realm.netloc}, which is not encrypted")
+        # Before any login is looked for: an anonymous request, too, goes nowhere that the registry may not name.
+        self._addresses.check(self._addresses.joined(parameters["realm"], ""))
         login = self._login()
         if login is not None and not self._may_have(realm.netloc, login):
             raise RegistryError(
@@ -92,17 +98,14 @@ class Authorization:
         fields = {"service": parameters.get("service", ""), "scope": scope}
         if login is not None and login.identity_token:
             grant = {"grant_type": "refresh_token", "client_id": _CLIENT, "refresh_token": login.identity_token}
-            return self._send("POST", parameters["realm"], data={**fields, **grant}, allow_redirects=False)
+            return self._send("POST", parameters["realm"], data={**fields, **grant})
         headers = {"Authorization": _basic(login)} if login is not None else {}
         # A scope of several repositories is several parameters.
         query = [("service", fields["service"]), *(("scope", part) for part in scope.split(" "))]
-        # A login follows no redirect: only the first address was checked.
-        return self._send("GET", parameters["realm"], params=query, headers=headers, allow_redirects=login is None)
+        return self._send("GET", parameters["realm"], params=query, headers=headers)
 
     def _may_have(self, realm: str, login: Login) -> bool:
         """Whether the token server at ``realm`` may have the login."""
-        if not _PLAIN_HOST.fullmatch(realm):
-            return False
         if self._host in _TOKEN_SERVERS:
             return realm == _TOKEN_SERVERS[self._host]
         return login.follows_realm or realm == self._host

@@ -1,0 +1,221 @@
+"""What a stranger's registry answers: it leads this machine to no address of its choice."""
+
+import hashlib
+import re
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud_train.image.connection import POLICY
+from cloud_train.image.errors import RegistryError
+from cloud_train.image.layers import Blob, digest_of
+from cloud_train.image.reference import parse_reference
+from cloud_train.image.registry import Repository
+from tests.attack.wire import Always, Heard, Wire, redirect
+from tests.clouds.server import Answer, Server
+from tests.image.faulty_registry import Fault, FaultyRegistry, faulty_registry
+
+AT_ONCE = replace(POLICY, sleep=lambda seconds: None)
+DIGEST = f"sha256:{hashlib.sha256(b'layer').hexdigest()}"
+METADATA = "http://169.254.169.254/computeMetadata/v1/token"
+TOKEN = Always(Answer.json({"token": "the-token-of-this-machine"}))
+
+
+@pytest.fixture(autouse=True)
+def no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "no-docker-config"))
+
+
+@pytest.fixture
+def registry() -> Iterator[FaultyRegistry]:
+    with faulty_registry() as running:
+        yield running
+
+
+def show(there: Repository, folder: Path) -> None:
+    there.manifest("1")
+
+
+def fetch_small(there: Repository, folder: Path) -> None:
+    there.small_blob(DIGEST)
+
+
+def fetch(there: Repository, folder: Path) -> None:
+    there.fetch_blob(DIGEST, 5, folder / "layer")
+
+
+def push(there: Repository, folder: Path) -> None:
+    (folder / "blob").write_bytes(b"layer")
+    there.push_blob(Blob(folder / "blob", digest_of(b"layer"), 5))
+
+
+def mount(there: Repository, folder: Path) -> None:
+    there.mount(DIGEST, parse_reference("registry.example/base"))
+
+
+def leading(address: str) -> dict[str, tuple[Callable[[Repository, Path], None], Fault]]:
+    """Every request, with an answer that leads to ``address``."""
+    moved = {"Location": address}
+    realm = {"WWW-Authenticate": f'Bearer realm="{address}",service="s"'}
+    return {
+        "the realm of its tokens": (show, Fault("GET", "/manifests/", 401, realm)),
+        "a redirect of a manifest": (show, Fault("GET", "/manifests/", 302, moved)),
+        "a redirect of a configuration": (fetch_small, Fault("GET", "/blobs/", 302, moved)),
+        "a redirect of a layer": (fetch, Fault("GET", "/blobs/", 307, moved)),
+        "a redirect of a question for a layer": (push, Fault("HEAD", "/blobs/", 307, moved)),
+        "the place of an upload": (push, Fault("POST", "/uploads/", 202, moved)),
+        "a redirect of the start of an upload": (push, Fault("POST", "/uploads/", 308, moved)),
+        "the place of the rest of an upload": (push, Fault("PATCH", "/uploads/", 202, moved)),
+        "a redirect of a piece": (push, Fault("PATCH", "/uploads/", 307, moved)),
+        "a redirect of the end of an upload": (push, Fault("PUT", "/uploads/", 307, moved)),
+        "an upload that was not asked for": (mount, Fault("POST", "/uploads/", 202, moved)),
+    }
+
+
+WAYS = tuple(leading(METADATA))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "address",
+    [METADATA, "https://169.254.169.254/x", "https://[fd00:ec2::254]/x", "https://metadata.google.internal/x", "https://2852039166/x"],
+)
+def test_a_registry_leads_to_no_metadata_service(way: str, address: str, registry: FaultyRegistry, tmp_path: Path) -> None:
+    do, fault = leading(address)[way]
+    registry.faults = [fault]
+    with (
+        pytest.raises(RegistryError, match=r"no registry may name|not encrypted"),
+        Repository(parse_reference(f"{registry.host}/x"), AT_ONCE) as there,
+    ):
+        do(there, tmp_path)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nor_does_a_name_that_resolves_to_one(way: str, registry: FaultyRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lead_to(monkeypatch, {"bucket.example": "169.254.169.254"})
+    do, fault = leading("https://bucket.example/x")[way]
+    registry.faults = [fault]
+    with (
+        pytest.raises(RegistryError, match=r"no registry may name: bucket\.example \(169\.254\.169\.254\)"),
+        Repository(parse_reference(f"{registry.host}/x"), AT_ONCE) as there,
+    ):
+        do(there, tmp_path)
+
+
+def lead_to(monkeypatch: pytest.MonkeyPatch, names: dict[str, str]) -> None:
+    """Let these names resolve to these addresses."""
+    resolve = socket.getaddrinfo
+
+    def changed(host: Any, *arguments: Any, **options: Any) -> Any:
+        return resolve(host if options.get("flags") else names.get(host, host), *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", changed)
+
+
+@pytest.fixture
+def distant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    """The network, in which a registry on another machine is."""
+    with Wire(tmp_path / "wire", "registry.example") as wire:
+        for name, value in wire.environment.items():
+            monkeypatch.setenv(name, value)
+        yield wire
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_registry_on_another_machine_leads_to_no_service_of_this_one(way: str, distant: Wire, tmp_path: Path) -> None:
+    with Server(TOKEN) as private:
+        do, fault = leading(f"{private.url}/admin/do?x=1")[way]
+
+        def answer(heard: Heard) -> Answer:
+            if heard.method == fault.method and fault.path in heard.path:
+                return Answer(fault.status, fault.headers)
+            if heard.method == "POST":
+                return Answer(202, {"Location": "/v2/x/blobs/uploads/1"})
+            return Answer(202 if heard.method == "PATCH" else 404, {"Location": heard.path})
+
+        distant.answer = answer
+        with (
+            pytest.raises(RegistryError, match="is this machine itself"),
+            Repository(parse_reference("registry.example/x"), AT_ONCE) as there,
+        ):
+            do(there, tmp_path)
+        assert private.requests == []
+        assert distant.hosts_that_heard("the-token-of-this-machine") == set()
+
+
+@pytest.mark.parametrize("spelt", ["localhost", "127.0.0.1", "127.1", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "2130706433"])
+@pytest.mark.parametrize("proxied", [True, False])
+def test_a_registry_on_another_machine_leads_to_this_one_in_no_spelling(
+    spelt: str, proxied: bool, distant: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distant.answer = lambda heard: Answer(302, {"Location": f"https://{spelt}/x"})
+    if not proxied:
+        monkeypatch.setenv("no_proxy", f"{spelt},{spelt.strip('[]')}")
+    with pytest.raises(RegistryError, match="is this machine itself"), Repository(parse_reference("registry.example/x"), AT_ONCE) as there:
+        there.manifest("1")
+    assert distant.hosts() == {"registry.example"}
+
+
+def test_nor_by_a_name_that_resolves_to_this_machine(distant: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    distant.answer = lambda heard: Answer(302, {"Location": "https://bucket.example/x"})
+    lead_to(monkeypatch, {"bucket.example": "127.0.0.1"})
+    monkeypatch.setenv("no_proxy", "bucket.example")
+    with (
+        pytest.raises(RegistryError, match=r"bucket\.example \(127\.0\.0\.1\) is this machine itself"),
+        Repository(parse_reference("registry.example/x"), AT_ONCE) as there,
+    ):
+        there.manifest("1")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_token_server_that_redirects_is_not_followed_without_a_login_either(status: int, registry: FaultyRegistry) -> None:
+    with Server(TOKEN) as other, Server(redirect(f"{other.url}/token", status)) as tokens:
+        registry.faults = [Fault("GET", "/manifests/", 401, {"WWW-Authenticate": f'Bearer realm="{tokens.url}/token",service="s"'})]
+        with (
+            pytest.raises(RegistryError, match=rf"gives out the tokens .* answered {status}"),
+            Repository(parse_reference(f"{registry.host}/x"), AT_ONCE) as there,
+        ):
+            there.manifest("1")
+        assert len(tokens.requests) == 1
+        assert other.requests == []
+    assert not any("the-token-of-this-machine" in str(headers) for headers in registry.headers)
+
+
+def test_a_server_that_a_registry_redirects_to_cannot_ask_for_a_login(registry: FaultyRegistry) -> None:
+    with Server(TOKEN) as tokens:
+        asking = Answer(401, {"WWW-Authenticate": f'Bearer realm="{tokens.url}/token",service="s"'})
+        with Server(Always(asking)) as bucket:
+            registry.faults = [Fault("GET", "/manifests/", 302, {"Location": f"{bucket.url}/x"})]
+            with pytest.raises(RegistryError, match="401"), Repository(parse_reference(f"{registry.host}/x"), AT_ONCE) as there:
+                there.manifest("1")
+        assert tokens.requests == []
+
+
+def test_a_registry_that_redirects_in_a_circle_is_given_up(registry: FaultyRegistry) -> None:
+    registry.faults = [Fault("GET", "/manifests/", 302, {"Location": "/v2/x/manifests/1"}) for _ in range(50)]
+    with (
+        pytest.raises(RegistryError, match="redirects more than 10 times"),
+        Repository(parse_reference(f"{registry.host}/x"), AT_ONCE) as there,
+    ):
+        there.manifest("1")
+
+
+def test_a_redirect_to_another_server_is_followed_where_it_may_lead(registry: FaultyRegistry, tmp_path: Path) -> None:
+    with faulty_registry() as bucket:
+        bucket.blobs[DIGEST] = b"layer"
+        registry.faults = [Fault("GET", "/blobs/", 307, {"Location": f"http://{bucket.host}/blobs/{DIGEST}"})]
+        with Repository(parse_reference(f"{registry.host}/x"), AT_ONCE) as there:
+            assert there.fetch_blob(DIGEST, 5, tmp_path / "layer").file.read_bytes() == b"layer"
+
+
+def test_a_registry_at_a_metadata_service_is_asked_for_nothing() -> None:
+    for host in ("169.254.169.254", "metadata.google.internal", "168.63.129.16:443"):
+        with (
+            pytest.raises(RegistryError, match=rf"no registry may name: {re.escape(host.partition(':')[0])}"),
+            Repository(parse_reference(f"{host}/x"), AT_ONCE) as there,
+        ):
+            there.manifest("1")
