@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
-from cloud_train.errors import MissingDependencyError
+from cloud_train.errors import CorruptError, MissingDependencyError
 from cloud_train.image.addresses import Addresses
+from cloud_train.image.answers import Answer, read_json
 from cloud_train.image.credentials import Login, login_of
 from cloud_train.image.errors import BrokenConnectionError, ImageError, RegistryError
 from cloud_train.image.reference import Reference
@@ -13,7 +14,7 @@ from cloud_train.retry import TRANSIENT_STATUSES, Attempts, RetryPolicy, retry_a
 from cloud_train.storage.url_safety import AddressRefusedError
 
 if TYPE_CHECKING:
-    from requests import PreparedRequest, Response
+    from requests import PreparedRequest
 
 POLICY = RetryPolicy(attempts=5, time_limit=None, first_wait=0.5, longest_retry_after=60.0, jitter=lambda: 1.0)
 """How a request is repeated. One client pushes an image, so its waits need no jitter."""
@@ -33,9 +34,7 @@ class Connection:
 
     def __init__(self, reference: Reference, policy: RetryPolicy = POLICY, login: Login | None = None) -> None:
         try:
-            import requests
-
-            from cloud_train.image.transport import CheckedAdapter
+            from cloud_train.image.transport import CheckedSession
         except ImportError as error:
             raise MissingDependencyError(
                 f"registries are reached with requests, which cannot be imported: {error}", hint="pip install 'cloud-train[docker]'"
@@ -44,12 +43,9 @@ class Connection:
             raise ImageError(f"the login for {login.host or 'no registry'} is not sent to {reference.host}")
         self.host = reference.host
         self.addresses = Addresses(reference.host, reference.registry_url)
-        self._session = requests.Session()
-        for prefix in ("http://", "https://"):
-            self._session.mount(prefix, CheckedAdapter(loopback=self.addresses.loopback))
-        # A user may have given this machine a name of its own, but a registry leads here only if it is here itself.
-        self._session.mount(f"{self.addresses.url}/", CheckedAdapter(loopback=True))
+        self._session = CheckedSession(self.addresses.url, loopback=self.addresses.loopback)
         self._session.headers["User-Agent"] = "cloud-train"
+        self._session.headers["Accept-Encoding"] = "identity"
         # A registry on this machine is not reached through a proxy.
         self._session.trust_env = not self.addresses.loopback
         # Without this, requests would look for a login of its own in ~/.netrc.
@@ -61,7 +57,7 @@ class Connection:
         """End the session."""
         self._session.close()
 
-    def request(self, method: str, path: str, scope: str, *, expect: tuple[int, ...], about: str, **options: Any) -> "Response":
+    def request(self, method: str, path: str, scope: str, *, expect: tuple[int, ...], about: str, **options: Any) -> Answer:
         """Send a request, again after a transient failure. ``about`` names it in errors, as in "push the layer".
 
         Raises RegistryError for a response with a status that is not in ``expect``, or without a response.
@@ -82,7 +78,7 @@ class Connection:
                 raise refusal(self.host, about, response)
             response.close()
 
-    def once(self, method: str, path: str, scope: str, **options: Any) -> "Response":
+    def once(self, method: str, path: str, scope: str, **options: Any) -> Answer:
         """Send a request, with the login if the registry asks for one. Raises BrokenConnectionError without a response."""
         url = urljoin(f"{self.addresses.url}/", path)
         sent = self._authorization.header(scope) if self.addresses.is_own(url) else None
@@ -95,7 +91,7 @@ class Connection:
             response = self._authorized(method, url, self._authorization.header(scope), options)
         return response
 
-    def _authorized(self, method: str, url: str, header: str | None, options: dict[str, Any]) -> "Response":
+    def _authorized(self, method: str, url: str, header: str | None, options: dict[str, Any]) -> Answer:
         """Send a request with the login, and follow the registry's redirects; another server, such as a bucket, gets no login."""
         headers = dict(options.get("headers", {}))
         for _ in range(_MOST_REDIRECTS + 1):
@@ -108,19 +104,20 @@ class Connection:
             url = target
         raise RegistryError(f"{self.host} redirects more than {_MOST_REDIRECTS} times")
 
-    def _redirection(self, method: str, response: "Response") -> str | None:
+    def _redirection(self, method: str, response: Answer) -> str | None:
         """Where a response says that the same request should be sent instead."""
         if not response.is_redirect or not (method in ("GET", "HEAD") or response.status_code in _SAME_METHOD):
             return None
         return self.addresses.joined(response.url, response.headers["Location"])
 
-    def _plainly(self, method: str, url: str, **options: Any) -> "Response":
-        """Send one request; a redirect is a response like any other."""
+    def _plainly(self, method: str, url: str, **options: Any) -> Answer:
+        """Send one request; a redirect is a response like any other. With ``stream`` its body is still to be read."""
         import requests
 
         self.addresses.check(self.addresses.joined(url, ""))
         try:
-            return self._session.request(method, url, timeout=_TIMEOUT_SECONDS, **{**options, "allow_redirects": False})
+            unlimited = {"allow_redirects": False, "stream": True}
+            response = self._session.request(method, url, timeout=_TIMEOUT_SECONDS, **{**options, **unlimited})
         except AddressRefusedError as error:
             raise self.addresses.refusal(error.message) from None
         except requests.exceptions.SSLError as error:
@@ -134,14 +131,15 @@ class Connection:
                 f"the registry {self.host} cannot be reached, or closed the connection: {_reason(error)}",
                 hint="check the address and the network",
             ) from error
+        return Answer(self.host, response, streamed=options.get("stream", False))
 
 
-def waited(left: Attempts, response: "Response") -> bool:
+def waited(left: Attempts, response: Answer) -> bool:
     """Wait before the next try, as long as the registry asks for; False, without waiting, if there is none."""
     return left.wait(retry_after_seconds(response.headers.get("Retry-After")))
 
 
-def refusal(host: str, about: str, response: "Response") -> RegistryError:
+def refusal(host: str, about: str, response: Answer) -> RegistryError:
     """The error for a refusal, with the registry's own message."""
     status = response.status_code
     hints = {
@@ -154,12 +152,12 @@ def refusal(host: str, about: str, response: "Response") -> RegistryError:
     return RegistryError(f"{host} refuses to {about}: {status}{_words(response)}", hint=hint, status=status)
 
 
-def _words(response: "Response") -> str:
+def _words(response: Answer) -> str:
     try:
-        errors = response.json()["errors"]
+        errors = read_json(response.content, "the refusal")["errors"]
         text = "; ".join(f"{error.get('code', '')} {error.get('message', '')}".strip() for error in errors)
-    except (ValueError, LookupError, TypeError, AttributeError):
-        text = response.reason or ""
+    except (CorruptError, LookupError, TypeError, AttributeError):
+        text = response.reason
     return f" ({text[:300]})" if text else ""
 
 

@@ -9,10 +9,11 @@ import json
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlencode
 
 from cloud_train.errors import CorruptError
+from cloud_train.image.answers import Answer
 from cloud_train.image.connection import POLICY, Connection
 from cloud_train.image.credentials import Login
 from cloud_train.image.errors import BrokenConnectionError, ImageError, RegistryError
@@ -20,9 +21,6 @@ from cloud_train.image.layers import Blob, digest_of
 from cloud_train.image.reference import Reference
 from cloud_train.image.uploads import Uploader, location_of
 from cloud_train.retry import RetryPolicy
-
-if TYPE_CHECKING:
-    from requests import Response
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -34,7 +32,6 @@ DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 _ACCEPTED = f"{OCI_MANIFEST}, {OCI_INDEX}, {DOCKER_MANIFEST}, {DOCKER_INDEX}"
-_MOST_MANIFEST_BYTES = 4 << 20  # the limit that the specification asks registries to have
 _LARGEST_LAYERS = {".amazonaws.com": 52_000 << 20}
 """End of a registry's name → bytes of the largest layer that it takes, where that is documented
 (https://docs.aws.amazon.com/AmazonECR/latest/userguide/service-quotas.html).
@@ -90,7 +87,7 @@ class Repository:
             return None
         data = response.content
         claimed = version if version.startswith("sha256:") else response.headers.get("Docker-Content-Digest", digest_of(data))
-        if claimed != digest_of(data) or len(data) > _MOST_MANIFEST_BYTES:
+        if claimed != digest_of(data):
             raise CorruptError(f"{self.reference.host} sent a manifest of {self.reference.name}:{version} that does not have its digest")
         return Manifest(data, response.headers.get("Content-Type", "").partition(";")[0], digest_of(data))
 
@@ -106,7 +103,7 @@ class Repository:
         return self._blob_response("HEAD", digest, (200, 404)).status_code == 200
 
     def fetch_blob(self, digest: str, size: int, file: Path) -> Blob:
-        """Write a blob to a file, verified; continues where a connection was closed."""
+        """Write a blob of ``size`` bytes to a file, verified; continues where a connection was closed."""
         hashing = hashlib.sha256()
         done = 0
         with file.open("wb") as target:
@@ -120,11 +117,13 @@ class Repository:
                         hashing, done = hashlib.sha256(), 0
                     broken = None
                     try:
-                        for piece in response.iter_content(1 << 20):
+                        for piece in response.pieces():
+                            done += len(piece)
+                            if done > size:
+                                raise CorruptError(f"{self.reference.host} sent more than the {size:,} bytes of {digest}")
                             target.write(piece)
                             hashing.update(piece)
-                            done += len(piece)
-                    except OSError as error:  # requests' own errors are OSErrors, as are those of the connection below
+                    except BrokenConnectionError as error:
                         broken = error
                 if broken is None or done >= size:
                     break
@@ -193,7 +192,7 @@ class Repository:
             raise CorruptError(f"{self.reference.host} stored another manifest for {self.reference.name} than {digest}")
         return digest
 
-    def _blob_response(self, method: str, digest: str, expect: tuple[int, ...], **options: Any) -> "Response":
+    def _blob_response(self, method: str, digest: str, expect: tuple[int, ...], **options: Any) -> Answer:
         return self._connection.request(
             method,
             f"{self._path}/blobs/{digest}",

@@ -3,20 +3,18 @@
 The exchange is that of https://distribution.github.io/distribution/spec/auth/token/ and, for identity tokens, of …/spec/auth/oauth/.
 """
 
+import json
 import re
 from collections.abc import Callable
 from threading import Lock
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cloud_train.image.addresses import Addresses
+from cloud_train.image.answers import Answer
 from cloud_train.image.credentials import Login
 from cloud_train.image.errors import RegistryError
 from cloud_train.image.reference import DOCKER_HUB
 from cloud_train.job.loopback import is_loopback
-
-if TYPE_CHECKING:
-    from requests import Response
 
 _PARAMETER = re.compile(r'(?<!\w)(\w+)="([^"]*)"')
 _TOKEN_SERVERS = {DOCKER_HUB: "auth.docker.io"}
@@ -28,7 +26,7 @@ _UNAUTHORIZED = 401
 class Authorization:
     """The Authorization header of one registry, determined when the registry first asks for it. Never shown in a ``repr``."""
 
-    def __init__(self, addresses: Addresses, login: Callable[[], Login | None], send: "Callable[..., Response]") -> None:
+    def __init__(self, addresses: Addresses, login: Callable[[], Login | None], send: Callable[..., Answer]) -> None:
         """``login`` is called only when the registry asks for a login; ``send`` is like ``requests.Session.request``, without redirects."""
         self._host = addresses.host
         self._addresses = addresses
@@ -83,7 +81,9 @@ class Authorization:
         response = self._exchanged(parameters, scope, login)
         if response.status_code == _UNAUTHORIZED and login is not None and (other := self._other(login)) is not None:
             response = self._exchanged(parameters, scope, other)
-        document = response.json() if response.status_code == 200 and "json" in response.headers.get("Content-Type", "") else {}
+        document = (
+            json.loads(response.content) if response.status_code == 200 and "json" in response.headers.get("Content-Type", "") else {}
+        )
         token = document.get("token") or document.get("access_token") if isinstance(document, dict) else None
         if not isinstance(token, str):
             raise RegistryError(
@@ -93,7 +93,7 @@ class Authorization:
             )
         return token
 
-    def _exchanged(self, parameters: dict[str, str], scope: str, login: Login | None) -> "Response":
+    def _exchanged(self, parameters: dict[str, str], scope: str, login: Login | None) -> Answer:
         """The token server's response to a login, or to an anonymous request."""
         fields = {"service": parameters.get("service", ""), "scope": scope}
         if login is not None and login.identity_token:

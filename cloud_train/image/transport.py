@@ -6,6 +6,7 @@ Through a proxy, the proxy resolves names: then only what a URL spells out is ch
 import socket
 from typing import Any
 
+from requests import Response, Session
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -13,9 +14,21 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from cloud_train.storage.url_safety import connect
 
 
-class CheckedAdapter(HTTPAdapter):
-    """Reaches no metadata service and no link-local address, and loopback only with ``loopback``. Raises AddressRefusedError."""
+class CheckedSession(Session):
+    """Reaches no metadata service and no link-local address, and follows no redirect. Raises AddressRefusedError."""
 
+    def __init__(self, own_url: str, *, loopback: bool) -> None:
+        """``loopback`` allows loopback addresses; those that the host of ``own_url`` has are allowed anyway, as its user's choice."""
+        super().__init__()
+        for prefix in ("http://", "https://"):
+            self.mount(prefix, _CheckedAdapter(loopback=loopback))
+        self.mount(f"{own_url}/", _CheckedAdapter(loopback=True))
+
+    def get_redirect_target(self, resp: Response) -> None:
+        """Nowhere: even where it is not to follow a redirect, ``requests`` would read and unpack the whole body of one."""
+
+
+class _CheckedAdapter(HTTPAdapter):
     def __init__(self, *, loopback: bool) -> None:
         self._loopback = loopback
         super().__init__()

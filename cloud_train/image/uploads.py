@@ -4,17 +4,15 @@ The requests are those of https://github.com/opencontainers/distribution-spec/bl
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 from urllib.parse import urlencode
 
 from cloud_train.errors import CorruptError
+from cloud_train.image.answers import Answer
 from cloud_train.image.connection import Connection, refusal, waited
 from cloud_train.image.errors import BrokenConnectionError, RegistryError
 from cloud_train.image.layers import Blob
 from cloud_train.retry import TRANSIENT_STATUSES, Attempts
-
-if TYPE_CHECKING:
-    from requests import Response
 
 _PIECE = 16 << 20
 # The registry has forgotten the upload, or has another idea of how much has arrived: asking it mends both.
@@ -53,14 +51,14 @@ class Uploader:
             self.connection, self.connection.request("POST", f"{self.path}uploads/", self.scope, expect=(202,), about=self.about)
         )
 
-    def _send_piece(self, location: str, piece: bytes, offset: int) -> "Response | None":
+    def _send_piece(self, location: str, piece: bytes, offset: int) -> Answer | None:
         headers = {"Content-Type": "application/octet-stream", "Content-Range": f"{offset}-{offset + len(piece) - 1}"}
         try:
             return self.connection.once("PATCH", location, self.scope, data=piece, headers=headers)
         except BrokenConnectionError:
             return None
 
-    def _wait_or_give_up(self, response: "Response | None", left: Attempts, where: str) -> None:
+    def _wait_or_give_up(self, response: Answer | None, left: Attempts, where: str) -> None:
         host = self.connection.host
         if response is None:
             if not left.wait():
@@ -94,7 +92,7 @@ class Uploader:
         return response.status_code == 200
 
 
-def location_of(connection: Connection, response: "Response", default: str = "") -> str:
+def location_of(connection: Connection, response: Answer, default: str = "") -> str:
     """The URL of the rest of an upload. Raises RegistryError if the registry does not name one, or one where it may not send its client."""
     location = response.headers.get("Location", default)
     if not location:

@@ -1,15 +1,21 @@
-"""What a stranger's registry answers: it leads this machine to no address of its choice."""
+"""What a stranger's registry answers: it leads this machine to no address of its choice, and takes no memory without limit."""
 
 import hashlib
 import re
 import socket
+import socketserver
+import threading
+import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloud_train.errors import CloudTrainError
 from cloud_train.image.connection import POLICY
 from cloud_train.image.errors import RegistryError
 from cloud_train.image.layers import Blob, digest_of
@@ -219,3 +225,115 @@ def test_a_registry_at_a_metadata_service_is_asked_for_nothing() -> None:
             Repository(parse_reference(f"{host}/x"), AT_ONCE) as there,
         ):
             there.manifest("1")
+
+
+PACKED_BYTES = 300_000_000
+LIMIT_BYTES = 60_000_000
+"""How much memory may be needed: several times the largest answer, and much less than what the attacks send."""
+
+
+@pytest.fixture(scope="module")
+def packed() -> bytes:
+    """Little that unpacks to much."""
+    packing = zlib.compressobj(9, zlib.DEFLATED, 31)
+    return b"".join(packing.compress(b" " * 1_000_000) for _ in range(PACKED_BYTES // 1_000_000)) + packing.flush()
+
+
+def most_memory(do: Callable[[], None]) -> int:
+    """The bytes that ``do`` takes at most, beyond what was taken before."""
+    tracemalloc.start()
+    try:
+        do()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def large_answers(kind: str, body: bytes, headers: dict[str, str]) -> tuple[Callable[[Repository, Path], None], list[Fault]]:
+    """A request, and an answer with this body wherever a registry may put one."""
+    typed = {"Content-Type": "application/json", **headers}
+    return {
+        "a manifest": (show, [Fault("GET", "/manifests/", 200, typed, body)]),
+        "a configuration": (fetch_small, [Fault("GET", "/blobs/", 200, typed, body)]),
+        "a layer": (fetch, [Fault("GET", "/blobs/", 200, typed, body)]),
+        "a refusal": (show, [Fault("GET", "/manifests/", 403, typed, body)]),
+        "a refusal of a layer": (fetch, [Fault("GET", "/blobs/", 403, typed, body)]),
+        "a failure that may pass": (show, [Fault("GET", "/manifests/", 503, typed, body) for _ in range(5)]),
+        "the start of an upload": (push, [Fault("POST", "/uploads/", 202, typed, body)]),
+        "a piece of an upload": (push, [Fault("PATCH", "/uploads/", 202, typed, body)]),
+        "a redirect": (show, [Fault("GET", "/manifests/", 302, {**typed, "Location": "/v2/x/manifests/2"}, body)]),
+        "a wish for a login": (show, [Fault("GET", "/manifests/", 401, {**typed, "WWW-Authenticate": 'Basic realm="x"'}, body)]),
+    }[kind]
+
+
+ANSWERS = (
+    *("a manifest", "a configuration", "a layer", "a refusal", "a refusal of a layer", "a failure that may pass"),
+    *("the start of an upload", "a piece of an upload", "a redirect", "a wish for a login"),
+)
+
+
+@pytest.mark.parametrize("form", ["packed", "plain"])
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_an_answer_takes_no_more_memory_than_an_honest_one(
+    kind: str, form: str, packed: bytes, registry: FaultyRegistry, tmp_path: Path
+) -> None:
+    body = packed if form == "packed" else bytes(2 * LIMIT_BYTES)
+    do, registry.faults = large_answers(kind, body, {"Content-Encoding": "gzip"} if form == "packed" else {})
+    with Repository(parse_reference(f"{registry.host}/x"), AT_ONCE) as there:
+
+        def attempt() -> None:
+            with suppress(CloudTrainError):
+                do(there, tmp_path)
+
+        assert most_memory(attempt) < LIMIT_BYTES
+    assert registry.faults == []
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 5
+
+
+@pytest.mark.parametrize("form", ["packed", "plain"])
+def test_nor_does_the_answer_of_a_token_server(form: str, packed: bytes, registry: FaultyRegistry) -> None:
+    body = packed if form == "packed" else bytes(2 * LIMIT_BYTES)
+    registry.token = "any"
+    registry.faults = [Fault("GET", "/token", 200, {"Content-Encoding": "gzip"} if form == "packed" else {}, body)]
+
+    def attempt() -> None:
+        with pytest.raises(CloudTrainError), Repository(parse_reference(f"{registry.host}/x"), AT_ONCE) as there:
+            there.manifest("1")
+
+    assert most_memory(attempt) < LIMIT_BYTES
+
+
+def test_nor_does_an_answer_in_endless_chunks_or_with_an_endless_length(tmp_path: Path) -> None:
+    for endless in (b"f" * 1_000_000, b"fffff\r\n" + bytes(0xFFFFF) + b"\r\n"):
+        with raw_server(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", endless) as host:
+
+            def attempt(host: str = host) -> None:
+                with pytest.raises(CloudTrainError), Repository(parse_reference(f"{host}/x"), AT_ONCE) as there:
+                    there.manifest("1")
+
+            assert most_memory(attempt) < LIMIT_BYTES
+
+
+@contextmanager
+def raw_server(head: bytes, endless: bytes) -> Iterator[str]:
+    """A server, ``host:port``, that sends a head, and then the same bytes until the client leaves, at most 500 MB."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            with suppress(OSError):
+                self.request.sendall(head)
+                for _ in range(500_000_000 // len(endless)):
+                    self.request.sendall(endless)
+
+    class Threaded(socketserver.ThreadingTCPServer):
+        daemon_threads = False
+
+    with Threaded(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
