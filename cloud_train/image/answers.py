@@ -18,7 +18,7 @@ _LARGE_PIECE = 1 << 20
 
 
 class Answer:
-    """An answer whose body is in ``content``, unless it is ``streamed``: then it is still to be read, by ``pieces``.
+    """An answer whose body is in ``content``, unless it is a ``streamed`` success: then it is still to be read, by ``pieces``.
 
     Bodies are read as they are sent: nothing is unpacked, since a few bytes could unpack to any number.
 
@@ -34,7 +34,8 @@ class Answer:
         self.reason: str = response.reason or ""
         self.url: str = response.url
         self.is_redirect: bool = response.is_redirect
-        self.content = b"" if streamed else self._limited()
+        self._is_success = 200 <= self.status_code < 300
+        self.content = b"" if streamed and self._is_success else self._limited()
 
     def __enter__(self) -> "Answer":
         return self
@@ -52,19 +53,18 @@ class Answer:
             yield piece
 
     def _limited(self) -> bytes:
-        is_success = 200 <= self.status_code < 300
         encoding = self.headers.get("Content-Encoding", "identity").strip().lower()
         data = bytearray()
         while len(data) <= LARGEST_BYTES and (piece := self._read(_PIECE)):
             if encoding not in ("", "identity"):
                 self.close()
-                if not is_success:
+                if not self._is_success:
                     return b""
                 raise CorruptError(f"{self._host} sends an answer that is packed with {encoding[:40]!r}, which was not asked for")
             data += piece
         if len(data) > LARGEST_BYTES:
             self.close()
-            if is_success:
+            if self._is_success:
                 raise CorruptError(f"{self._host} sends an answer of more than {LARGEST_BYTES >> 20} MiB where a small one belongs")
         return bytes(data[:LARGEST_BYTES])
 
@@ -83,6 +83,9 @@ class Answer:
 def read_json(data: bytes, what: str) -> Any:
     """A JSON document. Raises CorruptError, which calls it ``what``, for anything else, such as a list in a list a million times."""
     try:
-        return json.loads(data)
+        document = json.loads(data)
+        if b"\\u" in data:
+            json.dumps(document, ensure_ascii=False).encode()  # fails for half a character, with which no text could be written
+        return document
     except (ValueError, RecursionError) as error:
         raise CorruptError(f"{what} is not a JSON document") from error

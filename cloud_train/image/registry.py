@@ -5,15 +5,15 @@ has its own client, on ``requests``.
 """
 
 import hashlib
-import json
+import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import urlencode
 
 from cloud_train.errors import CorruptError
-from cloud_train.image.answers import Answer
+from cloud_train.image.answers import Answer, read_json
 from cloud_train.image.connection import POLICY, Connection
 from cloud_train.image.credentials import Login
 from cloud_train.image.errors import BrokenConnectionError, ImageError, RegistryError
@@ -37,6 +37,8 @@ _LARGEST_LAYERS = {".amazonaws.com": 52_000 << 20}
 (https://docs.aws.amazon.com/AmazonECR/latest/userguide/service-quotas.html).
 """
 _TOO_LARGE = 413
+_DIGEST = re.compile(r"[a-z0-9]{1,32}(?:[.+_-][a-z0-9]{1,32}){0,4}:[A-Za-z0-9=_-]{1,256}")
+"""https://github.com/opencontainers/image-spec/blob/main/descriptor.md#digests; it becomes part of an address."""
 _SMALLER = "keep data, checkpoints and the like out of the image: .dockerignore leaves them out of the code, and data can lie in the store"
 
 
@@ -50,9 +52,51 @@ class Manifest:
 
     @property
     def document(self) -> dict[str, Any]:
-        """What it says."""
-        document: dict[str, Any] = json.loads(self.data)
+        """What it says. Raises CorruptError, as everything here does for a manifest that is malformed."""
+        document = read_json(self.data, f"the manifest {self.digest}")
+        if not isinstance(document, dict):
+            raise CorruptError(f"the manifest {self.digest} is not a JSON object")
         return document
+
+    @property
+    def layers(self) -> list[dict[str, Any]]:
+        """The descriptors of its layers, each with a ``digest`` and a ``size``."""
+        layers = self.document.get("layers")
+        if not isinstance(layers, list) or not all(_is_descriptor(layer) and _is_size(layer.get("size")) for layer in layers):
+            raise CorruptError(f"the manifest {self.digest} does not list layers with their digests and sizes")
+        return layers
+
+    @property
+    def images(self) -> list[dict[str, Any]]:
+        """The descriptors of the images in an index, each with a ``digest``."""
+        images = self.document.get("manifests")
+        if not isinstance(images, list) or not all(_is_descriptor(image) for image in images):
+            raise CorruptError(f"the index {self.digest} does not list images with their digests")
+        return images
+
+    @property
+    def config_digest(self) -> str:
+        """The digest of its configuration."""
+        config = self.document.get("config")
+        if not _is_descriptor(config):
+            raise CorruptError(f"the manifest {self.digest} does not name a configuration")
+        return str(config["digest"])
+
+    def has_config(self, digest: str) -> bool:
+        """Whether its configuration is the one with this digest."""
+        config = self.document.get("config")
+        return isinstance(config, dict) and config.get("digest") == digest
+
+
+def _is_descriptor(value: Any) -> TypeGuard[dict[str, Any]]:
+    if not isinstance(value, dict):
+        return False
+    digest = value.get("digest")
+    return isinstance(digest, str) and _DIGEST.fullmatch(digest) is not None
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 class Repository:

@@ -3,20 +3,21 @@
 The exchange is that of https://distribution.github.io/distribution/spec/auth/token/ and, for identity tokens, of …/spec/auth/oauth/.
 """
 
-import json
 import re
 from collections.abc import Callable
 from threading import Lock
 from urllib.parse import urlsplit
 
+from cloud_train.errors import CorruptError
 from cloud_train.image.addresses import Addresses
-from cloud_train.image.answers import Answer
+from cloud_train.image.answers import Answer, read_json
 from cloud_train.image.credentials import Login
 from cloud_train.image.errors import RegistryError
 from cloud_train.image.reference import DOCKER_HUB
 from cloud_train.job.loopback import is_loopback
 
 _PARAMETER = re.compile(r'(?<!\w)(\w+)="([^"]*)"')
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 _TOKEN_SERVERS = {DOCKER_HUB: "auth.docker.io"}
 """Registry → its known token server, where that is another host."""
 _CLIENT = "cloud-train"
@@ -81,13 +82,11 @@ class Authorization:
         response = self._exchanged(parameters, scope, login)
         if response.status_code == _UNAUTHORIZED and login is not None and (other := self._other(login)) is not None:
             response = self._exchanged(parameters, scope, other)
-        document = (
-            json.loads(response.content) if response.status_code == 200 and "json" in response.headers.get("Content-Type", "") else {}
-        )
-        token = document.get("token") or document.get("access_token") if isinstance(document, dict) else None
-        if not isinstance(token, str):
+        token = _token_in(response)
+        if token is None:
+            without = " without a token" if response.status_code == 200 else ""
             raise RegistryError(
-                f"{realm.netloc}, which gives out the tokens of {self._host}, answered {response.status_code}",
+                f"{realm.netloc}, which gives out the tokens of {self._host}, answered {response.status_code}{without}",
                 hint=f"try `docker login {self._host}`",
                 status=response.status_code,
             )
@@ -117,6 +116,18 @@ class Authorization:
         """A renewed login in place of an expired one, if there is one."""
         self._renewed = ended.renew() if ended.renew is not None else None
         return self._renewed
+
+
+def _token_in(response: Answer) -> str | None:
+    """The token in a token server's response, if it has one that can stand in a header."""
+    if response.status_code != 200 or "json" not in response.headers.get("Content-Type", ""):
+        return None
+    try:
+        document = read_json(response.content, "the token")
+    except CorruptError:
+        return None
+    token = document.get("token") or document.get("access_token") if isinstance(document, dict) else None
+    return token if isinstance(token, str) and _TOKEN.fullmatch(token) else None
 
 
 def _basic(login: Login) -> str:

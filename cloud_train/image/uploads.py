@@ -3,6 +3,7 @@
 The requests are those of https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-blobs.
 """
 
+import re
 from dataclasses import dataclass
 from typing import BinaryIO
 from urllib.parse import urlencode
@@ -15,6 +16,7 @@ from cloud_train.image.layers import Blob
 from cloud_train.retry import TRANSIENT_STATUSES, Attempts
 
 _PIECE = 16 << 20
+_NUMBER = re.compile(r"[0-9]{1,18}")
 # The registry has forgotten the upload, or has another idea of how much has arrived: asking it mends both.
 _MENDED_BY_ASKING = frozenset({404, 416})
 
@@ -71,7 +73,7 @@ class Uploader:
         response = self.connection.request("GET", location, self.scope, expect=(204, 404), about=self.about)
         arrived = response.headers.get("Range", "").rpartition("-")[2]
         # "0-0" stands for nothing as well as for one byte.
-        if response.status_code == 404 or not arrived.isdigit() or int(arrived) == 0:
+        if response.status_code == 404 or not _NUMBER.fullmatch(arrived) or int(arrived) == 0:
             return 0, self._start()
         return int(arrived) + 1, location_of(self.connection, response, location)
 

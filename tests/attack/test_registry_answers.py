@@ -1,6 +1,9 @@
-"""What a stranger's registry answers: it leads this machine to no address of its choice, and takes no memory without limit."""
+"""What a stranger's registry answers: it leads this machine to no address of its choice, takes no memory without limit, and
+crashes nothing.
+"""
 
 import hashlib
+import json
 import re
 import socket
 import socketserver
@@ -16,11 +19,16 @@ from typing import Any
 import pytest
 
 from cloud_train.errors import CloudTrainError
+from cloud_train.image.appending import read_base
+from cloud_train.image.building import build_in_registry
+from cloud_train.image.config import configuration
 from cloud_train.image.connection import POLICY
 from cloud_train.image.errors import RegistryError
 from cloud_train.image.layers import Blob, digest_of
+from cloud_train.image.pushed import recall, remember
+from cloud_train.image.recipe import Recipe
 from cloud_train.image.reference import parse_reference
-from cloud_train.image.registry import Repository
+from cloud_train.image.registry import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, Repository
 from tests.attack.wire import Always, Heard, Wire, redirect
 from tests.clouds.server import Answer, Server
 from tests.image.faulty_registry import Fault, FaultyRegistry, faulty_registry
@@ -337,3 +345,144 @@ def raw_server(head: bytes, endless: bytes) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+CONFIG = {
+    "os": "linux",
+    "architecture": "amd64",
+    "variant": "",
+    "config": {"User": "me", "Env": ["A=b"], "Labels": {"a": "b"}, "Volumes": {}},
+    "rootfs": {"type": "layers", "diff_ids": [DIGEST]},
+}
+MANIFEST = {"schemaVersion": 2, "config": {"digest": DIGEST, "size": 1}, "layers": [{"digest": DIGEST, "size": 5}]}
+INDEX = {"manifests": [{"digest": DIGEST, "platform": {"os": "linux", "architecture": "amd64"}}]}
+NONSENSE = (
+    b"",
+    b"nonsense",
+    b"\xff\xfe",
+    b"[" * 200_000,
+    b'{"a":' * 200_000,
+    b"1" * 10_000,
+    b"null",
+    b"[]",
+    b"{}",
+    b'"text"',
+    b"NaN",
+)
+
+
+def mistaken(document: Any) -> Iterator[Any]:
+    """The document, with each of its parts in turn replaced by values of another kind, or left out."""
+    yield from (None, 7, "text", "../../x", [], {}, [None], {"a": None}, [[]], True, -1, "\u00e9\ud800")
+    for key, value in document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ():
+        for other in mistaken(value):
+            changed = document.copy()
+            changed[key] = other
+            yield changed
+        if isinstance(document, dict):
+            yield {name: inside for name, inside in document.items() if name != key}
+
+
+def bodies(document: Any) -> list[bytes]:
+    return [*NONSENSE, *(json.dumps(each).encode() for each in mistaken(document))]
+
+
+def offer(registry: FaultyRegistry, *, manifest: bytes, config: bytes, media_type: str = DOCKER_MANIFEST) -> None:
+    """Offer an image, whatever its digests are."""
+    digest = digest_of(config)
+    registry.blobs = {digest: config, DIGEST: b"layer"}
+    registry.manifests["1"] = (media_type, manifest.replace(DIGEST.encode(), digest.encode(), 1))
+
+
+def build(registry: FaultyRegistry, target: FaultyRegistry) -> None:
+    with suppress(CloudTrainError):
+        build_in_registry(Recipe(None, f"{registry.host}/base:1"), f"{target.host}/x", lambda line: None)
+
+
+@pytest.mark.slow
+def test_no_manifest_crashes_a_build_whatever_it_says(registry: FaultyRegistry) -> None:
+    config = json.dumps(CONFIG).encode()
+    with faulty_registry() as target:
+        offer(registry, manifest=json.dumps(MANIFEST).encode(), config=config)
+        build(registry, target)
+        assert target.manifests  # an honest one is built
+        for body in bodies(MANIFEST):
+            target.manifests.clear()
+            offer(registry, manifest=body, config=config)
+            build(registry, target)
+        for body in bodies(INDEX):
+            for kind in (OCI_INDEX, DOCKER_INDEX):
+                offer(registry, manifest=body, config=config, media_type=kind)
+                build(registry, target)
+        asked = {path for _, path in [*registry.requests, *target.requests]}
+    assert not any(".." in path for path in asked)
+
+
+def test_no_configuration_crashes_a_build_whatever_it_says(registry: FaultyRegistry) -> None:
+    read = 0
+    with Repository(parse_reference(f"{registry.host}/base"), AT_ONCE) as there:
+        for body in [json.dumps(CONFIG).encode(), *bodies(CONFIG)]:
+            offer(registry, manifest=json.dumps(MANIFEST).encode(), config=body)
+            with suppress(CloudTrainError):
+                configuration(read_base(there, "1", "linux/amd64").base, [], {})
+                read += 1
+    assert read > 1
+
+
+def test_what_was_pushed_before_may_have_become_anything(registry: FaultyRegistry, tmp_path: Path) -> None:
+    recipe = Recipe(None, "base")
+    with Repository(parse_reference(f"{registry.host}/x"), AT_ONCE) as there:
+        for manifest, config in [
+            *((body, json.dumps(CONFIG).encode()) for body in bodies(MANIFEST)),
+            *((json.dumps(MANIFEST).encode(), body) for body in bodies({"rootfs": {"diff_ids": [DIGEST]}})),
+        ]:
+            registry.manifests.clear()
+            offer(registry, manifest=manifest, config=config)
+            _, data = registry.manifests["1"]
+            registry.manifests[digest_of(data)] = (DOCKER_MANIFEST, data)
+            remember(tmp_path, there, recipe, f"x@{digest_of(data)}")
+            recall(tmp_path, there, recipe)
+
+
+WORDS = (
+    "",
+    "\xb2",
+    "0-\xb2",
+    "9" * 5000,
+    "0-" + "9" * 5000,
+    "https://[::1",
+    "//[",
+    "http://a:99999/",
+    "https://a..b/",
+    f"https://{'a' * 70}.b/",
+    "\xe9\xff",
+    ":",
+    "x:y",
+)
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("way", WAYS)
+def test_no_header_crashes_a_request(way: str, word: str, registry: FaultyRegistry, tmp_path: Path) -> None:
+    do, fault = leading(word)[way]
+    again = [Fault("GET", "/uploads/", 204, {"Range": word, "Location": word}), Fault("PATCH", "/uploads/", 416, {"Retry-After": word})]
+    registry.faults = [fault, Fault("PATCH", "/uploads/", 503, {"Retry-After": word}), *again]
+    with Repository(parse_reference(f"{registry.host}/x"), AT_ONCE) as there, suppress(CloudTrainError):
+        do(there, tmp_path)
+
+
+@pytest.mark.parametrize("body", [*NONSENSE, *(json.dumps(each).encode() for each in mistaken({"token": "t"}))])
+def test_no_token_crashes_a_request(body: bytes, registry: FaultyRegistry) -> None:
+    registry.token = "any"
+    registry.faults = [Fault("GET", "/token", 200, {"Content-Type": "application/json"}, body)]
+    with pytest.raises(RegistryError), Repository(parse_reference(f"{registry.host}/x"), AT_ONCE) as there:
+        there.manifest("1")
+
+
+@pytest.mark.parametrize(
+    "body", [*NONSENSE, *(json.dumps(each).encode() for each in mistaken({"errors": [{"code": "a", "message": "b"}]}))]
+)
+def test_no_refusal_crashes_a_request(body: bytes, registry: FaultyRegistry) -> None:
+    registry.faults = [Fault("GET", "/manifests/", 403, {}, body)]
+    with pytest.raises(RegistryError, match="403"), Repository(parse_reference(f"{registry.host}/x"), AT_ONCE) as there:
+        there.manifest("1")
