@@ -41,18 +41,13 @@ IGNORED_BY_DEFAULT = """
 """Left out unless a line of ``.dockerignore`` includes it with ``!``."""
 
 SECRETS = (
-    ".env*",
-    "*.pem",
-    "*.key",
-    "*.p12",
-    "*.pfx",
-    "id_rsa*",
-    "id_ed25519*",
-    "id_ecdsa*",
-    "credentials*",
-    ".netrc",
-    ".npmrc",
-    ".pypirc",
+    *(".env*", "*.pem", "*.key", "*.p12", "*.pfx", "*.ppk", "*.jks", "*.keystore", "*.kdbx"),
+    *("id_rsa*", "id_dsa*", "id_ed25519*", "id_ecdsa*", "secring.*"),
+    *("credentials*", "*_credentials.json", "*-credentials.json", "client_secret*.json", "service_account*.json", "service-account*.json"),
+    *(".git-credentials", ".netrc", "_netrc", ".authinfo*", ".npmrc", ".pypirc", ".dockercfg", ".htpasswd"),
+    *(".pgpass", "pgpass.conf", ".my.cnf", ".mylogin.cnf"),
+    *(".s3cfg", ".boto", ".databrickscfg", ".vault-token", "rclone.conf", "kaggle.json", "msal_token_cache*", "accesstokens.json"),
+    *("kubeconfig", "kubeconfig.*", "*.kubeconfig", ".terraformrc", "terraform.tfstate*"),
 )
 """Names of files that often hold a key or a password; a name is compared without regard to case."""
 DATA = ("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.npz", "*.npy", "*.h5", "*.parquet", "*.tar*", "*.tgz", "*.zip")

@@ -1,14 +1,16 @@
 """Files that hold a key or a login, recognized by their content, because ``id_ed25519`` may have been copied to ``deploy.txt``.
 
-Recognized are keys as text (PEM and its kin, also in UTF-16 and in base64), as DER (PKCS #1, #8 and #12, SEC 1), and Java's key stores.
-Archives are not opened. Only files that are small enough to be one of these are read. Every expression repeats a bounded number of times,
-so a file takes time in proportion to its size.
+Recognized are keys and logins as text (PEM and its kin, also in UTF-16, and quoted in programs, JSON and mail), keys as DER (PKCS #1, #8,
+#12, SEC 1), OpenPGP's and Java's key stores, and all but the last two in base64 or hexadecimal as well. Archives are not opened. Only files
+that are small enough to be one of these are read. Every expression repeats a bounded number of times, or what nothing behind it fits, so a
+file takes time in proportion to its size.
 """
 
-import base64
+import binascii
 import codecs
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from cloud_train.beneath import open_plain, read_all
@@ -20,20 +22,12 @@ _AZURITE = b"Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZ
 """The key that every Azurite has: https://github.com/Azure/Azurite#default-storage-account"""
 _EXAMPLE_HOST = rb"(?:[a-z0-9.-]{1,60}\.)?example(?:\.(?:com|net|org))?"
 """The hosts of examples, which nobody can log in at (RFC 2606)."""
-_BETWEEN = rb"(?:\s|\\[rn]|[\"'+,]){1,40}"
-"""What stands between two lines of a key, also where it is text in a program or in JSON."""
-_PEM_IN_BASE64 = tuple(
-    base64.b64encode(begin[: len(begin) // 3 * 3])
-    for kind in (b"", b"RSA ", b"EC ", b"DSA ", b"OPENSSH ", b"ENCRYPTED ")
-    for begin in (b"-----BEGIN " + kind + b"PRIVATE KEY-----",)
-)
-_DER_IN_BASE64 = (
-    b"IBADANBgkqhkiG9w0BAQEFAAS",  # PKCS #8: version 0, RSA
-    b"AgEAMBMGByqGSM49AgEGCCqGSM49AwEH",  # PKCS #8: version 0, an elliptic curve, P-256
-    b"b3BlbnNzaC1rZXktdjEA",  # openssh-key-v1
-)
-_LENGTH = rb"(?:[\x00-\x7f]|\x81.|\x82..|\x83...)"
-"""Of a value in DER (ITU-T X.690, 8.1.3)."""
+_QUOTE = rb"\\{0,8}[\"']?"
+"""A quotation mark, or none; behind backslashes where a document is a text in another one."""
+_BETWEEN = rb"(?:[\s\\\"'+,>#|*;()bBfFuUrn]|&#x?[0-9A-Da-d]{1,2};|%0[aAdD]){1,60}"
+"""What stands between two lines of a key, also where it is text in a program, a comment, JSON, XML or mail."""
+_LENGTH = rb"(?:[\x00-\x80]|\x81.|\x82..|\x83...)"
+"""Of a value in DER or BER, which has an indefinite one too (ITU-T X.690, 8.1.3)."""
 _DER = re.compile(
     rb"\x30" + _LENGTH + rb"(?:"
     rb"\x02\x01\x00(?:\x02|\x30" + _LENGTH + rb"\x06)"  # PKCS #1 (RFC 8017, A.1.2), and PKCS #8 (RFC 5208, 5)
@@ -44,6 +38,22 @@ _DER = re.compile(
 )
 _JAVA = re.compile(rb"(?:\xfe\xed\xfe\xed|\xce\xce\xce\xce)\x00\x00\x00[\x01\x02]")
 """JKS and JCEKS: ``sun.security.provider.JavaKeyStore`` of OpenJDK."""
+_PGP = re.compile(
+    rb"(?:\x94.|\x95..|\x96....|\xc5(?:[\x00-\xbf]|[\xc0-\xdf].|\xff....))[\x04\x06]....(?:....)??"  # a secret key (RFC 9580, 4.2 and 5.5)
+    rb"(?:[\x01-\x03\x10\x11\x14][\x00-\x40]|[\x12\x13\x16][\x03-\x0a][\x2a\x2b]|[\x19-\x1c])",  # its algorithm and first number
+    re.DOTALL,
+)
+_RUN_CHARACTERS = 40
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{40,}+(?:\s{1,40}[A-Za-z0-9+/_-]{40,}+)*+(?:\s{1,40}[A-Za-z0-9+/_-]{1,200})?={0,2}")
+"""Lines of it, the last of which may be short."""
+_AS_BASE64 = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-", b"A" * 66)
+_FROM_URL = bytes.maketrans(b"-_", b"+/")
+_HEX = re.compile(rb"(?:(?:0x|\\x)?[0-9A-Fa-f]{2}[:,\s\"']{0,8}){40,}+")
+_HEX_MARK = re.compile(rb"0x|\\x")
+_AS_HEX = bytes.maketrans(b"0123456789abcdefABCDEF", b"H" * 22)
+_AROUND_HEX = b"x\\:, \t\r\n\v\f\"'"
+_DEEPEST = 2
+"""How often something is decoded: a key in base64 in a document in base64, for example."""
 _KINDS: tuple[tuple[str, tuple[bytes, ...], "re.Pattern[bytes]"], ...] = tuple(
     (what, needles, re.compile(pattern))
     for what, needles, pattern in (
@@ -53,14 +63,24 @@ _KINDS: tuple[tuple[str, tuple[bytes, ...], "re.Pattern[bytes]"], ...] = tuple(
             rb"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----" + _BETWEEN + rb"(?:Proc-Type|Version|Comment|[A-Za-z0-9+/=]{16})",
         ),
         ("a private key", (b"PuTTY-User-Key-File-",), rb"PuTTY-User-Key-File-[23]:"),
-        ("a private key", _PEM_IN_BASE64, b"|".join(map(re.escape, _PEM_IN_BASE64))),
-        ("a private key", _DER_IN_BASE64, b"(?:" + b"|".join(_DER_IN_BASE64) + b")[A-Za-z0-9+/]{40}"),
         ("a private key", (b"AGE-SECRET-KEY-",), rb"AGE-SECRET-KEY-1[A-Z0-9]{20}"),
         (
-            "an AWS secret key",
-            (b"aws_secret", b"AWS_SECRET", b"awsSecret", b"AWSSecret"),
-            rb"(?i:aws_?secret_?access_?key)[\"']?\s{0,8}[=:]\s{0,8}[\"']?[A-Za-z0-9/+]{40}(?<!EXAMPLEKEY)(?![A-Za-z0-9/+])",
+            "a secret key",
+            (b"ecret", b"ECRET"),
+            rb"(?i:secret_?(?:access_?)?key)"
+            + _QUOTE
+            + rb"\s{0,8}[=:]\s{0,8}"
+            + _QUOTE
+            + rb"[A-Za-z0-9/+]{40}(?<!EXAMPLEKEY)(?![A-Za-z0-9/+])",
         ),
+        ("a private key", (b"private-key",), rb"\((?:[0-9]{2}:)?(?:protected-)?private-key\s?\((?:[0-9]:)?(?:rsa|dsa|elg|ecc|ecdsa|ecdh)"),
+        ("a private key", (b"openssh-key-v1",), rb"openssh-key-v1\x00\x00"),
+        ("a login", (b"refresh_token",), rb"refresh_token" + _QUOTE + rb"\s{0,8}:\s{0,8}" + _QUOTE + rb"[A-Za-z0-9/+=._-]{20}"),
+        ("a login", (b"credential_type",), rb"[\"']secret" + _QUOTE + rb"\s{0,8}:\s{0,8}" + _QUOTE + rb"[A-Za-z0-9/+=._-]{20}"),
+        ("a cluster's token", (b"current-context", b"clusters"), rb"(?<![A-Za-z])token\"?:\s{1,8}\"?[A-Za-z0-9._~+/=-]{16}"),
+        ("a cluster's token", (b"user:", b'"user"'), rb"user\"?:[\s{]{1,60}\"?token\"?:\s{1,8}\"?[A-Za-z0-9._~+/=-]{16}"),
+        ("an access token", (b"hvs.", b"hvb.", b"hvr."), rb"(?<![A-Za-z0-9])hv[sbr]\.[A-Za-z0-9_-]{24}"),
+        ("an access token", (b"ya29.",), rb"(?<![A-Za-z0-9])ya29\.[A-Za-z0-9_-]{40}"),
         ("a storage account's key", (b"AccountKey=",), rb"AccountKey=(?!" + re.escape(_AZURITE) + rb")[A-Za-z0-9+/]{86}=="),
         (
             "a login",
@@ -101,21 +121,38 @@ def key_in(path: Path) -> str | None:
 
 def key_in_bytes(data: bytes) -> str | None:
     """As ``key_in``, of a file's content."""
+    if _JAVA.match(data) or _PGP.match(data):
+        return "a key store"
+    return _key_in(data, 0)
+
+
+def _key_in(data: bytes, depth: int) -> str | None:
     if _DER.match(data):
         return "a private key"
-    if _JAVA.match(data):
-        return "a key store"
     text = _as_ascii(data)
     for what, needles, expression in _KINDS:
         if any(needle in text for needle in needles) and expression.search(text):
             return what
-    return None
+    found = (_key_in(inner, depth + 1) for inner in _decoded(text)) if depth < _DEEPEST else ()
+    return next((what for what in found if what is not None), None)
+
+
+def _decoded(text: bytes) -> Iterator[bytes]:
+    """What a text holds in base64 or hexadecimal. Most texts have neither, which is seen at once."""
+    if b"A" * _RUN_CHARACTERS in text.translate(_AS_BASE64):
+        for run in _BASE64.finditer(text):
+            letters = run[0].translate(_FROM_URL, b" \t\r\n\v\f=")
+            yield binascii.a2b_base64(letters[: len(letters) // 4 * 4])
+    if b"H" * (2 * _RUN_CHARACTERS) in text.translate(_AS_HEX, _AROUND_HEX):
+        for run in _HEX.finditer(text):
+            yield bytes.fromhex(_HEX_MARK.sub(b"", run[0]).translate(None, _AROUND_HEX).decode("ascii"))
 
 
 def _as_ascii(data: bytes) -> bytes:
     """UTF-16 as ASCII, because PowerShell's ``>`` writes it; anything else as it is."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", errors="replace").encode("ascii", errors="replace")
-    if len(data) >= 2 and not any(data[1:64:2]) and all(data[0:64:2]):
-        return data.decode("utf-16-le", errors="replace").encode("ascii", errors="replace")
+    for encoding, high in (("utf-16-le", 1), ("utf-16-be", 0)):
+        if len(data) >= 2 and not any(data[high:64:2]) and all(data[1 - high : 64 : 2]):
+            return data.decode(encoding, errors="replace").encode("ascii", errors="replace")
     return data

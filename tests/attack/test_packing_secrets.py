@@ -1,6 +1,7 @@
 """What a stranger's job file packs or prints of this machine's secrets: nothing outside its folder, no key file, no password of a URL."""
 
 import base64
+import hashlib
 import json
 import os
 import shlex
@@ -121,6 +122,20 @@ KEYS = {
     "an age key": "# created: 2026\nAGE-SECRET-KEY-1QQQQQQQQQQQQQQQQQQQQQQQQQQQQQ\n",
     "AWS credentials": f"[default]\naws_access_key_id = AKIAIOSFODNN7ABCDEFG\naws_secret_access_key = {'aB3/' * 10}\n",
     "AWS credentials in a shell": f"export AWS_SECRET_ACCESS_KEY='{'aB3+' * 10}'\n",
+    "temporary AWS credentials": json.dumps({"Credentials": {"SecretAccessKey": "aB3x" * 10}}, indent=4),
+    "s3cmd's settings": f"[default]\naccess_key = AKIAIOSFODNN7ABCDEFG\nsecret_key = {'aB3/' * 10}\n",
+    "a vault's token": f"hvs.{'aB3_' * 20}",
+    "Google's default credentials": json.dumps({"client_id": "a", "refresh_token": f"1//0{'aB-_' * 20}", "type": "authorized_user"}),
+    "Azure's cached tokens": json.dumps({"RefreshToken": {"a": {"credential_type": "RefreshToken", "secret": "0.AX" * 20}}}),
+    "a kubeconfig with a token": f"current-context: a\nusers:\n- name: a\n  user:\n    token: {'aB3.' * 10}\n",
+    "a kubeconfig's user": f"users:\n- user:\n    token: {'aB3.' * 10}\n",
+    "a service account in a text in JSON": json.dumps({"key": json.dumps({"private_key": f"-----BEGIN PRIVATE KEY-----\n{BASE64}\n"})}),
+    "a login in a text in JSON": json.dumps({"key": json.dumps({"refresh_token": "aB3-" * 10})}),
+    "an agent's key": "(21:protected-private-key(3:rsa(1:n257:",
+    "an agent's key in its newer form": "Created: 20260101T000000\nKey: (protected-private-key (ecc (curve Ed25519)(q #40",
+    "a PEM key in bytes": f'KEY = (\n    b"-----BEGIN EC PRIVATE KEY-----\\n"\n    b"{BASE64}\\n"\n)\n',
+    "a PEM key in a mail": f"> -----BEGIN PRIVATE KEY-----\n> {BASE64}\n",
+    "a PEM key in a comment": f"# -----BEGIN PRIVATE KEY-----\n# {BASE64}\n",
     "AWS credentials in JSON": json.dumps({"SecretAccessKey": "x", "aws_secret_access_key": "aB3x" * 10}),
     "a Google service account": json.dumps({"type": "service_account", "private_key": f"-----BEGIN PRIVATE KEY-----\n{BASE64}\n"}),
     "an Azure storage key": f"DefaultEndpointsProtocol=https;AccountName=a;AccountKey={'Ab' * 43}==;\n",
@@ -156,6 +171,7 @@ def other_forms() -> dict[str, bytes]:
 
     keys: dict[str, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey]
     keys = {"RSA": rsa.generate_private_key(65537, 2048), "EC": ec.generate_private_key(ec.SECP256R1())}
+    keys["P-384"] = ec.generate_private_key(ec.SECP384R1())
     pkcs8, plain = forms.PrivateFormat.PKCS8, forms.NoEncryption()
     found: dict[str, bytes] = {}
     for name, key in keys.items():
@@ -168,6 +184,21 @@ def other_forms() -> dict[str, bytes]:
             f"{name}: PKCS #12": pkcs12.serialize_key_and_certificates(b"a", key, None, None, forms.BestAvailableEncryption(b"x")),
             f"{name}: PKCS #8 in base64": b"key: " + base64.b64encode(der),
             f"{name}: PEM in base64": b"data:\n  tls.key: " + base64.b64encode(pem),
+            f"{name}: traditional in base64": base64.b64encode(
+                key.private_bytes(forms.Encoding.DER, forms.PrivateFormat.TraditionalOpenSSL, plain)
+            ),
+            f"{name}: PKCS #8 in lines of base64": b"key: |\n  " + base64.encodebytes(der).replace(b"\n", b"\n  "),
+            f"{name}: PEM in base64 behind a line": base64.b64encode(b"# my key\n" + pem),
+            f"{name}: PEM in lines of base64 behind a line": base64.encodebytes(b"# my key\n" + pem),
+            f"{name}: PEM in base64 in base64": base64.b64encode(b"tls.key: " + base64.b64encode(pem)),
+            f"{name}: PEM in UTF-16, the other way around": pem.decode().encode("utf-16-be"),
+            f"{name}: in hexadecimal": b"key = " + der.hex().encode(),
+            f"{name}: in hexadecimal with colons": der.hex(":", 1).encode(),
+            f"{name}: in C": b"{" + b", ".join(f"0x{byte:02x}".encode() for byte in der) + b"}",
+            f"{name}: in a text of bytes": b'KEY = b"' + b"".join(f"\\x{byte:02x}".encode() for byte in der) + b'"',
+            f"{name}: PKCS #12 in base64": base64.b64encode(
+                pkcs12.serialize_key_and_certificates(b"a", key, None, None, forms.BestAvailableEncryption(b"x"))
+            ),
             f"{name}: PEM in UTF-16 with a mark": pem.decode().encode("utf-16"),
             f"{name}: PEM in UTF-16 without one": pem.decode().encode("utf-16-le"),
             f"{name}: PEM behind 900 kB": b"# comment\n" * 90_000 + pem,
@@ -175,6 +206,10 @@ def other_forms() -> dict[str, bytes]:
     small = ed25519.Ed25519PrivateKey.generate()
     openssh = small.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.OpenSSH, plain)
     found["Ed25519: PKCS #8"] = small.private_bytes(forms.Encoding.DER, pkcs8, plain)
+    found["Ed25519: PKCS #8 in base64"] = base64.b64encode(found["Ed25519: PKCS #8"])
+    found["PKCS #12 of an indefinite length"] = bytes.fromhex("3080020103308006092a864886f70d010701a080248004820400")
+    found["OpenPGP's secret keys"] = bytes.fromhex("9503c6045f000000010800") + bytes(900)
+    found["OpenPGP's secret keys in the newer form"] = bytes.fromhex("c55804690000001609 2b06010401da470f0101") + bytes(80)
     found["Ed25519: OpenSSH without its armor"] = b"".join(openssh.splitlines()[1:-1])
     found["a Java key store"] = bytes.fromhex("feedfeed00000002000000010000000100036b6579")
     return found
@@ -200,6 +235,15 @@ def test_a_public_key_is_packed_in_every_form(tmp_path: Path) -> None:
 
 
 NO_KEYS = {
+    "sums of files": "".join(
+        f"{hashlib.sha512(bytes([n])).hexdigest()}  a{n}\n{hashlib.sha256(bytes([n])).hexdigest()}\n" for n in range(200)
+    ),
+    "sums of packages": "".join(f'"sha512-{base64.b64encode(hashlib.sha512(bytes([n])).digest()).decode()}",\n' for n in range(200)),
+    "numbers": "".join(f"{n % 97},{n % 89},{n % 13}\n" for n in range(5000)),
+    "a picture in a notebook": json.dumps({"image/png": base64.b64encode(hashlib.shake_256(b"x").digest(50_000)).decode()}),
+    "a place for a token": "current-context: a\nusers:\n- user:\n    token: <your token>\n    token: $TOKEN\n",
+    "a program that refreshes": 'data = {"refresh_token": self.refresh_token}\nSECRET_KEY = os.environ["SECRET_KEY"]\n',
+    "a program that speaks of agents": "# the agent's (private-key) files, and protected-private-key\n",
     "a public key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB user@host\n-----BEGIN PUBLIC KEY-----\nMIIB\n",
     "a certificate": "-----BEGIN CERTIFICATE-----\nMIIDdzCCAl+gAwIBAgIEAgAAuTANBgkqhkiG9w0BAQUFADBaMQswCQYDVQQGEwJJ\n",
     "a program that looks for keys": 'if b"-----BEGIN PRIVATE KEY-----" in data:\n    raise ValueError\n',

@@ -66,7 +66,19 @@ def test_more_than_100_mb_are_refused_with_the_largest_files(code: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "name", [".env", ".env.local", "tls.pem", "api.KEY", "id_rsa", "credentials.json", ".netrc", ".npmrc", "deep/.env"]
+    "name",
+    [
+        *(".env", ".env.local", "tls.pem", "api.KEY", "id_rsa", "credentials.json", ".netrc", ".npmrc", "deep/.env", ".git-credentials"),
+        *(
+            ".pgpass",
+            ".s3cfg",
+            ".vault-token",
+            "application_default_credentials.json",
+            "kubeconfig",
+            "msal_token_cache.json",
+            "secring.gpg",
+        ),
+    ],
 )
 def test_what_looks_like_a_secret_is_refused_by_name_and_size(code: Path, name: str) -> None:
     (code / name).parent.mkdir(exist_ok=True)
