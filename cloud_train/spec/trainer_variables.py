@@ -2,7 +2,8 @@
 
 A job may come from a stranger, and many variables run code: PYTHONPATH and LD_PRELOAD, but also CUDA_INJECTION64_PATH, NCCL_NET_PLUGIN,
 OMP_TOOL_LIBRARIES and CXX. So only those are accepted that are known to tune a library and do nothing else. The user's own environment is
-not restricted, and neither is a script job, which runs the stranger's code anyway. Imports the standard library only: the worker reads it too.
+not restricted, and neither is a script job, which runs the stranger's code anyway. Imports the standard library only: the worker reads it
+too.
 """
 
 TRAINER_VARIABLES = frozenset(
