@@ -1,5 +1,7 @@
 """A config file that comes with a cloned repository: used only once it was trusted, by what it says."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -200,3 +202,22 @@ def test_the_question_and_the_verb_show_everything_that_is_trusted(repository: C
 def test_the_size_and_the_labels_of_a_job_need_no_trust(repository: CommandLine, settings: str) -> None:
     (repository.folder / "configs" / "mine.yaml").write_text(f"provider: local\n{settings}\n")
     assert repository("submit", "job.yaml", "--config", "mine").status == 0
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- 2>&1", "<&- >&-", "<&- 2>&-"])
+def test_without_an_input_nothing_is_accepted_and_nothing_is_called_a_bug(cloud_train: CommandLine, tmp_path: Path, closed: str) -> None:
+    run_id = cloud_train.submit("echo ran >> ran; false")
+    environment = {**cloud_train.environment, "CLOUD_TRAIN_HOME": str(tmp_path / "s")}
+    stranger = CommandLine(tmp_path / "stranger", cloud_train.folder, environment)
+    stranger("adopt", cloud_train.folder / "runs" / run_id)
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" -m cloud_train resume "$1" {closed}', sys.executable, run_id],
+        cwd=cloud_train.folder,
+        env=environment,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert (ended.returncode, b"bug" in ended.stdout + ended.stderr) == (2, False)
+    assert not (tmp_path / "s" / "errors").exists()
+    assert (cloud_train.folder / "ran").read_text() == "ran\n"
