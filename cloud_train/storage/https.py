@@ -35,8 +35,9 @@ from cloud_train.storage.base import (
     TransientStoreError,
 )
 from cloud_train.storage.retrying import DEFAULT_POLICY, RetryingStore
-from cloud_train.storage.transfer.downloading import ONE_PART_BYTES, PART_BYTES
-from cloud_train.storage.transfer.files import Download, Options, Progress, Summary, download
+from cloud_train.storage.transfer.downloading import ONE_PART_BYTES, PART_BYTES, Download, download
+from cloud_train.storage.transfer.engine import Options, Summary
+from cloud_train.storage.transfer.progress import Progress
 from cloud_train.storage.url_safety import AddressRefusedError, opener
 
 SCHEMES = ("http", "https")

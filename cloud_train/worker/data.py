@@ -131,7 +131,7 @@ def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo],
     """Make the place for the shards, with their index, once it is certain that all of them are in the store."""
     from cloud_train.data.shards import INDEX, MOST_INDEX_BYTES, read_index
     from cloud_train.run.shard_exchange import ShardExchange
-    from cloud_train.storage.transfer.files import Download, download
+    from cloud_train.storage.transfer.downloading import Download, download
 
     sizes = {info.key: info.size for info in objects}
     key = below(prefix, INDEX)
@@ -166,7 +166,8 @@ def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo],
 
 def _fetch_file(store: Store, key: str, place: Path, note: Note) -> None:
     """Make the file of an object, unless it is there already."""
-    from cloud_train.storage.transfer.files import Download, Options, download
+    from cloud_train.storage.transfer.downloading import Download, download
+    from cloud_train.storage.transfer.engine import Options
 
     info = store.stat(key)
     if info.sha256 is None or not _is_file_of(place, info.sha256):
@@ -203,7 +204,7 @@ def _bring_folder(store: Store, prefix: str, keys: list[str], place: Path, note:
 
 def _fetch_folder(store: Store, prefix: str, place: Path, paths: Collection[str] | None, note: Note) -> None:
     """Make the folder of the objects, or put right the one that is there, file by file and without taking it away."""
-    from cloud_train.storage.transfer.files import Options
+    from cloud_train.storage.transfer.engine import Options
     from cloud_train.storage.transfer.folders import download_folder
 
     is_new = not is_folder(place)

@@ -136,7 +136,8 @@ def bring_shards(exchange: ShardExchange, note: Note) -> None:
 
 def _bring(store: Store, key: str, shard: Shard, folder: Path, note: Note) -> int:
     """Bring one shard, checked against the index; returns whether that was still to be done, as 1 or 0."""
-    from cloud_train.storage.transfer.files import Download, Options, download
+    from cloud_train.storage.transfer.downloading import Download, download
+    from cloud_train.storage.transfer.engine import Options
 
     path = folder / shard.name
     if path.exists():

@@ -18,9 +18,8 @@ from cloud_train.worker.context import AttemptContext, Timing
 from cloud_train.worker.nodes import NodeContext, Peers
 from cloud_train.worker.processes import subprocesses
 from cloud_train.worker.processes.signals import Signals
-from cloud_train.worker.redaction import Redactor
 from cloud_train.worker.status import StatusFile
-from cloud_train.worker.worker_log import WorkerLog
+from cloud_train.worker.worker_log import Redactor, WorkerLog
 from cloud_train.worker.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -108,7 +108,7 @@ class Remote:
     def _bring(self, store: Store, name: str, checkpoints: Path) -> None:
         from cloud_train.run.checkpoints import put_in_place
         from cloud_train.run.manifest import LARGEST, parse_manifest
-        from cloud_train.storage.transfer.files import Download, download
+        from cloud_train.storage.transfer.downloading import Download, download
 
         prefix = f"{self.run_id}/{layout.CHECKPOINTS}/{name}"
         written = documents.read(store, f"{prefix}/{layout.MANIFEST}", LARGEST)

@@ -11,7 +11,7 @@ from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import State
 from cloud_train.storage.base import ObjectExistsError, Store
 from cloud_train.worker.ending import Ending
-from cloud_train.worker.redaction import Redactor
+from cloud_train.worker.worker_log import Redactor
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ def test_an_object_of_exactly_the_limit_is_read_and_one_byte_more_is_refused() -
     store = MemoryStore()
     store.place("a", b"x" * 100)
     assert documents.read(store, "a", 100) == b"x" * 100
-    with pytest.raises(CorruptError, match="memory://store/a has more than 99 bytes"):
+    with pytest.raises(CorruptError, match="memory://store/a is larger than the limit of 99 bytes"):
         documents.read(store, "a", 99)
 
 

@@ -21,7 +21,7 @@ from cloud_train.storage.base import (
 )
 from cloud_train.storage.https import HttpStore, fetch_url
 from cloud_train.storage.registry import check_url, open_store
-from cloud_train.storage.transfer.files import Progress
+from cloud_train.storage.transfer.progress import Progress
 from tests.storage.certificates import authority_and_server
 from tests.support import wait_until
 from tests.web_server import Answer, FileServer, serving, sha256

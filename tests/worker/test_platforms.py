@@ -90,9 +90,9 @@ def test_a_platform_that_no_worker_knows_names_its_variables_as_json(tmp_path: P
     [
         (CLUSTER.to_json(), {"TASKS": "2", "RANK": "1", "FIRST": "a", "PORT": "1"}, "cannot determine the node rank.*JOB"),
         (CLUSTER.to_json(), {"JOB": "4711", "TASKS": "two"}, "cannot determine the node rank"),
-        ('{"rank": "RANK"}', {}, "a NodeVariables is JSON with job, rank"),
-        ('{"job": "JOB", "colour": "red"}', {}, "a NodeVariables is JSON with job, rank"),
-        ("{", {}, "a NodeVariables is JSON with job, rank"),
+        ('{"rank": "RANK"}', {}, "expected NodeVariables as JSON with job, rank"),
+        ('{"job": "JOB", "colour": "red"}', {}, "expected NodeVariables as JSON with job, rank"),
+        ("{", {}, "expected NodeVariables as JSON with job, rank"),
         ("slurm", {}, "--platform is one of sagemaker, vertex, azureml or JSON, not 'slurm'"),
     ],
 )

@@ -119,7 +119,7 @@ def test_an_unsealed_checkpoint_of_an_earlier_attempt_is_not_trusted(launched: L
 def test_a_checkpoint_that_cannot_be_sealed_is_noted_and_does_not_stop_the_run(launched: Launched) -> None:
     launched.shell('mkdir "$CLOUD_TRAIN_CHECKPOINTS/step-1"; ln -s /etc/passwd "$CLOUD_TRAIN_CHECKPOINTS/step-1/weights"')
     assert launched.run().cause is Cause.SUCCEEDED
-    assert "'weights' is not a plain file" in launched.worker_log()
+    assert "'weights' is not a regular file" in launched.worker_log()
 
 
 def test_the_model_of_a_script_is_sealed_when_it_ends_well(launched: Launched) -> None:

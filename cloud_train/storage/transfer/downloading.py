@@ -8,17 +8,18 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.storage.base import UNKNOWN_SIZE, InvalidKeyError, ObjectChangedError, ObjectInfo, ObjectMissingError
-from cloud_train.storage.transfer.engine import Engine, Identity, Known, check_tries
+from cloud_train.storage.base import UNKNOWN_SIZE, InvalidKeyError, ObjectChangedError, ObjectInfo, ObjectMissingError, Store
+from cloud_train.storage.transfer.engine import Engine, Identity, Known, Options, Summary, check_tries
 from cloud_train.storage.transfer.local_files import Hasher, PartialFile, Source, StoppedError
 from cloud_train.storage.transfer.paths import explain, explained, open_folder
 from cloud_train.storage.transfer.pool import Step
+from cloud_train.storage.transfer.remembered import Memory
 
 PART_BYTES = 16 << 20
 """Size of a range, unless the caller says otherwise; it comes in pieces, so its size costs no memory."""
@@ -48,6 +49,23 @@ class Download:
     below: Path | None = None
     """For what a listing named: a folder above ``path``, below which no link is followed. Then what cannot be
     written there, or is gone by now, is skipped and said in the summary; otherwise it is an error."""
+
+
+def download(store: Store, files: Iterable[Download], options: Options | None = None, memory: Memory | None = None) -> Summary:
+    """Write objects as local files, each checked first, replacing what was there; folders are made as needed. ``memory`` learns them.
+
+    Raises the first error that there is: StoreError, CorruptError for an object that did not arrive, twice, as it was written. Then no file
+    but whole and checked ones has its name, and the next call resumes.
+    """
+    engine = Engine(store, options or Options())
+    todo = list(files)
+    engine.meter.expect(len(todo), sum(max(0, file.size) for file in todo))
+    try:
+        engine.run(download_step(engine, file) for file in todo)
+    finally:
+        if memory is not None:
+            memory.learn(engine.done)
+    return engine.summary()
 
 
 def download_step(engine: Engine, file: Download) -> Step:

@@ -9,15 +9,15 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from cloud_train.beneath import open_within
 from cloud_train.errors import CorruptError
-from cloud_train.storage.base import ObjectInfo, ObjectMissingError, UploadGoneError
-from cloud_train.storage.transfer.engine import Engine, Identity, Known, check_tries
+from cloud_train.storage.base import ObjectInfo, ObjectMissingError, Store, UploadGoneError
+from cloud_train.storage.transfer.engine import Engine, Identity, Known, Options, Summary, check_tries
 from cloud_train.storage.transfer.local_files import StoppedError, hash_file
 from cloud_train.storage.transfer.paths import explained
 from cloud_train.storage.transfer.pool import Step
@@ -37,6 +37,23 @@ class Upload:
 
 _WHOLE_BYTES = 8 << 20
 """Up to here a file goes whole to any store: none has parts of less."""
+
+
+def upload(store: Store, files: Iterable[Upload], options: Options | None = None) -> Summary:
+    """Write local files as objects, each with its SHA-256, replacing what was there.
+
+    Raises the first error that there is, when no other file is under way any more: StoreError, CorruptError for a file that is not what its
+    given SHA-256 says. Files that were done by then are whole in the store; the next call sends the others.
+    """
+    engine = Engine(store, options or Options())
+    todo = list(files)
+    sizes = []
+    for file in todo:
+        with explained(f"read {file.path}"):
+            sizes.append(file.path.stat().st_size)
+    engine.meter.expect(len(todo), sum(sizes))
+    engine.run(upload_step(engine, file, size) for file, size in zip(todo, sizes, strict=True))
+    return engine.summary()
 
 
 def upload_step(engine: Engine, file: Upload, size: int, *, look: bool = True) -> Step:

@@ -19,7 +19,7 @@ from cloud_train.run.manifest import LARGEST, Manifest, parse_manifest, read_man
 from cloud_train.run.record import Program
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.local import LocalStore
-from cloud_train.storage.transfer.files import Upload, upload
+from cloud_train.storage.transfer.uploading import Upload, upload
 from cloud_train.worker.nodes import NodeContext
 
 Note = Callable[[str], None]

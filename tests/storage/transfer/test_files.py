@@ -15,7 +15,10 @@ from cloud_train.retry import RetryPolicy
 from cloud_train.storage.base import Store
 from cloud_train.storage.retrying import RetryingStore
 from cloud_train.storage.transfer import engine
-from cloud_train.storage.transfer.files import Download, Options, Progress, Upload, download, upload
+from cloud_train.storage.transfer.downloading import Download, download
+from cloud_train.storage.transfer.engine import Options
+from cloud_train.storage.transfer.progress import Progress
+from cloud_train.storage.transfer.uploading import Upload, upload
 from tests.storage.memory_store import FaultyStore, MemoryStore
 from tests.support import wait_until
 
