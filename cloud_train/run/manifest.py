@@ -132,7 +132,7 @@ def _parse(data: bytes) -> Manifest:
         raise ValueError("a metric is not a number")
     fingerprint = fields.mapping("fingerprint")
     step = None if fields.value("step") is None else fields.whole("step", 0, documents.LARGEST_STEP)
-    files = {_checked_name(name): _entry(name, listed.pop(name)) for name in list(listed)}  # popped one by one to save memory: there may be a hundred thousand
+    files = {_checked_name(name): _entry(name, listed.pop(name)) for name in list(listed)}  # popped to save memory
     if not files:
         raise ValueError("it lists no files")
     return Manifest(step, metrics, files, fingerprint)

@@ -96,7 +96,7 @@ def test_nothing_of_a_store_is_reached_through_a_link_in_the_place_of_a_folder(s
     ):
         with pytest.raises(NotPlainError, match=f"{link} is a link, which is not followed") as refused:
             act()
-        assert refused.value.hint == "a store holds plain files and folders only: remove the link, then retry"
+        assert refused.value.hint == "a store may contain only regular files and folders: remove the link, then retry"
     with pytest.raises(ObjectMissingError):
         store.stat(KEY)
     assert list(store.list("run/")) == []

@@ -109,7 +109,7 @@ def replace_the_manifest_by_a_folder(folder: Path) -> None:
         (lose_a_file, "deeper/state.bin is missing"),
         (cut_the_manifest, "manifest.json is not a manifest"),
         (lose_the_manifest, "manifest.json is missing"),
-        (grow_the_manifest, "a manifest has at most"),
+        (grow_the_manifest, "bytes; the limit is"),
         (rename_the_folder, "is for step 2"),
         (replace_a_file_by_a_link, "model.bin is a link"),
         (replace_a_folder_by_a_link, "deeper is a link"),

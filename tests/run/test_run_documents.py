@@ -42,7 +42,7 @@ def test_the_depth_of_a_document_has_a_limit() -> None:
         return json.dumps({"a": json.loads("[" * depth + "1" + "]" * depth)}).encode()
 
     assert documents.load(nested(60), 1000)
-    with pytest.raises(ValueError, match="more than 64 deep"):
+    with pytest.raises(ValueError, match="more than 64 levels deep"):
         documents.load(nested(70), 1000)
-    with pytest.raises(ValueError, match="too deep"):
+    with pytest.raises(ValueError, match="nested too deeply"):
         documents.load(nested(70).replace(b"1", b"[" * 100_000 + b"]" * 100_000), 1_000_000)

@@ -93,7 +93,7 @@ def test_a_platform_that_no_worker_knows_names_its_variables_as_json(tmp_path: P
         ('{"rank": "RANK"}', {}, "expected NodeVariables as JSON with job, rank"),
         ('{"job": "JOB", "colour": "red"}', {}, "expected NodeVariables as JSON with job, rank"),
         ("{", {}, "expected NodeVariables as JSON with job, rank"),
-        ("slurm", {}, "--platform is one of sagemaker, vertex, azureml or JSON, not 'slurm'"),
+        ("slurm", {}, "--platform must be one of sagemaker, vertex, azureml or JSON, not 'slurm'"),
     ],
 )
 def test_variables_that_are_missing_or_no_rules_are_said(name: str, variables: dict[str, str], message: str) -> None:

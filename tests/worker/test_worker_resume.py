@@ -138,7 +138,7 @@ def test_a_model_that_cannot_be_sealed_is_a_failure_that_says_so(launched: Launc
     launched.shell('ln -s /etc/passwd "$CLOUD_TRAIN_MODEL/weights"')
     status = launched.run()
     assert status.cause is Cause.FAILED
-    assert "its model is incomplete" in status.message
+    assert "its model cannot be completed" in status.message
 
 
 def test_a_stop_while_checkpoints_are_being_read_ends_the_attempt_before_the_program_starts(launched: Launched) -> None:
