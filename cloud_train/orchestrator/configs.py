@@ -1,8 +1,8 @@
-"""Which config file counts, and whether its settings may be acted on.
+"""Which config file applies, and whether its settings may take effect.
 
-A file that was found beside a job comes with the job, so the author of the job is the author of the file. If it decides where credentials,
-secrets or images go, or what runs them, it is used only once it was trusted: as direnv does it, by path and content, so that a changed file
-asks again. A file that the caller names by its path, or that is in ``~/.cloud-train/configs``, is the caller's own word.
+A file found beside a job comes with the job, so the author of the job wrote it. If it decides where credentials, secrets or images go, or
+what runs them, it takes effect only after it was trusted: as in direnv, by path and content, so that a changed file asks again. A file that
+the caller names by its path, or keeps in ``~/.cloud-train/configs``, needs no trust.
 """
 
 import hashlib
@@ -85,12 +85,12 @@ def decisive_settings(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def is_trusted(home: Home, config: Config) -> bool:
-    """Whether this file was trusted as it is now."""
+    """Whether the present content of this file was trusted."""
     return _mark(home, config).is_file()
 
 
 def trust(home: Home, config: Config) -> None:
-    """Trust the file as it is now; raises StoreError if that cannot be recorded."""
+    """Trust the present content of the file; raises StoreError if that cannot be recorded."""
     mark = _mark(home, config)
     try:
         make_folder(home.folder)
@@ -103,7 +103,7 @@ def trust(home: Home, config: Config) -> None:
 
 
 def trust_file(home: Home, file: Path) -> dict[str, str]:
-    """Trust a config file as it is now; returns the settings that this is about, by name. Raises StoreError and JobError."""
+    """Trust the present content of a config file; returns the settings that needed trust, by name. Raises StoreError and JobError."""
     config = load_config(file)
     trust(home, config)
     return dict(decisive_settings(config))

@@ -1,4 +1,4 @@
-"""What a cloud itself logs of an attempt: the only output until the worker starts, or if it never does."""
+"""A cloud's own log of an attempt: the only output until the worker starts, or if it never does."""
 
 import time
 from collections.abc import Callable
@@ -14,22 +14,22 @@ from cloud_train.run.states import State
 from cloud_train.run.view import RunView
 
 _PAUSE_SECONDS = 10.0
-"""Between two requests for a cloud's logs, which are limited."""
+"""Pause between two requests for logs, which clouds limit."""
 
 
 def read_provider_logs(home: Home, run_id: str) -> list[str]:
-    """The lines that a cloud itself holds of the newest attempt's output.
+    """The lines of the cloud's own log of the newest attempt.
 
-    Empty for a provider of this machine. Raises ProviderError.
+    Empty for a provider on this machine. Raises ProviderError.
     """
-    words: list[str] = []
+    lines: list[str] = []
     with LedgerReader(home.ledger_path) as ledger:
-        ProviderLogs(home, words.append).tell_all(read_run(home, run_id), ledger)
-    return words
+        ProviderLogs(home, lines.append).tell_all(read_run(home, run_id), ledger)
+    return lines
 
 
 class ProviderLogs:
-    """Passes on what the cloud itself logs of an attempt before its worker starts, each line once."""
+    """Passes on the cloud's own log of an attempt until its worker starts, each line once."""
 
     def __init__(self, home: Home, note: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._home, self._note, self._clock = home, note, clock
@@ -39,14 +39,14 @@ class ProviderLogs:
         self._said = ""
 
     def tell(self, run: RunView, ledger: LedgerReader) -> None:
-        """Pass on new lines, unless the worker has its own log by now, or the cloud was asked a moment ago."""
+        """Pass on new lines, unless the worker has started or the next request is not due yet."""
         if run.message and run.message != self._said and run.state in (State.QUEUED, State.STARTING):
             self._said = run.message
             self._note(run.message)
         if run.heartbeat is not None or run.state.is_end or self._clock() < self._due:
             return
         self._due = self._clock() + _PAUSE_SECONDS
-        with suppress(ProviderError):  # the look at the run reports it
+        with suppress(ProviderError):  # reported when the run itself is checked
             self.tell_all(run, ledger)
 
     def tell_all(self, run: RunView, ledger: LedgerReader) -> None:

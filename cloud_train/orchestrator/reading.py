@@ -24,9 +24,9 @@ _MOST_POINTS = 2_000_000
 
 
 def read_logs(home: Home, run_id: str, attempt: int | None = None, node: int = 0, tail: int | None = None) -> Iterator[bytes]:
-    """The program's output, byte for byte, in pieces; ``attempt`` is the newest one for None.
+    """The program's output, byte for byte, in pieces; of the newest attempt if ``attempt`` is None.
 
-    Raises NotFoundError for an attempt that never was, UsageError for a node that the run does not have.
+    Raises NotFoundError for an attempt that does not exist, UsageError for a node that the run does not have.
     """
     run = read_run(home, run_id)
     reader = _log(run, attempt or run.attempt, node)
@@ -46,10 +46,10 @@ def follow_logs(
     clock: Callable[[], float] = time.monotonic,
     record: bool = True,
 ) -> Iterator[bytes]:
-    """The program's output as it comes, until the run ends, that of a next attempt included.
+    """The program's output as it arrives, until the run ends, including further attempts.
 
-    What the looks find is recorded unless ``record`` is False. ``note`` is told when the run's store cannot be reached for
-    a while. ``clock`` says when a cloud is asked again. Raises UsageError for a node that the run does not have.
+    Findings are recorded unless ``record`` is False. ``note`` is called when the run's store becomes unreachable. ``clock`` times the
+    requests to a cloud. Raises UsageError for a node that the run does not have.
     """
     if node:
         _check_node(read_run(home, run_id), node)
@@ -88,7 +88,7 @@ def read_worker_log(home: Home, run_id: str, attempt: int | None = None, node: i
 
 
 def read_metrics(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None) -> list[MetricPoint]:
-    """The metrics of the run, in the order of its steps; where an attempt repeated a step, the later attempt counts.
+    """The metrics of the run, in the order of its steps; if attempts share a step, the later attempt counts.
 
     If there are too many, only the newest are read, and ``note`` is told.
     """
@@ -109,7 +109,7 @@ def read_metrics(home: Home, run_id: str, note: Callable[[str], None] = lambda _
 
 
 def _attempts(store: Store, run: RunView) -> list[int]:
-    """The attempts in the run directory, up to the newest that the run knows."""
+    """Numbers of the attempts in the run directory, up to the run's newest one."""
     found = (documents.attempt_number(name) for name in store.folders(f"{run.run_id}/{layout.ATTEMPTS}/"))
     return sorted(number for number in found if number is not None and number <= run.attempt)
 
@@ -118,7 +118,7 @@ def _log(run: RunView, attempt: int, node: int) -> LogReader:
     if node:
         _check_node(run, node)
     reader = LogReader(store_at(run.store), f"{run.run_id}/{layout.output_log(attempt, node)}")
-    begins = attempt == run.attempt and not run.state.is_end  # it may not have begun to write
+    begins = attempt == run.attempt and not run.state.is_end  # it may not have written anything yet
     if not begins and not reader.stream.exists():
         raise NotFoundError(
             f"attempt {attempt} of {run.run_id} has no log of node {node}",
@@ -129,7 +129,7 @@ def _log(run: RunView, attempt: int, node: int) -> LogReader:
 
 
 def _check_node(run: RunView, node: int) -> None:
-    nodes = int(read_record(store_at(run.store), run.run_id).job.get("resources", {}).get("nodes", 1))  # checked when it was read
+    nodes = int(read_record(store_at(run.store), run.run_id).job.get("resources", {}).get("nodes", 1))  # validated when it was read
     if node >= nodes:
         ranks = "0 only" if nodes == 1 else f"0 to {nodes - 1}"
         raise UsageError(f"{run.run_id} has no node {node}; its nodes are {ranks}", hint=f"resources.nodes in its job is {nodes}")

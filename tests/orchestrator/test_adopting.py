@@ -214,7 +214,7 @@ def test_a_live_run_of_another_machine_cannot_be_resumed(home: Home, other_home:
     with pytest.raises(ConflictError, match="is still active"):
         resume(other_home, run.run_id, notes.append, ask=accepting, sleep=fake.sleep, clock=fake.clock)
     assert fake.now == 44
-    assert "waiting 45 s for a sign of life" in notes[0]
+    assert "waiting 45 s for a heartbeat" in notes[0]
     assert not status_of(run).state.is_end
     assert not (run_folder(run) / layout.attempt(2)).exists()
 
@@ -226,7 +226,7 @@ def test_a_run_of_which_nobody_hears_is_resumed_from_its_newest_checkpoint(other
     assert 45 <= fake.now < 50
     assert (again.attempt, again.is_unmanaged) == (2, False)
     first = status_of(dead_elsewhere)
-    assert (first.cause, "no sign of life" in first.message) == (Cause.INFRASTRUCTURE, True)
+    assert (first.cause, "no heartbeat" in first.message) == (Cause.INFRASTRUCTURE, True)
     end = end_of(other_home, again)
     assert (end.state, end.resumed_step) == (State.SUCCEEDED, 7)
     assert b"".join(read_logs(other_home, end.run_id)) == b"from step-00000007\n"
@@ -404,7 +404,7 @@ def test_a_copy_holds_each_log_as_one_file_and_says_what_never_arrived(
     assert (again.copied, again.bytes, again.unchanged) == ((), 0, len(copy.copied))
     connections.store_at(far_store).put(segment_key(log, 12), b"four\n")
     torn = sync(home, run.run_id, tmp_path / "copy")
-    assert torn.skipped == ((layout.output_log(1), "cut at byte 8, because the bytes up to 12 are missing in the store"),)
+    assert torn.skipped == ((layout.output_log(1), "cut off at byte 8: the bytes up to 12 are missing from the store"),)
     assert (copy.folder / layout.output_log(1)).read_bytes() == b"one\ntwo\n"
 
 

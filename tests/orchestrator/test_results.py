@@ -72,7 +72,7 @@ def test_a_checkpoints_model_arrives_without_the_trainers_state(
 def test_a_checkpoint_that_is_not_there_is_answered_with_those_that_are(home: Home, run: RunView, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError) as raised:
         fetch_model(home, run.run_id, tmp_path / "out", "15")
-    assert raised.value.hint == "steps that are kept: 10, 20, 30"
+    assert raised.value.hint == "available steps: 10, 20, 30"
     with pytest.raises(UsageError, match="'newest'"):
         fetch_model(home, run.run_id, tmp_path / "out", "newest")
     assert not (tmp_path / "out").exists()
