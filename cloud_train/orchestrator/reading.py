@@ -53,11 +53,6 @@ def follow_logs(
     """
     if node:
         _check_node(read_run(home, run_id), node)
-
-    def read(reader: LogReader) -> Iterator[bytes]:
-        while piece := patiently(lambda: next(reader.read(), b""), note, sleep):
-            yield piece
-
     with looking_at(home, run_id, record) as (ledger, look):
         attempt, reader = 0, None
         poller = Poller(clock)
@@ -67,16 +62,22 @@ def follow_logs(
             early.tell(run, ledger)
             if reader is None or run.attempt != attempt:
                 if reader is not None:
-                    yield from read(reader)
+                    yield from _new_output(reader, note, sleep)
                 store = store_at(run.store)
                 reader = LogReader(store, f"{run_id}/{layout.output_log(run.attempt, node)}")
                 if tail is not None and not attempt:
                     patiently(partial(reader.skip_to_tail, tail), note, sleep)
                 attempt = run.attempt
-            yield from read(reader)
+            yield from _new_output(reader, note, sleep)
             if run.state.is_end:
                 return
             sleep(pause_of(store, _PAUSE_SECONDS))
+
+
+def _new_output(reader: LogReader, note: Callable[[str], None], sleep: Callable[[float], None]) -> Iterator[bytes]:
+    """The output since the last read, in pieces, retried while the store is unreachable."""
+    while piece := patiently(lambda: next(reader.read(), b""), note, sleep):
+        yield piece
 
 
 def read_worker_log(home: Home, run_id: str, attempt: int | None = None, node: int = 0) -> list[str]:

@@ -1,4 +1,4 @@
-"""A plan: a job made concrete. Pure data; nothing was sent, written or started."""
+"""A plan: a job with everything decided that its submission needs. Pure data; nothing was sent, written or started."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ from cloud_train.spec.facts import DataFacts, LayerFacts
 NOT_WRITTEN = "0" * 64
 """In place of the SHA-256 of ``run.json`` in a plan that has not been submitted."""
 _BESIDE = frozenset({"job", "program", "record_sha256", "is_foreign"})
-"""What is not among the plan's facts in ``run.json``: the first two stand beside them, and the others are about that file."""
+"""Fields left out of the plan in ``run.json``: the first two have their own sections there, the others are about the file itself."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class Plan:
     steps_per_epoch: int | None
     total_steps: int | None
     origins: dict[str, str]
-    """Where each value of the resolved spec comes from: dotted path → ``file:line``, ``--set``, ``default``, …"""
+    """Origin of each value of the resolved spec: dotted path → ``file:line``, ``--set``, ``default``, …"""
     notes: tuple[str, ...]
-    """What a reader should know before submitting, such as a resource that this provider does not enforce."""
+    """Facts to know before submitting, such as a resource that this provider does not enforce."""
     image: str | None = None
-    """The container: before it is built what it will be built from, afterwards its name by digest; None where the provider runs none."""
+    """The container image: its parts before it is built, its name with digest afterwards; None if the provider runs no containers."""
     host_data: str | None = None
-    """The job's data on this machine, absolute, which a container is given; None where there is none, or no container."""
+    """Absolute path of the job's data on this machine, to be mounted into the container; None without data or container."""
     record_sha256: str = NOT_WRITTEN
-    """SHA-256 of the ``run.json`` that the worker has to find, in hexadecimal; zeros until it is written."""
+    """Hexadecimal SHA-256 of the ``run.json`` that the worker must find; zeros until it is written."""
     is_foreign: bool = False
-    """Whether another machine wrote that file."""
+    """Whether another machine wrote that ``run.json``."""
 
     @property
     def parameters(self) -> int:
@@ -59,7 +59,7 @@ class Plan:
         return {**self.facts(), "job": self.job.model_dump(mode="json"), "program": asdict(self.program)}
 
     def facts(self) -> dict[str, Any]:
-        """The plan as JSON, as it stands in ``run.json``: the job and the program have their own places there."""
+        """The plan as JSON in ``run.json``, where the job and the program have their own sections."""
         fields = {name: value for name, value in vars(self).items() if name not in _BESIDE}
         return {
             **fields,
@@ -71,9 +71,9 @@ class Plan:
 
     @classmethod
     def of_attempt(cls, record: RunRecord, attempt: int, record_sha256: str) -> Self:
-        """The plan of a further attempt of the run that ``record`` describes, whose bytes have the SHA-256 ``record_sha256``.
+        """The plan of a further attempt of the run in ``record``, whose bytes have the SHA-256 ``record_sha256``.
 
-        Raises CorruptError for a record that holds no plan of this version.
+        Raises CorruptError if this version cannot read the plan in the record.
         """
         try:
             fields = {name: value for name, value in record.plan.items() if name not in {"parameters", "attempt", "run_id", *_BESIDE}}
@@ -90,7 +90,7 @@ class Plan:
 
 
 def _check_types(fields: dict[str, Any]) -> None:
-    """Raise ValueError for a field that is acted on and has another type than a plan's: anybody may have written it."""
+    """Raise ValueError for a field of the wrong type: the record is not trusted."""
     said = Fields(fields)
     fields["job_file"] = said.text("job_file")
     if "\0" in fields["job_file"]:

@@ -1,6 +1,6 @@
-"""``run.json`` and ``status.json``: what a run is, written once, and where each attempt stands, written by its worker."""
+"""``run.json``, the description of a run, written once; and ``status.json``, the status of each attempt, written by its worker."""
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' images
 
 import json
 from dataclasses import asdict, dataclass, field, replace
@@ -22,15 +22,15 @@ _MOST_NODES = 100_000
 
 
 def sha256_of(written: bytes) -> str:
-    """The SHA-256 of a ``run.json`` as it was written, in hexadecimal: what the ledger and the worker know it by."""
-    import hashlib  # 2 ms, which a command that shows what the ledger has does without
+    """The hexadecimal SHA-256 of the bytes of a ``run.json``, by which the ledger and the worker recognize it."""
+    import hashlib  # 2 ms, which commands that only read the ledger save
 
     return hashlib.sha256(written).hexdigest()
 
 
 @dataclass(frozen=True)
 class Program:
-    """What the worker starts. Pure data, without secrets: their values reach the program through the worker's own environment."""
+    """The program that the worker starts. Pure data, without the values of secrets, which are passed to the worker separately."""
 
     command: tuple[str, ...]
     directory: str
@@ -42,13 +42,13 @@ class Program:
     duration_seconds: float | None = None
     keep_checkpoints: int = 3
     ranking: Ranking = USUAL
-    """Which checkpoints are the best, and how many of them are kept beside the newest."""
+    """Which checkpoints are the best, and how many of them are kept beside the newest ones."""
     attempts: int = 1
-    """Launches at most, the first one counted."""
+    """Maximum number of launches, including the first."""
     retry_on: tuple[Cause, ...] = ()
 
     def retries(self, cause: Cause, attempt: int) -> bool:
-        """Whether an attempt of this number that ended with ``cause`` is followed by another."""
+        """Whether attempt number ``attempt`` is followed by another one after it ended with ``cause``."""
         return attempt < self.attempts and cause in self.retry_on
 
 
@@ -65,7 +65,7 @@ class RunRecord:
     plan: dict[str, Any]
     """Provider, store, layers, data facts, steps: what ``--dry-run`` prints."""
     provenance: dict[str, Any]
-    """Where it comes from: job file, git commit, versions, host."""
+    """Origin of the run: job file, git commit, versions, host."""
 
     def to_json(self) -> bytes:
         """The bytes of ``run.json``."""
@@ -92,7 +92,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class AttemptStatus:
-    """``status.json``: where one attempt stands."""
+    """``status.json``: the status of one attempt."""
 
     state: State
     started: float
@@ -101,14 +101,14 @@ class AttemptStatus:
     pid: int
     cause: Cause | None = None
     message: str = ""
-    """What the program said, or what the worker found, about the end."""
+    """The reason for the end, from the program or the worker."""
     ended: float | None = None
     program_exit_code: int | None = None
     """Exit status of the program; negative for a signal."""
     resumed_step: int | None = None
     """The step of the checkpoint that this attempt started from."""
     launch: str = ""
-    """What the platform calls the job that the attempt's worker belongs to; empty where there is no platform."""
+    """The platform's name for the job that runs the attempt's worker; empty without a platform."""
 
     def ended_with(self, cause: Cause, message: str, now: float, program_exit_code: int | None = None) -> Self:
         """This status, ended."""
@@ -154,7 +154,7 @@ def _fields(data: bytes, largest: int) -> Fields:
 
 
 def _program(values: dict[str, Any]) -> Program:
-    """What will be executed: nothing in it may be unknown."""
+    """Read the program, which will be executed: unknown fields are refused."""
     fields = Fields(values, "program")
     command = tuple(fields.argument("command", word) for word in fields.items("command", _MOST_WORDS))
     environment = fields.mapping("environment", default={})
@@ -188,7 +188,7 @@ def _ranking(values: dict[str, Any]) -> Ranking:
 
 
 def _check_sections(job: dict[str, Any], plan: dict[str, Any], provenance: dict[str, Any]) -> None:
-    """Raise ValueError if what is read of these sections without the models of a job has another type than it should."""
+    """Raise ValueError if a field that is read without the job's models has the wrong type."""
     of_job, of_plan = Fields(job, "job"), Fields(plan, "plan")
     of_job.text("name", default="")
     for section in ("model", "train", "resources"):

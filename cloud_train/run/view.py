@@ -1,4 +1,4 @@
-"""The row of a run: what the ledger holds, a look finds, the command line shows and ``--json`` prints, as one type."""
+"""The state of a run as one type: the ledger holds it, a check returns it, the command line shows it and ``--json`` prints it."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -36,11 +36,11 @@ class RunView:
     resumed_step: int | None = None
     """The step of the checkpoint that the attempt started from."""
     heartbeat: float | None = None
-    """The worker's last sign of life; None for a run that was read from the ledger alone."""
+    """Time of the worker's last heartbeat; None for a run that was read from the ledger alone."""
     is_unmanaged: bool = False
-    """Whether the attempt was launched from another machine, so that its worker's status is all that is known of it here."""
+    """Whether the attempt was launched from another machine, so that it is known here only by its worker's status."""
     is_recorded: bool = True
-    """False for an end that was concluded from what the provider says, and is written neither in the ledger nor in the run directory."""
+    """False for an end that was derived from the provider's observation and is not yet in the ledger or the run directory."""
 
     @property
     def run_directory(self) -> str:
@@ -49,7 +49,7 @@ class RunView:
 
     @property
     def state_text(self) -> str:
-        """The state for a person, such as ``running`` or ``interrupted (not yet recorded)``."""
+        """The state for display, such as ``running`` or ``interrupted (not yet recorded)``."""
         return self.state.value if self.is_recorded else f"{self.state} ({NOT_RECORDED})"
 
     def duration(self, now: float | None = None) -> float | None:
@@ -58,7 +58,7 @@ class RunView:
         return None if self.started is None or until is None else max(0.0, until - self.started)
 
     def shown_by(self, number: int, status: AttemptStatus) -> Self:
-        """The run as the status of attempt ``number`` shows it."""
+        """The run with the status of attempt ``number``."""
         return replace(
             self,
             attempt=number,
@@ -72,14 +72,14 @@ class RunView:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What ``--json`` prints of a run; times are ISO 8601 in UTC."""
+        """The run as ``--json`` prints it; times are ISO 8601 in UTC."""
         fields = {name: instant(value) if name in _TIMES else value for name, value in vars(self).items()}
         fields["is_elsewhere"] = fields.pop("is_unmanaged")
         return {**fields, "run_directory": self.run_directory, "duration_seconds": self.duration()}
 
 
 def instant(seconds: float | None) -> str | None:
-    """Seconds since the epoch as ISO 8601 in UTC, to the millisecond; None for a time that is not before the year 10000."""
+    """Seconds since the epoch as ISO 8601 in UTC, to the millisecond; None for a time after the year 9999."""
     if seconds is None or not 0 <= seconds <= LATEST:
         return None
     return datetime.fromtimestamp(round(seconds, 3), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""Metrics as a table, with one row for each epoch or step, and as curves in plain characters, one plot for each metric."""
+"""Metrics as a table, with one row per epoch or step, and as plots in plain characters, one per metric."""
 
 import math
 import shutil
@@ -12,17 +12,17 @@ from cloud_train.run.metrics import MetricPoint
 _STEPS_SHOWN = 20
 _COLUMNS_IN_A_PIPE, _ROWS = 80, 18
 _LOOKS = (("hd", "▞", "blue"), ("•", "•", "yellow"), ("x", "x", "green"), ("o", "o", "red"))
-"""Marker, how it looks in the title, colour: one for each split. plotext fills a cell by quarters with ``hd``."""
+"""Marker, its look in the legend, and its colour, for each split. With ``hd``, plotext fills quarters of a cell."""
 
 
 def metrics_table(points: Sequence[MetricPoint], paint: Painter) -> tuple[str, int]:
-    """The table, and how many rows at its beginning were left out; ``points`` are in the order of their steps."""
+    """The table, and the number of rows left out at its beginning; ``points`` are in the order of their steps."""
     by_epoch = any(point.epoch is not None for point in points)
     keys = sorted({point.key for point in points}, key=_order)
     last: dict[int, dict[str, float | None]] = {}
     steps: dict[int, int] = {}
     for point in points:
-        # Without an epoch beside epochs elsewhere, a point belongs to the epoch of the one before it.
+        # If only other points have an epoch, a point belongs to the epoch of the one before it.
         row = _row(point, by_epoch, previous=next(reversed(last), 1))
         last.setdefault(row, {})[point.key] = point.value
         steps[row] = point.step
@@ -50,7 +50,7 @@ def _order(key: str) -> tuple[int, str]:
 
 
 def plots(points: Sequence[MetricPoint], shown: bool, paint: Painter, terminal: bool) -> str:
-    """The plots under each other: of ``loss`` alone, or of every metric in ``points`` where they were chosen (``shown``)."""
+    """The plots, one below the other: only ``loss``, or with ``shown`` every metric in ``points``."""
     names = list(dict.fromkeys(point.name for point in points))
     if not shown:
         names = ["loss"] if "loss" in names else names[:1]
@@ -75,8 +75,7 @@ def _plot(name: str, points: Sequence[MetricPoint], columns: int, rows: int, pai
         if not curve:
             continue
         steps, values = zip(*curve, strict=True)
-        # Few points are joined by lines; thousands of them are a line already.
-        # The name "hd" stands for many characters and takes no colour of ours: it gets the theme's first one.
+        # The marker "hd" is many characters, which plotext cannot colorize: it gets the theme's first colour.
         coloured = paint.enabled and marker != "hd"
         signal = figure.signal(list(steps), list(values), marker=plotext.colorize(marker, colour) if coloured else marker)
         if len(curve) > 1 and marker == "hd":
