@@ -70,7 +70,7 @@ def test_every_verb_that_prints_data_takes_json() -> None:
         assert "--json" in helped(verb), verb
 
 
-def test_no_verb_at_all_shows_the_help_and_is_a_usage_error() -> None:
+def test_without_a_verb_the_help_is_shown_as_a_usage_error() -> None:
     result = runner.invoke(app, [], prog_name=PROGRAM)
     assert result.exit_code == 2
     assert "Commands:" in result.output

@@ -90,7 +90,7 @@ def own_engine() -> Iterator[OwnEngine]:
             engine.end()
 
 
-def test_a_run_whose_engine_is_restarted_is_told_so_and_goes_on(own_engine: OwnEngine, home: Home, tmp_path: Path) -> None:
+def test_a_run_whose_engine_is_restarted_is_preempted_and_resumes(own_engine: OwnEngine, home: Home, tmp_path: Path) -> None:
     with subprocess.Popen(["/usr/bin/docker", "save", base_image()], stdout=subprocess.PIPE) as saved:
         subprocess.run(["/usr/bin/docker", "--host", own_engine.address, "load", "--quiet"], stdin=saved.stdout, check=True)
     (tmp_path / "code").mkdir()

@@ -95,7 +95,7 @@ def followed_by_submit(home: Home, worker: Worker) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("followed", [followed_by_logs, followed_by_submit])
-def test_what_a_follower_remembers_does_not_grow(
+def test_a_followers_memory_does_not_grow(
     followed: Callable[[Home, Worker], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, store = Home(tmp_path / "home"), MemoryStore()

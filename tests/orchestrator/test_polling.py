@@ -59,7 +59,7 @@ def handle(run_id: str = RUN, attempt: int = 1) -> Handle:
     return Handle(run_id, attempt, "counted", "s3://bucket/runs", {"name": run_id})
 
 
-def test_a_cloud_is_asked_less_and_less_often_and_never_less_than_once_a_minute() -> None:
+def test_a_cloud_is_polled_less_and_less_often_but_at_least_once_a_minute() -> None:
     place = Counted()
     poller = Poller(clock=lambda: place.now)
     for second in range(1000):
@@ -72,7 +72,7 @@ def test_a_cloud_is_asked_less_and_less_often_and_never_less_than_once_a_minute(
     assert set(pauses[-10:]) == {60}
 
 
-def test_a_day_of_following_asks_as_often_as_the_documents_say() -> None:
+def test_a_day_of_following_makes_as_many_requests_as_documented() -> None:
     place = Counted()
     poller = Poller(clock=lambda: place.now)
     for second in range(0, 86400, 2):
@@ -84,7 +84,7 @@ def test_a_day_of_following_asks_as_often_as_the_documents_say() -> None:
     assert "9 times in the first minute, 68 in the first hour, then 60 an hour, 1,448 in a day" in text
 
 
-def test_a_place_on_this_machine_is_asked_whenever_somebody_looks() -> None:
+def test_a_local_provider_is_polled_every_time() -> None:
     place = Counted(Capabilities(stores=("file",), max_nodes=1, spot=False, enforces=()))
     poller = Poller(clock=lambda: place.now)
     for _ in range(5):
@@ -92,7 +92,7 @@ def test_a_place_on_this_machine_is_asked_whenever_somebody_looks() -> None:
     assert len(place.asked) == 5
 
 
-def test_the_next_attempt_is_asked_about_at_once() -> None:
+def test_the_next_attempt_is_polled_immediately() -> None:
     place = Counted()
     poller = Poller(clock=lambda: place.now)
     poller.observe(cast(Provider, place), handle())
@@ -140,7 +140,7 @@ def written_down(ledger: Ledger, number: int, state: State = State.RUNNING) -> s
     return run_id
 
 
-def test_a_thousand_runs_are_one_question(home: Home, place: Counted) -> None:
+def test_a_thousand_runs_take_one_request(home: Home, place: Counted) -> None:
     with Ledger(home.ledger_path) as ledger:
         ledger._connection.execute("PRAGMA synchronous = OFF")  # three thousand changes, none of which has to outlive a power cut
         for number in range(1000):
@@ -150,7 +150,7 @@ def test_a_thousand_runs_are_one_question(home: Home, place: Counted) -> None:
     assert (place.listed, place.asked) == ([1000], [])
 
 
-def test_a_cloud_that_cannot_be_asked_hides_no_run(home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_of_an_unreachable_cloud_are_still_listed(home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: Any) -> list[Observation]:
         raise ProviderError("the login has expired")
 
@@ -161,7 +161,7 @@ def test_a_cloud_that_cannot_be_asked_hides_no_run(home: Home, place: Counted, m
     assert said == ["cannot reach counted: the login has expired"]
 
 
-def test_what_a_cloud_logs_before_the_worker_speaks_is_told_once_and_in_whole_lines(home: Home, place: Counted) -> None:
+def test_a_clouds_log_before_the_worker_starts_is_passed_on_once_and_in_whole_lines(home: Home, place: Counted) -> None:
     run_id = submitted(home, 1, State.STARTING)
     now, said = [0.0], list[str]()
     words = ProviderLogs(home, said.append, clock=lambda: now[0])
@@ -185,7 +185,7 @@ def test_what_a_cloud_logs_before_the_worker_speaks_is_told_once_and_in_whole_li
         assert len(said) == 3
 
 
-def test_success_that_the_worker_does_not_know_of_is_not_taken_for_success(tmp_path: Path) -> None:
+def test_success_reported_by_the_provider_alone_does_not_count(tmp_path: Path) -> None:
     from cloud_train.storage.local import LocalStore
 
     ended = end_without_worker(LocalStore(tmp_path), RUN, 1, None, Observation(State.SUCCEEDED, Cause.SUCCEEDED))
@@ -204,7 +204,7 @@ def test_success_that_the_worker_does_not_know_of_is_not_taken_for_success(tmp_p
         (Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, "killed"), (State.INTERRUPTED, Cause.PREEMPTED)),
     ],
 )
-def test_a_worker_that_was_told_to_stop_has_the_reason_that_its_cloud_gives(
+def test_a_preempted_worker_gets_the_reason_from_its_cloud(
     home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch, said: Observation, shown: tuple[State, Cause | None]
 ) -> None:
     run_id, store, now = submitted(home, 1), MemoryStore(), time.time()
@@ -221,7 +221,7 @@ def test_a_worker_that_was_told_to_stop_has_the_reason_that_its_cloud_gives(
     assert AttemptStatus.from_json(store.get(key), key).cause is (seen.cause or Cause.PREEMPTED)
 
 
-def test_what_a_cloud_never_explains_is_taken_as_the_worker_has_it(home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_reason_from_the_cloud_the_workers_own_counts(home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id, store, ended = submitted(home, 1), MemoryStore(), time.time() - 151
     open_as(monkeypatch, store)
     status = AttemptStatus(State.RUNNING, started=1.0, heartbeat=ended, host="there", pid=1)
@@ -230,7 +230,7 @@ def test_what_a_cloud_never_explains_is_taken_as_the_worker_has_it(home: Home, p
         assert reconcile(home, ledger, run_id).cause is Cause.PREEMPTED
 
 
-def test_a_cloud_whose_states_go_back_in_time_moves_no_run_back(home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outdated_answer_from_a_cloud_does_not_move_a_run_back(home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id, store = submitted(home, 1, State.STARTING), MemoryStore()
     open_as(monkeypatch, store)
     states = []

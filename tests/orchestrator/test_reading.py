@@ -48,19 +48,19 @@ def test_a_node_that_has_not_written_yet_has_an_empty_log(node: int, run: RunVie
     assert b"".join(reading.read_logs(home, run.run_id, node=node)) == b""
 
 
-def test_a_node_that_never_wrote_has_none(run: RunView, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_never_wrote_has_no_log(run: RunView, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "read_run", lambda *_: replace(run, state=State.FAILED))
     with pytest.raises(NotFoundError, match=r"attempt 1 of several-.* has no log of node 1"):
         reading.read_logs(home, run.run_id, node=1)
 
 
-def test_a_node_that_the_run_does_not_have_is_no_reason_to_wait(run: RunView, home: Home) -> None:
+def test_an_unknown_node_is_an_error_at_once(run: RunView, home: Home) -> None:
     for read in (reading.read_logs, reading.follow_logs):
         with pytest.raises(UsageError, match="has no node 2; its nodes are 0 to 1"):
             next(read(home, run.run_id, node=2))
 
 
-def test_of_very_many_metrics_the_newest_are_kept_and_that_is_said(run: RunView, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_too_many_metrics_the_newest_are_kept_with_a_note(run: RunView, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     file = Path(run.run_directory, layout.metrics(1))
     file.parent.mkdir(parents=True)
     file.write_text("".join(f'{{"step": {step}, "name": "loss", "value": 1}}\n' for step in range(10)))

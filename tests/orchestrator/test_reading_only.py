@@ -291,7 +291,7 @@ def refuse(*_: object) -> NoReturn:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_no_reading_verb_and_no_completion_writes_anything(
+def test_reading_verbs_and_completion_write_nothing(
     kind: Callable[[Desk], None], desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kind(desk)
@@ -314,7 +314,7 @@ def test_no_reading_verb_and_no_completion_writes_anything(
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in (never_written, unreadable)], ids=lambda kind: kind.__name__)
-def test_what_a_look_shows_is_what_is_recorded_afterwards(
+def test_the_state_shown_is_the_state_recorded_afterwards(
     kind: Callable[[Desk], None], desk: Desk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kind(desk)
@@ -332,7 +332,7 @@ def test_what_a_look_shows_is_what_is_recorded_afterwards(
 
 
 @pytest.mark.parametrize("kind", [cut_off, never_shown, vanished, cancelled_and_vanished], ids=lambda kind: kind.__name__)
-def test_an_end_that_nobody_has_recorded_is_shown_as_such(
+def test_an_unrecorded_end_is_shown_as_such(
     kind: Callable[[Desk], None], desk: Desk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kind(desk)
@@ -356,7 +356,7 @@ def test_a_submission_that_was_never_written_is_forgotten_by_the_verbs_that_reco
         assert reader.get(RUN) is None
 
 
-def test_a_finding_names_the_launch_that_it_is_about(desk: Desk) -> None:
+def test_findings_name_the_launch_that_was_observed(desk: Desk) -> None:
     vanished(desk)
     with LedgerReader(desk.home.ledger_path) as reader:
         findings = look(desk.home, reader, RUN)
@@ -367,14 +367,14 @@ def test_a_finding_names_the_launch_that_it_is_about(desk: Desk) -> None:
     assert (written.launch, written.attempt, recorded.attempt) == (findings.launch, 1, 1)
 
 
-def test_what_a_vanished_worker_left_is_stopped_where_its_machine_is_shared(desk: Desk) -> None:
+def test_processes_of_a_vanished_worker_are_stopped_on_a_shared_machine(desk: Desk) -> None:
     vanished(desk)
     with Ledger(desk.home.ledger_path) as ledger:
         reconcile(desk.home, ledger, RUN)
     assert desk.place.done == (["clean up"] if desk.place.capabilities.leaves_no_processes else ["cancel True", "clean up"])
 
 
-def test_a_reader_changes_nothing_whatever_it_is_told(desk: Desk) -> None:
+def test_the_read_only_ledger_refuses_every_change(desk: Desk) -> None:
     running(desk)
     with LedgerReader(desk.home.ledger_path) as reader, pytest.raises(CloudTrainError, match="readonly"):
         reader._rows("DELETE FROM runs RETURNING run_id", ())

@@ -145,7 +145,7 @@ def resume_at_once(home: Home, run_id: str) -> RunView:
     return resume(home, run_id, sleep=lambda _: None, clock=lambda: float(next(seconds)))
 
 
-def test_training_begins_with_the_first_shard_and_a_run_that_is_killed_ends_with_the_same_bytes(
+def test_training_starts_with_the_first_shard_and_a_killed_run_ends_with_the_same_bytes(
     bench: Bench, behind: Callable[[int], Gate]
 ) -> None:
     gate = behind(1)
@@ -176,7 +176,7 @@ def test_training_begins_with_the_first_shard_and_a_run_that_is_killed_ends_with
     wait_until(lambda: not bench.processes(), "nothing of the attempts is left")
 
 
-def test_a_run_that_is_told_to_stop_while_it_waits_saves_what_it_has_and_goes_on_exactly(
+def test_a_run_stopped_while_waiting_for_a_shard_saves_its_state_and_resumes_exactly(
     bench: Bench, behind: Callable[[int], Gate]
 ) -> None:
     behind(1)
@@ -196,7 +196,7 @@ def test_a_run_that_is_told_to_stop_while_it_waits_saves_what_it_has_and_goes_on
     assert weights(run) == weights(bench.finished(bench.start(str(bench.packed), **TOGETHER)))
 
 
-def test_a_shard_that_is_not_what_was_packed_ends_the_run_and_is_named(bench: Bench) -> None:
+def test_a_shard_that_differs_from_the_index_ends_the_run_and_is_named(bench: Bench) -> None:
     name = read_index(bench.packed / INDEX).shards[-1].name
     open_store(bench.url).put(name, b"x" * (bench.packed / name).stat().st_size)
     ended = bench.finished(bench.start(bench.url))

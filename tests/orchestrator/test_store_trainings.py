@@ -151,7 +151,7 @@ def resume_at_once(home: Home, run_id: str) -> RunView:
     return resume(home, run_id, ask=accepting, sleep=lambda _: None, clock=lambda: float(next(seconds)))
 
 
-def test_a_run_that_is_killed_goes_on_from_another_machine_to_the_same_bytes(
+def test_a_killed_run_is_resumed_from_another_machine_to_the_same_bytes(
     untouched: str, store: str, homes: Callable[[str], Home], start: Start, tmp_path: Path
 ) -> None:
     home = homes("first")
@@ -172,7 +172,7 @@ def test_a_run_that_is_killed_goes_on_from_another_machine_to_the_same_bytes(
     wait_until(lambda: list((home.folder / "work").iterdir()) == [], "the worker has left, and taken its workspace away")
 
 
-def test_a_container_that_is_killed_goes_on_from_another_machine_to_the_same_bytes(
+def test_a_killed_container_is_resumed_from_another_machine_to_the_same_bytes(
     untouched: str, store: str, homes: Callable[[str], Home], start: Start, tmp_path: Path
 ) -> None:
     engine = trainers_or_skip()
@@ -197,7 +197,7 @@ def test_a_container_that_is_killed_goes_on_from_another_machine_to_the_same_byt
         engine.close()
 
 
-def test_everything_of_a_run_is_read_from_the_store_without_a_ledger(
+def test_a_run_can_be_read_completely_from_the_store_without_a_ledger(
     near: RunView, store: str, homes: Callable[[str], Home], start: Start, tmp_path: Path
 ) -> None:
     home = homes("first")
