@@ -51,7 +51,7 @@ def test_every_verbs_help_has_an_example_that_its_parser_accepts(verb: str) -> N
 
 
 def parse(verb: str, arguments: list[str]) -> None:
-    """Parse without carrying out: make_context raises for an option or argument that the verb does not have."""
+    """Parse without running: make_context raises for an unknown option or argument."""
     group = typer.main.get_command(app)
     command = getattr(group, "commands")[verb]  # noqa: B009 - the group's type in the stubs has no commands
     command.make_context(verb, list(arguments))

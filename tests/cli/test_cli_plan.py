@@ -17,7 +17,7 @@ CNN = "model: {kind: cnn}\ndata: {dataset: digits}\n"
 
 @pytest.fixture
 def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shown:
-    """The lines that a dry run of a job of this text shows, each without its indentation and with single spaces."""
+    """The lines of a dry run of a job file with this content, without indentation and with single spaces."""
     monkeypatch.setenv("HOME", str(tmp_path))
 
     def shown(text: str, *overrides: str) -> list[str]:
@@ -25,7 +25,7 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shown:
         home = Home(tmp_path / "home")
         plan = make_plan(home, tmp_path / "job.yaml", overrides, dry_run=True)
         lines = plan_text(plan, *request_of(home, plan), Painter(enabled=False)).split("\n")
-        # Only a path or an address of the user's own may be longer.
+        # Only a user's path or URL may be longer.
         assert not [line for line in lines if len(line) > 100 and str(tmp_path) not in line and "://" not in line]
         return [" ".join(line.split()) for line in lines]
 

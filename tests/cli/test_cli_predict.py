@@ -1,4 +1,4 @@
-"""``cloud-train predict`` on a classifier of lines, and questions that are none."""
+"""``cloud-train predict`` with a classifier of lines, and with invalid arguments."""
 
 import re
 

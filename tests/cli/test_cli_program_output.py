@@ -1,4 +1,4 @@
-"""What a program printed, as a terminal gets it: whole whatever the pieces, and without anything that drives the terminal."""
+"""A program's output made safe for a terminal: complete however it is split, and without control sequences."""
 
 import re
 from itertools import pairwise

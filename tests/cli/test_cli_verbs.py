@@ -309,4 +309,4 @@ def test_pydantic_plugins_are_disabled_in_commands_but_not_in_programs(own: str 
     ended = cloud_train("submit", cloud_train.job('printf "${PYDANTIC_DISABLE_PLUGINS-unset}"'), "--follow", **variables)
     assert ended.status == 0
     assert ended.text.split("\n")[1].startswith(own or "unset")
-    assert ("imported" in ended.err) == (own is not None)  # what the caller said counts
+    assert ("imported" in ended.err) == (own is not None)  # the caller's own setting applies

@@ -1,4 +1,4 @@
-"""Runs of another machine: found in their store, adopted, resumed, and never declared dead while they live."""
+"""Runs from another machine: found in their store, adopted, resumed, and never declared lost while they are alive."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -44,7 +44,7 @@ SAVES = (
 
 
 class FakeTime:
-    """A clock that only waiting moves; ``happens`` is called at every wait."""
+    """A clock that advances only by waiting; ``happens`` is called at every wait."""
 
     def __init__(self, happens: Callable[[float], None] = lambda now: None) -> None:
         self.now = 0.0
@@ -60,13 +60,13 @@ class FakeTime:
 
 @pytest.fixture(scope="module")
 def server() -> StoreServer:
-    """Begun before the first home is: what is started under a home ends with it."""
+    """Started before the first home, because processes started under a home end with it."""
     return server_or_skip("s3")
 
 
 @pytest.fixture
 def other_home(home: Home, tmp_path: Path) -> Home:
-    """Another machine's home: the two share nothing but the store."""
+    """Another machine's home: the two share only the store."""
     return Home(tmp_path / "other-home")
 
 
@@ -84,7 +84,7 @@ def write_status(run: RunView, status: AttemptStatus) -> None:
 
 
 def kill_all_of(run: RunView) -> None:
-    """The machine goes away: SIGKILL for the worker and all that it started."""
+    """Lose the machine: SIGKILL for the worker and all processes that it started."""
     worker = psutil.Process(status_of(run).pid)
     family = [worker, *worker.children(recursive=True)]
     for process in family:
@@ -95,7 +95,7 @@ def kill_all_of(run: RunView) -> None:
 
 @pytest.fixture
 def dead_elsewhere(other_home: Home, start: Submit) -> RunView:
-    """A run of the first machine that was killed while it ran, as the other machine has adopted it."""
+    """A run that was killed on the first machine, and that the other machine has adopted."""
     run = start(SAVES + "cd -; touch started; exec sleep 600")
     wait_for_file(run_folder(run).parent.parent / "started")
     wait_until(lambda: status_of(run).state is State.RUNNING, "it runs")
@@ -178,7 +178,7 @@ def test_a_run_is_adopted_in_one_change(home: Home, other_home: Home, start: Sub
         assert entry is not None
         assert entry.reference == UNMANAGED
         ledger.forget(run.run_id)
-        broken = replace(entry, message=None)  # type: ignore[arg-type]  # what the second table refuses, as a full disk might
+        broken = replace(entry, message=None)  # type: ignore[arg-type]  # refused by the second table, like a full disk
         with pytest.raises(StoreError):
             ledger.adopt(broken)
         assert ledger.get(run.run_id) is None
@@ -206,7 +206,7 @@ def test_a_live_run_on_another_machine_cannot_be_resumed(home: Home, other_home:
     alive, notes = status_of(run), list[str]()
 
     def lives(now: float) -> None:
-        if now >= 44:  # the only sign of life, at the last moment, by a clock that is years behind
+        if now >= 44:  # the only heartbeat, at the last moment, by a clock that is years slow
             write_status(run, replace(alive, heartbeat=12.0))
 
     write_status(run, replace(alive, heartbeat=11.0))
@@ -332,7 +332,7 @@ def test_cancelling_a_run_on_another_machine_without_a_heartbeat_is_an_error(oth
 def test_an_unreachable_store_is_reported_and_the_other_runs_are_listed(
     home: Home, start: Submit, monkeypatch: pytest.MonkeyPatch, server: StoreServer
 ) -> None:
-    use(server, monkeypatch, "http://127.0.0.1:9")  # nobody listens on the port for discarded data
+    use(server, monkeypatch, "http://127.0.0.1:9")  # nothing listens on the discard port
     monkeypatch.setattr(connections, "_PATIENCE_SECONDS", 0.2)
     here, live = end_of(home, start("true")), start(FOREVER)
     away = [replace(update_run(home, live.run_id), run_id=f"away-26112{day}-120000-abcd", store="s3://away/runs") for day in (3, 4)]
@@ -449,7 +449,7 @@ def test_a_missing_run_directory_is_an_error_with_a_hint(home: Home, tmp_path: P
 
 
 class Away:
-    """A network that is away for some looks: around a store, as ``store_at`` gives it."""
+    """A store behind a network that is down for some reads."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

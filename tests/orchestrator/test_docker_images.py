@@ -37,7 +37,7 @@ def engine(home: Home) -> Iterator["DockerClient"]:
 
 @pytest.fixture
 def failed(home: Home, engine: "DockerClient", tmp_path: Path) -> RunView:
-    """A run that failed, whose image has been removed since. The greeting is the test's own, and so is the image."""
+    """A failed run whose image has been removed. The greeting is unique to the test, and so is the image."""
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "greeting.txt").write_text(f"hello from {tmp_path}\n")
     job = {

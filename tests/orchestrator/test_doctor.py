@@ -1,4 +1,4 @@
-"""What the doctor says of stores."""
+"""The doctor's findings about stores."""
 
 from pathlib import Path
 

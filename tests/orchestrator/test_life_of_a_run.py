@@ -101,7 +101,7 @@ def test_a_process_with_the_workers_recycled_id_is_not_mistaken_for_it(home: Hom
     end_of(home, run)
     lock = home.folder / "local" / f"{run.run_id}.1.lock"
     wait_until(lambda: not locks.is_held(lock), "the worker has gone")
-    # As if the worker had died and its number had gone to this very process, which lives.
+    # As if the worker had died and this live process had got its id.
     running = AttemptStatus(State.RUNNING, 1.0, 1.0, status_of(run).host, os.getpid())
     (run_folder(run) / layout.status(1)).write_bytes(running.to_json())
     with Ledger(home.ledger_path) as ledger:

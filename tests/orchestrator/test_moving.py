@@ -1,4 +1,4 @@
-"""Runs that go on at another place: another store, another provider."""
+"""Runs that continue elsewhere: in another store, with another provider."""
 
 import json
 from collections.abc import Callable
@@ -132,7 +132,7 @@ def test_a_machine_that_knows_the_old_place_is_directed_to_the_new_one(
 def test_a_store_that_the_new_provider_cannot_reach_is_refused_before_anything_moves(
     home: Home, ended: RunView, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # where there is no configs/aws.yaml with a store of its own
+    monkeypatch.chdir(tmp_path)  # without a configs/aws.yaml that sets a store
     with pytest.raises(ProviderError, match="cannot reach the store"):
         resume(home, ended.run_id, elsewhere=Elsewhere(provider="aws"))
     assert list(open_store(bucket).list()) == []

@@ -1,4 +1,4 @@
-"""From a job to the recipe of its image. No engine is needed."""
+"""From a job to the recipe of its image, without an engine."""
 
 import json
 from pathlib import Path

@@ -21,7 +21,7 @@ RNN = "model: {kind: rnn}\ndata: {dataset: text, path: my.txt, sequence_length: 
 
 @pytest.fixture
 def planned(home: Home, tmp_path: Path) -> Planned:
-    """The plan of a job of this text; beside it lies a text of which 199 sequences of 10 characters are to train on."""
+    """Plans a job file with this content, beside a text that gives 199 training sequences of 10 characters."""
     (tmp_path / "my.txt").write_text("abcdefgh" * 500)
 
     def planned(text: str, *overrides: str, dry_run: bool = False) -> Plan:
@@ -61,7 +61,7 @@ def test_the_program_knows_which_checkpoints_are_the_best(planned: Planned) -> N
     ("train", "steps"),
     [
         ("{epochs: 3, batch_size: 50}", (4, 12)),
-        ("{epochs: 3, batch_size: 50, carry_state: true}", (3, 9)),  # what does not make a whole batch is left out
+        ("{epochs: 3, batch_size: 50, carry_state: true}", (3, 9)),  # an incomplete batch is left out
         ("{steps: 7, batch_size: 50}", (4, 7)),
         ("{epochs: 3, batch_size: 50, fast_dev_run: true}", (4, 2)),
         ("{steps: 1, batch_size: 50, fast_dev_run: true}", (4, 1)),

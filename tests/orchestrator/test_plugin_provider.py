@@ -1,4 +1,4 @@
-"""A provider from outside, without a file of the package touched: its settings are typed, its nodes and secrets are told as data."""
+"""A provider plugin from outside the package, with typed settings, and with nodes and secrets declared as data."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ secrets: [API_KEY]
 
 @pytest.fixture(autouse=True)
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugin, as if pip had installed it: its metadata is on the path."""
+    """The plugin as pip would install it, with its metadata on the path."""
     metadata = tmp_path / "site" / "cluster-1.0.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: cluster\nVersion: 1.0\n")

@@ -1,4 +1,4 @@
-"""How often providers are asked, and that many attempts are one question."""
+"""How often providers are polled, and listing many attempts with one request."""
 
 import time
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ CLOUD = cloud_capabilities(("s3",), max_nodes=1, enforces=())
 
 
 class Counted:
-    """A place that says what it is told to say, and counts how often it is asked."""
+    """A provider with preset answers that counts its requests."""
 
     name = "counted"
 
@@ -48,7 +48,7 @@ class Counted:
         return [self.answer] * len(handles)
 
     def clean_up(self, _handle: Handle) -> None:
-        """It leaves nothing."""
+        """Nothing to clean up."""
 
     def logs(self, _handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
         start = int(cursor or 0)
@@ -68,7 +68,7 @@ def test_a_cloud_is_polled_less_and_less_often_but_at_least_once_a_minute() -> N
     pauses = [after - before for before, after in pairwise(place.asked)]
     assert place.asked[:4] == [0, 2, 4, 6]
     early = [(at, pause) for at, pause in zip(place.asked, pauses, strict=False) if 4 <= at < 120]
-    assert all(at / 2 <= pause <= at / 2 + 1 for at, pause in early)  # looks come every second
+    assert all(at / 2 <= pause <= at / 2 + 1 for at, pause in early)  # the poller is called every second
     assert set(pauses[-10:]) == {60}
 
 
@@ -142,10 +142,10 @@ def written_down(ledger: Ledger, number: int, state: State = State.RUNNING) -> s
 
 def test_a_thousand_runs_take_one_request(home: Home, place: Counted) -> None:
     with Ledger(home.ledger_path) as ledger:
-        ledger._connection.execute("PRAGMA synchronous = OFF")  # three thousand changes, none of which has to outlive a power cut
+        ledger._connection.execute("PRAGMA synchronous = OFF")  # three thousand changes that need not survive a power cut
         for number in range(1000):
             written_down(ledger, number)
-    runs = update_runs(home)  # the store does not exist: it is not asked either
+    runs = update_runs(home)  # the store does not exist, and is not read either
     assert [run.state for run in runs] == [State.RUNNING] * 1000
     assert (place.listed, place.asked) == ([1000], [])
 
@@ -175,7 +175,7 @@ def test_a_clouds_log_before_the_worker_starts_is_passed_on_once_and_in_whole_li
         assert said == ["counted: pulling the image", "counted: unpacking it"]
         place.pages.append(b"starting\n")
         words.tell(run, ledger)
-        assert len(said) == 2  # it was asked a moment ago
+        assert len(said) == 2  # the next request is not due yet
         now[0] = 11
         words.tell(run, ledger)
         assert said[2:] == ["counted: starting"]
@@ -214,7 +214,7 @@ def test_a_preempted_worker_gets_the_reason_from_its_cloud(
     store.place(key, status.ended_with(Cause.PREEMPTED, "told to stop", now).to_json())
     poller = Poller()
     with Ledger(home.ledger_path) as ledger:
-        poller.observe(cast(Provider, place), handle(run_id))  # a moment ago it ran
+        poller.observe(cast(Provider, place), handle(run_id))  # it was running just before
         place.answer = said
         seen = reconcile(home, ledger, run_id, poller)
     assert (seen.state, seen.cause) == shown

