@@ -94,7 +94,7 @@ def adopt(
             )
         elif _is_changed(ledger, store_url, run_id):
             ledger.distrust(run_id)
-            note(f"run.json of {run_id} has changed since it was last accepted here: resume will show what it starts, and ask")
+            note(f"run.json of {run_id} has changed since this machine recorded it: resume will show what it starts, and ask")
         return read(home, ledger, run_id)
 
 

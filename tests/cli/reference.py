@@ -55,7 +55,7 @@ def _row(parameter: Any) -> str:
     default = parameter.default
     hidden = default is None or isinstance(default, bool) or not getattr(parameter, "show_default", True)
     shown = f" Default: `{getattr(default, 'value', default)}`." if not hidden else ""
-    return f"| `{name}` | {parameter.help}{shown} |".replace("best|last", "best\\|last")
+    return f"| `{name}` | {parameter.help}{shown} |".replace("best|last|STEP", "best\\|last\\|STEP")
 
 
 def _value(parameter: Any) -> str:

@@ -10,6 +10,7 @@ from cloud_train.cli.options import JsonOption
 from cloud_train.cli.output.runs import run_table
 from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside, say_json
 from cloud_train.cli.session import open_client
+from cloud_train.client import Client
 from cloud_train.run.states import State
 from cloud_train.spec.secret_names import without_credentials
 
@@ -42,14 +43,10 @@ def list_runs(
       cloud-train list --store s3://my-bucket/runs
     """
     client = open_client(as_json)
-    wanted, unreadable = None if everything else limit, list["Unreadable"]()
-    if store is not None:
-        listed = client.runs_in(store)
-        found, unreadable = listed.runs, listed.unreadable
-    else:
-        # One more than is shown tells whether there are more; a state is known only after the run was checked.
-        most = None if wanted is None or state else wanted + 1
-        found = [run.view for run in client.runs(most, record=not as_json)]
+    wanted = None if everything else limit
+    # One more than is shown tells whether there are more; a state is known only after the run was checked.
+    most = None if wanted is None or state else wanted + 1
+    found, unreadable = _found(client, store, most, record=not as_json)
     runs = [run for run in found if state is None or run.state is state]
     unreadable = [] if state else unreadable
     if as_json:
@@ -61,6 +58,14 @@ def list_runs(
     else:
         say_aside(f"no runs in {without_credentials(store)}" if store else "no runs yet; start one with: cloud-train submit JOB.yaml")
     return 0
+
+
+def _found(client: Client, store: str | None, most: int | None, *, record: bool) -> "tuple[list[RunView], list[Unreadable]]":
+    """The runs in the store, or without one the newest ``most`` in the ledger; and the run directories that cannot be read."""
+    if store is None:
+        return [run.view for run in client.runs(most, record=record)], []
+    listed = client.runs_in(store)
+    return listed.runs, listed.unreadable
 
 
 def _print_json(runs: "list[RunView]", unreadable: "list[Unreadable]", wanted: int | None, in_store: bool) -> None:

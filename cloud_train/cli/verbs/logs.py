@@ -46,13 +46,7 @@ def logs(
     chosen = open_client(as_json).run(run)
     pieces = chosen.log_bytes(attempt=attempt, node=node, tail=tail, follow=follow, record=not as_json)
     try:
-        if as_json:
-            _print_json(chosen.id, attempt or chosen.view.attempt, node, pieces)
-        else:
-            _print(pieces, raw)
-    except NotFoundError:
-        _show_provider_logs(chosen)
-        raise
+        _show_log(chosen, pieces, attempt, node, raw=raw, as_json=as_json)
     except KeyboardInterrupt:
         if not follow:
             raise
@@ -62,6 +56,17 @@ def logs(
     if not as_json:
         _show_worker_log(chosen, attempt, node)
     return 0
+
+
+def _show_log(run: Run, pieces: Iterable[bytes], attempt: int | None, node: int, *, raw: bool, as_json: bool) -> None:
+    try:
+        if as_json:
+            _print_json(run.id, attempt or run.view.attempt, node, pieces)
+        else:
+            _print(pieces, raw)
+    except NotFoundError:
+        _show_provider_logs(run)
+        raise
 
 
 def _print(pieces: Iterable[bytes], raw: bool) -> None:

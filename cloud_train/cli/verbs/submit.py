@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from cloud_train import Plan
 
 
+_StoreOption = Annotated[
+    str | None, typer.Option(metavar="URL", help="Where to put the run directory; overrides the files.", show_default=False)
+]
+
+
 def submit(
     job: JobArgument,
     *,
@@ -24,10 +29,7 @@ def submit(
         str | None,
         typer.Option(metavar="NAME", help="Where to run; overrides the files.", autocompletion=complete_provider, show_default=False),
     ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Where to put the run directory; overrides the files.", show_default=False),
-    ] = None,
+    store: _StoreOption = None,
     overrides: OverridesOption = None,
     config: ConfigOption = None,
     dry_run: Annotated[
