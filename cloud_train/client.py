@@ -254,7 +254,7 @@ class Run:
 
     def provider_logs(self) -> list[str]:
         """The lines of the cloud's own log of the newest attempt; empty for a provider on this machine."""
-        return orchestrator.provider_logs.read_provider_logs(self._home, self.id)
+        return orchestrator.reading.read_provider_logs(self._home, self.id)
 
     def metrics(self) -> "Metrics":
         """The metrics in the order of their steps; if attempts share a step, the later attempt counts."""

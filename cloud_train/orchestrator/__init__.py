@@ -39,9 +39,6 @@ if TYPE_CHECKING:
         prediction as prediction,
     )
     from cloud_train.orchestrator import (
-        provider_logs as provider_logs,
-    )
-    from cloud_train.orchestrator import (
         reading as reading,
     )
     from cloud_train.orchestrator import (

@@ -1,24 +1,29 @@
-"""Reading a run's logs and metrics from its run directory."""
+"""Reading a run's logs and metrics: from its run directory, and from its cloud's own log of an attempt whose worker has not started."""
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 
-from cloud_train.errors import NotFoundError, UsageError
-from cloud_train.orchestrator.connections import patiently, pause_of, store_at
+from cloud_train.errors import NotFoundError, ProviderError, UsageError
+from cloud_train.orchestrator.connections import patiently, pause_of, provider_at, store_at
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.polling import Poller
-from cloud_train.orchestrator.provider_logs import ProviderLogs
 from cloud_train.orchestrator.reconcile import looking_at
 from cloud_train.orchestrator.state import read_record, read_run
+from cloud_train.providers.base import Handle
 from cloud_train.run import documents, layout
+from cloud_train.run.ledger import LedgerReader
 from cloud_train.run.metrics import MOST_BYTES, MetricPoint, MetricsReader, merged
+from cloud_train.run.states import State
 from cloud_train.run.streams import LogReader, open_stream
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import Store
 
 _PAUSE_SECONDS = 0.2
+_REQUEST_SECONDS = 10.0
+"""Pause between two requests for logs, which clouds limit."""
 _MOST_NOTES_BYTES = 16 << 20
 _MOST_POINTS = 2_000_000
 
@@ -88,6 +93,17 @@ def read_worker_log(home: Home, run_id: str, attempt: int | None = None, node: i
     return data.decode(errors="replace").splitlines()
 
 
+def read_provider_logs(home: Home, run_id: str) -> list[str]:
+    """The lines of the cloud's own log of the newest attempt.
+
+    Empty for a provider on this machine. Raises ProviderError.
+    """
+    lines: list[str] = []
+    with LedgerReader(home.ledger_path) as ledger:
+        ProviderLogs(home, lines.append).tell_all(read_run(home, run_id), ledger)
+    return lines
+
+
 def read_metrics(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None) -> list[MetricPoint]:
     """The metrics of the run, in the order of its steps; if attempts share a step, the later attempt counts.
 
@@ -107,6 +123,49 @@ def read_metrics(home: Home, run_id: str, note: Callable[[str], None] = lambda _
         most = f"at most {_MOST_POINTS:,} values are read, and {MOST_BYTES >> 20} MiB of an attempt"
         note(f"the earliest metrics of {run_id} are skipped: {most}")
     return merged(points)
+
+
+class ProviderLogs:
+    """Passes on the cloud's own log of an attempt until its worker starts, each line once."""
+
+    def __init__(self, home: Home, note: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._home, self._note, self._clock = home, note, clock
+        self._attempt, self._due = 0, clock()
+        self._cursor: str | None = None
+        self._begun = b""
+        self._said = ""
+
+    def tell(self, run: RunView, ledger: LedgerReader) -> None:
+        """Pass on new lines, unless the worker has started or the next request is not due yet."""
+        if run.message and run.message != self._said and run.state in (State.QUEUED, State.STARTING):
+            self._said = run.message
+            self._note(run.message)
+        if run.heartbeat is not None or run.state.is_end or self._clock() < self._due:
+            return
+        self._due = self._clock() + _REQUEST_SECONDS
+        with suppress(ProviderError):  # reported when the run itself is checked
+            self.tell_all(run, ledger)
+
+    def tell_all(self, run: RunView, ledger: LedgerReader) -> None:
+        """Pass on every new line; raises ProviderError."""
+        entry = ledger.get(run.run_id)
+        if entry is None or entry.reference is None or run.is_unmanaged:
+            return
+        provider = provider_at(self._home, run.provider)
+        if not provider.capabilities.starts_slowly:
+            return
+        if run.attempt != self._attempt:
+            self._attempt, self._cursor, self._begun = run.attempt, None, b""
+        handle = Handle(run.run_id, run.attempt, run.provider, run.store, entry.reference)
+        while True:
+            data, cursor = provider.logs(handle, self._cursor)
+            *lines, self._begun = (self._begun + data).split(b"\n")
+            for line in lines:
+                self._note(f"{run.provider}: {line.decode(errors='replace')}")
+            if cursor == self._cursor or not data:
+                self._cursor = cursor
+                return
+            self._cursor = cursor
 
 
 def _attempts(store: Store, run: RunView) -> list[int]:

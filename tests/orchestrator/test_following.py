@@ -99,7 +99,7 @@ def test_a_followers_memory_does_not_grow(followed: Callable[[Home, Worker], int
     home, store = Home(tmp_path / "home"), MemoryStore()
     for module in ("state", "reconcile", "following", "reading"):
         monkeypatch.setattr(f"cloud_train.orchestrator.{module}.store_at", lambda _: store)
-    for module in ("state", "reconcile", "provider_logs"):
+    for module in ("state", "reconcile", "reading"):
         monkeypatch.setattr(f"cloud_train.orchestrator.{module}.provider_at", lambda *_: Cloud())
     with Ledger(home.ledger_path) as ledger:
         ledger.add(

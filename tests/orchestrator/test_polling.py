@@ -11,7 +11,7 @@ import pytest
 from cloud_train.errors import ProviderError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.polling import Poller
-from cloud_train.orchestrator.provider_logs import ProviderLogs
+from cloud_train.orchestrator.reading import ProviderLogs
 from cloud_train.orchestrator.reconcile import reconcile, update_runs
 from cloud_train.orchestrator.state import end_without_worker
 from cloud_train.providers.base import Capabilities, Handle, Observation, Provider
@@ -108,7 +108,7 @@ def home(tmp_path: Path) -> Home:
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Counted:
     place = Counted()
-    for module in ("state", "reconcile", "provider_logs"):
+    for module in ("state", "reconcile", "reading"):
         monkeypatch.setattr(f"cloud_train.orchestrator.{module}.provider_at", lambda *_: place)
     return place
 

@@ -264,7 +264,7 @@ def readings(folder: Path) -> list[list[str]]:
 
 @pytest.fixture(params=PLACES)
 def desk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    for room in ("reading", "reconcile", "adopting", "following", "prediction", "provider_logs"):  # the verbs import these later
+    for room in ("reading", "reconcile", "adopting", "following", "prediction"):  # the verbs import these later
         import_module(f"cloud_train.orchestrator.{room}")
     monkeypatch.setenv("CLOUD_TRAIN_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "__all__")  # a command sets this for its process, here that of the tests
