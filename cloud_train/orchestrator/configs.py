@@ -35,8 +35,8 @@ all do.
 class Configs:
     """The config files of one command.
 
-    ``ask`` is shown what has to be trusted; None for a command that sends nothing, such as a dry run, where every file counts. ``note`` is
-    told which file is used.
+    ``ask`` is called with settings that have to be trusted; with None every file counts, for a command that sends nothing, such as a dry
+    run. ``note`` is told which file is used.
     """
 
     def __init__(self, home: Home, ask: Ask | None, note: Callable[[str], None] = lambda _: None) -> None:

@@ -96,14 +96,14 @@ def next_steps(run: "RunView", has_metrics: bool = False) -> list[tuple[str, str
     if run.state is State.SUCCEEDED and has_metrics:
         return [(f"cloud-train fetch-model {name}", "copy the model here"), (f"cloud-train metrics {name} --plot", "see how it learned")]
     if run.state is State.SUCCEEDED:
-        return [(f"cloud-train logs {name}", "see what the program printed"), (f"cloud-train sync {name}", "copy everything it wrote here")]
+        return [(f"cloud-train logs {name}", "see its output"), (f"cloud-train sync {name}", "copy its whole directory here")]
     if run.state.is_end:
         return [
-            (f"cloud-train logs {name}", "see what the program printed"),
+            (f"cloud-train logs {name}", "see its output"),
             (f"cloud-train resume {name}", "continue from the newest checkpoint"),
         ]
     return [
-        (f"cloud-train logs {name} --follow", "see what the program prints"),
+        (f"cloud-train logs {name} --follow", "follow its output"),
         (f"cloud-train status {name}", "see its state and progress"),
         (f"cloud-train cancel {name}", "stop it"),
     ]
