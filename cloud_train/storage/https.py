@@ -6,6 +6,7 @@ are sent to its own server alone, and neither they nor the query are in any mess
 """
 
 import re
+import shutil
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,6 +58,7 @@ def fetch_url(
     path: Path,
     *,
     size: int | None = None,
+    most_bytes: int | None = None,
     sha256: str | None = None,
     progress: Callable[[Progress], None] | None = None,
     allow_loopback: bool = True,
@@ -65,9 +67,11 @@ def fetch_url(
 ) -> Summary:
     """Bring the file at ``url`` to ``path``, verified, or leave nothing under that name; returns what moved.
 
-    ``size`` in bytes and ``sha256`` in hexadecimal are what the file must have, where they are known. ``progress`` is told a few times a
-    second. A machine of a cloud must not ``allow_loopback``. A server that is silent for ``timeout_seconds`` is asked again, as ``policy``
-    says. What arrived before a crash does not move again, if the server knows ranges: it stays beside ``path`` in a hidden file.
+    ``size`` in bytes and ``sha256`` in hexadecimal are what the file must have, where they are known, and ``most_bytes`` is what it may
+    have: a larger one is refused before it moves. Where the server does not say how much it sends, that much is taken, and no more
+    than nine tenths of what is free on the disk. ``progress`` is told a few times a second. A machine of a cloud must not
+    ``allow_loopback``. A server that is silent for ``timeout_seconds`` is asked again, as ``policy`` says. What arrived before a crash does
+    not move again, if the server knows ranges: it stays beside ``path`` in a hidden file.
 
     Raises StoreError where the server refuses, cannot be reached or must not be (AddressRefusedError), or the disk is full; CorruptError if
     the file has another size or SHA-256.
@@ -79,6 +83,12 @@ def fetch_url(
         raise CorruptError(
             f"{store.url}/{key} has {info.size:,} bytes; expected {size:,}", hint="compare URL and size with what the publisher says"
         )
+    if info.size == UNKNOWN_SIZE:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        room = shutil.disk_usage(path.parent).free // 10 * 9
+        store.most_bytes = room if most_bytes is None else min(room, most_bytes)
+    elif most_bytes is not None and info.size > most_bytes:
+        raise _too_large(f"{store.url}/{key}", f"has {info.size:,} bytes", most_bytes)
     part_bytes = min(max(info.size // 8, _LEAST_PART_BYTES), PART_BYTES) if store.has_ranges else ONE_PART_BYTES
     options = Options(threads=_THREADS, part_bytes=part_bytes, report=progress)
     return download(retrying, [Download(key, path, info.size if size is None else size, sha256)], options)
@@ -107,6 +117,8 @@ class HttpStore:
         self.url = without_credentials(parts._replace(query="", fragment="").geturl()).rstrip("/")
         self.has_ranges = True
         """Whether the server can send a part of a file; known after ``stat``."""
+        self.most_bytes: int | None = None
+        """The most that ``pieces`` takes of one file; None for no limit."""
         self._base = quote(parts._replace(netloc=host, query="", fragment="").geturl().rstrip("/"), safe=punctuation)
         self._query = f"?{quote(parts.query, safe=punctuation)}" if parts.query else ""
         credentials = unquote(user) + ("" if ":" in user else ":")
@@ -150,6 +162,8 @@ class HttpStore:
                     raise self._changed(key)
                 for piece in _pieces_of(answer, start, end):
                     at += len(piece)
+                    if self.most_bytes is not None and at > self.most_bytes:
+                        raise _too_large(f"{self.url}/{key}", "does not end", self.most_bytes)
                     yield piece
                 if expected != UNKNOWN_SIZE and at < expected:
                     raise TransientStoreError(f"cannot download {self.url}/{key}: only {at - start:,} of {expected - start:,} bytes came")
@@ -258,6 +272,10 @@ class HttpStore:
         if isinstance(reason, OSError) and reason.strerror:
             return TransientStoreError(f"{what}: {reason.strerror.lower()}", hint="check the URL and the network")
         return TransientStoreError(f"{what}: the connection broke", hint="retry later")
+
+
+def _too_large(place: str, what: str, most: int) -> CorruptError:
+    return CorruptError(f"{place} {what}, but at most {most:,} are taken", hint="check the URL, and the free space on this disk")
 
 
 def _parts_of(url: str) -> SplitResult:
