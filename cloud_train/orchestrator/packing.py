@@ -25,9 +25,10 @@ from cloud_train.errors import CorruptError, UsageError
 from cloud_train.spec.problems import FieldError
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.registry import bucket_and_prefix, folder_of, open_store, scheme_of
-from cloud_train.storage.transfer.files import Options, Upload, upload
+from cloud_train.storage.transfer.engine import Options
 from cloud_train.storage.transfer.paths import explained
 from cloud_train.storage.transfer.progress import Meter, Progress
+from cloud_train.storage.transfer.uploading import Upload, upload
 
 _END = bytes(2 * BLOCK_BYTES)
 """Two empty blocks end a tar."""

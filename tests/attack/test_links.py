@@ -29,17 +29,16 @@ from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import NotPlainError, ObjectExistsError, ObjectMissingError, UploadGoneError
 from cloud_train.storage.local import LocalStore
-from cloud_train.storage.transfer.files import Upload, upload
+from cloud_train.storage.transfer.uploading import Upload, upload
 from cloud_train.worker.api import Run
 from cloud_train.worker.attempts import sealing
 from cloud_train.worker.attempts.program import _open_log
 from cloud_train.worker.metrics import MetricsWriter
 from cloud_train.worker.nodes import NodeContext
-from cloud_train.worker.redaction import Redactor
 from cloud_train.worker.remote import Remote
 from cloud_train.worker.uploads.folders import FolderUploads
 from cloud_train.worker.uploads.streams import StreamUpload
-from cloud_train.worker.worker_log import WorkerLog
+from cloud_train.worker.worker_log import Redactor, WorkerLog
 from cloud_train.worker.workspace import DiskReserve, Workspace
 from tests.attack.run_directories import BAD, GOOD, changed, manifest_of, replaced_by, run_directory, write
 from tests.worker.launching import Launched
@@ -100,7 +99,7 @@ def test_nothing_of_a_store_is_reached_through_a_link_in_the_place_of_a_folder(s
     ):
         with pytest.raises(NotPlainError, match=f"{link} is a link, which is not followed") as refused:
             act()
-        assert refused.value.hint == "a store holds plain files and folders only: remove the link, then retry"
+        assert refused.value.hint == "a store may contain only regular files and folders: remove the link, then retry"
     with pytest.raises(ObjectMissingError):
         store.stat(KEY)
     assert list(store.list("run/")) == []

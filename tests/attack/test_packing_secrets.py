@@ -224,8 +224,40 @@ def test_an_ignoring_file_that_is_a_pipe_or_endless_is_refused(tmp_path: Path) -
         survey(tmp_path)
     (tmp_path / ".dockerignore").unlink()
     (tmp_path / ".dockerignore").symlink_to("/dev/zero")
+    with pytest.raises(ImageError, match=r"\.dockerignore is a link that leaves"):
+        survey(tmp_path)
+    (tmp_path / ".dockerignore").unlink()
+    (tmp_path / ".dockerignore").write_text("a\n" * 200_000)
     with pytest.raises(ImageError, match=r"\.dockerignore is not a file of at most"):
         survey(tmp_path)
+
+
+@pytest.mark.parametrize("way", ["a path", "a whole path", "a link to a link", "a folder", "to nothing"])
+def test_an_ignoring_file_that_is_a_link_out_of_the_folder_is_not_read(tmp_path: Path, way: str) -> None:
+    code, private = tmp_path / "code", tmp_path / "netrcx"
+    (code / "sub").mkdir(parents=True)
+    private.write_text(f"machine h login me password [{CANARY}\n")
+    (code / "sub" / "link").symlink_to(private)
+    (code / "up").symlink_to("..")
+    target = {
+        "a path": "../netrcx",
+        "a whole path": str(private),
+        "a link to a link": "sub/link",
+        "a folder": "up/netrcx",
+        "to nothing": "../x",
+    }
+    (code / ".dockerignore").symlink_to(target[way])
+    with pytest.raises(ImageError, match=r"\.dockerignore is a link that leaves") as caught:
+        survey(code)
+    assert CANARY not in f"{caught.value.message} {caught.value.hint} {caught.value.__cause__}"
+
+
+def test_an_ignoring_file_may_be_a_link_to_another_file_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text("notes.txt\n.gitignore\n")
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "train.py").touch()
+    (tmp_path / ".dockerignore").symlink_to(".gitignore")
+    assert [entry.path for entry in survey(tmp_path).entries] == ["train.py"]
 
 
 CANARY = "CANARY"
