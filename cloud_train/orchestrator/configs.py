@@ -1,4 +1,4 @@
-"""Which config file counts, and whether its settings may be acted on.
+"""Which config file applies, and whether its settings may take effect.
 
 A file that was found beside a job comes with the job, so the author of the job is the author of the file. If it decides where data, code,
 credentials or secrets go, or what runs the job and with which rights, it is used only once it was trusted: as direnv does it, by path and
@@ -36,8 +36,8 @@ later is not forgotten: an account, a project or a network decides where the job
 class Configs:
     """The config files of one command.
 
-    ``ask`` is shown what has to be trusted; None for a command that sends nothing, such as a dry run, where every file counts. ``note`` is
-    told which file is used.
+    ``ask`` is called with settings that have to be trusted; with None every file counts, for a command that sends nothing, such as a dry
+    run. ``note`` is told which file is used.
     """
 
     def __init__(self, home: Home, ask: Ask | None, note: Callable[[str], None] = lambda _: None) -> None:
@@ -96,12 +96,12 @@ def _decisive(config: Config) -> list[str]:
 
 
 def is_trusted(home: Home, config: Config) -> bool:
-    """Whether this file was trusted as it is now."""
+    """Whether the present content of this file was trusted."""
     return _mark(home, config).is_file()
 
 
 def trust(home: Home, config: Config) -> None:
-    """Trust the file as it is now; raises StoreError if that cannot be recorded."""
+    """Trust the present content of the file; raises StoreError if that cannot be recorded."""
     mark = _mark(home, config)
     try:
         make_folder(home.folder)

@@ -1,4 +1,4 @@
-"""Making tar shards of a folder of images: what ``cloud-train pack`` does.
+"""Packing a folder of images into tar shards, as ``cloud-train pack`` does.
 
 The images are put in the order of a hash of their names, which mixes the classes, so that each shard is a fair sample of all, and which is
 the same on any machine. Headers carry neither owner nor time: the same folder makes the same bytes. The index comes last, in a store as in
@@ -40,7 +40,7 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Packed:
-    """What was made."""
+    """The result of packing."""
 
     destination: str
     shards: int
@@ -61,14 +61,14 @@ class _Entry:
     size: int
 
     def header(self) -> bytes:
-        """What stands before it in the tar."""
+        """The header before it in the tar."""
         info = tarfile.TarInfo(self.member)
         info.size, info.mode = self.size, 0o644
         return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
     @cached_property
     def taken(self) -> int:
-        """Bytes that it takes in a tar."""
+        """Bytes in the tar: header, content and padding."""
         return len(self.header()) + self.size + -self.size % BLOCK_BYTES
 
 
@@ -200,7 +200,7 @@ def _into_store(url: str, classes: tuple[str, ...], planned: Sequence[_PlannedSh
 
 
 def _refuse_taken(store: Store, url: str, above: str, names: set[str]) -> None:
-    """Raise UsageError where there is anything but shards of these names, which a call that was cut off may have left."""
+    """Raise UsageError if there is anything but shards of these names, which an interrupted call may have left."""
     found = [info.key.removeprefix(above) for info in store.list(above)]
     if INDEX in found:
         raise UsageError(f"{url} already holds shards", hint="name another URL, or delete them first")
@@ -261,7 +261,7 @@ def _content(entry: _Entry) -> Iterator[bytes]:
 
 
 class _Whole:
-    """Of one shard's transfer after another, how far the whole is."""
+    """Progress of the whole, from the transfers of the single shards."""
 
     def __init__(self, report: Report | None, files: int, size: int) -> None:
         self._report, self._files, self._size = report, files, size

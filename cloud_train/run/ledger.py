@@ -101,7 +101,7 @@ class LedgerReader:
         return next(iter(self._entries("runs.run_id = ?", (run_id,))), None)
 
     def newest(self, limit: int | None = None) -> list[Entry]:
-        """Runs with their newest attempt, the newest run first."""
+        """Runs with their newest attempt, newest run first."""
         return list(self._entries("1", (), limit))
 
     def matching(self, text: str, limit: int = 20) -> list[str]:

@@ -1,6 +1,6 @@
 """``run.json``, which describes a run and is written once, and ``status.json``, in which the worker reports on each attempt."""
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' images
 
 import json
 from dataclasses import asdict, dataclass, field, replace

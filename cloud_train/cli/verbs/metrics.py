@@ -1,4 +1,4 @@
-"""``cloud-train metrics``: show how a run learned."""
+"""``cloud-train metrics``: show a run's metrics."""
 
 import shlex
 import sys
@@ -23,15 +23,15 @@ def metrics(
     name: Annotated[
         list[str] | None,
         typer.Option(
-            "--name", metavar="NAME", help="Only this metric, such as loss or validation/accuracy. Repeatable.", show_default=False
+            "--name", metavar="NAME", help="Show only this metric, such as loss or validation/accuracy. Repeatable.", show_default=False
         ),
     ] = None,
-    plot: Annotated[bool, typer.Option("--plot", help="Draw a plot of each metric over the steps; loss unless --name says more.")] = False,
+    plot: Annotated[bool, typer.Option("--plot", help="Plot the loss, or each --name, over the steps.")] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Show a run's metrics as a table or a plot.
 
-    The table has one row for each epoch, with its last values. Rates are left out unless --name asks for them; --json prints every point.
+    The table has one row per epoch, with the last values in it. Rates are left out unless requested with --name; --json prints every point.
 
     Examples:
       cloud-train metrics
@@ -39,7 +39,7 @@ def metrics(
       cloud-train metrics digits-cnn --json
     """
     if plot and as_json:
-        raise UsageError("--plot and --json exclude each other; choose one")
+        raise UsageError("--plot and --json cannot be combined; choose one")
     chosen = open_client(as_json).run(run)
     points = _named(chosen.metrics(), name or [], chosen.id)
     if as_json:
