@@ -17,6 +17,10 @@ FOLDER = "downloads"
 """Folder of downloaded files, in the cache."""
 UNPACKED = "unpacked"
 """Folder of unpacked archives, in the cache."""
+LARGEST_TEXT_BYTES = 1 << 30
+"""The most that a file of text or of labelled lines may have."""
+_MOST_BYTES = {"text": LARGEST_TEXT_BYTES, "sequences": LARGEST_TEXT_BYTES}
+"""Data set → the most that its download may have; an archive may have what the disk takes."""
 _KEY_CHARACTERS = 16
 _LONGEST_NAME = 100
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
@@ -31,6 +35,8 @@ class Download:
     """In hexadecimal."""
     name: str
     """What to call it."""
+    most_bytes: int | None = None
+    """The most that it may have; None where only the disk sets a limit."""
 
     def place_in(self, cache: Path) -> Path:
         """Where it is kept: ``downloads/<first 16 of sha256>-<name>``."""
@@ -53,4 +59,5 @@ def downloads_of(data: Mapping[str, Any] | None) -> list[Download]:
         parts = urlsplit(url)
         above = parts.path.rstrip("/")
         return [Download(parts._replace(path=f"{above}/{name}").geturl(), str(value), str(name)) for name, value in sha256.items()]
-    return [Download(url, str(sha256), PurePosixPath(unquote(urlsplit(url).path)).name)]
+    name = PurePosixPath(unquote(urlsplit(url).path)).name
+    return [Download(url, str(sha256), name, _MOST_BYTES.get(str(data.get("dataset"))))]

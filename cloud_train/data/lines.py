@@ -12,6 +12,8 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from cloud_train.data.downloads import LARGEST_TEXT_BYTES
+from cloud_train.spec.paths import read_plain
 from cloud_train.spec.problems import FieldError, shortened
 from cloud_train.spec.problems import Path as Field
 
@@ -19,7 +21,6 @@ Unit = Literal["characters", "words"]
 """What a token is."""
 
 _TRAINING, _VALIDATION = "train.tsv", "validation.tsv"
-_LARGEST_BYTES = 1 << 30
 _EXPECTED = "each line is a label, a tab and a text"
 
 
@@ -148,9 +149,10 @@ def _content(path: Path, field: Field) -> str:
     try:
         if not path.is_file() and path.exists():
             raise FieldError(field, f"{path} is not a file", hint=_EXPECTED)
-        if path.stat().st_size > _LARGEST_BYTES:
+        content = read_plain(path, LARGEST_TEXT_BYTES)
+        if content is None:
             raise FieldError(field, f"{path} has more than 1 GiB", hint="give fewer lines")
-        return path.read_bytes().decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = error.object.count(b"\n", 0, error.start) + 1
         raise FieldError(

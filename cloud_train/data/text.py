@@ -6,12 +6,12 @@ from typing import ClassVar, Literal
 
 from cloud_train.data.base import DataSection, SampleKind, check_source
 from cloud_train.data.corpus import check_length, text_facts, text_rows
+from cloud_train.data.downloads import LARGEST_TEXT_BYTES
 from cloud_train.spec.facts import DataFacts
+from cloud_train.spec.paths import read_plain
 from cloud_train.spec.problems import FieldError, Finding
 from cloud_train.spec.problems import Path as FieldPath
 from cloud_train.spec.section import Count, Fraction, PathText, Sha256, Url
-
-_LARGEST_BYTES = 1 << 30
 
 
 class TextData(DataSection):
@@ -71,10 +71,10 @@ def _content(path: Path, field: FieldPath) -> str:
 
 def _read(path: Path, field: FieldPath) -> str:
     try:
-        size = path.stat().st_size
-        if not path.is_file() or size > _LARGEST_BYTES:
+        content = read_plain(path, LARGEST_TEXT_BYTES)
+        if content is None:
             raise FieldError(field, f"{path} is not a text file of at most 1 GiB")
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise FieldError(
             field,

@@ -135,7 +135,7 @@ def _environment(spec: JobSpec) -> Iterator[Finding]:
             yield ("env", name), f"{name} looks like a secret; its value must not be in a job file", f"secrets: [{name}]"
         if name.startswith(_OURS):
             yield ("env", name), f"{name} belongs to cloud-train", "another name"
-        elif not isinstance(spec.model, ScriptModel) and name not in TRAINER_VARIABLES:
+        elif not isinstance(spec.model, ScriptModel) and name not in TRAINER_VARIABLES and not looks_secret(name):
             wanted = "one that tunes a library, such as OMP_NUM_THREADS; a script may set any variable"
             yield ("env", name), f"the built-in trainers do not accept the variable {name}", wanted
     for index, name in enumerate(spec.secrets):

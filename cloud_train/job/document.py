@@ -12,6 +12,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from cloud_train.errors import JobError, NotFoundError
+from cloud_train.spec.paths import read_plain
 from cloud_train.spec.problems import JobFileError, Path, Place, Problem, shortened
 from cloud_train.spec.secret_names import covered, masked, without_credentials
 
@@ -83,11 +84,10 @@ def _read(path: FilePath, hint: str) -> str:
             raise NotFoundError(f"there is no file {path}", hint=hint)
         if not path.is_file():
             raise NotFoundError(f"{path} is not a regular file", hint=hint)
-        with path.open("rb") as file:
-            data = file.read(LARGEST_BYTES + 1)
+        data = read_plain(path, LARGEST_BYTES)
     except OSError as error:
         raise NotFoundError(f"cannot read {path}: {(error.strerror or 'unknown reason').lower()}", hint="check its permissions") from error
-    if len(data) > LARGEST_BYTES:
+    if data is None:
         size = path.stat().st_size
         raise JobError(
             f"{path} has {size:,} bytes; a job or config file has at most {LARGEST_BYTES:,}",

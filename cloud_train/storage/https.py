@@ -6,6 +6,7 @@ they nor the query appear in messages.
 """
 
 import re
+import shutil
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ def fetch_url(
     path: Path,
     *,
     size: int | None = None,
+    most_bytes: int | None = None,
     sha256: str | None = None,
     progress: Callable[[Progress], None] | None = None,
     allow_loopback: bool = True,
@@ -66,9 +68,11 @@ def fetch_url(
 ) -> Summary:
     """Download the file at ``url`` to ``path``, verified, or leave nothing under that name.
 
-    ``size`` in bytes and ``sha256`` in hexadecimal are the file's expected values, if known. ``progress`` is called a few times a second.
-    Do not ``allow_loopback`` on a cloud's machine. A request without a response for ``timeout_seconds`` is retried according to
-    ``policy``. A partial download stays next to ``path`` in a hidden file, and resumes after a crash if the server supports ranges.
+    ``size`` in bytes and ``sha256`` in hexadecimal are the file's expected values, if known. A file larger than ``most_bytes`` is refused
+    before it is downloaded; if the server does not state the size, the download ends at ``most_bytes`` or at nine tenths of the free disk
+    space. ``progress`` is called a few times a second. Do not ``allow_loopback`` on a cloud's machine. A request without a response for
+    ``timeout_seconds`` is retried according to ``policy``. A partial download stays next to ``path`` in a hidden file, and resumes after a
+    crash if the server supports ranges.
 
     Raises StoreError if the server refuses, cannot be reached or must not be reached (AddressRefusedError), or if the disk is full;
     CorruptError if the file has another size or SHA-256.
@@ -80,6 +84,12 @@ def fetch_url(
         raise CorruptError(
             f"{store.url}/{key} has {info.size:,} bytes; expected {size:,}", hint="compare the URL and the size with those of the publisher"
         )
+    if info.size == UNKNOWN_SIZE:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        room = shutil.disk_usage(path.parent).free // 10 * 9
+        store.most_bytes = room if most_bytes is None else min(room, most_bytes)
+    elif most_bytes is not None and info.size > most_bytes:
+        raise _too_large(f"{store.url}/{key}", f"has {info.size:,} bytes", most_bytes)
     part_bytes = min(max(info.size // 8, _LEAST_PART_BYTES), PART_BYTES) if store.has_ranges else ONE_PART_BYTES
     options = Options(threads=_THREADS, part_bytes=part_bytes, report=progress)
     return download(retrying, [Download(key, path, info.size if size is None else size, sha256)], options)
@@ -108,6 +118,8 @@ class HttpStore:
         self.url = without_credentials(parts._replace(query="", fragment="").geturl()).rstrip("/")
         self.has_ranges = True
         """Whether the server supports ranges; known after ``stat``."""
+        self.most_bytes: int | None = None
+        """The most that ``pieces`` reads of one file; None for no limit."""
         self._base = quote(parts._replace(netloc=host, query="", fragment="").geturl().rstrip("/"), safe=punctuation)
         self._query = f"?{quote(parts.query, safe=punctuation)}" if parts.query else ""
         credentials = unquote(user) + ("" if ":" in user else ":")
@@ -151,6 +163,8 @@ class HttpStore:
                     raise self._changed(key)
                 for piece in _pieces_of(answer, start, end):
                     at += len(piece)
+                    if self.most_bytes is not None and at > self.most_bytes:
+                        raise _too_large(f"{self.url}/{key}", "does not end", self.most_bytes)
                     yield piece
                 if expected != UNKNOWN_SIZE and at < expected:
                     raise TransientStoreError(
@@ -261,6 +275,10 @@ class HttpStore:
         if isinstance(reason, OSError) and reason.strerror:
             return TransientStoreError(f"{what}: {reason.strerror.lower()}", hint="check the URL and the network")
         return TransientStoreError(f"{what}: the connection broke", hint="retry later")
+
+
+def _too_large(place: str, what: str, most: int) -> CorruptError:
+    return CorruptError(f"{place} {what}, but at most {most:,} are taken", hint="check the URL, and the free space on this disk")
 
 
 def _parts_of(url: str) -> SplitResult:

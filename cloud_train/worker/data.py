@@ -114,7 +114,14 @@ def _download_file(file: DownloadedFile, place: Path, note: Note, allow_loopback
     if not _is_file_of(place, file.sha256):
         note(f"data: downloading {without_credentials(file.url)}")
         arriving = place.with_name(f".{place.name}.arriving")
-        fetch_url(file.url, arriving, sha256=file.sha256, progress=Teller(note), allow_loopback=allow_loopback)
+        fetch_url(
+            file.url,
+            arriving,
+            sha256=file.sha256,
+            most_bytes=file.most_bytes,
+            progress=Teller(note),
+            allow_loopback=allow_loopback,
+        )
         if is_folder(place):
             remove(place)
         arriving.replace(place)

@@ -5,14 +5,18 @@ import socket
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cloud_train.data.downloads import downloads_of
+from cloud_train.errors import CorruptError
 from cloud_train.retry import RetryPolicy
 from cloud_train.storage.https import fetch_url
 from cloud_train.storage.url_safety import AddressRefusedError, connect, refusal
 from cloud_train.worker import contract
+from cloud_train.worker.data import download_all
 from tests.downloads import fetched
 from tests.web_server import Answer, FileServer, serving, sha256
 
@@ -174,3 +178,31 @@ def _resolve(monkeypatch: pytest.MonkeyPatch, answers: list[list[str]]) -> list[
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     return asked
+
+
+@pytest.mark.parametrize("dataset", ["text", "sequences"])
+def test_a_file_of_text_that_announces_more_than_such_files_may_have_is_refused_before_it_moves(
+    server: FileServer, tmp_path: Path, dataset: str
+) -> None:
+    server.answers = [Answer(206, (("Content-Range", "bytes 0-0/64400000000"), ("Content-Length", "0")))]
+    (file,) = downloads_of({"dataset": dataset, "url": f"{server.url}/data", "sha256": SUM})
+    with pytest.raises(CorruptError, match=r"has 64,400,000,000 bytes, but at most 1,073,741,824 are taken"):
+        download_all([file], tmp_path, lambda note: None)
+    assert len(server.requests) == 1
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 1000
+
+
+def test_a_file_whose_size_is_not_said_ends_at_what_it_may_have(server: FileServer, tmp_path: Path) -> None:
+    server.files["/data"] = bytes(100_000)
+    server.answers = [Answer(chunked=True, ranges=False)] * 2
+    with pytest.raises(CorruptError, match="does not end, but at most 1,000 are taken"):
+        fetch_url(f"{server.url}/data", tmp_path / "file", sha256=SUM, most_bytes=1_000)
+    assert not (tmp_path / "file").exists()
+
+
+def test_a_file_whose_size_is_not_said_does_not_fill_the_disk(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000))
+    server.files["/data"] = bytes(100_000)
+    server.answers = [Answer(chunked=True, ranges=False)] * 2
+    with pytest.raises(CorruptError, match="does not end, but at most 9,000 are taken"):
+        fetch_url(f"{server.url}/data", tmp_path / "file", sha256=SUM)

@@ -24,6 +24,7 @@ from cloud_train.errors import CloudTrainError, ConflictError, StoreError, Usage
 from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.consent import NotTrustedError, Question
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.reading import read_worker_log
 from cloud_train.orchestrator.reconcile import update_run, update_runs
 from cloud_train.orchestrator.resuming import Elsewhere, resume
 from cloud_train.orchestrator.stopping import cancel
@@ -217,6 +218,8 @@ def test_a_built_in_job_runs_the_trainer_and_no_command_of_its_record(home: Home
         end_of(other_home, run)
     assert shown["command"] == "the built-in trainer of cnn models"
     assert not canary.exists()
+    (started,) = (line for line in read_worker_log(other_home, run.run_id, 2) if "started process" in line)
+    assert started.endswith("-m cloud_train.training")
 
 
 def test_a_worker_does_not_carry_out_a_record_that_was_changed_after_its_launch(home: Home, start: Submit, tmp_path: Path) -> None:

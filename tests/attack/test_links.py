@@ -4,6 +4,8 @@ import hashlib
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -669,3 +671,17 @@ def test_packing_follows_a_link_to_an_image_in_the_same_folder(images: Path, tmp
     (images / "wolf").symlink_to("dog")
     assert pack(images, str(tmp_path / "packed"), 1 << 20).images == 4
     assert (tmp_path / "packed" / "train-00000.tar").read_bytes().count(b"cat") >= 2
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not Path("/proc/kmsg").exists(), reason="only root may read /proc/kmsg")
+@pytest.mark.parametrize("dataset", ["text", "sequences"])
+@pytest.mark.parametrize("path", ["/proc/kmsg", "."])
+def test_validating_data_that_leads_to_a_file_of_the_kernel_does_not_wait_for_it(tmp_path: Path, dataset: str, path: str) -> None:
+    (tmp_path / "train.tsv").symlink_to("/proc/kmsg")
+    (tmp_path / "a.txt").symlink_to("/proc/kmsg")
+    (tmp_path / "job.yaml").write_text(f"name: waits\nmodel: {{kind: rnn}}\ndata: {{dataset: {dataset}, path: {path}}}\n")
+    (tmp_path / "kernel.yaml").symlink_to("/proc/kmsg")
+    for file in ("job.yaml", "kernel.yaml"):
+        command = [sys.executable, "-m", "cloud_train", "validate", str(tmp_path / file)]
+        ended = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        assert (ended.returncode, b"bug" in ended.stderr) == (3, False)

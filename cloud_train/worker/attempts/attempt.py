@@ -89,11 +89,12 @@ class Attempt:
         environment = program.environment_of(
             at.record, at.record_sha256, at.workspace, self._number, node=at.node, resume=resume, data=fetched, own=os.environ
         )
-        group = program.start(program.on_this_machine(at.record), environment, at.workspace.output_log, at.workspace.store)
+        started = program.on_this_machine(at.record)
+        group = program.start(started, environment, at.workspace.output_log, at.workspace.store)
         running = Running(group, at, self._children, self._helpers, self._watch)
         self._watch.look_every(at.timing.look)
         at.status.update(state=State.RUNNING, resumed_step=step_of(resume.name) if resume else None)
-        at.worker_log.note(f"started process {group}: {' '.join(at.record.program.command)[:300]}")
+        at.worker_log.note(f"started process {group}: {' '.join(started.command)[:300]}")
         if at.record.program.duration_seconds is not None and self._leads:
             self._watch.limit = self._deadline = monotonic() + at.record.program.duration_seconds
         exit_code = running.until_gone(sealer.look if sealer else None)
