@@ -144,14 +144,16 @@ def entry_point() -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status (docs/exit-codes.md)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    _prepare_output()
+    _prepare_streams()
     # Its plugins have nothing to do here, and looking for them reads the metadata of every installed package: 20 ms and more.
     set_for_this_process("PYDANTIC_DISABLE_PLUGINS", "__all__")
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return guarded(lambda: _run(arguments), as_json="--json" in own)
 
 
-def _prepare_output() -> None:
+def _prepare_streams() -> None:
+    if sys.stdin is None:  # closed by the caller (``<&-``): nothing can be asked then, and no file that is opened gets its number
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - it stays open as long as the process
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the caller (``>&-``), which is not an error

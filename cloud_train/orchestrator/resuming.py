@@ -16,7 +16,7 @@ from cloud_train.orchestrator.packaging import with_image, with_same_image
 from cloud_train.orchestrator.planning import plan_elsewhere
 from cloud_train.orchestrator.reconcile import declare_lost, reconcile
 from cloud_train.orchestrator.stopping import outlives_its_end
-from cloud_train.orchestrator.submitting import handed_over, launch, refuse_unready
+from cloud_train.orchestrator.submitting import forwarded_names, handed_over, launch, refuse_unready
 from cloud_train.orchestrator.trust import CheckedRecord, accept, checked_record
 from cloud_train.run import locks
 from cloud_train.run.ledger import Ledger, RecordKind
@@ -120,7 +120,7 @@ def _consented(home: Home, ledger: Ledger, run: RunView, elsewhere: Elsewhere | 
     if not checked.is_own and not is_accepted:
         plan, settings_from = _plan(home, run, checked, elsewhere, configs)
         _refuse_moved(run, plan)
-        accept(plan, settings_from, checked.record, ask)
+        accept(plan, settings_from, checked.record, ask, forwarded_names(provider_at(home, plan.provider), plan))
         if elsewhere is None:
             ledger.know_record(run.run_id, checked.sha256, RecordKind.ACCEPTED)
     return checked.sha256

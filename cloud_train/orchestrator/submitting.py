@@ -32,7 +32,7 @@ from cloud_train.run.record import AttemptStatus, RunRecord, sha256_of
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import AccessDeniedError
-from cloud_train.storage.credential_forwarding import settings_for
+from cloud_train.storage.credential_forwarding import names_for, settings_for
 from cloud_train.storage.registry import bucket_and_prefix
 from cloud_train.version import __version__
 
@@ -105,8 +105,18 @@ def handed_over(provider: Provider, plan: Plan) -> dict[str, str]:
     secrets = secret_values(plan.job.secrets)
     if not provider.capabilities.forwards_credentials:  # a process of this machine, or a machine with an identity
         return secrets
-    urls = (plan.store, *([plan.program.data] if plan.program.data else []))
-    return {name: value for url in urls for name, value in settings_for(url).items()} | secrets
+    return {name: value for url in _urls(plan) for name, value in settings_for(url).items()} | secrets
+
+
+def forwarded_names(provider: Provider, plan: Plan) -> tuple[str, ...]:
+    """The names of the credentials for the stores that ``handed_over`` adds."""
+    if not provider.capabilities.forwards_credentials:
+        return ()
+    return tuple(dict.fromkeys(name for url in _urls(plan) for name in names_for(url)))
+
+
+def _urls(plan: Plan) -> tuple[str, ...]:
+    return (plan.store, *([plan.program.data] if plan.program.data else []))
 
 
 def secret_values(names: tuple[str, ...]) -> dict[str, str]:

@@ -5,7 +5,7 @@ any other is shown to the caller first. docs/security.md draws the whole border.
 """
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,10 +52,13 @@ def checked_record(ledger: LedgerReader, run: RunView) -> CheckedRecord:
     return CheckedRecord(record, sha256, known.get(sha256, RecordKind.SEEN))
 
 
-def accept(plan: Plan, settings_from: str, record: RunRecord, ask: Ask) -> None:
-    """Show what ``plan`` would start and ask for it; raises NotTrustedError unless it is accepted."""
+def accept(plan: Plan, settings_from: str, record: RunRecord, ask: Ask, credentials: Sequence[str] = ()) -> None:
+    """Show what ``plan`` would start and ask for it; raises NotTrustedError unless it is accepted.
+
+    ``credentials``: names of the variables for the store that the attempt is given.
+    """
     subject = f"this machine has no record of submitting {plan.run_id}; resuming it starts"
-    facts = [(name, value) for name, value in _facts(plan, settings_from, record) if value]
+    facts = [(name, value) for name, value in _facts(plan, settings_from, record, credentials) if value]
     if not ask(Question(subject, tuple(facts), "Start it?")):
         raise NotTrustedError(
             f"{plan.run_id} was not submitted from this machine and was not accepted",
@@ -63,7 +66,7 @@ def accept(plan: Plan, settings_from: str, record: RunRecord, ask: Ask) -> None:
         )
 
 
-def _facts(plan: Plan, settings_from: str, record: RunRecord) -> Iterator[tuple[str, str]]:
+def _facts(plan: Plan, settings_from: str, record: RunRecord, credentials: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Everything of a run that reaches this machine or the caller's account, as names and values; an empty value means nothing."""
     program, job, folder = plan.program, plan.job, Path(plan.job_file).parent
     if isinstance(job.model, ScriptModel):
@@ -78,6 +81,7 @@ def _facts(plan: Plan, settings_from: str, record: RunRecord) -> Iterator[tuple[
             yield name, _resolved(folder, file)
     yield "environment", "  ".join(f"{name}={value}" for name, value in program.environment.items())
     yield "secrets", ", ".join(job.secrets)
+    yield "credentials", f"{', '.join(credentials)}, for the worker to open {plan.store}" if credentials else ""
     yield "rights", "yours on this machine, with this shell's whole environment" if plan.provider == "local" else ""
     yield "data", plan.host_data or program.data or ""
     yield "download", getattr(job.data, "url", None) or ""

@@ -4,7 +4,8 @@ They are secrets: they go to the machine itself, and are written down nowhere. A
 """
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +15,9 @@ from cloud_train.storage.registry import scheme_of
 FILES = ("GOOGLE_APPLICATION_CREDENTIALS", "AWS_CA_BUNDLE", "AWS_WEB_IDENTITY_TOKEN_FILE")
 """Variables whose value is the path of a file."""
 
+FORWARDED = "_CLOUD_TRAIN_FORWARDED"
+"""In a worker's environment: the names, separated by commas, of the variables that came from ``settings_for``."""
+_CONFIDENTIAL = re.compile(r"KEY|SECRET|TOKEN|CONNECTION_STRING")
 _NAMES = {
     "s3": (
         *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"),
@@ -25,6 +29,8 @@ _NAMES = {
         *("AZURE_STORAGE_ENDPOINT", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"),
     ),
 }
+FORWARDABLE = frozenset(name for names in _NAMES.values() for name in names)
+"""Every variable that ``settings_for`` may give."""
 
 
 def settings_for(url: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -41,6 +47,24 @@ def settings_for(url: str, environment: Mapping[str, str] = os.environ) -> dict[
         login = Path("~/.config/gcloud/application_default_credentials.json").expanduser()
         found |= {"GOOGLE_APPLICATION_CREDENTIALS": str(login)} if login.is_file() else {}
     return found
+
+
+def names_for(url: str, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """The names of what ``settings_for`` gives that is confidential, sorted."""
+    return tuple(sorted(name for name in settings_for(url, environment) if _CONFIDENTIAL.search(name)))
+
+
+def withheld(own: Mapping[str, str], wanted: Iterable[str]) -> frozenset[str]:
+    """The variables of a worker's environment that its program does not get: what was forwarded, and the job does not name as a secret."""
+    return frozenset(filter(None, own.get(FORWARDED, "").split(","))) - set(wanted)
+
+
+def forwarded_values(own: Mapping[str, str]) -> list[str]:
+    """The confidential values that were forwarded to a worker: of a connection string each part too."""
+    names = [name for name in own.get(FORWARDED, "").split(",") if _CONFIDENTIAL.search(name) and name not in FILES]
+    values = [own.get(name, "") for name in names]
+    parts = [part.partition("=")[2] for value in values for part in value.split(";") if part.startswith(("AccountKey=", "SharedAccess"))]
+    return [value for value in (*values, *parts) if value]
 
 
 def _of_aws_profile() -> dict[str, str]:

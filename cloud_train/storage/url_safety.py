@@ -114,9 +114,9 @@ def _within(address: Address) -> list[IPv4Address]:
     return [each for each in found if each is not None]
 
 
-def _check_spelling(request: http.Request, loopback: bool) -> None:
-    """Check the host in the URL itself, because a proxy may resolve names."""
-    host = (urlsplit(request.full_url).hostname or "").rstrip(".").lower()
+def check_spelling(url: str, *, loopback: bool) -> None:
+    """Check the host in the URL itself, because a proxy may resolve names. Raises AddressRefusedError."""
+    host = (urlsplit(url).hostname or "").rstrip(".").lower()
     if host in _METADATA_NAMES:
         raise AddressRefusedError(f"{host} is a cloud's metadata service", hint=_HINT)
     try:
@@ -164,7 +164,7 @@ class _HttpHandler(http.HTTPHandler):
         self._loopback = loopback
 
     def http_open(self, request: http.Request) -> HTTPResponse:
-        _check_spelling(request, self._loopback)
+        check_spelling(request.full_url, loopback=self._loopback)
         anywhere = self._loopback or _is_proxied(request)
         return self.do_open(_CheckedConnection if anywhere else _RemoteConnection, request)
 
@@ -175,7 +175,7 @@ class _HttpsHandler(http.HTTPSHandler):
         self._loopback = loopback
 
     def https_open(self, request: http.Request) -> HTTPResponse:
-        _check_spelling(request, self._loopback)
+        check_spelling(request.full_url, loopback=self._loopback)
         anywhere = self._loopback or _is_proxied(request)
         return self.do_open(_CheckedTlsConnection if anywhere else _RemoteTlsConnection, request)
 

@@ -31,11 +31,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloud_train.errors import CloudTrainError, UsageError
+from cloud_train.storage.credential_forwarding import FORWARDED
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.registry import check_url, folder_of, scheme_of
 from cloud_train.worker import contract
 from cloud_train.worker.nodes import NodeContext, from_variables
 from cloud_train.worker.processes import subprocesses
+from cloud_train.worker.processes.tree import deny_inspection
 from cloud_train.worker.supervisor import DEFAULT_TIMING, run_attempts
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ def main(arguments: list[str], signals: Signals) -> int:
         attempt = int(_number(options, "--attempt") or 0)
         if attempt < 1:
             raise UsageError("--attempt must be at least 1", hint=_HINT)
+        if FORWARDED in os.environ:
+            deny_inspection()
         url, run_id = options["--store"], options["--run"]
         check_url(url)
         is_local = scheme_of(url) == "file"

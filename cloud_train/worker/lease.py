@@ -13,6 +13,7 @@ from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run import documents, layout
 from cloud_train.run.record import AttemptStatus, RunRecord, sha256_of
 from cloud_train.run.states import Cause
+from cloud_train.storage.credential_forwarding import forwarded_values
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker.context import AttemptContext, Timing
 from cloud_train.worker.nodes import NodeContext, Peers
@@ -55,7 +56,8 @@ class AttemptLease:
         if remote:
             self._ask(partial(remote.bring_record, store))
         self.record = _submitted_record(store, f"{run_id}/{layout.RUN}", record_sha256)
-        self._redactor = Redactor(os.environ.get(name, "") for name in self.record.job.get("secrets", ()))
+        secrets = [os.environ.get(name, "") for name in self.record.job.get("secrets", ())]
+        self._redactor = Redactor((*secrets, *forwarded_values(os.environ)))
 
     def take(self, number: int) -> AttemptContext | None:
         """Claim attempt ``number`` and return its context; None if another worker has claimed it. Raises StoreError."""

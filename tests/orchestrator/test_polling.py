@@ -81,7 +81,7 @@ def test_a_day_of_following_asks_as_often_as_the_documents_say() -> None:
     within = [sum(asked < seconds for asked in place.asked) for seconds in (60, 3600, 86400)]
     assert within == [9, 68, 1448]
     text = (Path(__file__).parents[2] / "docs" / "clouds.md").read_text()
-    assert "9 times in the first minute, 68 in the first hour, 60 an hour from then on, 1,448 in a day" in text
+    assert "9 times in the first minute, 68 in the first hour, then 60 an hour, 1,448 in a day" in text
 
 
 def test_a_place_on_this_machine_is_asked_whenever_somebody_looks() -> None:

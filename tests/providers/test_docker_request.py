@@ -154,7 +154,7 @@ def test_data_that_would_hand_over_the_machine_is_refused(plan: Plan, tmp_path: 
     assert problem("/") == "data.path: / is the whole machine; name the folder that the data is in"
     assert problem(tmp_path / "absent") == f"data.path: no such file or folder: {tmp_path}/absent"
     assert problem(tmp_path / "link") == (
-        f"data.path: {tmp_path}/link contains the Docker Engine's socket, which gives root access to this machine"
+        f"data.path: {tmp_path}/link contains the socket {sockets}/docker.sock, which a container could connect to"
     )
     (tmp_path / "own").mkdir()
     named = replace(plan, provider_settings={"host": f"unix://{tmp_path}/own/docker.sock"}, host_data=str(tmp_path / "own"))
@@ -193,4 +193,4 @@ def test_a_folder_with_keys_and_logins_is_no_data(data: str, tmp_path: Path, mon
     for name in (".ssh", ".aws", "sub"):
         (tmp_path / name).mkdir()
     request = request_of(replace(plan_of(tmp_path, "true", image=IMAGE), host_data=str(tmp_path / data)), "1:1", tmp_path, tmp_path)
-    assert any("holds keys and logins" in problem for problem in problems_of(request))
+    assert any("may hold keys and logins" in problem or "your home folder" in problem for problem in problems_of(request))

@@ -24,7 +24,7 @@ from cloud_train.providers.base import AlreadyLaunchedError, Capabilities, Handl
 from cloud_train.providers.docker.request import NODE, labels_of, problems_of, request_of, without_our_folders, workspace_of
 from cloud_train.providers.docker.state import Seen, verdict
 from cloud_train.run.states import Cause, State
-from cloud_train.storage.credential_forwarding import FILES, loopback_endpoint
+from cloud_train.storage.credential_forwarding import FILES, FORWARDABLE, FORWARDED, loopback_endpoint
 
 if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
@@ -237,7 +237,8 @@ def _brought_along(secrets: Mapping[str, str]) -> tuple[dict[str, str], list[dic
     mounts = [
         {"Type": "bind", "Source": str(Path(value).resolve()), "Target": inside[name], "ReadOnly": True} for name, value in files.items()
     ]
-    return {**secrets, **inside}, mounts
+    forwarded = ",".join(sorted(FORWARDABLE & secrets.keys()))
+    return {**secrets, **inside, **({FORWARDED: forwarded} if forwarded else {})}, mounts
 
 
 def _refuse_loopback(secrets: Mapping[str, str], containers: Sequence[Mapping[str, Any]]) -> None:

@@ -7,7 +7,6 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from cloud_train.docker import container_paths as places
 from cloud_train.errors import ProviderError
 from cloud_train.job import cloud_names as forms
 from cloud_train.providers.base import Request, worker_arguments
+from cloud_train.providers.docker import data_folder
 from cloud_train.storage.registry import scheme_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ _VOLUMES = (places.WORK, places.CACHE)
 _RUNS_ELSEWHERE = "the run directory", "keep runs in a store that both reach: --store s3://bucket/runs"
 _DATA_ELSEWHERE = "the data", "put it in a store that both reach: data.path: s3://bucket/folder"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
-_PRIVATE = (".ssh", ".aws", ".azure", ".config/gcloud", ".docker", ".gnupg", ".kube", ".netrc")
 _SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 
 
@@ -201,24 +200,4 @@ def problems_of(request: Request, sockets: tuple[str, ...] = _SOCKETS) -> Iterat
     own = (host.removeprefix("unix://"),) if host is not None and host.startswith("unix://") else ()
     for mount in limits["Mounts"]:
         if mount["Target"] == places.DATA:
-            yield from _data_problems(Path(mount["Source"]), (*sockets, *own))
-
-
-def _data_problems(data: Path, sockets: tuple[str, ...]) -> Iterator[str]:
-    if not data.exists():
-        yield f"data.path: no such file or folder: {data}"
-        return
-    real = data.resolve()
-    if real == Path("/"):
-        yield "data.path: / is the whole machine; name the folder that the data is in"
-    elif any(Path(socket).resolve().is_relative_to(real) for socket in sockets):
-        yield f"data.path: {data} contains the Docker Engine's socket, which gives root access to this machine"
-    elif private := next((each for each in _private_folders() if real.is_relative_to(each) or each.is_relative_to(real)), None):
-        yield f"data.path: {data} would expose {private}, which holds keys and logins, to the container"
-
-
-def _private_folders() -> Iterator[Path]:
-    """Folders with keys and logins, which no job needs as its data."""
-    with suppress(RuntimeError):  # no home folder is known
-        home = Path.home().resolve()
-        yield from (home / name for name in _PRIVATE if (home / name).exists())
+            yield from data_folder.problems_of(Path(mount["Source"]), (*sockets, *own))

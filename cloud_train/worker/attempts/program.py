@@ -18,6 +18,7 @@ from cloud_train.run import python_path
 from cloud_train.run.record import Program, RunRecord
 from cloud_train.run.states import State
 from cloud_train.spec.trainer_variables import TRAINER_VARIABLES
+from cloud_train.storage.credential_forwarding import FORWARDED, withheld
 from cloud_train.worker import contract
 from cloud_train.worker.attempts.helpers import Helpers
 from cloud_train.worker.attempts.watch import Watch
@@ -77,10 +78,12 @@ def environment_of(
 ) -> dict[str, str]:
     """The program's environment: the worker's ``own``, then the job's, then the contract's variables, and no stale ones of another run.
 
-    Of the job's, a built-in trainer gets ``TRAINER_VARIABLES`` only.
+    Of the job's, a built-in trainer gets ``TRAINER_VARIABLES`` only. The credentials with which the worker opens the store are left out,
+    unless the job names them as secrets.
     """
     program = record.program
-    inherited = {name: value for name, value in own.items() if not name.startswith(_PREFIX) or name == _HOME}
+    kept_back = {FORWARDED, *withheld(own, record.job.get("secrets", ()))}
+    inherited = {name: value for name, value in own.items() if (not name.startswith(_PREFIX) or name == _HOME) and name not in kept_back}
     given = python_path.as_given(inherited)
     if _is_script(record):
         outer = {**given, **program.environment}

@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def become_subreaper() -> bool:
@@ -21,6 +22,18 @@ def become_subreaper() -> bool:
     import ctypes  # takes 1 ms, and is only needed on Linux
 
     return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def deny_inspection() -> bool:
+    """Keep this process's environment and memory from other processes of the same user (proc(5), /proc/PID/environ; ptrace(2)).
+
+    Its forked children inherit that; a program that it starts does not. False where the system has no such thing.
+    """
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == 0)
 
 
 def group_is_alive(group: int) -> bool:

@@ -1,0 +1,125 @@
+"""Which folders of this machine a container may be given as its data.
+
+A job names its data, and a job may come from a stranger. The container reads what it is given, and a read-only mount protects neither keys
+nor sockets nor processes: anything can connect to a socket, and ``/proc/PID/root`` leads back to the whole disk. Nothing is mounted that
+holds one of these, or is inside it. Where a folder is fine but the data in it is private, only the user can know.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+_KERNEL = frozenset(
+    {
+        *("proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2", "securityfs", "debugfs", "tracefs", "bpf", "configfs"),
+        *("efivarfs", "pstore", "binfmt_misc", "mqueue"),
+    }
+)
+"""File systems of Linux through which one reaches the kernel, devices or processes (``Documentation/filesystems``)."""
+_SYSTEM = (
+    *("/etc", "/boot", "/var/log", "/var/spool", "/run/user", "/run/secrets", "/run/credentials"),
+    *("/run/containerd", "/var/lib/docker", "/var/lib/containerd", "/var/lib/containers", "/var/lib/kubelet"),
+)
+_SHARED_CACHES = (".cache", ".keras", ".torch", ".fastai")
+"""Hidden folders of a home that data sets are kept in."""
+_KEY_FILES = (
+    *(".git-credentials", ".netrc", "_netrc", ".pgpass", ".npmrc", ".pypirc", ".s3cfg", ".vault-token", ".env", "kaggle.json", "token"),
+    *("id_rsa", "id_ed25519", "id_ecdsa", "id_dsa", "shadow", "application_default_credentials.json"),
+)
+"""Files that give a folder away as one of keys and logins, if they are directly in it."""
+_MOST_ENTRIES = 20_000
+
+
+def problems_of(data: Path, sockets: Iterable[str]) -> Iterator[str]:
+    """Why a container may not have ``data``, as ``check`` of a provider words it; at most one reason.
+
+    ``sockets``: paths of sockets that may not be reached, beside all that any program listens at now.
+    """
+    if not data.exists():
+        yield f"data.path: no such file or folder: {data}"
+        return
+    real = data.resolve()
+    if real == Path("/"):
+        yield "data.path: / is the whole machine; name the folder that the data is in"
+    elif kernel := _kernel_mount(real):
+        yield f"data.path: {data} would expose {kernel}, through which a container reaches this machine"
+    elif socket := next((each for each in (*sockets, *_listening()) if Path(each).resolve().is_relative_to(real)), _socket_in(real)):
+        yield f"data.path: {data} contains the socket {socket}, which a container could connect to"
+    elif _is_home_or_above(real):
+        yield f"data.path: {data} is your home folder or contains it; name the folder that the data is in"
+    elif private := _overlapping(real, _private_folders()):
+        yield f"data.path: {data} would expose {private}, which may hold keys and logins, to the container"
+    elif key := next((name for name in _KEY_FILES if (real / name).is_file()), None):
+        yield f"data.path: {data} contains {key}, which holds a key or a login; put the data into a folder without it"
+
+
+def _overlapping(real: Path, places: Iterable[Path]) -> Path | None:
+    return next((place for place in places if real.is_relative_to(place) or place.is_relative_to(real)), None)
+
+
+def _kernel_mount(real: Path) -> Path | None:
+    """The file system of the kernel's that ``real`` is on, or one that is mounted below it; None on a system without /proc."""
+    kinds = dict(_mounts())
+    around = [place for place in kinds if real.is_relative_to(place)]
+    own = max(around, key=lambda place: len(place.parts), default=None)
+    if own is not None and kinds[own] in _KERNEL:
+        return own
+    return next((place for place, kind in kinds.items() if kind in _KERNEL and place.is_relative_to(real)), None)
+
+
+def _mounts() -> Iterator[tuple[Path, str]]:
+    """Where what kind of file system is mounted, a later mount after those that it covers (proc(5), /proc/PID/mountinfo)."""
+    with suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+            place, _, kind = line.partition(" - ")
+            name = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), place.split(" ")[4])  # a space is \040 there
+            yield Path(name), kind.split(" ")[0]
+
+
+def _listening() -> Iterator[str]:
+    """The paths of all Unix sockets that a program of this machine's network namespace listens at (proc(5), /proc/net/unix)."""
+    with suppress(OSError):
+        for line in Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]:
+            fields = line.split(maxsplit=7)
+            if len(fields) == 8 and fields[7].startswith("/"):
+                yield fields[7]
+
+
+def _socket_in(real: Path) -> Path | None:
+    """A socket among the first entries of the folder and of its folders: one bound by a relative path is not known by its place."""
+    if not real.is_dir():
+        return real if stat.S_ISSOCK(real.stat().st_mode) else None
+    folders, seen = [real], 0
+    for depth in range(2):
+        inner: list[Path] = []
+        for folder in folders:
+            with suppress(OSError), os.scandir(folder) as entries:
+                for entry in entries:
+                    seen += 1
+                    if seen > _MOST_ENTRIES:
+                        return None
+                    if entry.is_dir(follow_symlinks=False):
+                        inner.append(Path(entry.path))
+                    elif not (entry.is_file(follow_symlinks=False) or entry.is_symlink()) and stat.S_ISSOCK(entry.stat().st_mode):
+                        return Path(entry.path)
+        folders = inner if depth == 0 else []
+    return None
+
+
+def _is_home_or_above(real: Path) -> bool:
+    with suppress(RuntimeError):  # no home folder is known
+        return Path.home().resolve().is_relative_to(real)
+    return False
+
+
+def _private_folders() -> Iterator[Path]:
+    """Folders with keys, logins or the system's own data, which no job needs as its data."""
+    yield from (Path(each) for each in _SYSTEM if Path(each).exists())
+    with suppress(RuntimeError):  # no home folder is known
+        home = Path.home().resolve()
+        for entry in sorted(home.iterdir()) if home.is_dir() else ():
+            if entry.name.startswith(".") and entry.name not in _SHARED_CACHES:
+                yield entry
