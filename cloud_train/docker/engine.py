@@ -1,4 +1,4 @@
-"""A connection to a Docker Engine: the few calls of its API that are made here, and an explanation of each refusal.
+"""A connection to a Docker Engine: the API calls that cloud-train needs, and explanations of refusals.
 
 Reference: https://docs.docker.com/reference/api/engine/version/v1.41/.
 """
@@ -19,7 +19,7 @@ from cloud_train.errors import ProviderError
 Labels = Mapping[str, str]
 
 _SLOW_SECONDS = 60.0
-"""For creating, starting and removing, which read and write the disk."""
+"""Timeout for creating, starting and removing, which use the disk."""
 
 FREE_SPACE = "see what uses the space with `docker system df`, and free it with `docker system prune`"
 
@@ -61,9 +61,9 @@ class Engine:
         return str(self._ask("GET", "/version")["Version"])
 
     def is_rootless_of(self, user: int) -> bool:
-        """Whether this user runs a rootless engine: a container's root is then that user.
+        """Whether this user runs a rootless engine, in whose containers root is that user.
 
-        The engine is asked only if its socket belongs to that user, because the answer is slow.
+        The engine is asked only if its socket belongs to that user, because this takes long.
         """
         if not user or not self.address.startswith("unix://"):
             return False
@@ -87,7 +87,7 @@ class Engine:
         return str(self._ask("POST", "/networks/create", body=body, timeout_seconds=_SLOW_SECONDS)["Id"])
 
     def put_files(self, container: str, files: Mapping[str, Path]) -> None:
-        """Copy files of this machine into a container that was created, each to a path in one of its volumes, readable for all there."""
+        """Copy files from this machine into a new container, each to a path in one of its volumes, readable by everyone in it."""
         for path, source in files.items():
             folder, _, name = path.rpartition("/")
             with BytesIO() as archive:
@@ -143,7 +143,7 @@ class Engine:
             self._ask("DELETE", f"/networks/{network}")
 
     def output(self, container: str, lines: int | None = None) -> bytes:
-        """Its output, stdout and stderr together: all, or the last ``lines``; empty if it is missing."""
+        """Its stdout and stderr combined, all or the last ``lines``; empty for a missing container."""
         query = {"stdout": "1", "stderr": "1", "tail": str(lines or "all")}
         with suppress(_MissingError):
             return _joined(self._answer("GET", f"/containers/{container}/logs", query))
@@ -177,7 +177,7 @@ class Engine:
 
 
 def is_full(words: str) -> bool:
-    """Whether an engine, or what a build ran, reports that its disk is full."""
+    """Whether an engine, or a command in a build, reports a full disk."""
     return "no space left on device" in words.lower()
 
 
@@ -226,7 +226,7 @@ _REFUSALS = (
     (r"Range of CPUs is (?P<what>.{0,300}?available)", "resources.cpus: the range is {what}", "ask for fewer with resources.cpus"),
     (r"network (?P<what>\S+) not found", "the engine has no network {what}", "see which there are with: docker network ls"),
 )
-"""Patterns of the engine's messages that a user can act on, the message shown instead, and the next step."""
+"""Patterns of the engine's messages that a user can act on → our message and the next step."""
 
 
 def refusal(status: int | None, said: str) -> ProviderError:

@@ -1,4 +1,4 @@
-"""Which Docker Engine is meant: the rules of Docker's own command line, for everything here that speaks to one."""
+"""Finding the Docker Engine to use, by the same rules as Docker's own command line."""
 
 import json
 import os
@@ -12,7 +12,7 @@ _DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 
 
 def address_of(host: str | None) -> str:
-    """The engine's URL: ``host``, otherwise that of DOCKER_HOST, of the Docker CLI's current context, or the usual socket.
+    """The engine's URL: ``host``, DOCKER_HOST, that of the Docker CLI's current context, or the default socket, in this order.
 
     Raises ProviderError for a ``host`` that is not the URL of an engine.
     """
@@ -25,34 +25,34 @@ def address_of(host: str | None) -> str:
 
 
 def context_of(address: str) -> Any:
-    """The Docker CLI's context that names the engine at ``address``, unless DOCKER_HOST does; None if nothing but the address is known."""
+    """The Docker CLI's current context if it is for the engine at ``address`` and DOCKER_HOST is not set; otherwise None."""
     context = None if os.environ.get("DOCKER_HOST") else current_context()
     return context if context is not None and address == context.Host else None
 
 
 def client_environment(address: str) -> dict[str, str]:
-    """The environment in which Docker's own command line speaks to the engine at ``address``."""
+    """The environment in which Docker's own command line uses the engine at ``address``."""
     return {**os.environ, **({} if context_of(address) is not None else {"DOCKER_HOST": address})}
 
 
 def current_context() -> Any:
-    """The Docker CLI's current context, as the Docker SDK reads it; None for the default one, or where it cannot be read."""
+    """The Docker CLI's current context, as the Docker SDK reads it; None for the default one, or if it cannot be read."""
     if not _names_a_context():
         return None
     try:
         from docker.context import ContextAPI
 
         return ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT"))
-    except Exception:  # noqa: BLE001 -- without the SDK, which connecting reports; and for a file that it cannot read, it raises a bare Exception
+    except Exception:  # noqa: BLE001 -- the SDK raises a bare Exception for an unreadable file; connecting reports a missing SDK
         return None
 
 
 def _names_a_context() -> bool:
-    """Whether it is worth it to import the SDK, which takes longer than everything that most commands ask of an engine."""
+    """Whether the SDK is worth importing, which takes longer than all requests of most commands."""
     if os.environ.get("DOCKER_CONTEXT"):
         return True
     try:
         folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
         return bool(json.loads((folder / "config.json").read_bytes()).get("currentContext"))
-    except (OSError, ValueError, AttributeError, RuntimeError):  # the last is that of a user without a home
+    except (OSError, ValueError, AttributeError, RuntimeError):  # RuntimeError for a user without a home folder
         return False

@@ -1,7 +1,7 @@
-"""A Docker Engine that is reached by SSH, the way Docker's own command line does it.
+"""Connecting to a Docker Engine over SSH, as Docker's own command line does.
 
-``ssh HOST docker system dial-stdio`` is a connection to the engine's socket on that machine: what is written to it goes there, what comes
-from it is the answer. So all of SSH is the client's own (keys, ~/.ssh/config, an agent), and the other machine needs Docker's command line.
+``ssh HOST docker system dial-stdio`` connects its stdin and stdout to the engine's socket on that machine. So the SSH client's own settings
+apply (keys, ~/.ssh/config, an agent), and the other machine needs Docker's command line.
 """
 
 import shlex
@@ -20,7 +20,7 @@ class Ssh:
     """Connections to the engine at ``address``: ``ssh://[user@]host[:port][/socket]``. Close it after use."""
 
     def __init__(self, address: str) -> None:
-        """Raises ValueError for an address that names no machine."""
+        """Raises ValueError for an address without a host name."""
         self._command = _command(address)
         self._clients: list[subprocess.Popen[bytes]] = []
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 -- until close
@@ -36,12 +36,12 @@ class Ssh:
         return ours
 
     def serve(self, end: socket.socket) -> None:
-        """Let ``end`` be a connection's other end."""
+        """Connect ``end`` to the engine."""
         with end:
             self._clients.append(subprocess.Popen(self._command, stdin=end.fileno(), stdout=end.fileno(), stderr=self._said))
 
     def words(self) -> str:
-        """The last words on standard error of the SSH client or of the command on the other machine."""
+        """The last line on stderr of the SSH client or of the remote command."""
         with suppress(subprocess.TimeoutExpired):
             for client in self._clients[-1:]:
                 client.wait(1)  # it writes the reason just before it exits
@@ -59,7 +59,7 @@ class Ssh:
 
 @contextmanager
 def relayed(address: str) -> Iterator[str]:
-    """The engine at ``address`` as one that listens at a socket of this machine, for the Docker SDK; yields that socket's URL."""
+    """Relay the engine at ``address`` to a local socket, for the Docker SDK; yields the socket's URL."""
     with (
         closing(Ssh(address)) as ssh,
         tempfile.TemporaryDirectory(prefix="cloud-train-ssh-") as folder,
@@ -69,7 +69,7 @@ def relayed(address: str) -> Iterator[str]:
         listening.listen()
 
         def accept() -> None:
-            with suppress(OSError):  # the end
+            with suppress(OSError):  # the relay was shut down
                 while True:
                     ssh.serve(listening.accept()[0])
 
@@ -83,10 +83,10 @@ def relayed(address: str) -> Iterator[str]:
 
 
 def _command(address: str) -> list[str]:
-    """What to run; raises ValueError for an address that names no machine."""
+    """The SSH command; raises ValueError for an address without a host name."""
     url = urlsplit(address)
-    if not url.hostname or url.hostname.startswith("-") or (url.username or "").startswith("-"):  # SSH would read an option
-        raise ValueError(f"{address!r} names no machine; an engine behind SSH is ssh://user@host")
+    if not url.hostname or url.hostname.startswith("-") or (url.username or "").startswith("-"):  # SSH would take it for an option
+        raise ValueError(f"{address!r} has no host name; an engine over SSH is ssh://user@host")
     options = [f"-oConnectTimeout={_CONNECT_SECONDS}", "-T"]
     options += ["-l", url.username] if url.username else []
     options += ["-p", str(url.port)] if url.port else []

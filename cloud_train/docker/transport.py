@@ -1,7 +1,7 @@
-"""Requests to a Docker Engine: plain HTTP over its socket on this machine or over SSH, the Docker SDK's session over TCP and TLS.
+"""Requests to a Docker Engine: plain HTTP over its local socket or over SSH, the Docker SDK's session over TCP and TLS.
 
-Looking at a container is one small request, and importing the SDK takes longer than a hundred of them. The API is that of
-https://docs.docker.com/reference/api/engine/; paths without a version are the engine's newest, as with the SDK's ``version="auto"``.
+Importing the SDK takes longer than a hundred small requests, such as inspecting a container. API:
+https://docs.docker.com/reference/api/engine/; paths without a version use the engine's newest, like the SDK's ``version="auto"``.
 """
 
 import json
@@ -27,7 +27,7 @@ _Send = Callable[[str, str, bytes | None, float], "Answer"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What an engine answers to one request."""
+    """An engine's response to one request."""
 
     status: int
     """The HTTP status."""
@@ -47,7 +47,7 @@ class Answer:
 
 
 class DockerHttp:
-    """One open connection to an engine. Whatever keeps an answer from coming is an OSError, TimeoutError among them."""
+    """One open connection to an engine. Failed requests raise OSError, including TimeoutError."""
 
     def __init__(self, send: _Send) -> None:
         self._send = send
@@ -60,7 +60,7 @@ class DockerHttp:
         body: Mapping[str, Any] | bytes | None = None,
         timeout_seconds: float = QUICK_SECONDS,
     ) -> Answer:
-        """Send a request, with ``body`` as JSON, or bytes as a tar. ``path`` may hold an image's name; the timeout is that of a silence."""
+        """Send a request, with ``body`` as JSON, or bytes as a tar. ``path`` may contain an image's name; the timeout is for inactivity."""
         target = quote(path, safe="/:@") + (f"?{urlencode(query)}" if query else "")
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         return self._send(method, target, data, timeout_seconds)
@@ -75,7 +75,7 @@ def opened(address: str) -> Iterator[DockerHttp]:
             yield DockerHttp(connection.send_and_read)
     elif address.startswith("ssh://"):
         with closing(Ssh(address)) as ssh, closing(_SocketConnection(ssh.dial, ssh.words)) as connection:
-            connection.send_and_read("GET", "/_ping", None, QUICK_SECONDS)  # before it answers, nothing is known
+            connection.send_and_read("GET", "/_ping", None, QUICK_SECONDS)  # only a response shows that the connection works
             yield DockerHttp(connection.send_and_read)
     else:
         with sdk_client(address, QUICK_SECONDS) as client:
@@ -84,9 +84,9 @@ def opened(address: str) -> Iterator[DockerHttp]:
 
 @contextmanager
 def sdk_client(address: str, timeout_seconds: float) -> Iterator[Any]:
-    """The Docker SDK's ``APIClient`` for the engine at ``address``, with certificates from where Docker's own command line has them.
+    """The Docker SDK's ``APIClient`` for the engine at ``address``, with the same certificates as Docker's own command line.
 
-    Raises OSError if the engine does not answer, and MissingDependencyError without the SDK.
+    Raises OSError if the engine does not respond, and MissingDependencyError without the SDK.
     """
     try:
         from docker import APIClient
@@ -100,7 +100,7 @@ def sdk_client(address: str, timeout_seconds: float) -> Iterator[Any]:
     class Client(APIClient):  # type: ignore[misc]  # the SDK has no types
         def merge_environment_settings(self, *request: Any) -> Any:
             merged = super().merge_environment_settings(*request)
-            if self.verify is not True:  # the certificates of this engine, and not those that REQUESTS_CA_BUNDLE names for all servers
+            if self.verify is not True:  # the certificates of this engine, not those in REQUESTS_CA_BUNDLE for all servers
                 merged["verify"] = self.verify
             return merged
 
@@ -114,7 +114,7 @@ def sdk_client(address: str, timeout_seconds: float) -> Iterator[Any]:
 
 
 def is_private(address: str) -> bool:
-    """Whether what is sent to the engine at ``address`` is encrypted, or stays on this machine."""
+    """Whether requests to the engine at ``address`` are encrypted or stay on this machine."""
     scheme, _, rest = address.partition("://")
     if scheme in ("unix", "npipe", "ssh", "https", "http+unix"):
         return True

@@ -76,7 +76,7 @@ def is_timeout(error: BaseException | None) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and those behind it: the Docker SDK's HTTP library passes them on as causes and as arguments."""
+    """The error and its causes, which the Docker SDK's HTTP library passes on as causes and as arguments."""
     waiting, seen = [error], set[int]()
     while waiting:
         inner = waiting.pop(0)
@@ -88,6 +88,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _reason(error: BaseException) -> str:
-    """The error's message, without the place in Python's own source that ssl appends."""
+    """The error's message, without the source location that ssl appends."""
     words = getattr(error, "verify_message", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
     return str(words).split(" (_ssl.c")[0]

@@ -1,4 +1,4 @@
-"""The provider protocol: what a place to run has to implement.
+"""The provider protocol: the interface between cloud-train and a place to run.
 
 *Rendering* is pure (plan → request) and *sending* is thin, so that a dry run takes the path of a submission and adapter tests compare
 requests.
@@ -57,29 +57,29 @@ class Capabilities:
     limits_runtime: bool = False
     """It ends a job without ``limits.duration`` itself, after the setting ``max_runtime``."""
     polling_costs: bool = False
-    """Questions are slow, cost money or count against a limit, so they are asked less and less often."""
+    """Polling is slow, costs money or counts against a limit, so it is done less and less often."""
     shows_late: bool = False
     """A job may show up to ``SHOWS_WITHIN_SECONDS`` after its launch."""
     starts_slowly: bool = False
     """A start takes minutes, so its own log is shown until the worker reports."""
     stops_slowly: bool = False
-    """A stop takes minutes, so nobody waits for it at the keyboard."""
+    """A stop takes minutes, so commands do not wait for it."""
     explains_stops: bool = False
-    """It knows why it told a worker to stop: a time limit, or a person at its console."""
+    """It reports why it told a worker to stop: a time limit, or a user at its console."""
     leaves_no_processes: bool = False
-    """Once it reports an end, nothing of the attempt is left to kill."""
+    """Once it reports an end, no process of the attempt is left to kill."""
 
 
 @dataclass(frozen=True)
 class Handle:
-    """One launched attempt, as its provider knows it. Kept in the ledger."""
+    """The provider's reference to one launched attempt, kept in the ledger."""
 
     run_id: str
     attempt: int
     provider: str
     store: str
     reference: dict[str, Any]
-    """The provider's name of it: a process, a container, a job's ARN."""
+    """How the provider finds it: a process, a container, a job's ARN."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,11 @@ class Observation:
     cause: Cause | None = None
     message: str = ""
     is_elsewhere: bool = False
-    """Whether another worker began this attempt first: the one launched from here has exited, which says nothing about the attempt."""
+    """Whether another worker began this attempt first, so that the exit of the one launched from here means nothing for the attempt."""
 
 
 TAKEN = Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, "another worker began this attempt first", is_elsewhere=True)
-"""The observation of a launch whose worker exited for that reason."""
+"""The observation of a launch whose worker exited because another one had begun the attempt."""
 
 _CAUSES = {cause.exit_code: cause for cause in Cause if cause is not Cause.REJECTED}
 
@@ -110,7 +110,7 @@ def unknown(message: str) -> Observation:
 
 
 def said_by(exit_status: int) -> Observation | None:
-    """The observation that a worker reports by this exit status; None for a status that no worker chooses."""
+    """The observation for a worker's exit status; None for a status that workers do not use."""
     if exit_status == TAKEN_STATUS:
         return TAKEN
     cause = _CAUSES.get(exit_status)
@@ -135,7 +135,7 @@ class Provider(Protocol):
         """The exact request that would start this plan's attempt. Pure: it reads nothing but its arguments and writes nothing."""
 
     def check(self, request: Request) -> list[str]:
-        """What the provider would refuse in this request, each with the field and the rule; empty if nothing."""
+        """The problems for which the provider would refuse this request, each with the field and the rule."""
 
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
         """Start the attempt; ``secrets`` are handed to it and kept nowhere. Raises AlreadyLaunchedError if it was started before."""
@@ -148,22 +148,20 @@ class Provider(Protocol):
         """
 
     def observe(self, handle: Handle) -> Observation:
-        """The attempt's state, as the provider sees it. Never raises for a state that it does not know: the cause is then *unknown*."""
+        """The attempt's state, as the provider sees it. For a state that it does not know, it returns the cause *unknown*."""
 
     def cancel(self, handle: Handle, force: bool = False) -> None:
-        """Tell the attempt to stop, with its grace period; ``force`` kills it, and any process that it left, at once. Returns without
-        waiting.
-        """
+        """Tell the attempt to stop within its grace period, without waiting; ``force`` kills it and all its processes immediately."""
 
     def clean_up(self, handle: Handle) -> None:
-        """Remove what an ended attempt left at the provider (containers, networks), as far as it can be reached.
+        """Remove everything that an ended attempt left at the provider (containers, networks), if it can be reached.
 
         It is called once the end is recorded, when the worker may still be exiting: give it a moment. A second call changes nothing;
         a running attempt is left alone.
         """
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
-        """The provider's own log, which has the output from before the worker started, from ``cursor`` on; and the next cursor."""
+        """The provider's own log from ``cursor`` on, with the output from before the worker started; and the next cursor."""
 
 
 @runtime_checkable
@@ -202,4 +200,4 @@ class Diagnosed(Protocol):
     """A provider that checks that what its settings name exists and is permitted, for ``cloud-train doctor --config``. Optional."""
 
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
-        """Credentials, machines, role, registry, quota: one finding at a time. Starts nothing; an error is a finding."""
+        """Check credentials, machines, role, registry and quota, one finding at a time. Errors are findings; nothing is started."""

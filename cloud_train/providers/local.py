@@ -1,9 +1,8 @@
-"""The ``local`` provider: the worker as a detached process of this machine.
+"""The ``local`` provider: the worker as a detached process on this machine.
 
-Whether an attempt is alive is asked of a lock, not of a process id: the launcher takes an flock on a file of the attempt and hands the open
-descriptor to the worker, so a live attempt is never unlocked, the kernel releases the lock however the worker ends,
-and a recycled process id is never mistaken for the run. The file also takes the output of the worker's Python before the worker can keep
-its own log.
+A lock, not a process id, shows whether an attempt is alive: the launcher takes an flock on a file of the attempt and passes the open
+descriptor to the worker. So a live attempt is always locked, the kernel releases the lock however the worker ends, and a recycled process
+id is never mistaken for the run. The file also receives the output of the worker's Python before the worker can write its own log.
 """
 
 import os
@@ -31,12 +30,12 @@ if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
 
 _LOCK_ARGUMENT = "--lock-fd"
-_LAUNCH_VARIABLE = "_CLOUD_TRAIN_LAUNCH"  # inherited by everything that an attempt starts: finds what outlived its worker
+_LAUNCH_VARIABLE = "_CLOUD_TRAIN_LAUNCH"  # inherited by all processes of an attempt, to find those that outlived its worker
 _LAST_WORDS_BYTES = 2000
 
 
 class LocalProvider:
-    """Runs on this machine. ``home`` is the folder under which it keeps one small file an attempt."""
+    """Runs on this machine. Under ``home`` it keeps one small file per attempt."""
 
     name = "local"
     capabilities = Capabilities(stores=("file", "s3", "gs", "az"), max_nodes=1, spot=False, enforces=("cpus",))
@@ -46,7 +45,7 @@ class LocalProvider:
         self._workspaces = home / "work"
 
     def interpreter(self, settings: Mapping[str, Any]) -> str:
-        """``local: {python: …}`` of the config, otherwise the Python that runs this."""
+        """``local: {python: …}`` in the config file, otherwise the Python that runs this."""
         return str(Path(settings.get("python") or sys.executable).expanduser())
 
     def render(self, plan: "Plan") -> Request:
@@ -85,7 +84,7 @@ class LocalProvider:
             raise ProviderError(f"cannot start {request['command'][0]}: {error.strerror}") from error
         finally:
             os.close(descriptor)
-        process.returncode = 0  # the worker outlives this process by design: subprocess need not warn that it still runs
+        process.returncode = 0  # the worker outlives this process by design, so subprocess must not warn that it is still running
         return Handle(request["run_id"], request["attempt"], self.name, request["store"], {"pid": process.pid, "lock": str(lock)})
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
@@ -106,7 +105,7 @@ class LocalProvider:
         return Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, f"{message}: {last_words}" if last_words else message)
 
     def cancel(self, handle: Handle, force: bool = False) -> None:
-        """SIGTERM for the worker, which ends its program's whole process tree; ``force`` kills worker and tree."""
+        """Send SIGTERM to the worker, which ends its program's process tree; ``force`` kills the worker and the tree."""
         if locks.is_held(_lock_of(handle)) and (pid := _worker(handle)) is not None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL if force else signal.SIGTERM)
@@ -114,10 +113,10 @@ class LocalProvider:
             _kill_leftovers(handle)
 
     def clean_up(self, handle: Handle) -> None:
-        """Nothing: a process leaves nothing behind, and its small lock file records that it was launched."""
+        """Nothing to do: the small lock file stays as the record of the launch."""
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
-        """The output of the worker's Python from before the worker could keep its own log."""
+        """The output of the worker's Python from before the worker could write its own log."""
         start = int(cursor or 0)
         try:
             with _lock_of(handle).open("rb") as file:
@@ -138,7 +137,7 @@ class LocalProvider:
                 f"cannot write {path}: {error.strerror}", hint="make that folder writable, or choose another one with CLOUD_TRAIN_HOME"
             ) from error
         if descriptor is None:
-            raise AlreadyLaunchedError(f"attempt {attempt} of {run_id} runs already")
+            raise AlreadyLaunchedError(f"attempt {attempt} of {run_id} is already running")
         return descriptor
 
 
@@ -159,7 +158,7 @@ def _is_of_another_worker(handle: Handle) -> bool:
         return True
     if status.pid == handle.reference.get("pid", status.pid):
         return False
-    import psutil  # 20 ms, and only here
+    import psutil  # takes 20 ms, and is only needed here
 
     try:
         return handle.run_id in psutil.Process(status.pid).cmdline()
@@ -175,23 +174,21 @@ def _last_words(lock: Path) -> str:
 
 
 def _lock_of(handle: Handle) -> Path:
-    # An attempt that the worker began by itself, as a retry, lives under the lock of the launch that it came from.
+    # A retry that the worker started itself uses the lock of the original launch.
     return Path(handle.reference["lock"])
 
 
 def _worker(handle: Handle) -> int | None:
-    """The process of the worker that this home launched for the attempt. The process id in a run directory does not count: the worker is
-    recognized by the launch in its environment.
-    """
+    """The process id of the worker that was launched from this home, recognized by its environment, not by the id in the run directory."""
     pid = handle.reference.get("pid")
     if isinstance(pid, int):
         return next((process.pid for process in _launched(handle, pid)), None)
     workers = {process.pid: process for process in _launched(handle) if _is_worker(process)}
-    return next((pid for pid, process in workers.items() if process.ppid() not in workers), None)  # the others are its helpers
+    return next((pid for pid, process in workers.items() if process.ppid() not in workers), None)  # the others are its child processes
 
 
 def _kill_leftovers(handle: Handle) -> None:
-    import psutil  # 20 ms, and only here
+    import psutil  # takes 20 ms, and is only needed here
 
     for process in _launched(handle):
         with suppress(psutil.Error, OSError):
@@ -199,8 +196,8 @@ def _kill_leftovers(handle: Handle) -> None:
 
 
 def _launched(handle: Handle, pid: int | None = None) -> Iterator["psutil.Process"]:
-    """The processes of the caller that the attempt's launch started, or of them the one with this number."""
-    import psutil  # 20 ms, and only here
+    """The caller's processes that belong to the attempt's launch, or only the one with this process id."""
+    import psutil  # takes 20 ms, and is only needed here
 
     launch = _lock_of(handle).stem
     with suppress(psutil.Error, ValueError):

@@ -1,6 +1,6 @@
 """Which providers there are: the built-in ones, and those that installed packages declare (``cloud_train.plugins``).
 
-A plugin that fails to import is reported, and hides no other.
+A plugin that fails to import is reported and does not affect the others.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from cloud_train.plugins import load_error, provider_plugins
 from cloud_train.providers.base import Provider
 
 Make = Callable[[Path], Provider]
-"""Makes a provider, which may keep what it needs under the folder that it is given."""
+"""Creates a provider, which may keep its files under the given folder."""
 
 _BUILT_IN = {
     "local": "cloud_train.providers.local:LocalProvider",
@@ -32,7 +32,7 @@ class UnknownProviderError(UsageError):
 
 @dataclass(frozen=True)
 class Known:
-    """One provider by name: its origin, and why it cannot be used, if so."""
+    """One provider: its name, its origin, and the error if it cannot be used."""
 
     name: str
     source: str
@@ -40,7 +40,7 @@ class Known:
 
 
 def load_provider(name: str, home: Path) -> Provider:
-    """The provider ``name``, which may keep what it needs under ``home``.
+    """The provider ``name``, which may keep its files under ``home``.
 
     Raises UnknownProviderError with the nearest name, and ProviderError for a plugin that cannot be loaded.
     """
@@ -76,7 +76,7 @@ def _plugins() -> dict[str, Make]:
             plugin = load()
             try:
                 return plugin(home)
-            except Exception as error:  # a plugin is foreign code: whatever it raises is reported
+            except Exception as error:  # a plugin may raise anything, which is reported
                 raise load_error(name, getattr(plugin, "__qualname__", repr(plugin)), error) from error
 
         return make

@@ -115,7 +115,7 @@ def _within(address: Address) -> list[IPv4Address]:
 
 
 def check_spelling(url: str, *, loopback: bool) -> None:
-    """Refuse what the URL itself says, which is all that can be seen where a proxy resolves names. Raises AddressRefusedError."""
+    """Check the host in the URL itself, because a proxy may resolve names. Raises AddressRefusedError."""
     host = (urlsplit(url).hostname or "").rstrip(".").lower()
     if host in _METADATA_NAMES:
         raise AddressRefusedError(f"{host} is a cloud's metadata service", hint=_HINT)

@@ -36,7 +36,7 @@ def test_what_is_not_the_url_of_an_engine_is_refused_with_the_setting(host: str)
 
 @pytest.mark.parametrize("address", ["ssh://-oProxyCommand=id", "ssh://-oProxyCommand=id@gpu-box", "ssh://"])
 def test_no_address_gives_ssh_an_option(address: str) -> None:
-    with pytest.raises(ValueError, match="names no machine"):
+    with pytest.raises(ValueError, match="has no host name"):
         Ssh(address)
 
 

@@ -28,7 +28,7 @@ def test_a_worker_s_exit_status_says_why(cause: Cause) -> None:
         (exited(code=143), Cause.INFRASTRUCTURE, "before its worker handled signals"),
         (exited(code=255, error="shim died"), Cause.INFRASTRUCTURE, "restarted while the container ran (shim died)"),
         (exited(code=137, out_of_memory=True, memory_limit=64_000_000), Cause.OUT_OF_MEMORY, "64 MB (resources.memory)"),
-        (exited(code=137, out_of_memory=True), Cause.OUT_OF_MEMORY, "what the machine has"),
+        (exited(code=137, out_of_memory=True), Cause.OUT_OF_MEMORY, "all of the machine's memory"),
         (exited(code=6), Cause.INFRASTRUCTURE, "exit status 6"),
         (exited(code=1), Cause.FAILED, "exit status 1"),
         (Seen(0, "ct-a", "created"), Cause.INFRASTRUCTURE, "never started; the submission was interrupted"),

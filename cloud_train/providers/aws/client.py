@@ -1,4 +1,4 @@
-"""Requests to AWS: the SDK's clients, retries where they may help, and AWS's errors in words with the next step.
+"""Requests to AWS: the SDK's clients, retries, and explanations of AWS's errors with the next step.
 
 Credentials and endpoints come from the AWS SDK's own chain (environment, ``~/.aws``, single sign-on, a machine's role). The SDK itself
 tries each request once: only the caller knows whether a request may be repeated.
@@ -46,7 +46,7 @@ _CREDENTIALS = (
         "set this machine's clock; if it is correct, the secret access key is wrong",
     ),
 )
-"""AWS's codes → their meaning, and what to do."""
+"""AWS's error codes → the meaning and the next step."""
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError"})
 _EXISTS = frozenset({"ResourceInUse", "ResourceExistsException", "RepositoryAlreadyExistsException"})
 _MISSING = frozenset({"NoSuchEntity", "NoSuchBucket"})
@@ -56,13 +56,13 @@ _PERMISSION = re.compile(r"not authorized to perform:? ([\w-]+:\w+)(?: on resour
 
 
 POLICY = RetryPolicy(attempts=5, time_limit=None, first_wait=0.5, longest_wait=8.0)
-"""How a request is repeated."""
+"""The retries of a request."""
 ANSWER_SECONDS = 30.0
 """How long a response may take."""
 
 
 class Aws:
-    """The SDK's clients, made when they are needed, for any thread."""
+    """The SDK's clients, created on first use; thread-safe."""
 
     def __init__(self, policy: RetryPolicy = POLICY, answer_seconds: float = ANSWER_SECONDS) -> None:
         self.policy = policy
@@ -76,13 +76,13 @@ class Aws:
         return retried(self.policy, lambda: self.ask_once(service, region, operation, **parameters))
 
     def ask_once(self, service: str, region: str, operation: str, **parameters: Any) -> dict[str, Any]:
-        """The same with one try."""
+        """The same without retries."""
         with _in_words(service, region):
             answer: dict[str, Any] = getattr(self._client(service, region), operation)(**parameters)
             return answer
 
     def _client(self, service: str, region: str) -> Any:
-        if not has_form(AWS_REGION, region):  # it becomes part of the host to which the signed request goes
+        if not has_form(AWS_REGION, region):  # it becomes part of the host name of the signed request
             raise RefusedError(f"aws.region: {region!r} is not {EXPECTED[AWS_REGION]}", "correct aws.region")
         with self._lock:
             if (service, region) not in self._clients:
@@ -155,7 +155,7 @@ def _explained(answer: dict[str, Any], operation: str, region: str) -> ProviderE
 
 
 def _kind(code: str, said: str) -> type[RefusedError]:
-    """The class of an error. SageMaker has another word for something missing than the other services."""
+    """The class of an error. SageMaker reports missing resources differently from the other services."""
     if code in _DENIED:
         return ForbiddenError
     if code in _EXISTS:

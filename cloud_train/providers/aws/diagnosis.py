@@ -90,7 +90,7 @@ def _bucket(aws: Aws, region: str, bucket: str) -> Diagnosis:
         where = aws.ask("s3", region, "get_bucket_location", Bucket=bucket).get("LocationConstraint") or "us-east-1"
     except MissingError:
         return Diagnosis("store", "error", f"there is no bucket {bucket}", f"create it in {region}: {_SETUP}")
-    except ForbiddenError as error:  # runs do without
+    except ForbiddenError as error:  # not needed for runs
         return unasked("store", error)
     if where != region:
         remedy = "use a bucket in the same region: traffic between regions costs for every checkpoint"
@@ -111,7 +111,7 @@ def _repository(aws: Aws, region: str, settings: Mapping[str, Any]) -> Diagnosis
         with_field(
             "AWS", "repositories", aws.ask("ecr", registry[1], "describe_repositories", registryId=registry[0], repositoryNames=[name])
         )
-    except ForbiddenError as error:  # pushes do without
+    except ForbiddenError as error:  # not needed for pushes
         return unasked("repository", error)
     except MissingError:
         if settings.get("create_repository"):

@@ -1,4 +1,4 @@
-"""SageMaker's training jobs: created once, looked for, listed, stopped; their secrets and logs."""
+"""SageMaker's training jobs: creating once, finding, listing and stopping them; their secrets and logs."""
 
 import json
 import re
@@ -16,15 +16,15 @@ from cloud_train.providers.cloud.provider import create_once
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 _PAGE = 100
-"""Jobs of one listing, the most that SageMaker returns."""
+"""Jobs per listing, the maximum of SageMaker."""
 _MOST_LOG_BYTES = 16 << 20
-"""The most of a log that is read at once; the rest is read from the cursor on."""
+"""Maximum of a log to read in one call; the next call continues from the cursor."""
 _DRAWN = re.compile(r"-(\d{6}-\d{6})-[0-9a-z]{4}")
 _LONGEST_NAME = 63
 
 
 def create(aws: Aws, region: str, body: Mapping[str, Any], store: str) -> str | None:
-    """Create the job, once; returns its ARN, or None where SageMaker has the job and does not show it yet.
+    """Create the job once; returns its ARN, or None if the job exists but SageMaker does not show it yet.
 
     Raises AlreadyLaunchedError, LaunchUnknownError and CloudError.
     """
@@ -46,7 +46,7 @@ def create(aws: Aws, region: str, body: Mapping[str, Any], store: str) -> str | 
 
 
 def put_secret(aws: Aws, region: str, name: str, secrets: Mapping[str, str]) -> bool:
-    """Store the secrets in AWS Secrets Manager, as one JSON document; returns whether there was nothing of this name before."""
+    """Store the secrets in AWS Secrets Manager as one JSON document; returns whether the secret is new."""
     text = json.dumps(dict(secrets))
     try:
         with_field("AWS", "ARN", aws.ask("secretsmanager", region, "create_secret", Name=name, SecretString=text))
@@ -57,7 +57,7 @@ def put_secret(aws: Aws, region: str, name: str, secrets: Mapping[str, str]) -> 
 
 
 def delete_secret(aws: Aws, region: str, name: str) -> None:
-    """Delete the secret for good; nothing if there is none."""
+    """Delete the secret permanently, if it exists."""
     with suppress(MissingError):
         aws.ask("secretsmanager", region, "delete_secret", SecretId=name, ForceDeleteWithoutRecovery=True)
 
@@ -71,7 +71,7 @@ def described(aws: Aws, region: str, job: str) -> dict[str, Any] | None:
 
 
 def looked_for(aws: Aws, region: str, job: str) -> dict[str, Any] | None:
-    """The description of a job that may be too new to show at the first look."""
+    """The description of a job, which may be too new to be found immediately."""
     left = aws.policy.attempts_left()
     while (found := described(aws, region, job)) is None:
         if not left.wait():
@@ -80,7 +80,7 @@ def looked_for(aws: Aws, region: str, job: str) -> dict[str, Any] | None:
 
 
 def listed(aws: Aws, region: str, handles: Sequence[Handle]) -> Iterator[Mapping[str, Any]]:
-    """Jobs of a region, the newest first, with fewer listings than there are handles; those of the handles are among them."""
+    """Jobs of a region, the newest first, including those of the handles, with fewer listings than there are handles."""
     wanted = {str(handle.reference["job"]) for handle in handles}
     more: dict[str, Any] = _narrowed(handles)
     for _ in handles[1:]:
@@ -97,7 +97,7 @@ def listed(aws: Aws, region: str, handles: Sequence[Handle]) -> Iterator[Mapping
 
 
 def _narrowed(handles: Sequence[Handle]) -> dict[str, Any]:
-    """Filters of a listing: the common prefix of all names, and the time of the oldest run, less a day in case its clock was wrong."""
+    """Filters of a listing: the common prefix of all names, and the time of the oldest run, minus a day in case its clock was wrong."""
     narrow: dict[str, Any] = {}
     names = [str(handle.reference["job"]) for handle in handles]
     if begin := "".join(first for first, last in takewhile(lambda pair: pair[0] == pair[1], zip(min(names), max(names), strict=False))):
@@ -109,7 +109,7 @@ def _narrowed(handles: Sequence[Handle]) -> dict[str, Any]:
 
 
 def stop(aws: Aws, region: str, job: str) -> None:
-    """SIGTERM for its containers, and SIGKILL 120 seconds later; nothing if it has ended, or is stopping."""
+    """Have SageMaker send SIGTERM to its containers, and SIGKILL 120 seconds later; nothing if it has ended or is stopping."""
     try:
         aws.ask("sagemaker", region, "stop_training_job", TrainingJobName=job)
     except MissingError:
@@ -123,7 +123,7 @@ def output(aws: Aws, region: str, job: str, cursor: str | None) -> tuple[bytes, 
     """The output of node 0's containers since ``cursor``, and the next cursor: JSON, the name of each log stream → its next token."""
     tokens: dict[str, str] = json.loads(cursor) if cursor else {}
     said = bytearray()
-    with suppress(MissingError):  # before the first job of all there is no log group
+    with suppress(MissingError):  # the first job in the account creates the log group
         for stream in _streams(aws, region, f"{job}/algo-1-"):
             for text, token in _pages(aws, region, stream, tokens.get(stream)):
                 said += text
@@ -136,7 +136,7 @@ def output(aws: Aws, region: str, job: str, cursor: str | None) -> tuple[bytes, 
 def _streams(aws: Aws, region: str, prefix: str) -> Iterator[str]:
     """The log streams with this prefix, in the order in which they began; a replacement machine begins another one."""
     more: dict[str, str] = {}
-    asked: set[str | None] = set()  # a page that repeats would repeat for ever
+    asked: set[str | None] = set()  # a repeated page would repeat for ever
     while more.get("nextToken") not in asked:
         asked.add(more.get("nextToken"))
         query = {"logGroupName": LOG_GROUP, "logStreamNamePrefix": prefix, **more}

@@ -28,13 +28,13 @@ _HAS_A_WORKER = frozenset({"Training", "Uploading", "Stopping"})
 
 
 class SageMakerProvider(CloudProvider[Aws]):
-    """Runs in training jobs of SageMaker. Nothing is kept under ``home``: the jobs' names are enough."""
+    """Runs in training jobs of SageMaker. It keeps nothing under ``home``, because the jobs' names suffice."""
 
     name = "aws"
     capabilities = cloud_capabilities(("s3",), max_nodes=16)
 
     def __init__(self, home: Path, policy: RetryPolicy = POLICY, answer_seconds: float = ANSWER_SECONDS) -> None:
-        """``policy`` says how requests are repeated; ``answer_seconds`` is how long a response may take."""
+        """``policy`` is for retries; ``answer_seconds`` is the timeout of a response."""
         self._aws = Aws(policy, answer_seconds)
 
     def render(self, plan: "Plan") -> Request:
@@ -42,7 +42,7 @@ class SageMakerProvider(CloudProvider[Aws]):
         return request_of(plan)
 
     def check(self, request: Request) -> list[str]:
-        """What SageMaker would refuse, according to its API model and documentation. AWS is not asked."""
+        """Problems according to SageMaker's API model and documentation. AWS is not contacted."""
         return list(problems_of(request))
 
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
@@ -50,7 +50,7 @@ class SageMakerProvider(CloudProvider[Aws]):
         return super().launch(with_secret(request) if secrets else {**request, "secret": None}, secrets)
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
-        """The attempt's job by its name, in the region of the settings; a job that does not show at once is looked for again."""
+        """The attempt's job by its name, in the region of the settings, with retries, because new jobs may show late."""
         region, job = region_of(settings), job_name(run_id, attempt)
         if region is None:
             raise ProviderError("aws.region: not set, so the training job cannot be found", hint="set it in the config file")
@@ -65,7 +65,7 @@ class SageMakerProvider(CloudProvider[Aws]):
         jobs.stop(self._aws, handle.reference["region"], handle.reference["job"])
 
     def clean_up(self, handle: Handle) -> None:
-        """Delete the job's secret, unless the job is still waiting for a machine, whose worker will read it."""
+        """Delete the job's secret, unless the job is still waiting for a machine and its worker will read the secret."""
         region, secret = handle.reference["region"], handle.reference.get("secret")
         if not secret:
             return
@@ -75,14 +75,14 @@ class SageMakerProvider(CloudProvider[Aws]):
             if not waits:
                 jobs.delete_secret(self._aws, region, secret)
         except ProviderError:
-            return  # the end of the run can still be shown; the secret remains under the job's name
+            return  # not an error for the caller; the secret remains under the job's name
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
         """The log of node 0's containers in CloudWatch."""
         return jobs.output(self._aws, handle.reference["region"], handle.reference["job"], cursor)
 
     def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
-        """A login for Amazon ECR; the setting ``create_repository`` makes the repository first, with immutable tags."""
+        """A login for Amazon ECR; with the setting ``create_repository`` the repository is created first, with immutable tags."""
         return login(self._aws, settings)
 
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
@@ -121,7 +121,7 @@ class SageMakerProvider(CloudProvider[Aws]):
                 yield job["TrainingJobName"], observation_of(job)
 
     def _missing(self, handle: Handle) -> Observation:
-        """Why SageMaker does not have the job: it is too new, the credentials belong to another account, or it was deleted."""
+        """The observation of a missing job: it is too new, the credentials belong to another account, or it was deleted."""
         job, region, arn = handle.reference["job"], handle.reference["region"], handle.reference.get("arn")
         if is_young(handle):
             return Observation(State.QUEUED, Cause.UNKNOWN, f"SageMaker does not show the training job {job} yet")

@@ -1,4 +1,4 @@
-"""Amazon ECR, from which the machines pull images: a login of 12 hours, and the repository, created where it is missing."""
+"""Amazon ECR, from which the machines pull images: a login for 12 hours, and creating the repository if it is missing."""
 
 import base64
 import os

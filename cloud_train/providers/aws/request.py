@@ -1,4 +1,4 @@
-"""From a plan to the request for SageMaker, in its own field names, and what it would refuse in it. Pure; no SDK is needed.
+"""From a plan to the request for SageMaker, with SageMaker's field names, and validation of the request. Pure; needs no SDK.
 
 Reference: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.html. Its shape is checked by
 ``data/aws.requests.json``, which is made from botocore's model of the service; rules that the reference has in prose only are checked here.
@@ -36,7 +36,7 @@ _LOCAL_DISKS = (
     *("p3dn", "p4d", "p4de", "p5", "p5e", "p5en", "p6", "p6e"),
     *("r5d", "trn1", "trn1n", "trn2"),
 )
-"""Families of machines with NVMe disks of their own, which cannot be encrypted with a key of the user's."""
+"""Families of machines with local NVMe disks, which cannot be encrypted with the user's key."""
 _SETTINGS = {
     "RoleArn": "role",
     "AlgorithmSpecification.TrainingImage": "repository",
@@ -71,7 +71,7 @@ def region_of(settings: Mapping[str, Any]) -> str | None:
 
 
 def request_of(plan: "Plan") -> Request:
-    """The body of CreateTrainingJob, and beside it what sending it needs: the region, and the secret's name where the job has secrets.
+    """The body of CreateTrainingJob, and what is needed to send it: the region, and the secret's name if the job has secrets.
 
     ``refused`` holds problems that the body cannot express.
     """
@@ -199,7 +199,7 @@ def _network(settings: Mapping[str, Any]) -> dict[str, list[str]] | None:
 
 
 def _retries(plan: "Plan") -> dict[str, int] | None:
-    """Further starts by SageMaker itself after an InternalServerError; the worker of a run that has begun continues it."""
+    """Restarts by SageMaker itself after an InternalServerError; the worker then continues the run."""
     further = plan.program.attempts - plan.attempt
     return {"MaximumRetryAttempts": further} if further > 0 and Cause.INFRASTRUCTURE in plan.program.retry_on else None
 
@@ -212,7 +212,7 @@ def _tags(plan: "Plan") -> list[dict[str, str]]:
 
 
 def problems_of(request: Request) -> Iterator[str]:
-    """What SageMaker would refuse, each with the setting, the field's path and the rule."""
+    """Problems that SageMaker would refuse, each with the setting, the field's path and the rule."""
     body = request["body"]
     yield from request["refused"]
     if not request["region"]:
@@ -224,7 +224,7 @@ def problems_of(request: Request) -> Iterator[str]:
     yield from _image_problems(body.get("AlgorithmSpecification", {}).get("TrainingImage"), request["region"])
     yield from _prose(body)
     for problem in descriptions.problems_of(body, "aws", DEFINITION):
-        if not problem.startswith(f"{DEFINITION}: RoleArn is missing"):  # said above, with the setting that it comes from
+        if not problem.startswith(f"{DEFINITION}: RoleArn is missing"):  # reported above, with its setting
             yield _with_setting(problem)
 
 
@@ -233,7 +233,7 @@ def _image_problems(image: str | None, region: str | None) -> Iterator[str]:
         yield "aws.repository: not set; the machines pull the image from a repository of Amazon ECR"
         return
     registry = registry_of(image)
-    # A registry on loopback is a simulation's, where machines are containers of this very machine.
+    # A registry on loopback belongs to a simulation, in which machines are containers on this machine.
     if registry is None and not is_loopback(image.partition("/")[0]):
         yield (
             f"aws.repository: {image.partition('@')[0]} is not in Amazon ECR, the only registry that SageMaker pulls from;"

@@ -1,4 +1,4 @@
-"""Azure's HTTP APIs, as few as the provider needs: credentials from azure-identity's own chain, retries, errors in words.
+"""Requests to Azure's HTTP APIs: credentials from azure-identity's own chain, retries, and explanations of errors.
 
 azure-core and azure-identity are enough for these requests; azure-ai-ml, which has them all, is ten times as large.
 """
@@ -44,17 +44,17 @@ _BELONGING = {
     _ARM_SCOPE: (AZURE, "azure.endpoint (or azure.history_endpoint, azure.location)"),
     VAULT_SCOPE: (AZURE_VAULT, "azure.vault"),
 }
-"""The hosts of each scope's token, and the setting that a URL there comes from."""
+"""The hosts of each scope's token, and the setting from which a URL there is derived."""
 _REGISTRY = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\.azurecr\.(?:io|cn|us)")
 POLICY = RetryPolicy(attempts=4, time_limit=None, first_wait=1.0, longest_wait=20.0, longest_retry_after=20.0)
-"""How a request is repeated."""
+"""The retries of a request."""
 _TIMEOUT_SECONDS = 30.0
 _THROTTLED = 429
 _TIMED_OUT = 408
 _SHOWN_CHARACTERS = 400
 _LOGIN_HINT = "sign in with: az login; or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
 _OF_THE_CLOCK = re.compile(r"not yet valid|not within its valid time|lifetime|time range|\bnbf\b", re.IGNORECASE)
-"""Messages of a refusal because the clocks of this machine and of Azure differ."""
+"""Messages of refusals because this machine's clock differs from Azure's."""
 _CLOCK_HINT = "set this machine's clock: tokens are valid for a limited time"
 _DOCS = "docs/clouds/azure.md names the role that has it"
 _SETTINGS = {
@@ -70,13 +70,13 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Answer:
-    """A response with one of the statuses that the caller expects."""
+    """A response with one of the expected statuses."""
 
     status: int
     headers: Mapping[str, str]
     data: bytes
     document: Any
-    """The data, where it is JSON."""
+    """The data, if it is JSON."""
 
     def having(self, field: str) -> dict[str, Any]:
         """The document, if it has this field; raises UnansweredError for a response that is not from Azure."""
@@ -89,7 +89,7 @@ def is_registry(host: str) -> bool:
 
 
 def client(policy: RetryPolicy | None = None) -> "Client":
-    """The client for the credentials in the environment; it keeps tokens and connections for the life of this process."""
+    """The client for the credentials in the environment; it keeps tokens and connections as long as this process lives."""
     return _client(policy or POLICY, tuple(os.environ.get(name) for name in _IDENTITY))
 
 
@@ -99,7 +99,7 @@ def _client(policy: RetryPolicy, _identity: tuple[str | None, ...]) -> "Client":
 
 
 class Client:
-    """Requests to Azure with the caller's credentials; from several threads too."""
+    """Requests to Azure with the caller's credentials; thread-safe."""
 
     def __init__(self, policy: RetryPolicy = POLICY) -> None:
         try:
@@ -206,7 +206,7 @@ def error_of(document: Any) -> tuple[str, str]:
 
 
 def _refusal(response: "HttpResponse", doing: str, permission: str) -> CloudError:
-    """The error for a response that the caller does not expect: what is wrong, and the setting or permission that corrects it."""
+    """The error for an unexpected response, with the setting or permission to correct."""
     status, (code, message) = response.status_code, error_of(_json(response))
     said = f"{code or status}: {message[:_SHOWN_CHARACTERS]}" if message else code or f"status {status}"
     kind, hint = _kind(status, code), None

@@ -23,7 +23,7 @@ _ACTIONS = (
     f"{_ML}/jobs/cancel/action",
     f"{_ML}/environments/versions/write",
 )
-"""What a submitter does in the workspace."""
+"""Actions that submitting needs in the workspace."""
 _DOCS = "see docs/clouds/azure.md"
 _LOCATIONS = "Microsoft.MachineLearningServices/locations"
 _ROLE = "docs/clouds/azure.md has a role with these: assign it to yourself on the workspace"
@@ -32,7 +32,7 @@ _PUSH = "Microsoft.ContainerRegistry/registries/push/write"
 
 
 def diagnose(settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
-    """One finding at a time; what depends on something that is missing is left out."""
+    """One finding at a time; checks that depend on something missing are left out."""
     missing = [name for name in _NEEDED if name not in settings]
     if missing:
         names = ", ".join(f"azure.{name}" for name in missing)
@@ -70,7 +70,7 @@ def _of_workspace(settings: Mapping[str, Any], workspace: Mapping[str, Any]) -> 
 
 
 def _of_permissions(azure: Client, place: Mapping[str, Any]) -> Diagnosis:
-    """By the caller's permissions here, inherited ones included, as Azure lists them."""
+    """Check the caller's permissions, including inherited ones, as listed by Azure."""
     url = f"{place['endpoint']}{place['path']}/providers/Microsoft.Authorization/permissions"
     permission = "Microsoft.Authorization/permissions/read"
     try:
@@ -141,7 +141,7 @@ def _plain(name: str) -> str:
 
 
 def _of_identity(azure: Client, settings: Mapping[str, Any], place: Mapping[str, Any], workspace: Mapping[str, Any]) -> Diagnosis:
-    """Whether the machines can use it: serverless ones use those of the workspace, a cluster its own."""
+    """Whether the machines can use the identity: serverless ones use those of the workspace, a cluster its own."""
     owner, where = workspace, "workspace"
     if cluster := settings.get("compute"):
         owner, where = (

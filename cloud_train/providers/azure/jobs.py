@@ -1,4 +1,4 @@
-"""Command jobs as Azure ML keeps them: created once, looked for, listed; their secrets in Key Vault, and their run history."""
+"""Azure ML's command jobs: creating once, finding and listing them; their secrets in Key Vault, and their run history."""
 
 import json
 import time
@@ -17,14 +17,14 @@ from cloud_train.providers.cloud.provider import create_once, is_young
 from cloud_train.run.states import Cause, State
 
 PERMISSIONS = "Microsoft.MachineLearningServices/workspaces/jobs"
-"""What Azure's permissions for jobs begin with."""
+"""Prefix of Azure's permissions for jobs."""
 
 _VAULT_API = {"api-version": "7.4"}
 _CREATED = 201
 
 
 def reference_of(workspace: Mapping[str, Any], job: str, secret: str | None) -> dict[str, Any]:
-    """What a handle keeps of a job."""
+    """The parts of a job that a handle keeps."""
     return {**workspace, "job": job, "secret": secret}
 
 
@@ -34,7 +34,7 @@ def url_of(reference: Mapping[str, Any]) -> str:
 
 
 def found(azure: Client, reference: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The job as the resource manager has it; None if there is none. A missing workspace is an error all the same."""
+    """The job, from the resource manager, or None; a missing workspace is still an error."""
     doing = f"show the job {reference['job']}"
     try:
         return azure.call("GET", url_of(reference), doing, permission=f"{PERMISSIONS}/read", params=API).having("properties")
@@ -43,7 +43,7 @@ def found(azure: Client, reference: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def delete_secret_after_end(azure: Client, reference: Mapping[str, Any], within_seconds: float) -> bool:
-    """Delete the job's secret once the job has ended, for a restarted one reads it again; returns False if it has not in time."""
+    """Delete the job's secret after the job has ended, because a restarted one reads it again; returns False if it does not end in time."""
     deadline = time.monotonic() + within_seconds
     while (job := found(azure, reference)) is not None:
         status = job["properties"].get("status", "")
@@ -57,11 +57,11 @@ def delete_secret_after_end(azure: Client, reference: Mapping[str, Any], within_
 
 
 def listed(azure: Client, reference: Mapping[str, Any], wanted: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Those of the wanted jobs that a listing shows, page by page, until all of them have come."""
+    """The wanted jobs in a listing, page by page, until all are found."""
     url: str | None = f"{reference['endpoint']}{reference['path']}/jobs"
     query: dict[str, Any] = {"params": {**API, "tag": RUN, "listViewType": "All"}}
     missing, pages = set(wanted), set()
-    while url and missing and url not in pages:  # a page that repeats would repeat for ever
+    while url and missing and url not in pages:  # a repeated page would repeat for ever
         pages.add(url)
         page = azure.call("GET", url, "list the jobs", permission=f"{PERMISSIONS}/read", **query).having("value")
         for job in page["value"]:
@@ -72,7 +72,7 @@ def listed(azure: Client, reference: Mapping[str, Any], wanted: Iterable[str]) -
 
 
 def observation_of(azure: Client, handle: Handle, job: Mapping[str, Any] | None) -> Observation:
-    """Where the attempt of this job stands; why it failed is in the run history."""
+    """The state of this job's attempt; the reason for a failure is in the run history."""
     if job is None:
         if is_young(handle):
             return Observation(State.QUEUED, Cause.UNKNOWN, "Azure ML does not show the job yet")
@@ -92,14 +92,14 @@ def details(azure: Client, reference: Mapping[str, Any]) -> dict[str, Any]:
         workspace = f"{reference['endpoint']}{reference['path']}"
         location = azure.call("GET", workspace, "show the workspace", params=API).having("location")["location"]
         if not has_form(AZURE_LOCATION, location):
-            raise UnansweredError(f"Azure names {str(location)[:60]!r} as the workspace's region, which is not one", hint=PROXY_HINT)
+            raise UnansweredError(f"Azure names {str(location)[:60]!r} as the workspace's region, which is invalid", hint=PROXY_HINT)
         history = f"https://{location}.api.azureml.ms"
     url = f"{history}/history/v1.0{reference['path']}/runs/{reference['job']}/details"
     return azure.call("GET", url, f"show the history of {reference['job']}", permission=f"{PERMISSIONS}/read").having("runId")
 
 
 def put_environment(azure: Client, request: Request) -> None:
-    """Create the environment, which is named after the image: one that exists has the same content."""
+    """Create the environment; its name is derived from the image, so an existing one has the same content."""
     workspace, environment = request["workspace"], request["environment"]
     url = f"{workspace['endpoint']}{workspace['path']}/environments/{environment['id']}"
     permission = "Microsoft.MachineLearningServices/workspaces/environments/versions/write"
@@ -107,7 +107,7 @@ def put_environment(azure: Client, request: Request) -> None:
 
 
 def create(azure: Client, request: Request) -> None:
-    """Create the job, once; raises AlreadyLaunchedError, LaunchUnknownError and CloudError."""
+    """Create the job once; raises AlreadyLaunchedError, LaunchUnknownError and CloudError."""
     job = reference_of(request["workspace"], request["job"]["id"], request["secret"])
     doing, writing, body = f"start the job {job['job']}", f"{PERMISSIONS}/write", request["job"]["body"]
 
@@ -115,7 +115,7 @@ def create(azure: Client, request: Request) -> None:
         try:
             answer = azure.call_once("PUT", url_of(job), doing, permission=writing, expect=(200, _CREATED), params=API, json=body)
         except RefusedError as error:
-            if _exists(azure, job):  # an existing job cannot be changed, so another one is refused
+            if _exists(azure, job):  # creating an existing job with other content is refused as a change
                 raise ExistsError(error.message, error.hint) from error
             raise
         created = answer.having("properties")

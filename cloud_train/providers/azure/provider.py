@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
 
 _FEW = 2
-"""Up to this many jobs of a workspace are asked for one by one, because a page of a listing has fifty jobs of all users."""
+"""Up to this many jobs of a workspace are requested one by one, because a page of a listing has fifty jobs of all users."""
 _LOG = re.compile(r"user_logs/std_log\D*0*\.txt")
 """The log of node 0's first process, as azure-ai-ml streams it."""
 _LOG_PAGE_BYTES = 1 << 20
@@ -39,7 +39,7 @@ _ANYONE = "00000000-0000-0000-0000-000000000000"
 
 
 class AzureMlProvider(CloudProvider[Client]):
-    """Runs as a command job of an Azure ML workspace. Under ``home`` it keeps the secrets that it could not delete yet."""
+    """Runs as a command job of an Azure ML workspace. Under ``home`` it remembers secrets that it could not delete yet."""
 
     name = "azure"
     capabilities = cloud_capabilities(("az",), max_nodes=32)
@@ -73,7 +73,7 @@ class AzureMlProvider(CloudProvider[Client]):
         with suppress(MissingError):
             try:
                 azure.call("POST", url, doing, permission=f"{jobs.PERMISSIONS}/cancel/action", expect=(200, 202), params=API)
-            except ThrottledError:  # nothing was done, and a further request would be throttled too
+            except ThrottledError:  # nothing was done, and another request would be throttled as well
                 raise
             except ProviderError:
                 job = jobs.found(azure, reference)
@@ -81,7 +81,7 @@ class AzureMlProvider(CloudProvider[Client]):
                     raise
 
     def clean_up(self, handle: Handle) -> None:
-        """Delete the job's secrets from the vault, if it has any. While the job is still ending, they are left to the next launch."""
+        """Delete the job's secrets from the vault, if any. If the job is still ending, the next launch deletes them."""
         if handle.reference.get("secret") is None:
             return
         note = self._left / f"{handle.reference['job']}.json"
@@ -99,7 +99,7 @@ class AzureMlProvider(CloudProvider[Client]):
         said = b""
         try:
             files = jobs.details(azure, handle.reference).get("logFiles") or {}
-        except MissingError:  # the run history has a new job a little later
+        except MissingError:  # a new job appears in the run history a little later
             return b"", cursor
         for name in sorted(filter(_LOG.fullmatch, files)):
             start = int(read.get(name, 0))
@@ -130,7 +130,7 @@ class AzureMlProvider(CloudProvider[Client]):
         return diagnosis.diagnose(settings, store)
 
     def _sweep(self, azure: Client) -> None:
-        """Delete secrets that could not be deleted before, a few at each launch."""
+        """Delete a few secrets that could not be deleted earlier; called at each launch."""
         for note in sorted(self._left.glob("*.json"))[:_FEW]:
             with suppress(
                 CloudTrainError, FileNotFoundError, ValueError
@@ -168,7 +168,7 @@ class AzureMlProvider(CloudProvider[Client]):
         return handle.reference["endpoint"], handle.reference["path"]
 
     def _listed(self, handles: Sequence[Handle]) -> Iterator[tuple[str, Observation]]:
-        """From a listing of the workspace's jobs, with those of all users; only ended jobs cost another request."""
+        """Jobs from a listing of the workspace, which includes all users; only ended jobs need another request."""
         if len(handles) <= _FEW:
             return
         azure, wanted = client(), {handle.reference["job"]: handle for handle in handles}

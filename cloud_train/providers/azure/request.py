@@ -1,4 +1,4 @@
-"""From a plan to the requests that Azure's resource manager gets, in its own field names, and what it would refuse in them. Pure.
+"""From a plan to the requests for Azure's resource manager, with its field names, and validation of the requests. Pure.
 
 Reference: ``PUT …/environments/{name}/versions/{version}`` and ``PUT …/jobs/{id}`` of https://learn.microsoft.com/rest/api/azureml/,
 api-version 2025-12-01. A job names no image, but the version of an environment that names one.
@@ -33,7 +33,7 @@ _FORMS = {
     "machine": forms.AZURE_MACHINE,
     "vault": forms.VAULT_URL,
 }
-"""Settings that a request keeps, and the forms that they need."""
+"""Settings in a request, and their required forms."""
 _OF_ADDRESSES = {"location": forms.AZURE_LOCATION, "endpoint": forms.SERVICE_URL, "history_endpoint": forms.SERVICE_URL}
 _MOST_TAGS = 50
 _LONGEST_TAG = (100, 1000)
@@ -63,7 +63,7 @@ def request_of(plan: "Plan") -> Request:
 
 
 def workspace_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the workspace and its run history are asked; ``history`` is None where that follows from the workspace's region."""
+    """The endpoints of the workspace and its run history; ``history`` is None if it follows from the workspace's region."""
     group = f"/subscriptions/{settings.get('subscription')}/resourceGroups/{settings.get('resource_group')}"
     location = settings.get("location")
     return {
@@ -74,13 +74,13 @@ def workspace_of(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def secret_of(settings: Mapping[str, Any], job: str) -> str | None:
-    """The URL of the job's secret in the vault of the settings, if they have one."""
+    """The URL of the job's secret in the configured vault, if any."""
     vault = settings.get("vault")
     return f"{vault.rstrip('/')}/secrets/cloud-train-{job}" if vault else None
 
 
 def problems_of(request: Request) -> Iterator[str]:
-    """What Azure would refuse, each with the field and the rule. Azure is not asked."""
+    """Problems that Azure would refuse, each with the field and the rule. Azure is not contacted."""
     settings, body = request["settings"], request["job"]["body"]
     for name in _NEEDED:
         if name not in settings:
@@ -99,7 +99,7 @@ def problems_of(request: Request) -> Iterator[str]:
 
 
 def form_problems(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Settings that would become part of a URL and do not have the form for it."""
+    """Malformed settings that would become part of a URL."""
     for name, form in {**_FORMS, **_OF_ADDRESSES, "repository": forms.REPOSITORY}.items():
         value = settings.get(name)
         if value is not None and not forms.has_form(form, value):
@@ -108,7 +108,7 @@ def form_problems(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def checked_workspace_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """As ``workspace_of``, for a request that is sent at once: raises ProviderError for settings that cannot be part of a URL."""
+    """Like ``workspace_of``, but raises ProviderError for settings that cannot be part of a URL."""
     problem = next(form_problems(settings), None)
     if problem is not None:
         raise ProviderError(problem, hint="correct it in the config file: see docs/clouds/azure.md")
@@ -158,7 +158,7 @@ def _job(plan: "Plan", environment: str, secret: str | None, machine: "Machine |
 
 
 def _resources(plan: "Plan", machine: "Machine | None") -> dict[str, str]:
-    """The kind of serverless machine, and shared memory of half its memory, through which torch's data loaders pass batches."""
+    """The serverless machine, with half its memory as shared memory, which torch's data loaders use for batches."""
     named = plan.provider_settings.get("machine")
     memory = plan.job.resources.memory.bytes if plan.job.resources.memory else machine.memory_bytes if machine else None
     kind = {} if plan.provider_settings.get("compute") else {"instanceType": named or (machine.name if machine else "")}
@@ -166,7 +166,7 @@ def _resources(plan: "Plan", machine: "Machine | None") -> dict[str, str]:
 
 
 def _machine(plan: "Plan") -> tuple["Machine | None", str | None]:
-    """The machine, if the table has it, and why none fits."""
+    """The machine, if it is in the table, and the problem if none fits."""
     from cloud_train.providers.cloud import machines
 
     if named := plan.provider_settings.get("machine"):

@@ -1,7 +1,7 @@
 """From the state of an Azure ML job to the state of the attempt. Pure.
 
-States: https://learn.microsoft.com/rest/api/azureml/jobs/get (JobStatus). Why a job failed is in the run history alone, in words that
-are documented nowhere: the known ones come from public reports, and any other is passed on.
+States: https://learn.microsoft.com/rest/api/azureml/jobs/get (JobStatus). The reason for a failure is only in the run history, as
+undocumented messages: the known ones come from public reports, and all others are passed on.
 """
 
 import re
@@ -74,7 +74,7 @@ def _canceled(details: Mapping[str, Any] | None) -> Observation:
 
 def _failed(error: str) -> Observation:
     exit_code = next((int(one or other) for one, other in _EXIT.findall(error)), None)
-    if exit_code and (said := said_by(exit_code)):  # a failed job is not a success, whatever exit status 0 means there in its words
+    if exit_code and (said := said_by(exit_code)):  # a failed job is not a success, whatever an exit status 0 in its message means
         return said
     if not error:
         return ended(Cause.UNKNOWN, "Azure ML gives no reason for the failure")
@@ -83,7 +83,7 @@ def _failed(error: str) -> Observation:
 
 
 def _of_exit(exit_code: int) -> Cause:
-    """The cause of an exit status that no worker chooses: the worker could not report why."""
+    """The cause for an exit status that workers do not use, so that the worker did not report the reason."""
     return Cause.INFRASTRUCTURE if exit_code in (exit_status.STORE, exit_status.KILLED, exit_status.TERMINATED, -9, -15) else Cause.FAILED
 
 

@@ -1,4 +1,4 @@
-"""What a cloud would refuse in a request because of its shape, according to the cloud's own published description.
+"""Validating requests against a cloud's own published description of them.
 
 The descriptions are JSON Schemas (draft 2020-12) in ``data/<cloud>.requests.json``, made from what each cloud publishes: their ``$comment``
 names the source and its version; tests compare them with their sources.
@@ -19,7 +19,7 @@ _SHOWN_NAMES = 3
 
 
 def problems_of(request: Mapping[str, Any], cloud: str, definition: str) -> Iterator[str]:
-    """What the schema ``definition`` of ``cloud`` forbids in ``request``: each with the field's path and the rule that it breaks."""
+    """Violations of the schema ``definition`` of ``cloud`` in ``request``, each with the field's path and the violated rule."""
     found = sorted(_validator(cloud, definition).iter_errors(request), key=lambda error: [str(part) for part in error.absolute_path])
     for error in found:
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path).lstrip(".")
@@ -28,7 +28,7 @@ def problems_of(request: Mapping[str, Any], cloud: str, definition: str) -> Iter
 
 @lru_cache(maxsize=8)
 def description(cloud: str) -> dict[str, Any]:
-    """The description of ``cloud``, whole."""
+    """The whole description of ``cloud``."""
     text = files("cloud_train.providers").joinpath("data", f"{cloud}.requests.json").read_text(encoding="utf-8")
     document: dict[str, Any] = json.loads(text)
     return document

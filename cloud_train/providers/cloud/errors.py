@@ -1,4 +1,4 @@
-"""The errors of requests to a cloud, in one vocabulary for all of them.
+"""The errors of requests to a cloud, the same for all clouds.
 
 ::
 
@@ -38,7 +38,7 @@ class CloudError(ProviderError):
         self.said = said
         """The cloud's own message."""
         self.retry_after = retry_after
-        """Seconds after which the cloud wants to be asked again."""
+        """Seconds that the cloud asks to wait before a retry."""
 
 
 class UnansweredError(CloudError):
@@ -79,7 +79,7 @@ def retried(policy: RetryPolicy, request: Callable[[], Result]) -> Result:
 
 
 def with_field(cloud: str, field: str, response: Any) -> dict[str, Any]:
-    """The response, if it has this field, which every response of the cloud has; raises UnansweredError for that of something else."""
+    """The response, if it has a field that every response of the cloud has; otherwise raises UnansweredError, for that of a proxy."""
     if not isinstance(response, Mapping) or field not in response:
         raise UnansweredError(f"unexpected response from {cloud}: it has no {field}", hint=PROXY_HINT)
     return dict(response)

@@ -1,4 +1,4 @@
-"""What the job of any cloud takes from the plan: its name, image, time limit, tags, and the command that starts its worker. Pure."""
+"""The parts of a cloud job that all clouds share, derived from the plan: name, image, time limit, tags and worker command. Pure."""
 
 import math
 from typing import TYPE_CHECKING
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
 RUN = "cloud-train-run"
 ATTEMPT = "cloud-train-attempt"
 STORE = "cloud-train-store"
-"""Keys of the tags, or labels, by which a job is found again."""
+"""Keys of the tags, or labels, by which a job can be found."""
 NOT_BUILT = "sha256:" + "0" * 64
-"""Stands for the image's digest before there is an image."""
+"""Placeholder for the image's digest before it is built."""
 
 _HOME = "/tmp/cloud-train"
 WORKSPACE = f"{_HOME}/work"
-"""Where the worker keeps the run's files until they are uploaded."""
+"""Folder for the run's files until they are uploaded."""
 ENVIRONMENT = {"HOME": "/tmp", "USER": "cloud-train", "CLOUD_TRAIN_HOME": _HOME}
 """The environment of the worker and its program."""
 
 _DAY = "1 d"
 _MARGIN_SECONDS = 900
-"""What an attempt may need beyond the program's own time: to fetch data and the newest checkpoint, and to upload the last one."""
+"""Time for an attempt to download data and the newest checkpoint, and to upload the last one."""
 
 
 def job_name(run_id: str, attempt: int) -> str:
-    """The name of an attempt's job, which makes a launch happen once where a cloud gives a name to one job only."""
+    """The name of an attempt's job, which prevents a second launch on clouds where names are unique."""
     return f"{run_id}-{attempt}"
 
 
@@ -42,7 +42,7 @@ def image_of(plan: "Plan") -> str | None:
 
 
 def longest_seconds(plan: "Plan") -> float:
-    """When the cloud itself ends the job, all of its attempts together; the worker applies the job's own limit before that."""
+    """The cloud's time limit for all of the job's attempts together; the worker applies the job's own limit before that."""
     from cloud_train.spec.types import Duration  # imports pydantic, which observing runs does without
 
     limits = plan.job.limits
@@ -52,13 +52,15 @@ def longest_seconds(plan: "Plan") -> float:
 
 
 def whole_seconds(plan: "Plan") -> int:
-    """The same for clouds that count whole seconds."""
+    """The same in whole seconds."""
     return math.ceil(longest_seconds(plan))
 
 
 def worker_command(plan: "Plan", platform: str | NodeVariables, secrets: str | SecretUrl | None = None) -> list[str]:
-    """The worker's command. ``platform`` tells how the worker learns its place among the nodes: a name in ``worker.platforms``, or the
-    variables of another platform. ``secrets`` tells where the job's secrets are: a place as in ``worker.secrets``, or a request.
+    """The worker's command.
+
+    ``platform`` is a name in ``worker.platforms`` or another platform's variables, from which the worker learns its node rank. ``secrets``
+    is the location of the job's secrets, as in ``worker.secrets``, or a request.
     """
     platform = platform if isinstance(platform, str) else platform.to_json()
     secrets = secrets.to_option() if isinstance(secrets, SecretUrl) else secrets

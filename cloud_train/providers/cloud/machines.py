@@ -1,7 +1,7 @@
-"""The machine that a job gets on a cloud: the smallest one that has what ``resources`` asks for, from a table of the cloud's machines.
+"""Choosing a machine for a job: the smallest in a table of the cloud's machines that satisfies ``resources``.
 
-The tables are data: ``data/<cloud>.machines.json``, each entry a machine as its cloud's documentation describes it. A machine that is
-named outright in the config file need not be in the table.
+The tables are in ``data/<cloud>.machines.json``, from the clouds' documentation. A machine named in the config file need not be in the
+table.
 """
 
 import difflib
@@ -20,15 +20,15 @@ class Machine:
     """One kind of machine."""
 
     name: str
-    """As the cloud calls it."""
+    """The cloud's name for it."""
     cpus: int
     memory_bytes: int
     accelerator: str | None = None
-    """The kind, as job files have it: ``L4``, ``A100``."""
+    """The kind as in job files: ``L4``, ``A100``."""
     accelerators: int = 0
 
     def fits(self, resources: Resources) -> bool:
-        """Whether a node with these resources fits on it. A machine with accelerators is not given to a job without."""
+        """Whether it satisfies these resources. Machines with accelerators are not used for jobs without."""
         wanted = resources.accelerator
         if (wanted is None) != (self.accelerator is None):
             return False
@@ -38,7 +38,7 @@ class Machine:
 
 
 class NoMachineError(ValueError):
-    """No machine of the table has what the job asks for; the message names the nearest."""
+    """No machine in the table satisfies the job's resources; the message suggests alternatives."""
 
 
 def choose(cloud: str, resources: Resources) -> Machine:
@@ -58,8 +58,8 @@ def machines(cloud: str) -> tuple[Machine, ...]:
 
 
 def similar(cloud: str, name: str) -> list[str]:
-    """Names of the table that look like ``name``, the nearest first."""
-    names = list(dict.fromkeys(machine.name for machine in machines(cloud)))  # a machine may be there with several accelerators
+    """Names in the table similar to ``name``, the most similar first."""
+    names = list(dict.fromkeys(machine.name for machine in machines(cloud)))  # a machine may be listed with several accelerators
     return difflib.get_close_matches(name, names, _SHOWN, cutoff=0.5)
 
 

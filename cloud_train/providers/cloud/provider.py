@@ -1,4 +1,4 @@
-"""What all cloud providers do: launch a job once, observe one job by a request, and many by listings."""
+"""The common part of all cloud providers: launch a job once, observe one job or many, and report findings for ``doctor``."""
 
 import time
 from abc import ABC, abstractmethod
@@ -24,14 +24,14 @@ from cloud_train.providers.cloud.errors import TRANSIENT, CloudError, ExistsErro
 from cloud_train.retry import RetryPolicy
 
 Client = TypeVar("Client")
-"""What the adapter sends its requests with."""
+"""The adapter's client for requests."""
 Job = TypeVar("Job")
 
 
 def cloud_capabilities(
     stores: tuple[str, ...], *, max_nodes: int, spot: bool = True, enforces: tuple[str, ...] = ("accelerator",)
 ) -> Capabilities:
-    """What any cloud can do: machines with an identity of their own that pull the image, started and stopped by a service over HTTP."""
+    """The capabilities of a cloud: a service starts and stops machines, which have their own identity and pull the image."""
     return Capabilities(
         stores=stores,
         max_nodes=max_nodes,
@@ -51,9 +51,9 @@ def cloud_capabilities(
 
 
 class CloudProvider(ABC, Generic[Client]):
-    """A provider whose jobs run elsewhere, in the project's image. A handle's ``reference["job"]`` is the job's name in its place.
+    """A provider whose jobs run on a cloud, in the project's image. A handle's ``reference["job"]`` is the job's name.
 
-    A request has ``run_id``, ``attempt``, ``store`` and ``secret``, the address of the job's secrets, None if it has none.
+    A request has ``run_id``, ``attempt``, ``store`` and ``secret``, the location of the job's secrets, if any.
     """
 
     name: str
@@ -77,17 +77,17 @@ class CloudProvider(ABC, Generic[Client]):
                 raise
             except CloudTrainError:
                 if owns_secrets:
-                    with suppress(CloudTrainError):  # the refusal is what the caller has to hear
+                    with suppress(CloudTrainError):  # the refusal is the error to report
                         self._delete_secrets(client, request)
                 raise
         return Handle(request["run_id"], request["attempt"], self.name, request["store"], {**reference, "launched": time.time()})
 
     def observe(self, handle: Handle) -> Observation:
-        """What the cloud reports of the job; while it cannot be asked, the attempt counts as running, with the cause *unknown*."""
+        """The state that the cloud reports; while it cannot be reached, the attempt counts as running, with the cause *unknown*."""
         return asked(lambda: self._observed(handle))
 
     def observe_all(self, handles: Sequence[Handle]) -> list[Observation]:
-        """The same from one listing a place. A job that it does not show is asked for alone, unless the place cannot be asked at all."""
+        """The same with one listing per place, such as a region. Jobs missing from it are observed singly, unless the listing failed."""
         places: dict[Hashable, list[Handle]] = defaultdict(list)
         for handle in handles:
             places[self._place(handle)].append(handle)
@@ -106,7 +106,7 @@ class CloudProvider(ABC, Generic[Client]):
         """A client for a request, or for a handle's reference."""
 
     def _prepare(self, client: Client, request: Request) -> None:
-        """Before a launch, raise AlreadyLaunchedError for an existing job; not needed where creating it finds that out."""
+        """Before a launch, raise AlreadyLaunchedError for an existing job, unless creating it would fail anyway."""
 
     @abstractmethod
     def _put_secrets(self, client: Client, request: Request, secrets: Mapping[str, str]) -> bool:
@@ -125,19 +125,19 @@ class CloudProvider(ABC, Generic[Client]):
 
     @abstractmethod
     def _observed(self, handle: Handle) -> Observation:
-        """What the cloud reports of the job; raises CloudTrainError where it cannot be asked."""
+        """The state that the cloud reports; raises CloudTrainError if it cannot be reached."""
 
     @abstractmethod
     def _place(self, handle: Handle) -> Hashable:
-        """Where one listing finds the job."""
+        """The place, such as a project and a region, whose listing includes the job."""
 
     @abstractmethod
     def _listed(self, handles: Sequence[Handle]) -> Iterable[tuple[str, Observation]]:
-        """Jobs of a place by their names, as far as a listing has enough about them; raises CloudTrainError where there is no listing."""
+        """Jobs of a place by name, as far as a listing has enough information; raises CloudTrainError if listing fails."""
 
 
 def asked(look: Callable[[], Observation]) -> Observation:
-    """What ``look`` observes, or that it cannot."""
+    """The observation of ``look``, or *unknown* if it raises an error."""
     try:
         return look()
     except CloudTrainError as error:
@@ -152,14 +152,14 @@ def is_young(handle: Handle) -> bool:
 def create_once(
     create: Callable[[], Job], look: Callable[[], Job | None], policy: RetryPolicy, *, job: str, can_repeat: bool = True
 ) -> Job | None:
-    """Create a job, and return what ``create`` or ``look`` returned; None for a job that exists and does not show yet.
+    """Create a job exactly once; returns the result of ``create`` or ``look``, or None for a job that exists but does not show yet.
 
-    ``create`` sends the request once; it raises ExistsError where the cloud has this job already. After a lost response, ``look`` tells
-    whether the job was created; it returns None if it finds none. ``can_repeat`` says whether the request may be sent again then, because
-    the cloud itself does not create a job twice. ``job`` names the job in messages.
+    ``create`` sends the request once; it raises ExistsError if the job exists already. After a lost response, ``look`` finds the job if it
+    was created, or returns None. ``can_repeat``: the request may then be sent again, because the cloud does not create a job twice. ``job``
+    names the job in messages.
 
-    Raises AlreadyLaunchedError for a job that existed before, LaunchUnknownError where that cannot be settled, CloudError where certainly
-    nothing was created.
+    Raises AlreadyLaunchedError for a job that existed before, LaunchUnknownError if it is unknown whether the job was created, CloudError
+    if it was certainly not.
     """
     left, is_lost = policy.attempts_left(), False
     while True:
@@ -193,7 +193,7 @@ def _unknown(job: str, error: CloudError) -> LaunchUnknownError:
 
 
 def looked(name: str, look: Callable[[], Diagnosis], remedy: str = "") -> Diagnosis:
-    """The finding of ``look``, or that of the error that it raised; ``remedy`` is for an error without a hint."""
+    """The finding of ``look``, or one for the error that it raised; ``remedy`` is used for an error without a hint."""
     try:
         return look()
     except CloudTrainError as error:
@@ -206,5 +206,5 @@ def wrong(name: str, error: CloudTrainError, remedy: str = "") -> Diagnosis:
 
 
 def unasked(name: str, error: CloudTrainError, remedy: str = "") -> Diagnosis:
-    """The finding for something that cannot be checked and that a submission does not need."""
+    """The finding for something that cannot be checked, but is not required for a submission."""
     return Diagnosis(name, "warning", f"cannot be checked: {error.message}", remedy or error.hint or "")

@@ -1,7 +1,7 @@
-"""The ``docker`` provider: the worker as process 1 of a container, one container a node.
+"""The ``docker`` provider: the worker as process 1 of a container, one container per node.
 
-A container's name ensures that a launch happens once, and its labels are enough to find it again. Containers are kept until their end
-has been seen, and then removed by ``clean_up``.
+A container's name prevents a second launch, and its labels identify it. Containers are kept until their end has been recorded, and then
+removed by ``clean_up``.
 """
 
 import json
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
 
 _LEAVING_SECONDS = 5.0
-"""How long a worker may take to exit after it wrote its end."""
+"""How long a worker may take to exit after it recorded its end."""
 _LAST_LINES = 50
 
 
 class DockerProvider:
-    """Runs in containers of a Docker Engine. Under ``home`` it keeps the engines that it used, and what it could not remove from them."""
+    """Runs in containers of a Docker Engine. Under ``home`` it remembers the engines it used and what could not be removed from them."""
 
     name = "docker"
     capabilities = Capabilities(
@@ -50,7 +50,7 @@ class DockerProvider:
 
     def __init__(self, home: Path) -> None:
         self._engines = home / "docker" / "engines"
-        self._caches = home / "docker" / "caches"  # apart from the cache of runs on this machine itself
+        self._caches = home / "docker" / "caches"  # separate from the cache of runs directly on this machine
         self._left = home / "docker" / "left"
         self._workspaces = home / "work"
         self._user = f"{os.getuid()}:{os.getgid()}"  # files in the run directory belong to the caller
@@ -60,21 +60,21 @@ class DockerProvider:
         return container_paths.PYTHON
 
     def render(self, plan: "Plan") -> Request:
-        """The bodies of the engine's create calls: one container a node, and their network where there are several.
+        """The bodies of the engine's create calls: one container per node, and a network for several nodes.
 
-        Settings (the key ``docker`` of a config file): ``host``, the engine's URL; ``network``, that of a container that is alone
-        (``bridge``); ``user``, ``uid:gid`` instead of the caller's.
+        Settings (the key ``docker`` of a config file): ``host``, the engine's URL; ``network``, for a single container (by default
+        ``bridge``); ``user``, ``uid:gid`` instead of the caller's.
         """
         return request_of(plan, str(plan.provider_settings.get("user") or self._user), self._caches, self._workspaces)
 
     def check(self, request: Request) -> list[str]:
-        """Image, names, memory, and data that a container should not see. The engine itself is not asked."""
+        """Problems with the image, names, memory and data that a container must not see. The engine is not contacted."""
         return list(problems_of(request))
 
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
-        """Create everything, then start it; what was created is removed again if anything fails.
+        """Create everything, then start it; if anything fails, remove whatever was created.
 
-        What only the engine knows is settled here: whether it sees this machine's folders, and whether it is a rootless engine.
+        Only the engine knows whether it sees this machine's folders and whether it is rootless, so that is handled here.
         """
         secrets, credentials = _brought_along(secrets)
         _refuse_loopback(secrets, request["containers"])
@@ -90,7 +90,7 @@ class DockerProvider:
         return Handle(request["run_id"], request["attempt"], self.name, request["store"], reference)
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
-        """The attempt's containers by their labels, on any engine used from here; raises if one cannot be asked and none has it."""
+        """The attempt's containers by their labels, on any engine used from here; raises if none has it and one cannot be reached."""
         absent = None
         for address in self._addresses():
             try:
@@ -106,7 +106,7 @@ class DockerProvider:
         return None
 
     def observe(self, handle: Handle) -> Observation:
-        """The containers' state; while the engine cannot be asked, the attempt counts as running, with the cause *unknown*."""
+        """The containers' state; while the engine cannot be reached, the attempt counts as running, with the cause *unknown*."""
         names = handle.reference["containers"]
         try:
             with connected(handle.reference["engine"]) as engine:
@@ -119,7 +119,7 @@ class DockerProvider:
         return replace(found.observation, message=f"{found.observation.message}: {words}") if words else found.observation
 
     def cancel(self, handle: Handle, force: bool = False) -> None:
-        """SIGTERM for every worker; ``force`` kills and removes the containers."""
+        """Send SIGTERM to every worker; ``force`` kills and removes the containers."""
         with connected(handle.reference["engine"]) as engine:
             if force:
                 _remove_all(engine, handle.reference)
@@ -128,15 +128,17 @@ class DockerProvider:
                 engine.terminate(each["id"])
 
     def clean_up(self, handle: Handle) -> None:
-        """Remove containers, with their anonymous volumes, and network. A worker that has just written its end is given a moment to exit;
-        if node 0 does not exit, the attempt is running, and is left alone. What cannot be removed now is removed by the next launch.
+        """Remove the containers, with their anonymous volumes, and the network.
+
+        A worker that has just recorded its end gets a moment to exit. If node 0 does not exit, the attempt is running and is left alone.
+        The next launch removes whatever could not be removed now.
         """
         note = self._left / f"{handle.run_id}.{handle.attempt}.json"
         with suppress(CloudTrainError), connected(handle.reference["engine"]) as engine:
             if _take_away(engine, handle.reference, _LEAVING_SECONDS):
                 note.unlink(missing_ok=True)
                 for rank in range(len(handle.reference["containers"])):
-                    with suppress(OSError):  # it is empty, unless something could not be shipped
+                    with suppress(OSError):  # it is empty, unless something could not be uploaded
                         workspace_of(self._workspaces, handle.run_id, rank).rmdir()
                 return
         with suppress(OSError):
@@ -144,7 +146,7 @@ class DockerProvider:
             private.write_text(note, json.dumps(handle.reference))
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
-        """The output of node 0's container, from before its worker could keep a log. The cursor counts bytes."""
+        """The output of node 0's container, from before its worker could write a log. The cursor counts bytes."""
         start = int(cursor or 0)
         with connected(handle.reference["engine"]) as engine:
             said = b"".join(engine.output(each["id"]) for each in handle.reference["containers"][:1])[start:]
@@ -153,7 +155,7 @@ class DockerProvider:
     def _started(
         self, engine: Engine, request: Request, secrets: Mapping[str, str], credentials: Sequence[dict[str, Any]]
     ) -> dict[str, Any]:
-        """The reference of an attempt whose network and containers were created and started; nothing of them is left if one fails."""
+        """Create and start network and containers, or remove all of them if one fails; returns the attempt's reference."""
         network, made = request["network"], []
         root = {"User": "0:0"} if engine.is_rootless_of(os.getuid()) else {}
         with ExitStack() as undoing:
@@ -182,7 +184,7 @@ class DockerProvider:
         return {"engine": engine.address, "containers": made, "network": network and network["Name"]}
 
     def _remember(self, address: str) -> None:
-        """Remember the engine, so that ``find``, which gets no settings, asks it too."""
+        """Remember the engine, so that ``find``, which has no settings, looks there as well."""
         if address in self._addresses():
             return
         self._make(self._engines.parent)
@@ -196,7 +198,7 @@ class DockerProvider:
             ) from error
 
     def _sweep(self, engine: Engine) -> None:
-        """Remove what could not be removed before, because the engine was unavailable, for example."""
+        """Remove whatever could not be removed earlier, for instance because the engine was unavailable."""
         for note in self._left.glob("*.json"):
             with suppress(
                 CloudTrainError, FileNotFoundError, ValueError
@@ -229,7 +231,7 @@ def _created(engine: Engine, name: str, body: dict[str, Any]) -> tuple[str, bool
 
 
 def _brought_along(secrets: Mapping[str, str]) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """The variables as a container has them, and the mounts of the files that some of them name."""
+    """The environment variables inside the container, and mounts for the files that some of them name."""
     files = {name: value for name, value in secrets.items() if name in FILES and Path(value).is_file()}
     inside = {name: f"{container_paths.CREDENTIALS}/{name}" for name in files}
     mounts = [
@@ -258,7 +260,7 @@ def _refuse_unencrypted(address: str, secrets: Mapping[str, str]) -> None:
 
 
 def _labelled(engine: Engine, labels: Mapping[str, str]) -> dict[str, Any] | None:
-    """The reference of an attempt, from what has its labels; None if nothing has."""
+    """The reference of the attempt with these labels, or None."""
     containers = sorted(engine.containers(labels), key=lambda each: int(each["Labels"][NODE]))
     networks = [each["Name"] for each in engine.networks(labels)]
     if not containers and not networks:

@@ -1,7 +1,7 @@
 """From the state of an attempt's containers to the state of the attempt. Pure.
 
-While a container runs, its worker reports to the run directory, for the other nodes too. What is derived here counts only where a
-worker could not.
+While a container runs, its worker reports to the run directory, for the other nodes as well. The state derived here counts only if a worker
+could not report.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from cloud_train.providers.base import TAKEN, Observation, ended, said_by
 from cloud_train.run.states import Cause, State
 
 _LOST = 255
-"""The exit status that the engine gives to a container whose end it missed, because engine or machine were restarted."""
+"""The exit status that the engine assigns to a container whose end it missed because the engine or the machine was restarted."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Seen:
     rank: int
     name: str
     status: str
-    """``created``, ``running``, ``paused``, ``restarting``, ``removing``, ``exited`` or ``dead``; ``missing`` where there is none."""
+    """``created``, ``running``, ``paused``, ``restarting``, ``removing``, ``exited`` or ``dead``; ``missing`` for a missing container."""
     exit_code: int = 0
     out_of_memory: bool = False
     memory_limit: int = 0
@@ -71,7 +71,7 @@ def verdict(nodes: Sequence[Seen]) -> Verdict:
     ends = [(node, end) for node in nodes if (end := _end_of(node)) is not None]
     without_a_word = [(node, end) for node, end in ends if _reported_by(node) is None]
     if without_a_word:
-        # What ran out of memory explains whatever broke around the same time; a missing container has no time.
+        # Running out of memory explains other failures at about the same time; a missing container has no time.
         node, end = min(without_a_word, key=lambda pair: (not pair[0].out_of_memory, not pair[0].finished, pair[0].finished))
     elif ends and ends[0][0].rank == 0:
         node, end = ends[0]
@@ -81,7 +81,7 @@ def verdict(nodes: Sequence[Seen]) -> Verdict:
 
 
 def _reported_by(node: Seen) -> Observation | None:
-    """The end that the node's worker reported by its exit status; one that found its attempt taken reports none."""
+    """The end that the node's worker reported by its exit status; None if another worker had begun the attempt."""
     said = said_by(node.exit_code) if node.status == "exited" else None
     return None if said is TAKEN else said
 
@@ -96,7 +96,7 @@ def _living(nodes: Sequence[Seen]) -> Observation:
 
 
 def _end_of(node: Seen) -> Observation | None:
-    """How this container ended; None while it has not."""
+    """How this container ended; None if it has not."""
     if node.status in {"missing", "removing"}:
         return ended(Cause.INFRASTRUCTURE, f"the container {node.name} was removed")
     if node.status == "created":
@@ -112,7 +112,7 @@ def _of_exit(node: Seen) -> Observation:
     if said := _reported_by(node):
         return said
     if node.out_of_memory:
-        limit = f"its {_megabytes(node.memory_limit)} (resources.memory)" if node.memory_limit else "what the machine has"
+        limit = f"its {_megabytes(node.memory_limit)} (resources.memory)" if node.memory_limit else "all of the machine's memory"
         return ended(Cause.OUT_OF_MEMORY, f"the container ran out of memory ({limit}), and its worker was killed")
     if code == exit_status.KILLED:
         return ended(Cause.INFRASTRUCTURE, "the container was killed: by a user, by the engine as it stopped, or by the kernel")

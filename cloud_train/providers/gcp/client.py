@@ -1,4 +1,4 @@
-"""Requests to Google's services with google-auth's session, and their errors in words with the next step.
+"""Requests to Google's services with google-auth's session, and explanations of errors with the next step.
 
 google-cloud-aiplatform is not used: it takes 3 s to import and 274 MB, and the adapter needs a handful of requests. Credentials come from
 Google's own chain (Application Default Credentials). Errors have the shape of https://cloud.google.com/apis/design/errors.
@@ -29,7 +29,7 @@ INSTALL = "pip install 'cloud-train[gcp]'"
 LOGIN = "gcloud auth application-default login"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 TIMEOUTS = (10.0, 60.0)
-"""Seconds to connect, and to wait for an answer."""
+"""Seconds to connect, and to wait for a response."""
 
 _THROTTLED = 429
 _NOT_FOUND = 404
@@ -43,7 +43,7 @@ _SHOWN_CHARACTERS = 600
 
 
 POLICY = RetryPolicy(attempts=5, time_limit=None, first_wait=1.0, longest_wait=16.0)
-"""How a request is repeated."""
+"""The retries of a request."""
 
 
 class Google:
@@ -92,7 +92,7 @@ class Google:
         return retried(self.policy, lambda: self.call_once(method, service, path, body=body, query=query))
 
     def pages(self, service: str, path: str, query: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The pages of a listing; a page that repeats ends it."""
+        """The pages of a listing, up to a repeated page."""
         seen: set[str] = set()
         token = ""
         while True:
@@ -106,7 +106,7 @@ class Google:
     def call_once(
         self, method: str, service: str, path: str, *, body: Mapping[str, Any] | None = None, query: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """The response to a request that is sent once."""
+        """The response to a request without retries."""
         from google.auth.exceptions import GoogleAuthError
         from requests.exceptions import RequestException
 
@@ -115,7 +115,7 @@ class Google:
             answer = self._session.request(method, url, json=body, params=query, timeout=self._timeouts, allow_redirects=False)
         except GoogleAuthError as error:
             raise no_token(error) from error
-        except ValueError as error:  # some of the errors of requests are, and they are permanent
+        except ValueError as error:  # some errors of requests, all of them permanent
             raise RefusedError(f"no request can be sent to {url} ({error})", "correct gcp.endpoint") from error
         except RequestException as error:
             raise self._no_answer(url, service, error) from error
@@ -216,7 +216,7 @@ def credentials_of(project: str | None) -> Any:
 
 
 def no_token(error: Exception) -> CloudError:
-    """The error for one of google-auth's."""
+    """The CloudError for an error of google-auth."""
     from google.auth.exceptions import TransportError
 
     words = " ".join(str(error.args[0] if error.args else error).split())[:_SHOWN_CHARACTERS]

@@ -1,4 +1,4 @@
-"""Vertex AI's custom jobs: created, listed, cancelled; which of two jobs of an attempt counts; and their secrets."""
+"""Vertex AI's custom jobs: creating, listing and cancelling them; which of two jobs of an attempt counts; and their secrets."""
 
 import base64
 import json
@@ -15,11 +15,11 @@ from cloud_train.providers.gcp.client import Google
 from cloud_train.providers.gcp.request import CLOUD, labels_of
 
 Job = Mapping[str, Any]
-"""A CustomJob, as Vertex AI answers it."""
+"""A CustomJob, as returned by Vertex AI."""
 
 _LOOKS = 3
 _LONGEST_PAUSE_SECONDS = 2.0
-"""How often, and with what pauses, a job is looked for that may not be listed yet."""
+"""Number and pauses of attempts to find a job that may not be listed yet."""
 _PAGE_JOBS = 100
 _SECRET_SECONDS = 7 * 86400
 """How long a secret may outlive the job's time limit: the time that the job may wait for machines."""
@@ -28,7 +28,7 @@ _NOT_FOUND = 404
 
 
 def jobs_of(google: Google, run_id: str, attempt: int) -> list[Job]:
-    """The attempt's jobs, the oldest first: of several, that one counts. Raises CloudError."""
+    """The attempt's jobs, the oldest first, which is the one that counts. Raises CloudError."""
     labels = labels_of(run_id, attempt)
     query = {"filter": " AND ".join(f'labels.{key}="{value}"' for key, value in labels.items()), "pageSize": _PAGE_JOBS}
     pages = google.pages(google.vertex, f"v1/{google.parent}/customJobs", query)
@@ -37,12 +37,12 @@ def jobs_of(google: Google, run_id: str, attempt: int) -> list[Job]:
 
 
 def jobs_soon(google: Google, run_id: str, attempt: int, is_enough: Callable[[Sequence[Job]], bool]) -> list[Job]:
-    """The same as soon as ``is_enough`` holds, or as they are after some looks: a listing may lag behind. Raises CloudError."""
+    """The same, retried until ``is_enough`` holds, a few times at most, because listings may lag. Raises CloudError."""
     left = replace(google.policy, attempts=_LOOKS, longest_wait=_LONGEST_PAUSE_SECONDS, jitter=lambda: 1.0).attempts_left()
     while True:
         try:
             jobs = jobs_of(google, run_id, attempt)
-        except ThrottledError:  # it was tried as often as may be
+        except ThrottledError:  # retries are used up
             raise
         except CloudError:
             if not left.wait():
@@ -82,7 +82,7 @@ def create(google: Google, request: Request) -> Job:
 
 
 def cancel(google: Google, name: str) -> None:
-    """Ask Vertex AI to cancel it; nothing if it has ended or does not exist. Raises CloudError."""
+    """Ask Vertex AI to cancel the job; nothing if it has ended or does not exist. Raises CloudError."""
     try:
         google.call("POST", google.vertex, f"v1/{name}:cancel", body={})
     except RefusedError as error:
@@ -115,7 +115,7 @@ def put_secrets(google: Google, request: Request, secrets: Mapping[str, str]) ->
 
 
 def delete_secrets(google: Google, project: str, name: str) -> None:
-    """Delete them; nothing if they do not exist. Raises CloudError."""
+    """Delete the secrets, if they exist. Raises CloudError."""
     with suppress(MissingError):
         google.call("DELETE", "secretmanager", f"v1/projects/{project}/secrets/{name}")
 

@@ -1,7 +1,7 @@
-"""A custom job's log in Cloud Logging: the platform's messages, and the worker's output from before it could keep a log.
+"""A custom job's log in Cloud Logging: the platform's messages, and the worker's output from before it could write a log.
 
-Entries arrive late and not always in order, so each request goes back a little behind the newest entry that was read, and what
-was read before is left out. The cursor holds the little that this needs, as JSON, and the page where a long answer was left.
+Entries arrive late and not always in order, so each request starts a little before the newest entry that was read, and filters entries
+that were read already. The cursor is the state for that as JSON, including the current page of a long response.
 Reference: https://cloud.google.com/logging/docs/reference/v2/rest/v2/entries/list.
 """
 
@@ -14,10 +14,10 @@ from typing import Any
 from cloud_train.providers.gcp.client import Google
 
 _BACK = timedelta(seconds=60)
-"""How far behind the newest entry an entry may still turn up."""
+"""How much older than the newest entry a late entry may be."""
 _PAGE_ENTRIES = 1000
 _MOST_PAGES = 10
-"""Pages of one call, so that its memory is bounded."""
+"""Maximum number of pages per call, to limit memory."""
 _FIRST_NODE = "workerpool0-0"
 
 
@@ -26,12 +26,12 @@ class _Cursor:
     """The position in the log."""
 
     since: str = ""
-    """The timestamp from which the next question asks, RFC 3339; empty for the beginning."""
+    """The timestamp at which the next request starts, RFC 3339; empty for the beginning."""
     newest: str = ""
     page: str = ""
-    """The token of the next page; ``since`` must not change until there is none."""
+    """The token of the next page, if any, while which ``since`` must not change."""
     seen: dict[str, str] = field(default_factory=dict)
-    """Timestamps of the entries that were read and may come again, by their ids."""
+    """Entries that were read and may be returned again: id → timestamp."""
 
 
 def read(google: Google, project: str, job: str, cursor: str | None) -> tuple[bytes, str]:
@@ -43,7 +43,7 @@ def read(google: Google, project: str, job: str, cursor: str | None) -> tuple[by
         answer = google.call("POST", "logging", "v2/entries:list", body=_question(project, job, at))
         read_now += _new_lines(answer, at)
         token = str(answer.get("nextPageToken") or "")
-        if not token or token in asked:  # a page that repeats would repeat for ever
+        if not token or token in asked:  # a repeated page would repeat for ever
             at.page, at.since = "", _back(at.newest)
             break
         at.page = token
@@ -83,6 +83,6 @@ def _back(time: str) -> str:
 
 
 def _instant(time: str) -> datetime:
-    """A timestamp of Google's, which may have nine digits behind the second; the last three do not matter here."""
+    """Parse Google's timestamps, which may have nine decimals; the last three are dropped."""
     head, _, fraction = time.rstrip("Z").partition(".")
     return datetime.fromisoformat(f"{head}.{fraction[:6]:0<6}").replace(tzinfo=UTC) if time else datetime.min.replace(tzinfo=UTC)

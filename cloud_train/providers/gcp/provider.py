@@ -32,16 +32,16 @@ class VertexProvider(CloudProvider[Google]):
     capabilities = cloud_capabilities(("gs",), max_nodes=16)
 
     def __init__(self, home: Path, *, timeouts: tuple[float, float] = TIMEOUTS, policy: RetryPolicy = POLICY) -> None:
-        """``timeouts`` are seconds to connect and to wait for a response; ``policy`` says how requests are repeated."""
+        """``timeouts`` are seconds to connect and to wait for a response; ``policy`` is for retries."""
         self._timeouts, self._policy = timeouts, policy
         self._credentials: dict[str | None, Any] = {}
 
     def render(self, plan: "Plan") -> Request:
-        """The body of the create call, and beside it where it goes. Settings are those of ``GcpSettings``."""
+        """The body of the create call and its destination. The settings are ``GcpSettings``."""
         return request_of(plan)
 
     def check(self, request: Request) -> list[str]:
-        """What Google's discovery document and documentation forbid. Google is not asked."""
+        """Problems according to Google's discovery document and documentation. Google is not contacted."""
         return list(problems_of(request))
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
@@ -51,7 +51,7 @@ class VertexProvider(CloudProvider[Google]):
         if not found:
             return None
         secret = secret_name(run_id, attempt) if jobs.has_secrets(found[0]) else None
-        # `created` is by Google's clock, `launched` by this machine's: a listing may show what another request does not yet.
+        # `created` is by Google's clock, `launched` by this machine's: a listing may include a job that other requests do not show yet.
         reference = {**_reference(found[0], settings, secret), "launched": time.time()}
         return Handle(run_id, attempt, self.name, store, reference)
 
@@ -120,7 +120,7 @@ class VertexProvider(CloudProvider[Google]):
         there = create_once(create, lambda: jobs.jobs_soon(client, run_id, attempt, bool) or None, client.policy, job=job, can_repeat=False)
         assert there, "its own job is among them, or it was looked for"
         for younger in there[1:]:
-            with suppress(CloudError):  # its worker finds the attempt taken, and leaves
+            with suppress(CloudError):  # its worker finds the attempt claimed, and exits
                 jobs.cancel(client, younger["name"])
         if own and there[0]["name"] != own[0]["name"]:
             raise _launched_before(request)
@@ -140,7 +140,7 @@ class VertexProvider(CloudProvider[Google]):
         return tuple(handle.reference.get(key) for key in ("project", "region", "endpoint"))
 
     def _listed(self, handles: Sequence[Handle]) -> Iterator[tuple[str, Observation]]:
-        """From one listing a page for all of a region's jobs, back to the oldest of these."""
+        """Jobs from one listing of a region, back to the oldest of these."""
         wanted = {handle.reference["job"]: handle.reference["created"] for handle in handles}
         with self._google(handles[0].reference) as google:
             for name, job in jobs.listing(google, wanted):

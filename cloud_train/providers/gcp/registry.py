@@ -1,7 +1,7 @@
-"""Artifact Registry, from which the machines pull images: a login of an hour, and the repository, created where it is missing.
+"""Artifact Registry, from which the machines pull images: a login for an hour, and creating the repository if it is missing.
 
-A repository's name is ``LOCATION-docker.pkg.dev/PROJECT/REPOSITORY`` and, behind it, the image's own name
-(https://cloud.google.com/artifact-registry/docs/docker/names). Container Registry's old names (gcr.io) take the same login.
+An image's name is ``LOCATION-docker.pkg.dev/PROJECT/REPOSITORY/IMAGE``
+(https://cloud.google.com/artifact-registry/docs/docker/names). Container Registry's old names (gcr.io) use the same login.
 """
 
 import re
@@ -22,7 +22,7 @@ _PACE_SECONDS = 2.0
 
 
 def is_google(repository: str) -> bool:
-    """Whether it is in one of Google's registries. Raises ProviderError for such a registry without a repository."""
+    """Whether the repository is in one of Google's registries. Raises ProviderError for the name of a registry alone."""
     if _HOST.fullmatch(repository.partition("/")[0]) is None:
         return False
     if not has_form(REPOSITORY, repository):

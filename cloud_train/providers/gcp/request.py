@@ -24,7 +24,7 @@ CLOUD = "gcp"
 ENDPOINT = "https://{service}.googleapis.com"
 
 _ENTRYPOINT_WORDS = 3
-"""Words of the worker's command that replace the image's entrypoint; the others are its arguments."""
+"""Number of words in the worker's command that replace the image's entrypoint; the others are arguments."""
 _DISK_GIGABYTES = 100
 _MOST_DISK_GIGABYTES = 64_000
 _ACCELERATORS = {
@@ -51,7 +51,7 @@ _MOST_NAME_CHARACTERS = 128
 
 
 def labels_of(run_id: str, attempt: int) -> dict[str, str]:
-    """The labels by which an attempt's job is found again; a job's own name is drawn by Vertex AI."""
+    """The labels by which an attempt's job can be found; its name is chosen by Vertex AI."""
     return {RUN: run_id, ATTEMPT: str(attempt)}
 
 
@@ -61,7 +61,7 @@ def secret_name(run_id: str, attempt: int) -> str:
 
 
 def service_url(settings: Mapping[str, Any], service: str) -> str:
-    """The URL of one of Google's services, without a '/' at the end. Raises ProviderError where endpoint or service have another form."""
+    """The URL of one of Google's services, without a trailing '/'. Raises ProviderError for a malformed endpoint or service."""
     endpoint = settings.get("endpoint") or ENDPOINT
     if not forms.has_form(forms.SERVICE_TEMPLATE, endpoint):
         raise ProviderError(f"gcp.endpoint: {endpoint!r} is not {forms.EXPECTED[forms.SERVICE_TEMPLATE]}", hint="correct gcp.endpoint")
@@ -71,7 +71,7 @@ def service_url(settings: Mapping[str, Any], service: str) -> str:
 
 
 def place_of(settings: Mapping[str, Any]) -> tuple[str, str]:
-    """Project and region, which become part of hosts and paths. Raises ProviderError where one is missing or has another form."""
+    """Project and region, which become part of hosts and paths. Raises ProviderError if one is missing or malformed."""
     project, region = settings.get("project"), settings.get("region")
     if not project or not region:
         raise ProviderError("gcp.project and gcp.region are needed", hint="name both in a config file: see docs/clouds/gcp.md")
@@ -82,7 +82,7 @@ def place_of(settings: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def request_of(plan: "Plan") -> Request:
-    """The custom job, and beside it what launching needs: where it is sent, and the name of the secret that holds the job's secrets."""
+    """The custom job, and what is needed to send it: its destination, and the name of the secret with the job's secrets."""
     settings, name = plan.provider_settings, job_name(plan.run_id, plan.attempt)
     kept = {key: settings.get(key) for key in ("project", "region", "repository", "endpoint")}
     secret = secret_name(plan.run_id, plan.attempt) if plan.job.secrets else None
@@ -142,9 +142,9 @@ def _disk(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scheduling(plan: "Plan") -> dict[str, Any]:
-    """Vertex AI restarts a worker only if the job's ``retry`` allows it, and then all of them, because they wait for each other.
+    """Let Vertex AI restart workers only if the job's ``retry`` allows it, and then all of them, because they wait for each other.
 
-    ``worker.platforms`` uses the same condition: a worker that would be restarted exits with 0 once there is nothing more to do.
+    ``worker.platforms`` uses the same condition: a worker that would be restarted exits with 0 once there is nothing left to do.
     """
     restarts = plan.program.retries(Cause.PREEMPTED, 1)
     return {
@@ -156,7 +156,7 @@ def _scheduling(plan: "Plan") -> dict[str, Any]:
 
 
 def _machine_of(plan: "Plan") -> tuple[dict[str, Any], str | None]:
-    """The machine's specification, and what is wrong with it: none fits, or the one that was named lacks what the job asks for."""
+    """The machine's specification, and the problem, if any: no machine fits, or the configured one does not satisfy the job."""
     from cloud_train.providers.cloud.machines import NoMachineError, choose, machines, similar
 
     resources, name = plan.job.resources, plan.provider_settings.get("machine")
@@ -172,7 +172,7 @@ def _machine_of(plan: "Plan") -> tuple[dict[str, Any], str | None]:
         specification = _with_accelerators(name, wanted.kind if wanted else None, wanted.count if wanted else 0)
         return specification, None if _MACHINE.fullmatch(name) else f"gcp.machine: unknown machine {name}{_meant(similar(CLOUD, name))}"
     fitting = [machine for machine in known if machine.fits(resources)]
-    if resources.accelerator is None and not fitting:  # the machine's own come with it
+    if resources.accelerator is None and not fitting:  # the machine has built-in ones
         fitting = [machine for machine in known if machine.accelerator and machine.fits(_with_own(machine, resources))]
     if fitting:
         machine = min(fitting, key=lambda each: each.accelerators)
@@ -204,14 +204,14 @@ def _meant(names: list[str]) -> str:
 
 
 def problems_of(request: Request) -> Iterator[str]:
-    """What Vertex AI would refuse, each with the field and the rule. Google is not asked."""
+    """Problems that Vertex AI would refuse, each with the field and the rule. Google is not contacted."""
     settings, body = request["settings"], request["body"]
     yield from _settings_problems(settings)
     if request["machine_problem"]:
         yield request["machine_problem"]
     shape = list(shape_problems_of(body, CLOUD, "CustomJob"))
     yield from shape
-    if not shape:  # the fields below are what they should be
+    if not shape:  # the fields used below are valid
         yield from _body_problems(body, has_machine=not request["machine_problem"])
 
 

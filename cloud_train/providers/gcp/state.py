@@ -31,7 +31,7 @@ NOT_YET = Observation(State.QUEUED, Cause.UNKNOWN, "Vertex AI does not show the 
 DELETED = ended(Cause.INFRASTRUCTURE, "Vertex AI has no such job: it was deleted")
 """The observation of a job that no longer exists."""
 
-_NO_COMMAND = (126, 127)  # a shell's, and the engine's, for a program that is not there or may not run
+_NO_COMMAND = (126, 127)  # of shells and engines, for a program that is missing or not executable
 
 _EXIT = re.compile(r"exited with a non-zero status of (\d+)(\(SIG\w+\))?")
 _TEXTS: tuple[tuple[re.Pattern[str], Cause, str], ...] = tuple(
@@ -96,7 +96,7 @@ def observation_of(job: Mapping[str, Any]) -> Observation:
 
 
 def _succeeded(job: Mapping[str, Any]) -> Observation:
-    """A worker that Vertex AI would restart exits with 0 however its run ended, also if it found its attempt taken."""
+    """A worker that Vertex AI would restart exits with 0 however its run ended, even if another worker had claimed the attempt."""
     scheduling = job.get("jobSpec", {}).get("scheduling", {})
     if scheduling.get("disableRetries"):
         return ended(Cause.SUCCEEDED)
