@@ -167,7 +167,7 @@ class Client:
         return orchestrator.packing.pack(Path(folder), destination, shard_bytes, report)
 
     def trust(self, config_file: AnyPath) -> dict[str, Any]:
-        """Trust a config file that came with a job, as it is now; returns the settings that needed trust."""
+        """Trust a config file that came with a job, as it is now; returns everything that it sets, by name."""
         return orchestrator.configs.trust_file(self._home, Path(config_file))
 
     def examine(self, stores: Sequence[str] = (), *, config: str | None = None, trust: bool = False) -> "list[Finding]":

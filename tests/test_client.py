@@ -233,7 +233,7 @@ def test_a_file_that_came_with_a_job_is_refused_asked_about_or_trusted(client: C
     with pytest.raises(UsageError):
         asking.submit(job("true"), config="local")
     assert len(asked) == 1
-    assert client.trust("configs/local.yaml") == {"local.python": "/no/such/python"}
+    assert client.trust("configs/local.yaml") == {"provider": "local", "local.python": "/no/such/python"}
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prepare_output() -> None:
+    if sys.stdin is None:  # closed by the caller (``<&-``): nothing can be asked then, and no file that is opened gets its number
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - it stays open as long as the process
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the caller (``>&-``), which is not an error

@@ -20,7 +20,8 @@ from cloud_train.run.plan import Plan
 from cloud_train.run.record import RunRecord, sha256_of
 from cloud_train.run.streams import open_stream, segment_key, stream_of
 from cloud_train.storage.base import InvalidKeyError, ObjectMissingError, Store
-from cloud_train.storage.transfer.files import Download, Upload, download, upload
+from cloud_train.storage.transfer.downloading import Download, download
+from cloud_train.storage.transfer.uploading import Upload, upload
 
 Note = Callable[[str], None]
 

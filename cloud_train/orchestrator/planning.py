@@ -20,8 +20,7 @@ from cloud_train.orchestrator.consent import refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import ingredients, refuse_outside
 from cloud_train.providers.base import Capabilities, Provider, Request
-from cloud_train.run.ids import new_run_id
-from cloud_train.run.plan import Plan
+from cloud_train.run.plan import Plan, new_run_id
 from cloud_train.run.ranking import Ranking
 from cloud_train.run.record import Program
 from cloud_train.run.states import Cause

@@ -1,7 +1,6 @@
 """Reading a run's logs and metrics: from its run directory, and from its cloud's own log of an attempt whose worker has not started."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -15,7 +14,7 @@ from cloud_train.orchestrator.state import read_record, read_run
 from cloud_train.providers.base import Handle
 from cloud_train.run import documents, layout
 from cloud_train.run.ledger import LedgerReader
-from cloud_train.run.metrics import MOST_BYTES, MetricPoint, MetricsReader, merged
+from cloud_train.run.metrics import MOST_BYTES, MOST_NAMES, MOST_POINTS, MergedMetrics, MetricPoint, MetricsReader
 from cloud_train.run.states import State
 from cloud_train.run.streams import LogReader, open_stream
 from cloud_train.run.view import RunView
@@ -25,7 +24,8 @@ _PAUSE_SECONDS = 0.2
 _REQUEST_SECONDS = 10.0
 """Pause between two requests for logs, which clouds limit."""
 _MOST_NOTES_BYTES = 16 << 20
-_MOST_POINTS = 2_000_000
+_MOST_ATTEMPTS = 1_000
+"""Attempts whose metrics are read, the newest: each that has none takes time as well."""
 
 
 def read_logs(home: Home, run_id: str, attempt: int | None = None, node: int = 0, tail: int | None = None) -> Iterator[bytes]:
@@ -107,22 +107,26 @@ def read_provider_logs(home: Home, run_id: str) -> list[str]:
 def read_metrics(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None) -> list[MetricPoint]:
     """The metrics of the run, in the order of its steps; if attempts share a step, the later attempt counts.
 
-    If there are too many, only the newest are read, and ``note`` is told.
+    If there are too many, not all are kept, and ``note`` is told which are left out.
     """
     run = read_run(home, run_id)
     store = store_at(run.store)
-    points: deque[MetricPoint] = deque(maxlen=_MOST_POINTS)
-    passed_over = False
-    for attempt in [1] if run.attempt == 1 else _attempts(store, run):
+    metrics = MergedMetrics(MOST_POINTS)
+    attempts = [1] if run.attempt == 1 else _attempts(store, run)
+    is_cut = len(attempts) > _MOST_ATTEMPTS
+    for attempt in attempts[-_MOST_ATTEMPTS:]:
         reader = MetricsReader(store, run_id, attempt)
         for point in reader.read():
-            passed_over = passed_over or len(points) == _MOST_POINTS
-            points.append(point)
-        passed_over = passed_over or reader.has_passed_over
-    if passed_over:
-        most = f"at most {_MOST_POINTS:,} values are read, and {MOST_BYTES >> 20} MiB of an attempt"
+            metrics.add(point)
+        is_cut = is_cut or reader.has_passed_over
+    if is_cut:
+        most = f"at most {MOST_BYTES >> 20} MiB of an attempt are read, and {_MOST_ATTEMPTS:,} attempts"
         note(f"the earliest metrics of {run_id} are skipped: {most}")
-    return merged(points)
+    if metrics.has_left_out_names:
+        note(f"{run_id} has more than {MOST_NAMES:,} different metrics; the rest are left out")
+    if metrics.is_thinned:
+        note(f"{run_id} has more than {MOST_POINTS:,} values; of the metrics with most values only some are kept")
+    return metrics.points()
 
 
 class ProviderLogs:

@@ -21,9 +21,10 @@ from cloud_train.run.manifest import LARGEST, FileEntry, Manifest, parse_manifes
 from cloud_train.run.streams import SegmentedStream, stream_of
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import InvalidKeyError, ObjectInfo, ObjectMissingError, Store
-from cloud_train.storage.transfer.engine import Identity, Known
-from cloud_train.storage.transfer.files import Download, Options, Progress, download
+from cloud_train.storage.transfer.downloading import Download, download
+from cloud_train.storage.transfer.engine import Identity, Known, Options
 from cloud_train.storage.transfer.paths import TEMPORARY, Placed, ignores_case, open_folder, place
+from cloud_train.storage.transfer.progress import Progress
 from cloud_train.storage.transfer.remembered import Memory
 
 Report = Callable[[Progress], None]

@@ -1,4 +1,4 @@
-"""The state of a run as one type: the ledger holds it, a check returns it, the command line shows it and ``--json`` prints it."""
+"""One run as the ledger records it, as the command line shows it and as ``--json`` prints it."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -36,11 +36,11 @@ class RunView:
     resumed_step: int | None = None
     """The step of the checkpoint that the attempt started from."""
     heartbeat: float | None = None
-    """Time of the worker's last heartbeat; None for a run that was read from the ledger alone."""
+    """When the worker last reported; None for a run read from the ledger alone."""
     is_unmanaged: bool = False
-    """Whether the attempt was launched from another machine, so that it is known here only by its worker's status."""
+    """Whether the attempt was launched from another machine, so that only its worker's status is known here."""
     is_recorded: bool = True
-    """False for an end that was derived from the provider's observation and is not yet in the ledger or the run directory."""
+    """False for an end inferred from the provider's report and recorded neither in the ledger nor in the run directory."""
 
     @property
     def run_directory(self) -> str:
@@ -49,16 +49,16 @@ class RunView:
 
     @property
     def state_text(self) -> str:
-        """The state for display, such as ``running`` or ``interrupted (not yet recorded)``."""
+        """The state as people see it, such as ``running`` or ``interrupted (not yet recorded)``."""
         return self.state.value if self.is_recorded else f"{self.state} ({NOT_RECORDED})"
 
     def duration(self, now: float | None = None) -> float | None:
-        """How long the attempt took, or has taken until ``now``, in seconds; None if it has not started."""
+        """Seconds that the attempt took, or has taken by ``now``; None if it has not started."""
         until = self.ended if self.ended is not None else now
         return None if self.started is None or until is None else max(0.0, until - self.started)
 
     def shown_by(self, number: int, status: AttemptStatus) -> Self:
-        """The run with the status of attempt ``number``."""
+        """The run, updated from the status of attempt ``number``."""
         return replace(
             self,
             attempt=number,
@@ -79,7 +79,7 @@ class RunView:
 
 
 def instant(seconds: float | None) -> str | None:
-    """Seconds since the epoch as ISO 8601 in UTC, to the millisecond; None for a time after the year 9999."""
+    """Seconds since the epoch as ISO 8601 in UTC, to the millisecond; None outside the years 1970 to 9999."""
     if seconds is None or not 0 <= seconds <= LATEST:
         return None
     return datetime.fromtimestamp(round(seconds, 3), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

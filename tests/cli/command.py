@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from cloud_train.run.ids import is_run_id
+from cloud_train.run.documents import is_run_id
 
 _DEADLINE_SECONDS = 60.0
 

@@ -200,7 +200,8 @@ def test_a_runs_json_has_its_duration_once_it_ended() -> None:
 
 def test_metrics_have_one_row_an_epoch_with_the_last_value_of_each() -> None:
     points = [point(1, epoch=0.5, value=0.9), point(2, epoch=1.0, value=0.8), point(2, split="validation", epoch=1.0), point(3, epoch=1.5)]
-    text, left_out = metrics_table(points, PLAIN)
+    table = metrics_table(points, PLAIN)
+    text, left_out = table.text, table.rows_left_out
     assert text.split("\n") == [
         "EPOCH  STEP  train/loss  validation/loss",
         "    1     2      0.8000           0.5000",
@@ -210,7 +211,8 @@ def test_metrics_have_one_row_an_epoch_with_the_last_value_of_each() -> None:
 
 
 def test_metrics_without_epochs_show_the_last_steps_and_how_many_are_left_out() -> None:
-    text, left_out = metrics_table([point(step) for step in range(1, 31)], PLAIN)
+    table = metrics_table([point(step) for step in range(1, 31)], PLAIN)
+    text, left_out = table.text, table.rows_left_out
     assert text.split("\n")[1].split() == ["11", "0.5000"]
     assert left_out == 10
 

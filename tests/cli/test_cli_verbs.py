@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.run.ids import is_run_id
+from cloud_train.run.documents import is_run_id
 from tests.cli.command import CommandLine
 
 CNN = "name: digits\nmodel: {{kind: cnn}}\ndata: {{dataset: digits}}\nstore: {store}\n"

@@ -10,7 +10,7 @@ import pytest
 from cloud_train.errors import ProviderError
 from cloud_train.job.config import load_config
 from cloud_train.job.schema import config_schema
-from cloud_train.orchestrator.configs import decisive_settings
+from cloud_train.orchestrator.configs import settings_of
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reconcile import update_run
@@ -90,7 +90,7 @@ def test_its_settings_are_in_the_schema_with_their_descriptions(tmp_path: Path) 
 
 def test_only_settings_that_differ_from_the_defaults_need_trust(tmp_path: Path) -> None:
     read = load_config(config(tmp_path, "cluster: {queue: night, priority: low}\n"))
-    assert list(decisive_settings(read)) == [("cluster.queue", "night")]
+    assert settings_of(read) == {"cluster.queue": "night"}
 
 
 def test_its_refusals_are_raised_before_anything_starts(home: Home, tmp_path: Path) -> None:

@@ -60,14 +60,14 @@ def test_an_unknown_node_is_an_error_at_once(run: RunView, home: Home) -> None:
             next(read(home, run.run_id, node=2))
 
 
-def test_of_too_many_metrics_the_newest_are_kept_with_a_note(run: RunView, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_very_many_metrics_not_all_are_kept_and_that_is_said(run: RunView, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     file = Path(run.run_directory, layout.metrics(1))
     file.parent.mkdir(parents=True)
     file.write_text("".join(f'{{"step": {step}, "name": "loss", "value": 1}}\n' for step in range(10)))
     notes: list[str] = []
-    monkeypatch.setattr(reading, "_MOST_POINTS", 10)
+    monkeypatch.setattr(reading, "MOST_POINTS", 10)
     assert [point.step for point in reading.read_metrics(home, run.run_id, notes.append)] == list(range(10))
     assert notes == []
-    monkeypatch.setattr(reading, "_MOST_POINTS", 4)
-    assert [point.step for point in reading.read_metrics(home, run.run_id, notes.append)] == [6, 7, 8, 9]
+    monkeypatch.setattr(reading, "MOST_POINTS", 4)
+    assert [point.step for point in reading.read_metrics(home, run.run_id, notes.append)] == [0, 6, 8, 9]
     assert len(notes) == 1

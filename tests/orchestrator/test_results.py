@@ -18,7 +18,9 @@ from cloud_train.run import layout
 from cloud_train.run.manifest import verify
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import Store
-from cloud_train.storage.transfer.files import Download, Options, Progress, Summary, download
+from cloud_train.storage.transfer.downloading import Download, download
+from cloud_train.storage.transfer.engine import Options, Summary
+from cloud_train.storage.transfer.progress import Progress
 from cloud_train.storage.transfer.remembered import Memory
 from tests.faults import FaultProxy
 from tests.orchestrator.conftest import Submit, run_folder

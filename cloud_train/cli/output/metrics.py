@@ -3,22 +3,37 @@
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cloud_train.cli.output import words
-from cloud_train.cli.output.table import table
+from cloud_train.cli.output.table import GAP, table
 from cloud_train.cli.output.terminal import Painter, clean
 from cloud_train.run.metrics import MetricPoint
 
 _STEPS_SHOWN = 20
+_COLUMNS = 100
+_CHARACTERS = 4_000_000
+"""About as many characters a table of epochs may have: some 40,000 rows of the usual metrics."""
 _COLUMNS_IN_A_PIPE, _ROWS = 80, 18
 _LOOKS = (("hd", "▞", "blue"), ("•", "•", "yellow"), ("x", "x", "green"), ("o", "o", "red"))
 """Marker, its look in the legend, and its colour, for each split. With ``hd``, plotext fills quarters of a cell."""
 
 
-def metrics_table(points: Sequence[MetricPoint], paint: Painter) -> tuple[str, int]:
-    """The table, and the number of rows left out at its beginning; ``points`` are in the order of their steps."""
+@dataclass(frozen=True)
+class MetricsTable:
+    """A table, and how much of it was left out, so that it stays readable whatever the metrics are."""
+
+    text: str
+    rows_left_out: int
+    """Rows at its beginning."""
+    metrics_left_out: int
+
+
+def metrics_table(points: Sequence[MetricPoint], paint: Painter) -> MetricsTable:
+    """The table of ``points``, which are in the order of their steps."""
     by_epoch = any(point.epoch is not None for point in points)
-    keys = sorted({point.key for point in points}, key=_order)
+    every = sorted({point.key for point in points}, key=_order)
+    keys = every[:_COLUMNS]
     last: dict[int, dict[str, float | None]] = {}
     steps: dict[int, int] = {}
     for point in points:
@@ -26,8 +41,9 @@ def metrics_table(points: Sequence[MetricPoint], paint: Painter) -> tuple[str, i
         row = _row(point, by_epoch, previous=next(reversed(last), 1))
         last.setdefault(row, {})[point.key] = point.value
         steps[row] = point.step
-    shown = sorted(last) if by_epoch else sorted(last)[-_STEPS_SHOWN:]
     head = (*(["EPOCH"] if by_epoch else []), "STEP", *(clean(key) for key in keys))
+    width = sum(len(name) + len(GAP) for name in head)
+    shown = sorted(last)[-max(_STEPS_SHOWN, _CHARACTERS // width) if by_epoch else -_STEPS_SHOWN :]
     rows = [
         (
             *([str(row)] if by_epoch else []),
@@ -36,7 +52,7 @@ def metrics_table(points: Sequence[MetricPoint], paint: Painter) -> tuple[str, i
         )
         for row in shown
     ]
-    return table(head, rows, paint, right=range(len(head))), len(last) - len(shown)
+    return MetricsTable(table(head, rows, paint, right=range(len(head))), len(last) - len(shown), len(every) - len(keys))
 
 
 def _row(point: MetricPoint, by_epoch: bool, previous: int) -> int:

@@ -54,9 +54,9 @@ class Painter:
         return _SGR.sub(f"{_MARK}\\1" if self.enabled else "", text)
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Whether ``stream`` is a terminal."""
-    return stream.isatty()
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person sees what is written to ``stream``, or types what is read from it; nobody where it is closed."""
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 def moves_its_cursor(stream: TextIO) -> bool:

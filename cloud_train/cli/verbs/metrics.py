@@ -15,6 +15,8 @@ from cloud_train.cli.session import open_client
 from cloud_train.errors import NotFoundError, UsageError
 from cloud_train.run.metrics import MetricPoint, tells_pace
 
+_LISTED = 50
+
 
 def metrics(
     run: RunArgument = None,
@@ -51,10 +53,13 @@ def metrics(
         say(plots(points, shown=bool(name), paint=paint, terminal=is_terminal(sys.stdout)))
         return 0
     quality = [point for point in points if name or not tells_pace(point.name)]
-    text, left_out = metrics_table(quality or points, paint)
-    say(text)
-    if left_out:
-        say_aside(f"{left_out:,} earlier rows are left out; print every point with: cloud-train metrics {shlex.quote(chosen.id)} --json")
+    table = metrics_table(quality or points, paint)
+    say(table.text)
+    command = f"cloud-train metrics {shlex.quote(chosen.id)}"
+    if table.rows_left_out:
+        say_aside(f"{table.rows_left_out:,} earlier rows are left out; print every point with: {command} --json")
+    if table.metrics_left_out:
+        say_aside(f"{table.metrics_left_out:,} metrics are left out; show one with: {command} --name NAME")
     return 0
 
 
@@ -66,6 +71,7 @@ def _named(points: Sequence[MetricPoint], names: list[str], run_id: str) -> Sequ
     known = {point.key for point in points} | {point.name for point in points}
     missing = [name for name in names if name not in known]
     if missing and points:
-        have = ", ".join(sorted({point.key for point in points}))
+        every = sorted({point.key for point in points})
+        have = ", ".join(every[:_LISTED]) + (f" and {len(every) - _LISTED:,} more" if len(every) > _LISTED else "")
         raise NotFoundError(f"{run_id} has no metric {', '.join(missing)}", hint=f"it has: {have}")
     return chosen
