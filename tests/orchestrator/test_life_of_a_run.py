@@ -90,7 +90,7 @@ def test_a_killed_worker_is_detected_and_its_program_ended(home: Home, start: Su
     wait_until(lambda: update_run(home, run.run_id).state.is_end, "the run has ended")
     end = update_run(home, run.run_id)
     assert (end.state, end.cause) == (State.INTERRUPTED, Cause.INFRASTRUCTURE)
-    assert "without a word" in end.message
+    assert "the worker was killed" in end.message
     assert status_of(run).cause is Cause.INFRASTRUCTURE
     commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
     assert not [command for command in commands if command in {"sleep 604", "sleep 605"}]

@@ -80,7 +80,7 @@ def test_mistakes_in_its_settings_are_reported_with_their_positions(tmp_path: Pa
 def test_its_settings_are_in_the_schema_with_their_descriptions(tmp_path: Path) -> None:
     schema = config_schema(settings_models({"cluster", "local"}))
     section = schema["$defs"]["ClusterSettings"]
-    assert section["properties"]["queue"]["description"] == "The queue in which jobs wait. Needed."
+    assert section["properties"]["queue"]["description"] == "The queue in which jobs wait. Required."
     validator = jsonschema.Draft202012Validator(schema)
     good: dict[str, Any] = {"provider": "cluster", "cluster": {"queue": "night"}, "slurm": {"partition": "x"}}
     assert validator.is_valid(good)
