@@ -1,7 +1,8 @@
-"""What the ``docker`` provider costs: next to plain ``docker run`` of the same image, and next to the same training without a container.
+"""The overhead of the ``docker`` provider: compared with ``docker run`` of the same image, and with the same training outside a container.
 
-Bounds: a trivial job from submit to done at most 0.5 s more than ``docker run``; from submit to the first step at most 1.2 × ``docker run``
-of the same image and trainer; throughput inside at least 0.98 of that outside. Needs a Docker Engine with the base image (``make image``).
+Bounds: a trivial job from submit to done at most 0.5 s more than ``docker run``; from submit to the first step at most 1.2 × ``docker
+run`` of the same image and trainer; throughput inside a container at least 0.98 of that outside. Needs a Docker Engine with the base image
+(``make image``).
 """
 
 import json
@@ -114,7 +115,7 @@ def _by_hand(folder: Path, image: str) -> float:
     mounts = ["-v", f"{run / layout.RUN}:/run.json:ro", "-e", "CLOUD_TRAIN_JOB=/run.json", "-w", "/tmp", "--entrypoint", "python3"]
     command = [DOCKER, "run", "--rm", "--init", "--user", f"{os.getuid()}:{os.getgid()}", *mounts, image, "-c", _FIRST_STEP]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None  # for the type checker: it was asked for in the line above
+        assert process.stdout is not None  # for the type checker: requested in the line above
         stamps = (line for line in process.stdout if line.replace(".", "", 1).strip().isdigit())
         return float(next(stamps)) - start
 
