@@ -20,7 +20,7 @@ BIN = Path(sys.executable).parent
 """The folder of this environment's commands."""
 CLOUD_TRAIN = str(BIN / "cloud-train")
 ROOT = Path(__file__).resolve().parent.parent
-"""The repository, where the shipped jobs lie."""
+"""The repository's root, with the shipped jobs."""
 
 
 @dataclass(frozen=True)

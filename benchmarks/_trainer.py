@@ -10,7 +10,7 @@ from benchmarks._turns import Contender
 from cloud_train.worker import contract
 
 NEVER = "1000000 steps"
-"""A cadence that is never met."""
+"""An interval that is never reached."""
 
 
 def classic_cnn(data: Path, **sections: Any) -> dict[str, Any]:

@@ -33,9 +33,9 @@ class Place:
 
     url: str
     environment: Mapping[str, str] = field(default_factory=dict)
-    """With which the clients find the server."""
+    """Environment variables with which the clients find the server."""
     requests: str | None = None
-    """The URL that tells how many requests came since it was last asked, where the server has one."""
+    """The URL that returns the number of requests since the last call, if the server has one."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Sample:
 
 
 Samples = Mapping[str, Sequence[Sample]]
-"""By the client's name."""
+"""Keyed by the client's name."""
 
 
 class Bench:

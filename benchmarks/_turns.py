@@ -36,10 +36,10 @@ class Contender:
     name: str
     command: Sequence[str]
     folder: Path
-    """What it prints is kept here; made if need be."""
+    """The folder for its output; created if missing."""
     environment: Mapping[str, str] = field(default_factory=dict)
     times: Callable[[], list[float]] | None = None
-    """When each step so far ended, in seconds since 1970; by default a program prints it, one line a step."""
+    """The end of each step so far, in seconds since 1970; by default a program prints one line per step."""
 
     @property
     def output(self) -> Path:

@@ -17,12 +17,12 @@ from benchmarks._trainer import classic_cnn, trainer
 from benchmarks._turns import Played, take_turns
 
 WANTED_SECONDS = 30.0
-"""How often a checkpoint is written in the bound."""
+"""The checkpoint interval of the bound."""
 CASES: Mapping[str, tuple[Mapping[str, Any], float]] = {
     "the classic CNN, 0.4 MB": ({}, 3.0),
     "resnet18 on 28×28, 134 MB": ({"model": {"kind": "cnn", "network": "resnet18"}, "train": {"batch_size": 2}}, 8.0),
 }
-"""What is trained, with the size of a checkpoint: sections of the job, and the seconds of a turn."""
+"""The trainings, named with the size of a checkpoint: sections of the job, and the seconds of a turn."""
 
 
 def main(rounds: int = 7) -> None:

@@ -24,7 +24,7 @@ TURN_SECONDS = 1.5
 TRAINER = "cloud-train"
 TRAINER_COMPILED = "cloud-train, `train.compile`"
 KEEPING_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
-"""Tells glibc to keep the memory of one step for the next one, instead of giving it back and having each page of it cleared anew."""
+"""Tells glibc to keep the memory of one step for the next, instead of returning it and getting each page back cleared."""
 BY_HAND: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "by hand, as it first comes": ("", {}),
     "by hand, channels last, fused Adam": ("--channels-last --fused", {}),
@@ -34,7 +34,7 @@ BY_HAND: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "the same, compiled": ("--channels-last --fused --bytes --compile", KEEPING_MEMORY),
     "the same, one thread": ("--channels-last --fused --bytes --threads=1", KEEPING_MEMORY),
 }
-"""Ways to write it by hand, and the arguments and environment of each."""
+"""Hand-written variants, with the arguments and environment of each."""
 PEERS = {
     "Keras on TensorFlow": ("keras tensorflow", "keras_cnn", ""),
     "Keras on TensorFlow, XLA": ("keras tensorflow", "keras_cnn", "--jit"),

@@ -33,7 +33,7 @@ finally:
     print("loaded", *sys.modules)
 """
 _NOT_CALLS = ("token", "metadata")
-"""What a credential chain asks, which the SDKs do by themselves."""
+"""Requests of the credential chain, which the SDKs make by themselves."""
 
 
 def main(repeats: int = 15) -> None:

@@ -31,7 +31,7 @@ def shown(*_, **__):
 Run.log = shown
 main()
 """
-"""The trainer, which says when it has made its first step, and ends."""
+"""The trainer, which reports its first step and ends."""
 _TRAINING = {
     "name": "contained",
     "model": {"kind": "cnn", "blocks": [{"filters": 32}, {"filters": 64}]},
@@ -57,7 +57,7 @@ def _trivial(folder: Path, repeats: int) -> None:
     plain, ours = "`docker run --rm` of the image and `true`", "`cloud-train submit --provider docker --follow`"
     run = [DOCKER, "run", "--rm", "--entrypoint", "true", image]
     submit = [CLOUD_TRAIN, "submit", str(job), "--provider", "docker", "--set", f"store={folder / 'runs'}", "--follow"]
-    hello = Case("a bare Typer hello-world: how fast this machine is just now", [hello_world(folder), "hello"])
+    hello = Case("a bare Typer hello-world: the machine's current speed", [hello_world(folder), "hello"])
     series = interleave([hello, Case(plain, run), Case(ours, submit, environment)], repeats)
     more = series[ours].median - series[plain].median
     report("A trivial job in a container", table(series, plain), verdict("more than `docker run`", more, 0.5, " s"))

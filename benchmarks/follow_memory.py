@@ -32,11 +32,11 @@ RUN = "digits-cnn-261124-120000-abcd"
 _HOURS = int(os.environ.get("HOURS", "24"))
 _HEARTBEAT_SECONDS = 10.0
 _KEPT_SEGMENTS = 50
-"""Of those behind which a follower has come nothing is asked, so they need not stay."""
+"""Segments that a follower has passed are not requested again, so they need not be kept."""
 _MOST_BEHIND_BYTES = 10_000
-"""What a cloud's log service may have kept to itself at the end: two minutes."""
+"""Output that a cloud's log service may not have delivered at the end: two minutes."""
 _MOST_GROWTH_MIB = 1.0
-"""Between hour 1 and the end: what the allocator's own wandering comes to."""
+"""Between hour 1 and the end: the allocator's own variation."""
 
 
 @dataclass
@@ -46,9 +46,9 @@ class Feed:
     objects: dict[str, _Object]
     clock: VirtualClock = field(default_factory=VirtualClock)
     speaks: bool = True
-    """Whether there is a worker by now."""
+    """Whether the worker has started."""
     platform: Callable[[str], None] | None = None
-    """Takes a line for the cloud's own log."""
+    """Writes a line to the cloud's own log."""
     bytes_printed: int = 0
     lines: int = 0
     _sizes: dict[str, int] = field(default_factory=dict)
@@ -148,7 +148,7 @@ def _followed(verb: str, cloud: str, feed: Feed, folder: Path, endpoint: str) ->
                 follower.stdin.write("\n")
                 follower.stdin.flush()
     if told < feed.bytes_printed - _MOST_BEHIND_BYTES:
-        raise RuntimeError(f"the follower was told {told} bytes of {feed.bytes_printed}")
+        raise RuntimeError(f"the follower received {told} bytes of {feed.bytes_printed}")
     return marks[0], marks[-1], most
 
 

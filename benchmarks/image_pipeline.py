@@ -48,7 +48,7 @@ WAYS = {
     f"{HERE}, cropped and mirrored": "--workers=0 --augment",
     f"{BESIDE}, cropped and mirrored": "--workers=1 --augment",
 }
-"""What is measured, and the arguments of the process that does it."""
+"""The variants, with the arguments of the process that runs each."""
 
 
 class Seconds(NamedTuple):
@@ -56,7 +56,7 @@ class Seconds(NamedTuple):
 
     clock: float
     asking: float
-    """CPU time of the process that asked for the batches."""
+    """CPU time of the process that requested the batches."""
     decoding: float
     """CPU time of the process beside it, from its start on; 0 if there is none."""
 
@@ -97,8 +97,10 @@ def _verdicts(measured: dict[str, list[Seconds]]) -> Iterator[str]:
     for choice, by in ((statistics.median, "by the medians"), (min, "by the best")):
         bare, floats = (choice(one.cpu for one in measured[name]) for name in (BARE, BARE_FLOATS))
         decoding, all_here = choice(one.decoding for one in measured[BESIDE]), choice(one.cpu for one in measured[HERE])
-        yield verdict(f"CPU time of a process that decodes against plain Pillow's, {by}", decoding / bare, 1 / 0.9)
-        yield verdict(f"CPU time of batches made in the same process against plain Pillow's with floats, {by}", all_here / floats, 1 / 0.9)
+        yield verdict(f"CPU time of a decoding process compared with plain Pillow's, {by}", decoding / bare, 1 / 0.9)
+        yield verdict(
+            f"CPU time of batches made in the same process compared with plain Pillow's with floats, {by}", all_here / floats, 1 / 0.9
+        )
         yield f"- the same against plain Pillow's without floats, {by}: {all_here / bare:.3g}"
 
 

@@ -37,7 +37,7 @@ class Contender:
 
     network: nn.Module
     loss: Callable[[Tensor, Tensor], Tensor]
-    """Of inputs and targets, both (B, T)."""
+    """The loss of inputs and targets, both (B, T)."""
 
 
 def main() -> None:
@@ -52,15 +52,17 @@ def main() -> None:
     report(
         f"A training step of the linear cell ({torch.get_num_threads()} threads)",
         table(seconds, "a loop over the steps"),
-        verdict("time next to the loop's", ratio(seconds, "cell: linear", "a loop over the steps"), 0.5),
-        verdict("time next to nn.RNN's", ratio(seconds, "cell: linear", "torch's nn.RNN"), 1.0),
-        verdict("largest difference of a gradient from the loop's", apart, 1e-5),
+        verdict("time as a multiple of the loop's", ratio(seconds, "cell: linear", "a loop over the steps"), 0.5),
+        verdict("time as a multiple of nn.RNN's", ratio(seconds, "cell: linear", "torch's nn.RNN"), 1.0),
+        verdict("largest difference from the loop's gradients", apart, 1e-5),
     )
     for cell, layer in (("gru", nn.GRU), ("lstm", nn.LSTM)):
         theirs, mine = f"torch's nn.{layer.__name__}", f"cell: {cell}"
         seconds = interleave({theirs: torchs(layer), mine: ours(cell)}, inputs_BT, targets_BT)
         report(
-            f"A training step of {cell}", table(seconds, theirs), verdict("time next to torch's", ratio(seconds, mine, theirs), 1 / 0.97)
+            f"A training step of {cell}",
+            table(seconds, theirs),
+            verdict("time as a multiple of torch's", ratio(seconds, mine, theirs), 1 / 0.97),
         )
 
 

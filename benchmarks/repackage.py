@@ -26,7 +26,7 @@ from cloud_train.version import __version__
 
 BASE = os.environ.get("BENCHMARK_BASE") or f"cloud-train-worker:{__version__}"
 DOCKER = os.environ.get("BENCHMARK_DOCKER") or "docker"
-"""A client that can build with BuildKit."""
+"""A Docker client that can build with BuildKit."""
 _WORDS = Path(random.__file__).read_text().split()
 _DOCKERFILE = "FROM {base}\nCOPY . /workspace\n"
 

@@ -32,7 +32,7 @@ CASES: Mapping[str, Mapping[str, Any]] = {
         "checkpoint": {"every": "10 steps"},
     },
 }
-"""What is trained: sections of the job."""
+"""The trainings: sections of the job."""
 _LOOK_SECONDS = 0.02
 _DEADLINE_SECONDS = 120.0
 
