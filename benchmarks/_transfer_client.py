@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from cloud_train.storage.registry import bucket_and_prefix, open_store
-from cloud_train.storage.transfer.files import Options
+from cloud_train.storage.transfer.engine import Options
 from cloud_train.storage.transfer.folders import download_folder, upload_folder
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from benchmarks._measure import CLOUD_TRAIN, Case, interleave, report, table, verdict
 from cloud_train.orchestrator.home import Home
-from cloud_train.run.ids import new_run_id
 from cloud_train.run.ledger import Ledger
+from cloud_train.run.plan import new_run_id
 from cloud_train.run.states import Cause
 
 RUNS = 10_000

@@ -13,9 +13,6 @@ from cloud_train.version import __version__
 
 TYPE_CHECKING = False  # typing's own constant would cost as much as everything else here
 if TYPE_CHECKING:
-    from os import PathLike
-    from typing import Any
-
     from cloud_train.client import Client, Metrics, Run
     from cloud_train.errors import (
         CloudTrainError,
@@ -36,9 +33,7 @@ if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
     from cloud_train.run.states import Cause, State
     from cloud_train.run.view import RunView
-
-    def load_model(folder: str | PathLike[str]) -> Any:
-        """The trained model in ``folder``, ready to use."""
+    from cloud_train.training.loading import load_model
 
 
 __all__ = [

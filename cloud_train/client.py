@@ -1,4 +1,4 @@
-"""The front door: everything that the command line can do with jobs and runs, as Python.
+"""The Python interface: everything that the command line can do with jobs and runs.
 
 ::
 
@@ -8,11 +8,11 @@
         ...
     run.fetch_model("model")
 
-Nothing here prints or asks at a terminal. ``note`` is told what takes time or goes wrong on the way; ``ask`` is shown what another person
-decided, such as a config file that came with a job, unless ``trust=True`` accepts it.
+Nothing here prints or asks at a terminal. ``note`` is called about slow steps and minor failures; ``ask`` is called about another person's
+decisions, such as a config file that came with a job, unless ``trust=True`` accepts them.
 
-Looking never acts: methods that only read change nothing in the ledger, in the store or at the provider. ``submit``, ``follow``, ``wait``,
-``resume`` and ``cancel`` record what they find, and ``status`` and ``runs`` do with ``record=True``.
+Reading never acts: methods that only read change nothing in the ledger, in the store or at the provider. ``submit``, ``follow``, ``wait``,
+``resume`` and ``cancel`` record what they find; so do ``status`` and ``runs`` with ``record=True``.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 
 AnyPath: TypeAlias = str | PathLike[str]
 Note: TypeAlias = Callable[[str], None]
-"""Is told, in one sentence, what takes time or could not be done."""
+"""Called with one sentence about a slow step or a minor failure."""
 Ask: TypeAlias = Callable[["Question"], bool]
-"""Is shown what another person decided; True accepts it."""
+"""Called with another person's decisions; True accepts them."""
 Report: TypeAlias = Callable[["Transfer"], None]
-"""Is told a few times a second how far a transfer has come, and at its end."""
+"""Called with a transfer's progress, a few times per second and at the end."""
 Overrides: TypeAlias = Mapping[str, object] | Sequence[str]
 """Values by dotted key, such as ``{"train.epochs": 2}``, or ``key=value`` texts as ``--set`` takes them."""
 
@@ -52,8 +52,8 @@ Overrides: TypeAlias = Mapping[str, object] | Sequence[str]
 class Client:
     """Jobs and runs of one user on this machine.
 
-    ``home`` is the folder of the ledger: by default ``$CLOUD_TRAIN_HOME``, otherwise ``~/.cloud-train``. ``note`` and ``ask`` are described
-    above; without ``ask``, whatever needs to be accepted is refused with NotTrustedError.
+    ``home`` is the folder of the ledger, by default ``$CLOUD_TRAIN_HOME`` or ``~/.cloud-train``. ``note`` and ``ask`` are described above;
+    without ``ask``, everything that needs to be accepted is refused with NotTrustedError.
     """
 
     def __init__(self, home: AnyPath | None = None, *, note: Note | None = None, ask: Ask | None = None) -> None:
@@ -78,14 +78,14 @@ class Client:
         provider: str | None = None,
         store: str | None = None,
     ) -> "Plan":
-        """What ``submit`` would do: the dry run. Nothing is written or sent, and every config file is used without being asked about.
+        """A dry run: the plan that ``submit`` would carry out. Nothing is written or sent, and every config file is used without asking.
 
-        Raises JobFileError, which lists every mistake of the files, and ProviderError if the provider cannot carry this out.
+        Raises JobFileError, which lists every mistake in the files, and ProviderError if the provider cannot carry out the plan.
         """
         return orchestrator.planning.make_plan(self._home, Path(job), _override_texts(set), config, provider, store=store, dry_run=True)
 
     def request(self, plan: "Plan") -> "tuple[Request, list[str]]":
-        """What the provider would be sent for ``plan``, and what it would refuse in it."""
+        """The request to the provider for ``plan``, and the reasons why it would be refused."""
         return orchestrator.planning.request_of(self._home, plan)
 
     def submit(
@@ -99,7 +99,7 @@ class Client:
         trust: bool = False,
         follow: bool = False,
     ) -> "Run":
-        """Start a run of the job file, and return at once; with ``follow``, when the run has ended.
+        """Start a run of the job file and return it; with ``follow``, return when the run has ended.
 
         ``config`` is the name or path of a config file; ``provider`` and ``store`` override it. ``trust`` accepts a config file that came
         with the job. Raises JobFileError, NotTrustedError, and ProviderError if the provider refuses the run.
@@ -113,15 +113,15 @@ class Client:
         return run
 
     def runs(self, limit: int | None = None, *, record: bool = False) -> "list[Run]":
-        """The newest runs, the newest first, each with its ``view``. A run that cannot be looked at has the ledger's view.
+        """The newest runs, newest first, each with its ``view``. A run that cannot be checked has the ledger's view.
 
-        ``record`` records what is found, as the verb ``list`` does.
+        ``record`` records the findings, as ``cloud-train list`` does.
         """
         look = orchestrator.reconcile.update_runs if record else orchestrator.state.read_runs
         return [Run(self, view.run_id, view) for view in look(self._home, limit, self._note)]
 
     def run(self, run_id: str | None = None) -> "Run":
-        """The run whose id begins with ``run_id`` or ends with it; the newest one for None. Raises NotFoundError, also if several match."""
+        """The run whose id begins or ends with ``run_id``; the newest one for None. Raises NotFoundError, also if several match."""
         return Run(self, orchestrator.state.select(self._home, run_id))
 
     def runs_in(self, store: str) -> "Listed":
@@ -167,11 +167,11 @@ class Client:
         return orchestrator.packing.pack(Path(folder), destination, shard_bytes, report)
 
     def trust(self, config_file: AnyPath) -> dict[str, Any]:
-        """Trust a config file that came with a job, as it is now; returns the settings that this is about."""
+        """Trust a config file that came with a job, as it is now; returns everything that it sets, by name."""
         return orchestrator.configs.trust_file(self._home, Path(config_file))
 
     def examine(self, stores: Sequence[str] = (), *, config: str | None = None, trust: bool = False) -> "list[Finding]":
-        """What is installed, what is missing and what to do about it, as the verb ``doctor`` shows it."""
+        """Check what is installed and what is missing, and how to fix it, as ``cloud-train doctor`` does."""
         return orchestrator.doctor.examine(self._home, stores, config, ask=self._accepting(trust))
 
     def providers(self) -> list[str]:
@@ -200,17 +200,17 @@ class Run:
 
     @property
     def view(self) -> "RunView":
-        """The run as this object saw it last; it looks if it has not yet."""
+        """The run's last known state; checked now if it is not known yet."""
         return self._view or self.status()
 
     def status(self, *, record: bool = False) -> "RunView":
-        """Where the run stands now. ``record`` records what is found, as the verb ``status`` does."""
+        """The run's current state. ``record`` records the findings, as ``cloud-train status`` does."""
         look = orchestrator.reconcile.update_run if record else orchestrator.state.read_run
         self._view = view = look(self._home, self.id)
         return view
 
     def progress(self, *, record: bool = False) -> "Progress":
-        """Where the run stands now, with its newest metrics, its speed and the time to go."""
+        """The run's current state, with its newest metrics, its speed and the remaining time."""
         seen = orchestrator.following.glance(self._home, self.id, note=self._client._note, record=record)
         self._view = seen.view
         return seen
@@ -226,25 +226,25 @@ class Run:
         return orchestrator.following.events(self.watch())
 
     def wait(self) -> "RunView":
-        """Wait until the run ends; returns its end."""
+        """Wait until the run ends; returns its final state."""
         for _ in self.watch():
             pass
         return self.view
 
     def logs(self, *, attempt: int | None = None, node: int = 0, tail: int | None = None) -> str:
-        """What the program printed, as text; bytes that are not UTF-8 are replaced. Raises NotFoundError for an attempt without a log."""
+        """The program's output as text; bytes that are not UTF-8 are replaced. Raises NotFoundError for an attempt without a log."""
         return b"".join(self.log_bytes(attempt=attempt, node=node, tail=tail)).decode(errors="replace")
 
     def log_bytes(
         self, *, attempt: int | None = None, node: int = 0, tail: int | None = None, follow: bool = False, record: bool = True
     ) -> Iterator[bytes]:
-        """What the program printed, byte for byte, in pieces; with ``follow`` until the run ends, and then that of further attempts too.
+        """The program's output, byte for byte, in pieces; with ``follow`` until the run ends, including further attempts.
 
-        ``record`` says whether following records what it finds.
+        ``record`` sets whether following records its findings.
         """
         if follow:
             if attempt is not None:
-                raise UsageError("only the newest attempt can be followed; leave the attempt out")
+                raise UsageError("only the newest attempt can be followed; leave out the attempt")
             return orchestrator.reading.follow_logs(self._home, self.id, node, tail, note=self._client._note, record=record)
         return orchestrator.reading.read_logs(self._home, self.id, attempt, node, tail)
 
@@ -253,11 +253,11 @@ class Run:
         return orchestrator.reading.read_worker_log(self._home, self.id, attempt, node)
 
     def provider_logs(self) -> list[str]:
-        """The lines that a cloud holds of an attempt whose worker has not started; empty for a provider of this machine."""
-        return orchestrator.provider_logs.read_provider_logs(self._home, self.id)
+        """The lines of the cloud's own log of the newest attempt; empty for a provider on this machine."""
+        return orchestrator.reading.read_provider_logs(self._home, self.id)
 
     def metrics(self) -> "Metrics":
-        """The metrics in the order of their steps; where an attempt repeated a step, the later attempt counts."""
+        """The metrics in the order of their steps; if attempts share a step, the later attempt counts."""
         return Metrics(orchestrator.reading.read_metrics(self._home, self.id, note=self._client._note))
 
     def fetch_model(
@@ -265,13 +265,13 @@ class Run:
     ) -> "FetchedModel":
         """Copy the model, verified, into ``folder`` (``./<run id>-model`` by default); ``checkpoint`` is ``best``, ``last`` or a step.
 
-        Raises NotFoundError where there is no such model, ConflictError if the folder holds something else.
+        Raises NotFoundError if there is no such model, ConflictError if the folder has other content.
         """
         chosen = None if checkpoint is None else str(checkpoint)
         return orchestrator.results.fetch_model(self._home, self.id, _path(folder), chosen, report)
 
     def sync(self, folder: AnyPath | None = None, *, report: Report | None = None) -> "SyncResult":
-        """Copy the run directory into ``folder`` (``./<run id>`` by default); what is there unchanged is not copied again."""
+        """Copy the run directory into ``folder`` (``./<run id>`` by default); unchanged files are not copied again."""
         return orchestrator.results.sync(self._home, self.id, _path(folder), report)
 
     def resume(
@@ -285,8 +285,8 @@ class Run:
     ) -> "Run":
         """Start the next attempt, from the newest valid checkpoint; returns this run.
 
-        With ``provider``, ``store``, ``config`` or ``data`` it runs there instead. ``trust`` accepts what a run of another machine would
-        start: True, or a function that is shown it. Raises ConflictError while the run is running and if it has succeeded.
+        With ``provider``, ``store``, ``config`` or ``data`` it continues there. ``trust`` accepts a run from another machine: True, or a
+        function that is shown what it would start. Raises ConflictError while the run is active and if it has succeeded.
         """
         elsewhere = None
         if provider or store or config or data:
@@ -298,7 +298,7 @@ class Run:
         return self
 
     def cancel(self, *, wait: bool = True, force: bool = False) -> "RunView":
-        """Stop the run, with time for a last checkpoint, or at once with ``force``. Raises ConflictError if it has ended otherwise."""
+        """Stop the run after time for a last checkpoint, or immediately with ``force``. Raises ConflictError if it ended otherwise."""
         self._view = view = orchestrator.stopping.cancel(self._home, self.id, wait=wait, force=force)
         return view
 
@@ -312,7 +312,7 @@ class Run:
     ) -> list[dict[str, Any]]:
         """The class of each image file or line of text, with the probability of every class.
 
-        ``invert`` is for dark strokes on a light ground. The model runs in a process of its own, which needs the extra ``train``.
+        ``invert`` is for dark strokes on a light background. The model runs in a separate process, which needs the extra ``train``.
         """
         if bool(images) == bool(texts):
             raise UsageError("give image files or texts, not both")
@@ -331,7 +331,7 @@ class Run:
         seed: int = 0,
         checkpoint: str | int | None = None,
     ) -> dict[str, Any]:
-        """The prompt's continuation by ``length`` characters, drawn at ``temperature`` from the ``top_k`` most likely ones."""
+        """The prompt's continuation: ``length`` characters, sampled at ``temperature`` from the ``top_k`` most likely ones."""
         chosen = None if checkpoint is None else str(checkpoint)
         return orchestrator.prediction.continue_text(
             self._home, self.id, prompt, length=length, temperature=temperature, top_k=top_k, seed=seed, checkpoint=chosen
@@ -339,7 +339,7 @@ class Run:
 
 
 class Metrics(tuple["MetricPoint", ...]):
-    """The metrics of a run, one row for each value."""
+    """The metrics of a run, one row per value."""
 
     __slots__ = ()
 

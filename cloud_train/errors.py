@@ -1,15 +1,15 @@
-"""The errors that cloud-train raises on purpose: the whole tree, and the exit status that a command ends with.
+"""The errors that cloud-train raises on purpose: the whole tree, with the exit status of each branch.
 
 ::
 
     CloudTrainError                        1
     ├── UsageError                         2  invalid usage
-    │   ├── NotTrustedError                   something that another person may have written was not accepted
+    │   ├── NotTrustedError                   another person may have written this, and it was not accepted
     │   └── UnknownProviderError
     ├── JobError                           3  a job or config file is wrong
-    │   ├── BrokenComponentError              a plug-in that a job names does not load
-    │   ├── UnknownComponentError             a job names a component that does not exist
-    │   ├── JobFileError                      every mistake of a file, with its position
+    │   ├── BrokenComponentError              a plugin named in a job cannot be loaded
+    │   ├── UnknownComponentError             no component has the name in the job
+    │   ├── JobFileError                      every mistake in a file, with its position
     │   └── FieldError                        one mistake, before its position is known
     │       └── AbsentDataError
     ├── NotFoundError                      4  no such run, checkpoint, model or file, or several that match
@@ -23,8 +23,8 @@
     │   ├── ObjectChangedError
     │   ├── ObjectExistsError
     │   ├── ObjectMissingError
-    │   ├── RetriesExhaustedError             it was still unavailable when the retries were used up
-    │   ├── TransientStoreError               it may be available again in a moment
+    │   ├── RetriesExhaustedError             still unavailable after all retries
+    │   ├── TransientStoreError               a retry may succeed
     │   └── UploadGoneError
     ├── ProviderError                      7  a provider refused a request, or cannot run this plan
     │   ├── AlreadyLaunchedError
@@ -44,12 +44,12 @@
     ├── ImageError                         7  a container image cannot be built or pushed
     │   └── RegistryError
     │       └── BrokenConnectionError
-    ├── CorruptError                       8  the bytes that arrived are not the bytes that were written
-    ├── ConflictError                      9  the run is not in a state in which this can be done
-    └── PredictionError                       the model could not be used; its status is that of the error in the predicting process
+    ├── CorruptError                       8  data differs from its checksum or format
+    ├── ConflictError                      9  the run's state does not allow this
+    └── PredictionError                       the model could not be used; with the status of the error in the predicting process
 
-The first level is defined here and each branch in its own room. Errors inside a worker or a trainer end an attempt, not a command, and are
-not drawn. ``exit_status`` lists every exit status; those from 10 to 17 say how a run ended.
+The first level is defined here, and each branch in its own package. Errors inside a worker or a trainer end an attempt, not a command, and
+are not shown. ``exit_status`` lists every exit status; those from 10 to 17 say how a run ended.
 """
 
 from typing import ClassVar
@@ -94,7 +94,7 @@ class NotFoundError(CloudTrainError):
 
 
 class MissingDependencyError(CloudTrainError):
-    """An optional part of cloud-train, or something that it needs, is not installed."""
+    """An optional part of cloud-train, or one of its dependencies, is not installed."""
 
     code = "missing-dependency"
     exit_code = exit_status.MISSING_DEPENDENCY
@@ -115,14 +115,14 @@ class ProviderError(CloudTrainError):
 
 
 class CorruptError(CloudTrainError):
-    """The bytes that arrived are not the bytes that were written."""
+    """Data differs from its checksum, or from the format that it must have."""
 
     code = "corrupt"
     exit_code = exit_status.CORRUPT
 
 
 class ConflictError(CloudTrainError):
-    """The run is not in a state in which this can be done."""
+    """The run's state does not allow this."""
 
     code = "conflict"
     exit_code = exit_status.CONFLICT

@@ -1,4 +1,4 @@
-"""What a person types: ``verbs`` has one module a verb, ``output`` what they print.
+"""The command line: ``verbs`` has one module per verb, ``output`` formats what they print.
 
 The verbs decide nothing: they call the client and show what it returns.
 """

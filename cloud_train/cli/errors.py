@@ -1,6 +1,6 @@
-"""The edge where exceptions become words: ``error:`` and ``hint:`` on standard error, or with ``--json`` one object on standard output.
+"""Turning exceptions into messages: ``error:`` and ``hint:`` on standard error, or with ``--json`` one object on standard output.
 
-Nothing that a user can cause shows a traceback. An unexpected error is written to a file, and the message names that file.
+Nothing that a user can cause shows a traceback. The traceback of an unexpected error is written to a file, which the message names.
 """
 
 import errno
@@ -22,18 +22,18 @@ from cloud_train.exit_status import INTERNAL, INTERRUPTED, OUTPUT_CLOSED
 
 @dataclass(frozen=True)
 class Failure:
-    """What is shown of an error."""
+    """An error as it is shown."""
 
     code: str
     message: str
     hint: str | None
     exit_code: int
     problems: tuple[Any, ...] = ()
-    """Every mistake of a job file, each with its position."""
+    """Every mistake in a job file, each with its position."""
 
 
 def guarded(work: Callable[[], int], as_json: bool) -> int:
-    """Do the work and return its exit status; an exception is shown, and becomes the exit status that belongs to it."""
+    """Do the work and return its exit status. An exception is shown, and its own exit status returned."""
     try:
         return work()
     except OutputClosedError:
@@ -41,7 +41,7 @@ def guarded(work: Callable[[], int], as_json: bool) -> int:
         return OUTPUT_CLOSED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the outermost edge: a user gets words, whatever happened
+    except Exception as error:  # noqa: BLE001 - the outermost handler: a user always gets a message
         failure = explain(error)
     try:
         show(failure, as_json)
@@ -51,7 +51,7 @@ def guarded(work: Callable[[], int], as_json: bool) -> int:
 
 
 def explain(error: Exception) -> Failure:
-    """What to tell about an exception, without the credentials of any URL that it names."""
+    """The message for an exception, with credentials removed from any URL in it."""
     from cloud_train.spec.secret_names import without_credentials
 
     failure = _explain(error)
@@ -71,7 +71,7 @@ def _explain(error: Exception) -> Failure:
 
 
 def show(failure: Failure, as_json: bool) -> None:
-    """Print it."""
+    """Print the failure."""
     if as_json:
         say_json({"error": to_json(failure)})
         return
@@ -126,7 +126,7 @@ def _write_traceback(error: Exception) -> Path:
 
 
 def _discard_output() -> None:
-    # The interpreter flushes the streams once more when it ends, and would complain about the reader that is gone.
+    # The interpreter flushes the streams again on exit, and would report a broken pipe.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -1,4 +1,4 @@
-"""The command ``cloud-train``: its verbs, loaded when they are called, and the one edge where errors become words."""
+"""The command ``cloud-train``: its verbs, loaded when they are called, and its entry point."""
 
 import importlib
 import inspect
@@ -22,28 +22,28 @@ if TYPE_CHECKING:
 PROGRAM = "cloud-train"
 
 VERBS: dict[str, tuple[str, str]] = {
-    "submit": ("submit", "Start a run of a job, or show with --dry-run what would start."),
-    "list": ("list_runs", "Show the runs and their state, the newest first."),
-    "status": ("status", "Show one run: its state, why it ended, what to do next."),
-    "logs": ("logs", "Print what a run's program printed, byte for byte."),
+    "submit": ("submit", "Start a run of a job; with --dry-run, only show what would start."),
+    "list": ("list_runs", "List the runs and their states, newest first."),
+    "status": ("status", "Show one run: its state, why it ended, and what to do next."),
+    "logs": ("logs", "Print the output of a run's program, byte for byte."),
     "metrics": ("metrics", "Show a run's metrics as a table or a plot."),
-    "cancel": ("cancel", "Stop a run, with time for a last checkpoint."),
-    "resume": ("resume", "Start a run's next attempt, from its newest valid checkpoint."),
+    "cancel": ("cancel", "Stop a run after giving it time for a last checkpoint."),
+    "resume": ("resume", "Start a run's next attempt from its newest valid checkpoint."),
     "adopt": ("adopt", "Track a run that was submitted from another machine."),
-    "fetch-model": ("fetch_model", "Copy a run's model, verified, into a folder."),
-    "sync": ("sync", "Copy a run's whole directory into a folder; later calls copy only what is new."),
+    "fetch-model": ("fetch_model", "Copy a run's model into a folder and verify it."),
+    "sync": ("sync", "Copy a run's whole directory into a folder; repeat to copy only what changed."),
     "predict": ("predict", "Run a trained model: classify images or text, or continue a prompt."),
     "package": ("package", "Build a job's container image, or reuse it."),
     "pack": ("pack", "Pack a folder of images into tar shards with an index."),
-    "validate": ("validate", "Check job files and report every mistake with its place."),
+    "validate": ("validate", "Check job files and report every mistake with its position."),
     "trust": ("trust", "Trust a config file that came with a job, as it is now."),
     "schema": ("schema", "Print the JSON Schema of the job file, for editors."),
-    "init": ("init", "Write a commented job file to start from."),
-    "doctor": ("doctor", "Check what is installed, what is missing, and what to do about it."),
+    "init": ("init", "Write a job file to start from, with comments."),
+    "doctor": ("doctor", "Check what is installed and what is missing, and how to fix it."),
 }
-"""Verb → (module and function in ``cli``, first line of its help).
+"""Verb → (module and function in ``cli.verbs``, first line of its help).
 
-The lines are listed here so that ``--help`` imports no verb; a test compares them with the verbs' own.
+The lines are repeated here so that ``--help`` imports no verb; a test compares them with the verbs' own.
 """
 
 
@@ -66,14 +66,14 @@ class _LazyVerbs(Mapping[str, "TyperCommand"]):
 
 
 class VerbGroup(TyperGroup):
-    """The group of verbs: lists them from the table above, and imports a verb's module only when the verb is used."""
+    """The group of verbs: lists them from the table above, and imports a verb's module only when it is used."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = _LazyVerbs()  # type: ignore[assignment] # Typer only reads it; a mutable mapping would have to be full
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override] # typer.Context is the public name of its base
-        """The verbs, in the order in which a person meets them."""
+        """The verbs, in the order of the table."""
         return list(VERBS)
 
     def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override] # as above
@@ -85,7 +85,7 @@ class VerbGroup(TyperGroup):
 _HELP = """Train a CNN, an RNN or your own script from one YAML file.
 
   cloud-train init job.yaml                 write a job file to start from
-  cloud-train submit job.yaml --follow      train it, and watch
+  cloud-train submit job.yaml --follow      train, and watch the progress
   cloud-train fetch-model                   copy the newest run's model to this folder
 
 RUN is the beginning of a run's id, or its last four characters; without it, the newest run is used.
@@ -94,7 +94,7 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 def _laid_out(help_text: str) -> str:
-    """The help with its indented paragraphs, which are commands, kept as they stand: a backspace on a line of its own says so."""
+    r"""The help, with ``\b`` before indented paragraphs, which are commands: Click then leaves their line breaks alone."""
     paragraphs = help_text.strip().split("\n\n")
     return "\n\n".join(f"\b\n{paragraph}" if "\n " in f"\n{paragraph}" else paragraph for paragraph in paragraphs)
 
@@ -103,7 +103,7 @@ app = typer.Typer(
     cls=VerbGroup,
     name=PROGRAM,
     help=_laid_out(_HELP),
-    rich_markup_mode=None,  # plain help reads the same in a pipe, and is there in half the time: nothing of rich is imported
+    rich_markup_mode=None,  # plain help looks the same in a pipe and takes half the time, without importing rich
     context_settings=_CONTEXT,
 )
 
@@ -121,22 +121,22 @@ def _root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")] = False,
 ) -> None:
-    # No docstring: the help is given to the app above.
+    # No docstring: the app above has the help.
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(2)
 
 
 def entry_point() -> NoReturn:
-    """The program ``cloud-train``: ``main``, and out at once, because taking the interpreter apart takes 40 ms of every command.
+    """The program ``cloud-train``: runs ``main`` and exits immediately, because the interpreter's shutdown would add 40 ms.
 
-    What has to be put away is put away before ``main`` returns.
+    All cleaning up is done before ``main`` returns.
     """
     status = main()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:  # the reader is gone, or the disk is full
+        except OSError:  # the reader went away, or the disk is full
             status = status or OUTPUT_CLOSED
     os._exit(status)
 
@@ -145,17 +145,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status (docs/exit-codes.md)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _prepare_output()
-    # Its plugins have nothing to do here, and looking for them reads the metadata of every installed package: 20 ms and more.
+    # No plugin of pydantic is needed, and looking for them reads the metadata of every installed package: 20 ms or more.
     set_for_this_process("PYDANTIC_DISABLE_PLUGINS", "__all__")
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return guarded(lambda: _run(arguments), as_json="--json" in own)
 
 
 def _prepare_output() -> None:
+    if sys.stdin is None:  # closed by the caller (``<&-``): nothing can be asked then, and no file that is opened gets its number
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - it stays open as long as the process
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the caller (``>&-``), which is not an error
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - it stays open as long as the process
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end the command
 

@@ -1,4 +1,4 @@
-"""Arguments and options that several verbs take, and what a shell completes for them."""
+"""Arguments and options shared by several verbs, and their shell completion."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,14 +9,14 @@ _RUNS_OFFERED = 50
 
 
 def complete_run(incomplete: str) -> list[tuple[str, str]]:
-    """The newest runs whose id begins with what was typed, each with its state. Changes nothing, and makes no ledger."""
+    """The newest runs whose id begins with ``incomplete``, each with its state. Changes nothing and creates no ledger."""
     from cloud_train.client import Client
     from cloud_train.errors import CloudTrainError
 
     try:
         runs = [run.view for run in Client().runs(None if incomplete else _RUNS_OFFERED)]
     except (CloudTrainError, OSError):
-        return []  # a shell that completes cannot show a message
+        return []  # completion cannot show a message
     return [(run.run_id, run.state_text) for run in runs if run.run_id.startswith(incomplete)][:_RUNS_OFFERED]
 
 
@@ -43,8 +43,13 @@ NamedRunArgument = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
+JobArgument = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.", show_default=False)]
+OverridesOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as train.epochs=3. Repeatable.", show_default=False),
+]
 FollowOption = Annotated[
-    bool, typer.Option("--follow", "-f", help="Watch until the run ends, and record the end; Ctrl-C stops watching only.")
+    bool, typer.Option("--follow", "-f", help="Follow the run until it ends, and record the end; Ctrl-C only stops following.")
 ]
 ConfigOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Provider settings: configs/NAME.yaml, or the path of a file.", show_default=False)
@@ -54,5 +59,5 @@ ToOption = Annotated[
 ]
 CheckpointOption = Annotated[
     str | None,
-    typer.Option(metavar="best|last|STEP", help="A checkpoint instead of the final model.", show_default=False),
+    typer.Option(metavar="best|last|STEP", help="Use this checkpoint instead of the final model.", show_default=False),
 ]

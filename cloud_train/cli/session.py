@@ -1,4 +1,4 @@
-"""The client as the verbs use it: its notes go to standard error, and its questions to the person at the terminal."""
+"""The client as the verbs use it: notes go to standard error, questions to the user at the terminal."""
 
 import sys
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def open_client(as_json: bool = False) -> Client:
 
 
 def asking(as_json: bool = False) -> Callable[["Question"], bool]:
-    """Asks at a terminal. Without one, or if a program reads the output, nothing is accepted."""
+    """A function that asks the user at a terminal. Without a terminal, or with ``--json``, it accepts nothing."""
 
     def ask(question: "Question") -> bool:
         if as_json or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
@@ -35,13 +35,13 @@ def asking(as_json: bool = False) -> Callable[["Question"], bool]:
 
 
 def accepting(question: "Question") -> bool:
-    """Accepts what the caller has accepted on the command line, and shows what that is."""
+    """Show the question and accept it: the user did so on the command line."""
     show(question)
     return True
 
 
 def show(question: "Question") -> None:
-    """Print the subject, and every fact on a line of its own, to standard error."""
+    """Print the subject and one line per fact to standard error."""
     paint = Painter.of(sys.stderr)
     say_aside(f"{clean(question.subject)}:")
     width = max((len(name) for name, _ in question.facts), default=0)

@@ -10,6 +10,7 @@ from cloud_train.data.downloads import Download, downloads_of
 from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.paths import has_home, is_there
 from cloud_train.spec.problems import AbsentDataError, FieldError, Finding
+from cloud_train.spec.secret_names import granting_parameter
 from cloud_train.spec.section import PATTERNS, SHA256_PATTERN, Section
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -120,6 +121,11 @@ class DataSection(Section):
         download = getattr(self, "url", None)
         if download is not None and "@" in download.split("/")[2]:
             yield ("data", "url"), "a user name or password must not be in a job file", "a URL without them, or path"
+        elif download is not None and (name := granting_parameter(download)):
+            wanted = "a URL that needs none, or path with a URL in a store (s3://…, gs://…, az://…)"
+            yield ("data", "url"), f"{name!r} signs this URL, and a signature or a key must not be in a job file", wanted
+        if url is not None and granting_parameter(url):
+            yield ("data", "path"), "a signature or a key must not be in a job file", "the URL in the store, without them"
 
     def ignored_fields(self) -> Iterator[Finding]:
         """Fields that have no effect beside the others, whether the job sets them or not."""

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cloud_train.errors import CorruptError
+from cloud_train.image.answers import read_json
 from cloud_train.image.config import Base, check_platform, configuration
 from cloud_train.image.errors import ImageError
 from cloud_train.image.layers import Layer, compress, digest_of
@@ -26,6 +27,10 @@ from cloud_train.image.registry import (
     Repository,
 )
 
+Value = TypeVar("Value")
+
+_KINDS_OF_SETTINGS: dict[str, tuple[type, type]] = {"User": (str, str), "Env": (list, str), "Labels": (dict, str)}
+"""Setting of a configuration that is read here → its type and the type of what is in it. The others are passed on."""
 _AT_ONCE = 4
 """Parallel requests to a registry."""
 
@@ -41,8 +46,7 @@ class RegistryBase:
     @property
     def layers(self) -> list[dict[str, Any]]:
         """The descriptors of its layers."""
-        layers: list[dict[str, Any]] = self.manifest.document["layers"]
-        return layers
+        return self.manifest.layers
 
 
 def read_base(repository: Repository, version: str, platform: str) -> RegistryBase:
@@ -52,24 +56,14 @@ def read_base(repository: Repository, version: str, platform: str) -> RegistryBa
     if manifest is None:
         raise ImageError(f"image not found: {name}", hint="check the name and the tag of the base image")
     if manifest.media_type in (OCI_INDEX, DOCKER_INDEX):
-        digest = _pick(manifest.document, name, platform)
+        digest = _pick(manifest, name, platform)
         manifest = repository.manifest(digest)
         if manifest is None:
             raise ImageError(f"{name} lists an image for {platform} that is not in the registry: {digest}")
     if manifest.media_type not in (OCI_MANIFEST, DOCKER_MANIFEST):
         raise ImageError(f"{name} is of the type {manifest.media_type!r}, which is not an image", hint="name another base image")
-    try:
-        document = json.loads(repository.small_blob(manifest.document["config"]["digest"]))
-        base = Base(
-            os=document["os"],
-            architecture=document["architecture"],
-            variant=document.get("variant", ""),
-            diff_ids=tuple(document["rootfs"]["diff_ids"]),
-            settings=document.get("config") or {},
-        )
-        layers = manifest.document["layers"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise CorruptError(f"the configuration of {name} cannot be read: {error}") from error
+    layers = manifest.layers
+    base = _base_of(read_json(repository.small_blob(manifest.config_digest), f"the configuration of {name}"), name)
     if len(base.diff_ids) != len(layers):
         raise CorruptError(f"the manifest of {name} has {len(layers)} layers, its configuration {len(base.diff_ids)}")
     check_platform(base, name, platform)
@@ -91,7 +85,7 @@ def append(
     tag = f"cloud-train-{digest_of(config)[7:39]}"
     existing = target.manifest(tag)
     # A configuration names what every layer unpacks to, so the tag is believed only if its manifest has this one.
-    if existing is not None and existing.document.get("config", {}).get("digest") == digest_of(config):
+    if existing is not None and existing.has_config(digest_of(config)):
         return Built(f"{target.reference.repository}@{existing.digest}", 0, reused=True)
     sent_before = target.sent_bytes
     # A request takes longer to travel than to be answered.
@@ -128,9 +122,35 @@ def _sent(layer: Layer, target: Repository, folder: Path) -> dict[str, Any]:
     return {"digest": blob.digest, "size": blob.size}
 
 
-def _pick(index: dict[str, Any], name: str, platform: str) -> str:
+def _base_of(document: Any, name: str) -> Base:
+    """The base that a configuration describes. Raises CorruptError if a value that is used is not of its kind."""
+    try:
+        settings = _typed(document.get("config") or {}, dict)
+        for key, (kind, inside) in _KINDS_OF_SETTINGS.items():
+            value: Any = _typed(settings.get(key) or kind(), kind)
+            for each in value.values() if isinstance(value, dict) else value:
+                _typed(each, inside)
+        diff_ids = _typed(document["rootfs"]["diff_ids"], list)
+        return Base(
+            os=_typed(document["os"], str),
+            architecture=_typed(document["architecture"], str),
+            variant=_typed(document.get("variant") or "", str),
+            diff_ids=tuple(_typed(each, str) for each in diff_ids),
+            settings=settings,
+        )
+    except (AttributeError, LookupError, TypeError) as error:
+        raise CorruptError(f"the configuration of {name} cannot be read: {error}") from error
+
+
+def _typed(value: Any, kind: type[Value]) -> Value:
+    if not isinstance(value, kind):
+        raise TypeError(f"it has a {type(value).__name__} where a {kind.__name__} belongs")
+    return value
+
+
+def _pick(index: Manifest, name: str, platform: str) -> str:
     os, architecture, *variant = platform.split("/")
-    offered = [(entry.get("platform") or {}, str(entry["digest"])) for entry in index.get("manifests", [])]
+    offered = [(has if isinstance(has := entry.get("platform"), dict) else {}, str(entry["digest"])) for entry in index.images]
     for has, digest in offered:
         if (has.get("os"), has.get("architecture")) == (os, architecture) and (not variant or has.get("variant") == variant[0]):
             return digest
@@ -146,7 +166,7 @@ def _has(layer: dict[str, Any], found: RegistryBase, target: Repository) -> bool
 
 def _bring(layer: dict[str, Any], source: Repository, target: Repository, folder: Path, note: Callable[[str], None]) -> None:
     """Copy a layer of the base into the repository ``target``."""
-    digest, size = str(layer["digest"]), int(layer["size"])
+    digest, size = layer["digest"], layer["size"]
     if source.reference.host == target.reference.host and target.mount(digest, source.reference):
         return
     note(f"copying a layer of the base image ({size / 1e6:.1f} MB) from {source.reference.host}")

@@ -121,7 +121,7 @@ def _push_base(
     tag = f"cloud-train-base-{found.image_id[7:39]}"
     there = target.manifest(tag)
     # With containerd's image store, an engine names images by their manifests.
-    if there is not None and found.image_id in (there.document.get("config", {}).get("digest"), there.digest):
+    if there is not None and (there.has_config(found.image_id) or found.image_id == there.digest):
         return replace(target.reference, tag=tag), None
     note(f"pushing the base image to {target.reference.repository}")
     sent_bytes = engine.push(found.image_id, target.reference.repository, tag, login)

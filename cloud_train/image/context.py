@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from cloud_train.beneath import IrregularError, open_file, read_all
 from cloud_train.image.errors import ImageError
 from cloud_train.image.ignore import Patterns, parse_patterns
 from cloud_train.image.keyfiles import LARGEST_BYTES, key_in
@@ -148,15 +149,33 @@ def _key_files(context: Context, known: set[str]) -> Iterator[Suspect]:
 
 def _own_patterns(folder: Path) -> Patterns:
     file = folder / ".dockerignore"
+    root, real = os.path.realpath(folder), os.path.realpath(file)
+    if not real.startswith(f"{root}/"):
+        # A line of a private file would be shown where it is not a pattern.
+        raise ImageError(f"{file} is a link that leaves {folder}, and is not followed", hint="copy what it points to into the folder")
     try:
-        if not stat.S_ISREG(file.stat().st_mode) or file.stat().st_size > _MOST_IGNORING_BYTES:
-            raise ImageError(f"{file} is not a file of at most {_size(_MOST_IGNORING_BYTES)}", hint="shorten it, or remove it")
-        text = file.read_text(encoding="utf-8")
+        text = _ignoring_text(open_file(root, Path(real).relative_to(root).parts), file)
     except FileNotFoundError:
         text = ""
+    except IrregularError as error:
+        raise _not_a_file(file) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ImageError(f"{file} cannot be read: {error}") from error
+        raise ImageError(f"{file} cannot be read: {error}", hint="correct or remove it") from error
     return Patterns(parse_patterns(text, str(file)))
+
+
+def _ignoring_text(descriptor: int, file: Path) -> str:
+    try:
+        data = read_all(descriptor, 0, _MOST_IGNORING_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > _MOST_IGNORING_BYTES:
+        raise _not_a_file(file)
+    return data.decode("utf-8")
+
+
+def _not_a_file(file: Path) -> ImageError:
+    return ImageError(f"{file} is not a file of at most {_size(_MOST_IGNORING_BYTES)}", hint="shorten it, or remove it")
 
 
 def _walk(folder: Path, above: str, patterns: Patterns) -> Iterator[Entry]:

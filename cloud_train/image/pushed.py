@@ -5,13 +5,14 @@ what belongs to an image in a repository, the registry keeps. The note may be lo
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cloud_train.errors import CorruptError
+from cloud_train.image.answers import read_json
 from cloud_train.image.errors import RegistryError
 from cloud_train.image.recipe import Recipe
 from cloud_train.image.registry import Repository
@@ -28,20 +29,19 @@ class Pushed:
 
 
 def recall(memory: Path, repository: Repository, recipe: Recipe) -> Pushed:
-    """What is known from the image of this job that was pushed last from here; nothing if there was none, or it is gone."""
+    """What is known from the image of this job that was pushed last from here; nothing if it is gone or unreadable."""
     try:
         digest = _note(memory, repository, recipe).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return Pushed()
     if not digest.startswith("sha256:"):
         return Pushed()
-    with suppress(RegistryError):
+    with suppress(RegistryError, CorruptError, LookupError, TypeError, ValueError):
         manifest = repository.manifest(digest)
         if manifest is not None:
-            layers = manifest.document["layers"]
-            config = json.loads(repository.small_blob(manifest.document["config"]["digest"]))
-            diff_ids = config["rootfs"]["diff_ids"]
-            return Pushed(frozenset(layer["digest"] for layer in layers), dict(zip(diff_ids, layers, strict=True)))
+            config = read_json(repository.small_blob(manifest.config_digest), "the configuration")
+            layers = manifest.layers
+            return Pushed(frozenset(layer["digest"] for layer in layers), dict(zip(config["rootfs"]["diff_ids"], layers, strict=True)))
     return Pushed()
 
 

@@ -5,14 +5,15 @@ has its own client, on ``requests``.
 """
 
 import hashlib
-import json
+import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeGuard
 from urllib.parse import urlencode
 
 from cloud_train.errors import CorruptError
+from cloud_train.image.answers import Answer, read_json
 from cloud_train.image.connection import POLICY, Connection
 from cloud_train.image.credentials import Login
 from cloud_train.image.errors import BrokenConnectionError, ImageError, RegistryError
@@ -20,9 +21,6 @@ from cloud_train.image.layers import Blob, digest_of
 from cloud_train.image.reference import Reference
 from cloud_train.image.uploads import Uploader, location_of
 from cloud_train.retry import RetryPolicy
-
-if TYPE_CHECKING:
-    from requests import Response
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -34,12 +32,13 @@ DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 _ACCEPTED = f"{OCI_MANIFEST}, {OCI_INDEX}, {DOCKER_MANIFEST}, {DOCKER_INDEX}"
-_MOST_MANIFEST_BYTES = 4 << 20  # the limit that the specification asks registries to have
 _LARGEST_LAYERS = {".amazonaws.com": 52_000 << 20}
 """End of a registry's name → bytes of the largest layer that it takes, where that is documented
 (https://docs.aws.amazon.com/AmazonECR/latest/userguide/service-quotas.html).
 """
 _TOO_LARGE = 413
+_DIGEST = re.compile(r"[a-z0-9]{1,32}(?:[.+_-][a-z0-9]{1,32}){0,4}:[A-Za-z0-9=_-]{1,256}")
+"""https://github.com/opencontainers/image-spec/blob/main/descriptor.md#digests; it becomes part of an address."""
 _SMALLER = "keep data, checkpoints and the like out of the image: .dockerignore leaves them out of the code, and data can lie in the store"
 
 
@@ -53,9 +52,51 @@ class Manifest:
 
     @property
     def document(self) -> dict[str, Any]:
-        """What it says."""
-        document: dict[str, Any] = json.loads(self.data)
+        """What it says. Raises CorruptError, as everything here does for a manifest that is malformed."""
+        document = read_json(self.data, f"the manifest {self.digest}")
+        if not isinstance(document, dict):
+            raise CorruptError(f"the manifest {self.digest} is not a JSON object")
         return document
+
+    @property
+    def layers(self) -> list[dict[str, Any]]:
+        """The descriptors of its layers, each with a ``digest`` and a ``size``."""
+        layers = self.document.get("layers")
+        if not isinstance(layers, list) or not all(_is_descriptor(layer) and _is_size(layer.get("size")) for layer in layers):
+            raise CorruptError(f"the manifest {self.digest} does not list layers with their digests and sizes")
+        return layers
+
+    @property
+    def images(self) -> list[dict[str, Any]]:
+        """The descriptors of the images in an index, each with a ``digest``."""
+        images = self.document.get("manifests")
+        if not isinstance(images, list) or not all(_is_descriptor(image) for image in images):
+            raise CorruptError(f"the index {self.digest} does not list images with their digests")
+        return images
+
+    @property
+    def config_digest(self) -> str:
+        """The digest of its configuration."""
+        config = self.document.get("config")
+        if not _is_descriptor(config):
+            raise CorruptError(f"the manifest {self.digest} does not name a configuration")
+        return str(config["digest"])
+
+    def has_config(self, digest: str) -> bool:
+        """Whether its configuration is the one with this digest."""
+        config = self.document.get("config")
+        return isinstance(config, dict) and config.get("digest") == digest
+
+
+def _is_descriptor(value: Any) -> TypeGuard[dict[str, Any]]:
+    if not isinstance(value, dict):
+        return False
+    digest = value.get("digest")
+    return isinstance(digest, str) and _DIGEST.fullmatch(digest) is not None
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 class Repository:
@@ -90,7 +131,7 @@ class Repository:
             return None
         data = response.content
         claimed = version if version.startswith("sha256:") else response.headers.get("Docker-Content-Digest", digest_of(data))
-        if claimed != digest_of(data) or len(data) > _MOST_MANIFEST_BYTES:
+        if claimed != digest_of(data):
             raise CorruptError(f"{self.reference.host} sent a manifest of {self.reference.name}:{version} that does not have its digest")
         return Manifest(data, response.headers.get("Content-Type", "").partition(";")[0], digest_of(data))
 
@@ -106,7 +147,7 @@ class Repository:
         return self._blob_response("HEAD", digest, (200, 404)).status_code == 200
 
     def fetch_blob(self, digest: str, size: int, file: Path) -> Blob:
-        """Write a blob to a file, verified; continues where a connection was closed."""
+        """Write a blob of ``size`` bytes to a file, verified; continues where a connection was closed."""
         hashing = hashlib.sha256()
         done = 0
         with file.open("wb") as target:
@@ -120,11 +161,13 @@ class Repository:
                         hashing, done = hashlib.sha256(), 0
                     broken = None
                     try:
-                        for piece in response.iter_content(1 << 20):
+                        for piece in response.pieces():
+                            done += len(piece)
+                            if done > size:
+                                raise CorruptError(f"{self.reference.host} sent more than the {size:,} bytes of {digest}")
                             target.write(piece)
                             hashing.update(piece)
-                            done += len(piece)
-                    except OSError as error:  # requests' own errors are OSErrors, as are those of the connection below
+                    except BrokenConnectionError as error:
                         broken = error
                 if broken is None or done >= size:
                     break
@@ -145,7 +188,7 @@ class Repository:
         )
         if response.status_code == 202:
             # It opened an upload instead; one that is not cancelled is kept for a week.
-            self._connection.once("DELETE", location_of(response), self._writing)
+            self._connection.once("DELETE", location_of(self._connection, response), self._writing)
         return response.status_code == 201
 
     def push_blob(self, blob: Blob) -> None:
@@ -193,12 +236,12 @@ class Repository:
             raise CorruptError(f"{self.reference.host} stored another manifest for {self.reference.name} than {digest}")
         return digest
 
-    def _blob_response(self, method: str, digest: str, expect: tuple[int, ...], **options: Any) -> "Response":
+    def _blob_response(self, method: str, digest: str, expect: tuple[int, ...], **options: Any) -> Answer:
         return self._connection.request(
             method,
             f"{self._path}/blobs/{digest}",
             self._reading,
             expect=expect,
             about=f"show a blob of {self.reference.name}",
-            **{"allow_redirects": True, **options},
+            **options,
         )

@@ -6,19 +6,18 @@ The exchange is that of https://distribution.github.io/distribution/spec/auth/to
 import re
 from collections.abc import Callable
 from threading import Lock
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from cloud_train.errors import CorruptError
+from cloud_train.image.addresses import Addresses
+from cloud_train.image.answers import Answer, read_json
 from cloud_train.image.credentials import Login
 from cloud_train.image.errors import RegistryError
 from cloud_train.image.reference import DOCKER_HUB
 from cloud_train.job.loopback import is_loopback
 
-if TYPE_CHECKING:
-    from requests import Response
-
 _PARAMETER = re.compile(r'(?<!\w)(\w+)="([^"]*)"')
-_PLAIN_HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?")
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 _TOKEN_SERVERS = {DOCKER_HUB: "auth.docker.io"}
 """Registry → its known token server, where that is another host."""
 _CLIENT = "cloud-train"
@@ -28,9 +27,10 @@ _UNAUTHORIZED = 401
 class Authorization:
     """The Authorization header of one registry, determined when the registry first asks for it. Never shown in a ``repr``."""
 
-    def __init__(self, host: str, login: Callable[[], Login | None], send: "Callable[..., Response]") -> None:
-        """``login`` is called only when the registry asks for a login; ``send`` is like ``requests.Session.request``."""
-        self._host = host
+    def __init__(self, addresses: Addresses, login: Callable[[], Login | None], send: Callable[..., Answer]) -> None:
+        """``login`` is called only when the registry asks for a login; ``send`` is like ``requests.Session.request``, without redirects."""
+        self._host = addresses.host
+        self._addresses = addresses
         self._ask = login
         self._send = send
         self._headers: dict[str, str] = {}
@@ -65,9 +65,14 @@ class Authorization:
         return False
 
     def _token(self, parameters: dict[str, str], scope: str) -> str:
-        realm = urlsplit(parameters["realm"])
+        try:
+            realm = urlsplit(parameters["realm"])
+        except ValueError:  # such as half of an IPv6 address
+            raise RegistryError(f"{self._host} wants its login sent to a server without a valid address") from None
         if realm.scheme != "https" and not (realm.scheme == "http" and is_loopback(realm.netloc)):
             raise RegistryError(f"{self._host} wants its login sent to {realm.scheme}://{realm.netloc}, which is not encrypted")
+        # Before any login is looked for: an anonymous request, too, goes nowhere that the registry may not name.
+        self._addresses.check(self._addresses.joined(parameters["realm"], ""))
         login = self._login()
         if login is not None and not self._may_have(realm.netloc, login):
             raise RegistryError(
@@ -77,32 +82,29 @@ class Authorization:
         response = self._exchanged(parameters, scope, login)
         if response.status_code == _UNAUTHORIZED and login is not None and (other := self._other(login)) is not None:
             response = self._exchanged(parameters, scope, other)
-        document = response.json() if response.status_code == 200 and "json" in response.headers.get("Content-Type", "") else {}
-        token = document.get("token") or document.get("access_token") if isinstance(document, dict) else None
-        if not isinstance(token, str):
+        token = _token_in(response)
+        if token is None:
+            without = " without a token" if response.status_code == 200 else ""
             raise RegistryError(
-                f"{realm.netloc}, which gives out the tokens of {self._host}, answered {response.status_code}",
+                f"{realm.netloc}, which gives out the tokens of {self._host}, answered {response.status_code}{without}",
                 hint=f"try `docker login {self._host}`",
                 status=response.status_code,
             )
         return token
 
-    def _exchanged(self, parameters: dict[str, str], scope: str, login: Login | None) -> "Response":
+    def _exchanged(self, parameters: dict[str, str], scope: str, login: Login | None) -> Answer:
         """The token server's response to a login, or to an anonymous request."""
         fields = {"service": parameters.get("service", ""), "scope": scope}
         if login is not None and login.identity_token:
             grant = {"grant_type": "refresh_token", "client_id": _CLIENT, "refresh_token": login.identity_token}
-            return self._send("POST", parameters["realm"], data={**fields, **grant}, allow_redirects=False)
+            return self._send("POST", parameters["realm"], data={**fields, **grant})
         headers = {"Authorization": _basic(login)} if login is not None else {}
         # A scope of several repositories is several parameters.
         query = [("service", fields["service"]), *(("scope", part) for part in scope.split(" "))]
-        # A login follows no redirect: only the first address was checked.
-        return self._send("GET", parameters["realm"], params=query, headers=headers, allow_redirects=login is None)
+        return self._send("GET", parameters["realm"], params=query, headers=headers)
 
     def _may_have(self, realm: str, login: Login) -> bool:
         """Whether the token server at ``realm`` may have the login."""
-        if not _PLAIN_HOST.fullmatch(realm):
-            return False
         if self._host in _TOKEN_SERVERS:
             return realm == _TOKEN_SERVERS[self._host]
         return login.follows_realm or realm == self._host
@@ -114,6 +116,18 @@ class Authorization:
         """A renewed login in place of an expired one, if there is one."""
         self._renewed = ended.renew() if ended.renew is not None else None
         return self._renewed
+
+
+def _token_in(response: Answer) -> str | None:
+    """The token in a token server's response, if it has one that can stand in a header."""
+    if response.status_code != 200 or "json" not in response.headers.get("Content-Type", ""):
+        return None
+    try:
+        document = read_json(response.content, "the token")
+    except CorruptError:
+        return None
+    token = document.get("token") or document.get("access_token") if isinstance(document, dict) else None
+    return token if isinstance(token, str) and _TOKEN.fullmatch(token) else None
 
 
 def _basic(login: Login) -> str:

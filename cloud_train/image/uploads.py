@@ -3,20 +3,20 @@
 The requests are those of https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-blobs.
 """
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import urlencode, urljoin
+from typing import BinaryIO
+from urllib.parse import urlencode
 
 from cloud_train.errors import CorruptError
+from cloud_train.image.answers import Answer
 from cloud_train.image.connection import Connection, refusal, waited
 from cloud_train.image.errors import BrokenConnectionError, RegistryError
 from cloud_train.image.layers import Blob
 from cloud_train.retry import TRANSIENT_STATUSES, Attempts
 
-if TYPE_CHECKING:
-    from requests import Response
-
 _PIECE = 16 << 20
+_NUMBER = re.compile(r"[0-9]{1,18}")
 # The registry has forgotten the upload, or has another idea of how much has arrived: asking it mends both.
 _MENDED_BY_ASKING = frozenset({404, 416})
 
@@ -40,7 +40,7 @@ class Uploader:
                 piece = _piece(file, offset)
                 response = self._send_piece(location, piece, offset)
                 if response is not None and response.status_code in (202, 204):
-                    offset, location = offset + len(piece), location_of(response, location)
+                    offset, location = offset + len(piece), location_of(self.connection, response, location)
                     left.restart()
                     continue
                 self._wait_or_give_up(response, left, f"at {offset:,} of {blob.size:,} bytes")
@@ -49,16 +49,18 @@ class Uploader:
         return blob.size
 
     def _start(self) -> str:
-        return location_of(self.connection.request("POST", f"{self.path}uploads/", self.scope, expect=(202,), about=self.about))
+        return location_of(
+            self.connection, self.connection.request("POST", f"{self.path}uploads/", self.scope, expect=(202,), about=self.about)
+        )
 
-    def _send_piece(self, location: str, piece: bytes, offset: int) -> "Response | None":
+    def _send_piece(self, location: str, piece: bytes, offset: int) -> Answer | None:
         headers = {"Content-Type": "application/octet-stream", "Content-Range": f"{offset}-{offset + len(piece) - 1}"}
         try:
             return self.connection.once("PATCH", location, self.scope, data=piece, headers=headers)
         except BrokenConnectionError:
             return None
 
-    def _wait_or_give_up(self, response: "Response | None", left: Attempts, where: str) -> None:
+    def _wait_or_give_up(self, response: Answer | None, left: Attempts, where: str) -> None:
         host = self.connection.host
         if response is None:
             if not left.wait():
@@ -71,9 +73,9 @@ class Uploader:
         response = self.connection.request("GET", location, self.scope, expect=(204, 404), about=self.about)
         arrived = response.headers.get("Range", "").rpartition("-")[2]
         # "0-0" stands for nothing as well as for one byte.
-        if response.status_code == 404 or not arrived.isdigit() or int(arrived) == 0:
+        if response.status_code == 404 or not _NUMBER.fullmatch(arrived) or int(arrived) == 0:
             return 0, self._start()
-        return int(arrived) + 1, location_of(response, location)
+        return int(arrived) + 1, location_of(self.connection, response, location)
 
     def _finish(self, location: str, blob: Blob) -> None:
         address = f"{location}{'&' if '?' in location else '?'}{urlencode({'digest': blob.digest})}"
@@ -92,12 +94,12 @@ class Uploader:
         return response.status_code == 200
 
 
-def location_of(response: "Response", default: str = "") -> str:
-    """The URL of the rest of an upload. Raises RegistryError if the registry does not name one."""
+def location_of(connection: Connection, response: Answer, default: str = "") -> str:
+    """The URL of the rest of an upload. Raises RegistryError if the registry does not name one, or one where it may not send its client."""
     location = response.headers.get("Location", default)
     if not location:
         raise RegistryError(f"the registry does not name the URL of an upload: {response.url.partition('?')[0]}")
-    return urljoin(response.url, location)
+    return connection.addresses.joined(response.url, location)
 
 
 def _piece(file: BinaryIO, offset: int) -> bytes:

@@ -3,6 +3,7 @@
 Each section checks itself (``check``); here is what puts them together.
 """
 
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -16,10 +17,12 @@ from cloud_train.networks.script import ScriptModel
 from cloud_train.spec.facts import DataFacts, LayerFacts
 from cloud_train.spec.paths import has_home, is_there
 from cloud_train.spec.problems import AbsentDataError, FieldError, Finding, Path
-from cloud_train.spec.secret_names import looks_secret
+from cloud_train.spec.secret_names import granting_parameter, looks_secret
 from cloud_train.spec.trainer_variables import TRAINER_VARIABLES
 
 _OURS = "CLOUD_TRAIN_"
+_NOT_IN_IMAGES = re.compile(r"://|[?#=]|\s")
+"""What belongs to URLs and their queries, which may hold credentials, and to no image's name."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ def _check(spec: JobSpec, wrong: Collection[Path]) -> Iterator[Finding]:
         yield from spec.data.check()
     if not has_home(spec.store):
         yield ("store",), f"no user is called {FilePath(spec.store).parts[0]!r}", "a path that starts with '~/', or the whole path"
+    if "://" in spec.store and granting_parameter(spec.store):
+        yield ("store",), "a signature or a key must not be in the URL of a store", "the URL without them"
     yield from check_training(spec, wrong)
     for path, said, wanted in ignored_fields(spec):
         deciding = {(*path[:-1], "name"), (*path[:-1], "metric")}
@@ -117,6 +122,8 @@ def _check_image(spec: JobSpec, directory: FilePath) -> Iterator[Finding]:
     if spec.image.base is not None and files["dockerfile"] is not None:
         yield ("image", "dockerfile"), "dockerfile and base exclude each other", "one of the two"
         del files["dockerfile"]
+    if spec.image.base is not None and (found := _NOT_IN_IMAGES.search(spec.image.base)):
+        yield ("image", "base"), f"the name of an image has no {found[0]!r}", "a name such as registry.example.com/me/digits:1.0"
     for name, path in files.items():
         if path is not None and not (directory / FilePath(path).expanduser()).is_file():
             yield ("image", name), f"there is no file {directory / FilePath(path).expanduser()}", "a file, relative to the job file"

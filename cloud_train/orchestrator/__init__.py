@@ -1,6 +1,6 @@
-"""Plan, submit, look, reconcile, fetch: the one room that knows the others. One module a task; the client calls these.
+"""Plan, submit, observe, reconcile and fetch runs: one module per task, called by the client. Only this package uses all the others.
 
-The modules are attributes of the package and are imported when they are first used, because most commands need few of them.
+The modules are attributes of the package, imported on first use because most commands need only a few of them.
 """
 
 from importlib import import_module
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     )
     from cloud_train.orchestrator import (
         prediction as prediction,
-    )
-    from cloud_train.orchestrator import (
-        provider_logs as provider_logs,
     )
     from cloud_train.orchestrator import (
         reading as reading,

@@ -1,6 +1,6 @@
-"""Runs that this machine's ledger does not know: found in a store, shown, and tracked from then on.
+"""Runs from other machines: listing those in a store, and tracking them in this machine's ledger.
 
-A run directory says everything about its run, so any machine that reaches the store can continue it.
+A run directory describes its run completely, so any machine with access to the store can continue it.
 """
 
 import shlex
@@ -36,7 +36,7 @@ class Unreadable:
     """A run directory that cannot be read."""
 
     run_id: str
-    """The folder's name in the store, which may be anything."""
+    """Name of the folder in the store; not necessarily a valid run id."""
     why: str
 
 
@@ -45,12 +45,12 @@ class Listed:
     """The runs in a store."""
 
     runs: list[RunView]
-    """The newest first."""
+    """Newest first."""
     unreadable: list[Unreadable]
 
 
 def runs_in(url: str) -> Listed:
-    """The runs in a store as their run directories show them; one that cannot be read does not hide the others."""
+    """The runs in a store, as their run directories describe them; the unreadable ones are listed separately."""
     store = store_at(url)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         found = list(pool.map(lambda name: _read(store, url, name), store.folders()))
@@ -62,14 +62,13 @@ def runs_in(url: str) -> Listed:
 def adopt(
     home: Home, url: str, config: str | None = None, configs: Configs | None = None, note: Callable[[str], None] = lambda _: None
 ) -> RunView:
-    """Track the run whose directory is at ``url``; one that is tracked already is only looked at.
+    """Track the run whose directory is at ``url``; for a run that is already tracked, return its current state.
 
-    Nothing in the run directory is acted on: its provider is asked with the settings of this machine's own ``config``, and ``resume`` will
-    show what it would start. If the ``run.json`` of a run that is tracked already has changed, ``note`` is told, and ``resume`` asks from
-    then on.
+    Nothing in the run directory is executed: its provider is asked with the settings from this machine's own ``config``, and ``resume``
+    will show what it would start. If the ``run.json`` of a tracked run has changed, ``note`` is told, and ``resume`` will ask again.
 
-    Raises NotFoundError if there is no run directory, CorruptError if it holds something else, ConflictError if the ledger has the run
-    in another store.
+    Raises NotFoundError if there is no run directory, CorruptError if it is malformed, ConflictError if the ledger has the run in another
+    store.
     """
     store_url, _, run_id = (absolute_url(url.rstrip("/"), Path.cwd()) if "/" in url else url).rpartition("/")
     if not store_url or not run_id or scheme_of(store_url) != scheme_of(url):
@@ -83,7 +82,7 @@ def adopt(
     with Ledger(home.ledger_path) as ledger:
         known = ledger.get(run_id)
         if known is not None and known.state.is_end and new_place(known.store, run_id) == f"{store_url}/{run_id}":
-            ledger.forget(run_id)  # it continues here, and the ledger knows only its old place
+            ledger.forget(run_id)  # it continues here, and the ledger has only its old place
             known = None
         if known is None:
             settings = _own_settings(home, entry, config, configs or Configs(home, refuse))
@@ -95,12 +94,12 @@ def adopt(
             )
         elif _is_changed(ledger, store_url, run_id):
             ledger.distrust(run_id)
-            note(f"run.json of {run_id} has changed since this machine knew it: resume will show what it starts, and ask")
+            note(f"run.json of {run_id} has changed since this machine recorded it: resume will show what it starts, and ask")
         return read(home, ledger, run_id)
 
 
 def _is_changed(ledger: Ledger, store_url: str, run_id: str) -> bool:
-    """Whether this machine does not know the run's present ``run.json``."""
+    """Whether the run's present ``run.json`` is unknown to this machine."""
     written, _ = read_record_bytes(store_at(store_url), run_id)
     return sha256_of(written) not in ledger.records(run_id)
 
@@ -109,14 +108,14 @@ def _own_settings(home: Home, entry: Entry, config: str | None, configs: Configs
     """This machine's settings for the run's provider; empty if it has none."""
     if config is not None:
         return dict(configs.named(config, Path.cwd()).settings.get(entry.provider, {}))
-    with suppress(CloudTrainError):  # without them the run is known by its run directory alone
+    with suppress(CloudTrainError):  # without settings, only the run directory is read
         usual = configs.usual(provider_at(home, entry.provider), Path.cwd())
         return dict(usual.settings.get(entry.provider, {})) if usual else {}
     return {}
 
 
 def _reference(home: Home, entry: Entry, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The provider's handle of the newest attempt, where it can be found from here."""
+    """The provider's handle of the newest attempt, if the provider can find it from here."""
     with suppress(CloudTrainError):
         handle = provider_at(home, entry.provider).find(entry.run_id, entry.attempt, entry.store, settings)
         if handle is not None:

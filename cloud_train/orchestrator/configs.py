@@ -1,15 +1,16 @@
-"""Which config file counts, and whether its settings may be acted on.
+"""Which config file applies, and whether its settings may take effect.
 
-A file that was found beside a job comes with the job, so the author of the job is the author of the file. If it decides where credentials,
-secrets or images go, or what runs them, it is used only once it was trusted: as direnv does it, by path and content, so that a changed file
-asks again. A file that the caller names by its path, or that is in ``~/.cloud-train/configs``, is the caller's own word.
+A file that was found beside a job comes with the job, so the author of the job is the author of the file. If it decides where data, code,
+credentials or secrets go, or what runs the job and with which rights, it is used only once it was trusted: as direnv does it, by path and
+content, so that a changed file asks again. Everything that such a file sets is shown: it is trusted as a whole. A file that the caller
+names by its path, or that is in ``~/.cloud-train/configs``, is the caller's own word.
 """
 
 import hashlib
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,23 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.private import make_folder
 from cloud_train.providers.base import Provider
 
-_DECISIVE = {
-    "local": ("python",),
-    "docker": ("host", "network", "user", "repository"),
-    "aws": ("repository", "role"),
-    "gcp": ("endpoint", "repository", "service_account"),
-    "azure": ("endpoint", "history_endpoint", "vault", "repository", "identity"),
+_CLOUD_HARMLESS = ("create_repository", "platform", "machine", "max_runtime")
+_HARMLESS = {
+    "docker": ("platform",),
+    "aws": (*_CLOUD_HARMLESS, "volume", "tags", "max_wait"),
+    "gcp": (*_CLOUD_HARMLESS, "disk", "disk_type", "labels"),
+    "azure": (*_CLOUD_HARMLESS, "tags"),
 }
-"""Settings that decide where credentials, secrets and images go, what runs the job's code, and with which rights; of any other provider,
-all do.
+"""Settings that decide only the size, the duration and the labels of a job. Every other setting has to be trusted, so one that is added
+later is not forgotten: an account, a project or a network decides where the job's data and secrets go, a base image what runs them.
 """
 
 
 class Configs:
     """The config files of one command.
 
-    ``ask`` is shown what has to be trusted; None for a command that sends nothing, such as a dry run, where every file counts. ``note`` is
-    told which file is used.
+    ``ask`` is called with settings that have to be trusted; with None every file counts, for a command that sends nothing, such as a dry
+    run. ``note`` is told which file is used.
     """
 
     def __init__(self, home: Home, ask: Ask | None, note: Callable[[str], None] = lambda _: None) -> None:
@@ -63,34 +64,44 @@ class Configs:
             return None
 
     def _check(self, config: Config, ask: Ask) -> None:
-        decisive = list(decisive_settings(config))
+        decisive = _decisive(config)
         if not decisive or _is_own(config.file) or is_trusted(self._home, config):
             return
-        question = Question(f"{config.file} was found by its name and may have come with the job; it sets", tuple(decisive), "Trust it?")
+        facts = tuple(settings_of(config).items())
+        question = Question(f"{config.file} was found by its name and may have come with the job; it sets", facts, "Trust it?")
         if not ask(question):
             raise NotTrustedError(
-                f"{config.file} is not trusted: it sets {', '.join(name for name, _ in decisive)}",
+                f"{config.file} is not trusted: it sets {', '.join(decisive)}",
                 hint=f"read it, then trust it as it is now with: cloud-train trust {shlex.quote(str(config.file))}",
             )
         trust(self._home, config)
 
 
-def decisive_settings(config: Config) -> Iterator[tuple[str, str]]:
-    """Each setting of the file that has to be trusted, as its name and its value."""
+def settings_of(config: Config) -> dict[str, str]:
+    """Everything that the file sets, as name and value, such as ``gcp.project``; what it sets to the default is left out."""
+    found = {name: value for name, value in (("provider", config.provider), ("store", config.store)) if value is not None}
     for provider, settings in config.settings.items():
         usual = config.usual.get(provider, {})
-        for name, value in settings.items():
-            if name in _DECISIVE.get(provider, settings) and value != usual.get(name):
-                yield f"{provider}.{name}", str(value)
+        found |= {f"{provider}.{name}": str(value) for name, value in settings.items() if value != usual.get(name)}
+    return found
+
+
+def _decisive(config: Config) -> list[str]:
+    """The names of the settings for which the file has to be trusted.
+
+    The provider alone is not one: it is what the caller chose by the config's name, and the job file may name any as well.
+    """
+    harmless = {"provider"} | {f"{provider}.{name}" for provider, names in _HARMLESS.items() for name in names}
+    return [name for name in settings_of(config) if name not in harmless]
 
 
 def is_trusted(home: Home, config: Config) -> bool:
-    """Whether this file was trusted as it is now."""
+    """Whether the present content of this file was trusted."""
     return _mark(home, config).is_file()
 
 
 def trust(home: Home, config: Config) -> None:
-    """Trust the file as it is now; raises StoreError if that cannot be recorded."""
+    """Trust the present content of the file; raises StoreError if that cannot be recorded."""
     mark = _mark(home, config)
     try:
         make_folder(home.folder)
@@ -103,10 +114,10 @@ def trust(home: Home, config: Config) -> None:
 
 
 def trust_file(home: Home, file: Path) -> dict[str, str]:
-    """Trust a config file as it is now; returns the settings that this is about, by name. Raises StoreError and JobError."""
+    """Trust a config file as it is now; returns everything that it sets, by name. Raises StoreError and JobError."""
     config = load_config(file)
     trust(home, config)
-    return dict(decisive_settings(config))
+    return settings_of(config)
 
 
 def _mark(home: Home, config: Config) -> Path:

@@ -1,4 +1,4 @@
-"""The providers and stores that commands speak to: each is opened once a process, because it keeps credentials and connections."""
+"""The providers and stores that commands use. Each is opened once per process, because it holds credentials and connections."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -16,15 +16,15 @@ from cloud_train.storage.registry import open_store
 Result = TypeVar("Result")
 
 CLOUD_PAUSE_SECONDS = 2.0
-"""Between two looks at a cloud's store, where each look is paid for."""
+"""Pause between two reads of a cloud's store, where every request costs money."""
 _PATIENCE_SECONDS = 30.0
-"""How long an unreachable store is retried: a person is waiting at a terminal."""
+"""How long an unreachable store is retried while a user waits at a terminal."""
 _MOST_LOOKS = 20
-"""For a follower: each takes ``_PATIENCE_SECONDS`` where nothing answers, so ten minutes together."""
+"""Attempts of a follower. Each takes ``_PATIENCE_SECONDS`` while the store is unreachable, ten minutes in total."""
 
 
 def provider_at(home: Home, name: str) -> Provider:
-    """The provider ``name``. Raises UsageError for a name that is not known, ProviderError for a plugin that does not import."""
+    """The provider ``name``. Raises UsageError for an unknown name, ProviderError for a plugin that cannot be imported."""
     return _loaded(name, home.folder)
 
 
@@ -40,14 +40,14 @@ def _loaded(name: str, folder: Path) -> Provider:
 
 @lru_cache(maxsize=16)
 def store_at(url: str) -> Store:
-    """The store behind ``url``. Opening one reads credentials and makes connections, which a command that looks again and again keeps."""
+    """The store at ``url``, opened once: a command that polls reuses its credentials and connections."""
     return open_store(url, RetryPolicy(time_limit=_PATIENCE_SECONDS))
 
 
 def patiently(look: Callable[[], Result], note: Callable[[str], None], sleep: Callable[[float], None]) -> Result:
-    """What ``look`` returns, once a store that could not be reached for a while answers again; ``note`` is told once.
+    """The result of ``look``, retried for some minutes while the store is unreachable; ``note`` is called once.
 
-    For followers of a run, which continues meanwhile. Raises the last StoreError after some minutes without an answer.
+    For followers of a run, which continues meanwhile. Raises the last StoreError if the store stays unreachable.
     """
     for number in range(_MOST_LOOKS):
         try:
@@ -56,11 +56,11 @@ def patiently(look: Callable[[], Result], note: Callable[[str], None], sleep: Ca
             if isinstance(error, ObjectMissingError | NotPlainError) or number == _MOST_LOOKS - 1:
                 raise
             if number == 0:
-                note(f"{error.message}: waiting for it; the run continues meanwhile")
+                note(f"{error.message}; retrying while the run continues")
             sleep(CLOUD_PAUSE_SECONDS)
-    raise AssertionError("the last look returns or raises")
+    raise AssertionError("the last attempt returns or raises")
 
 
 def pause_of(store: Store, local: float) -> float:
-    """Seconds between two looks: ``local`` for a folder of this machine."""
+    """Seconds between two reads of the store: ``local`` for a folder on this machine."""
     return local if store.local_path("run") is not None else CLOUD_PAUSE_SECONDS

@@ -1,4 +1,4 @@
-"""Asking the caller to accept what another person decided: the question, and the error if it is not accepted."""
+"""Asking the caller to accept another person's decisions: the question, and the error if they are not accepted."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from cloud_train.errors import UsageError
 
 @dataclass(frozen=True)
 class Question:
-    """What another person decided, for the caller to accept or not."""
+    """Another person's decisions, for the caller to accept or refuse."""
 
     subject: str
-    """The subject, in one line."""
+    """One line about the decision."""
     facts: tuple[tuple[str, str], ...]
-    """Name and value of each thing that would be acted on."""
+    """Name and value of each setting that would take effect."""
     question: str
 
 
@@ -22,11 +22,11 @@ Ask = Callable[[Question], bool]
 
 
 def refuse(_: Question) -> bool:
-    """Accept nothing: for callers that cannot ask anyone."""
+    """Accept nothing: for callers that cannot ask."""
     return False
 
 
 class NotTrustedError(UsageError):
-    """Something that another person may have written was neither accepted before nor now."""
+    """Another person may have written this, and it was not accepted."""
 
     code = "not-trusted"

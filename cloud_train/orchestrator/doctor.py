@@ -1,4 +1,4 @@
-"""What is installed, what is missing, which stores can be used, and what to do about it: the verb ``doctor``."""
+"""The checks of ``cloud-train doctor``: what is installed, what is missing, which stores work, and how to fix the rest."""
 
 import os
 import platform
@@ -40,7 +40,7 @@ _DEFAULT_STORE = "~/.cloud-train/runs"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. An error keeps something built in from working; a warning, something optional."""
+    """The result of one check. An error means that a built-in part does not work; a warning, that an optional one does not."""
 
     name: str
     status: Literal["ok", "warning", "error"]
@@ -51,11 +51,11 @@ class Finding:
 def examine(
     home: Home, stores: Sequence[str] = (), config: str | None = None, *, ask: Ask = refuse, store_seconds: float = 10.0
 ) -> list[Finding]:
-    """Look at everything that cloud-train uses on this machine, at the stores with these URLs, and at what the config file of this name
-    wants of its provider. Writes nothing that stays.
+    """Check everything that cloud-train uses on this machine, the stores with these URLs, and the provider configured in the config file of
+    this name. Leaves nothing behind.
 
-    ``ask`` is shown a config file that has to be trusted first. ``store_seconds`` is how long one step is tried with a store that does not
-    answer, or is busy.
+    ``ask`` is shown a config file that has to be trusted first. ``store_seconds`` limits each step at a store that is busy or does not
+    respond.
     """
     place = Configs(home, ask).named(config, Path()) if config else None
     if place and place.store and not stores:
@@ -115,7 +115,7 @@ def _store(url: str, seconds: float) -> Iterator[Finding]:
         return
     try:
         steps = probe(open_store(url, RetryPolicy(time_limit=seconds)))
-    except CloudTrainError as error:  # a URL that names no bucket, an extra that is not installed, credentials that cannot be read
+    except CloudTrainError as error:  # a URL without a bucket, a missing extra, unreadable credentials
         yield Finding("store", "error", f"{url}: {error.message}", error.hint or "")
         return
     for step in steps:
@@ -147,7 +147,7 @@ def _providers(home: Home) -> Iterator[Finding]:
 
 
 def _settings(home: Home, config: Config) -> Iterator[Finding]:
-    """Whether the place is there that a config file describes, as far as its provider can tell."""
+    """Whether the resources named in a config file exist, as far as its provider can tell."""
     if config.provider is None:
         yield Finding("config", "warning", f"{config.file} names no provider", "add the line: provider: NAME")
         return
@@ -163,7 +163,7 @@ def _settings(home: Home, config: Config) -> Iterator[Finding]:
 
 
 def _docker() -> Finding:
-    """Whether an engine answers, and has the base image. One that does not is worth a warning only: other providers need none."""
+    """Whether an engine responds and has the base image. If not, it is only a warning: other providers need no engine."""
     from cloud_train.docker.engine import connected
     from cloud_train.docker.host import address_of
     from cloud_train.orchestrator.packaging import DEFAULT_BASE
@@ -180,7 +180,7 @@ def _docker() -> Finding:
 
 
 def _write_problem(folder: Path) -> str:
-    """Why nothing can be written under ``folder``, or nothing; a folder that does not exist yet is asked of the one above it."""
+    """Why ``folder`` cannot be written to, or an empty string. If it does not exist yet, the folder above it is checked."""
     place = _existing(folder)
     try:
         with tempfile.TemporaryFile(dir=place):

@@ -1,4 +1,4 @@
-"""Watching one run until it ends: where it stands, its newest metrics, and what its program printed since the last look."""
+"""Watching one run until it ends: its state, its newest metrics, and the output of its program."""
 
 import time
 from collections import deque
@@ -26,7 +26,7 @@ _MOST_POINTS = 100_000
 
 @dataclass(frozen=True)
 class Progress:
-    """One look at a run that is being followed."""
+    """One update of a run that is being followed."""
 
     view: RunView
     step: int | None
@@ -39,14 +39,14 @@ class Progress:
     steps_per_second: float | None = None
     eta_seconds: float | None = None
     output: bytes = b""
-    """What the program printed since the previous look."""
+    """Output of the program since the previous update."""
     points: tuple[MetricPoint, ...] = ()
-    """The metrics that came since the previous look, at most the newest 100,000."""
+    """Metrics since the previous update, at most the newest 100,000."""
 
 
 @dataclass(frozen=True)
 class StateChange:
-    """The run is in another state, or has begun another attempt."""
+    """The run changed its state, or started another attempt."""
 
     run: RunView
 
@@ -69,9 +69,9 @@ def follow(
     note: Callable[[str], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Progress]:
-    """Look at the run until it ends, more often at first; yields whenever something is new, and the end last.
+    """Poll the run until it ends, more often at first; yields an update whenever something changed, and the end last.
 
-    ``note`` is told when the run's store cannot be reached for a while. ``clock`` says when a cloud is asked again.
+    ``note`` is called when the run's store becomes unreachable. ``clock`` times the requests to a cloud.
     """
     with looking_at(home, run_id, record=True) as (_, look):
         watch = _Watch(look, clock=clock)
@@ -89,7 +89,7 @@ def follow(
 
 
 def events(looks: Iterable[Progress]) -> Iterator[Event]:
-    """What happens between looks at a run, as it comes; the end of the run is the last event."""
+    """The events between updates of a run, in order; the end of the run is the last one."""
     state: tuple[int, State] | None = None
     begun = b""
     for seen in looks:
@@ -110,10 +110,9 @@ def events(looks: Iterable[Progress]) -> Iterator[Event]:
 
 
 def glance(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None, *, record: bool) -> Progress:
-    """One look at the run: where it stands and its newest metrics, without what its program printed. Only with ``record`` is anything that
-    it finds recorded.
+    """The run's state and newest metrics, without its program's output. Findings are recorded only with ``record``.
 
-    If the store of a run that has ended cannot be reached, what the ledger knows is shown, and ``note`` is told.
+    If the store of a run that has ended cannot be reached, the ledger's view is returned, and ``note`` is told.
     """
     with looking_at(home, run_id, record) as (ledger, look):
         try:
@@ -127,7 +126,7 @@ def glance(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None
 
 
 class _Watch:
-    """What following remembers between two looks."""
+    """The state that following keeps between two updates."""
 
     def __init__(
         self,
@@ -147,7 +146,7 @@ class _Watch:
         view = self._look(self._poller)
         if view.attempt != self._attempt:
             self._begin(view)
-        # The state was read before the metrics and the output: after an end nothing is added to them, so nothing is missed.
+        # The state was read before the metrics and the output: nothing is added to them after an end, so nothing is missed.
         points: deque[MetricPoint] = deque(maxlen=_MOST_POINTS if self._with_output else 0)
         for point in self._metrics.read():
             points.append(point)
@@ -155,7 +154,7 @@ class _Watch:
                 self._latest[point.key] = point.value
             self._pace.add(point)
         if self._with_output:
-            self._printed.extend(self._log.read())  # kept, so that nothing is lost if the store fails in the middle
+            self._printed.extend(self._log.read())  # kept, so that nothing is lost if the store fails halfway
         output, self._printed = b"".join(self._printed), []
         total, epochs = self._goal()
         step = self._pace.step
@@ -184,7 +183,7 @@ class _Watch:
             try:
                 self._record = read_record(store, view.run_id)
             except CloudTrainError:
-                self._record = None  # a run directory that is gone has no goal to show; what the ledger knows is still shown
+                self._record = None  # without a run directory there is no goal to show, only the ledger's view
 
     def _goal(self) -> tuple[int | None, int | None]:
         if self._record is None:
@@ -194,7 +193,7 @@ class _Watch:
 
 
 class _Pace:
-    """How fast steps go by, over the last half minute of the program's own time stamps, or the last steps of it where they are many."""
+    """Steps per second, over the last half minute by the program's own time stamps, or over its last 4,096 steps if there were more."""
 
     _WINDOW_SECONDS = 30.0
     _MOST_MARKS = 4096

@@ -1,4 +1,4 @@
-"""The folder on this machine that holds the ledger and what the local provider needs: ``$CLOUD_TRAIN_HOME``, or ``~/.cloud-train``."""
+"""The folder on this machine for the ledger and the local provider's files: ``$CLOUD_TRAIN_HOME``, or ``~/.cloud-train``."""
 
 import os
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Home:
-    """That folder. Nothing is made before it is needed."""
+    """That folder. Its contents are created when they are first needed."""
 
     folder: Path
 
@@ -19,9 +19,9 @@ class Home:
 
     @property
     def ledger_path(self) -> Path:
-        """The ledger's file."""
+        """Path of the ledger."""
         return self.folder / "ledger.sqlite3"
 
     def submission_lock(self, run_id: str) -> Path:
-        """The lock that a process holds while it submits or resumes this run."""
+        """Path of the lock that a process holds while it submits or resumes this run."""
         return self.folder / "submitting" / f"{run_id}.lock"

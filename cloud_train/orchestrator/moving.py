@@ -1,7 +1,7 @@
-"""Moving a run to another store: its newest valid checkpoint and the logs of earlier attempts, so that it can continue there.
+"""Moving a run to another store, with its newest valid checkpoint and the logs of earlier attempts, so that it can continue there.
 
-A move that is interrupted leaves the run where it was: ``run.json`` is written last at the new place, and the ledger is updated after that.
-A repeated move copies again what is not there yet.
+An interrupted move leaves the run in its old place: ``run.json`` is written last in the new one, and the ledger is updated after that.
+Repeating the move copies what is still missing.
 """
 
 import shlex
@@ -20,20 +20,21 @@ from cloud_train.run.plan import Plan
 from cloud_train.run.record import RunRecord, sha256_of
 from cloud_train.run.streams import open_stream, segment_key, stream_of
 from cloud_train.storage.base import InvalidKeyError, ObjectMissingError, Store
-from cloud_train.storage.transfer.files import Download, Upload, download, upload
+from cloud_train.storage.transfer.downloading import Download, download
+from cloud_train.storage.transfer.uploading import Upload, upload
 
 Note = Callable[[str], None]
 
 _SEGMENT_BYTES = 8 << 20
 _DOCUMENTS = frozenset({"status.json", "failure", "cancel", "start", "next"})
-"""What an attempt has beside its logs and metrics."""
+"""An attempt's files other than logs and metrics."""
 
 
 def move(ledger: Ledger, plan: Plan, source_url: str, note: Note) -> Plan:
     """Copy everything that ``plan`` needs to continue from ``source_url`` to the plan's own store, write its ``run.json`` there, and update
     the ledger; returns the plan with that file's SHA-256.
 
-    Raises StoreError, and CorruptError for a checkpoint that arrives as something else.
+    Raises StoreError, and CorruptError if a checkpoint is damaged.
     """
     source, target = store_at(source_url), store_at(plan.store)
     before, old = read_record_bytes(source, plan.run_id)
@@ -50,7 +51,7 @@ def move(ledger: Ledger, plan: Plan, source_url: str, note: Note) -> Plan:
     ledger.know_record(plan.run_id, sha256, RecordKind.OWN)
     target.delete(f"{plan.run_id}/{layout.MOVED}")
     target.put(f"{plan.run_id}/{layout.RUN}", written)
-    if moved:  # a machine that knows only the old place must not continue there
+    if moved:  # a machine with only the old place in its ledger must not continue there
         source.put(f"{plan.run_id}/{layout.MOVED}", f"{plan.store.rstrip('/')}/{plan.run_id}\n".encode())
     ledger.move(plan.run_id, plan.attempt, plan.provider, plan.store, settings=plan.provider_settings, record_sha256=sha256)
     return replace(plan, record_sha256=sha256)
@@ -65,11 +66,11 @@ def new_place(store_url: str, run_id: str) -> str | None:
 
 
 def _refuse_foreign(target: Store, plan: Plan) -> None:
-    """Refuse to overwrite a run directory that has later attempts: the run was moved there before and continued."""
+    """Refuse to overwrite a run directory that has later attempts: the run was already moved and continued there."""
     newest = max((documents.attempt_number(name) or 0 for name in target.folders(f"{plan.run_id}/{layout.ATTEMPTS}/")), default=0)
     if newest >= plan.attempt:
         raise UsageError(
-            f"{plan.store}/{plan.run_id} already has attempt {newest}: the run was moved there before",
+            f"{plan.store}/{plan.run_id} already has attempt {newest}: the run was already moved there",
             hint=f"continue there: cloud-train adopt {shlex.quote(f'{plan.store}/{plan.run_id}')}",
         )
 
@@ -107,7 +108,7 @@ def _copy_stream(source: Store, target: Store, key: str) -> None:
 
 
 def _pieces(read: Callable[[int, int], bytes], size: int) -> Iterator[tuple[int, bytes]]:
-    """Where each piece begins, and its bytes."""
+    """The offset and the bytes of each piece."""
     start = 0
     while start < size and (piece := read(start, min(size, start + _SEGMENT_BYTES))):
         yield start, piece
@@ -133,7 +134,7 @@ def _copy_newest_checkpoint(source: Store, target: Store, run_id: str, note: Not
 
 
 def _copy_checkpoint(source: Store, target: Store, prefix: str, folder: Path) -> int:
-    """Bytes of the checkpoint; every file is checked against the manifest on its way, and the manifest comes last."""
+    """Copy a checkpoint and return its size in bytes. Every file is checked against the manifest, which is copied last."""
     key = f"{prefix}/{layout.MANIFEST}"
     written = documents.read(source, key, LARGEST)
     manifest = parse_manifest(written, f"{source.url}/{key}")

@@ -1,4 +1,4 @@
-"""From a job to its image: what goes in, and the step that makes it."""
+"""The container image of a job: its contents, and building or pushing it."""
 
 import os
 import shlex
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from cloud_train.image.recipe import Built, Recipe
 
 DEFAULT_BASE = f"cloud-train-worker:{__version__}"
-"""The project's own image, made from its Dockerfile: Python and everything that the built-in trainers need."""
+"""The project's own image, built from its Dockerfile: Python and everything that the built-in trainers need."""
 _BASE_HINT = f"build {DEFAULT_BASE} once with `make image` in a clone of cloud-train, or name another base with image.base in the job file"
 _REFUSED = (401, 403)
 _DOCTOR = "`cloud-train doctor --config` shows what is missing"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
-"""Docker's names for what Python calls a machine."""
+"""Docker's name for each machine type of ``os.uname``."""
 
 
 def base_image(spec: JobSpec, settings: Mapping[str, Any]) -> str:
-    """The base: the job's own, otherwise the one of the config file (``base``), otherwise the project's."""
+    """The base image: from the job, else from the config file (``base``), else the project's own."""
     return spec.image.base or str(settings.get("base") or DEFAULT_BASE)
 
 
 def ingredients(spec: JobSpec, settings: Mapping[str, Any]) -> str:
-    """What the image of a job will be built from, in words."""
+    """The parts that a job's image will be built from, as one line."""
     image = spec.image
     parts = [image.dockerfile or base_image(spec, settings)]
     parts += [image.requirements] if image.requirements else []
@@ -45,10 +45,10 @@ def ingredients(spec: JobSpec, settings: Mapping[str, Any]) -> str:
 
 
 def refuse_outside(spec: JobSpec, directory: Path, origins: Mapping[str, str]) -> None:
-    """Refuse a job whose image would contain files from outside the job's folder ``directory``, links followed.
+    """Refuse a job whose image would contain files from outside the job's folder ``directory``, after following links.
 
-    A job file may be a stranger's, and must not choose which files of this machine are packed. Values from the command line, which
-    ``origins`` knows, are the user's own.
+    A job file may come from a stranger, who must not choose which files of this machine are packed. Values from the command line (see
+    ``origins``) are the user's own.
     """
     script = spec.model.directory if isinstance(spec.model, ScriptModel) else None
     named = {
@@ -71,7 +71,7 @@ def refuse_outside(spec: JobSpec, directory: Path, origins: Mapping[str, str]) -
 
 
 def recipe_of(plan: Plan) -> "Recipe":
-    """What the image of ``plan`` is made of. Raises FieldError for a file outside the job's folder that the job file alone names."""
+    """The recipe of the image for ``plan``. Raises FieldError for a file outside the job's folder that only the job file names."""
     from cloud_train.image.recipe import Recipe
 
     directory = Path(plan.job_file).parent
@@ -91,7 +91,7 @@ def recipe_of(plan: Plan) -> "Recipe":
 
 
 def with_image(home: Home, provider: Provider, plan: Plan, note: Callable[[str], None]) -> Plan:
-    """The plan with the image that the provider's machines run: made in the local engine, or for a cloud in its registry."""
+    """The plan with the image for the provider's machines: built in the local engine, or for a cloud pushed to its registry."""
     if not provider.capabilities.containers:
         return plan
     if not provider.capabilities.pulls_images:
@@ -106,16 +106,16 @@ def with_image(home: Home, provider: Provider, plan: Plan, note: Callable[[str],
 
 
 def push_image(home: Home, provider: Provider, plan: Plan, repository: str, note: Callable[[str], None]) -> "Built":
-    """Make the image of ``plan`` in a repository of a registry, with the provider's own login for it, if it has one."""
+    """Push the image of ``plan`` to a registry's repository, with the provider's own login if it has one."""
     settings = {**plan.provider_settings, "repository": repository}
     ask = (lambda: provider.registry_login(settings)) if isinstance(provider, RegistryLogin) else (lambda: None)
     return build_image(plan, note, repository, home, ask)
 
 
 def with_same_image(provider: Provider, plan: Plan, note: Callable[[str], None]) -> Plan:
-    """The plan of a further attempt, its image made again if the local engine has lost it, and then it has to be the same bytes.
+    """The plan of a further attempt; its image is rebuilt if the local engine no longer has it.
 
-    Raises ConflictError if it is another image by now: the code, the base or cloud-train has changed.
+    Raises ConflictError if the rebuilt image differs, because the code, the base or cloud-train has changed.
     """
     if plan.image is None or not provider.capabilities.containers or provider.capabilities.pulls_images:
         return plan
@@ -141,10 +141,10 @@ def build_image(
     home: Home | None = None,
     login: Callable[[], tuple[str, str] | None] = lambda: None,
 ) -> "Built":
-    """Make the image of ``plan``, or find it made: in the local engine, or with ``repository`` in that repository of a registry.
+    """Build the image of ``plan``, or reuse it: in the local engine, or with ``repository`` in that repository of a registry.
 
-    Under ``home`` is noted what was pushed, which the next push need not do again. ``login`` tells user and password of that registry, for
-    which it is asked again where they end before the push does; None for Docker's own login.
+    ``home`` remembers what was pushed, so that the next push can skip it. ``login`` returns user and password for that registry, or None
+    for Docker's own login; it is called again if they expire during the push.
     """
     from cloud_train.image.building import build_in_engine, build_in_registry
     from cloud_train.image.errors import ImageError, RegistryError
@@ -159,9 +159,9 @@ def build_image(
         return build_in_engine(recipe, note, host)
     except ImageError as error:
         is_refusal = isinstance(error, RegistryError) and error.status in _REFUSED
-        if own and repository and is_refusal and repository.partition("/")[0] in error.message:  # and not Docker's own login
+        if own and repository and is_refusal and repository.partition("/")[0] in error.message:  # not Docker's own login
             error.hint = f"the login of {plan.provider!r} was used: it needs permission to push to {repository}; {_DOCTOR}"
-        # Without an engine that has it, the base is looked for where images without a registry's name are.
+        # If no engine has the base, it is looked up on Docker Hub, like every image name without a registry.
         if recipe.base == DEFAULT_BASE and recipe.dockerfile is None and ("docker.io" in error.message or DEFAULT_BASE in error.message):
             error.hint = _BASE_HINT if repository is None else f"{_BASE_HINT}; without Docker, the base must be in a registry"
         raise

@@ -1,8 +1,11 @@
-"""Making tar shards of a folder of images: what ``cloud-train pack`` does.
+"""Packing a folder of images into tar shards, as ``cloud-train pack`` does.
 
 The images are put in the order of a hash of their names, which mixes the classes, so that each shard is a fair sample of all, and which is
 the same on any machine. Headers carry neither owner nor time: the same folder makes the same bytes. The index comes last, in a store as in
 a folder, so an index is never there without its shards.
+
+The folder may be another person's. A link in it is followed to an image in the same folder; one that leads anywhere else is refused, for a
+file that nobody meant to share would be in a shard.
 """
 
 import hashlib
@@ -15,26 +18,29 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from cloud_train.data.imagefolder import list_images
+from cloud_train.beneath import open_within
+from cloud_train.data.imagefolder import ENDINGS, list_images
 from cloud_train.data.shards import BLOCK_BYTES, ENDING, INDEX, MOST_INDEX_BYTES, Part, Shard, ShardIndex, part_of
 from cloud_train.errors import CorruptError, UsageError
 from cloud_train.spec.problems import FieldError
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.registry import bucket_and_prefix, folder_of, open_store, scheme_of
-from cloud_train.storage.transfer.files import Options, Upload, upload
+from cloud_train.storage.transfer.engine import Options
 from cloud_train.storage.transfer.paths import explained
 from cloud_train.storage.transfer.progress import Meter, Progress
+from cloud_train.storage.transfer.uploading import Upload, upload
 
 _END = bytes(2 * BLOCK_BYTES)
 """Two empty blocks end a tar."""
 _PIECE_BYTES = 1 << 20
+_COPY = "if you want what the links lead to, pack a copy without links, which this makes: cp -rL FOLDER COPY"
 
 Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What was made."""
+    """The result of packing."""
 
     destination: str
     shards: int
@@ -50,17 +56,19 @@ class _Entry:
 
     member: str
     path: Path
+    """Its file, which is no link and below no link in ``root``."""
+    root: Path
     size: int
 
     def header(self) -> bytes:
-        """What stands before it in the tar."""
+        """The header before it in the tar."""
         info = tarfile.TarInfo(self.member)
         info.size, info.mode = self.size, 0o644
         return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
     @cached_property
     def taken(self) -> int:
-        """Bytes that it takes in a tar."""
+        """Bytes in the tar: header, content and padding."""
         return len(self.header()) + self.size + -self.size % BLOCK_BYTES
 
 
@@ -97,22 +105,37 @@ def _plan(folder: Path, shard_bytes: int) -> tuple[tuple[str, ...], list[_Planne
     except FieldError as error:
         raise UsageError(error.reason, hint=error.hint) from error
     is_split = found.validation is not None
-    planned = list(_cut("train", _entries("train/" if is_split else "", found.train, found.classes, found.images), shard_bytes))
+    root = folder.resolve()
+    train = _entries(root, "train/" if is_split else "", found.train, found.classes, found.images)
+    planned = list(_cut("train", train, shard_bytes))
     if found.validation is not None:
-        planned += _cut("val", _entries("val/", found.validation, found.classes, found.validation_images), shard_bytes)
+        planned += _cut("val", _entries(root, "val/", found.validation, found.classes, found.validation_images), shard_bytes)
     return found.classes, planned
 
 
-def _entries(prefix: str, folder: Path, classes: Sequence[str], names: Sequence[Sequence[str]]) -> list[_Entry]:
+def _entries(root: Path, prefix: str, folder: Path, classes: Sequence[str], names: Sequence[Sequence[str]]) -> list[_Entry]:
     entries = []
     for of_class, inside in zip(classes, names, strict=True):
+        place = _real(folder / of_class, root) if inside else folder
         for name in inside:
             path, member = folder / of_class / name, f"{prefix}{of_class}/{name}"
             if part_of(member) is None:
                 raise UsageError(f"{str(path)!r} cannot be an image's name in a shard", hint="rename it without control characters")
             with explained(f"read {path}"):
-                entries.append(_Entry(member, path, path.stat().st_size))
+                file = _real(path, root) if (place / name).is_symlink() else place / name
+                entries.append(_Entry(member, file, root, file.lstat().st_size))
     return sorted(entries, key=lambda entry: hashlib.sha256(entry.member.encode()).digest())
+
+
+def _real(path: Path, root: Path) -> Path:
+    """Where a folder of a class or an image is; raises UsageError where that is not in the folder to pack, or not an image."""
+    with explained(f"read {path}"):
+        place = path.resolve(strict=True)
+    if not place.is_relative_to(root):
+        raise UsageError(f"{path} leads out of the folder to pack, to {place}", hint=_COPY)
+    if not place.is_dir() and not place.name.lower().endswith(ENDINGS):
+        raise UsageError(f"{path} leads to {place}, which is not an image by its name", hint=_COPY)
+    return place
 
 
 def _cut(part: Part, entries: Sequence[_Entry], shard_bytes: int) -> Iterator[_PlannedShard]:
@@ -177,7 +200,7 @@ def _into_store(url: str, classes: tuple[str, ...], planned: Sequence[_PlannedSh
 
 
 def _refuse_taken(store: Store, url: str, above: str, names: set[str]) -> None:
-    """Raise UsageError where there is anything but shards of these names, which a call that was cut off may have left."""
+    """Raise UsageError if there is anything but shards of these names, which an interrupted call may have left."""
     found = [info.key.removeprefix(above) for info in store.list(above)]
     if INDEX in found:
         raise UsageError(f"{url} already holds shards", hint="name another URL, or delete them first")
@@ -229,7 +252,7 @@ def _write(shard: _PlannedShard, path: Path, meter: Meter | None = None) -> Shar
 
 def _content(entry: _Entry) -> Iterator[bytes]:
     left = entry.size
-    with explained(f"read {entry.path}"), entry.path.open("rb") as file:
+    with explained(f"read {entry.path}"), os.fdopen(open_within(entry.path, entry.root), "rb") as file:
         while piece := file.read(_PIECE_BYTES):
             left -= len(piece)
             yield piece
@@ -238,7 +261,7 @@ def _content(entry: _Entry) -> Iterator[bytes]:
 
 
 class _Whole:
-    """Of one shard's transfer after another, how far the whole is."""
+    """Progress of the whole, from the transfers of the single shards."""
 
     def __init__(self, report: Report | None, files: int, size: int) -> None:
         self._report, self._files, self._size = report, files, size

@@ -1,4 +1,4 @@
-"""From a job file to a plan. Pure but for reading: nothing is written, nothing is sent, and torch is not imported."""
+"""From a job file to a plan. Nothing is written or sent, and torch is not imported."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,8 +20,7 @@ from cloud_train.orchestrator.consent import refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import ingredients, refuse_outside
 from cloud_train.providers.base import Capabilities, Provider, Request
-from cloud_train.run.ids import new_run_id
-from cloud_train.run.plan import Plan
+from cloud_train.run.plan import Plan, new_run_id
 from cloud_train.run.ranking import Ranking
 from cloud_train.run.record import Program
 from cloud_train.run.states import Cause
@@ -42,11 +41,11 @@ def make_plan(
 ) -> Plan:
     """Everything that submitting ``job_file`` will do.
 
-    ``overrides`` are ``key=value`` texts, ``config`` is the name or the path of a config file, ``provider`` and ``store`` override both; a
-    folder given as ``store`` starts at the current one. A cloud's config file need not be named if it has the provider's name. For a
+    ``overrides`` are ``key=value`` texts, ``config`` is the name or the path of a config file, ``provider`` and ``store`` override both. A
+    folder given as ``store`` is relative to the current one. A cloud's config file with the provider's name is used by default. For a
     ``dry_run`` the job's data may be missing: the plan then holds what is known without it, and a note.
-    ``configs`` decides which config files may be used; by default one that has to be trusted first is used by a dry run alone.
-    Raises JobFileError with every mistake of the files, NotTrustedError, and ProviderError if the provider cannot run the plan.
+    ``configs`` decides which config files may be used; by default, only a dry run uses one that has to be trusted first.
+    Raises JobFileError with every mistake in the files, NotTrustedError, and ProviderError if the provider cannot run the plan.
     """
     configs = configs or Configs(home, None if dry_run else refuse)
     chosen = configs.named(config, job_file.parent) if config else None
@@ -101,7 +100,7 @@ def plan_elsewhere(
     data: str | None = None,
     config: Config | None = None,
 ) -> Plan:
-    """``before`` with another provider, its settings, store or place of the data; raises ProviderError if that is not possible."""
+    """``before`` with another provider, settings, store or data path; raises ProviderError if that is not possible."""
     directory, url = Path(before.job_file).parent, absolute_url(store, Path.cwd())
     spec = before.job.model_copy(update={"provider": place.name, "store": url})
     if data is not None:
@@ -125,7 +124,7 @@ def plan_elsewhere(
 
 
 def _host_data(spec: JobSpec, directory: Path, place: Provider) -> str | None:
-    """The job's data on this machine, which a container is given; raises ProviderError where the machines are elsewhere."""
+    """The folder or file on this machine to mount as the job's data; raises ProviderError if the provider cannot mount it."""
     data = spec.data.place(directory) if spec.data is not None and place.capabilities.containers else None
     if data is None:
         return None
@@ -138,7 +137,7 @@ def _host_data(spec: JobSpec, directory: Path, place: Provider) -> str | None:
 
 
 def request_of(home: Home, plan: Plan) -> tuple[Request, list[str]]:
-    """What the provider would be sent for this plan, and what it would refuse in it. Nothing is sent."""
+    """The request to the provider for this plan, and the reasons why it would be refused. Nothing is sent."""
     provider = provider_at(home, plan.provider)
     request = provider.render(plan)
     return request, provider.check(request)
@@ -171,7 +170,7 @@ def _program(spec: JobSpec, directory: Path, provider: Provider, settings: Mappi
         arguments = ("/bin/sh", "-c", command) if isinstance(command, str) else command
         folder: Path | None = directory / spec.model.directory
     else:
-        # Not the job's folder: `python -m` would import the modules that are there.
+        # Not the job's folder: `python -m` would import modules from there.
         arguments, folder = (provider.interpreter(settings), "-m", "cloud_train.training"), None
     data = None if spec.data is None else spec.data.place(directory)
     data_url = None if spec.data is None else spec.data.store_url
@@ -192,7 +191,7 @@ def _program(spec: JobSpec, directory: Path, provider: Provider, settings: Mappi
 
 
 def _steps(spec: JobSpec, data: DataFacts | None) -> tuple[int | None, int | None]:
-    """Optimizer steps of an epoch and of the whole job; None where that is not known before the data is there, and for a script."""
+    """Optimizer steps per epoch and in total; None while the data is missing, and for a script."""
     if isinstance(spec.model, ScriptModel):
         return None, None
     per_epoch = spec.train.steps_per_epoch(data.train_samples if data else None)
@@ -200,7 +199,7 @@ def _steps(spec: JobSpec, data: DataFacts | None) -> tuple[int | None, int | Non
 
 
 def _data_notes(loaded: LoadedJob) -> Iterator[str]:
-    """Notes about data that is not on this machine: what follows from that, and what is unknown until it is."""
+    """Notes about data that is not on this machine: how it will get there, and what is unknown until then."""
     data, missing = loaded.spec.data, loaded.absent
     if missing is not None:
         yield f"{missing.place}: {missing.message}; `submit` refuses this job until the data exists{_unknown(loaded)}"
@@ -220,7 +219,7 @@ def _unknown(loaded: LoadedJob) -> str:
 
 
 def _cloud_notes(spec: JobSpec, place: Provider, config: Config | None) -> Iterator[str]:
-    """Notes about the source of the settings, and about what ends a job without a limit of its own."""
+    """Notes about the source of the settings, and about the time limit of a job that sets none."""
     if not place.capabilities.named_config:
         return
     settings = config.settings.get(place.name, {}) if config else {}

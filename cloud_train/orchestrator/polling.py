@@ -1,4 +1,4 @@
-"""How often providers are asked: those of this machine at every look, a cloud less and less often, because its requests are limited."""
+"""How often providers are polled: local ones every time, a cloud less and less often, because it limits requests."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -11,17 +11,17 @@ _LONGEST_SECONDS = 60.0
 
 
 class Observer(Protocol):
-    """Asks a provider about a launch, or knows already."""
+    """Observes a launch, by asking its provider or from an earlier observation."""
 
     is_listing: bool
-    """Whether many launches were observed at once, so that a look at each run directory would cost more than the observation."""
+    """Whether many launches were observed at once, so that reading each run directory would cost more than the observation."""
 
     def observe(self, provider: Provider, launch: Handle) -> Observation:
-        """What the provider says of the launch."""
+        """The provider's observation of the launch."""
 
 
 class Poller:
-    """Asks about one attempt that is looked at again and again; a cloud every ``min(60, max(2, age / 2))`` seconds."""
+    """Polls one attempt; a cloud every ``min(60, max(2, age / 2))`` seconds."""
 
     is_listing = False
 
@@ -32,7 +32,7 @@ class Poller:
         self._newest: Observation | None = None
 
     def observe(self, provider: Provider, launch: Handle) -> Observation:
-        """What the provider says of the attempt, or what it said when it was last asked."""
+        """The provider's observation of the attempt, or the previous one if the next poll is not due yet."""
         now = self._clock()
         if launch != self._launch:
             self._launch, self._newest, self._began = launch, None, now
@@ -43,7 +43,7 @@ class Poller:
 
 
 class Listing:
-    """What providers said of many launches at once."""
+    """Observations of many launches, made at once."""
 
     is_listing = True
 
@@ -51,12 +51,12 @@ class Listing:
         self._observations = observations
 
     def observe(self, provider: Provider, launch: Handle) -> Observation:
-        """What the provider said of the launch; one that the listing leaves out is asked about."""
+        """The observation of the launch; the provider is asked about one that is not listed."""
         return self._observations.get((launch.run_id, launch.attempt)) or provider.observe(launch)
 
 
 def observe_all(provider: Provider, launches: Iterable[Handle]) -> dict[tuple[str, int], Observation]:
-    """What a provider that can list launches says of them, by run and attempt; empty for another one. Raises ProviderError."""
+    """A provider's observations of these launches, by run and attempt; empty if it cannot list launches. Raises ProviderError."""
     if not isinstance(provider, ManyObserved):
         return {}
     launches = list(launches)

@@ -1,7 +1,7 @@
-"""Using a trained model: the class of an image or of a line of text, the continuation of a prompt.
+"""Running a trained model: classifying images or lines of text, or continuing a prompt.
 
-The model runs in a process of its own (``python -m cloud_train.training.predict``), since only the training room may import torch. That
-process answers with one JSON object.
+The model runs in a separate process (``python -m cloud_train.training.predict``), since only ``training`` may import torch. That process
+prints one JSON object.
 """
 
 import json
@@ -19,11 +19,11 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.results import fetch_model, model_folder
 from cloud_train.run import python_path
 
-_LONGEST_TEXT_BYTES = 100_000  # one argument of a command holds 128 KiB on Linux
+_LONGEST_TEXT_BYTES = 100_000  # Linux limits one argument of a command to 128 KiB
 
 
 class PredictionError(CloudTrainError):
-    """The model could not be used; ``code`` and ``exit_code`` are those that the predicting process reported."""
+    """The model could not be used; ``code`` and ``exit_code`` come from the predicting process."""
 
     def __init__(self, message: str, hint: str | None, code: str, exit_code: int) -> None:
         super().__init__(message, hint)
@@ -34,7 +34,7 @@ class PredictionError(CloudTrainError):
 def predict_images(
     home: Home, run_id: str, files: Sequence[Path], checkpoint: str | None = None, invert: bool = False
 ) -> list[dict[str, Any]]:
-    """For each image file: its class, the probability of that class, and the probability of each class."""
+    """The prediction for each image file: its class, that class's probability, and the probability of every class."""
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
         raise NotFoundError(f"no such file: {', '.join(missing)}")
@@ -45,7 +45,7 @@ def predict_images(
 
 
 def predict_lines(home: Home, run_id: str, texts: Sequence[str], checkpoint: str | None = None) -> list[dict[str, Any]]:
-    """For each line of text: its class, the probability of that class, and the probability of each class."""
+    """The prediction for each line of text, as ``predict_images`` returns it."""
     _check_texts("the texts", texts)
     with _model(home, run_id, checkpoint) as folder:
         answer = _ask(folder, [f"--text={text}" for text in texts])
@@ -63,7 +63,7 @@ def continue_text(
     seed: int = 0,
     checkpoint: str | None = None,
 ) -> dict[str, Any]:
-    """The prompt's continuation by ``length`` characters, each drawn at ``temperature`` from the ``top_k`` likeliest ones."""
+    """The prompt's continuation: ``length`` characters, each sampled at ``temperature`` from the ``top_k`` likeliest ones."""
     _check_texts("the prompt", [prompt])
     arguments = [f"--prompt={prompt}", "--length", str(length), "--temperature", str(temperature), "--seed", str(seed)]
     if top_k is not None:
@@ -73,7 +73,7 @@ def continue_text(
 
 
 def _check_texts(what: str, texts: Sequence[str]) -> None:
-    """Raise UsageError for what no process can be given as its arguments."""
+    """Raise UsageError for texts that cannot be passed to a process as arguments."""
     if any("\0" in text for text in texts) or sum(len(text.encode(errors="replace")) for text in texts) > _LONGEST_TEXT_BYTES:
         raise UsageError(f"{what} must not contain NUL or exceed {_LONGEST_TEXT_BYTES:,} bytes")
 

@@ -1,7 +1,7 @@
-"""Bringing ledger, run directory and provider up to date with what a look found: the one module that carries out ``Findings``.
+"""Bringing the ledger, the run directory and the provider up to date: the only module that carries out ``Findings``.
 
-It settles submissions that were cut off, records where attempts stand, writes the end of a worker that vanished, stops what such a worker
-left running, and cleans up at the provider. Verbs that call it say so in their help; everything else uses ``state``, which only reads.
+It settles submissions that were cut off, records the status of attempts, writes the end of a worker that vanished, stops the processes that
+it left, and cleans up at the provider. Verbs that call it say so in their help; everything else uses ``state``, which only reads.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,13 +39,13 @@ from cloud_train.storage.base import ObjectExistsError
 
 
 def update_run(home: Home, run_id: str) -> RunView:
-    """Where one run stands now, after ``reconcile``. Raises NotFoundError."""
+    """The current state of one run, after ``reconcile``. Raises NotFoundError."""
     with Ledger(home.ledger_path) as ledger:
         return reconcile(home, ledger, run_id)
 
 
 def update_runs(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> list[RunView]:
-    """The newest runs and where they stand now, the newest first, each after ``reconcile``; ``note`` is told of one that cannot be."""
+    """The current state of the newest runs, newest first, each after ``reconcile``; ``note`` is told about failures."""
 
     def update(home: Home, _: LedgerReader, run_id: str, observer: Observer | None) -> RunView:
         return reconcile(home, ledger, run_id, observer)
@@ -55,9 +55,9 @@ def update_runs(home: Home, limit: int | None = None, note: Callable[[str], None
 
 
 def reconcile(home: Home, ledger: Ledger, run_id: str, observer: Observer | None = None) -> RunView:
-    """Look at a run, carry out what is pending, and return where the run stands then.
+    """Check a run, carry out the pending actions, and return the resulting state.
 
-    Raises NotFoundError for a run that the ledger does not know, or that was never written. An ``observer`` spares the provider.
+    Raises NotFoundError for a run that is not in the ledger or was never written. An ``observer`` limits requests to the provider.
     """
     findings = look(home, ledger, run_id, observer)
     if findings.settlement is not None:
@@ -75,7 +75,7 @@ def reconcile(home: Home, ledger: Ledger, run_id: str, observer: Observer | None
 
 @contextmanager
 def looking_at(home: Home, run_id: str, record: bool) -> Iterator[tuple[LedgerReader, Callable[[Observer | None], RunView]]]:
-    """The open ledger, and a function that looks at the run: after ``reconcile`` if ``record``, otherwise only reading."""
+    """The open ledger, and a function that returns the run's current state: with ``reconcile`` if ``record``, otherwise only reading."""
     if not record:
         with LedgerReader(home.ledger_path) as reader:
             yield reader, lambda observer: read(home, reader, run_id, observer)
@@ -85,7 +85,7 @@ def looking_at(home: Home, run_id: str, record: bool) -> Iterator[tuple[LedgerRe
 
 
 def declare_lost(ledger: Ledger, entry: Entry, message: str) -> RunView:
-    """Record the end of an attempt that gives no sign of life any more, in the run directory and in the ledger."""
+    """Record the end of an attempt without a heartbeat, in the run directory and in the ledger."""
     store = store_at(entry.store)
     number, status = newest_status(store, entry)
     if status is None or not status.state.is_end:
@@ -98,7 +98,7 @@ def declare_lost(ledger: Ledger, entry: Entry, message: str) -> RunView:
 
 
 def _settle(ledger: Ledger, findings: Findings) -> bool:
-    """Record what became of a submission; False if that has changed meanwhile, so that a new look is needed."""
+    """Record the outcome of a submission; False if it has changed meanwhile and has to be checked again."""
     entry, settlement = findings.entry, findings.settlement
     if ledger.get(entry.run_id) != entry:
         return False
@@ -109,14 +109,14 @@ def _settle(ledger: Ledger, findings: Findings) -> bool:
             ledger.launched(entry.run_id, attempt, reference)
         case RecordNeverLaunched(attempt, status, claims):
             if claims and not _claim(entry, attempt, status):
-                ledger.launched(entry.run_id, attempt, UNMANAGED)  # its worker was faster: what it writes is all that is known
+                ledger.launched(entry.run_id, attempt, UNMANAGED)  # its worker was faster: only its status is known
                 return False
             ledger.observed(entry.run_id, attempt, status.state, status.cause, status.message, ended=status.ended)
     return True
 
 
 def _claim(entry: Entry, attempt: int, ended: AttemptStatus) -> bool:
-    """Write the attempt's end into the run directory, so that a worker that starts after all leaves; False if it has started."""
+    """Write the attempt's end into the run directory, so that a worker that starts late exits; False if it has already started."""
     try:
         store_at(entry.store).create(f"{entry.run_id}/{layout.status(attempt)}", ended.to_json())
     except ObjectExistsError:
@@ -139,7 +139,7 @@ def _carry_out(home: Home, ledger: Ledger, entry: Entry, action: Pending) -> Non
 
 
 def _write_status(entry: Entry, attempt: int, status: AttemptStatus) -> None:
-    with suppress(StoreError):  # the ledger still gets it, and the next reader concludes it again
+    with suppress(StoreError):  # the ledger still gets it, and the next reader reaches the same conclusion
         store_at(entry.store).put(f"{entry.run_id}/{layout.status(attempt)}", status.to_json())
 
 

@@ -1,4 +1,4 @@
-"""Bringing a run's results here: the final model or a checkpoint's, and whole run directories. Everything that arrives is verified."""
+"""Downloading a run's results: its final model, a checkpoint's model, or the whole run directory. Every file is verified."""
 
 import hashlib
 import os
@@ -21,13 +21,14 @@ from cloud_train.run.manifest import LARGEST, FileEntry, Manifest, parse_manifes
 from cloud_train.run.streams import SegmentedStream, stream_of
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import InvalidKeyError, ObjectInfo, ObjectMissingError, Store
-from cloud_train.storage.transfer.engine import Identity, Known
-from cloud_train.storage.transfer.files import Download, Options, Progress, download
+from cloud_train.storage.transfer.downloading import Download, download
+from cloud_train.storage.transfer.engine import Identity, Known, Options
 from cloud_train.storage.transfer.paths import TEMPORARY, Placed, ignores_case, open_folder, place
+from cloud_train.storage.transfer.progress import Progress
 from cloud_train.storage.transfer.remembered import Memory
 
 Report = Callable[[Progress], None]
-"""Called a few times a second, and at the end."""
+"""Called a few times per second, and at the end."""
 
 _TRAINING_STATE = "state.pt"
 _PIECE_BYTES = 8 << 20
@@ -59,17 +60,16 @@ class SyncResult:
     bytes: int
     """Bytes that were copied."""
     skipped: tuple[tuple[str, str], ...] = ()
-    """Objects that cannot safely be files here, and logs of which a part is missing, each with the reason."""
+    """Objects that cannot safely become files, and incomplete logs, each with the reason."""
 
 
 def fetch_model(
     home: Home, run_id: str, to: Path | None = None, checkpoint: str | None = None, report: Report | None = None
 ) -> FetchedModel:
-    """Copy the final model, or that of a checkpoint (``best``, ``last`` or a step), into the folder ``to``; by default ``./<run
-    id>-model``.
+    """Copy the final model, or a checkpoint's (``best``, ``last`` or a step), into the folder ``to``; by default ``./<run id>-model``.
 
-    The folder appears whole or not at all. Raises NotFoundError where there is no such model (yet), ConflictError if the folder holds
-    something else, CorruptError if a byte differs from the manifest.
+    The folder appears complete or not at all. Raises NotFoundError if there is no such model (yet), ConflictError if the folder has other
+    content, CorruptError if a file differs from the manifest.
     """
     run = read_run(home, run_id)
     store = store_at(run.store)
@@ -87,10 +87,10 @@ def fetch_model(
 
 
 def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None = None) -> SyncResult:
-    """Copy the run directory into ``to`` (by default ``./<run id>``); files that are there already with the same SHA-256 are left alone.
+    """Copy the run directory into ``to`` (by default ``./<run id>``); existing files with the same SHA-256 are left alone.
 
-    Every file that a manifest lists is checked against it. Nothing here is deleted. Raises ConflictError if the folder holds anything but a
-    copy of this run, which is known by its ``run.json``: it is copied first, so a copy that was cut off can be continued.
+    Every file that a manifest lists is checked against it. Nothing is deleted. Raises ConflictError if the folder holds anything but a copy
+    of this run. A copy is recognized by its ``run.json``, which is copied first, so that an interrupted copy can be continued.
     """
     run = read_run(home, run_id)
     store = store_at(run.store)
@@ -113,7 +113,7 @@ def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None 
 
 @dataclass
 class _Copy:
-    """A run directory's copy while it is made. Where nothing changed, ``infos``, the store's listing, and ``memory`` show it."""
+    """A copy of a run directory in progress. ``infos`` is the store's listing; with ``memory`` it tells which files are unchanged."""
 
     store: Store
     run_id: str
@@ -126,7 +126,7 @@ class _Copy:
 
     def __post_init__(self) -> None:
         self._segments: dict[str, list[ObjectInfo]] = {}
-        # A stream becomes a file under its own name, so it is that name which has to be safe.
+        # A stream becomes a file under its own name, so that name has to be safe.
         names = {key: _stream_name(key, self.run_id) for key in self.infos}
         streams = set(names.values())
         for key, info in self.infos.items():
@@ -139,7 +139,7 @@ class _Copy:
         self._files = {path: key for key, path in placed.paths.items() if key not in streams}
 
     def bring_files(self, report: Report | None) -> None:
-        """Copy each object that is not here."""
+        """Copy each object that is missing here."""
         is_known = all(self.memory.sha256_of_object(key, self.infos[key].version) for key in self._files.values())
         expected = {} if is_known else _entries_of_manifests(self.store, self.run_id, self.infos)
         changed = [path for path, key in self._files.items() if not self._is_here(path, self.infos[key], expected.get(path))]
@@ -154,7 +154,7 @@ class _Copy:
         self.moved_bytes += sum(self.infos[self._files[path]].size for path in changed)
 
     def bring_streams(self) -> None:
-        """Copy each stream that is not here yet, as one file."""
+        """Copy each stream that is missing here, as one file."""
         for key, path in sorted(self._streams.items()):
             version = _version_of(self._segments[key])
             if self._is_same(path, key, version, self.memory.sha256_of_object(key, version)):
@@ -171,11 +171,11 @@ class _Copy:
             if (gap := stream.missing()) is None:
                 self.memory.learn([known])
             else:
-                reason = f"cut at byte {gap[0]:,}, because the bytes up to {gap[1]:,} are missing in the store"
+                reason = f"cut off at byte {gap[0]:,}: the bytes up to {gap[1]:,} are missing from the store"
                 self.skipped.append((path, reason))
 
     def result(self) -> SyncResult:
-        """What was done."""
+        """The result."""
         unchanged = max(0, len(self._files) + len(self._streams) - len(self.copied))
         return SyncResult(self.run_id, self.target, tuple(self.copied), unchanged, self.moved_bytes, tuple(self.skipped))
 
@@ -188,7 +188,7 @@ class _Copy:
         return self._is_same(path, info.key, info.version, entry.sha256)
 
     def _is_same(self, path: str, key: str, version: str, sha256: str | None, info: ObjectInfo | None = None) -> bool:
-        """Whether the file is the object of this SHA-256, or where that is not known, of ``info``."""
+        """Whether the file has this SHA-256, or if that is unknown, the one of ``info``."""
         try:
             descriptor = open_file(self.target, path.split("/"))
         except OSError:
@@ -208,7 +208,7 @@ class _Copy:
 
 
 def model_folder(home: Home, run_id: str, checkpoint: str | None = None) -> Path | None:
-    """The model's folder if its store is a local folder, so that it can be used in place; None otherwise."""
+    """The model's folder if the store is a local folder, so that the model can be used in place; None otherwise."""
     run = read_run(home, run_id)
     store = store_at(run.store)
     prefix, _ = _chosen(store, run, checkpoint)
@@ -216,7 +216,7 @@ def model_folder(home: Home, run_id: str, checkpoint: str | None = None) -> Path
 
 
 def _chosen(store: Store, run: RunView, checkpoint: str | None) -> tuple[str, Manifest]:
-    """The folder that was asked for, and its manifest."""
+    """Key of the chosen folder, and its manifest."""
     if checkpoint is None:
         prefix = f"{run.run_id}/{layout.MODEL}"
         with suppress(ObjectMissingError):
@@ -227,12 +227,12 @@ def _chosen(store: Store, run: RunView, checkpoint: str | None) -> tuple[str, Ma
     found = _checkpoints(store, run.run_id)
     steps = ", ".join(str(step) for step in found) or "none yet"
     if checkpoint not in ("best", "last") and not checkpoint.isdecimal():
-        raise UsageError(f"--checkpoint takes 'best', 'last' or a step, not {checkpoint!r}", hint=f"steps that are kept: {steps}")
+        raise UsageError(f"--checkpoint takes 'best', 'last' or a step, not {checkpoint!r}", hint=f"available steps: {steps}")
     if not found:
         raise NotFoundError(f"{run.run_id} has no checkpoint yet")
     step = _best_step(store, run, found) if checkpoint == "best" else max(found) if checkpoint == "last" else int(checkpoint)
     if step not in found:
-        raise NotFoundError(f"{run.run_id} has no checkpoint of step {checkpoint}", hint=f"steps that are kept: {steps}")
+        raise NotFoundError(f"{run.run_id} has no checkpoint of step {checkpoint}", hint=f"available steps: {steps}")
     return f"{run.run_id}/{layout.CHECKPOINTS}/{layout.step_folder(step)}", found[step]
 
 
@@ -258,7 +258,7 @@ def _manifest(store: Store, prefix: str) -> Manifest:
 
 
 def _entries_of_manifests(store: Store, run_id: str, infos: Iterable[str]) -> dict[str, FileEntry]:
-    """Every file of the run directory, with these keys, that a manifest vouches for."""
+    """Every file of the run directory that a manifest lists; ``infos`` are the keys in it."""
     entries: dict[str, FileEntry] = {}
     for key in infos:
         folder, _, name = key.removeprefix(f"{run_id}/").rpartition("/")
@@ -275,7 +275,7 @@ def _is_checkpoint(folder: str) -> bool:
 
 
 def _version_of(segments: Iterable[ObjectInfo]) -> str:
-    """Changes whenever one of a stream's segments does."""
+    """A version of a stream that changes whenever one of its segments does."""
     lines = "".join(f"{info.key} {info.size} {info.version}\n" for info in segments)
     return hashlib.sha256(lines.encode(errors="surrogatepass")).hexdigest()
 
@@ -290,12 +290,12 @@ def _download(store: Store, files: list[Download], options: Options, memory: Mem
 
 
 def _copy(key: str, target: Path, path: str, entry: FileEntry | None, size: int) -> Download:
-    # ``below``: what a store lists is not trusted, and may be gone by now.
+    # ``below``: a store's listing is not trusted, and may be out of date.
     return Download(key, target / path, entry.size if entry else size, entry.sha256 if entry else None, below=target)
 
 
 def _check_is_copy(target: Path, run_id: str) -> None:
-    """Refuse a folder of which a run's objects, whatever their names, could replace files."""
+    """Refuse a folder in which the run's objects, whatever their names, could overwrite files."""
     try:
         names = [path.name for path in target.iterdir() if not path.name.startswith(TEMPORARY)]
     except FileNotFoundError:
@@ -308,7 +308,7 @@ def _check_is_copy(target: Path, run_id: str) -> None:
 
 
 def _run_id_of(folder: Path) -> str | None:
-    """The run id that a copy's ``run.json`` names."""
+    """The run id in a copy's ``run.json``."""
     try:
         with os.fdopen(open_file(folder, [layout.RUN]), "rb") as file:
             written = file.read(documents.LARGEST_RECORD + 1)
@@ -318,19 +318,19 @@ def _run_id_of(folder: Path) -> str | None:
 
 
 def _without_hidden(placed: Placed) -> Placed:
-    """Leave out hidden files, which no run has: programs act on some of them, such as ``.git``, which can name commands."""
+    """Leave out hidden files, which no run has: programs act on some of them, such as ``.git``, which can contain commands."""
     hidden = [key for key, path in placed.paths.items() if path.startswith(".")]
     paths = {key: path for key, path in placed.paths.items() if key not in hidden}
     return Placed(paths, [*placed.skipped, *((key, "hidden files do not belong to a run") for key in hidden)])
 
 
 def _turn(path: str) -> int:
-    """When a file is copied: ``run.json``, which identifies the copy, first; manifests last: no partial copy may look complete."""
+    """The pass in which a file is copied: ``run.json`` first, to identify the copy; manifests last, so no partial copy looks complete."""
     return 0 if path == layout.RUN else 2 if path.endswith(f"/{layout.MANIFEST}") else 1
 
 
 def _stream_name(key: str, run_id: str) -> str | None:
-    """The stream that a segment belongs to; elsewhere than below an attempt a program may name its files as it likes."""
+    """The stream that a segment belongs to; None outside an attempt, where a program may use any file name."""
     found = stream_of(key) if key.startswith(f"{run_id}/{layout.ATTEMPTS}/") else None
     return found[0] if found else None
 
@@ -354,15 +354,15 @@ def _identity_of(folder: Path, name: str, sha256: str) -> Identity | None:
 
 
 def _assemble(stream: SegmentedStream, target: Path, path: str, key: str, version: str) -> tuple[bool, Known]:
-    """Write a stream that is stored in segments as one file; returns whether it was not here already, and what is known of it.
+    """Write a stream that is stored in segments as one file; returns whether it is new, and the facts to remember.
 
-    Raises InvalidKeyError where a link or a folder is in the way.
+    Raises InvalidKeyError if a link or a folder is in the way.
     """
     *above, name = path.split("/")
     directory = open_folder(target, above)
     temporary, sha256, position = f".{name}.arriving", hashlib.sha256(), 0
     try:
-        with suppress(FileNotFoundError):  # of a copy that was cut off
+        with suppress(FileNotFoundError):  # from an interrupted copy
             os.unlink(temporary, dir_fd=directory)
         descriptor = open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, directory=directory)
         with os.fdopen(descriptor, "wb") as file:
@@ -388,15 +388,15 @@ def _assemble(stream: SegmentedStream, target: Path, path: str, key: str, versio
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the first one above it that is there."""
+    """The folder, or the nearest one above it that exists."""
     return next(place for place in (folder, *folder.parents) if place.is_dir())
 
 
 @contextmanager
 def _folder_that_appears_whole(target: Path, *, kept_when_cut: bool) -> Iterator[Path]:
-    """A folder beside ``target`` that takes its place at the end; an earlier model there is replaced, anything else is not.
+    """A temporary folder that is renamed to ``target`` at the end. It replaces an earlier model, but nothing else.
 
-    ``kept_when_cut``: files that have arrived when a store fails, or on Ctrl-C, are kept for the next call.
+    ``kept_when_cut``: if a store fails, or on Ctrl-C, the files downloaded so far are kept for the next call.
     """
     try:
         if target.is_symlink():

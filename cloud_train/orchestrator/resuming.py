@@ -1,4 +1,4 @@
-"""Another attempt of a run that did not succeed, from the newest checkpoint that is valid to the last byte."""
+"""Resuming a run that did not succeed: its next attempt, from the newest valid checkpoint."""
 
 import shlex
 import time
@@ -25,12 +25,12 @@ from cloud_train.run.states import State
 from cloud_train.run.view import RunView
 
 _SILENCE_SECONDS = 45.0
-"""For which a worker on another machine must give no sign of life, several times the pace at which it gives them."""
+"""Silence after which a worker on another machine counts as lost: several times its heartbeat interval."""
 
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Where a run continues; None leaves a part as it was."""
+    """Where a run continues; None leaves a setting unchanged."""
 
     provider: str | None = None
     store: str | None = None
@@ -38,7 +38,7 @@ class Elsewhere:
     config: str | None = None
     """Name or path of the config file with the provider's settings."""
     data: str | None = None
-    """Where the job's data is: a folder of this machine, or a URL in a store."""
+    """Where the job's data is: a folder on this machine, or a URL in a store."""
 
 
 def resume(
@@ -52,11 +52,11 @@ def resume(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> RunView:
-    """Start the next attempt, where the run was or ``elsewhere``. Raises ConflictError while the run is active, and if it has succeeded.
+    """Start the next attempt, in the same place or ``elsewhere``. Raises ConflictError while the run is active, and if it has succeeded.
 
-    An attempt that was launched from another machine, and that its provider cannot find from here, is first given time for a sign of life.
-    A run that another machine submitted is shown to ``ask`` before its first attempt here: NotTrustedError unless it is accepted. A config
-    file that has to be trusted first is shown to ``ask_of_configs``, or else refused.
+    An attempt that was launched from another machine, and that its provider cannot find from here, is first given time for a heartbeat. A
+    run from another machine is shown to ``ask`` before its first attempt here, and NotTrustedError is raised unless it is accepted. A
+    config file that has to be trusted first is shown to ``ask_of_configs``, or refused without it.
     """
     configs = Configs(home, ask_of_configs or refuse, note)
     with Ledger(home.ledger_path) as ledger:
@@ -87,13 +87,13 @@ def _start(
     sleep: Callable[[float], None],
     clock: Callable[[], float],
 ) -> None:
-    """Launch the next attempt of a run that no other command can resume meanwhile."""
+    """Launch the next attempt, under the run's submission lock."""
     run = reconcile(home, ledger, run_id)
     _refuse_unresumable(run)
     _refuse_running(home, ledger, run, sleep=sleep, clock=clock)
     checked = checked_record(ledger, run)
     if checked.sha256 != shown and not (shown is None and checked.is_own):
-        raise ConflictError(f"run.json of {run_id} has just been changed", hint=f"show what it starts now: cloud-train resume {run_id}")
+        raise ConflictError(f"run.json of {run_id} has just changed", hint=f"review what it starts now: cloud-train resume {run_id}")
     plan, _ = _plan(home, run, checked, elsewhere, configs)
     _refuse_moved(run, plan)
     provider = provider_at(home, plan.provider)
@@ -108,14 +108,14 @@ def _start(
 
 
 def _consented(home: Home, ledger: Ledger, run: RunView, elsewhere: Elsewhere | None, *, configs: Configs, ask: Ask) -> str | None:
-    """The SHA-256 of the ``run.json`` that the caller has accepted, now or before; None for a run of which this machine wrote every one.
+    """The SHA-256 of the ``run.json`` that the caller has accepted, now or earlier; None if this machine wrote them all.
 
     Raises NotTrustedError.
     """
     if set(ledger.records(run.run_id).values()) == {RecordKind.OWN}:
-        return None  # it is checked under the lock, so that a store in a cloud is asked only once
+        return None  # it is checked under the lock, so that a store in a cloud is read only once
     checked = checked_record(ledger, run)
-    # Elsewhere, what the job says is started; what was shown before is the program beside it.
+    # Elsewhere, the program is derived from the job, not taken from the record that was accepted before.
     is_accepted = checked.kind is RecordKind.ACCEPTED and elsewhere is None
     if not checked.is_own and not is_accepted:
         plan, settings_from = _plan(home, run, checked, elsewhere, configs)
@@ -133,13 +133,13 @@ def _refuse_moved(run: RunView, plan: Plan) -> None:
 
 
 def _plan(home: Home, run: RunView, checked: CheckedRecord, elsewhere: Elsewhere | None, configs: Configs) -> tuple[Plan, str]:
-    """The next attempt's plan, and where its provider's settings come from.
+    """The next attempt's plan, and the origin of its provider's settings.
 
-    Only of a run that this machine wrote are the settings and folders in ``run.json`` used; the store is always the one that the ledger
-    knows. Raises UsageError for data in a folder of this machine that the caller did not name.
+    Settings and folders in ``run.json`` are used only if this machine wrote it; the store always comes from the ledger. Raises UsageError
+    for data in a folder that the caller did not name.
     """
     before = replace(Plan.of_attempt(checked.record, run.attempt + 1, checked.sha256), store=run.store, provider=run.provider)
-    if not checked.is_own:  # what was said on another machine's command line does not count here either
+    if not checked.is_own:  # values from another machine's command line do not count here either
         before = replace(before, origins={}, is_foreign=True)
     beside = Path(before.job_file).parent if checked.is_own else Path.cwd()
     chosen = configs.named(elsewhere.config, beside) if elsewhere and elsewhere.config else None
@@ -165,8 +165,8 @@ def _plan(home: Home, run: RunView, checked: CheckedRecord, elsewhere: Elsewhere
 def _listen(
     home: Home, ledger: Ledger, run: RunView, note: Callable[[str], None], *, sleep: Callable[[float], None], clock: Callable[[], float]
 ) -> RunView:
-    """Whether anybody still works on the run: by this machine's clock alone, for the other one's may be wrong."""
-    note(f"attempt {run.attempt} was started on {run.host or 'another machine'}: waiting {_SILENCE_SECONDS:g} s for a sign of life")
+    """Wait for a heartbeat by this machine's clock, since the other one's may be wrong; without one, the attempt is declared lost."""
+    note(f"attempt {run.attempt} was started on {run.host or 'another machine'}: waiting {_SILENCE_SECONDS:g} s for a heartbeat")
     before, until = run.heartbeat, clock() + _SILENCE_SECONDS
     while clock() < until:
         sleep(CLOUD_PAUSE_SECONDS)
@@ -176,12 +176,12 @@ def _listen(
     entry = ledger.get(run.run_id)
     if entry is None:
         return run
-    return declare_lost(ledger, entry, f"no sign of life from {run.host or 'its machine'} for {_SILENCE_SECONDS:g} s")
+    return declare_lost(ledger, entry, f"no heartbeat from {run.host or 'its machine'} for {_SILENCE_SECONDS:g} s")
 
 
 def _refuse_running(home: Home, ledger: Ledger, run: RunView, *, sleep: Callable[[float], None], clock: Callable[[], float]) -> None:
-    """Of two attempts at once, neither would know of the other. That the one before has ended is what the run directory says; its provider
-    is asked too, where that costs nothing. A worker that is just leaving is given a moment.
+    """Refuse to start a second attempt beside a running one. The run directory says that the previous attempt has ended; its provider is
+    asked too, if that costs nothing. A worker that is just exiting is given a moment.
     """
     if provider_at(home, run.provider).capabilities.polling_costs:
         return

@@ -1,7 +1,8 @@
-"""Where a job's source stands: the git commit of its folder.
+"""The git commit of a job's folder, and whether its files differ from it.
 
-The folder may be a stranger's. What a repository's own configuration and attributes name (a file system monitor, hooks, filters, pagers, an
-ssh command) is never run: git is asked for the commit, which runs nothing, and then compares the files under a configuration of ours.
+The folder may come from a stranger. Programs named in a repository's own configuration and attributes (a file system monitor, hooks,
+filters, pagers, an ssh command) are never run: asking git for the commit runs nothing, and the files are compared in a temporary repository
+with a configuration written here.
 """
 
 import os
@@ -13,22 +14,22 @@ from typing import Any
 
 _SECONDS = 5
 _HARMLESS = ("core.filemode", "core.autocrlf", "core.eol", "core.ignorecase", "core.symlinks", "core.trustctime", "core.checkstat")
-"""Settings of a repository that say how to compare files, and run nothing."""
+"""Settings of a repository that control how files are compared, and run nothing."""
 _WANTED = f"^({'|'.join(name.replace('.', '[.]') for name in _HARMLESS)})$"
 _RUNS_NOTHING = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}", "-c", "safe.bareRepository=explicit", "--no-pager")
-"""The last but one: a folder with the files of a repository, but not called .git, is taken for none."""
+"""``safe.bareRepository=explicit``: a folder with the files of a repository, but not called .git, does not count as one."""
 _QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_TERMINAL_PROMPT": "0"}
 """Nothing is written or fetched, and no credentials are asked for."""
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def commit_of(folder: Path) -> dict[str, Any] | None:
-    """The commit that the folder is at, and whether it is ``dirty``: True, False, or None where that cannot be told.
+    """The folder's commit, and whether it is ``dirty``: True, False, or None if that cannot be determined.
 
-    None outside a repository, without git, and for a repository that git refuses, such as one of another user's (``safe.directory``).
+    None outside a repository, without git, and for a repository that git refuses, such as another user's (``safe.directory``).
     """
     top = next((parent for parent in (folder, *folder.parents) if (parent / ".git").exists()), None)
-    if top is None:  # three git processes cost 8 ms; a folder without a repository above it is not asked
+    if top is None:  # saves three git processes, 8 ms
         return None
     try:
         objects, index, commit = _ask_git(folder, "rev-parse", "--git-path", "objects", "--git-path", "index", "HEAD").split("\n")
@@ -44,24 +45,24 @@ def commit_of(folder: Path) -> dict[str, Any] | None:
 
 
 def _is_dirty(top: Path, objects: Path, index: Path, commit: str) -> bool:
-    """Whether a file that git knows differs from the commit.
+    """Whether a tracked file differs from the commit.
 
-    The comparison is made in an empty repository of ours, which borrows objects and index. It has the harmless settings only, so the names
-    of filters in ``.gitattributes`` mean nothing there.
+    The comparison uses an empty temporary repository, which borrows objects and index. It has only the harmless settings, so filters named
+    in ``.gitattributes`` have no effect there.
     """
     settings = _ask_git(top, "config", "--null", "--get-regexp", _WANTED, fine=(0, 1)).split("\0")
     options = [option for setting in settings if setting for option in ("-c", setting.replace("\n", "=", 1))]
-    with tempfile.TemporaryDirectory(prefix="cloud-train-git-") as ours:
-        _make_repository(Path(ours), commit)
+    with tempfile.TemporaryDirectory(prefix="cloud-train-git-") as repository:
+        _make_repository(Path(repository), commit)
         own = {
-            "GIT_DIR": ours,
+            "GIT_DIR": repository,
             "GIT_WORK_TREE": str(top),
             "GIT_INDEX_FILE": str(index),
             "GIT_OBJECT_DIRECTORY": str(objects),
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_CONFIG_SYSTEM": os.devnull,
         }
-        # Not into submodules, which have configurations of their own.
+        # Submodules are skipped: they have their own configurations.
         return bool(_ask_git(top, *options, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all", own=own))
 
 
@@ -74,7 +75,7 @@ def _make_repository(folder: Path, commit: str) -> None:
 
 
 def _ask_git(folder: Path, *arguments: str, own: dict[str, str] | None = None, fine: tuple[int, ...] = (0,)) -> str:
-    """What git says in ``folder``. Nothing of the environment's own GIT_… counts, and only a folder called .git is a repository."""
+    """The output of git in ``folder``. GIT_… variables of the environment are ignored, and only a folder called .git is a repository."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | _QUIET | (own or {})
     finished = subprocess.run(
         ["git", *_RUNS_NOTHING, *arguments],

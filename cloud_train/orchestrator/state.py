@@ -1,10 +1,10 @@
-"""What is known of the runs, from the ledger, the provider and the run directory. Everything here only reads.
+"""The state of runs, from the ledger, the provider and the run directory. This module only reads.
 
-A run that has ended is read from the ledger alone, so listing thousands costs one query. For the others, in this order: what became of a
-submission that was cut off, what the provider says of the launch, and what the run directory says of the attempt.
+A run that has ended is read from the ledger alone, so listing thousands costs one query. The others are checked in this order: the outcome
+of a submission that was cut off, the provider's observation of the launch, and the attempt's status in the run directory.
 
-A look may find that something is to be written or done: an end that nobody has recorded, a launch that the ledger does not know. It returns
-that as data, ``Findings.pending``; ``reconcile`` is the one module that carries it out.
+A check may find work to do: an end that is not recorded yet, a launch that is missing from the ledger. That work is returned as data,
+``Findings.pending``; only ``reconcile`` carries it out.
 """
 
 import time
@@ -28,7 +28,7 @@ from cloud_train.storage.base import NotPlainError, ObjectMissingError, Store
 _REASON_SECONDS = 150.0
 """How long after a worker's end a cloud may take to say why it stopped the job: SageMaker leaves 120 s to the containers."""
 _MOST_FOLLOWING = 32
-"""Attempts that one look reads beyond the one in the ledger: a run directory may hold any number of them, and the next look continues."""
+"""Attempts read at once beyond the one in the ledger: a run directory may hold any number of them. The next read continues from there."""
 _CUT_OFF = "the submission was cut off before anything was started"
 
 
@@ -47,26 +47,26 @@ class RecordLaunch:
 
 @dataclass(frozen=True)
 class RecordNeverLaunched:
-    """Record the end of an attempt whose submission was cut off; if its provider was asked to start it, in the run directory first, so that
-    a worker that starts after all finds its place taken.
+    """Record the end of an attempt whose submission was cut off. If its provider was asked to start it, the run directory is written first,
+    so that a worker that starts late finds the attempt taken.
     """
 
     attempt: int
     status: AttemptStatus
     claims: bool
-    """Whether the place in the run directory has to be taken."""
+    """Whether to write the end into the run directory first."""
 
 
 @dataclass(frozen=True)
 class StopLaunch:
-    """Stop at once whatever a launch has left running after its worker vanished."""
+    """Stop everything that a launch left running after its worker vanished."""
 
     launch: Handle
 
 
 @dataclass(frozen=True)
 class WriteStatus:
-    """Write an attempt's end into the run directory, in place of the worker of ``launch``, which has ended without doing so."""
+    """Write an attempt's end into the run directory on behalf of the worker of ``launch``, which ended without doing so."""
 
     launch: Handle | None
     attempt: int
@@ -75,7 +75,7 @@ class WriteStatus:
 
 @dataclass(frozen=True)
 class RecordStatus:
-    """Record in the ledger what the run directory, or what is to be written into it, says of an attempt."""
+    """Record an attempt's status in the ledger, as the run directory has it or will have it."""
 
     attempt: int
     status: AttemptStatus
@@ -83,7 +83,7 @@ class RecordStatus:
 
 @dataclass(frozen=True)
 class CleanUp:
-    """Remove what a launch that has ended left at its provider."""
+    """Remove everything that an ended launch left at its provider."""
 
     launch: Handle
 
@@ -94,27 +94,27 @@ Pending = RecordLaunch | StopLaunch | WriteStatus | RecordStatus | CleanUp
 
 @dataclass(frozen=True)
 class Findings:
-    """One look at one run. Nothing was written."""
+    """The result of checking one run. Nothing was written."""
 
     run: RunView
-    """Where the run stands, an end included that nobody has recorded yet."""
+    """The current state of the run, including an end that is not recorded yet."""
     entry: Entry
-    """The ledger's row that the look began with."""
+    """The ledger's row before the check."""
     settlement: Settlement | None = None
-    """What is to be recorded of a submission whose process is gone, under the run's submission lock, before anything of ``pending``."""
+    """To be recorded about a submission whose process is gone, under the run's submission lock and before ``pending``."""
     launch: Handle | None = None
-    """The launch, with the number of its attempt, that ``observation`` is about; None where no provider was asked."""
+    """The launch that was observed, with the number of its attempt; None if no provider was asked."""
     observation: Observation | None = None
     pending: tuple[Pending, ...] = ()
-    """What is to be done about the run, in this order."""
+    """Actions to carry out, in this order."""
 
 
 Look = Callable[[Home, LedgerReader, str, Observer | None], RunView]
-"""How a run is looked at: by ``read``, which only reads, or with what ``reconcile`` does beyond."""
+"""Checks a run: ``read``, which only reads, or ``reconcile``, which also acts."""
 
 
 def select(home: Home, text: str | None) -> str:
-    """The id of the run that ``text`` begins (or that ends with it), the newest run for None; raises NotFoundError, also if several fit."""
+    """The id of the run whose id begins or ends with ``text``; the newest run for None. Raises NotFoundError, also if several match."""
     with LedgerReader(home.ledger_path) as ledger:
         if text is None:
             newest = ledger.newest(1)
@@ -133,19 +133,19 @@ def select(home: Home, text: str | None) -> str:
 
 
 def read_run(home: Home, run_id: str) -> RunView:
-    """Where one run stands now. Raises NotFoundError."""
+    """The current state of one run. Raises NotFoundError."""
     with LedgerReader(home.ledger_path) as ledger:
         return read(home, ledger, run_id)
 
 
 def read_runs(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> list[RunView]:
-    """The newest runs and where they stand now, as ``each_of`` has them."""
+    """The current state of the newest runs, as ``each_of`` returns them."""
     with LedgerReader(home.ledger_path) as ledger:
         return each_of(home, ledger, read, limit, note)
 
 
 def read(home: Home, ledger: LedgerReader, run_id: str, observer: Observer | None = None) -> RunView:
-    """Where one run stands now, through a ledger that is open already. Raises NotFoundError."""
+    """The current state of one run, through an open ledger. Raises NotFoundError."""
     findings = look(home, ledger, run_id, observer)
     if isinstance(findings.settlement, Forget):
         raise unknown_run(run_id)
@@ -153,9 +153,9 @@ def read(home: Home, ledger: LedgerReader, run_id: str, observer: Observer | Non
 
 
 def each_of(home: Home, ledger: LedgerReader, look_at: Look, limit: int | None, note: Callable[[str], None]) -> list[RunView]:
-    """The newest runs, each looked at with ``look_at``, the newest first.
+    """The newest runs, newest first, each checked with ``look_at``.
 
-    A run that cannot be looked at is shown as the ledger has it, and ``note`` is told why; a store that cannot be reached is tried once.
+    A run that cannot be checked is returned as the ledger has it, and ``note`` is told why. An unreachable store is tried once.
     """
     views: list[RunView] = []
     unreachable: set[str] = set()
@@ -178,13 +178,13 @@ def each_of(home: Home, ledger: LedgerReader, look_at: Look, limit: int | None, 
 
 
 def look(home: Home, ledger: LedgerReader, run_id: str, observer: Observer | None = None) -> Findings:
-    """Where one run stands now, and what is to be done about it. Raises NotFoundError for a run that the ledger does not know.
+    """The current state of one run, and the actions pending for it. Raises NotFoundError for a run that is not in the ledger.
 
-    A caller that looks again and again passes an ``observer``, which spares the provider.
+    A caller that polls passes an ``observer``, which limits requests to the provider.
     """
     entry = ledger.get(run_id)
     if entry and entry.is_unlaunched and not locks.is_held(home.submission_lock(run_id)):
-        # Read again: between the reading and the look at its lock the submission may have finished.
+        # Read again: the submission may have finished between reading the entry and checking its lock.
         entry = ledger.get(run_id)
         if entry and entry.is_unlaunched:
             return _look_at_submission(home, entry, observer)
@@ -199,12 +199,12 @@ def unknown_run(run_id: str) -> NotFoundError:
 
 
 def read_record(store: Store, run_id: str) -> RunRecord:
-    """The run's ``run.json``, to be shown: to act on it, go through ``trust``. Raises NotFoundError or CorruptError."""
+    """The run's ``run.json``, for display only: to act on it, use ``trust``. Raises NotFoundError or CorruptError."""
     return read_record_bytes(store, run_id)[1]
 
 
 def read_record_bytes(store: Store, run_id: str) -> tuple[bytes, RunRecord]:
-    """The run's ``run.json`` as it was written, and what it says; raises NotFoundError or CorruptError."""
+    """The bytes of the run's ``run.json``, and the parsed record. Raises NotFoundError or CorruptError."""
     key = f"{run_id}/{layout.RUN}"
     try:
         written = documents.read(store, key, documents.LARGEST_RECORD)
@@ -216,7 +216,7 @@ def read_record_bytes(store: Store, run_id: str) -> tuple[bytes, RunRecord]:
 
 
 def read_status(store: Store, run_id: str, number: int) -> AttemptStatus | None:
-    """The status of an attempt in the run directory; None if it has not begun. Raises CorruptError."""
+    """The status of an attempt in the run directory; None if it has not started. Raises CorruptError."""
     key = f"{run_id}/{layout.status(number)}"
     try:
         return AttemptStatus.from_json(documents.read(store, key, documents.LARGEST_STATUS), f"{store.url}/{key}")
@@ -225,7 +225,7 @@ def read_status(store: Store, run_id: str, number: int) -> AttemptStatus | None:
 
 
 def newest_status(store: Store, entry: Entry) -> tuple[int, AttemptStatus | None]:
-    """The newest attempt's number and status: the worker may have begun further attempts by itself."""
+    """The newest attempt's number and status: the worker may have started further attempts itself."""
     number, newest = entry.attempt, read_status(store, entry.run_id, entry.attempt)
     for following in range(number + 1, number + 1 + _MOST_FOLLOWING):
         if newest is None or not newest.state.is_end or (status := read_status(store, entry.run_id, following)) is None:
@@ -240,7 +240,7 @@ def launch_of(entry: Entry) -> Handle:
 
 
 def end_without_worker(store: Store, run_id: str, number: int, status: AttemptStatus | None, observation: Observation) -> AttemptStatus:
-    """The end of an attempt whose worker has ended without writing one: what the provider says of it, or that it was cancelled."""
+    """The end of an attempt whose worker exited without writing one: cancelled, or else as the provider reports it."""
     now = time.time()
     status = status or AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0)
     cause, message = observation.cause or Cause.UNKNOWN, observation.message
@@ -250,11 +250,11 @@ def end_without_worker(store: Store, run_id: str, number: int, status: AttemptSt
         store.stat(f"{run_id}/{layout.cancel(number)}")
         cause, message = Cause.CANCELLED, "cancelled; the worker had to be killed"
     seen = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(status.heartbeat))
-    return status.ended_with(cause, f"{message} (last sign of life {seen})", now)
+    return status.ended_with(cause, f"{message} (last heartbeat {seen})", now)
 
 
 def _observe_clouds(home: Home, entries: Sequence[Entry], note: Callable[[str], None]) -> dict[tuple[str, int], Observation]:
-    """What the clouds say of all these runs, with one listing instead of one question each."""
+    """The clouds' observations of all these runs, from one listing per provider instead of one request per run."""
     observations: dict[tuple[str, int], Observation] = {}
     active = [entry for entry in entries if not (entry.state.is_end or entry.is_unlaunched or entry.is_unmanaged)]
     for name in dict.fromkeys(entry.provider for entry in active):
@@ -262,7 +262,7 @@ def _observe_clouds(home: Home, entries: Sequence[Entry], note: Callable[[str], 
         try:
             provider = provider_at(home, name)
         except CloudTrainError:
-            continue  # the look at each of its runs says so
+            continue  # reported when each of its runs is checked
         try:
             observations |= observe_all(provider, launches)
         except CloudTrainError as error:
@@ -273,23 +273,23 @@ def _observe_clouds(home: Home, entries: Sequence[Entry], note: Callable[[str], 
 
 
 def _look_at_submission(home: Home, entry: Entry, observer: Observer | None) -> Findings:
-    """What became of a submission whose process is gone: launched after all, not launched, or never written."""
+    """The outcome of a submission whose process is gone: launched after all, not launched, or never written."""
     try:
         store_at(entry.store).stat(f"{entry.run_id}/{layout.RUN}")
     except ObjectMissingError:  # it is written before anything is launched
         return Findings(entry.view(), entry, Forget())
     try:
         launch = provider_at(home, entry.provider).find(entry.run_id, entry.attempt, entry.store, entry.settings)
-    except (ProviderError, MissingDependencyError):  # whether the attempt was launched can only be seen later
+    except (ProviderError, MissingDependencyError):  # whether the attempt was launched will be found out later
         return Findings(entry.view(), entry)
     if launch is not None:
         return _look_at_launched(home, entry, launch.reference, observer)
     if entry.started is not None and abs(time.time() - entry.started) < SHOWS_WITHIN_SECONDS:
         when = time.strftime("%H:%M:%SZ", time.gmtime(entry.started))
-        message = f"{entry.provider} was asked at {when} to start the run, and does not list a job yet; check again later"
+        message = f"{entry.provider} was asked to start the run at {when}, and does not list a job yet; check again later"
         return Findings(replace(entry, message=message).view(), entry)
     if entry.started is not None and read_status(store_at(entry.store), entry.run_id, entry.attempt) is not None:
-        return _look_at_launched(home, entry, UNMANAGED, observer)  # its worker runs all the same
+        return _look_at_launched(home, entry, UNMANAGED, observer)  # its worker did start
     now = time.time()
     status = AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0)
     ended = status.ended_with(Cause.INFRASTRUCTURE, _CUT_OFF, now)
@@ -299,7 +299,7 @@ def _look_at_submission(home: Home, entry: Entry, observer: Observer | None) -> 
 
 
 def _look_at_launched(home: Home, entry: Entry, reference: dict[str, Any], observer: Observer | None) -> Findings:
-    """As ``_look_at_attempt``, of an attempt of which the ledger does not know yet that it was launched."""
+    """As ``_look_at_attempt``, for an attempt whose launch is not in the ledger yet."""
     findings = _look_at_attempt(home, entry.launched(reference), observer)
     return replace(findings, entry=entry, settlement=RecordLaunch(entry.attempt, reference))
 
@@ -311,28 +311,28 @@ def _look_at_attempt(home: Home, entry: Entry, observer: Observer | None) -> Fin
 
 
 def _look_at_unmanaged(entry: Entry) -> Findings:
-    """An attempt of another machine: what its worker writes. Its silence may mean anything, so it is not taken for an end."""
+    """An attempt launched from another machine, known only by its worker's status. Its silence may mean anything, so it is not an end."""
     number, status = newest_status(store_at(entry.store), entry)
     return Findings(entry.view(), entry) if status is None else _shown_by(entry, number, status)
 
 
 def _look_at_launch(home: Home, entry: Entry, observer: Observer) -> Findings:
     provider, launch = provider_at(home, entry.provider), launch_of(entry)
-    # The provider first: a worker writes its end before it exits, so an attempt that is gone by now has its last word in the run directory.
+    # The provider first: a worker writes its end before it exits, so an attempt that is gone now has written its final status.
     observation = observer.observe(provider, launch)
-    if observation.is_elsewhere:  # another machine began this attempt first, and what was launched from here has left
+    if observation.is_elsewhere:  # another machine started this attempt first, and the worker launched from here has left
         found = _look_at_unmanaged(replace(entry, reference=UNMANAGED, is_unmanaged=True))
         pending = (CleanUp(launch), RecordLaunch(entry.attempt, UNMANAGED), *found.pending)
         return replace(found, entry=entry, launch=launch, observation=observation, pending=pending)
     if observer.is_listing and provider.capabilities.polling_costs and observation.state is entry.state is State.RUNNING:
-        found = Findings(entry.view(), entry)  # unchanged, and a look into the run directory would cost as much as the observation
+        found = Findings(entry.view(), entry)  # unchanged, and reading the run directory would cost as much as the observation
     else:
         found, observation = _look_into_run_directory(provider, entry, launch, observation)
     return replace(found, launch=launch, observation=observation)
 
 
 def _look_into_run_directory(provider: Provider, entry: Entry, launch: Handle, observation: Observation) -> tuple[Findings, Observation]:
-    """What the attempt's status says, or has to say by what the provider says of its launch."""
+    """The attempt's status, corrected by the provider's observation of its launch."""
     store, capabilities = store_at(entry.store), provider.capabilities
     number, status = newest_status(store, entry)
     pending: list[Pending] = []
@@ -361,9 +361,9 @@ def _shown_by(entry: Entry, number: int, status: AttemptStatus, is_recorded: boo
 
 
 def _with_reason(status: AttemptStatus, observation: Observation) -> tuple[AttemptStatus, bool]:
-    """The end of a worker that was told to stop, with the reason that its cloud gives, and whether it gives one.
+    """The end of a worker that was told to stop, with the reason from its cloud, and whether the cloud gave one.
 
-    Until it does, the attempt is still stopping.
+    Until it does, the attempt counts as stopping.
     """
     if observation.state.is_end and observation.cause in (Cause.TIMED_OUT, Cause.CANCELLED):
         return replace(status, state=observation.cause.state, cause=observation.cause, message=observation.message), True
@@ -374,7 +374,7 @@ def _with_reason(status: AttemptStatus, observation: Observation) -> tuple[Attem
 
 
 def _before_the_worker(state: State) -> State:
-    """To a provider, a machine that pulls an image or starts a container is running too."""
+    """A provider also reports *running* while the machine pulls an image or starts a container."""
     return State.STARTING if state is State.RUNNING else state
 
 

@@ -1,4 +1,4 @@
-"""Cancelling a run: a mark in the run directory records that it was cancelled and did not fail; then its provider is told to stop it."""
+"""Cancelling a run: a mark in the run directory records that it was cancelled rather than failed; then its provider is told to stop it."""
 
 import time
 from collections.abc import Callable
@@ -18,14 +18,14 @@ from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
 
 _MARGIN_SECONDS = 10.0
-"""What a worker may need beyond the grace period, before it is taken for stuck."""
+"""Time beyond the grace period after which a worker counts as stuck."""
 _SILENCE_SECONDS = 45.0
-"""The same for a worker whose signs of life come through a cloud's store, several times the pace at which they do."""
+"""The same for a worker whose heartbeats arrive through a cloud's store: several times their interval."""
 _CLOUD_SECONDS = 300.0
-"""The same for a cloud, which takes its time to stop a machine, the more so one that it is still starting."""
+"""The same for a cloud, which is slow to stop a machine, especially one that is still starting."""
 _PAUSE_SECONDS = 0.05
 _LEAVING_SECONDS = 5.0
-"""What a worker may need to be gone after it wrote its end."""
+"""Time for a worker to exit after it wrote its end."""
 
 
 def cancel(
@@ -37,10 +37,10 @@ def cancel(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> RunView:
-    """Stop the run, with its grace period for a last checkpoint, or at once with ``force``; ``wait`` until it has ended.
+    """Stop the run, after its grace period for a last checkpoint or immediately with ``force``; ``wait`` until it has ended.
 
-    Cancelling a cancelled run changes nothing. Raises ConflictError if it ended in another way before. That an attempt has ended is what
-    its run directory says, which others can write: as long as its provider says that it runs, it is stopped.
+    Cancelling a cancelled run changes nothing. Raises ConflictError if it ended otherwise. Others can write to the run directory, so an
+    attempt that its provider still runs is stopped even if the run directory says that it has ended.
     """
     with Ledger(home.ledger_path) as ledger:
         run = reconcile(home, ledger, run_id)
@@ -71,8 +71,8 @@ def _wait_for_end(
     sleep: Callable[[float], None],
     clock: Callable[[], float],
 ) -> RunView:
-    """The run's end. If it does not come within the grace period and a margin, the run is stopped by force; raises ProviderError if even
-    that does not end it.
+    """The run's end. If it does not end within the grace period and a margin, it is killed; raises ProviderError if even that does not
+    end it.
     """
     store, poller = store_at(run.store), Poller(clock)
     is_far, heartbeat = run.is_unmanaged or store.local_path(run.run_id) is None, run.heartbeat
@@ -80,7 +80,7 @@ def _wait_for_end(
     margin = _CLOUD_SECONDS if is_slow else _SILENCE_SECONDS if is_far else _MARGIN_SECONDS
     deadline = clock() + read_record(store, run.run_id).program.grace_seconds + margin
     while not (now := reconcile(home, ledger, run.run_id, poller)).state.is_end:
-        if is_far and not force and now.heartbeat != heartbeat:  # it lives, and may still be sending its last checkpoint
+        if is_far and not force and now.heartbeat != heartbeat:  # it is alive, and may still be uploading its last checkpoint
             heartbeat, deadline = now.heartbeat, max(deadline, clock() + margin)
         if clock() > deadline:
             if force:
@@ -101,7 +101,7 @@ def _mark(run: RunView) -> str:
 def outlives_its_end(
     home: Home, ledger: Ledger, run: RunView, *, sleep: Callable[[float], None], clock: Callable[[], float]
 ) -> Handle | None:
-    """The attempt of a run that its run directory calls ended, if its provider says that it runs once a worker has had time to leave."""
+    """The attempt, if its provider still runs it although its run directory says that it has ended and its worker had time to exit."""
     deadline = clock() + _LEAVING_SECONDS
     while (alive := _still_running(home, ledger, run)) is not None and clock() < deadline:
         sleep(pause_of(store_at(run.store), _PAUSE_SECONDS))
@@ -109,7 +109,7 @@ def outlives_its_end(
 
 
 def _still_running(home: Home, ledger: Ledger, run: RunView) -> Handle | None:
-    """The attempt, if its provider says that it runs, whatever the run directory says; None also where the provider cannot be asked."""
+    """The attempt, if its provider runs it, whatever the run directory says; None also if the provider cannot be asked."""
     entry = ledger.get(run.run_id)
     if entry is None or entry.reference is None or entry.is_unmanaged:
         return None
@@ -122,7 +122,7 @@ def _still_running(home: Home, ledger: Ledger, run: RunView) -> Handle | None:
 
 
 def _stop(home: Home, run: RunView, alive: Handle, force: bool, *, sleep: Callable[[float], None], clock: Callable[[], float]) -> None:
-    """Stop an attempt that its run directory calls ended. A worker that is just leaving is gone within the margin."""
+    """Stop an attempt that its run directory calls ended. A worker that is just exiting is gone within the margin."""
     provider, store = provider_at(home, alive.provider), store_at(run.store)
     with suppress(StoreError):
         store.put(_mark(run), layout.AT_ONCE if force else b"")
@@ -138,7 +138,7 @@ def _stop(home: Home, run: RunView, alive: Handle, force: bool, *, sleep: Callab
 
 
 def _tell(home: Home, run: RunView, entry: Entry, force: bool) -> None:
-    if run.is_unmanaged:  # its worker looks for the mark every few seconds; there is no provider to tell
+    if run.is_unmanaged:  # its worker checks for the mark every few seconds; there is no provider to tell
         return
     handle = Handle(run.run_id, run.attempt, run.provider, run.store, entry.reference or {})
     provider_at(home, run.provider).cancel(handle, force)

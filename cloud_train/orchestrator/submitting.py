@@ -1,8 +1,8 @@
-"""From a plan to a running attempt, in an order that a kill at any point cannot spoil.
+"""From a plan to a running attempt, in steps that survive being killed at any point.
 
-Image (where the provider runs one) → ledger row *submitting* → run directory → ``provider.launch`` → ledger row *starting*. An image costs
-nothing and belongs to no run, so it comes first: what cannot be built leaves no run behind. The rest happens under the run's submission
-lock: a row that is still *submitting* while nobody holds the lock was cut off, which ``state`` finds out and ``reconcile`` records.
+Image (if the provider runs containers) → ledger row *submitting* → run directory → ``provider.launch`` → ledger row *starting*. The image
+comes first, because it costs nothing and belongs to no run: a failed build leaves no run. The other steps hold the run's submission lock. A
+row that is still *submitting* while the lock is free was cut off, which ``state`` detects and ``reconcile`` records.
 """
 
 import os
@@ -38,9 +38,9 @@ from cloud_train.version import __version__
 
 
 def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None) -> RunView:
-    """Start the first attempt of ``plan``. Afterwards the run is either absent or visible and consistent, whatever happened in between.
+    """Start the first attempt of ``plan``. Whatever happens in between, the run is afterwards either absent or visible and consistent.
 
-    ``note`` is told what takes time before that, such as building an image.
+    ``note`` is told about steps that take time, such as building an image.
     """
     provider = provider_at(home, plan.provider)
     secrets = handed_over(provider, plan)
@@ -72,13 +72,13 @@ def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None)
 
 
 def launch(ledger: Ledger, provider: Provider, plan: Plan, secrets: dict[str, str]) -> Handle:
-    """Send the attempt that the ledger holds as *submitting*, and write down what came of it."""
+    """Launch the attempt that is *submitting* in the ledger, and record the outcome."""
     if provider.capabilities.shows_late:
         ledger.sending(plan.run_id, plan.attempt, time.time())
     try:
         handle = provider.launch(provider.render(plan), secrets)
     except LaunchUnknownError:
-        raise  # the attempt stays *submitting* until ``reconcile`` finds out
+        raise  # the attempt stays *submitting* until ``reconcile`` settles it
     except ProviderError as error:
         now = time.time()
         ledger.observed(plan.run_id, plan.attempt, Cause.REJECTED.state, Cause.REJECTED, error.message, started=now, ended=now)
@@ -90,7 +90,7 @@ def launch(ledger: Ledger, provider: Provider, plan: Plan, secrets: dict[str, st
 
 
 def _write_down_rejection(plan: Plan, message: str, now: float) -> None:
-    """Record it in the run directory too, for other machines; a worker that was started after all then finds its place taken."""
+    """Record the rejection in the run directory too, for other machines and for a worker that was started after all, which then exits."""
     status = AttemptStatus(State.STARTING, started=now, heartbeat=now, host=socket.gethostname(), pid=0)
     with suppress(CloudTrainError):
         key = f"{plan.run_id}/{layout.status(plan.attempt)}"
@@ -98,12 +98,12 @@ def _write_down_rejection(plan: Plan, message: str, now: float) -> None:
 
 
 def handed_over(provider: Provider, plan: Plan) -> dict[str, str]:
-    """What the attempt is given and what is written nowhere: the job's secrets, and for another machine the credentials for the stores.
+    """Values for the attempt that are never written down: the job's secrets, and for another machine the stores' credentials.
 
-    Raises UsageError naming the secrets that are missing here.
+    Raises UsageError naming the missing secrets.
     """
     secrets = secret_values(plan.job.secrets)
-    if not provider.capabilities.forwards_credentials:  # a process of this machine, or a machine with an identity
+    if not provider.capabilities.forwards_credentials:  # it runs on this machine, or on one with its own identity
         return secrets
     return {name: value for url in _urls(plan) for name, value in settings_for(url).items()} | secrets
 
@@ -120,7 +120,7 @@ def _urls(plan: Plan) -> tuple[str, ...]:
 
 
 def secret_values(names: tuple[str, ...]) -> dict[str, str]:
-    """The values of the job's ``secrets``, from this process's environment; raises UsageError naming those that are missing."""
+    """The values of the job's ``secrets``, from this process's environment. Raises UsageError naming the missing ones."""
     missing = [name for name in names if name not in os.environ]
     if missing:
         several = len(missing) > 1
@@ -132,7 +132,7 @@ def secret_values(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def refuse_unready(provider: Provider, plan: Plan) -> None:
-    """Raise before anything is written if this plan cannot start: a refused request, a missing folder or package."""
+    """Raise before anything is written if this plan cannot start, because of a refused request, a missing folder or a missing package."""
     problems = provider.check(provider.render(plan))
     if problems:
         raise ProviderError(f"{provider.name!r} would refuse this run: {'; '.join(problems)}")
@@ -153,7 +153,7 @@ def refuse_unready(provider: Provider, plan: Plan) -> None:
 
 
 def _refuse_absent_data(url: str | None) -> None:
-    """Refuse data that does not exist in its store, as far as this machine can see: another one may have other permissions."""
+    """Refuse data that does not exist in its store. Data that may not be listed from here passes: the worker may have other permissions."""
     if url is None:
         return
     bucket, key = bucket_and_prefix(url)
@@ -166,7 +166,7 @@ def _refuse_absent_data(url: str | None) -> None:
 
 
 def _needed(job: JobSpec) -> Iterator[tuple[str, str]]:
-    """What a built-in trainer imports for this job, each as a module and the package that has it."""
+    """The modules that a built-in trainer imports for this job, each with the package that provides it."""
     yield from ((name, name) for name in ("torch", "numpy", "safetensors"))
     if job.data is not None:
         yield from job.data.packages.items()

@@ -92,7 +92,7 @@ def _facts(plan: Plan, settings_from: str, record: RunRecord, credentials: Seque
 
 
 def _resolved(folder: Path, name: str) -> str:
-    """Where a path of the job leads on this machine; as it is written where it can lead nowhere."""
+    """The absolute path that a path in the job refers to; unchanged if it cannot be resolved."""
     try:
         return str((folder / name).resolve())
     except (OSError, RuntimeError, ValueError):
@@ -100,7 +100,7 @@ def _resolved(folder: Path, name: str) -> str:
 
 
 def _resources(plan: Plan) -> str:
-    """What the run may cost."""
+    """The resources and limits that determine the cost."""
     wanted, limits = plan.job.resources, plan.job.limits
     parts = [f"{name}: {value}" for name in ("accelerator", "cpus", "memory") if (value := getattr(wanted, name)) is not None]
     parts += [f"nodes: {wanted.nodes}"] if wanted.nodes > 1 else []

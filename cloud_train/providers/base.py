@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from cloud_train.errors import ProviderError
+from cloud_train.exit_status import TAKEN as TAKEN_STATUS
 from cloud_train.run.states import Cause, State
 
 if TYPE_CHECKING:
@@ -94,6 +95,26 @@ class Observation:
 
 TAKEN = Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, "another worker began this attempt first", is_elsewhere=True)
 """The observation of a launch whose worker exited for that reason."""
+
+_CAUSES = {cause.exit_code: cause for cause in Cause if cause is not Cause.REJECTED}
+
+
+def ended(cause: Cause, message: str = "") -> Observation:
+    """The attempt has ended, with this cause and, unless there is a better message, with the cause's own text."""
+    return Observation(cause.state, cause, message or cause.text)
+
+
+def unknown(message: str) -> Observation:
+    """The attempt's state is unknown, so it counts as running."""
+    return Observation(State.RUNNING, Cause.UNKNOWN, message)
+
+
+def said_by(exit_status: int) -> Observation | None:
+    """The observation that a worker reports by this exit status; None for a status that no worker chooses."""
+    if exit_status == TAKEN_STATUS:
+        return TAKEN
+    cause = _CAUSES.get(exit_status)
+    return None if cause is None else ended(cause)
 
 
 def worker_arguments(plan: "Plan") -> list[str]:

@@ -1,4 +1,4 @@
-"""What happened: run ids, states and causes, the run directory's layout, checkpoints and their manifests, the ledger.
+"""The record of runs: ids, states and causes, the run directory's layout, checkpoints and their manifests, the ledger.
 
-Nothing here imports pydantic: the worker reads these modules, and it has to start in a moment and stay small.
+No module that the worker uses imports pydantic: the worker has to start fast and stay small.
 """

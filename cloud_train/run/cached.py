@@ -1,7 +1,7 @@
-"""Files and folders of the cache of downloads. No link in it is followed, and what it holds is used only as it was when it was sealed.
+"""Files and folders in the cache of downloads. Links in it are not followed, and content is used only if unchanged since it was sealed.
 
-The cache of this machine belongs to its user alone: a container has one of its own. What an earlier version shared with containers, or a
-script left there, may still hold links and folders that no download made, so each use looks at what is there.
+This machine's cache belongs to its user alone; containers have their own. An earlier version shared it with containers, and scripts can
+write to it, so it may contain links and folders that no download created, and every use checks what it finds.
 """
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
@@ -17,15 +17,15 @@ from cloud_train.beneath import IrregularError, open_folder, open_plain
 from cloud_train.errors import StoreError
 
 _TICK_SECONDS = 0.02
-"""More than the grain of the kernel's clock: a file that changes later than this has another time."""
-_OWN = ".cloud-train-"  # as of all files that are never data
+"""Longer than the resolution of the kernel's clock: a file that changes after this delay gets another timestamp."""
+_OWN = ".cloud-train-"  # the prefix of all files that are never data
 _SEAL = f"{_OWN}seal-"
 
 
 def own_folder(cache: Path, *names: str) -> Path:
-    """The folder of these names below ``cache``, made where it is missing. ``cache`` itself may be a link, to another disk for instance.
+    """The folder at ``names`` below ``cache``, created if missing. ``cache`` itself may be a link, for instance to another disk.
 
-    Raises StoreError where a link or a file has one of the names, and OSError.
+    Raises StoreError if one of ``names`` is a link or a file, and OSError.
     """
     try:
         os.close(open_folder(cache, names, make=True))
@@ -38,7 +38,7 @@ def own_folder(cache: Path, *names: str) -> Path:
 
 
 def open_lock(path: Path) -> int:
-    """A descriptor of the lock file ``path``, made if need be. A link there is removed. Raises OSError."""
+    """A descriptor of the lock file ``path``, created if missing and in place of a link. Raises OSError."""
     try:
         return open_plain(path, os.O_RDWR | os.O_CREAT)
     except IrregularError:
@@ -47,7 +47,7 @@ def open_lock(path: Path) -> int:
 
 
 def open_to_read(path: Path) -> int | None:
-    """A descriptor of the plain file ``path``; None where there is none, but nothing, a link or something else. Raises OSError."""
+    """A descriptor of the regular file ``path``; None if it is missing or anything else, such as a link. Raises OSError."""
     try:
         return open_plain(path)
     except (FileNotFoundError, NotADirectoryError, IrregularError):
@@ -55,7 +55,7 @@ def open_to_read(path: Path) -> int | None:
 
 
 def open_to_append(path: Path) -> int:
-    """A descriptor that adds to the plain file ``path``; anything else, or a file with a second name, is removed first. Raises OSError."""
+    """A descriptor that appends to the regular file ``path``; a link, or a file with several hard links, is replaced. Raises OSError."""
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
@@ -66,20 +66,20 @@ def open_to_append(path: Path) -> int:
 
 
 def write_new(path: Path, content: str) -> None:
-    """Write a file in place of whatever has its name, without following a link. Raises OSError."""
+    """Write a file, replacing whatever is at ``path``, without following a link. Raises OSError."""
     remove(path)
     with open(open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w", encoding="utf-8") as file:  # noqa: PTH123 -- of a descriptor
         file.write(content)
 
 
 def remove(path: Path) -> None:
-    """Remove what is at ``path``: a link itself, and not what it leads to. Nothing need be there. Raises OSError."""
+    """Remove whatever is at ``path``, if anything; of a link, the link itself. Raises OSError."""
     try:
         is_folder = stat.S_ISDIR(path.lstat().st_mode)
     except FileNotFoundError:
         return
     if is_folder:
-        import shutil  # 3 ms, and only here
+        import shutil  # takes 3 ms, and is only needed here
 
         shutil.rmtree(path)  # which follows no link either
     else:
@@ -87,21 +87,21 @@ def remove(path: Path) -> None:
 
 
 def seal(place: Path, paths: Collection[str] | None = None) -> None:
-    """Note how the verified file or folder ``place`` is now, so that ``is_sealed`` finds it unchanged. Raises OSError.
+    """Record the state of the verified file or folder ``place``, so that ``is_sealed`` can tell whether it changed. Raises OSError.
 
-    Of a folder only the files of these ``paths`` count, with '/' between names; by default everything in it does.
+    In a folder only the files at ``paths``, with '/' between names, count; by default everything in it does.
     """
     write_new(_seal_of(place), f"{_stamp(place, paths)}\n")
     time.sleep(_TICK_SECONDS)
 
 
 def is_sealed(place: Path, paths: Collection[str] | None = None) -> bool:
-    """Whether ``place`` is as it was when it was sealed with these ``paths``: names, kinds and sizes, and when each file was last changed.
+    """Whether ``place`` is unchanged since it was sealed with the same ``paths``, by names, kinds, sizes and change times.
 
-    That is the time at which the kernel saw content or attributes change (st_ctime), so a file that was changed by accident is found out
-    even if its other times were put back. It does not protect against a program that means harm and can write to the cache: that can forge
-    a seal as well, which is why a container has a cache of its own. A copy of the cache has other times, and is not sealed. For 60,000
-    files it takes a quarter of a second (measured), where to read their 170 MB again takes 0.8 s, and 9 s to unpack them again.
+    The change time is the kernel's (st_ctime), which reveals accidental changes even if the other timestamps were restored. This does not
+    protect against a malicious program that can write to the cache, because it can forge a seal as well; therefore a container has its own
+    cache. A copy of the cache has other times, so it is not sealed. For 60,000 files this takes a quarter of a second (measured); reading
+    their 170 MB takes 0.8 s, and unpacking them again 9 s.
     """
     descriptor = open_to_read(_seal_of(place))
     if descriptor is None:
@@ -115,7 +115,7 @@ def is_sealed(place: Path, paths: Collection[str] | None = None) -> bool:
 
 
 def others(place: Path, paths: Collection[str]) -> list[str]:
-    """What a folder holds beside the files of these ``paths``, the folders that they are in, and our own small files. Raises OSError."""
+    """Everything in a folder except the files at ``paths``, their parent folders and cloud-train's own small files. Raises OSError."""
     folders: set[str] = set()
     for path in paths:
         while (path := path.rpartition("/")[0]) and path not in folders:
@@ -135,12 +135,12 @@ def others(place: Path, paths: Collection[str]) -> list[str]:
 
 
 def is_folder(place: Path) -> bool:
-    """Whether ``place`` is a folder, and no link to one."""
+    """Whether ``place`` is a folder and not a link to one."""
     return place.is_dir() and not place.is_symlink()
 
 
 def replace(place: Path, by: Path) -> None:
-    """Put the finished folder ``by`` in the place of what is at ``place``, which stays there until then. Raises OSError."""
+    """Replace whatever is at ``place`` with the finished folder ``by``, by renaming. Raises OSError."""
     old = place.with_name(f"{place.name}.old")
     remove(old)
     with suppress(FileNotFoundError):
@@ -154,7 +154,7 @@ def _seal_of(place: Path) -> Path:
 
 
 def _stamp(place: Path, paths: Collection[str] | None) -> str:
-    import hashlib  # 3 ms, and only here
+    import hashlib  # takes 3 ms, and is only needed here
 
     digest = hashlib.sha256()
     status = place.lstat()

@@ -1,7 +1,7 @@
-"""Checkpoints in a local folder: publish with a manifest written last, find the newest valid one, prune the old.
+"""Checkpoints in a local folder: publish them with the manifest last, find the newest valid one, prune old ones.
 
-A checkpoint is a folder ``step-<n>`` with a valid manifest (``run.manifest``); anything else in the folder does not exist. The folder above
-that of the checkpoints is trusted, as a run's own is; from there on no link is followed.
+A checkpoint is a folder ``step-<n>`` with a valid manifest (``run.manifest``); everything else is ignored. The parent of the checkpoints
+folder, the run's own folder, is trusted; below it no link is followed.
 """
 
 import os
@@ -19,24 +19,24 @@ from cloud_train.run.manifest import REMOVE_LINK, Manifest, check_sizes, verify,
 from cloud_train.run.ranking import USUAL, Ranking
 
 Place = TypeVar("Place", bound=Hashable)
-"""Where a checkpoint is: a folder, or a name in a store."""
+"""A checkpoint's location: a folder, or a name in a store."""
 
-_LONGEST = 18  # digits that layout.step_of accepts: a second, equally valid name for the same step
+_LONGEST = 18  # the most digits that layout.step_of accepts: they make a second, equally valid name for the same step
 
 
 def publish(
     temporary: Path, checkpoints: Path, step: int, metrics: Mapping[str, float] | None = None, fingerprint: Mapping[str, Any] | None = None
 ) -> Path:
-    """Turn a filled temporary folder directly inside ``checkpoints`` into the checkpoint of ``step``; one that exists already is replaced.
+    """Turn a filled temporary folder directly inside ``checkpoints`` into the checkpoint of ``step``, replacing an existing one.
 
-    Raises StoreError (disk full, say); then the temporary folder is still there and every other checkpoint is as it was. Raises
-    ValueError for a step that is negative or has more than 17 digits.
+    Raises StoreError, such as for a full disk; the temporary folder and all other checkpoints are then unchanged. Raises ValueError for
+    a step that is negative or has more than 17 digits.
     """
     if not 0 <= step < 10 ** (_LONGEST - 1):
         raise ValueError(f"a step is a number from 0 to 10^{_LONGEST - 1}, not {step}")
-    # The manifest is the last file of the temporary folder, and only then does the folder get its name: a rename is all or nothing, so a
-    # kill at any point leaves a temporary folder or a complete checkpoint. The other way round, a named folder without a manifest would
-    # be left, which is exactly what a script's finished checkpoint looks like.
+    # The manifest is written into the temporary folder before the folder is renamed. A rename is atomic, so a kill at any point leaves
+    # either a temporary folder or a complete checkpoint. In the other order, a kill could leave a named folder without a manifest, which
+    # is what a script's finished checkpoint looks like.
     write_manifest(temporary, step, metrics, fingerprint, root=checkpoints.parent)
     final = checkpoints / step_folder(step)
     try:
@@ -51,7 +51,7 @@ def publish(
 
 
 def put_in_place(temporary: str, checkpoints: Path, name: str) -> None:
-    """Give the folder ``temporary`` in ``checkpoints`` this name; a folder that has it already is deleted. Raises OSError."""
+    """Rename the folder ``temporary`` in ``checkpoints`` to ``name``, replacing an existing folder. Raises OSError."""
     with opened(checkpoints) as directory:
         if stat.S_ISDIR(beneath.mode_of(name, directory)):
             beneath.remove(name, directory)
@@ -59,9 +59,9 @@ def put_in_place(temporary: str, checkpoints: Path, name: str) -> None:
 
 
 def newest_valid(checkpoints: Path, note: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose every byte checks; ``note`` gets a line for each one that is skipped, with the reason.
+    """The newest checkpoint that verifies completely; ``note`` receives a line, with the reason, for each one that is skipped.
 
-    Raises StoreError if a link is in the place of the folder.
+    Raises StoreError if ``checkpoints`` is a link.
     """
     for step, folder in _candidates(checkpoints):
         try:
@@ -74,18 +74,16 @@ def newest_valid(checkpoints: Path, note: Callable[[str], None]) -> Path | None:
 
 
 def best(checkpoints: Path, ranking: Ranking = USUAL) -> Path | None:
-    """The checkpoint that ``ranking`` puts first; of equals, the newest. Sizes are checked, contents are not: ``verify`` what is about to
-    be used.
-    """
+    """The best checkpoint by ``ranking``. Only sizes are checked: ``verify`` a checkpoint before using it."""
     found = _complete(checkpoints)
     return _ranked(found, ranking)[0] if found else None
 
 
 def prune(checkpoints: Path, keep: int, trusted: Path | None = None, ranking: Ranking = USUAL) -> list[Path]:
-    """Delete all but the newest ``keep`` and the best; what is incomplete is neither counted nor deleted. Returns what was deleted.
+    """Delete all complete checkpoints but the newest ``keep`` and the best; returns the deleted ones. Incomplete ones are ignored.
 
-    The last valid checkpoint is never deleted: unless ``trusted`` (just published, so valid by construction) is among those that stay,
-    one that stays must check byte for byte, or nothing is deleted. Raises StoreError, also if a link is in the place of the folder.
+    The last valid checkpoint is never deleted: one that stays must verify byte for byte, or be ``trusted`` (just published, so known to be
+    valid); otherwise nothing is deleted. Raises StoreError, also if ``checkpoints`` is a link.
     """
     found = _complete(checkpoints)
     stay = kept(found, keep, ranking)
@@ -102,17 +100,17 @@ def prune(checkpoints: Path, keep: int, trusted: Path | None = None, ranking: Ra
 
 
 def kept(found: Sequence[tuple[Place, Manifest]], keep: int, ranking: Ranking = USUAL) -> set[Place]:
-    """Of complete checkpoints, newest first, those that stay: the newest ``keep``, at least one, and the best."""
+    """The checkpoints to keep, out of complete ones sorted newest first: the newest ``keep``, at least one, and the best."""
     return {place for place, _ in found[: max(1, keep)]} | set(_ranked(found, ranking)[: ranking.keep])
 
 
 def opened(checkpoints: Path) -> AbstractContextManager[int]:
-    """A descriptor of the folder, for ``dir_fd``, ``os.scandir`` and ``os.fsync``. Raises OSError; IrregularError where it is a link."""
+    """A descriptor of the folder, for ``dir_fd``, ``os.scandir`` and ``os.fsync``. Raises OSError; IrregularError for a link."""
     return beneath.held(checkpoints.parent, (checkpoints.name,), listed=True)
 
 
 def _candidates(checkpoints: Path) -> list[tuple[int, Path]]:
-    """Steps and folders, newest first; of two names of the same step, the usual one first."""
+    """Steps and folders, newest first; if a step has two names, the usual one comes first."""
     try:
         with opened(checkpoints) as directory, os.scandir(directory) as entries:
             names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -140,7 +138,7 @@ def _ranked(found: Sequence[tuple[Place, Manifest]], ranking: Ranking) -> list[P
 
 def _check_step(folder: Path, step: int, manifest: Manifest) -> Manifest:
     if manifest.step != step:
-        raise CorruptError(f"the manifest of {folder} is that of step {manifest.step}")
+        raise CorruptError(f"the manifest of {folder} is for step {manifest.step}")
     return manifest
 
 
@@ -153,8 +151,8 @@ def _is_valid(folder: Path, root: Path) -> bool:
 
 
 def _make_way(final: str, step: int, directory: int) -> None:
-    # A rename cannot replace a folder that has files. The old one first takes the step's second name, under which it is just as valid, so
-    # that a kill between the two renames does not lose it.
+    # A rename cannot replace a folder with files in it. The old one first gets the step's second name, under which it stays valid, so that
+    # a kill between the two renames does not lose it.
     mode = beneath.mode_of(final, directory)
     if stat.S_ISDIR(mode):
         second = _second_name(step)
@@ -169,7 +167,7 @@ def _second_name(step: int) -> str:
 
 
 def _remove(name: str, directory: int) -> None:
-    # Out of sight first: a checkpoint that is half deleted must not be taken for one that a script has just finished.
+    # Hidden first: a half-deleted checkpoint must not look like one that a script has just finished.
     if stat.S_ISDIR(beneath.mode_of(name, directory)):
         hidden = f".deleted-{name}-{os.getpid()}"
         os.rename(name, hidden, src_dir_fd=directory, dst_dir_fd=directory)

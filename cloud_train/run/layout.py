@@ -1,21 +1,21 @@
-"""The run directory's layout: every key under ``<store>/<run id>/`` in one place. Keys use '/', on every store.
+"""The run directory's layout: every key under ``<store>/<run id>/``. Keys use '/' on every store.
 
 ::
 
-    run.json                        the spec, the plan and provenance: written once
+    run.json                        the spec, the plan and provenance; written once
     attempts/<n>/status.json        state, cause, heartbeat, host
     attempts/<n>/cancel             exists once this attempt is to be cancelled
-    attempts/<n>/failure            what the program says of its own end (text, or JSON with "message" and "cause")
+    attempts/<n>/failure            why the program failed, in its own words (text, or JSON with "message" and "cause")
     attempts/<n>/logs/node-<r>/output.log    byte-exact output of the program
     attempts/<n>/logs/node-<r>/worker.log    what the worker did
-    attempts/<n>/metrics/node-<r>.jsonl      one JSON object a line
-    attempts/<n>/nodes/node-<r>/status.json  of several nodes: where this one stands (node 0: the attempt's own status.json)
-    attempts/<n>/nodes/node-<r>/failure      of several nodes: what this one's program says of its end (node 0: the attempt's own failure)
-    attempts/<n>/start              of several nodes: name of the checkpoint that all of them start from, which node 0 chose; may be empty
-    attempts/<n>/next               of several nodes: node 0 waits here to begin another attempt, and writes the time again and again
-    checkpoints/step-00001200/      files, and manifest.json, written last
-    moved                           URL of the run directory that this one was moved to; it is not continued here
-    model/                          the final model, and manifest.json, written last
+    attempts/<n>/metrics/node-<r>.jsonl      one JSON object per line
+    attempts/<n>/nodes/node-<r>/status.json  multi-node: the status of node r (node 0 uses the attempt's own status.json)
+    attempts/<n>/nodes/node-<r>/failure      multi-node: why the program on node r failed (node 0 uses the attempt's own failure)
+    attempts/<n>/start              multi-node: the checkpoint that node 0 chose for all nodes to start from; may be empty
+    attempts/<n>/next               multi-node: exists while node 0 waits to start another attempt; it keeps writing the time here
+    checkpoints/step-00001200/      files and manifest.json, which is written last
+    moved                           URL of the run directory in which the run continues after a move
+    model/                          the final model and manifest.json, which is written last
 """
 
 import re
@@ -38,27 +38,27 @@ def attempt(number: int) -> str:
 
 
 def status(number: int, node_rank: int = 0) -> str:
-    """The status of attempt ``number``, which node 0 keeps, or that of another of its nodes."""
+    """The status of attempt ``number``, which node 0 writes, or of one of its other nodes."""
     return f"{_of_node(number, node_rank)}/status.json"
 
 
 def cancel(number: int) -> str:
-    """The mark that asks attempt ``number`` to end as cancelled."""
+    """The mark that cancels attempt ``number``."""
     return f"{attempt(number)}/cancel"
 
 
 def failure(number: int, node_rank: int = 0) -> str:
-    """What the program of attempt ``number`` says of its own end, on one node."""
+    """Why the program of attempt ``number`` failed on one node, in its own words."""
     return f"{_of_node(number, node_rank)}/failure"
 
 
 def start(number: int) -> str:
-    """Where node 0 tells the other nodes of attempt ``number`` which checkpoint they start from."""
+    """The checkpoint from which all nodes of attempt ``number`` start, written by node 0."""
     return f"{attempt(number)}/start"
 
 
 def following(number: int) -> str:
-    """Where node 0 tells the other nodes that another attempt follows ``number``."""
+    """Node 0's announcement that another attempt follows ``number``."""
     return f"{attempt(number)}/next"
 
 
@@ -68,12 +68,12 @@ def output_log(number: int, node_rank: int = 0) -> str:
 
 
 def worker_log(number: int, node_rank: int = 0) -> str:
-    """What the worker of one node did."""
+    """The worker's own log on one node."""
     return f"{attempt(number)}/logs/node-{node_rank}/worker.log"
 
 
 def metrics(number: int, node_rank: int = 0) -> str:
-    """The metrics that one node wrote."""
+    """The metrics of one node."""
     return f"{attempt(number)}/metrics/node-{node_rank}.jsonl"
 
 
@@ -87,6 +87,6 @@ def step_folder(step: int) -> str:
 
 
 def step_of(folder: str) -> int | None:
-    """The step that a folder name stands for, or None if it is not a checkpoint's (a temporary one, say)."""
+    """The step in a checkpoint folder's name; None for other names, such as those of temporary folders."""
     match = _STEP.fullmatch(folder)
     return int(match[1]) if match else None

@@ -1,10 +1,10 @@
-"""The ledger: this machine's record of runs and attempts, so that nothing that was started is ever forgotten.
+"""The ledger: this machine's record of runs and attempts, so that nothing started from here is ever lost.
 
-A run is recorded as *submitting* before anything is sent, and as launched afterwards. A submission that was cut off in between is found
-by ``orchestrator.state`` and settled by ``orchestrator.reconcile``.
+A run is recorded as *submitting* before anything is sent, and as launched afterwards. ``orchestrator.state`` finds submissions that were
+interrupted in between, and ``orchestrator.reconcile`` settles them.
 
-The ledger also holds what this machine trusts: the SHA-256 of each ``run.json`` that was written or accepted here, and the provider
-settings that each attempt was started with. Neither is ever taken from a run directory.
+The ledger also records what this machine trusts, which is never taken from a run directory: the SHA-256 of each ``run.json`` that was
+written or accepted here, and the provider settings with which each attempt was started.
 """
 
 import json
@@ -30,32 +30,32 @@ _FIELDS = (*_OF_RUN, "attempt", *_OF_ATTEMPT)
 _NEWEST = "attempts.number = (SELECT max(number) FROM attempts AS a WHERE a.run_id = runs.run_id)"
 
 UNMANAGED: dict[str, Any] = {"elsewhere": True}
-"""The reference of an attempt that was launched from another machine, and that its provider cannot find from here."""
+"""The reference of an attempt that was launched from another machine and that its provider cannot find from here."""
 
 
 class RecordKind(Enum):
-    """How a ``run.json`` is known to this machine."""
+    """How this machine knows a ``run.json``."""
 
     OWN = "own"
     """This machine wrote it."""
     ACCEPTED = "accepted"
-    """Another machine wrote it, and the caller accepted what it starts."""
+    """Another machine wrote it, and the user agreed to what it starts."""
     SEEN = "seen"
-    """Another machine wrote it, and it has not been accepted."""
+    """Another machine wrote it, and the user has not agreed to it."""
 
 
 @dataclass(frozen=True)
 class Entry(RunView):
-    """One run with its newest attempt, as the ledger has it: what is shown of it, and what only this machine knows."""
+    """One run with its newest attempt, as the ledger records it: a ``RunView`` and what only this machine knows."""
 
     reference: dict[str, Any] | None = None
     """The provider's handle of the attempt; None until it is launched."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """The provider settings of this machine's own configuration that the attempt was started with, or may be looked for with."""
+    """The provider settings from this machine's own configuration, for finding and resuming the attempt."""
 
     @property
     def is_unlaunched(self) -> bool:
-        """Whether no launch is recorded of an attempt that has not ended: it is being submitted, or its submission was cut off."""
+        """Whether the attempt has neither a recorded launch nor an end: it is being submitted, or its submission was interrupted."""
         return self.reference is None and not self.state.is_end
 
     def launched(self, reference: dict[str, Any]) -> Self:
@@ -70,13 +70,13 @@ class Entry(RunView):
         )
 
     def view(self, heartbeat: float | None = None, is_recorded: bool = True) -> RunView:
-        """What is shown of the run."""
+        """The run as shown to people."""
         shown = {each.name: getattr(self, each.name) for each in fields(RunView)}
         return RunView(**{**shown, "heartbeat": heartbeat, "is_recorded": is_recorded})
 
 
 class LedgerReader:
-    """The ledger, open for reading: nothing is made, migrated or changed. Use it as a context manager."""
+    """The ledger, open for reading: nothing is created, migrated or changed. Use it as a context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -92,7 +92,7 @@ class LedgerReader:
         self._connection.close()
 
     def records(self, run_id: str) -> dict[str, RecordKind]:
-        """The SHA-256 of each ``run.json`` of this run that is known here; empty for an adopted run that was never resumed from here."""
+        """The SHA-256 of each ``run.json`` of this run known here; empty for an adopted run that was never resumed from here."""
         rows = self._rows("SELECT sha256, kind FROM records WHERE run_id = ?", (run_id,))
         return {sha256: RecordKind(kind) for sha256, kind in rows}
 
@@ -101,11 +101,11 @@ class LedgerReader:
         return next(iter(self._entries("runs.run_id = ?", (run_id,))), None)
 
     def newest(self, limit: int | None = None) -> list[Entry]:
-        """Runs with their newest attempt, the newest run first."""
+        """Runs with their newest attempt, newest run first."""
         return list(self._entries("1", (), limit))
 
     def matching(self, text: str, limit: int = 20) -> list[str]:
-        """Ids of the runs that begin with ``text``, newest first; where none does, of those that end with it."""
+        """Ids of the runs that begin with ``text``, or failing that end with it, newest first."""
         for pattern in (f"{_escaped(text)}%", f"%-{_escaped(text)}"):
             rows = self._rows(
                 "SELECT run_id FROM runs WHERE run_id LIKE ? ESCAPE '\\' ORDER BY created DESC, run_id DESC LIMIT ?", (pattern, limit)
@@ -128,7 +128,7 @@ class LedgerReader:
 
 
 class Ledger(LedgerReader):
-    """The ledger, open for changes; made if there is none. Every change is one transaction."""
+    """The ledger, open for changes; created if missing. Every change is one transaction."""
 
     def _connect(self, path: Path) -> sqlite3.Connection:
         return ledger_file.connect(path)
@@ -145,9 +145,9 @@ class Ledger(LedgerReader):
         settings: Mapping[str, Any],
         record_sha256: str,
     ) -> None:
-        """Write a new run down as *submitting*, with its first attempt; raises ConflictError if the id is taken.
+        """Record a new run and its first attempt as *submitting*; raises ConflictError if the id is taken.
 
-        ``record_sha256`` is that of the ``run.json`` that is about to be written.
+        ``record_sha256`` is the SHA-256 of the ``run.json`` about to be written.
         """
         with self._change():
             self._insert_run(run_id, name, provider, store, job_file, created)
@@ -155,8 +155,8 @@ class Ledger(LedgerReader):
             self._insert_record(run_id, record_sha256, RecordKind.OWN)
 
     def adopt(self, entry: Entry) -> None:
-        """Record a run that was submitted elsewhere, as its run directory shows it; raises ConflictError if the id is taken."""
-        with self._change() as connection:  # one change: a row without a reference would be taken for a submission that was cut off
+        """Record a run that was submitted from another machine; raises ConflictError if the id is taken."""
+        with self._change() as connection:  # one transaction: a row without a reference would look like an interrupted submission
             self._insert_run(entry.run_id, entry.name, entry.provider, entry.store, entry.job_file, entry.created)
             connection.execute(
                 "INSERT INTO attempts"
@@ -179,37 +179,38 @@ class Ledger(LedgerReader):
             )
 
     def know_record(self, run_id: str, sha256: str, kind: RecordKind) -> None:
-        """Record a ``run.json`` by its SHA-256, beside those that are known already. One that is known as *seen* may become more."""
+        """Record another ``run.json`` by its SHA-256. One recorded as *seen* can be upgraded; the others cannot change."""
         with self._change():
             self._insert_record(run_id, sha256, kind)
 
     def distrust(self, run_id: str) -> None:
-        """Forget every accepted ``run.json`` of the run: what is there now has to be accepted again before it is resumed."""
+        """Forget every known ``run.json`` of the run: it must be accepted again before the run can be resumed."""
         with self._change() as connection:
             connection.execute("DELETE FROM records WHERE run_id = ?", (run_id,))
 
     def add_attempt(self, run_id: str, number: int, provider: str, settings: Mapping[str, Any]) -> None:
-        """Write a further attempt down as *submitting*; raises ConflictError if there is one of this number."""
+        """Record a further attempt as *submitting*; raises ConflictError if the number is taken."""
         with self._change():
             self._insert_attempt(run_id, number, provider, settings)
 
     def move(self, run_id: str, number: int, provider: str, store: str, *, settings: Mapping[str, Any], record_sha256: str) -> None:
-        """Record that the run continues with another provider or in another store, and its next attempt as *submitting*; raises
-        ConflictError if there is one of this number. From then on ``record_sha256`` is the only accepted ``run.json``.
+        """Record that the run continues with another provider or in another store, and its next attempt as *submitting*.
+
+        From then on ``record_sha256`` is the only accepted ``run.json``. Raises ConflictError if the number is taken.
         """
-        with self._change() as connection:  # one change: an attempt that was cut off is looked for at its own place
+        with self._change() as connection:  # one transaction, so that an interrupted attempt is looked for where it was started
             connection.execute("UPDATE runs SET provider = ?, store = ? WHERE run_id = ?", (provider, store, run_id))
             connection.execute("DELETE FROM records WHERE run_id = ?", (run_id,))
             self._insert_record(run_id, record_sha256, RecordKind.OWN)
             self._insert_attempt(run_id, number, provider, settings)
 
     def sending(self, run_id: str, number: int, now: float) -> None:
-        """Record that the provider is asked to start the attempt, which is *submitting*, from ``now`` on."""
+        """Record that the provider is asked at ``now`` to start the attempt, which is *submitting*."""
         with self._change() as connection:
             connection.execute("UPDATE attempts SET started = ? WHERE run_id = ? AND number = ?", (now, run_id, number))
 
     def launched(self, run_id: str, number: int, reference: dict[str, Any]) -> None:
-        """Record that the provider started the attempt, and its handle."""
+        """Record that the provider started the attempt, with its reference."""
         with self._change() as connection:
             connection.execute(
                 "UPDATE attempts SET started = CASE state WHEN 'submitting' THEN NULL ELSE started END,"
@@ -230,7 +231,7 @@ class Ledger(LedgerReader):
         host: str = "",
         resumed_step: int | None = None,
     ) -> None:
-        """Record where an attempt stands; an attempt that the worker began by itself (a retry) is added."""
+        """Record the state of an attempt; a retry that the worker started is added."""
         with self._change() as connection:
             connection.execute(
                 "INSERT INTO attempts"
@@ -245,7 +246,7 @@ class Ledger(LedgerReader):
             )
 
     def forget(self, run_id: str) -> None:
-        """Remove a run that never came to be."""
+        """Remove a run whose submission failed."""
         with self._change() as connection:
             connection.execute("DELETE FROM runs WHERE run_id = ?", (run_id,))
 
@@ -294,7 +295,7 @@ def _entry(row: tuple[Any, ...]) -> Entry:
 
 
 def _time(seconds: float | None) -> float | None:
-    """A time that can be shown. An earlier version recorded whatever a run directory held."""
+    """A valid time, or None. An earlier version recorded times from run directories unchecked."""
     return seconds if seconds is not None and 0 <= seconds <= LATEST else None
 
 

@@ -1,4 +1,4 @@
-"""The ledger's file: SQLite in WAL mode, its schema, and how an earlier version becomes this one.
+"""The ledger's file: SQLite in WAL mode, its schema, and migrations from earlier versions.
 
 The schema's version is SQLite's ``user_version``.
 """
@@ -48,19 +48,19 @@ CREATE TABLE attempts (
 ) STRICT, WITHOUT ROWID;
 {_RECORDS}"""
 _MIGRATIONS = {1: f"ALTER TABLE attempts ADD COLUMN settings TEXT;{_RECORDS}"}
-"""Version → the statements that make the next version of it. Version 1 has no records: resuming such a run asks once."""
+"""Version → the statements that migrate it to the next. Version 1 has no records, so resuming one of its runs asks once for consent."""
 _BUSY_SECONDS = 30.0
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the ledger, made or migrated if need be. Raises StoreError."""
+    """Open the ledger, creating or migrating it if necessary. Raises StoreError."""
     with explained(path):
         private.make_folder(path.parent)
-        private.make_file(path)  # SQLite gives the files beside it the same mode
+        private.make_file(path)  # SQLite gives its auxiliary files the same mode
         connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
         connection.execute(f"PRAGMA busy_timeout = {int(_BUSY_SECONDS * 1000)}")
         connection.execute("PRAGMA foreign_keys = ON")
-        # A run must be in the ledger before it costs money, so a commit has to be on the disk, WAL or not.
+        # A run must be recorded before it costs money, so commits are synced, which WAL mode would not do by default.
         connection.execute("PRAGMA synchronous = FULL")
         version = _read_version(connection)
         _refuse_newer(version, path)
@@ -72,9 +72,9 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
-    """Open the ledger so that nothing can be changed in it; a ledger that does not exist is an empty one. Raises StoreError.
+    """Open the ledger for reading only; a missing one counts as empty. Raises StoreError.
 
-    One of an earlier version is migrated in memory, and stays as it is on the disk.
+    A ledger of an earlier version is migrated in memory only.
     """
     with explained(path):
         if not path.exists():
@@ -90,7 +90,7 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def change(connection: sqlite3.Connection, path: Path) -> Iterator[sqlite3.Connection]:
-    """A transaction that is the ledger's only writer from its beginning. Raises StoreError."""
+    """A transaction that locks out other writers from its beginning. Raises StoreError."""
     with explained(path):
         connection.execute("BEGIN IMMEDIATE")
         with connection:
@@ -99,26 +99,26 @@ def change(connection: sqlite3.Connection, path: Path) -> Iterator[sqlite3.Conne
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Raise what the system or SQLite complains about as a StoreError that names the ledger."""
+    """Turn errors of the system and of SQLite into a StoreError that names the ledger."""
     try:
         yield
     except (OSError, sqlite3.Error) as error:
         raise StoreError(
             f"cannot use the ledger {path}: {error}",
-            hint="check that its folder is writable and the disk not full, or set CLOUD_TRAIN_HOME to another folder",
+            hint="check that its folder is writable and the disk is not full, or set CLOUD_TRAIN_HOME to another folder",
         ) from error
 
 
 def _open_read_only(path: Path) -> sqlite3.Connection:
-    # Not mode=ro where it can be helped: such a connection leaves the files of WAL mode behind, because it may not remove them.
+    # mode=ro comes second: such a connection may not remove the auxiliary files of WAL mode, and leaves them there.
     for options in ("mode=rw", "mode=ro", "immutable=1"):
         if options == "immutable=1" and path.with_name(f"{path.name}-wal").exists():
-            continue  # it may be changing
+            continue  # another process may be writing
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?{options}", uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
         try:
             connection.execute("PRAGMA query_only = ON")
             _read_version(connection)
-        except sqlite3.OperationalError as error:  # in a folder that may not be written to, SQLite cannot make those files
+        except sqlite3.OperationalError as error:  # SQLite cannot create those files in a read-only folder
             connection.close()
             refusal = error
         else:
@@ -127,7 +127,7 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
 
 
 def _in_memory(source: sqlite3.Connection | None) -> sqlite3.Connection:
-    """A copy of the ledger, of the present version; an empty ledger for None."""
+    """A copy of the ledger in the current version; an empty ledger for None."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     if source is not None:
         source.backup(connection)
@@ -142,7 +142,7 @@ def _in_memory(source: sqlite3.Connection | None) -> sqlite3.Connection:
 def _refuse_newer(version: int, path: Path) -> None:
     if version > _VERSION:
         raise StoreError(
-            f"the ledger {path} was written by a newer cloud-train (its version is {version}, this one knows {_VERSION})",
+            f"the ledger {path} was written by a newer cloud-train (ledger version {version}; this one supports up to {_VERSION})",
             hint="upgrade cloud-train, or set CLOUD_TRAIN_HOME to another folder",
         )
 
@@ -152,7 +152,7 @@ def _read_version(connection: sqlite3.Connection) -> int:
 
 
 def _create_tables(connection: sqlite3.Connection) -> None:
-    # Of fifty first commands at once, SQLite lets one switch to WAL; it answers the others "locked" without waiting, so they wait here.
+    # If several commands create the ledger at once, SQLite lets one switch to WAL and fails the others with "locked" without waiting.
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
@@ -172,7 +172,7 @@ def _create_tables(connection: sqlite3.Connection) -> None:
 def _migrate(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     with connection:
-        for version in range(_read_version(connection), _VERSION):  # read again: another command may have been quicker
+        for version in range(_read_version(connection), _VERSION):  # read again: another command may have migrated it first
             _execute_all(connection, _MIGRATIONS[version])
         connection.execute(f"PRAGMA user_version = {_VERSION}")
 

@@ -1,4 +1,4 @@
-"""Locks between processes of one machine: an flock on a file. The kernel lets it go however its holder ends, so it never goes stale."""
+"""Locks between processes on one machine: an flock on a file. The kernel releases it however its holder ends, so it never goes stale."""
 
 import fcntl
 import os
@@ -10,7 +10,7 @@ from cloud_train.private import FILE, make_folder
 
 
 def take(path: Path) -> int | None:
-    """Take the lock; returns the open descriptor that holds it (hand it on, or close it), or None if another process does."""
+    """Take the lock; returns the open descriptor that holds it, to pass on or close, or None if another process holds it."""
     make_folder(path.parent)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE)
     try:
@@ -22,7 +22,7 @@ def take(path: Path) -> int | None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock."""
+    """Whether any process holds the lock."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -38,7 +38,7 @@ def is_held(path: Path) -> bool:
 
 @contextmanager
 def held(path: Path) -> Iterator[bool]:
-    """Hold the lock for a block, and remove its file after; False: another process holds it."""
+    """Hold the lock for a block, then remove its file; yields False if another process holds it."""
     descriptor = take(path)
     try:
         yield descriptor is not None

@@ -1,12 +1,12 @@
-"""The manifest of a complete folder (a checkpoint, a final model): every file with its size and SHA-256, written last.
+"""The manifest of a complete folder (a checkpoint or a final model): every file with its size and SHA-256, written last.
 
-A folder without a valid manifest does not exist. ``manifest.json``::
+A folder without a valid manifest is ignored. ``manifest.json``::
 
     {"format": 1, "step": 1200, "metrics": {"validation/accuracy": 0.98}, "fingerprint": {…},
      "files": {"model.safetensors": {"size": 139304, "sha256": "…"}}}
 
-What is read here may come from anywhere: names are checked before they touch the disk, links are never followed. Where ``root`` is given,
-the folder is below that one, and reached from there without following a link either; otherwise the folder itself is trusted.
+Manifests are untrusted: names are checked before they are used, and links are never followed. If ``root`` is given, the folder is below it
+and no link on the way to it is followed either; otherwise the folder itself is trusted.
 """
 
 import json
@@ -30,9 +30,9 @@ from cloud_train.run.layout import MANIFEST
 
 FORMAT = 1
 LARGEST = 16 * 2**20
-"""Largest manifest that is read, in bytes: a hundred thousand files fit; what is larger was not written here."""
+"""Size limit of a manifest in bytes, enough for a hundred thousand files."""
 
-REMOVE_LINK = "a run directory holds plain files and folders only: remove what is there, then resume the run"
+REMOVE_LINK = "a run directory may contain only regular files and folders: remove it, then resume the run"
 
 _TEMPORARY = ".manifest.json.tmp"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -52,29 +52,29 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a complete folder consists of."""
+    """The contents of a complete folder."""
 
     step: int | None
     """The step of a checkpoint; None for a final model."""
     metrics: Mapping[str, float]
     files: Mapping[str, FileEntry]
-    """Relative path, with '/' → the file."""
+    """Relative path, with '/' → size and SHA-256."""
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
-    """What the bits depend on (device, versions, threads); empty where the program does not say."""
+    """What bit-identical results depend on (device, versions, threads); empty if the program does not report it."""
 
 
 def read_manifest(folder: Path, root: Path | None = None) -> Manifest:
-    """Read ``folder/manifest.json``; raises CorruptError with the reason (missing, truncated, not of this format, unsafe names)."""
+    """Read ``folder/manifest.json``; raises CorruptError with the reason (missing, truncated, wrong format, unsafe names)."""
     with _opened(folder, MANIFEST, root) as file:
         size = os.fstat(file.fileno()).st_size
         if size > LARGEST:
-            raise CorruptError(f"{folder / MANIFEST} is {size:,} bytes; a manifest has at most {LARGEST:,}")
+            raise CorruptError(f"{folder / MANIFEST} has {size:,} bytes; the limit is {LARGEST:,}")
         data = file.read(LARGEST)
     return parse_manifest(data, str(folder / MANIFEST))
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
-    """Read the bytes of a manifest; raises CorruptError, which names ``where``."""
+    """Parse a manifest; raises CorruptError, which names ``where``."""
     try:
         return _parse(data)
     except ValueError as error:
@@ -82,7 +82,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
 
 
 def check_sizes(folder: Path, root: Path | None = None) -> Manifest:
-    """Read the manifest and see that every file is there with its size; raises CorruptError. Cheap: no content is read."""
+    """Read the manifest and check that every file exists with its size; raises CorruptError. Cheap: no content is read."""
     manifest = read_manifest(folder, root)
     for name, entry in manifest.files.items():
         with _opened(folder, name, root) as file:
@@ -97,7 +97,7 @@ def verify(folder: Path, root: Path | None = None) -> Manifest:
         with _opened(folder, name, root) as file:
             _check_size(folder / name, file.fileno(), entry)
             if _digest(file) != entry.sha256:
-                raise CorruptError(f"{folder / name} is not what was written: its SHA-256 differs from the manifest's")
+                raise CorruptError(f"{folder / name} is damaged: its SHA-256 differs from the manifest's")
     return manifest
 
 
@@ -108,10 +108,10 @@ def write_manifest(
     fingerprint: Mapping[str, Any] | None = None,
     root: Path | None = None,
 ) -> Manifest:
-    """Hash and sync every file under ``folder``, then write the manifest (temporary name, synced, renamed).
+    """Hash and sync every file under ``folder``, then write the manifest under a temporary name, sync it and rename it.
 
-    Metrics that are not finite are left out: JSON has no word for them. Raises StoreError if the disk is full, if something in the folder
-    is not a plain file, if the folder is not below ``root`` but behind a link, if a file changes meanwhile or if there is none.
+    Metrics that are not finite are left out, because JSON cannot represent them. Raises StoreError if the disk is full, if the folder is
+    empty or contains anything but regular files and folders, if a link leads to it from ``root``, or if a file changes meanwhile.
     """
     with _explained(f"seal {folder}"):
         files = {name: _seal(folder, name, root) for name in _names(folder, root)}
@@ -129,10 +129,10 @@ def _parse(data: bytes) -> Manifest:
     fields = Fields(document)
     metrics, listed = fields.mapping("metrics"), fields.mapping("files")
     if not all(type(value) in (int, float) and abs(value) <= sys.float_info.max for value in metrics.values()):
-        raise ValueError("its metrics are not numbers")
+        raise ValueError("a metric is not a number")
     fingerprint = fields.mapping("fingerprint")
     step = None if fields.value("step") is None else fields.whole("step", 0, documents.LARGEST_STEP)
-    files = {_checked_name(name): _entry(name, listed.pop(name)) for name in list(listed)}  # one by one: there may be a hundred thousand
+    files = {_checked_name(name): _entry(name, listed.pop(name)) for name in list(listed)}  # popped to save memory
     if not files:
         raise ValueError("it lists no files")
     return Manifest(step, metrics, files, fingerprint)
@@ -141,19 +141,19 @@ def _parse(data: bytes) -> Manifest:
 def _checked_name(name: str) -> str:
     parts = name.split("/")
     if any(part in ("", ".", "..") for part in parts) or "\\" in name or not name.isprintable() or name == MANIFEST or len(name) > _LONGEST:
-        raise ValueError(f"{name[:_LONGEST]!r} is not the name of a file inside the folder")
+        raise ValueError(f"{name[:_LONGEST]!r} is not a valid file name")
     return name
 
 
 def _entry(name: str, values: Any) -> FileEntry:
     size, sha256 = (values.get("size"), values.get("sha256")) if isinstance(values, dict) else (None, None)
     if type(size) is not int or not 0 <= size <= _LARGEST_FILE or not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
-        raise ValueError(f"the size and SHA-256 of {name!r} are not a size and a SHA-256")
+        raise ValueError(f"the size or SHA-256 of {name!r} is invalid")
     return FileEntry(size, sha256)
 
 
 def _names(folder: Path, root: Path | None) -> list[str]:
-    """The files in a folder and below it. Makes the names in the folders below it durable; its own are when it has its manifest."""
+    """The files in a folder and below it. Syncs the folders below it; the folder itself is synced with its manifest."""
     names, waiting = [], [""]
     while waiting:
         above = waiting.pop()
@@ -167,7 +167,7 @@ def _names(folder: Path, root: Path | None) -> list[str]:
             if relative in (MANIFEST, _TEMPORARY):
                 continue
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                raise StoreError(f"cannot seal {folder}: {relative!r} is not a plain file", hint="save copies instead of links")
+                raise StoreError(f"cannot seal {folder}: {relative!r} is not a regular file", hint="save copies instead of links")
             if stat.S_ISDIR(mode) and len(relative) <= _LONGEST:
                 waiting.append(f"{relative}/")
                 continue
@@ -190,10 +190,10 @@ def _seal(folder: Path, name: str, root: Path | None) -> FileEntry:
 
 
 def _digest(file: FileIO) -> str:
-    import hashlib  # here, because a worker that starts without a checkpoint never needs it: 2 ms
+    import hashlib  # takes 2 ms, and a worker that starts without a checkpoint does not need it
     import mmap
 
-    # Memory that begins with a page: to where a bytearray of this size begins, 16 bytes on, the kernel copies at a third of the speed.
+    # Page-aligned memory: the kernel copies into a bytearray of this size, which begins 16 bytes into a page, at a third of the speed.
     digest, buffer = hashlib.sha256(), memoryview(mmap.mmap(-1, _PIECE_BYTES))
     while read := file.readinto(buffer):  # hashlib.file_digest came with Python 3.11, and the worker runs on 3.10 as well
         digest.update(buffer[:read])
@@ -204,7 +204,7 @@ def _write_synced(folder: Path, root: Path | None, data: bytes) -> None:
     top, *parts = _from(folder, root, "")
     with held(top, parts, listed=True) as directory:
         try:
-            with suppress(FileNotFoundError):  # of a write that was cut off, or whatever a program put there
+            with suppress(FileNotFoundError):  # left by an interrupted write or by a program
                 os.unlink(_TEMPORARY, dir_fd=directory)
             descriptor = os.open(_TEMPORARY, _NEW, 0o666, dir_fd=directory)
             with FileIO(descriptor, "wb") as file:
@@ -220,7 +220,7 @@ def _write_synced(folder: Path, root: Path | None, data: bytes) -> None:
 
 @contextmanager
 def _opened(folder: Path, name: str, root: Path | None) -> Iterator[FileIO]:
-    """Open a plain file below ``folder`` for reading, one name at a time so that no part of ``name`` can be a link."""
+    """Open a regular file below ``folder`` for reading, one path component at a time, so that no part of ``name`` can be a link."""
     try:
         top, *parts = _from(folder, root, name)
         with FileIO(open_file(top, parts), "rb") as file:
@@ -234,7 +234,7 @@ def _opened(folder: Path, name: str, root: Path | None) -> Iterator[FileIO]:
 
 
 def _from(folder: Path, root: Path | None, name: str) -> list[str]:
-    """The trusted folder, then the names of what is opened below it one after another."""
+    """The trusted folder, then the path components to open below it one after another."""
     between = folder.relative_to(root).parts if root else ()
     return [str(root or folder), *between, *(name.split("/") if name else ())]
 

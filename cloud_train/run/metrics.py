@@ -18,8 +18,10 @@ from cloud_train.storage.base import Store
 
 MOST_BYTES = 256 << 20
 """Bytes of metrics that one look reads, the newest: about two million values, which a training of 200 steps a second writes in an hour."""
-MOST_NAMES = 10_000
-"""Different metrics of which a look remembers the newest value."""
+MOST_NAMES = 1_000
+"""Different metrics that a look remembers; of further ones nothing is kept."""
+MOST_POINTS = 500_000
+"""Values that a look at all metrics of a run keeps."""
 
 _PIECE_BYTES = 1 << 20
 _LONGEST_NAME = 200
@@ -88,14 +90,54 @@ class MetricsReader:
         return lines if whole else None
 
 
-def merged(points: Iterable[MetricPoint]) -> list[MetricPoint]:
-    """One point for each metric and step, in the order of the steps: where an attempt repeated a step, the later attempt counts."""
-    newest: dict[tuple[str, str, int], MetricPoint] = {}
-    for point in points:
-        before = newest.get((point.split, point.name, point.step))
+class MergedMetrics:
+    """One point for each metric and step: where an attempt repeated a step, the later attempt counts.
+
+    Whatever is added, at most ``MOST_NAMES`` metrics are kept, and at most ``most_points`` of their values: of the metric that has most of
+    them every second one is dropped then. So a metric that is measured once an epoch keeps every value beside one of every step.
+    """
+
+    def __init__(self, most_points: int = MOST_POINTS) -> None:
+        self._most = most_points
+        self._by_step: dict[tuple[str, str], dict[int, MetricPoint]] = {}
+        self._count = 0
+        self.has_left_out_names = False
+        self.is_thinned = False
+
+    def add(self, point: MetricPoint) -> None:
+        """Add a point, those of an attempt in any order."""
+        key = (point.split, point.name)
+        if (points := self._by_step.get(key)) is None:
+            if len(self._by_step) == MOST_NAMES:
+                self.has_left_out_names = True
+                return
+            points = self._by_step[key] = {}
+        before = points.get(point.step)
         if before is None or before.attempt <= point.attempt:
-            newest[point.split, point.name, point.step] = point
-    return sorted(newest.values(), key=lambda point: point.step)
+            points[point.step] = point
+            self._count += before is None
+        if self._count > self._most:
+            self._thin()
+
+    def points(self) -> list[MetricPoint]:
+        """The points in the order of their steps."""
+        return sorted((point for points in self._by_step.values() for point in points.values()), key=lambda point: point.step)
+
+    def _thin(self) -> None:
+        self.is_thinned = True
+        key, points = max(self._by_step.items(), key=lambda item: len(item[1]))
+        steps = sorted(points)
+        kept = {*steps[-1::-2], steps[0]}  # the first, the newest, and every second one between
+        self._by_step[key] = {step: point for step, point in points.items() if step in kept}
+        self._count -= len(points) - len(kept)
+
+
+def merged(points: Iterable[MetricPoint]) -> list[MetricPoint]:
+    """The points of ``MergedMetrics``, in the order of the steps."""
+    metrics = MergedMetrics()
+    for point in points:
+        metrics.add(point)
+    return metrics.points()
 
 
 def tells_pace(name: str) -> bool:

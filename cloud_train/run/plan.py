@@ -1,7 +1,9 @@
-"""A plan: a job made concrete. Pure data; nothing was sent, written or started."""
+"""A plan: everything that submitting a job would do, as pure data. Nothing has been sent, written or started."""
 
 import json
+import secrets
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from cloud_train.errors import CorruptError
@@ -11,14 +13,15 @@ from cloud_train.run.record import Program, RunRecord
 from cloud_train.spec.facts import DataFacts, LayerFacts
 
 NOT_WRITTEN = "0" * 64
-"""In place of the SHA-256 of ``run.json`` in a plan that has not been submitted."""
+"""Placeholder for the SHA-256 of ``run.json`` in a plan that has not been submitted."""
 _BESIDE = frozenset({"job", "program", "record_sha256", "is_foreign"})
-"""What is not among the plan's facts in ``run.json``: the first two stand beside them, and the others are about that file."""
+"""Fields left out of the plan in ``run.json``: the first two are stored next to it, and the others are about that file itself."""
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u to misread
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a submission will do."""
+    """A job resolved for a provider and a store."""
 
     run_id: str
     attempt: int
@@ -37,17 +40,17 @@ class Plan:
     steps_per_epoch: int | None
     total_steps: int | None
     origins: dict[str, str]
-    """Where each value of the resolved spec comes from: dotted path → ``file:line``, ``--set``, ``default``, …"""
+    """The origin of each value of the resolved spec: dotted path → ``file:line``, ``--set``, ``default``, …"""
     notes: tuple[str, ...]
-    """What a reader should know before submitting, such as a resource that this provider does not enforce."""
+    """Warnings before submitting, such as a resource limit that this provider does not enforce."""
     image: str | None = None
-    """The container: before it is built what it will be built from, afterwards its name by digest; None where the provider runs none."""
+    """The container image: a description of its build, then, once built, its name by digest; None without containers."""
     host_data: str | None = None
-    """The job's data on this machine, absolute, which a container is given; None where there is none, or no container."""
+    """Absolute path of the job's data on this machine, to mount into the container; None without data or without a container."""
     record_sha256: str = NOT_WRITTEN
-    """SHA-256 of the ``run.json`` that the worker has to find, in hexadecimal; zeros until it is written."""
+    """SHA-256, in hexadecimal, of the ``run.json`` that the worker may run; zeros until that file is written."""
     is_foreign: bool = False
-    """Whether another machine wrote that file."""
+    """Whether another machine wrote ``run.json``."""
 
     @property
     def parameters(self) -> int:
@@ -59,7 +62,7 @@ class Plan:
         return {**self.facts(), "job": self.job.model_dump(mode="json"), "program": asdict(self.program)}
 
     def facts(self) -> dict[str, Any]:
-        """The plan as JSON, as it stands in ``run.json``: the job and the program have their own places there."""
+        """The plan as ``run.json`` holds it: without the job and the program, which have their own sections there."""
         fields = {name: value for name, value in vars(self).items() if name not in _BESIDE}
         return {
             **fields,
@@ -71,9 +74,9 @@ class Plan:
 
     @classmethod
     def of_attempt(cls, record: RunRecord, attempt: int, record_sha256: str) -> Self:
-        """The plan of a further attempt of the run that ``record`` describes, whose bytes have the SHA-256 ``record_sha256``.
+        """The plan of a further attempt at the run that ``record`` describes; ``record_sha256`` is the SHA-256 of the ``run.json``.
 
-        Raises CorruptError for a record that holds no plan of this version.
+        Raises CorruptError for a record whose plan this version cannot read.
         """
         try:
             fields = {name: value for name, value in record.plan.items() if name not in {"parameters", "attempt", "run_id", *_BESIDE}}
@@ -89,8 +92,19 @@ class Plan:
             ) from error
 
 
+def new_run_id(name: str, now: datetime | None = None) -> str:
+    """A new id for a run of the job ``name`` (at most 40 characters), at the UTC time ``now``.
+
+    An id is ``<name>-<yymmdd>-<hhmmss>-<4 characters>`` in UTC, at most 59 characters of ``a-z0-9-``: it fits SageMaker's job names (63
+    characters, no underscore), Vertex AI's label values (63) and Docker's container names, and it sorts by name, then by time. It is drawn
+    before anything is sent, because providers use it as the idempotency key of a launch.
+    """
+    stamp = (now or datetime.now(UTC)).strftime("%y%m%d-%H%M%S")
+    return f"{name}-{stamp}-" + "".join(secrets.choice(_ALPHABET) for _ in range(4))
+
+
 def _check_types(fields: dict[str, Any]) -> None:
-    """Raise ValueError for a field that is acted on and has another type than a plan's: anybody may have written it."""
+    """Raise ValueError for a field that is used and has the wrong type: the file may come from anyone."""
     said = Fields(fields)
     fields["job_file"] = said.text("job_file")
     if "\0" in fields["job_file"]:

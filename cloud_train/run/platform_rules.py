@@ -1,7 +1,7 @@
-"""What a provider tells its worker about their platform, as data: the worker runs where the provider's package is not installed.
+"""A provider's platform described as data, because the worker runs where the provider's package is not installed.
 
 The worker's option ``--platform`` takes the JSON of ``NodeVariables``, and ``--secrets`` takes ``file-secret:PATH`` or ``url-secret:`` with
-the JSON of ``SecretUrl``. The built-in clouds have rules of their own in the worker, by name.
+the JSON of ``SecretUrl``. The worker knows the built-in clouds by name.
 """
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
@@ -18,22 +18,22 @@ Rules = TypeVar("Rules", "NodeVariables", "SecretUrl")
 
 @dataclass(frozen=True)
 class NodeVariables:
-    """The environment variables in which a platform tells a worker its job and its place among the nodes."""
+    """The environment variables that tell a worker its platform job, its node rank and how to reach node 0."""
 
     job: str
-    """Variable with the platform's name of the job: the same each time that it starts this worker, and never that of another job."""
+    """Variable with the platform's id of the job: the same at each restart of this worker, and unique to the job."""
     rank: str | None = None
-    """Variable with the node's number, from 0; None where a job has one node only."""
+    """Variable with the node's rank, from 0; None if jobs have a single node."""
     nodes: str | None = None
     """Variable with the number of nodes."""
     address: str | None = None
     """Variable with the host name or address of node 0."""
     port: str | None = None
-    """Variable with a port of node 0 that is free; None for the worker's own choice."""
+    """Variable with a free port on node 0; None for the worker's default."""
     failure_file: str | None = None
-    """Path of a file in which the platform looks for a sentence about the end."""
+    """Path of the file from which the platform reads the reason for a failure."""
     restarts_failures: bool = False
-    """Whether the platform starts a worker again that exits with another status than 0."""
+    """Whether the platform restarts a worker that exits with a non-zero status."""
 
     def to_json(self) -> str:
         """The value of the worker's option ``--platform``."""
@@ -41,7 +41,7 @@ class NodeVariables:
 
     @classmethod
     def from_json(cls, text: str) -> NodeVariables:
-        """The rules in that value; raises UsageError."""
+        """Parse the output of ``to_json``; raises UsageError."""
         return _from_json(cls, text)
 
 
@@ -51,11 +51,11 @@ class SecretUrl:
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Header → text. In the text, ``{VARIABLE}`` stands for the value of an environment variable, such as ``Bearer {CLUSTER_TOKEN}``."""
+    """Header → text, in which ``{VARIABLE}`` is replaced by that environment variable, such as ``Bearer {CLUSTER_TOKEN}``."""
     token_file: str | None = None
-    """Path of a file whose content is sent as ``Authorization: Bearer …``."""
+    """Path of a file with a token, which is sent as ``Authorization: Bearer …``."""
     path: tuple[str, ...] = ()
-    """Keys from the JSON document that comes back to the secrets in it, such as ``("data", "data")``; empty for the document itself."""
+    """Keys that lead to the secrets in the JSON response, such as ``("data", "data")``; empty if the response is the secrets themselves."""
 
     def to_option(self) -> str:
         """The value of the worker's option ``--secrets``."""
@@ -63,7 +63,7 @@ class SecretUrl:
 
     @classmethod
     def from_json(cls, text: str) -> SecretUrl:
-        """The request in the JSON; raises UsageError."""
+        """Parse the JSON; raises UsageError."""
         return _from_json(cls, text)
 
 
@@ -77,5 +77,5 @@ def _from_json(kind: type[Rules], text: str) -> Rules:
         said: dict[str, Any] = json.loads(text)
         rules = kind(**said)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"a {kind.__name__} is JSON with {', '.join(names)}, not {text[:200]!r}") from error
+        raise UsageError(f"expected {kind.__name__} as JSON with {', '.join(names)}, not {text[:200]!r}") from error
     return rules

@@ -1,4 +1,4 @@
-"""Where the Python processes that cloud-train starts look for modules: nowhere that depends on the folder they start in."""
+"""PYTHONPATH for the Python processes that cloud-train starts: none of them imports modules from its current folder."""
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
 
@@ -10,10 +10,10 @@ _GIVEN = "_CLOUD_TRAIN_PYTHONPATH"
 
 
 def fixed(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a worker or a built-in trainer: of PYTHONPATH only the absolute entries.
+    """The environment for a worker or a built-in trainer, with only the absolute entries of PYTHONPATH.
 
-    An empty entry is the current folder and a relative one starts there, so that a ``json.py`` in that folder would be imported. The value
-    as it was is kept under another name for ``as_given``.
+    Empty and relative entries depend on the current folder, so a ``json.py`` there would be imported instead of the standard library's.
+    The original value is kept in another variable for ``as_given``.
     """
     given = environment.get(_VARIABLE)
     entries = [entry for entry in (given or "").split(os.pathsep) if os.path.isabs(entry)]  # noqa: PTH117 -- pathlib makes "" the current folder
@@ -25,7 +25,7 @@ def fixed(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def as_given(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a user's own program: PYTHONPATH as it was before ``fixed``."""
+    """The environment for a user's own program, with the PYTHONPATH from before ``fixed``."""
     if _GIVEN not in environment:
         return dict(environment)
     return {**{name: value for name, value in environment.items() if name != _GIVEN}, _VARIABLE: environment[_GIVEN]}

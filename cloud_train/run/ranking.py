@@ -1,4 +1,4 @@
-"""Which checkpoint is the best: a metric, and whether less or more of it is better."""
+"""Which checkpoint is the best: by a metric, and whether lower or higher is better."""
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
 
@@ -14,23 +14,23 @@ _LESS_IS_BETTER = ("loss", "error", "bits_per", "perplexity", "norm")
 
 @dataclass(frozen=True)
 class Ranking:
-    """How the checkpoints of a run are compared. Without a metric: by ``validation/accuracy``, else by ``validation/loss``."""
+    """How the checkpoints of a run are compared: by ``metric``, otherwise by ``validation/accuracy``, otherwise by ``validation/loss``."""
 
     metric: str | None = None
     """Such as ``validation/loss``."""
     goal: str | None = None
-    """``min`` or ``max``; told from the metric's name where it is None."""
+    """``min`` or ``max``; None derives it from the metric's name."""
     keep: int = 1
-    """How many of the best are kept."""
+    """Number of best checkpoints to keep."""
 
     def quality(self, metrics: Mapping[str, float], step: int) -> tuple[float, ...]:
-        """What checkpoints are compared by, greater is better. One without the metric comes last; of equals, the newest is best."""
+        """The sort key of a checkpoint; greater is better. Checkpoints without the metric come last; ties go to the newest."""
         if self.metric is not None:
             return *_signed(metrics.get(self.metric), self.goal or goal_of(self.metric)), step
         return *_signed(metrics.get("validation/accuracy"), "max"), *_signed(metrics.get("validation/loss"), "min"), step
 
     def value(self, metrics: Mapping[str, float]) -> float | None:
-        """How good a single validation is, greater is better; None where the metric is missing."""
+        """The score of one validation; greater is better. None if the metric is missing."""
         for metric in (self.metric,) if self.metric else ("validation/accuracy", "validation/loss"):
             if metric in metrics:
                 return _signed(metrics[metric], self.goal or goal_of(metric))[1]
@@ -42,20 +42,20 @@ class Ranking:
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """Read what ``to_text`` wrote; raises ValueError."""
+        """Parse the output of ``to_text``; raises ValueError."""
         keep, _, rest = text.partition(":")
         metric, _, goal = rest.rpartition(":")
         if int(keep) < 1 or goal not in ("", "min", "max") or bool(metric) != bool(goal):
-            raise ValueError(f"{text!r} does not say which checkpoints are the best")
+            raise ValueError(f"{text!r} is not a checkpoint ranking, such as 2:validation/loss:min")
         return cls(metric or None, goal or None, int(keep))
 
 
 USUAL = Ranking()
-"""Accuracy, else loss; one best checkpoint is kept."""
+"""By accuracy, otherwise by loss; the best checkpoint is kept."""
 
 
 def goal_of(metric: str) -> str:
-    """``min`` for what is a loss, an error or the like, ``max`` for everything else."""
+    """``min`` for losses, errors and similar metrics; ``max`` for all others."""
     name = metric.rpartition("/")[2]
     return "min" if any(word in name for word in _LESS_IS_BETTER) else "max"
 

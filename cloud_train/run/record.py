@@ -1,6 +1,6 @@
-"""``run.json`` and ``status.json``: what a run is, written once, and where each attempt stands, written by its worker."""
+"""``run.json``, which describes a run and is written once, and ``status.json``, in which the worker reports on each attempt."""
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' images
 
 import json
 from dataclasses import asdict, dataclass, field, replace
@@ -22,15 +22,15 @@ _MOST_NODES = 100_000
 
 
 def sha256_of(written: bytes) -> str:
-    """The SHA-256 of a ``run.json`` as it was written, in hexadecimal: what the ledger and the worker know it by."""
-    import hashlib  # 2 ms, which a command that shows what the ledger has does without
+    """The SHA-256 of a ``run.json``'s bytes, in hexadecimal, by which the ledger and the worker identify it."""
+    import hashlib  # takes 2 ms, which commands that only show the ledger can save
 
     return hashlib.sha256(written).hexdigest()
 
 
 @dataclass(frozen=True)
 class Program:
-    """What the worker starts. Pure data, without secrets: their values reach the program through the worker's own environment."""
+    """The program that the worker starts. It contains no secrets: the program inherits their values from the worker's environment."""
 
     command: tuple[str, ...]
     directory: str
@@ -42,19 +42,19 @@ class Program:
     duration_seconds: float | None = None
     keep_checkpoints: int = 3
     ranking: Ranking = USUAL
-    """Which checkpoints are the best, and how many of them are kept beside the newest."""
+    """Which checkpoints are the best, and how many of them are kept in addition to the newest."""
     attempts: int = 1
-    """Launches at most, the first one counted."""
+    """Maximum number of attempts, including the first."""
     retry_on: tuple[Cause, ...] = ()
 
     def retries(self, cause: Cause, attempt: int) -> bool:
-        """Whether an attempt of this number that ended with ``cause`` is followed by another."""
+        """Whether another attempt follows attempt number ``attempt`` if that ended with ``cause``."""
         return attempt < self.attempts and cause in self.retry_on
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """``run.json``: the spec, the plan and provenance. Written once, when the run is submitted."""
+    """``run.json``: the spec, the plan and provenance, written once when the run is submitted."""
 
     run_id: str
     created: float
@@ -65,7 +65,7 @@ class RunRecord:
     plan: dict[str, Any]
     """Provider, store, layers, data facts, steps: what ``--dry-run`` prints."""
     provenance: dict[str, Any]
-    """Where it comes from: job file, git commit, versions, host."""
+    """Job file, git commit, versions and host."""
 
     def to_json(self) -> bytes:
         """The bytes of ``run.json``."""
@@ -73,7 +73,7 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Self:
-        """Read ``run.json``; raises CorruptError, which names ``where``."""
+        """Parse ``run.json``; raises CorruptError, which names ``where``."""
         try:
             fields = _fields(data, documents.LARGEST_RECORD)
             job, plan, provenance = (fields.mapping(name) for name in ("job", "plan", "provenance"))
@@ -92,7 +92,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class AttemptStatus:
-    """``status.json``: where one attempt stands."""
+    """``status.json``: the state of one attempt."""
 
     state: State
     started: float
@@ -101,14 +101,14 @@ class AttemptStatus:
     pid: int
     cause: Cause | None = None
     message: str = ""
-    """What the program said, or what the worker found, about the end."""
+    """The reason for the end, from the program or from the worker."""
     ended: float | None = None
     program_exit_code: int | None = None
     """Exit status of the program; negative for a signal."""
     resumed_step: int | None = None
     """The step of the checkpoint that this attempt started from."""
     launch: str = ""
-    """What the platform calls the job that the attempt's worker belongs to; empty where there is no platform."""
+    """The platform's id of the worker's job; empty without a platform."""
 
     def ended_with(self, cause: Cause, message: str, now: float, program_exit_code: int | None = None) -> Self:
         """This status, ended."""
@@ -120,7 +120,7 @@ class AttemptStatus:
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Self:
-        """Read ``status.json``; raises CorruptError, which names ``where``."""
+        """Parse ``status.json``; raises CorruptError, which names ``where``."""
         try:
             return cls(**cls._read(_fields(data, documents.LARGEST_STATUS)))
         except ValueError as error:
@@ -128,10 +128,10 @@ class AttemptStatus:
 
     @classmethod
     def _read(cls, fields: Fields) -> dict[str, Any]:
-        """The fields by name; raises ValueError. A field that only a newer version knows is left out."""
+        """The fields by name; raises ValueError. Unknown fields, which a newer version may have added, are ignored."""
         state, cause = State(fields.text("state", 40)), None if fields.is_null("cause") else Cause(fields.text("cause", 40))
         if state.is_end is not (cause is not None and cause.state is state):
-            raise ValueError(f"its state is {state}, and its cause {cause}")
+            raise ValueError(f"the state {state} contradicts the cause {cause}")
         return {
             "state": state,
             "cause": cause,
@@ -154,7 +154,7 @@ def _fields(data: bytes, largest: int) -> Fields:
 
 
 def _program(values: dict[str, Any]) -> Program:
-    """What will be executed: nothing in it may be unknown."""
+    """The program, in which no unknown field is allowed because it will be executed."""
     fields = Fields(values, "program")
     command = tuple(fields.argument("command", word) for word in fields.items("command", _MOST_WORDS))
     environment = fields.mapping("environment", default={})
@@ -188,7 +188,7 @@ def _ranking(values: dict[str, Any]) -> Ranking:
 
 
 def _check_sections(job: dict[str, Any], plan: dict[str, Any], provenance: dict[str, Any]) -> None:
-    """Raise ValueError if what is read of these sections without the models of a job has another type than it should."""
+    """Raise ValueError for a wrong type in a field that is read without the job's pydantic models."""
     of_job, of_plan = Fields(job, "job"), Fields(plan, "plan")
     of_job.text("name", default="")
     for section in ("model", "train", "resources"):

@@ -1,4 +1,4 @@
-"""The state of an attempt, and why it ended: the state, whether to retry, the text and the exit code all follow from the cause."""
+"""The state of an attempt and the cause of its end, which determines the final state, whether to retry, the text and the exit code."""
 
 from enum import Enum
 
@@ -6,7 +6,7 @@ from cloud_train import exit_status
 
 
 class _Text(str, Enum):  # noqa: UP042 -- StrEnum came with Python 3.11, and the worker runs on 3.10 as well
-    """Members that are the text they stand for, in messages too."""
+    """An enum whose members are strings and format as their values."""
 
     def __str__(self) -> str:
         return str(self.value)
@@ -16,7 +16,7 @@ class _Text(str, Enum):  # noqa: UP042 -- StrEnum came with Python 3.11, and the
 
 
 class State(_Text):
-    """The state of an attempt. The last four are ends."""
+    """The state of an attempt. The last four are final."""
 
     SUBMITTING = "submitting"
     QUEUED = "queued"
@@ -30,7 +30,7 @@ class State(_Text):
 
     @property
     def is_end(self) -> bool:
-        """Whether nothing more will happen in this attempt."""
+        """Whether the attempt has ended."""
         return self in _ENDS
 
 
@@ -52,7 +52,7 @@ class Cause(_Text):
 
     @property
     def state(self) -> State:
-        """The state that an attempt with this cause ends in. Cancelled is not failed; interrupted is not the program's fault."""
+        """The final state of an attempt with this cause. *Interrupted* means that the program was not at fault."""
         return _STATE.get(self, State.FAILED)
 
     @property
@@ -62,7 +62,7 @@ class Cause(_Text):
 
     @property
     def exit_code(self) -> int:
-        """What a command that waited for the run exits with; 0 for success, 10 to 17 otherwise."""
+        """The exit status of a command that waited for the run: 0 for success, otherwise 10 to 17."""
         return _EXIT_CODE[self]
 
 

@@ -1,11 +1,11 @@
-"""What grows while a run is at work (its output, its metrics) as it is in a store: one file that is appended to, or segments.
+"""Growing files of a run (output, logs, metrics) in a store: one file that is appended to, or a sequence of segments.
 
-No object of a cloud's store can be appended to. There a stream is a row of objects, each named after the byte at which it begins::
+Objects in cloud stores cannot be appended to, so a stream there is a sequence of objects, each named after its first byte's offset::
 
     attempts/1/logs/node-0/output.log.000000000000000
     attempts/1/logs/node-0/output.log.000000000001846
 
-A segment is written once, and again with the same bytes where an answer was lost: nothing is doubled, and the names show what is missing.
+A segment is written once, or again with the same bytes if a response was lost, so nothing is duplicated, and the names show gaps.
 """
 
 import re
@@ -19,39 +19,39 @@ from cloud_train.storage.base import ObjectMissingError, Store
 _OFFSET = re.compile(r"\.([0-9]{15})")
 _PIECE_BYTES = 1 << 20
 _TAIL_PIECE_BYTES = 1 << 16
-_TAIL_BYTES = 16 << 20  # in which the beginning of a tail is looked for, and as much again as the lines may have
+_TAIL_BYTES = 16 << 20  # how far back to look for the start of a tail, in addition to the length that the lines may have
 _LONGEST_LINE_BYTES = 1 << 16
-_READ_AT_ONCE = 32  # segments are small: what they take is the waiting for each, and a run of a day has some 9,000
+_READ_AT_ONCE = 32  # segments are small, so latency dominates, and a day's run has about 9,000
 
 
 class Stream(Protocol):
-    """One stream, read forwards or at any place."""
+    """One stream, which can be read from any offset."""
 
     def exists(self) -> bool:
-        """Whether its writer has begun."""
+        """Whether anything has been written, even an empty segment."""
 
     def size(self) -> int:
-        """How many bytes can be read now; 0 if the stream does not exist yet."""
+        """Number of bytes that can be read now; 0 if the stream does not exist yet."""
 
     def read(self, start: int, end: int | None = None) -> bytes:
-        """Bytes ``start`` to ``end``, or as many of them as there are now; may return fewer than there are."""
+        """Bytes ``start`` to ``end``, as far as they exist; may return fewer than are available."""
 
     def forget(self, before: int) -> None:
-        """Nothing before this byte is read again: so following a stream for days takes no more memory than at the beginning."""
+        """Promise not to read before this byte again, so that following a stream for days needs no more memory over time."""
 
 
 def open_stream(store: Store, key: str) -> Stream:
-    """The stream ``key``, in whichever form this store has it."""
+    """The stream ``key``, in the form that this store uses."""
     return FileStream(store, key) if store.local_path(key) is not None else SegmentedStream(store, key)
 
 
 def segment_key(key: str, offset: int) -> str:
-    """The object for the segment of stream ``key`` that begins at byte ``offset``."""
+    """The key of the segment of stream ``key`` that begins at byte ``offset``."""
     return f"{key}.{offset:015d}"
 
 
 def stream_of(key: str) -> tuple[str, int] | None:
-    """The stream and the offset of a segment's key, or None for an object that is not a segment."""
+    """The stream and the offset in a segment's key; None for other keys."""
     match = _OFFSET.search(key, max(0, len(key) - 16))
     return (key[: match.start()], int(match[1])) if match else None
 
@@ -75,19 +75,17 @@ class FileStream:
         return 0
 
     def read(self, start: int, end: int | None = None) -> bytes:
-        """What is there between the two places."""
+        """The file's bytes from ``start`` to ``end``."""
         with suppress(ObjectMissingError):
             return self._store.get(self._key, start, end)
         return b""
 
     def forget(self, before: int) -> None:
-        """Nothing is known of a file."""
+        """Nothing to do: no state is kept."""
 
 
 class SegmentedStream:
-    """A stream in segments. What it knows of them stays until it may ``forget``; only what follows is asked for again: one request
-    where nothing is new.
-    """
+    """A stream in segments. Known segments are remembered until ``forget``, so looking for new data takes one request if there is none."""
 
     def __init__(self, store: Store, key: str) -> None:
         self._store, self._key = store, key
@@ -97,40 +95,40 @@ class SegmentedStream:
         self._behind_a_gap: int | None = None
 
     def exists(self) -> bool:
-        """Whether any segment is there; a stream that stayed empty has one of 0 bytes."""
+        """Whether any segment exists; a finished empty stream has one of 0 bytes."""
         return bool(self._keys) or any(_offset(info.key, self._key) is not None for info in self._store.list(self._key))
 
     def size(self) -> int:
-        """The end of what follows on each other without a gap, as it is now."""
+        """The offset up to which the segments form an unbroken sequence now."""
         self._look()
         return self._end
 
     def read(self, start: int, end: int | None = None) -> bytes:
-        """Bytes of one segment, or of several that are known; looks for further ones where none is known, or where all are asked for."""
+        """Bytes from known segments; looks for new ones if ``start`` is past them or ``end`` is None."""
         if start >= self._end or end is None:
             self._look()
         wanted, position, limit = [], start, self._end if end is None else min(end, self._end)
         while position < limit:
             number = bisect_right(self._starts, position) - 1
-            assert number >= 0, "what was forgotten is not read again"
+            assert number >= 0, "read before the forgotten offset"
             first, behind = self._starts[number], [*self._starts[number + 1 : number + 2], self._end][0]
             wanted.append((self._keys[number], position - first, min(limit, behind) - first))
             position = min(limit, behind)
         return _joined(wanted, self._fetch(wanted))
 
     def forget(self, before: int) -> None:
-        """Let go of the segments that end there, but for the last two, from which on is looked."""
+        """Forget the segments that end before it, except the last two, from which the next listing starts."""
         known = min(bisect_right(self._starts, before), len(self._starts) - 1) - 1
         if known > 0:
             del self._starts[:known], self._keys[:known]
 
     def missing(self) -> tuple[int, int] | None:
-        """The first range of bytes that never arrived though later ones did; of a run that is at work they may still come."""
+        """The first gap: a byte range that is missing although later bytes arrived. In a live run it may still be filled."""
         self._look()
         return None if self._behind_a_gap is None else (self._end, self._behind_a_gap)
 
     def _look(self) -> None:
-        # The last segment is looked at again: it may have been written a second time, and longer, by a restarted writer.
+        # The last segment is listed again: a restarted writer may have written a longer version of it.
         after = self._keys[-2] if len(self._keys) > 1 else ""
         self._behind_a_gap = None
         for info in self._store.list(self._key, after):
@@ -149,7 +147,7 @@ class SegmentedStream:
     def _fetch(self, wanted: list[tuple[str, int, int]]) -> Iterable[bytes]:
         if len(wanted) < 2:
             return [self._store.get(*part) for part in wanted]
-        from concurrent.futures import ThreadPoolExecutor  # 8 ms, which a look at a local run does without
+        from concurrent.futures import ThreadPoolExecutor  # takes 8 ms, which reading a local run can save
 
         with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
             return list(pool.map(lambda part: self._store.get(*part), wanted))
@@ -167,7 +165,7 @@ class LogReader:
         self._position = start_of_tail(self.stream, lines)
 
     def read(self) -> Iterator[bytes]:
-        """What was added since the last call, in pieces of at most 1 MiB; nothing if the log does not exist yet."""
+        """Whatever was added since the last call, in pieces of at most 1 MiB; nothing if the log does not exist yet."""
         while piece := self.stream.read(self._position, self._position + _PIECE_BYTES):
             self._position += len(piece)
             self.stream.forget(self._position)
@@ -175,9 +173,9 @@ class LogReader:
 
 
 def start_of_tail(stream: Stream, lines: int) -> int:
-    """Where the last ``lines`` lines of a log begin, in bytes; a last line without a line feed counts as a line.
+    """The byte offset at which the last ``lines`` lines of a log begin; a last line without a line feed counts.
 
-    A tail of enormous lines (a file full of NULs, say) is cut: it begins at most 16 MiB, and 64 KiB for each line, before the end.
+    A tail of enormous lines, such as a file full of NULs, is cut: it begins at most 16 MiB plus 64 KiB per line before the end.
     """
     end = stream.size()
     if lines <= 0:
@@ -206,7 +204,7 @@ def _end_of_nth_feed_from_right(piece: bytes, count: int) -> int:
 
 
 def _joined(wanted: list[tuple[str, int, int]], pieces: Iterable[bytes]) -> bytes:
-    """The pieces up to the first one that is shorter than its segment was when it was listed: what follows would stand in a wrong place."""
+    """The pieces up to the first that is shorter than its segment was when listed: the next one would end up at the wrong offset."""
     whole = []
     for (_, start, end), piece in zip(wanted, pieces, strict=True):
         whole.append(piece)

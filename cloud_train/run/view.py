@@ -1,4 +1,4 @@
-"""The row of a run: what the ledger holds, a look finds, the command line shows and ``--json`` prints, as one type."""
+"""One run as the ledger records it, as the command line shows it and as ``--json`` prints it."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -36,11 +36,11 @@ class RunView:
     resumed_step: int | None = None
     """The step of the checkpoint that the attempt started from."""
     heartbeat: float | None = None
-    """The worker's last sign of life; None for a run that was read from the ledger alone."""
+    """When the worker last reported; None for a run read from the ledger alone."""
     is_unmanaged: bool = False
-    """Whether the attempt was launched from another machine, so that its worker's status is all that is known of it here."""
+    """Whether the attempt was launched from another machine, so that only its worker's status is known here."""
     is_recorded: bool = True
-    """False for an end that was concluded from what the provider says, and is written neither in the ledger nor in the run directory."""
+    """False for an end inferred from the provider's report and recorded neither in the ledger nor in the run directory."""
 
     @property
     def run_directory(self) -> str:
@@ -49,16 +49,16 @@ class RunView:
 
     @property
     def state_text(self) -> str:
-        """The state for a person, such as ``running`` or ``interrupted (not yet recorded)``."""
+        """The state as people see it, such as ``running`` or ``interrupted (not yet recorded)``."""
         return self.state.value if self.is_recorded else f"{self.state} ({NOT_RECORDED})"
 
     def duration(self, now: float | None = None) -> float | None:
-        """How long the attempt took, or has taken until ``now``, in seconds; None if it has not started."""
+        """Seconds that the attempt took, or has taken by ``now``; None if it has not started."""
         until = self.ended if self.ended is not None else now
         return None if self.started is None or until is None else max(0.0, until - self.started)
 
     def shown_by(self, number: int, status: AttemptStatus) -> Self:
-        """The run as the status of attempt ``number`` shows it."""
+        """The run, updated from the status of attempt ``number``."""
         return replace(
             self,
             attempt=number,
@@ -72,14 +72,14 @@ class RunView:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What ``--json`` prints of a run; times are ISO 8601 in UTC."""
+        """The run as ``--json`` prints it; times are ISO 8601 in UTC."""
         fields = {name: instant(value) if name in _TIMES else value for name, value in vars(self).items()}
         fields["is_elsewhere"] = fields.pop("is_unmanaged")
         return {**fields, "run_directory": self.run_directory, "duration_seconds": self.duration()}
 
 
 def instant(seconds: float | None) -> str | None:
-    """Seconds since the epoch as ISO 8601 in UTC, to the millisecond; None for a time that is not before the year 10000."""
+    """Seconds since the epoch as ISO 8601 in UTC, to the millisecond; None outside the years 1970 to 9999."""
     if seconds is None or not 0 <= seconds <= LATEST:
         return None
     return datetime.fromtimestamp(round(seconds, 3), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +20,13 @@ _WORD = r"(?:(?:API|ACCESS|PRIVATE|SECRET)?KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASS
 _SECRET = re.compile(rf"(?:^|_){_WORD}(?:_|$)", re.IGNORECASE)
 # A name is looked at as a whole and once: the lookarounds keep the search from trying it again from its second character on.
 _ASSIGNED = re.compile(r"(?<![A-Za-z0-9_])([A-Za-z0-9_]+)(?![A-Za-z0-9_])[\"']?\s*[:=]\s*")
+_NEW_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]")
+_GRANTING = re.compile(
+    r"(?:^|_)(?:sig|sas|hmac|jwt|auth|authorization|pwd|pass|session(?:_?id)?|hdnts|hdnea|(?:[a-z]{0,20})(?:signature|token|secret|password))"
+    r"(?:_|$)",
+    re.IGNORECASE,
+)
+"""What signatures and logins are called in URLs, beside the names of ``_SECRET``."""
 _CHUNK = re.compile(r"\S+")
 _SCHEME = ":/"
 _DIGEST = "@sha256:"  # of an image
@@ -34,6 +42,20 @@ _AROUND = "\"'`,;)]}>"
 def looks_secret(name: str) -> bool:
     """Whether the environment variable ``name`` looks like a secret's: ``WANDB_API_KEY`` does, ``TOKENIZERS_PARALLELISM`` does not."""
     return _SECRET.search(name) is not None
+
+
+def granting_parameter(url: str) -> str | None:
+    """The name of the first parameter in the query or the fragment of ``url`` that looks like a signature, a key or a login.
+
+    A URL with one is a secret itself: whoever reads it may do what it was signed for.
+    """
+    start = min((place for mark in "?#;" if (place := url.find(mark)) >= 0), default=len(url))
+    for part in re.split("[?#&;]", unquote(unquote(url[start:]))):  # a URL within a URL is encoded, maybe twice
+        name, equals, value = part.partition("=")
+        spelt = _NEW_WORD.sub("_", name)
+        if equals and value and (looks_secret(spelt) or _GRANTING.search(spelt)):
+            return name
+    return None
 
 
 def masked(line: str) -> str:
@@ -62,7 +84,7 @@ def covered(line: str, spans: Iterator[tuple[int, int]] | list[tuple[int, int]])
 
 def without_credentials(text: str) -> str:
     """``text`` with ``…`` in place of the user, password, query and fragment of every URL in it."""
-    if _SCHEME not in text and "@" not in text:
+    if not _may_hold_credentials(text):
         return text
     parts, done = [], 0
     for start, end in credentials(text):
@@ -75,15 +97,23 @@ def credentials(text: str) -> Iterator[tuple[int, int]]:
     """Where in ``text`` URLs hold what may be a credential: what stands before ``@``, and everything behind ``?`` or ``#``.
 
     In a store's URL ``#`` is a character of a key; behind ``?`` a signature may have been pasted. A URL that was taken for a path has lost
-    one of its two slashes, and counts as well.
+    one of its two slashes, and counts as well; so does one without a scheme (``user:password@host``, ``host/name?signature=…``).
     """
-    if _SCHEME not in text and "@" not in text:
+    if not _may_hold_credentials(text):
         return
     for chunk in _CHUNK.finditer(text):
         if _SCHEME in chunk[0]:
             yield from _in_chunk(text, chunk.start() + chunk[0].index(_SCHEME), chunk.start() + len(chunk[0].rstrip(_AROUND)))
-        elif (end := _end_of_login(chunk[0])) > 0:
+            continue
+        if (end := _end_of_login(chunk[0])) > 0:
             yield chunk.start(), chunk.start() + end
+        query, stop = chunk[0].find("?", end), len(chunk[0].rstrip(_AROUND))
+        if query >= 0 and chunk[0].find("=", query, stop) >= 0:
+            yield chunk.start() + query + 1, chunk.start() + stop
+
+
+def _may_hold_credentials(text: str) -> bool:
+    return _SCHEME in text or "@" in text or "?" in text
 
 
 def _end_of_login(text: str) -> int:
@@ -95,7 +125,7 @@ def _end_of_login(text: str) -> int:
 def _in_chunk(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """The credentials in the URLs of one run of characters without spaces; the first URL's ``:/`` is at ``start``."""
     while 0 <= start < end:
-        marks = "?" if _STORE.search(text[max(0, start - _LONGEST_STORE) : start]) else "?#"
+        is_store = _STORE.search(text[max(0, start - _LONGEST_STORE) : start]) is not None
         start += len(_SCHEME)
         start += text.startswith("/", start)
         following = text.find(_SCHEME, start, end)
@@ -103,7 +133,9 @@ def _in_chunk(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         last = _end_of_user(text[start:stop])
         if last:
             yield start, start + last
-        behind = min((place for mark in marks if (place := text.find(mark, start + last, stop)) >= 0), default=-1)
+        elif not is_store and (path := _login_in_path(text[start:stop])) is not None:
+            yield start + path[0], start + path[1]
+        behind = min((place for mark in ("?" if is_store else "?#") if (place := text.find(mark, start + last, stop)) >= 0), default=-1)
         if behind >= 0:
             if behind + 1 < end:
                 yield behind + 1, end
@@ -119,3 +151,11 @@ def _end_of_user(url: str) -> int:
     # A password that was not percent-encoded may hold a slash; what follows a host's colon is its port.
     _, colon, rest = url.partition(":")
     return url.rindex("@") if colon and ":" in host and "@" in rest and not _PORT.match(rest) else 0
+
+
+def _login_in_path(url: str) -> tuple[int, int] | None:
+    """Where the path of what follows ``://`` has text before an ``@``, which may be a token with a slash in it; not that of a digest."""
+    path = re.split("[?#]", url, maxsplit=1)[0]
+    slash, at = path.find("/"), path.rfind("@")
+    is_login = 0 <= slash < at and ":" not in path[:slash] and not path.startswith(_DIGEST, at)
+    return (slash + 1, at) if is_login else None

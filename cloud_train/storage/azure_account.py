@@ -1,13 +1,13 @@
-"""Which endpoint and which credentials an Azure storage account is used with: the settings that Azure's own tools read, in their order.
+"""Endpoint and credentials of an Azure storage account, from the settings that Azure's own tools read, in the same order.
 
 1. ``AZURE_STORAGE_CONNECTION_STRING``: the endpoint, and an account key or a shared access signature (SAS).
 2. ``AZURE_STORAGE_KEY`` or ``AZURE_STORAGE_ACCOUNT_KEY``: an account key.
 3. ``AZURE_STORAGE_SAS_TOKEN``: a SAS.
 4. ``azure.identity.DefaultAzureCredential``: environment, workload or managed identity, ``az login``, and so on.
-5. None: requests are not signed, which containers with public access accept.
+5. Otherwise, requests are not signed, which containers with public access accept.
 
-``AZURE_STORAGE_ENDPOINT`` says where a server is that is not ``https://ACCOUNT.blob.core.windows.net``. Keys, signatures and tokens never
-show: not in a message, and not in a ``repr``.
+``AZURE_STORAGE_ENDPOINT`` overrides ``https://ACCOUNT.blob.core.windows.net``. Keys, signatures and tokens never appear in a message or a
+``repr``.
 """
 
 import base64
@@ -35,7 +35,7 @@ ENDPOINT = "AZURE_STORAGE_ENDPOINT"
 ACCOUNTS = ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_ACCOUNT_NAME")
 
 IDENTITIES = ("AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE", "IDENTITY_ENDPOINT", "MSI_ENDPOINT")
-"""Where one of these is set, this process was given an identity, which must not be ignored silently."""
+"""If one of these is set, this process has an identity, which must not be ignored silently."""
 
 LOGIN_HINT = "sign in with: az login; or set AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN"
 
@@ -46,33 +46,33 @@ _DEVELOPMENT = {
     "accountkey": "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
     "blobendpoint": "http://127.0.0.1:10000/devstoreaccount1",
 }
-"""Every emulator's account and key: no secret (https://learn.microsoft.com/azure/storage/common/storage-use-azurite)."""
+"""The published account and key of all emulators (https://learn.microsoft.com/azure/storage/common/storage-use-azurite)."""
 
 
 @dataclass(frozen=True)
 class AzureAccount:
-    """A storage account: where it is reached, and the key or SAS that the settings give, if they do."""
+    """A storage account: its endpoint, and the key or SAS from the settings, if any."""
 
     name: str
     endpoint: str
-    """Without a '/' at its end; an emulator's has the account's name as its path."""
+    """Without a trailing '/'; that of an emulator has the account's name as its path."""
     key: str | None = field(default=None, repr=False)
     sas: str | None = field(default=None, repr=False)
     source: str = ""
     """The setting that the key or the SAS comes from."""
     identity_configured: bool = False
-    """Whether the environment names an identity of this process."""
+    """Whether the environment configures an identity for this process."""
 
     @property
     def sas_end(self) -> str:
-        """Until when the SAS is valid, as it says itself; empty where it does not."""
+        """The expiry time stated in the SAS; empty if there is none."""
         return "".join(parse_qs(self.sas or "").get("se", ())[:1])
 
 
 def account_from(name: str, environment: Mapping[str, str]) -> AzureAccount:
-    """The storage account ``name`` as the environment variables describe it.
+    """The storage account ``name`` as configured by environment variables.
 
-    Raises UsageError for a name that no account can have, and StoreError for settings that are broken or that belong to another account.
+    Raises UsageError for an invalid name, and StoreError for settings that are invalid or belong to another account.
     """
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} cannot be the name of a storage account: those have 3 to 24 of a-z and 0-9")
@@ -90,7 +90,7 @@ def account_from(name: str, environment: Mapping[str, str]) -> AzureAccount:
 
 
 def quiet_sdk() -> None:
-    """Keep the SDK's warnings off stderr, where Python puts those of a library that nobody configured: our errors say it all."""
+    """Keep the SDK's warnings off stderr, where Python prints them without a logging configuration: our errors suffice."""
     logger = logging.getLogger("azure")
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())
@@ -116,7 +116,7 @@ def _from_connection_string(name: str, text: str, endpoint: str, identity: bool)
 
 
 def _endpoint(name: str, text: str) -> str:
-    """An endpoint as it is used: an emulator, which speaks plain HTTP, has the account's name in the path."""
+    """A normalized endpoint: that of an emulator, which uses plain HTTP, has the account's name in the path."""
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
         raise StoreError(
@@ -129,7 +129,7 @@ def _endpoint(name: str, text: str) -> str:
 
 
 def _account_of(endpoint: str) -> str:
-    """Whose endpoint it is, where it says so; a domain of one's own does not."""
+    """The account's name in an endpoint, which custom domains do not have."""
     parts = urlsplit(endpoint)
     host = parts.hostname or ""
     return host.split(".")[0] if ".blob." in host else parts.path.strip("/")
@@ -151,7 +151,7 @@ def _other_account(name: str, other: str, source: str) -> StoreError:
 
 
 class Credentials:
-    """What signs the requests to one account, for obstore and for the SDK alike. May be used by several threads at once."""
+    """The credentials of one account, for obstore and for the SDK. Thread-safe."""
 
     def __init__(self, account: AzureAccount) -> None:
         self.account = account
@@ -166,7 +166,7 @@ class Credentials:
         return self._anonymous
 
     def __call__(self) -> "AzureCredential":
-        """Obstore asks for credentials here, and again when they expire. Raises StoreError where an identity fails."""
+        """The credentials for obstore, which calls this again when they expire. Raises StoreError if an identity fails."""
         if self.account.key is not None:
             return {"access_key": self.account.key, "expires_at": None}
         if self.account.sas is not None:
@@ -178,7 +178,7 @@ class Credentials:
         return {"token": token[0], "expires_at": token[1]}
 
     def renew(self) -> bool:
-        """After a refusal: whether the chain, asked again, gives another token than the last one. Raises StoreError where it fails."""
+        """After a refusal: whether the credential chain now returns another token. Raises StoreError if it fails."""
         with self._lock:
             if self._identity is None:  # a key or a SAS, which come from the environment, or nothing
                 return False
@@ -186,7 +186,7 @@ class Credentials:
             return token is not None and token[0] != last
 
     def for_sdk(self) -> "AzureNamedKeyCredential | AzureSasCredential | TokenCredential | None":
-        """The same for azure-storage-blob; None for requests that are not signed."""
+        """The credentials for azure-storage-blob; None for unsigned requests."""
         from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 
         if self.account.key is not None:
@@ -198,7 +198,7 @@ class Credentials:
         return self._identity
 
     def failed(self, text: str) -> StoreError:
-        """The error for a token that could not be had: Microsoft Entra refused (its codes begin with AADSTS), or could not be asked."""
+        """The error for a failed token request: Microsoft Entra refused it (its codes begin with AADSTS), or could not be reached."""
         refused = re.search(r"AADSTS\d+[^\n]{0,200}", text)
         lines = [line.strip() for line in text.splitlines()] or [""]
         reason = refused[0] if refused else next((line for line in lines if "error" in line.lower()), lines[0])[:300]
@@ -206,9 +206,9 @@ class Credentials:
         return kind(f"no token for the storage account {self.account.name!r}: {reason}", hint=LOGIN_HINT)
 
     def _token(self, renewed: bool = False) -> tuple[str, datetime] | None:
-        """A token of the identity that Azure's own chain finds, or None where it finds none.
+        """A token for the identity found by Azure's credential chain, or None.
 
-        The chain keeps tokens until they expire; ``renewed``: a fresh chain is asked, which has kept none.
+        The chain caches tokens until they expire; ``renewed`` uses a new chain, without a cache.
         """
         if self.account.endpoint.startswith("http://"):  # a token must not travel unencrypted
             self._anonymous = True

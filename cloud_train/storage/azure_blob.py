@@ -1,7 +1,7 @@
-"""Azure Blob Storage: azure-storage-blob for uploads in parts and for listings that obstore cannot do; obstore for the rest.
+"""Azure Blob Storage: azure-storage-blob for multipart uploads and for listings that obstore cannot do; obstore for the rest.
 
-``storage.azure_account`` finds endpoint and credentials. The SDKs are imported when they are first needed: their imports take longer than
-most commands.
+``storage.azure_account`` finds the endpoint and the credentials. The SDKs are imported on first use, because that takes longer than most
+commands.
 """
 
 import base64
@@ -41,7 +41,7 @@ Result = TypeVar("Result")
 _CONTAINER = re.compile(r"\$(root|web|logs)|(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
 _CONNECTIONS = 32
 _FOLDER = "hdi_isfolder"
-"""The metadata by which the folders that an account with a hierarchical namespace lists are told from empty objects."""
+"""Metadata that distinguishes the folders listed by accounts with a hierarchical namespace from empty objects."""
 _EMPTY_RANGE = "Wanted range starting at"
 
 
@@ -51,7 +51,7 @@ class AzureStore(ObjectStorage):
     def __init__(self, account: str, container: str, prefix: str) -> None:
         """``prefix`` is empty or ends with '/'. Nothing is sent yet.
 
-        Raises UsageError for names that Azure does not have, StoreError for settings that are broken or belong to another account.
+        Raises UsageError for invalid names, StoreError for settings that are invalid or belong to another account.
         """
         if not _CONTAINER.fullmatch(container):
             raise UsageError(f"{container!r} cannot be the name of a container: those have 3 to 63 of a-z, 0-9 and single '-'")
@@ -68,37 +68,37 @@ class AzureStore(ObjectStorage):
         """Write an object that must not exist yet."""
         try:
             super().create(key, data)
-        except ObjectChangedError as error:  # "If-None-Match: *" may be answered with 412 too
+        except ObjectChangedError as error:  # the response to "If-None-Match: *" may also be 412
             raise ObjectExistsError(f"cannot write {self.url}/{key}: it exists already") from error
 
     def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
         """Bytes ``start`` to ``end`` (exclusive) of an object."""
         try:
             return super().get(key, start, end, version=version)
-        except TransientStoreError as error:  # Azurite gives an answer, which obstore rejects, where the object ends and Azure a 416
+        except TransientStoreError as error:  # past the end, Azure responds with 416, Azurite with something that obstore rejects
             if _EMPTY_RANGE not in error.message:
                 raise
             return self._nothing(key, version)
 
     def stat(self, key: str) -> ObjectInfo:
-        """What is known of one object."""
+        """Information about one object."""
         info = super().stat(key)
         return replace(info, version=_quoted(info.version))
 
     def permission(self, action: str) -> str:
-        """The role, or the letters of a SAS token, that an action needs."""
+        """The role, or the permissions of a SAS token, that an action needs."""
         return self._errors.permission(action)
 
     def delete(self, key: str) -> None:
         """Delete an object; no error if it does not exist."""
         blob = self.blob(key)
-        try:  # not by obstore, which deletes with a batch of one, and whose code panics if the answer to that is damaged
+        try:  # without obstore, which sends a batch of one and panics on a damaged response
             self.call(key, "delete", blob.delete_blob)
         except ObjectMissingError:
             return
 
     def multipart(self) -> Multipart:
-        """Blocks of a block blob."""
+        """Uploads in blocks of a block blob."""
         return _Blocks(self)
 
     def blob(self, key: str) -> "BlobClient":
@@ -106,17 +106,17 @@ class AzureStore(ObjectStorage):
         return self._sdk.get_blob_client(self.full_key(key))
 
     def call(self, key: str, action: str, operation: Callable[[], Result]) -> Result:
-        """The result of a call of the SDK; raises this room's errors."""
+        """The result of an SDK call; raises StoreError."""
         from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 
         try:
             return operation()
-        except (AzureError, ValueError) as error:  # ValueError: what the SDK makes of an answer that was damaged on its way
+        except (AzureError, ValueError) as error:  # the SDK raises ValueError for a damaged response
             status, code, message = 0, "", without_secrets(str(error))
             if isinstance(error, HttpResponseError) and (error.status_code or 0) >= _FIRST_ERROR:
                 found = getattr(error, "error_code", None)
                 status, code = int(error.status_code or 0), str(getattr(found, "value", found) or "")
-            elif isinstance(error, ClientAuthenticationError):  # no request was sent, because there is no token for it
+            elif isinstance(error, ClientAuthenticationError):  # no request was sent, because no token could be obtained
                 failed = self._credentials.failed(message)
                 code, message = type(failed).__name__, failed.message
             elif "CERTIFICATE_VERIFY_FAILED" in message:
@@ -124,7 +124,7 @@ class AzureStore(ObjectStorage):
             raise self.failure(action, key, status, code, message) from error
 
     def _listed(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
-        # obstore would fetch everything and leave out what is before `after`; the SDK can ask the service to begin there.
+        # obstore would list everything and filter by `after`; the SDK can have the service begin there.
         found = self._sdk_listed(prefix, after) if after else super()._listed(prefix, after)
         return (replace(info, version=_quoted(info.version)) for info in found if info.key not in self._folders)
 
@@ -152,12 +152,12 @@ class AzureStore(ObjectStorage):
     def _renew_credentials(self) -> bool:
         if not self._credentials.renew():
             return False
-        self.__dict__.pop("_sdk", None)  # it keeps the token
+        self.__dict__.pop("_sdk", None)  # it caches the token
         self._client = self._obstore()
         return True
 
     def _obstore(self) -> "Client":
-        """The container for obstore. All is said here, because obstore has settings of its own for what is left out."""
+        """The container for obstore, with explicit settings, because obstore reads missing ones from the environment."""
         from obstore.store import AzureStore as Client
 
         return Client(
@@ -174,16 +174,16 @@ class AzureStore(ObjectStorage):
 
     @cached_property
     def _sdk(self) -> "ContainerClient":
-        """The container for the SDK. One try a request: ``storage.retrying`` tries again."""
+        """The container for the SDK. It attempts each request once; ``storage.retrying`` retries."""
         quiet_sdk()
         import requests
         from azure.core.pipeline.transport import RequestsTransport
         from azure.storage.blob import ContainerClient
         from requests.adapters import HTTPAdapter
 
-        trusted = os.environ.get("SSL_CERT_FILE") or True  # obstore reads it too
+        trusted = os.environ.get("SSL_CERT_FILE") or True  # as obstore does
         session = requests.Session()
-        for scheme in ("http://", "https://"):  # its usual pool of 10 connections is too small for a transfer's threads
+        for scheme in ("http://", "https://"):  # the default pool of 10 connections is too small for a transfer's threads
             session.mount(scheme, HTTPAdapter(pool_maxsize=_CONNECTIONS, max_retries=0))
         return ContainerClient(
             self.account.endpoint,
@@ -195,11 +195,11 @@ class AzureStore(ObjectStorage):
 
 
 class _Blocks:
-    """Blocks that wait to be committed, at most 50,000 in one object, all with names of one length.
+    """Uploads in blocks: at most 50,000 per object, with names of equal length.
 
-    A block's name is its upload's name, its number and the MD5 of its bytes, which the service checks when the block arrives. Azure drops
-    blocks a week after the last one came, or when the object is written otherwise. It has no way to drop them sooner without showing an
-    object, so ``abort`` leaves them.
+    A block's name is its upload's name, its number and the MD5 of its bytes, which the service verifies on arrival. Azure deletes
+    uncommitted blocks a week after the last one, or when the object is written in another way. They cannot be deleted earlier without
+    creating an object, so ``abort`` leaves them.
     """
 
     in_order = False
@@ -240,7 +240,7 @@ class _Blocks:
         self._over.add(token)
 
     def _check(self, key: str, token: str) -> None:
-        if token in self._over:  # the service would take its blocks again
+        if token in self._over:  # the service would accept its blocks again
             raise UploadGoneError(f"the upload of {self._store.url}/{key} has ended")
 
 
@@ -248,15 +248,15 @@ _FIRST_ERROR = 400
 
 
 def _quoted(etag: str) -> str:
-    """An ETag in the form in which HTTP compares it: listings give it without the quotes."""
+    """An ETag with the quotes that HTTP requires, which listings omit."""
     return f'"{etag}"' if etag and not etag.endswith('"') else etag
 
 
 def _require() -> None:
-    """Raise MissingDependencyError where the extra is not installed; imports none of it."""
+    """Raise MissingDependencyError if the extra is not installed, without importing it."""
     try:
         absent = [name for name in ("azure.identity", "azure.storage.blob", "obstore") if find_spec(name) is None]
-    except ModuleNotFoundError as error:  # a package above the one that is looked for
+    except ModuleNotFoundError as error:  # a parent package is missing
         absent = [error.name or "azure"]
     if absent:
         raise MissingDependencyError(f"stores on az:// need {', '.join(absent)}", hint=f"install it with: {INSTALL}")

@@ -1,6 +1,6 @@
-"""What Azure's answers mean, in words: which account, container, credential or permission, and what to do about it.
+"""Explanations of Azure's error responses: which account, container, credential or permission is the problem, and what to do.
 
-The codes: https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes
+Error codes: https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes
 """
 
 import re
@@ -15,17 +15,17 @@ ROLE = "Storage Blob Data Contributor"
 
 _SECRET = re.compile(r"(?i)\b(sig|AccountKey|SharedAccessSignature)=[^&\s;'\")]+")
 _NO_SUCH_HOST = "Name or service not known|No address associated|nodename nor servname"
-"""How name servers say that there is none. That none could be asked ("Temporary failure in name resolution") is something else."""
+"""Messages for a host that does not exist, unlike "Temporary failure in name resolution"."""
 
 _PLAIN: dict[str, tuple[type[StoreError], str, str | None]] = {
-    "UnauthorizedBlobOverwrite": (ObjectExistsError, "it exists already", None),  # to a SAS that may create, but not overwrite
-    "InvalidBlockList": (UploadGoneError, "the blocks of the upload are not in the store any more", None),
+    "UnauthorizedBlobOverwrite": (ObjectExistsError, "it exists already", None),  # for a SAS that may create but not overwrite
+    "InvalidBlockList": (UploadGoneError, "the blocks of the upload are no longer in the store", None),
     "InvalidBlobOrBlock": (
         StoreError,
         "another program has an unfinished upload of this object",
-        "let it end, or wait: it is gone a week after its last part",
+        "let it finish, or wait: Azure deletes it a week after its last part",
     ),
-    "Md5Mismatch": (TransientStoreError, "the bytes that arrived are not those that were sent", None),
+    "Md5Mismatch": (TransientStoreError, "the data was damaged in transit", None),
     "ContainerBeingDeleted": (StoreError, "the container is being deleted", "wait half a minute, then create it again"),
     "AccountIsDisabled": (AccessDeniedError, "the storage account is disabled", "see it in the Azure portal"),
 }
@@ -48,9 +48,9 @@ class AzureErrors:
         self._container = container
 
     def of_answer(self, status: int, code: str, message: str) -> StoreError | None:
-        """The error for an answer that is Azure's own, or None for one that means the same on every cloud.
+        """The error for an Azure-specific response; None for responses that mean the same on every cloud.
 
-        ``status`` is 0 if no answer came. Where there is no token to ask with, ``code`` is the name of the error of ``Credentials``.
+        ``status`` is 0 without a response. If no token could be obtained, ``code`` is the name of the error class.
         """
         if code in _NO_TOKEN:
             return _NO_TOKEN[code](message, hint=LOGIN_HINT)
@@ -60,7 +60,7 @@ class AzureErrors:
             account, container = self._account.name, self._container
             return StoreError(
                 f"there is no container {container!r} in the storage account {account!r}",
-                hint=f"make it with: az storage container create --auth-mode login --account-name {account} --name {container}",
+                hint=f"create it with: az storage container create --auth-mode login --account-name {account} --name {container}",
             )
         if code in _PLAIN:
             kind, words, hint = _PLAIN[code]
@@ -70,31 +70,31 @@ class AzureErrors:
         return self._of_refusal(status, code)
 
     def permission(self, action: str) -> str:
-        """What 'read', 'write', 'list' or 'delete' needs here: a role's data action, or a letter of a SAS token."""
+        """The permission for 'read', 'write', 'list' or 'delete': a role's data action, or a letter of a SAS token."""
         if self._account.sas is not None:
             return f"a SAS token whose sp= has {_LETTERS[action]} (that in {self._account.source} is the one in use{self._until()})"
         return f"the role '{ROLE}' on the container {self._container!r}, or another one with {_DATA_ACTIONS}/{_ACTIONS[action]}"
 
     def _of_connection(self, text: str) -> StoreError | None:
         host = urlsplit(self._account.endpoint).hostname or ""
-        unknown = f"failed to lookup address|dns error|Failed to resolve '{re.escape(host)}'"  # obstore's words, and the SDK's
+        unknown = f"failed to lookup address|dns error|Failed to resolve '{re.escape(host)}'"  # obstore's and the SDK's messages
         if not re.search(f"({unknown}).{{0,300}}({_NO_SUCH_HOST})", text, re.DOTALL):
             return None
         return StoreError(
             f"there is no storage account {self._account.name!r}: the host {host} does not exist",
-            hint="is the account's name right? az storage account list shows yours",
+            hint="check the account's name: az storage account list shows yours",
         )
 
     def _of_refusal(self, status: int, code: str) -> StoreError | None:
         account = self._account
         if code == "KeyBasedAuthenticationNotPermitted":
             hint = f"unset {account.source}, and sign in with: az login"
-            return AccessDeniedError(f"the storage account {account.name!r} takes no account keys", hint=hint)
+            return AccessDeniedError(f"the storage account {account.name!r} does not accept account keys", hint=hint)
         if code in _NOT_ACCEPTED or status == _UNAUTHENTICATED:
             words = f"{self._who()} was not accepted ({code or status})"
-            return CredentialsEndedError(words, hint=f"is this machine's clock right? If it has expired, {self._create_again()}")
-        if code == "AuthorizationFailure" and account.key is not None:  # a key may do everything
-            hint = f"is it the key of {account.name!r}, and does the account's firewall let this machine in?"
+            return CredentialsEndedError(words, hint=f"check this machine's clock; if it has expired, {self._create_again()}")
+        if code == "AuthorizationFailure" and account.key is not None:  # a key has all permissions
+            hint = f"check that it is the key of {account.name!r}, and that the account's firewall admits this machine"
             return AccessDeniedError(f"{self._who()} was refused ({code})", hint=hint)
         return None
 
@@ -106,14 +106,14 @@ class AzureErrors:
     def _create_again(self) -> str:
         account = self._account
         if account.sas is None:
-            return "sign in again with: az login" if account.key is None else f"set {account.source} to the account's present key"
+            return "sign in again with: az login" if account.key is None else f"set {account.source} to the account's current key"
         make = f"az storage container generate-sas --account-name {account.name} --name {self._container} --permissions rcwdl --expiry …"
-        return f"make another one with `{make}` and set {account.source} to it"
+        return f"create a new one with `{make}` and set {account.source} to it"
 
     def _until(self) -> str:
         return f", valid until {self._account.sas_end}" if self._account.sas_end else ""
 
 
 def without_secrets(text: str) -> str:
-    """A text of the SDK without keys and signatures, and without the lines that only repeat its first ones."""
+    """A message of the SDK without keys, signatures and redundant lines."""
     return _SECRET.sub(r"\1=…", re.split(r"\n(?:RequestId|ErrorCode|Content):", text, maxsplit=1)[0])

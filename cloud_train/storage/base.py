@@ -1,21 +1,21 @@
-"""The store protocol: all that the rest of cloud-train may ask of object storage.
+"""The store protocol: everything that cloud-train needs of object storage.
 
-A key is a relative path with '/' between its parts. A store shows an object whole or not at all: a reader never sees half of a ``put``.
-Every method may be called from several threads at once. A store attempts each request once; ``storage.retrying`` retries.
+A key is a relative path with '/' between its parts. Writes are atomic: a reader never sees half of a ``put``. All methods are
+thread-safe. A store attempts each request once; ``storage.retrying`` retries.
 
 The errors, a branch of ``cloud_train.errors``::
 
     StoreError                       6
     ├── ObjectMissingError           6   no object has this key
     ├── ObjectExistsError            6   a conditional create found the key taken
-    ├── ObjectChangedError           6   the object changed: it is another version than the requested one
-    ├── InvalidKeyError              6   a key that would leave the store, or that no store can hold
-    ├── UploadGoneError              6   an upload in parts, or one of its parts, is not in the store any more
-    ├── NotPlainError                6   a link, a pipe or a device of a local folder in the place of an object; a CorruptError too
+    ├── ObjectChangedError           6   the object is no longer in the requested version
+    ├── InvalidKeyError              6   a key that would leave the store, or that stores cannot represent
+    ├── UploadGoneError              6   a multipart upload, or one of its parts, is no longer in the store
+    ├── NotPlainError                6   in a local folder, a link, a pipe or a device instead of an object; also a CorruptError
     ├── AccessDeniedError            6   the caller is not authorized
     │   └── CredentialsEndedError    6   the credentials are invalid or have expired
     ├── TransientStoreError          6   throttled, a server error, a broken connection: a retry may help
-    └── RetriesExhaustedError        6   the same, still so when the retries were used up
+    └── RetriesExhaustedError        6   a transient error that outlasted all retries
 """
 
 from collections.abc import Iterator, Mapping
@@ -39,31 +39,31 @@ class ObjectExistsError(StoreError):
 
 
 class ObjectChangedError(StoreError):
-    """The object changed: it is another version than the requested one."""
+    """The object is no longer in the requested version."""
 
     code = "object-changed"
 
 
 class InvalidKeyError(StoreError):
-    """A key that would leave the store's folder, or that no store can hold."""
+    """A key that would leave the store's folder, or that stores cannot represent."""
 
     code = "invalid-key"
 
 
 class UploadGoneError(StoreError):
-    """An upload in parts, or one of its parts, is not in the store any more: it has to be sent again from the beginning."""
+    """A multipart upload, or one of its parts, is no longer in the store, so the object has to be uploaded again."""
 
     code = "upload-gone"
 
 
 class NotPlainError(StoreError, CorruptError):
-    """In a local folder: a link, a pipe, a device or a folder in the place of an object, or a link in the place of a folder."""
+    """In a local folder: a link, a pipe, a device or a folder instead of an object, or a link instead of a folder."""
 
     code = "not-plain"
 
 
 class AccessDeniedError(StoreError):
-    """The caller is not authorized. An immediate retry does not help."""
+    """The caller is not authorized. Retrying does not help."""
 
     code = "access-denied"
 
@@ -72,7 +72,7 @@ class CredentialsEndedError(AccessDeniedError):
     """The credentials are invalid or have expired."""
 
     renewed = False
-    """Whether the store has found new ones since, so that the call is worth another attempt."""
+    """Whether the store has found new ones since, so that a retry may succeed."""
 
 
 class TransientStoreError(StoreError):
@@ -84,11 +84,11 @@ class TransientStoreError(StoreError):
 
 
 class RetriesExhaustedError(StoreError):
-    """A request still failed transiently when its retries were used up. Trying again much later may help."""
+    """A transient error outlasted all retries. Trying again much later may help."""
 
 
 Buffer = Union[bytes, bytearray, memoryview]  # noqa: UP007 - the worker runs on Python 3.10 as well, where a class has no | at run time
-"""Bytes, without a copy where that can be had."""
+"""Bytes, without a copy where possible."""
 
 
 UNKNOWN_SIZE = -1
@@ -100,19 +100,17 @@ class ObjectInfo:
 
     key: str
     size: int
-    """In bytes; ``UNKNOWN_SIZE`` where a web server does not tell."""
+    """In bytes; ``UNKNOWN_SIZE`` if a web server does not report it."""
     modified: float
-    """Time of its last write by the store's clock, in seconds since the epoch; for showing, never for comparing."""
+    """Time of its last write by the store's clock, in seconds since the epoch; for display, not for comparisons."""
     version: str = ""
     """Changes whenever the content does (an ETag, a generation)."""
     sha256: str | None = None
-    """In hexadecimal, where the object was written with one; ``stat`` brings it, ``list`` need not."""
+    """In hexadecimal, if the object was written with one; ``stat`` returns it, ``list`` may not."""
 
 
 class Multipart(Protocol):
-    """Writing one large object in parts, by one process. What arrived takes space, which some stores charge for, until ``finish`` or
-    ``abort``.
-    """
+    """Multipart uploads of large objects, each by one process. Until ``finish`` or ``abort``, parts take (and may cost) space."""
 
     def part_bytes(self, size: int) -> int:
         """The size of every part but the last, for an object of ``size`` bytes."""
@@ -122,7 +120,7 @@ class Multipart(Protocol):
         """Whether parts must be sent one after another."""
 
     def begin(self, key: str, size: int, sha256: str) -> str:
-        """Begin an upload; returns its token, which may be worth a password: keep it private."""
+        """Begin an upload; returns its token, which must be kept private, because it may allow anyone to write."""
 
     def send(self, key: str, token: str, number: int, offset: int, data: bytes) -> str:
         """Send part ``number`` (from 0), which begins at ``offset``; returns its receipt. Sending it again replaces it.
@@ -131,43 +129,43 @@ class Multipart(Protocol):
         """
 
     def finish(self, key: str, token: str, receipts: Mapping[int, str]) -> None:
-        """Make the object of all its parts, number → receipt: only now can it be seen.
+        """Create the object from its parts, number → receipt; only then does it become visible.
 
         Raises UploadGoneError if a part is missing in the store, or the upload was finished before.
         """
 
     def abort(self, key: str, token: str) -> None:
-        """Give the upload up and free what it takes; no error if it is gone."""
+        """Abort the upload and free its space; no error if it does not exist any more."""
 
 
 class Store(Protocol):
-    """Object storage. Every method raises StoreError, with the place and the next step, when the store cannot be used."""
+    """Object storage. Every method may raise StoreError."""
 
     url: str
 
     def put(self, key: str, data: bytes) -> ObjectInfo:
-        """Write an object whole, with its SHA-256, replacing what was there; tells its version as ``list`` shows it."""
+        """Write an object with its SHA-256, replacing an existing one; returns its version as ``list`` shows it."""
 
     def create(self, key: str, data: bytes) -> None:
-        """Write an object that must not exist yet; raises ObjectExistsError. Of several callers at once exactly one succeeds."""
+        """Write an object that must not exist yet; raises ObjectExistsError. If several callers compete, exactly one succeeds."""
 
     def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
-        """Bytes ``start`` to ``end`` (exclusive, None for the rest) of an object; nothing where it is shorter.
+        """Bytes ``start`` to ``end`` (exclusive; None for the rest) of an object; fewer or none if it is shorter.
 
-        Raises ObjectMissingError, and ObjectChangedError if ``version`` is given and is not the object's.
+        Raises ObjectMissingError, and ObjectChangedError if ``version`` is given and the object has another one.
         """
 
     def read(self, key: str) -> tuple[ObjectInfo, bytes]:
-        """A whole object, and what is known of it, its SHA-256 too, in one request; raises ObjectMissingError."""
+        """A whole object with its information, including its SHA-256, in one request; raises ObjectMissingError."""
 
     def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[Buffer]:
-        """The bytes of a range inside the object (``end`` None: to its end), piece by piece; raises as ``get`` does, also in the middle."""
+        """A range of an object (``end`` None: to its end), piece by piece; raises like ``get``, also between pieces."""
 
     def stat(self, key: str) -> ObjectInfo:
-        """What is known of one object; raises ObjectMissingError."""
+        """Information about one object; raises ObjectMissingError."""
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
-        """Every object whose key starts with ``prefix`` (a folder ends with '/') and is greater than ``after``, in the order of the keys.
+        """Every object whose key starts with ``prefix`` (a folder ends with '/') and is greater than ``after``, sorted by key.
 
         Keys are untrusted: they may be unsafe as paths.
         """
@@ -179,7 +177,7 @@ class Store(Protocol):
         """Delete an object; no error if it does not exist."""
 
     def multipart(self) -> Multipart:
-        """How large objects are written; ``storage.transfer`` uses it."""
+        """The multipart uploads of this store, which ``storage.transfer`` uses for large objects."""
 
     def local_path(self, key: str) -> Path | None:
-        """Where this object is as a local file, or None if the store is not a local folder: then no program can write to it."""
+        """The object's path in a local folder; None for other stores, to which programs cannot write directly."""

@@ -1,14 +1,14 @@
-"""Google Cloud Storage: google-auth for credentials, uploads in parts and odd keys; obstore for the rest (``storage.objects``).
+"""Google Cloud Storage: google-auth for credentials, multipart uploads and odd keys; obstore for the rest (``storage.objects``).
 
 Credentials come from Google's own chain (Application Default Credentials): GOOGLE_APPLICATION_CREDENTIALS, the file of
-``gcloud auth application-default login``, the metadata server of a machine on Google Cloud. Where there are none, requests are not signed,
-so that public buckets can be read; to an emulator (STORAGE_EMULATOR_HOST) they never are.
+``gcloud auth application-default login``, or the metadata server of a machine on Google Cloud. Without credentials, requests are not
+signed, so that public buckets can be read. Requests to an emulator (STORAGE_EMULATOR_HOST) are never signed.
 
-google-cloud-storage is not used: importing it takes 0.3 s (google-auth and obstore: 0.05), and beside obstore a few requests of the JSON
-API are enough. Their client, requests, is imported for the first of them or for the first token.
+google-cloud-storage is not used: importing it takes 0.3 s (google-auth and obstore: 0.05), and a few requests to the JSON API suffice in
+addition to obstore. Their client, requests, is imported on first use.
 
-The version of an object is its ETag in the XML API, which obstore speaks: the MD5 in quotes. The JSON API has ETags of another kind, so its
-listing makes the version of ``md5Hash``. Objects that Google composed have none: their ETag is asked for, one by one
+An object's version is its ETag in the XML API, which obstore uses: the MD5 in quotes. The JSON API has different ETags, so its listing
+derives the version from ``md5Hash``. Composite objects do not have that, so their ETags are requested one by one
 (https://cloud.google.com/storage/docs/hashes-etags).
 """
 
@@ -59,7 +59,7 @@ class GoogleStore(ObjectStorage):
     """The objects under ``gs://bucket/prefix``."""
 
     def __init__(self, bucket: str, prefix: str) -> None:
-        """``prefix`` is empty or ends with '/'. Raises UsageError for a name that no bucket has."""
+        """``prefix`` is empty or ends with '/'. Raises UsageError for an invalid bucket name."""
         if not re.fullmatch(BUCKETS["gs"][0], bucket):
             raise UsageError(f"{bucket!r} cannot be the name of a bucket: those have {BUCKETS['gs'][1]}")
         self.bucket = bucket
@@ -77,12 +77,12 @@ class GoogleStore(ObjectStorage):
         return self._sessions
 
     def permission(self, action: str) -> str:
-        """The IAM permission that an action needs, and where."""
+        """The IAM permission that an action needs, and on which bucket."""
         permissions = _PERMISSIONS.get(action)
         return f"{permissions} on the bucket gs://{self.bucket}" if permissions else ""
 
     def request(self, key: str, action: str, method: str, path: str, **options: Any) -> Any:
-        """One signed request, answered with 200 (requests' ``Response``); raises this room's errors."""
+        """Send one signed request; returns requests' ``Response`` with status 200. Raises StoreError."""
         from google.auth.exceptions import GoogleAuthError
         from requests.exceptions import RequestException
 
@@ -94,21 +94,21 @@ class GoogleStore(ObjectStorage):
             own = _explained(error)
             raise self.failure(action, key, 401, type(own).__name__, own.message) from error
         except RequestException as error:
-            raise self.failure(action, key, 0, type(error).__name__, f"no answer from {self._account.endpoint}") from error
+            raise self.failure(action, key, 0, type(error).__name__, f"no response from {self._account.endpoint}") from error
         if answer.status_code != 200:
             raise self.refused(answer, action, key)
         return answer
 
     def refused(self, answer: Any, action: str, key: str) -> StoreError:
-        """The error for an answer of the JSON API (requests' ``Response``) that is none of success."""
+        """The error for an unsuccessful response of the JSON API (requests' ``Response``)."""
         reason, message = _words_of(answer)
-        # Listing and beginning an upload look for nothing but the bucket; "notFound" is all that the JSON API says of it.
+        # When listing or beginning an upload, "notFound" can only mean the bucket.
         missing_bucket = answer.status_code == 404 and action in ("list", "write")
         return self.failure(action, key, answer.status_code, _NO_BUCKET if missing_bucket else reason, message)
 
     def _explain_google(self, status: int, code: str, message: str) -> StoreError | None:
         if code == _NO_BUCKET:
-            how = f"make it with: gcloud storage buckets create gs://{self.bucket} --location=REGION"
+            how = f"create it with: gcloud storage buckets create gs://{self.bucket} --location=REGION"
             return StoreError(f"there is no bucket {self.bucket!r}", hint=how)
         if code == TransientStoreError.__name__:
             return TransientStoreError(message, hint="check the network")
@@ -118,18 +118,18 @@ class GoogleStore(ObjectStorage):
             return AccessDeniedError("no credentials were found, and it is not public", hint=f"log in with: {LOGIN}")
         if status == 401:
             words = " ".join(message.split()) or code or "401"
-            return CredentialsEndedError(f"the credentials are not valid, or not any more ({words})", hint=f"log in with: {LOGIN}")
+            return CredentialsEndedError(f"the credentials are invalid or have expired ({words})", hint=f"log in with: {LOGIN}")
         return None
 
     def _renew_credentials(self) -> bool:
-        account = _Account()  # which reads the files of the chain again: the user may have logged in since
+        account = _Account()  # reads the chain's files again, because the user may have logged in since
         if not account.has_another_token_than(self._account):
             return False
         self._account, self._client = account, account.obstore(self.bucket)
         return True
 
     def _list_with_json(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
-        # startOffset includes the key itself; ``storage.objects`` leaves it out.
+        # startOffset includes the key itself; ``storage.objects`` filters it out.
         parameters = {"prefix": prefix, "startOffset": after, "maxResults": "1000", "fields": _FIELDS}
         while True:
             answer = self.request("", "list", "GET", f"/storage/v1/b/{self.bucket}/o", params=parameters)
@@ -162,7 +162,7 @@ class GoogleStore(ObjectStorage):
 
 
 class _Account:
-    """Who asks, and where: one set of credentials for obstore and for the JSON API."""
+    """The endpoint and one set of credentials, for obstore and for the JSON API."""
 
     def __init__(self) -> None:
         emulator = environ.get("STORAGE_EMULATOR_HOST", "").rstrip("/")
@@ -174,21 +174,21 @@ class _Account:
 
     @property
     def anonymous(self) -> bool:
-        """Whether no credentials were found; an emulator needs none."""
+        """Whether no credentials were found, although they are needed: an emulator does not need any."""
         return self._credentials is None and not self._emulated
 
     @cached_property
     def session(self) -> Any:
-        """Signs requests, and renews its token in time. Many threads may use it."""
+        """A client that signs requests and renews its token in time. Thread-safe."""
         from google.auth.credentials import AnonymousCredentials
         from google.auth.transport.requests import AuthorizedSession
 
-        if self._credentials is None:  # and so nothing to renew when a request is refused
+        if self._credentials is None:  # so a refusal cannot be cured by renewing
             return AuthorizedSession(AnonymousCredentials(), refresh_status_codes=())  # type: ignore[no-untyped-call] # google-auth ships few types
         return AuthorizedSession(self._credentials)  # type: ignore[no-untyped-call] # as above
 
     def obstore(self, bucket: str) -> Any:
-        """The bucket, with the same credentials and endpoint, for obstore."""
+        """The bucket for obstore, with the same credentials and endpoint."""
         try:
             from obstore.store import GCSStore as Client
         except ModuleNotFoundError as error:
@@ -203,16 +203,16 @@ class _Account:
         )
 
     def has_another_token_than(self, earlier: "_Account") -> bool:
-        """Whether the chain gives this one another token than the earlier one was using. Raises StoreError."""
+        """Whether the chain's token differs from the one that ``earlier`` used. Raises StoreError."""
         if self._credentials is None or earlier._credentials is None:
             return False
         return bool(self._token()["token"] != (earlier._given or earlier._credentials.token))
 
     def _token(self) -> "GCSCredential":
-        """For obstore, which keeps it until five minutes before it expires.
+        """The token for obstore, which caches it until five minutes before it expires.
 
-        obstore has such a provider too (``obstore.auth.google``); that one renews a token that is still fresh, and can tell no refusal
-        from a broken connection.
+        obstore's own provider (``obstore.auth.google``) renews tokens that are still fresh, and does not distinguish refusals from broken
+        connections.
         """
         from google.auth.credentials import TokenState
         from google.auth.exceptions import GoogleAuthError
@@ -236,17 +236,17 @@ class _Account:
 
 
 def _explained(error: Exception) -> StoreError:
-    """An error of this room for one of google-auth's."""
+    """The StoreError for an error of google-auth."""
     from google.auth.exceptions import TransportError
 
     words = " ".join(str(error.args[0] if error.args else error).split())[:300]
     if isinstance(error, TransportError) or getattr(error, "retryable", False):
-        return TransientStoreError(f"Google gave no token: {words}")
-    return AccessDeniedError(f"Google gave no token: {words}")
+        return TransientStoreError(f"cannot get a token from Google: {words}")
+    return AccessDeniedError(f"cannot get a token from Google: {words}")
 
 
 def _default_credentials() -> Any:
-    """The credentials of Google's chain, or None where there are none; raises AccessDeniedError if some are there that cannot be read."""
+    """The credentials from Google's chain, or None; raises AccessDeniedError for credentials that cannot be read."""
     try:
         import google.auth
         import google.auth.exceptions
@@ -254,7 +254,7 @@ def _default_credentials() -> Any:
         raise _not_installed() from error
     try:
         with warnings.catch_warnings():
-            # That a user's own login has no "quota project" means nothing to Cloud Storage.
+            # The warning that a user's login has no "quota project" does not matter to Cloud Storage.
             warnings.filterwarnings("ignore", category=UserWarning, module="google.auth")
             credentials, _ = google.auth.default(scopes=[SCOPE])
     except google.auth.exceptions.DefaultCredentialsError as error:
@@ -272,7 +272,7 @@ def _not_installed() -> MissingDependencyError:
 
 
 def _words_of(answer: Any) -> tuple[str, str]:
-    """The reason and the message in an error of the JSON API, which may also be an error of something in between."""
+    """The reason and the message in an error response of the JSON API, or of a proxy."""
     try:
         error = answer.json()["error"]
         return str((error.get("errors") or [{}])[0].get("reason", "")), str(error.get("message", ""))

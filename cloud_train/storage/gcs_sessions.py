@@ -1,9 +1,9 @@
-"""Uploads in parts to Google Cloud Storage: resumable sessions (https://cloud.google.com/storage/docs/performing-resumable-uploads).
+"""Multipart uploads to Google Cloud Storage: resumable sessions (https://cloud.google.com/storage/docs/performing-resumable-uploads).
 
-A session takes the bytes of an object in order, in pieces of whole 256 KiB, and ends with the piece that says how long the object is. Its
-URI needs no credentials: anyone who has it may write. So no message shows it, nor the text of the HTTP client's errors, which holds it.
+A session takes an object's bytes in order, in multiples of 256 KiB, and ends with the piece that states the object's size. Anyone who has
+its URI may write without credentials, so messages contain neither the URI nor the HTTP client's error texts, which include it.
 
-So that an object cannot be seen before ``finish``, the bytes behind the last whole 256 KiB stay in this process until then.
+To keep the object invisible before ``finish``, the bytes after the last multiple of 256 KiB stay in this process until then.
 """
 
 import io
@@ -18,12 +18,12 @@ from cloud_train.storage.base import TransientStoreError, UploadGoneError
 from cloud_train.storage.objects import SHA256
 
 UNIT = 256 << 10
-"""Bytes; what is sent before the end has to be a multiple."""
+"""Bytes; all pieces but the last have to be a multiple of this."""
 
 PART_BYTES = 16 << 20
 
 TIMEOUTS = (10, 60)
-"""Seconds to connect (and for each piece of a body to be taken), and to wait for an answer."""
+"""Seconds to connect and to send each piece of a body, and to wait for a response."""
 
 _INCOMPLETE = 308
 _GONE = (404, 410, 499)
@@ -31,16 +31,16 @@ _GONE = (404, 410, 499)
 
 @dataclass
 class _Session:
-    """What this process knows of a session."""
+    """The state of a session, as far as this process knows it."""
 
     received: int | None = None
-    """Bytes that the server has; None if it has to be asked."""
+    """Bytes that the server has; None if unknown."""
     tail: bytes = b""
-    """The bytes of the last part that are sent with ``finish``."""
+    """The last bytes, which are sent with ``finish``."""
 
 
 class Bucket(Protocol):
-    """What sessions need of the store that they belong to."""
+    """The part of the store that sessions need."""
 
     url: str
     bucket: str
@@ -49,14 +49,14 @@ class Bucket(Protocol):
         """The key in the bucket; raises InvalidKeyError."""
 
     def request(self, key: str, action: str, method: str, path: str, **options: Any) -> Any:
-        """One signed request, answered with 200 (requests' ``Response``)."""
+        """Send one signed request; returns requests' ``Response`` with status 200."""
 
     def refused(self, answer: Any, action: str, key: str) -> StoreError:
-        """The error for an answer that is none of success."""
+        """The error for an unsuccessful response."""
 
 
 class ResumableSessions:
-    """``Multipart`` for Google Cloud Storage. A receipt is where its part ends, in bytes."""
+    """``Multipart`` for Google Cloud Storage. A receipt is the offset at which its part ends."""
 
     in_order = True
 
@@ -66,11 +66,11 @@ class ResumableSessions:
         self._lock = Lock()
 
     def part_bytes(self, size: int) -> int:
-        """16 MiB: a session has no limit to the number of parts."""
+        """16 MiB; sessions do not limit the number of parts."""
         return PART_BYTES
 
     def begin(self, key: str, size: int, sha256: str) -> str:
-        """Begin a session; its token is its URI, which is worth a password."""
+        """Begin a session; its token is its URI, which must be kept secret."""
         answer = self._store.request(
             key,
             "write",
@@ -82,7 +82,7 @@ class ResumableSessions:
         return str(answer.headers["Location"])
 
     def send(self, key: str, token: str, number: int, offset: int, data: bytes) -> str:
-        """Send what the server has not yet of a part. What it has stays as it is."""
+        """Send the bytes of a part that the server does not have yet."""
         session = self._session(token)
         whole = len(data) - len(data) % UNIT
         received = self._received(key, token)
@@ -94,12 +94,12 @@ class ResumableSessions:
             received = self._put(key, token, piece, f"bytes {received}-{received + len(piece) - 1}/*")
             if received <= before:
                 self._forget(token)
-                raise TransientStoreError(f"{self._what(key)}: the store took none of {len(piece):,} bytes")
+                raise TransientStoreError(f"{self._what(key)}: the store accepted none of {len(piece):,} bytes")
         session.tail = data[whole:]
         return str(offset + len(data))
 
     def finish(self, key: str, token: str, receipts: Mapping[int, str]) -> None:
-        """Send the last bytes, and with them how long the object is."""
+        """Send the last bytes with the object's size."""
         size = max((int(receipt) for receipt in receipts.values()), default=0)
         received = self._received(key, token, fresh=True)
         tail = self._session(token).tail
@@ -110,10 +110,10 @@ class ResumableSessions:
         answer = self._ask("PUT", key, token, rest, span)
         self._forget(token, session_too=answer.status_code in (200, 201))
         if answer.status_code == _INCOMPLETE:
-            raise TransientStoreError(f"{self._what(key)}: the store has not taken the last bytes yet")
+            raise TransientStoreError(f"{self._what(key)}: the store has not accepted the last bytes yet")
 
     def abort(self, key: str, token: str) -> None:
-        """Give the session up."""
+        """Cancel the session."""
         try:
             self._ask("DELETE", key, token)
         except UploadGoneError:
@@ -128,21 +128,24 @@ class ResumableSessions:
         return session.received
 
     def _put(self, key: str, token: str, piece: bytes, span: str) -> int:
-        """How many bytes the server has of a session that is not complete."""
+        """Send a piece; returns the number of bytes that the server has of the unfinished session."""
         answer = self._ask("PUT", key, token, piece, span)
         if answer.status_code != _INCOMPLETE:
             self._forget(token, session_too=True)
-            raise UploadGoneError(f"{self._what(key)}: it was finished before")
+            raise UploadGoneError(f"{self._what(key)}: the upload is already finished")
         _, _, last = str(answer.headers.get("Range", "")).rpartition("-")
         received = int(last) + 1 if last.isdecimal() else 0
         self._session(token).received = received
         return received
 
     def _ask(self, method: str, key: str, token: str, piece: bytes = b"", span: str | None = None) -> Any:
-        """One request to a session, answered with 200, 201, 204 or 308. After any other end the server is asked what it has."""
+        """Send one request to a session; returns a response with status 200, 201, 204 or 308.
+
+        After any other result, the next request first asks the server how many bytes it has.
+        """
         from requests.exceptions import RequestException
 
-        # A file-like body is sent piece by piece, each with its own time limit; the time for one of bytes would limit the whole.
+        # A file-like body is sent piece by piece, each with its own timeout; for a bytes body the timeout would cover the whole.
         body = io.BytesIO(piece) if piece else None
         headers = {"Content-Range": span} if span else {}
         problem: StoreError | None = None
@@ -154,11 +157,11 @@ class ResumableSessions:
             if answer.status_code in (200, 201, 204, _INCOMPLETE):
                 return answer
             if answer.status_code in _GONE:
-                problem = UploadGoneError(f"{self._what(key)}: the upload is not known to the store any more")
+                problem = UploadGoneError(f"{self._what(key)}: the store no longer knows the upload")
             else:
                 problem = self._store.refused(answer, "write", key)
         self._forget(token, session_too=isinstance(problem, UploadGoneError))
-        raise problem  # outside the handler: the client's own error, whose text holds the session's URI, is not chained
+        raise problem  # outside the handler, so that the client's own error, whose text contains the session's URI, is not chained
 
     def _session(self, token: str) -> _Session:
         with self._lock:
@@ -176,12 +179,12 @@ class ResumableSessions:
 
     @cached_property
     def _plain(self) -> Any:
-        """A client without credentials: a session's URI stands for them."""
+        """A client without credentials, because the session's URI replaces them."""
         import requests
         from requests.adapters import HTTPAdapter
 
         class LargePieces(HTTPAdapter):
-            """Reads bodies in pieces of 256 KiB; of the usual 16 KiB, sending takes half as much processor time again."""
+            """Sends bodies in pieces of 256 KiB; with the default 16 KiB, sending takes 50% more CPU time."""
 
             def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
                 super().init_poolmanager(*arguments, blocksize=UNIT, **options)

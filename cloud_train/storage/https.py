@@ -1,8 +1,8 @@
-"""Files on web servers, as a read-only store: ``https://`` and ``http://`` URLs, read with the standard library.
+"""Files on web servers as a read-only store: ``https://`` and ``http://`` URLs, read with the standard library.
 
-A server is expected to do little: it may ignore ranges (RFC 9110, section 14), name no size, or have no ETag. Which addresses a URL may
-lead to, at every redirect, is checked by ``url_safety``. Proxies are those of the environment (``https_proxy``). User and password in a URL
-are sent to its own server alone, and neither they nor the query are in any message.
+Servers may ignore ranges (RFC 9110, section 14), report no size, or send no ETag. ``url_safety`` checks the address of the URL and of every
+redirect. Proxies are taken from the environment (``https_proxy``). User and password in a URL are only sent to its own server, and neither
+they nor the query appear in messages.
 """
 
 import re
@@ -35,8 +35,9 @@ from cloud_train.storage.base import (
     TransientStoreError,
 )
 from cloud_train.storage.retrying import DEFAULT_POLICY, RetryingStore
-from cloud_train.storage.transfer.downloading import ONE_PART_BYTES, PART_BYTES
-from cloud_train.storage.transfer.files import Download, Options, Progress, Summary, download
+from cloud_train.storage.transfer.downloading import ONE_PART_BYTES, PART_BYTES, Download, download
+from cloud_train.storage.transfer.engine import Options, Summary
+from cloud_train.storage.transfer.progress import Progress
 from cloud_train.storage.url_safety import AddressRefusedError, opener
 
 SCHEMES = ("http", "https")
@@ -63,21 +64,21 @@ def fetch_url(
     policy: RetryPolicy = DEFAULT_POLICY,
     timeout_seconds: float = _TIMEOUT_SECONDS,
 ) -> Summary:
-    """Bring the file at ``url`` to ``path``, verified, or leave nothing under that name; returns what moved.
+    """Download the file at ``url`` to ``path``, verified, or leave nothing under that name.
 
-    ``size`` in bytes and ``sha256`` in hexadecimal are what the file must have, where they are known. ``progress`` is told a few times a
-    second. A machine of a cloud must not ``allow_loopback``. A server that is silent for ``timeout_seconds`` is asked again, as ``policy``
-    says. What arrived before a crash does not move again, if the server knows ranges: it stays beside ``path`` in a hidden file.
+    ``size`` in bytes and ``sha256`` in hexadecimal are the file's expected values, if known. ``progress`` is called a few times a second.
+    Do not ``allow_loopback`` on a cloud's machine. A request without a response for ``timeout_seconds`` is retried according to
+    ``policy``. A partial download stays next to ``path`` in a hidden file, and resumes after a crash if the server supports ranges.
 
-    Raises StoreError where the server refuses, cannot be reached or must not be (AddressRefusedError), or the disk is full; CorruptError if
-    the file has another size or SHA-256.
+    Raises StoreError if the server refuses, cannot be reached or must not be reached (AddressRefusedError), or if the disk is full;
+    CorruptError if the file has another size or SHA-256.
     """
     store, key = HttpStore.of_file(url, allow_loopback=allow_loopback, timeout_seconds=timeout_seconds)
     retrying = RetryingStore(store, policy)
     info = retrying.stat(key)
     if size is not None and info.size not in (UNKNOWN_SIZE, size):
         raise CorruptError(
-            f"{store.url}/{key} has {info.size:,} bytes; expected {size:,}", hint="compare URL and size with what the publisher says"
+            f"{store.url}/{key} has {info.size:,} bytes; expected {size:,}", hint="compare the URL and the size with those of the publisher"
         )
     part_bytes = min(max(info.size // 8, _LEAST_PART_BYTES), PART_BYTES) if store.has_ranges else ONE_PART_BYTES
     options = Options(threads=_THREADS, part_bytes=part_bytes, report=progress)
@@ -86,27 +87,27 @@ def fetch_url(
 
 @dataclass(frozen=True)
 class _Answer:
-    """An answer that holds a file or a part of it."""
+    """A response with a file or a part of it."""
 
     response: HTTPResponse
     start: int
-    """Where in the file it begins."""
+    """Offset of the part in the file."""
     size: int
-    """Of the whole file, in bytes; ``UNKNOWN_SIZE`` where the server does not tell."""
+    """Size of the whole file in bytes, or ``UNKNOWN_SIZE``."""
     etag: str
-    """The file's version, where the server names one that promises the very same bytes (RFC 9110, section 8.8.1)."""
+    """The file's strong ETag, which guarantees identical bytes (RFC 9110, section 8.8.1); empty without one."""
 
 
 class HttpStore:
-    """The files below one URL. A key is a relative path in which percent-encoded characters stay as they are."""
+    """The files below one URL. A key is a relative path; percent-encoded characters in it are kept."""
 
     def __init__(self, url: str, *, allow_loopback: bool = True, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
-        """Raises StoreError for what is not an http(s) URL. The query of ``url`` is sent with every request. Nothing is sent yet."""
+        """Raises StoreError unless ``url`` is an http(s) URL. Its query is sent with every request. Nothing is sent yet."""
         parts = _parts_of(url)
         user, _, host = parts.netloc.rpartition("@")
         self.url = without_credentials(parts._replace(query="", fragment="").geturl()).rstrip("/")
         self.has_ranges = True
-        """Whether the server can send a part of a file; known after ``stat``."""
+        """Whether the server supports ranges; known after ``stat``."""
         self._base = quote(parts._replace(netloc=host, query="", fragment="").geturl().rstrip("/"), safe=punctuation)
         self._query = f"?{quote(parts.query, safe=punctuation)}" if parts.query else ""
         credentials = unquote(user) + ("" if ":" in user else ":")
@@ -116,30 +117,30 @@ class HttpStore:
 
     @classmethod
     def of_file(cls, url: str, *, allow_loopback: bool = True, timeout_seconds: float = _TIMEOUT_SECONDS) -> "tuple[HttpStore, str]":
-        """The store that the file at ``url`` is in, and its key there."""
+        """The store of the file at ``url``, and its key in it."""
         parts = _parts_of(url)
         above, _, key = parts.path.rpartition("/")
         return cls(parts._replace(path=above).geturl(), allow_loopback=allow_loopback, timeout_seconds=timeout_seconds), key
 
     def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
-        """Bytes ``start`` to ``end`` (exclusive) of a file; nothing where it is shorter. Of larger files than 64 MiB, use ``pieces``."""
+        """Bytes ``start`` to ``end`` (exclusive) of a file, as far as they exist. For more than 64 MiB, use ``pieces``."""
         if end is not None and end <= start:
             return b""
         with self._opened(key, start, end, version) as answer:
             return b"" if answer is None else self._all_of(key, answer, start, end)
 
     def read(self, key: str) -> tuple[ObjectInfo, bytes]:
-        """A whole file of up to 64 MiB, and what is known of it."""
+        """A whole file of up to 64 MiB with its information."""
         with self._opened(key, 0, None, None) as answer:
             if answer is None:
-                raise TransientStoreError(f"cannot download {self.url}/{key}: the server refuses a range that was not requested")
+                raise TransientStoreError(f"cannot download {self.url}/{key}: the server rejected a range although none was requested")
             data = self._all_of(key, answer, 0, None)
         if answer.size not in (UNKNOWN_SIZE, len(data)):
-            raise TransientStoreError(f"cannot download {self.url}/{key}: only {len(data):,} of {answer.size:,} bytes came")
+            raise TransientStoreError(f"cannot download {self.url}/{key}: received only {len(data):,} of {answer.size:,} bytes")
         return ObjectInfo(key, len(data), _modified(answer.response), answer.etag), data
 
     def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[bytes]:
-        """The bytes of a range, one piece after another, as they come."""
+        """A range of a file, piece by piece, as it arrives."""
         at = start
         with self._opened(key, start, end, version) as answer:
             if answer is None and end is not None:
@@ -152,38 +153,40 @@ class HttpStore:
                     at += len(piece)
                     yield piece
                 if expected != UNKNOWN_SIZE and at < expected:
-                    raise TransientStoreError(f"cannot download {self.url}/{key}: only {at - start:,} of {expected - start:,} bytes came")
+                    raise TransientStoreError(
+                        f"cannot download {self.url}/{key}: received only {at - start:,} of {expected - start:,} bytes"
+                    )
 
     def stat(self, key: str) -> ObjectInfo:
-        """Size and ETag of one file, from the head of an answer to a request for its first byte."""
+        """Size and ETag of one file, from the response headers to a request for its first byte."""
         with self._opened(key, 0, 1, None) as answer:
-            if answer is None:  # no first byte: it is empty
+            if answer is None:  # no first byte: the file is empty
                 return ObjectInfo(key, 0, 0.0)
             self.has_ranges = answer.response.status == HTTPStatus.PARTIAL_CONTENT
             return ObjectInfo(key, answer.size, _modified(answer.response), answer.etag)
 
     def put(self, key: str, data: bytes) -> ObjectInfo:
-        """Refused."""
+        """Always refused."""
         self._refuse("write to it")
 
     def create(self, key: str, data: bytes) -> None:
-        """Refused."""
+        """Always refused."""
         self._refuse("write to it")
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
-        """Refused: web servers have no common way to list files."""
+        """Always refused: there is no standard way to list files on a web server."""
         self._refuse("list files")
 
     def folders(self, prefix: str = "") -> Iterator[str]:
-        """Refused, as ``list`` is."""
+        """Always refused, like ``list``."""
         self._refuse("list folders")
 
     def delete(self, key: str) -> None:
-        """Refused."""
+        """Always refused."""
         self._refuse("delete files")
 
     def multipart(self) -> Multipart:
-        """Refused."""
+        """Always refused."""
         self._refuse("write to it")
 
     def local_path(self, key: str) -> Path | None:
@@ -205,13 +208,13 @@ class HttpStore:
 
     @contextmanager
     def _opened(self, key: str, start: int, end: int | None, version: str | None) -> Iterator[_Answer | None]:
-        """The answer to a request for a range; None if the file ends before it. Every error of the block is put into words as well."""
+        """The response to a request for a range; None if the file ends before it. Errors in the block are explained as well."""
         place = f"{self.url}/{key}"
         try:
             with self._opener.open(self._request(key, start, end, version), timeout=self._timeout_seconds) as response:
                 answer = _answer_of(response, place)
                 if answer.start not in (0, start):
-                    raise TransientStoreError(f"cannot download {place}: the server sent another range than the requested one")
+                    raise TransientStoreError(f"cannot download {place}: the server sent a different range than requested")
                 if version and answer.etag != version and not (answer.etag == "" and answer.start == start != 0):
                     raise self._changed(key)
                 yield answer
@@ -224,7 +227,7 @@ class HttpStore:
             raise AddressRefusedError(f"cannot download {place}: {error.message}", hint=error.hint) from error
         except (OSError, HTTPException) as error:
             raise self._failure(error, place) from error
-        except ValueError as error:  # a redirect to something that is not a URL, or to a name that cannot be one
+        except ValueError as error:  # redirected to something that is not a URL, or to an invalid host name
             raise self._failure(URLError("unreadable"), place) from error
 
     def _request(self, key: str, start: int, end: int | None, version: str | None) -> http.Request:
@@ -236,17 +239,17 @@ class HttpStore:
             if version:
                 request.add_header("If-Range", version)
         if self._authorization:
-            request.add_unredirected_header("Authorization", self._authorization)  # no other server is told the password
+            request.add_unredirected_header("Authorization", self._authorization)  # the password is not sent to other servers
         return request
 
     def _changed(self, key: str) -> ObjectChangedError:
         return ObjectChangedError(f"{self.url}/{key} changed while being read", hint="retry")
 
     def _failure(self, error: OSError | HTTPException, place: str) -> StoreError:
-        """The error for a request without a usable answer. The exception's own text is not used: it may quote the URL."""
+        """The error for a request without a usable response. The exception's own text is not used, because it may quote the URL."""
         reason = error.reason if isinstance(error, URLError) else error
         what = f"cannot download {place}"
-        if isinstance(reason, (str, InvalidURL)):  # a text is what urllib says of a URL itself
+        if isinstance(reason, (str, InvalidURL)):  # urllib uses strings for errors in the URL itself
             return StoreError(f"{what}: it leads to something other than an http(s) URL", hint="check the URL")
         if isinstance(reason, SSLCertVerificationError):
             return StoreError(
@@ -254,7 +257,7 @@ class HttpStore:
                 hint="check the URL, and this machine's certificates and clock",
             )
         if isinstance(reason, TimeoutError):
-            return TransientStoreError(f"{what}: no answer for {self._timeout_seconds:g} s", hint="retry later")
+            return TransientStoreError(f"{what}: no response for {self._timeout_seconds:g} s", hint="retry later")
         if isinstance(reason, OSError) and reason.strerror:
             return TransientStoreError(f"{what}: {reason.strerror.lower()}", hint="check the URL and the network")
         return TransientStoreError(f"{what}: the connection broke", hint="retry later")
@@ -266,8 +269,8 @@ def _parts_of(url: str) -> SplitResult:
         if parts.scheme in SCHEMES and parts.hostname and parts.port != 0:
             return parts
     except ValueError as error:  # a port that is not a number, for example
-        raise StoreError("a URL to download from cannot be read", hint="check the URL") from error
-    raise StoreError(f"{without_credentials(url)} cannot be downloaded", hint="give a URL that begins with http:// or https://")
+        raise StoreError("the download URL is malformed", hint="check the URL") from error
+    raise StoreError(f"{without_credentials(url)} cannot be downloaded", hint="use a URL that begins with http:// or https://")
 
 
 def _answer_of(response: HTTPResponse, place: str) -> _Answer:
@@ -283,7 +286,7 @@ def _answer_of(response: HTTPResponse, place: str) -> _Answer:
 
 
 def _pieces_of(answer: _Answer, start: int, end: int | None) -> Iterator[bytes]:
-    """What of an answer is between ``start`` and ``end``: a server that ignores ranges sends what is before and behind as well."""
+    """The part of a response between ``start`` and ``end``; a server that ignores ranges sends the whole file."""
     at = answer.start
     while (end is None or at < end) and (piece := answer.response.read1(_PIECE_BYTES)):
         wanted = piece[max(0, start - at) : None if end is None else max(0, end - at)]
@@ -295,12 +298,12 @@ def _pieces_of(answer: _Answer, start: int, end: int | None) -> Iterator[bytes]:
 def _refusal(error: HTTPError, place: str) -> StoreError:
     """The error for a status other than 2xx."""
     phrase = next((f" ({status.phrase})" for status in HTTPStatus if status == error.code), "")
-    message = f"cannot download {place}: the server answered {error.code}{phrase}"
+    message = f"cannot download {place}: the server responded with {error.code}{phrase}"
     if error.code in TRANSIENT_STATUSES or error.code >= 500:
         transient = TransientStoreError(message, hint="retry later")
         transient.retry_after = retry_after_seconds(error.headers.get("Retry-After"))
         return transient
-    hint = "check the URL, and whether it may be read by everyone"
+    hint = "check the URL, and that it is public"
     if error.code in _MISSING:
         return ObjectMissingError(message, hint=hint)
     if error.code in _REFUSED:

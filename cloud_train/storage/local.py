@@ -1,4 +1,4 @@
-"""A store in a local folder. Objects are files; a write goes to a temporary name in the same folder, is synced and then renamed."""
+"""A store in a local folder. Objects are files, each written under a temporary name in the same folder, synced and then renamed."""
 
 import errno
 import os
@@ -21,27 +21,27 @@ from cloud_train.storage.base import (
 )
 
 _PIECE_BYTES = 1 << 20
-_TEMPORARY = ".cloud-train-"  # begins the name of a file that is not an object yet
+_TEMPORARY = ".cloud-train-"  # name prefix of files that are not objects yet
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEEPEST = 100
-"""Folders below each other that a listing enters: a folder can be made deeper than any path, and every level costs a descriptor."""
+"""Maximum depth of a listing: folders can be nested deeper than any path, and every level takes a descriptor."""
 
 
 class LocalStore:
-    """Objects as files under ``folder``, which may be a link; below it no link is followed, and nothing but plain files is opened."""
+    """Objects as files under ``folder``, which may be a link; below it no link is followed, and only regular files are opened."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.expanduser().absolute()
         self.url = self._root = str(self.folder)
 
     def put(self, key: str, data: bytes) -> ObjectInfo:
-        """Write an object whole, replacing what was there."""
+        """Write an object, replacing an existing one."""
         status = self._write(key, data, _replace)
         return ObjectInfo(key, status.st_size, status.st_mtime, _version(status))
 
     def create(self, key: str, data: bytes) -> None:
-        """Write an object that must not exist yet; of several callers at once exactly one succeeds."""
+        """Write an object that must not exist yet; if several callers compete, exactly one succeeds."""
         self._write(key, data, _link)
 
     def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
@@ -53,19 +53,19 @@ class LocalStore:
             return read_all(descriptor, start, status.st_size if end is None else end)
 
     def read(self, key: str) -> tuple[ObjectInfo, bytes]:
-        """A whole object, and what is known of it."""
+        """A whole object with its information."""
         with self._opened(key) as descriptor:
             status = os.fstat(descriptor)
             return ObjectInfo(key, status.st_size, status.st_mtime, _version(status)), read_all(descriptor, 0, status.st_size)
 
     def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[bytes]:
-        """The bytes of a range, one piece after another."""
+        """A range of an object, piece by piece."""
         end = self.stat(key).size if end is None else end
         for begin in range(start, end, _PIECE_BYTES):
             yield self.get(key, begin, min(end, begin + _PIECE_BYTES), version=version)
 
     def stat(self, key: str) -> ObjectInfo:
-        """Size and time of one object. Only plain files are objects, as in ``list``."""
+        """Information about one object. As in ``list``, only regular files are objects."""
         *above, name = self._parts(key) or [""]
         try:
             directory = open_folder(self._root, above)
@@ -82,12 +82,12 @@ class LocalStore:
         return ObjectInfo(key, status.st_size, status.st_mtime, _version(status))
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
-        """Every object whose key starts with ``prefix`` and is greater than ``after``, in the order of the keys."""
+        """Every object whose key starts with ``prefix`` and is greater than ``after``, sorted by key."""
         above, slash, _ = prefix.rpartition("/")
         found: list[ObjectInfo] = []
         try:
             directory = open_folder(self._root, self._parts(above), listed=True)
-        except OSError:  # there is nothing of this name, or nothing that may be looked at
+        except OSError:  # the folder does not exist or is not accessible
             return iter(())
         try:
             _walk(directory, above + slash, prefix, after, found)
@@ -117,15 +117,15 @@ class LocalStore:
             os.unlink(name, dir_fd=directory)
 
     def multipart(self) -> Multipart:
-        """Large files in pieces, so that none has to fit into memory."""
+        """Writes large files in parts, which need not fit into memory together."""
         return _Pieces(self)
 
     def local_path(self, key: str) -> Path | None:
-        """Where this object is as a file."""
+        """The object's file."""
         return self.path_of(key)
 
     def path_of(self, key: str) -> Path:
-        """The file that an object is; raises InvalidKeyError."""
+        """The object's file; raises InvalidKeyError."""
         return self.folder.joinpath(*self._parts(key))
 
     @contextmanager
@@ -142,7 +142,7 @@ class LocalStore:
 
     @contextmanager
     def _folder_of(self, key: str, action: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-        """A descriptor of the folder that an object is in, and its name there; turns an OSError into words."""
+        """A descriptor of an object's folder, and its name in it; turns an OSError into a StoreError."""
         *above, name = self._parts(key) or [""]
         try:
             directory = open_folder(self._root, above, make=make)
@@ -164,7 +164,7 @@ class LocalStore:
     def _write(self, key: str, data: bytes, publish: Callable[[str, str, int], None]) -> os.stat_result:
         with self._folder_of(key, "write", make=True) as (directory, name):
             temporary = f"{_TEMPORARY}{os.urandom(8).hex()}"
-            descriptor = os.open(temporary, _NEW, 0o644, dir_fd=directory)  # the umask takes its part
+            descriptor = os.open(temporary, _NEW, 0o644, dir_fd=directory)  # reduced by the umask
             try:
                 write_all(descriptor, data)
                 os.fsync(descriptor)
@@ -177,7 +177,7 @@ class LocalStore:
                 os.close(descriptor)
 
     def _remove_empty_folders(self, parts: Sequence[str]) -> None:
-        # A failed write leaves no trace, such as the empty folder of a run that never was.
+        # A failed write must leave no trace, such as an empty run directory.
         with suppress(OSError):
             for number in range(len(parts) - 1, -1, -1):
                 directory = open_folder(self._root, parts[:number])
@@ -188,7 +188,7 @@ class LocalStore:
 
 
 class _Pieces:
-    """A large file, written piece by piece under a temporary name. The token is that name."""
+    """Writes a large file in parts under a temporary name, which is the token."""
 
     in_order = False
 
@@ -227,8 +227,8 @@ class _Pieces:
 
     @contextmanager
     def _begun(self, key: str, token: str, flags: int = os.O_RDONLY) -> Iterator[tuple[int, int]]:
-        """Descriptors of the folder and of what was begun in it; raises UploadGoneError if that is gone."""
-        gone = f"what was begun of {self._store.path_of(key)} is gone"
+        """Descriptors of the folder and of the temporary file; raises UploadGoneError if that does not exist any more."""
+        gone = f"the unfinished upload of {self._store.path_of(key)} no longer exists"
         if not token.startswith(_TEMPORARY) or "/" in token:
             raise UploadGoneError(gone)
         try:
@@ -243,7 +243,7 @@ class _Pieces:
 
 
 def _walk(directory: int, above: str, prefix: str, after: str, found: list[ObjectInfo]) -> None:
-    """Add every object below an open folder whose keys begin with ``above``; what goes away meanwhile, or may not be seen, is left out."""
+    """Add every object in and below an open folder, whose keys begin with ``above``. Vanishing and inaccessible files are left out."""
     inner = []
     with suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
@@ -278,7 +278,7 @@ def _replace(temporary: str, name: str, directory: int) -> None:
 
 
 def _link(temporary: str, name: str, directory: int) -> None:
-    # A hard link is the one atomic step that refuses a taken name and never shows half a file.
+    # Creating a hard link is the only atomic operation that fails if the name exists and never exposes an incomplete file.
     os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
     _unlink(temporary, directory)
 
@@ -295,7 +295,7 @@ def _explain(error: OSError, action: str) -> StoreError:
         return ObjectMissingError(f"cannot {action}: no such file")
     if isinstance(error, IrregularError):
         what_to_do = "remove the link" if error.is_link else "move it away"
-        hint = f"a store holds plain files and folders only: {what_to_do}, then retry"
+        hint = f"a store may contain only regular files and folders: {what_to_do}, then retry"
         return NotPlainError(f"cannot {action}: {error.path} is {error.what}", hint=hint)
     hints = {
         errno.ENOSPC: "free some space on that disk, or choose another folder with --store FOLDER",

@@ -1,13 +1,13 @@
-"""What all clouds do alike: objects put, read, listed and deleted through obstore, one client in Rust for S3, Google's and Azure's storage.
+"""The common part of all cloud stores: reading, writing, listing and deleting through obstore, a Rust client for S3, GCS and Azure.
 
-It costs about a tenth of what the clouds' own SDKs take for a request (docs/benchmarks.md). Left to the SDKs, one module a cloud, is what
-they do best: credentials, uploads in parts, and listing keys that are not proper paths.
+A request takes about a tenth of the CPU time of the clouds' own SDKs (docs/benchmarks.md). The SDKs, in one module per cloud, are used for
+credentials, multipart uploads, and listing keys that are not proper paths.
 
-The SHA-256 of every object is in its user metadata under ``sha256``. obstore tries each request once: ``storage.retrying`` tries again.
-Only its synchronous calls are used; they release the interpreter lock, so threads run side by side.
+The SHA-256 of every object is in its user metadata under ``sha256``. obstore attempts each request once; ``storage.retrying`` retries. Only
+its synchronous calls are used, which release the interpreter lock, so that threads run in parallel.
 
-What a cloud says when it refuses has two parts. ``Explain`` turns its error codes into our errors; ``ObjectStorage.permission``, which each
-cloud's store overrides, names what is missing where access is denied. A cloud's SDK goes the same way: ``ObjectStorage.failure``.
+Errors of obstore and of the SDKs (``ObjectStorage.failure``) are explained alike: ``Explain`` turns a cloud's error codes into our errors,
+and ``ObjectStorage.permission``, which each cloud's store overrides, names the missing permission if access is denied.
 """
 
 import hashlib
@@ -37,25 +37,25 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 SHA256 = "sha256"
-"""Name of the user metadata that holds an object's SHA-256 in hexadecimal."""
+"""Name of the user metadata with an object's SHA-256 in hexadecimal."""
 
 CLIENT_OPTIONS: "ClientConfig" = {"allow_http": True, "connect_timeout": "10s", "read_timeout": "30s", "timeout": "5min"}
-"""obstore's client: unencrypted endpoints are for emulators. The time limits keep a silent server from stopping a caller for ever."""
+"""Options for obstore's client. Unencrypted endpoints are for emulators; the timeouts prevent a silent server from blocking a caller."""
 
 ONE_TRY: "RetryConfig" = {"max_retries": 0}
 """obstore's ``retry_config``."""
 
 _PAGE = 1000
-_PIECE_BYTES = 1 << 18  # written while the processor's cache has it: with 1 MiB, the same writing costs nearly twice as much
+_PIECE_BYTES = 1 << 18  # fits the CPU's cache: with 1 MiB, writing a piece takes nearly twice as long
 _LOOKED_AT_SINGLY = 10
-_UNDER_WAY_SECONDS = 60.0  # a request that was signed before the renewal may be refused after it
-_PAUSE_SECONDS = 5.0  # threads that are refused together ask once
+_UNDER_WAY_SECONDS = 60.0  # requests signed before a renewal may still be refused after it
+_PAUSE_SECONDS = 5.0  # so that threads that are refused together ask once
 
 Explain = Callable[[int, str, str], StoreError | None]
-"""A cloud's own words for an answer: HTTP status (0 without an answer), the service's error code, its message → an error, or None."""
+"""Explains a cloud's response: HTTP status (0 without a response), the service's error code, its message → an error, or None."""
 
 Listing = Callable[[str, str], Iterator[ObjectInfo]]
-"""The SDK's own listing: full prefix, full key to begin after → objects with full keys."""
+"""The SDK's listing: full prefix, full key to begin after → objects with full keys."""
 
 
 class ObjectStorage:
@@ -72,11 +72,11 @@ class ObjectStorage:
         self._renewal = Renewal(self._renew_credentials)
 
     def permission(self, action: str) -> str:
-        """What the cloud's policy must allow to 'read', 'write', 'list', 'delete' or 'abort' here: 's3:GetObject on arn:…'."""
+        """The permission for 'read', 'write', 'list', 'delete' or 'abort', such as 's3:GetObject on arn:…'."""
         return ""
 
     def put(self, key: str, data: bytes) -> ObjectInfo:
-        """Write an object whole, with its SHA-256, replacing what was there; tells its version."""
+        """Write an object with its SHA-256, replacing an existing one; returns its version."""
         return self._write(key, data, "overwrite")
 
     def create(self, key: str, data: bytes) -> None:
@@ -98,17 +98,17 @@ class ObjectStorage:
         try:
             result = obstore.get(self._client, path, options=options)
             data = bytes(result.bytes())
-        except Exception as error:  # obstore raises built-in errors beside its own; all of them are explained, here and below
+        except Exception as error:  # obstore raises built-in errors as well; all of them are explained, here and below
             if answer_in(error)[0] == BEYOND_THE_END:
                 return self._nothing(key, version)
             raise self.explained(error, "read", key) from error
         first, behind = result.range
         if len(data) != behind - first:
-            raise TransientStoreError(f"{self.url}/{key} broke off: {len(data):,} of {behind - first:,} bytes came")
+            raise TransientStoreError(f"{self.url}/{key} ended early: received {len(data):,} of {behind - first:,} bytes")
         return data
 
     def read(self, key: str) -> tuple[ObjectInfo, bytes]:
-        """A whole object, and what is known of it, in one request."""
+        """A whole object with its information, in one request."""
         import obstore
 
         try:
@@ -117,11 +117,11 @@ class ObjectStorage:
         except Exception as error:
             raise self.explained(error, "read", key) from error
         if len(data) != info.size:
-            raise TransientStoreError(f"{self.url}/{key} broke off: {len(data):,} of {info.size:,} bytes came")
+            raise TransientStoreError(f"{self.url}/{key} ended early: received {len(data):,} of {info.size:,} bytes")
         return info, data
 
     def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[Buffer]:
-        """The bytes of a range, one piece after another, as they come."""
+        """A range of an object, piece by piece, as it arrives."""
         import obstore
 
         path, at = self.full_key(key), start
@@ -137,10 +137,10 @@ class ObjectStorage:
         except Exception as error:
             raise self.explained(error, "read", key) from error
         if at < end:
-            raise TransientStoreError(f"{self.url}/{key} broke off: {at - start:,} of {end - start:,} bytes came")
+            raise TransientStoreError(f"{self.url}/{key} ended early: received {at - start:,} of {end - start:,} bytes")
 
     def stat(self, key: str) -> ObjectInfo:
-        """What is known of one object."""
+        """Information about one object."""
         import obstore
 
         path = self.full_key(key)
@@ -152,7 +152,7 @@ class ObjectStorage:
         return _info(key, result)
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
-        """Every object whose key starts with ``prefix`` and is greater than ``after``, in the order of the keys."""
+        """Every object whose key starts with ``prefix`` and is greater than ``after``, sorted by key."""
         begin = self._prefix + after if after else ""
         for info in self._listed(self._full_prefix(prefix), begin):
             yield ObjectInfo(info.key[len(self._prefix) :], info.size, info.modified, info.version, info.sha256)
@@ -187,19 +187,19 @@ class ObjectStorage:
                 raise explained from error
 
     def local_path(self, key: str) -> Path | None:
-        """None: no program can write here."""
+        """None: programs cannot write here directly."""
         self.full_key(key)
         return None
 
     def full_key(self, key: str) -> str:
-        """The key in the bucket; raises InvalidKeyError."""
+        """The key with the store's prefix; raises InvalidKeyError."""
         parts = key.split("/")
         if any(part in ("", ".", "..") for part in parts) or "\\" in key or not key.isprintable():
             raise InvalidKeyError(f"the key {key!r} is outside the store {self.url}")
         return self._prefix + key
 
     def explained(self, error: Exception, action: str, key: str) -> StoreError:
-        """An error of this room for one of obstore's."""
+        """The StoreError for an error of obstore."""
         import obstore
 
         if isinstance(error, StoreError):
@@ -217,9 +217,9 @@ class ObjectStorage:
         return self._in_general_words(action, key, *answer)
 
     def failure(self, action: str, key: str, status: int, code: str, message: str) -> StoreError:
-        """The error for an SDK's answer: the cloud's own if ``Explain`` knows it; where access is denied, with what is missing.
+        """The error for an SDK's response, as ``Explain`` knows it or in general; with the missing permission if access is denied.
 
-        ``status`` is 0 if no answer came; ``code`` and ``message`` are the service's.
+        ``status`` is 0 without a response; ``code`` and ``message`` are the service's.
         """
         return self._in_own_words(action, key, status, code, message) or self._in_general_words(action, key, status, code, message)
 
@@ -233,7 +233,7 @@ class ObjectStorage:
         return own
 
     def _renewed(self, ended: CredentialsEndedError) -> StoreError:
-        """The same refusal, with whether there are other credentials by now; or why the cloud's chain has none, as at a login's end."""
+        """The same error, marked if there are new credentials; or the error of the credential chain, such as for an expired login."""
         try:
             ended.renewed = self._renewal.came()
         except StoreError as error:
@@ -241,7 +241,7 @@ class ObjectStorage:
         return ended
 
     def _renew_credentials(self) -> bool:
-        """Ask the cloud's chain for credentials; whether they are others than those in use, which they then replace. Raises StoreError."""
+        """Ask the cloud's credential chain again; if it returns other credentials, use them and return True. Raises StoreError."""
         return False
 
     def _in_general_words(self, action: str, key: str, status: int, code: str, message: str) -> StoreError:
@@ -251,9 +251,9 @@ class ObjectStorage:
         return error
 
     def _explained_head(self, error: Exception, path: str, key: str) -> StoreError:
-        """A refused HEAD has no words, and a missing bucket looks like a missing object: a GET of one byte is refused with words.
+        """The error for a refused HEAD request. Its response has no body, so a missing bucket looks like a missing object.
 
-        Where a missing permission explains enough, and once the bucket was seen, nothing is asked again.
+        Therefore a GET of one byte is tried for its error response, unless access is denied or the bucket is known to exist.
         """
         import obstore
 
@@ -263,7 +263,7 @@ class ObjectStorage:
             return explained
         try:
             obstore.get(self._client, path, options={"range": (0, 1)})
-        except Exception as same:  # noqa: BLE001 - whatever it is, it is the answer
+        except Exception as same:  # noqa: BLE001 - any error is the explanation
             if answer_in(same)[0] != BEYOND_THE_END:
                 explained = self.explained(same, "read", key)
         self._bucket_seen = isinstance(explained, ObjectMissingError)
@@ -292,10 +292,10 @@ class ObjectStorage:
         return self._prefix + prefix
 
     def _listed(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
-        """Obstore's listing as long as it tells the truth.
+        """Obstore's listing, as far as it is accurate.
 
-        It refuses keys that are not proper paths, and shows ``folder/`` as ``folder`` and, at the top, ``/x`` as ``x``: where that may be,
-        the SDK lists, at ten times the CPU time; a few empty objects, which may be such folders, are looked at one by one instead.
+        It refuses keys that are not proper paths, and shows ``folder/`` as ``folder`` and, at the top level, ``/x`` as ``x``. In these
+        cases the SDK lists instead, with ten times the CPU time; a few empty objects, which may be such folders, are checked one by one.
         A prefix that is not a folder is filtered here.
         """
         import obstore
@@ -342,21 +342,21 @@ class ObjectStorage:
 
 
 class Renewal:
-    """When one store's credentials are renewed; may be used by many threads.
+    """Renews one store's credentials after a refusal; thread-safe.
 
-    Each SDK renews temporary credentials before they expire. It cannot know that a key was replaced, that the user logged in again, or that
-    a token was revoked early: only the service's refusal tells. If the chain then finds other credentials, the request is worth another
-    attempt; if it finds the same ones, the refusal stands.
+    Each SDK renews temporary credentials before they expire, but it cannot know that a key was replaced, that the user logged in again, or
+    that a token was revoked early. If the credential chain finds other credentials after a refusal, the request is retried; otherwise the
+    refusal is final.
     """
 
     def __init__(self, renew: Callable[[], bool], clock: Callable[[], float] = time.monotonic) -> None:
-        """``renew`` asks the chain, and puts other credentials than those in use into their place; it returns whether there were any."""
+        """``renew`` asks the credential chain and switches to other credentials if there are any; it returns whether it did."""
         self._renew, self._clock = renew, clock
         self._lock = Lock()
         self._renewed = self._asked = float("-inf")
 
     def came(self) -> bool:
-        """After a refusal: whether there are other credentials by now. Raises StoreError where the chain itself ends in an error."""
+        """After a refusal: whether there are other credentials by now. Raises StoreError if the chain fails."""
         with self._lock:
             if self._clock() - self._renewed < _UNDER_WAY_SECONDS:
                 return True

@@ -1,4 +1,4 @@
-"""Whether a store can be used: each thing that a run does with one, tried with a small object that is taken away again."""
+"""Testing a store: every operation that runs need, with a small object that is deleted again."""
 
 import secrets
 from collections.abc import Callable
@@ -9,35 +9,35 @@ from time import perf_counter
 from cloud_train.errors import CloudTrainError, StoreError
 from cloud_train.storage.base import AccessDeniedError, ObjectExistsError, ObjectMissingError, Store
 
-_CONTENT = b"cloud-train looked whether it can write here; this object may be deleted\n"
+_CONTENT = b"cloud-train checked whether it can write here; this object may be deleted\n"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that was tried: 'list', 'write', 'read', 'upload' (in parts) or 'delete'."""
+    """One operation: 'list', 'write', 'read', 'upload' (in parts) or 'delete'."""
 
     name: str
     detail: str
-    """What worked, or why it did not."""
+    """The result, or why it failed."""
     error: CloudTrainError | None = None
-    """What went wrong; its hint is the next step."""
+    """The error, whose hint is the next step."""
 
 
 def probe(store: Store) -> list[Step]:
-    """List, create, read, upload in parts and delete, as far as it is allowed; what cannot be tried any more is left out.
+    """List, create, read, upload in parts and delete, as far as permitted; later steps that cannot succeed are left out.
 
     Writes ``cloud-train-probe-<random>`` under the store's prefix and deletes it. Never raises CloudTrainError.
     """
     key = f"cloud-train-probe-{secrets.token_hex(8)}"
     listed = _step("list", lambda: _list(store))
     if not (listed.error is None or isinstance(listed.error, AccessDeniedError)):
-        return [listed]  # no connection, no such bucket, another region: the rest would say the same
+        return [listed]  # no connection, no such bucket, wrong region: the other steps would fail in the same way
     written = _step("write", lambda: _create(store, key))
     if written.error and listed.error and written.error.hint == listed.error.hint:
-        return [listed, written]  # not a permission is missing, but credentials
+        return [listed, written]  # credentials are missing, not a permission
     read = _step("read", lambda: _find_nothing(store, key) if written.error else _read(store, key))
     uploaded = [] if written.error else [_step("upload", lambda: _upload(store, key))]
-    # Deleting is tried also where writing failed: the object may be there all the same, and a permission shows without one.
+    # Deleting is tried even if writing failed: the object may exist all the same, and permissions are checked without one.
     return [listed, written, read, *uploaded, _step("delete", lambda: _delete(store, key))]
 
 
@@ -59,24 +59,24 @@ def _create(store: Store, key: str) -> str:
     try:
         store.create(key, _CONTENT[::-1])
     except ObjectExistsError:
-        return "created an object, and could not create it twice"
+        return "created an object, and was prevented from creating it again"
     raise StoreError(
         f"{store.url} allowed the same object to be created twice",
-        hint="its server does not support conditional writes, which keep two workers off one attempt: use a newer or another one",
+        hint="its server does not support conditional writes, which keep two workers from running one attempt: use a newer or another one",
     )
 
 
 def _read(store: Store, key: str) -> str:
     if store.get(key) != _CONTENT or store.stat(key).size != len(_CONTENT):
-        raise StoreError(f"{store.url}/{key} returned other bytes than were written", hint="is a proxy or a cache in between?")
+        raise StoreError(f"{store.url}/{key} returned different bytes than were written", hint="check for a proxy or a cache in between")
     _find_nothing(store, f"{key}-missing")
     return "read it back, and can tell a missing object from a forbidden one"
 
 
 def _find_nothing(store: Store, key: str) -> str:
-    with suppress(ObjectMissingError):  # who may not read is refused, whether there is something or not
+    with suppress(ObjectMissingError):  # without permission, reading is refused whether or not the object exists
         store.get(key)
-    return "may be read"
+    return "reading is permitted"
 
 
 def _upload(store: Store, key: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloud_train.errors import UsageError
+from cloud_train.spec.secret_names import granting_parameter, without_credentials
 from cloud_train.storage.base import Store
 from cloud_train.storage.bucket_names import ACCOUNT, BUCKETS, CONTAINER
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from cloud_train.retry import RetryPolicy
 
 _FORMS = {"s3": "s3://bucket/prefix", "gs": "gs://bucket/prefix", "az": "az://account/container/prefix"}
+_SPACES = re.compile(r"\s")
+_LOG_IN = "name the store without it; cloud-train takes the credentials of the cloud's own tools"
 
 
 def scheme_of(url: str) -> str:
@@ -84,7 +87,8 @@ def _check_names(url: str, scheme: str, first: str, container: str = "") -> None
     for kind, name, form, expected in checks:
         if not re.fullmatch(form, name):
             raise UsageError(
-                f"{name!r} in {url!r} cannot be the name of a {kind}: those have {expected}", hint=f"write it as {_FORMS[scheme]}"
+                f"{_without_login(name)!r} in {_shown(url)} cannot be the name of a {kind}: those have {expected}",
+                hint=f"write it as {_FORMS[scheme]}",
             )
 
 
@@ -94,13 +98,27 @@ def _parts(url: str) -> tuple[str, str, str, str]:
     if scheme not in _FORMS:
         known = " or ".join(_FORMS.values())
         raise UsageError(
-            f"no store is known for '{scheme}://' (in {url!r})", hint=f"name a folder, such as ~/.cloud-train/runs, or {known}"
+            f"no store is known for '{scheme}://' (in {_shown(url)})", hint=f"name a folder, such as ~/.cloud-train/runs, or {known}"
         )
     names = url.partition("://")[2].strip("/").split("/")
     needed = 2 if scheme == "az" else 1
     if len(names) < needed or not all(names[:needed]):
-        raise UsageError(f"{url!r} names no {'container' if scheme == 'az' else 'bucket'}", hint=f"write it as {_FORMS[scheme]}")
+        raise UsageError(f"{_shown(url)} names no {'container' if scheme == 'az' else 'bucket'}", hint=f"write it as {_FORMS[scheme]}")
     if any(name in ("", ".", "..") for name in names) or "\\" in url or not url.isprintable():
-        raise UsageError(f"{url!r} cannot be a store", hint="use plain names with '/' between them")
+        raise UsageError(f"{_shown(url)} cannot be a store", hint="use plain names with '/' between them")
+    if granting_parameter(url):
+        raise UsageError(f"{_shown(url)} holds a signature or a key, which would be written down with it", hint=_LOG_IN)
     _check_names(url, scheme, *names[:needed])
     return scheme, names[0], names[1] if needed > 1 else "", "".join(f"{name}/" for name in names[needed:])
+
+
+def _shown(url: str) -> str:
+    """The URL as a message quotes it: without credentials, which may have spaces in them."""
+    return repr(without_credentials(_SPACES.sub("%20", url)))
+
+
+def _without_login(name: str) -> str:
+    """A name as a message quotes it: without what stands before ``@`` or behind ``?``."""
+    _, at, rest = name.rpartition("@")
+    kept, mark, _ = rest.partition("?")
+    return f"{'…' if at else ''}{at}{kept}{mark}{'…' if mark else ''}"

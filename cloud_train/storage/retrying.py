@@ -1,7 +1,7 @@
-"""A store that retries: an adapter around a store that attempts each request once.
+"""A store that retries: a wrapper around a store that attempts each request once.
 
-Only ``TransientStoreError`` is retried: 403 and 404 are answers. The exception is a refusal of credentials that have expired, where the
-store has found new ones since: that request is sent once more, at once.
+Only ``TransientStoreError`` is retried; errors such as 403 and 404 are final. The exception is a refusal of expired credentials if the
+store has found new ones since: that request is repeated once, immediately.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +28,7 @@ DEFAULT_POLICY = RetryPolicy()
 def retrying(policy: RetryPolicy, action: Callable[[], Result]) -> Result:
     """The result of a call to a store, retried as the policy says.
 
-    Raises what the call raises, and RetriesExhaustedError in place of a TransientStoreError, so that no caller retries it at once.
+    Raises the call's errors, but RetriesExhaustedError instead of TransientStoreError, so that callers do not retry again.
     """
     renewed = False
 
@@ -54,7 +54,7 @@ def retrying(policy: RetryPolicy, action: Callable[[], Result]) -> Result:
 
 
 class RetryingStore:
-    """A store that tries again."""
+    """A store that retries transient errors."""
 
     def __init__(self, store: Store, policy: RetryPolicy = DEFAULT_POLICY) -> None:
         self.url = store.url
@@ -62,11 +62,11 @@ class RetryingStore:
         self._policy = policy
 
     def put(self, key: str, data: bytes) -> ObjectInfo:
-        """Write an object whole."""
+        """Write an object."""
         return retrying(self._policy, lambda: self._store.put(key, data))
 
     def create(self, key: str, data: bytes) -> None:
-        """Write an object that must not exist yet. If an answer was lost and the object is there with these very bytes, it was ours."""
+        """Write an object that must not exist yet. If a response was lost and the object exists with the same bytes, it counts as ours."""
         unanswered = False
 
         def attempt() -> None:
@@ -87,11 +87,11 @@ class RetryingStore:
         return retrying(self._policy, lambda: self._store.get(key, start, end, version=version))
 
     def read(self, key: str) -> tuple[ObjectInfo, bytes]:
-        """A whole object, and what is known of it."""
+        """A whole object with its information."""
         return retrying(self._policy, lambda: self._store.read(key))
 
     def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[Buffer]:
-        """The bytes of a range; where it breaks off, it continues after the last piece that came."""
+        """A range of an object; after an interruption, it resumes after the last piece."""
         at = start
         coming: Iterator[Buffer] | None = None
 
@@ -110,11 +110,11 @@ class RetryingStore:
             yield piece
 
     def stat(self, key: str) -> ObjectInfo:
-        """What is known of one object."""
+        """Information about one object."""
         return retrying(self._policy, lambda: self._store.stat(key))
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[ObjectInfo]:
-        """Every object under ``prefix``, in order; a listing that breaks off continues after the last key that came."""
+        """Every object under ``prefix``, sorted by key; after an interruption, the listing resumes after the last key."""
         last = after
         listing: Iterator[ObjectInfo] | None = None
 
@@ -137,15 +137,15 @@ class RetryingStore:
         return iter(retrying(self._policy, lambda: list(self._store.folders(prefix))))
 
     def delete(self, key: str) -> None:
-        """Remove an object."""
+        """Delete an object."""
         retrying(self._policy, lambda: self._store.delete(key))
 
     def multipart(self) -> Multipart:
-        """Parts, each of them tried again."""
+        """Multipart uploads with retries."""
         return _RetryingMultipart(self._store.multipart(), self._policy)
 
     def local_path(self, key: str) -> Path | None:
-        """Where this object is as a local file."""
+        """The object's path in a local folder, or None."""
         return self._store.local_path(key)
 
 
@@ -168,7 +168,7 @@ class _RetryingMultipart:
         return retrying(self._policy, lambda: self._inner.send(key, token, number, offset, data))
 
     def finish(self, key: str, token: str, receipts: Mapping[int, str]) -> None:
-        """Finish; whether an end whose answer was lost came about shows in the object, which the caller looks at anyway."""
+        """Finish the upload. If a response was lost, the caller finds out when it verifies the object."""
         retrying(self._policy, lambda: self._inner.finish(key, token, receipts))
 
     def abort(self, key: str, token: str) -> None:

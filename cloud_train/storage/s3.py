@@ -1,10 +1,10 @@
-"""Amazon S3 and what speaks its protocol: boto3 for uploads in parts and odd keys; obstore for the rest (``storage.objects``).
+"""Amazon S3 and compatible services: boto3 for multipart uploads and odd keys; obstore for the rest (``storage.objects``).
 
-Credentials and endpoint are those of the AWS SDK (``storage.s3_access``). Where it finds no credentials, requests are not signed: public
-buckets accept them.
+Credentials and endpoint are those of the AWS SDK (``storage.s3_access``). If it finds no credentials, requests are not signed, which
+public buckets accept.
 
-Every part of an upload travels with its CRC-32, which S3 checks before it answers: a part is never stored damaged. Parts sent so cost less
-than half the CPU time of the SDK's defaults, which hash every byte to sign it, and of obstore's own uploads in parts.
+Every part of an upload is sent with its CRC-32, which S3 verifies, so a damaged part is never stored. This takes less than half the CPU
+time of the SDK's defaults, which hash every byte for the signature, and of obstore's own multipart uploads.
 """
 
 import base64
@@ -20,7 +20,7 @@ from cloud_train.storage.http_errors import BAD_CERTIFICATE
 from cloud_train.storage.objects import SHA256, ObjectStorage
 from cloud_train.storage.s3_access import CREDENTIAL_PROBLEMS, LOG_IN, Sdk, obstore_client, settings_in_environment
 
-_BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")  # some old ones have more characters than new ones may have
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")  # old buckets may have names that are not allowed any more
 
 
 _ANSWERED_IN_WORDS = ("list_objects_v2", "create_multipart_upload", "complete_multipart_upload")
@@ -32,7 +32,7 @@ class S3Store(ObjectStorage):
     def __init__(self, bucket: str, prefix: str) -> None:
         """``prefix`` is empty or ends with '/'. Nothing is sent to the bucket yet.
 
-        Raises UsageError for a name that no bucket has, and AccessDeniedError where the SDK's settings cannot be used.
+        Raises UsageError for an invalid bucket name, and AccessDeniedError if the SDK's settings are invalid.
         """
         if not _BUCKET.fullmatch(bucket):
             raise UsageError(f"{bucket!r} cannot be the name of a bucket: those have 3 to 63 of a-z, 0-9, '-' and '.'")
@@ -50,7 +50,7 @@ class S3Store(ObjectStorage):
         )
 
     def permission(self, action: str) -> str:
-        """The IAM action, and the resource that it is needed on."""
+        """The IAM action, and the resource on which it is needed."""
         bucket = f"arn:aws:s3:::{self.bucket}"
         objects = f"{bucket}/{self.url.removeprefix(f's3://{self.bucket}').lstrip('/')}".rstrip("/") + "/*"
         return {
@@ -66,7 +66,7 @@ class S3Store(ObjectStorage):
         return _Parts(self, self._sdk.client)
 
     def call(self, key: str, action: str, operation: str, **parameters: Any) -> dict[str, Any]:
-        """One call of the SDK on this bucket; raises this room's errors."""
+        """The result of an SDK call on this bucket; raises StoreError."""
         client = self._sdk.client
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -75,8 +75,8 @@ class S3Store(ObjectStorage):
         except (BotoCoreError, ClientError, RecursionError, ValueError) as error:
             raise self.failure(action, key, *_answer_in(error)) from error
         if operation in _ANSWERED_IN_WORDS and answer.keys() <= {"ResponseMetadata", "RequestCharged"}:
-            # The SDK takes an answer that broke off before its first byte for an empty one: a bucket would look empty.
-            raise self.failure(action, key, 0, "", "the answer broke off")
+            # The SDK treats a response that ended before its first byte as an empty one, which would make a bucket look empty.
+            raise self.failure(action, key, 0, "", "the response ended early")
         return answer
 
     def _list_with_sdk(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
@@ -94,12 +94,12 @@ class S3Store(ObjectStorage):
         explained: StoreError | None = None
         said = f"{code or status}: {message}" if message else str(code or status)
         if code == "NoSuchBucket":
-            hint = f"make it (aws s3 mb s3://{self.bucket}), or mend the store's URL"
+            hint = f"create it (aws s3 mb s3://{self.bucket}), or correct the store's URL"
             explained = StoreError(f"there is no bucket {self.bucket!r}", hint=hint)
         elif status in _REDIRECTS or code in _REGION_CODES:
             explained = self._elsewhere(message)
         elif code in _GONE_CODES:
-            explained = UploadGoneError("the upload is not known to the store any more")
+            explained = UploadGoneError("the store no longer knows the upload")
         elif code in _MOMENTARY_CODES:
             explained = TransientStoreError(said, hint="retry in a moment")
         elif code in _REFUSALS:
@@ -124,7 +124,7 @@ class S3Store(ObjectStorage):
         return StoreError(f"the bucket {self.bucket!r} {where}", hint=f"set AWS_REGION={region}" if region else find)
 
     def _region_of_bucket(self) -> str:
-        """The region that the service names in a header of every answer, refusals included; empty if it does not."""
+        """The bucket's region from a header of the response, which even errors have; empty without one."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
@@ -141,7 +141,7 @@ _REDIRECTS = (301, 307, 308)
 _REGION_CODES = ("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 _GONE_CODES = ("NoSuchUpload", "InvalidPart")
 _MOMENTARY_CODES = (
-    "ConditionalRequestConflict",  # another client is writing this key at this moment: the next attempt finds out which one won
+    "ConditionalRequestConflict",  # another client is writing this key right now; the next attempt finds out which one won
     "OperationAborted",
     "RequestTimeout",
     *(
@@ -150,30 +150,30 @@ _MOMENTARY_CODES = (
         "EndpointConnectionError",
         "MetadataRetrievalError",
         "ReadTimeoutError",
-    ),  # of the SDK
-    *("BadDigest", "IncompleteBody", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"),  # bytes were damaged on their way
+    ),  # raised by the SDK
+    *("BadDigest", "IncompleteBody", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"),  # the data was damaged in transit
 )
 _RENEW = "renew them (`aws sso login`, or new values of AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN), and retry"
 _ENDED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId")
-"""What S3 says of credentials that may have been good before."""
+"""Error codes for credentials that may have been valid before."""
 _WHO = "`aws sts get-caller-identity` shows which credentials the AWS SDK finds"
 _REFUSALS = {
     **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"), ("the credentials have expired", _RENEW)),
     "InvalidToken": ("the session token is not valid", _RENEW),
     "RequestTimeTooSkewed": (
         "this machine's clock is off",
-        "set the clock: S3 refuses what was signed more than 15 minutes away from its own",
+        "set the clock: S3 refuses requests whose time differs by more than 15 minutes",
     ),
     "InvalidAccessKeyId": ("AWS does not know this access key", _WHO),
     "SignatureDoesNotMatch": ("the secret key does not belong to the access key", _WHO),
     "InvalidObjectState": ("the object is archived", "restore it first: aws s3api restore-object"),
     **CREDENTIAL_PROBLEMS,
 }
-"""Refusals that trying again at once cannot change → what each means, and the next step."""
+"""Permanent refusals → the meaning and the next step."""
 
 
 class _Parts:
-    """Parts of 8 MiB and more; at most 10,000 of them. A receipt is the part's ETag and, where the service keeps it, its CRC-32."""
+    """Uploads in at most 10,000 parts of at least 8 MiB. A receipt is the part's ETag and, if the service returns it, its CRC-32."""
 
     in_order = False
 
@@ -221,17 +221,17 @@ def _crc32(data: bytes) -> str:
 
 
 def _answer_in(error: Any) -> tuple[int, str, str]:
-    """HTTP status, code and message of an exception that the SDK raised; the status is 0 if no answer came."""
+    """HTTP status, code and message of an SDK exception; the status is 0 without a response."""
     from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, IncompleteReadError, SSLError
 
     if isinstance(error, RecursionError) or isinstance(getattr(error, "kwargs", {}).get("error"), RecursionError):
-        return _REDIRECTS[0], "PermanentRedirect", ""  # one that names no region: the SDK asks for it, and is redirected again
+        return _REDIRECTS[0], "PermanentRedirect", ""  # a redirect without a region: the SDK asks for it, and is redirected again
     if isinstance(error, ClientError):
         fields = error.response.get("Error", {})
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         return status, str(fields.get("Code", "")), str(fields.get("Message", ""))
     if isinstance(error, SSLError):
         return 0, BAD_CERTIFICATE, str(error)
-    # A ValueError is what the SDK makes of an answer with a damaged number or time in it.
+    # The SDK raises ValueError for a response with a damaged number or time.
     momentary = isinstance(error, (ConnectionError, HTTPClientError, IncompleteReadError, ValueError))
     return 0 if momentary else 400, type(error).__name__, re.sub(r'\?[^\s"]*', "", str(error))

@@ -1,7 +1,7 @@
-"""Where an S3 bucket is and who asks: region, endpoint, credentials and trusted certificates, for boto3's client and for obstore's.
+"""Access to S3: region, endpoint, credentials and trusted certificates, for boto3's client and for obstore's.
 
 All of it comes from the AWS SDK's own chain: environment, ``~/.aws``, single sign-on, web identity, a container's or an instance's role. An
-environment that says everything is read without the SDK, whose import takes longer than a small transfer.
+environment with complete settings is read without the SDK, whose import takes longer than a small transfer.
 """
 
 import io
@@ -21,12 +21,12 @@ from cloud_train.storage.objects import CLIENT_OPTIONS, ONE_TRY
 INSTALL = "pip install 'cloud-train[aws]'"
 
 LOG_IN = "log in with `aws sso login` or `aws configure`, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-"""What to do where there are no credentials."""
+"""The hint for missing credentials."""
 
 CREDENTIAL_PROBLEMS = {
     **dict.fromkeys(
         ("SSOTokenLoadError", "UnauthorizedSSOTokenError", "TokenRetrievalError", "SSOError", "LoginError", "LoginRefreshTokenExpired"),
-        ("the login has ended", "log in again with `aws sso login`, adding --profile where AWS_PROFILE is set"),
+        ("the login has expired", "log in again with `aws sso login`, adding --profile where AWS_PROFILE is set"),
     ),
     **dict.fromkeys(
         ("ProfileNotFound", "ConfigParseError", "ConfigNotFound", "InvalidConfigError"),
@@ -37,7 +37,7 @@ CREDENTIAL_PROBLEMS = {
         ("the AWS SDK finds no usable credentials", LOG_IN),
     ),
 }
-"""Name of an exception of botocore's → what it means, and the next step."""
+"""Name of a botocore exception → its meaning and the next step."""
 
 _DEFAULT_REGION = "us-east-1"
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30
@@ -45,7 +45,7 @@ _CONNECTIONS = 32
 
 
 class Sdk:
-    """The AWS SDK's session and client, made when they are needed; a client may be used by many threads, but made by one only."""
+    """The AWS SDK's session and client, created on first use. The client is thread-safe, but its creation is not, hence the lock."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -55,14 +55,14 @@ class Sdk:
 
     @property
     def client(self) -> Any:
-        """One try a request: ``storage.retrying`` tries again."""
+        """The S3 client. It attempts each request once; ``storage.retrying`` retries."""
         with self._lock:
             if self._client is None:
                 self._client = self._explained(self._new_client)
             return self._client
 
     def settings(self) -> dict[str, Any]:
-        """Settings of obstore's client with the SDK's region, endpoint and credentials."""
+        """Settings for obstore's client, with the SDK's region, endpoint and credentials."""
         client = self.client
         region = client.meta.region_name if client.meta.region_name != "aws-global" else _DEFAULT_REGION
         settings: dict[str, Any] = {"region": region or _DEFAULT_REGION, "skip_signature": True}
@@ -74,18 +74,18 @@ class Sdk:
         return settings
 
     def renewed(self) -> "Sdk | None":
-        """Another session, if the chain gives it other keys than this one has; raises AccessDeniedError where the chain ends in an error.
+        """A new session, if the credential chain returns other keys than this one has; raises AccessDeniedError if the chain fails.
 
-        A session reads files once, and keeps for good what a program gave it without an end.
+        A session reads files only once, and keeps credentials without an expiry time for ever.
         """
-        if self._keys is None:  # all came from the environment, which stays as it is, or there were none
+        if self._keys is None:  # the settings came from the environment, which does not change, or there were no credentials
             return None
         other, last = Sdk(), self._keys.last or self._explained(self._keys.now)
         other.settings()
         return other if other._keys is not None and self._explained(other._keys.now) != last else None
 
     def certificates(self) -> str | None:
-        """The file of the certificate authorities to trust, where one is set."""
+        """The configured file of trusted certificate authorities, if any."""
         if self._session is None:
             return os.environ.get("AWS_CA_BUNDLE")
         bundle: str | None = self._session.get_config_variable("ca_bundle")
@@ -102,7 +102,7 @@ class Sdk:
             max_pool_connections=_CONNECTIONS,
             connect_timeout=_CONNECT_SECONDS,
             read_timeout=_READ_SECONDS,
-            s3={"payload_signing_enabled": False},  # every part has a checksum, which costs less than half as much
+            s3={"payload_signing_enabled": False},  # every part has a checksum instead, which takes less than half the time
             **({} if self._session.get_credentials() else {"signature_version": UNSIGNED}),
         )
         try:
@@ -125,24 +125,24 @@ class Sdk:
 
 
 def _send_whole(request: Any, **_: Any) -> None:
-    """The SDK wraps a part in a file and sends it in pieces of 16 KiB; sent as what it is, it costs a fifth less CPU time."""
+    """Send a part as bytes: the SDK wraps it in a file, sent in pieces of 16 KiB, which takes a quarter more CPU time."""
     if isinstance(request.body, io.BytesIO):
         request.body = request.body.getvalue()
 
 
 class _Renewed:
-    """Credentials for obstore that the SDK renews before they end (10 minutes before, at the latest).
+    """Credentials for obstore, which the SDK renews at least 10 minutes before they expire.
 
-    obstore asks again when what it was given has less than 5 minutes left, so it does every 3 minutes; asking costs nothing.
+    obstore asks again when credentials expire in less than 5 minutes, which is here every 3 minutes; asking is cheap.
     """
 
     def __init__(self, credentials: Any) -> None:
         self._credentials = credentials
         self.last: Any = None
-        """What obstore was given last."""
+        """The credentials last passed to obstore."""
 
     def now(self) -> Any:
-        """Access key, secret key and token that the SDK has now."""
+        """The SDK's current access key, secret key and token."""
         return self._credentials.get_frozen_credentials()
 
     def __call__(self) -> Any:
@@ -156,7 +156,7 @@ class _Renewed:
 
 
 def settings_in_environment() -> dict[str, Any] | None:
-    """Settings of obstore's client where the environment says everything, as in many a container; otherwise None, and the SDK is asked."""
+    """Settings for obstore's client if the environment has all of them, as in many containers; None if the SDK is needed."""
     variable = os.environ.get
     key, secret = variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")
     files = variable("AWS_CONFIG_FILE", "~/.aws/config"), variable("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
@@ -179,7 +179,7 @@ def settings_in_environment() -> dict[str, Any] | None:
     elif settings["region"].startswith(_ELSEWHERE):
         return None
     if not re.fullmatch(r"[A-Za-z0-9-]+", settings["region"]):
-        return None  # the SDK says what is wrong with it
+        return None  # the SDK explains what is wrong with it
     return settings
 
 
@@ -190,7 +190,7 @@ _CERTIFICATES_LOCK = Lock()
 
 
 def obstore_client(bucket: str, settings: dict[str, Any], certificates: str | None) -> Any:
-    """Make the client of obstore for a bucket; raises UsageError for an endpoint that is not a URL."""
+    """Create obstore's client for a bucket; raises UsageError for an endpoint that is not a URL."""
     try:
         from obstore.store import S3Store as Client
     except ModuleNotFoundError as error:
@@ -201,7 +201,7 @@ def obstore_client(bucket: str, settings: dict[str, Any], certificates: str | No
             f"the endpoint {endpoint!r} is not a URL", hint="write AWS_ENDPOINT_URL_S3 as https://address, or http://address:port"
         )
     with _trusting(certificates):
-        # One request deletes one object: a bulk request would need its body hashed, and hides a refusal in a success.
+        # Objects are deleted one by one: a bulk request has to be hashed, and reports refusals in a successful response.
         return Client(bucket, client_options=CLIENT_OPTIONS, retry_config=ONE_TRY, disable_bulk_delete=True, **settings)
 
 
@@ -211,7 +211,7 @@ def _missing() -> MissingDependencyError:
 
 @contextmanager
 def _trusting(certificates: str | None) -> Iterator[None]:
-    """Trust them in obstore's client: it takes their file from the environment alone, and looks only while a client is made."""
+    """Make obstore trust these certificates: it only takes their file from the environment, when a client is created."""
     with _CERTIFICATES_LOCK:
         if not certificates or "SSL_CERT_FILE" in os.environ:
             yield

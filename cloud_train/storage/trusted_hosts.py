@@ -1,8 +1,8 @@
-"""Where a credential may be sent: to the hosts of the cloud that gave it out, to this machine, and to hosts that its owner named.
+"""Hosts to which a credential may be sent: those of the cloud that issued it, this machine, and hosts that the user trusts.
 
-Endpoints, regions and vaults come from settings, and a URL that is made of them decides who gets the caller's token. So every request that
-carries one is checked here, last of all: the URL's form, https (except on this machine), and its host. A private endpoint under a name of
-its own is allowed by the environment variable CLOUD_TRAIN_TRUSTED_HOSTS, and by nothing that a file or a store says.
+Endpoints, regions and vaults come from settings, and the URLs built from them decide who receives the caller's token. So every request with
+a token is checked here at the last moment: the URL's form, https (except on this machine), and its host. A private endpoint under another
+name can only be allowed by the environment variable CLOUD_TRAIN_TRUSTED_HOSTS, never by a file or a store.
 """
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
@@ -17,12 +17,12 @@ from cloud_train.job.loopback import is_loopback
 from cloud_train.spec.secret_names import without_credentials
 
 VARIABLE = "CLOUD_TRAIN_TRUSTED_HOSTS"
-"""Names of hosts, separated by commas: ``api.example.com``, ``api.example.com:8443``, ``*.example.com`` for all below that name."""
+"""Host names, separated by commas: ``api.example.com``, ``api.example.com:8443``, ``*.example.com`` for all its subdomains."""
 
 _LABEL = r"[a-z0-9_]+(?:-+[a-z0-9_]+)*"
 _URL = re.compile(
     rf"(?P<scheme>https?)://(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{{1,5}}))?(?P<path>/[^?]*)?(?:\?.*)?",
-    re.IGNORECASE | re.ASCII,  # hosts and schemes mean the same in either case; without ASCII, 'K' would be the Kelvin sign as well
+    re.IGNORECASE | re.ASCII,  # hosts and schemes ignore case; without ASCII, 'K' would match the Kelvin sign as well
 )
 _UNSAFE = re.compile(r"[\s\\#\x00-\x1f\x7f-\x9f]")
 _DOTS = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
@@ -33,16 +33,16 @@ _SHOWN_CHARACTERS = 120
 
 @dataclass(frozen=True)
 class Credential:
-    """A kind of credential and where it belongs."""
+    """A kind of credential and its hosts."""
 
     name: str
-    """What messages call it."""
+    """Its name in messages."""
     hosts: tuple[str, ...]
-    """Its hosts; a name that begins with '.' stands for every host below it."""
+    """Its hosts; a name that begins with '.' stands for all its subdomains."""
 
 
 GOOGLE = Credential("Google's access token", (".googleapis.com",))
-"""Private Service Connect's names (``*.p.googleapis.com``) are among these."""
+"""Includes the names of Private Service Connect (``*.p.googleapis.com``)."""
 AZURE = Credential(
     "the token of Azure's resource manager",
     (
@@ -59,11 +59,11 @@ AZURE_VAULT = Credential("the token of Azure Key Vault", (".vault.azure.net", ".
 
 
 class UntrustedHostError(ProviderError):
-    """A URL is malformed, unencrypted, or leads to a host that a credential does not belong to. Nothing was sent."""
+    """A URL is malformed, unencrypted, or leads to a host that must not receive the credential. Nothing was sent."""
 
 
 def check(url: str, credential: Credential, setting: str, environment: Mapping[str, str] = os.environ) -> None:
-    """Raise UntrustedHostError unless ``credential`` may be sent to ``url``. ``setting`` is what the URL comes from."""
+    """Raise UntrustedHostError unless ``credential`` may be sent to ``url``. ``setting`` is the source of the URL."""
     read = _URL.fullmatch(url)
     if read is None or _UNSAFE.search(url) or _DOTS.search(read["path"] or ""):
         raise UntrustedHostError(
@@ -86,18 +86,18 @@ def check(url: str, credential: Credential, setting: str, environment: Mapping[s
 
 
 def check_google(url: str, credentials: object, setting: str, environment: Mapping[str, str] = os.environ) -> None:
-    """The same for Google's access token. It may also go to the universe (a sovereign cloud) that google-auth's ``credentials`` are for."""
+    """The same for Google's access token, which may also be sent to the universe (sovereign cloud) of google-auth's ``credentials``."""
     try:
         check(url, GOOGLE, setting, environment)
     except UntrustedHostError:
-        universe = str(getattr(credentials, "universe_domain", None) or "")  # a machine's own credentials ask the metadata server for it
+        universe = str(getattr(credentials, "universe_domain", None) or "")  # a machine's credentials get it from the metadata server
         if "." not in universe:
             raise
         check(url, Credential(GOOGLE.name, (f".{universe}",)), setting, environment)
 
 
 def is_trusted(host: str, port: str | None = None, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the environment names this host, with this port where it has one."""
+    """Whether the environment lists this host, and this port if it is not the default."""
     for entry in environment.get(VARIABLE, "").split(","):
         name, _, only = entry.strip().lower().partition(":")
         if name and (only or _HTTPS) == (port or _HTTPS) and _is_among(host, (name.removeprefix("*"),)):
@@ -110,5 +110,5 @@ def _is_among(host: str, names: tuple[str, ...]) -> bool:
 
 
 def _shown(url: str) -> str:
-    """A URL for a message, without the credentials that may be in it, also where white space tears it apart."""
+    """A URL for a message, with credentials removed, even if it contains white space."""
     return repr(without_credentials(_SPACES.sub("%20", url))[:_SHOWN_CHARACTERS])

@@ -1,15 +1,15 @@
-"""Which addresses a download may reach, checked on the very address that the connection is made to.
+"""The addresses that a download may reach, checked on the very address of the connection.
 
-A job names a URL, and any server may redirect to another one. On a machine of a cloud, a plain GET of the metadata service answers with the
-machine's credentials, and services on the loopback interface trust anyone who reaches them. So:
+A job's URL may lead anywhere, and any server may redirect to another URL. On a cloud's machine, a GET request to the metadata service
+returns the machine's credentials, and services on the loopback interface trust everyone who reaches them. So:
 
-- link-local addresses and the metadata services of the clouds are refused everywhere;
+- link-local addresses and the clouds' metadata services are refused everywhere;
 - loopback is refused in a cloud's worker, and allowed on this machine and in its containers;
-- private networks are allowed: that is where companies keep their data.
+- private networks are allowed, because companies keep their data there.
 
-Every address that a name resolves to is checked, and then connected to without resolving the name again: how it is spelt does not matter,
-nor what the name resolves to later. Through a proxy (``http_proxy``), the proxy resolves the name: then only addresses spelt out in the URL
-and the names of metadata services are checked here, and the rest is up to the proxy. A proxy may be on the loopback interface.
+All addresses of a name are checked, and then connected to without resolving the name again, so neither its spelling nor a later change
+matters. A proxy (``http_proxy``) resolves names itself, so only addresses written in the URL and the names of metadata services are checked
+here, and the rest is up to the proxy, which may be on the loopback interface.
 """
 
 import socket
@@ -37,20 +37,20 @@ _METADATA = tuple(
     )
 )
 _IPV4_WITHIN = tuple(ip_network(network) for network in ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48"))
-"""IPv6 networks whose addresses end with an IPv4 one: compatible ones (RFC 4291), and those that are translated (RFC 2765, 6052, 8215)."""
+"""IPv6 networks with embedded IPv4 addresses: compatible ones (RFC 4291) and translated ones (RFC 2765, 6052, 8215)."""
 
 
-_HINT = "correct data.url: it has to lead to a server that offers the data"
+_HINT = "correct data.url"
 
 
 class AddressRefusedError(StoreError):
-    """A download would reach an address that it may not reach."""
+    """A download would reach a forbidden address."""
 
 
 def opener(*, loopback: bool) -> http.OpenerDirector:
-    """Opens http and https and follows redirects to them, to no other scheme; ``loopback`` allows loopback addresses.
+    """An opener for http and https URLs that follows redirects to these schemes only; ``loopback`` allows loopback addresses.
 
-    What it opens raises AddressRefusedError.
+    Opening a URL may raise AddressRefusedError.
     """
     made = http.OpenerDirector()
     for handler in (
@@ -79,15 +79,15 @@ def refusal(address: Address, *, loopback: bool) -> str | None:
 
 
 def connect(host: str, port: int, timeout: Any, *, loopback: bool) -> socket.socket:
-    """A connection to ``host``, none of whose addresses may be refused. Raises AddressRefusedError and OSError."""
+    """A connection to ``host``, if none of its addresses is refused. Raises AddressRefusedError and OSError."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for *_, place in found:
         _refuse(host, ip_address(place[0]), loopback)
-    failure: OSError = OSError(f"no address of {host} is known")
+    failure: OSError = OSError(f"{host} has no address")
     for family, kind, protocol, _, place in found:
         connection = socket.socket(family, kind, protocol)
         try:
-            if timeout is None or isinstance(timeout, int | float):  # and not http.client's mark for the usual one
+            if timeout is None or isinstance(timeout, int | float):  # not http.client's sentinel for the default
                 connection.settimeout(timeout)
             connection.connect(place)
         except OSError as error:
@@ -105,7 +105,7 @@ def _refuse(host: str, address: Address, loopback: bool) -> None:
 
 
 def _within(address: Address) -> list[IPv4Address]:
-    """The IPv4 addresses that an IPv6 address leads to."""
+    """The IPv4 addresses embedded in an IPv6 address."""
     if isinstance(address, IPv4Address):
         return []
     found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
@@ -114,9 +114,9 @@ def _within(address: Address) -> list[IPv4Address]:
     return [each for each in found if each is not None]
 
 
-def _check_spelling(request: http.Request, loopback: bool) -> None:
-    """Refuse what the URL itself says, which is all that can be seen where a proxy resolves names."""
-    host = (urlsplit(request.full_url).hostname or "").rstrip(".").lower()
+def check_spelling(url: str, *, loopback: bool) -> None:
+    """Refuse what the URL itself says, which is all that can be seen where a proxy resolves names. Raises AddressRefusedError."""
+    host = (urlsplit(url).hostname or "").rstrip(".").lower()
     if host in _METADATA_NAMES:
         raise AddressRefusedError(f"{host} is a cloud's metadata service", hint=_HINT)
     try:
@@ -128,20 +128,20 @@ def _check_spelling(request: http.Request, loopback: bool) -> None:
 
 
 class _CheckedConnection(HTTPConnection):
-    """Connects to the address that was checked, which may be a loopback address."""
+    """Connects only to checked addresses, including loopback."""
 
     loopback = True
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._create_connection = self._connect  # http.client makes its connection with this, before TLS
+        self._create_connection = self._connect  # used by http.client to connect, before TLS
 
     def _connect(self, place: tuple[str, int], timeout: Any = None, _source: object = None) -> socket.socket:
         return connect(*place, timeout, loopback=self.loopback)
 
 
 class _RemoteConnection(_CheckedConnection):
-    """Connects to other machines only."""
+    """Connects only to other machines."""
 
     loopback = False
 
@@ -164,7 +164,7 @@ class _HttpHandler(http.HTTPHandler):
         self._loopback = loopback
 
     def http_open(self, request: http.Request) -> HTTPResponse:
-        _check_spelling(request, self._loopback)
+        check_spelling(request.full_url, loopback=self._loopback)
         anywhere = self._loopback or _is_proxied(request)
         return self.do_open(_CheckedConnection if anywhere else _RemoteConnection, request)
 
@@ -175,13 +175,13 @@ class _HttpsHandler(http.HTTPSHandler):
         self._loopback = loopback
 
     def https_open(self, request: http.Request) -> HTTPResponse:
-        _check_spelling(request, self._loopback)
+        check_spelling(request.full_url, loopback=self._loopback)
         anywhere = self._loopback or _is_proxied(request)
         return self.do_open(_CheckedTlsConnection if anywhere else _RemoteTlsConnection, request)
 
 
 class _RedirectHandler(http.HTTPRedirectHandler):
-    """Takes no credentials along: a proxy's are added again where the redirection goes through the proxy."""
+    """Removes credentials on redirects; those for a proxy are added again if the redirect uses the proxy."""
 
     def redirect_request(self, *arguments: Any) -> http.Request | None:
         request = super().redirect_request(*arguments)
@@ -193,7 +193,7 @@ class _RedirectHandler(http.HTTPRedirectHandler):
     def http_error_302(self, req: http.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> Any:
         try:
             return super().http_error_302(req, fp, code, msg, headers)
-        except ValueError:  # it redirects to something that is not a URL
+        except ValueError:  # redirected to something that is not a URL
             fp.close()
             raise
 

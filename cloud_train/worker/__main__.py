@@ -1,24 +1,24 @@
-"""The worker's command line: ``python -m cloud_train.worker --store URL --run RUN_ID --attempt N``, started by a provider, never by hand.
+"""The worker's command line: ``python -m cloud_train.worker --store URL --run RUN_ID --attempt N …``, which a provider starts.
 
 ::
 
     --store URL          where the run directory is
     --run RUN_ID         which run
     --attempt N          which attempt, from 1
-    --record SHA256      SHA-256 of the run.json that was submitted: another one is not carried out
-    --node-rank R        which of several nodes, from 0
-    --nodes M            how many nodes there are
-    --platform NAME      the cloud that started this: it tells which node this is (sagemaker, vertex, azureml, or JSON with its variables)
+    --record SHA256      SHA-256 of the run.json that was submitted; any other is refused
+    --node-rank R        rank of this node, from 0
+    --nodes M            number of nodes
+    --platform NAME      the platform that tells the node rank: sagemaker, vertex, azureml, or JSON with its variables
     --secrets PLACE      where the job's secrets are kept (worker.secrets)
-    --workspace FOLDER   where files are kept meanwhile if the store is a cloud's; by default work/ in CLOUD_TRAIN_HOME
-    --lock-fd FD         an open file with a lock on it, to be kept for as long as this process lives
-    --retry-delay S      seconds before another attempt, instead of a wait that grows
+    --workspace FOLDER   for files that wait to be uploaded to a cloud's store; by default work/ in CLOUD_TRAIN_HOME
+    --lock-fd FD         an open, locked file to hold for as long as this process lives
+    --retry-delay S      seconds before another attempt, instead of increasing delays
 
-Exit status: that of the attempt's cause (docs/exit-codes.md), 3 if another worker has the attempt, or that of the error on stderr.
+Exit status: that of the attempt's cause (docs/exit-codes.md), 3 if another worker claimed the attempt, or that of the error on stderr.
 """
 
-# ruff: noqa: E402 -- as process 1 of a container a signal without a handler is lost, so listening comes before everything that takes time.
-# What only some runs need is imported where it is needed: a container that keeps no compiled modules compiles them at every start.
+# ruff: noqa: E402 -- process 1 of a container does not receive signals without a handler, so handlers come before the slow imports.
+# Modules that only some runs need are imported in functions: a container without cached bytecode compiles them at every start.
 from cloud_train.worker.processes.signals import Signals
 
 SIGNALS = Signals() if __name__ == "__main__" else None
@@ -59,7 +59,7 @@ def main(arguments: list[str], signals: Signals) -> int:
         timing = DEFAULT_TIMING if delay is None else replace(DEFAULT_TIMING, retry=(delay,))
         attempt = int(_number(options, "--attempt") or 0)
         if attempt < 1:
-            raise UsageError("--attempt counts from 1", hint=_HINT)
+            raise UsageError("--attempt must be at least 1", hint=_HINT)
         if FORWARDED in os.environ:
             deny_inspection()
         url, run_id = options["--store"], options["--run"]
@@ -90,12 +90,12 @@ def main(arguments: list[str], signals: Signals) -> int:
 
 
 def _parsed(arguments: list[str]) -> dict[str, str]:
-    # By hand, because argparse takes 6 ms to import, and nobody types these.
+    # By hand, because argparse takes 6 ms to import, and people do not type these options.
     options = dict(zip(arguments[::2], arguments[1::2], strict=False))
     unknown = [name for name in options if name not in _OPTIONS]
     missing = [name for name in _NEEDED if name not in options]
     if unknown or missing or len(arguments) % 2:
-        raise UsageError(f"the worker's options are {' '.join(_OPTIONS)}, each with a value; the first four are needed", hint=_HINT)
+        raise UsageError(f"the worker's options are {' '.join(_OPTIONS)}, each with a value; the first four are required", hint=_HINT)
     return options
 
 
@@ -103,7 +103,7 @@ def _number(options: dict[str, str], name: str) -> float | None:
     try:
         return float(options[name]) if name in options else None
     except ValueError as error:
-        raise UsageError(f"{name} is a number, not {options[name]!r}", hint=_HINT) from error
+        raise UsageError(f"{name} must be a number, not {options[name]!r}", hint=_HINT) from error
 
 
 def _node(options: dict[str, str]) -> NodeContext:
@@ -137,7 +137,7 @@ def _workspace() -> str:
 
 
 def _keep_to_ourselves(descriptor: int) -> None:
-    """The lock is this worker's, and its guard's: the program must not inherit it, or the attempt would seem alive as long as that is."""
+    """Keep the lock from being inherited by the program, which might outlive the worker and make the attempt look alive."""
     try:
         os.set_inheritable(descriptor, False)
     except OSError as error:

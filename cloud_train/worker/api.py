@@ -1,6 +1,6 @@
-"""What a training program may call: read its place in the run, log metrics, save checkpoints, say why it fails.
+"""The API for training programs: find the run's folders, log metrics, save checkpoints, report the reason for a failure.
 
-A program that uses it::
+Example::
 
     from cloud_train.worker.api import Run
 
@@ -15,7 +15,7 @@ A program that uses it::
         if run.stop_requested:
             run.exit_stopped()
 
-Outside cloud-train the same program runs on its own: ``from_environment`` then uses folders under ``./cloud-train-output``.
+The same program also runs outside cloud-train: ``from_environment`` then uses folders under ``./cloud-train-output``.
 """
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
@@ -46,37 +46,37 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # noqa: UP035 -- typing has it from Python 3.11 on
 
 STANDALONE = "cloud-train-output"
-"""Where a program that runs outside cloud-train keeps its checkpoints, its model and its metrics."""
+"""Folder for the checkpoints, model and metrics of a program that runs outside cloud-train."""
 
 
 @dataclass
 class Run:
-    """One attempt, seen from inside. ``from_environment`` makes it."""
+    """One attempt, as its program sees it. Create it with ``from_environment``."""
 
     run_id: str
     """The run's id; ``standalone`` outside cloud-train."""
     attempt: int
     """From 1."""
     checkpoints: Path
-    """Folder of the checkpoints; ``checkpoint`` writes there."""
+    """Folder of the checkpoints, which ``checkpoint`` writes."""
     model: Path
     """Folder for the final model."""
     metrics: Path
-    """File of the metrics; ``log`` writes there."""
+    """File of the metrics, to which ``log`` appends."""
     data: Path | None
     """The job's data, or a folder for downloads."""
     resume_from: Path | None
-    """The newest valid checkpoint's folder, or None on a fresh start."""
+    """Folder of the newest valid checkpoint; None on a fresh start."""
     failure: Path | None = None
-    """File for the reason of a failure; ``fail`` writes there."""
+    """File for the reason of a failure, which ``fail`` writes."""
     node_rank: int = 0
-    """This node's number, from 0."""
+    """Rank of this node, from 0."""
     nodes: int = 1
     """Number of nodes."""
     grace_seconds: float = 30.0
-    """Time between being told to stop and being killed."""
+    """Seconds between SIGTERM and SIGKILL."""
     keep_checkpoints: int = 3
-    """Newest checkpoints kept; the best ones are kept as well."""
+    """Number of newest checkpoints to keep, in addition to the best ones."""
     ranking: Ranking = USUAL
     """Which checkpoints are the best, and how many of them are kept."""
     _writer: MetricsWriter = field(init=False, repr=False)
@@ -90,8 +90,8 @@ class Run:
     def from_environment(cls) -> Self:
         """The attempt that this process belongs to; installs a SIGTERM handler that sets ``stop_requested``.
 
-        Call it from the main thread, before anything that takes long. Raises UsageError if the environment has a part of the contract only,
-        StoreError if the folders cannot be made.
+        Call it from the main thread, before anything that takes long. Raises UsageError if only a part of the contract's variables is set,
+        StoreError if the folders cannot be created.
         """
         run = cls._inside(os.environ) if os.environ.get(contract.RUN_ID) else cls._standalone()
         try:
@@ -106,7 +106,7 @@ class Run:
         return run
 
     def root_of(self, path: Path) -> Path:
-        """The folder above ``path`` that is trusted, and from which no link is followed: the run's own, which holds the checkpoints."""
+        """The trusted folder above ``path``, below which no link is followed: the run's own folder, which contains the checkpoints."""
         run = self.checkpoints.parent
         return run if path.is_relative_to(run) else path.parent
 
@@ -116,9 +116,9 @@ class Run:
         return self._stop
 
     def log(self, *, step: int, epoch: float | None = None, split: str = "train", **values: float) -> None:
-        """Append metrics of one step. Lines are buffered and written at most once in half a second; ``flush`` writes them now.
+        """Append metrics of one step. Lines are buffered and written at most every half second; ``flush`` writes them now.
 
-        A value that is not finite is written as null: JSON has no word for it. Raises StoreError if the file cannot be written.
+        A value that is not finite is written as null, because JSON cannot represent it. Raises StoreError if the file cannot be written.
         """
         self._writer.add(step, epoch, split, values)
 
@@ -132,9 +132,9 @@ class Run:
     ) -> Iterator[Path]:
         """A temporary folder to fill; leaving the block publishes it (synced, renamed, manifest last) and prunes old ones.
 
-        ``metrics``, such as ``{"validation/accuracy": 0.98}``, decide which checkpoints are the best. ``fingerprint`` says what the bits
-        depend on (device, versions, threads). An exception inside the block leaves no checkpoint. Raises StoreError (disk full, say); the
-        older checkpoints then stay as they are.
+        ``metrics``, such as ``{"validation/accuracy": 0.98}``, decide which checkpoints are the best. ``fingerprint`` records what
+        bit-identical results depend on (device, versions, threads). An exception inside the block leaves no checkpoint. Raises StoreError,
+        such as for a full disk; older checkpoints are then unchanged.
         """
         self.flush()
         temporary = self.checkpoints / f".{step_folder(step)}.{os.getpid()}.tmp"
@@ -153,23 +153,23 @@ class Run:
         prune(self.checkpoints, self.keep_checkpoints, trusted=published, ranking=self.ranking)
 
     def publish_model(self) -> None:
-        """Write the manifest of the final model, last. Raises StoreError if ``model`` is empty or cannot be written."""
+        """Complete the final model by writing its manifest. Raises StoreError if ``model`` is empty or cannot be written."""
         self.flush()
         write_manifest(self.model, step=None, root=self.root_of(self.model))
 
     def fail(self, message: str, cause: str = "failed", *, is_consequence: bool = False) -> None:
-        """Say why the program is about to end; the run's status shows the first 1,024 characters.
+        """Report why the program is about to end; the run's status shows the first 1,024 characters.
 
-        ``cause`` is ``failed``, ``out-of-memory`` or ``infrastructure``: retries follow from it. ``is_consequence``: of several nodes
-        another ended first and took this one along, so that its reason counts. Does not end the program, and never raises: where the
-        file cannot be written, the message goes to stderr, whose last line the status shows as well.
+        ``cause`` is ``failed``, ``out-of-memory`` or ``infrastructure``, and decides about retries. ``is_consequence`` means that this node
+        ends because another one did, whose reason counts. Does not end the program and never raises: if the file cannot be written, the
+        message goes to stderr, whose last line the status shows as well.
         """
         if self.failure is not None:
             try:
                 said = {"message": message, "cause": cause, **({"is_consequence": True} if is_consequence else {})}
                 beneath.write_file(self.failure, self.root_of(self.failure), json.dumps(said).encode())
                 return
-            except OSError:  # the disk is full, say, which may be the very thing to be told
+            except OSError:  # such as a full disk, which may be the reason to report
                 with suppress(OSError):
                     beneath.unlink_within(self.failure, self.root_of(self.failure))
         print(f"{cause}: {message}", file=sys.stderr, flush=True)
@@ -198,14 +198,16 @@ class Run:
                 ranking=Ranking.from_text(environment.get(contract.BEST) or "1"),
             )
         except KeyError as error:
-            raise UsageError(f"{contract.RUN_ID} is set, but {error} is not", hint=f"unset {contract.RUN_ID} to run on your own") from error
+            raise UsageError(
+                f"{contract.RUN_ID} is set, but {error} is not", hint=f"unset {contract.RUN_ID} to run outside cloud-train"
+            ) from error
         except ValueError as error:
-            raise UsageError(f"a CLOUD_TRAIN_… variable is not what it should be: {error}") from error
+            raise UsageError(f"a CLOUD_TRAIN_… variable is invalid: {error}") from error
 
     @classmethod
     def _standalone(cls) -> Self:
         folder = Path(STANDALONE).absolute()
-        checkpoints = (folder / "checkpoints").resolve()  # the user's own link, to a larger disk perhaps
+        checkpoints = (folder / "checkpoints").resolve()  # may be the user's own link, such as to a larger disk
         resume_from = newest_valid(checkpoints, lambda line: print(line, file=sys.stderr))
         return cls("standalone", 1, checkpoints, (folder / "model").resolve(), folder / "metrics.jsonl", data=None, resume_from=resume_from)
 

@@ -1,6 +1,6 @@
-"""What an attempt works with, and the paces it keeps."""
+"""The context of an attempt: everything it works with, and its intervals and timeouts."""
 
-from __future__ import annotations  # what only some runs need is named here, and imported where it is needed
+from __future__ import annotations  # for types that are imported only where they are used
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,41 +20,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Timing:
-    """The paces of a worker, in seconds."""
+    """A worker's intervals and timeouts, in seconds."""
 
     heartbeat: float = 5.0
-    """Between two signs of life; the cancel mark is looked for as often."""
+    """Interval between heartbeats, and between checks for the cancel mark."""
     look: float = 1.0
-    """Between two looks for new checkpoints of a script, and for what becomes of the other nodes."""
+    """Interval between checks for new checkpoints of a script, and for the state of the other nodes."""
     join_look: float = 0.1
-    """Between two looks for the other nodes, before the program starts."""
+    """Interval between checks for the other nodes before the program starts."""
     join: float = 300.0
-    """Until every node has to be there."""
+    """Timeout for all nodes to join."""
     silence: float = 60.0
-    """Without a sign of life of another node, before it counts as gone."""
+    """Time without a heartbeat after which another node counts as lost."""
     lost: float = 15.0
-    """The same once there is reason to think that it is gone."""
+    """The same if there is another reason to believe that it is lost."""
     farewell: float = 5.0
-    """For node 0 to say how an attempt ended and whether another follows, before another node leaves."""
+    """How long another node waits for node 0 to report how the attempt ended and whether another follows."""
     leftover: float = 2.0
-    """For what a program leaves behind, from SIGTERM to SIGKILL."""
+    """Time from SIGTERM to SIGKILL for processes that the program left running."""
     unkillable: float = 10.0
-    """After SIGKILL, before a process that is stuck in the kernel is given up."""
+    """Time after SIGKILL until a process stuck in the kernel is abandoned."""
     write_again: float = 1.0
-    """Between two tries to write down the end, where the disk is full."""
+    """Interval between attempts to record the end on a full disk."""
     uploading: float = 300.0
-    """Without anything coming through to the store, once the end has come, before the rest is given up."""
+    """Time without any successful upload, after the end, until the remaining uploads are abandoned."""
     retry: tuple[float, ...] = (15, 30, 60, 120, 300, 600)
-    """Before the second launch, the third, …; the last one counts for all further ones."""
+    """Delays before the second attempt, the third, and so on; the last one applies to all further attempts."""
 
 
 @dataclass(frozen=True)
 class AttemptContext:
-    """What an attempt works with."""
+    """Everything that an attempt works with."""
 
     record: RunRecord
     record_sha256: str
-    """SHA-256 of the run.json that the record was read from."""
+    """SHA-256 of the run.json from which the record was read."""
     workspace: Workspace
     node: NodeContext
     status: StatusFile
@@ -63,11 +63,11 @@ class AttemptContext:
     peers: Peers
     """The other nodes."""
     is_cancelled: Callable[[], bool]
-    """Looks for the mark of a cancellation."""
+    """Checks for the cancel mark."""
     is_forced: Callable[[], bool]
-    """Whether the cancellation skips the grace period."""
+    """Checks whether the cancellation skips the grace period."""
     timing: Timing
     remote: Remote | None = None
-    """The run in its store, where that is a cloud's."""
+    """The run in a cloud's store; None if the store is a local folder."""
     uploader: Uploader | None = None
-    """The process that uploads to it."""
+    """The process that uploads to a cloud's store."""

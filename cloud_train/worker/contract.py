@@ -1,6 +1,6 @@
-"""The contract between the worker and a training program, in any language: these environment variables and nothing else.
+"""The contract between the worker and a training program in any language: these environment variables and nothing else.
 
-docs/script-jobs.md explains them to users. The built-in trainers use nothing else.
+docs/script-jobs.md explains them to users.
 """
 
 from cloud_train import exit_status
@@ -10,40 +10,40 @@ RUN_ID = "CLOUD_TRAIN_RUN_ID"
 ATTEMPT = "CLOUD_TRAIN_ATTEMPT"
 """The attempt's number, from 1."""
 JOB = "CLOUD_TRAIN_JOB"
-"""Path of run.json: the resolved job stands in it under ``job``."""
+"""Path of run.json, which contains the resolved job under ``job``."""
 JOB_SHA256 = "CLOUD_TRAIN_JOB_SHA256"
-"""SHA-256 of run.json as it was submitted, in hexadecimal: a program that acts on the file checks it first."""
+"""SHA-256 of the submitted run.json, in hexadecimal, to check before using the file."""
 CHECKPOINTS = "CLOUD_TRAIN_CHECKPOINTS"
-"""Folder for checkpoints. Write one elsewhere inside it (``.step-1200.tmp``, say), then rename it to ``step-<number>``: from then on it is
-complete, and the worker gives it a manifest, unless the program wrote ``manifest.json`` itself, last."""
+"""Folder for checkpoints. Write one under another name (such as ``.step-1200.tmp``), then rename it to ``step-<number>``, which marks it
+complete. The worker then adds a manifest, unless the program wrote ``manifest.json`` itself, as the last file."""
 RESUME = "CLOUD_TRAIN_RESUME"
-"""Folder of the newest valid checkpoint, or empty on a fresh start."""
+"""Folder of the newest valid checkpoint; empty on a fresh start."""
 MODEL = "CLOUD_TRAIN_MODEL"
-"""Folder for the final model. The worker gives it a manifest when the program ends well."""
+"""Folder for the final model. The worker adds a manifest when the program succeeds."""
 METRICS = "CLOUD_TRAIN_METRICS"
 """File to which JSON lines are appended: ``{"step", "epoch", "time", "split", "name", "value"}``; epoch, time and split may be missing."""
 DATA = "CLOUD_TRAIN_DATA"
 """Path of the job's ``data.path``, or a cache folder for downloads."""
 FAILURE = "CLOUD_TRAIN_FAILURE"
-"""File in which a program may say why it ends: text, or JSON ``{"message", "cause"}`` (cause: failed, out-of-memory, infrastructure).
-Of several nodes each has a file of its own; ``"is_consequence": true`` says that another node is at fault."""
+"""File for the reason of a failure: text, or JSON ``{"message", "cause"}`` (cause: failed, out-of-memory, infrastructure).
+Each node has its own file; ``"is_consequence": true`` means that another node is at fault."""
 GRACE_SECONDS = "CLOUD_TRAIN_GRACE_SECONDS"
 """Seconds between SIGTERM and SIGKILL."""
 NODE_RANK = "CLOUD_TRAIN_NODE_RANK"
-"""This node's number, from 0."""
+"""Rank of this node, from 0."""
 NODES = "CLOUD_TRAIN_NODES"
 """Number of nodes."""
 MASTER_ADDRESS = "MASTER_ADDR"
-"""Of several nodes: host name or address at which the others reach node 0. The name is torch's."""
+"""With several nodes: host name or address of node 0, under torch's name."""
 MASTER_PORT = "MASTER_PORT"
-"""Of several nodes: port on node 0 that is theirs to meet at. The name is torch's."""
+"""With several nodes: rendezvous port on node 0, under torch's name."""
 KEEP_CHECKPOINTS = "CLOUD_TRAIN_KEEP_CHECKPOINTS"
-"""Newest checkpoints kept; the best ones are kept as well."""
+"""Number of newest checkpoints to keep, in addition to the best ones."""
 BEST = "CLOUD_TRAIN_BEST"
-"""How many of the best checkpoints are kept, and which they are: ``2:validation/loss:min``, or a number alone."""
+"""How many of the best checkpoints to keep, and by which metric: ``2:validation/loss:min``, or only a number."""
 
 PLATFORM = "_CLOUD_TRAIN_PLATFORM"
-"""The cloud whose machine this is; not set elsewhere. The built-in trainers download nothing from such a machine itself."""
+"""The cloud platform of this machine; not set elsewhere. On such a machine, downloads from loopback addresses are refused."""
 
 STOPPED = exit_status.TERMINATED
-"""Exit status of a program that stopped because of SIGTERM (128 + 15), its last checkpoint saved."""
+"""Exit status of a program that saved a checkpoint and stopped because of SIGTERM (128 + 15)."""

@@ -1,11 +1,11 @@
-"""Data from a store or a web server: brought into a cache of this machine once, verified, and shared by all runs that want the same.
+"""Data from a store or a web server: downloaded into this machine's cache once, verified, and shared by all runs that use it.
 
-Of a sharded image set only the index is brought here, for a program that can begin with it: ``worker.fetcher`` brings the shards meanwhile.
+If the program can start with just the index of a sharded image set, only that is downloaded here; ``worker.fetcher`` downloads the shards.
 
-The place in the cache is named after what the store shows: keys, sizes and versions. Data that changes there gets a new place, so nobody's
-files change under a training. It takes one listing to see that all is there already, and one look at the files to see that they are as they
-were when they were verified (``run.cached``). Otherwise each is compared with its object in its place, and replaced only if it differs:
-other runs may be reading them. For the same reason, files that a program left among them stay; the worker's log names them.
+The cache folder is named after the objects' keys, sizes and versions, so data that changes in the store gets a new folder, and files
+never change during a training. If the data is already here, that takes one listing, and a check that the files are unchanged since they
+were verified (``run.cached``). Otherwise each file is compared with its object and replaced only if it differs, because other runs may be
+reading it. For the same reason, files that a program left there stay; the worker's log names them.
 """
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
@@ -40,22 +40,22 @@ _TELL_SECONDS = 30.0
 
 
 def is_in_store(data: str | None) -> bool:
-    """Whether the job's data is in a cloud's store, and has to be fetched."""
+    """Whether the job's data is in a cloud's store and has to be downloaded."""
     return data is not None and scheme_of(data) != "file"
 
 
 def can_begin_early(job: Mapping[str, Any]) -> bool:
-    """Whether a job's program waits for shards that have not arrived: the trainers of image sets do, a script knows nothing of them."""
+    """Whether a job's program can wait for shards that have not arrived: the image trainers can, scripts cannot."""
     return job.get("model", {}).get("kind", "script") != "script" and (job.get("data") or {}).get("dataset") == "images"
 
 
 def bring(url: str, cache: Path, note: Note, *, early: bool = False) -> Path:
-    """The file or folder on this machine that is the object, or all objects, at ``url``.
+    """Download the object, or all objects, at ``url``; returns the file or folder on this machine.
 
-    With ``early``, a sharded image set is a folder that holds its index, and its shards as ``worker.fetcher`` brings them; any other folder
-    holds what the store does and nothing else, because the trainers of image sets read whatever is there. Of several processes that want
-    the same at once, one fetches it and the others wait; an interrupted download resumes. Raises StoreError if ``url`` is empty or
-    the disk cannot take it, CorruptError if what came is not what was written.
+    With ``early``, a sharded image set is a folder with its index, into which ``worker.fetcher`` downloads the shards; any other folder
+    then contains exactly the store's objects, because the image trainers read every file. If several processes need the same data, one
+    downloads it and the others wait; an interrupted download resumes. Raises StoreError if there is nothing at ``url`` or the disk is full,
+    CorruptError on a checksum mismatch.
     """
     from cloud_train.data.shards import INDEX
     from cloud_train.storage.registry import bucket_and_prefix, open_store
@@ -68,16 +68,16 @@ def bring(url: str, cache: Path, note: Note, *, early: bool = False) -> Path:
         raise StoreError(f"there is nothing at {url}", hint="correct data.path: one object, or a folder of them")
     is_file = any(info.key == prefix for info in objects)
     arrives = early and any(info.key == below(prefix, INDEX) for info in objects)
-    # A folder of the same name, with all shards, may be there for programs that do not wait for any.
+    # The plain name is for the folder with all shards, for programs that cannot wait for them.
     own = "stores", _name_of(url, objects)
     place = cache.joinpath(*own, f"{name}.arriving-shards" if arrives else name)
     try:
         own_folder(cache, *own)
-        with _alone(place.with_name(_LOCK), lambda: note(f"data: waiting for another process that fetches {url}")):
+        with _alone(place.with_name(_LOCK), lambda: note(f"data: waiting for another process that is downloading {url}")):
             if arrives:
                 if not is_sealed(place / INDEX):
                     _fetch_index(store, url, prefix, objects, place, note=note)
-                    note(f"data: the shards of {url} come to {place} while the program is at work")
+                    note(f"data: the shards of {url} are downloaded to {place} while the program runs")
             elif not is_file:
                 return _bring_folder(store, prefix, [info.key for info in objects], place, note, exact=early)
             elif not is_sealed(place):
@@ -89,18 +89,18 @@ def bring(url: str, cache: Path, note: Note, *, early: bool = False) -> Path:
 
 
 def download_all(files: Collection[DownloadedFile], cache: Path, note: Note, *, allow_loopback: bool = True) -> None:
-    """Bring the files that a data set has on web servers into ``cache``, each verified by its SHA-256, unless they are there.
+    """Download a data set's files from web servers into ``cache``, verifying each by its SHA-256, unless they are already there.
 
-    An archive that was unpacked, and whose folder is as it was then, is not needed again. Of several processes that want the same file, one
-    downloads it and the others wait; what arrived before a crash does not move again. A machine of a cloud must not ``allow_loopback``.
-    Raises StoreError where the disk cannot take a file, and what ``storage.https.fetch_url`` raises.
+    An archive is not needed again if it was unpacked and its folder is unchanged. If several processes need the same file, one downloads it
+    and the others wait; after a crash, a download resumes. Do not ``allow_loopback`` on a cloud's machine. Raises StoreError if the disk is
+    full, and the errors of ``storage.https.fetch_url``.
     """
     for file in files:
         place = file.place_in(cache)
         try:
             own_folder(cache, DOWNLOADS)
             with _alone(
-                place.with_name(f"{place.name}.lock"), lambda: note("data: waiting for another process that downloads the same file")
+                place.with_name(f"{place.name}.lock"), lambda: note("data: waiting for another process that is downloading the same file")
             ):
                 if not is_sealed(unpacked_place(file.sha256, cache)) and not is_sealed(place):
                     _download_file(file, place, note, allow_loopback)
@@ -123,20 +123,20 @@ def _download_file(file: DownloadedFile, place: Path, note: Note, allow_loopback
 
 
 def below(prefix: str, name: str) -> str:
-    """The key of what is called ``name`` in a folder of a bucket; of the bucket itself the prefix is empty."""
+    """The key of ``name`` in the folder ``prefix`` of a bucket; the prefix of the bucket itself is empty."""
     return f"{prefix}/{name}" if prefix else name
 
 
 def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo], place: Path, *, note: Note) -> None:
-    """Make the place for the shards, with their index, once it is certain that all of them are in the store."""
+    """Create the folder for the shards, with their index, after checking that all of them are in the store."""
     from cloud_train.data.shards import INDEX, MOST_INDEX_BYTES, read_index
     from cloud_train.run.shard_exchange import ShardExchange
-    from cloud_train.storage.transfer.files import Download, download
+    from cloud_train.storage.transfer.downloading import Download, download
 
     sizes = {info.key: info.size for info in objects}
     key = below(prefix, INDEX)
     if sizes[key] > MOST_INDEX_BYTES:
-        raise CorruptError(f"{store.url}/{key} is larger than {MOST_INDEX_BYTES >> 20} MiB, the most that an index may have")
+        raise CorruptError(f"{store.url}/{key} is larger than {MOST_INDEX_BYTES >> 20} MiB, the limit for an index")
     beginning = place.with_name(f".{place.name}.beginning")
     remove(beginning)
     download(store, [Download(key, beginning / INDEX, sizes[key])])
@@ -144,12 +144,12 @@ def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo],
     for shard in shards:
         found = sizes.get(below(prefix, shard.name))
         if found != shard.size:
-            there = "is not there" if found is None else f"has {found:,} bytes there"
+            there = "is missing" if found is None else f"has {found:,} bytes"
             raise CorruptError(
-                f"{url}: {shard.name}, of {shard.size:,} bytes by {INDEX}, {there}", hint="copy it there again, or pack the images again"
+                f"{url}: {shard.name} {there}; {INDEX} says {shard.size:,} bytes", hint="copy it there again, or pack the images again"
             )
     if is_folder(place):  # another run may be reading the shards in it
-        note(f"data: {place} is not as it was when it was verified: its shards are compared with the index in the store")
+        note(f"data: {place} has changed since it was verified: comparing its shards with the index in the store")
         for shard in shards:
             if not _is_file_of(place / shard.name, shard.sha256 or ""):
                 remove(place / shard.name)
@@ -165,8 +165,9 @@ def _fetch_index(store: Store, url: str, prefix: str, objects: list[ObjectInfo],
 
 
 def _fetch_file(store: Store, key: str, place: Path, note: Note) -> None:
-    """Make the file of an object, unless it is there already."""
-    from cloud_train.storage.transfer.files import Download, Options, download
+    """Download an object to ``place``, unless it is already there."""
+    from cloud_train.storage.transfer.downloading import Download, download
+    from cloud_train.storage.transfer.engine import Options
 
     info = store.stat(key)
     if info.sha256 is None or not _is_file_of(place, info.sha256):
@@ -181,10 +182,10 @@ def _fetch_file(store: Store, key: str, place: Path, note: Note) -> None:
 
 
 def _bring_folder(store: Store, prefix: str, keys: list[str], place: Path, note: Note, *, exact: bool) -> Path:
-    """The folder of these objects: at ``place``, or beside it if something else is in there too and it has to be ``exact``."""
+    """The folder of these objects: ``place``, or one next to it if ``place`` has other files as well and it has to be ``exact``."""
     from cloud_train.storage.transfer.paths import place as placed
 
-    paths = None  # where a disk ignores case, names may be spelt otherwise than in the store: then all that is there counts
+    paths = None  # if the disk ignores case, names may be spelt differently from the store's, so every file counts
     if not place.with_name(_LOCK.upper()).exists():
         paths = frozenset(placed(keys, below(prefix, ""), ignores_case=False).paths.values())
     for folder in (place, place.with_name(f"{place.name}.exact")):
@@ -194,7 +195,7 @@ def _bring_folder(store: Store, prefix: str, keys: list[str], place: Path, note:
         unknown = others(folder, paths) if paths is not None else []
         if not unknown:
             return folder
-        what = f"{folder} holds what is not in the store: {', '.join(unknown[:3])}{', …' * (len(unknown) > 3)}"
+        what = f"{folder} contains files that are not in the store: {', '.join(unknown[:3])}{', …' * (len(unknown) > 3)}"
         note(f"data: {what}")
         if not exact:
             return folder
@@ -202,8 +203,8 @@ def _bring_folder(store: Store, prefix: str, keys: list[str], place: Path, note:
 
 
 def _fetch_folder(store: Store, prefix: str, place: Path, paths: Collection[str] | None, note: Note) -> None:
-    """Make the folder of the objects, or put right the one that is there, file by file and without taking it away."""
-    from cloud_train.storage.transfer.files import Options
+    """Download the objects into a new folder, or repair the existing one in place, file by file."""
+    from cloud_train.storage.transfer.engine import Options
     from cloud_train.storage.transfer.folders import download_folder
 
     is_new = not is_folder(place)
@@ -212,22 +213,22 @@ def _fetch_folder(store: Store, prefix: str, place: Path, paths: Collection[str]
         if not is_folder(planted):
             remove(planted)
     if not is_new:
-        note(f"data: {place} is not as it was when it was verified: each of its files is compared with the store")
+        note(f"data: {place} has changed since it was verified: comparing each of its files with the store")
         _clear_the_way(place, paths or ())
     _tell(download_folder(store, below(prefix, ""), folder, Options(report=Teller(note), durable=False)), note)
     if not any(folder.iterdir()):
-        raise CorruptError(f"nothing under {store.url}/{prefix} can become a file")
+        raise CorruptError(f"no object under {store.url}/{prefix} has a usable file name")
     if is_new and paths is not None:
         for path in others(folder, paths):
             remove(folder / path)
-    os.sync()  # once, for thousands of files: a place that has its name is complete, also after a power cut
+    os.sync()  # once for all files, so that a folder with its final name is complete even after a power cut
     if is_new:
         folder.rename(place)
     seal(place, paths)
 
 
 def _clear_the_way(folder: Path, paths: Collection[str]) -> None:
-    """Remove links and files that are where a folder of these ``paths`` belongs, and folders where a file belongs."""
+    """Remove links and files where ``paths`` need a folder, and folders where they need a file."""
     above = {each.as_posix() for path in paths for each in PurePosixPath(path).parents}
     for path in sorted(above):  # a folder comes before what is in it
         if not is_folder(folder / path):
@@ -238,7 +239,7 @@ def _clear_the_way(folder: Path, paths: Collection[str]) -> None:
 
 
 def _is_file_of(path: Path, sha256: str) -> bool:
-    """Whether a plain file with this SHA-256 is there."""
+    """Whether ``path`` is a regular file with this SHA-256."""
     import threading
 
     from cloud_train.storage.transfer.local_files import hash_file
@@ -260,7 +261,7 @@ def _tell(summary: Summary, note: Note) -> None:
 
 
 def _name_of(url: str, objects: list[ObjectInfo]) -> str:
-    import hashlib  # 3 ms, and only here
+    import hashlib  # takes 3 ms, and is only needed here
 
     lines = "".join(f"\n{info.key!r} {info.size} {info.version}" for info in objects)
     return hashlib.sha256(f"{url}{lines}".encode()).hexdigest()[:24]
@@ -281,14 +282,14 @@ def _alone(path: Path, wait: Callable[[], None]) -> Iterator[None]:
 
 
 class Teller:
-    """Says in the worker's log how far a long transfer is."""
+    """Logs the progress of a long transfer."""
 
     def __init__(self, note: Note) -> None:
         self._note = note
         self._next = time.monotonic() + _TELL_SECONDS
 
     def __call__(self, progress: Progress) -> None:
-        """Say it, unless that was done a moment ago."""
+        """Log the progress, unless that was done a moment ago."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _TELL_SECONDS
             share = f"{progress.bytes_done / 1e6:,.0f} of {progress.bytes / 1e6:,.0f} MB"

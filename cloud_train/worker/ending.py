@@ -1,4 +1,4 @@
-"""Why an attempt ended: from what the program's process says, what the program wrote, and what the kernel counted."""
+"""Why an attempt ended, derived from the exit status, the program's own words and the kernel's counters."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from cloud_train.run.states import Cause
 from cloud_train.worker import contract
 
 _SAID = frozenset({Cause.FAILED, Cause.OUT_OF_MEMORY, Cause.INFRASTRUCTURE})
-"""The causes that a program may give itself."""
-_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # itself, or the last command of a shell
+"""The causes that a program may report itself."""
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # the program itself, or the last command of its shell
 _READ_BYTES = 64 * 1024
 
 
@@ -48,21 +48,21 @@ class Ending:
     is_consequence: bool = False
     """Whether this node ended because another one did."""
     time: float = field(default_factory=time.time)
-    """When it was found out, in seconds since the epoch."""
+    """When the worker noticed it, in seconds since the epoch."""
 
 
 @dataclass(frozen=True)
 class Said:
-    """What a program says of its end."""
+    """A program's own report on its failure."""
 
     message: str = ""
     cause: Cause | None = None
-    """None where it says none."""
+    """None if the program did not report one."""
     is_consequence: bool = False
 
 
 def of_program(exit_code: int, out_of_memory: bool, failure: Path, output_log: Path) -> Ending:
-    """The end of a program that nobody told to stop. ``out_of_memory``: the kernel killed for memory while it ran."""
+    """The end of a program that was not told to stop. ``out_of_memory``: the kernel's OOM killer was active while it ran."""
     if exit_code == 0:
         return Ending(Cause.SUCCEEDED, "", exit_code)
     cause = Cause.OUT_OF_MEMORY if out_of_memory and exit_code in _KILLED else Cause.FAILED
@@ -75,7 +75,7 @@ def of_program(exit_code: int, out_of_memory: bool, failure: Path, output_log: P
 
 
 def of_stop(reason: Stop, program: Program, exit_code: int | None, killed: str, failure: Path) -> Ending:
-    """The end of a program that the worker stopped; ``exit_code`` is None if it had not started yet, ``killed`` says that it had to be."""
+    """The end of a program that the worker stopped. ``exit_code`` is None if it had not started; ``killed`` explains how it was killed."""
     said = read_failure(failure)
     if reason is Stop.OTHER_NODE and said.message and not said.is_consequence:  # both failed, and this one may have been the first
         return Ending(said.cause or Cause.FAILED, said.message, exit_code)
@@ -88,7 +88,7 @@ def of_stop(reason: Stop, program: Program, exit_code: int | None, killed: str, 
 
 
 def beside_others(exit_code: int, end: Ending) -> Ending:
-    """The end of a program on one of several nodes that nobody told to stop: one that saved and stopped did so with the others."""
+    """The end of a program that was not told to stop, on one of several nodes: if it saved and stopped, it did so with another node."""
     if exit_code != contract.STOPPED or end.cause is not Cause.FAILED:
         return end
     return replace(end, cause=Cause.PREEMPTED, message=Stop.OTHER_NODE.value, is_consequence=True)
@@ -105,7 +105,7 @@ def describe(exit_code: int) -> str:
 
 
 def read_failure(path: Path) -> Said:
-    """What the program says of its end: JSON with ``message`` and ``cause``, or plain text."""
+    """Read the program's report on its failure: JSON with ``message`` and ``cause``, or plain text."""
     text = _read_end(path, from_end=False).decode(errors="replace").strip()
     try:
         fields = json.loads(text)
@@ -118,13 +118,13 @@ def read_failure(path: Path) -> Said:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that is not empty. A carriage return ends a line too: a progress bar's last state counts."""
+    """The last non-empty line of a log. Carriage returns end lines as well, so that a progress bar's last state counts."""
     text = _read_end(path, from_end=True).decode(errors="replace")
     return next((line.strip() for line in reversed(text.replace("\r", "\n").split("\n")) if line.strip()), "")
 
 
 def oom_kills(root: Path = Path("/")) -> int:
-    """How often the kernel has killed for want of memory, on this machine and in this control group; compare before and after."""
+    """The number of OOM kills on this machine and in this control group; compare before and after."""
     counted = _counter(root / "proc/vmstat")
     with suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
@@ -143,7 +143,7 @@ def _counter(path: Path) -> int:
 
 
 def _read_end(path: Path, from_end: bool) -> bytes:
-    """At most 64 KiB from one end of a plain file; nothing if there is none. Follows no link and never waits for a pipe's other end."""
+    """At most 64 KiB from one end of a regular file; empty if there is none. Does not follow links or block on pipes."""
     try:
         descriptor = open_plain(path)
     except OSError:

@@ -1,8 +1,8 @@
-"""The fetcher: a forked process beside an attempt that brings the shards of its data, in the order in which the program needs them.
+"""The fetcher: a forked process that downloads the shards of an attempt's data in the order in which the program needs them.
 
-A process of its own for the reasons that the uploader is one. Unlike it, it lives no longer than the attempt, and not a moment longer than
-the worker. Each shard is fetched by one process at a time, whichever run it belongs to: a record lock (fcntl(2)) on the shard's own byte of
-a common file says by which, and the kernel releases it however that process ends. The next one continues with what arrived.
+It is a separate process for the same reasons as the uploader. Unlike the uploader, it ends with the attempt, and immediately if the worker
+dies. Only one process at a time, of any run, downloads a shard: it holds a record lock (fcntl(2)) on the shard's byte of a shared file,
+which the kernel releases however the process ends. The next one resumes the download.
 """
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
@@ -27,47 +27,47 @@ if TYPE_CHECKING:
     from cloud_train.storage.base import Store
 
 _LOCKS = ".cloud-train-shards.lock"
-_LOOK_SECONDS = 0.2  # between two looks at what other processes are fetching
-_MOST_STARTS = 3  # of a process that is killed
+_LOOK_SECONDS = 0.2  # between checks for shards that other processes are downloading
+_MOST_STARTS = 3  # if the process is killed
 
 _ALL_THERE, _FAILED = 0, 1  # its exit statuses
 
 
 class Fetcher:
-    """The attempt's hold on it."""
+    """Starts, restarts and ends the process."""
 
     def __init__(self, exchange: ShardExchange, note: Note, in_child: Callable[[], None]) -> None:
-        """Start it; ``in_child`` lets go of what belongs to the worker and the attempt."""
+        """Start it; ``in_child`` closes the descriptors of the worker and the attempt."""
         self._exchange, self._note, self._in_child = exchange, note, in_child
         self._starts, self._writing = 0, -1
         exchange.forget()
         self._start()
 
-    def goes_on(self, exit_code: int) -> bool:
-        """Its process was reaped: whether another one, with another ``pid``, has taken over."""
+    def restarted(self, exit_code: int) -> bool:
+        """After the process was reaped, restart it if it was killed; returns whether there is a new one, with another ``pid``."""
         if exit_code in (_ALL_THERE, _FAILED):
             return False
         self.close()
         if self._starts < _MOST_STARTS:
-            self._note("data: the process that fetches shards was gone; another one takes over")
+            self._note("data: the process that downloads shards was killed; starting another one")
             self._start()
             return True
         with suppress(OSError):
-            self._exchange.fail(f"the process that fetches shards was ended {self._starts} times (exit status {exit_code})")
+            self._exchange.fail(f"the process that downloads shards was killed {self._starts} times (exit status {exit_code})")
         return False
 
     def tell_to_stop(self) -> None:
-        """Let nobody wait any longer for a shard."""
-        with suppress(OSError):  # the disk is full: then waiting ends with the grace period
+        """Tell the program to stop waiting for shards."""
+        with suppress(OSError):  # on a full disk, the wait ends with the grace period
             self._exchange.stop()
 
     def end(self) -> None:
-        """The attempt is over: end the process, and forget what program and process said to each other."""
+        """After the attempt: end the process, and remove its messages to and from the program."""
         self.close()
         self._exchange.forget()
 
     def close(self) -> None:
-        """Let go of the pipe: in the worker that ends the process, in a forked child it lets only the worker hold it."""
+        """Close the pipe: in the worker this ends the process; in a forked child it leaves the worker as the only owner."""
         if self._writing >= 0:
             os.close(self._writing)
             self._writing = -1
@@ -81,16 +81,16 @@ class Fetcher:
             try:
                 self.close()
                 self._in_child()
-                os.setsid()  # out of the worker's process group, which may be stopped as a whole
+                os.setsid()  # leave the worker's process group, which may be stopped as a whole
                 threading.Thread(target=_end_with, args=(reading,), daemon=True).start()
                 code = _ALL_THERE if _bring_or_say_why(self._exchange, self._note) else _FAILED
             finally:
-                os._exit(code)  # never back into the worker's own code, and past what a client's threads do at an interpreter's end
+                os._exit(code)  # never return into the worker's code, nor wait for a client library's threads
         os.close(reading)
 
 
 def _end_with(reading: int) -> None:
-    """End this process when the attempt lets go of the pipe, or is gone. What has arrived of a shard stays for who comes next."""
+    """End this process when the worker closes the pipe or dies. Partial downloads stay, to be resumed by another process."""
     with suppress(OSError):
         os.read(reading, 1)
     os._exit(_FAILED)
@@ -99,7 +99,7 @@ def _end_with(reading: int) -> None:
 def _bring_or_say_why(exchange: ShardExchange, note: Note) -> bool:
     try:
         bring_shards(exchange, note)
-    except Exception as error:  # noqa: BLE001 -- whatever a client may raise: the program that waits for a shard has to be told
+    except Exception as error:  # noqa: BLE001 -- a client library may raise anything, and the program waiting for a shard has to be told
         said = f"{error}" or type(error).__name__
         hint = f" ({error.hint})" if isinstance(error, CloudTrainError) and error.hint else ""
         note(f"data: {said}{hint}")
@@ -109,7 +109,7 @@ def _bring_or_say_why(exchange: ShardExchange, note: Note) -> bool:
 
 
 def bring_shards(exchange: ShardExchange, note: Note) -> None:
-    """Bring every shard that is not there, or wait until another process has. Raises StoreError, and CorruptError that names the shard."""
+    """Download every missing shard, or wait for another process to do so. Raises StoreError, and CorruptError that names the shard."""
     from cloud_train.storage.registry import bucket_and_prefix, open_store
 
     url = exchange.source or ""
@@ -126,17 +126,18 @@ def bring_shards(exchange: ShardExchange, note: Note) -> None:
                 if is_ours:
                     exchange.arrived(number)
                     missing.remove(number)
-                    break  # by now the program may need another one first
+                    break  # the program may need another one first by now
             else:
                 time.sleep(_LOOK_SECONDS)
     finally:
         os.close(descriptor)
-    note(f"data: all {len(shards):,} shards of {url} are there, {brought:,} of them fetched by this attempt")
+    note(f"data: all {len(shards):,} shards of {url} are here; this attempt downloaded {brought:,} of them")
 
 
 def _bring(store: Store, key: str, shard: Shard, folder: Path, note: Note) -> int:
-    """Bring one shard, checked against the index; returns whether that was still to be done, as 1 or 0."""
-    from cloud_train.storage.transfer.files import Download, Options, download
+    """Download one shard, verified against the index; returns 1, or 0 if it was already here."""
+    from cloud_train.storage.transfer.downloading import Download, download
+    from cloud_train.storage.transfer.engine import Options
 
     path = folder / shard.name
     if path.exists():
@@ -147,10 +148,10 @@ def _bring(store: Store, key: str, shard: Shard, folder: Path, note: Note) -> in
 
 @contextmanager
 def _locked(descriptor: int, number: int) -> Iterator[bool]:
-    """Hold the lock of a shard for a block, if no other process has it."""
+    """Hold a shard's lock for a block; yields False if another process holds it."""
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-    except (BlockingIOError, PermissionError):  # which of the two is up to the system
+    except (BlockingIOError, PermissionError):  # depending on the system
         yield False
         return
     try:

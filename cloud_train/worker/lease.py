@@ -1,6 +1,6 @@
-"""Taking attempts, and leaving again: in a local folder directly, in any other store through a workspace on this machine and a uploader."""
+"""Claiming attempts, in a local folder directly and in other stores through a workspace on this machine and an uploader."""
 
-from __future__ import annotations  # what only some runs need is named here, and imported where it is needed
+from __future__ import annotations  # for types that are imported only where they are used
 
 import os
 import sys
@@ -19,9 +19,8 @@ from cloud_train.worker.context import AttemptContext, Timing
 from cloud_train.worker.nodes import NodeContext, Peers
 from cloud_train.worker.processes import subprocesses
 from cloud_train.worker.processes.signals import Signals
-from cloud_train.worker.redaction import Redactor
 from cloud_train.worker.status import StatusFile
-from cloud_train.worker.worker_log import WorkerLog
+from cloud_train.worker.worker_log import Redactor, WorkerLog
 from cloud_train.worker.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class AttemptLease:
-    """The attempts of one run that this worker takes, from ``first`` on."""
+    """The attempts of one run that this worker claims, from ``first`` on."""
 
     def __init__(
         self,
@@ -45,8 +44,9 @@ class AttemptLease:
         remote: Remote | None,
         job: str = "",
     ) -> None:
-        """Read the run's record; raises StoreError, and CorruptError for one that is not the one that was submitted. ``store`` is the
-        run's own, or with ``remote`` a workspace; ``job`` is what the platform calls the job that this worker belongs to.
+        """Read the run's record; raises StoreError, and CorruptError if it is not the submitted one.
+
+        ``store`` is the run's own, or with ``remote`` a workspace; ``job`` is the platform's id of this worker's job.
         """
         self._store, self._first, self._node, self._signals = store, first, node, signals
         self._timing, self._remote, self._job = timing, remote, job
@@ -60,7 +60,7 @@ class AttemptLease:
         self._redactor = Redactor((*secrets, *forwarded_values(os.environ)))
 
     def take(self, number: int) -> AttemptContext | None:
-        """What attempt ``number`` works with; None if another worker has it. Raises StoreError."""
+        """Claim attempt ``number`` and return its context; None if another worker has claimed it. Raises StoreError."""
         self._newest = number
         at = self._context(number)
         if self._remote is None:
@@ -79,53 +79,53 @@ class AttemptLease:
 
     @property
     def rank(self) -> int:
-        """Which node this is."""
+        """This node's rank."""
         return self._node.rank
 
     def skip(self, number: int) -> None:
-        """Attempt ``number`` was that of a worker before this one."""
+        """Skip attempt ``number``, which an earlier worker ran."""
         self._first = self._newest = number + 1
 
     def status_in_store(self, number: int) -> str | None:
-        """What this node has written of attempt ``number``, or None; raises StoreError."""
+        """This node's status of attempt ``number`` as JSON, or None; raises StoreError."""
         if self._remote is None:
             return None
         return self._ask(partial(self._remote.status, layout.status(number, self._node.rank))) or None
 
     def put_status(self, number: int, status: AttemptStatus) -> None:
-        """Write a status of an attempt before into the store; raises StoreError."""
+        """Write the status of an earlier attempt into the store; raises StoreError."""
         if self._remote:
             self._ask(partial(self._remote.put_status, layout.status(number, self._node.rank), status.to_json()))
 
     def is_marked_in_store(self, number: int) -> bool:
-        """Whether attempt ``number`` has been cancelled; raises StoreError."""
+        """Whether attempt ``number`` is marked as cancelled in the store; raises StoreError."""
         if self._remote is None:
             return False
         self._ask(partial(self._remote.bring_marks, self._store, [number]))
         return _exists(self._store, f"{self.record.run_id}/{layout.cancel(number)}")
 
     def bring_marks(self) -> None:
-        """Look whether one of the attempts has been cancelled; a store that cannot be reached has no marks."""
+        """Download the cancel marks of the attempts; an unreachable store counts as having none."""
         if self._remote:
             self._do(partial(self._remote.bring_marks, self._store, range(self._first, self._newest + 1)), gives_up=False)
 
     def leave(self, exit_status: int) -> int:
-        """Wait until everything is in the store, and take the workspace away; returns the worker's exit status."""
+        """Wait until everything is uploaded, then delete the workspace; returns the worker's exit status."""
         if self._uploader is None or self._remote is None:
             return exit_status
         folder = self._store.path_of(self.record.run_id)
         if self._uploader.finish(self._newest):
-            import shutil  # 3 ms, which a worker on a local store does without
+            import shutil  # takes 3 ms, which a worker with a local store can save
 
             shutil.rmtree(folder, ignore_errors=True)
             return exit_status
-        print(f"not everything could be uploaded to {self._remote.url}; what is missing there is in {folder}", file=sys.stderr)
+        print(f"not everything could be uploaded to {self._remote.url}; the rest is in {folder}", file=sys.stderr)
         return Cause.INFRASTRUCTURE.exit_code
 
     def _context(self, number: int) -> AttemptContext:
         store, run_id = self._store, self.record.run_id
         workspace = Workspace.in_store(store, run_id, number, self._node.rank)
-        # A cancellation while one attempt follows another may have marked the earlier one.
+        # A cancellation between two attempts may have marked the earlier one.
         marks = [f"{run_id}/{layout.cancel(attempt)}" for attempt in range(self._first, number + 1)]
         return AttemptContext(
             record=self.record,
@@ -161,7 +161,7 @@ class AttemptLease:
 
 
 def _submitted_record(store: LocalStore, key: str, sha256: str) -> RunRecord:
-    """``run.json``, whose command runs with everything that this worker may do: it has to be the very one that was submitted."""
+    """Read ``run.json``, whose command runs with all of this worker's permissions, and check that it is the submitted one."""
     written, where = documents.read(store, key, documents.LARGEST_RECORD), f"{store.url}/{key}"
     if sha256_of(written) != sha256:
         raise CorruptError(

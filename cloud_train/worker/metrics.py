@@ -1,4 +1,4 @@
-"""Metrics on their way to disk: JSON lines, buffered, and written in whole lines."""
+"""Writing metrics as JSON lines, buffered and in whole lines."""
 
 import json
 import math
@@ -12,14 +12,14 @@ from cloud_train.beneath import IrregularError, open_within
 from cloud_train.errors import StoreError
 
 INTERVAL_SECONDS = 0.5
-"""Least time between two writes."""
+"""Minimum time between two writes."""
 
 
 class MetricsWriter:
-    """Appends lines ``{"step", "epoch", "time", "split", "name", "value"}`` to a file, at most one write per ``INTERVAL_SECONDS``."""
+    """Appends lines ``{"step", "epoch", "time", "split", "name", "value"}`` to a file, at most once per ``INTERVAL_SECONDS``."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic, root: Path | None = None) -> None:
-        """``root``: a folder above, below which no link is followed."""
+        """``root``: an ancestor folder, below which no link is followed."""
         self._path, self._root = path, root
         self._clock = clock
         self._lines: list[str] = []
@@ -27,8 +27,8 @@ class MetricsWriter:
         self._process = os.getpid()
 
     def add(self, step: int, epoch: float | None, split: str, values: Mapping[str, float]) -> None:
-        """Take the metrics of one step; writes if the last write was long enough ago. A value that is not finite becomes null."""
-        # The part that the values share is formed once; a dictionary per value would cost about three times as much.
+        """Buffer the metrics of one step, and write if a write is due. A value that is not finite becomes null."""
+        # The part that all values share is formatted once; a dictionary per value would cost about three times as much.
         shared = f'{{"step": {int(step)}, "epoch": {_number(epoch)}, "time": {time.time():.3f}, "split": {json.dumps(split)}, "name": '
         for name, value in values.items():
             self._lines.append(f'{shared}{json.dumps(name)}, "value": {_number(value)}}}\n')
@@ -36,8 +36,8 @@ class MetricsWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is buffered; raises StoreError if that fails, and keeps it for the next time."""
-        # A forked child (a data loader's worker, say) has inherited the buffer; writing it there too would double the lines.
+        """Write the buffered lines; raises StoreError if that fails, and keeps them for the next time."""
+        # A forked child, such as a data loader's worker, inherits the buffer; writing it there too would duplicate the lines.
         if not self._lines or os.getpid() != self._process:
             return
         data = "".join(self._lines).encode()
@@ -51,7 +51,7 @@ class MetricsWriter:
         self._last_write = self._clock()
 
     def flush_quietly(self) -> None:
-        """``flush`` at the very end of a process, when nobody can act on an error any more."""
+        """``flush`` at the very end of a process, where an error could not be handled any more."""
         with suppress(StoreError):
             self.flush()
 
@@ -64,7 +64,7 @@ def _append(path: Path, root: Path | None, data: bytes) -> None:
             while data:
                 data = data[os.write(descriptor, data) :]
         except OSError:
-            os.ftruncate(descriptor, size)  # no torn line where the disk filled up
+            os.ftruncate(descriptor, size)  # leave no torn line when the disk fills up
             raise
     finally:
         os.close(descriptor)

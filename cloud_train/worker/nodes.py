@@ -1,7 +1,7 @@
-"""Several nodes of one attempt: which one this is, what the others are doing, and why the attempt ended.
+"""Several nodes of one attempt: this node's rank, the state of the others, and why the attempt ended.
 
-Nodes agree on little: that all are there, where they start, that one of them ends, and whether another attempt follows. All of it fits into
-files that node 0 or each node alone writes, so nothing here needs a connection, and a script in any language has it as well.
+Nodes have to agree on little: that all have joined, from which checkpoint they start, that one of them is ending, and whether another
+attempt follows. Each file for this has a single writer, so no connections are needed, and scripts in any language benefit as well.
 """
 
 import os
@@ -20,7 +20,7 @@ from cloud_train.worker.ending import Ending
 from cloud_train.worker.status import NodeStatus
 
 DEFAULT_PORT = 29500
-"""Where the processes of several nodes meet on node 0; torch's own default."""
+"""Default rendezvous port on node 0, the same as torch's."""
 
 _PORT_VARIABLES = ("CLOUD_TRAIN_MASTER_PORT", contract.MASTER_PORT)
 
@@ -30,13 +30,13 @@ class NodeContext:
     """One machine of an attempt."""
 
     rank: int = 0
-    """From 0; node 0 keeps the attempt's status."""
+    """From 0; node 0 writes the attempt's status."""
     nodes: int = 1
-    """Machines in the attempt."""
+    """Number of machines in the attempt."""
     master_address: str = "127.0.0.1"
-    """Host name or address at which the others reach node 0."""
+    """Host name or address of node 0."""
     master_port: int = DEFAULT_PORT
-    """Port at which they do."""
+    """Rendezvous port on node 0."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.nodes:
@@ -44,14 +44,14 @@ class NodeContext:
 
     @property
     def others(self) -> tuple[int, ...]:
-        """The nodes that this one watches: node 0 all others, and each of them node 0."""
+        """The nodes that this one watches: node 0 watches all others, and they watch node 0."""
         return tuple(range(1, self.nodes)) if self.rank == 0 else (0,)
 
 
 def from_variables(environment: Mapping[str, str] = os.environ, *, rank: int | None = None, nodes: int | None = None) -> NodeContext:
-    """The place that CLOUD_TRAIN_NODE_RANK, CLOUD_TRAIN_NODES and MASTER_ADDR say; the only node where they say nothing.
+    """The node described by CLOUD_TRAIN_NODE_RANK, CLOUD_TRAIN_NODES and MASTER_ADDR; a single node if they are not set.
 
-    ``rank`` and ``nodes`` go before the first two. The port is that of CLOUD_TRAIN_MASTER_PORT or MASTER_PORT, or else ``DEFAULT_PORT``.
+    ``rank`` and ``nodes`` override the first two. The port is CLOUD_TRAIN_MASTER_PORT, MASTER_PORT or ``DEFAULT_PORT``.
     """
     if rank is None and nodes is None:
         rank, nodes = _number(environment, contract.NODE_RANK), _number(environment, contract.NODES)
@@ -69,7 +69,7 @@ def _number(environment: Mapping[str, str], name: str) -> int | None:
 
 
 class Peers:
-    """What the nodes of one attempt know of each other. Node 0 watches all the others, and each of them node 0; a single node nobody."""
+    """What a node knows of the others: node 0 watches all others, and they watch node 0; a single node watches none."""
 
     def __init__(self, store: Store, run_id: str, attempt: int, node: NodeContext, clock: Callable[[], float] = monotonic) -> None:
         self._store, self._run_id, self._attempt, self._clock = store, run_id, attempt, clock
@@ -84,7 +84,7 @@ class Peers:
         return bool(self._watched)
 
     def look(self) -> None:
-        """Read the statuses again. What cannot be read now stays as it was."""
+        """Read the statuses again. One that cannot be read keeps its last value."""
         for rank in self._watched:
             key = f"{self._run_id}/{layout.status(self._attempt, rank)}"
             with suppress(StoreError, CorruptError):
@@ -94,47 +94,47 @@ class Peers:
                     self._written[rank], self._changed[rank] = written, self._clock()
 
     def missing(self) -> list[int]:
-        """The nodes that have not come yet."""
+        """The nodes that have not joined yet."""
         return [rank for rank in self._watched if rank not in self.statuses]
 
     def working(self) -> list[int]:
-        """The nodes that have not ended yet, those that never came among them."""
+        """The nodes that have not ended yet, including those that never joined."""
         return [rank for rank in self._watched if rank not in self.statuses or not self.statuses[rank].state.is_end]
 
     def silent(self, seconds: float) -> list[int]:
-        """The nodes that have neither ended nor given a sign of life for so long. By this machine's clock: those of others may be wrong."""
+        """The running nodes without a heartbeat for this long, by this machine's clock, because others' clocks may be wrong."""
         return [rank for rank in self.working() if self._clock() - self._changed[rank] > seconds]
 
     def leaving(self) -> list[int]:
-        """The nodes that end, or have ended, otherwise than well."""
+        """The nodes that are stopping or have ended unsuccessfully."""
         return [rank for rank, status in self.statuses.items() if is_leaving(status)]
 
     def choose_start(self, checkpoint: str) -> None:
-        """Node 0: let the others start from this checkpoint, the name of a folder, or afresh; raises StoreError."""
+        """Node 0: tell the others the name of the checkpoint to start from, empty for a fresh start; raises StoreError."""
         if self._watched:
             self._store.put(f"{self._run_id}/{layout.start(self._attempt)}", checkpoint.encode())
 
     def start(self) -> str | None:
-        """The other nodes: the name of the checkpoint to start from, empty for a fresh start; None as long as node 0 has not chosen."""
+        """Other nodes: the name of the checkpoint to start from, empty for a fresh start; None until node 0 has chosen."""
         try:
             return documents.read_text(self._store, f"{self._run_id}/{layout.start(self._attempt)}")
         except ObjectMissingError:
             return None
 
     def announce(self) -> None:
-        """Node 0: another attempt follows; said again and again, as a sign of life."""
+        """Node 0: announce that another attempt follows; repeat it as a heartbeat."""
         if self._watched:
             with suppress(StoreError):
                 self._store.put(self._following, f"{time.time():.3f}\n".encode())
 
     def withdraw(self) -> None:
-        """Node 0: no other attempt follows after all."""
+        """Node 0: withdraw the announcement of another attempt."""
         if self._watched:
             with suppress(StoreError):
                 self._store.delete(self._following)
 
     def announced(self) -> bytes | None:
-        """The other nodes: what node 0 said last of another attempt; None if it says nothing of the kind."""
+        """Other nodes: node 0's latest announcement of another attempt, if any."""
         try:
             return self._store.get(self._following, 0, documents.LARGEST_MARK)
         except StoreError:
@@ -157,23 +157,23 @@ _STOPS = frozenset({Cause.CANCELLED, Cause.PREEMPTED, Cause.TIMED_OUT})
 
 
 def verdict(own: Ending, others: Mapping[int, NodeStatus], lost: Collection[int]) -> Ending:
-    """The attempt's end, as node 0 writes it down; not for an attempt of which every node ended well.
+    """The attempt's end, as node 0 records it, if not every node succeeded.
 
-    ``own`` is node 0's end, ``others`` are the statuses of the other nodes by rank, ``lost`` those of them that gave no sign of life. The
-    earliest end that was no consequence of another one counts; without one a node that is lost must have been the reason.
+    ``own`` is node 0's end, ``others`` are the statuses of the other nodes by rank, ``lost`` the ranks without a heartbeat. The earliest
+    end that was not a consequence of another one counts; if there is none, a lost node must have been the reason.
     """
     endings = {0: own} | {rank: _ending(status) for rank, status in others.items() if status.state.is_end}
     bad = sorted((end.time, rank) for rank, end in endings.items() if end.cause is not Cause.SUCCEEDED)
     at_fault = [rank for _, rank in bad if not endings[rank].is_consequence]
     if own.cause in _STOPS and not own.is_consequence and all(endings[rank].cause is own.cause for rank in at_fault):
-        return own  # all nodes were stopped by the same hand
+        return own  # all nodes were stopped for the same reason
     if at_fault:
         return _named(endings[at_fault[0]], at_fault[0], own)
     asked = [rank for _, rank in bad if endings[rank].cause is Cause.PREEMPTED]
-    if asked:  # they saved and stopped together: the node that was told to stop is gone before it could say so
+    if asked:  # they saved and stopped together, and the node that was told to stop was lost before it could report that
         return _named(endings[asked[0]], asked[0], own)
     if lost:
-        return Ending(Cause.INFRASTRUCTURE, f"another process of this training is gone: {nodes_named(lost)} without a word", own.exit_code)
+        return Ending(Cause.INFRASTRUCTURE, f"lost contact with {nodes_named(lost)}", own.exit_code)
     return _named(endings[bad[0][1]], bad[0][1], own)
 
 
@@ -184,7 +184,7 @@ def nodes_named(ranks: Collection[int]) -> str:
 
 
 def is_leaving(status: NodeStatus) -> bool:
-    """Whether a node ends, or has ended, otherwise than well: then the others have nothing left to do."""
+    """Whether a node is stopping or has ended unsuccessfully, so that the others have nothing left to do."""
     return status.state is State.STOPPING or (status.state.is_end and status.cause is not Cause.SUCCEEDED)
 
 

@@ -1,12 +1,12 @@
-"""How a worker learns its place from the cloud that started it, and what the cloud calls the job.
+"""A worker's platform: how it tells the node rank, the other nodes and the id of the job.
 
 - SageMaker: ``/opt/ml/input/config/resourceconfig.json`` names the hosts
   (https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html).
-- Vertex AI: ``CLUSTER_SPEC`` names the pools: node 0 is pool 0, the others are pool 1
+- Vertex AI: ``CLUSTER_SPEC`` lists the pools; node 0 is in pool 0, the others are in pool 1
   (https://cloud.google.com/vertex-ai/docs/training/distributed-training).
-- Another: the variables that its provider names as JSON (``run.platform_rules.NodeVariables``).
-- Azure ML: ``NODE_RANK``, ``AZUREML_NODE_COUNT`` and ``MASTER_ADDR``, as for every job with PyTorch's distribution
+- Azure ML: ``NODE_RANK``, ``AZUREML_NODE_COUNT`` and ``MASTER_ADDR``, as for every distributed PyTorch job
   (https://learn.microsoft.com/azure/machine-learning/how-to-train-distributed-gpu).
+- Others: the variables that the provider names as JSON (``run.platform_rules.NodeVariables``).
 """
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
@@ -31,31 +31,31 @@ _PORT = "CLOUD_TRAIN_MASTER_PORT"
 
 @dataclass(frozen=True)
 class Platform:
-    """What starts the worker, and restarts it after preemption."""
+    """The platform that starts the worker, and restarts it after a preemption."""
 
     node: NodeContext
     job: str
-    """What the platform calls the job: the same each time that it starts this worker, and never that of another job."""
+    """The platform's id of the job: the same at each restart of this worker, and unique to the job."""
     failure_file: Path | None = None
-    """Where the platform looks for a sentence about the end."""
+    """File from which the platform reads the reason for a failure."""
     restarts_failures: bool = False
-    """Whether a worker that exits with another status than 0 is started again, which costs money when there is nothing more to do."""
+    """Whether a worker that exits with a non-zero status is restarted, which costs money if there is nothing left to do."""
 
     def tell(self, message: str) -> None:
-        """Leave the sentence about the end where the platform looks for it; the image's user may have no right to write there."""
+        """Write the reason for the end where the platform looks for it, if the image's user may write there."""
         if message and self.failure_file:
             with suppress(OSError):
                 self.failure_file.write_text(message, encoding="utf-8")
 
     def exit_status(self, status: int, program: Program) -> int:
-        """What to exit with instead of ``status``, once there is nothing more to do for this job."""
+        """The exit status to use instead of ``status`` once there is nothing left to do for this job."""
         return 0 if self.restarts_failures and program.retries(Cause.PREEMPTED, 1) else status
 
 
 def platform_of(name: str, environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> Platform:
-    """The platform ``name``, or that of a JSON of NodeVariables; raises UsageError if this machine is none of it.
+    """The platform ``name``, or the one described by NodeVariables as JSON; raises UsageError if this machine does not belong to it.
 
-    ``root`` is the folder in which its files are.
+    ``root`` is the root folder for the platform's files.
     """
     find: Callable[[Mapping[str, str], Path], Platform]
     if name.startswith("{"):
@@ -64,7 +64,7 @@ def platform_of(name: str, environment: Mapping[str, str] = os.environ, root: Pa
     elif name in _PLATFORMS:
         find = _PLATFORMS[name]
     else:
-        raise UsageError(f"--platform is one of {', '.join(_PLATFORMS)} or JSON, not {name!r}")
+        raise UsageError(f"--platform must be one of {', '.join(_PLATFORMS)} or JSON, not {name!r}")
     try:
         return find(environment, root)
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:

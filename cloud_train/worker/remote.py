@@ -1,7 +1,7 @@
-"""A cloud's store as the worker uses it: attempts are claimed there, and checkpoints are downloaded.
+"""A cloud's store as the worker uses it directly: to claim attempts and to download checkpoints and marks.
 
-Each call runs in a forked child: a store's client has threads, and the worker must stay free of them to fork.
-What lands here was written by anybody: names are checked, and every byte against its manifest.
+Each call runs in a forked child, because a store's client has threads, and the worker has to stay free of threads to fork safely.
+Downloads are untrusted: names are checked, and all content is verified against its manifest.
 """
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
@@ -25,7 +25,7 @@ Note = Callable[[str], None]
 CLAIMED, TAKEN = "claimed", "taken"
 _TRY_SECONDS = 120.0
 _PAUSE_SECONDS = 2.0
-_MARKS_SECONDS = 5.0  # a worker that is told to stop has no more time than that
+_MARKS_SECONDS = 5.0  # a worker that was told to stop has little time
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Remote:
     run_id: str
 
     def bring_record(self, workspace: LocalStore) -> str:
-        """Put run.json into the workspace; raises StoreError."""
+        """Download run.json into the workspace; raises StoreError."""
         key = f"{self.run_id}/{layout.RUN}"
         workspace.put(key, documents.read(self._store(), key, documents.LARGEST_RECORD))
         return ""
 
     def claim(self, name: str, status: bytes) -> str:
-        """Create a status; ``CLAIMED``, or ``TAKEN`` if another worker has the attempt. Raises StoreError."""
+        """Create a status; returns ``CLAIMED``, or ``TAKEN`` if another worker has claimed the attempt. Raises StoreError."""
         try:
             self._store().create(f"{self.run_id}/{name}", status)
         except ObjectExistsError:
@@ -50,7 +50,7 @@ class Remote:
         return CLAIMED
 
     def status(self, name: str) -> str:
-        """A status as it is in the store, or nothing; raises StoreError."""
+        """A status in the store, or an empty string; raises StoreError."""
         try:
             return documents.read(self._store(), f"{self.run_id}/{name}", documents.LARGEST_STATUS).decode(errors="replace")
         except ObjectMissingError:
@@ -62,7 +62,7 @@ class Remote:
         return ""
 
     def bring_marks(self, workspace: LocalStore, attempts: Iterable[int]) -> str:
-        """Look briefly whether one of these attempts has been cancelled; raises StoreError."""
+        """Download the cancel marks of these attempts, with a short time limit; raises StoreError."""
         store = self._store(time_limit=_MARKS_SECONDS)
         for number in attempts:
             key = f"{self.run_id}/{layout.cancel(number)}"
@@ -71,7 +71,7 @@ class Remote:
         return ""
 
     def bring_newest(self, checkpoints: Path, note: Note) -> None:
-        """Download the newest valid checkpoint, unless one that is as new is here; raises StoreError."""
+        """Download the newest valid checkpoint, unless it is already here; raises StoreError."""
         from cloud_train.run.checkpoints import newest_valid
 
         store, prefix = self._store(), f"{self.run_id}/{layout.CHECKPOINTS}"
@@ -82,17 +82,17 @@ class Remote:
             try:
                 self._bring(store, name, checkpoints)
             except ObjectMissingError as error:
-                note(f"skipped checkpoint {name} in the store: it is not complete ({error.message})")
-            except (CorruptError, InvalidKeyError) as error:  # the latter: names that cannot be side by side
+                note(f"skipped checkpoint {name} in the store: incomplete ({error.message})")
+            except (CorruptError, InvalidKeyError) as error:  # the latter for file names that conflict
                 note(f"skipped checkpoint {name} in the store: {error.message}")
             else:
-                note(f"brought checkpoint {name} from the store")
+                note(f"downloaded checkpoint {name} from the store")
                 return
 
     def bring(self, name: str, checkpoints: Path, patience: float, sleep: Callable[[float], None] = time.sleep) -> str:
-        """Put this checkpoint, which node 0 has chosen, into the folder; raises StoreError or CorruptError.
+        """Download the checkpoint that node 0 chose into the folder; raises StoreError or CorruptError.
 
-        Node 0 may have it on its machine and still be sending it: for that there are ``patience`` seconds.
+        Node 0 may still be uploading it, so this waits up to ``patience`` seconds.
         """
         store, waited = self._store(), 0.0
         while not _is_here(checkpoints, name):
@@ -108,20 +108,20 @@ class Remote:
     def _bring(self, store: Store, name: str, checkpoints: Path) -> None:
         from cloud_train.run.checkpoints import put_in_place
         from cloud_train.run.manifest import LARGEST, parse_manifest
-        from cloud_train.storage.transfer.files import Download, download
+        from cloud_train.storage.transfer.downloading import Download, download
 
         prefix = f"{self.run_id}/{layout.CHECKPOINTS}/{name}"
         written = documents.read(store, f"{prefix}/{layout.MANIFEST}", LARGEST)
         manifest = parse_manifest(written, f"{store.url}/{prefix}/{layout.MANIFEST}")
         if manifest.step != layout.step_of(name):
-            raise CorruptError(f"its manifest is that of step {manifest.step}")
+            raise CorruptError(f"its manifest is for step {manifest.step}")
         temporary = checkpoints / f".{name}-brought"
-        root = checkpoints.parent  # the run's own folder, below which a program may put a link at any time
+        root = checkpoints.parent  # the run's own folder, below which a program may create a link at any time
         files = [
             Download(f"{prefix}/{file}", temporary / file, size=entry.size, sha256=entry.sha256, below=root)
             for file, entry in manifest.files.items()
         ]
-        for key, reason in download(store, files).skipped:  # gone by now, or a link is in the way
+        for key, reason in download(store, files).skipped:  # deleted by now, or blocked by a link
             raise ObjectMissingError(f"{store.url}/{key} did not arrive: {reason}")
         try:
             write_file(temporary / layout.MANIFEST, root, written)

@@ -1,10 +1,10 @@
-"""The job's secrets, from where the cloud keeps them: the place is on the worker's command line, the values are not.
+"""Fetching the job's secrets from a cloud's secret service. The worker's command line has their location, never their values.
 
-A place is ``aws-secret:NAME@REGION`` (AWS Secrets Manager), ``gcp-secret:projects/P/secrets/NAME`` (Google Secret Manager) or
+A location is ``aws-secret:NAME@REGION`` (AWS Secrets Manager), ``gcp-secret:projects/P/secrets/NAME`` (Google Secret Manager) or
 ``azure-secret:https://VAULT.vault.azure.net/secrets/NAME`` (Azure Key Vault). Other providers use ``file-secret:PATH``, a file on the
-machine, or ``url-secret:`` with the JSON of a request (``run.platform_rules.SecretUrl``). Each holds one JSON document, name → value.
+machine, or ``url-secret:`` with the JSON of a request (``run.platform_rules.SecretUrl``). Each holds one JSON object, name → value.
 
-The machine's token goes to its cloud's own hosts, over https, and follows no redirect (``storage.trusted_hosts``).
+The machine's token is only sent to its cloud's own hosts, over https and without following redirects (``storage.trusted_hosts``).
 """
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
@@ -33,13 +33,13 @@ _AZURE_PATH = re.compile(r"https?://[^/?]+/secrets/[A-Za-z0-9-]{1,127}")
 
 
 class SecretsError(CloudTrainError):
-    """The job's secrets cannot be read. What to do stands in the message: it comes from a child of the worker as a text."""
+    """The job's secrets cannot be read. The message includes the next step, because a child process can only return a string."""
 
     code = "secrets"
 
 
 def fetch(place: str) -> str:
-    """The secrets at ``place``, as JSON; raises SecretsError. The clouds' SDKs start threads: call it in a child of the worker."""
+    """The secrets at ``place``, as JSON; raises SecretsError. Call it in a child of the worker, because the SDKs start threads."""
     kind, _, name = place.partition(":")
     readers = {
         "aws-secret": _from_aws,
@@ -49,21 +49,21 @@ def fetch(place: str) -> str:
         "url-secret": _from_url,
     }
     if kind not in readers:
-        raise UsageError(f"--secrets begins with one of {', '.join(readers)}, not with {kind!r}")
+        raise UsageError(f"--secrets must begin with one of {', '.join(readers)}, not with {kind!r}")
     text = readers[kind](name)
     if len(text) > _MOST_BYTES:
-        raise SecretsError(f"the job's secrets have {len(text):,} bytes, and {_MOST_BYTES:,} are allowed")
+        raise SecretsError(f"the job's secrets have {len(text):,} bytes; the limit is {_MOST_BYTES:,}")
     return text
 
 
 def parsed(text: str, place: str) -> dict[str, str]:
-    """The secrets by name; raises SecretsError for anything else."""
+    """Parse the secrets, name → value; raises SecretsError."""
     try:
         values = json.loads(text)
-    except ValueError:  # without its text, which holds the secrets
+    except ValueError:  # not chained: its text contains the secrets
         values = None
     if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
-        raise SecretsError(f"the secret at {place} is not a JSON document of names and texts")
+        raise SecretsError(f"the secret at {place} is not a JSON object with string values")
     return values
 
 
@@ -72,10 +72,12 @@ def _from_aws(name: str) -> str:
         import boto3
         from botocore.exceptions import BotoCoreError, ClientError
     except ImportError as error:
-        raise SecretsError("the image has no boto3, with which AWS Secrets Manager is read: add it to image.requirements") from error
+        raise SecretsError(
+            "reading AWS Secrets Manager needs boto3, which the image does not have: add it to image.requirements"
+        ) from error
     identifier, _, region = name.rpartition("@")
     if not (_AWS_NAME.fullmatch(identifier) and has_form(AWS_REGION, region)):
-        raise SecretsError(f"{name!r} is not a secret of AWS Secrets Manager, written as NAME@REGION")
+        raise SecretsError(f"{name!r} is not a secret in AWS Secrets Manager, written as NAME@REGION")
     try:
         client = boto3.client("secretsmanager", region_name=region)
         return str(client.get_secret_value(SecretId=identifier)["SecretString"])
@@ -92,10 +94,10 @@ def _from_google(name: str) -> str:
         from requests import RequestException
     except ImportError as error:
         advice = "add google-auth and requests to image.requirements"
-        raise SecretsError(f"the image has no google-auth, with which Google Secret Manager is read: {advice}") from error
+        raise SecretsError(f"reading Google Secret Manager needs google-auth, which the image does not have: {advice}") from error
     url = name if "://" in name else f"{_GOOGLE}{name}"
     if not _GOOGLE_NAME.fullmatch(url.rpartition("/v1/")[2]):
-        raise SecretsError(f"{name!r} is not a secret of Google Secret Manager, written as projects/PROJECT/secrets/NAME")
+        raise SecretsError(f"{name!r} is not a secret in Google Secret Manager, written as projects/PROJECT/secrets/NAME")
     try:
         credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
         check_google(url, credentials, "the address of the secret")
@@ -103,7 +105,7 @@ def _from_google(name: str) -> str:
             response = session.get(f"{url}/versions/latest:access", timeout=_TIMEOUT_SECONDS, allow_redirects=False)
             response.raise_for_status()
             if response.is_redirect:
-                raise SecretsError(f"the secret {name} cannot be read: {url} redirects to another address, which gets no token")
+                raise SecretsError(f"the secret {name} cannot be read: {url} redirects to another address, to which no token is sent")
             return base64.b64decode(response.json()["payload"]["data"]).decode()
     except UntrustedHostError as error:
         raise SecretsError(f"{error.message}; {error.hint}") from error
@@ -134,18 +136,18 @@ def _from_url(text: str) -> str:
         return document if isinstance(document, str) else json.dumps(document)
     except UntrustedHostError as error:
         raise SecretsError(f"{error.message}; {error.hint}") from error
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:  # what urllib raises is an OSError
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:  # urllib's errors are OSErrors
         raise SecretsError(f"the job's secrets at {rule.url} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _document_at(url: str, headers: Mapping[str, str]) -> Any:
-    """The JSON that a request brings; raises OSError, also for a redirect, which is not followed, and ValueError."""
+    """The JSON response to a request; raises OSError, also for a redirect, and ValueError."""
     from urllib.error import HTTPError
-    from urllib.request import HTTPRedirectHandler, Request, build_opener  # imports sockets, which no other worker needs
+    from urllib.request import HTTPRedirectHandler, Request, build_opener  # imports sockets, which most workers do not need
 
     class Unredirected(HTTPRedirectHandler):
         def redirect_request(self, *_: Any) -> None:
-            return None  # the refusal is an HTTPError, with the status of the redirect
+            return None  # makes urllib raise an HTTPError with the redirect's status
 
     try:
         with build_opener(Unredirected).open(Request(url, headers=dict(headers)), timeout=_TIMEOUT_SECONDS) as response:
@@ -157,7 +159,7 @@ def _document_at(url: str, headers: Mapping[str, str]) -> Any:
 
 def _from_azure(url: str) -> str:
     if not _AZURE_PATH.fullmatch(url):
-        raise SecretsError(f"{url!r} is not a secret of Azure Key Vault, such as https://VAULT.vault.azure.net/secrets/NAME")
+        raise SecretsError(f"{url!r} is not a secret in Azure Key Vault, such as https://VAULT.vault.azure.net/secrets/NAME")
     try:
         check(url, AZURE_VAULT, "the address of the secret (azure.vault)")
     except UntrustedHostError as error:
@@ -167,7 +169,7 @@ def _from_azure(url: str) -> str:
         from azure.identity import DefaultAzureCredential
     except ImportError as error:
         advice = "add azure-identity to image.requirements"
-        raise SecretsError(f"the image has no azure-identity, with which Azure Key Vault is read: {advice}") from error
+        raise SecretsError(f"reading Azure Key Vault needs azure-identity, which the image does not have: {advice}") from error
     try:
         with DefaultAzureCredential() as credential:
             token = credential.get_token("https://vault.azure.net/.default").token

@@ -1,4 +1,4 @@
-"""An attempt's status as its worker keeps it: claimed once, then written again and again. A full disk never stops the worker."""
+"""An attempt's status file, which its worker claims once and then keeps updating. A full disk does not stop the worker."""
 
 import os
 import time
@@ -11,15 +11,15 @@ from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import State
 from cloud_train.storage.base import ObjectExistsError, Store
 from cloud_train.worker.ending import Ending
-from cloud_train.worker.redaction import Redactor
+from cloud_train.worker.worker_log import Redactor
 
 
 @dataclass(frozen=True)
 class NodeStatus(AttemptStatus):
-    """Where one of several nodes stands; that of node 0 is the attempt's own status."""
+    """The status of one of several nodes; node 0 writes the attempt's own status instead."""
 
     is_consequence: bool = False
-    """Whether this node ended because another one did, so that the other one's reason counts."""
+    """Whether this node ended because another one did, whose reason counts."""
 
     @classmethod
     def _read(cls, fields: Fields) -> dict[str, Any]:
@@ -27,7 +27,7 @@ class NodeStatus(AttemptStatus):
 
 
 class StatusFile:
-    """``status.json`` of one attempt, or that of one of its further nodes."""
+    """``status.json`` of one attempt, or of one of its nodes other than node 0."""
 
     def __init__(self, store: Store, key: str, redactor: Redactor, node_rank: int = 0, launch: str = "") -> None:
         self._store = store
@@ -38,7 +38,7 @@ class StatusFile:
         self.status = kind(State.STARTING, started=now, heartbeat=now, host=os.uname().nodename, pid=os.getpid(), launch=launch)
 
     def claim(self) -> bool:
-        """Create it; False if another worker has this attempt, or this node of it. Raises StoreError."""
+        """Create it; False if another worker has claimed this attempt, or this node of it. Raises StoreError."""
         try:
             self._store.create(self._key, self.status.to_json())
         except ObjectExistsError:
@@ -46,7 +46,7 @@ class StatusFile:
         return True
 
     def update(self, **changes: Any) -> bool:
-        """Change these fields and give a sign of life; False if it could not be written: the next time brings it up to date."""
+        """Change these fields and renew the heartbeat; False if writing failed, which the next update makes up for."""
         return self._write(replace(self.status, heartbeat=time.time(), **changes))
 
     def end(self, end: Ending) -> bool:

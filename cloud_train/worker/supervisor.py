@@ -1,12 +1,12 @@
-"""A worker's life: one attempt, and the further ones that the job asks for, until the run has ended or it is told to stop.
+"""A worker's main loop: one attempt, and the retries that the job asks for, until the run ends or the worker is told to stop.
 
-A platform may start a worker again for the same job, and promises that the one before is gone. Its last status may be missing, because a
-machine that is taken back writes none: node 0 writes it then. Whether another attempt follows is up to the job's ``retry``, as everywhere.
+A platform may restart the worker of a job, and guarantees that the previous one has ended. That one's final status may be missing, because
+a preempted machine cannot write it; then node 0 writes it. As everywhere, the job's ``retry`` decides whether another attempt follows.
 
-On other nodes than node 0, node 0 decides what the attempt's cause is and whether another attempt follows.
+Node 0 decides for all nodes what the attempt's cause is and whether another attempt follows.
 """
 
-from __future__ import annotations  # what only some runs need is named here, and imported where it is needed
+from __future__ import annotations  # for types that are imported only where they are used
 
 import time
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from cloud_train.worker.attempts.attempt import Attempt
 from cloud_train.worker.context import AttemptContext, Timing
 from cloud_train.worker.ending import Ending
 from cloud_train.worker.lease import AttemptLease
-from cloud_train.worker.nodes import NodeContext, nodes_named
+from cloud_train.worker.nodes import NodeContext
 from cloud_train.worker.processes.signals import Signals
 from cloud_train.worker.processes.tree import become_subreaper
 from cloud_train.worker.status import NodeStatus
@@ -48,11 +48,11 @@ def run_attempts(
     remote: Remote | None = None,
     platform: Platform | None = None,
 ) -> int:
-    """Run attempt ``first`` and those that follow from the job's ``retry``; returns the worker's exit status.
+    """Run attempt ``first`` and the retries that the job asks for; returns the worker's exit status.
 
-    That is ``TAKEN``, or the exit code of the last attempt's cause. ``store`` is the run's own; with ``remote`` the run is there, and
-    ``store`` is a workspace on this machine. ``record_sha256`` is the SHA-256 of the ``run.json`` to carry out. Raises CorruptError, also
-    for any other ``run.json``, or StoreError if nothing can be started.
+    That is ``TAKEN``, or the exit code of the last attempt's cause. ``store`` is the run's own, or with ``remote`` a workspace on this
+    machine. ``record_sha256`` is the SHA-256 of the ``run.json`` to run. Raises CorruptError, also for any other ``run.json``, or
+    StoreError if nothing can be started.
     """
     become_subreaper()
     job = platform.job if platform else ""
@@ -60,7 +60,7 @@ def run_attempts(
     try:
         start, exit_status = next_attempt(lease, first, platform.job) if platform else (first, None)
         last = _attempts(lease, start, node=node, signals=signals, timing=timing) if exit_status is None else _Last(exit_status)
-    except CloudTrainError:  # a further attempt could not be taken; those before it are uploaded anyway
+    except CloudTrainError:  # a further attempt could not be claimed; the earlier ones are uploaded anyway
         lease.leave(0)
         raise
     exit_status = lease.leave(last.exit_status)
@@ -72,12 +72,12 @@ def run_attempts(
 
 @dataclass(frozen=True)
 class _Last:
-    """How a worker leaves."""
+    """The result of the last attempt."""
 
     exit_status: int
     message: str = ""
     is_final: bool = True
-    """Whether there is nothing more to do for the run, however often the platform starts a worker."""
+    """Whether nothing is left to do for the run, even if the platform restarts the worker."""
 
 
 def _attempts(lease: AttemptLease, first: int, *, node: NodeContext, signals: Signals, timing: Timing) -> _Last:
@@ -104,7 +104,7 @@ def _attempts(lease: AttemptLease, first: int, *, node: NodeContext, signals: Si
 
 
 def _wait(seconds: float, at: AttemptContext) -> bool:
-    """Wait before another attempt; False if the run is told to stop meanwhile."""
+    """Wait before another attempt; False if the worker is told to stop or the run is cancelled meanwhile."""
     until = monotonic() + seconds
     while not at.signals.stop_requested and not at.is_cancelled():
         remaining = until - monotonic()
@@ -116,20 +116,22 @@ def _wait(seconds: float, at: AttemptContext) -> bool:
 
 
 def _call_off(at: AttemptContext, end: Ending) -> Ending:
-    """No further attempt follows. A run that is cancelled between two attempts is cancelled, not failed."""
+    """Record that no further attempt follows. A run that is cancelled between two attempts ends as cancelled, not as failed."""
     at.worker_log.note("no further attempt: told to stop")
     at.peers.withdraw()
     if not at.is_cancelled():
         return end
-    cancelled = Ending(Cause.CANCELLED, f"cancelled before another attempt; this one: {end.cause.value}: {end.message}", end.exit_code)
+    cancelled = Ending(
+        Cause.CANCELLED, f"cancelled before another attempt; this one ended with {end.cause.value}: {end.message}", end.exit_code
+    )
     at.status.end(cancelled)
     return cancelled
 
 
 def next_attempt(lease: AttemptLease, first: int, job: str) -> tuple[int, int | None]:
-    """The attempt to take, from ``first`` on; with an exit status if there is none: it is that of another ``job``, or was the last one.
+    """The attempt to claim, from ``first`` on, or an exit status if it belongs to another ``job`` or was the last one.
 
-    Raises StoreError if the store cannot be asked.
+    Raises StoreError if the store cannot be reached.
     """
     number, program = first, lease.record.program
     while (text := lease.status_in_store(number)) is not None:
@@ -145,7 +147,7 @@ def next_attempt(lease: AttemptLease, first: int, job: str) -> tuple[int, int | 
 
 
 def _cause(lease: AttemptLease, number: int, status: AttemptStatus) -> Cause:
-    """Why the attempt before ended; written down now if it had no last word."""
+    """Why the earlier attempt ended; recorded now if its worker did not."""
     if status.cause is not None:
         return status.cause
     is_cancelled = lease.is_marked_in_store(number)
@@ -154,12 +156,12 @@ def _cause(lease: AttemptLease, number: int, status: AttemptStatus) -> Cause:
     try:
         lease.put_status(number, status.ended_with(cause, message, time.time()))
     except StoreError as error:
-        raise StoreError(f"the end of attempt {number} cannot be written: {error.message}", hint=error.hint) from error
+        raise StoreError(f"cannot record the end of attempt {number}: {error.message}", hint=error.hint) from error
     return cause
 
 
 def attempt_cause(end: Ending, at: AttemptContext) -> Cause:
-    """Why the attempt ended, as node 0 wrote it down; this node's own cause if node 0 never came, is gone or takes too long."""
+    """Why the attempt ended, as node 0 recorded it; this node's own cause if node 0 never joined, is lost or takes too long."""
     patience = at.timing.lost if end.is_consequence else at.timing.silence
     since = monotonic()
     while True:
@@ -170,7 +172,7 @@ def attempt_cause(end: Ending, at: AttemptContext) -> Cause:
         if at.peers.missing():
             return end.cause
         if at.peers.silent(patience):
-            at.worker_log.note(f"{nodes_named([0])} gives no sign of life: this node's own cause is {end.cause.value}")
+            at.worker_log.note(f"no heartbeat from node 0: using this node's own cause, {end.cause.value}")
             return end.cause
         if at.signals.stop_requested and monotonic() - since > at.timing.farewell:
             return end.cause
@@ -178,7 +180,7 @@ def attempt_cause(end: Ending, at: AttemptContext) -> Cause:
 
 
 def another_follows(at: AttemptContext) -> bool:
-    """Wait until node 0 has begun another attempt; False if it does not, or is gone, or if this node is told to stop."""
+    """Wait until node 0 has started another attempt; False if it does not, if it is lost, or if this node is told to stop."""
     said, changed, allowed = None, monotonic(), at.timing.farewell
     while not at.signals.stop_requested and not at.is_cancelled():
         if at.peers.has_begun_another():
@@ -194,7 +196,7 @@ def another_follows(at: AttemptContext) -> bool:
 
 
 def last_word(cause: Cause, at: AttemptContext) -> Cause:
-    """The cause of the last attempt: a run that is cancelled between two attempts is cancelled, as node 0 writes a moment later."""
+    """The cause of the last attempt, which changes to cancelled if the run is cancelled between two attempts and node 0 records that."""
     give_up_at = monotonic() + at.timing.farewell
     while cause is not Cause.CANCELLED and 0 in at.peers.statuses and at.is_cancelled() and monotonic() < give_up_at:
         at.peers.look()

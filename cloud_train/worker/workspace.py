@@ -1,4 +1,4 @@
-"""Where an attempt's files are on this machine. A local folder is its own workspace: program and worker write into the run directory."""
+"""Paths of an attempt's files on this machine. In a local store, program and worker write directly into the run directory."""
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
 
@@ -31,16 +31,16 @@ class Workspace:
     metrics: Path
     failure: Path
     reserve: Path
-    """Space for the worker's last words; its name is one that stores do not list."""
+    """File that reserves disk space for recording the end; stores do not list its name."""
 
     @classmethod
     def in_store(cls, store: Store, run_id: str, attempt: int, node_rank: int) -> Self:
-        """The workspace inside a local folder; raises StoreError for a store that is none."""
+        """The workspace inside a local folder; raises StoreError for any other store."""
 
         def path(key: str) -> Path:
             found = store.local_path(f"{run_id}/{key}")
             if found is None:
-                raise StoreError(f"the store {store.url} is not a folder of this machine", hint="name a local folder as the store")
+                raise StoreError(f"the store {store.url} is not a folder on this machine", hint="use a local folder as the store")
             return found
 
         return cls(
@@ -56,7 +56,7 @@ class Workspace:
         )
 
     def make_folders(self) -> None:
-        """Make what programs may take for granted, through no link that another writer put there; raises StoreError."""
+        """Create the folders that programs may rely on, without following links; raises StoreError."""
         try:
             for folder in (self.checkpoints, self.model, self.output_log.parent, self.metrics.parent, self.failure.parent):
                 os.close(open_folder(self.store, folder.relative_to(self.store).parts, make=True))
@@ -65,18 +65,18 @@ class Workspace:
 
 
 RESERVE_BYTES = 64 * 1024
-"""Enough for a status and some lines of log, each in a block of its own."""
+"""Enough for a status and some lines of log, each in its own block."""
 
 
 class DiskReserve:
-    """A file that holds the space until it is needed."""
+    """A file that reserves disk space until it is needed."""
 
     def __init__(self, path: Path, root: Path | None = None) -> None:
-        """``root``: a folder above, below which no link is followed."""
+        """``root``: an ancestor folder, below which no link is followed."""
         self._path, self._root = path, root
 
     def take(self) -> None:
-        """Set the space aside, if there is any."""
+        """Reserve the space, if there is enough."""
         with suppress(OSError):
             descriptor = open_within(self._path, self._root, os.O_WRONLY | os.O_CREAT, 0o600)
             try:
@@ -85,13 +85,13 @@ class DiskReserve:
                 os.close(descriptor)
 
     def release(self) -> None:
-        """Give the space back."""
+        """Free the space."""
         with suppress(OSError):
             unlink_within(self._path, self._root)
 
 
 def is_full(folder: Path) -> bool:
-    """Whether the disk under ``folder`` has no room left."""
+    """Whether the disk of ``folder`` is full."""
     try:
         disk = os.statvfs(folder)
     except OSError:

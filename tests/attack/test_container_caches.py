@@ -163,12 +163,12 @@ def test_data_of_a_store_that_was_planted_or_changed_is_compared_with_the_store_
     notes: list[str] = []
     assert bring(f"{url}/photos", cache, notes.append) == folder
     assert contents(folder) == {**whole, "poison/1.png": b"poison"}
-    assert any("is not as it was when it was verified" in note for note in notes)
-    assert any("holds what is not in the store: cat/link, poison/" in note for note in notes)
+    assert any("has changed since it was verified" in note for note in notes)
+    assert any("contains files that are not in the store: cat/link, poison/" in note for note in notes)
     exact = bring(f"{url}/photos", cache, print, early=True)  # for a trainer that reads whatever is there
     assert (contents(exact), exact.parent) == (whole, folder.parent)
     (exact / "cat" / "2.png").write_bytes(b"poison")
-    with pytest.raises(CorruptError, match=r"holds what is not in the store: cat/2\.png"):
+    with pytest.raises(CorruptError, match=r"contains files that are not in the store: cat/2\.png"):
         bring(f"{url}/photos", cache, print, early=True)
     assert bring(f"{url}/words.txt", cache, print) == file
     assert (file.read_bytes(), file.is_symlink()) == (b"a b c", False)

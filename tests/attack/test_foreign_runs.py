@@ -118,7 +118,7 @@ def test_a_changed_run_is_resumed_once_it_was_adopted_again_and_accepted(home: H
     rewrite(run, lambda record: record["program"].update(command=["/bin/sh", "-c", f"touch {tmp_path}/canary"]))
     notes: list[str] = []
     adopt(home, run.run_directory, note=notes.append)
-    assert notes == [f"run.json of {run.run_id} has changed since this machine knew it: resume will show what it starts, and ask"]
+    assert notes == [f"run.json of {run.run_id} has changed since this machine recorded it: resume will show what it starts, and ask"]
     with pytest.raises(NotTrustedError):
         resume(home, run.run_id)
     assert not (tmp_path / "canary").exists()

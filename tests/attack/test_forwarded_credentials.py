@@ -13,7 +13,7 @@ from cloud_train.orchestrator.reading import read_logs
 from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.storage.credential_forwarding import FORWARDED, forwarded_values, names_for, withheld
-from cloud_train.worker.redaction import Redactor
+from cloud_train.worker.worker_log import Redactor
 from tests.docker_engine import trainers_or_skip
 from tests.stores import server_or_skip, use
 from tests.support import wait_until

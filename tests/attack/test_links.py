@@ -12,9 +12,10 @@ import pytest
 
 from cloud_train import beneath
 from cloud_train.beneath import IrregularError
-from cloud_train.errors import CloudTrainError, ConflictError, CorruptError, StoreError
+from cloud_train.errors import CloudTrainError, ConflictError, CorruptError, StoreError, UsageError
 from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.packing import pack
 from cloud_train.orchestrator.reading import read_logs, read_metrics, read_worker_log
 from cloud_train.orchestrator.reconcile import declare_lost, update_runs
 from cloud_train.orchestrator.results import fetch_model, sync
@@ -26,17 +27,16 @@ from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import NotPlainError, ObjectExistsError, ObjectMissingError, UploadGoneError
 from cloud_train.storage.local import LocalStore
-from cloud_train.storage.transfer.files import Upload, upload
+from cloud_train.storage.transfer.uploading import Upload, upload
 from cloud_train.worker.api import Run
 from cloud_train.worker.attempts import sealing
 from cloud_train.worker.attempts.program import _open_log
 from cloud_train.worker.metrics import MetricsWriter
 from cloud_train.worker.nodes import NodeContext
-from cloud_train.worker.redaction import Redactor
 from cloud_train.worker.remote import Remote
 from cloud_train.worker.uploads.folders import FolderUploads
 from cloud_train.worker.uploads.streams import StreamUpload
-from cloud_train.worker.worker_log import WorkerLog
+from cloud_train.worker.worker_log import Redactor, WorkerLog
 from cloud_train.worker.workspace import DiskReserve, Workspace
 from tests.attack.run_directories import BAD, GOOD, changed, manifest_of, replaced_by, run_directory, write
 from tests.worker.launching import Launched
@@ -97,7 +97,7 @@ def test_nothing_of_a_store_is_reached_through_a_link_in_the_place_of_a_folder(s
     ):
         with pytest.raises(NotPlainError, match=f"{link} is a link, which is not followed") as refused:
             act()
-        assert refused.value.hint == "a store holds plain files and folders only: remove the link, then retry"
+        assert refused.value.hint == "a store may contain only regular files and folders: remove the link, then retry"
     with pytest.raises(ObjectMissingError):
         store.stat(KEY)
     assert list(store.list("run/")) == []
@@ -609,3 +609,63 @@ def test_an_equal_file_behind_a_link_does_not_count_as_a_copy(tmp_path: Path, ho
     synced = sync(home, BAD, target)
     assert "model/model.bin" in synced.copied
     assert not (target / "model" / "model.bin").is_symlink()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of images that a stranger has sent."""
+    for name in ("cat", "dog"):
+        write(tmp_path / "images" / name / "1.jpg", name.encode())
+    return tmp_path / "images"
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_packing_follows_no_link_to_a_file_out_of_the_folder(images: Path, outside: Path, tmp_path: Path, split: bool) -> None:
+    if split:
+        shutil.copytree(images, tmp_path / "parts" / "train")
+        images = images.rename(tmp_path / "parts" / "val").parent
+    (next(images.rglob("cat")) / "2.jpg").symlink_to(outside / "status.json")
+    with pytest.raises(UsageError, match=r"2\.jpg leads out of the folder to pack, to .*/outside/status\.json") as refused:
+        pack(images, str(tmp_path / "packed"), 1 << 20)
+    assert "cp -rL" in (refused.value.hint or "")
+    assert not (tmp_path / "packed").exists()
+
+
+@pytest.mark.parametrize("name", ["bird", "train", "val"])
+def test_packing_follows_no_link_to_a_folder_out_of_the_folder(images: Path, tmp_path: Path, name: str) -> None:
+    write(tmp_path / "private" / "holiday.jpg", SECRET)
+    write(tmp_path / "private" / "cat" / "holiday.jpg", SECRET)
+    if name == "val":
+        shutil.copytree(images, images / "train")
+    (images / name).symlink_to(tmp_path / "private")
+    with pytest.raises(UsageError):
+        pack(images, str(tmp_path / "packed"), 1 << 20)
+    assert not (tmp_path / "packed").exists()
+
+
+def test_packing_follows_no_link_to_a_file_in_the_folder_that_is_no_image(images: Path, tmp_path: Path) -> None:
+    write(images / ".env", SECRET)
+    (images / "cat" / "2.jpg").symlink_to("../.env")
+    with pytest.raises(UsageError, match="is not an image by its name"):
+        pack(images, str(tmp_path / "packed"), 1 << 20)
+
+
+def test_packing_opens_no_link_that_came_after_the_folder_was_looked_at(
+    images: Path, outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swapped(path: Path, root: Path | None) -> int:
+        path.unlink()
+        path.symlink_to(outside / "status.json")
+        return beneath.open_within(path, root)
+
+    monkeypatch.setattr("cloud_train.orchestrator.packing.open_within", swapped)
+    with pytest.raises(StoreError):
+        pack(images, str(tmp_path / "packed"), 1 << 20)
+    assert not (tmp_path / "packed").exists()
+
+
+def test_packing_follows_a_link_to_an_image_in_the_same_folder(images: Path, tmp_path: Path) -> None:
+    (images / "cat" / "2.jpg").symlink_to("1.jpg")
+    (images / "wolf").symlink_to("dog")
+    assert pack(images, str(tmp_path / "packed"), 1 << 20).images == 4
+    assert (tmp_path / "packed" / "train-00000.tar").read_bytes().count(b"cat") >= 2

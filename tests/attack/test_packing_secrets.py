@@ -224,8 +224,40 @@ def test_an_ignoring_file_that_is_a_pipe_or_endless_is_refused(tmp_path: Path) -
         survey(tmp_path)
     (tmp_path / ".dockerignore").unlink()
     (tmp_path / ".dockerignore").symlink_to("/dev/zero")
+    with pytest.raises(ImageError, match=r"\.dockerignore is a link that leaves"):
+        survey(tmp_path)
+    (tmp_path / ".dockerignore").unlink()
+    (tmp_path / ".dockerignore").write_text("a\n" * 200_000)
     with pytest.raises(ImageError, match=r"\.dockerignore is not a file of at most"):
         survey(tmp_path)
+
+
+@pytest.mark.parametrize("way", ["a path", "a whole path", "a link to a link", "a folder", "to nothing"])
+def test_an_ignoring_file_that_is_a_link_out_of_the_folder_is_not_read(tmp_path: Path, way: str) -> None:
+    code, private = tmp_path / "code", tmp_path / "netrcx"
+    (code / "sub").mkdir(parents=True)
+    private.write_text(f"machine h login me password [{CANARY}\n")
+    (code / "sub" / "link").symlink_to(private)
+    (code / "up").symlink_to("..")
+    target = {
+        "a path": "../netrcx",
+        "a whole path": str(private),
+        "a link to a link": "sub/link",
+        "a folder": "up/netrcx",
+        "to nothing": "../x",
+    }
+    (code / ".dockerignore").symlink_to(target[way])
+    with pytest.raises(ImageError, match=r"\.dockerignore is a link that leaves") as caught:
+        survey(code)
+    assert CANARY not in f"{caught.value.message} {caught.value.hint} {caught.value.__cause__}"
+
+
+def test_an_ignoring_file_may_be_a_link_to_another_file_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text("notes.txt\n.gitignore\n")
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "train.py").touch()
+    (tmp_path / ".dockerignore").symlink_to(".gitignore")
+    assert [entry.path for entry in survey(tmp_path).entries] == ["train.py"]
 
 
 CANARY = "CANARY"
@@ -239,6 +271,10 @@ URLS = {
     "a signature": f"https://host/data.zip?X-Amz-Credential=a&X-Amz-Signature={CANARY}",
     "a fragment": f"https://host/data.zip#access_token={CANARY}",
     "a store": f"s3://key:{CANARY}@bucket/runs",
+    "a query of a store": f"az://account/container?sig={CANARY}",
+    "a query of a bucket": f"gs://bucket?key={CANARY}",
+    "a query without a scheme": f"registry.example.com/name?t={CANARY}",
+    "a token with a slash": f"http://host/{CANARY}@x:y?z",
     "another scheme": f"ftp://user:{CANARY}@host/x",
 }
 MISTAKES = {
@@ -313,17 +349,66 @@ def test_nor_does_a_command_line_or_a_config_file(command_line: CommandLine, url
         ["list", "--store", url.replace("s3://", "s4://")],
         ["adopt", url.replace("s3://", "s4://")],
         ["status", url],
+        ["list", "--store", url],
+        ["adopt", f"{url}/job-261130-120000-abcd"],
+        ["package", "job.yaml", "--repository", url, "--push"],
+        ["pack", ".", url],
     ):
         ended = command_line(*arguments)
         assert ended.status != 1, (arguments, ended)
         assert CANARY not in ended.text + ended.err, arguments
 
 
-def test_a_dry_run_shows_a_url_without_its_credentials(command_line: CommandLine) -> None:
-    sha256 = "0" * 64
-    (command_line.folder / "text.yaml").write_text(
-        f"name: job\nmodel: {{kind: rnn}}\ndata: {{dataset: text, url: '{URLS['a query']}', sha256: '{sha256}'}}\n"
-    )
+def text_job(url: str) -> str:
+    return f"name: job\nmodel: {{kind: rnn}}\ndata: {{dataset: text, url: '{url}', sha256: '{'0' * 64}'}}\n"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"https://bucket.s3.amazonaws.com/x?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature={CANARY}",
+        f"https://storage.googleapis.com/b/x?X-Goog-Signature={CANARY}",
+        f"https://account.blob.core.windows.net/c/x?sv=2025-01-05&sig={CANARY}",
+        f"https://cdn.example.com/x?Expires=1&Signature={CANARY}&Key-Pair-Id=K",
+        f"https://example.com/x?AWSAccessKeyId={CANARY}",
+        f"https://example.com/x?accessToken={CANARY}",
+        f"https://example.com/x?apikey={CANARY}",
+        f"https://example.com/x#access_token={CANARY}",
+        f"https://example.com/x?to=https%3A%2F%2Fh%2F%3Fsig%3D{CANARY}",
+    ],
+)
+def test_a_signed_url_in_a_job_file_is_refused_and_written_nowhere(command_line: CommandLine, url: str) -> None:
+    folder = command_line.folder
+    (folder / "signed.yaml").write_text(text_job(url))
+    for arguments in (["validate"], ["validate", "--json"], ["submit"], ["submit", "--dry-run"], ["submit", "--dry-run", "--json"]):
+        ended = (
+            command_line(*arguments, "signed.yaml", "--store", folder / "signed-runs")
+            if "submit" in arguments
+            else command_line(*arguments, "signed.yaml")
+        )
+        assert ended.status == 3, ended
+        assert "must not be in a job file" in ended.text + ended.err
+        assert CANARY not in ended.text + ended.err
+    assert not (folder / "signed-runs").exists()
+
+
+@pytest.mark.parametrize("query", ["download=1", "export=download&id=1", "version=2&monkey=x", "tokenizer=bpe"])
+def test_a_query_that_signs_nothing_is_allowed(command_line: CommandLine, query: str) -> None:
+    (command_line.folder / "plain.yaml").write_text(text_job(f"https://example.com/x?{query}"))
+    assert command_line("validate", "plain.yaml").status == 0
+
+
+@pytest.mark.parametrize("more", [f"image: {{base: 'registry.example.com/x?t={CANARY}'}}", f"store: 'gs://bucket/x?sig={CANARY}'"])
+def test_neither_an_image_nor_a_store_has_a_signature(command_line: CommandLine, more: str) -> None:
+    (command_line.folder / "queried.yaml").write_text(f"name: job\nmodel: {{kind: script, command: 'true'}}\n{more}\n")
+    for options in ([], ["--json"]):
+        ended = command_line("validate", "queried.yaml", *options)
+        assert ended.status == 3
+        assert CANARY not in ended.text + ended.err
+
+
+def test_a_dry_run_shows_a_url_without_its_query(command_line: CommandLine) -> None:
+    (command_line.folder / "text.yaml").write_text(text_job(f"https://host/data.zip?part={CANARY}"))
     ended = command_line("submit", "text.yaml", "--dry-run")
     assert ended.status == 0, ended
     assert "https://host/data.zip?…" in ended.text

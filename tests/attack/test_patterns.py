@@ -28,7 +28,7 @@ from cloud_train.providers.azure import state as azure_state
 from cloud_train.spec import section, types
 from cloud_train.spec.secret_names import looks_secret, masked, without_credentials
 from cloud_train.storage import azure_errors, bucket_names
-from cloud_train.worker.redaction import Redactor
+from cloud_train.worker.worker_log import Redactor
 from tests.attack.doubling import TooSlowError, check_linear
 
 pytestmark = pytest.mark.slow

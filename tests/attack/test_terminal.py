@@ -243,7 +243,7 @@ def test_an_id_in_a_command_to_copy_is_one_word_for_a_shell() -> None:
 
 
 def test_every_command_to_copy_quotes_what_it_names() -> None:
-    # An id has passed the strict rule of run.ids before anything is shown of its run.
+    # An id has passed the strict rule of run.documents before anything is shown of its run.
     ours = re.compile(r"(\w+\.)?run_id|PROGRAM|_LIST|run\.run_id")
     unquoted = []
     for path in (CLI.parent).rglob("*.py"):

@@ -1,4 +1,4 @@
-"""The command line as tests use it: a real process with pipes, or one on a terminal of its own."""
+"""The command line for tests: a real process with pipes, or on its own pseudo-terminal."""
 
 import fcntl
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from cloud_train.run.ids import is_run_id
+from cloud_train.run.documents import is_run_id
 
 _DEADLINE_SECONDS = 60.0
 
@@ -41,7 +41,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class CommandLine:
-    """``cloud-train`` with a home and an environment of its own."""
+    """``cloud-train`` with a separate home and environment."""
 
     home: Path
     folder: Path
@@ -80,7 +80,7 @@ class CommandLine:
 
 
 def command_line_of(folder: Path) -> CommandLine:
-    """A command line with its home and its working directory in ``folder``, and nothing of the tester's own settings."""
+    """A command line with its home and its working directory in ``folder``, and without the tester's own settings."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CLOUD_TRAIN")}
     for name in ("NO_COLOR", "COLUMNS", "LINES", "FORCE_COLOR"):
         environment.pop(name, None)
@@ -90,7 +90,7 @@ def command_line_of(folder: Path) -> CommandLine:
 
 
 class Terminal:
-    """A process on a pseudo-terminal: what it shows, and keys for it. Ended, if it still runs, when the block ends."""
+    """A process on a pseudo-terminal: its output and its input. It is killed if it still runs when the block ends."""
 
     def __init__(self, command: list[str], folder: Path, environment: dict[str, str], columns: int, rows: int) -> None:
         self.shown = b""
@@ -98,7 +98,7 @@ class Terminal:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self._screen = ours
         self._process = subprocess.Popen(
-            # A session of its own takes the terminal as its controlling one, so that the key Ctrl-C is a SIGINT there.
+            # A new session with this terminal as its controlling one, so that Ctrl-C becomes SIGINT.
             ["/usr/bin/env", "setsid", "--ctty", "--wait", *command],
             cwd=folder,
             env=environment,
@@ -112,7 +112,7 @@ class Terminal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        os.close(self._screen)  # hangs the terminal up: what still runs on it gets SIGHUP
+        os.close(self._screen)  # hangs up the terminal: processes on it get SIGHUP
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGKILL)
         self._process.wait()
@@ -140,7 +140,7 @@ class Terminal:
             raise AssertionError(f"waited {_DEADLINE_SECONDS:g} s; the terminal shows {self.shown!r}")
         try:
             piece = os.read(self._screen, 65536)
-        except OSError:  # Linux says EIO when the last process on the terminal is gone
+        except OSError:  # EIO on Linux, once the last process on the terminal has ended
             return False
         self.shown += piece
         return bool(piece)

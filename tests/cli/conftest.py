@@ -1,4 +1,4 @@
-"""A command line with a home of its own."""
+"""A command line with a separate home."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""docs/cli.md, made from the verbs themselves. ``python -m tests.cli.reference > docs/cli.md`` writes it; a test compares."""
+"""Generates docs/cli.md from the verbs: ``python -m tests.cli.reference > docs/cli.md``. A test compares the result."""
 
 import inspect
 import re
@@ -11,18 +11,18 @@ from cloud_train.cli.main import VERBS, app
 
 _HEAD = """# The command line
 
-This page is made from the verbs themselves (`python -m tests.cli.reference > docs/cli.md`); a test holds it current.
+This page is generated from the verbs (`python -m tests.cli.reference > docs/cli.md`), and a test keeps it up to date.
 
-`RUN` is the beginning of a run's id, or its last four characters; where it may be left out, the newest run is meant.
+`RUN` is the beginning of a run's id, or its last four characters. Where it is optional, it defaults to the newest run.
 
-Every verb that prints data takes `--json`: standard output is then one JSON document and nothing else, errors included, as
+Every verb that prints data takes `--json`: standard output is then a single JSON document, also for errors:
 `{"error": {"code", "message", "hint", "exit_code"}}`. Times are ISO 8601 in UTC, and a number that is not finite is `null`.
 
-Colour, relative times and the live line are for terminals; `NO_COLOR` and `TERM=dumb` are respected. `CLOUD_TRAIN_HOME` names the folder
-of the ledger instead of `~/.cloud-train`. Exit statuses are listed in [exit-codes.md](exit-codes.md); 141 says that the reader of the
-output went away, as in `cloud-train logs | head`.
+Colour, relative times and the live line appear only on terminals; `NO_COLOR` and `TERM=dumb` are respected. `CLOUD_TRAIN_HOME` sets the
+folder of the ledger, by default `~/.cloud-train`. Exit statuses are listed in [exit-codes.md](exit-codes.md); 141 means that the reader of
+the output went away, as in `cloud-train logs | head`.
 
-`cloud-train --install-completion` teaches the shell to complete verbs, options and the ids of runs.
+`cloud-train --install-completion` installs shell completion for verbs, options and the ids of runs.
 """
 
 
@@ -55,7 +55,7 @@ def _row(parameter: Any) -> str:
     default = parameter.default
     hidden = default is None or isinstance(default, bool) or not getattr(parameter, "show_default", True)
     shown = f" Default: `{getattr(default, 'value', default)}`." if not hidden else ""
-    return f"| `{name}` | {parameter.help}{shown} |".replace("best|last", "best\\|last")
+    return f"| `{name}` | {parameter.help}{shown} |".replace("best|last|STEP", "best\\|last\\|STEP")
 
 
 def _value(parameter: Any) -> str:

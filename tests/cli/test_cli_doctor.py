@@ -9,7 +9,7 @@ from tests.stores import SCHEMES, server_or_skip
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_store_that_can_be_used_is_well(cloud_train: CommandLine, scheme: str) -> None:
+def test_a_usable_store_passes_every_check(cloud_train: CommandLine, scheme: str) -> None:
     server = server_or_skip(scheme)
     url = f"{server.new_url()}/runs"
     ended = cloud_train("doctor", "--store", url, "--json", **server.environment)

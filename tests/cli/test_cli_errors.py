@@ -21,7 +21,7 @@ def raising(error: BaseException) -> int:
 
 
 @pytest.mark.parametrize("kind", [CloudTrainError, ConflictError, NotFoundError], ids=lambda kind: str(kind.__name__))
-def test_an_error_of_ours_is_its_message_its_hint_and_its_exit_code(
+def test_an_expected_error_shows_message_and_hint_and_sets_the_exit_code(
     kind: type[CloudTrainError], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert guarded(lambda: raising(kind("it is broken", hint="mend it")), as_json=False) == kind.exit_code
@@ -53,12 +53,12 @@ def test_control_characters_in_a_message_are_made_visible(capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
-def test_a_refusal_by_the_system_is_a_store_error_with_the_place(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_from_the_system_is_a_store_error_with_the_path(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert guarded(lambda: raising(OSError(number, os.strerror(number), "/full/file")), as_json=False) == 6
     assert f"error: {os.strerror(number).lower()}: /full/file\nhint: " in capsys.readouterr().err
 
 
-def test_a_bug_is_named_as_one_and_its_traceback_lies_in_a_file(
+def test_a_bug_is_reported_as_one_with_its_traceback_in_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CLOUD_TRAIN_HOME", str(tmp_path))
@@ -71,7 +71,7 @@ def test_a_bug_is_named_as_one_and_its_traceback_lies_in_a_file(
     assert "Traceback" in file.read_text()
 
 
-def test_a_bug_is_still_told_where_its_traceback_cannot_be_written(
+def test_a_bug_is_reported_even_if_its_traceback_cannot_be_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "home").write_text("a file where the folder would be")
@@ -80,7 +80,7 @@ def test_a_bug_is_still_told_where_its_traceback_cannot_be_written(
     assert "could not be saved" in capsys.readouterr().err
 
 
-def test_ctrl_c_is_130_and_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_exits_with_130_and_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert guarded(lambda: raising(KeyboardInterrupt()), as_json=False) == INTERRUPTED
     assert capsys.readouterr() == ("", "")
 
@@ -103,12 +103,12 @@ def test_a_wrong_command_line_with_json_is_json(cloud_train: CommandLine) -> Non
     assert ended.err == ""
 
 
-def test_a_mistyped_verb_gets_the_nearest_one(cloud_train: CommandLine) -> None:
+def test_a_mistyped_verb_gets_a_suggestion(cloud_train: CommandLine) -> None:
     assert "Did you mean 'submit'?" in cloud_train("sumbit").err
 
 
 @pytest.mark.slow
-def test_a_reader_that_goes_away_ends_the_command_quietly(cloud_train: CommandLine) -> None:
+def test_a_closed_pipe_ends_the_command_quietly(cloud_train: CommandLine) -> None:
     cloud_train.submit("head -c 5000000 /dev/zero | tr '\\0' 'x'")
     process = subprocess.Popen(
         [sys.executable, "-m", "cloud_train", "logs"],
@@ -125,7 +125,7 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(cloud_train: CommandLi
     process.stderr.close()
 
 
-def test_a_home_that_cannot_be_written_is_a_message(cloud_train: CommandLine) -> None:
+def test_an_unwritable_home_is_an_error_message(cloud_train: CommandLine) -> None:
     cloud_train.home.write_text("a file where the folder would be")
     ended = cloud_train("list")
     assert ended.status == 6
@@ -133,7 +133,7 @@ def test_a_home_that_cannot_be_written_is_a_message(cloud_train: CommandLine) ->
     assert str(cloud_train.home) in ended.err
 
 
-def test_a_full_standard_output_is_a_message(cloud_train: CommandLine) -> None:
+def test_a_full_disk_under_standard_output_is_an_error_message(cloud_train: CommandLine) -> None:
     with Path("/dev/full").open("wb") as full:
         ended = subprocess.run(
             [sys.executable, "-m", "cloud_train", "doctor"],
@@ -148,7 +148,7 @@ def test_a_full_standard_output_is_a_message(cloud_train: CommandLine) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_closed_standard_output_is_no_error(cloud_train: CommandLine) -> None:
+def test_a_closed_standard_output_is_not_an_error(cloud_train: CommandLine) -> None:
     ended = subprocess.run(
         ["/bin/sh", "-c", f"{sys.executable} -m cloud_train doctor >&-"],
         env=cloud_train.environment,

@@ -51,7 +51,7 @@ def test_every_verbs_help_has_an_example_that_its_parser_accepts(verb: str) -> N
 
 
 def parse(verb: str, arguments: list[str]) -> None:
-    """Parse without carrying out: make_context raises for an option or argument that the verb does not have."""
+    """Parse without running: make_context raises for an unknown option or argument."""
     group = typer.main.get_command(app)
     command = getattr(group, "commands")[verb]  # noqa: B009 - the group's type in the stubs has no commands
     command.make_context(verb, list(arguments))
@@ -70,7 +70,7 @@ def test_every_verb_that_prints_data_takes_json() -> None:
         assert "--json" in helped(verb), verb
 
 
-def test_no_verb_at_all_shows_the_help_and_is_a_usage_error() -> None:
+def test_without_a_verb_the_help_is_shown_as_a_usage_error() -> None:
     result = runner.invoke(app, [], prog_name=PROGRAM)
     assert result.exit_code == 2
     assert "Commands:" in result.output

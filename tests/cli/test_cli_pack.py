@@ -22,7 +22,7 @@ def test_a_folder_becomes_shards_and_the_destination_is_printed(cloud_train: Com
     assert listed == {"destination": "again", "shards": 2, "images": 2, "classes": 2, "bytes": 2 * 2048}
 
 
-def test_what_cannot_be_packed_is_a_usage_error(cloud_train: CommandLine) -> None:
+def test_an_unusable_folder_or_size_is_a_usage_error(cloud_train: CommandLine) -> None:
     photos(cloud_train.folder / "photos")
     assert cloud_train("pack", "photos", "photos").status == 2
     assert "is not a size" in cloud_train("pack", "photos", "packed", "--shard-size", "much").err

@@ -17,7 +17,7 @@ CNN = "model: {kind: cnn}\ndata: {dataset: digits}\n"
 
 @pytest.fixture
 def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shown:
-    """The lines that a dry run of a job of this text shows, each without its indentation and with single spaces."""
+    """The lines of a dry run of a job file with this content, without indentation and with single spaces."""
     monkeypatch.setenv("HOME", str(tmp_path))
 
     def shown(text: str, *overrides: str) -> list[str]:
@@ -25,7 +25,7 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shown:
         home = Home(tmp_path / "home")
         plan = make_plan(home, tmp_path / "job.yaml", overrides, dry_run=True)
         lines = plan_text(plan, *request_of(home, plan), Painter(enabled=False)).split("\n")
-        # Only a path or an address of the user's own may be longer.
+        # Only a user's path or URL may be longer.
         assert not [line for line in lines if len(line) > 100 and str(tmp_path) not in line and "://" not in line]
         return [" ".join(line.split()) for line in lines]
 
@@ -85,7 +85,7 @@ def keys(lines: list[str]) -> set[str]:
     return {line.split()[0] for line in lines[1 : lines.index("")]}
 
 
-def test_defaults_that_are_switched_off_or_mean_nothing_are_left_out(shown: Shown) -> None:
+def test_defaults_that_are_off_or_ignored_are_left_out(shown: Shown) -> None:
     blocks, residual = keys(shown(CNN)), keys(shown(CNN.replace("cnn", "cnn, network: resnet18")))
     assert {"model.blocks.0.filters", "model.blocks.0.padding", "model.head", "train.seed", "checkpoint.best.keep"} <= blocks
     assert not blocks & {"model.stem", "model.dropout", "model.blocks.0.norm", "train.compile", "train.ema", "train.label_smoothing"}
@@ -93,13 +93,13 @@ def test_defaults_that_are_switched_off_or_mean_nothing_are_left_out(shown: Show
     assert not {key for key in residual if key.startswith(("model.blocks", "model.head"))}
 
 
-def test_what_the_job_says_is_shown_although_it_is_switched_off(shown: Shown) -> None:
+def test_values_from_the_job_are_shown_even_if_they_are_off(shown: Shown) -> None:
     found = keys(shown(CNN + "train: {compile: false, label_smoothing: 0.0, schedule: {name: cosine, warmup: 1 epoch}}\n"))
     assert {"train.compile", "train.label_smoothing", "train.schedule.name", "train.schedule.warmup"} <= found
     assert not found & {"train.schedule.every", "train.schedule.factor", "train.schedule.peak_at"}
 
 
-def test_a_checksum_is_cut_short_and_that_of_an_unused_download_left_out(shown: Shown) -> None:
+def test_a_checksum_is_shortened_and_omitted_for_an_unused_download(shown: Shown) -> None:
     assert "data.sha256 c4a38c50a1bc… default" in shown("model: {kind: cnn}\ndata: {dataset: cifar10}\n")
     assert not keys(shown("model: {kind: cnn}\ndata: {dataset: cifar10, path: .}\n")) & {"data.sha256", "data.url"}
 
@@ -113,7 +113,7 @@ def test_a_long_note_is_wrapped(shown: Shown) -> None:
     )
 
 
-def test_the_request_that_the_provider_would_get_is_shown_and_what_it_would_refuse(shown: Shown) -> None:
+def test_the_request_to_the_provider_and_its_refusals_are_shown(shown: Shown) -> None:
     lines = shown("model: {kind: script, command: x}\nprovider: docker\nresources: {memory: 1MB}\n")
     assert '"CapDrop": [' in lines
     start = lines.index("WOULD BE REFUSED")

@@ -1,4 +1,4 @@
-"""``cloud-train predict`` on a classifier of lines, and questions that are none."""
+"""``cloud-train predict`` with a classifier of lines, and with invalid arguments."""
 
 import re
 
@@ -16,7 +16,7 @@ store: {store}
 
 
 @pytest.mark.slow
-def test_lines_of_text_are_classified_as_the_run_has_learnt(cloud_train: CommandLine) -> None:
+def test_lines_of_text_are_classified(cloud_train: CommandLine) -> None:
     pytest.importorskip("torch")
     lines = cloud_train.folder / "lines.tsv"
     lines.write_text("".join(f"good\tit was fine {number}\nbad\tit was poor {number}\n" for number in range(30)))
@@ -35,7 +35,7 @@ def test_lines_of_text_are_classified_as_the_run_has_learnt(cloud_train: Command
 
 
 @pytest.mark.parametrize("asked", [[], ["--text=a", "--prompt=b"], ["a.png", "--text=a"], ["a.png", "--prompt=b"]])
-def test_a_model_is_asked_one_kind_of_question_at_a_time(cloud_train: CommandLine, asked: list[str]) -> None:
+def test_predict_takes_one_kind_of_input_at_a_time(cloud_train: CommandLine, asked: list[str]) -> None:
     ended = cloud_train("predict", "any", *asked, "--json")
     assert (ended.status, ended.json["error"]["code"]) == (2, "usage")
     assert "--text" in ended.json["error"]["message"]

@@ -1,4 +1,4 @@
-"""What a program printed, as a terminal gets it: whole whatever the pieces, and without anything that drives the terminal."""
+"""A program's output made safe for a terminal: complete however it is split, and without control sequences."""
 
 import re
 from itertools import pairwise
@@ -21,7 +21,7 @@ def shown(*pieces: bytes) -> str:
 
 @given(TEXTS, st.lists(st.integers(0, 60)))
 @example(b"\x1b[31mred\x1b[0m \xc3\xa4 \x1b]52;c;x\x07", [1, 2, 3, 4, 12, 13, 15])
-def test_how_the_output_is_cut_into_pieces_makes_no_difference(text: bytes, cuts: list[int]) -> None:
+def test_the_boundaries_of_pieces_make_no_difference(text: bytes, cuts: list[int]) -> None:
     places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     pieces = [text[start:end] for start, end in pairwise(places)]
     assert shown(*pieces) == shown(text)
@@ -51,11 +51,11 @@ def test_progress_bars_colours_and_every_alphabet_pass_unchanged() -> None:
         (b"\x1b[" + b"1;" * 40 + b"m", "\\x1b[" + "1;" * 40 + "m"),
     ],
 )
-def test_what_would_drive_the_terminal_is_shown_as_text(text: bytes, expected: str) -> None:
+def test_control_sequences_are_shown_as_text(text: bytes, expected: str) -> None:
     assert shown(text) == expected
 
 
-def test_a_colour_that_the_program_left_on_is_ended() -> None:
+def test_a_colour_left_on_by_the_program_is_reset() -> None:
     assert shown(b"\x1b[8mhidden") == "\x1b[8mhidden\x1b[0m"
     assert shown(b"\x1b[31mred\x1b[0m") == "\x1b[31mred\x1b[0m"
     safe = SafeForTerminal()

@@ -6,4 +6,4 @@ PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 
 
 def test_the_page_of_verbs_is_current() -> None:
-    assert PAGE.read_text(encoding="utf-8") == reference(), "write it anew with: python -m tests.cli.reference > docs/cli.md"
+    assert PAGE.read_text(encoding="utf-8") == reference(), "regenerate it with: python -m tests.cli.reference > docs/cli.md"

@@ -136,11 +136,11 @@ def test_instants_are_iso_8601_with_milliseconds() -> None:
     assert instant(None) is None
 
 
-def test_progress_tells_epoch_step_rate_and_time_to_go() -> None:
+def test_progress_shows_epoch_step_rate_and_remaining_time() -> None:
     assert progress_line(PROGRESS) == "epoch 3/5 · step 50/115 · 20 steps/s · 3.2 s to go"
 
 
-def test_an_epoch_that_is_complete_is_not_the_next_one_yet() -> None:
+def test_a_complete_epoch_is_not_shown_as_the_next_one() -> None:
     assert progress_line(replace(PROGRESS, epoch=5.0)).startswith("epoch 5/5")
     assert progress_line(replace(PROGRESS, epoch=0.0)).startswith("epoch 1/5")
 
@@ -181,7 +181,7 @@ def test_untrusted_text_of_a_run_is_made_safe() -> None:
     assert "bad\\x1b[2J\n           second" in text
 
 
-def test_a_cause_that_says_more_than_the_state_is_named() -> None:
+def test_a_cause_that_is_more_specific_than_the_state_is_shown() -> None:
     ended = replace(RUN, state=State.FAILED, cause=Cause.OUT_OF_MEMORY, ended=1100.0)
     assert "failed (out-of-memory): The program ran out of memory" in run_details(replace(PROGRESS, view=ended), 1200.0, True, PLAIN)
 
@@ -200,7 +200,8 @@ def test_a_runs_json_has_its_duration_once_it_ended() -> None:
 
 def test_metrics_have_one_row_an_epoch_with_the_last_value_of_each() -> None:
     points = [point(1, epoch=0.5, value=0.9), point(2, epoch=1.0, value=0.8), point(2, split="validation", epoch=1.0), point(3, epoch=1.5)]
-    text, left_out = metrics_table(points, PLAIN)
+    table = metrics_table(points, PLAIN)
+    text, left_out = table.text, table.rows_left_out
     assert text.split("\n") == [
         "EPOCH  STEP  train/loss  validation/loss",
         "    1     2      0.8000           0.5000",
@@ -210,12 +211,13 @@ def test_metrics_have_one_row_an_epoch_with_the_last_value_of_each() -> None:
 
 
 def test_metrics_without_epochs_show_the_last_steps_and_how_many_are_left_out() -> None:
-    text, left_out = metrics_table([point(step) for step in range(1, 31)], PLAIN)
+    table = metrics_table([point(step) for step in range(1, 31)], PLAIN)
+    text, left_out = table.text, table.rows_left_out
     assert text.split("\n")[1].split() == ["11", "0.5000"]
     assert left_out == 10
 
 
-def test_a_plot_has_the_asked_metrics_only_and_no_escape_without_colour() -> None:
+def test_a_plot_shows_only_the_chosen_metrics_and_no_escapes_without_colour() -> None:
     points = [
         point(step, name, split, value=1 / step)
         for step in range(1, 20)
@@ -233,5 +235,5 @@ def test_a_plot_has_the_asked_metrics_only_and_no_escape_without_colour() -> Non
 
 
 @pytest.mark.parametrize("values", [[None], [0.5], [0.5, 0.5, 0.5], [1e300, -1e300], [None, 0.1, None]], ids=str)
-def test_a_plot_of_odd_values_is_drawn_or_refused_in_words(values: list[float | None]) -> None:
+def test_a_plot_of_unusual_values_is_drawn_or_replaced_by_a_message(values: list[float | None]) -> None:
     assert plots([point(step, value=value) for step, value in enumerate(values)], shown=False, paint=PLAIN, terminal=False)

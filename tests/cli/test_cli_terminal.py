@@ -25,7 +25,7 @@ def test_following_shows_the_programs_output_and_a_live_line_and_ends_with_the_r
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_the_watching_and_not_the_run(cloud_train: CommandLine) -> None:
+def test_ctrl_c_stops_watching_but_not_the_run(cloud_train: CommandLine) -> None:
     with cloud_train.terminal("submit", cloud_train.job(TALKS_UNTIL_TOLD), "--follow") as terminal:
         terminal.wait_for("begun")
         terminal.press("\x03")
@@ -40,7 +40,7 @@ def test_ctrl_c_stops_the_watching_and_not_the_run(cloud_train: CommandLine) -> 
     assert cloud_train("status", "--json").json["state"] == "succeeded"
 
 
-def test_a_terminal_that_is_closed_does_not_end_the_run(cloud_train: CommandLine) -> None:
+def test_closing_the_terminal_does_not_end_the_run(cloud_train: CommandLine) -> None:
     with cloud_train.terminal("submit", cloud_train.job(TALKS_UNTIL_TOLD), "--follow") as terminal:
         terminal.wait_for("begun")
     (cloud_train.folder / "go").touch()

@@ -29,7 +29,7 @@ def test_a_cnn_is_trained_on_a_terminal_with_live_progress_and_then_classifies_a
     assert "validation/accuracy" in shown
     assert "cloud-train fetch-model tiny-" in shown
 
-    # The numbers move before the eyes only if a look comes more often than an epoch; the table needs no luck.
+    # The live line shows both epochs only if it is redrawn often enough; the table always does.
     rows = cloud_train("metrics").text.splitlines()
     assert rows[0].split()[:3] == ["EPOCH", "STEP", "train/accuracy"]
     assert [row.split()[:2] for row in rows[1:]] == [["1", "6"], ["2", "12"]]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.run.ids import is_run_id
+from cloud_train.run.documents import is_run_id
 from tests.cli.command import CommandLine
 
 CNN = "name: digits\nmodel: {{kind: cnn}}\ndata: {{dataset: digits}}\nstore: {store}\n"
@@ -23,7 +23,7 @@ MEASURES = (
 )
 
 
-def test_submit_prints_the_run_id_alone_so_that_a_shell_can_keep_it(cloud_train: CommandLine) -> None:
+def test_submit_prints_only_the_run_id_for_use_in_a_shell(cloud_train: CommandLine) -> None:
     ended = cloud_train("submit", cloud_train.job("true"))
     assert ended.status == 0
     assert is_run_id(ended.text.removesuffix("\n"))
@@ -67,7 +67,7 @@ def test_a_dry_run_as_json_is_the_plan(cloud_train: CommandLine) -> None:
     assert plan["origins"]["name"].endswith("script.yaml:1")
 
 
-def test_a_dry_run_of_what_the_provider_would_refuse_says_so_to_scripts(cloud_train: CommandLine) -> None:
+def test_a_dry_run_that_would_be_refused_exits_with_7(cloud_train: CommandLine) -> None:
     ended = cloud_train(
         "submit", cloud_train.job("true"), "--dry-run", "--json", "--set", "provider=docker", "--set", "resources.memory=1MB"
     )
@@ -137,7 +137,7 @@ def test_logs_are_the_programs_bytes_and_the_workers_notes_go_to_standard_error(
 
 
 @pytest.mark.slow
-def test_a_node_that_the_run_does_not_have_is_a_mistake(cloud_train: CommandLine) -> None:
+def test_an_unknown_node_is_a_usage_error(cloud_train: CommandLine) -> None:
     run_id = cloud_train.submit("echo hello")
     for follow in ((), ("--follow",)):
         ended = cloud_train("logs", run_id, "--node", "1", *follow)
@@ -146,7 +146,7 @@ def test_a_node_that_the_run_does_not_have_is_a_mistake(cloud_train: CommandLine
 
 
 @pytest.mark.slow
-def test_tail_prints_the_last_lines_alone(cloud_train: CommandLine) -> None:
+def test_tail_prints_only_the_last_lines(cloud_train: CommandLine) -> None:
     cloud_train.submit("seq 1 1000")
     assert cloud_train("logs", "--tail", "2").out == b"999\n1000\n"
     assert cloud_train("logs", "--tail", "0").out == b""
@@ -234,7 +234,7 @@ def test_init_writes_a_valid_job_and_refuses_to_overwrite(cloud_train: CommandLi
     assert cloud_train("init", "new.yaml", "--force").status == 0
 
 
-def test_init_where_nothing_may_be_written_is_a_message(cloud_train: CommandLine) -> None:
+def test_init_in_an_unwritable_place_is_an_error_message(cloud_train: CommandLine) -> None:
     ended = cloud_train("init", "nowhere/job.yaml")
     assert ended.status == 6
     assert "cannot write nowhere/job.yaml" in ended.err
@@ -286,20 +286,20 @@ def test_the_shell_completes_verbs_and_run_ids_and_makes_no_ledger(cloud_train: 
     assert complete("cloud-train submit job.yaml --provider lo").split() == ["local"]
 
 
-def test_version_is_the_packages(cloud_train: CommandLine) -> None:
+def test_version_prints_the_packages_version(cloud_train: CommandLine) -> None:
     from cloud_train import __version__
 
     assert cloud_train("--version").text == f"cloud-train {__version__}\n"
 
 
-def test_the_environment_is_not_needed_beyond_a_home(cloud_train: CommandLine) -> None:
+def test_no_environment_variable_but_the_home_is_needed(cloud_train: CommandLine) -> None:
     bare = CommandLine(cloud_train.home, cloud_train.folder, {"CLOUD_TRAIN_HOME": str(cloud_train.home), "PATH": os.defpath})
     assert bare("list").status == 0
     assert json.loads(bare("list", "--json").out)["runs"] == []
 
 
 @pytest.mark.parametrize("own", [None, "another-plugin"])
-def test_plugins_of_pydantic_are_left_out_of_commands_and_not_of_programs(own: str | None, cloud_train: CommandLine) -> None:
+def test_pydantic_plugins_are_disabled_in_commands_but_not_in_programs(own: str | None, cloud_train: CommandLine) -> None:
     metadata = cloud_train.folder / "shouting-1.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: shouting\nVersion: 1\n")
@@ -309,4 +309,4 @@ def test_plugins_of_pydantic_are_left_out_of_commands_and_not_of_programs(own: s
     ended = cloud_train("submit", cloud_train.job('printf "${PYDANTIC_DISABLE_PLUGINS-unset}"'), "--follow", **variables)
     assert ended.status == 0
     assert ended.text.split("\n")[1].startswith(own or "unset")
-    assert ("imported" in ended.err) == (own is not None)  # what the caller said counts
+    assert ("imported" in ended.err) == (own is not None)  # the caller's own setting applies

@@ -15,7 +15,7 @@ from cloud_train.providers.aws.provider import SageMakerProvider
 from cloud_train.providers.azure.provider import AzureMlProvider
 from cloud_train.providers.gcp.client import POLICY as GCP_POLICY
 from cloud_train.providers.gcp.provider import VertexProvider
-from cloud_train.run.ids import new_run_id
+from cloud_train.run.plan import new_run_id
 from cloud_train.storage.registry import open_store
 from cloud_train.worker.secrets import fetch
 from tests.clouds import kit, permissions

@@ -63,6 +63,7 @@ def faulty_registry() -> Iterator[FaultyRegistry]:
 class _Handler(BaseHTTPRequestHandler):
     registry: FaultyRegistry
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # otherwise, a body waits for the client to acknowledge the head
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""

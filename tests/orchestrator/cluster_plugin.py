@@ -1,7 +1,7 @@
-"""A provider as somebody else's package would bring it: a cluster that starts a process a node on this machine, as a plugin.
+"""A provider plugin as a third-party package would bring it: a cluster that starts one process per node on this machine.
 
-It brings what a cloud of its own needs: typed settings, the variables in which a node finds its rank, and secrets in a file. Each job is a
-folder; that it can be made once is what makes a launch happen once.
+It brings everything that an outside cloud needs: typed settings, the variables with a node's rank, and secrets in a file. Each job is a
+folder, which can be created only once, so a job is launched only once.
 """
 
 import json
@@ -33,7 +33,7 @@ class ClusterSettings(Section):
     """Settings of the provider ``cluster``."""
 
     queue: Annotated[str, Field(pattern="^[a-z]+$")]
-    """The queue in which jobs wait. Needed."""
+    """The queue in which jobs wait. Required."""
     priority: Literal["low", "high"] = "low"
     """How soon a job runs."""
     patience: Duration = Duration(60)
@@ -41,7 +41,7 @@ class ClusterSettings(Section):
 
 
 class ClusterProvider:
-    """Runs a job's nodes as processes. ``home`` is the folder under which a job keeps its secrets and the processes' ids."""
+    """Runs a job's nodes as processes. ``home`` is the folder for the jobs' secrets and process ids."""
 
     name = "cluster"
     capabilities = Capabilities(stores=("file",), max_nodes=4, spot=False, enforces=())
@@ -75,7 +75,7 @@ class ClusterProvider:
             folder.mkdir(parents=True)
         except FileExistsError as error:
             raise AlreadyLaunchedError(f"{run_id} was launched before") from error
-        with open(os.open(folder / "secrets", os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123 -- nobody else may read it
+        with open(os.open(folder / "secrets", os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123 -- for the mode
             json.dump(secrets, file)
         environment = {name: value for name, value in os.environ.items() if name not in secrets}
         processes = [self._started(request, rank, environment) for rank in range(request["nodes"])]
@@ -91,7 +91,7 @@ class ClusterProvider:
         }
         with Path(request["folder"], f"{rank}.log").open("wb") as log:
             process = subprocess.Popen(request["command"], env={**environment, **variables}, stdout=log, stderr=log, start_new_session=True)
-        process.returncode = 0  # it outlives this process by design: subprocess need not warn that it still runs
+        process.returncode = 0  # it outlives this process by design: stops the warning of subprocess
         return process.pid
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:

@@ -1,4 +1,4 @@
-"""A home, a store and script jobs for the orchestrator's tests; every process that they start is ended."""
+"""A home, a store and script jobs for the orchestrator's tests; every process started is ended."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

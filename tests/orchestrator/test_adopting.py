@@ -1,4 +1,4 @@
-"""Runs of another machine: found in their store, adopted, resumed, and never declared dead while they live."""
+"""Runs from another machine: found in their store, adopted, resumed, and never declared lost while they are alive."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -44,7 +44,7 @@ SAVES = (
 
 
 class FakeTime:
-    """A clock that only waiting moves; ``happens`` is called at every wait."""
+    """A clock that advances only by waiting; ``happens`` is called at every wait."""
 
     def __init__(self, happens: Callable[[float], None] = lambda now: None) -> None:
         self.now = 0.0
@@ -60,13 +60,13 @@ class FakeTime:
 
 @pytest.fixture(scope="module")
 def server() -> StoreServer:
-    """Begun before the first home is: what is started under a home ends with it."""
+    """Started before the first home, because processes started under a home end with it."""
     return server_or_skip("s3")
 
 
 @pytest.fixture
 def other_home(home: Home, tmp_path: Path) -> Home:
-    """Another machine's home: the two share nothing but the store."""
+    """Another machine's home: the two share only the store."""
     return Home(tmp_path / "other-home")
 
 
@@ -84,7 +84,7 @@ def write_status(run: RunView, status: AttemptStatus) -> None:
 
 
 def kill_all_of(run: RunView) -> None:
-    """The machine goes away: SIGKILL for the worker and all that it started."""
+    """Lose the machine: SIGKILL for the worker and all processes that it started."""
     worker = psutil.Process(status_of(run).pid)
     family = [worker, *worker.children(recursive=True)]
     for process in family:
@@ -95,7 +95,7 @@ def kill_all_of(run: RunView) -> None:
 
 @pytest.fixture
 def dead_elsewhere(other_home: Home, start: Submit) -> RunView:
-    """A run of the first machine that was killed while it ran, as the other machine has adopted it."""
+    """A run that was killed on the first machine, and that the other machine has adopted."""
     run = start(SAVES + "cd -; touch started; exec sleep 600")
     wait_for_file(run_folder(run).parent.parent / "started")
     wait_until(lambda: status_of(run).state is State.RUNNING, "it runs")
@@ -104,14 +104,14 @@ def dead_elsewhere(other_home: Home, start: Submit) -> RunView:
     return adopt(other_home, run.run_directory)
 
 
-def test_the_runs_of_a_store_are_listed_without_a_ledger_the_newest_first(home: Home, other_home: Home, start: Submit) -> None:
+def test_the_runs_in_a_store_are_listed_newest_first_without_a_ledger(home: Home, other_home: Home, start: Submit) -> None:
     runs = [end_of(home, start(command)) for command in ("true", "false", "true")]
     found = runs_in(runs[0].store).runs
     assert [(run.run_id, run.state, run.cause) for run in found] == [(run.run_id, run.state, run.cause) for run in reversed(runs)]
     assert not other_home.ledger_path.exists()
 
 
-def test_what_is_no_run_is_left_out_and_what_cannot_be_read_is_said(home: Home, start: Submit, tmp_path: Path) -> None:
+def test_other_folders_are_left_out_and_unreadable_runs_are_reported(home: Home, start: Submit, tmp_path: Path) -> None:
     run = end_of(home, start("true"))
     store = Path(run.store)
     (store / "no-run").mkdir()
@@ -131,7 +131,7 @@ def test_an_empty_store_has_no_runs(tmp_path: Path) -> None:
     assert runs_in(str(tmp_path / "empty")).runs == []
 
 
-def test_an_adopted_run_can_be_read_from_a_home_that_never_saw_it(home: Home, other_home: Home, start: Submit, tmp_path: Path) -> None:
+def test_an_adopted_run_can_be_read_from_another_home(home: Home, other_home: Home, start: Submit, tmp_path: Path) -> None:
     metric = '{"step": 1, "name": "loss", "value": 0.5}'
     run = end_of(home, start(f"echo hello; echo '{metric}' > $CLOUD_TRAIN_METRICS; echo w > $CLOUD_TRAIN_MODEL/weights"))
     with pytest.raises(NotFoundError):
@@ -157,7 +157,7 @@ def test_adopting_a_run_twice_changes_nothing(home: Home, other_home: Home, star
     assert not adopt(home, run.run_directory).is_unmanaged
 
 
-def test_what_is_no_run_directory_is_not_adopted(home: Home, start: Submit) -> None:
+def test_only_a_run_directory_can_be_adopted(home: Home, start: Submit) -> None:
     run = end_of(home, start("true"))
     for url, error in ((f"{run.store}/none", NotFoundError), ("word", UsageError), (f"{run.store}/torn", CorruptError)):
         (Path(run.store) / "torn").mkdir(exist_ok=True)
@@ -178,14 +178,14 @@ def test_a_run_is_adopted_in_one_change(home: Home, other_home: Home, start: Sub
         assert entry is not None
         assert entry.reference == UNMANAGED
         ledger.forget(run.run_id)
-        broken = replace(entry, message=None)  # type: ignore[arg-type]  # what the second table refuses, as a full disk might
+        broken = replace(entry, message=None)  # type: ignore[arg-type]  # refused by the second table, like a full disk
         with pytest.raises(StoreError):
             ledger.adopt(broken)
         assert ledger.get(run.run_id) is None
         assert ledger.matching(run.run_id) == []
 
 
-def test_a_live_run_of_another_machine_is_seen_live_whatever_its_clock_says(home: Home, other_home: Home, start: Submit) -> None:
+def test_a_live_run_on_another_machine_is_shown_as_running_whatever_its_clock_says(home: Home, other_home: Home, start: Submit) -> None:
     run = start(FOREVER)
     wait_for_file(run_folder(run).parent.parent / "started")
     wait_until(lambda: update_run(home, run.run_id).state is State.RUNNING, "it runs")
@@ -198,7 +198,7 @@ def test_a_live_run_of_another_machine_is_seen_live_whatever_its_clock_says(home
     assert update_run(other_home, run.run_id).state is State.CANCELLED
 
 
-def test_a_live_run_of_another_machine_cannot_be_resumed(home: Home, other_home: Home, start: Submit) -> None:
+def test_a_live_run_on_another_machine_cannot_be_resumed(home: Home, other_home: Home, start: Submit) -> None:
     run = start(FOREVER)
     wait_for_file(run_folder(run).parent.parent / "started")
     wait_until(lambda: update_run(home, run.run_id).state is State.RUNNING, "it runs")
@@ -206,7 +206,7 @@ def test_a_live_run_of_another_machine_cannot_be_resumed(home: Home, other_home:
     alive, notes = status_of(run), list[str]()
 
     def lives(now: float) -> None:
-        if now >= 44:  # the only sign of life, at the last moment, by a clock that is years behind
+        if now >= 44:  # the only heartbeat, at the last moment, by a clock that is years slow
             write_status(run, replace(alive, heartbeat=12.0))
 
     write_status(run, replace(alive, heartbeat=11.0))
@@ -214,26 +214,26 @@ def test_a_live_run_of_another_machine_cannot_be_resumed(home: Home, other_home:
     with pytest.raises(ConflictError, match="is still active"):
         resume(other_home, run.run_id, notes.append, ask=accepting, sleep=fake.sleep, clock=fake.clock)
     assert fake.now == 44
-    assert "waiting 45 s for a sign of life" in notes[0]
+    assert "waiting 45 s for a heartbeat" in notes[0]
     assert not status_of(run).state.is_end
     assert not (run_folder(run) / layout.attempt(2)).exists()
 
 
-def test_a_run_of_which_nobody_hears_is_resumed_from_its_newest_checkpoint(other_home: Home, dead_elsewhere: RunView) -> None:
+def test_a_run_without_a_heartbeat_is_resumed_from_its_newest_checkpoint(other_home: Home, dead_elsewhere: RunView) -> None:
     assert (dead_elsewhere.state, dead_elsewhere.is_unmanaged) == (State.RUNNING, True)
     fake = FakeTime()
     again = resume(other_home, dead_elsewhere.run_id, ask=accepting, sleep=fake.sleep, clock=fake.clock)
     assert 45 <= fake.now < 50
     assert (again.attempt, again.is_unmanaged) == (2, False)
     first = status_of(dead_elsewhere)
-    assert (first.cause, "no sign of life" in first.message) == (Cause.INFRASTRUCTURE, True)
+    assert (first.cause, "no heartbeat" in first.message) == (Cause.INFRASTRUCTURE, True)
     end = end_of(other_home, again)
     assert (end.state, end.resumed_step) == (State.SUCCEEDED, 7)
     assert b"".join(read_logs(other_home, end.run_id)) == b"from step-00000007\n"
     assert b"".join(follow_logs(other_home, end.run_id)) == b"from step-00000007\n"
 
 
-def test_a_run_that_ends_while_it_is_listened_for_keeps_its_own_end(other_home: Home, dead_elsewhere: RunView) -> None:
+def test_a_run_that_ends_during_the_wait_for_a_heartbeat_keeps_its_own_end(other_home: Home, dead_elsewhere: RunView) -> None:
     ended = status_of(dead_elsewhere).ended_with(Cause.PREEMPTED, "its own words", 1.0, None)
     fake = FakeTime(lambda now: write_status(dead_elsewhere, ended) if now == 20 else None)
     again = resume(other_home, dead_elsewhere.run_id, ask=accepting, sleep=fake.sleep, clock=fake.clock)
@@ -242,7 +242,7 @@ def test_a_run_that_ends_while_it_is_listened_for_keeps_its_own_end(other_home: 
     assert end_of(other_home, again).state is State.SUCCEEDED
 
 
-def test_the_first_machine_sees_what_the_other_one_made_of_its_run(home: Home, other_home: Home, dead_elsewhere: RunView) -> None:
+def test_the_first_machine_sees_the_attempt_that_another_one_started(home: Home, other_home: Home, dead_elsewhere: RunView) -> None:
     fake = FakeTime()
     end_of(other_home, resume(other_home, dead_elsewhere.run_id, ask=accepting, sleep=fake.sleep, clock=fake.clock))
     seen = update_run(home, dead_elsewhere.run_id)
@@ -251,7 +251,7 @@ def test_the_first_machine_sees_what_the_other_one_made_of_its_run(home: Home, o
         resume(home, dead_elsewhere.run_id)
 
 
-def test_of_two_machines_that_resume_at_once_one_begins_the_attempt(
+def test_when_two_machines_resume_at_once_one_of_them_starts_the_attempt(
     home: Home, other_home: Home, start: Submit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run = end_of(home, start(f'echo $$ >> {tmp_path}/begun; if [ -z "$(sed -n 2p {tmp_path}/begun)" ]; then exit 1; fi; sleep 1'))
@@ -293,7 +293,7 @@ def test_of_two_machines_that_resume_at_once_one_begins_the_attempt(
 
 
 @pytest.mark.slow
-def test_a_run_of_another_machine_is_cancelled_by_its_mark(home: Home, other_home: Home, start: Submit) -> None:
+def test_a_run_on_another_machine_is_cancelled_through_its_mark(home: Home, other_home: Home, start: Submit) -> None:
     run = start(FOREVER)
     wait_for_file(run_folder(run).parent.parent / "started")
     adopt(other_home, run.run_directory)
@@ -303,7 +303,7 @@ def test_a_run_of_another_machine_is_cancelled_by_its_mark(home: Home, other_hom
     assert update_run(home, run.run_id).state is State.CANCELLED
 
 
-def test_who_cancels_a_run_of_another_machine_waits_as_long_as_it_gives_signs_of_life(home: Home, other_home: Home, start: Submit) -> None:
+def test_cancelling_a_run_on_another_machine_waits_while_it_has_a_heartbeat(home: Home, other_home: Home, start: Submit) -> None:
     run = start(FOREVER, "limits: {grace: 5 s}")
     wait_for_file(run_folder(run).parent.parent / "started")
     wait_until(lambda: status_of(run).state is State.RUNNING, "it runs")
@@ -322,17 +322,17 @@ def test_who_cancels_a_run_of_another_machine_waits_as_long_as_it_gives_signs_of
     assert fake.now == 300
 
 
-def test_who_cancels_a_run_of_another_machine_that_gives_no_sign_of_life_is_told(other_home: Home, dead_elsewhere: RunView) -> None:
+def test_cancelling_a_run_on_another_machine_without_a_heartbeat_is_an_error(other_home: Home, dead_elsewhere: RunView) -> None:
     fake = FakeTime()
     with pytest.raises(ProviderError, match="does not stop"):
         cancel(other_home, dead_elsewhere.run_id, sleep=lambda _: fake.sleep(1), clock=fake.clock)
     assert 40 < fake.now < 120
 
 
-def test_a_store_that_cannot_be_reached_is_said_and_the_other_runs_stay_in_the_list(
+def test_an_unreachable_store_is_reported_and_the_other_runs_are_listed(
     home: Home, start: Submit, monkeypatch: pytest.MonkeyPatch, server: StoreServer
 ) -> None:
-    use(server, monkeypatch, "http://127.0.0.1:9")  # nobody listens on the port for discarded data
+    use(server, monkeypatch, "http://127.0.0.1:9")  # nothing listens on the discard port
     monkeypatch.setattr(connections, "_PATIENCE_SECONDS", 0.2)
     here, live = end_of(home, start("true")), start(FOREVER)
     away = [replace(update_run(home, live.run_id), run_id=f"away-26112{day}-120000-abcd", store="s3://away/runs") for day in (3, 4)]
@@ -360,7 +360,7 @@ def far_store(monkeypatch: pytest.MonkeyPatch, server: StoreServer) -> Iterator[
     connections.store_at.cache_clear()
 
 
-def test_a_run_in_a_bucket_moves_from_a_machine_that_is_gone_to_an_empty_one(
+def test_a_run_in_a_bucket_moves_from_a_lost_machine_to_a_new_one(
     home: Home, other_home: Home, write_job: Callable[..., Path], far_store: str
 ) -> None:
     job = write_job(SAVES + "exec sleep 600")
@@ -385,7 +385,7 @@ def test_a_run_in_a_bucket_moves_from_a_machine_that_is_gone_to_an_empty_one(
     assert update_run(home, run.run_id).state is State.SUCCEEDED
 
 
-def test_a_copy_holds_each_log_as_one_file_and_says_what_never_arrived(
+def test_a_copy_has_each_log_as_one_file_and_reports_missing_parts(
     home: Home, write_job: Callable[..., Path], far_store: str, tmp_path: Path
 ) -> None:
     command = (
@@ -404,11 +404,11 @@ def test_a_copy_holds_each_log_as_one_file_and_says_what_never_arrived(
     assert (again.copied, again.bytes, again.unchanged) == ((), 0, len(copy.copied))
     connections.store_at(far_store).put(segment_key(log, 12), b"four\n")
     torn = sync(home, run.run_id, tmp_path / "copy")
-    assert torn.skipped == ((layout.output_log(1), "cut at byte 8, because the bytes up to 12 are missing in the store"),)
+    assert torn.skipped == ((layout.output_log(1), "cut off at byte 8: the bytes up to 12 are missing from the store"),)
     assert (copy.folder / layout.output_log(1)).read_bytes() == b"one\ntwo\n"
 
 
-def test_a_launch_that_was_refused_is_seen_in_the_store_too(
+def test_a_refused_launch_is_recorded_in_the_store_too(
     home: Home, write_job: Callable[..., Path], server: StoreServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(server, monkeypatch)
@@ -424,7 +424,7 @@ def test_a_launch_that_was_refused_is_seen_in_the_store_too(
     assert (found.cause, found.message) == (Cause.REJECTED, "no room")
 
 
-def test_data_that_is_not_in_its_store_is_refused_before_anything_is_written(
+def test_data_missing_from_its_store_is_refused_before_anything_is_written(
     home: Home, tmp_path: Path, server: StoreServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(server, monkeypatch)
@@ -441,7 +441,7 @@ def test_data_that_is_not_in_its_store_is_refused_before_anything_is_written(
     assert end_of(home, run).state is State.SUCCEEDED
 
 
-def test_what_is_no_run_directory_is_said(home: Home, tmp_path: Path) -> None:
+def test_a_missing_run_directory_is_an_error_with_a_hint(home: Home, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no run directory at"):
         adopt(home, str(tmp_path / "nothing"))
     with pytest.raises(UsageError, match="is not the URL of a run directory"):
@@ -449,7 +449,7 @@ def test_what_is_no_run_directory_is_said(home: Home, tmp_path: Path) -> None:
 
 
 class Away:
-    """A network that is away for some looks: around a store, as ``store_at`` gives it."""
+    """A store behind a network that is down for some reads."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -462,7 +462,7 @@ class Away:
         return getattr(self._store, name)
 
 
-def test_a_follower_waits_for_a_store_that_is_away_and_loses_no_line(
+def test_a_follower_waits_for_an_unreachable_store_and_loses_no_line(
     home: Home, write_job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = submit(home, make_plan(home, write_job("for i in 1 2 3; do echo line $i; done")))
@@ -479,7 +479,7 @@ def test_a_follower_waits_for_a_store_that_is_away_and_loses_no_line(
     assert "the network is away" in notes[0]
 
 
-def test_a_store_that_stays_away_ends_the_following_with_its_words(home: Home) -> None:
+def test_a_store_that_stays_unreachable_ends_the_following_with_its_error(home: Home) -> None:
     waits: list[float] = []
 
     def look() -> None:
@@ -503,7 +503,7 @@ def test_the_status_of_a_run_that_has_ended_is_known_without_its_store(
     assert notes == ["the network is away"]
 
 
-def test_who_was_slower_to_resume_knows_the_attempt_from_afar_from_then_on(home: Home, start: Submit) -> None:
+def test_the_slower_of_two_resuming_machines_tracks_the_attempt_as_unmanaged(home: Home, start: Submit) -> None:
     run = end_of(home, start("exit 1"))
     ours = status_of(run)
     faster = replace(ours, state=State.RUNNING, host="another-machine", cause=None, ended=None)

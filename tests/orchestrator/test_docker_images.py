@@ -37,7 +37,7 @@ def engine(home: Home) -> Iterator["DockerClient"]:
 
 @pytest.fixture
 def failed(home: Home, engine: "DockerClient", tmp_path: Path) -> RunView:
-    """A run that failed, whose image has been removed since. The greeting is the test's own, and so is the image."""
+    """A failed run whose image has been removed. The greeting is unique to the test, and so is the image."""
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "greeting.txt").write_text(f"hello from {tmp_path}\n")
     job = {
@@ -63,14 +63,14 @@ def end_of(home: Home, run: RunView) -> RunView:
     return update_run(home, run.run_id)
 
 
-def test_a_lost_image_is_made_again_and_is_the_same(home: Home, failed: RunView) -> None:
+def test_a_lost_image_is_rebuilt_with_the_same_bytes(home: Home, failed: RunView) -> None:
     said: list[str] = []
     ended = end_of(home, resume(home, failed.run_id, said.append))
     assert (ended.state, ended.attempt) == (State.SUCCEEDED, 2), ended.message
     assert said == [f"the image of {failed.run_id} is gone from the Docker Engine; rebuilding it"]
 
 
-def test_another_image_is_refused_unless_somebody_wants_to_go_on_with_it(home: Home, failed: RunView, tmp_path: Path) -> None:
+def test_a_different_image_is_refused_unless_the_caller_asks_for_it(home: Home, failed: RunView, tmp_path: Path) -> None:
     before = image_of(failed)
     (tmp_path / "code" / "greeting.txt").write_text(f"good morning from {tmp_path}\n")
     with pytest.raises(ConflictError, match="makes another one") as caught:

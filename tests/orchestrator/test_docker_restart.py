@@ -1,4 +1,4 @@
-"""An engine that is restarted in the middle of a run: an engine of the test's own, because the other tests use this machine's."""
+"""Restarting a Docker Engine in the middle of a run: a separate engine, because other tests use this machine's."""
 
 import json
 import os
@@ -27,8 +27,8 @@ WAITS_ONCE = 'echo ready; [ "$CLOUD_TRAIN_ATTEMPT" != 1 ] || exec sleep 600'
 
 
 class OwnEngine:
-    """A Docker Engine with everything that it has in one folder, and a network of its own: one without a bridge would take away that of
-    this machine's engine.
+    """A separate Docker Engine with all its files in one folder, in its own network namespace: otherwise an engine without a bridge would
+    remove that of this machine's engine.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,15 +50,15 @@ class OwnEngine:
         wait_until(self._answers, f"an engine listens at {self.address}: {(self._folder / 'log').read_text()[-500:]}", 60)
 
     def crash(self) -> None:
-        """The engine goes away without a word; the containers' own keepers stay."""
+        """Kill the engine; the containers' shims survive."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(60)
-        # Its containerd goes with it, and may stay a zombie where process 1 buries nobody: a new one would wait for that one.
+        # Its containerd dies too, and may stay a zombie if process 1 does not reap it: a new one would wait for it.
         (self._folder / "exec" / "containerd" / "containerd.pid").unlink(missing_ok=True)
 
     def end(self) -> None:
-        """Also what a crash left: the keepers of the containers, which have the engine's folder in their command lines, and mounts."""
+        """Also ends what a crash left: mounts, and the containers' shims, which have the engine's folder in their command lines."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(60)
@@ -80,8 +80,8 @@ class OwnEngine:
 def own_engine() -> Iterator[OwnEngine]:
     engine_or_skip().close()
     if os.getuid() or not (shutil.which("dockerd") and shutil.which("unshare")):
-        pytest.skip("an engine of its own needs root, dockerd and unshare")
-    with TemporaryDirectory(prefix="engine-", ignore_cleanup_errors=True) as folder:  # a short path: that of a socket has at most 107 bytes
+        pytest.skip("a separate engine needs root, dockerd and unshare")
+    with TemporaryDirectory(prefix="engine-", ignore_cleanup_errors=True) as folder:  # a short path: a socket's has at most 107 bytes
         engine = OwnEngine(Path(folder))
         try:
             engine.start()
@@ -90,7 +90,7 @@ def own_engine() -> Iterator[OwnEngine]:
             engine.end()
 
 
-def test_a_run_whose_engine_is_restarted_is_told_so_and_goes_on(own_engine: OwnEngine, home: Home, tmp_path: Path) -> None:
+def test_a_run_whose_engine_is_restarted_is_preempted_and_resumes(own_engine: OwnEngine, home: Home, tmp_path: Path) -> None:
     with subprocess.Popen(["/usr/bin/docker", "save", base_image()], stdout=subprocess.PIPE) as saved:
         subprocess.run(["/usr/bin/docker", "--host", own_engine.address, "load", "--quiet"], stdin=saved.stdout, check=True)
     (tmp_path / "code").mkdir()
@@ -107,11 +107,11 @@ def test_a_run_whose_engine_is_restarted_is_told_so_and_goes_on(own_engine: OwnE
     wait_until(lambda: b"ready" in b"".join(read_logs(home, run.run_id)), "the program has begun")
     own_engine.crash()
     away = update_run(home, run.run_id)
-    assert away.state is State.RUNNING  # nobody knows better while the engine is away
+    assert away.state is State.RUNNING  # nothing else is known while the engine is down
     own_engine.start()
     wait_until(lambda: update_run(home, run.run_id).state.is_end, "the engine tells what became of the container", 60)
     ended = update_run(home, run.run_id)
-    assert ended.cause is Cause.PREEMPTED, ended  # an engine that comes back tells the containers that it finds to stop
+    assert ended.cause is Cause.PREEMPTED, ended  # a restarted engine stops the containers that it finds
     resume(home, run.run_id)
     wait_until(lambda: update_run(home, run.run_id).state.is_end, "the next attempt ends", 60)
     assert update_run(home, run.run_id).state is State.SUCCEEDED

@@ -1,4 +1,4 @@
-"""The built-in trainers in containers of a real Docker Engine: the same bytes as on this machine itself, killed or not."""
+"""The built-in trainers in containers of a real Docker Engine: they give the same bytes as on this machine, killed or not."""
 
 import hashlib
 import json
@@ -51,7 +51,7 @@ def engine(home: Home) -> Iterator["DockerClient"]:
 
 @pytest.fixture
 def start(home: Home, tmp_path: Path) -> Submit:
-    """Submit the job with other sections in place of its own."""
+    """Submit the job with some sections replaced."""
 
     def start(provider: str, **sections: Any) -> RunView:
         path = tmp_path / "job.yaml"
@@ -79,7 +79,7 @@ def has_checkpoint(run: RunView) -> bool:
 
 
 def kill_one(engine: "DockerClient", run: RunView, node: int) -> None:
-    """SIGKILL for the container of a node as soon as there is a checkpoint; the run is still far from its end."""
+    """SIGKILL for a node's container after the first checkpoint, long before the run ends."""
     wait_until(lambda: has_checkpoint(run), f"{run.run_id} has a checkpoint", 120)
     (container,) = [each for each in remains(engine, run.run_id) if each.labels["cloud-train.node"] == str(node)]
     container.kill()

@@ -1,4 +1,4 @@
-"""What the doctor says of stores."""
+"""The doctor's findings about stores."""
 
 from pathlib import Path
 
@@ -18,13 +18,13 @@ def stores_of(tmp_path: Path, *urls: str) -> list[Finding]:
     return [finding for finding in findings if finding.name.startswith("store")]
 
 
-def test_a_folder_is_looked_at_and_not_made(tmp_path: Path) -> None:
+def test_a_folder_is_checked_without_being_created(tmp_path: Path) -> None:
     (finding,) = stores_of(tmp_path, str(tmp_path / "runs"))
     assert (finding.name, finding.status) == ("store", "ok")
     assert not (tmp_path / "runs").exists()
 
 
-def test_each_store_that_is_named_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_named_store_is_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = server_or_skip("s3")
     use(server, monkeypatch)
     url = f"{server.new_url()}/runs"
@@ -62,14 +62,14 @@ def test_a_missing_permission_is_an_error_with_its_name(
 @pytest.mark.parametrize(
     ("url", "said", "remedy"), [("s3:///", "names no bucket", "s3://bucket/prefix"), ("ftp://host/x", "no store is known", "s3://")]
 )
-def test_a_url_that_is_none_is_a_finding_and_no_crash(tmp_path: Path, url: str, said: str, remedy: str) -> None:
+def test_an_invalid_url_is_a_finding(tmp_path: Path, url: str, said: str, remedy: str) -> None:
     (finding,) = stores_of(tmp_path, url)
     assert finding.status == "error"
     assert said in finding.detail
     assert remedy in finding.remedy
 
 
-def test_a_store_that_does_not_answer_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_does_not_respond_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = server_or_skip("s3")
     use(server, monkeypatch, "http://127.0.0.1:1")
     (finding,) = stores_of(tmp_path, "s3://bucket")

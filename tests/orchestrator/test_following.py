@@ -1,4 +1,4 @@
-"""Following a run for long: what whoever follows remembers does not grow."""
+"""Following a run for a long time: the follower's memory does not grow."""
 
 import gc
 import json
@@ -24,11 +24,11 @@ RUN = "followed-261124-120000-abcd"
 LINE = b"step 000001 loss 0.1\n"
 SPAN_SECONDS = 600.0
 MOST_BLOCKS = 250
-"""By which Python's memory may wander. Each of the 300 segments of a stream that come in such a span takes two if it is remembered."""
+"""Allowed variation of Python's memory. A remembered segment takes two blocks, and a stream gets 300 segments in such a span."""
 
 
 class Cloud:
-    """A place where the run goes on."""
+    """A provider whose run is running."""
 
     name = "cloud"
     capabilities = cloud_capabilities(("s3",), max_nodes=1, enforces=())
@@ -40,11 +40,11 @@ class Cloud:
         return b"", cursor
 
     def clean_up(self, _handle: Handle) -> None:
-        """It leaves nothing."""
+        """Nothing to clean up."""
 
 
 class Worker:
-    """Fills the run directory in a time of its own, and forgets what it wrote an instant ago."""
+    """Fills the run directory in simulated time, and keeps nothing that it wrote."""
 
     def __init__(self, store: MemoryStore) -> None:
         self.store, self.now, self.written = store, 0.0, 0
@@ -58,7 +58,7 @@ class Worker:
         return self._blocks[1] - self._blocks[0]
 
     def sleep(self, seconds: float) -> None:
-        """Time goes by: two lines, six metrics, and once in a span a look at the memory. After two the run ends."""
+        """Advance the time: two lines, six metrics, and one memory measurement per span. The run ends after two spans."""
         self.now += seconds
         self._add(layout.output_log(1), LINE * 2)
         point = {"step": int(self.now), "time": self.now, "name": "loss", "value": 0.5}
@@ -73,7 +73,7 @@ class Worker:
         self.say(Cause.SUCCEEDED if len(self._blocks) == 2 else None)
 
     def say(self, cause: Cause | None) -> None:
-        """Where the attempt stands."""
+        """Write the attempt's status."""
         status = AttemptStatus(State.RUNNING, started=0.0, heartbeat=self.now, host="there", pid=1)
         ended = status if cause is None else status.ended_with(cause, "", self.now)
         self.store.place(f"{RUN}/{layout.status(1)}", ended.to_json(), None)
@@ -95,13 +95,11 @@ def followed_by_submit(home: Home, worker: Worker) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("followed", [followed_by_logs, followed_by_submit])
-def test_what_a_follower_remembers_does_not_grow(
-    followed: Callable[[Home, Worker], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_followers_memory_does_not_grow(followed: Callable[[Home, Worker], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home, store = Home(tmp_path / "home"), MemoryStore()
     for module in ("state", "reconcile", "following", "reading"):
         monkeypatch.setattr(f"cloud_train.orchestrator.{module}.store_at", lambda _: store)
-    for module in ("state", "reconcile", "provider_logs"):
+    for module in ("state", "reconcile", "reading"):
         monkeypatch.setattr(f"cloud_train.orchestrator.{module}.provider_at", lambda *_: Cloud())
     with Ledger(home.ledger_path) as ledger:
         ledger.add(

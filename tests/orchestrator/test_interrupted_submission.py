@@ -1,4 +1,4 @@
-"""Submissions that are killed at any point, and many at once: none is lost, none is doubled."""
+"""Submissions killed at any point, and many at once: no run is lost or duplicated."""
 
 import json
 import subprocess
@@ -16,9 +16,9 @@ from cloud_train.orchestrator.reconcile import update_runs
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.run.states import Cause, State
 
-# Submits in processes of their own, so many at once, which this one forks when it has imported what they all need. Each is given a moment:
-# it kills itself at one of those at which Python tells of a deed: opening a file, locking, renaming, connecting to the ledger, starting a
-# process. One that is given moment 0 goes through with it. Says of each how it ended, and how many deeds it got to see.
+# Submits in forked processes, several at once, after importing everything that they need. Each is given a moment, the number of the audit
+# event at which it kills itself: opening a file, locking, renaming, connecting to the ledger, starting a process. With moment 0 it
+# finishes. Prints for each how it ended, and how many events it saw.
 SUBMIT = """
 import json, multiprocessing, os, signal, sys
 from multiprocessing.connection import wait
@@ -59,14 +59,14 @@ print(json.dumps([[process.exitcode, each.value] for process, each in zip(proces
 
 @dataclass(frozen=True)
 class Submission:
-    """How the process that submitted ended, and how many deeds it got to see."""
+    """How the submitting process ended, and how many audit events it saw."""
 
     exit_status: int
     deeds: int
 
 
 def submissions(job: Path, moments: Iterable[int], at_once: int) -> list[Submission]:
-    """Submit the job once for each moment. What a process complained about is in the output of the test."""
+    """Submit the job once for each moment. Error messages of the processes are in the test's output."""
     program = [sys.executable, "-c", SUBMIT, str(job), str(at_once), json.dumps(list(moments))]
     ended = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True, timeout=120)
     return [Submission(*each) for each in json.loads(ended.stdout)]
@@ -81,7 +81,7 @@ def test_a_submission_killed_at_any_point_is_absent_or_visible_and_consistent(
     assert whole.exit_status == 0
     assert whole.deeds > 20
     ended = [each.exit_status for each in submissions(job, range(1, whole.deeds + 1), 2)]
-    # The last few moments depend on how far the worker is by then, so a submission may end before it meets its own.
+    # The last few moments depend on the worker's progress, so a submission may end before it reaches its own.
     assert set(ended) <= {-9, 0}
     assert ended.count(-9) > 20
     outcomes: dict[str, int] = {}

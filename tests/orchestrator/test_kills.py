@@ -1,4 +1,4 @@
-"""Runs that are killed again and again, at moments drawn from a fixed seed, end with the bytes of a run that was never touched.
+"""Runs that are killed repeatedly, at moments drawn from a fixed seed, end with the same bytes as an undisturbed run.
 
 The suite kills each of the jobs below ``CLOUD_TRAIN_TEST_KILLS`` times, 5 unless that variable says otherwise: 50 in all. For a night:
 ``CLOUD_TRAIN_TEST_KILLS=500 python -m pytest tests/orchestrator/test_kills.py -n 2``.
@@ -120,7 +120,7 @@ def write_job(folder: Path, name: str) -> Path:
         write_images(folder / "images")
     job = {"name": name, "store": "runs", "resources": {"cpus": 1}, "checkpoint": {"every": "1 step"}, **JOBS[name]}
     path = folder / "job.yaml"
-    path.write_text(json.dumps(job))  # which is YAML as well
+    path.write_text(json.dumps(job))  # JSON is YAML too
     return path
 
 
@@ -134,7 +134,7 @@ def write_images(folder: Path) -> None:
 
 
 def kill(draw: random.Random, home: Home, run: RunView, seconds: float) -> None:
-    """SIGKILL for the worker, a process of the training, or all of them, at some moment of the attempt; nothing if it ends first."""
+    """SIGKILL for the worker, a training process, or all of them, at some moment of the attempt, unless it ends first."""
     target = draw.choice(["worker", "training", "both"])
     moment = draw.choice(["time", "writing", "step"])
     delay = draw.uniform(0, seconds if moment == "time" else 0.02)
@@ -183,7 +183,7 @@ def after(seconds: float) -> Callable[[], bool]:
 
 
 def wait_for(condition: Callable[[], bool], home: Home, run: RunView, pace: float = 0.005) -> bool:
-    """Wait for the condition, which may hold for a few milliseconds: look every ``pace`` seconds. False if the attempt ends first."""
+    """Wait for the condition, which may hold only for milliseconds, checking every ``pace`` seconds. False if the attempt ends first."""
     give_up = after(GIVE_UP_SECONDS)
     look = after(0.2)
     while not condition():

@@ -59,14 +59,14 @@ def test_following_yields_all_of_the_output_and_the_metrics(home: Home, start: S
     assert [point.value for point in read_metrics(home, run.run_id)] == [0.25]
 
 
-def test_a_program_that_fails_is_failed_and_its_last_words_are_the_message(home: Home, start: Submit) -> None:
+def test_a_failing_program_fails_the_run_and_its_last_output_is_the_message(home: Home, start: Submit) -> None:
     end = end_of(home, start("echo it is broken; exit 3"))
     assert (end.state, end.cause) == (State.FAILED, Cause.FAILED)
     assert "3" in end.message
     assert "it is broken" in end.message
 
 
-def test_a_cancelled_run_is_cancelled_and_nothing_of_it_lives_on(home: Home, start: Submit) -> None:
+def test_a_cancelled_run_leaves_no_process(home: Home, start: Submit) -> None:
     run = start("trap '' TERM; sleep 601 & setsid sleep 602 & touch started; wait; sleep 603", "limits: {grace: 0.2 s}")
     wait_for_file(run_folder(run).parent.parent / "started")
     end = cancel(home, run.run_id)
@@ -83,7 +83,7 @@ def test_a_run_that_ended_cannot_be_cancelled(home: Home, start: Submit) -> None
         cancel(home, run.run_id)
 
 
-def test_a_worker_that_was_killed_is_found_out_and_its_program_ended(home: Home, start: Submit) -> None:
+def test_a_killed_worker_is_detected_and_its_program_ended(home: Home, start: Submit) -> None:
     run = start("setsid sleep 604 & touch started; sleep 605")
     wait_for_file(run_folder(run).parent.parent / "started")
     os.kill(status_of(run).pid, signal.SIGKILL)
@@ -96,12 +96,12 @@ def test_a_worker_that_was_killed_is_found_out_and_its_program_ended(home: Home,
     assert not [command for command in commands if command in {"sleep 604", "sleep 605"}]
 
 
-def test_a_process_that_got_the_workers_number_is_not_taken_for_the_run(home: Home, start: Submit) -> None:
+def test_a_process_with_the_workers_recycled_id_is_not_mistaken_for_it(home: Home, start: Submit) -> None:
     run = start("true")
     end_of(home, run)
     lock = home.folder / "local" / f"{run.run_id}.1.lock"
     wait_until(lambda: not locks.is_held(lock), "the worker has gone")
-    # As if the worker had died and its number had gone to this very process, which lives.
+    # As if the worker had died and this live process had got its id.
     running = AttemptStatus(State.RUNNING, 1.0, 1.0, status_of(run).host, os.getpid())
     (run_folder(run) / layout.status(1)).write_bytes(running.to_json())
     with Ledger(home.ledger_path) as ledger:
@@ -127,7 +127,7 @@ def test_a_run_resumes_from_its_newest_checkpoint(home: Home, start: Submit) -> 
         resume(home, run.run_id)
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_the_worker_says_so(home: Home, start: Submit) -> None:
+def test_a_damaged_checkpoint_is_skipped_and_the_worker_logs_it(home: Home, start: Submit) -> None:
     run = start(
         'echo "from $(basename "$CLOUD_TRAIN_RESUME")"\n'
         'if [ -n "$CLOUD_TRAIN_RESUME" ]; then exit 0; fi\n'
@@ -180,7 +180,7 @@ def test_a_log_is_followed_to_its_last_byte(home: Home, start: Submit) -> None:
     assert b"".join(follow_logs(home, run.run_id)) == b"".join(b"line %d\n" % n for n in range(1, 6))
 
 
-def test_a_run_is_selected_by_any_beginning_that_fits_one(home: Home, start: Submit) -> None:
+def test_a_run_is_selected_by_any_unique_prefix(home: Home, start: Submit) -> None:
     with pytest.raises(NotFoundError, match="no runs yet"):
         select(home, None)
     first, second = start("true"), start("true")

@@ -1,4 +1,4 @@
-"""Runs that go on at another place: another store, another provider."""
+"""Runs that continue elsewhere: in another store, with another provider."""
 
 import json
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def moved(home: Home, run: RunView, store: str, note: Callable[[str], None] = la
     return end_of(home, resume(home, run.run_id, note, elsewhere=Elsewhere(store=store)))
 
 
-def test_a_run_moves_into_a_bucket_and_on_with_its_checkpoint_its_logs_and_its_metrics(home: Home, ended: RunView, bucket: str) -> None:
+def test_a_run_moves_into_a_bucket_with_its_checkpoint_logs_and_metrics_and_continues(home: Home, ended: RunView, bucket: str) -> None:
     there = moved(home, ended, bucket)
     assert (there.store, there.attempt, there.state, there.resumed_step) == (bucket, 2, State.FAILED, 1)
     assert b"".join(read_logs(home, ended.run_id, 1)) == b"attempt 1 makes step 1\n"
@@ -78,7 +78,7 @@ def test_a_run_moves_into_a_bucket_and_on_with_its_checkpoint_its_logs_and_its_m
     assert [point.step for point in read_metrics(home, ended.run_id)] == [1, 2, 3]
 
 
-def test_only_a_checkpoint_whose_every_byte_checks_moves(home: Home, ended: RunView, bucket: str) -> None:
+def test_only_a_valid_checkpoint_is_moved(home: Home, ended: RunView, bucket: str) -> None:
     second = end_of(home, resume(home, ended.run_id))
     assert second.attempt == 2
     (Path(ended.run_directory) / "checkpoints/step-00000002/weights").write_text("weights 9\n")
@@ -89,7 +89,7 @@ def test_only_a_checkpoint_whose_every_byte_checks_moves(home: Home, ended: RunV
     assert any("copied checkpoint step-00000001" in line and "verified" in line for line in said)
 
 
-def test_a_move_that_was_cut_off_leaves_the_run_where_it_was_and_is_made_again(
+def test_an_interrupted_move_leaves_the_run_in_place_and_can_be_repeated(
     home: Home, ended: RunView, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class CutOffError(BaseException):
@@ -106,7 +106,7 @@ def test_a_move_that_was_cut_off_leaves_the_run_where_it_was_and_is_made_again(
     assert moved(home, ended, bucket).resumed_step == 1
 
 
-def test_a_run_that_went_on_at_the_other_place_is_not_written_over(home: Home, ended: RunView, bucket: str) -> None:
+def test_a_run_that_was_continued_in_the_other_place_is_not_overwritten(home: Home, ended: RunView, bucket: str) -> None:
     store = open_store(bucket)
     store.put(f"{ended.run_id}/{layout.status(4)}", b"{}")
     with pytest.raises(UsageError, match="already has attempt 4") as caught:
@@ -115,7 +115,7 @@ def test_a_run_that_went_on_at_the_other_place_is_not_written_over(home: Home, e
     assert update_run(home, ended.run_id).store == ended.store
 
 
-def test_a_machine_that_knows_the_old_place_is_told_of_the_new_one_and_finds_it(
+def test_a_machine_that_knows_the_old_place_is_directed_to_the_new_one(
     home: Home, ended: RunView, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = moved(home, ended, bucket)
@@ -129,10 +129,10 @@ def test_a_machine_that_knows_the_old_place_is_told_of_the_new_one_and_finds_it(
     assert end_of(other, resume(other, ended.run_id, ask=accepting)).state is State.SUCCEEDED
 
 
-def test_a_place_that_the_new_provider_does_not_reach_is_refused_before_anything_moves(
+def test_a_store_that_the_new_provider_cannot_reach_is_refused_before_anything_moves(
     home: Home, ended: RunView, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # where there is no configs/aws.yaml with a store of its own
+    monkeypatch.chdir(tmp_path)  # without a configs/aws.yaml that sets a store
     with pytest.raises(ProviderError, match="cannot reach the store"):
         resume(home, ended.run_id, elsewhere=Elsewhere(provider="aws"))
     assert list(open_store(bucket).list()) == []

@@ -1,4 +1,4 @@
-"""From a job to the recipe of its image. No engine is needed."""
+"""From a job to the recipe of its image, without an engine."""
 
 import json
 from pathlib import Path
@@ -22,14 +22,14 @@ def plan_of(home: Home, folder: Path, config: str | None = None, **sections: obj
     return make_plan(home, folder / "job.yaml", config=config, dry_run=True)
 
 
-def test_a_script_brings_its_folder_and_a_built_in_trainer_nothing(home: Home, tmp_path: Path) -> None:
+def test_the_image_of_a_script_has_its_folder_and_that_of_a_trainer_has_no_code(home: Home, tmp_path: Path) -> None:
     assert recipe_of(plan_of(home, tmp_path)).folder == tmp_path / "code"
     built_in = plan_of(home, tmp_path, model={"kind": "cnn"}, data={"dataset": "digits"})
     assert recipe_of(built_in).folder is None
     assert recipe_of(built_in).base == DEFAULT_BASE
 
 
-def test_the_base_of_the_job_outranks_that_of_the_config(home: Home, tmp_path: Path) -> None:
+def test_the_jobs_base_overrides_the_configs(home: Home, tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
     config.write_text("docker: {base: from-config, platform: linux/arm64}\n")
     assert recipe_of(plan_of(home, tmp_path, str(config))).base == "from-config"
@@ -37,7 +37,7 @@ def test_the_base_of_the_job_outranks_that_of_the_config(home: Home, tmp_path: P
     assert recipe_of(plan_of(home, tmp_path, str(config), image={"base": "from-job"})).base == "from-job"
 
 
-def test_the_program_finds_its_places_in_the_container(home: Home, tmp_path: Path) -> None:
+def test_the_program_gets_paths_inside_the_container(home: Home, tmp_path: Path) -> None:
     (tmp_path / "photographs").mkdir()
     plan = plan_of(home, tmp_path, data={"dataset": "files", "path": "photographs"})
     assert (plan.program.directory, plan.program.data) == (container_paths.CODE, container_paths.DATA)
@@ -46,7 +46,7 @@ def test_the_program_finds_its_places_in_the_container(home: Home, tmp_path: Pat
     assert DEFAULT_BASE in plan.image
 
 
-def test_a_push_knows_the_engine_of_the_config_and_where_to_note_what_was_pushed(
+def test_a_push_uses_the_configured_engine_and_remembers_what_was_pushed(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "mine.yaml"
@@ -58,7 +58,7 @@ def test_a_push_knows_the_engine_of_the_config_and_where_to_note_what_was_pushed
 
 
 @pytest.mark.parametrize("repository", [None, "registry.example.com/me/test"])
-def test_a_base_that_nobody_made_yet_comes_with_how_to_make_it(
+def test_a_missing_base_image_has_a_hint_about_building_it(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: str | None
 ) -> None:
     def refuse(*_: object, login: object = None) -> Built:
@@ -73,7 +73,7 @@ def test_a_base_that_nobody_made_yet_comes_with_how_to_make_it(
     assert caught.value.hint == "check its name"
 
 
-def test_a_login_of_the_cloud_s_that_is_refused_is_no_matter_of_docker_s(
+def test_the_hint_for_a_refused_login_names_the_clouds_login_or_dockers(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, login: object = None) -> Built:

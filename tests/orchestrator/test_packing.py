@@ -30,7 +30,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_every_image_is_in_one_shard_where_the_index_says(tmp_path: Path) -> None:
+def test_every_image_is_in_one_shard_at_the_offset_in_the_index(tmp_path: Path) -> None:
     source, target = photos(tmp_path / "photos"), tmp_path / "packed"
     packed = pack(source, str(target), SIZE)
     index = read_index(target / INDEX)
@@ -47,7 +47,7 @@ def test_every_image_is_in_one_shard_where_the_index_says(tmp_path: Path) -> Non
     assert packed.bytes == sum(shard.size for shard in index.shards)
 
 
-def test_a_shard_is_a_tar_that_every_program_reads(tmp_path: Path) -> None:
+def test_a_shard_is_a_standard_tar(tmp_path: Path) -> None:
     source = photos(tmp_path / "photos", ("Äpfel", "x" * 120))
     pack(source, str(tmp_path / "packed"), 1 << 20)
     with tarfile.open(tmp_path / "packed/train-00000.tar") as opened:
@@ -59,7 +59,7 @@ def test_a_shard_is_a_tar_that_every_program_reads(tmp_path: Path) -> None:
         assert {(info.mtime, info.uid, info.uname) for info in opened} == {(0, 0, "")}
 
 
-def test_the_same_images_make_the_same_bytes_whatever_their_folder_is_called(tmp_path: Path) -> None:
+def test_the_same_images_give_the_same_bytes_whatever_their_folders_name(tmp_path: Path) -> None:
     first = photos(tmp_path / "photos")
     second = shutil.copytree(first, tmp_path / "copy")
     for path in second.rglob("*.jpg"):
@@ -77,7 +77,7 @@ def test_each_shard_has_images_of_all_classes(tmp_path: Path) -> None:
     assert all({class_of(member) for member in shard.members} == set(classes) for shard in whole)
 
 
-def test_a_set_that_is_split_has_shards_of_both_parts(tmp_path: Path) -> None:
+def test_a_split_set_has_shards_for_both_parts(tmp_path: Path) -> None:
     photos(tmp_path / "photos/train")
     photos(tmp_path / "photos/val", count=2)
     pack(tmp_path / "photos", str(tmp_path / "packed"), SIZE)
@@ -86,12 +86,12 @@ def test_a_set_that_is_split_has_shards_of_both_parts(tmp_path: Path) -> None:
     assert {member.split("/")[0] for _, shard in index.of_part("val") for member in shard.members} == {"val"}
 
 
-def test_an_image_that_is_larger_than_a_shard_has_one_of_its_own(tmp_path: Path) -> None:
+def test_an_image_larger_than_a_shard_gets_its_own(tmp_path: Path) -> None:
     assert pack(photos(tmp_path / "photos", count=2), str(tmp_path / "packed"), 1).shards == 4
 
 
 @pytest.mark.parametrize("target", ["photos/packed", "taken", "file"])
-def test_a_destination_that_is_no_good_is_refused_and_stays_as_it_is(tmp_path: Path, target: str) -> None:
+def test_an_unusable_destination_is_refused_and_left_unchanged(tmp_path: Path, target: str) -> None:
     photos(tmp_path / "photos")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/x").touch()
@@ -103,7 +103,7 @@ def test_a_destination_that_is_no_good_is_refused_and_stays_as_it_is(tmp_path: P
     assert not (tmp_path / "photos/packed").exists()
 
 
-def test_a_folder_that_holds_no_classes_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_classes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     with pytest.raises(UsageError, match="no class"):
         pack(tmp_path / "photos", str(tmp_path / "packed"), SIZE)
@@ -115,7 +115,7 @@ def test_a_folder_that_holds_no_classes_is_refused(tmp_path: Path) -> None:
         pack(tmp_path / "photos", str(tmp_path / "packed"), SIZE)
 
 
-def test_nothing_is_left_of_a_packing_that_fails(tmp_path: Path) -> None:
+def test_failed_packing_leaves_nothing(tmp_path: Path) -> None:
     source = photos(tmp_path / "photos")
 
     def grow(progress: Progress) -> None:
@@ -135,7 +135,7 @@ def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pat
     return server.new_url()
 
 
-def test_shards_in_a_store_are_those_of_a_folder_and_say_their_progress(url: str, tmp_path: Path) -> None:
+def test_shards_in_a_store_equal_those_in_a_folder_and_report_progress(url: str, tmp_path: Path) -> None:
     source, seen = photos(tmp_path / "photos"), list[Progress]()
     packed = pack(source, f"{url}/photos", SIZE, seen.append)
     pack(source, str(tmp_path / "packed"), SIZE)
@@ -146,7 +146,7 @@ def test_shards_in_a_store_are_those_of_a_folder_and_say_their_progress(url: str
     assert seen[-1].bytes_done == packed.bytes
 
 
-def test_what_a_call_that_was_cut_off_left_is_not_sent_again(url: str, tmp_path: Path) -> None:
+def test_shards_of_an_interrupted_call_are_not_uploaded_again(url: str, tmp_path: Path) -> None:
     source, store = photos(tmp_path / "photos"), open_store(url)
     pack(source, f"{url}/photos", SIZE)
     refuses(lambda: pack(source, f"{url}/photos", SIZE), "already holds shards")
@@ -159,7 +159,7 @@ def test_what_a_call_that_was_cut_off_left_is_not_sent_again(url: str, tmp_path:
     assert {key: again[key] for key in left} == left
 
 
-def test_a_place_in_a_store_that_is_taken_is_refused(url: str, tmp_path: Path) -> None:
+def test_a_url_with_other_objects_is_refused(url: str, tmp_path: Path) -> None:
     open_store(url).put("photos/mine.txt", b"mine")
     refuses(lambda: pack(photos(tmp_path / "photos"), f"{url}/photos", SIZE), r"it holds 'mine\.txt'")
 

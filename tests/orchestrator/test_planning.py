@@ -21,7 +21,7 @@ RNN = "model: {kind: rnn}\ndata: {dataset: text, path: my.txt, sequence_length: 
 
 @pytest.fixture
 def planned(home: Home, tmp_path: Path) -> Planned:
-    """The plan of a job of this text; beside it lies a text of which 199 sequences of 10 characters are to train on."""
+    """Plans a job file with this content, beside a text that gives 199 training sequences of 10 characters."""
     (tmp_path / "my.txt").write_text("abcdefgh" * 500)
 
     def planned(text: str, *overrides: str, dry_run: bool = False) -> Plan:
@@ -47,7 +47,7 @@ def test_the_program_gets_the_absolute_path_of_every_data_set_that_has_one(plann
 
 
 @pytest.mark.parametrize("text", [CNN, CNN.replace("digits", "mnist"), "model: {kind: script, command: x}\n"])
-def test_without_a_path_the_program_gets_none_and_the_worker_gives_it_the_cache(planned: Planned, text: str) -> None:
+def test_without_a_path_the_program_gets_none_until_the_worker_provides_the_cache(planned: Planned, text: str) -> None:
     assert planned(text).program.data is None
 
 
@@ -61,23 +61,23 @@ def test_the_program_knows_which_checkpoints_are_the_best(planned: Planned) -> N
     ("train", "steps"),
     [
         ("{epochs: 3, batch_size: 50}", (4, 12)),
-        ("{epochs: 3, batch_size: 50, carry_state: true}", (3, 9)),  # what does not make a whole batch is left out
+        ("{epochs: 3, batch_size: 50, carry_state: true}", (3, 9)),  # an incomplete batch is left out
         ("{steps: 7, batch_size: 50}", (4, 7)),
         ("{epochs: 3, batch_size: 50, fast_dev_run: true}", (4, 2)),
         ("{steps: 1, batch_size: 50, fast_dev_run: true}", (4, 1)),
     ],
 )
-def test_the_steps_of_a_job_follow_by_arithmetic(planned: Planned, train: str, steps: tuple[int, int]) -> None:
+def test_the_steps_of_a_job_are_computed(planned: Planned, train: str, steps: tuple[int, int]) -> None:
     plan = planned(RNN + f"train: {train}\n")
     assert (plan.steps_per_epoch, plan.total_steps) == steps
 
 
-def test_a_script_has_no_steps_that_are_known(planned: Planned) -> None:
+def test_the_steps_of_a_script_are_unknown(planned: Planned) -> None:
     plan = planned("model: {kind: script, command: x}\ntrain: {steps: 3}\n")
     assert (plan.steps_per_epoch, plan.total_steps) == (None, None)
 
 
-def test_data_that_is_still_to_be_downloaded_leaves_open_what_depends_on_it(planned: Planned) -> None:
+def test_facts_about_data_are_unknown_before_its_download(planned: Planned) -> None:
     text = f"model: {{kind: rnn}}\ndata: {{dataset: text, url: 'https://x/a.txt', sha256: {HASH}}}\n"
     plan = planned(text)
     assert (plan.data, plan.layers, plan.steps_per_epoch, plan.total_steps) == (None, (), None, None)
@@ -88,7 +88,7 @@ def test_data_that_is_still_to_be_downloaded_leaves_open_what_depends_on_it(plan
     assert planned(text, "train.steps=9").total_steps == 9
 
 
-def test_the_classes_of_a_download_are_enough_for_its_layers(planned: Planned) -> None:
+def test_known_classes_are_enough_to_plan_the_layers(planned: Planned) -> None:
     plan = planned(f"model: {{kind: cnn}}\ndata: {{dataset: images, classes: 3, url: 'https://x/a.zip', sha256: {HASH}}}\n")
     assert plan.layers[-1].output_shape == (3,)
     assert plan.total_steps is None
@@ -101,7 +101,7 @@ def test_a_download_of_known_size_is_only_mentioned(planned: Planned) -> None:
     assert plan.total_steps == 5 * 938
 
 
-def test_a_dry_run_needs_no_data_and_says_that_submit_would(planned: Planned, tmp_path: Path) -> None:
+def test_a_dry_run_works_without_the_data_and_notes_that_submit_will_not(planned: Planned, tmp_path: Path) -> None:
     text = "model: {kind: cnn}\ndata:\n  dataset: images\n  path: none\n  classes: 3\n"
     with pytest.raises(JobFileError) as caught:
         planned(text)
@@ -117,7 +117,7 @@ def test_a_dry_run_needs_no_data_and_says_that_submit_would(planned: Planned, tm
     assert script.notes[0].endswith("`submit` refuses this job until the data exists")
 
 
-def test_a_plan_without_known_samples_survives_being_written_into_the_run(planned: Planned) -> None:
+def test_a_plan_with_unknown_samples_can_be_read_back_from_the_run(planned: Planned) -> None:
     plan = planned(f"model: {{kind: cnn}}\ndata: {{dataset: images, classes: 3, url: 'https://x/a.zip', sha256: {HASH}}}\n")
     record = RunRecord(plan.run_id, 0.0, plan.job.model_dump(mode="json"), plan.program, plan.facts(), {})
     again = Plan.of_attempt(RunRecord.from_json(record.to_json(), "run.json"), 1, "0" * 64)
@@ -150,7 +150,7 @@ def test_a_missing_package_is_named_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
-def test_no_package_is_asked_for_that_the_job_does_not_need(home: Home, planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_packages_that_the_job_needs_are_required(home: Home, planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(submitting, "find_spec", asked.append)
     with pytest.raises(MissingDependencyError):
@@ -158,7 +158,7 @@ def test_no_package_is_asked_for_that_the_job_does_not_need(home: Home, planned:
     assert asked == ["torch", "numpy", "safetensors"]
 
 
-def test_a_cluster_decides_about_spot_by_itself(home: Home, tmp_path: Path) -> None:
+def test_a_cluster_decides_on_spot_machines_itself(home: Home, tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(f"name: a\nstore: az://me/runs\n{CNN}resources: {{spot: true}}\n")
     for settings, told in (("{compute: gpu-cluster}", True), ("{}", False)):
         (tmp_path / "azure.yaml").write_text(f"provider: azure\nazure: {settings}\n")
@@ -166,7 +166,7 @@ def test_a_cluster_decides_about_spot_by_itself(home: Home, tmp_path: Path) -> N
         assert any(note.startswith("resources.spot: the cluster gpu-cluster (azure.compute)") for note in notes) == told
 
 
-def test_many_different_words_without_an_embedding_are_worth_a_note(planned: Planned, tmp_path: Path) -> None:
+def test_a_large_vocabulary_without_an_embedding_gets_a_note(planned: Planned, tmp_path: Path) -> None:
     lines = "".join(f"{'good' if number % 2 else 'bad'}\tword{number} again\n" for number in range(5000))
     (tmp_path / "train.tsv").write_text(lines)
     job = "model: {kind: rnn}\ndata: {dataset: sequences, path: train.tsv, tokens: words, validation: 0.1}\n"
@@ -175,7 +175,7 @@ def test_many_different_words_without_an_embedding_are_worth_a_note(planned: Pla
     assert not [note for note in planned(job, "model.embedding_size=8").notes if "embedding_size" in note]
 
 
-def test_data_in_a_store_is_planned_for_without_looking_at_it(planned: Planned) -> None:
+def test_data_in_a_store_is_planned_without_reading_it(planned: Planned) -> None:
     section = "{dataset: images, path: 's3://bucket/photos', size: 32, classes: 2}"
     plan = planned(f"model: {{kind: cnn}}\ndata: {section}\n")
     assert plan.program.data == "s3://bucket/photos"
@@ -183,6 +183,6 @@ def test_data_in_a_store_is_planned_for_without_looking_at_it(planned: Planned) 
     assert any("fetched from s3://bucket/photos" in note for note in plan.notes)
 
 
-def test_data_at_an_address_that_is_no_store_is_a_mistake_of_the_file(planned: Planned) -> None:
+def test_data_at_a_url_without_a_store_is_a_mistake_in_the_file(planned: Planned) -> None:
     with pytest.raises(JobFileError, match="not a URL of a known kind of store"):
         planned("model: {kind: cnn}\ndata: {dataset: images, path: 'http://host/photos', size: 32}\n")

@@ -1,4 +1,4 @@
-"""A provider from outside, without a file of the package touched: its settings are typed, its nodes and secrets are told as data."""
+"""A provider plugin from outside the package, with typed settings, and with nodes and secrets declared as data."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from cloud_train.errors import ProviderError
 from cloud_train.job.config import load_config
 from cloud_train.job.schema import config_schema
-from cloud_train.orchestrator.configs import decisive_settings
+from cloud_train.orchestrator.configs import settings_of
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reconcile import update_run
@@ -37,7 +37,7 @@ secrets: [API_KEY]
 
 @pytest.fixture(autouse=True)
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugin, as if pip had installed it: its metadata is on the path."""
+    """The plugin as pip would install it, with its metadata on the path."""
     metadata = tmp_path / "site" / "cluster-1.0.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: cluster\nVersion: 1.0\n")
@@ -66,7 +66,7 @@ def test_a_job_of_two_nodes_runs_on_it_and_gets_its_secret(home: Home, tmp_path:
     assert not (home.folder / "cluster" / f"{run.run_id}.1" / "secrets").exists()
 
 
-def test_its_settings_are_checked_with_their_places(tmp_path: Path) -> None:
+def test_mistakes_in_its_settings_are_reported_with_their_positions(tmp_path: Path) -> None:
     with pytest.raises(JobFileError) as caught:
         load_config(config(tmp_path, "provider: cluster\ncluster: {queue: Night, priorty: high, patience: soon}\n"))
     found = {str(problem.place): (problem.message, problem.suggestion) for problem in caught.value.problems}
@@ -88,25 +88,25 @@ def test_its_settings_are_in_the_schema_with_their_descriptions(tmp_path: Path) 
     assert "cluster" not in config_schema()["properties"], "what is published describes what is built in"
 
 
-def test_only_what_a_file_sets_otherwise_than_usual_has_to_be_trusted(tmp_path: Path) -> None:
+def test_only_settings_that_differ_from_the_defaults_need_trust(tmp_path: Path) -> None:
     read = load_config(config(tmp_path, "cluster: {queue: night, priority: low}\n"))
-    assert list(decisive_settings(read)) == [("cluster.queue", "night")]
+    assert settings_of(read) == {"cluster.queue": "night"}
 
 
-def test_what_it_refuses_is_said_before_anything_starts(home: Home, tmp_path: Path) -> None:
+def test_its_refusals_are_raised_before_anything_starts(home: Home, tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(JOB.replace("secrets: [API_KEY]", ""))
     with pytest.raises(ProviderError, match=r"cluster\.queue: no queue is named"):
         submit(home, make_plan(home, tmp_path / "job.yaml", provider="cluster"))
     assert not (home.folder / "cluster").exists()
 
 
-def test_a_name_that_is_nearly_its_own_is_refused_with_it(tmp_path: Path) -> None:
+def test_a_misspelled_name_is_refused_with_a_suggestion(tmp_path: Path) -> None:
     with pytest.raises(UnknownProviderError, match="unknown provider 'clustr'") as caught:
         load_provider("clustr", tmp_path)
     assert caught.value.hint == "did you mean 'cluster'?"
 
 
-def test_a_plugin_without_settings_takes_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_without_a_settings_model_accepts_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(ClusterProvider, "settings")
     read = load_config(config(tmp_path, "cluster: {anything: [1, 2]}\n"))
     assert json.loads(json.dumps(read.settings)) == {"cluster": {"anything": [1, 2]}}

@@ -1,4 +1,4 @@
-"""How often providers are asked, and that many attempts are one question."""
+"""How often providers are polled, and listing many attempts with one request."""
 
 import time
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import pytest
 from cloud_train.errors import ProviderError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.polling import Poller
-from cloud_train.orchestrator.provider_logs import ProviderLogs
+from cloud_train.orchestrator.reading import ProviderLogs
 from cloud_train.orchestrator.reconcile import reconcile, update_runs
 from cloud_train.orchestrator.state import end_without_worker
 from cloud_train.providers.base import Capabilities, Handle, Observation, Provider
@@ -27,7 +27,7 @@ CLOUD = cloud_capabilities(("s3",), max_nodes=1, enforces=())
 
 
 class Counted:
-    """A place that says what it is told to say, and counts how often it is asked."""
+    """A provider with preset answers that counts its requests."""
 
     name = "counted"
 
@@ -48,7 +48,7 @@ class Counted:
         return [self.answer] * len(handles)
 
     def clean_up(self, _handle: Handle) -> None:
-        """It leaves nothing."""
+        """Nothing to clean up."""
 
     def logs(self, _handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
         start = int(cursor or 0)
@@ -59,7 +59,7 @@ def handle(run_id: str = RUN, attempt: int = 1) -> Handle:
     return Handle(run_id, attempt, "counted", "s3://bucket/runs", {"name": run_id})
 
 
-def test_a_cloud_is_asked_less_and_less_often_and_never_less_than_once_a_minute() -> None:
+def test_a_cloud_is_polled_less_and_less_often_but_at_least_once_a_minute() -> None:
     place = Counted()
     poller = Poller(clock=lambda: place.now)
     for second in range(1000):
@@ -68,11 +68,11 @@ def test_a_cloud_is_asked_less_and_less_often_and_never_less_than_once_a_minute(
     pauses = [after - before for before, after in pairwise(place.asked)]
     assert place.asked[:4] == [0, 2, 4, 6]
     early = [(at, pause) for at, pause in zip(place.asked, pauses, strict=False) if 4 <= at < 120]
-    assert all(at / 2 <= pause <= at / 2 + 1 for at, pause in early)  # looks come every second
+    assert all(at / 2 <= pause <= at / 2 + 1 for at, pause in early)  # the poller is called every second
     assert set(pauses[-10:]) == {60}
 
 
-def test_a_day_of_following_asks_as_often_as_the_documents_say() -> None:
+def test_a_day_of_following_makes_as_many_requests_as_documented() -> None:
     place = Counted()
     poller = Poller(clock=lambda: place.now)
     for second in range(0, 86400, 2):
@@ -84,7 +84,7 @@ def test_a_day_of_following_asks_as_often_as_the_documents_say() -> None:
     assert "9 times in the first minute, 68 in the first hour, then 60 an hour, 1,448 in a day" in text
 
 
-def test_a_place_on_this_machine_is_asked_whenever_somebody_looks() -> None:
+def test_a_local_provider_is_polled_every_time() -> None:
     place = Counted(Capabilities(stores=("file",), max_nodes=1, spot=False, enforces=()))
     poller = Poller(clock=lambda: place.now)
     for _ in range(5):
@@ -92,7 +92,7 @@ def test_a_place_on_this_machine_is_asked_whenever_somebody_looks() -> None:
     assert len(place.asked) == 5
 
 
-def test_the_next_attempt_is_asked_about_at_once() -> None:
+def test_the_next_attempt_is_polled_immediately() -> None:
     place = Counted()
     poller = Poller(clock=lambda: place.now)
     poller.observe(cast(Provider, place), handle())
@@ -108,7 +108,7 @@ def home(tmp_path: Path) -> Home:
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Counted:
     place = Counted()
-    for module in ("state", "reconcile", "provider_logs"):
+    for module in ("state", "reconcile", "reading"):
         monkeypatch.setattr(f"cloud_train.orchestrator.{module}.provider_at", lambda *_: place)
     return place
 
@@ -140,17 +140,17 @@ def written_down(ledger: Ledger, number: int, state: State = State.RUNNING) -> s
     return run_id
 
 
-def test_a_thousand_runs_are_one_question(home: Home, place: Counted) -> None:
+def test_a_thousand_runs_take_one_request(home: Home, place: Counted) -> None:
     with Ledger(home.ledger_path) as ledger:
-        ledger._connection.execute("PRAGMA synchronous = OFF")  # three thousand changes, none of which has to outlive a power cut
+        ledger._connection.execute("PRAGMA synchronous = OFF")  # three thousand changes that need not survive a power cut
         for number in range(1000):
             written_down(ledger, number)
-    runs = update_runs(home)  # the store does not exist: it is not asked either
+    runs = update_runs(home)  # the store does not exist, and is not read either
     assert [run.state for run in runs] == [State.RUNNING] * 1000
     assert (place.listed, place.asked) == ([1000], [])
 
 
-def test_a_cloud_that_cannot_be_asked_hides_no_run(home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_of_an_unreachable_cloud_are_still_listed(home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: Any) -> list[Observation]:
         raise ProviderError("the login has expired")
 
@@ -161,7 +161,7 @@ def test_a_cloud_that_cannot_be_asked_hides_no_run(home: Home, place: Counted, m
     assert said == ["cannot reach counted: the login has expired"]
 
 
-def test_what_a_cloud_logs_before_the_worker_speaks_is_told_once_and_in_whole_lines(home: Home, place: Counted) -> None:
+def test_a_clouds_log_before_the_worker_starts_is_passed_on_once_and_in_whole_lines(home: Home, place: Counted) -> None:
     run_id = submitted(home, 1, State.STARTING)
     now, said = [0.0], list[str]()
     words = ProviderLogs(home, said.append, clock=lambda: now[0])
@@ -175,7 +175,7 @@ def test_what_a_cloud_logs_before_the_worker_speaks_is_told_once_and_in_whole_li
         assert said == ["counted: pulling the image", "counted: unpacking it"]
         place.pages.append(b"starting\n")
         words.tell(run, ledger)
-        assert len(said) == 2  # it was asked a moment ago
+        assert len(said) == 2  # the next request is not due yet
         now[0] = 11
         words.tell(run, ledger)
         assert said[2:] == ["counted: starting"]
@@ -185,7 +185,7 @@ def test_what_a_cloud_logs_before_the_worker_speaks_is_told_once_and_in_whole_li
         assert len(said) == 3
 
 
-def test_success_that_the_worker_does_not_know_of_is_not_taken_for_success(tmp_path: Path) -> None:
+def test_success_reported_by_the_provider_alone_does_not_count(tmp_path: Path) -> None:
     from cloud_train.storage.local import LocalStore
 
     ended = end_without_worker(LocalStore(tmp_path), RUN, 1, None, Observation(State.SUCCEEDED, Cause.SUCCEEDED))
@@ -204,7 +204,7 @@ def test_success_that_the_worker_does_not_know_of_is_not_taken_for_success(tmp_p
         (Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, "killed"), (State.INTERRUPTED, Cause.PREEMPTED)),
     ],
 )
-def test_a_worker_that_was_told_to_stop_has_the_reason_that_its_cloud_gives(
+def test_a_preempted_worker_gets_the_reason_from_its_cloud(
     home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch, said: Observation, shown: tuple[State, Cause | None]
 ) -> None:
     run_id, store, now = submitted(home, 1), MemoryStore(), time.time()
@@ -214,14 +214,14 @@ def test_a_worker_that_was_told_to_stop_has_the_reason_that_its_cloud_gives(
     store.place(key, status.ended_with(Cause.PREEMPTED, "told to stop", now).to_json())
     poller = Poller()
     with Ledger(home.ledger_path) as ledger:
-        poller.observe(cast(Provider, place), handle(run_id))  # a moment ago it ran
+        poller.observe(cast(Provider, place), handle(run_id))  # it was running just before
         place.answer = said
         seen = reconcile(home, ledger, run_id, poller)
     assert (seen.state, seen.cause) == shown
     assert AttemptStatus.from_json(store.get(key), key).cause is (seen.cause or Cause.PREEMPTED)
 
 
-def test_what_a_cloud_never_explains_is_taken_as_the_worker_has_it(home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_reason_from_the_cloud_the_workers_own_counts(home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id, store, ended = submitted(home, 1), MemoryStore(), time.time() - 151
     open_as(monkeypatch, store)
     status = AttemptStatus(State.RUNNING, started=1.0, heartbeat=ended, host="there", pid=1)
@@ -230,7 +230,7 @@ def test_what_a_cloud_never_explains_is_taken_as_the_worker_has_it(home: Home, p
         assert reconcile(home, ledger, run_id).cause is Cause.PREEMPTED
 
 
-def test_a_cloud_whose_states_go_back_in_time_moves_no_run_back(home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outdated_answer_from_a_cloud_does_not_move_a_run_back(home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id, store = submitted(home, 1, State.STARTING), MemoryStore()
     open_as(monkeypatch, store)
     states = []

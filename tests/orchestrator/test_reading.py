@@ -1,4 +1,4 @@
-"""Logs of one node among several."""
+"""Logs of single nodes, and metrics."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ RUN = "several-261128-120000-abcd"
 
 @pytest.fixture
 def run(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunView:
-    """A run with two nodes, of which none has written yet; where it stands is the test's to say."""
+    """A run with two nodes, neither of which has written yet; tests can replace its state."""
     record = RunRecord(RUN, 0.0, {"resources": {"nodes": 2}}, Program(("true",), "/"), {}, {})
     (tmp_path / "runs" / RUN).mkdir(parents=True)
     (tmp_path / "runs" / RUN / layout.RUN).write_bytes(record.to_json())
@@ -48,26 +48,26 @@ def test_a_node_that_has_not_written_yet_has_an_empty_log(node: int, run: RunVie
     assert b"".join(reading.read_logs(home, run.run_id, node=node)) == b""
 
 
-def test_a_node_that_never_wrote_has_none(run: RunView, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_never_wrote_has_no_log(run: RunView, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "read_run", lambda *_: replace(run, state=State.FAILED))
     with pytest.raises(NotFoundError, match=r"attempt 1 of several-.* has no log of node 1"):
         reading.read_logs(home, run.run_id, node=1)
 
 
-def test_a_node_that_the_run_does_not_have_is_no_reason_to_wait(run: RunView, home: Home) -> None:
+def test_an_unknown_node_is_an_error_at_once(run: RunView, home: Home) -> None:
     for read in (reading.read_logs, reading.follow_logs):
         with pytest.raises(UsageError, match="has no node 2; its nodes are 0 to 1"):
             next(read(home, run.run_id, node=2))
 
 
-def test_of_very_many_metrics_the_newest_are_kept_and_that_is_said(run: RunView, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_very_many_metrics_not_all_are_kept_and_that_is_said(run: RunView, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     file = Path(run.run_directory, layout.metrics(1))
     file.parent.mkdir(parents=True)
     file.write_text("".join(f'{{"step": {step}, "name": "loss", "value": 1}}\n' for step in range(10)))
     notes: list[str] = []
-    monkeypatch.setattr(reading, "_MOST_POINTS", 10)
+    monkeypatch.setattr(reading, "MOST_POINTS", 10)
     assert [point.step for point in reading.read_metrics(home, run.run_id, notes.append)] == list(range(10))
     assert notes == []
-    monkeypatch.setattr(reading, "_MOST_POINTS", 4)
-    assert [point.step for point in reading.read_metrics(home, run.run_id, notes.append)] == [6, 7, 8, 9]
+    monkeypatch.setattr(reading, "MOST_POINTS", 4)
+    assert [point.step for point in reading.read_metrics(home, run.run_id, notes.append)] == [0, 6, 8, 9]
     assert len(notes) == 1

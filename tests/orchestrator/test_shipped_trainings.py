@@ -1,4 +1,4 @@
-"""The shipped jobs, each trained from submission to model on made-up data of the right format; only made to end soon."""
+"""The shipped jobs, each trained from submission to model on generated data in the right format, and shortened."""
 
 import gzip
 import json
@@ -26,7 +26,7 @@ JOBS = Path(__file__).parents[2] / "jobs"
 
 @contextmanager
 def mnist(_folder: Path) -> Iterator[list[str]]:
-    """The four files on a server, as the job fetches them."""
+    """The four files on a server, from which the job fetches them."""
     import torch
 
     from tests.training.data.test_mnist import files, idx
@@ -44,7 +44,7 @@ def mnist(_folder: Path) -> Iterator[list[str]]:
 
 @contextmanager
 def cifar10(folder: Path) -> Iterator[list[str]]:
-    """The archive, as it is downloaded."""
+    """The archive in its published format."""
     from tests.training.data.test_cifar10 import files, pack
 
     archive = pack(folder / "cifar-10-binary.tar.gz", files())
@@ -53,7 +53,7 @@ def cifar10(folder: Path) -> Iterator[list[str]]:
 
 @contextmanager
 def imagenet(folder: Path) -> Iterator[list[str]]:
-    """Photographs in the layout of ImageNet; of another size, because a step of ResNet-50 takes long without a GPU."""
+    """Photographs in the layout of ImageNet, but smaller, because a step of ResNet-50 is slow without a GPU."""
     from tests.training.images.pictures import noise
 
     for part in ("train", "val"):
@@ -83,7 +83,7 @@ def reviews(folder: Path) -> Iterator[list[str]]:
 
 @contextmanager
 def plays(folder: Path) -> Iterator[list[str]]:
-    """A text on a server, as the job fetches it."""
+    """A text on a server, from which the job fetches it."""
     from tests.web_server import serving, sha256
 
     text = b"ROMEO: But soft, what light through yonder window breaks?\n" * 400

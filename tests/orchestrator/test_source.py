@@ -41,7 +41,7 @@ def dirty(folder: Path) -> bool | None:
     return found["dirty"]  # type: ignore[no-any-return]
 
 
-def test_a_folder_inside_of_a_repository_has_its_commit(repository: Path) -> None:
+def test_a_folder_inside_a_repository_has_its_commit(repository: Path) -> None:
     assert dirty(repository) is False
     assert dirty(repository / "jobs") is False
 
@@ -63,7 +63,7 @@ def test_a_file_with_another_time_and_the_same_content_is_not_dirty(repository: 
     assert dirty(repository) is False
 
 
-def test_settings_that_say_how_to_compare_count(repository: Path) -> None:
+def test_settings_for_comparing_files_apply(repository: Path) -> None:
     (repository / "code.py").chmod(0o755)
     assert dirty(repository) is True
     git(repository, "config", "core.fileMode", "false")
@@ -94,13 +94,13 @@ def test_packed_objects_and_a_repository_of_sha256_are_read(repository: Path, tm
     assert dirty(other) is False
 
 
-def test_what_cannot_be_compared_is_neither_clean_nor_dirty(repository: Path) -> None:
+def test_a_folder_that_cannot_be_compared_is_neither_clean_nor_dirty(repository: Path) -> None:
     tree = git(repository, "rev-parse", "HEAD^{tree}")
     (repository / ".git" / "objects" / tree[:2] / tree[2:]).unlink()
     assert dirty(repository) is None
 
 
-def test_no_repository_and_a_repository_without_a_commit_have_none(tmp_path: Path) -> None:
+def test_without_a_repository_or_a_commit_there_is_none(tmp_path: Path) -> None:
     assert commit_of(tmp_path) is None
     git(tmp_path, "init", "-q")
     assert commit_of(tmp_path) is None

@@ -1,4 +1,4 @@
-"""Runs whose directory lies in a cloud's store: killed on one machine, gone on with on another that has nothing of the first."""
+"""Runs with their directory in a cloud's store: killed on one machine, resumed on another that shares nothing else with it."""
 
 import hashlib
 import itertools
@@ -34,13 +34,17 @@ JOB: dict[str, Any] = {
     "name": "far",
     "model": {"kind": "cnn", "blocks": [{"filters": 4, "norm": "batch", "dropout": 0.2}], "dropout": 0.3},
     "data": {"dataset": "digits", "size": 8, "augment": {"crop": 1}},
-    "train": {"steps": 400, "batch_size": 90, "evaluate": "200 steps"},  # some seconds: a container is killed while it trains
+    "train": {
+        "steps": 400,
+        "batch_size": 90,
+        "evaluate": "200 steps",
+    },  # some seconds, to kill a container while it trains
     "checkpoint": {"every": "5 steps", "keep": 2},
     "resources": {"cpus": 1},
 }
 SHORT = {"steps": 20, "batch_size": 90, "evaluate": "10 steps"}
 
-# Run first in every process. The training stays where it is after its twelfth step, so that whoever kills it finds it far from its end.
+# Runs first in every process. The training pauses after its twelfth step, so that it is killed long before its end.
 STAYS = """
 import signal
 from cloud_train.training.position import Position
@@ -51,7 +55,7 @@ def stays(self, samples, of):
     return after(self, samples, of)
 Position.after = stays
 """
-CONFIG = "docker: {network: host}\n"  # so that the server on loopback is there for a container too
+CONFIG = "docker: {network: host}\n"  # so that a container can reach the server on loopback
 
 Start = Callable[..., RunView]
 
@@ -65,19 +69,19 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The SHA-256 of the weights of a run in a folder that nobody kills: once for all stores."""
+    """The SHA-256 of the weights of an undisturbed run in a folder; trained once for all stores."""
     home, run = train_here(tmp_path_factory.mktemp("untouched"))
     return weights(home, run.run_id, home.folder / "fetched")
 
 
 @pytest.fixture(scope="module")
 def near(tmp_path_factory: pytest.TempPathFactory) -> RunView:
-    """A short run whose directory is a folder: once for all stores."""
+    """A short run in a folder; trained once for all stores."""
     return train_here(tmp_path_factory.mktemp("near"), train=SHORT)[1]
 
 
 def train_here(folder: Path, **sections: Any) -> tuple[Home, RunView]:
-    """Train the job on this machine to its end, with the run directory in a folder."""
+    """Train the job to its end on this machine, with the run directory in a folder."""
     home, path = Home(folder / "home"), folder / "job.yaml"
     path.write_text(json.dumps({**JOB, "provider": "local", "store": "runs", **sections}))
     with pytest.MonkeyPatch.context() as environment:
@@ -92,7 +96,7 @@ def train_here(folder: Path, **sections: Any) -> tuple[Home, RunView]:
 
 @pytest.fixture
 def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Home]]:
-    """Machines: each has a home of its own, and from then on is the one that commands are typed on."""
+    """Switches to a machine with this name and its own home, on which commands run from then on."""
     made: list[Path] = []
 
     def move_to(name: str) -> Home:
@@ -118,7 +122,7 @@ def start(tmp_path: Path) -> Start:
 
 
 def kill_everything(home: Path) -> None:
-    """SIGKILL for every process of a machine, all at once: none has time to do anything about it."""
+    """SIGKILL for every process of a machine at once, so that none has time to react."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -146,12 +150,12 @@ def has_checkpoint(run: RunView) -> bool:
 
 
 def resume_at_once(home: Home, run_id: str) -> RunView:
-    """As ``resume``, with a clock on which listening for a sign of life takes no time."""
+    """As ``resume``, with a clock on which waiting for a heartbeat takes no time."""
     seconds = itertools.count(0, 20)
     return resume(home, run_id, ask=accepting, sleep=lambda _: None, clock=lambda: float(next(seconds)))
 
 
-def test_a_run_that_is_killed_goes_on_from_another_machine_to_the_same_bytes(
+def test_a_killed_run_is_resumed_from_another_machine_to_the_same_bytes(
     untouched: str, store: str, homes: Callable[[str], Home], start: Start, tmp_path: Path
 ) -> None:
     home = homes("first")
@@ -172,7 +176,7 @@ def test_a_run_that_is_killed_goes_on_from_another_machine_to_the_same_bytes(
     wait_until(lambda: list((home.folder / "work").iterdir()) == [], "the worker has left, and taken its workspace away")
 
 
-def test_a_container_that_is_killed_goes_on_from_another_machine_to_the_same_bytes(
+def test_a_killed_container_is_resumed_from_another_machine_to_the_same_bytes(
     untouched: str, store: str, homes: Callable[[str], Home], start: Start, tmp_path: Path
 ) -> None:
     engine = trainers_or_skip()
@@ -185,7 +189,7 @@ def test_a_container_that_is_killed_goes_on_from_another_machine_to_the_same_byt
         home = homes("second")
         adopt(home, f"{store}/{run.run_id}")
         wait_until(lambda: update_run(home, run.run_id).state.is_end, "the engine tells that the container is gone")
-        own = Elsewhere(config=str(tmp_path / "host.yaml"))  # of the second machine: what the first one's said is not used
+        own = Elsewhere(config=str(tmp_path / "host.yaml"))  # on the second machine: the first one's settings are not used
         resume(home, run.run_id, elsewhere=own, ask=accepting)
         ended = finished(home, run.run_id)
         assert (ended.state, ended.attempt) == (State.SUCCEEDED, 2), ended.message
@@ -197,7 +201,7 @@ def test_a_container_that_is_killed_goes_on_from_another_machine_to_the_same_byt
         engine.close()
 
 
-def test_everything_of_a_run_is_read_from_the_store_without_a_ledger(
+def test_a_run_can_be_read_completely_from_the_store_without_a_ledger(
     near: RunView, store: str, homes: Callable[[str], Home], start: Start, tmp_path: Path
 ) -> None:
     home = homes("first")

@@ -16,8 +16,7 @@ from cloud_train.providers.base import Handle
 from cloud_train.providers.docker.provider import DockerProvider
 from cloud_train.providers.docker.request import labels_of
 from cloud_train.run import layout
-from cloud_train.run.ids import new_run_id
-from cloud_train.run.plan import Plan
+from cloud_train.run.plan import Plan, new_run_id
 from cloud_train.run.record import AttemptStatus, Program, RunRecord, sha256_of
 from tests.docker_engine import base_image
 from tests.support import wait_until

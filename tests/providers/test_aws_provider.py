@@ -14,8 +14,7 @@ from cloud_train.errors import MissingDependencyError, ProviderError
 from cloud_train.providers.aws.client import POLICY
 from cloud_train.providers.aws.provider import SageMakerProvider
 from cloud_train.providers.base import AlreadyLaunchedError, Diagnosed, Handle, LaunchUnknownError, ManyObserved, RegistryLogin
-from cloud_train.run.ids import new_run_id
-from cloud_train.run.plan import Plan
+from cloud_train.run.plan import Plan, new_run_id
 from cloud_train.run.states import Cause, State
 from tests.clouds.aws_job import CAPACITY, Imaginary, Timing
 from tests.clouds.aws_simulator import AwsCloud, aws_cloud

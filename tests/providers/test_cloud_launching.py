@@ -14,7 +14,7 @@ from cloud_train.providers.cloud.errors import (
     UnreachableError,
     with_field,
 )
-from cloud_train.providers.cloud.launching import create_once
+from cloud_train.providers.cloud.provider import create_once
 from cloud_train.retry import RetryPolicy
 
 LOST, BUSY, TAKEN = UnansweredError("no response"), ThrottledError("busy", retry_after=3.0), ExistsError("taken")

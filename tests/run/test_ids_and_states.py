@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 from cloud_train.errors import CorruptError
-from cloud_train.run.ids import is_run_id, new_run_id
+from cloud_train.run.documents import is_run_id
+from cloud_train.run.plan import new_run_id
 from cloud_train.run.record import AttemptStatus, Program, RunRecord
 from cloud_train.run.states import Cause, State
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cloud_train.run import metrics
-from cloud_train.run.metrics import MetricPoint, MetricsReader, merged
+from cloud_train.run.metrics import MergedMetrics, MetricPoint, MetricsReader, merged
 from cloud_train.storage.local import LocalStore
 
 RUN = "digits-261123-120000-abcd"
@@ -71,3 +71,19 @@ def test_where_an_attempt_repeats_a_step_the_later_attempt_counts() -> None:
 
     points = [point(1, 1, 0.9), point(1, 2, 0.8), point(1, 3, 0.7), point(2, 2, 0.81), point(2, 3, 0.71)]
     assert [(p.attempt, p.step, p.value) for p in merged(points)] == [(1, 1, 0.9), (2, 2, 0.81), (2, 3, 0.71)]
+
+
+def test_of_too_many_values_those_of_rare_metrics_and_the_newest_are_all_kept() -> None:
+    kept = MergedMetrics(most_points=1_000)
+    for step in range(20_000):
+        kept.add(MetricPoint(1, step, None, None, "train", "loss", 1.0))
+        if step % 100 == 0:
+            kept.add(MetricPoint(1, step, None, None, "validation", "loss", 1.0))
+    points = kept.points()
+    train = [point.step for point in points if point.split == "train"]
+    assert kept.is_thinned
+    assert len(points) <= 1_000
+    assert [point.step for point in points if point.split == "validation"] == list(range(0, 20_000, 100))
+    assert (train[0], train[-1]) == (0, 19_999)
+    assert train == sorted(train)
+    assert len(train) > 300

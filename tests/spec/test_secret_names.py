@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_train.spec.secret_names import looks_secret, masked, without_credentials
+from cloud_train.spec.secret_names import granting_parameter, looks_secret, masked, without_credentials
 
 
 @pytest.mark.parametrize("name", ["TOKEN", "WANDB_API_KEY", "my_password_2", "SECRETKEY", "DB_PASSWD", "credentials"])
@@ -15,6 +15,23 @@ def test_a_name_that_looks_like_a_secrets(name: str) -> None:
 @pytest.mark.parametrize("name", ["TOKENIZERS_PARALLELISM", "KEYBOARD", "MONKEY", "PATH"])
 def test_a_name_that_only_resembles_one(name: str) -> None:
     assert not looks_secret(name)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://h/x?a=1&X-Amz-Signature=abc", "X-Amz-Signature"),
+        ("https://h/x?sig=abc", "sig"),
+        ("https://h/x#access_token=abc", "access_token"),
+        ("https://h/x;jwt=abc", "jwt"),
+        ("https://h/x?to=https%3A%2F%2Fi%2F%3Ftoken%3Dabc", "token"),
+        ("gs://bucket?key=abc", "key"),
+        ("https://h/key=5/x?download=1", None),
+        ("https://h/x?sig=&design=a&signal=b&tokenizer=c&monkey=d", None),
+    ],
+)
+def test_a_url_is_signed_if_a_parameter_is_called_so(url: str, name: str | None) -> None:
+    assert granting_parameter(url) == name
 
 
 @pytest.mark.parametrize(
@@ -48,6 +65,10 @@ def test_a_line_is_masked_character_by_character(line: str, shown: str) -> None:
         ("cannot read /data/file:/x#1 or az:/me:pw@a/x#1?sig=abc", "cannot read /data/file:/x#1 or az:/…@a/x#1?…"),
         ("is3://host/x#abc gs://bucket/a#b,https://host/x#c", "is3://host/x#… gs://bucket/a#b,https://host/x#…"),
         ("--set data.url=https://:pw@host", "--set data.url=https://…@host"),
+        ("'host/name?t=abc' in 'c?sig=abc' is not one", "'host/name?…' in 'c?…' is not one"),
+        ("user:pw@host/x?sig=abc", "…@host/x?…"),
+        ("from https://host/token@x:y?z y", "from https://host/…@x:y?… y"),
+        ("https://host/name@sha256:ab s3://bucket/a@b/c", "https://host/name@sha256:ab s3://bucket/a@b/c"),
     ],
 )
 def test_a_message_names_a_url_without_its_credentials(text: str, shown: str) -> None:

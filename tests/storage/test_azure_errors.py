@@ -19,7 +19,7 @@ BY_IDENTITY = AzureErrors(Credentials(AzureAccount("acct", USUAL)), "data")
         (BY_KEY, 404, "ContainerNotFound", StoreError, ["'data'", "'acct'", "az storage container create", "--account-name acct"]),
         (BY_KEY, 409, "ContainerBeingDeleted", StoreError, ["being deleted", "wait"]),
         (BY_SAS, 403, "UnauthorizedBlobOverwrite", ObjectExistsError, ["exists"]),
-        (BY_KEY, 400, "InvalidBlockList", UploadGoneError, ["not in the store any more"]),
+        (BY_KEY, 400, "InvalidBlockList", UploadGoneError, ["no longer in the store"]),
         (BY_KEY, 400, "InvalidBlobOrBlock", StoreError, ["another program has", "a week"]),
         (BY_KEY, 400, "Md5Mismatch", TransientStoreError, ["not those that were sent"]),
         (BY_KEY, 403, "AccountIsDisabled", AccessDeniedError, ["disabled"]),

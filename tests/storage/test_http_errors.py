@@ -37,7 +37,7 @@ from cloud_train.storage.http_errors import BAD_CERTIFICATE, answer_in, error_of
         ),
         (
             "Error performing GET http://h in 2s - HTTP error: error sending request\n\nDebug source:\nsource: TimedOut",
-            (0, "", "HTTP error: error sending request (no answer in time)"),
+            (0, "", "HTTP error: error sending request (timed out)"),
         ),
     ],
 )

@@ -21,7 +21,7 @@ from cloud_train.storage.base import (
 )
 from cloud_train.storage.https import HttpStore, fetch_url
 from cloud_train.storage.registry import check_url, open_store
-from cloud_train.storage.transfer.files import Progress
+from cloud_train.storage.transfer.progress import Progress
 from tests.storage.certificates import authority_and_server
 from tests.support import wait_until
 from tests.web_server import Answer, FileServer, serving, sha256
@@ -175,7 +175,7 @@ def test_runs_cannot_be_kept_on_a_web_server() -> None:
 )
 def test_refusals_are_errors_of_a_store(server: FileServer, status: int, error: type[StoreError]) -> None:
     server.answers = [Answer(status)]
-    with pytest.raises(error, match=rf"cannot download {server.url}/data.bin: the server answered {status} \("):
+    with pytest.raises(error, match=rf"cannot download {server.url}/data.bin: the server responded with {status} \("):
         HttpStore(server.url).stat("data.bin")
 
 
@@ -241,7 +241,7 @@ def test_a_server_that_is_busy_or_broken_is_asked_again(get: Callable[..., bytes
 
 def test_after_the_last_attempt_what_came_is_kept(get: Callable[..., bytes], server: FileServer, target: Path, waits: Waits) -> None:
     server.answers = [Answer(), Answer(), Answer(), Answer(), Answer(), *[Answer(500)] * 40]
-    with pytest.raises(StoreError, match=r"large\.bin: the server answered 500 \(Internal Server Error\) \(tried 5 times\)"):
+    with pytest.raises(StoreError, match=r"large\.bin: the server responded with 500 \(Internal Server Error\) \(tried 5 times\)"):
         get("/large.bin", sha256(LARGE))
     assert not target.exists()
     server.answers, before = [], len(server.requests)
@@ -252,7 +252,7 @@ def test_after_the_last_attempt_what_came_is_kept(get: Callable[..., bytes], ser
 @pytest.mark.parametrize("status", [403, 404, 410, 418])
 def test_a_refusal_is_not_retried(get: Callable[..., bytes], server: FileServer, waits: Waits, status: int) -> None:
     server.answers = [Answer(status)]
-    with pytest.raises(StoreError, match=rf"cannot download {server.url}/data.bin: the server answered {status} \("):
+    with pytest.raises(StoreError, match=rf"cannot download {server.url}/data.bin: the server responded with {status} \("):
         get("/data.bin", sha256(CONTENT))
     assert (waits.made, len(server.requests)) == ([], 1)
 

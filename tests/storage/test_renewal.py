@@ -12,7 +12,8 @@ import pytest
 from cloud_train.storage.base import AccessDeniedError, Store
 from cloud_train.storage.objects import Renewal
 from cloud_train.storage.registry import open_store
-from cloud_train.storage.transfer.files import Options, Upload, upload
+from cloud_train.storage.transfer.engine import Options
+from cloud_train.storage.transfer.uploading import Upload, upload
 from tests.answers import Answer, Request
 from tests.faults import Fault, FaultProxy, Refuse
 from tests.storage.certificates import authority_and_server

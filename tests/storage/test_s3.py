@@ -306,7 +306,7 @@ def test_without_credentials_nothing_is_signed_and_a_refusal_says_so(server: Scr
 @pytest.mark.parametrize(
     ("profile", "said", "hint"),
     [
-        ("dev", "the login has ended", "aws sso login"),
+        ("dev", "the login has expired", "aws sso login"),
         ("broken", "finds no usable credentials", "aws configure"),
         ("half", "missing: aws_secret_access_key", "AWS_SECRET_ACCESS_KEY"),
         ("unknown", r"profile \(unknown\) could not be found", "~/.aws/config"),

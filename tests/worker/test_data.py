@@ -148,7 +148,7 @@ def test_a_file_that_a_program_leaves_beside_its_data_stays_is_named_and_costs_n
             (folder / "labels.cache").write_bytes(content)
             notes: Notes = []
             assert bring(f"{filled}/photos", tmp_path, notes.append) == folder
-            assert notes == [f"data: {folder} holds what is not in the store: labels.cache"]
+            assert notes == [f"data: {folder} contains files that are not in the store: labels.cache"]
         assert not [record for record in proxy.records if unquote(record.request.path).endswith(".png")]
     assert identities(folder) == before
 

@@ -97,7 +97,7 @@ def test_another_file_is_refused_and_not_kept(server: FileServer, tmp_path: Path
 @pytest.mark.parametrize("status", [403, 404, 410])
 def test_a_refusal_is_not_one_that_passes(server: FileServer, tmp_path: Path, status: int) -> None:
     server.answers = [Answer(status=status)]
-    with pytest.raises(StoreError, match=f"the server answered {status}") as caught:
+    with pytest.raises(StoreError, match=f"the server responded with {status}") as caught:
         fetched(f"{server.url}/data.bin", SUM, tmp_path)
     assert not isinstance(caught.value, TransientStoreError)
 
@@ -191,7 +191,7 @@ def test_a_program_starts_when_its_data_is_downloaded(server: FileServer, launch
 def test_a_refused_download_is_the_jobs_fault_and_no_program_starts(server: FileServer, launched: Launched) -> None:
     attempt(launched, f"{server.url}/gone.bin").wait(60)
     assert (launched.status().cause, launched.output()) == (Cause.FAILED, b"")
-    assert "the server answered 404 (Not Found) (check the URL" in launched.status().message
+    assert "the server responded with 404 (Not Found) (check the URL" in launched.status().message
 
 
 @pytest.mark.parametrize("status", [503, None])

@@ -90,10 +90,10 @@ def test_a_platform_that_no_worker_knows_names_its_variables_as_json(tmp_path: P
     [
         (CLUSTER.to_json(), {"TASKS": "2", "RANK": "1", "FIRST": "a", "PORT": "1"}, "cannot determine the node rank.*JOB"),
         (CLUSTER.to_json(), {"JOB": "4711", "TASKS": "two"}, "cannot determine the node rank"),
-        ('{"rank": "RANK"}', {}, "a NodeVariables is JSON with job, rank"),
-        ('{"job": "JOB", "colour": "red"}', {}, "a NodeVariables is JSON with job, rank"),
-        ("{", {}, "a NodeVariables is JSON with job, rank"),
-        ("slurm", {}, "--platform is one of sagemaker, vertex, azureml or JSON, not 'slurm'"),
+        ('{"rank": "RANK"}', {}, "expected NodeVariables as JSON with job, rank"),
+        ('{"job": "JOB", "colour": "red"}', {}, "expected NodeVariables as JSON with job, rank"),
+        ("{", {}, "expected NodeVariables as JSON with job, rank"),
+        ("slurm", {}, "--platform must be one of sagemaker, vertex, azureml or JSON, not 'slurm'"),
     ],
 )
 def test_variables_that_are_missing_or_no_rules_are_said(name: str, variables: dict[str, str], message: str) -> None:

@@ -76,7 +76,7 @@ def test_the_newest_checkpoint_is_brought_and_no_other(run: Run) -> None:
     assert run.bring() == layout.step_folder(3)
     assert [path.name for path in run.checkpoints.iterdir()] == [layout.step_folder(3)]
     assert (run.checkpoints / layout.step_folder(3) / "deep" / "state").read_bytes() == b"state of 3"
-    assert run.notes == ["brought checkpoint step-00000003 from the store"]
+    assert run.notes == ["downloaded checkpoint step-00000003 from the store"]
 
 
 def test_what_is_damaged_incomplete_or_missing_is_passed_over_with_a_note(run: Run) -> None:
@@ -125,7 +125,7 @@ def test_folders_with_other_names_are_no_checkpoints(run: Run) -> None:
     for name in ("step-x", "..", "step-9 ", ".step-9"):
         run.store.place(f"{RUN}/{layout.CHECKPOINTS}/{name}/{layout.MANIFEST}", b"{}")
     assert run.bring() == layout.step_folder(1)
-    assert run.notes == ["brought checkpoint step-00000001 from the store"]
+    assert run.notes == ["downloaded checkpoint step-00000001 from the store"]
 
 
 def test_a_checkpoint_that_lies_here_and_is_as_new_is_used_without_a_transfer(run: Run) -> None:

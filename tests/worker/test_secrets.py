@@ -34,13 +34,13 @@ def test_a_secret_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "7", '{"A": 7}', "sesame-open-4711"])
 def test_what_is_no_document_of_names_and_texts_is_refused_without_showing_it(text: str) -> None:
-    with pytest.raises(SecretsError, match="not a JSON document of names and texts") as caught:
+    with pytest.raises(SecretsError, match="not a JSON object with string values") as caught:
         parsed(text, "aws-secret:name@region")
     assert "sesame" not in caught.value.message
 
 
 def test_another_kind_of_place_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"begins with one of aws-secret, .*, url-secret, not with 'file'"):
+    with pytest.raises(UsageError, match=r"must begin with one of aws-secret, .*, url-secret, not with 'file'"):
         fetch("file:///etc/passwd")
 
 
@@ -50,7 +50,7 @@ def test_a_secret_in_a_file(tmp_path: Path) -> None:
     with pytest.raises(SecretsError, match=f"the job's secrets in {tmp_path}/none cannot be read"):
         fetch(f"file-secret:{tmp_path}/none")
     (tmp_path / "secrets").write_text("x" * 100_000)
-    with pytest.raises(SecretsError, match="32,000 are allowed"):
+    with pytest.raises(SecretsError, match="the limit is 32,000"):
         fetch(f"file-secret:{tmp_path}/secrets")
 
 

@@ -149,7 +149,7 @@ def test_an_end_that_was_acknowledged_and_lost_is_not_believed(at: Shipped) -> N
             at.store.objects[STATUS] = before
 
     at.store.before = put_back
-    with pytest.raises(StoreError, match="not what was written"):
+    with pytest.raises(StoreError, match="reads back differently"):
         at.look()
     at.store.before = lambda name, key: None
     assert at.look()

@@ -228,7 +228,7 @@ def test_a_checkpoint_that_was_damaged_here_is_not_shipped_and_holds_up_nothing(
     at.look()
     assert at.steps() == [1, 3]
     assert len(at.names()) == 2
-    assert [note for note in at.notes if "step-00000002 is not uploaded" in note]
+    assert [note for note in at.notes if "cannot upload checkpoint step-00000002" in note]
     at.store.calls.clear()
     at.look()
     assert at.store.calls == []

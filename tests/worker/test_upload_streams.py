@@ -186,7 +186,7 @@ def test_another_shipper_goes_on_where_the_one_before_it_was_killed(at: Shipped)
     at.print("zwö".encode()[3:] + b"\n")
     at.store.calls.clear()
     another = at.uploads()
-    another.go_on()
+    another.resume()
     another.finish()
     assert at.store.asked("put") == 1
     assert at.arrived() == "one\nzwö\n".encode()
@@ -197,7 +197,7 @@ def test_another_shipper_goes_on_behind_the_last_byte_before_a_gap(at: Shipped) 
     at.store.place(segment_key(KEY, 0), b"0123")
     at.store.place(segment_key(KEY, 6), b"67")
     another = at.uploads()
-    another.go_on()
+    another.resume()
     another.finish()
     assert at.arrived() == b"0123456789"
     assert at.store.objects[segment_key(KEY, 4)][0] == b"456789"
@@ -208,6 +208,6 @@ def test_another_shipper_goes_on_behind_an_empty_segment(at: Shipped) -> None:
     at.uploads().finish()
     at.print(b"text")
     another = at.uploads()
-    another.go_on()
+    another.resume()
     another.finish()
     assert at.segments() == [b"text"]

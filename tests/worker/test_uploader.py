@@ -104,7 +104,7 @@ def test_a_ferry_that_is_killed_in_the_middle_of_a_run_is_replaced_at_once_and_n
     (machine.folder / "go").touch()
     assert worker.wait(60) == 0
     assert machine.output().partition(b"\n")[2] == COUNTED
-    assert "another one takes over" in machine.worker_log()
+    assert "starting another one" in machine.worker_log()
     assert machine.status().cause is Cause.SUCCEEDED
     assert not machine.living()
 
@@ -135,7 +135,7 @@ def test_a_ferry_that_is_killed_while_it_ships_the_rest_is_replaced(machine: Mac
     gate.refuses = lambda request: False
     assert worker.wait(60) == 0
     assert machine.output() == b"done\n"
-    assert "another one takes over" in machine.worker_log()
+    assert "starting another one" in machine.worker_log()
     assert machine.store.get(f"{RUN_ID}/{layout.MODEL}/weights") == b"model\n"
     assert machine.status().cause is Cause.SUCCEEDED
     assert not machine.workspace.exists()
@@ -168,7 +168,7 @@ def test_a_store_that_stays_away_is_given_up_after_a_while_and_the_workspace_is_
     assert time.monotonic() - began >= 1
     assert worker.stderr
     said = worker.stderr.read().decode()
-    assert said == f"not everything could be uploaded to {machine.url}; what is missing there is in {machine.workspace}\n"
+    assert said == f"not everything could be uploaded to {machine.url}; the rest is in {machine.workspace}\n"
     assert machine.printed() == b"ready\n"
     assert (machine.workspace / layout.CHECKPOINTS / "step-00000007" / layout.MANIFEST).exists()
     assert not machine.status().state.is_end

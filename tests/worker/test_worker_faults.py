@@ -78,7 +78,7 @@ def test_an_end_that_cannot_be_written_down_is_said_on_stderr(launched: Launched
         assert worker.wait(30) == Cause.FAILED.exit_code
         assert launched.is_in(State.RUNNING)
         assert worker.stderr is not None
-        assert worker.stderr.read().startswith(b"the end cannot be written: failed: exit status 4")
+        assert worker.stderr.read().startswith(b"cannot record the end: failed: exit status 4")
         launched.end()
 
 

@@ -109,7 +109,7 @@ def test_a_run_in_a_store_ends_with_everything_there_and_nothing_left_here(
     assert machine.steps() == [55, 60]
     assert json.loads(folder_of(machine.store, layout.MODEL)["state"])["steps"] == list(range(1, 61))
     assert folder_of(machine.store, f"{layout.CHECKPOINTS}/{layout.step_folder(60)}")["weights"]
-    assert "checkpoint step-00000060 is in the store" in machine.worker_log()
+    assert "uploaded checkpoint step-00000060" in machine.worker_log()
     assert not machine.workspace.exists()
 
 
@@ -139,7 +139,7 @@ def test_a_further_attempt_of_the_same_worker_goes_on_and_both_are_whole(machine
     assert machine.status(2).resumed_step == 30
     assert machine.output(2) == printed_from(30)
     assert "attempt 2 of 2 follows" in machine.worker_log(1)
-    assert "checkpoint step-00000060 is in the store" in machine.worker_log(2)
+    assert "uploaded checkpoint step-00000060" in machine.worker_log(2)
     assert not machine.workspace.exists()
 
 

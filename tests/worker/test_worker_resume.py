@@ -119,7 +119,7 @@ def test_an_unsealed_checkpoint_of_an_earlier_attempt_is_not_trusted(launched: L
 def test_a_checkpoint_that_cannot_be_sealed_is_noted_and_does_not_stop_the_run(launched: Launched) -> None:
     launched.shell('mkdir "$CLOUD_TRAIN_CHECKPOINTS/step-1"; ln -s /etc/passwd "$CLOUD_TRAIN_CHECKPOINTS/step-1/weights"')
     assert launched.run().cause is Cause.SUCCEEDED
-    assert "'weights' is not a plain file" in launched.worker_log()
+    assert "'weights' is not a regular file" in launched.worker_log()
 
 
 def test_the_model_of_a_script_is_sealed_when_it_ends_well(launched: Launched) -> None:
@@ -138,7 +138,7 @@ def test_a_model_that_cannot_be_sealed_is_a_failure_that_says_so(launched: Launc
     launched.shell('ln -s /etc/passwd "$CLOUD_TRAIN_MODEL/weights"')
     status = launched.run()
     assert status.cause is Cause.FAILED
-    assert "its model is incomplete" in status.message
+    assert "its model cannot be completed" in status.message
 
 
 def test_a_stop_while_checkpoints_are_being_read_ends_the_attempt_before_the_program_starts(launched: Launched) -> None:

@@ -127,7 +127,7 @@ def test_a_fetcher_that_is_killed_is_replaced_and_the_program_notices_nothing(la
     assert fetcher(worker.pid).pid != first.pid
     gate.opened.set()
     assert worker.wait(30) == 0
-    assert "another one takes over" in launched.worker_log()
+    assert "starting another one" in launched.worker_log()
 
 
 def test_a_fetcher_that_is_killed_again_and_again_is_said_to_whoever_waits(launched: Launched, gate: Gate) -> None:
@@ -139,7 +139,7 @@ def test_a_fetcher_that_is_killed_again_and_again_is_said_to_whoever_waits(launc
     failed = f"*/*/.cloud-train-failed-{RUN_ID}-0"
     wait_until(lambda: bool(list((launched.home / "data/stores").glob(failed))), "it is said")
     (said,) = (launched.home / "data/stores").glob(failed)
-    assert "was ended 3 times (exit status -9)" in said.read_text()
+    assert "was killed 3 times (exit status -9)" in said.read_text()
 
 
 def test_a_fetcher_ends_with_a_program_that_needs_no_more_shards(launched: Launched, gate: Gate) -> None:

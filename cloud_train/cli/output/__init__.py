@@ -1,1 +1,1 @@
-"""What the verbs print: data as text, and the streams that it goes to."""
+"""The output of the verbs: formatting data as text, and writing it to the standard streams."""

@@ -1,25 +1,30 @@
-"""The line at the bottom of a terminal that shows a run's progress, below the output of its program."""
+"""Progress on a terminal: the live line of a run, below the output of its program, and the progress bar of a copy."""
 
 import shutil
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from cloud_train.cli.output import words
 from cloud_train.cli.output.program_output import ProgramOutput
 from cloud_train.cli.output.runs import epoch_shown
-from cloud_train.cli.output.terminal import Painter, redraw, say_bare
+from cloud_train.cli.output.terminal import Painter, moves_its_cursor, redraw, say_aside, say_bare
 
 if TYPE_CHECKING:
     from cloud_train import Progress
+    from cloud_train.storage.transfer.progress import Progress as Transfer
 
 _TRAIN = ("train/loss", "train/accuracy")
 _ALL = (*_TRAIN, "validation/loss", "validation/accuracy")
 _LAYOUTS = ((24, _ALL), (12, _ALL), (24, _TRAIN), (12, _TRAIN), (0, _TRAIN), (0, _TRAIN[:1]), (0, ()))
-"""Columns of the bar and the metrics shown: the first that fits the terminal is taken."""
+"""Columns of the bar and the metrics shown; the first layout that fits the terminal is used."""
+RERUN = "interrupted; rerun the same command to resume"
+"""Message after Ctrl-C, for a copy that can be resumed."""
 
 
 class LiveLine:
-    """Draws that line on standard output, and steps aside for the program's output; only the output where a line cannot be redrawn."""
+    """Draws the live line on standard output, below the program's output; without ``draws`` it prints only the output."""
 
     def __init__(self, paint: Painter, draws: bool) -> None:
         self._paint = paint
@@ -34,7 +39,7 @@ class LiveLine:
             self.erase()
             self._output.write(progress.output)
             self._line_open = not progress.output.endswith(b"\n")
-        # A program's unfinished line, a prompt or a bar of its own, is not written over.
+        # An unfinished line of the program, such as a prompt or its own progress bar, is not overwritten.
         if self._draws and not self._line_open and not progress.view.state.is_end:
             self._output.plain()
             redraw(live_line(progress, shutil.get_terminal_size().columns - 1, self._paint))
@@ -43,13 +48,13 @@ class LiveLine:
             self.erase()
 
     def erase(self) -> None:
-        """Take the line away."""
+        """Erase the line."""
         if self._drawn:
             redraw("")
             self._drawn = False
 
     def close(self) -> None:
-        """Take the line away, and end an unfinished one of the program's."""
+        """Erase the line, and end an unfinished line of the program."""
         self.erase()
         self._output.close()
         if self._line_open:
@@ -58,7 +63,7 @@ class LiveLine:
 
 
 def live_line(progress: "Progress", columns: int, paint: Painter) -> str:
-    """The line, in at most ``columns`` columns: epoch, bar, steps, metrics, rate and time to go, as far as they are known and fit."""
+    """The line, at most ``columns`` wide: epoch, bar, steps, metrics, rate and remaining time, as far as they are known and fit."""
     head = _head(progress)
     known = progress.step is not None and bool(progress.total_steps)
     for bar_columns, shown in _LAYOUTS:
@@ -91,10 +96,44 @@ def _parts(progress: "Progress", metrics: tuple[str, ...]) -> list[str]:
 
 def _bar(fraction: float, columns: int, paint: Painter) -> str:
     done = round(columns * min(1.0, max(0.0, fraction)))
-    # An ASCII bar where the terminal cannot show lines: a replacement character for each column would be noise.
+    # An ASCII bar if the encoding has no box-drawing characters, which would all become replacement characters.
     full, rest = ("━", "─") if (sys.stdout.encoding or "").lower().replace("-", "") == "utf8" else ("#", "-")
     return paint(full * done, "green") + paint(rest * (columns - done), "dim")
 
 
 def _short(name: str) -> str:
     return name.removeprefix("train/").replace("validation/", "val. ")
+
+
+@contextmanager
+def copy_progress(quiet: bool, interrupted: str = "interrupted") -> Iterator["Callable[[Transfer], None] | None"]:
+    """A callback that updates a progress bar on standard error, or None without a terminal; the bar disappears after the block.
+
+    Ctrl-C prints ``interrupted``.
+    """
+    try:
+        with _transfer_bar(quiet) as report:
+            yield report
+    except KeyboardInterrupt:
+        if not quiet:
+            say_aside(f"\n{interrupted}")
+        raise
+
+
+@contextmanager
+def _transfer_bar(quiet: bool) -> Iterator["Callable[[Transfer], None] | None"]:
+    if quiet or not moves_its_cursor(sys.stderr):
+        yield None
+        return
+    # 50 ms, only when a user waits for a copy
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def report(now: "Transfer") -> None:
+            progress.update(task, completed=now.bytes_done, total=now.bytes, description=f"{now.files_done}/{now.files} files")
+
+        yield report

@@ -1,33 +1,49 @@
-"""Metrics as a table, with one row for each epoch or step, and as curves in plain characters, one plot for each metric."""
+"""Metrics as a table, with one row per epoch or step, and as plots in plain characters, one per metric."""
 
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cloud_train.cli.output import words
-from cloud_train.cli.output.table import table
+from cloud_train.cli.output.table import GAP, table
 from cloud_train.cli.output.terminal import Painter, clean
 from cloud_train.run.metrics import MetricPoint
 
 _STEPS_SHOWN = 20
+_COLUMNS = 100
+_CHARACTERS = 4_000_000
+"""About as many characters a table of epochs may have: some 40,000 rows of the usual metrics."""
 _COLUMNS_IN_A_PIPE, _ROWS = 80, 18
 _LOOKS = (("hd", "▞", "blue"), ("•", "•", "yellow"), ("x", "x", "green"), ("o", "o", "red"))
-"""Marker, how it looks in the title, colour: one for each split. plotext fills a cell by quarters with ``hd``."""
+"""Marker, its look in the legend, and its colour, for each split. With ``hd``, plotext fills quarters of a cell."""
 
 
-def metrics_table(points: Sequence[MetricPoint], paint: Painter) -> tuple[str, int]:
-    """The table, and how many rows at its beginning were left out; ``points`` are in the order of their steps."""
+@dataclass(frozen=True)
+class MetricsTable:
+    """A table, and how much of it was left out, so that it stays readable whatever the metrics are."""
+
+    text: str
+    rows_left_out: int
+    """Rows at its beginning."""
+    metrics_left_out: int
+
+
+def metrics_table(points: Sequence[MetricPoint], paint: Painter) -> MetricsTable:
+    """The table of ``points``, which are in the order of their steps."""
     by_epoch = any(point.epoch is not None for point in points)
-    keys = sorted({point.key for point in points}, key=_order)
+    every = sorted({point.key for point in points}, key=_order)
+    keys = every[:_COLUMNS]
     last: dict[int, dict[str, float | None]] = {}
     steps: dict[int, int] = {}
     for point in points:
-        # Without an epoch beside epochs elsewhere, a point belongs to the epoch of the one before it.
+        # If only other points have an epoch, a point belongs to the epoch of the one before it.
         row = _row(point, by_epoch, previous=next(reversed(last), 1))
         last.setdefault(row, {})[point.key] = point.value
         steps[row] = point.step
-    shown = sorted(last) if by_epoch else sorted(last)[-_STEPS_SHOWN:]
     head = (*(["EPOCH"] if by_epoch else []), "STEP", *(clean(key) for key in keys))
+    width = sum(len(name) + len(GAP) for name in head)
+    shown = sorted(last)[-max(_STEPS_SHOWN, _CHARACTERS // width) if by_epoch else -_STEPS_SHOWN :]
     rows = [
         (
             *([str(row)] if by_epoch else []),
@@ -36,7 +52,7 @@ def metrics_table(points: Sequence[MetricPoint], paint: Painter) -> tuple[str, i
         )
         for row in shown
     ]
-    return table(head, rows, paint, right=range(len(head))), len(last) - len(shown)
+    return MetricsTable(table(head, rows, paint, right=range(len(head))), len(last) - len(shown), len(every) - len(keys))
 
 
 def _row(point: MetricPoint, by_epoch: bool, previous: int) -> int:
@@ -50,7 +66,7 @@ def _order(key: str) -> tuple[int, str]:
 
 
 def plots(points: Sequence[MetricPoint], shown: bool, paint: Painter, terminal: bool) -> str:
-    """The plots under each other: of ``loss`` alone, or of every metric in ``points`` where they were chosen (``shown``)."""
+    """The plots, one below the other: only ``loss``, or with ``shown`` every metric in ``points``."""
     names = list(dict.fromkeys(point.name for point in points))
     if not shown:
         names = ["loss"] if "loss" in names else names[:1]
@@ -75,8 +91,7 @@ def _plot(name: str, points: Sequence[MetricPoint], columns: int, rows: int, pai
         if not curve:
             continue
         steps, values = zip(*curve, strict=True)
-        # Few points are joined by lines; thousands of them are a line already.
-        # The name "hd" stands for many characters and takes no colour of ours: it gets the theme's first one.
+        # The marker "hd" is many characters, which plotext cannot colorize: it gets the theme's first colour.
         coloured = paint.enabled and marker != "hd"
         signal = figure.signal(list(steps), list(values), marker=plotext.colorize(marker, colour) if coloured else marker)
         if len(curve) > 1 and marker == "hd":

@@ -1,4 +1,4 @@
-"""A plan as ``submit --dry-run`` shows it: what would run and where, the model layer by layer, the data, and where each value came from."""
+"""A plan as ``submit --dry-run`` shows it: every value with its origin, the place, the model layer by layer, and the data."""
 
 import json
 import re
@@ -21,7 +21,7 @@ _WIDTH = 98
 
 
 def plan_text(plan: Plan, request: Mapping[str, Any], refused: Sequence[str], paint: Painter) -> str:
-    """The whole plan as text, with the ``request`` that the provider would get, and what it would refuse in it."""
+    """The whole plan as text, with the ``request`` to the provider and the reasons why it would be refused."""
     sections = [
         ("job", _values(plan, paint)),
         ("runs", _place(plan, paint)),
@@ -40,8 +40,8 @@ def _indented(text: str) -> str:
 
 
 def _values(plan: Plan, paint: Painter) -> str:
-    """Every value of the resolved job, and where it came from. What was left to its default is left out where it is empty, switched off,
-    or means nothing in this job.
+    """Every value of the resolved job, with its origin. Default values are left out if they are empty, switched off, or ignored by this
+    job.
     """
     rows = []
     folder = plan.job_file.rpartition("/")[0] + "/"
@@ -108,7 +108,7 @@ def _samples(data: DataFacts | None) -> str:
 
 
 def _steps(plan: Plan) -> str:
-    """Steps of an epoch and of the run, which early stopping may make shorter."""
+    """Steps per epoch and of the whole run, which early stopping may shorten."""
     most = "at most " if plan.job.train.early_stopping else ""
     in_all = f"{most}{plan.total_steps:,} in all" if plan.total_steps else ""
     if plan.steps_per_epoch is None:
@@ -132,7 +132,7 @@ def _leaves(value: Any, path: str) -> list[tuple[str, Any]]:
 
 
 def _origin(origins: dict[str, str], path: str) -> str:
-    """Where the value at ``path`` came from; a list's values may be known by their own paths, or by the path of what holds them."""
+    """The origin of the value at ``path``; for a list it may be recorded at the list's own path, above it or below it."""
     while path:
         if path in origins:
             return origins[path]
@@ -144,7 +144,7 @@ def _origin(origins: dict[str, str], path: str) -> str:
 
 
 def _is_off(value: Any) -> bool:
-    # A whole number 0 may mean something, as a seed does; a fraction 0.0 means that there is no dropout, decay or the like.
+    # An integer 0 may be meaningful, such as a seed; a float 0.0 means that dropout, decay and the like are off.
     return value is False or value in ([], {}, "none") or (isinstance(value, float) and not value)
 
 

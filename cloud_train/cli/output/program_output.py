@@ -1,8 +1,8 @@
-"""What a run's program printed, on standard output: byte for byte in a pipe or a file, and made safe for a terminal.
+"""Writing the output of a run's program to standard output: byte for byte to a pipe or a file, and made safe for a terminal.
 
-Training programs draw progress bars and colour their lines, and that still works: carriage returns, tabs, colours (SGR) and the erasing of
-a line (EL) pass. Everything else that a terminal would obey is shown as text: clipboard and title sequences (OSC), other cursor moves,
-device control strings (DCS), C1 controls, marks that reorder text.
+Progress bars and coloured lines still work: carriage returns, tabs, colours (SGR) and line erasing (EL) pass. Every other control sequence
+is shown as text: clipboard and title sequences (OSC), other cursor moves, device control strings (DCS), C1 controls, and marks that reorder
+text.
 """
 
 import codecs
@@ -19,25 +19,25 @@ _ENDS_COLOUR = re.compile(r"\x1b\[[0;:]*m")
 
 
 class ProgramOutput:
-    """Writes what a program printed to standard output, piece by piece. ``raw`` passes everything on to a terminal, too."""
+    """Writes a program's output to standard output, piece by piece. ``raw`` sends the exact bytes to a terminal too."""
 
     def __init__(self, raw: bool = False) -> None:
         self._safe = SafeForTerminal() if is_terminal(sys.stdout) and not raw else None
 
     def write(self, piece: bytes) -> None:
-        """Write the next piece, at once."""
+        """Write the next piece and flush it."""
         if self._safe is None:
             write_bytes(piece)
         else:
             self._show(self._safe.add(piece))
 
     def plain(self) -> None:
-        """End the program's colour, because text of ours follows; does nothing where none is on."""
+        """Reset the program's colour, if any, before other text follows."""
         if self._safe is not None:
             self._show(self._safe.plain())
 
     def close(self) -> None:
-        """Show what was held back because it might have been the beginning of a sequence, and end the program's colour."""
+        """Show text held back as a possible beginning of a sequence, and reset the program's colour."""
         if self._safe is not None:
             self._show(self._safe.end())
 
@@ -47,7 +47,7 @@ class ProgramOutput:
 
 
 class SafeForTerminal:
-    """Turns bytes into text for a terminal. A character or a sequence that is split between two pieces is treated as if it were not."""
+    """Turns bytes into text for a terminal. Characters and sequences may be split between two pieces."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
@@ -55,7 +55,7 @@ class SafeForTerminal:
         self._coloured = False
 
     def add(self, piece: bytes) -> str:
-        """What may be shown by now."""
+        """The text that can be shown now."""
         text = self._held + self._decoder.decode(piece)
         begun = text.rfind("\x1b", max(0, len(text) - _LONGEST_COLOUR - 2))
         if begun < 0 or not _BEGUN.fullmatch(text, begun):
@@ -64,12 +64,12 @@ class SafeForTerminal:
         return _OBEYED.sub(self._safe, text[:begun])
 
     def plain(self) -> str:
-        """What ends the colour that is on."""
+        """The sequence that resets the current colour, if any."""
         coloured, self._coloured = self._coloured, False
         return "\x1b[0m" if coloured else ""
 
     def end(self) -> str:
-        """What was held back, and what ends the colour."""
+        """The text held back so far, and the sequence that resets the colour."""
         rest = _OBEYED.sub(self._safe, self._held + self._decoder.decode(b"", final=True))
         self._held = ""
         return rest + self.plain()

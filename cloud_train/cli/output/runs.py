@@ -1,4 +1,4 @@
-"""How a run is shown: as a row of ``list``, in full by ``status``, as JSON."""
+"""How a run is shown: as a row of ``list``, and in full by ``status``."""
 
 import shlex
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _LONGEST_ID = 59
 
 
 def run_table(runs: Sequence["RunView"], now: float, relative: bool, paint: Painter, unreadable: Sequence["Unreadable"] = ()) -> str:
-    """The rows of ``list``; ``relative`` shows when a run was created as ``3 min ago``. What is unreadable follows, and then why."""
+    """The table of ``list``; ``relative`` shows times as ``3 min ago``. Unreadable run directories follow, and then the reasons."""
     head = ("RUN", "STATE", "ATTEMPT", "PROVIDER", "CREATED", "DURATION")
     since = now if relative else None
     rows = [
@@ -37,12 +37,12 @@ def run_table(runs: Sequence["RunView"], now: float, relative: bool, paint: Pain
 
 
 def _short(name: str) -> str:
-    """A folder's name no wider than a run id, so that the column keeps its width."""
+    """A folder's name, shortened to the width of a run id."""
     return name if len(name) <= _LONGEST_ID else f"{name[: _LONGEST_ID - 1]}…"
 
 
 def run_details(progress: "Progress", now: float, relative: bool, paint: Painter) -> str:
-    """What ``status`` shows, but for the log."""
+    """The output of ``status``, without the log."""
     run, since = progress.view, now if relative else None
     rows = [
         ("run", paint(run.run_id, "bold")),
@@ -64,7 +64,7 @@ def run_details(progress: "Progress", now: float, relative: bool, paint: Painter
 
 
 def progress_line(progress: "Progress") -> str:
-    """Where the training stands, such as ``epoch 2/5 · step 70/115 · 61 steps/s · 0.7 s to go``; empty where nothing is known."""
+    """The training's progress, such as ``epoch 2/5 · step 70/115 · 61 steps/s · 0.7 s to go``; empty if nothing is known."""
     parts = []
     if progress.epochs is not None and progress.epoch is not None:
         parts.append(f"epoch {epoch_shown(progress.epoch, progress.epochs)}/{progress.epochs}")
@@ -79,38 +79,38 @@ def progress_line(progress: "Progress") -> str:
 
 
 def epoch_shown(done: float, epochs: int) -> int:
-    """The epoch that is under way, counted from 1, when ``done`` epochs are done."""
+    """The current epoch, counted from 1, after ``done`` epochs."""
     return max(1, min(epochs, int(done) + (done > int(done))))
 
 
 def metrics_line(latest: "dict[str, float | None]") -> str:
-    """The newest metrics on one line, those of validation first; without rates, which say how fast and not how well."""
-    told = (name for name in latest if not tells_pace(name))
-    names = sorted(told, key=lambda name: (not name.startswith("validation/"), name))
+    """The newest metrics on one line, those of validation first; without rates, which measure speed rather than quality."""
+    shown = (name for name in latest if not tells_pace(name))
+    names = sorted(shown, key=lambda name: (not name.startswith("validation/"), name))
     return " · ".join(f"{clean(name)} {words.number(latest[name])}" for name in names)
 
 
 def next_steps(run: "RunView", has_metrics: bool = False) -> list[tuple[str, str]]:
-    """What a person may do with a run in this state: commands, and what they are for."""
-    name = shlex.quote(run.run_id)  # people copy these lines into a shell
+    """Useful commands for a run in this state, each with its purpose."""
+    name = shlex.quote(run.run_id)  # users copy these lines into a shell
     if run.state is State.SUCCEEDED and has_metrics:
         return [(f"cloud-train fetch-model {name}", "copy the model here"), (f"cloud-train metrics {name} --plot", "see how it learned")]
     if run.state is State.SUCCEEDED:
-        return [(f"cloud-train logs {name}", "see what the program printed"), (f"cloud-train sync {name}", "copy everything it wrote here")]
+        return [(f"cloud-train logs {name}", "see its output"), (f"cloud-train sync {name}", "copy its whole directory here")]
     if run.state.is_end:
         return [
-            (f"cloud-train logs {name}", "see what the program printed"),
+            (f"cloud-train logs {name}", "see its output"),
             (f"cloud-train resume {name}", "continue from the newest checkpoint"),
         ]
     return [
-        (f"cloud-train logs {name} --follow", "see what the program prints"),
+        (f"cloud-train logs {name} --follow", "follow its output"),
         (f"cloud-train status {name}", "see its state and progress"),
         (f"cloud-train cancel {name}", "stop it"),
     ]
 
 
 def command_list(steps: Sequence[tuple[str, str]], paint: Painter) -> str:
-    """Commands and what they are for, aligned."""
+    """Commands with their purposes, aligned."""
     width = max(len(command) for command, _ in steps)
     return "\n".join(f"  {command.ljust(width)}  {paint(purpose, 'dim')}" for command, purpose in steps)
 

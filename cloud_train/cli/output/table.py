@@ -10,8 +10,8 @@ GAP = "  "
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], paint: Painter, right: Sequence[int] = (), colours: int | None = None) -> str:
     """The rows under their head, each column as wide as its widest cell.
 
-    ``right`` are the columns aligned to the right. The last column is left as it is. In column ``colours`` a state is shown in its colour.
-    Cells hold plain text, which is cleaned here.
+    ``right`` are the columns to align to the right. Column ``colours`` holds states, which are shown in colour. Cells are plain
+    text, which is cleaned here.
     """
     rows = [row if _is_clean(row) else tuple(map(clean, row)) for row in rows]
     head = tuple(map(clean, head))
@@ -29,7 +29,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], paint: Painter, ri
 
 
 def pairs(rows: Sequence[tuple[str, str]], paint: Painter, indent: str = "") -> str:
-    """Names and values, one pair a line, the values aligned; a further line of a value is indented as far."""
+    """Names and values, one pair per line, with the values aligned; further lines of a value are indented to match."""
     width = max((len(name) for name, _ in rows), default=0)
     lines = []
     for name, value in rows:
@@ -58,10 +58,10 @@ STATE_COLOURS = {
 
 
 def _is_clean(row: Sequence[str]) -> bool:
-    cells = "".join(row)  # a look at the whole row costs a fifth of one at every cell
+    cells = "".join(row)  # checking the whole row takes a fifth of the time of checking every cell
     return cells.isascii() and cells.isprintable()
 
 
 def _layout(widths: Sequence[int], right: Sequence[int]) -> str:
-    """A format of all cells: one call a row, whatever the number of columns."""
+    """A format string for a whole row, so that a row takes one call whatever the number of columns."""
     return GAP.join(f"{{:{'>' if column in right else '<'}{width}}}" for column, width in enumerate(widths))

@@ -1,12 +1,12 @@
 """Standard output and standard error as the verbs use them: text, JSON or raw bytes, colour only where it is wanted.
 
-Everything goes through here so that one place knows about NO_COLOR, about a reader that went away (``cloud-train logs | head``), and about
-control characters in text that a program, a store or a file supplied.
+All output goes through this module, which handles NO_COLOR, a closed pipe (``cloud-train logs | head``), and control characters in text
+from a program, a store or a file.
 
-**Every text is cleaned when it is written.** What a terminal would obey becomes visible (ESC becomes a backslash, ``x1b``); the
-exceptions are line feeds, the colours of a ``Painter``, and the cursor moves of ``redraw``. A Painter spells its colours with a key that is
-drawn when the process starts, so no text from outside can contain them. A verb therefore cannot forget to clean a text. ``clean`` is for
-text that has to stay on one line, such as a cell of a table.
+**Every text is cleaned when it is written.** Control characters are made visible (ESC becomes a backslash, ``x1b``), except line feeds, the
+colours of a ``Painter``, and the cursor moves of ``redraw``. A Painter marks its colours with a random key, drawn when the process starts,
+so text from outside cannot contain them. No verb can therefore forget to clean a text. ``clean`` is for text that has to stay on one line,
+such as a cell of a table.
 """
 
 import json
@@ -22,16 +22,16 @@ UNSAFE = (
     "\xad\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff"  # show nothing, and so hide a text in another
     "\ud800-\udfff"  # lone surrogates cannot be encoded
 )
-"""What is made visible, but for line feeds, as it stands inside the brackets of a pattern."""
+"""The characters to make visible, apart from line feeds, in the syntax of a regular expression's set."""
 _UNSAFE = re.compile(f"[{UNSAFE}\n]")
 _MARK = f"\x1b{os.urandom(8).hex()}"
-"""How a Painter spells the beginning of an escape sequence: nobody who wrote a text can have known it."""
+"""A Painter's mark for the beginning of an escape sequence: unknown to the author of any text."""
 _WRITTEN = re.compile(f"{_MARK}(?P<colour>\\[[0-9;]*m)|[{UNSAFE}]")
 _SGR = re.compile("\x1b(\\[[0-9;]*m)")
 
 
 class OutputClosedError(Exception):
-    """The reader of the output is gone, so the command ends quietly."""
+    """The reader of the output went away; the command ends quietly."""
 
 
 class Painter:
@@ -54,9 +54,9 @@ class Painter:
         return _SGR.sub(f"{_MARK}\\1" if self.enabled else "", text)
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Whether a person sees what is written to ``stream``."""
-    return stream.isatty()
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person sees what is written to ``stream``, or types what is read from it; nobody where it is closed."""
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 def moves_its_cursor(stream: TextIO) -> bool:
@@ -67,7 +67,7 @@ def moves_its_cursor(stream: TextIO) -> bool:
 def clean(text: str) -> str:
     """``text`` on one line, with every control character made visible by its escape: ESC becomes a backslash, ``x1b``."""
     if text.isascii() and text.isprintable():
-        return text  # nearly always, and ten thousand times for a long list
+        return text  # nearly always; fast for long lists
     return _UNSAFE.sub(lambda match: visible(match[0]), text)
 
 
@@ -84,7 +84,7 @@ def finished(text: str) -> str:
 
 
 def visible(character: str) -> str:
-    """How a character is shown that a terminal would obey: four spaces for a tab, otherwise its escape."""
+    """The visible form of a control character: four spaces for a tab, otherwise its escape."""
     if character == "\t":
         return "    "
     return character.encode("unicode_escape").decode("ascii")
@@ -96,7 +96,7 @@ def say(text: str = "") -> None:
 
 
 def say_aside(text: str = "") -> None:
-    """Print to standard error: what is for a person beside the data."""
+    """Print a line, or lines, to standard error: messages for the user beside the data."""
     _write(sys.stderr, text + "\n")
 
 
@@ -106,14 +106,14 @@ def say_bare(text: str) -> None:
 
 
 def redraw(text: str) -> None:
-    """Show ``text`` in place of the line that the cursor of standard output stands in."""
+    """Replace the current line of standard output by ``text``."""
     _write(sys.stdout, text, before="\r\x1b[K")
 
 
 def say_json(data: object, indented: bool = False) -> None:
-    """Print ``data`` as the one JSON document on standard output, indented for a person and compact for a program unless ``indented``.
+    """Print ``data`` as a JSON document to standard output: indented on a terminal or if ``indented``, otherwise compact.
 
-    ASCII only, so that it survives every encoding; a number that is not finite becomes null.
+    ASCII only, so that it survives every encoding; numbers that are not finite become null.
     """
     indent = 2 if indented or is_terminal(sys.stdout) else None  # json indents in Python, ten times slower
     try:
@@ -124,7 +124,7 @@ def say_json(data: object, indented: bool = False) -> None:
 
 
 def write_bytes(data: bytes) -> None:
-    """Write ``data`` to standard output, byte for byte, at once. Only ``program_output`` may: it cleans what a terminal gets."""
+    """Write ``data`` to standard output, byte for byte, and flush it. Only for ``program_output``, which cleans text for a terminal."""
     try:
         sys.stdout.flush()
         sys.stdout.buffer.write(data)

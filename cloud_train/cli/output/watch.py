@@ -1,4 +1,4 @@
-"""What ``submit`` and ``resume`` show of an attempt that they started; with ``--follow`` its output, its progress and the result."""
+"""The output of ``submit`` and ``resume`` for the attempt that they started; with ``--follow`` its progress and result too."""
 
 import shlex
 import sys
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def show_started(run: Run, *, follow: bool, as_json: bool) -> int:
-    """Show the run's id and what to do next, or watch it to its end; returns the exit status."""
+    """Show the run's id and useful commands, or watch the run until it ends; returns the exit status."""
     view = run.view
     if follow:
         if not as_json:
@@ -38,7 +38,7 @@ def show_started(run: Run, *, follow: bool, as_json: bool) -> int:
 
 
 def watch(run: Run, as_json: bool) -> int:
-    """Watch the run, show its end, and return the exit status that says why it ended; 130 if Ctrl-C stopped the watching."""
+    """Watch the run, show its result, and return the exit status for its cause; 130 if Ctrl-C stopped the watching."""
     paint = Painter.of(sys.stdout)
     live = None if as_json else LiveLine(paint, draws=moves_its_cursor(sys.stdout))
     try:
@@ -72,7 +72,7 @@ def _follow(run: Run, live: LiveLine | None) -> "Progress":
             live.show(last)
         attempt = last.view.attempt
     if last is None:
-        raise AssertionError("watching a run shows it at least once")
+        raise AssertionError("watching a run yields at least one update")
     return last
 
 

@@ -1,4 +1,4 @@
-"""Numbers as a person reads them: times, durations, sizes, metrics."""
+"""Numbers in readable form: times, durations, sizes, metrics."""
 
 import time
 
@@ -8,7 +8,7 @@ _SPANS = ((86400, "day"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def when(seconds: float | None, now: float | None) -> str:
-    """A time for a table: how long before ``now``, or in ISO 8601 to the second where ``now`` is None."""
+    """A time for a table: relative to ``now``, or in ISO 8601 to the second if ``now`` is None."""
     if seconds is None or not 0 <= seconds <= LATEST:
         return "-"
     if now is None:
@@ -17,7 +17,7 @@ def when(seconds: float | None, now: float | None) -> str:
 
 
 def ago(seconds: float) -> str:
-    """How long ago, in the one unit that matters, such as ``3 min ago``."""
+    """Time elapsed, in a single unit, such as ``3 min ago``."""
     if seconds < 1:
         return "now"
     span, unit = next((span, unit) for span, unit in _SPANS if seconds >= span)
@@ -56,7 +56,7 @@ def size(count: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """A metric's value, with four decimals where that says enough, so that a column of them is easy to read; ``nan`` if not finite."""
+    """A metric's value, with four decimals if that is precise enough, so that columns are easy to read; ``nan`` if not finite."""
     if value is None or value - value != 0:
         return "nan"
     if value == 0 or (value == int(value) and 10 <= abs(value) < 1e9):

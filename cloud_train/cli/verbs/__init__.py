@@ -1,1 +1,1 @@
-"""The verbs of the command line, one a module: each calls the client and shows what it returns."""
+"""The verbs of the command line, one per module: each calls the client and shows what it returns."""

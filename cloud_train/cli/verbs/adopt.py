@@ -1,4 +1,4 @@
-"""``cloud-train adopt``: track a run of another machine."""
+"""``cloud-train adopt``: track a run from another machine."""
 
 import sys
 from typing import Annotated
@@ -19,8 +19,7 @@ def adopt(
     """Track a run that was submitted from another machine.
 
     All verbs then work on it: logs, metrics, fetch-model, cancel, and resume, which shows what it would start and asks first. Nothing in
-    the run directory is changed or executed: the provider is asked with the settings of this machine's own config file. Prints the run's
-    id.
+    the run directory is changed or executed, and the provider's settings come from this machine's own config file. Prints the run's id.
 
     Examples:
       cloud-train adopt s3://my-bucket/runs/digits-cnn-261124-133246-7403

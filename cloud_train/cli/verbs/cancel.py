@@ -13,13 +13,13 @@ from cloud_train.cli.session import open_client
 def cancel(
     run: NamedRunArgument,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return at once instead of waiting for the end.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Kill all its processes at once, without a last checkpoint.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Kill all its processes immediately, without a last checkpoint.")] = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Stop a run, with time for a last checkpoint.
+    """Stop a run after giving it time for a last checkpoint.
 
-    The program is told to stop and has the job's limits.grace to do so; then its whole process tree is killed. The run is shown as
-    cancelled, not as failed, and can be resumed. Records the end of the run, and cleans up at the provider.
+    The program is told to stop and gets the time in the job's limits.grace; then its whole process tree is killed. The run is shown as
+    cancelled, not as failed, and can be resumed. Records the end of the run and cleans up at the provider.
 
     Examples:
       cloud-train cancel digits-cnn
@@ -27,7 +27,7 @@ def cancel(
     """
     chosen = open_client(as_json).run(run)
     if not no_wait and not force and not as_json and is_terminal(sys.stderr):
-        say_aside(f"waiting for {chosen.id} to save its last checkpoint; Ctrl-C stops the waiting, not the cancelling")
+        say_aside(f"waiting for {chosen.id} to save its last checkpoint; Ctrl-C only stops waiting")
     view = chosen.cancel(wait=not no_wait, force=force)
     if as_json:
         say_json(view.to_json())

@@ -18,22 +18,22 @@ _MARKS = {"ok": "✔", "warning": "!", "error": "✘"}
 def doctor(
     store: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL", help="A store to try: a folder, or s3://…, gs://…, az://…. Repeatable.", show_default=False),
+        typer.Option(metavar="URL", help="A store to test: a folder, or s3://…, gs://…, az://…. Repeatable.", show_default=False),
     ] = None,
     config: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Check the provider that configs/NAME.yaml, or a file, describes.", show_default=False),
+        typer.Option(metavar="NAME", help="Check the provider configured in configs/NAME.yaml, or in a file.", show_default=False),
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Check what is installed, what is missing, and what to do about it.
+    """Check what is installed and what is missing, and how to fix it.
 
-    With --store, a store is tried too: whether objects can be listed, written, read, uploaded in parts and deleted, and which permission is
-    missing. To find out, a small object named cloud-train-probe-… is written there and deleted again.
+    With --store, a store is tested too: whether objects can be listed, written, read, uploaded in parts and deleted, and which permission
+    is missing. The test writes a small object named cloud-train-probe-… and deletes it again.
 
-    With --config, everything that a config file names is checked at its provider: credentials, role, bucket, registry, quota.
+    With --config, everything named in a config file is checked at its provider: credentials, role, bucket, registry, quota.
 
-    Exits with 0 if everything that is built in works, and with 5 otherwise; optional parts may be missing.
+    Exits with 0 if all built-in parts work, even if optional ones are missing, and with 5 otherwise.
 
     Examples:
       cloud-train doctor

@@ -4,16 +4,16 @@ import sys
 
 from cloud_train.cli.options import CheckpointOption, JsonOption, RunArgument, ToOption
 from cloud_train.cli.output import words
-from cloud_train.cli.output.progress import RERUN, copy_progress
+from cloud_train.cli.output.live import RERUN, copy_progress
 from cloud_train.cli.output.runs import metrics_line
 from cloud_train.cli.output.terminal import is_terminal, say, say_aside, say_json
 from cloud_train.cli.session import open_client
 
 
 def fetch_model(run: RunArgument = None, to: ToOption = None, checkpoint: CheckpointOption = None, as_json: JsonOption = False) -> int:
-    """Copy a run's model, verified, into a folder.
+    """Copy a run's model into a folder and verify it.
 
-    Every file is checked against its SHA-256, and the folder appears whole or not at all. Prints the folder's path.
+    Every file is checked against its SHA-256, and the folder appears complete or not at all. Prints the folder's path.
 
     Examples:
       cloud-train fetch-model

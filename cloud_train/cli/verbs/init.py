@@ -26,9 +26,9 @@ def init(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="The file to write.")] = Path("job.yaml"),
     kind: Annotated[Kind, typer.Option(help="An image classifier, a language model over characters, or your own program.")] = Kind.CNN,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="The job's name; my-KIND by default.", show_default=False)] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if there is one.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> int:
-    """Write a commented job file to start from.
+    """Write a job file to start from, with comments.
 
     Examples:
       cloud-train init
@@ -41,7 +41,7 @@ def init(
     except FileExistsError as error:
         raise ConflictError(f"{path} already exists", hint="name another file, or overwrite it with --force") from error
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}", hint="name a file in a folder that you may write to") from error
+        raise StoreError(f"cannot write {path}: {error.strerror}", hint="choose a file in a folder that you can write to") from error
     say(str(path))
     if is_terminal(sys.stderr) and is_terminal(sys.stdout):
         name = shlex.quote(str(path))

@@ -1,4 +1,4 @@
-"""``cloud-train list``: show the runs and their state."""
+"""``cloud-train list``: list the runs and their states."""
 
 import sys
 import time
@@ -10,31 +10,32 @@ from cloud_train.cli.options import JsonOption
 from cloud_train.cli.output.runs import run_table
 from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside, say_json
 from cloud_train.cli.session import open_client
+from cloud_train.client import Client
 from cloud_train.run.states import State
 from cloud_train.spec.secret_names import without_credentials
 
 if TYPE_CHECKING:
-    from cloud_train import Unreadable
+    from cloud_train import RunView, Unreadable
 
 _SHOWN = 20
 
 
 def list_runs(
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show the newest N runs.", metavar="N")] = _SHOWN,
-    everything: Annotated[bool, typer.Option("--all", "-a", help="Show every run.")] = False,
-    state: Annotated[State | None, typer.Option(help="Show only runs in this state.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="List the newest N runs.", metavar="N")] = _SHOWN,
+    everything: Annotated[bool, typer.Option("--all", "-a", help="List every run.")] = False,
+    state: Annotated[State | None, typer.Option(help="List only runs in this state.", show_default=False)] = None,
     store: Annotated[
-        str | None, typer.Option(help="Show the runs in this store, from any machine.", metavar="URL", show_default=False)
+        str | None, typer.Option(help="List the runs in this store, from any machine.", metavar="URL", show_default=False)
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Show the runs and their state, the newest first.
+    """List the runs and their states, newest first.
 
-    A run that has ended is shown from the ledger; the others are checked with their provider and their run directory. Ends that are found
-    are recorded, and what an ended run left at its provider is cleaned up; with --json nothing is changed.
+    Runs that have ended are shown from the ledger; the others are checked with their provider and in their run directory. New ends are
+    recorded, and whatever an ended run left at its provider is cleaned up; with --json nothing is changed.
 
-    With --store the run directories of a store are shown instead, whichever machine submitted them: `adopt` tracks one of them from here.
-    One that cannot be read is shown as unreadable, with the reason. Nothing is changed.
+    With --store, the runs in a store are listed instead, whichever machine submitted them; track one from here with `adopt`. A run
+    directory that cannot be read is listed as unreadable, with the reason. Nothing is changed.
 
     Examples:
       cloud-train list
@@ -42,27 +43,41 @@ def list_runs(
       cloud-train list --store s3://my-bucket/runs
     """
     client = open_client(as_json)
-    wanted, unreadable = None if everything else limit, list["Unreadable"]()
-    if store is not None:
-        listed = client.runs_in(store)
-        found, unreadable = listed.runs, listed.unreadable
-    else:
-        # One more than is shown tells whether there are more; a state is known only after the look.
-        most = None if wanted is None or state else wanted + 1
-        found = [run.view for run in client.runs(most, record=not as_json)]
-    fitting = [run for run in found if state is None or run.state is state]
-    shown, bad = fitting[:wanted], [] if state else unreadable[:wanted]
+    wanted = None if everything else limit
+    # One more than is shown tells whether there are more; a state is known only after the run was checked.
+    most = None if wanted is None or state else wanted + 1
+    found, unreadable = _found(client, store, most, record=not as_json)
+    runs = [run for run in found if state is None or run.state is state]
+    unreadable = [] if state else unreadable
     if as_json:
-        more = len(fitting) > len(shown) or (not state and len(unreadable) > len(bad))
-        say_json({"runs": [run.to_json() for run in shown], "more": more, **({"unreadable": [vars(run) for run in bad]} if store else {})})
-        return 0
-    if not shown and not bad:
-        none = f"no runs in {without_credentials(store)}" if store else "no runs yet; start one with: cloud-train submit JOB.yaml"
-        say_aside("no runs in this state" if found else none)
-        return 0
-    say(run_table(shown, time.time(), is_terminal(sys.stdout), Painter.of(sys.stdout), bad))
-    if len(unreadable) > len(bad) and not state:
-        say_aside(f"{len(unreadable) - len(bad)} more run directories cannot be read; show them with: --all")
-    if len(fitting) > len(shown):
-        say_aside(f"showing the newest {len(shown)}; list every run with: cloud-train list --all")
+        _print_json(runs, unreadable, wanted, in_store=bool(store))
+    elif runs or unreadable:
+        _print(runs, unreadable, wanted)
+    elif found:
+        say_aside("no runs in this state")
+    else:
+        say_aside(f"no runs in {without_credentials(store)}" if store else "no runs yet; start one with: cloud-train submit JOB.yaml")
     return 0
+
+
+def _found(client: Client, store: str | None, most: int | None, *, record: bool) -> "tuple[list[RunView], list[Unreadable]]":
+    """The runs in the store, or without one the newest ``most`` in the ledger; and the run directories that cannot be read."""
+    if store is None:
+        return [run.view for run in client.runs(most, record=record)], []
+    listed = client.runs_in(store)
+    return listed.runs, listed.unreadable
+
+
+def _print_json(runs: "list[RunView]", unreadable: "list[Unreadable]", wanted: int | None, in_store: bool) -> None:
+    shown, bad = runs[:wanted], unreadable[:wanted]
+    more = len(runs) > len(shown) or len(unreadable) > len(bad)
+    say_json({"runs": [run.to_json() for run in shown], "more": more, **({"unreadable": [vars(run) for run in bad]} if in_store else {})})
+
+
+def _print(runs: "list[RunView]", unreadable: "list[Unreadable]", wanted: int | None) -> None:
+    shown, bad = runs[:wanted], unreadable[:wanted]
+    say(run_table(shown, time.time(), is_terminal(sys.stdout), Painter.of(sys.stdout), bad))
+    if len(unreadable) > len(bad):
+        say_aside(f"{len(unreadable) - len(bad)} more run directories cannot be read; list them with: --all")
+    if len(runs) > len(shown):
+        say_aside(f"showing the newest {len(shown)}; list every run with: cloud-train list --all")

@@ -1,4 +1,4 @@
-"""``cloud-train metrics``: show how a run learned."""
+"""``cloud-train metrics``: show a run's metrics."""
 
 import shlex
 import sys
@@ -15,21 +15,23 @@ from cloud_train.cli.session import open_client
 from cloud_train.errors import NotFoundError, UsageError
 from cloud_train.run.metrics import MetricPoint, tells_pace
 
+_LISTED = 50
+
 
 def metrics(
     run: RunArgument = None,
     name: Annotated[
         list[str] | None,
         typer.Option(
-            "--name", metavar="NAME", help="Only this metric, such as loss or validation/accuracy. Repeatable.", show_default=False
+            "--name", metavar="NAME", help="Show only this metric, such as loss or validation/accuracy. Repeatable.", show_default=False
         ),
     ] = None,
-    plot: Annotated[bool, typer.Option("--plot", help="Draw a plot of each metric over the steps; loss unless --name says more.")] = False,
+    plot: Annotated[bool, typer.Option("--plot", help="Plot the loss, or each --name, over the steps.")] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Show a run's metrics as a table or a plot.
 
-    The table has one row for each epoch, with its last values. Rates are left out unless --name asks for them; --json prints every point.
+    The table has one row per epoch, with the last values in it. Rates are left out unless requested with --name; --json prints every point.
 
     Examples:
       cloud-train metrics
@@ -37,7 +39,7 @@ def metrics(
       cloud-train metrics digits-cnn --json
     """
     if plot and as_json:
-        raise UsageError("--plot and --json exclude each other; choose one")
+        raise UsageError("--plot and --json cannot be combined; choose one")
     chosen = open_client(as_json).run(run)
     points = _named(chosen.metrics(), name or [], chosen.id)
     if as_json:
@@ -51,10 +53,13 @@ def metrics(
         say(plots(points, shown=bool(name), paint=paint, terminal=is_terminal(sys.stdout)))
         return 0
     quality = [point for point in points if name or not tells_pace(point.name)]
-    text, left_out = metrics_table(quality or points, paint)
-    say(text)
-    if left_out:
-        say_aside(f"{left_out:,} earlier rows are left out; print every point with: cloud-train metrics {shlex.quote(chosen.id)} --json")
+    table = metrics_table(quality or points, paint)
+    say(table.text)
+    command = f"cloud-train metrics {shlex.quote(chosen.id)}"
+    if table.rows_left_out:
+        say_aside(f"{table.rows_left_out:,} earlier rows are left out; print every point with: {command} --json")
+    if table.metrics_left_out:
+        say_aside(f"{table.metrics_left_out:,} metrics are left out; show one with: {command} --name NAME")
     return 0
 
 
@@ -66,6 +71,7 @@ def _named(points: Sequence[MetricPoint], names: list[str], run_id: str) -> Sequ
     known = {point.key for point in points} | {point.name for point in points}
     missing = [name for name in names if name not in known]
     if missing and points:
-        have = ", ".join(sorted({point.key for point in points}))
+        every = sorted({point.key for point in points})
+        have = ", ".join(every[:_LISTED]) + (f" and {len(every) - _LISTED:,} more" if len(every) > _LISTED else "")
         raise NotFoundError(f"{run_id} has no metric {', '.join(missing)}", hint=f"it has: {have}")
     return chosen

@@ -8,7 +8,7 @@ import typer
 
 from cloud_train.cli.options import JsonOption
 from cloud_train.cli.output import words
-from cloud_train.cli.output.progress import copy_progress
+from cloud_train.cli.output.live import copy_progress
 from cloud_train.cli.output.terminal import clean, is_terminal, say, say_aside, say_json
 from cloud_train.cli.session import open_client
 from cloud_train.errors import UsageError
@@ -17,11 +17,11 @@ from cloud_train.spec.types import ByteSize
 
 def pack(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Images: one folder a class, or train and val with such folders.", show_default=False)
+        Path, typer.Argument(metavar="FOLDER", help="Images in a folder per class, or train and val with such folders.", show_default=False)
     ],
     destination: Annotated[
         str,
-        typer.Argument(metavar="DESTINATION", help="A folder, or s3://…, gs://…, az://…; it must be empty.", show_default=False),
+        typer.Argument(metavar="DESTINATION", help="An empty or new folder, or s3://…, gs://…, az://….", show_default=False),
     ],
     *,
     shard_size: Annotated[str, typer.Option(metavar="SIZE", help="The maximum size of a shard.")] = "256MB",
@@ -29,8 +29,8 @@ def pack(
 ) -> int:
     """Pack a folder of images into tar shards with an index.
 
-    A job whose data.path names the shards in a store starts training when the first ones have been fetched. Each shard has images of all
-    classes; the same folder gives the same bytes. The index shards.json is written last. Prints the destination.
+    A job whose data.path is the URL of the shards starts training as soon as the first ones have been fetched. Each shard mixes images of
+    all classes; the same folder gives the same bytes. The index shards.json is written last. Prints the destination.
 
     Examples:
       cloud-train pack photos packed-photos

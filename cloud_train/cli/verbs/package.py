@@ -1,39 +1,36 @@
-"""``cloud-train package``: build a job's container image, and nothing else."""
+"""``cloud-train package``: build or push a job's container image without starting a run."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cloud_train.cli.options import ConfigOption, JsonOption, complete_provider
+from cloud_train.cli.options import ConfigOption, JobArgument, JsonOption, OverridesOption, complete_provider
 from cloud_train.cli.output.terminal import say, say_aside, say_json
 from cloud_train.cli.session import open_client
 from cloud_train.errors import UsageError
 
 
 def package(
-    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.", show_default=False)],
+    job: JobArgument,
     *,
-    push: Annotated[bool, typer.Option("--push", help="Push it to a registry. Needs no Docker.")] = False,
+    push: Annotated[bool, typer.Option("--push", help="Push the image to a registry; needs no Docker.")] = False,
     repository: Annotated[
         str | None,
         typer.Option(
-            metavar="HOST/NAME", help="The repository to push to; overrides `repository` of the provider's settings.", show_default=False
+            metavar="HOST/NAME", help="The repository to push to; overrides `repository` in the provider's settings.", show_default=False
         ),
     ] = None,
     provider: Annotated[
-        str, typer.Option(metavar="NAME", help="Use the settings of this one.", autocompletion=complete_provider)
+        str, typer.Option(metavar="NAME", help="Use this provider's settings.", autocompletion=complete_provider)
     ] = "docker",
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value. Repeatable.", show_default=False)
-    ] = None,
+    overrides: OverridesOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Build a job's container image, or reuse it.
 
-    Prints the image's name with its digest. The same inputs give the same image on any machine, so for an unchanged job nothing is built
-    or uploaded.
+    Prints the image's name with its digest. The same inputs give the same image on any machine, so an unchanged job needs no build and no
+    upload.
 
     Examples:
       cloud-train package job.yaml

@@ -17,7 +17,7 @@ def predict(
     run: NamedRunArgument,
     images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE...", help="Image files to classify.", show_default=False)] = None,
     *,
-    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="A text to continue.", show_default=False)] = None,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="The text to continue.", show_default=False)] = None,
     text: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="A line of text to classify. Repeatable.", show_default=False)
     ] = None,
@@ -27,7 +27,7 @@ def predict(
         int | None, typer.Option(min=1, metavar="K", help="Draw each character from the K most likely ones.", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="The same seed gives the same text.")] = 0,
-    invert: Annotated[bool, typer.Option("--invert", help="Set for images of dark strokes on a light ground.")] = False,
+    invert: Annotated[bool, typer.Option("--invert", help="The images have dark strokes on a light background.")] = False,
     checkpoint: CheckpointOption = None,
     as_json: JsonOption = False,
 ) -> int:
@@ -44,10 +44,7 @@ def predict(
     chosen = open_client(as_json).run(run)
     if images or text:
         predictions = chosen.predict(images or (), texts=text or (), checkpoint=checkpoint, invert=invert)
-        if as_json:
-            say_json({"run_id": chosen.id, "predictions": predictions})
-        else:
-            say(_table(predictions, "file" if images else "text"))
+        _show_predictions(chosen.id, predictions, "file" if images else "text", as_json)
         return 0
     answer = chosen.continue_text(prompt or "", length=length, temperature=temperature, top_k=top_k, seed=seed, checkpoint=checkpoint)
     if as_json:
@@ -57,8 +54,11 @@ def predict(
     return 0
 
 
-def _table(predictions: list[dict[str, Any]], asked: str) -> str:
-    """A row for each prediction; ``asked`` is what the model was asked about: file or text."""
+def _show_predictions(run_id: str, predictions: list[dict[str, Any]], asked: str, as_json: bool) -> None:
+    """Print one row per prediction; ``asked`` is the kind of input: ``file`` or ``text``."""
+    if as_json:
+        say_json({"run_id": run_id, "predictions": predictions})
+        return
     rows = [
         (
             clean(str(prediction["class"])),
@@ -68,10 +68,10 @@ def _table(predictions: list[dict[str, Any]], asked: str) -> str:
         )
         for prediction in predictions
     ]
-    return table(("CLASS", "PROBABILITY", "NEXT", asked.upper()), rows, Painter.of(sys.stdout), right=(1,))
+    say(table(("CLASS", "PROBABILITY", "NEXT", asked.upper()), rows, Painter.of(sys.stdout), right=(1,)))
 
 
 def _second(scores: dict[str, float], first: str) -> str:
-    """The class that comes second, such as ``9 (2.1%)``."""
+    """The second most likely class, such as ``9 (2.1%)``."""
     others = sorted(((probability, name) for name, probability in scores.items() if name != first), reverse=True)
     return f"{clean(others[0][1])} ({others[0][0]:.1%})" if others else "-"

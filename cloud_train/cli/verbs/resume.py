@@ -18,27 +18,27 @@ def resume(
     ] = None,
     store: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Move the run directory to this store, and continue there.", show_default=False),
+        typer.Option(metavar="URL", help="Move the run to this store and continue there.", show_default=False),
     ] = None,
     config: ConfigOption = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="Where the job's data is now: a folder of this machine, or a URL.", show_default=False),
+        typer.Option(metavar="PATH", help="Where the job's data is now: a folder on this machine, or a URL.", show_default=False),
     ] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Accept what a run of another machine would start, without asking.")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Start a run from another machine without asking.")] = False,
     follow: FollowOption = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Start a run's next attempt, from its newest valid checkpoint.
+    """Start a run's next attempt from its newest valid checkpoint.
 
     For a run that failed, was interrupted or was cancelled; an end that is not recorded yet is recorded first. The run keeps its id and its
-    directory. A checkpoint that is incomplete or damaged is skipped for the one before it, and the worker's log says so.
+    directory. An incomplete or damaged checkpoint is skipped in favour of the one before it, and the worker's log says so.
 
-    A run can move to another provider, and with --store to another store, to which its newest checkpoint is copied, verified.
+    A run can move to another provider, and with --store to another store; its newest checkpoint is copied there and verified.
 
-    Before a run that another machine submitted is first resumed here, its command, image, code, data and secrets are shown, and you are
-    asked. The provider's settings are always those of this machine. You are never asked about a run of your own; if someone else changed
-    its run.json, it is refused.
+    The first time that you resume a run from another machine, you are shown its command, image, code, data and secrets, and asked to accept
+    them. The provider's settings always come from this machine. You are never asked about your own runs; one whose run.json was changed by
+    someone else is refused.
 
     Examples:
       cloud-train resume digits-cnn

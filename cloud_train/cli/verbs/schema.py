@@ -11,13 +11,13 @@ from cloud_train.plugins import provider_plugins, settings_models
 
 
 def schema(
-    config: Annotated[bool, typer.Option("--config", help="The schema of a config file instead.")] = False,
+    config: Annotated[bool, typer.Option("--config", help="Print the schema of a config file instead.")] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Print the JSON Schema of the job file, for editors.
 
-    An editor with a YAML language server completes and checks a job whose first line names the schema's file, as the files that
-    "cloud-train init" writes do. The output is JSON with and without --json.
+    An editor with a YAML language server completes and checks a job whose first line names the schema's file, as in the files written by
+    "cloud-train init". The output is JSON with and without --json.
 
     Examples:
       cloud-train schema > job.schema.json

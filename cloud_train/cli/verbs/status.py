@@ -21,10 +21,10 @@ _LINE_CHARACTERS = 400
 
 
 def status(run: RunArgument = None, as_json: JsonOption = False) -> int:
-    """Show one run: its state, why it ended, what to do next.
+    """Show one run: its state, why it ended, and what to do next.
 
-    A run that did not succeed is shown with the last lines that its program printed. If the run is found to have ended, that is recorded,
-    and what it left at its provider is cleaned up; with --json nothing is changed.
+    For a run that did not succeed, the last lines of its output are shown. If the run has ended since the last check, that is recorded, and
+    whatever it left at its provider is cleaned up; with --json nothing is changed.
 
     Examples:
       cloud-train status
@@ -60,7 +60,7 @@ def _status_json(progress: "Progress", log: list[str]) -> dict[str, Any]:
 
 
 def _last_lines(run: Run) -> list[str]:
-    """What the program of an unsuccessful run printed last, made safe for a terminal."""
+    """The last lines of an unsuccessful run's output, made safe for a terminal."""
     if not run.view.state.is_end or run.view.state in {State.SUCCEEDED, State.CANCELLED}:
         return []
     end = b""
@@ -68,7 +68,7 @@ def _last_lines(run: Run) -> list[str]:
         for piece in run.log_bytes(tail=_LOG_LINES):
             end = (end + piece)[-_LOG_BYTES:]
     except CloudTrainError:
-        return []  # the verb `logs` says why there is no log
+        return []  # `logs` explains why there is no log
     lines = end.decode(errors="replace").rstrip().split("\n")[-_LOG_LINES:] if end.strip() else []
-    # A program that draws a progress bar overwrites it with carriage returns: only its last state was left on the screen.
+    # A progress bar is redrawn after carriage returns: show only its last state.
     return [clean(line.rstrip("\r").rpartition("\r")[2])[:_LINE_CHARACTERS] for line in lines]

@@ -1,12 +1,11 @@
-"""``cloud-train submit``: start a run of a job, or show with --dry-run what would start."""
+"""``cloud-train submit``: start a run of a job."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloud_train.cli.options import ConfigOption, FollowOption, JsonOption, complete_provider
+from cloud_train.cli.options import ConfigOption, FollowOption, JobArgument, JsonOption, OverridesOption, complete_provider
 from cloud_train.cli.output.terminal import Painter, say, say_aside, say_json
 from cloud_train.cli.output.watch import show_started
 from cloud_train.cli.session import open_client
@@ -18,32 +17,31 @@ if TYPE_CHECKING:
     from cloud_train import Plan
 
 
+_StoreOption = Annotated[
+    str | None, typer.Option(metavar="URL", help="Where to put the run directory; overrides the files.", show_default=False)
+]
+
+
 def submit(
-    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.", show_default=False)],
+    job: JobArgument,
     *,
     provider: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Where to run it; overrides the files.", autocompletion=complete_provider, show_default=False),
+        typer.Option(metavar="NAME", help="Where to run; overrides the files.", autocompletion=complete_provider, show_default=False),
     ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Where the run directory goes; overrides the files.", show_default=False),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as train.epochs=3. Repeatable.", show_default=False),
-    ] = None,
+    store: _StoreOption = None,
+    overrides: OverridesOption = None,
     config: ConfigOption = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show the whole plan; start and write nothing. Exits with 7 if it would be refused."),
+        typer.Option("--dry-run", help="Show the whole plan without starting or writing anything. Exits with 7 if it would be refused."),
     ] = False,
     follow: FollowOption = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Start a run of a job, or show with --dry-run what would start.
+    """Start a run of a job; with --dry-run, only show what would start.
 
-    Prints the run's id and returns at once; the run continues by itself. With --follow it shows the training's progress until the run ends,
+    Prints the run's id and returns; the run continues in the background. With --follow, shows the training's progress until the run ends,
     records the end, and exits with a status that says why the run ended.
 
     Examples:
@@ -66,8 +64,8 @@ def submit(
 
 
 def _show(client: Client, plan: "Plan", as_json: bool) -> int:
-    """Show the plan, the request that the provider would get, and what it would refuse in it; returns the exit status."""
-    from cloud_train.cli.output.plan import plan_text  # pydantic comes with it, which a submission without a dry run loads later
+    """Show the plan, the request to the provider, and why it would be refused; returns the exit status."""
+    from cloud_train.cli.output.plan import plan_text  # imports pydantic, which a real submission loads later
 
     request, refused = client.request(plan)
     if as_json:

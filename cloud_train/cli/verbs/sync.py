@@ -4,16 +4,16 @@ import sys
 
 from cloud_train.cli.options import JsonOption, RunArgument, ToOption
 from cloud_train.cli.output import words
-from cloud_train.cli.output.progress import RERUN, copy_progress
+from cloud_train.cli.output.live import RERUN, copy_progress
 from cloud_train.cli.output.terminal import clean, is_terminal, say, say_aside, say_json
 from cloud_train.cli.session import open_client
 
 
 def sync(run: RunArgument = None, to: ToOption = None, as_json: JsonOption = False) -> int:
-    """Copy a run's whole directory into a folder; later calls copy only what is new.
+    """Copy a run's whole directory into a folder; repeat to copy only what changed.
 
-    Logs, metrics, checkpoints and the model; files that a manifest lists are checked against it. Nothing is deleted. The folder must be
-    new, empty, or an earlier copy of the same run. Prints its path.
+    Copies logs, metrics, checkpoints and the model; files listed in a manifest are checked against it. Nothing is deleted. The folder must
+    be new, empty, or an earlier copy of the same run. Prints its path.
 
     Examples:
       cloud-train sync

@@ -16,9 +16,9 @@ def trust(
 ) -> int:
     """Trust a config file that came with a job, as it is now.
 
-    A config file that is found beside a job comes with the job. If it sets where credentials, secrets or images go, or what runs them, it
-    is used only after you have trusted it; once it changes, it must be trusted again. A file that you name by its path, or keep in
-    ~/.cloud-train/configs, needs no trust.
+    A config file that is found beside a job comes with the job. If it sets where data, code, credentials or secrets go, or what runs them
+    (a store, an account, a project, a network, an image), it is used only after you have trusted it; once it changes, it must be trusted
+    again. Everything that the file sets is shown. A file that you name by its path, or keep in ~/.cloud-train/configs, needs no trust.
 
     Examples:
       cloud-train trust configs/gcp.yaml

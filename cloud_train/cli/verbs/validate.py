@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cloud_train.cli import errors
-from cloud_train.cli.options import ConfigOption, JsonOption
+from cloud_train.cli.options import ConfigOption, JsonOption, OverridesOption
 from cloud_train.cli.output.terminal import Painter, clean, say, say_json
 from cloud_train.errors import JobError, NotFoundError
 from cloud_train.job.config import find_config, load_config
@@ -16,13 +16,11 @@ from cloud_train.job.loading import load_job
 
 def validate(
     jobs: Annotated[list[Path], typer.Argument(metavar="JOB.yaml...", help="Job files.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value. Repeatable.", show_default=False)
-    ] = None,
+    overrides: OverridesOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Check job files and report every mistake with its place.
+    """Check job files and report every mistake with its position.
 
     Exits with 0 if every file is valid, with 3 if one is not, and with 4 if one does not exist.
 

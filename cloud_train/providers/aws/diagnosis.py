@@ -10,8 +10,8 @@ from cloud_train.providers.aws.client import Aws
 from cloud_train.providers.aws.jobs import LOG_GROUP
 from cloud_train.providers.aws.request import region_of, registry_of
 from cloud_train.providers.base import Diagnosis
-from cloud_train.providers.cloud.diagnosis import looked, unasked
 from cloud_train.providers.cloud.errors import ForbiddenError, MissingError, RefusedError, with_field
+from cloud_train.providers.cloud.provider import looked, unasked
 
 _SETUP = "docs/clouds/aws.md shows how"
 _PRINCIPAL = "sagemaker.amazonaws.com"

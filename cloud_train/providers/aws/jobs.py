@@ -12,7 +12,7 @@ from cloud_train.providers.aws.client import Aws
 from cloud_train.providers.aws.request import is_ours
 from cloud_train.providers.base import AlreadyLaunchedError, Handle
 from cloud_train.providers.cloud.errors import ExistsError, MissingError, RefusedError, with_field
-from cloud_train.providers.cloud.launching import create_once
+from cloud_train.providers.cloud.provider import create_once
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 _PAGE = 100

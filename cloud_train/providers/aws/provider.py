@@ -15,10 +15,9 @@ from cloud_train.providers.aws.client import ANSWER_SECONDS, POLICY, Aws
 from cloud_train.providers.aws.registry import login
 from cloud_train.providers.aws.request import is_ours, problems_of, region_of, request_of, secret_of, with_secret
 from cloud_train.providers.aws.state import needs_more, observation_of
-from cloud_train.providers.base import Diagnosis, Handle, Observation, Request
+from cloud_train.providers.base import Diagnosis, Handle, Observation, Request, ended, unknown
 from cloud_train.providers.cloud.jobs import job_name
 from cloud_train.providers.cloud.provider import CloudProvider, cloud_capabilities, is_young
-from cloud_train.providers.observations import ended, unknown
 from cloud_train.retry import RetryPolicy
 from cloud_train.run.states import Cause, State
 

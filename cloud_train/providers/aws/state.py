@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cloud_train import exit_status
-from cloud_train.providers.base import Observation
-from cloud_train.providers.observations import ended, said_by, unknown
+from cloud_train.providers.base import Observation, ended, said_by, unknown
 from cloud_train.run.states import Cause, State
 
 _GOING_ON = {

@@ -12,8 +12,8 @@ from cloud_train.job.loopback import is_loopback
 from cloud_train.providers.azure.client import API, VAULT_SCOPE, Client, client, is_registry
 from cloud_train.providers.azure.request import checked_workspace_of
 from cloud_train.providers.base import Diagnosis
-from cloud_train.providers.cloud.diagnosis import looked, unasked, wrong
 from cloud_train.providers.cloud.errors import ForbiddenError
+from cloud_train.providers.cloud.provider import looked, unasked, wrong
 
 _NEEDED = ("subscription", "resource_group", "workspace")
 _ML = "Microsoft.MachineLearningServices/workspaces"

@@ -13,15 +13,19 @@ from cloud_train.providers.base import (
     SHOWS_WITHIN_SECONDS,
     AlreadyLaunchedError,
     Capabilities,
+    Diagnosis,
     Handle,
     LaunchUnknownError,
     Observation,
     Request,
+    unknown,
 )
-from cloud_train.providers.observations import unknown
+from cloud_train.providers.cloud.errors import TRANSIENT, CloudError, ExistsError, UnansweredError
+from cloud_train.retry import RetryPolicy
 
 Client = TypeVar("Client")
 """What the adapter sends its requests with."""
+Job = TypeVar("Job")
 
 
 def cloud_capabilities(
@@ -110,7 +114,7 @@ class CloudProvider(ABC, Generic[Client]):
 
     @abstractmethod
     def _create(self, client: Client, request: Request) -> dict[str, Any]:
-        """Create the job once (see ``launching.create_once``), and return the handle's reference."""
+        """Create the job once (see ``create_once``), and return the handle's reference."""
 
     def _withdraw(self, client: Client, request: Request) -> None:
         """After another launch of the attempt was faster, delete the secrets if its job does not need them."""
@@ -143,3 +147,64 @@ def asked(look: Callable[[], Observation]) -> Observation:
 def is_young(handle: Handle) -> bool:
     """Whether the cloud may not show the job yet: it was launched, or found, less than ``SHOWS_WITHIN_SECONDS`` ago."""
     return abs(time.time() - float(handle.reference.get("launched", 0.0))) < SHOWS_WITHIN_SECONDS
+
+
+def create_once(
+    create: Callable[[], Job], look: Callable[[], Job | None], policy: RetryPolicy, *, job: str, can_repeat: bool = True
+) -> Job | None:
+    """Create a job, and return what ``create`` or ``look`` returned; None for a job that exists and does not show yet.
+
+    ``create`` sends the request once; it raises ExistsError where the cloud has this job already. After a lost response, ``look`` tells
+    whether the job was created; it returns None if it finds none. ``can_repeat`` says whether the request may be sent again then, because
+    the cloud itself does not create a job twice. ``job`` names the job in messages.
+
+    Raises AlreadyLaunchedError for a job that existed before, LaunchUnknownError where that cannot be settled, CloudError where certainly
+    nothing was created.
+    """
+    left, is_lost = policy.attempts_left(), False
+    while True:
+        try:
+            return create()
+        except ExistsError as error:
+            if not is_lost:
+                raise AlreadyLaunchedError(f"{job} was launched before", hint="see its state with: cloud-train status") from error
+            return _looked(look, job)
+        except TRANSIENT as error:
+            if isinstance(error, UnansweredError):
+                is_lost = True
+                if (found := _looked(look, job)) is not None:
+                    return found
+            if not (is_lost and not can_repeat) and left.wait(error.retry_after):
+                continue
+            if is_lost:
+                raise _unknown(job, error) from error
+            raise
+
+
+def _looked(look: Callable[[], Job | None], job: str) -> Job | None:
+    try:
+        return look()
+    except CloudError as error:
+        raise _unknown(job, error) from error
+
+
+def _unknown(job: str, error: CloudError) -> LaunchUnknownError:
+    return LaunchUnknownError(f"it is unknown whether {job} was launched: {error.message}", hint="see later with: cloud-train list")
+
+
+def looked(name: str, look: Callable[[], Diagnosis], remedy: str = "") -> Diagnosis:
+    """The finding of ``look``, or that of the error that it raised; ``remedy`` is for an error without a hint."""
+    try:
+        return look()
+    except CloudTrainError as error:
+        return wrong(name, error, remedy)
+
+
+def wrong(name: str, error: CloudTrainError, remedy: str = "") -> Diagnosis:
+    """The finding for an error."""
+    return Diagnosis(name, "error", error.message, error.hint or remedy)
+
+
+def unasked(name: str, error: CloudTrainError, remedy: str = "") -> Diagnosis:
+    """The finding for something that cannot be checked and that a submission does not need."""
+    return Diagnosis(name, "warning", f"cannot be checked: {error.message}", remedy or error.hint or "")

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from cloud_train import exit_status
-from cloud_train.providers.base import TAKEN, Observation
-from cloud_train.providers.observations import ended, said_by
+from cloud_train.providers.base import TAKEN, Observation, ended, said_by
 from cloud_train.run.states import Cause, State
 
 _LOST = 255

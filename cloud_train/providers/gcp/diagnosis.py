@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 from cloud_train.errors import CloudTrainError
 from cloud_train.providers.base import Diagnosis
-from cloud_train.providers.cloud.diagnosis import unasked, wrong
 from cloud_train.providers.cloud.errors import ForbiddenError, MissingError
+from cloud_train.providers.cloud.provider import unasked, wrong
 from cloud_train.providers.gcp.client import Google
 from cloud_train.providers.gcp.registry import exists, is_google, login
 from cloud_train.storage.registry import bucket_and_prefix, scheme_of

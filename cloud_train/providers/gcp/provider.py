@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cloud_train.errors import CloudTrainError
 from cloud_train.providers.base import AlreadyLaunchedError, Diagnosis, Handle, Observation, Request
 from cloud_train.providers.cloud.errors import CloudError, MissingError
-from cloud_train.providers.cloud.launching import create_once
-from cloud_train.providers.cloud.provider import CloudProvider, cloud_capabilities, is_young
+from cloud_train.providers.cloud.provider import CloudProvider, cloud_capabilities, create_once, is_young
 from cloud_train.providers.gcp import jobs
 from cloud_train.providers.gcp.client import POLICY, TIMEOUTS, Google, credentials_of
 from cloud_train.providers.gcp.request import CLOUD, place_of, problems_of, request_of, secret_name

@@ -11,8 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from cloud_train import exit_status
-from cloud_train.providers.base import TAKEN, Observation
-from cloud_train.providers.observations import ended, said_by, unknown
+from cloud_train.providers.base import TAKEN, Observation, ended, said_by, unknown
 from cloud_train.run.states import Cause, State
 
 STATES = {

@@ -1,57 +1,75 @@
-"""One object becomes one file: under a temporary name beside its target, checked, synced, and only then renamed.
+"""Downloads: each object is written to a temporary file next to its target, verified, synced, and only then renamed.
 
-Small objects come in one piece, large ones in ranges of one and the same version, side by side. The SHA-256 is taken while the parts
-arrive: it follows them through the file, so that at the end little is left to read.
+Small objects are downloaded in one request, large ones in parallel ranges of the same version. The SHA-256 is computed while the parts
+arrive, so that little is left to read at the end. An interrupted download of a large object resumes with the missing parts.
 """
 
 import hashlib
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.storage.base import UNKNOWN_SIZE, InvalidKeyError, ObjectChangedError, ObjectInfo, ObjectMissingError
-from cloud_train.storage.transfer.engine import Engine, Identity, Known, check_tries
+from cloud_train.storage.base import UNKNOWN_SIZE, InvalidKeyError, ObjectChangedError, ObjectInfo, ObjectMissingError, Store
+from cloud_train.storage.transfer.engine import Engine, Identity, Known, Options, Summary, check_tries
 from cloud_train.storage.transfer.local_files import Hasher, PartialFile, Source, StoppedError
 from cloud_train.storage.transfer.paths import explain, explained, open_folder
 from cloud_train.storage.transfer.pool import Step
+from cloud_train.storage.transfer.remembered import Memory
 
 PART_BYTES = 16 << 20
-"""Size of a range, unless the caller says otherwise; it comes in pieces, so its size costs no memory."""
+"""Default size of a range; it is streamed, so its size does not cost memory."""
 
 ONE_PART_BYTES = 1 << 40
-"""Size of a part that holds any file: for servers that send no ranges, or do not tell the size."""
+"""Part size that covers any file, for servers that do not support ranges or do not report sizes."""
 
-_WHOLE_BYTES = 8 << 20  # up to here an object comes whole, in one request
-_COPIES = 2  # of what arrives whole: the client library's and ours
-_STREAMED_BYTES = 2 << 20  # in memory, of a range that comes in pieces
+_WHOLE_BYTES = 8 << 20  # largest object that is downloaded in one request
+_COPIES = 2  # of such an object in memory: the client library's and ours
+_STREAMED_BYTES = 2 << 20  # memory for a streamed range
 
-_FETCHES = 2  # of an object whose bytes are not those that were written
+_FETCHES = 2  # downloads of an object with a checksum mismatch
 
 
 @dataclass(frozen=True)
 class Download:
-    """An object and the local file that it shall become."""
+    """An object and the local file to write."""
 
     key: str
     path: Path
     size: int
-    """In bytes, as a listing or a manifest has it; what the store says at the time counts. ``UNKNOWN_SIZE`` where nothing says it."""
+    """In bytes, from a listing or a manifest, or ``UNKNOWN_SIZE``; the size that the store reports during the download counts."""
     sha256: str | None = None
-    """In hexadecimal, where a manifest has it; by default the one that the object carries."""
+    """In hexadecimal, from a manifest; by default that of the object's metadata."""
     version: str | None = None
-    """The version that a listing showed. If the object has changed since, the newer one is fetched."""
+    """The version in a listing. If the object has changed since, the newer version is downloaded."""
     below: Path | None = None
-    """For what a listing named: a folder above ``path``, below which no link is followed. Then what cannot be
-    written there, or is gone by now, is skipped and said in the summary; otherwise it is an error."""
+    """For untrusted keys from a listing: an ancestor of ``path``, below which no link is followed. An object that cannot be written
+    there or no longer exists is then skipped and reported in the summary; otherwise that is an error."""
+
+
+def download(store: Store, files: Iterable[Download], options: Options | None = None, memory: Memory | None = None) -> Summary:
+    """Download objects to local files, each verified first, replacing existing files; folders are created as needed.
+
+    ``memory`` records the finished ones. Raises the first error: StoreError, or CorruptError if an object's checksum mismatched twice. Even
+    then only complete and verified files have their names, and the next call resumes.
+    """
+    engine = Engine(store, options or Options())
+    todo = list(files)
+    engine.meter.expect(len(todo), sum(max(0, file.size) for file in todo))
+    try:
+        engine.run(download_step(engine, file) for file in todo)
+    finally:
+        if memory is not None:
+            memory.learn(engine.done)
+    return engine.summary()
 
 
 def download_step(engine: Engine, file: Download) -> Step:
-    """The step that downloads an object, and creates those that follow."""
+    """The first step of downloading an object; it returns the steps that follow."""
     part_bytes = engine.options.part_bytes or PART_BYTES
     if file.size != UNKNOWN_SIZE and file.size <= min(2 * part_bytes, _WHOLE_BYTES):
         return Step(partial(_fetch_whole, engine, file, 1), _COPIES * file.size)
@@ -84,7 +102,7 @@ def _fetch_whole(engine: Engine, file: Download, tries: int) -> Sequence[Step]:
 
 
 class _Ranges:
-    """A large object on its way."""
+    """The download of one large object."""
 
     def __init__(self, engine: Engine, file: Download, part_bytes: int) -> None:
         self._engine = engine
@@ -98,7 +116,7 @@ class _Ranges:
         engine.open_files.append(self)
 
     def prepare(self) -> Sequence[Step]:
-        """Look at the object, find what of it arrived before, and create a step for each part that did not."""
+        """Look up the object, find the parts that arrived earlier, and create a step for each missing part."""
         self._tries += 1
         try:
             self._info = info = self._engine.store.stat(self._file.key)
@@ -132,7 +150,7 @@ class _Ranges:
 
     def _fetch_part(self, file: PartialFile, number: int) -> Sequence[Step]:
         begin, end = number * self._part_bytes, None if self._info.size == UNKNOWN_SIZE else self._end(number)
-        # Where the whole cannot be checked, a part that a crash may leave can.
+        # Without a checksum of the whole object, each part gets one, to verify it after a crash.
         own_hash = None if self._expected else hashlib.sha256()
         at = begin
         if not self._changed:
@@ -166,13 +184,13 @@ class _Ranges:
         return [Step(self._finish)] if last else ()
 
     def _hash_on(self, file: PartialFile, *, wait: bool) -> None:
-        """Hash what follows on what is hashed, as far as it has arrived; of several threads only one does."""
+        """Continue the hash with the parts that have arrived in sequence; only one thread at a time does this."""
         if not self._hashing.acquire(blocking=wait):
             return
         try:
             while (number := self._hasher.at // self._part_bytes) in self._arrived and self._hasher.at < self._info.size:
                 at = self._hasher.at
-                self._hasher.go_on(self._end(number), self._engine.stopped)
+                self._hasher.advance(self._end(number), self._engine.stopped)
                 if self._hasher.at == at:
                     return
         finally:
@@ -180,7 +198,7 @@ class _Ranges:
 
     def _finish(self) -> Sequence[Step]:
         file = self._partial
-        assert file is not None  # for the type checker: ``prepare`` made it
+        assert file is not None  # for the type checker: ``prepare`` created it
         if self._changed:
             self._engine.meter.add(-self._added)
             self.close()
@@ -199,7 +217,7 @@ class _Ranges:
                 file.publish(self._file.path.name)
             except IsADirectoryError as error:
                 file.discard()
-                return _skip(self._engine, self._file, InvalidKeyError("there is a folder of its name in its place"), error)
+                return _skip(self._engine, self._file, InvalidKeyError("a folder with its name is in the way"), error)
             identity = Identity.of(os.fstat(file.descriptor))
         self.close()
         _finished(self._engine, self._file, self._info, self._expected, identity)
@@ -226,7 +244,7 @@ class _Ranges:
         return min(self._info.size, (number + 1) * self._part_bytes)
 
     def close(self) -> None:
-        """Let go of the file and its folder; what arrived stays."""
+        """Close the file and its folder; the parts that arrived stay."""
         if self._partial is not None:
             self._partial.close()
             self._partial = None
@@ -259,5 +277,5 @@ def _skip(engine: Engine, file: Download, why: StoreError, cause: OSError | None
 def _corrupt(engine: Engine, key: str, expected: str | None, found: str) -> CorruptError:
     return CorruptError(
         f"checksum mismatch for {engine.store.url}/{key} (downloaded twice): its SHA-256 is {found}, expected {expected or 'another size'}",
-        hint="compare URL and SHA-256 with those of its source; a damaged object has to be written again",
+        hint="compare the URL and the SHA-256 with those of the source; a damaged object has to be written again",
     )

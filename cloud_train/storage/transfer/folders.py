@@ -1,7 +1,7 @@
-"""A folder and the objects under a prefix, made the same in one direction: one listing, and then only what differs moves.
+"""Copying between a folder and the objects under a prefix: after one listing, only files that differ are transferred.
 
-Nothing is deleted on either side. A file that is there under the same name and differs is replaced. Times are never compared with each
-other, and no size is taken for proof: ``remembered`` says what is known to be unchanged, SHA-256 decides the rest.
+Nothing is deleted on either side; a file that differs is replaced. Neither times nor sizes count as proof that files are identical:
+``remembered`` knows which are unchanged, and SHA-256 decides about the others.
 """
 
 import hashlib
@@ -24,18 +24,18 @@ from cloud_train.storage.transfer.remembered import Memory
 from cloud_train.storage.transfer.uploading import Upload, upload_step
 
 _HASHING_BYTES = PIECE_BYTES
-_STATS_FOR_A_PAGE = 100  # objects of a listing that cost about as much as asking for one by itself
+_STATS_FOR_A_PAGE = 100  # objects in a listing that take about as long as looking up a single one
 
 
 def upload_folder(store: Store, folder: Path, prefix: str, options: Options | None = None) -> Summary:
-    """Make the objects under ``prefix`` (empty, or with a '/' at its end) those of the folder's files, of those below it too.
+    """Upload all files in ``folder`` and below that differ from the objects under ``prefix`` (empty, or ending with '/').
 
-    Links and anything else but plain files are skipped and listed in the summary. Raises as ``files.upload`` does.
+    Anything other than regular files, such as links, is skipped and listed in the summary. Raises like ``uploading.upload``.
     """
     comparison = _Comparison.begin(store, folder, prefix, options or Options())
     engine = comparison.engine
     files = list(_local_files(folder, "", engine.skipped))
-    # Whether many objects are there is seen in one more listing.
+    # Many uploads are verified with one more listing instead of one by one.
     by_listing = len(files) > 10 + len(comparison.listed) // _STATS_FOR_A_PAGE
     comparison.run([step for path, identity in files if (step := _upload_or_not(comparison, path, identity, not by_listing))])
     if any(not known.looked_at for known in engine.done):
@@ -44,10 +44,9 @@ def upload_folder(store: Store, folder: Path, prefix: str, options: Options | No
 
 
 def download_folder(store: Store, prefix: str, folder: Path, options: Options | None = None) -> Summary:
-    """Make files below the folder of the objects under ``prefix`` (empty, or with a '/' at its end).
+    """Download all objects under ``prefix`` (empty, or ending with '/') that differ from the files below ``folder``.
 
-    Objects whose keys cannot safely become files below it are skipped, and said so in the summary with the reason. Raises as
-    ``files.download`` does.
+    Objects whose keys are unsafe as paths are skipped and listed in the summary with the reason. Raises like ``downloading.download``.
     """
     comparison = _Comparison.begin(store, folder, prefix, options or Options())
     os.close(open_folder(folder))
@@ -58,7 +57,7 @@ def download_folder(store: Store, prefix: str, folder: Path, options: Options | 
 
 
 def _local_files(folder: Path, below: str, skipped: list[tuple[str, str]]) -> Iterator[tuple[str, Identity]]:
-    """Path below the folder, with '/', and identity of every plain file, in the order of their names."""
+    """Relative path, with '/', and identity of every regular file, sorted by name."""
     with explained(f"read {folder / below}"), os.scandir(folder / below) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
@@ -68,9 +67,9 @@ def _local_files(folder: Path, below: str, skipped: list[tuple[str, str]]) -> It
         if entry.is_dir(follow_symlinks=False):
             yield from _local_files(folder, f"{path}/", skipped)
         elif not entry.is_file(follow_symlinks=False):
-            skipped.append((str(folder / path), "it is a link, or not a plain file"))
+            skipped.append((str(folder / path), "it is a link or not a regular file"))
         elif (reason := unsafe(path)) is not None:
-            skipped.append((str(folder / path), f"its name cannot be a key: {reason}"))
+            skipped.append((str(folder / path), f"its name is not a valid key: {reason}"))
         else:
             with explained(f"read {folder / path}"):
                 yield path, Identity.of(entry.stat(follow_symlinks=False))
@@ -97,7 +96,7 @@ def _compare_and_upload(comparison: "_Comparison", path: str) -> Sequence[Step]:
 
 
 def _look_at_all(comparison: "_Comparison") -> None:
-    """See in one listing that what was sent is there; what is not, or is another version, is looked at by itself and sent again."""
+    """Verify uploads with one listing. Objects that are missing or have another version are compared one by one and sent again."""
     engine = comparison.engine
     comparison.listed = {info.key: info for info in engine.store.list(comparison.prefix)}
     sent = [known for known in engine.done if not known.looked_at]
@@ -134,7 +133,7 @@ def _compare_and_download(comparison: "_Comparison", file: Download) -> Sequence
 
 
 def _identity_of(path: Path) -> Identity | None:
-    """Of a plain file, or None if there is none."""
+    """The identity of a regular file, or None."""
     try:
         status = path.stat(follow_symlinks=False)
     except OSError:
@@ -144,7 +143,7 @@ def _identity_of(path: Path) -> Identity | None:
 
 @dataclass
 class _Comparison:
-    """What one call knows of both sides."""
+    """One call's knowledge of both sides."""
 
     engine: Engine
     folder: Path
@@ -159,13 +158,13 @@ class _Comparison:
         return cls(engine, folder, prefix, listed, Memory.in_state(options.state_folder, store.url, prefix, folder))
 
     def is_unchanged(self, key: str, identity: Identity) -> bool:
-        """Whether object and file are both as they are remembered."""
+        """Whether object and file are both unchanged since they were remembered."""
         if unchanged := self.memory.is_unchanged(key, self.listed[key].version, identity):
             self.engine.remembered.append(key)
         return unchanged
 
     def run(self, steps: Sequence[Step]) -> None:
-        """Run the steps, and remember what is the same afterwards, however they end."""
+        """Run the steps, then remember identical files, even after an error."""
         try:
             self.engine.run(iter(steps))
         finally:
@@ -173,11 +172,11 @@ class _Comparison:
             self.memory.write()
 
     def same(self, key: str, path: Path) -> Known | None:
-        """The file and the object, if both are the same bytes by their SHA-256; None also where the object has none."""
+        """The file and the object if their SHA-256s match; None also if the object has none."""
         try:
             descriptor = open_file(self.folder, path.relative_to(self.folder).parts)
         except IrregularError:
-            return None  # it is something other than a copy
+            return None  # not a copy
         except OSError as error:
             raise explain(error, f"read {path}") from error
         try:
@@ -197,7 +196,7 @@ class _Comparison:
             os.close(descriptor)
 
     def settle(self, known: Known) -> Sequence[Step]:
-        """Count a file that is the same on both sides."""
+        """Count a file that is identical on both sides."""
         self.engine.meter.add(known.identity.size, 0)
         self.engine.meter.finish_file()
         self.engine.unchanged.append(known)

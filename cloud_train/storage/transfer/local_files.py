@@ -1,11 +1,11 @@
-"""Files of this machine that a transfer reads and writes: their SHA-256, small files written whole, and partial files.
+"""Local files in a transfer: their SHA-256, small files written whole, and partial files.
 
-A small file is written under a temporary name in its folder and renamed when it is complete. Files of one folder often follow each other,
-and opening the folder costs as much as writing one of them: each thread keeps the folder open that it wrote into last.
+A small file is written under a temporary name in its folder, then renamed. Opening the folder takes as long as writing the file, and files
+of one folder often follow each other, so each thread keeps its last folder open.
 
-A large file arrives in parts, and another process can complete it after a crash. Beside the target are the partial file and a second one
-that names the version of the object and the parts that arrived. Neither is trusted: the finished file is compared with its SHA-256, or
-where there is none, each part with the SHA-256 noted when it arrived.
+A large file is written in parts, and another process can complete it after a crash. Next to the target are the partial file and a second
+file with the object's version and the parts that arrived. Neither is trusted: the finished file is verified by its SHA-256, or else each
+part by the SHA-256 that was noted when it arrived.
 """
 
 import errno
@@ -27,26 +27,26 @@ from cloud_train.storage.base import InvalidKeyError
 from cloud_train.storage.transfer.paths import TEMPORARY, open_folder
 
 PIECE_BYTES = 1 << 18
-"""How much of a file is read at once for hashing: enough that other threads rarely make it wait, and little enough for the CPU's cache."""
+"""Read size for hashing: large enough to rarely wait for other threads, small enough for the CPU's cache."""
 
 
 class StoppedError(Exception):
-    """The transfer was stopped; never leaves the pool, whose caller has another error to raise."""
+    """The transfer was stopped. It does not leave the pool, which raises the original error instead."""
 
 
 class Hasher:
-    """The SHA-256 of an open file, taken on and on as the file grows. Its memory is used again for each piece."""
+    """The SHA-256 of an open file, continued as the file grows, with a reused buffer."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        # Memory that begins with a page: to where a bytearray of this size begins, 16 bytes on, the kernel copies at a third of the speed.
+        # Page-aligned memory: the kernel copies into a bytearray of this size, which begins 16 bytes into a page, at a third of the speed.
         self._piece = memoryview(mmap.mmap(-1, PIECE_BYTES))
         self._sha256 = hashlib.sha256()
         self.at = 0
-        """How many bytes it is of, from the beginning."""
+        """Number of bytes hashed, from the beginning."""
 
-    def go_on(self, end: int, stopped: threading.Event) -> None:
-        """Hash what is before ``end``; stops where the file ends, and when ``stopped`` is set."""
+    def advance(self, end: int, stopped: threading.Event) -> None:
+        """Hash up to ``end`` or the end of the file, unless ``stopped`` is set."""
         while self.at < end and not stopped.is_set():
             read = os.preadv(self._descriptor, [self._piece[: end - self.at]], self.at)
             if not read:
@@ -60,9 +60,9 @@ class Hasher:
 
 
 def hash_file(descriptor: int, size: int, stopped: threading.Event) -> str:
-    """SHA-256 of the first ``size`` bytes of an open file, or of all if it has fewer, in hexadecimal; raises StoppedError."""
+    """The SHA-256 of the first ``size`` bytes of an open file, in hexadecimal; raises StoppedError."""
     hasher = Hasher(descriptor)
-    hasher.go_on(size, stopped)
+    hasher.advance(size, stopped)
     if stopped.is_set():
         raise StoppedError
     return hasher.hexdigest()
@@ -72,7 +72,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class SmallFiles:
-    """Writes files; may be used by many threads."""
+    """Writes small files; thread-safe."""
 
     def __init__(self) -> None:
         self._own = threading.local()
@@ -81,19 +81,19 @@ class SmallFiles:
         self._token = secrets.token_hex(8)
 
     def write(self, folder: Path, below: Sequence[str], name: str, data: bytes, *, durable: bool) -> os.stat_result:
-        """Write a file in the folder ``below`` a trusted one, both made if need be, in place of what has its name; returns its status.
+        """Write, or replace, a file in the folder ``below`` a trusted one, both created if missing; returns its status.
 
-        ``durable``: sync it to the disk before it gets its name. Raises OSError and StoreError; InvalidKeyError where a folder has its
-        name, or a link or a file is where a folder is needed.
+        ``durable``: sync it before it gets its name. Raises OSError and StoreError; InvalidKeyError if a folder has its name, or if a link
+        or a file is where a folder is needed.
         """
         try:
             return self._write(self._opened(folder, below), name, data, durable)
-        except FileNotFoundError:  # the folder was taken away since this thread opened it
+        except FileNotFoundError:  # the folder was deleted since this thread opened it
             self._leave()
             return self._write(self._opened(folder, below), name, data, durable)
 
     def close(self) -> None:
-        """Close the folders of all threads, when none of them writes any more."""
+        """Close the folders of all threads, which must have finished."""
         with self._lock:
             held, self._held = self._held, set()
             self._own = threading.local()
@@ -140,7 +140,7 @@ def _rename(temporary: str, name: str, directory: int) -> None:
         os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except OSError as error:
         if error.errno in (errno.EISDIR, errno.ENOTEMPTY):
-            raise InvalidKeyError(f"there is a folder called {name!r} in its place", hint="move it away") from error
+            raise InvalidKeyError(f"a folder named {name!r} is in the way", hint="move it away") from error
         raise
 
 
@@ -149,13 +149,13 @@ _MOST_DIGITS = 9
 
 
 def name_for(*texts: str) -> str:
-    """A file's name for a few texts, the same in every process."""
+    """A file name derived from strings, the same in every process."""
     return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
 class Source:
-    """The very bytes that a partial file is of: it is of no use for any others."""
+    """The source of a partial file, which is useless for any other source."""
 
     url: str
     key: str
@@ -165,9 +165,9 @@ class Source:
 
 
 class PartialFile:
-    """A file that arrives in parts, under a temporary name in the folder ``directory`` (a descriptor, which stays the caller's).
+    """A file written in parts, under a temporary name in the folder ``directory`` (a descriptor that the caller keeps and closes).
 
-    Only one process at a time holds a partial file; a second one for the same target works under a name of its own, and from the start.
+    Only one process at a time holds a partial file; a second one for the same target uses another name and starts from the beginning.
     """
 
     def __init__(self, directory: int, target: str, source: Source) -> None:
@@ -180,12 +180,12 @@ class PartialFile:
             self.descriptor = self._take(self.name)
         self._notes_name = f"{self.name}.parts"
         self.arrived = self._read_notes()
-        """The parts that arrived: number → SHA-256 of its bytes, empty where it was not noted."""
+        """The parts that arrived: number → SHA-256, empty if it was not noted."""
         if not self.arrived:
             self.restart()
 
     def restart(self) -> None:
-        """Forget what arrived, and give the file its size, so that a full disk shows at once where the file system can tell."""
+        """Forget all parts and allocate the file's size, so that a full disk is detected now if the file system supports that."""
         self.arrived = {}
         os.ftruncate(self.descriptor, 0)
         os.ftruncate(self.descriptor, self._source.size)
@@ -198,33 +198,33 @@ class PartialFile:
         self._append(json.dumps(asdict(self._source)), os.O_TRUNC)
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Write bytes to their place."""
+        """Write bytes at ``offset``."""
         view = memoryview(data)
         while view:
             written = os.pwrite(self.descriptor, view, offset)
             offset, view = offset + written, view[written:]
 
     def note(self, number: int, sha256: str) -> None:
-        """Note that a part is there whole, with its SHA-256 if there is one."""
+        """Note that a part is complete, with its SHA-256 if available."""
         self.arrived[number] = sha256
         self._append(f"{number} {sha256}", 0)
 
     def publish(self, target: str) -> None:
-        """Give the file its name, in place of what had it. Raises OSError."""
+        """Rename the file to ``target``, replacing an existing file. Raises OSError."""
         os.rename(self.name, target, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         self._remove(self._notes_name)
 
     def discard(self) -> None:
-        """Delete it."""
+        """Delete the file and its notes."""
         self._remove(self.name)
         self._remove(self._notes_name)
 
     def close(self) -> None:
-        """Let go of it; what arrived stays for who comes next."""
+        """Close the file; the parts that arrived stay for the next attempt."""
         os.close(self.descriptor)
 
     def _take(self, name: str) -> int:
-        """Open and lock a file; -1 if another process holds it, or if something that is not a plain file has its name."""
+        """Open and lock a file; -1 if another process holds it or if it is not a regular file."""
         while True:
             try:
                 descriptor = open_plain(name, os.O_RDWR | os.O_CREAT, directory=self._directory)
@@ -233,7 +233,7 @@ class PartialFile:
             if not _lock(descriptor):
                 os.close(descriptor)
                 return -1
-            # Who held it until a moment ago may have given it its final name: then it is not ours to write.
+            # The previous holder may just have renamed it to its final name, in which case it must not be written.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.stat(name, dir_fd=self._directory, follow_symlinks=False)):
                     return descriptor
@@ -249,7 +249,7 @@ class PartialFile:
         if first != json.dumps(asdict(self._source)) or os.fstat(self.descriptor).st_size != self._source.size:
             return {}
         arrived = {}
-        for line in lines[:-1]:  # behind the last line feed is nothing, or a line that a crash cut off
+        for line in lines[:-1]:  # after the last line feed there is nothing, or a line torn by a crash
             number, _, sha256 = line.partition(" ")
             if number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS:
                 arrived[int(number)] = sha256

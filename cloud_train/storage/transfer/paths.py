@@ -1,7 +1,7 @@
-"""Where an object of a store may be written below a local folder: keys are untrusted, and none may lead anywhere else.
+"""Safe paths for objects below a local folder: keys are untrusted and must not lead anywhere else.
 
-A key is refused by its look (``unsafe``), by what else is in the store (``place``: two keys for one file), and when it is written: folders
-are opened one name at a time and never through a symbolic link (``open_folder``).
+A key may be refused because of its form (``unsafe``) or a conflict with another key (``place``). When it is written, folders are opened one
+component at a time and never through a symbolic link (``open_folder``).
 """
 
 import errno
@@ -18,16 +18,16 @@ from cloud_train.errors import StoreError
 from cloud_train.storage.base import InvalidKeyError
 
 TEMPORARY = ".cloud-train-"
-"""Begins the name of every file that is not finished, and of those that only this package reads; none of them is ever transferred."""
+"""Prefix of the names of unfinished files and of files that only this package reads; they are never transferred."""
 
 _LONGEST_NAME = 255  # bytes, on every usual file system
 _PLAIN = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9 ._-]{0,200}/)*[A-Za-z0-9_-][A-Za-z0-9 ._-]{0,200}")
-"""Keys that break none of the rules, as nearly all are: told in a tenth of the time."""
+"""Matches nearly all keys that satisfy the rules, in a tenth of the time."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Which keys become which files, and which do not."""
+    """The files for keys, and the keys that are skipped."""
 
     paths: dict[str, str]
     """Key → path below the folder, with '/'."""
@@ -36,35 +36,38 @@ class Placed:
 
 
 def safe_path(folder: Path, key: str) -> Path:
-    """The file below ``folder`` for an object; raises InvalidKeyError if the key does not name one that is surely there."""
+    """The file below ``folder`` for an object; raises InvalidKeyError if the key is unsafe."""
     if (reason := unsafe(key)) is not None:
-        raise InvalidKeyError(f"the object {key!r} cannot become a file below {folder}: {reason}")
+        raise InvalidKeyError(f"the object {key!r} cannot be stored below {folder}: {reason}")
     return folder.joinpath(*key.split("/"))
 
 
 def unsafe(key: str) -> str | None:
-    """Why a key cannot be a path below a folder, or None if it can."""
+    """Why a key is unsafe as a path below a folder; None if it is safe."""
     if _PLAIN.fullmatch(key):
         return None
     parts = key.split("/")
     rules = (
-        (key.endswith("/") or not key, "it only marks a folder"),
+        (key.endswith("/") or not key, "it is only a folder marker"),
         (key.startswith("/"), "it is an absolute path"),
-        ("" in parts, "a part of it is empty"),
-        ("." in parts or ".." in parts, "it leads out of the folder"),
+        ("" in parts, "it has an empty component"),
+        ("." in parts or ".." in parts, "it leads outside the folder"),
         ("\\" in key, "it has a backslash"),
         (any(unicodedata.category(character) in ("Cc", "Cs") for character in key), "it has control characters"),
-        (any(len(part.encode(errors="surrogatepass")) > _LONGEST_NAME for part in parts), f"a part is longer than {_LONGEST_NAME} bytes"),
-        (any(part.startswith(TEMPORARY) for part in parts), f"a part begins with {TEMPORARY}, as temporary files do here"),
+        (
+            any(len(part.encode(errors="surrogatepass")) > _LONGEST_NAME for part in parts),
+            f"a component is longer than {_LONGEST_NAME} bytes",
+        ),
+        (any(part.startswith(TEMPORARY) for part in parts), f"a component begins with {TEMPORARY}, which is reserved for temporary files"),
     )
     return next((reason for broken, reason in rules if broken), None)
 
 
 def place(keys: Iterable[str], prefix: str, *, ignores_case: bool) -> Placed:
-    """Paths for all keys that begin with ``prefix``, such that no two of them are in each other's way.
+    """Conflict-free paths for keys, which all begin with ``prefix``.
 
-    Where one key names a file and another the folder of that name, the folder stays. Where the file system takes two keys for one name
-    (``ignores_case``), the first stays.
+    If one key is a file and another needs a folder of that name, the folder wins. If the file system treats two keys as the same name
+    (``ignores_case``), the first one wins.
     """
     paths: dict[str, str] = {}
     skipped: list[tuple[str, str]] = []
@@ -96,7 +99,7 @@ def place(keys: Iterable[str], prefix: str, *, ignores_case: bool) -> Placed:
 
 
 def _other_folder(path: str, folders: dict[str, str]) -> str:
-    """Why the folder of ``path`` is not as it is spelt, or nothing: of ``A/x`` and ``a/y``, the second would land in the first's folder."""
+    """Why the folder of ``path`` has another spelling, or nothing: of ``A/x`` and ``a/y``, the second would end up in ``A``."""
     above = path.rpartition("/")[0]
     spelt = folders.get(_folded(above, True), above)
     return "" if spelt == above else f"on this file system its folder is the same as {spelt}/"
@@ -107,7 +110,7 @@ def _folded(path: str, ignores_case: bool) -> str:
 
 
 def ignores_case(folder: Path) -> bool:
-    """Whether a file system takes ``a`` and ``A`` for one name; the folder must exist."""
+    """Whether the file system of an existing folder ignores case in names."""
     name = f"{TEMPORARY}case-{os.urandom(8).hex()}"
     with explained(f"write into {folder}"):
         probe = folder / name
@@ -119,9 +122,9 @@ def ignores_case(folder: Path) -> bool:
 
 
 def open_folder(folder: Path, below: Sequence[str] = ()) -> int:
-    """A descriptor of the folder ``below`` a trusted one, both made if need be; what is below is never reached through a link.
+    """A descriptor of the folder ``below`` a trusted one, both created if missing; no link below the trusted one is followed.
 
-    Raises StoreError; InvalidKeyError where a link or a file is in the way.
+    Raises StoreError; InvalidKeyError if a link or a file is in the way.
     """
     try:
         return beneath.open_folder(folder, below, make=True)
@@ -134,7 +137,7 @@ def open_folder(folder: Path, below: Sequence[str] = ()) -> int:
 
 @contextmanager
 def explained(action: str) -> Iterator[None]:
-    """Turns an OSError into a StoreError that says what could not be done."""
+    """Turn an OSError into a StoreError for the failed action."""
     try:
         yield
     except OSError as error:
@@ -142,13 +145,13 @@ def explained(action: str) -> Iterator[None]:
 
 
 def explain(error: OSError, action: str) -> StoreError:
-    """A StoreError that says what could not be done, why, and what would help."""
+    """The StoreError for a failed action, with the reason and a hint."""
     if isinstance(error, beneath.IrregularError):
         return StoreError(f"cannot {action}: {error.path} is {error.what}")
     hints = {
         errno.ENOSPC: "free some space on that disk; what has arrived is kept; rerun to resume",
         errno.EDQUOT: "your disk quota is used up; what has arrived is kept; rerun to resume",
-        errno.EACCES: "choose a folder that you may write into",
+        errno.EACCES: "choose a folder with write permission",
         errno.EROFS: "choose a folder on another disk",
     }
     return StoreError(f"cannot {action}: {os.strerror(error.errno or 0).lower()}", hint=hints.get(error.errno or 0))

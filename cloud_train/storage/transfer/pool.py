@@ -1,11 +1,11 @@
-"""Many small steps on a few threads, with a bound on the memory that they take together.
+"""A thread pool for many small steps, with a limit on their total memory.
 
-A step returns the steps that follow it, and they go before new ones: what has begun is brought to its end. The threads take the steps
-themselves, because handing out thousands of small ones would cost more than doing them. The thread that calls ``run_steps`` only watches,
-so Ctrl-C and the time limit are heard at once, whatever other threads wait for.
+A step returns the steps that follow it, which run before new ones, so that work in progress is finished first. The threads take the steps
+themselves, because handing out thousands of small ones would take longer than doing them. The thread that calls ``run_steps`` only watches,
+so it reacts immediately to Ctrl-C and the time limit.
 
-Threads that compute get in each other's way (only one at a time runs Python), and threads that wait for a distant server do not. So a
-pool begins with few, and as long as all of them mostly wait, it gets more.
+Threads that compute slow each other down (only one at a time runs Python), but threads that wait for a distant server do not. So a pool
+starts with a few threads, and grows as long as all of them are mostly waiting.
 """
 
 import os
@@ -18,53 +18,53 @@ from dataclasses import dataclass
 from cloud_train.errors import StoreError
 
 FIRST_THREADS = max(3, min(8, (os.cpu_count() or 1) + 1))
-"""With which a pool begins."""
+"""Number of threads with which a pool starts."""
 
-_IDLE_SHARE = 0.5  # of one core, that the process uses while more threads would help
+_IDLE_SHARE = 0.5  # CPU use, as a share of one core, below which more threads help
 _LOOK_SECONDS = 0.1
 _GRACE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class Step:
-    """Something to do on a thread of the pool."""
+    """A unit of work for a thread of the pool."""
 
     action: Callable[[], Sequence["Step"]]
-    """Returns what is to be done after it."""
+    """Returns the steps that follow."""
     memory_bytes: int = 0
-    """What it holds in memory while it runs."""
+    """Memory that it takes while it runs."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much is done at once, and for how long."""
+    """Limits of a pool."""
 
     threads: int
-    """At most."""
+    """Maximum number of threads."""
     memory_bytes: int
-    """Steps run together only as long as they hold less than this; one that wants more by itself runs alone."""
+    """Maximum total memory of concurrent steps; a step that needs more runs alone."""
     time_limit: float | None
-    """Seconds for everything, or None."""
+    """Seconds for all steps, or None."""
     clock: Callable[[], float] = time.monotonic
     computed: Callable[[], float] = time.process_time
-    """CPU seconds that this process used so far."""
+    """CPU seconds that this process has used."""
 
 
 @dataclass(frozen=True)
 class Signals:
-    """How a pool and its steps tell each other about the end."""
+    """Events with which a pool and its steps communicate the end."""
 
     stopped: threading.Event
-    """Set when no further step shall begin; a step that takes long looks at it."""
+    """Set when no further step may begin; long steps should check it."""
     idle: threading.Event
     """Set when every thread has ended."""
 
 
 def run_steps(first: Iterator[Step], bounds: Bounds, signals: Signals, tick: Callable[[], None]) -> None:
-    """Run all steps, and those that follow them; ``tick`` is called here now and then, ``first`` is read by the threads, one at a time.
+    """Run all steps and those that follow them. ``tick`` is called regularly on this thread; the threads consume ``first`` one at a time.
 
-    Raises the error of the first step that fails, and StoreError when the time is up. Then, and on Ctrl-C, no further
-    step begins, and those that run get a moment to end; a thread that still waits for a server is left to itself.
+    Raises the error of the first step that fails, and StoreError at the time limit. Then, and on Ctrl-C, no further step begins, and
+    running ones get a moment to finish; a thread that is still waiting for a server is abandoned.
     """
     work = _Work(first, bounds, signals.stopped)
     try:
@@ -90,7 +90,7 @@ def _watch(work: "_Work", bounds: Bounds, tick: Callable[[], None]) -> None:
 
 
 class _Work:
-    """What is still to be done, and the threads that do it."""
+    """The remaining steps and the threads that run them."""
 
     def __init__(self, first: Iterator[Step], bounds: Bounds, stopped: threading.Event) -> None:
         self._first = first
@@ -98,16 +98,16 @@ class _Work:
         self._give_up_at = None if bounds.time_limit is None else bounds.clock() + bounds.time_limit
         self._stopped = stopped
         self._threads: list[threading.Thread] = []
-        self._changed = threading.Condition(threading.Lock())  # guards all that follows
+        self._changed = threading.Condition(threading.Lock())  # guards the following fields
         self._following: deque[Step] = deque()
         self._running = self._waiting = self._memory_bytes = 0
         self.error: BaseException | None = None
-        """Of the first step that failed."""
+        """The error of the first step that failed."""
         self.ended = threading.Event()
         """Set when everything is done, or a step has failed."""
 
     def grow(self) -> None:
-        """Begin with a few threads, or double their number as far as allowed, unless one of them has nothing to do."""
+        """Start a few threads, or double their number up to the limit, unless one of them is idle."""
         if not self._waiting:
             more = len(self._threads) or FIRST_THREADS
             for _ in range(min(more, self._bounds.threads - len(self._threads))):
@@ -116,13 +116,13 @@ class _Work:
                 thread.start()
 
     def check_time(self) -> None:
-        """Raises StoreError when the time is up."""
+        """Raise StoreError if the time limit is exceeded."""
         if self._give_up_at is not None and self._bounds.clock() > self._give_up_at:
             limit = self._bounds.time_limit
-            raise StoreError(f"not done after {limit:g} s, the time limit", hint="rerun: downloads resume where they stopped")
+            raise StoreError(f"not finished within the time limit of {limit:g} s", hint="rerun: downloads resume where they stopped")
 
     def is_left(self, give_up_at: float) -> bool:
-        """Wait for the threads, until ``give_up_at`` by the monotonic clock; whether all have ended."""
+        """Wait for the threads until ``give_up_at`` on the monotonic clock; returns whether all have ended."""
         started = [thread for thread in self._threads if thread.ident is not None]
         for thread in started:
             thread.join(max(0.0, give_up_at - time.monotonic()))
@@ -132,20 +132,20 @@ class _Work:
         try:
             while (step := self._take()) is not None:
                 self._settle(step, step.action())
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised again in the thread that asked for the work
+        except BaseException as error:  # noqa: BLE001 - any error is raised again in the calling thread
             with self._changed:
                 self.error = error if self.error is None else self.error
             self.stop()
         self.ended.set()
 
     def stop(self) -> None:
-        """No further step begins."""
+        """Let no further step begin."""
         self._stopped.set()
         with self._changed:
             self._changed.notify_all()
 
     def _take(self) -> Step | None:
-        """The next step, as soon as there is memory for it; None if there will be none."""
+        """The next step, once there is enough memory for it; None at the end."""
         with self._changed:
             while not self._stopped.is_set():
                 if not self._following:

@@ -1,4 +1,4 @@
-"""How far a transfer is: files, bytes, rate and the time it will still take, told a few times a second."""
+"""The progress of a transfer: files, bytes, rate and remaining time, reported a few times a second."""
 
 import threading
 import time
@@ -12,21 +12,21 @@ _WINDOW_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Progress:
-    """One look at a transfer."""
+    """The state of a transfer."""
 
     files_done: int
     files: int
     bytes_done: int
-    """With what needed no transfer, because it was there already."""
+    """Including bytes that did not have to be transferred."""
     bytes: int
     rate: float
-    """Bytes per second that really moved, over the last ten seconds."""
+    """Bytes per second that were transferred over the last ten seconds."""
     eta: float | None
-    """Seconds that the rest will take at this rate; None while that cannot be said."""
+    """Remaining seconds at this rate; None if unknown."""
 
 
 class Meter:
-    """Counts what any thread has moved, and reports it from the thread that calls ``tell``."""
+    """Counts the bytes and files of all threads, and reports them on the thread that calls ``tell``."""
 
     def __init__(self, report: Callable[[Progress], None] | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._report = report
@@ -37,29 +37,29 @@ class Meter:
         self._told = -_TELL_SECONDS
 
     def expect(self, files: int, size: int) -> None:
-        """So many more files and bytes are to be moved."""
+        """Add files and bytes to the total."""
         with self._lock:
             self._files += files
             self._bytes += size
 
     def add(self, size: int, moved: int | None = None) -> None:
-        """``size`` more bytes are where they shall be (negative: are not after all), ``moved`` of them by a transfer, all by default."""
+        """Count ``size`` more bytes as done (negative: undone), ``moved`` of them by a transfer, all by default."""
         with self._lock:
             self._bytes_done += size
             self._moved += max(0, size) if moved is None else moved
 
     def finish_file(self) -> None:
-        """One more file is where it shall be."""
+        """Count one more file as done."""
         with self._lock:
             self._files_done += 1
 
     @property
     def moved(self) -> int:
-        """Bytes that a transfer moved so far, what was moved twice counted twice."""
+        """Bytes transferred so far, including repetitions."""
         return self._moved
 
     def tell(self, *, last: bool = False) -> None:
-        """Report, unless that was done a moment ago; ``last``: in any case."""
+        """Report, unless that was done a moment ago; with ``last``, always."""
         now = self._clock()
         if self._report is None or (now - self._told < _TELL_SECONDS and not last):
             return

@@ -1,7 +1,7 @@
-"""What a folder and its copy in a store looked like when they were last the same: then nothing has to be read to see that nothing changed.
+"""Remembering the state of a folder and its copy in a store, so that unchanged files need not be read again.
 
 A file counts as unchanged only if both sides are exactly as remembered: the object by its version, the file by its size, inode and both
-of its times. Anything else is compared by SHA-256. What is remembered only saves work: without it, or if it is damaged, more is compared.
+timestamps. All others are compared by SHA-256. The memory only saves work: without it, or if it is damaged, more files are compared.
 """
 
 import json
@@ -20,10 +20,10 @@ _MOST_BYTES = 256 << 20
 
 
 class Memory:
-    """What is remembered of one folder and one prefix of a store. ``write`` replaces it by what was found to be the same since."""
+    """The memory for one folder and one prefix of a store. ``write`` replaces it with the files found to be identical since."""
 
     def __init__(self, path: Path, source: str = "") -> None:
-        """``path`` is the file with what is remembered; ``source`` says of what, where the file's name does not."""
+        """``path`` is the file to read and write; ``source`` identifies the copied prefix if the file's name does not."""
         self._path, self._source = path, source
         self._known: dict[str, Known] = {}
         self._same: dict[str, Known] = {}
@@ -38,18 +38,18 @@ class Memory:
 
     @classmethod
     def in_state(cls, state: Path, url: str, prefix: str, folder: Path) -> "Memory":
-        """In a private folder, which is made if need be. Raises StoreError."""
+        """A memory in a private folder, which is created if missing. Raises StoreError."""
         with explained(f"write into {state}"):
             make_folder(state)
         return cls(state / f"folder-{name_for(url, prefix, str(folder.absolute()))}.json")
 
     @classmethod
     def in_copy(cls, folder: Path, url: str, prefix: str) -> "Memory":
-        """In the folder itself, where it goes wherever the folder goes."""
+        """A memory in the folder itself, with which it can be moved."""
         return cls(folder / f"{TEMPORARY}copy.json", f"{url}/{prefix}")
 
     def is_unchanged(self, key: str, version: str, identity: Identity) -> bool:
-        """Whether object and file are the ones that were found to be the same."""
+        """Whether object and file are unchanged since they were found to be identical."""
         known = self._known.get(key)
         if known is None or known.version != version or not version or not _is_same_file(known, identity):
             return False
@@ -57,21 +57,21 @@ class Memory:
         return True
 
     def sha256_of_object(self, key: str, version: str) -> str | None:
-        """The SHA-256 of an object that was looked at before."""
+        """The remembered SHA-256 of an object, or None."""
         known = self._known.get(key)
         return known.sha256 if known is not None and known.version == version != "" else None
 
     def sha256_of_file(self, key: str, identity: Identity) -> str | None:
-        """The SHA-256 of a file that was read before."""
+        """The remembered SHA-256 of a file, or None."""
         known = self._known.get(key)
         return known.sha256 if known is not None and _is_same_file(known, identity) else None
 
     def learn(self, found: Iterable[Known]) -> None:
-        """Remember files and objects that were found to be the same."""
+        """Remember files and objects found to be identical."""
         self._same.update({one.key: one for one in found if one.looked_at and one.version})
 
     def write(self) -> None:
-        """Write down what is the same now. Raises StoreError."""
+        """Write the identical files and objects to disk. Raises StoreError."""
         if self._same != self._known:
             files = {key: (one.sha256, one.version, tuple(vars(one.identity).values()), one.looked_ns) for key, one in self._same.items()}
             source = {"source": self._source} if self._source else {}

@@ -1,23 +1,23 @@
-"""One file becomes one object: whole if it is small, in parts if it is large, and looked at afterwards in either case.
+"""Uploads: a small file is sent whole, a large one in parts, and the object is verified afterwards in either case.
 
-The SHA-256 of a large file is needed before its first part is sent, because stores take an object's metadata at the beginning. Where the
-caller knows it (a manifest has it), the file is read once and the hash is checked on the way; otherwise it is read twice, which is cheap
-beside any network: the first time only to hash it. A file that changes in the meantime is noticed and begun again.
+The SHA-256 of a large file is needed before its first part is sent, because stores take an object's metadata at the beginning. If the
+caller knows it, such as from a manifest, the file is read once and the hash is verified on the way; otherwise it is read twice, first for
+the hash, which is cheap compared to the network. A file that changes meanwhile is detected and uploaded again.
 """
 
 import hashlib
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from cloud_train.beneath import open_within
 from cloud_train.errors import CorruptError
-from cloud_train.storage.base import ObjectInfo, ObjectMissingError, UploadGoneError
-from cloud_train.storage.transfer.engine import Engine, Identity, Known, check_tries
+from cloud_train.storage.base import ObjectInfo, ObjectMissingError, Store, UploadGoneError
+from cloud_train.storage.transfer.engine import Engine, Identity, Known, Options, Summary, check_tries
 from cloud_train.storage.transfer.local_files import StoppedError, hash_file
 from cloud_train.storage.transfer.paths import explained
 from cloud_train.storage.transfer.pool import Step
@@ -25,26 +25,43 @@ from cloud_train.storage.transfer.pool import Step
 
 @dataclass(frozen=True)
 class Upload:
-    """A local file and the key of the object that it shall become."""
+    """A local file and the key of the object to write."""
 
     path: Path
     key: str
     sha256: str | None = None
-    """Of the file, in hexadecimal, where it is known: then it is read only once, and refused if it is not these bytes."""
+    """The file's SHA-256 in hexadecimal, if known: the file is then read only once, and refused on a mismatch."""
     below: Path | None = None
-    """For a file that another program may replace: a folder above ``path``, below which no link is followed."""
+    """For a file that another program may replace: an ancestor of ``path``, below which no link is followed."""
 
 
 _WHOLE_BYTES = 8 << 20
-"""Up to here a file goes whole to any store: none has parts of less."""
+"""Largest file that is sent whole to every store, because none uses smaller parts."""
+
+
+def upload(store: Store, files: Iterable[Upload], options: Options | None = None) -> Summary:
+    """Upload local files, each with its SHA-256, replacing existing objects.
+
+    Raises the first error once all transfers have stopped: StoreError, or CorruptError for a file that does not match the given SHA-256.
+    Files uploaded by then are complete in the store; the next call sends the others.
+    """
+    engine = Engine(store, options or Options())
+    todo = list(files)
+    sizes = []
+    for file in todo:
+        with explained(f"read {file.path}"):
+            sizes.append(file.path.stat().st_size)
+    engine.meter.expect(len(todo), sum(sizes))
+    engine.run(upload_step(engine, file, size) for file, size in zip(todo, sizes, strict=True))
+    return engine.summary()
 
 
 def upload_step(engine: Engine, file: Upload, size: int, *, look: bool = True) -> Step:
-    """The step that uploads a file, and creates those that follow; ``look``: ask the store afterwards whether it is there.
+    """The first step of uploading a file; it returns the steps that follow. ``look``: verify afterwards that the object exists.
 
-    A file that does not go in parts may be left to a caller that looks at many at once (``look=False``).
+    With ``look=False``, the caller verifies many files that are sent whole at once.
     """
-    if engine.options.part_bytes is None and size <= _WHOLE_BYTES:  # without asking how large parts are, for which some stores load an SDK
+    if engine.options.part_bytes is None and size <= _WHOLE_BYTES:  # without the store's part size, for which some stores import an SDK
         return Step(partial(_send_whole, engine, file, look, 1), size)
     part_bytes = engine.options.part_bytes or engine.multipart.part_bytes(size)
     if size <= 2 * part_bytes:
@@ -53,7 +70,7 @@ def upload_step(engine: Engine, file: Upload, size: int, *, look: bool = True) -
 
 
 def holds(info: ObjectInfo | None, size: int, sha256: str) -> bool:
-    """Whether an object is what was sent; a store that keeps no SHA-256 is believed when the size is right."""
+    """Whether an object matches what was sent, by size and, if the store keeps it, SHA-256."""
     return info is not None and info.size == size and info.sha256 in (None, sha256)
 
 
@@ -83,7 +100,7 @@ def _send_whole(engine: Engine, file: Upload, look: bool, tries: int) -> Sequenc
 
 
 class _Parts:
-    """A large file on its way. Parts are read, and hashed if need be, one after another, but sent side by side."""
+    """The upload of one large file. Parts are read, and hashed if necessary, one after another, but sent in parallel."""
 
     def __init__(self, engine: Engine, file: Upload, part_bytes: int) -> None:
         self._engine = engine
@@ -102,7 +119,7 @@ class _Parts:
             self._identity = Identity.of(os.fstat(self._descriptor))
             self._looked_ns = time.time_ns()
             self._sha256 = self._file.sha256 or hash_file(self._descriptor, self._identity.size, self._engine.stopped)
-        # A change that the file's times would not show is found by hashing what is really sent.
+        # Hashing the sent bytes detects changes that do not show in the file's timestamps.
         sure = self._file.sha256 is None and self._identity.is_settled(self._looked_ns)
         self._sent_hash = None if sure else hashlib.sha256()
         self._token = self._engine.begin_upload(self._file.key, self._identity.size, self._sha256)
@@ -114,7 +131,7 @@ class _Parts:
         return [Step(self._send_next, self._part_bytes)] * self._count
 
     def _send_one_after_another(self) -> Sequence[Step]:
-        """On one thread: each that has held a part keeps memory for one, as the C library goes."""
+        """Send all parts on one thread, because the C library keeps the memory of a part for each thread that held one."""
         while not (following := self._send_next()):
             if self._engine.stopped.is_set():
                 raise StoppedError
@@ -130,10 +147,10 @@ class _Parts:
             if self._sent_hash is not None:
                 self._sent_hash.update(data)
         try:
-            # A file that became shorter is found out at the end, as any other that changed.
+            # A file that became shorter is detected at the end, like any other change.
             receipt = "" if len(data) < size else self._engine.multipart.send(self._file.key, self._token, number, offset, data)
         except UploadGoneError:
-            receipt = ""  # found out again at the end, once no other part is under way
+            receipt = ""  # handled at the end, when no other part is in flight
         with self._lock:
             self._finished += 1
             self._added += len(data)
@@ -161,7 +178,7 @@ class _Parts:
         return ()
 
     def _make_object(self) -> bool:
-        """Whether the store made an object of the parts; if not, it may still have done so before, with an answer that was lost."""
+        """Finish the upload; False if that failed, although an earlier request with a lost response may have succeeded."""
         if "" in self._receipts.values():
             return False
         try:
@@ -177,7 +194,7 @@ class _Parts:
         return [Step(self.prepare, self._part_bytes)]
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

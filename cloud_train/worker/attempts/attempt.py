@@ -1,4 +1,4 @@
-"""One attempt from its claim to its end: join the other nodes, find checkpoint and data, run the program, say why it ended."""
+"""One attempt from start to end: join the other nodes, find the checkpoint and the data, run the program, record why it ended."""
 
 import math
 import os
@@ -28,23 +28,23 @@ from cloud_train.worker.nodes import nodes_named, verdict
 from cloud_train.worker.processes.subprocesses import Children
 from cloud_train.worker.workspace import DiskReserve, is_full
 
-_LAST_WRITES = 30  # tries to write down the end, where the disk is full
+_LAST_WRITES = 30  # tries to record the end on a full disk
 
 
 class NodeMissingError(CloudTrainError):
-    """A node of the attempt did not come."""
+    """A node of the attempt did not join."""
 
     code = "node-missing"
 
 
 class DataRefusedError(CloudTrainError):
-    """The job's data cannot be downloaded, and another try would not help: a wrong URL or checksum, or a full disk."""
+    """The job's data cannot be downloaded, and retrying would not help: a wrong URL or checksum, or a full disk."""
 
     code = "data-refused"
 
 
 class Attempt:
-    """One attempt at work; ``run`` it once."""
+    """One attempt; call ``run`` once."""
 
     def __init__(self, number: int, context: AttemptContext) -> None:
         self._number = number
@@ -56,7 +56,7 @@ class Attempt:
         self._watch = Watch(context, self._children, self._helpers)
 
     def run(self) -> Ending:
-        """Run the program to its end; returns why it ended, written down already: on node 0 the whole attempt, on others this node."""
+        """Run the program to its end, and record and return why it ended: on node 0 the whole attempt, on others this node."""
         self._reserve.take()
         try:
             end = self._start_to_end()
@@ -102,7 +102,7 @@ class Attempt:
         fault = running.fault or (_fault_of(sealer.finish) if sealer else None)
         if was_stopped:
             return self._stopped(exit_code, running.how_killed())
-        if fault:  # trying again would not help
+        if fault:  # retrying would not help
             return Ending(Cause.FAILED, fault.message, exit_code)
         out_of_memory = ending.oom_kills() > kills_before
         end = ending.of_program(exit_code, out_of_memory, at.workspace.failure, at.workspace.output_log)
@@ -110,11 +110,11 @@ class Attempt:
 
     @property
     def _leads(self) -> bool:
-        """Whether this is node 0, which alone touches checkpoints and model, keeps the time limit and says how the attempt ended."""
+        """Whether this is node 0, which alone handles checkpoints, the model and the time limit, and decides how the attempt ended."""
         return self._at.node.rank == 0
 
     def _join(self) -> None:
-        """Wait until all nodes are there; the others of node 0 wait for that one alone. Raises NodeMissingError."""
+        """Wait until all nodes have joined; nodes other than node 0 wait for node 0 only. Raises NodeMissingError."""
         at, give_up_at = self._at, monotonic() + self._at.timing.join
         if not at.peers:
             return
@@ -127,26 +127,26 @@ class Attempt:
             self._watch.turn()
 
     def _given_checkpoint(self) -> Path | None:
-        """What node 0 found. Looking for it here as well could find another one, if a file changed meanwhile or a disk fails."""
+        """The checkpoint that node 0 chose. Choosing here as well could lead to another one if a file changed or a disk failed."""
         name = None
         while not self._watch.stop and (name := self._at.peers.start()) is None:
             self._watch.turn()
         if self._watch.stop or not name:
             return None
         if step_of(name) is None:
-            raise CorruptError(f"node 0 names {name!r}, which is not a checkpoint")
-        self._at.worker_log.note(f"resuming from step {step_of(name)}, as node 0 does")
+            raise CorruptError(f"node 0 chose {name!r}, which is not a checkpoint")
+        self._at.worker_log.note(f"resuming from step {step_of(name)}, chosen by node 0")
         checkpoints = self._at.workspace.checkpoints
         if self._at.remote:
             went_well, reason = self._watch.do(
                 partial(self._at.remote.bring, name, checkpoints, self._at.timing.join), abandon_on_stop=True
             )
             if not went_well and not self._watch.stop:
-                raise StoreError(f"checkpoint {name} cannot be brought from {self._at.remote.url}: {reason}")
+                raise StoreError(f"checkpoint {name} cannot be downloaded from {self._at.remote.url}: {reason}")
         return checkpoints / name
 
     def _with_the_others(self, own: Ending) -> Ending:
-        """On node 0: wait for the ends of the other nodes; returns that of the attempt."""
+        """On node 0: wait for the other nodes to end; returns the end of the attempt."""
         peers, timing = self._at.peers, self._at.timing
         if not self._leads or not peers:
             return own
@@ -184,7 +184,7 @@ class Attempt:
         return checkpoints / found if found else None
 
     def _fetch_data(self) -> Path | None:
-        """Where the job's data is on this machine if it was fetched from a store; otherwise None."""
+        """Path of the job's data on this machine if it was fetched from a store; otherwise None."""
         source = self._at.record.program.data
         if source is None:
             self._download_data()
@@ -205,7 +205,7 @@ class Attempt:
         return Path(found)
 
     def _download_data(self) -> None:
-        """Bring what the data set has on web servers into the cache. Raises DataRefusedError where trying again would not help."""
+        """Download the data set's files from web servers into the cache. Raises DataRefusedError if retrying would not help."""
         files = downloads_of(self._at.record.job.get("data"))
         if not files:
             return
@@ -231,7 +231,7 @@ class Attempt:
         return self._watch.stop is not None or (exit_code != 0 and self._at.is_cancelled())
 
     def _stopped(self, exit_code: int | None, killed: str = "") -> Ending:
-        if self._at.remote and not self._at.is_cancelled():  # a cancellation signals the worker too: the mark may still be on its way
+        if self._at.remote and not self._at.is_cancelled():  # a cancellation signals the worker too, and the mark may not have arrived yet
             self._watch.do(partial(self._at.remote.bring_marks, LocalStore(self._at.workspace.store), [self._number]))
         reason = Stop.CANCELLED if self._watch.stop is None or self._at.is_cancelled() else self._watch.stop
         return ending.of_stop(reason, self._at.record.program, exit_code, killed, self._at.workspace.failure)
@@ -240,7 +240,9 @@ class Attempt:
         if not sealing.model_needs_seal(self._at.workspace.model):
             return end
         went_well, text = self._watch.do(partial(sealing.seal_model, self._at.workspace.model))
-        return end if went_well else Ending(Cause.FAILED, f"the program succeeded, but its model is incomplete: {text}", end.exit_code)
+        return (
+            end if went_well else Ending(Cause.FAILED, f"the program succeeded, but its model cannot be completed: {text}", end.exit_code)
+        )
 
     def _reaped(self, pid: int, status: int) -> None:
         if self._at.uploader and pid == self._at.uploader.pid:
@@ -253,7 +255,7 @@ class Attempt:
             if self._at.status.end(end):
                 return
             self._at.signals.wait(self._at.timing.write_again)
-        print(f"the end cannot be written: {end.cause.value}: {end.message}", file=sys.stderr)
+        print(f"cannot record the end: {end.cause.value}: {end.message}", file=sys.stderr)
 
 
 def _fault_of(action: Callable[[], None]) -> StoreError | None:

@@ -1,6 +1,6 @@
-"""The worker's own processes beside the program: the guard, the fetcher, forked work and the uploader. All others are the program's."""
+"""The worker's own child processes: the guard, the fetcher, the uploader and forked work. All other children belong to the program."""
 
-from __future__ import annotations  # what only some runs need is named here, and imported where it is needed
+from __future__ import annotations  # for types that are imported only where they are used
 
 import os
 import signal
@@ -22,7 +22,7 @@ _REAP_AGAIN_SECONDS = 0.05
 
 
 class Helpers:
-    """Those of one attempt. All are forks of the worker, and each lets go of what belongs to the worker and to the others."""
+    """The helpers of one attempt. All are forks of the worker, and each closes the descriptors of the worker and of the others."""
 
     def __init__(self, at: AttemptContext, children: Children, number: int) -> None:
         """Start the guard; ``number`` is the attempt's."""
@@ -33,12 +33,12 @@ class Helpers:
         children.expect(self._guard.pid)
 
     def pids(self) -> set[int]:
-        """The process ids of all that are at work."""
+        """The process ids of all running helpers."""
         fetcher = {self._fetcher.pid} if self._fetcher else set()
         return {self._guard.pid, *self._lasting(), *self._subprocesses, *fetcher}
 
     def protect(self, group: int) -> None:
-        """Let the guard end the process group ``group`` should the worker be gone."""
+        """Have the guard kill the process group ``group`` if the worker dies."""
         self._guard.protect(group)
 
     def fetch(self, exchange: ShardExchange) -> None:
@@ -49,14 +49,14 @@ class Helpers:
         self._children.expect(self._fetcher.pid)
 
     def keep_going(self) -> None:
-        """Restart those that must last and are gone."""
+        """Restart the uploader or the fetcher if it died."""
         if self._at.uploader:
             self._at.uploader.keep_going(self._number, self._let_go_of_the_attempts)
-        if (fetcher := self._fetcher) and (code := self._children.code(fetcher.pid)) is not None and fetcher.goes_on(code):
+        if (fetcher := self._fetcher) and (code := self._children.code(fetcher.pid)) is not None and fetcher.restarted(code):
             self._children.expect(fetcher.pid)
 
     def tell_to_stop(self) -> None:
-        """Let nothing begin that would hold up a program which is to stop."""
+        """Tell a program that is waiting for shards that it has to stop."""
         if self._fetcher:
             self._fetcher.tell_to_stop()
 
@@ -68,25 +68,25 @@ class Helpers:
         return subprocess
 
     def is_done(self, subprocess: Subprocess) -> bool:
-        """Whether it has ended, well or not."""
+        """Whether it has ended, successfully or not."""
         return self._children.has_ended(subprocess.pid)
 
     def abandon(self, subprocess: Subprocess) -> None:
-        """End a subprocess, unless it is done."""
+        """Kill a subprocess, unless it has ended."""
         if not self.is_done(subprocess):
             os.kill(subprocess.pid, signal.SIGKILL)
 
     def result(self, subprocess: Subprocess) -> tuple[bool, str]:
-        """Of a subprocess that is done: whether it succeeded, and its result or the reason."""
+        """Whether an ended subprocess succeeded, and its result or the reason."""
         del self._subprocesses[subprocess.pid]
         return subprocess.result(self._children.code(subprocess.pid) or 0)
 
     def end(self) -> None:
-        """The program is gone: end all but the uploader, and reap whatever is left of anything."""
+        """After the program's end: end all helpers but the uploader, and reap all remaining processes."""
         self._guard.dismiss()
         if self._fetcher:
             self._fetcher.end()
-        # The kernel's list of children may leave one out while others end; that waiting finds no child any more is certain.
+        # The kernel's list of children may omit one while others end; only waitpid reliably reports that there are no children left.
         give_up_at = monotonic() + self._at.timing.unkillable
         while self._children.reap() and monotonic() < give_up_at:
             if self._children.has_ended(self._guard.pid):
@@ -96,7 +96,7 @@ class Helpers:
             self._at.signals.wait(_REAP_AGAIN_SECONDS)
 
     def _lasting(self) -> set[int]:
-        """Those that outlast the attempt."""
+        """The helpers that outlive the attempt."""
         return {self._at.uploader.pid} if self._at.uploader else set()
 
     def _in_child(self) -> None:

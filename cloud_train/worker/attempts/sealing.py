@@ -1,9 +1,9 @@
-"""Checkpoints and models of programs that write no manifest themselves: the worker seals them.
+"""Sealing: the worker writes the manifests of checkpoints and models for programs that do not write them themselves.
 
-The folder above that of the checkpoints, or of the model, is the run's own and trusted. From there on no link is followed: the program may
-put one there at any time, and nothing outside the run is the worker's to write or delete.
+The parent of these folders, the run's own folder, is trusted. Below it no link is followed: the program may create one at any time, and
+the worker must not write or delete anything outside the run.
 
-Sealing runs in a subprocess, which imports what it needs itself: a worker whose program has no checkpoints starts 4 ms earlier.
+Sealing runs in a subprocess with its own imports, which saves a worker without checkpoints 4 ms at its start.
 """
 
 import os
@@ -23,19 +23,19 @@ from cloud_train.worker.context import AttemptContext
 from cloud_train.worker.processes.subprocesses import Subprocess
 
 _PASSED_OVER = ".passed-over-"
-_REMOVE = "have the program create a plain folder there, or keep the existing one"
+_REMOVE = "have the program create an ordinary folder there, or keep the existing one"
 
 Note = Callable[[str], None]
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether there is nothing in a folder; raises OSError."""
+    """Whether a folder is empty; raises OSError."""
     with beneath.held(folder.parent, (folder.name,), listed=True) as directory, os.scandir(directory) as entries:
         return next(entries, None) is None
 
 
 def unsealed(checkpoints: Path) -> set[str]:
-    """The names of checkpoint folders without a manifest. Raises StoreError where the folder is a link, or none."""
+    """The names of checkpoint folders without a manifest. Raises StoreError if ``checkpoints`` is a link or not a folder."""
     try:
         with beneath.held(checkpoints.parent, (checkpoints.name,), listed=True) as directory:
             with os.scandir(directory) as entries:
@@ -48,10 +48,10 @@ def unsealed(checkpoints: Path) -> set[str]:
 
 
 def prepare(checkpoints: Path, note: Note) -> str:
-    """Make the folder ready for an attempt; returns the name of the newest valid checkpoint, or nothing.
+    """Prepare the folder for an attempt; returns the name of the newest valid checkpoint, or an empty string.
 
-    What an earlier attempt was still writing is deleted. What is newer than the valid one is put aside: the program will come to these
-    steps again, and a shell's ``mv`` onto an existing folder would move *into* it.
+    Unfinished files of an earlier attempt are deleted. Checkpoints newer than the valid one are renamed: the program will reach these steps
+    again, and a shell's ``mv`` onto an existing folder would move *into* it.
     """
     from cloud_train.run.checkpoints import newest_valid, opened
 
@@ -71,7 +71,7 @@ def prepare(checkpoints: Path, note: Note) -> str:
 
 
 def seal_checkpoints(checkpoints: Path, names: set[str], keep: int, note: Note) -> str:
-    """Write the manifests of these checkpoint folders, then prune. What cannot be sealed is noted and left as it is."""
+    """Write the manifests of these checkpoint folders, then prune. Folders that cannot be sealed are noted and left unchanged."""
     from cloud_train.run.checkpoints import prune
     from cloud_train.run.manifest import write_manifest
 
@@ -79,7 +79,7 @@ def seal_checkpoints(checkpoints: Path, names: set[str], keep: int, note: Note) 
         try:
             write_manifest(checkpoints / name, step_of(name), root=checkpoints.parent)
         except StoreError as error:
-            note(f"checkpoint {name} does not count: {error.message}")
+            note(f"ignored checkpoint {name}: {error.message}")
             continue
         note(f"sealed checkpoint {name}")
         try:
@@ -90,7 +90,7 @@ def seal_checkpoints(checkpoints: Path, names: set[str], keep: int, note: Note) 
 
 
 def model_needs_seal(model: Path) -> bool:
-    """Whether there are files of a model, and no manifest; also if it is a link, which sealing refuses."""
+    """Whether the model has files but no manifest, or is a link, which sealing then refuses."""
     try:
         with beneath.held(model.parent, (model.name,)) as directory:
             return not beneath.mode_of(MANIFEST, directory) and not is_empty(model)
@@ -115,24 +115,24 @@ def _put_aside(name: str, directory: int, note: Note) -> None:
             beneath.remove(aside, directory)
         os.rename(name, aside, src_dir_fd=directory, dst_dir_fd=directory)
     except OSError as error:
-        note(f"cannot put {name} aside: {error.strerror}")
+        note(f"cannot rename {name} to {aside}: {error.strerror}")
     else:
-        note(f"put {name} aside as {aside}")
+        note(f"renamed {name} to {aside}")
 
 
 class Sealer:
-    """Of one attempt, created before the program starts; it runs at most one subprocess at a time."""
+    """Seals the checkpoints of one attempt. Create it before the program starts; it runs at most one subprocess at a time."""
 
     def __init__(self, at: AttemptContext, helpers: Helpers, watch: Watch) -> None:
         self._at, self._helpers, self._watch = at, helpers, watch
         self._checkpoints = at.workspace.checkpoints
-        # A folder that an earlier attempt left unsealed was never synced: after a crash of the machine it may be anything.
+        # A folder that an earlier attempt left unsealed was never synced, so it may be damaged if the machine crashed.
         self._foreign = unsealed(self._checkpoints)
         self._tried: set[str] = set()
         self._subprocess: Subprocess | None = None
 
     def look(self) -> None:
-        """Seal new checkpoints, in a subprocess. Waits for nothing."""
+        """Seal new checkpoints in a subprocess, without waiting for it."""
         if self._subprocess and self._helpers.is_done(self._subprocess):
             self._helpers.result(self._subprocess)
             self._subprocess = None
@@ -141,11 +141,11 @@ class Sealer:
             self._subprocess = self._helpers.begin(self._sealing(names))
 
     def finish(self) -> None:
-        """The program is gone: seal all checkpoints that it has left."""
+        """After the program's end: seal all remaining checkpoints."""
         while self._subprocess:
             self._watch.turn()
             self.look()
-        # What could not be sealed before, because it was still being written perhaps, gets another chance.
+        # Folders that could not be sealed before, perhaps because they were still being written, get another chance.
         if names := unsealed(self._checkpoints) - self._foreign:
             self._watch.do(self._sealing(names))
 

@@ -1,4 +1,4 @@
-"""The watch of an attempt: it sleeps until something happens or is due, gives signs of life, and finds out why the program has to stop."""
+"""An attempt's event loop: it sleeps until something happens or is due, writes heartbeats and decides when the program has to stop."""
 
 import math
 from collections.abc import Callable
@@ -12,16 +12,16 @@ from cloud_train.worker.processes.subprocesses import Children
 
 
 class Watch:
-    """Single-threaded: nothing happens but inside ``turn``. Moments are in seconds of ``time.monotonic``, infinite where there is none."""
+    """Single-threaded: things only happen inside ``turn``. Moments are in seconds of ``time.monotonic``; infinite means never."""
 
     def __init__(self, at: AttemptContext, children: Children, helpers: Helpers) -> None:
         self._at, self._children, self._helpers = at, children, helpers
         self.stop: Stop | None = None
-        """Why the attempt has to end, as soon as anything says so; it never changes its mind."""
+        """The first reason to end the attempt; None until there is one."""
         self.limit = math.inf
-        """When the time of the attempt is up."""
+        """When the attempt reaches its time limit."""
         self.kill_at = math.inf
-        """When what is left of the program is to be killed."""
+        """When to kill whatever is left of the program."""
         self.is_forced = False
         """Whether the run was cancelled without the grace period."""
         self._is_told = False
@@ -30,7 +30,7 @@ class Watch:
         self._next_look = monotonic() + self._pace
 
     def turn(self) -> None:
-        """Sleep until something happens or is due, then do what every moment of an attempt needs."""
+        """Sleep until something happens or is due, then do the routine work of an attempt."""
         at = self._at
         at.signals.wait(min(self._next_heartbeat, self._next_look, self.limit, self.kill_at) - monotonic())
         self._children.reap()
@@ -51,16 +51,16 @@ class Watch:
             at.peers.look()
 
     def look_every(self, seconds: float) -> None:
-        """Look at the other nodes at the next turn, and then at this pace."""
+        """Look at the other nodes at the next turn, and then at this interval."""
         self._pace, self._next_look = seconds, monotonic()
 
     def give_grace(self, seconds: float) -> None:
-        """The program was told to stop: kill it after this time, or once it is cancelled without the grace period."""
+        """After the program was told to stop: kill it after this time, or as soon as a cancellation skips the grace period."""
         self._is_told = True
         self.kill_at = monotonic() + seconds
 
     def do(self, work: Callable[[], str], *, abandon_on_stop: bool = False) -> tuple[bool, str]:
-        """Run work in a forked child and wait, listening meanwhile; returns whether it succeeded, and its result or the reason."""
+        """Run work in a forked child and wait, handling events meanwhile; returns whether it succeeded, and its result or the reason."""
         subprocess = self._helpers.begin(work)
         while not self._helpers.is_done(subprocess):
             self.turn()
@@ -79,12 +79,12 @@ class Watch:
         return Stop.OTHER_NODE if self._another_ends() else None
 
     def _another_ends(self) -> bool:
-        """Whether another node leaves, or is gone."""
+        """Whether another node is ending or lost."""
         peers = self._at.peers
         if leaving := peers.leaving():
             self._at.worker_log.note(f"{nodes_named(leaving)}: ending")
         elif gone := set(peers.silent(self._at.timing.silence)) - set(peers.missing()):
-            self._at.worker_log.note(f"{nodes_named(gone)}: no sign of life for {self._at.timing.silence:g} s")
+            self._at.worker_log.note(f"{nodes_named(gone)}: no heartbeat for {self._at.timing.silence:g} s")
         else:
             return False
         return True

@@ -1,7 +1,7 @@
-"""The guard: a small forked process that outlives a worker which is killed, and takes the program with it.
+"""The guard: a small forked process that kills the program if the worker is killed.
 
-Without it a program would run on unwatched, and a later attempt would write into the same run directory beside it. The guard has the
-worker's lock open as well, so the attempt counts as alive until its processes are gone.
+Without it, the program would keep running unsupervised, and a later attempt would write into the same run directory at the same time. The
+guard also holds the worker's lock, so the attempt counts as alive until its processes have ended.
 """
 
 import os
@@ -12,14 +12,14 @@ from contextlib import suppress
 from cloud_train.worker.processes.tree import kill_marked
 
 _DONE = b"done\n"
-_ROUNDS = 20  # of looking for what is left: more than one, because a process may fork while it is being looked for
+_ROUNDS = 20  # of looking for remaining processes, which may fork during the search
 
 
 class Guard:
-    """Watches over one attempt until ``dismiss``. The worker tells it of the program; the pipe's end tells it of the worker's."""
+    """Guards one attempt until ``dismiss``. The end of the pipe tells the process that the worker died."""
 
     def __init__(self, mark: tuple[str, str], in_child: Callable[[], None]) -> None:
-        """Start watching; ``mark`` is the environment variable, and its value, that every process of the attempt has."""
+        """Start the process; ``mark`` is an environment variable, and its value, that every process of the attempt has."""
         reading, self._writing = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -27,20 +27,20 @@ class Guard:
         os.close(reading)
 
     def protect(self, group: int) -> None:
-        """From now on, kill the process group ``group`` when the worker is gone."""
+        """Kill the process group ``group`` as well if the worker dies."""
         self._say(b"%d\n" % group)
 
     def dismiss(self) -> None:
-        """The program is gone: so may the guard be."""
+        """End the guard after the program has ended."""
         self._say(_DONE)
         self.close()
 
     def close(self) -> None:
-        """Let go of the pipe, in the worker or in a forked child of it."""
+        """Close the pipe, in the worker or in a forked child of it."""
         os.close(self._writing)
 
     def _say(self, line: bytes) -> None:
-        with suppress(BrokenPipeError):  # the guard was killed: then there is none
+        with suppress(BrokenPipeError):  # the guard was killed
             os.write(self._writing, line)
 
 
@@ -48,7 +48,7 @@ def _watch_and_exit(reading: int, writing: int, mark: tuple[str, str], in_child:
     try:
         in_child()
         os.close(writing)
-        os.setsid()  # out of the worker's process group, which may be killed as a whole
+        os.setsid()  # leave the worker's process group, which may be killed as a whole
         said = b""
         while not said.endswith(_DONE):
             piece = os.read(reading, 4096)
@@ -57,7 +57,7 @@ def _watch_and_exit(reading: int, writing: int, mark: tuple[str, str], in_child:
                 break
             said += piece
     finally:
-        os._exit(0)  # never back into the worker's own code
+        os._exit(0)  # never return into the worker's code
 
 
 def _kill_all(groups: list[int], mark: tuple[str, str]) -> None:

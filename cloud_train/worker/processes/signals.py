@@ -1,4 +1,4 @@
-"""The worker's ears: every signal that concerns it writes a byte into a pipe, so that one ``select`` waits for all of them and for time."""
+"""Signal handling: each signal writes a byte into a pipe, so that one ``select`` waits for all signals and for a timeout."""
 
 import os
 import select
@@ -10,7 +10,7 @@ _STOP = (signal.SIGTERM, signal.SIGINT)
 
 
 class Signals:
-    """Listens from the moment it is made; one a process, in its main thread."""
+    """Handles signals from its creation on. Create one per process, in the main thread."""
 
     def __init__(self) -> None:
         self.stop_requested = False
@@ -20,12 +20,12 @@ class Signals:
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         for number in _STOP:
             signal.signal(number, self._on_stop)
-        # Handlers, not SIG_IGN: the program would inherit "ignore". A closed terminal does not stop the worker.
+        # Handlers, not SIG_IGN, which the program would inherit. A closed terminal does not stop the worker.
         for number in (signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, _on_other)
 
     def wait(self, seconds: float) -> None:
-        """Return as soon as a signal arrived since the last call, at the latest after ``seconds``."""
+        """Wait for a signal since the last call, for at most ``seconds``."""
         ready, _, _ = select.select([self._reading], [], [], max(0.0, seconds))
         if ready:
             with suppress(BlockingIOError):
@@ -33,7 +33,7 @@ class Signals:
                     pass
 
     def close_in_child(self) -> None:
-        """In a forked child: stop listening, so that its signals do not wake the worker, and outlive a SIGTERM meant for the worker."""
+        """In a forked child: stop handling signals, which would wake the worker, and ignore a SIGTERM meant for the worker."""
         signal.set_wakeup_fd(-1)
         for number in (*_STOP, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -46,4 +46,4 @@ class Signals:
 
 
 def _on_other(_number: int, _frame: FrameType | None) -> None:
-    """Being woken is all."""
+    """Nothing to do: the signal has woken the worker."""

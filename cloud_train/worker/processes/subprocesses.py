@@ -1,6 +1,6 @@
-"""Child processes of the worker: work that takes long in a forked child, and how each child ended.
+"""Child processes of the worker: long work in a forked child, and how each child ended.
 
-Hashing gigabytes in a fork, the worker keeps listening to signals and writing heartbeats.
+While a fork hashes gigabytes, the worker keeps handling signals and writing heartbeats.
 """
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
@@ -16,10 +16,10 @@ _RESULT_BYTES = 32 * 1024  # fits a pipe's buffer on every system, so the child 
 
 
 class Subprocess:
-    """A function at work in a child of this process; the worker is single-threaded, so a fork is safe."""
+    """A function that runs in a forked child; the worker is single-threaded, so forking is safe."""
 
     def __init__(self, work: Callable[[], str], in_child: Callable[[], None]) -> None:
-        """Start ``work``; ``in_child`` runs first, to let go of what belongs to the worker. The result is a text of at most 32 KiB."""
+        """Start ``work``, after ``in_child`` has closed the worker's descriptors. The result is a string of at most 32 KiB."""
         self._reading, writing = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -27,7 +27,7 @@ class Subprocess:
         os.close(writing)
 
     def result(self, exit_code: int) -> tuple[bool, str]:
-        """Once the child has been reaped: whether it went well, and the result or what went wrong."""
+        """After the child has been reaped: whether it succeeded, and its result or the error."""
         text = os.read(self._reading, _RESULT_BYTES).decode(errors="replace")
         os.close(self._reading)
         if exit_code < 0:
@@ -36,9 +36,9 @@ class Subprocess:
 
 
 def do(work: Callable[[], str], signals: Signals, in_child: Callable[[], None], *, gives_up: bool) -> tuple[bool, str]:
-    """Run work outside an attempt in a forked child, and wait; ``gives_up``: only until the worker is told to stop.
+    """Run work outside an attempt in a forked child and wait; with ``gives_up``, kill it when the worker is told to stop.
 
-    Returns what ``Subprocess.result`` does.
+    Returns the same as ``Subprocess.result``.
     """
     subprocess = Subprocess(work, in_child)
     while True:
@@ -57,35 +57,35 @@ def _work_and_exit(work: Callable[[], str], in_child: Callable[[], None], writin
         try:
             text = work()
             code = 0
-        except Exception as error:  # noqa: BLE001 -- whatever it is, it is the result: the worker reports it
+        except Exception as error:  # noqa: BLE001 -- any error becomes the result, which the worker reports
             text = f"{error}" or type(error).__name__
         os.write(writing, text.encode(errors="replace")[:_RESULT_BYTES])
     finally:
-        os._exit(code)  # never back into the worker's own code
+        os._exit(code)  # never return into the worker's code
 
 
 class Children:
-    """Exit codes by process id. A code is negative for a signal."""
+    """Exit codes of child processes by process id, negative for signals."""
 
     def __init__(self, of_others: Callable[[int, int], None]) -> None:
-        """``of_others`` is told process id and wait status of every other child that was reaped."""
+        """``of_others`` receives the process id and wait status of every reaped child that is not expected."""
         self._of_others = of_others
         self._codes: dict[int, int | None] = {}
 
     def expect(self, pid: int) -> None:
-        """Remember how this one will end."""
+        """Record how this child ends."""
         self._codes[pid] = None
 
     def has_ended(self, pid: int) -> bool:
-        """Whether it has, as far as ``reap`` has found out."""
+        """Whether ``reap`` has reaped it."""
         return self._codes[pid] is not None
 
     def code(self, pid: int) -> int | None:
-        """How it ended; None while it has not."""
+        """Its exit code; None until it has ended."""
         return self._codes[pid]
 
     def reap(self) -> bool:
-        """Reap every child that has ended, adopted ones included; returns False if no children are left."""
+        """Reap every child that has ended, including adopted ones; returns False if no children are left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)

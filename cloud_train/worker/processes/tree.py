@@ -1,7 +1,7 @@
-"""The program's whole process tree: is any of it alive, tell it to stop, end it.
+"""The program's whole process tree: check whether any of it is alive, stop it, kill it.
 
-On Linux the worker is a *child subreaper* (prctl(2)): what loses its parent becomes the worker's own child, so nothing that the program
-started can get out of sight, whatever session or process group it made for itself. Elsewhere only the process group can be watched.
+On Linux the worker is a *child subreaper* (prctl(2)): orphaned descendants become the worker's own children, so nothing that the program
+started can escape, whatever session or process group it creates. On other systems only the process group can be watched.
 """
 
 import os
@@ -16,10 +16,10 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def become_subreaper() -> bool:
-    """Adopt orphaned descendants of this process; False where the system has no such thing."""
+    """Adopt orphaned descendants of this process; False if the system does not support that."""
     if sys.platform != "linux":
         return False
-    import ctypes  # 1 ms, and only on Linux
+    import ctypes  # takes 1 ms, and is only needed on Linux
 
     return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
@@ -37,36 +37,36 @@ def deny_inspection() -> bool:
 
 
 def group_is_alive(group: int) -> bool:
-    """Whether any process of the group ``group`` is there."""
+    """Whether any process of the group exists."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # it exists, and runs as another user
+        pass  # it exists and runs as another user
     return True
 
 
 def tree_is_alive(group: int, helpers: Collection[int]) -> bool:
-    """Whether the program, whose process group is ``group``, has left any process; ``helpers`` are the worker's own children."""
+    """Whether any process of the program, in process group ``group`` or outside it, is alive; ``helpers`` are the worker's own children."""
     return group_is_alive(group) or has_children(helpers)
 
 
 def has_children(helpers: Collection[int]) -> bool:
-    """Whether the kernel lists children of this process beside ``helpers``."""
+    """Whether the kernel lists children of this process other than ``helpers``."""
     return bool(_children() - set(helpers))
 
 
 def terminate(group: int) -> None:
-    """SIGTERM for the process group: a shell's children get it too, and a launcher hands it on to those in sessions of their own."""
+    """Send SIGTERM to the process group: a shell's children receive it too, and launchers forward it to processes in other sessions."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGTERM)
 
 
 def kill(group: int, helpers: Collection[int]) -> None:
-    """SIGKILL for the process group and every descendant of this process, except the worker's own ``helpers``.
+    """Send SIGKILL to the process group and every descendant of this process, except the worker's own ``helpers``.
 
-    What is being forked this very moment may escape: call it again until ``tree_is_alive`` says no.
+    A process that is just being forked may escape: repeat this until ``tree_is_alive`` returns False.
     """
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
@@ -74,7 +74,7 @@ def kill(group: int, helpers: Collection[int]) -> None:
 
 
 def kill_children(helpers: Collection[int] = ()) -> None:
-    """SIGKILL for every descendant of this process except ``helpers``."""
+    """Send SIGKILL to every descendant of this process except ``helpers``."""
     parents = _parents()
     for pid in parents:
         if pid not in helpers and os.getpid() in _ancestors(pid, parents):
@@ -82,9 +82,9 @@ def kill_children(helpers: Collection[int] = ()) -> None:
 
 
 def kill_marked(name: str, value: str) -> bool:
-    """SIGKILL for every process of this user whose environment has ``name=value``; returns whether there was any.
+    """Send SIGKILL to every process of this user whose environment has ``name=value``; returns whether there was any.
 
-    Finds what has lost its parent where nobody adopts it any more.
+    This also finds orphans that are not adopted by a subreaper.
     """
     mark, found = f"{name}={value}", False
     for pid in _parents():
@@ -100,7 +100,7 @@ def _kill(pid: int) -> None:
 
 
 def _parents() -> dict[int, int]:
-    """Every process that is alive, with its parent. Linux is asked without a package: the worker's own code is all that an image needs."""
+    """Every live process and its parent. On Linux this needs no package, because images only have to contain the worker's own code."""
     if sys.platform != "linux":
         import psutil
 
@@ -108,10 +108,10 @@ def _parents() -> dict[int, int]:
             each.pid: each.info["ppid"] for each in psutil.process_iter(["ppid", "status"]) if each.info["status"] != psutil.STATUS_ZOMBIE
         }
     parents = {}
-    for folder in os.listdir("/proc"):  # noqa: PTH208 -- paths for thousands of processes cost more than looking at them
+    for folder in os.listdir("/proc"):  # noqa: PTH208 -- creating paths for thousands of processes would take longer than reading them
         if folder.isdigit():
             with suppress(OSError):
-                # proc_pid_stat(5): pid (name) state parent …; the name may hold anything, a parenthesis too.
+                # proc_pid_stat(5): pid (name) state parent …; the name may contain anything, including parentheses.
                 state, parent = Path(f"/proc/{folder}/stat").read_bytes().rpartition(b")")[2].split()[:2]
                 if state != b"Z":
                     parents[int(folder)] = int(parent)
@@ -119,7 +119,7 @@ def _parents() -> dict[int, int]:
 
 
 def _ancestors(pid: int, parents: Mapping[int, int]) -> Iterator[int]:
-    seen = {pid}  # reading thousands of processes is not a snapshot: a reused process id could make a cycle
+    seen = {pid}  # reading thousands of processes is not atomic: a reused process id could create a cycle
     while (parent := parents.get(pid)) is not None and parent not in seen:
         yield parent
         seen.add(parent)
@@ -139,7 +139,7 @@ def _environment(pid: int) -> Collection[str]:
 
 
 def _children() -> set[int]:
-    """Direct children of this process, as far as the kernel lists them."""
+    """Direct children of this process that the kernel lists."""
     try:
         return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()}
     except OSError:

@@ -1,14 +1,13 @@
-"""Bringing what an attempt writes on its machine into the store while it runs, and the few marks of others from the store to the machine.
+"""Uploading an attempt's files into the store while it runs, and downloading the marks of others.
 
 The worker and its program know only their workspace, a folder laid out like the run directory. The uploader copies from there:
 
-- output, worker's log and metrics in segments (``run.streams``): at most one write in two seconds each, none where nothing is new;
-- checkpoints once they are sealed, the newest first and the manifest last; then the store is pruned, never of its last complete one;
-- the final model, its manifest last, and everything else in the attempt's folder (TensorBoard's files, the reason of a failure);
-- the status, at every change of state and as a sign of life. An *end* goes last of all: who reads it finds everything else.
+- output, the worker's log and metrics in segments (``run.streams``), each at most every two seconds and only if there is new data;
+- checkpoints once they are sealed, the newest first and the manifest last; then the store is pruned, but never of its last complete one;
+- the final model, its manifest last, and everything else in the attempt's folder (TensorBoard files, the reason for a failure);
+- the status, at every change of state and as a heartbeat. The final status comes last of all, once everything else is in the store.
 
-Only node 0 uploads checkpoints and the model. In the other direction come cancellation marks and, of several nodes, what the
-others say of themselves.
+Only node 0 uploads checkpoints and the model. Downloads are the cancel marks and, with several nodes, the others' statuses.
 """
 
 import json
@@ -28,13 +27,13 @@ from cloud_train.worker.status import NodeStatus
 from cloud_train.worker.uploads.streams import StreamUpload
 
 _LIFE_SIGN_SECONDS = 10.0
-_SILENCE_SECONDS = 20.0  # after which the store is asked first whether the attempt was given up
+_SILENCE_SECONDS = 20.0  # after which to check whether another machine declared the attempt lost
 _CANCEL_SECONDS = 4.0
 _PEERS_SECONDS = 1.0
 
 
 class AttemptUploads:
-    """Uploads one run's workspace, for the attempts from ``first`` on. ``look`` again and again, and once more after the last end."""
+    """Uploads one run's workspace, for the attempts from ``first`` on. Call ``look`` repeatedly, and once more after the last end."""
 
     def __init__(
         self,
@@ -47,14 +46,14 @@ class AttemptUploads:
         again: bool = False,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """``again``: an earlier process may have sent a part already."""
+        """``again``: an earlier process may have uploaded a part already."""
         self._workspace, self._store, self._run_id, self._first = workspace, store, run_id, first
         self._node, self._again, self._clock = node, again, clock
         self._attempts: dict[int, _AttemptUpload] = {}
         self._has_worker = True
 
     def look(self) -> bool:
-        """Upload what is due; returns whether every attempt that began has ended, and all of it is in the store."""
+        """Upload what is due; returns whether every attempt that began has ended and is completely uploaded."""
         number = self._first
         while self._workspace.path_of(f"{self._run_id}/{layout.status(number, self._node.rank)}").exists():
             if number not in self._attempts:
@@ -63,7 +62,7 @@ class AttemptUploads:
                     self._workspace, self._store, self._run_id, number, node=self._node, streams=streams, clock=self._clock
                 )
             number += 1
-        # A mark may still arrive for the attempt before the newest one, from a machine that saw no other.
+        # A mark may still arrive for the second newest attempt, from a machine that has not seen the newest.
         done = [attempt.look(self._has_worker, listens=number - attempt.number <= 2) for attempt in self._attempts.values()]
         return all(done)
 
@@ -77,15 +76,15 @@ class AttemptUploads:
         return [number for number, attempt in list(self._attempts.items()) if not attempt.is_done]
 
     def waiting(self) -> list[int]:
-        """Those of them that have ended, so that nothing is added to their folders any more, and wait for these to arrive."""
+        """The attempts that have ended, so that their folders no longer change, but whose folders are not completely uploaded."""
         return [number for number, attempt in list(self._attempts.items()) if attempt.waits]
 
     def expect_no_end(self) -> None:
-        """The worker is gone: an attempt is done once everything here has arrived, though its end will never be written."""
+        """After the worker died: an attempt is done once all its files are uploaded, although its end will never be recorded."""
         self._has_worker = False
 
     def folders_arrived(self, attempts: list[int]) -> None:
-        """Everything in the folders of these attempts, which were ``waiting`` before it was looked for, is in the store."""
+        """Record that the folders of these attempts, which were ``waiting`` before the upload began, are completely uploaded."""
         for number in attempts:
             self._attempts[number].waits, self._attempts[number].has_folders = False, True
 
@@ -98,12 +97,12 @@ class AttemptUploads:
             path, root = self._workspace.path_of(key), self._workspace.folder
             streams.append(StreamUpload(path, self._store, key, by_line=lines, clock=self._clock, root=root))
             if self._again:
-                streams[-1].go_on()
+                streams[-1].resume()
         return streams
 
 
 class _AttemptUpload:
-    """One attempt, or one node of it."""
+    """The uploads of one attempt, or of one node of it."""
 
     def __init__(
         self,
@@ -127,7 +126,7 @@ class _AttemptUpload:
         self.is_done = self.waits = self.has_folders = False
 
     def look(self, has_worker: bool, listens: bool) -> bool:
-        """Upload what is due; True once all is in the store, the end last. ``listens``: marks may still come, also after the end."""
+        """Upload what is due; True once everything is in the store, the end last. ``listens``: also download marks."""
         if listens:
             self._fetch_marks()
             self._upload_notices()
@@ -153,7 +152,7 @@ class _AttemptUpload:
         return False
 
     def _upload_afterthoughts(self, end: bytes | None) -> None:
-        """That another attempt follows, or that it was called off and the run cancelled."""
+        """After the end: upload the log's last lines, and the end again if the run was cancelled before another attempt."""
         for stream in self._streams:
             stream.flush()
         self._upload_end(end)
@@ -161,13 +160,13 @@ class _AttemptUpload:
     def _upload_end(self, end: bytes | None) -> None:
         if end != self._end and end is not None and not self._is_given_up():
             self._store.put(self._status_key, end)
-            if self._store.get(self._status_key) != end:  # nobody writes it again later, as a sign of life is
-                raise StoreError(f"{self._store.url}/{self._status_key} was written, and is not what was written")
+            if self._store.get(self._status_key) != end:  # unlike heartbeats, it is not written again
+                raise StoreError(f"{self._store.url}/{self._status_key} was written, but reads back differently")
             self._end = end
 
     def _give_sign_of_life(self) -> None:
-        """With the state before the end: what arrives before the end may take long."""
-        if not self._uploaded:  # by an earlier process, or when the attempt was claimed
+        """Renew the heartbeat of the state before the end, because the uploads before the end may take long."""
+        if not self._uploaded:  # uploaded by an earlier process, or when the attempt was claimed
             with suppress(ObjectMissingError):
                 self._uploaded = self._status_there()
         if self._uploaded:
@@ -180,7 +179,7 @@ class _AttemptUpload:
             self._uploaded, self._life_sign = status, self._clock()
 
     def _is_given_up(self) -> bool:
-        """Whether another machine, after a long silence, ended the attempt and may have started another: then this one must stop."""
+        """Whether another machine declared this attempt lost after a long silence. If so, stop it: another one may be running."""
         if not self._given_up and self._clock() - self._life_sign >= _SILENCE_SECONDS:
             with suppress(ObjectMissingError):
                 self._given_up = State(self._status_there().get("state")).is_end
@@ -189,7 +188,7 @@ class _AttemptUpload:
         return self._given_up
 
     def _status_there(self) -> dict[str, Any]:
-        """What the store has of this status, field by field; raises CorruptError if it is not a status."""
+        """The fields of this status in the store; raises CorruptError if it is not a status."""
         data = documents.read(self._store, self._status_key, documents.LARGEST_STATUS)
         NodeStatus.from_json(data, f"{self._store.url}/{self._status_key}")
         return documents.load(data, documents.LARGEST_STATUS)
@@ -206,7 +205,7 @@ class _AttemptUpload:
             if self._node.rank > 0:
                 self._fetch(layout.start(number))
                 self._fetch(layout.following(number))
-                self._fetch(layout.status(number + 1))  # that it is there tells that another attempt has begun
+                self._fetch(layout.status(number + 1))  # its existence means that another attempt has started
 
     def _fetch(self, name: str) -> None:
         key = self._key(name)
@@ -222,7 +221,7 @@ class _AttemptUpload:
         self._workspace.put(key, data)
 
     def _upload_notices(self) -> None:
-        """What node 0 tells the others: which checkpoint to start from, and that another attempt follows."""
+        """Upload node 0's messages to the others: which checkpoint to start from, and that another attempt follows."""
         if self._node.rank > 0 or self._node.nodes == 1:
             return
         for key in (self._key(layout.start(self.number)), self._key(layout.following(self.number))):

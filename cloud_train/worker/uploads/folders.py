@@ -1,7 +1,7 @@
-"""Uploading folders: checkpoints and the final model with their manifests last, and everything else that an attempt wrote.
+"""Uploading folders: checkpoints and the final model, with their manifests last, and all other files of an attempt.
 
-A folder of which the manifest has not arrived does not exist. Of the store's checkpoints the newest and the best stay, as on the machine;
-they are pruned only after one that stays has arrived whole, so the last complete one is never deleted.
+A folder without its manifest is ignored. The store keeps the newest and the best checkpoints, as the machine does. It is pruned only after
+a checkpoint to keep has been uploaded completely, so the last complete one is never deleted.
 """
 
 import hashlib
@@ -19,16 +19,16 @@ from cloud_train.run.manifest import LARGEST, Manifest, parse_manifest, read_man
 from cloud_train.run.record import Program
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.local import LocalStore
-from cloud_train.storage.transfer.files import Upload, upload
+from cloud_train.storage.transfer.uploading import Upload, upload
 from cloud_train.worker.nodes import NodeContext
 
 Note = Callable[[str], None]
 
-_OTHERS_SECONDS = 30.0  # between two copies of a file that changes, and that is neither stream nor status
+_OTHERS_SECONDS = 30.0  # between two uploads of a changing file that is neither a stream nor the status
 
 
 class FolderUploads:
-    """What one node uploads beside its streams and its status."""
+    """One node's uploads other than its streams and its status."""
 
     def __init__(
         self,
@@ -45,16 +45,16 @@ class FolderUploads:
         self._store, self._run_id, self._program, self._node, self._note = store, run_id, program, node, note
         self._there: dict[str, Manifest | None] | None = None
         self._spoilt: dict[str, Manifest] = {}
-        """Checkpoints here of which a file is not what the manifest says."""
+        """Checkpoints on this machine with a file that differs from the manifest."""
         self._model: Manifest | None = None
         self._clock = clock
         self._others: dict[str, tuple[int, int]] = {}
         self._next_others = clock()
 
     def look(self, attempts: Collection[int], ended: Collection[int]) -> bool:
-        """Upload what is complete and not there yet; True once that has come about. Raises StoreError.
+        """Upload whatever is complete and not in the store yet; returns True. Raises StoreError.
 
-        Other files of ``attempts`` are sent now and then, those of attempts that have ``ended`` now.
+        Other files of ``attempts`` are uploaded every now and then, those of ``ended`` attempts immediately.
         """
         if self._node.rank == 0:
             self._upload_checkpoints()
@@ -70,23 +70,23 @@ class FolderUploads:
         while (found := self._newest_waiting()) is not None:
             name, manifest = found
             there = self._checkpoints_there()
-            if there.get(name) is not None:  # an earlier attempt's of the same step: it must not count while its files are replaced
+            if there.get(name) is not None:  # from an earlier attempt at the same step: it must be invalid while its files are replaced
                 self._store.delete(f"{self._run_id}/{layout.CHECKPOINTS}/{name}/{layout.MANIFEST}")
             there[name] = None
             try:
                 is_there = self._upload_folder(f"{layout.CHECKPOINTS}/{name}", manifest)
             except CorruptError as error:
-                self._note(f"checkpoint {name} is not uploaded: {error.message}")
+                self._note(f"cannot upload checkpoint {name}: {error.message}")
                 self._spoilt[name], is_there = manifest, False
             if is_there:
                 there[name] = manifest
-                self._note(f"checkpoint {name} is in the store")
+                self._note(f"uploaded checkpoint {name}")
                 self._prune(uploaded=name)
             else:
                 self._delete_there(name)
 
     def _newest_waiting(self) -> tuple[str, Manifest] | None:
-        """Of those that stay, the newest one that is not there yet: what would be pruned at once is not sent."""
+        """The newest checkpoint that is not in the store yet, among those that pruning would keep."""
         here = self._checkpoints_here()
         if not here:
             return None
@@ -95,15 +95,15 @@ class FolderUploads:
         return next(((name, manifest) for name, manifest in here.items() if name in stay and there.get(name) != manifest), None)
 
     def _checkpoints_here(self) -> dict[str, Manifest]:
-        """The complete ones, the newest first."""
+        """The complete checkpoints on this machine, the newest first."""
         here = {}
         for name in _newest_first(_steps_in(self._run)):
-            with suppress(CorruptError):  # not sealed yet, or pruned this very moment
+            with suppress(CorruptError):  # not sealed yet, or just being pruned
                 here[name] = read_manifest(self._run / layout.CHECKPOINTS / name, self._run)
         return {name: manifest for name, manifest in here.items() if self._spoilt.get(name) != manifest}
 
     def _staying(self, here: Mapping[str, Manifest]) -> set[str]:
-        """The names that stay in the store. What is newer there than everything here was skipped by the worker: it does not count."""
+        """The checkpoints to keep in the store. Any that are newer than all on this machine are left out: the worker skipped them."""
         newest = max((layout.step_of(name) or 0 for name in here), default=0)
         complete = {name: found for name, found in self._checkpoints_there().items() if found and (layout.step_of(name) or 0) <= newest}
         complete |= here
@@ -114,13 +114,13 @@ class FolderUploads:
         try:
             manifest = read_manifest(self._run / layout.MODEL, self._run)
         except CorruptError:
-            return  # there is none, or not yet
+            return  # no model, or not yet
         if manifest != self._model and self._upload_folder(layout.MODEL, manifest):
             self._model = manifest
-            self._note("the final model is in the store")
+            self._note("uploaded the final model")
 
     def _upload_folder(self, name: str, manifest: Manifest) -> bool:
-        """The manifest goes last. False if the folder was deleted meanwhile, as old checkpoints are."""
+        """Upload a folder, its manifest last. False if the folder was deleted meanwhile, as old checkpoints are."""
         folder, prefix = self._run / name, f"{self._run_id}/{name}"
         try:
             written = _sha256(folder / layout.MANIFEST, self._run)
@@ -135,7 +135,7 @@ class FolderUploads:
         return True
 
     def _upload_others(self, number: int) -> None:
-        """TensorBoard's files, the reason of a failure: whatever is neither a stream nor a word between worker and nodes."""
+        """Upload TensorBoard files, the reason for a failure and all other files except streams, statuses and marks."""
         for path in _files_below(self._run, layout.attempt(number)):
             name = path.relative_to(self._run).as_posix()
             if self._is_other(name, number):
@@ -158,7 +158,7 @@ class FolderUploads:
         return name == layout.failure(number, rank) or (rank == 0 and not of_another)
 
     def _prune(self, uploaded: str) -> None:
-        """Delete what need not stay, now that ``uploaded`` has arrived whole."""
+        """Delete the checkpoints not to keep, now that ``uploaded`` is complete."""
         here = self._checkpoints_here()
         stay = self._staying(here) | {uploaded}
         newest = max(layout.step_of(name) or 0 for name in stay)
@@ -166,7 +166,7 @@ class FolderUploads:
             self._delete_there(name)
 
     def _delete_there(self, name: str) -> None:
-        # The manifest first: what is half deleted does not count.
+        # The manifest first, so that a half-deleted checkpoint is invalid.
         prefix = f"{self._run_id}/{layout.CHECKPOINTS}/{name}/"
         self._store.delete(f"{prefix}{layout.MANIFEST}")
         for info in self._store.list(prefix):
@@ -174,7 +174,7 @@ class FolderUploads:
         self._checkpoints_there().pop(name, None)
 
     def _checkpoints_there(self) -> dict[str, Manifest | None]:
-        """Every checkpoint folder of the store; None where the manifest is missing or none. Asked once: only this node writes there."""
+        """Every checkpoint folder in the store, with None for an invalid manifest. Listed once, because only this node writes there."""
         if self._there is None:
             prefix = f"{self._run_id}/{layout.CHECKPOINTS}"
             names = [name for name in self._store.folders(f"{prefix}/") if layout.step_of(name) is not None]
@@ -183,7 +183,7 @@ class FolderUploads:
 
 
 def manifest_there(store: Store, prefix: str) -> Manifest | None:
-    """The manifest of a folder in the store; None where it is missing or none."""
+    """The manifest of a folder in the store; None if it is missing or invalid."""
     key = f"{prefix}/{layout.MANIFEST}"
     try:
         return parse_manifest(documents.read(store, key, LARGEST), f"{store.url}/{key}")
@@ -199,8 +199,8 @@ def _sha256(path: Path, root: Path) -> str:
 def _steps_in(run: Path) -> list[str]:
     try:
         with held(run, (layout.CHECKPOINTS,), listed=True) as directory:
-            return [name for name in os.listdir(directory) if layout.step_of(name) is not None]  # noqa: PTH208 -- names are all that is needed
-    except (FileNotFoundError, IrregularError):  # of the latter the attempt ends: the worker looks there as well
+            return [name for name in os.listdir(directory) if layout.step_of(name) is not None]  # noqa: PTH208 -- only names are needed
+    except (FileNotFoundError, IrregularError):  # the latter ends the attempt, because the worker checks this folder as well
         return []
 
 

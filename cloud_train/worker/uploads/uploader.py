@@ -1,7 +1,7 @@
-"""The uploader: a forked process beside the worker that uploads an attempt's workspace to a cloud's store.
+"""The uploader: a forked process that uploads the worker's workspace to a cloud's store.
 
-A process of its own, so that a slow network never delays the worker's signals and heartbeats, and because a store's client has threads, and
-a process with threads cannot safely fork. It outlives a worker that is killed, and still uploads what is there by then.
+It is a separate process so that a slow network never delays the worker's signals and heartbeats, and because a store's client has threads,
+with which a process cannot fork safely. It outlives a worker that is killed, and still uploads everything written by then.
 """
 
 import os
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     from cloud_train.worker.uploads.folders import FolderUploads
 
 _FINISH = b"finish\n"
-_WAIT_SECONDS = 1.0  # a signal tells at once that it has ended
+_WAIT_SECONDS = 1.0  # a signal interrupts the wait when the process ends
 _LOOK_SECONDS = 0.5
 _LOOK_POLICY = RetryPolicy(time_limit=20.0)  # of requests within one look
-_BLOCKED_POLICY = RetryPolicy(time_limit=None, first_wait=1.0, longest_wait=15.0)  # between looks at a store that stays away
-_LAST_STARTS = 3  # of a process that is killed while it uploads the rest
+_BLOCKED_POLICY = RetryPolicy(time_limit=None, first_wait=1.0, longest_wait=15.0)  # between looks while the store is unreachable
+_LAST_STARTS = 3  # if the process is killed during the last uploads
 
 _ALL_THERE, _BROKEN, _GIVEN_UP = 0, 1, 2  # its exit statuses
 
 Note = Callable[[str], None]
 NoteOf = Callable[[int], Note]
-"""From an attempt's number to what writes into its worker's log."""
+"""Attempt number → a function that writes into that attempt's worker log."""
 
 
 @dataclass(frozen=True)
 class WorkspaceUpload:
-    """What is uploaded, and where to."""
+    """The workspace and its destination."""
 
     workspace: LocalStore
     url: str
@@ -49,14 +49,14 @@ class WorkspaceUpload:
     """The first attempt of this worker."""
     node: NodeContext
     patience: float
-    """Seconds without any success, once the end has come, before the rest is given up."""
+    """Seconds without a successful upload, after the end, until the remaining uploads are abandoned."""
 
 
 class Uploader:
-    """The worker's hold on it. One at a time, from the first attempt's claim to the worker's end."""
+    """Starts, restarts and ends the process. There is one, from the first attempt's claim to the worker's end."""
 
     def __init__(self, upload: WorkspaceUpload, signals: Signals, note_of: NoteOf) -> None:
-        """Start it; ``note_of`` tells where an attempt's notes go."""
+        """Start the process; ``note_of`` returns the function that logs an attempt's notes."""
         self._signals, self._upload, self._note_of = signals, upload, note_of
         self._exit_code: int | None = None
         self._restarts = _BLOCKED_POLICY.attempts_left()
@@ -64,19 +64,19 @@ class Uploader:
         self._start(again=False)
 
     def reaped(self, status: int) -> None:
-        """Its process has ended, with this wait status."""
+        """Record that the process ended with this wait status."""
         self._exit_code = os.waitstatus_to_exitcode(status)
 
     def keep_going(self, attempt: int, in_child: Callable[[], None]) -> None:
-        """In the middle of an attempt: if its process is gone, start another one, each time after a longer wait.
+        """During an attempt: if the process ended, start another one, each time after a longer wait.
 
-        ``in_child`` lets go of what belongs to the attempt.
+        ``in_child`` closes the attempt's descriptors.
         """
         if self._exit_code is not None and time.monotonic() >= self._next_start:
             self._start_another(attempt, in_child)
 
     def finish(self, attempt: int) -> bool:
-        """Wait until everything has been uploaded, listening to signals; returns False if it could not be."""
+        """Wait until everything is uploaded, handling signals meanwhile; returns False if that failed."""
         for _ in range(_LAST_STARTS):
             if self._exit_code is not None:
                 self._start_another(attempt)
@@ -91,16 +91,16 @@ class Uploader:
         return self._exit_code == _ALL_THERE
 
     def close(self) -> None:
-        """Let go of the pipe, in a forked child of the worker: its end tells the uploader that the worker is gone."""
+        """Close the pipe in a forked child of the worker: the end of the pipe tells the uploader that the worker died."""
         os.close(self._writing)
 
     def _start_another(self, attempt: int, in_child: Callable[[], None] = lambda: None) -> None:
-        self._note_of(attempt)("the process that uploads to the store was gone; another one takes over")
+        self._note_of(attempt)("the process that uploads to the store was killed; starting another one")
         os.close(self._writing)
         self._start(again=True, in_child=in_child)
 
     def _start(self, again: bool, in_child: Callable[[], None] = lambda: None) -> None:
-        """``again``: an earlier one has uploaded a part already."""
+        """``again``: an earlier process has uploaded a part already."""
         reading, self._writing = os.pipe()
         self._exit_code = None
         self._next_start = time.monotonic() + (self._restarts.next_wait() or 0.0)
@@ -111,10 +111,10 @@ class Uploader:
                 os.close(self._writing)
                 in_child()
                 self._signals.close_in_child()
-                os.setsid()  # out of the worker's process group, which may be stopped as a whole
+                os.setsid()  # leave the worker's process group, which may be stopped as a whole
                 code = _ALL_THERE if _upload_all(self._upload, reading, self._note_of, again) else _GIVEN_UP
             finally:
-                os._exit(code)  # never back into the worker's own code, and past what a client's threads do at an interpreter's end
+                os._exit(code)  # never return into the worker's code, nor wait for a client library's threads
         os.close(reading)
 
 
@@ -138,7 +138,7 @@ def _upload_all(upload: WorkspaceUpload, reading: int, note_of: NoteOf, again: b
     threading.Thread(target=_upload_folders, args=(uploads, folders, folders_way, over), daemon=True).start()
     patient_until: float | None = None
     while True:
-        is_last = over.is_set()  # asked before the look: what the worker wrote just before it said so is still to be uploaded
+        is_last = over.is_set()  # read before the look, which then uploads everything that the worker wrote before it finished
         if streams_way.did(uploads.look) and is_last:
             return True
         if is_last:
@@ -166,7 +166,7 @@ def _rest(over: threading.Event, way: "_Way") -> None:
 
 
 def _listen(reading: int, uploads: "AttemptUploads", over: threading.Event) -> None:
-    """Until the worker says that it is done, or is gone: then what is there is uploaded, though its end will never be written."""
+    """Wait until the worker reports that it has finished, or dies; in that case the attempt's end will never be recorded."""
     word = b""
     with suppress(OSError):
         word = os.read(reading, len(_FINISH))
@@ -176,7 +176,7 @@ def _listen(reading: int, uploads: "AttemptUploads", over: threading.Event) -> N
 
 
 class _Way:
-    """A way to the store that may be blocked: what fails is said once, and tried again after a wait that grows."""
+    """One kind of upload with retries: an error is logged once, and retried after increasing waits."""
 
     def __init__(self, note: Note) -> None:
         self._note = note
@@ -184,21 +184,21 @@ class _Way:
         self._failing_since: float | None = None
         self._failures = _BLOCKED_POLICY.attempts_left()
         self.wait = 0.0
-        """Seconds until the next try."""
+        """Seconds until the next retry."""
 
     @property
     def failing_seconds(self) -> float:
-        """For how long nothing has come through."""
+        """For how long uploads have been failing."""
         return 0.0 if self._failing_since is None else time.monotonic() - self._failing_since
 
     def did(self, action: Callable[[], bool]) -> bool:
-        """Whether it went well and said so."""
+        """The result of ``action``; False if it failed."""
         try:
             result = action()
-        except Exception as error:  # noqa: BLE001 -- whatever a client may raise: the thread must not end in silence, and trying again may help
+        except Exception as error:  # noqa: BLE001 -- a client library may raise anything, the thread must not end silently, and a retry may help
             said = str(error) if isinstance(error, CloudTrainError | OSError) else f"{type(error).__name__}: {error}"
             hint = (error.hint if isinstance(error, CloudTrainError) else None) or ""
-            # What is wrong with the store shows at whichever file comes first: what to do about it is the same.
+            # A problem with the store shows at any file, so errors with the same hint count as the same error.
             reason = f"{type(error).__name__} {hint or said}"
             if reason != self._reason:
                 self._note(f"cannot upload: {said}" + (f" ({hint})" if hint else ""))

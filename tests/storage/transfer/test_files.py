@@ -15,7 +15,10 @@ from cloud_train.retry import RetryPolicy
 from cloud_train.storage.base import Store
 from cloud_train.storage.retrying import RetryingStore
 from cloud_train.storage.transfer import engine
-from cloud_train.storage.transfer.files import Download, Options, Progress, Upload, download, upload
+from cloud_train.storage.transfer.downloading import Download, download
+from cloud_train.storage.transfer.engine import Options
+from cloud_train.storage.transfer.progress import Progress
+from cloud_train.storage.transfer.uploading import Upload, upload
 from tests.storage.memory_store import FaultyStore, MemoryStore
 from tests.support import wait_until
 
@@ -301,7 +304,7 @@ def test_the_time_limit_ends_a_transfer_and_the_next_call_goes_on(tmp_path: Path
     now = [0.0]
     store = MemoryStore(before=lambda name, key: now.__setitem__(0, now[0] + 1))
     files = [Upload(file_of(tmp_path, f"{number}", 10), f"{number}") for number in range(50)]
-    with pytest.raises(StoreError, match="not done after 20 s"):
+    with pytest.raises(StoreError, match="not finished within the time limit of 20 s"):
         upload(store, files, replace(options, time_limit=20, clock=lambda: now[0]))
     assert 0 < len(store.objects) < 50
     upload(store, files, options)

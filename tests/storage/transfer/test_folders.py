@@ -9,7 +9,7 @@ import pytest
 
 from cloud_train.errors import StoreError
 from cloud_train.storage.base import ObjectInfo, Store
-from cloud_train.storage.transfer.files import Options
+from cloud_train.storage.transfer.engine import Options
 from cloud_train.storage.transfer.folders import download_folder, upload_folder
 from tests.storage.memory_store import MemoryStore
 from tests.stores import StoreServer

@@ -58,7 +58,7 @@ def test_a_write_in_pieces_arrives_whole(tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "taken").mkdir()
     files = SmallFiles()
-    with pytest.raises(InvalidKeyError, match="there is a folder called 'taken' in its place"):
+    with pytest.raises(InvalidKeyError, match="a folder named 'taken' is in the way"):
         files.write(tmp_path, (), "taken", b"x", durable=False)
 
     def full(*_: object) -> int:

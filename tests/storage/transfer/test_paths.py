@@ -33,7 +33,7 @@ UNSAFE = [
 @pytest.mark.parametrize("key", UNSAFE)
 def test_a_key_that_could_lead_elsewhere_is_no_path(key: str, tmp_path: Path) -> None:
     assert unsafe(key)
-    with pytest.raises(InvalidKeyError, match="cannot become a file below"):
+    with pytest.raises(InvalidKeyError, match="cannot be stored below"):
         safe_path(tmp_path, key)
 
 
@@ -68,7 +68,10 @@ def test_keys_that_differ_in_case_only_are_one_file_where_the_file_system_says_s
 
 
 def test_the_marker_of_the_folder_itself_is_skipped_and_said() -> None:
-    assert place(["x/", "x/y/"], "x/", ignores_case=False).skipped == [("x/", "it only marks a folder"), ("x/y/", "it only marks a folder")]
+    assert place(["x/", "x/y/"], "x/", ignores_case=False).skipped == [
+        ("x/", "it is only a folder marker"),
+        ("x/y/", "it is only a folder marker"),
+    ]
 
 
 def test_a_folder_is_made_one_name_at_a_time(tmp_path: Path) -> None:

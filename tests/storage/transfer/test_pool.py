@@ -75,7 +75,7 @@ def test_the_time_limit_is_heard_while_a_step_waits() -> None:
     def tick() -> None:
         now[0] += 100
 
-    with pytest.raises(StoreError, match="not done after 60 s, the time limit"):
+    with pytest.raises(StoreError, match="not finished within the time limit of 60 s"):
         run_steps(iter([Step(wait)]), Bounds(1, 1, 60, lambda: now[0]), ends, tick)
     release.set()
     assert ends.idle.is_set()

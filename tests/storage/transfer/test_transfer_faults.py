@@ -13,7 +13,9 @@ from cloud_train.storage.base import AccessDeniedError, Store
 from cloud_train.storage.registry import open_store
 from cloud_train.storage.retrying import RetryingStore
 from cloud_train.storage.s3 import S3Store
-from cloud_train.storage.transfer.files import Download, Options, Upload, download, upload
+from cloud_train.storage.transfer.downloading import Download, download
+from cloud_train.storage.transfer.engine import Options
+from cloud_train.storage.transfer.uploading import Upload, upload
 from tests.answers import Request
 from tests.faults import Cut, Fault, FaultProxy, Flip, Lose, Refuse, Weather
 from tests.stores import StoreServer, missing, running, server_or_skip, use

@@ -23,7 +23,10 @@ import sys
 from pathlib import Path
 from cloud_train.storage.base import ObjectMissingError
 from cloud_train.storage.registry import open_store
-from cloud_train.storage.transfer.files import *
+from cloud_train.storage.transfer.downloading import Download, download
+from cloud_train.storage.transfer.engine import Options, Summary
+from cloud_train.storage.transfer.progress import Progress
+from cloud_train.storage.transfer.uploading import Upload, upload
 direction, url, path, size, part, state = sys.argv[1:]
 options = Options(threads=2, part_bytes=int(part), state=Path(state))
 files = {"up": lambda: [Upload(Path(path), "large")], "down": lambda: [Download("large", Path(path), int(size))]}[direction]()

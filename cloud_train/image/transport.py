@@ -1,0 +1,81 @@
+"""Connections of ``requests`` that check the very address that they are made to, whatever a name resolves to.
+
+Through a proxy, the proxy resolves names: then only what a URL spells out is checked (``image.addresses``).
+"""
+
+import socket
+from typing import Any
+
+from requests import Response, Session
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from cloud_train.storage.url_safety import connect
+
+
+class CheckedSession(Session):
+    """Reaches no metadata service and no link-local address, and follows no redirect. Raises AddressRefusedError."""
+
+    def __init__(self, own_url: str, *, loopback: bool) -> None:
+        """``loopback`` allows loopback addresses; those that the host of ``own_url`` has are allowed anyway, as its user's choice."""
+        super().__init__()
+        for prefix in ("http://", "https://"):
+            self.mount(prefix, _CheckedAdapter(loopback=loopback))
+        self.mount(f"{own_url}/", _CheckedAdapter(loopback=True))
+
+    def get_redirect_target(self, resp: Response) -> None:
+        """Nowhere: even where it is not to follow a redirect, ``requests`` would read and unpack the whole body of one."""
+
+
+class _CheckedAdapter(HTTPAdapter):
+    def __init__(self, *, loopback: bool) -> None:
+        self._loopback = loopback
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        """Make the pool of direct connections."""
+        super().init_poolmanager(*arguments, **options)
+        pools = (_Pool, _TlsPool) if self._loopback else (_RemotePool, _RemoteTlsPool)
+        self.poolmanager.pool_classes_by_scheme = dict(zip(("http", "https"), pools, strict=True))
+
+
+class _Connection(HTTPConnection):
+    loopback = True
+
+    def _new_conn(self) -> socket.socket:
+        try:
+            made = connect(self.host, self.port, self.timeout, loopback=self.loopback)
+        except UnicodeError as error:
+            raise OSError(f"{self.host!r} is not the name of a server") from error
+        for option in self.socket_options or ():
+            made.setsockopt(*option)
+        return made
+
+
+class _RemoteConnection(_Connection):
+    loopback = False
+
+
+class _TlsConnection(HTTPSConnection, _Connection):
+    pass
+
+
+class _RemoteTlsConnection(HTTPSConnection, _RemoteConnection):
+    pass
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _RemotePool(HTTPConnectionPool):
+    ConnectionCls = _RemoteConnection
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+class _RemoteTlsPool(HTTPSConnectionPool):
+    ConnectionCls = _RemoteTlsConnection
