@@ -1,14 +1,14 @@
-# The base image of cloud-train: Python, what the built-in trainers need, and the clouds' SDKs for the stores. cloud-train itself is laid on
-# top of it, with your code, when a job is packaged, so the base changes only when the dependencies do.
+# The base image of cloud-train: Python, the dependencies of the built-in trainers, and the clouds' SDKs for the stores. Packaging a job adds
+# cloud-train itself and your code on top, so the base changes only when the dependencies do.
 #
-#   docker build -t cloud-train-worker:0.1.0 .                        # the tag is the version that `cloud-train --version` prints
+#   docker build -t cloud-train-worker:0.1.0 .                        # the tag is the version from `cloud-train --version`
 #   docker build --build-arg PYTHON=nvidia/cuda-image-with-python …   # another image with Python 3.11 or later and pip
 #
-# Everything is named by its digest: the Python image below, and each package in requirements.lock. For newer ones:
+# Everything is pinned by digest: the Python image below, and each package in requirements.lock. To update:
 #   docker buildx imagetools inspect python:3.12-slim   # shows the digest; put it below
-#   make lock                                           # writes requirements.lock anew, with the versions of constraints.txt
+#   make lock                                           # rewrites requirements.lock, with the versions of constraints.txt
 #
-# Wheels that lie in ./wheels beside this file take the place of those of the index (a CPU build of torch, say): tools/own_wheels.py.
+# Wheels in ./wheels beside this file replace those of the package index (for example a CPU build of torch): tools/own_wheels.py.
 ARG PYTHON=python:3.12-slim@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea
 FROM ${PYTHON}
 COPY requirements.lock tools/own_wheels.py wheels* /build/

@@ -1,1 +1,1 @@
-"""What cloud-train costs, measured: each module is a script of its own, and ``python -m benchmarks`` runs them all."""
+"""Benchmarks of cloud-train's overhead: each module is a script, and ``python -m benchmarks`` runs them all."""

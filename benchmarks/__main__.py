@@ -1,6 +1,6 @@
-"""Run every benchmark, one after another, each in a process of its own, and print one Markdown document.
+"""Run every benchmark, one after another, each in a separate process, and print one Markdown document.
 
-``python -m benchmarks startup list_runs`` runs those two only. Nothing is written anywhere but to standard output.
+``python -m benchmarks startup list_runs`` runs only those two. Output goes only to standard output.
 """
 
 import subprocess
@@ -31,11 +31,11 @@ BENCHMARKS = (
 
 
 def main() -> int:
-    """Run the benchmarks named on the command line, all of them by default; the exit status is 1 if one of them could not run."""
+    """Run the benchmarks named on the command line, by default all; the exit status is 1 if one of them could not run."""
     names = sys.argv[1:] or BENCHMARKS
     unknown = sorted(set(names) - set(BENCHMARKS))
     if unknown:
-        print(f"error: no benchmark is called {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}", file=sys.stderr)
+        print(f"error: unknown benchmark: {', '.join(unknown)}; available: {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
     print(machine(), flush=True)
     statuses = [subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode for name in names]

@@ -1,7 +1,8 @@
-"""Follows a run as ``logs --follow`` or ``submit --follow`` does, in a time that its parent moves.
+"""Follow a run like ``logs --follow`` or ``submit --follow``, on a clock that the parent process advances.
 
-``python -m benchmarks._follower VERB RUN HOME PAUSE``, the pause in seconds between two looks at the store. Whenever it would wait it
-prints for how many seconds, and goes on with the next line of its standard input. The last line says how many bytes it was told.
+``python -m benchmarks._follower VERB RUN HOME PAUSE``, where PAUSE is the number of seconds between two reads of the store. Instead of
+waiting, it prints the number of seconds, and continues with the next line of its standard input. The last line says how many bytes it
+received.
 """
 
 import sys
@@ -24,7 +25,7 @@ def main() -> None:
         now += seconds
         print(seconds, flush=True)
         if not sys.stdin.readline():
-            sys.exit("nobody moves the time any more")
+            sys.exit("the parent no longer advances the clock")
 
     def note(line: str) -> None:
         nonlocal told

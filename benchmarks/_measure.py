@@ -1,7 +1,7 @@
-"""How the benchmarks measure: commands run alternately, so that a noisy moment of the machine hits all of them, and medians compared.
+"""Measuring: commands run alternately, so that a noisy moment of the machine affects all of them, and medians are compared.
 
-Seconds differ between machines; ratios of commands that were run in the same minute do not, much. This module imports little on purpose:
-Linux counts what a process held when it started a child towards the child's peak memory, so the measurer itself has to stay small.
+Seconds differ between machines; ratios of commands that ran in the same minute hardly do. This module imports little on purpose:
+Linux counts the memory of a process at the start of a child towards the child's peak memory, so the measuring process has to stay small.
 """
 
 import os
@@ -20,7 +20,7 @@ BIN = Path(sys.executable).parent
 """The folder of this environment's commands."""
 CLOUD_TRAIN = str(BIN / "cloud-train")
 ROOT = Path(__file__).resolve().parent.parent
-"""The repository, where the shipped jobs lie."""
+"""The repository's root, with the shipped jobs."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Sample:
-    """One run of a command: wall time in seconds and peak resident memory in MiB, its own or that of a child it waited for."""
+    """One run of a command: wall time in seconds and peak resident memory in MiB, its own or that of a child that it waited for."""
 
     seconds: float
     peak_mib: float
@@ -74,7 +74,7 @@ def interleave(cases: Sequence[Case], repeats: int, warm_up: int = 1) -> dict[st
 
 
 def run_once(case: Case) -> Sample:
-    """Run one command to its end, its output thrown away, and measure it; raises RuntimeError with its stderr if it fails."""
+    """Run one command to its end, discard its output, and measure it; raises RuntimeError with its stderr if it fails."""
     start = time.perf_counter()
     with subprocess.Popen(
         case.command,
@@ -84,7 +84,7 @@ def run_once(case: Case) -> Sample:
         env={**os.environ, **case.environment},
         cwd=case.directory or ROOT,
     ) as process:
-        assert process.stderr is not None  # for the type checker: it was asked for three lines above
+        assert process.stderr is not None  # for the type checker: requested three lines above
         error = process.stderr.read()
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
@@ -105,8 +105,8 @@ def table(series: Mapping[str, Series], baseline: str) -> str:
 
 
 def verdict(what: str, measured: float, bound: float, unit: str = "") -> str:
-    """One line of Markdown that says whether ``measured`` stays within ``bound``."""
-    return f"- {what}: **{measured:.3g}{unit}**, at most {bound:.3g}{unit} wanted: {'held' if measured <= bound else 'NOT HELD'}"
+    """One line of Markdown that says whether ``measured`` is within ``bound``."""
+    return f"- {what}: **{measured:.3g}{unit}**, bound {bound:.3g}{unit}: {'met' if measured <= bound else 'NOT MET'}"
 
 
 def report(title: str, *parts: str) -> None:
@@ -115,11 +115,11 @@ def report(title: str, *parts: str) -> None:
 
 
 def machine() -> str:
-    """What the numbers were measured on, when, and how busy it was, as Markdown."""
+    """The machine, the date and the load, as Markdown."""
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     load = os.getloadavg()[0]
-    busy = " (**busy: read the ratios only**)" if load > cores / 4 else ""
+    busy = " (**busy: compare only the ratios**)" if load > cores / 4 else ""
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, {cores} cores of {_processor()}, {memory_gib:.0f} GiB, {platform.system()} {platform.release()}, "
         f"Python {platform.python_version()}; load before: {load:.2f}{busy}"

@@ -1,6 +1,6 @@
-"""Made-up data of MNIST's format, for benchmarks that train on it: written as the real IDX files, so that every program reads the same.
+"""Synthetic data in MNIST's format, for benchmarks that train on it: written as IDX files, so that every program reads the same data.
 
-This module imports numpy only where files are read: what a measurer holds counts towards the memory of what it starts.
+This module imports numpy only where files are read: the measuring process's memory counts towards that of the processes it starts.
 """
 
 import random
@@ -19,10 +19,10 @@ _IMAGES_HEAD, _LABELS_HEAD = 16, 8  # bytes: two zeros, type, number of axes, th
 
 
 def write_mnist(folder: Path, train: int = 12_800, test: int = 128, seed: int = 0) -> Path:
-    """Write ``train`` images to train on and ``test`` to validate on, and return the ``folder``, made if need be.
+    """Write ``train`` images for training and ``test`` images for validation; creates and returns the ``folder``.
 
-    The strongest bit of each pixel is that of the class's own picture, the rest is noise, and every tenth label is drawn at random: so the
-    network learns something, and its loss does not come so near to zero that numbers become denormal, with which a CPU is slow.
+    The highest bit of each pixel comes from the class's pattern, the other bits are noise, and every tenth label is random: so the
+    network learns something, and its loss does not get so close to zero that numbers become denormal, which slows down a CPU.
     """
     draw = random.Random(seed)
     pictures = [int.from_bytes(draw.randbytes(_PIXELS)) & _STRONGEST_BIT for _ in range(CLASSES)]
@@ -37,7 +37,7 @@ def write_mnist(folder: Path, train: int = 12_800, test: int = 128, seed: int = 
 
 
 def read_mnist(folder: Path) -> "tuple[np.ndarray, np.ndarray]":
-    """What is to be trained on: images, uint8 (images, SIDE, SIDE), and labels, uint8 (images,)."""
+    """The training data: images, uint8 (images, SIDE, SIDE), and labels, uint8 (images,)."""
     import numpy as np
 
     images = np.fromfile(folder / "train-images-idx3-ubyte", np.uint8, offset=_IMAGES_HEAD)

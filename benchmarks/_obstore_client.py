@@ -1,4 +1,4 @@
-"""What a server can do, shown by obstore alone: ``up`` or ``down``, URL, folder. Nothing is hashed, checked, listed twice or synced."""
+"""Measures the server's limit with obstore alone: ``up`` or ``down``, URL, folder. Nothing is hashed, verified, listed twice or synced."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ def main() -> None:
     """Transfer one folder, each file in one request."""
     direction, url, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     bucket, prefix = bucket_and_prefix(url)
-    client = open_store(bucket)._store._client  # type: ignore[attr-defined] # the one that our stores use, without what is around it
+    client = open_store(bucket)._store._client  # type: ignore[attr-defined] # the client inside our stores, without the layers around it
     import obstore
 
     with ThreadPoolExecutor(_WORKERS) as pool:

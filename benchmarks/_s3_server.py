@@ -1,8 +1,8 @@
-"""A small S3 server in memory, fast enough that what is measured is the client: ``python -m benchmarks._s3_server`` prints its address.
+"""A small in-memory S3 server, fast enough that the client is the bottleneck: ``python -m benchmarks._s3_server`` prints its address.
 
-It answers what transfers ask for (objects, ranges, listings, uploads in parts) and checks nothing, neither signatures nor checksums. An
-ETag is the MD5 of an object that came in one piece of at most 1 MiB, as on S3; larger ones get a random one of the form that S3 gives to
-uploads in parts, because an MD5 costs as much as sending them. ``GET /-/count`` tells how many requests came since it was last asked.
+It supports the requests of transfers (objects, ranges, listings, multipart uploads) and verifies neither signatures nor checksums. An
+ETag is the MD5 of an object that arrived in one piece of at most 1 MiB, as on S3; larger objects get a random one in the form of S3's
+multipart ETags, because an MD5 costs as much as sending them. ``GET /-/count`` returns the number of requests since the last such call.
 """
 
 import hashlib
@@ -60,7 +60,7 @@ class _Answer:
 
 class _Connection(socketserver.BaseRequestHandler):
     request: socket.socket
-    state: _State  # the same for all connections
+    state: _State  # shared by all connections
 
     def handle(self) -> None:
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -111,7 +111,7 @@ class _Connection(socketserver.BaseRequestHandler):
 
 
 def _unframed(body: bytearray) -> bytearray:
-    """The bytes in a body of the AWS SDKs' own chunks: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html"""
+    """The content of a body in the AWS SDKs' chunked encoding: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html"""
     data, at = bytearray(), 0
     while True:
         end = body.index(b"\r\n", at)

@@ -1,8 +1,8 @@
-"""The clouds' own SDKs, as a process of its own: ``up`` or ``down``, URL, folder, ``one`` file or ``many``, perhaps ``thread``.
+"""The clouds' own SDKs, as a separate process: ``up`` or ``down``, URL, folder, ``one`` file or ``many``, optionally ``thread``.
 
-Their transfer managers with eight workers and, but for those, as they come: google.cloud.storage's ``transfer_manager``, whose workers are
-processes unless told otherwise, and azure-storage-blob's ``max_concurrency``. Of many files, Azure's has one for each of eight threads.
-Google's checks a CRC-32C of each chunk, Azure's checks nothing unless told to; neither looks at what arrived.
+Their transfer managers run with eight workers and otherwise default settings: google.cloud.storage's ``transfer_manager``, whose workers
+are processes by default, and azure-storage-blob's ``max_concurrency``. For many files, Azure's SDK gets one file for each of eight
+threads. Google's verifies a CRC-32C of each chunk, Azure's verifies nothing by default; neither checks the uploaded objects.
 """
 
 import os
@@ -18,7 +18,7 @@ _WORKERS = 8
 
 @dataclass(frozen=True)
 class Copy:
-    """What is to be copied."""
+    """The transfer to make."""
 
     is_up: bool
     is_many: bool

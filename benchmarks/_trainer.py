@@ -1,4 +1,4 @@
-"""The built-in trainer, started by hand: with the environment that the worker would give it (``worker.contract``), and no worker."""
+"""The built-in trainer without a worker, started with the environment that the worker would set (``worker.contract``)."""
 
 import json
 import sys
@@ -10,13 +10,13 @@ from benchmarks._turns import Contender
 from cloud_train.worker import contract
 
 NEVER = "1000000 steps"
-"""A cadence that is never met."""
+"""An interval that is never reached."""
 
 
 def classic_cnn(data: Path, **sections: Any) -> dict[str, Any]:
-    """The job of the classic CNN on the MNIST files in ``data``: batches of 128, Adam, without an end; ``sections`` are added to it.
+    """The job of the classic CNN on the MNIST files in ``data``: batches of 128, Adam, endless; ``sections`` are added to it.
 
-    It validates at its end only, and saves a checkpoint when it is told to stop only.
+    It validates only at its end, and saves a checkpoint only when it is told to stop.
     """
     train = {"steps": 10**6, "batch_size": 128, "evaluate": NEVER, **sections.pop("train", {})}
     return {
@@ -30,7 +30,7 @@ def classic_cnn(data: Path, **sections: Any) -> dict[str, Any]:
 
 
 def trainer(name: str, job: Mapping[str, Any], folder: Path) -> Contender:
-    """The trainer of ``job`` as a program whose steps can be counted; its run directory is ``folder``, made if need be."""
+    """The trainer of ``job`` as a program whose steps can be counted; its run directory is ``folder``, created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     record, metrics = folder / "run.json", folder / "metrics.jsonl"
     record.write_text(json.dumps({"job": job}))
@@ -49,7 +49,7 @@ def trainer(name: str, job: Mapping[str, Any], folder: Path) -> Contender:
 
 
 def step_times(metrics: Path) -> list[float]:
-    """When each training step that stands in a file of metrics ended, in seconds since 1970."""
+    """The end of each training step in a metrics file, in seconds since 1970."""
     if not metrics.exists():
         return []
     whole_lines = metrics.read_text().rpartition("\n")[0].splitlines()

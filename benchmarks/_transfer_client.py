@@ -1,6 +1,6 @@
-"""Our side of benchmarks/transfer.py, as a process of its own: ``up``, ``down``, ``list`` or ``forget``, URL, folder, state folder.
+"""cloud-train's client for benchmarks/transfer.py, a separate process: ``up``, ``down``, ``list`` or ``forget``, URL, folder, state folder.
 
-It calls ``storage/transfer`` alone, without the command line. ``fast`` at the end leaves out the sync to the disk, which no other client
+It calls ``storage/transfer`` directly, without the command line. ``fast`` at the end skips the sync to the disk, which no other client
 does.
 """
 

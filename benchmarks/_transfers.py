@@ -1,4 +1,4 @@
-"""How the clients of benchmarks/transfer.py are measured: each in turn, from a fresh place to a fresh place, as whole processes."""
+"""Measuring the clients of benchmarks/transfer.py: alternately, with fresh sources and destinations, as whole processes."""
 
 import os
 import shutil
@@ -33,14 +33,14 @@ class Place:
 
     url: str
     environment: Mapping[str, str] = field(default_factory=dict)
-    """With which the clients find the server."""
+    """Environment variables with which the clients find the server."""
     requests: str | None = None
-    """The URL that tells how many requests came since it was last asked, where the server has one."""
+    """The URL that returns the number of requests since the last call, if the server has one."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One run: wall and CPU time in seconds (children's too), peak memory in MiB, requests that the server got."""
+    """One run: wall and CPU time in seconds (including children), peak memory in MiB, number of requests to the server."""
 
     seconds: float
     cpu_seconds: float
@@ -49,19 +49,19 @@ class Sample:
 
 
 Samples = Mapping[str, Sequence[Sample]]
-"""By the client's name."""
+"""Keyed by the client's name."""
 
 
 class Bench:
-    """Runs the clients, each in turn, and gives every run a fresh place."""
+    """Runs the clients alternately, each run with a fresh source and destination."""
 
     def __init__(self, folder: Path, place: Place, clients: Sequence[Client]) -> None:
-        """``folder`` exists, and holds what is to be thrown away. The first client is ours."""
+        """``folder`` exists and is for temporary files. The first client is cloud-train."""
         self._folder, self._place, self._clients = folder, place, clients
         self._numbers = count()
 
     def uploads(self, source: Path, repeats: int) -> Samples:
-        """Of a folder, to a new prefix each time."""
+        """Measure uploads of a folder, to a new prefix each time."""
 
         def prepare(client: Client, number: int) -> tuple[Sequence[str], Callable[[], object]]:
             url = f"{self._place.url}/{number}/"
@@ -70,11 +70,11 @@ class Bench:
         return self._in_turns(repeats, prepare)
 
     def downloads(self, source: Path, repeats: int) -> Samples:
-        """Of what a folder holds, to a new folder each time.
+        """Measure downloads of a folder's files, to a new folder each time.
 
-        Folders of many files stay until the last run: a file system may pass over what was deleted a moment ago (ext4 looks at every inode
-        that became free within a minute or more before it takes another one), and then each client would be charged with the deletion of
-        the one before, a millisecond a file.
+        Folders of many files are kept until the last run: a file system may skip recently freed inodes (ext4 looks at every inode that was
+        freed within the last minute or more before it takes another one), and each client would then pay for the deletion of the previous
+        client's files, a millisecond a file.
         """
         url = f"{self._place.url}/{source.name}/"
         self.run(self._clients[0].up(source, url))
@@ -90,7 +90,7 @@ class Bench:
         return samples
 
     def unchanged(self, source: Path, repeats: int) -> Samples:
-        """Uploads of what is there already, by the same client."""
+        """Measure uploads of files that the same client has already uploaded."""
         urls = {client.name: f"{self._place.url}/same-{number}/" for number, client in enumerate(self._clients)}
         for client in self._clients:
             for _ in range(2):
@@ -98,14 +98,14 @@ class Bench:
         return self._in_turns(repeats, lambda client, number: (client.up(source, urls[client.name]), lambda: None))
 
     def run(self, command: Sequence[str]) -> Sample:
-        """One run of a command; raises RuntimeError with its stderr if it fails."""
+        """Run a command once; raises RuntimeError with its stderr if it fails."""
         self._requests()
         environment = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"} | dict(self._place.environment)
         start = time.perf_counter()
         with subprocess.Popen(
             command, env=environment, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         ) as process:
-            assert process.stderr is not None  # for the type checker: it was asked for two lines above
+            assert process.stderr is not None  # for the type checker: requested two lines above
             error = process.stderr.read()
             _, status, usage = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - start
@@ -133,7 +133,7 @@ class Bench:
 
 
 def fill(folder: Path, files: int, size: int) -> Path:
-    """Make a folder of so many files of random bytes, each of ``size`` bytes; returns it."""
+    """Fill a folder with the given number of files of ``size`` random bytes each; returns the folder."""
     folder.mkdir()
     for number in range(files):
         with (folder / f"{number:05}").open("wb") as file:
@@ -145,7 +145,7 @@ def fill(folder: Path, files: int, size: int) -> Path:
 def tell(what: str, how: str, samples: Samples, *, files: int, bound: float, ours: Sequence[str], limits: Sequence[str] = ()) -> None:
     """Print a table, and whether each of ``ours`` takes at most ``bound`` × the time of the fastest other client.
 
-    ``limits`` are clients that only show what the server can do.
+    ``limits`` are clients that only show the server's limit.
     """
     others = [name for name in samples if name not in (*ours, *limits)]
     lines = []
@@ -153,7 +153,7 @@ def tell(what: str, how: str, samples: Samples, *, files: int, bound: float, our
         best = min(others, key=lambda name: _median(samples[name], "seconds"))
         for name in ours:
             ratio = _median(samples[name], "seconds") / _median(samples[best], "seconds")
-            lines.append(verdict(f"{what}: {name} next to the fastest other ({best})", ratio, bound, " ×"))
+            lines.append(verdict(f"{what}: {name} compared with the fastest other ({best})", ratio, bound, " ×"))
     lines.append(verdict(f"{what}: peak memory", max(run.peak_mib for run in samples[ours[0]]) * 2**20 / 1e6, 150, " MB"))
     report(what, how, _table(files, samples), "\n".join(lines))
 

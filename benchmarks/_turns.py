@@ -1,7 +1,7 @@
 """Programs that take turns: each is started once, and then runs for a moment while all the others are stopped (SIGSTOP, SIGCONT).
 
-How busy a machine is changes within seconds. What was measured in neighbouring moments can still be compared, and starting a program, or
-compiling a network, is paid for once. Each program notes when it ends a step; steps that a turn cuts in two are left out.
+The load of a machine changes within seconds, but adjacent measurements remain comparable. Starting a program, or
+compiling a network, is paid for only once. Each program records the end of each step; steps that a turn interrupts are left out.
 """
 
 import os
@@ -24,36 +24,36 @@ _END_SECONDS = 30.0
 
 
 def printed_times(output: Path) -> list[float]:
-    """When each step ended, in seconds since 1970: the lines that a program printed, as far as they are numbers."""
+    """The end of each step, in seconds since 1970: the lines of a program's output that are numbers."""
     whole_lines = output.read_text(errors="replace").rpartition("\n")[0].splitlines()
     return [float(line) for line in whole_lines if line.replace(".", "", 1).isdigit()]
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A program that trains without end, and whose steps are counted."""
+    """A program that trains endlessly, and whose steps are counted."""
 
     name: str
     command: Sequence[str]
     folder: Path
-    """What it prints is kept here; made if need be."""
+    """The folder for its output; created if missing."""
     environment: Mapping[str, str] = field(default_factory=dict)
     times: Callable[[], list[float]] | None = None
-    """When each step so far ended, in seconds since 1970; by default a program prints it, one line a step."""
+    """The end of each step so far, in seconds since 1970; by default a program prints one line per step."""
 
     @property
     def output(self) -> Path:
-        """The file of what it prints."""
+        """The file with its output."""
         return self.folder / "output.txt"
 
     def step_times(self) -> list[float]:
-        """When each step so far ended, in seconds since 1970."""
+        """The end of each step so far, in seconds since 1970."""
         return printed_times(self.output) if self.times is None else self.times()
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What a program did in one turn: so many whole steps, in so many seconds."""
+    """One turn of a program: its number of whole steps, and their seconds."""
 
     steps: int
     seconds: float
@@ -73,16 +73,16 @@ class Played:
 
     @property
     def median(self) -> float:
-        """Median over the turns of the seconds of a step."""
+        """Seconds per step, median over the turns."""
         return statistics.median(turn.step_seconds for turn in self.turns)
 
     @property
     def best(self) -> float:
-        """The seconds of a step in the fastest turn."""
+        """Seconds per step in the fastest turn."""
         return min(turn.step_seconds for turn in self.turns)
 
     def slowness(self, other: "Played") -> list[float]:
-        """The seconds of a step as a multiple of the ``other`` program's in the same round, for each round."""
+        """Seconds per step as a multiple of the ``other`` program's in the same round, for each round."""
         return [mine.step_seconds / its.step_seconds for mine, its in zip(self.turns, other.turns, strict=True)]
 
 
@@ -90,7 +90,7 @@ def take_turns(contenders: Sequence[Contender], rounds: int, seconds: float) -> 
     """Let each contender run ``rounds`` times for ``seconds``, after a warm-up; raises RuntimeError if one ends in its warm-up."""
     spans: dict[str, list[tuple[float, float]]] = {contender.name: [] for contender in contenders}
     peaks: dict[str, float] = {}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended like this too, it leaves no stopped programs behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended by SIGTERM, it leaves no stopped programs behind either
     with ExitStack() as opened:
         processes = [opened.enter_context(_started(contender, peaks)) for contender in contenders]
         for _ in range(rounds):
@@ -109,7 +109,7 @@ def take_turns(contenders: Sequence[Contender], rounds: int, seconds: float) -> 
 
 @contextmanager
 def _started(contender: Contender, peaks: dict[str, float]) -> Iterator[subprocess.Popen[bytes]]:
-    """The program, stopped after its warm-up; leaving the block ends it and notes its peak memory under its name in ``peaks``."""
+    """The program, stopped after its warm-up; leaving the block ends it and records its peak memory under its name in ``peaks``."""
     contender.folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **contender.environment}
     with contender.output.open("wb") as output:
@@ -139,11 +139,11 @@ def _warm_up(contender: Contender, process: subprocess.Popen[bytes]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> float:
-    """End the program, which may still write down what it has measured; returns its peak memory in MiB."""
+    """End the program, which may still write its measurements; returns its peak memory in MiB."""
     if process.returncode is not None:
         return 0.0
     deadline = time.monotonic() + _END_SECONDS
-    for number in (signal.SIGTERM, signal.SIGCONT):  # in this order: it shall not make another step
+    for number in (signal.SIGTERM, signal.SIGCONT):  # in this order, so that it does not make another step
         os.killpg(process.pid, number)
     pid = 0
     while not pid:
@@ -152,13 +152,13 @@ def _end(process: subprocess.Popen[bytes]) -> float:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         time.sleep(_LOOK_SECONDS)
     process.returncode = os.waitstatus_to_exitcode(status)
-    with suppress(ProcessLookupError):  # usually it has left nobody behind
+    with suppress(ProcessLookupError):  # usually no process is left
         os.killpg(process.pid, signal.SIGKILL)
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**20
 
 
 def _turn(times: Sequence[float], span: tuple[float, float]) -> Turn:
-    """The whole steps between ``span``'s begin and end; where there is none, one that takes all of it, which is in the program's favour."""
+    """The whole steps between the start and end of ``span``; if there is none, one step that takes all of it, which favours the program."""
     inside = [moment for moment in times if span[0] < moment <= span[1]]
     if len(inside) < 2:
         return Turn(1, span[1] - span[0])

@@ -1,8 +1,8 @@
-"""What a checkpoint every 30 s costs the training: for the classic CNN, and for a net whose checkpoints have 134 MB.
+"""The cost of a checkpoint every 30 s: for the classic CNN, and for a network with checkpoints of 134 MB.
 
-The trainer runs with checkpoints and without any, in turns of some seconds (``_turns``). The cadence lies between one turn and two, so that
-each turn of the first begins with one checkpoint: it is copied, then hashed, written and synced on a thread while the training goes on. How
-many seconds longer the same steps take than without it is what a checkpoint costs, and that is divided by 30 s. Bound: 1%.
+The trainer runs with and without checkpoints, in turns of some seconds (``_turns``). The interval is between one and two turns, so that
+each turn with checkpoints begins with one: it is copied, then hashed, written and synced on a thread while the training continues. The cost
+of a checkpoint is the additional time for the same steps, and it is divided by 30 s. Bound: 1%.
 """
 
 import statistics
@@ -17,12 +17,12 @@ from benchmarks._trainer import classic_cnn, trainer
 from benchmarks._turns import Played, take_turns
 
 WANTED_SECONDS = 30.0
-"""How often a checkpoint is written in the bound."""
+"""The checkpoint interval of the bound."""
 CASES: Mapping[str, tuple[Mapping[str, Any], float]] = {
     "the classic CNN, 0.4 MB": ({}, 3.0),
     "resnet18 on 28×28, 134 MB": ({"model": {"kind": "cnn", "network": "resnet18"}, "train": {"batch_size": 2}}, 8.0),
 }
-"""What is trained, with the size of a checkpoint: sections of the job, and the seconds of a turn."""
+"""The trainings, named with the size of a checkpoint: sections of the job, and the seconds of a turn."""
 
 
 def main(rounds: int = 7) -> None:
@@ -37,7 +37,7 @@ def main(rounds: int = 7) -> None:
         f"{rounds} turns each, alternately; one checkpoint a turn:",
         "\n".join(
             [
-                "| what | a step without, ms | turn, s | a checkpoint costs, s, median | its middle half | by the best turns |",
+                "| what | a step without, ms | turn, s | cost of a checkpoint, s, median | interquartile range | by the best turns |",
                 "|---|---:|---:|---:|---:|---:|",
                 *(_row(case, *measured[case]) for case in CASES),
             ]
@@ -54,7 +54,7 @@ def main(rounds: int = 7) -> None:
 
 
 def measure(folder: Path, data: Path, case: str, rounds: int) -> tuple[Played, Played]:
-    """Train with and without checkpoints; returns how both went."""
+    """Train with and without checkpoints; returns both measurements."""
     sections, seconds = CASES[case]
     every = {"every": f"{1.5 * seconds:g} s"}
     played = take_turns(
@@ -69,7 +69,7 @@ def measure(folder: Path, data: Path, case: str, rounds: int) -> tuple[Played, P
 
 
 def cost_seconds(with_them: Played, without: Played) -> tuple[float, float]:
-    """Seconds that a checkpoint costs: the median over the rounds, and by the fastest turn of either."""
+    """Cost of a checkpoint in seconds: the median over the rounds, and by the fastest turn of each."""
     fastest = min(with_them.turns, key=lambda turn: turn.step_seconds)
     return statistics.median(_costs(with_them, without)), fastest.seconds * (1 - without.best / with_them.best)
 

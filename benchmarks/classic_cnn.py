@@ -1,9 +1,9 @@
-"""The classic CNN (28×28×1, batches of 128): the trainer against the fastest loop that is written by hand, Keras and Lightning.
+"""The classic CNN (28×28×1, batches of 128): the trainer compared with the fastest hand-written loop, Keras and Lightning.
 
-All train the same net on the same IDX files, taking turns of a second or two (``_turns``). By hand it is hand_written_cnn.py, in the ways
-of ``BY_HAND``, of which the fastest one here counts. Validation is counted nowhere. Bounds: a step may take 1/0.97 of its time and the
-process 1.05 of its memory; and both peers have to be slower. They are measured where ``BENCHMARK_PEERS_PYTHON`` (by default this Python)
-has them.
+All train the same network on the same IDX files, taking turns of a second or two (``_turns``). The hand-written loop is
+hand_written_cnn.py, in the variants of ``BY_HAND``, of which the fastest here counts. Validation is excluded everywhere. Bounds: a step
+may take 1/0.97 of that loop's time and the process 1.05 of its memory; and both peers have to be slower. They are measured if
+``BENCHMARK_PEERS_PYTHON`` (by default this Python) has them installed.
 """
 
 import os
@@ -24,7 +24,7 @@ TURN_SECONDS = 1.5
 TRAINER = "cloud-train"
 TRAINER_COMPILED = "cloud-train, `train.compile`"
 KEEPING_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
-"""Tells glibc to keep the memory of one step for the next one, instead of giving it back and having each page of it cleared anew."""
+"""Tells glibc to keep the memory of one step for the next, instead of returning it and getting each page back cleared."""
 BY_HAND: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "by hand, as it first comes": ("", {}),
     "by hand, channels last, fused Adam": ("--channels-last --fused", {}),
@@ -34,7 +34,7 @@ BY_HAND: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "the same, compiled": ("--channels-last --fused --bytes --compile", KEEPING_MEMORY),
     "the same, one thread": ("--channels-last --fused --bytes --threads=1", KEEPING_MEMORY),
 }
-"""Ways to write it by hand, and the arguments and environment of each."""
+"""Hand-written variants, with the arguments and environment of each."""
 PEERS = {
     "Keras on TensorFlow": ("keras tensorflow", "keras_cnn", ""),
     "Keras on TensorFlow, XLA": ("keras tensorflow", "keras_cnn", "--jit"),
@@ -66,7 +66,7 @@ def main(rounds: int = 11) -> None:
         f"The fastest by hand was “{fastest}”.",
         "\n".join(
             [
-                verdict("time of a step as a multiple of the fastest one's by hand", _ratio(played, TRAINER, fastest), 1 / 0.97),
+                verdict("time of a step as a multiple of the fastest hand-written loop's", _ratio(played, TRAINER, fastest), 1 / 0.97),
                 verdict("peak memory as a multiple of the same loop's", played[TRAINER].peak_mib / played[fastest].peak_mib, 1.05),
                 *(verdict(f"as a multiple of {way}’s", _ratio(played, TRAINER, way), 1) for way, there in installed.items() if there),
                 *absent,
@@ -76,7 +76,7 @@ def main(rounds: int = 11) -> None:
 
 
 def by_hand(way: str, data: Path, folder: Path) -> Contender:
-    """One of the ways of ``BY_HAND``."""
+    """One of the variants of ``BY_HAND``."""
     arguments, environment = BY_HAND[way]
     command = [sys.executable, "-m", "benchmarks.hand_written_cnn", str(data), "--without-end", *arguments.split()]
     return Contender(way, command, folder, environment)
@@ -89,15 +89,15 @@ def peer(way: str, python: str, data: Path, folder: Path) -> Contender:
 
 
 def has_packages(python: str, packages: str) -> bool:
-    """Whether ``python`` could import all of the ``packages``, which are divided by spaces."""
+    """Whether ``python`` could import all of the space-separated ``packages``."""
     program = "import sys, importlib.util as util; sys.exit(not all(util.find_spec(name) for name in sys.argv[1:]))"
     return subprocess.run([python, "-c", program, *packages.split()], cwd=ROOT, check=False).returncode == 0
 
 
 def table(played: Mapping[str, Played], baseline: str) -> str:
-    """Samples a second and memory of each as a Markdown table, with the ratios to the one called ``baseline`` in the same round."""
+    """Samples per second and memory of each as a Markdown table, with the ratios to ``baseline`` in the same round."""
     lines = [
-        "| what | samples/s, median | samples/s, best | peak MiB | time of a step, ratio | its middle half |",
+        "| what | samples/s, median | samples/s, best | peak MiB | time of a step, ratio | interquartile range |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, one in played.items():

@@ -1,8 +1,8 @@
-"""What a submission to a cloud costs: dry runs against a bare Typer hello-world, and `submit` until the cloud has accepted the job.
+"""The cost of a submission to a cloud: dry runs compared with a bare Typer hello-world, and `submit` until the cloud has accepted the job.
 
-Bounds: a dry run takes at most 1.0 s and imports no cloud's SDK; `submit` takes at most 1.0 s beyond what the cloud itself takes for its
-answers, and asks it at most six times. The clouds are the simulators of the tests, without machines; registry and stores are real servers.
-The image is there already, as of a job whose code did not change.
+Bounds: a dry run takes at most 1.0 s and imports no cloud's SDK; `submit` takes at most 1.0 s beyond the cloud's own response times,
+and makes at most six requests to it. The clouds are the simulators of the tests, without machines; registry and stores are real servers.
+The image already exists, as for a job whose code did not change.
 """
 
 import json
@@ -33,7 +33,7 @@ finally:
     print("loaded", *sys.modules)
 """
 _NOT_CALLS = ("token", "metadata")
-"""What a credential chain asks, which the SDKs do by themselves."""
+"""Requests of the credential chain, which the SDKs make by themselves."""
 
 
 def main(repeats: int = 15) -> None:
@@ -74,7 +74,7 @@ class _Cloud:
 
 
 def _submissions(folder: Path, repeats: int) -> None:
-    rows = ["| `submit` to | median s | of it the cloud's answers | beyond them | best | calls |", "|---|---:|---:|---:|---:|---|"]
+    rows = ["| `submit` to | median s | of it the cloud's responses | beyond them | best | calls |", "|---|---:|---:|---:|---:|---|"]
     lines = []
     for name, start in _CLOUDS.items():
         (folder / name).mkdir()
@@ -93,13 +93,13 @@ def _submissions(folder: Path, repeats: int) -> None:
         most = max(calls, key=len)
         median, part = statistics.median(taken), statistics.median(answers)
         rows.append(f"| {name} | {median:.2f} | {part:.2f} | {beyond:.2f} | {best:.2f} | {len(most)}: {', '.join(most)} |")
-        lines.append(verdict(f"`submit` to {name}, beyond the cloud's answers", beyond, 1.0, " s"))
+        lines.append(verdict(f"`submit` to {name}, beyond the cloud's responses", beyond, 1.0, " s"))
         lines.append(verdict(f"calls of `submit` to {name}", len(most), 6))
     report("Submissions to the clouds", "\n".join(rows), "\n".join(lines))
 
 
 def _submission(name: str, cloud: _Cloud, folder: Path) -> Case:
-    """`submit` of a script job, for the cloud as it stands."""
+    """`submit` of a script job, for the cloud in its present state."""
     (folder / "code").mkdir()
     (folder / "code" / "train.sh").write_text("echo hello\n")
     image = {"base": kit.SMALL_BASE}

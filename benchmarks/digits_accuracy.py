@@ -1,4 +1,4 @@
-"""What jobs/digits-cnn.yaml reaches in its 5 epochs, for several seeds: each has other first weights, another order and another split.
+"""Accuracy of jobs/digits-cnn.yaml after its 5 epochs, for several seeds: each has different initial weights, order and split.
 
 Bound: at least 98% validation accuracy.
 """
@@ -44,7 +44,7 @@ def train(folder: Path, job: str, *settings: str) -> Path:
 
 
 def metric(run: Path, split: str, name: str) -> list[float]:
-    """The values of one metric in the order in which they were written."""
+    """The values of one metric, in the order they were written."""
     points = [json.loads(line) for line in (run / layout.metrics(1)).read_text().splitlines()]
     return [point["value"] for point in points if (point["split"], point["name"]) == (split, name)]
 

@@ -1,7 +1,8 @@
-"""What the ``docker`` provider costs: next to plain ``docker run`` of the same image, and next to the same training without a container.
+"""The overhead of the ``docker`` provider: compared with ``docker run`` of the same image, and with the same training outside a container.
 
-Bounds: a trivial job from submit to done at most 0.5 s more than ``docker run``; from submit to the first step at most 1.2 × ``docker run``
-of the same image and trainer; throughput inside at least 0.98 of that outside. Needs a Docker Engine with the base image (``make image``).
+Bounds: a trivial job from submit to done at most 0.5 s more than ``docker run``; from submit to the first step at most 1.2 × ``docker
+run`` of the same image and trainer; throughput inside a container at least 0.98 of that outside. Needs a Docker Engine with the base image
+(``make image``).
 """
 
 import json
@@ -30,7 +31,7 @@ def shown(*_, **__):
 Run.log = shown
 main()
 """
-"""The trainer, which says when it has made its first step, and ends."""
+"""The trainer, which reports its first step and ends."""
 _TRAINING = {
     "name": "contained",
     "model": {"kind": "cnn", "blocks": [{"filters": 32}, {"filters": 64}]},
@@ -56,7 +57,7 @@ def _trivial(folder: Path, repeats: int) -> None:
     plain, ours = "`docker run --rm` of the image and `true`", "`cloud-train submit --provider docker --follow`"
     run = [DOCKER, "run", "--rm", "--entrypoint", "true", image]
     submit = [CLOUD_TRAIN, "submit", str(job), "--provider", "docker", "--set", f"store={folder / 'runs'}", "--follow"]
-    hello = Case("a bare Typer hello-world: how fast this machine is just now", [hello_world(folder), "hello"])
+    hello = Case("a bare Typer hello-world: the machine's current speed", [hello_world(folder), "hello"])
     series = interleave([hello, Case(plain, run), Case(ours, submit, environment)], repeats)
     more = series[ours].median - series[plain].median
     report("A trivial job in a container", table(series, plain), verdict("more than `docker run`", more, 0.5, " s"))
@@ -114,7 +115,7 @@ def _by_hand(folder: Path, image: str) -> float:
     mounts = ["-v", f"{run / layout.RUN}:/run.json:ro", "-e", "CLOUD_TRAIN_JOB=/run.json", "-w", "/tmp", "--entrypoint", "python3"]
     command = [DOCKER, "run", "--rm", "--init", "--user", f"{os.getuid()}:{os.getgid()}", *mounts, image, "-c", _FIRST_STEP]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None  # for the type checker: it was asked for in the line above
+        assert process.stdout is not None  # for the type checker: requested in the line above
         stamps = (line for line in process.stdout if line.replace(".", "", 1).strip().isdigit())
         return float(next(stamps)) - start
 

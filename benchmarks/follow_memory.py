@@ -1,8 +1,8 @@
-"""Memory of whoever follows a run for a day: ``logs --follow`` and ``submit --follow``, in a time that the benchmark moves.
+"""Memory of following a run for a day with ``logs --follow`` and ``submit --follow``, on a clock that the benchmark advances.
 
-The worker's segments come every two seconds, with two lines and six metrics each, from a store behind a real client. What a cloud itself
-logs, before its worker speaks, comes from the simulators' log services at a line a second, and is asked for once a minute. A day takes ten
-minutes; ``HOURS`` in the environment shortens it.
+The worker's segments arrive every two seconds, with two lines and six metrics each, from a store behind a real client. The cloud's own
+log, before the worker writes anything, comes from the simulators' log services at a line per second, and is polled once a minute. A day
+takes ten minutes; ``HOURS`` in the environment shortens it.
 """
 
 import json
@@ -32,23 +32,23 @@ RUN = "digits-cnn-261124-120000-abcd"
 _HOURS = int(os.environ.get("HOURS", "24"))
 _HEARTBEAT_SECONDS = 10.0
 _KEPT_SEGMENTS = 50
-"""Of those behind which a follower has come nothing is asked, so they need not stay."""
+"""Segments that a follower has passed are not requested again, so they need not be kept."""
 _MOST_BEHIND_BYTES = 10_000
-"""What a cloud's log service may have kept to itself at the end: two minutes."""
+"""Output that a cloud's log service may not have delivered at the end: two minutes."""
 _MOST_GROWTH_MIB = 1.0
-"""Between hour 1 and the end: what the allocator's own wandering comes to."""
+"""Between hour 1 and the end: the allocator's own variation."""
 
 
 @dataclass
 class Feed:
-    """The run directory as a worker fills it, and the time."""
+    """The run directory as a worker fills it, and the simulated clock."""
 
     objects: dict[str, _Object]
     clock: VirtualClock = field(default_factory=VirtualClock)
     speaks: bool = True
-    """Whether there is a worker by now."""
+    """Whether the worker has started."""
     platform: Callable[[str], None] | None = None
-    """Takes a line for the cloud's own log."""
+    """Writes a line to the cloud's own log."""
     bytes_printed: int = 0
     lines: int = 0
     _sizes: dict[str, int] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Feed:
     _due: float = 0.0
 
     def pass_by(self, seconds: float) -> None:
-        """So much time goes by, and what belongs into it comes."""
+        """Advance the clock, and write everything that falls into that time."""
         self.clock.advance(seconds)
         number = max(1, round(seconds))
         lines = [f"step {self.lines + each:09d} loss 0.123456789 accuracy 0.987654321 images/s 1234.5\n" for each in range(number)]
@@ -80,7 +80,7 @@ class Feed:
             self.status(None)
 
     def status(self, cause: Cause | None) -> None:
-        """What the worker says of itself."""
+        """The status that the worker reports."""
         now = self.clock.now()
         status = AttemptStatus(State.RUNNING, started=1_700_000_000.0, heartbeat=now, host="there", pid=1)
         self._put(layout.status(1), (status if cause is None else status.ended_with(cause, "", now)).to_json())
@@ -116,7 +116,7 @@ def main() -> None:
 
 
 def _followed(verb: str, cloud: str, feed: Feed, folder: Path, endpoint: str) -> tuple[float, float, float]:
-    """MiB after the first hour, at the end, and at most."""
+    """MiB after the first hour, at the end, and at the peak."""
     with _cloud(cloud, feed, folder) as (environment, handle):
         with Ledger(folder / "home" / "ledger.sqlite3") as ledger:
             ledger.add(RUN, name="digits-cnn", provider=cloud, store=STORE, job_file=None, created=0.0, settings={}, record_sha256="")
@@ -148,7 +148,7 @@ def _followed(verb: str, cloud: str, feed: Feed, folder: Path, endpoint: str) ->
                 follower.stdin.write("\n")
                 follower.stdin.flush()
     if told < feed.bytes_printed - _MOST_BEHIND_BYTES:
-        raise RuntimeError(f"the follower was told {told} bytes of {feed.bytes_printed}")
+        raise RuntimeError(f"the follower received {told} bytes of {feed.bytes_printed}")
     return marks[0], marks[-1], most
 
 
@@ -172,7 +172,7 @@ def _store() -> Iterator[tuple[str, _State]]:
 
 @contextmanager
 def _cloud(name: str, feed: Feed, folder: Path) -> Iterator[tuple[dict[str, str], Handle]]:
-    """A cloud with one job that waits for machines all day, its log service fed by ``feed``."""
+    """A cloud with one job that waits for machines all day; ``feed`` writes to its log service."""
     clouds: dict[str, Callable[[Feed, Path], Any]] = {"aws": _aws, "gcp": _gcp, "azure": _azure}
     before = dict(os.environ)
     try:
@@ -205,7 +205,7 @@ def _aws(feed: Feed, folder: Path) -> Iterator[tuple[dict[str, str], Callable[[]
             if len(waiting) == 60:
                 import time
 
-                now = int(time.time() * 1000)  # the log service takes nothing old by the real clock
+                now = int(time.time() * 1000)  # the log service rejects old entries by the real clock
                 logs.put_log_events(**stream, logEvents=[{"timestamp": now, "message": each} for each in waiting])
                 waiting.clear()
 

@@ -1,6 +1,6 @@
-"""The classic CNN as somebody writes it who wants it fast: one loop, data in memory, and each trick a flag. It is no part of cloud-train.
+"""The classic CNN as a fast hand-written program: one loop, data in memory, and each optimization a flag. Independent of cloud-train.
 
-The yardstick of classic_cnn.py, on data that ``_mnist.write_mnist`` wrote. By itself, ``python -m benchmarks.hand_written_cnn FOLDER``
+The baseline of classic_cnn.py, on data that ``_mnist.write_mnist`` wrote. On its own, ``python -m benchmarks.hand_written_cnn FOLDER``
 trains 300 steps on the four IDX files there, and prints the samples per second after a warm-up and the peak memory.
 """
 
@@ -21,7 +21,7 @@ BATCH_SIZE, LEARNING_RATE, WARM_UP_STEPS, STEPS_BETWEEN_LOOKS = 128, 1e-3, 30, 1
 
 
 def main() -> None:
-    """Train, and print how fast that was; with ``--without-end`` the time at the end of each step instead."""
+    """Train and print the speed; with ``--without-end``, print the time at the end of each step instead."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="the four IDX files")
     parser.add_argument("--steps", type=int, default=300)
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def train(options: argparse.Namespace) -> list[float]:
-    """Train; returns when each step ended, in seconds since 1970."""
+    """Train; returns the end of each step, in seconds since 1970."""
     images, labels = load(options.folder, as_bytes=options.bytes)
     network: nn.Module = nn.Sequential(
         nn.Conv2d(1, 32, 3),
@@ -56,7 +56,7 @@ def train(options: argparse.Namespace) -> list[float]:
         nn.Linear(1600, 10),
     )
     if options.channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own signature leaves it out
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's own signature
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE, fused=options.fused)
     if options.compile:
         network.compile()

@@ -1,12 +1,12 @@
-"""The images pipeline next to plain Pillow: how many images come out of a folder of JPEGs for each second of a core.
+"""The image pipeline compared with plain Pillow: images from a folder of JPEGs per second of one core.
 
-The yardstick is the bare loop: open, convert to RGB, copy into an array that is there already; its second form makes float32 from 0 to 1
-of that, as a training needs it. What is measured against them are the trainer's batches, float32 from 0 to 1, made in the process that asks
-for them or in one process beside it. Every figure is from a process of its own with one thread, run alternately, its start not counted.
+The baseline is the bare loop: open, convert to RGB, copy into an existing array; its second form converts that to float32 from 0 to 1,
+as a training needs it. They are compared with the trainer's batches, float32 from 0 to 1, made in the process that requests them or in
+one process beside it. Every figure is from a separate process with one thread, run alternately, not counting its start.
 
-A second of a core is a second of CPU time: it depends less on what else the machine does than the clock, which is shown as well. Bound, for
-images that have the right size: 0.9 of the bare loop's for a process that decodes; 0.9 of its second form's where one process does all. The
-images are smooth noise, whose files are as large as those of photographs.
+A second of a core is a second of CPU time: it depends less on the machine's other load than wall time, which is shown as well. Bound, for
+images of the right size: 0.9 of the bare loop's rate for a decoding process; 0.9 of its second form's if one process does everything. The
+images are smooth noise, with files as large as those of photographs.
 """
 
 import argparse
@@ -48,15 +48,15 @@ WAYS = {
     f"{HERE}, cropped and mirrored": "--workers=0 --augment",
     f"{BESIDE}, cropped and mirrored": "--workers=1 --augment",
 }
-"""What is measured, and the arguments of the process that does it."""
+"""The variants, with the arguments of the process that runs each."""
 
 
 class Seconds(NamedTuple):
-    """What all batches took."""
+    """The time for all batches."""
 
     clock: float
     asking: float
-    """CPU time of the process that asked for the batches."""
+    """CPU time of the process that requested the batches."""
     decoding: float
     """CPU time of the process beside it, from its start on; 0 if there is none."""
 
@@ -67,7 +67,7 @@ class Seconds(NamedTuple):
 
 
 def main(repeats: int = 5) -> None:
-    """Measure and print; with a folder as an argument, be one of the processes that are measured."""
+    """Measure and print; with a folder as an argument, run as one of the measured processes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", help="decode what is in here, and print the seconds that it took")
     parser.add_argument("--workers", type=int, help="processes beside this one; plain Pillow if left out")
@@ -97,8 +97,10 @@ def _verdicts(measured: dict[str, list[Seconds]]) -> Iterator[str]:
     for choice, by in ((statistics.median, "by the medians"), (min, "by the best")):
         bare, floats = (choice(one.cpu for one in measured[name]) for name in (BARE, BARE_FLOATS))
         decoding, all_here = choice(one.decoding for one in measured[BESIDE]), choice(one.cpu for one in measured[HERE])
-        yield verdict(f"CPU time of a process that decodes against plain Pillow's, {by}", decoding / bare, 1 / 0.9)
-        yield verdict(f"CPU time of batches made in the same process against plain Pillow's with floats, {by}", all_here / floats, 1 / 0.9)
+        yield verdict(f"CPU time of a decoding process compared with plain Pillow's, {by}", decoding / bare, 1 / 0.9)
+        yield verdict(
+            f"CPU time of batches made in the same process compared with plain Pillow's with floats, {by}", all_here / floats, 1 / 0.9
+        )
         yield f"- the same against plain Pillow's without floats, {by}: {all_here / bare:.3g}"
 
 
@@ -114,7 +116,7 @@ def write_images(folder: Path, width: int, height: int, images: int = 256) -> fl
 
 
 def smooth_noise(width: int, height: int, seed: int) -> Image.Image:
-    """Noise whose strength falls with its frequency, as in photographs, mostly in brightness and less in colour."""
+    """Noise that decreases with frequency, as in photographs, mostly in brightness and less in colour."""
     generator = np.random.default_rng(seed)
     total_HWC = np.zeros((height, width, 3), np.float32)
     side, strength = 4, 1.0
@@ -130,7 +132,7 @@ def smooth_noise(width: int, height: int, seed: int) -> Image.Image:
 
 
 def _measured(folder: Path, repeats: int) -> dict[str, list[Seconds]]:
-    """Each way, without a first round."""
+    """Each variant, without the first round."""
     rounds = [{name: _run(folder, arguments) for name, arguments in WAYS.items()} for _ in range(repeats + 1)]
     return {name: [one[name] for one in rounds[1:]] for name in WAYS}
 
@@ -186,7 +188,7 @@ def _decode_plainly(batches: list[list[str]], floats: bool) -> None:
 
 
 def _picks(samples: int) -> Iterator[Pick]:
-    """Batches from as many epochs as wanted."""
+    """Batches from as many epochs as necessary."""
     for epoch in count():
         for first in range(0, samples - BATCH_SIZE + 1, BATCH_SIZE):
             yield Pick(torch.arange(first, first + BATCH_SIZE), epoch)

@@ -1,11 +1,12 @@
-"""One training step of a character model: ours against what a person writes with torch, the linear cell first.
+"""One training step of a character model: cloud-train compared with hand-written torch code, the linear cell first.
 
-Batch 64, 128 steps, 128 hidden, 96 characters; forward, loss, backward and the same fused Adam for all, in one process, in turn. The linear
-cell stands next to its definition (a loop over the characters, two Linear layers of [x, h], log_softmax, NLLLoss) and next to torch's fused
-``nn.RNN``, which has a tanh where this cell has none; ``gru`` and ``lstm`` next to the same layers of torch. A ratio is the median of the
-rounds' own ratios, so that a noisy moment of the machine counts for both of its sides; that of the best times stands beside it.
+Batch 64, 128 steps, 128 hidden, 96 characters; forward, loss, backward and the same fused Adam for all, in one process, alternately. The
+linear cell is compared with its definition (a loop over the characters, two Linear layers of [x, h], log_softmax, NLLLoss) and with
+torch's fused ``nn.RNN``, which has a tanh that this cell does not have; ``gru`` and ``lstm`` with the same layers of torch. A ratio is the
+median of the ratios of the rounds, so that a noisy moment of the machine affects both sides; the ratio of the best times is shown beside
+it.
 
-Bounds: half of the loop's time, none more than ``nn.RNN``'s, gradients within 1e-5 of the loop's; gru and lstm within 3% of torch's layers.
+Bounds: half of the loop's time, no more than ``nn.RNN``'s, gradients within 1e-5 of the loop's; gru and lstm within 3% of torch's layers.
 """
 
 import statistics
@@ -32,11 +33,11 @@ ROUNDS, WARM_UP = 60, 5
 
 @dataclass(frozen=True)
 class Contender:
-    """A network and how its loss is computed."""
+    """A network and its loss function."""
 
     network: nn.Module
     loss: Callable[[Tensor, Tensor], Tensor]
-    """Of inputs and targets, both (B, T)."""
+    """The loss of inputs and targets, both (B, T)."""
 
 
 def main() -> None:
@@ -51,15 +52,17 @@ def main() -> None:
     report(
         f"A training step of the linear cell ({torch.get_num_threads()} threads)",
         table(seconds, "a loop over the steps"),
-        verdict("time next to the loop's", ratio(seconds, "cell: linear", "a loop over the steps"), 0.5),
-        verdict("time next to nn.RNN's", ratio(seconds, "cell: linear", "torch's nn.RNN"), 1.0),
-        verdict("largest difference of a gradient from the loop's", apart, 1e-5),
+        verdict("time as a multiple of the loop's", ratio(seconds, "cell: linear", "a loop over the steps"), 0.5),
+        verdict("time as a multiple of nn.RNN's", ratio(seconds, "cell: linear", "torch's nn.RNN"), 1.0),
+        verdict("largest difference from the loop's gradients", apart, 1e-5),
     )
     for cell, layer in (("gru", nn.GRU), ("lstm", nn.LSTM)):
         theirs, mine = f"torch's nn.{layer.__name__}", f"cell: {cell}"
         seconds = interleave({theirs: torchs(layer), mine: ours(cell)}, inputs_BT, targets_BT)
         report(
-            f"A training step of {cell}", table(seconds, theirs), verdict("time next to torch's", ratio(seconds, mine, theirs), 1 / 0.97)
+            f"A training step of {cell}",
+            table(seconds, theirs),
+            verdict("time as a multiple of torch's", ratio(seconds, mine, theirs), 1 / 0.97),
         )
 
 
@@ -90,7 +93,7 @@ def loop_like(linear: nn.Module) -> Contender:
 
 
 def torchs(layer: Callable[..., nn.Module]) -> Contender:
-    """A layer of torch on one-hot characters, and a dense layer of scores."""
+    """One of torch's layers on one-hot characters, and a dense layer for the scores."""
     vocabulary = len(CHARACTERS)
     network = nn.ModuleDict({"rnn": layer(vocabulary, HIDDEN, batch_first=True), "decoder": nn.Linear(HIDDEN, vocabulary)})
 
@@ -102,7 +105,7 @@ def torchs(layer: Callable[..., nn.Module]) -> Contender:
 
 
 def largest_difference(first: Contender, second: Contender, inputs_BT: Tensor, targets_BT: Tensor) -> float:
-    """Between the gradients of two networks with the same weights."""
+    """The largest difference between the gradients of two networks with the same weights."""
     gradients = [
         torch.autograd.grad(contender.loss(inputs_BT, targets_BT), list(contender.network.parameters())) for contender in (first, second)
     ]
@@ -110,7 +113,7 @@ def largest_difference(first: Contender, second: Contender, inputs_BT: Tensor, t
 
 
 def interleave(contenders: dict[str, Contender], inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, list[float]]:
-    """Seconds of each training step, the contenders in turn."""
+    """Seconds of each training step, the contenders alternately."""
     optimizers = {name: torch.optim.Adam(contender.network.parameters(), fused=True) for name, contender in contenders.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for round_number in range(WARM_UP + ROUNDS):
@@ -125,12 +128,12 @@ def interleave(contenders: dict[str, Contender], inputs_BT: Tensor, targets_BT: 
 
 
 def ratio(seconds: dict[str, list[float]], name: str, baseline: str) -> float:
-    """How much longer a step of ``name`` takes."""
+    """The time of a step of ``name`` as a multiple of the baseline's."""
     return statistics.median(mine / theirs for mine, theirs in zip(seconds[name], seconds[baseline], strict=True))
 
 
 def table(seconds: dict[str, list[float]], baseline: str) -> str:
-    """The steps as Markdown, each contender with its ratio to the one called ``baseline``."""
+    """The steps as Markdown, each contender with its ratio to ``baseline``."""
     lines = ["| a step | median ms | best ms | characters/s | ratio | ratio of the best |", "|---|---:|---:|---:|---:|---:|"]
     for name, steps in seconds.items():
         median, best = statistics.median(steps), min(steps)

@@ -1,4 +1,4 @@
-"""``cloud-train list`` with a ledger of 10,000 runs that have ended, beyond what it takes to start at all.
+"""``cloud-train list`` with a ledger of 10,000 finished runs, beyond its start-up time.
 
 Bound: at most 0.3 s beyond ``cloud-train --version``.
 """
@@ -33,10 +33,10 @@ def main(repeats: int = 11) -> None:
 
 
 def fill(home: Path, runs: int) -> None:
-    """Write a ledger of ``runs`` ended runs under ``home``, one a minute."""
+    """Write a ledger of ``runs`` finished runs under ``home``, one per minute."""
     begin = datetime.now(UTC) - timedelta(minutes=runs)
     memory = Path("/dev/shm")
-    # Every change of the ledger is synced to the disk: 20,000 of them are quicker in memory, and the file is moved when it is complete.
+    # Every change of the ledger is synced to the disk: 20,000 of them are faster in memory, and the file is moved when it is complete.
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
         draft = Home(Path(name))
         with Ledger(draft.ledger_path) as ledger:

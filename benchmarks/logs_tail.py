@@ -1,6 +1,6 @@
-"""``cloud-train logs RUN --tail 100`` of a 1 GB log, against ``tail -n 100`` of the same file, in time and in peak memory.
+"""``cloud-train logs RUN --tail 100`` of a 1 GB log, compared with ``tail -n 100`` of the same file, in time and in peak memory.
 
-It has to answer at once and in constant memory, so a log of 1 MB is measured beside it.
+It has to respond immediately and in constant memory, so a log of 1 MB is measured as well.
 """
 
 import subprocess

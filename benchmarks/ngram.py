@@ -1,8 +1,8 @@
-"""The yardstick for character language models: an interpolated n-gram model, in bits per character, on the same split as the trainer's.
+"""The baseline for character language models: an interpolated n-gram model, in bits per character, on the same split as the trainer's.
 
 Two smoothings are computed, and the better one counts:
 
-- Witten–Bell: what a context has not shown is as likely as it was to show something new (Witten and Bell, 1991, method C);
+- Witten–Bell: the probability of unseen characters equals the context's rate of new ones (Witten and Bell, 1991, method C);
 - Kneser–Ney, interpolated: an absolute discount, and lower orders that count in how many contexts a character was seen (Kneser and Ney,
   1995; Chen and Goodman, 1999), with the usual discount n₁ / (n₁ + 2 n₂) for each order.
 
@@ -34,7 +34,7 @@ def python_docs_bits(data: PythonDocsData | None = None, context: int = CONTEXT)
     data = data or PythonDocsData(dataset="python-docs")
     text = data.read()
     training, validation = split(text, data.validation)
-    # The trainer predicts every character of a sequence but the first of all, which has nothing before it.
+    # The trainer predicts every character but the very first, which has no context.
     last = sequences(len(validation), data.sequence_length) * data.sequence_length
     return bits_per_character(training, validation[: last + 1], len(vocabulary(text)), context)
 

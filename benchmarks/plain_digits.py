@@ -1,6 +1,6 @@
 """jobs/digits-cnn.yaml as a person would write it by hand: one plain script, torch and nothing of cloud-train.
 
-The yardstick for the time to the first step and for the cost of everything around a loop. It is no straw man: it reads the digits from
+The baseline for the time to the first step and for the overhead around a loop. It is written to be fast: it reads the digits from
 scikit-learn's file (importing scikit-learn takes a second), keeps them in memory and slices batches from them. ``--steps N`` ends it
 after N steps.
 """

@@ -1,6 +1,6 @@
-"""jobs/python-docs-rnn.yaml against an n-gram model of the same split, in bits per character.
+"""jobs/python-docs-rnn.yaml compared with an n-gram model on the same split, in bits per character.
 
-The n-gram model sees the 3 characters before the one that it predicts and has the better of two smoothings (``benchmarks.ngram``).
+The n-gram model sees the 3 preceding characters and uses the better of two smoothings (``benchmarks.ngram``).
 Bound: the recurrent network needs fewer bits.
 """
 
@@ -15,7 +15,7 @@ from cloud_train.run.record import AttemptStatus
 
 
 def main() -> None:
-    """Train, count, and print both."""
+    """Train, count, and print both results."""
     with tempfile.TemporaryDirectory() as name:
         run = train(Path(name), "python-docs-rnn")
         bits = metric(run, "validation", "bits_per_character")

@@ -1,7 +1,7 @@
-"""After a one-line change of the code: ``cloud-train package --push`` without Docker, next to ``docker build`` and ``docker push``.
+"""After a one-line change of the code: ``cloud-train package --push`` without Docker, compared with ``docker build`` and ``docker push``.
 
-All of them push to the same real registry on loopback, in turn, each after a change of its own, in a small folder and in a large one.
-Bounds: the bytes that are sent are at most the compressed changed file and 10 kB; 1.0 s. Needs a Docker Engine with the base image
+All of them push to the same real registry on loopback, alternately, each after a separate change, in a small folder and in a large one.
+Bounds: the bytes sent are at most the compressed changed file plus 10 kB; 1.0 s. Needs a Docker Engine with the base image
 (``make image``, or the name in ``BENCHMARK_BASE``) and the program docker-registry (Debian's package of that name).
 """
 
@@ -26,14 +26,14 @@ from cloud_train.version import __version__
 
 BASE = os.environ.get("BENCHMARK_BASE") or f"cloud-train-worker:{__version__}"
 DOCKER = os.environ.get("BENCHMARK_DOCKER") or "docker"
-"""A client that can build with BuildKit."""
+"""A Docker client that can build with BuildKit."""
 _WORDS = Path(random.__file__).read_text().split()
 _DOCKERFILE = "FROM {base}\nCOPY . /workspace\n"
 
 
 @dataclass(frozen=True)
 class _Folder:
-    """A folder of code, and which of its files change, another one in each round."""
+    """A folder of code, and the files of it that change, a different one in each round."""
 
     title: str
     made_by: Callable[[Path], None]
@@ -42,7 +42,7 @@ class _Folder:
 
 @dataclass(frozen=True)
 class _Round:
-    """What one change cost."""
+    """The cost of one change."""
 
     seconds: float
     docker_seconds: float
@@ -92,7 +92,7 @@ def _make(folder: _Folder, place: Path, base: str) -> None:
 
 
 def _modules(code: Path) -> None:
-    """Programs as people write them: those of Python's own library."""
+    """Realistic programs: modules of Python's own library."""
     library = [path for path in sorted(Path(os.__file__).parent.rglob("*.py")) if not {"test", "site-packages"} & set(path.parts)]
     for number, path in enumerate([path for path in library if 2_000 <= path.stat().st_size <= 8_000][:24]):
         shutil.copyfile(path, code / f"module_{number}.py")
@@ -105,7 +105,7 @@ def _large(code: Path) -> None:
 
 
 def _write(code: Path, name: str, suffix: str, count: int, size: int) -> None:
-    """Files of words that a Python module is made of, in an order of their own each."""
+    """Files of words from a Python module, each in a different order."""
     for number in range(count):
         choose = random.Random(f"{name}-{number}")
         (code / f"{name}_{number}{suffix}").write_text(" ".join(choose.choices(_WORDS, k=size // 4))[:size])

@@ -1,6 +1,6 @@
-"""From SIGKILL and ``resume`` to the next training step, against the first start of the same run, from ``submit`` to its first step.
+"""From SIGKILL and ``resume`` to the next training step, compared with the first start of the same run, from ``submit`` to its first step.
 
-Worker and trainer are killed together, some steps after a checkpoint. Steps have the time that their metrics are stamped with. Bound: at
+Worker and trainer are killed together, some steps after a checkpoint. The time of a step is the timestamp of its metrics. Bound: at
 most 1.3 × the first start.
 """
 
@@ -32,14 +32,14 @@ CASES: Mapping[str, Mapping[str, Any]] = {
         "checkpoint": {"every": "10 steps"},
     },
 }
-"""What is trained: sections of the job."""
+"""The trainings: sections of the job."""
 _LOOK_SECONDS = 0.02
 _DEADLINE_SECONDS = 120.0
 
 
 def main(repeats: int = 7) -> None:
     """Measure and print."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended like this too, it leaves no run behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended by SIGTERM, it leaves no run behind either
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = write_mnist(folder / "data")
@@ -49,14 +49,14 @@ def main(repeats: int = 7) -> None:
             job.write_text(json.dumps(classic_cnn(data, **sections)))
             rounds = [start_and_resume(folder, job, f"{case.split(',')[0]}-{number}") for number in range(repeats + 1)]
             measured[case] = rounds[1:]  # the first round warms the caches
-    lines = ["| what | first start, median s | best s | resumption, median s | best s |", "|---|---:|---:|---:|---:|"]
+    lines = ["| what | first start, median s | best s | resume, median s | best s |", "|---|---:|---:|---:|---:|"]
     verdicts = []
     for case, rounds in measured.items():
         starts, resumptions = ([one[index] for one in rounds] for index in (0, 1))
         shown = (f"{value:.2f}" for times in (starts, resumptions) for value in (statistics.median(times), min(times)))
         lines.append(f"| {case} | {' | '.join(shown)} |")
         ratio = statistics.median(resumption / start for start, resumption in rounds)
-        verdicts.append(verdict(f"{case}: resumption as a multiple of the first start", ratio, 1.3))
+        verdicts.append(verdict(f"{case}: resume as a multiple of the first start", ratio, 1.3))
     report(f"From SIGKILL to the next step, {repeats} times each", "\n".join(lines), "\n".join(verdicts))
 
 
@@ -76,7 +76,7 @@ def start_and_resume(folder: Path, job: Path, store: str) -> tuple[float, float]
 
 @contextmanager
 def _attempt(run: Path, number: int) -> Iterator[float]:
-    """The time of an attempt's first step, as soon as it is made; leaving the block kills the attempt."""
+    """The time of an attempt's first step, as soon as it is complete; leaving the block kills the attempt."""
     metrics = run / layout.metrics(number)
     try:
         _wait_for(lambda: step_times(metrics), run)
@@ -95,7 +95,7 @@ def _wait_for(condition: Callable[[], object], run: Path) -> None:
 
 
 def _kill(run: Path, number: int) -> None:
-    """Kill the worker of an attempt and all that it has started, and wait until they are dead."""
+    """Kill the worker of an attempt and all its descendants, and wait until they are dead."""
     path = run / layout.status(number)
     if not path.exists():
         return
@@ -103,13 +103,13 @@ def _kill(run: Path, number: int) -> None:
         worker = psutil.Process(AttemptStatus.from_json(path.read_bytes(), str(path)).pid)
         processes = [worker, *worker.children(recursive=True)]
         for process in processes:
-            with suppress(psutil.NoSuchProcess):  # one may end because another does
+            with suppress(psutil.NoSuchProcess):  # a process may end because another one does
                 process.kill()
         _wait_for(lambda: all(_is_dead(process) for process in processes), run)
 
 
 def _is_dead(process: psutil.Process) -> bool:
-    """Whether it has ended; that its parent, which is init by now, has not taken notice of it yet makes no difference."""
+    """Whether the process has ended; a zombie counts as ended."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -117,7 +117,7 @@ def _is_dead(process: psutil.Process) -> bool:
 
 
 def _cloud_train(folder: Path, *arguments: str) -> str:
-    """Run a verb, and return what it printed."""
+    """Run a verb, and return its output."""
     environment = {**os.environ, "CLOUD_TRAIN_HOME": str(folder / "home"), "CUDA_VISIBLE_DEVICES": ""}
     command = [CLOUD_TRAIN, *arguments]
     ended = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)

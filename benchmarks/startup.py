@@ -1,6 +1,6 @@
-"""Start-up: ``cloud-train --help`` and ``submit --dry-run`` against a bare Typer hello-world of the same library versions.
+"""Start-up: ``cloud-train --help`` and ``submit --dry-run`` compared with a bare Typer hello-world with the same library versions.
 
-The hello-world is an installed-like command (a tiny script that imports a compiled module, as pip makes them) with two verbs.
+The hello-world is a command like those that pip installs (a tiny script that imports a compiled module), with two verbs.
 Bounds: help at most 1.1 × the hello-world's; the dry run at most 2 × the hello-world plus the import of pydantic.
 """
 
@@ -78,7 +78,7 @@ def main(repeats: int = 21) -> None:
 
 
 def hello_world(folder: Path) -> str:
-    """A bare Typer program in ``folder``, with two verbs, as pip installs one; its path."""
+    """Create a bare Typer program with two verbs in ``folder``, as pip installs one; returns its path."""
     (folder / "hello_world.py").write_text(_HELLO)
     script = folder / "hello"
     script.write_text(_SCRIPT.format(python=sys.executable, folder=str(folder)))

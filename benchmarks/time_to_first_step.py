@@ -1,6 +1,6 @@
-"""From ``submit`` to the end of the first training step, against the same loop started by hand as a plain script (plain_digits.py).
+"""From ``submit`` to the end of the first training step, compared with the same loop as a plain script (plain_digits.py).
 
-The plain script's first step is there when its line arrives; the run's at the time that its first metric is stamped with.
+The plain script's first step ends when its line arrives; the run's at the timestamp of its first metric.
 Bound: at most 1.25 × the plain script.
 """
 
@@ -37,11 +37,11 @@ def main(repeats: int = 9) -> None:
 
 
 def _by_hand() -> float:
-    """Seconds until the plain script has made its first step."""
+    """Seconds until the plain script has completed its first step."""
     start = time.time()
     command = [sys.executable, "-m", "benchmarks.plain_digits", "--steps", str(STEPS)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None  # for the type checker: it was asked for in the line above
+        assert process.stdout is not None  # for the type checker: requested in the line above
         process.stdout.readline()
         seconds = time.time() - start
     if process.returncode != 0:
@@ -50,7 +50,7 @@ def _by_hand() -> float:
 
 
 def _submitted(folder: Path, store: str) -> float:
-    """Seconds until a run of jobs/digits-cnn.yaml has made its first step."""
+    """Seconds until a run of jobs/digits-cnn.yaml has completed its first step."""
     start = time.time()
     overrides = [f"--set={setting}" for setting in (f"store={folder / store}", f"train.steps={STEPS}")]
     command = [CLOUD_TRAIN, "submit", str(ROOT / "jobs" / "digits-cnn.yaml"), *overrides, "--follow"]

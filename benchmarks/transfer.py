@@ -1,12 +1,11 @@
-"""Files to a store and back: one large, many small, and a tree in which nothing changed, next to the programs that others use for it; and
-the verb `sync`.
+"""Files to a store and back: one large, many small, and an unchanged tree, compared with other programs; and the verb `sync`.
 
-S3: ``aws s3``, s5cmd and rclone, and a server in memory (benchmarks/_s3_server.py). Ours takes the SHA-256 of every byte in both directions
-and looks at each object afterwards; the others do neither. They are found on the PATH, or named in ``BENCHMARK_AWS``, ``BENCHMARK_S5CMD``
-and ``BENCHMARK_RCLONE``; those that are not there are left out.
+S3: ``aws s3``, s5cmd and rclone, with an in-memory server (benchmarks/_s3_server.py). cloud-train computes the SHA-256 of every byte in
+both directions and checks each object afterwards; the others do neither. They are found on the PATH, or named in ``BENCHMARK_AWS``,
+``BENCHMARK_S5CMD`` and ``BENCHMARK_RCLONE``; missing ones are left out.
 
-Google Cloud Storage and Azure: the transfer managers of the SDKs, and the emulators that the tests use (tests/stores.py), where they are
-installed. Those are slow: obstore alone, which checks nothing, shows what they can do.
+Google Cloud Storage and Azure: the transfer managers of the SDKs, with the emulators of the tests (tests/stores.py), if
+installed. The emulators are slow: obstore alone, which verifies nothing, shows their limit.
 """
 
 import json
@@ -36,7 +35,7 @@ _OURS, _UNSYNCED, _LIMIT = "cloud-train", "cloud-train, not synced to the disk",
 
 
 def main(repeats: int = 5) -> None:
-    """Measure and print; names on the command line (``s3``, ``gs``, ``az``) leave out the other clouds."""
+    """Measure and print; names on the command line (``s3``, ``gs``, ``az``) select clouds."""
     wanted = sys.argv[1:] or ["s3", "gs", "az"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -55,7 +54,7 @@ def _to_s3(folder: Path, repeats: int) -> None:
         place = Place("s3://bench", _s3_environment(folder, endpoint), f"{endpoint}/-/count")
         bench = Bench(folder, place, [*_ours(folder), *_of_s3()])
         large, many = fill(folder / "large", 1, LARGE_BYTES), fill(folder / "many", MANY, SMALL_BYTES)
-        how, ours = f"{repeats} times in turns, over loopback:", (_OURS, _UNSYNCED)
+        how, ours = f"{repeats} times alternately, over loopback:", (_OURS, _UNSYNCED)
         tasks: list[tuple[str, int, Callable[[Path, int], Samples], Path]] = [
             ("512 MB up", 1, bench.uploads, large),
             ("512 MB down", 1, bench.downloads, large),
@@ -85,7 +84,7 @@ def _comparison(bench: Bench, folder: Path, repeats: int) -> None:
 
 
 def _sync(bench: Bench, folder: Path, place: Place, repeats: int) -> None:
-    """Seconds and requests of the verb `sync`, for a run of 2,000 files: the first time, and when nothing changed since."""
+    """Seconds and requests of the verb `sync`, for a run of 2,000 files: the first time, and with nothing changed since."""
     environment = {**place.environment, "CLOUD_TRAIN_HOME": str(folder / "home")}
     verbs = Bench(folder, Place(place.url, environment, place.requests), [])
     job = folder / "job.yaml"
@@ -101,7 +100,7 @@ def _sync(bench: Bench, folder: Path, place: Place, repeats: int) -> None:
     seconds, requests = statistics.median(sample.seconds for sample in unchanged), max(sample.requests for sample in unchanged)
     report(
         "cloud-train sync, a run of 2,000 × 16 KB",
-        f"The first takes {first.seconds:.2f} s and {first.requests:,} requests, the second, which hashes what is here,"
+        f"The first takes {first.seconds:.2f} s and {first.requests:,} requests, the second, which hashes the local files,"
         f" {second.seconds:.2f} s and {second.requests}, a further one {seconds:.2f} s and {requests} (median of {repeats}).",
         verdict("requests of a sync when nothing changed, beyond a listing of 1,000 keys a page", requests - 3, 0),
     )
@@ -110,7 +109,7 @@ def _sync(bench: Bench, folder: Path, place: Place, repeats: int) -> None:
 def _to_emulator(folder: Path, scheme: str, cloud: str, repeats: int) -> None:
     folder.mkdir()
     large, many = fill(folder / "large", 1, EMULATED_LARGE_BYTES), fill(folder / "many", EMULATED_MANY, SMALL_BYTES)
-    how = f"{repeats} times in turns, over loopback, to the emulator:"
+    how = f"{repeats} times alternately, over loopback, to the emulator:"
     with running(scheme) as server:
         place = Place(server.new_url(), server.environment)
         for amount, files, source, size in (
@@ -191,7 +190,7 @@ def _server() -> Iterator[str]:
     """The server's address, with the bucket ``bench``; it ends with the block."""
     with subprocess.Popen([sys.executable, "-m", "benchmarks._s3_server"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout is not None  # for the type checker: it was asked for two lines above
+            assert process.stdout is not None  # for the type checker: requested two lines above
             endpoint = process.stdout.readline().strip()
             with urlopen(Request(f"{endpoint}/bench", method="PUT")):
                 pass

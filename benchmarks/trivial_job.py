@@ -1,4 +1,4 @@
-"""From ``submit --follow`` of a script job that runs ``true`` to its end, against starting ``true`` by hand and, where installed, TorchX.
+"""From ``submit --follow`` of a script job that runs ``true`` to its end, compared with running ``true`` by hand and, if installed, TorchX.
 
 Bound: at most 0.5 s on the machine that docs/benchmarks.md describes.
 """

@@ -1,7 +1,7 @@
-"""What the worker costs: its peak memory, and how much slower a trainer is with logs, metrics and checkpoints than without any of them.
+"""The overhead of the worker: its peak memory, and the slowdown of a trainer with logs, metrics and checkpoints compared with none of them.
 
-The same job is trained alternately as a run, and by hand: the trainer alone, its metrics thrown away and its checkpoints never due. Both
-times are those of the loop, from the first step to the last; what comes before is time_to_first_step.py's. Bounds: 60 MB for the worker,
+The same job is trained alternately as a run and by hand: the trainer alone, with metrics discarded and checkpoints never due. Both
+times are those of the loop, from the first step to the last; time_to_first_step.py measures the time before. Bounds: 60 MB for the worker,
 3% for the trainer.
 """
 
@@ -49,7 +49,7 @@ def main(repeats: int = 7) -> None:
                 without.append(alone)
                 peaks.append(peak)
     slower = statistics.median(with_worker) / statistics.median(without) - 1
-    slower_at_best = min(with_worker) / min(without) - 1  # a busy machine spoils medians first
+    slower_at_best = min(with_worker) / min(without) - 1  # a busy machine distorts medians first
     report(
         "The worker",
         f"digits-cnn, {EPOCHS} epochs with a checkpoint each, {repeats} times alternately:",
@@ -74,7 +74,7 @@ def _submit(folder: Path, store: str, *settings: str) -> Path:
 
 
 def _finish(run: Path) -> int:
-    """Wait until the run ended well; returns the peak memory of its worker in bytes."""
+    """Wait until the run succeeds; returns the peak memory of its worker in bytes."""
     peak = 0
     while True:
         time.sleep(_LOOK_SECONDS)
@@ -96,7 +96,7 @@ def _loop_seconds(run: Path) -> float:
 
 def _train_by_hand(folder: Path, run: Path) -> float:
     """The same without a worker, metrics and checkpoints."""
-    place = folder / "by-hand"  # a program outside a run keeps its folders where it is started
+    place = folder / "by-hand"  # outside a run, the program uses its working directory
     place.mkdir()
     environment = {**os.environ, contract.JOB: str(run / layout.RUN)}
     ended = subprocess.run([sys.executable, "-c", _BARE], cwd=place, env=environment, check=True, capture_output=True, text=True)
@@ -113,7 +113,7 @@ def _peak_bytes(pid: int) -> int:
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:
-        return 0  # it has ended, or this is no Linux
+        return 0  # the process has ended, or this is not Linux
     return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmHWM:")), 0)
 
 

@@ -1,1 +1,1 @@
-"""The classic CNN in other frameworks, for classic_cnn.py: scripts that need their framework and nothing else."""
+"""The classic CNN in other frameworks, for classic_cnn.py: scripts that need only their framework."""

@@ -1,6 +1,6 @@
-"""The classic CNN in Keras on TensorFlow, trained without end; prints when each step ended. ``--jit`` compiles it with XLA.
+"""The classic CNN in Keras on TensorFlow, trained endlessly; prints the end time of each step. ``--jit`` compiles it with XLA.
 
-Keras cuts the batches from arrays in memory itself, through tf.data with prefetching.
+Keras slices the batches from arrays in memory itself, through tf.data with prefetching.
 """
 
 import argparse

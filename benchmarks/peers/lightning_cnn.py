@@ -1,4 +1,4 @@
-"""The classic CNN in Lightning, trained without end; prints when each step ended. Logger, checkpoints and progress bar are off."""
+"""The classic CNN in Lightning, trained endlessly; prints the end time of each step. Logger, checkpoints and progress bar are off."""
 
 import argparse
 import time

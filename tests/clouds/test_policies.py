@@ -111,7 +111,7 @@ def test_the_policies_for_aws_allow_what_is_asked_and_nothing_else(tmp_path: Pat
         statements = written("aws.md", file, variables)["Statement"]
         refused = {each for each in needs if not permissions.is_allowed(each, statements)}
         assert {action for action, _ in refused} <= {"ecr:CreateRepository"}, f"{file} lacks {refused}"
-        assert all(f"`{action}` comes to it" in documented for action, _ in refused)
+        assert all(f"add `{action}`" in documented for action, _ in refused)
         named = {action for statement in statements for action in permissions.listed(statement["Action"])}
         assert named - {action for action, _ in needs} == other, file
 
