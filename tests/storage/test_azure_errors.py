@@ -21,7 +21,7 @@ BY_IDENTITY = AzureErrors(Credentials(AzureAccount("acct", USUAL)), "data")
         (BY_SAS, 403, "UnauthorizedBlobOverwrite", ObjectExistsError, ["exists"]),
         (BY_KEY, 400, "InvalidBlockList", UploadGoneError, ["no longer in the store"]),
         (BY_KEY, 400, "InvalidBlobOrBlock", StoreError, ["another program has", "a week"]),
-        (BY_KEY, 400, "Md5Mismatch", TransientStoreError, ["not those that were sent"]),
+        (BY_KEY, 400, "Md5Mismatch", TransientStoreError, ["damaged in transit"]),
         (BY_KEY, 403, "AccountIsDisabled", AccessDeniedError, ["disabled"]),
         (BY_KEY, 403, "KeyBasedAuthenticationNotPermitted", AccessDeniedError, ["'acct'", "unset AZURE_STORAGE_KEY", "az login"]),
         (BY_KEY, 403, "AuthenticationFailed", CredentialsEndedError, ["the account key in AZURE_STORAGE_KEY", "clock"]),

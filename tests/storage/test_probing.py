@@ -95,4 +95,4 @@ def test_bytes_that_come_back_as_others_are_found_out() -> None:
             return b"\0" + super().get(key, start, end, version=version)[1:]
 
     read = next(step for step in probe(Damaging()) if step.name == "read")
-    assert "other bytes" in read.detail
+    assert "different bytes" in read.detail
