@@ -113,6 +113,8 @@ def retry_after_seconds(header: str | None, now: Callable[[], float] = time.time
     text = (header or "").strip()
     if text.isascii() and text.isdigit():
         return float(text[:9])
+    if not text:
+        return None
     from email.utils import parsedate_to_datetime  # it loads the mail parser, for a form that few servers use
 
     try:

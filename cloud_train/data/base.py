@@ -4,7 +4,8 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, final
+from urllib.parse import urlsplit
 
 from cloud_train.data.downloads import Download, downloads_of
 from cloud_train.spec.facts import DataFacts
@@ -81,8 +82,12 @@ class DataSection(Section):
             raise AbsentDataError(("data", "path"), f"there is nothing at {place}", "a file or a folder, relative to the job file", known)
         return self.facts_at(place) or known
 
+    @final
     def downloads(self) -> list[Download]:
-        """The files that have to be downloaded before the data can be loaded."""
+        """The files that have to be downloaded before the data can be loaded: those of the fields ``url`` and ``sha256``.
+
+        The worker reads these two from ``run.json``, without the section's class.
+        """
         return downloads_of(self.model_dump(mode="json"))
 
     def source_at(self, place: Path) -> Path:
@@ -119,7 +124,7 @@ class DataSection(Section):
             wanted = "s3://bucket/…, gs://bucket/… or az://account/container/…, or a file or folder"
             yield ("data", "path"), f"{url!r} is not a URL of a known kind of store", wanted
         download = getattr(self, "url", None)
-        if download is not None and "@" in download.split("/")[2]:
+        if download is not None and "@" in urlsplit(download).netloc:
             yield ("data", "url"), "a user name or password must not be in a job file", "a URL without them, or path"
         elif download is not None and (name := granting_parameter(download)):
             wanted = "a URL that needs none, or path with a URL in a store (s3://…, gs://…, az://…)"

@@ -81,8 +81,8 @@ class JsonStream:
             yield self.whole()
 
     def text(self) -> str:
-        """A text of at most 2,048 characters."""
-        plain, escaped = self._take(_TEXT, "a text of at most 2,048 characters").groups()
+        """A text of at most 2,048 bytes."""
+        plain, escaped = self._take(_TEXT, "a text of at most 2,048 bytes").groups()
         if plain is not None:
             return str(plain, "utf-8")
         return str(json.loads(b'"' + escaped + b'"'))

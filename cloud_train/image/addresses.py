@@ -43,7 +43,7 @@ class Addresses:
         if read.scheme not in ("http", "https") or not _PLAIN_HOST.fullmatch(read.netloc):
             raise RegistryError(f"{self.host} leads to {_shown(whole)}, which is not the plain URL of a server")
         if read.scheme != "https" and not is_loopback(read.netloc):
-            raise RegistryError(f"{self.host} redirects to {read.netloc}, which is not encrypted")
+            raise RegistryError(f"{self.host} leads to {read.netloc}, which is not encrypted")
         return whole
 
     def check(self, url: str) -> None:

@@ -19,8 +19,6 @@ from cloud_train.image.layers import Member
 
 LARGE_FILE_BYTES = 64 * 1024
 """A file of this size or more gets a layer of its own. Compressed it has some 16 kB, more than a layer's overhead."""
-MOST_LAYERS = 46
-"""The most layers. An engine allows 125 in an image, which leaves 78 for the base and one for the worker."""
 
 PROGRAM_TEXT = frozenset(
     {"c", "cc", "cfg", "cpp", "cu", "h", "hpp", "ini", "ipynb", "jl", "lua", "py", "pyi", "pyx", "r", "rs", "sh", "toml", "yaml", "yml"}

@@ -22,6 +22,8 @@ _FIRST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 0.5
 _PAUSE_GROWTH = 1.2
 _MOST_POINTS = 100_000
+_LONGEST_LINE = 64 << 10
+"""Bytes of an incomplete line, such as a progress bar without line feeds, that are collected before they become an event."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Progress:
     eta_seconds: float | None = None
     output: bytes = b""
     """Output of the program since the previous update."""
+    earlier_output: bytes = b""
+    """Before ``output``: the end of the previous attempt's, if this update is the first of another attempt."""
     points: tuple[MetricPoint, ...] = ()
     """Metrics since the previous update, at most the newest 100,000."""
 
@@ -95,18 +99,24 @@ def events(looks: Iterable[Progress]) -> Iterator[Event]:
     for seen in looks:
         run = seen.view
         is_new, attempt, state = (run.attempt, run.state) != state, state[0] if state else run.attempt, (run.attempt, run.state)
-        if begun and run.attempt != attempt:
-            yield LogLine(attempt, begun.decode(errors="replace"))
-            begun = b""
+        if run.attempt != attempt:
+            lines, begun = _lines(begun + seen.earlier_output, is_all=True), b""
+            yield from (LogLine(attempt, line) for line in lines)
         if is_new and not run.state.is_end:
             yield StateChange(run)
-        *lines, begun = (begun + seen.output).split(b"\n")
-        if begun and run.state.is_end:
-            lines, begun = [*lines, begun], b""
-        yield from (LogLine(run.attempt, line.decode(errors="replace")) for line in lines)
+        output = begun + seen.output
+        is_all = run.state.is_end or len(output) - output.rfind(b"\n") > _LONGEST_LINE
+        begun = b"" if is_all else output[output.rfind(b"\n") + 1 :]
+        yield from (LogLine(run.attempt, line) for line in _lines(output, is_all))
         yield from seen.points
         if is_new and run.state.is_end:
             yield StateChange(run)
+
+
+def _lines(output: bytes, is_all: bool) -> list[str]:
+    """The complete lines; with ``is_all`` an incomplete one at the end too."""
+    *lines, last = output.split(b"\n")
+    return [line.decode(errors="replace") for line in ([*lines, last] if is_all and last else lines)]
 
 
 def glance(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None, *, record: bool) -> Progress:
@@ -144,18 +154,14 @@ class _Watch:
 
     def look(self) -> Progress:
         view = self._look(self._poller)
+        points: deque[MetricPoint] = deque(maxlen=_MOST_POINTS if self._with_output else 0)
+        earlier = b""
         if view.attempt != self._attempt:
+            if self._attempt and self._with_output:
+                earlier = self._read(points)  # the previous attempt added this after the last update
             self._begin(view)
         # The state was read before the metrics and the output: nothing is added to them after an end, so nothing is missed.
-        points: deque[MetricPoint] = deque(maxlen=_MOST_POINTS if self._with_output else 0)
-        for point in self._metrics.read():
-            points.append(point)
-            if point.key in self._latest or len(self._latest) < MOST_NAMES:
-                self._latest[point.key] = point.value
-            self._pace.add(point)
-        if self._with_output:
-            self._printed.extend(self._log.read())  # kept, so that nothing is lost if the store fails halfway
-        output, self._printed = b"".join(self._printed), []
+        output = self._read(points)
         total, epochs = self._goal()
         step = self._pace.step
         remaining = total - step if total is not None and step is not None else None
@@ -170,8 +176,21 @@ class _Watch:
             steps_per_second=rate,
             eta_seconds=remaining / rate if remaining is not None and rate else None,
             output=output,
+            earlier_output=earlier,
             points=tuple(points),
         )
+
+    def _read(self, points: deque[MetricPoint]) -> bytes:
+        """The attempt's output since the last call; its metrics since then are added to ``points``."""
+        for point in self._metrics.read():
+            points.append(point)
+            if point.key in self._latest or len(self._latest) < MOST_NAMES:
+                self._latest[point.key] = point.value
+            self._pace.add(point)
+        if self._with_output:
+            self._printed.extend(self._log.read())  # kept, so that nothing is lost if the store fails halfway
+        output, self._printed = b"".join(self._printed), []
+        return output
 
     def _begin(self, view: RunView) -> None:
         store = store_at(view.store)

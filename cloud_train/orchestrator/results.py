@@ -103,11 +103,13 @@ def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None 
     _check_is_copy(target, run_id)
     memory = Memory.in_copy(target, store.url, f"{run_id}/")
     copy = _Copy(store, run_id, target, infos, memory)
+    is_complete = False
     try:
         copy.bring_files(report)
         copy.bring_streams()
+        is_complete = True
     finally:
-        memory.write()
+        memory.write(is_complete)
     return copy.result()
 
 

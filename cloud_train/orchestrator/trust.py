@@ -18,6 +18,8 @@ from cloud_train.run.ledger import LedgerReader, RecordKind
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import RunRecord, sha256_of
 from cloud_train.run.view import RunView
+from cloud_train.spec.secret_names import without_credentials
+from cloud_train.storage.credential_forwarding import FILES
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,23 @@ def _facts(plan: Plan, settings_from: str, record: RunRecord, credentials: Seque
             yield name, _resolved(folder, file)
     yield "environment", "  ".join(f"{name}={value}" for name, value in program.environment.items())
     yield "secrets", ", ".join(job.secrets)
-    yield "credentials", f"{', '.join(credentials)}, for the worker to open {plan.store}" if credentials else ""
+    yield "credentials", _credentials(plan, credentials)
     yield "rights", "yours on this machine, with this shell's whole environment" if plan.provider == "local" else ""
     yield "data", plan.host_data or program.data or ""
-    yield "download", getattr(job.data, "url", None) or ""
+    yield "download", without_credentials(getattr(job.data, "url", None) or "")
     yield "run directory", f"{plan.store.rstrip('/')}/{plan.run_id}"
     yield "provider", f"{plan.provider}, with {settings_from}"
     yield "resources", _resources(plan)
     yield "not used", _shown(record.plan.get("provider_settings"))
+
+
+def _credentials(plan: Plan, names: Sequence[str]) -> str:
+    """The variables for the stores, and the stores; a file among them is in the container, where the program can read it too."""
+    if not names:
+        return ""
+    opened = " and ".join(dict.fromkeys(url for url in (plan.store, plan.program.data) if url))
+    shown = ", ".join(f"{name} (a file that the program can read)" if name in FILES else name for name in names)
+    return f"{shown}, for the worker to open {opened}"
 
 
 def _resolved(folder: Path, name: str) -> str:

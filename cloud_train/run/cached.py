@@ -54,17 +54,6 @@ def open_to_read(path: Path) -> int | None:
         return None
 
 
-def open_to_append(path: Path) -> int:
-    """A descriptor that appends to the regular file ``path``; a link, or a file with several hard links, is replaced. Raises OSError."""
-    try:
-        status = path.lstat()
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            remove(path)
-    except FileNotFoundError:
-        pass
-    return open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
-
 def write_new(path: Path, content: str) -> None:
     """Write a file, replacing whatever is at ``path``, without following a link. Raises OSError."""
     remove(path)

@@ -7,7 +7,7 @@ be missing, and a value that is not finite is null. Any other line is skipped: a
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -130,14 +130,6 @@ class MergedMetrics:
         kept = {*steps[-1::-2], steps[0]}  # the first, the newest, and every second one between
         self._by_step[key] = {step: point for step, point in points.items() if step in kept}
         self._count -= len(points) - len(kept)
-
-
-def merged(points: Iterable[MetricPoint]) -> list[MetricPoint]:
-    """The points of ``MergedMetrics``, in the order of the steps."""
-    metrics = MergedMetrics()
-    for point in points:
-        metrics.add(point)
-    return metrics.points()
 
 
 def tells_pace(name: str) -> bool:

@@ -58,7 +58,6 @@ def fetch_url(
     url: str,
     path: Path,
     *,
-    size: int | None = None,
     most_bytes: int | None = None,
     sha256: str | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -68,22 +67,18 @@ def fetch_url(
 ) -> Summary:
     """Download the file at ``url`` to ``path``, verified, or leave nothing under that name.
 
-    ``size`` in bytes and ``sha256`` in hexadecimal are the file's expected values, if known. A file larger than ``most_bytes`` is refused
+    ``sha256`` in hexadecimal is the expected one, if known. A file larger than ``most_bytes`` is refused
     before it is downloaded; if the server does not state the size, the download ends at ``most_bytes`` or at nine tenths of the free disk
     space. ``progress`` is called a few times a second. Do not ``allow_loopback`` on a cloud's machine. A request without a response for
     ``timeout_seconds`` is retried according to ``policy``. A partial download stays next to ``path`` in a hidden file, and resumes after a
     crash if the server supports ranges.
 
     Raises StoreError if the server refuses, cannot be reached or must not be reached (AddressRefusedError), or if the disk is full;
-    CorruptError if the file has another size or SHA-256.
+    CorruptError if the file has another SHA-256.
     """
     store, key = HttpStore.of_file(url, allow_loopback=allow_loopback, timeout_seconds=timeout_seconds)
     retrying = RetryingStore(store, policy)
     info = retrying.stat(key)
-    if size is not None and info.size not in (UNKNOWN_SIZE, size):
-        raise CorruptError(
-            f"{store.url}/{key} has {info.size:,} bytes; expected {size:,}", hint="compare the URL and the size with those of the publisher"
-        )
     if info.size == UNKNOWN_SIZE:
         path.parent.mkdir(parents=True, exist_ok=True)
         room = shutil.disk_usage(path.parent).free // 10 * 9
@@ -92,7 +87,7 @@ def fetch_url(
         raise _too_large(f"{store.url}/{key}", f"has {info.size:,} bytes", most_bytes)
     part_bytes = min(max(info.size // 8, _LEAST_PART_BYTES), PART_BYTES) if store.has_ranges else ONE_PART_BYTES
     options = Options(threads=_THREADS, part_bytes=part_bytes, report=progress)
-    return download(retrying, [Download(key, path, info.size if size is None else size, sha256)], options)
+    return download(retrying, [Download(key, path, info.size, sha256)], options)
 
 
 @dataclass(frozen=True)

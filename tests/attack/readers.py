@@ -21,7 +21,7 @@ from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.trust import accept
 from cloud_train.run import documents, layout
 from cloud_train.run.manifest import parse_manifest, read_manifest
-from cloud_train.run.metrics import MetricsReader, merged
+from cloud_train.run.metrics import MergedMetrics, MetricsReader
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import AttemptStatus, RunRecord
 from cloud_train.run.shard_exchange import ShardExchange
@@ -140,7 +140,10 @@ def metrics(data: bytes) -> None:
         for start, piece in ((0, data[:half]), (half, data[half:])):
             store.place(segment_key(key, start), piece)
         reader = MetricsReader(store, "run", 1)
-        points = merged([*reader.read(), *reader.read()])
+        found = MergedMetrics()
+        for point in (*reader.read(), *reader.read()):
+            found.add(point)
+        points = found.points()
         for point in points:
             json.dumps([point.step, point.epoch, point.time, point.split, point.name, point.value], allow_nan=False)
             words.number(point.value)

@@ -87,3 +87,12 @@ def test_the_question_names_the_confidential_variables_of_the_store() -> None:
     environment = {**OWN, "AWS_ACCESS_KEY_ID": "id"}
     assert names_for("s3://bucket/runs", environment) == ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     assert names_for("/a/folder", environment) == ()
+
+
+def test_the_question_names_a_credential_that_is_a_file_even_if_no_variable_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    login = tmp_path / ".config" / "gcloud" / "application_default_credentials.json"
+    login.parent.mkdir(parents=True)
+    login.write_text("{}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert names_for("gs://bucket/data", {}) == ("GOOGLE_APPLICATION_CREDENTIALS",)
+    assert forwarded_values({FORWARDED: "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_APPLICATION_CREDENTIALS": "/a/path"}) == []

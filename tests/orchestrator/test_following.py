@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.orchestrator.following import follow
+from cloud_train.orchestrator.following import LogLine, events, follow
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.reading import follow_logs
 from cloud_train.providers.base import Handle, Observation
 from cloud_train.providers.cloud.provider import cloud_capabilities
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
+from cloud_train.run.metrics import MetricPoint
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.streams import segment_key
@@ -93,19 +94,61 @@ def followed_by_submit(home: Home, worker: Worker) -> int:
     return sum(len(seen.output) for seen in follow(home, RUN, sleep=worker.sleep, clock=lambda: worker.now))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("followed", [followed_by_logs, followed_by_submit])
-def test_a_followers_memory_does_not_grow(followed: Callable[[Home, Worker], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home, store = Home(tmp_path / "home"), MemoryStore()
-    for module in ("state", "reconcile", "following", "reading"):
-        monkeypatch.setattr(f"cloud_train.orchestrator.{module}.store_at", lambda _: store)
-    for module in ("state", "reconcile", "reading"):
-        monkeypatch.setattr(f"cloud_train.orchestrator.{module}.provider_at", lambda *_: Cloud())
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A machine that has submitted the run."""
+    home = Home(tmp_path / "home")
     with Ledger(home.ledger_path) as ledger:
         ledger.add(
             RUN, name="followed", provider="cloud", store="s3://bucket/runs", job_file=None, created=0.0, settings={}, record_sha256=""
         )
         ledger.launched(RUN, 1, {"job": RUN})
+    return home
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
+    store = MemoryStore()
+    for module in ("state", "reconcile", "following", "reading"):
+        monkeypatch.setattr(f"cloud_train.orchestrator.{module}.store_at", lambda _: store)
+    for module in ("state", "reconcile", "reading"):
+        monkeypatch.setattr(f"cloud_train.orchestrator.{module}.provider_at", lambda *_: Cloud())
+    return store
+
+
+def test_a_slow_reader_misses_nothing_when_a_retry_begins(home: Home, store: MemoryStore) -> None:
+    def attempt(number: int, cause: Cause | None, output: bytes) -> None:
+        status = AttemptStatus(State.RUNNING, started=0.0, heartbeat=0.0, host="there", pid=1)
+        store.place(f"{RUN}/{layout.status(number)}", (status if cause is None else status.ended_with(cause, "", 1.0)).to_json(), None)
+        point = json.dumps({"step": 1, "time": 1.0, "split": "train", "name": "loss", "value": number}).encode() + b"\n"
+        store.place(segment_key(f"{RUN}/{layout.output_log(number)}", 0), output, None)
+        store.place(segment_key(f"{RUN}/{layout.metrics(number)}", 0), point, None)
+
+    def between(_seconds: float) -> None:  # the caller of ``follow`` has taken so long
+        attempt(1, Cause.FAILED, b"one\ntwo")
+        attempt(2, Cause.SUCCEEDED, b"three\n")
+
+    store.place(f"{RUN}/{layout.status(1)}", AttemptStatus(State.RUNNING, started=0.0, heartbeat=0.0, host="there", pid=1).to_json(), None)
+    store.place(segment_key(f"{RUN}/{layout.output_log(1)}", 0), b"one\n", None)
+    told = list(events(follow(home, RUN, sleep=between)))
+    lines = [(event.attempt, event.text) for event in told if isinstance(event, LogLine)]
+    assert lines == [(1, "one"), (1, "two"), (2, "three")]
+    assert [point.attempt for point in told if isinstance(point, MetricPoint)] == [1, 2]
+
+
+def test_a_line_without_an_end_becomes_events_now_and_then(home: Home, store: MemoryStore) -> None:
+    bar = b"\r 50%" * 20_000
+    status = AttemptStatus(State.RUNNING, started=0.0, heartbeat=0.0, host="there", pid=1)
+    store.place(f"{RUN}/{layout.status(1)}", status.to_json(), None)
+    store.place(segment_key(f"{RUN}/{layout.output_log(1)}", 0), bar, None)
+    told = events(follow(home, RUN, sleep=lambda _: None))
+    line = next(event for event in told if isinstance(event, LogLine))
+    assert line.text.encode() == bar
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("followed", [followed_by_logs, followed_by_submit])
+def test_a_followers_memory_does_not_grow(followed: Callable[[Home, Worker], int], home: Home, store: MemoryStore) -> None:
     worker = Worker(store)
     worker.say(None)
     assert followed(home, worker) == worker.written, "every byte, once"

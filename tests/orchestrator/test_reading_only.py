@@ -313,6 +313,21 @@ def test_reading_verbs_and_completion_write_nothing(
     assert [run_id for run_id, _ in completed] == ([] if kind is never_written else [RUN])
 
 
+@pytest.mark.parametrize("kind", [cut_off, never_shown, vanished, cancelled_and_vanished], ids=lambda kind: kind.__name__)
+def test_following_a_log_as_json_writes_nothing(
+    kind: Callable[[Desk], None], desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind(desk)
+    before = snapshot(desk)
+    desk.store.calls.clear()
+    monkeypatch.setattr("cloud_train.run.ledger_file.connect", refuse)
+    status = main(["logs", RUN, "--follow", "--json"])
+    assert "bug in cloud-train" not in "".join(capsys.readouterr())
+    assert ([call for call in desk.store.calls if call[0] in WRITES], desk.place.done) == ([], [])
+    assert snapshot(desk) == before
+    assert status in {0, 1, 4, 5, 6, 10}, status
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in (never_written, unreadable)], ids=lambda kind: kind.__name__)
 def test_the_state_shown_is_the_state_recorded_afterwards(
     kind: Callable[[Desk], None], desk: Desk, capsys: pytest.CaptureFixture[str]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cloud_train.run import metrics
-from cloud_train.run.metrics import MergedMetrics, MetricPoint, MetricsReader, merged
+from cloud_train.run.metrics import MergedMetrics, MetricPoint, MetricsReader
 from cloud_train.storage.local import LocalStore
 
 RUN = "digits-261123-120000-abcd"
@@ -70,7 +70,10 @@ def test_where_an_attempt_repeats_a_step_the_later_attempt_counts() -> None:
         return MetricPoint(attempt, step, None, None, "train", "loss", value)
 
     points = [point(1, 1, 0.9), point(1, 2, 0.8), point(1, 3, 0.7), point(2, 2, 0.81), point(2, 3, 0.71)]
-    assert [(p.attempt, p.step, p.value) for p in merged(points)] == [(1, 1, 0.9), (2, 2, 0.81), (2, 3, 0.71)]
+    metrics = MergedMetrics()
+    for each in points:
+        metrics.add(each)
+    assert [(p.attempt, p.step, p.value) for p in metrics.points()] == [(1, 1, 0.9), (2, 2, 0.81), (2, 3, 0.71)]
 
 
 def test_of_too_many_values_those_of_rare_metrics_and_the_newest_are_all_kept() -> None:

@@ -202,14 +202,6 @@ def test_a_large_file_comes_in_parts(get: Callable[..., bytes], server: FileServ
     assert names(target.parent) == ["file"]
 
 
-def test_without_a_known_sha256_the_size_is_compared(get: Callable[..., bytes], server: FileServer, target: Path) -> None:
-    assert get("/large.bin") == LARGE
-    assert get("/data.bin", size=len(CONTENT)) == CONTENT
-    with pytest.raises(CorruptError, match=f"{server.url}/data.bin has 1,048,576 bytes; expected 7"):
-        get("/data.bin", size=7)
-    assert target.read_bytes() == CONTENT
-
-
 @pytest.mark.parametrize("content", [CONTENT, LARGE, b""])
 def test_a_server_that_tells_no_size_and_knows_no_ranges_is_read_to_the_end(
     get: Callable[..., bytes], server: FileServer, content: bytes

@@ -35,10 +35,10 @@ class LiveLine:
 
     def show(self, progress: "Progress") -> None:
         """Print the new output, then redraw the line."""
-        if progress.output:
+        if output := progress.earlier_output + progress.output:
             self.erase()
-            self._output.write(progress.output)
-            self._line_open = not progress.output.endswith(b"\n")
+            self._output.write(output)
+            self._line_open = not output.endswith(b"\n")
         # An unfinished line of the program, such as a prompt or its own progress bar, is not overwritten.
         if self._draws and not self._line_open and not progress.view.state.is_end:
             self._output.plain()

@@ -120,7 +120,7 @@ class Engine:
     stopped: threading.Event = field(default_factory=threading.Event)
     """Set to make long operations stop."""
     done: list[Known] = field(default_factory=list)
-    """Number of files transferred."""
+    """The files that were transferred."""
     remembered: list[str] = field(default_factory=list)
     """Keys of files and objects that are unchanged since an earlier call."""
     unchanged: list[Known] = field(default_factory=list)

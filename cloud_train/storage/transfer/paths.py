@@ -35,13 +35,6 @@ class Placed:
     """Key and reason."""
 
 
-def safe_path(folder: Path, key: str) -> Path:
-    """The file below ``folder`` for an object; raises InvalidKeyError if the key is unsafe."""
-    if (reason := unsafe(key)) is not None:
-        raise InvalidKeyError(f"the object {key!r} cannot be stored below {folder}: {reason}")
-    return folder.joinpath(*key.split("/"))
-
-
 def unsafe(key: str) -> str | None:
     """Why a key is unsafe as a path below a folder; None if it is safe."""
     if _PLAIN.fullmatch(key):

@@ -70,8 +70,13 @@ class Memory:
         """Remember files and objects found to be identical."""
         self._same.update({one.key: one for one in found if one.looked_at and one.version})
 
-    def write(self) -> None:
-        """Write the identical files and objects to disk. Raises StoreError."""
+    def write(self, is_complete: bool = True) -> None:
+        """Write the identical files and objects to disk. Raises StoreError.
+
+        Unless the pass over them ``is_complete``, those that it has not reached are kept.
+        """
+        if not is_complete:
+            self._same = {**self._known, **self._same}
         if self._same != self._known:
             files = {key: (one.sha256, one.version, tuple(vars(one.identity).values()), one.looked_ns) for key, one in self._same.items()}
             source = {"source": self._source} if self._source else {}

@@ -28,7 +28,8 @@ _FINISH = b"finish\n"
 _WAIT_SECONDS = 1.0  # a signal interrupts the wait when the process ends
 _LOOK_SECONDS = 0.5
 _LOOK_POLICY = RetryPolicy(time_limit=20.0)  # of requests within one look
-_BLOCKED_POLICY = RetryPolicy(time_limit=None, first_wait=1.0, longest_wait=15.0)  # between looks while the store is unreachable
+_BLOCKED_POLICY = RetryPolicy(time_limit=None, first_wait=1.0, longest_wait=15.0, jitter=lambda: 1.0)
+"""Between looks while the store is unreachable, and between starts of the process."""
 _LAST_STARTS = 3  # if the process is killed during the last uploads
 
 _ALL_THERE, _BROKEN, _GIVEN_UP = 0, 1, 2  # its exit statuses

@@ -7,7 +7,7 @@ import pytest
 
 from cloud_train.errors import StoreError
 from cloud_train.storage.base import InvalidKeyError
-from cloud_train.storage.transfer.paths import ignores_case, open_folder, place, safe_path, unsafe
+from cloud_train.storage.transfer.paths import ignores_case, open_folder, place, unsafe
 
 UNSAFE = [
     "",
@@ -31,15 +31,14 @@ UNSAFE = [
 
 
 @pytest.mark.parametrize("key", UNSAFE)
-def test_a_key_that_could_lead_elsewhere_is_no_path(key: str, tmp_path: Path) -> None:
+def test_a_key_that_could_lead_elsewhere_is_no_path(key: str) -> None:
     assert unsafe(key)
-    with pytest.raises(InvalidKeyError, match="cannot be stored below"):
-        safe_path(tmp_path, key)
 
 
 @pytest.mark.parametrize("key", ["a", "a/b/c.txt", "..a/b..", "größe", "a b", "~/x", "-rf", "x" * 255, ".hidden", "%2e%2e/x"])
 def test_any_other_key_is_a_path_below_the_folder(key: str, tmp_path: Path) -> None:
-    assert safe_path(tmp_path, key) == tmp_path / key
+    assert unsafe(key) is None
+    assert tmp_path in (tmp_path / key).parents
 
 
 def test_where_a_key_is_a_file_and_a_folder_the_folder_stays() -> None:
