@@ -94,7 +94,15 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> object:
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        try:
+            module = import_module(f"{__name__}.{_HOMES[name]}")
+        except ModuleNotFoundError as error:
+            if (error.name or __name__).partition(".")[0] == __name__:
+                raise
+            missing = import_module(f"{__name__}.errors").MissingDependencyError
+            hint = "install what the built-in trainers need with: pip install 'cloud-train[train]'"
+            raise missing(f"{name} needs {error.name}, which is not installed", hint=hint) from error
+        globals()[name] = value = getattr(module, name)
         return value
 
     def __dir__() -> list[str]:

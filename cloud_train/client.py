@@ -304,9 +304,9 @@ class Run:
 
     def predict(
         self,
-        images: Sequence[AnyPath] = (),
+        images: AnyPath | Sequence[AnyPath] = (),
         *,
-        texts: Sequence[str] = (),
+        texts: str | Sequence[str] = (),
         checkpoint: str | int | None = None,
         invert: bool = False,
     ) -> list[dict[str, Any]]:
@@ -314,8 +314,10 @@ class Run:
 
         ``invert`` is for dark strokes on a light background. The model runs in a separate process, which needs the extra ``train``.
         """
+        images = [images] if isinstance(images, str | PathLike) else images
+        texts = [texts] if isinstance(texts, str) else texts
         if bool(images) == bool(texts):
-            raise UsageError("give image files or texts, not both")
+            raise UsageError("give either image files or texts")
         chosen = None if checkpoint is None else str(checkpoint)
         if images:
             return orchestrator.prediction.predict_images(self._home, self.id, [Path(image) for image in images], chosen, invert)
@@ -357,6 +359,8 @@ class Metrics(tuple["MetricPoint", ...]):
 
 
 def _override_texts(values: Overrides) -> list[str]:
+    if isinstance(values, str):
+        return [values]
     if not isinstance(values, Mapping):
         return list(values)
     from cloud_train.job.overrides import override_text

@@ -309,3 +309,25 @@ def test_a_run_says_what_it_is(client: Client) -> None:
     assert repr(run) == f"<Run {run.id}: succeeded>"
     assert isinstance(run, Run)
     assert len({run, client.run()}) == 1
+
+
+def test_load_model_without_its_packages_says_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "cloud_train.training.loading", raising=False)
+    monkeypatch.delitem(vars(cloud_train), "load_model", raising=False)
+    with pytest.raises(cloud_train.MissingDependencyError, match="load_model needs torch") as caught:
+        cloud_train.load_model("folder")
+    assert "cloud-train[train]" in (caught.value.hint or "")
+
+
+def test_one_override_may_be_given_as_a_text(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("name: one\nmodel: {kind: script, command: 'true'}\n")
+    plan = Client(tmp_path / "home").plan(tmp_path / "job.yaml", set="name=two")
+    assert plan.job.name == "two"
+
+
+def test_a_home_that_is_a_file_is_an_error_with_words(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(f"name: one\nmodel: {{kind: script, command: 'true'}}\nstore: {tmp_path / 'runs'}\n")
+    (tmp_path / "home").write_text("")
+    with pytest.raises(cloud_train.StoreError, match=r"cannot create .*: not a directory"):
+        Client(tmp_path / "home").submit(tmp_path / "job.yaml")

@@ -16,7 +16,8 @@ from cloud_train.spec.section import PATTERNS, SHA256_PATTERN, Section
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 """The beginning of a URL, which a path does not have."""
-_IN_STORE = re.compile(r"(s3|gs)://[^/]+(/.+)?|az://[^/]+/[^/]+(/.+)?")
+IN_STORE = re.compile(r"(s3|gs)://[^/]+(/.+)?|az://[^/]+/[^/]+(/.+)?")
+"""The URLs of stores."""
 _SOURCES = "path, or url and sha256"
 
 SampleKind = Literal["images", "text", "lines", "files"]
@@ -120,7 +121,7 @@ class DataSection(Section):
         if path is not None and not has_home(path):
             yield ("data", "path"), f"no user is called {Path(path).parts[0]!r}", "a path that starts with '~/', or the whole path"
         url = self.store_url
-        if url is not None and not _IN_STORE.fullmatch(url):
+        if url is not None and not IN_STORE.fullmatch(url):
             wanted = "s3://bucket/…, gs://bucket/… or az://account/container/…, or a file or folder"
             yield ("data", "path"), f"{url!r} is not a URL of a known kind of store", wanted
         download = getattr(self, "url", None)

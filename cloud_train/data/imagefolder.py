@@ -1,4 +1,4 @@
-"""A folder of images, one folder a class, as names alone: it is listed, and no image is opened. Imports no torch.
+"""A folder of images, one folder per class, as names alone: it is listed, and no image is opened. Imports no torch.
 
 Either the classes are in the folder itself, or, as in the layout of ImageNet, in its folders ``train`` and ``val``. Files are images by the
 ends of their names (``.jpg``, ``.jpeg``, ``.png``, in any case); names that begin with a dot are ignored, and so is
@@ -15,7 +15,7 @@ from cloud_train.spec.problems import Path as Field
 ENDINGS = (".jpg", ".jpeg", ".png")
 _NO_CLASS = "__MACOSX"
 _TRAIN, _VALIDATION = "train", "val"
-_HINT = "one folder a class, with .jpg, .jpeg or .png files in it; or folders train and val, each with such folders"
+_HINT = "one folder per class, with .jpg, .jpeg or .png files in it; or folders train and val, each with such folders"
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from cloud_train.spec.section import Count, Fraction, PathText, Sha256, Url
 
 
 class ImagesData(ImageSection):
-    """Photographs of your own: one folder a class, JPEG and PNG, decoded during the training."""
+    """Photographs of your own: one folder per class, JPEG and PNG, decoded during the training."""
 
     dataset: Literal["images"]
-    """A folder of images, one folder a class."""
+    """A folder of images, one folder per class."""
     path: PathText | None = None
-    """A folder with ``train`` and ``val`` in it, each with one folder a class (the layout of ImageNet), or with the classes themselves;
+    """A folder with ``train`` and ``val`` in it, each with one folder per class (the layout of ImageNet), or with the classes themselves;
     or with tar shards, which ``cloud-train pack FOLDER DESTINATION`` makes; relative to the job file, or a URL in a store (``s3://…``,
     ``gs://…``, ``az://…``), there also of an archive of such a folder.
     """

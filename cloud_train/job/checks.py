@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 
+from cloud_train.data.base import IN_STORE
 from cloud_train.data.registry import DATASETS
 from cloud_train.job.ignored_fields import ignored_fields, is_given
 from cloud_train.job.models import JobSpec
@@ -17,7 +18,7 @@ from cloud_train.networks.script import ScriptModel
 from cloud_train.spec.facts import DataFacts, LayerFacts
 from cloud_train.spec.paths import has_home, is_there
 from cloud_train.spec.problems import AbsentDataError, FieldError, Finding, Path
-from cloud_train.spec.secret_names import granting_parameter, looks_secret
+from cloud_train.spec.secret_names import granting_parameter, looks_secret, without_credentials
 from cloud_train.spec.trainer_variables import TRAINER_VARIABLES
 
 _OURS = "CLOUD_TRAIN_"
@@ -73,7 +74,10 @@ def _check(spec: JobSpec, wrong: Collection[Path]) -> Iterator[Finding]:
         yield from spec.data.check()
     if not has_home(spec.store):
         yield ("store",), f"no user is called {FilePath(spec.store).parts[0]!r}", "a path that starts with '~/', or the whole path"
-    if "://" in spec.store and granting_parameter(spec.store):
+    if "://" in spec.store and not IN_STORE.fullmatch(spec.store.partition("?")[0].rstrip("/")) and not spec.store.startswith("file://"):
+        wanted = "a folder, s3://bucket/…, gs://bucket/… or az://account/container/…"
+        yield ("store",), f"{without_credentials(spec.store)!r} is not the URL of a store", wanted
+    elif "://" in spec.store and granting_parameter(spec.store):
         yield ("store",), "a signature or a key must not be in the URL of a store", "the URL without them"
     yield from check_training(spec, wrong)
     for path, said, wanted in ignored_fields(spec):

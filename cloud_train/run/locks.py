@@ -6,13 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cloud_train.errors import StoreError
 from cloud_train.private import FILE, make_folder
 
 
 def take(path: Path) -> int | None:
-    """Take the lock; returns the open descriptor that holds it, to pass on or close, or None if another process holds it."""
-    make_folder(path.parent)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE)
+    """Take the lock; returns the open descriptor that holds it, to pass on or close, or None if another process holds it.
+
+    Raises StoreError if the file cannot be created.
+    """
+    try:
+        make_folder(path.parent)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE)
+    except OSError as error:
+        raise StoreError(
+            f"cannot create {path}: {(error.strerror or str(error)).lower()}", hint="set CLOUD_TRAIN_HOME to a folder that you can write to"
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -25,7 +34,7 @@ def is_held(path: Path) -> bool:
     """Whether any process holds the lock."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -21,8 +21,8 @@ from cloud_train.errors import JobError
 UNKNOWN = "unknown_component"
 """Type of pydantic's error for a name that no component has; its context holds ``noun``, ``field``, ``name`` and ``known``."""
 BROKEN = "broken_component"
-"""Type of pydantic's error for a plug-in that cannot be loaded; its context holds ``field`` and ``reason``."""
-_BUILT_IN, _PLUGIN = "(built in)", "(plug-in)"
+"""Type of pydantic's error for a plugin that cannot be loaded; its context holds ``field`` and ``reason``."""
+_BUILT_IN, _PLUGIN = "(built in)", "(plugin)"
 Component = TypeVar("Component", bound=BaseModel)
 
 
@@ -31,7 +31,7 @@ class UnknownComponentError(JobError):
 
 
 class BrokenComponentError(JobError):
-    """A plug-in cannot be loaded, or is not what its entry point promises."""
+    """A plugin cannot be loaded, or is not what its entry point promises."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Registry(Generic[Component]):
     field: str
     """The key of the section that names the component."""
     group: str
-    """The entry point group of plug-ins. Each entry point names a subclass of ``base``."""
+    """The entry point group of plugins. Each entry point names a subclass of ``base``."""
     base: type[Any]
     built_in: Mapping[str, type[Component]]
     annotation: Any = None
@@ -70,14 +70,14 @@ class Registry(Generic[Component]):
         return [*self.built_in, *sorted(self._plugins())]
 
     def sections(self, name: object = None) -> list[type[BaseModel]]:
-        """The section of the component ``name``; those of all built-in ones where that is not the name of a plug-in."""
+        """The section of the component ``name``; those of all built-in ones where that is not the name of a plugin."""
         if isinstance(name, str) and name not in self.built_in:
             with suppress(UnknownComponentError, BrokenComponentError):
                 return [self.get(name)]
         return list(dict.fromkeys(self.built_in.values()))
 
     def _plugins(self) -> dict[str, Callable[[], type[Component]]]:
-        from importlib.metadata import entry_points  # 30 ms, and only plug-ins need it
+        from importlib.metadata import entry_points  # 30 ms, and only plugins need it
 
         def loader(entry: Any) -> Callable[[], type[Component]]:
             return lambda: self._load(entry.name, entry.value, entry.load)
@@ -87,13 +87,13 @@ class Registry(Generic[Component]):
     def _load(self, name: str, value: str, load: Callable[[], object]) -> type[Component]:
         try:
             loaded = load()
-        except Exception as error:  # a plug-in is foreign code: whatever it raises is reported
+        except (Exception, SystemExit) as error:  # a plugin is foreign code: whatever it raises is reported
             raise BrokenComponentError(
-                f"the {self.noun} plug-in {name!r} ({value}) cannot be loaded: {type(error).__name__}: {error}",
+                f"the {self.noun} plugin {name!r} ({value}) cannot be loaded: {type(error).__name__}: {error}",
                 hint="reinstall or remove the package that provides it",
             ) from error
         if not (isinstance(loaded, type) and issubclass(loaded, self.base)):
-            raise BrokenComponentError(f"the {self.noun} plug-in {name!r} ({value}) is not a subclass of {self.base.__name__}")
+            raise BrokenComponentError(f"the {self.noun} plugin {name!r} ({value}) is not a subclass of {self.base.__name__}")
         return cast(type[Component], loaded)
 
     def _name_in(self, value: object) -> object:

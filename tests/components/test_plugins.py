@@ -110,9 +110,9 @@ def test_an_unknown_name_is_refused_with_the_nearest_one_of_a_plugin(
 
 def test_a_plugin_that_cannot_be_loaded_is_reported_to_the_job_that_names_it(toys: Path, tmp_path: Path) -> None:
     message, _, _ = mistake(job(tmp_path, ("dataset: stripes, count: 32", "dataset: broken-data")))
-    assert message.startswith("the dataset plug-in 'broken-data' (toys_broken:Anything) cannot be loaded: ValueError: on purpose")
+    assert message.startswith("the dataset plugin 'broken-data' (toys_broken:Anything) cannot be loaded: ValueError: on purpose")
     message, _, _ = mistake(job(tmp_path, ("dataset: stripes, count: 32", "dataset: not-a-data-set")))
-    assert message == "the dataset plug-in 'not-a-data-set' (toys:Flat) is not a subclass of DataSection"
+    assert message == "the dataset plugin 'not-a-data-set' (toys:Flat) is not a subclass of DataSection"
 
 
 def test_plugins_neither_replace_what_is_built_in_nor_are_loaded_for_it(toys: Path, tmp_path: Path) -> None:

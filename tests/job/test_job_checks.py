@@ -198,3 +198,16 @@ def test_an_image_has_one_base_and_its_files_exist(load: Load) -> None:
     assert "there is no file" in no_requirements.message
     assert (no_requirements.place.line, no_requirements.place.source) == (3, text.splitlines()[1])
     assert "there is no file" in one_problem(load, SCRIPT + "image: {dockerfile: Dockerfile}\n").message
+
+
+@pytest.mark.parametrize("store", ["ftp://host/x", "s4://bucket/x", "gs://", "az://account", "https://host/x"])
+def test_a_store_that_no_url_leads_to_is_a_mistake_of_the_file(load: Load, store: str) -> None:
+    problem = one_problem(load, f"{SCRIPT}store: {store}\n")
+    assert problem.message == f"{store!r} is not the URL of a store"
+
+
+@pytest.mark.parametrize(
+    "store", ["s3://bucket", "s3://bucket/runs/", "gs://bucket/a/b", "az://account/container", "file:///tmp/x", "~/runs"]
+)
+def test_the_url_of_a_store_is_accepted(load: Load, store: str) -> None:
+    load(f"name: a\n{SCRIPT}store: {store}\n")
