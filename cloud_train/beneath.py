@@ -1,7 +1,7 @@
 """Files and folders below a trusted folder, reached one name at a time: no link is followed, and only plain files are opened.
 
 Anyone who can write below that folder (a container, another user of a shared store) can put links, pipes and devices there. A link would
-lead to files that nobody asked for, and a pipe would make its reader wait forever. The trusted folder itself may be a link.
+lead to unrelated files, and a pipe would make its reader wait forever. The trusted folder itself may be a link.
 """
 
 from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's

@@ -30,7 +30,7 @@ UNKNOWN = 17
 INTERRUPTED = 128 + 2
 """Ctrl-C: SIGINT."""
 KILLED = 128 + 9
-"""SIGKILL: by the kernel for want of memory, or by whoever ends what does not end by itself."""
+"""SIGKILL: sent by the kernel when memory runs out, or to a process that did not stop in time."""
 OUTPUT_CLOSED = 128 + 13
 """The reader of the output is gone: SIGPIPE."""
 TERMINATED = 128 + 15

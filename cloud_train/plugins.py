@@ -40,7 +40,7 @@ def load_error(name: str, value: str, error: Exception) -> ProviderError:
 
 
 def settings_models(names: set[str]) -> dict[str, type[Any]]:
-    """The models of those of these providers that bring one. A plugin that cannot be loaded is left to whoever uses it."""
+    """The models of those of these providers that bring one. A plugin that cannot be loaded is left out."""
     if not names:
         return {}
     found = {}

@@ -21,7 +21,7 @@ LARGEST_BYTES = 1_000_000
 _AZURITE = b"Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 """The key that every Azurite has: https://github.com/Azure/Azurite#default-storage-account"""
 _EXAMPLE_HOST = rb"(?:[a-z0-9.-]{1,60}\.)?example(?:\.(?:com|net|org))?"
-"""The hosts of examples, which nobody can log in at (RFC 2606)."""
+"""Hosts reserved for examples, which have no logins (RFC 2606)."""
 _QUOTE = rb"\\{0,8}[\"']?"
 """A quotation mark, or none; behind backslashes where a document is a text in another one."""
 _BETWEEN = rb"(?:[\s\\\"'+,>#|*;()bBfFuUrn]|&#x?[0-9A-Da-d]{1,2};|%0[aAdD]){1,60}"

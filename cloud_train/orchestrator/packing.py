@@ -5,7 +5,7 @@ the same on any machine. Headers carry neither owner nor time: the same folder m
 a folder, so an index is never there without its shards.
 
 The folder may be another person's. A link in it is followed to an image in the same folder; one that leads anywhere else is refused, for a
-file that nobody meant to share would be in a shard.
+file that was never meant to be shared would be in a shard.
 """
 
 import hashlib

@@ -29,7 +29,7 @@ def read_plain(path: Path, most: int) -> bytes | None:
     """The file at ``path``; None if it is not a plain file of at most ``most`` bytes. Never waits for one. Raises OSError.
 
     Only as many bytes are read as the file has by its own account. Some files of the kernel (``/proc/kmsg``) look like plain files of no
-    bytes, and keep whoever reads them waiting.
+    bytes, and block their reader.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:

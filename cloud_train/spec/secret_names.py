@@ -47,7 +47,7 @@ def looks_secret(name: str) -> bool:
 def granting_parameter(url: str) -> str | None:
     """The name of the first parameter in the query or the fragment of ``url`` that looks like a signature, a key or a login.
 
-    A URL with one is a secret itself: whoever reads it may do what it was signed for.
+    A URL with one is itself a secret: it grants what it was signed for.
     """
     start = min((place for mark in "?#;" if (place := url.find(mark)) >= 0), default=len(url))
     for part in re.split("[?#&;]", unquote(unquote(url[start:]))):  # a URL within a URL is encoded, maybe twice

@@ -50,7 +50,7 @@ def record(data: bytes) -> None:
     assert RunRecord.from_json(read.to_json(), "run.json") == read
     instant(read.created)
     on_this_machine(read)
-    read.program.retries(next(iter(read.program.retry_on), None) or AttemptStatus.from_json(_STATUS, "").cause, 1)  # type: ignore[arg-type]
+    read.program.retries(next(iter(read.program.retry_on), None) or AttemptStatus.from_json(_STATUS, "").cause, 1)  # type: ignore[arg-type]  # None: it is still running
     read.program.ranking.quality({}, 0)
     int(read.job.get("resources", {}).get("nodes", 1))
     read.plan.get("provider_settings", {}).get("endpoint")

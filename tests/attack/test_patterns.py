@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from re import _constants as constants  # type: ignore[attr-defined] # what the module compiles with; there is no public parser
-from re import _parser as parser  # type: ignore[attr-defined]
+from re import _parser as parser  # type: ignore[attr-defined]  # private, and without types
 from typing import Any, NamedTuple
 
 import pytest

@@ -128,7 +128,7 @@ def test_a_document_at_its_limit_takes_no_more_than_64_mb_beside_it(name: str, s
     read, limit = LIMITED[name]
     for size in (limit, limit // 5, limit // 12):  # a smaller one may hold as many values as are read
         data = SHAPES[shape](size)
-        assert peak_of(lambda data=data: read(data, name)) <= MOST_MEMORY  # type: ignore[misc]
+        assert peak_of(lambda data=data: read(data, name)) <= MOST_MEMORY  # type: ignore[misc]  # mypy infers no lambda with a default
 
 
 @pytest.mark.slow

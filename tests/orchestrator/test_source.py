@@ -38,7 +38,7 @@ def dirty(folder: Path) -> bool | None:
     found = commit_of(folder)
     assert found is not None
     assert found["commit"] == git(folder, "rev-parse", "HEAD")
-    return found["dirty"]  # type: ignore[no-any-return]
+    return found["dirty"]  # type: ignore[no-any-return]  # JSON
 
 
 def test_a_folder_inside_a_repository_has_its_commit(repository: Path) -> None:

@@ -55,7 +55,7 @@ class Painter:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person sees what is written to ``stream``, or types what is read from it; nobody where it is closed."""
+    """Whether ``stream`` is open and a terminal."""
     return stream is not None and not stream.closed and stream.isatty()
 
 
