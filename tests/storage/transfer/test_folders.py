@@ -234,7 +234,8 @@ def test_a_folder_in_the_place_of_a_file_is_left_alone_and_said(size: int, tmp_p
     (tmp_path / "copy" / "a").mkdir(parents=True)
     ((key, reason),) = download_folder(store, "x/", tmp_path / "copy", options).skipped
     assert key == "x/a"
-    assert "a folder with its name is in the way" in reason
+    assert reason.startswith("a folder ")
+    assert reason.endswith("is in the way")
     assert [path.name for path in (tmp_path / "copy").iterdir()] == ["a"]
 
 
