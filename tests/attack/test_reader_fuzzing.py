@@ -189,4 +189,4 @@ def test_an_index_of_shards_takes_little_more_than_its_size(tmp_path: Path, shap
     size = 4 << 20
     data = index_shapes(size)[shape]
     (tmp_path / INDEX).write_bytes(data)
-    assert peak_of(lambda: read_index(tmp_path / INDEX)) <= len(data) + (16 << 20)
+    assert peak_of(lambda: read_index(tmp_path / INDEX)) <= len(data) + MOST_MEMORY // 2

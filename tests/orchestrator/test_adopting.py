@@ -381,7 +381,8 @@ def test_a_run_in_a_bucket_moves_from_a_lost_machine_to_a_new_one(
     end = end_of(other_home, resume(other_home, run.run_id, ask=accepting, sleep=fake.sleep, clock=fake.clock))
     assert (end.state, end.attempt, end.resumed_step) == (State.SUCCEEDED, 2, 7)
     assert b"".join(read_logs(other_home, run.run_id)) == b"from step-00000007\n"
-    assert b"from \n".startswith(b"".join(read_logs(other_home, run.run_id, attempt=1)))
+    with suppress(NotFoundError):  # the machine may be lost before anything of its log is in the store
+        assert b"from \n".startswith(b"".join(read_logs(other_home, run.run_id, attempt=1)))
     assert update_run(home, run.run_id).state is State.SUCCEEDED
 
 

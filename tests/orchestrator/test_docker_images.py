@@ -73,7 +73,7 @@ def test_a_lost_image_is_rebuilt_with_the_same_bytes(home: Home, failed: RunView
 def test_a_different_image_is_refused_unless_the_caller_asks_for_it(home: Home, failed: RunView, tmp_path: Path) -> None:
     before = image_of(failed)
     (tmp_path / "code" / "greeting.txt").write_text(f"good morning from {tmp_path}\n")
-    with pytest.raises(ConflictError, match="makes another one") as caught:
+    with pytest.raises(ConflictError, match="cannot be rebuilt") as caught:
         resume(home, failed.run_id)
     assert f"cloud-train resume {failed.run_id} --provider docker" in (caught.value.hint or "")
     assert update_run(home, failed.run_id).attempt == 1

@@ -77,7 +77,7 @@ def test_whoever_cancels_between_two_attempts_gets_a_cancelled_run(launched: Lau
     assert worker.wait(30) == Cause.CANCELLED.exit_code
     assert launched.ended_with(Cause.CANCELLED)
     assert attempts(launched) == [1]
-    assert "this one: failed: exit status 1" in launched.status().message
+    assert "this one ended with failed: exit status 1" in launched.status().message
 
 
 def test_whoever_cancels_at_the_moment_of_the_failure_gets_a_cancelled_run_too(launched: Launched) -> None:
