@@ -19,6 +19,7 @@ from cloud_train.run.plan import Plan
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.streams import open_stream
+from cloud_train.spec.problems import JobFileError
 from tests.conformance.bench import FAR_PACE, NEAR_PACE, UNTIL_LET_GO, Bench
 from tests.support import wait_until
 
@@ -235,8 +236,12 @@ def status(bench: Bench, plan: Plan) -> AttemptStatus:
 
 def test_what_it_declares_decides_what_a_plan_may_ask_for(bench: Bench, provider: Provider) -> None:
     can = provider.capabilities
-    with pytest.raises(ProviderError, match="cannot reach the store"):
+    with pytest.raises(JobFileError, match="is not the URL of a store"):
         bench.plan("true", store="nowhere://bucket/runs")
+    stores = {"file": "runs", "s3": "s3://bucket/runs", "gs": "gs://bucket/runs", "az": "az://account/container/runs"}
+    for scheme in stores.keys() - set(can.stores):
+        with pytest.raises(ProviderError, match="cannot reach the store"):
+            bench.plan("true", store=stores[scheme])
     with pytest.raises(ProviderError, match=rf"resources\.nodes is {can.max_nodes + 1}"):
         bench.plan("true", resources={"nodes": can.max_nodes + 1})
     notes = "\n".join(bench.plan("true", resources={"cpus": 1, "memory": "1GB", "spot": True}).notes)

@@ -205,10 +205,12 @@ def test_a_plan_that_cannot_start_leaves_nothing(home: Home, write_job: Callable
     assert not home.folder.exists()
 
 
-def test_what_a_provider_cannot_do_is_refused_with_the_reason(home: Home, write_job: Callable[..., Path]) -> None:
+def test_what_a_provider_cannot_do_is_refused_with_the_reason(home: Home, write_job: Callable[..., Path], tmp_path: Path) -> None:
     job = write_job("true")
-    with pytest.raises(ProviderError, match="cannot reach the store floppy://bucket"):
-        make_plan(home, job, ["store=floppy://bucket/runs"])
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("aws: {region: eu-west-1}\n")
+    with pytest.raises(ProviderError, match=r"'aws' cannot reach the store .*runs"):
+        make_plan(home, job, provider="aws", config=str(settings))
     with pytest.raises(ProviderError, match=r"resources\.nodes is 2"):
         make_plan(home, job, ["resources.nodes=2"])
     with pytest.raises(UsageError, match="unknown provider 'lokal'") as raised:
