@@ -1,8 +1,10 @@
 """A store in a local folder. Objects are files, each written under a temporary name in the same folder, synced and then renamed."""
 
 import errno
+import fcntl
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +24,10 @@ from cloud_train.storage.base import (
 
 _PIECE_BYTES = 1 << 20
 _TEMPORARY = ".cloud-train-"  # name prefix of files that are not objects yet
+LOCK = f"{_TEMPORARY}lock"
+"""Name of a folder's lock; like all names with this prefix, it is not an object."""
+_LOCK_SECONDS = 10.0
+_LOCK_PAUSE_SECONDS = 0.005
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEEPEST = 100
@@ -40,9 +46,26 @@ class LocalStore:
         status = self._write(key, data, _replace)
         return ObjectInfo(key, status.st_size, status.st_mtime, _version(status))
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: bytes) -> ObjectInfo:
         """Write an object that must not exist yet; if several callers compete, exactly one succeeds."""
-        self._write(key, data, _link)
+        status = self._write(key, data, _link)
+        return ObjectInfo(key, status.st_size, status.st_mtime, _version(status))
+
+    def replace(self, seen: ObjectInfo, data: bytes) -> ObjectInfo:
+        """Write an object only if it is still in the version ``seen``, under the lock of its folder."""
+
+        def publish(temporary: str, name: str, directory: int) -> None:
+            with locked(directory):
+                try:
+                    present = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                except FileNotFoundError as error:
+                    raise ObjectChangedError(f"{self.path_of(seen.key)} no longer exists") from error
+                if _version(present) != seen.version:
+                    raise ObjectChangedError(f"{self.path_of(seen.key)} was changed by another process")
+                _replace(temporary, name, directory)
+
+        status = self._write(seen.key, data, publish)
+        return ObjectInfo(seen.key, status.st_size, status.st_mtime, _version(status))
 
     def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
         """Bytes ``start`` to ``end`` (exclusive) of an object."""
@@ -52,11 +75,12 @@ class LocalStore:
                 raise ObjectChangedError(f"{self.path_of(key)} changed while being read", hint="retry")
             return read_all(descriptor, start, status.st_size if end is None else end)
 
-    def read(self, key: str) -> tuple[ObjectInfo, bytes]:
-        """A whole object with its information."""
+    def read(self, key: str, end: int | None = None) -> tuple[ObjectInfo, bytes]:
+        """A whole object, or its first ``end`` bytes, with its information."""
         with self._opened(key) as descriptor:
             status = os.fstat(descriptor)
-            return ObjectInfo(key, status.st_size, status.st_mtime, _version(status)), read_all(descriptor, 0, status.st_size)
+            info = ObjectInfo(key, status.st_size, status.st_mtime, _version(status))
+            return info, read_all(descriptor, 0, status.st_size if end is None else min(end, status.st_size))
 
     def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[bytes]:
         """A range of an object, piece by piece."""
@@ -185,6 +209,38 @@ class LocalStore:
                     os.rmdir(parts[number], dir_fd=directory)
                 finally:
                     os.close(directory)
+
+
+@contextmanager
+def locked(directory: int, seconds: float = _LOCK_SECONDS) -> Iterator[None]:
+    """Hold the lock of an open folder of a store, which every process that has the store can take; raises StoreError if that takes too long.
+
+    The kernel releases it when its holder ends. Nothing slow happens under it; but a holder may be stopped at that very moment.
+    """
+    descriptor = _open_lock(directory)
+    try:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise StoreError(
+                        f"another process has held the lock {LOCK} in a run directory for {seconds:g} s",
+                        hint="end that process, or let it continue",
+                    ) from None
+                time.sleep(_LOCK_PAUSE_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(directory: int) -> int:
+    try:
+        return open_plain(LOCK, os.O_RDWR | os.O_CREAT, directory=directory)
+    except PermissionError:  # another user's; reading is enough for the lock
+        return open_plain(LOCK, os.O_RDONLY, directory=directory)
 
 
 class _Pieces:
