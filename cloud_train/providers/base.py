@@ -118,8 +118,9 @@ def said_by(exit_status: int) -> Observation | None:
 
 
 def worker_arguments(plan: "Plan") -> list[str]:
-    """The arguments that every worker gets: run, attempt, and the digest of the ``run.json`` that it may run."""
-    return ["--run", plan.run_id, "--attempt", str(plan.attempt), "--record", plan.record_sha256]
+    """The arguments that every worker gets: run, attempt, the digest of the ``run.json`` that it may run, and the token of the launch."""
+    token = ["--token", plan.token] if plan.token else []
+    return ["--run", plan.run_id, "--attempt", str(plan.attempt), "--record", plan.record_sha256, *token]
 
 
 class Provider(Protocol):

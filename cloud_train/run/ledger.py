@@ -19,11 +19,12 @@ from typing import Any, Self
 from cloud_train.errors import ConflictError
 from cloud_train.run import ledger_file
 from cloud_train.run.documents import LATEST
+from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
 
 _OF_RUN = ("run_id", "name", "store", "job_file", "created")
-_OF_ATTEMPT = ("provider", "state", "cause", "message", "started", "ended", "host", "resumed_step", "reference", "settings")
+_OF_ATTEMPT = ("provider", "state", "cause", "message", "started", "ended", "host", "resumed_step", "reference", "settings", "token")
 _COLUMNS = (*(f"runs.{name}" for name in _OF_RUN), "attempts.number", *(f"attempts.{name}" for name in _OF_ATTEMPT))
 _FIELDS = (*_OF_RUN, "attempt", *_OF_ATTEMPT)
 """The field of ``Entry`` that each column becomes."""
@@ -52,6 +53,8 @@ class Entry(RunView):
     """The provider's handle of the attempt; None until it is launched."""
     settings: dict[str, Any] = field(default_factory=dict)
     """The provider settings from this machine's own configuration, for finding and resuming the attempt."""
+    token: str = ""
+    """The token with which the attempt was launched from here; empty without one, as for an attempt of another machine."""
 
     @property
     def is_unlaunched(self) -> bool:
@@ -144,6 +147,7 @@ class Ledger(LedgerReader):
         created: float,
         settings: Mapping[str, Any],
         record_sha256: str,
+        token: str = "",
     ) -> None:
         """Record a new run and its first attempt as *submitting*; raises ConflictError if the id is taken.
 
@@ -151,7 +155,7 @@ class Ledger(LedgerReader):
         """
         with self._change():
             self._insert_run(run_id, name, provider, store, job_file, created)
-            self._insert_attempt(run_id, 1, provider, settings)
+            self._insert_attempt(run_id, 1, provider, settings, token)
             self._insert_record(run_id, record_sha256, RecordKind.OWN)
 
     def adopt(self, entry: Entry) -> None:
@@ -188,12 +192,14 @@ class Ledger(LedgerReader):
         with self._change() as connection:
             connection.execute("DELETE FROM records WHERE run_id = ?", (run_id,))
 
-    def add_attempt(self, run_id: str, number: int, provider: str, settings: Mapping[str, Any]) -> None:
+    def add_attempt(self, run_id: str, number: int, provider: str, settings: Mapping[str, Any], token: str = "") -> None:
         """Record a further attempt as *submitting*; raises ConflictError if the number is taken."""
         with self._change():
-            self._insert_attempt(run_id, number, provider, settings)
+            self._insert_attempt(run_id, number, provider, settings, token)
 
-    def move(self, run_id: str, number: int, provider: str, store: str, *, settings: Mapping[str, Any], record_sha256: str) -> None:
+    def move(
+        self, run_id: str, number: int, provider: str, store: str, *, settings: Mapping[str, Any], record_sha256: str, token: str = ""
+    ) -> None:
         """Record that the run continues with another provider or in another store, and its next attempt as *submitting*.
 
         From then on ``record_sha256`` is the only accepted ``run.json``. Raises ConflictError if the number is taken.
@@ -202,7 +208,7 @@ class Ledger(LedgerReader):
             connection.execute("UPDATE runs SET provider = ?, store = ? WHERE run_id = ?", (provider, store, run_id))
             connection.execute("DELETE FROM records WHERE run_id = ?", (run_id,))
             self._insert_record(run_id, record_sha256, RecordKind.OWN)
-            self._insert_attempt(run_id, number, provider, settings)
+            self._insert_attempt(run_id, number, provider, settings, token)
 
     def sending(self, run_id: str, number: int, now: float) -> None:
         """Record that the provider is asked at ``now`` to start the attempt, which is *submitting*."""
@@ -232,18 +238,27 @@ class Ledger(LedgerReader):
         resumed_step: int | None = None,
     ) -> None:
         """Record the state of an attempt; a retry that the worker started is added."""
+        times = (started, ended, host, resumed_step)
         with self._change() as connection:
-            connection.execute(
-                "INSERT INTO attempts"
-                " (run_id, number, provider, state, cause, message, started, ended, host, resumed_step, reference, settings)"
-                " SELECT ?1, ?2, provider, ?3, ?4, ?5, ?6, ?7, ?8, ?9,"
-                "  (SELECT reference FROM attempts WHERE run_id = ?1 AND number < ?2 ORDER BY number DESC LIMIT 1),"
-                "  (SELECT settings FROM attempts WHERE run_id = ?1 AND number < ?2 ORDER BY number DESC LIMIT 1)"
-                " FROM runs WHERE run_id = ?1"
-                " ON CONFLICT (run_id, number) DO UPDATE SET state = ?3, cause = ?4, message = ?5, started = ?6, ended = ?7, host = ?8,"
-                "  resumed_step = ?9",
-                (run_id, number, state.value, cause.value if cause else None, message, started, ended, host, resumed_step),
-            )
+            _observe(connection, (run_id, number, state.value, cause.value if cause else None, message, *times))
+
+    def record(self, seen: Entry, number: int, status: AttemptStatus, *, is_unmanaged: bool) -> bool:
+        """Record an attempt's status, and with ``is_unmanaged`` that another machine launched it.
+
+        Nothing is recorded, and False is returned, if the run's row is no longer as ``seen``: then the status may be out of date.
+        """
+        with self._change() as connection:
+            if self.get(seen.run_id) != seen:
+                return False
+            cause = status.cause.value if status.cause else None
+            times = (status.started, status.ended, status.host, status.resumed_step)
+            _observe(connection, (seen.run_id, number, status.state.value, cause, status.message, *times))
+            if is_unmanaged:
+                connection.execute(
+                    "UPDATE attempts SET reference = ?, token = '' WHERE run_id = ? AND number = ?",
+                    (json.dumps(UNMANAGED), seen.run_id, number),
+                )
+        return True
 
     def forget(self, run_id: str) -> None:
         """Remove a run whose submission failed."""
@@ -266,14 +281,29 @@ class Ledger(LedgerReader):
             (run_id, sha256, kind.value),
         )
 
-    def _insert_attempt(self, run_id: str, number: int, provider: str, settings: Mapping[str, Any]) -> None:
+    def _insert_attempt(self, run_id: str, number: int, provider: str, settings: Mapping[str, Any], token: str) -> None:
         try:
             self._connection.execute(
-                "INSERT INTO attempts (run_id, number, provider, state, settings) VALUES (?, ?, ?, ?, ?)",
-                (run_id, number, provider, State.SUBMITTING.value, json.dumps(dict(settings))),
+                "INSERT INTO attempts (run_id, number, provider, state, settings, token) VALUES (?, ?, ?, ?, ?, ?)",
+                (run_id, number, provider, State.SUBMITTING.value, json.dumps(dict(settings)), token),
             )
         except sqlite3.IntegrityError as error:
             raise ConflictError(f"attempt {number} of {run_id} is already in the ledger") from error
+
+
+def _observe(connection: sqlite3.Connection, row: tuple[object, ...]) -> None:
+    """Insert or update an attempt. A new one has the reference, the settings and the token of the one before: its worker started it."""
+    before = "FROM attempts WHERE run_id = ?1 AND number < ?2 ORDER BY number DESC LIMIT 1"
+    connection.execute(
+        "INSERT INTO attempts"
+        " (run_id, number, provider, state, cause, message, started, ended, host, resumed_step, reference, settings, token)"
+        " SELECT ?1, ?2, provider, ?3, ?4, ?5, ?6, ?7, ?8, ?9,"
+        f"  (SELECT reference {before}), (SELECT settings {before}), coalesce((SELECT token {before}), '')"
+        " FROM runs WHERE run_id = ?1"
+        " ON CONFLICT (run_id, number) DO UPDATE SET state = ?3, cause = ?4, message = ?5, started = ?6, ended = ?7, host = ?8,"
+        "  resumed_step = ?9",
+        row,
+    )
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

@@ -1,14 +1,13 @@
 """A store in a local folder. Objects are files, each written under a temporary name in the same folder, synced and then renamed."""
 
 import errno
-import fcntl
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cloud_train import folder_lock
 from cloud_train.beneath import IrregularError, open_file, open_folder, open_plain, read_all, write_all
 from cloud_train.errors import StoreError
 from cloud_train.storage.base import (
@@ -24,10 +23,6 @@ from cloud_train.storage.base import (
 
 _PIECE_BYTES = 1 << 20
 _TEMPORARY = ".cloud-train-"  # name prefix of files that are not objects yet
-LOCK = f"{_TEMPORARY}lock"
-"""Name of a folder's lock; like all names with this prefix, it is not an object."""
-_LOCK_SECONDS = 10.0
-_LOCK_PAUSE_SECONDS = 0.005
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEEPEST = 100
@@ -55,7 +50,7 @@ class LocalStore:
         """Write an object only if it is still in the version ``seen``, under the lock of its folder."""
 
         def publish(temporary: str, name: str, directory: int) -> None:
-            with locked(directory):
+            with folder_lock.held(directory, self.path_of(seen.key).parent):
                 try:
                     present = os.stat(name, dir_fd=directory, follow_symlinks=False)
                 except FileNotFoundError as error:
@@ -148,6 +143,19 @@ class LocalStore:
         """The object's file."""
         return self.path_of(key)
 
+    @contextmanager
+    def locked(self, folder: str) -> Iterator[None]:
+        """Hold the lock of a folder of the store (empty: the store's own). Raises StoreError, also if another process holds it for long."""
+        try:
+            directory = open_folder(self._root, self._parts(folder))
+        except OSError as error:
+            raise _explain(error, f"open {self.path_of(folder)}") from error
+        try:
+            with folder_lock.held(directory, self.path_of(folder)):
+                yield
+        finally:
+            os.close(directory)
+
     def path_of(self, key: str) -> Path:
         """The object's file; raises InvalidKeyError."""
         return self.folder.joinpath(*self._parts(key))
@@ -209,38 +217,6 @@ class LocalStore:
                     os.rmdir(parts[number], dir_fd=directory)
                 finally:
                     os.close(directory)
-
-
-@contextmanager
-def locked(directory: int, seconds: float = _LOCK_SECONDS) -> Iterator[None]:
-    """Hold the lock of an open folder of a store, which every process that has the store can take; raises StoreError if that takes too long.
-
-    The kernel releases it when its holder ends. Nothing slow happens under it; but a holder may be stopped at that very moment.
-    """
-    descriptor = _open_lock(directory)
-    try:
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise StoreError(
-                        f"another process has held the lock {LOCK} in a run directory for {seconds:g} s",
-                        hint="end that process, or let it continue",
-                    ) from None
-                time.sleep(_LOCK_PAUSE_SECONDS)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _open_lock(directory: int) -> int:
-    try:
-        return open_plain(LOCK, os.O_RDWR | os.O_CREAT, directory=directory)
-    except PermissionError:  # another user's; reading is enough for the lock
-        return open_plain(LOCK, os.O_RDONLY, directory=directory)
 
 
 class _Pieces:

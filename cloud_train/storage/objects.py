@@ -223,9 +223,7 @@ class ObjectStorage:
         if isinstance(error, obstore.exceptions.AlreadyExistsError):
             return ObjectExistsError(f"cannot {action} {place}: it exists already")
         if isinstance(error, obstore.exceptions.PreconditionError):
-            if action == "write":
-                return ObjectChangedError(f"{place} was changed by another writer")
-            return ObjectChangedError(f"{place} changed while being read", hint="retry")
+            return ObjectChangedError(f"cannot {action} {place}: it has changed meanwhile", hint="retry")
         if isinstance(error, FileNotFoundError):
             return ObjectMissingError(f"cannot {action} {place}: no such object")
         return self._in_general_words(action, key, *answer)

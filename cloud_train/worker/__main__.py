@@ -6,6 +6,7 @@
     --run RUN_ID         which run
     --attempt N          which attempt, from 1
     --record SHA256      SHA-256 of the run.json that was submitted; any other is refused
+    --token TEXT         the launch that the attempt belongs to, for its status; drawn here if it is missing
     --node-rank R        rank of this node, from 0
     --nodes M            number of nodes
     --platform NAME      the platform that tells the node rank: sagemaker, vertex, azureml, or JSON with its variables
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from cloud_train.worker.remote import Remote
 
 _NEEDED = ("--store", "--run", "--attempt", "--record")
-_OPTIONS = (*_NEEDED, "--node-rank", "--nodes", "--platform", "--secrets", "--workspace", "--lock-fd", "--retry-delay")
+_OPTIONS = (*_NEEDED, "--token", "--node-rank", "--nodes", "--platform", "--secrets", "--workspace", "--lock-fd", "--retry-delay")
 _HINT = "workers are started by a provider: see cloud-train submit"
 
 
@@ -83,6 +84,7 @@ def main(arguments: list[str], signals: Signals) -> int:
             timing=timing,
             remote=remote,
             platform=platform,
+            token=options.get("--token", ""),
         )
     except CloudTrainError as error:
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)

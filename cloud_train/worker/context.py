@@ -66,6 +66,8 @@ class AttemptContext:
     """Checks for the cancel mark."""
     is_forced: Callable[[], bool]
     """Checks whether the cancellation skips the grace period."""
+    superseded: Callable[[], int | None]
+    """Looks for a newer attempt, which alone may write results from then on; None if there is none."""
     timing: Timing
     remote: Remote | None = None
     """The run in a cloud's store; None if the store is a local folder."""
