@@ -4,10 +4,11 @@ from __future__ import annotations  # for types that are imported only where the
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloud_train.errors import CorruptError, StoreError
@@ -46,13 +47,14 @@ class AttemptLease:
         remote: Remote | None,
         token: str,
         job: str = "",
+        earlier: Sequence[Path] = (),
     ) -> None:
         """Read the run's record; raises StoreError, and CorruptError if it is not the submitted one.
 
         ``store`` is the run's own, or with ``remote`` a workspace; ``token`` is that of the launch, ``job`` the platform's id of this
-        worker's job.
+        worker's job. ``earlier`` are run directories that earlier workers left on this machine.
         """
-        self._token = token
+        self._token, self._earlier = token, earlier
         self._store, self._first, self._node, self._signals = store, first, node, signals
         self._timing, self._remote, self._job = timing, remote, job
         self._uploader: Uploader | None = None
@@ -150,6 +152,7 @@ class AttemptLease:
             is_forced=lambda: any(_exists(store, key) and store.get(key, 0, 64) == layout.AT_ONCE for key in marks),
             superseded=partial(_superseded, lease, store, f"{run_id}/{layout.superseded(number)}"),
             timing=self._timing,
+            earlier=self._earlier,
         )
 
     def _worker_log(self, number: int) -> WorkerLog:

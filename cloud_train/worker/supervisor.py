@@ -10,7 +10,9 @@ from __future__ import annotations  # for types that are imported only where the
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -49,18 +51,20 @@ def run_attempts(
     remote: Remote | None = None,
     platform: Platform | None = None,
     token: str = "",
+    earlier: Sequence[Path] = (),
 ) -> int:
     """Run attempt ``first`` and the retries that the job asks for; returns the worker's exit status.
 
     That is ``TAKEN``, or the exit code of the last attempt's cause. ``store`` is the run's own, or with ``remote`` a workspace on this
     machine. ``record_sha256`` is the SHA-256 of the ``run.json`` to run. ``token`` is that of the launch; without one, it is drawn here.
+    ``earlier`` are run directories that earlier workers left on this machine.
     Raises CorruptError, also for any other ``run.json``, or StoreError if nothing can be started.
     """
     become_subreaper()
     job = platform.job if platform else ""
     token = token or os.urandom(8).hex()
     lease = AttemptLease(
-        store, run_id, first, record_sha256, node=node, signals=signals, timing=timing, remote=remote, token=token, job=job
+        store, run_id, first, record_sha256, node=node, signals=signals, timing=timing, remote=remote, token=token, job=job, earlier=earlier
     )
     try:
         start, exit_status = next_attempt(lease, first, platform.job) if platform else (first, None)

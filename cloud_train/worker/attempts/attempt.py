@@ -27,6 +27,7 @@ from cloud_train.worker.attempts.watch import Watch
 from cloud_train.worker.context import AttemptContext
 from cloud_train.worker.ending import Ending, Stop
 from cloud_train.worker.nodes import nodes_named, verdict
+from cloud_train.worker.own_workspace import take_over_newest
 from cloud_train.worker.processes.subprocesses import Children
 from cloud_train.worker.workspace import DiskReserve, is_full
 
@@ -183,6 +184,8 @@ class Attempt:
         def prepare() -> str:
             store = remote.store() if remote else LocalStore(self._at.workspace.store)
             branch = Branch(self._number, ancestor_in(store, self._at.record.run_id))
+            for earlier in self._at.earlier:
+                take_over_newest(earlier, checkpoints, self._at.worker_log.note, branch)
             if remote:
                 remote.bring_newest(checkpoints, self._at.worker_log.note, branch)
             return sealing.prepare(checkpoints, self._at.worker_log.note, self._number, branch)
