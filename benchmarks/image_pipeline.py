@@ -29,8 +29,8 @@ from PIL import Image
 from benchmarks._measure import report, verdict
 from cloud_train.data.images import ImagesData
 from cloud_train.data.pixels import PhotoAugment
+from cloud_train.training.data.dataset import Pick
 from cloud_train.training.data.images import FolderSamples, load_images
-from cloud_train.training.data.samples import Pick
 
 BATCH_SIZE = 64
 BATCHES = 32

@@ -21,10 +21,9 @@ from torch.nn import functional
 
 from benchmarks._measure import report, verdict
 from cloud_train.networks.rnn import RnnModel
-from cloud_train.training.description import ModelDescription
+from cloud_train.training.description import ModelDescription, build
 from cloud_train.training.device import usable_cpus
 from cloud_train.training.losses import cross_entropy
-from cloud_train.training.models.building import build
 
 BATCH, TIME, HIDDEN = 64, 128, 128
 CHARACTERS = tuple(map(chr, range(32, 128)))

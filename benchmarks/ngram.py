@@ -13,8 +13,8 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 
-from cloud_train.data.corpus import sequences, split, vocabulary
 from cloud_train.data.python_docs import PythonDocsData
+from cloud_train.data.text import sequences, split, vocabulary
 
 CONTEXT = 3
 """Characters that the model sees before the one that it predicts."""

@@ -1,11 +1,78 @@
-"""Arguments and options shared by several verbs, and their shell completion."""
+"""What several verbs share: arguments and options with their shell completion, and the client.
 
+The client's notes go to standard error, its questions to the user at the terminal.
+"""
+
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cloud_train.cli.output.terminal import Painter, clean, is_terminal, say_aside
+from cloud_train.client import Client
+
+if TYPE_CHECKING:
+    from cloud_train import Question
+
+
 _RUNS_OFFERED = 50
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
+JobArgument = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.", show_default=False)]
+OverridesOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as train.epochs=3. Repeatable.", show_default=False),
+]
+FollowOption = Annotated[
+    bool, typer.Option("--follow", "-f", help="Follow the run until it ends, and record the end; Ctrl-C only stops following.")
+]
+ConfigOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Provider settings: configs/NAME.yaml, or the path of a file.", show_default=False)
+]
+ToOption = Annotated[
+    Path | None, typer.Option("--to", metavar="FOLDER", help="The folder to copy to; named after the run by default.", show_default=False)
+]
+CheckpointOption = Annotated[
+    str | None,
+    typer.Option(metavar="best|last|STEP", help="Use this checkpoint instead of the final model.", show_default=False),
+]
+
+
+def open_client(as_json: bool = False) -> Client:
+    """The client of one command."""
+    return Client(note=say_aside, ask=asking(as_json))
+
+
+def asking(as_json: bool = False) -> Callable[["Question"], bool]:
+    """A function that asks the user at a terminal. Without a terminal, or with ``--json``, it accepts nothing."""
+
+    def ask(question: "Question") -> bool:
+        if as_json or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+            return False
+        show(question)
+        try:
+            return typer.confirm(question.question, default=False, err=True)
+        except typer.Abort:  # Ctrl-C, or the end of the input
+            say_aside("")
+            raise KeyboardInterrupt from None
+
+    return ask
+
+
+def accepting(question: "Question") -> bool:
+    """Show the question and accept it: the user did so on the command line."""
+    show(question)
+    return True
+
+
+def show(question: "Question") -> None:
+    """Print the subject and one line per fact to standard error."""
+    paint = Painter.of(sys.stderr)
+    say_aside(f"{clean(question.subject)}:")
+    width = max((len(name) for name, _ in question.facts), default=0)
+    for name, value in question.facts:
+        say_aside(f"  {paint(clean(name).ljust(width), 'bold')}  {clean(value)}")
 
 
 def complete_run(incomplete: str) -> list[tuple[str, str]]:
@@ -41,23 +108,4 @@ NamedRunArgument = Annotated[
     typer.Argument(
         metavar="RUN", help="The beginning of a run's id, or its last four characters.", autocompletion=complete_run, show_default=False
     ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
-JobArgument = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.", show_default=False)]
-OverridesOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as train.epochs=3. Repeatable.", show_default=False),
-]
-FollowOption = Annotated[
-    bool, typer.Option("--follow", "-f", help="Follow the run until it ends, and record the end; Ctrl-C only stops following.")
-]
-ConfigOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Provider settings: configs/NAME.yaml, or the path of a file.", show_default=False)
-]
-ToOption = Annotated[
-    Path | None, typer.Option("--to", metavar="FOLDER", help="The folder to copy to; named after the run by default.", show_default=False)
-]
-CheckpointOption = Annotated[
-    str | None,
-    typer.Option(metavar="best|last|STEP", help="Use this checkpoint instead of the final model.", show_default=False),
 ]

@@ -1,19 +1,198 @@
-"""Photographs in folders or tar shards."""
+"""Photographs in folders or tar shards, listed by their names alone: no image is opened. Imports no torch.
 
-from collections.abc import Iterator
+A folder has one folder per class, either itself or, as in the layout of ImageNet, in its folders ``train`` and ``val``. Files are images by
+the ends of their names (``.jpg``, ``.jpeg``, ``.png``, in any case); names that begin with a dot are ignored, and so is the folder that
+macOS puts into its archives.
+"""
+
+import os
+import re
+import tarfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from cloud_train.data.base import check_source, held_back
-from cloud_train.data.imagefolder import list_images
 from cloud_train.data.pixels import ImageSection, Normalize, PhotoAugment, check_normalize
-from cloud_train.data.shardfolder import find_shards
+from cloud_train.data.shards import ENDING, INDEX, Part, Shard, ShardIndex, class_of, part_of, read_index
+from cloud_train.errors import CorruptError
 from cloud_train.spec.facts import DataFacts
-from cloud_train.spec.problems import Finding
-from cloud_train.spec.problems import Path as Field_
+from cloud_train.spec.problems import FieldError, Finding
+from cloud_train.spec.problems import Path as FieldPath
 from cloud_train.spec.section import Count, Fraction, PathText, Sha256, Url
+
+ENDINGS = (".jpg", ".jpeg", ".png")
+_NO_CLASS = "__MACOSX"
+_TRAIN, _VALIDATION = "train", "val"
+_HINT = "one folder per class, with .jpg, .jpeg or .png files in it; or folders train and val, each with such folders"
+_SHARDS_HINT = "members such as cat/1.jpg, or train/cat/1.jpg and val/cat/2.jpg; cloud-train pack makes such shards of a folder"
+_IGNORED = re.compile(r"(^|/)(\._[^/]+|\.DS_Store|__MACOSX)(/|$)")
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The contents of a folder of images."""
+
+    classes: tuple[str, ...]
+    """Names of the classes, sorted."""
+    train: Path
+    """The folder of the classes, each with its training images."""
+    images: tuple[tuple[str, ...], ...]
+    """Names of the training images of each class, sorted."""
+    validation: Path | None
+    """The folder of validation images; None where they are taken from the training images."""
+    validation_images: tuple[tuple[str, ...], ...]
+    """Names of the validation images of each class."""
+
+    @property
+    def count(self) -> int:
+        """Images in the folder of training images."""
+        return sum(map(len, self.images))
+
+    @property
+    def validation_count(self) -> int:
+        """Images in the folder of validation images."""
+        return sum(map(len, self.validation_images))
+
+
+def list_images(folder: Path, class_count: int | None = None, field: FieldPath = ("data", "path")) -> ImageFolder:
+    """List ``folder``, which the ``field`` of the job names.
+
+    Raises FieldError for a class without images, fewer than two classes, and another number than ``class_count``.
+    """
+    try:
+        train, validation = _parts(folder)
+        classes = _folders(train)
+        images = tuple(_images(train / name) for name in classes)
+        validation_classes = _folders(validation) if validation else ()
+        validation_images = {name: _images(validation / name) for name in validation_classes} if validation else {}
+    except OSError as error:
+        raise FieldError(field, f"{error.filename or folder}: {(error.strerror or 'cannot be read').lower()}", _HINT) from error
+    check_classes(classes, class_count, train, field)
+    empty = [name for name, inside in zip(classes, images, strict=True) if not inside]
+    if empty:
+        raise FieldError(field, f"{len(empty)} of {len(classes):,} classes have no image: {_listed(train, empty)}", _HINT)
+    unknown = [name for name in validation_classes if name not in set(classes)]
+    if validation and unknown:
+        raise FieldError(field, f"there are no training images of {len(unknown)} classes: {_listed(validation, unknown)}", _HINT)
+    found = ImageFolder(classes, train, images, validation, tuple(validation_images.get(name, ()) for name in classes))
+    if validation and not found.validation_count:
+        raise FieldError(field, f"{validation} has no image of any of the {len(classes):,} classes", _HINT)
+    return found
+
+
+def check_classes(classes: tuple[str, ...], class_count: int | None, folder: Path, field: FieldPath) -> None:
+    """Raise FieldError for fewer than two classes in ``folder``, and for another number than ``class_count``."""
+    if len(classes) < 2:
+        found = f"only one class, {classes[0]!r}" if classes else "no classes: it contains no folders"
+        raise FieldError(field, f"{folder} has {found}", _HINT)
+    if class_count is not None and class_count != len(classes):
+        raise FieldError(
+            ("data", "classes"),
+            f"{folder} has {len(classes):,} classes, not {class_count:,}",
+            hint=f"classes: {len(classes)}, or no classes",
+        )
+
+
+def _parts(folder: Path) -> tuple[Path, Path | None]:
+    """The folder of the training classes, and that of the validation classes."""
+    train, validation = folder / _TRAIN, folder / _VALIDATION
+    # A class may be called "train", too: then there are images in it, and no folders.
+    if train.is_dir() and _folders(train):
+        return train, validation if validation.is_dir() else None
+    return folder, None
+
+
+def _folders(folder: Path) -> tuple[str, ...]:
+    with os.scandir(folder) as entries:
+        return tuple(sorted(entry.name for entry in entries if _counts(entry.name) and entry.is_dir()))
+
+
+def _images(folder: Path) -> tuple[str, ...]:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.lower().endswith(ENDINGS) and entry.is_file()]
+    return tuple(sorted(name for name in names if _counts(name)))
+
+
+def _counts(name: str) -> bool:
+    return not name.startswith(".") and name != _NO_CLASS
+
+
+def _listed(folder: Path, names: list[str]) -> str:
+    shown = ", ".join(str(folder / name) for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown}, …"
+
+
+def find_shards(folder: Path, class_count: int | None = None) -> ShardIndex | None:
+    """What the shards in ``folder`` hold; None if it is not a folder of shards: it has no index, and contains folders, or no tar.
+
+    Raises FieldError for an index or a tar that cannot be used, a class without training images, fewer than two classes, and another number
+    than ``class_count``.
+    """
+    field = ("data", "path")
+    try:
+        if (folder / INDEX).is_file():
+            found = read_index(folder / INDEX)
+        elif tars := _tars(folder):
+            found = scan(folder, tars)
+        else:
+            return None
+    except CorruptError as error:
+        raise FieldError(field, error.message, error.hint) from error
+    except OSError as error:
+        raise FieldError(field, f"{error.filename or folder}: {(error.strerror or 'cannot be read').lower()}", _SHARDS_HINT) from error
+    check_classes(found.classes, class_count, folder, field)
+    trained = {class_of(member) for _, shard in found.of_part("train") for member in shard.members}
+    if empty := [name for name in found.classes if name not in trained]:
+        shown = ", ".join(empty[:3]) + (", …" if len(empty) > 3 else "")
+        raise FieldError(field, f"{len(empty)} of {len(found.classes):,} classes have no training image in {folder}: {shown}", _SHARDS_HINT)
+    return found
+
+
+def scan(folder: Path, tars: Sequence[str]) -> ShardIndex:
+    """The index of the tars of these names, made from their headers. Raises CorruptError naming tar and member; OSError."""
+    shards = [shard for name in tars for shard in _scan(folder / name)]
+    classes = sorted({class_of(member) for shard in shards for member in shard.members})
+    return ShardIndex(tuple(classes), tuple(shards))
+
+
+def _scan(path: Path) -> list[Shard]:
+    """The training and the validation images of a tar, each as a shard."""
+    found: defaultdict[Part, list[tuple[str, int, int]]] = defaultdict(list)
+    try:
+        with tarfile.open(path, "r:") as opened:
+            for info in opened:
+                name = info.name.removeprefix("./")
+                if info.isdir() or _IGNORED.search(name) or not name.lower().endswith(ENDINGS):
+                    continue
+                part = part_of(name)
+                if not info.isfile() or info.issparse() or part is None:
+                    raise CorruptError(f"{path}: its member {info.name!r} is not an image in a class folder", hint=_SHARDS_HINT)
+                found[part].append((name, info.offset_data, info.size))
+    except (tarfile.TarError, ValueError, EOFError) as error:
+        raise CorruptError(f"{path} is not a readable tar: {error}", hint=_SHARDS_HINT) from error
+    size = path.stat().st_size
+    shards = []
+    for part, images in sorted(found.items()):
+        members, offsets, sizes = (tuple(column) for column in zip(*images, strict=True))
+        if offsets[-1] + sizes[-1] > size:
+            raise CorruptError(f"{path} is cut off: its member {members[-1]!r} ends after the end of the file", hint="copy it again")
+        shards.append(Shard(path.name, part, size, None, members, offsets, sizes))
+    return shards
+
+
+def _tars(folder: Path) -> list[str]:
+    """The tars in a folder that has no folders, which would be classes."""
+    if not folder.is_dir():
+        return []
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    if any(entry.is_dir() and entry.name != "__MACOSX" for entry in entries):
+        return []
+    return sorted(entry.name for entry in entries if entry.name.endswith(ENDING) and entry.is_file())
 
 
 class ImagesData(ImageSection):
@@ -51,7 +230,7 @@ class ImagesData(ImageSection):
     packages: ClassVar = {"PIL": "pillow"}
 
     @property
-    def source_field(self) -> Field_:
+    def source_field(self) -> FieldPath:
         """The field that says where the images are."""
         return ("data", "path" if self.path is not None else "url")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from cloud_train.data.base import DataSection, SampleKind
-from cloud_train.data.corpus import check_length, text_facts, text_rows
+from cloud_train.data.text import check_length, text_facts, text_rows
 from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.section import Count, Fraction
 

@@ -1,11 +1,10 @@
-"""Text files to learn from."""
+"""Running text to learn from: its characters, the split, and the number of sequences that it is cut into."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from cloud_train.data.base import DataSection, SampleKind, check_source
-from cloud_train.data.corpus import check_length, text_facts, text_rows
 from cloud_train.data.downloads import LARGEST_TEXT_BYTES
 from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.paths import read_plain
@@ -88,3 +87,54 @@ def _read(path: Path, field: FieldPath) -> str:
 def _unreadable(path: Path, field: FieldPath, error: OSError) -> FieldError:
     reason = (error.strerror or "cannot be read").lower()
     return FieldError(field, f"{path}: {reason}", hint="a text file, or a folder of *.txt files, relative to the job file")
+
+
+def vocabulary(text: str) -> str:
+    """The distinct characters of ``text`` in the order of their code points; a character's place is its class."""
+    return "".join(sorted(set(text)))
+
+
+def split(text: str, validation: float) -> tuple[str, str]:
+    """The text to train on and, from its end, the fraction ``validation`` to validate on."""
+    place = len(text) - round(len(text) * validation)
+    return text[:place], text[place:]
+
+
+def sequences(characters: int, sequence_length: int) -> int:
+    """How many sequences a text is cut into: each predicts ``sequence_length`` characters, and the next begins where it ends."""
+    return (characters - 1) // sequence_length
+
+
+def check_length(text: str, sequence_length: int, validation: float) -> str:
+    """``text``, if there is a sequence in it to train on and one to validate on. Raises FieldError otherwise."""
+    training, held_back = split(text, validation)
+    shortest = sequence_length + 1
+    if len(training) < shortest or len(held_back) < shortest:
+        raise FieldError(
+            ("data", "sequence_length"),
+            f"the text has {len(text):,} characters, {len(training):,} of them to train and {len(held_back):,} to validate,"
+            f" and one sequence takes {shortest:,}",
+            hint="give more text, or a smaller data.sequence_length",
+        )
+    return text
+
+
+def text_facts(dataset: str, text: str, *, sequence_length: int, validation: float, source: str, place: Path) -> DataFacts:
+    """What ``text``, which was read from ``place``, amounts to. Raises FieldError for a text of one character only."""
+    characters = vocabulary(text)
+    if len(characters) < 2:
+        raise FieldError(("data", "path"), f"{place} contains only the character {characters!r}; there is nothing to learn from it")
+    training, held_back = split(text, validation)
+    return DataFacts(
+        dataset=dataset,
+        sample_shape=(sequence_length,),
+        classes=len(characters),
+        train_samples=sequences(len(training), sequence_length),
+        validation_samples=sequences(len(held_back), sequence_length),
+        source=f"{source}, {len(text):,} characters",
+    )
+
+
+def text_rows(facts: DataFacts) -> list[tuple[str, str]]:
+    """The length of a sequence and the size of the vocabulary, as rows of the plan."""
+    return [("sample", f"{facts.sample_shape[0]:,} characters"), ("vocabulary", f"{facts.classes:,} characters")]

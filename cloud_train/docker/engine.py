@@ -12,8 +12,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from cloud_train.docker.host import EngineUnavailableError, is_timeout, unavailable_explained
 from cloud_train.docker.transport import QUICK_SECONDS, DockerHttp, opened
-from cloud_train.docker.unavailable import EngineUnavailableError, is_timeout, unavailable_explained
 from cloud_train.errors import ProviderError
 
 Labels = Mapping[str, str]

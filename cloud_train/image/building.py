@@ -18,8 +18,8 @@ from cloud_train.image.reference import Reference, parse_reference, parse_target
 from cloud_train.image.splitting import split
 
 if TYPE_CHECKING:
-    from cloud_train.image.credentials import Login
     from cloud_train.image.registry import Repository
+    from cloud_train.image.tokens import Login
 
 
 def build_in_engine(recipe: Recipe, note: Callable[[str], None], host: str | None = None) -> Built:

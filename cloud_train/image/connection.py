@@ -6,10 +6,9 @@ from urllib.parse import urljoin
 from cloud_train.errors import CorruptError, MissingDependencyError
 from cloud_train.image.addresses import Addresses
 from cloud_train.image.answers import Answer, read_json
-from cloud_train.image.credentials import Login, login_of
 from cloud_train.image.errors import BrokenConnectionError, ImageError, RegistryError
 from cloud_train.image.reference import Reference
-from cloud_train.image.tokens import Authorization
+from cloud_train.image.tokens import Authorization, Login, login_of
 from cloud_train.retry import TRANSIENT_STATUSES, Attempts, RetryPolicy, retry_after_seconds
 from cloud_train.storage.url_safety import AddressRefusedError
 

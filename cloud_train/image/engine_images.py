@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_train.docker.engine import FREE_SPACE, connected, is_full
-from cloud_train.docker.host import address_of
+from cloud_train.docker.host import EngineUnavailableError, address_of, unavailable_explained
 from cloud_train.docker.transport import is_private, sdk_client
-from cloud_train.docker.unavailable import EngineUnavailableError, unavailable_explained
 from cloud_train.errors import MissingDependencyError
 from cloud_train.image.config import BELOW, Base, check_platform
 from cloud_train.image.errors import ImageError
@@ -23,7 +22,7 @@ from cloud_train.image.layers import Layer, Member, compress, digest_of, write_l
 from cloud_train.image.reference import parse_reference
 
 if TYPE_CHECKING:
-    from cloud_train.image.credentials import Login
+    from cloud_train.image.tokens import Login
 
 JOBS = "cloud-train-job"
 """The repository of the images that are put into an engine; ``docker image ls cloud-train-job`` shows them."""

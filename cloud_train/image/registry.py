@@ -15,10 +15,10 @@ from urllib.parse import urlencode
 from cloud_train.errors import CorruptError
 from cloud_train.image.answers import Answer, read_json
 from cloud_train.image.connection import POLICY, Connection
-from cloud_train.image.credentials import Login
 from cloud_train.image.errors import BrokenConnectionError, ImageError, RegistryError
 from cloud_train.image.layers import Blob, digest_of
 from cloud_train.image.reference import Reference
+from cloud_train.image.tokens import Login
 from cloud_train.image.uploads import Uploader, location_of
 from cloud_train.retry import RetryPolicy
 

@@ -13,7 +13,7 @@ from cloud_train.job.document import Document, read_document
 from cloud_train.job.models import JobSpec
 from cloud_train.job.overrides import apply_overrides
 from cloud_train.job.validation_errors import explain, place_of
-from cloud_train.networks.script import ScriptModel
+from cloud_train.networks.base import ScriptModel
 from cloud_train.spec.facts import DataFacts, LayerFacts
 from cloud_train.spec.problems import Finding, JobFileError, Path, Place, Problem, dotted
 

@@ -1,8 +1,10 @@
-"""What a network is: its section of the job file, and its layers by arithmetic."""
+"""The ``model`` section: a network with its layers by arithmetic, or a program of the user's own in its place."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from cloud_train.data.base import DataSection, SampleKind
 from cloud_train.spec.facts import DataFacts, LayerFacts
@@ -45,3 +47,20 @@ class ModelSection(Section):
     def notes(self, data: DataFacts, batch_size: int) -> Iterator[str]:
         """What a reader of the plan should know before submitting."""
         yield from ()
+
+
+class ScriptModel(ModelSection):
+    """Your own program, in any language and any framework."""
+
+    kind: Literal["script"]
+    """A program of your own."""
+    command: Annotated[str, Field(min_length=1)] | Annotated[tuple[str, ...], Field(min_length=1)]
+    """A list is started as it stands; a text is run by ``/bin/sh -c``, so that ``$VARIABLES`` expand."""
+    directory: str = "."
+    """Where the command starts, relative to the job file."""
+
+    reads: ClassVar[tuple[SampleKind, ...]] = ("files",)
+
+    def layer_facts(self, data: DataFacts) -> tuple[LayerFacts, ...]:
+        """None are known."""
+        return ()

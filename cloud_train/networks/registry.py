@@ -2,10 +2,9 @@
 
 from typing import Annotated
 
-from cloud_train.networks.base import ModelSection
+from cloud_train.networks.base import ModelSection, ScriptModel
 from cloud_train.networks.cnn import CnnModel
 from cloud_train.networks.rnn import RnnModel
-from cloud_train.networks.script import ScriptModel
 from cloud_train.spec.registry import Registry
 
 MODELS: Registry[ModelSection] = Registry(

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cloud_train.beneath import open_within
-from cloud_train.data.imagefolder import ENDINGS, list_images
+from cloud_train.data.images import ENDINGS, list_images
 from cloud_train.data.shards import BLOCK_BYTES, ENDING, INDEX, MOST_INDEX_BYTES, Part, Shard, ShardIndex, part_of
 from cloud_train.errors import CorruptError, UsageError
 from cloud_train.spec.problems import FieldError

@@ -13,7 +13,7 @@ from cloud_train.job.config import Config
 from cloud_train.job.loading import LoadedJob, load_job
 from cloud_train.job.models import ImageSpec, JobSpec
 from cloud_train.job.settings import CloudSettings
-from cloud_train.networks.script import ScriptModel
+from cloud_train.networks.base import ScriptModel
 from cloud_train.orchestrator.configs import Configs
 from cloud_train.orchestrator.connections import provider_at
 from cloud_train.orchestrator.consent import refuse

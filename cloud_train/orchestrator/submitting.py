@@ -18,12 +18,11 @@ from typing import Any
 
 from cloud_train.errors import CloudTrainError, MissingDependencyError, ProviderError, UsageError
 from cloud_train.job.models import JobSpec
-from cloud_train.networks.script import ScriptModel
+from cloud_train.networks.base import ScriptModel
 from cloud_train.orchestrator.connections import provider_at, store_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.packaging import with_image
+from cloud_train.orchestrator.packaging import commit_of, with_image
 from cloud_train.orchestrator.reconcile import update_run
-from cloud_train.orchestrator.source import commit_of
 from cloud_train.providers.base import AlreadyLaunchedError, Handle, LaunchUnknownError, Provider
 from cloud_train.run import layout, locks
 from cloud_train.run.ledger import Ledger

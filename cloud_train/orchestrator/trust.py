@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloud_train.errors import ConflictError
-from cloud_train.networks.script import ScriptModel
+from cloud_train.networks.base import ScriptModel
 from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.consent import Ask, NotTrustedError, Question
 from cloud_train.orchestrator.state import read_record_bytes

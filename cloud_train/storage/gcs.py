@@ -32,9 +32,9 @@ from cloud_train.storage.base import (
     ObjectMissingError,
     TransientStoreError,
 )
-from cloud_train.storage.bucket_names import BUCKETS
 from cloud_train.storage.gcs_sessions import TIMEOUTS, ResumableSessions
 from cloud_train.storage.objects import CLIENT_OPTIONS, ONE_TRY, ObjectStorage
+from cloud_train.storage.registry import BUCKETS
 
 if TYPE_CHECKING:
     from obstore.store import GCSCredential

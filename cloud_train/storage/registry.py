@@ -7,10 +7,25 @@ from typing import TYPE_CHECKING
 from cloud_train.errors import UsageError
 from cloud_train.spec.secret_names import granting_parameter, without_credentials
 from cloud_train.storage.base import Store
-from cloud_train.storage.bucket_names import ACCOUNT, BUCKETS, CONTAINER
 
 if TYPE_CHECKING:
     from cloud_train.retry import RetryPolicy
+
+
+BUCKETS = {
+    "s3": (r"(?!(?:[0-9]+\.){3}[0-9]+$)[a-z0-9](?:[a-z0-9-]|\.(?![.-])){1,61}[a-z0-9]", "3 to 63 of a-z, 0-9, '-' and '.'"),
+    "gs": (
+        r"(?!(?:[0-9]+\.){3}[0-9]+$)[a-z0-9](?:[a-z0-9_-]|\.(?![.-])){1,220}[a-z0-9]",
+        "3 to 63 (with dots 222) of a-z, 0-9, '-', '_' and '.'",
+    ),
+}
+"""Scheme → form of a bucket's name, and the form in words
+(https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html, https://cloud.google.com/storage/docs/buckets#naming).
+"""
+ACCOUNT = r"[a-z0-9]{3,24}"
+CONTAINER = r"\$(?:root|web|logs)|(?=.{3,63}$)[a-z0-9]+(?:-[a-z0-9]+)*"
+"""https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata"""
+
 
 _FORMS = {"s3": "s3://bucket/prefix", "gs": "gs://bucket/prefix", "az": "az://account/container/prefix"}
 _SPACES = re.compile(r"\s")

@@ -23,10 +23,10 @@ from cloud_train.errors import CorruptError
 from cloud_train.run.manifest import read_manifest
 from cloud_train.training.description import ModelDescription
 from cloud_train.training.distributed import World
+from cloud_train.training.evaluation import Patience
 from cloud_train.training.learner import Learner
 from cloud_train.training.modelfile import WEIGHTS, model_files, read_weights
 from cloud_train.training.position import Position
-from cloud_train.training.stopping import Patience
 from cloud_train.worker.api import Run
 
 STATE = "state.pt"

@@ -1,15 +1,18 @@
-"""What a model is besides its weights: the job's ``model`` section, and what its inputs and answers mean."""
+"""What a model is besides its weights: the job's ``model`` section, and what its inputs and outputs mean; and building its network."""
 
 from dataclasses import dataclass
 from typing import Literal, Self
+
+import torch
+from torch import nn
 
 from cloud_train.data.base import SampleKind
 from cloud_train.data.pixels import Normalize
 from cloud_train.errors import JobError
 from cloud_train.job.models import JobSpec
-from cloud_train.networks.base import ModelSection
-from cloud_train.networks.script import ScriptModel
+from cloud_train.networks.base import ModelSection, ScriptModel
 from cloud_train.spec.facts import DataFacts, LayerFacts
+from cloud_train.spec.registry import implementation
 from cloud_train.training.data.dataset import DataSet
 
 
@@ -72,3 +75,24 @@ class ModelDescription:
     def parameters(self) -> int:
         """Trainable parameters of the network, by arithmetic; raises FieldError if it cannot be built."""
         return sum(layer.parameters for layer in self.layers)
+
+
+def build(description: ModelDescription, seed: int) -> nn.Module:
+    """The network that ``description`` describes, its weights drawn from ``seed``, in training mode and torch's usual memory format.
+
+    An image classifier maps images (B, channels, height, width), float32 in [0, 1], to scores (B, classes). A language model maps
+    characters (B, T) and a state to scores (B, T, classes) and the state after them. A classifier of lines maps tokens (B, T) and lengths
+    (B,) to scores (B, classes). Scores are what a softmax makes probabilities of.
+
+    Raises JobError if a plugin's layer facts do not fit its network.
+    """
+    builder = implementation(description.model.builder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network: nn.Module = builder(description.model, description)
+    built = sum(parameter.numel() for parameter in network.parameters())
+    told = sum(layer.parameters for layer in description.layers)
+    if built != told:  # a model that was saved like this could never be loaded
+        kind = description.model.kind
+        raise JobError(f"the network of kind {kind!r} has {built:,} parameters, and its layer_facts add up to {told:,}")
+    return network

@@ -1,17 +1,20 @@
-"""Validation: loss and accuracy over all samples, each process its part of them."""
+"""Validation: loss and accuracy over all samples, each process its part of them; and stopping when a metric no longer improves."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from cloud_train.training.data.samples import Batch, Pick, Samples, ToldToStopError
+from cloud_train.job.training import EarlyStopping
+from cloud_train.run.ranking import Ranking
+from cloud_train.training.data.dataset import Batch, Pick, Samples, ToldToStopError
+from cloud_train.training.device import Precision
 from cloud_train.training.distributed import ALONE, World
 from cloud_train.training.losses import cross_entropy
 from cloud_train.training.models.rnn import LanguageModel
-from cloud_train.training.precision import Precision
 
 State = tuple[Tensor, ...]
 
@@ -75,3 +78,33 @@ def _as_they_come(batches: Iterator[Batch], told_to_stop: Callable[[], bool]) ->
         if not told_to_stop():  # it is to be done to the end, which it cannot be
             raise
         yield None
+
+
+@dataclass
+class Patience:
+    """Counts validations that did not get better. Without settings it never ends."""
+
+    settings: EarlyStopping | None
+    ranking: Ranking
+    """What decides where the settings name no metric."""
+    best: float = -math.inf
+    since: int = 0
+    """Validations since the best one."""
+
+    def __post_init__(self) -> None:
+        if self.settings is not None and self.settings.metric is not None:
+            self.ranking = Ranking(self.settings.metric, self.settings.goal)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the training should end."""
+        return self.settings is not None and self.since >= self.settings.patience
+
+    def validated(self, metrics: Mapping[str, float]) -> None:
+        """Take the metrics of a validation, such as ``{"validation/loss": 0.3}``; without the metric, or with nan, it is not better."""
+        value = self.ranking.value(metrics)
+        least = self.settings.min_delta if self.settings else 0.0
+        if value is not None and value > self.best + least:
+            self.best, self.since = value, 0
+        else:
+            self.since += 1

@@ -11,17 +11,15 @@ from torch import Tensor, nn
 
 from cloud_train.errors import CloudTrainError, CorruptError, JobError
 from cloud_train.job.models import JobSpec
-from cloud_train.training.data.dataset import DataSet
-from cloud_train.training.data.samples import Batch
-from cloud_train.training.description import ModelDescription
+from cloud_train.training.data.dataset import Batch, DataSet
+from cloud_train.training.description import ModelDescription, build
+from cloud_train.training.device import Precision
 from cloud_train.training.distributed import World
 from cloud_train.training.ema import WeightAverage
 from cloud_train.training.evaluation import forward
 from cloud_train.training.losses import TrainingLoss
-from cloud_train.training.models.building import build
 from cloud_train.training.optimizers import make_optimizer
 from cloud_train.training.position import Position
-from cloud_train.training.precision import Precision
 from cloud_train.training.randomness import derived_seed
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cloud_train.data.lines import encode, numbered
+from cloud_train.data.sequences import encode, numbered
 from cloud_train.errors import CorruptError, MissingDependencyError, NotFoundError, UsageError
 from cloud_train.run.layout import MANIFEST
 from cloud_train.run.manifest import verify

@@ -14,18 +14,16 @@ from cloud_train.job.training import TrainSpec
 from cloud_train.run.manifest import read_manifest
 from cloud_train.spec.types import Cadence
 from cloud_train.training.checkpointing import CheckpointWriter, Snapshot, fingerprint, fingerprint_differences, restore_checkpoint
-from cloud_train.training.data.dataset import DataSet
-from cloud_train.training.data.samples import Batch, Samples, ToldToStopError
+from cloud_train.training.data.dataset import Batch, DataSet, Samples, ToldToStopError
 from cloud_train.training.description import ModelDescription
 from cloud_train.training.distributed import World
-from cloud_train.training.evaluation import evaluate
+from cloud_train.training.evaluation import Patience, evaluate
 from cloud_train.training.events import EventFile
 from cloud_train.training.learner import Learner
 from cloud_train.training.modelfile import save_model
 from cloud_train.training.ordering import TrainingOrder, validation_picks
 from cloud_train.training.position import Position
 from cloud_train.training.reporting import Reporter
-from cloud_train.training.stopping import Patience
 from cloud_train.worker.api import Run
 
 FAST_DEV_BATCHES = 2

@@ -32,8 +32,7 @@ from cloud_train.networks.registry import Model
 from cloud_train.spec.facts import LayerFacts
 from cloud_train.spec.problems import dotted
 from cloud_train.spec.section import Count
-from cloud_train.training.description import ModelDescription
-from cloud_train.training.models.building import build
+from cloud_train.training.description import ModelDescription, build
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"

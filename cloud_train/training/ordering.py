@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cloud_train.errors import JobError
 from cloud_train.job.training import TrainSpec
-from cloud_train.training.data.samples import Pick, Samples
+from cloud_train.training.data.dataset import Pick, Samples
 from cloud_train.training.distributed import World
 from cloud_train.training.position import Position
 from cloud_train.training.randomness import permutation

@@ -19,7 +19,7 @@ Exit status: that of the attempt's cause (docs/exit-codes.md), 3 if another work
 
 # ruff: noqa: E402 -- process 1 of a container does not receive signals without a handler, so handlers come before the slow imports.
 # Modules that only some runs need are imported in functions: a container without cached bytecode compiles them at every start.
-from cloud_train.worker.processes.signals import Signals
+from cloud_train.worker.processes.subprocesses import Signals
 
 SIGNALS = Signals() if __name__ == "__main__" else None
 

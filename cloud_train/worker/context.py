@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cloud_train.run.record import RunRecord
 from cloud_train.worker.nodes import NodeContext, Peers
-from cloud_train.worker.processes.signals import Signals
+from cloud_train.worker.processes.subprocesses import Signals
 from cloud_train.worker.status import StatusFile
 from cloud_train.worker.worker_log import WorkerLog
 from cloud_train.worker.workspace import Workspace

@@ -18,7 +18,7 @@ from cloud_train.storage.local import LocalStore
 from cloud_train.worker.context import AttemptContext, Timing
 from cloud_train.worker.nodes import NodeContext, Peers
 from cloud_train.worker.processes import subprocesses
-from cloud_train.worker.processes.signals import Signals
+from cloud_train.worker.processes.subprocesses import Signals
 from cloud_train.worker.status import StatusFile
 from cloud_train.worker.worker_log import Redactor, WorkerLog
 from cloud_train.worker.workspace import Workspace

@@ -24,7 +24,7 @@ from cloud_train.worker.context import AttemptContext, Timing
 from cloud_train.worker.ending import Ending
 from cloud_train.worker.lease import AttemptLease
 from cloud_train.worker.nodes import NodeContext
-from cloud_train.worker.processes.signals import Signals
+from cloud_train.worker.processes.subprocesses import Signals
 from cloud_train.worker.processes.tree import become_subreaper
 from cloud_train.worker.status import NodeStatus
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cloud_train.cli.output.program_output import SafeForTerminal
-from cloud_train.data import lines
+from cloud_train.cli.output.terminal import SafeForTerminal
+from cloud_train.data import sequences
 from cloud_train.docker import engine as docker_engine
 from cloud_train.errors import CloudTrainError
 from cloud_train.image.context import DATA, NOT_SECRET, SECRETS
@@ -27,7 +27,7 @@ from cloud_train.providers.azure import diagnosis as azure_diagnosis
 from cloud_train.providers.azure import state as azure_state
 from cloud_train.spec import section, types
 from cloud_train.spec.secret_names import looks_secret, masked, without_credentials
-from cloud_train.storage import azure_errors, bucket_names
+from cloud_train.storage import azure_errors, registry
 from cloud_train.worker.worker_log import Redactor
 from tests.attack.doubling import TooSlowError, check_linear
 
@@ -74,7 +74,10 @@ IN_FUNCTIONS: dict[tuple[str, str], tuple[str, Made]] = {
     ),
     ("image/ignore.py", "_expression(cleaned)"): ("fullmatch", lambda: _of_lines(IGNORE_LINES)),
     ("image/ignore.py", "each"): ("fullmatch", list),  # one character class
-    ("data/lines.py", "f\"{word}(?:'{word})*|[^\\\\w\\\\s{_characters('Cc', 'Cf')}]|_\""): ("findall", lambda: [lines._pattern().pattern]),
+    ("data/sequences.py", "f\"{word}(?:'{word})*|[^\\\\w\\\\s{_characters('Cc', 'Cf')}]|_\""): (
+        "findall",
+        lambda: [sequences._pattern().pattern],
+    ),
     ("spec/types.py", "cls.pattern"): ("fullmatch", lambda: [each.pattern for each in types.Shorthand.__subclasses__()]),
     ("docker/engine.py", "pattern"): ("search", lambda: [each[0] for each in docker_engine._REFUSALS]),
     ("providers/aws/state.py", "pattern"): ("search", lambda: [f"(?i){each[0]}" for each in aws_state._FAILURES]),
@@ -83,7 +86,7 @@ IN_FUNCTIONS: dict[tuple[str, str], tuple[str, Made]] = {
     ("job/cloud_names.py", "pattern"): ("fullmatch", lambda: list(cloud_names.EXPECTED)),
     ("storage/registry.py", "form"): (
         "fullmatch",
-        lambda: [bucket_names.ACCOUNT, bucket_names.CONTAINER, *(form for form, _ in bucket_names.BUCKETS.values())],
+        lambda: [registry.ACCOUNT, registry.CONTAINER, *(form for form, _ in registry.BUCKETS.values())],
     ),
     ("providers/gcp/state.py", "pattern"): ("search", list),  # as above
     ("providers/azure/state.py", "pattern"): ("search", lambda: [f"(?i){each[0]}" for each in azure_state._WORDS]),
@@ -303,7 +306,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "looks_secret": looks_secret,
     "a redactor": Redactor(["secret", "_KEY_KEY_KEY"]).clean,
     "a terminal": lambda text: SafeForTerminal().add(text.encode()),
-    "words": lambda text: lines.tokenize(text, "words"),
+    "words": lambda text: sequences.tokenize(text, "words"),
 }
 
 

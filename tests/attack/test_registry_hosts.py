@@ -13,11 +13,11 @@ import pytest
 from cloud_train.errors import CloudTrainError
 from cloud_train.image.building import build_in_registry
 from cloud_train.image.connection import POLICY
-from cloud_train.image.credentials import Login
 from cloud_train.image.errors import ImageError, RegistryError
 from cloud_train.image.recipe import Recipe
 from cloud_train.image.reference import parse_reference
 from cloud_train.image.registry import Repository
+from cloud_train.image.tokens import Login
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import push_image
 from cloud_train.providers.aws.client import POLICY as AWS_POLICY

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cloud_train.cli.output.program_output import SafeForTerminal
+from cloud_train.cli.output.terminal import SafeForTerminal
 
 PASSES = re.compile(r"\x1b\[[0-9;:]{0,64}m|\x1b\[[0-2]?K|[\n\r\t]")
 PARTS = ["\x1b", "[", "]", "3", "1;", "m", "K", "2J", "\r", "\n", "\t", "ä", "→", "\x9b", "\x07", "text", "\u202e"]

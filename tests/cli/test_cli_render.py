@@ -10,8 +10,8 @@ from cloud_train.cli.output import words
 from cloud_train.cli.output.live import live_line
 from cloud_train.cli.output.metrics import metrics_table, plots
 from cloud_train.cli.output.runs import next_steps, progress_line, run_details, run_table
-from cloud_train.cli.output.table import pairs, table
 from cloud_train.cli.output.terminal import Painter, clean, clean_lines, finished
+from cloud_train.cli.output.words import pairs, table
 from cloud_train.orchestrator.following import Progress
 from cloud_train.run.metrics import MetricPoint
 from cloud_train.run.states import Cause, State

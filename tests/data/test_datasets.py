@@ -4,14 +4,13 @@ import pytest
 
 from cloud_train.data.base import DataSection, held_back
 from cloud_train.data.cifar10 import Cifar10Data
-from cloud_train.data.corpus import sequences, split, vocabulary
 from cloud_train.data.digits import DigitsData
 from cloud_train.data.files import FilesData
 from cloud_train.data.images import ImagesData
 from cloud_train.data.mnist import MnistData
 from cloud_train.data.python_docs import PythonDocsData
 from cloud_train.data.sequences import SequencesData
-from cloud_train.data.text import TextData
+from cloud_train.data.text import TextData, sequences, split, vocabulary
 from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.problems import AbsentDataError, FieldError
 

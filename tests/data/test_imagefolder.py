@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.data.imagefolder import ImageFolder, list_images
-from cloud_train.data.images import ImagesData
+from cloud_train.data.images import ImageFolder, ImagesData, list_images
 from cloud_train.spec.problems import FieldError
 
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from cloud_train.data.lines import Line, encode, numbered, tokenize, vocabulary
-from cloud_train.data.sequences import SequencesData
+from cloud_train.data.sequences import Line, SequencesData, encode, numbered, tokenize, vocabulary
 from cloud_train.spec.problems import FieldError
 
 

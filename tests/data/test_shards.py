@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from cloud_train.data.images import ImagesData
-from cloud_train.data.shardfolder import find_shards
+from cloud_train.data.images import ImagesData, find_shards
 from cloud_train.data.shards import INDEX, Shard, ShardIndex, read_index
 from cloud_train.errors import CorruptError
 from cloud_train.spec.problems import FieldError

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from cloud_train.docker.engine import connected
-from cloud_train.docker.host import address_of
+from cloud_train.docker.host import EngineUnavailableError, address_of
 from cloud_train.docker.transport import opened
-from cloud_train.docker.unavailable import EngineUnavailableError
 from cloud_train.image.engine_images import EngineImages
 from tests.docker.forwarding import OF_THIS_MACHINE, forwarded
 from tests.docker_engine import base_image, engine_or_skip

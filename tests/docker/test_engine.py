@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from cloud_train.docker.engine import NameTakenError, connected, refusal
-from cloud_train.docker.host import address_of
-from cloud_train.docker.unavailable import explain
+from cloud_train.docker.host import address_of, explain
 from cloud_train.errors import MissingDependencyError, ProviderError
 from tests.docker.test_transport import engine_that_says
 

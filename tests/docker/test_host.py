@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from cloud_train.docker.host import address_of
-from cloud_train.docker.ssh import Ssh
-from cloud_train.docker.transport import is_private
+from cloud_train.docker.transport import Ssh, is_private
 from cloud_train.errors import ProviderError
 
 

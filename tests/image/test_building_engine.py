@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.docker.unavailable import EngineUnavailableError
+from cloud_train.docker.host import EngineUnavailableError
 from cloud_train.image.building import build_in_engine, build_in_registry
 from cloud_train.image.config import Base, configuration
 from cloud_train.image.context import survey

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from cloud_train.image.building import build_in_registry
-from cloud_train.image.credentials import Login, login_of
 from cloud_train.image.errors import ImageError, RegistryError
 from cloud_train.image.recipe import Recipe
+from cloud_train.image.tokens import Login, login_of
 from tests.image.real_registry import PASSWORD, USER, push_base, running_registry
 
 HELPER = """#!/bin/sh

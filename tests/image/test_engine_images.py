@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.docker.unavailable import EngineUnavailableError
+from cloud_train.docker.host import EngineUnavailableError
 from cloud_train.errors import MissingDependencyError
 from cloud_train.image.engine_images import EngineImages, engine_images_or_none, explained
 from tests.docker_engine import engine_or_skip

@@ -6,9 +6,9 @@ from cloud_train.data.mnist import SHA256 as MNIST_SHA256
 from cloud_train.data.mnist import MnistData
 from cloud_train.data.text import TextData
 from cloud_train.job.schedules import Schedule
+from cloud_train.networks.base import ScriptModel
 from cloud_train.networks.cnn import CnnModel
 from cloud_train.networks.rnn import RnnModel
-from cloud_train.networks.script import ScriptModel
 from cloud_train.spec.problems import JobFileError
 from cloud_train.spec.types import Cadence
 from tests.job.conftest import Load

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cloud_train.docker.engine import connected
-from cloud_train.docker.host import address_of
-from cloud_train.docker.unavailable import EngineUnavailableError
+from cloud_train.docker.host import EngineUnavailableError, address_of
 from cloud_train.errors import ProviderError
 from cloud_train.providers.base import AlreadyLaunchedError
 from cloud_train.providers.docker.provider import DockerProvider

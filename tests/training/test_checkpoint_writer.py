@@ -15,15 +15,14 @@ from cloud_train.run.manifest import verify
 from cloud_train.run.ranking import USUAL
 from cloud_train.training import checkpointing
 from cloud_train.training.checkpointing import CheckpointWriter, Snapshot, restore_checkpoint
-from cloud_train.training.data.dataset import DataSet
+from cloud_train.training.data.dataset import Batch, DataSet
 from cloud_train.training.data.memory import TensorSamples
-from cloud_train.training.data.samples import Batch
 from cloud_train.training.description import ModelDescription
 from cloud_train.training.distributed import ALONE
+from cloud_train.training.evaluation import Patience
 from cloud_train.training.learner import Learner
 from cloud_train.training.modelfile import load_network
 from cloud_train.training.position import Position
-from cloud_train.training.stopping import Patience
 from tests.training.trainer import TestRun, make_job, make_run
 
 DATA = TensorSamples(torch.ones(5, 1, 8, 8), torch.tensor([0, 1, 0, 1, 0]))

@@ -9,9 +9,8 @@ from cloud_train.errors import UsageError
 from cloud_train.networks.rnn import RnnModel
 from cloud_train.training import generation
 from cloud_train.training.data.text import encode
-from cloud_train.training.description import ModelDescription
+from cloud_train.training.description import ModelDescription, build
 from cloud_train.training.generation import generate
-from cloud_train.training.models.building import build
 from cloud_train.training.models.rnn import LanguageModel
 
 VOCABULARY = " .abcdefghijklmnopqrstuvwxyz"

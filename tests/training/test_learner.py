@@ -11,9 +11,8 @@ from torch.nn import functional
 
 from cloud_train.errors import CorruptError
 from cloud_train.job.models import JobSpec
-from cloud_train.training.data.dataset import DataSet
+from cloud_train.training.data.dataset import Batch, DataSet
 from cloud_train.training.data.memory import TensorSamples
-from cloud_train.training.data.samples import Batch
 from cloud_train.training.description import ModelDescription
 from cloud_train.training.distributed import ALONE
 from cloud_train.training.learner import DivergedError, Learner, StepResult, check_finite

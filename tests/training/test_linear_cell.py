@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cloud_train.networks.rnn import RnnModel
-from cloud_train.training.description import ModelDescription
-from cloud_train.training.models.building import build
+from cloud_train.training.description import ModelDescription, build
 from cloud_train.training.models.linear import LinearLayer, linear_recurrence
 from cloud_train.training.models.rnn import LinearLanguageModel
 

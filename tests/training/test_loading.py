@@ -20,10 +20,9 @@ from cloud_train.networks.cnn import CnnModel, ConvBlock
 from cloud_train.networks.rnn import RnnModel
 from cloud_train.run.manifest import write_manifest
 from cloud_train.training import predict
-from cloud_train.training.description import ModelDescription
+from cloud_train.training.description import ModelDescription, build
 from cloud_train.training.loading import LoadedModel, load_model
 from cloud_train.training.modelfile import save_model
-from cloud_train.training.models.building import build
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "loading.md"
 LETTERS = tuple(" abcdefghijklmnopqrstuvwxyz")

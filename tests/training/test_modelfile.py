@@ -17,9 +17,8 @@ from cloud_train.networks.cnn import CnnModel, ConvBlock
 from cloud_train.networks.rnn import RnnModel
 from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.memory import TensorSamples
-from cloud_train.training.description import ModelDescription
+from cloud_train.training.description import ModelDescription, build
 from cloud_train.training.modelfile import load_network, save_model
-from cloud_train.training.models.building import build
 
 CNN = ModelDescription(CnnModel(kind="cnn", blocks=(ConvBlock(filters=2),)), ("no", "yes"), (1, 8, 8))
 NORMED = ModelDescription(

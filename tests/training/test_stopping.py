@@ -4,7 +4,7 @@ import math
 
 from cloud_train.job.training import EarlyStopping
 from cloud_train.run.ranking import Ranking
-from cloud_train.training.stopping import Patience
+from cloud_train.training.evaluation import Patience
 
 
 def test_the_training_ends_after_so_many_validations_that_were_not_better() -> None:

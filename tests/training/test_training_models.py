@@ -11,8 +11,7 @@ from torch import nn
 
 from cloud_train.data.pixels import Normalize
 from cloud_train.networks.registry import Model
-from cloud_train.training.description import ModelDescription
-from cloud_train.training.models.building import build
+from cloud_train.training.description import ModelDescription, build
 from cloud_train.training.models.rnn import LanguageModel
 
 CNNS: list[dict[str, Any]] = [

@@ -39,7 +39,7 @@ JOB: dict[str, Any] = {
 
 WORKER = """
 import json, sys
-from cloud_train.worker.processes.signals import Signals
+from cloud_train.worker.processes.subprocesses import Signals
 signals = Signals()
 from cloud_train.run.record import sha256_of
 from cloud_train.storage.registry import open_store

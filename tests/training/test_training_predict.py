@@ -18,9 +18,8 @@ from cloud_train.training import loading, predict
 from cloud_train.training.data.decoding import middle, read_image
 from cloud_train.training.data.digits import load_digits
 from cloud_train.training.data.memory import TensorSamples
-from cloud_train.training.description import ModelDescription
+from cloud_train.training.description import ModelDescription, build
 from cloud_train.training.modelfile import load_network, save_model
-from cloud_train.training.models.building import build
 from tests.training.trainer import make_job, make_run, train_here
 
 VOCABULARY = " .abcdefghijklmnopqrstuvwxyz"

@@ -27,7 +27,7 @@ QUICK = Timing(heartbeat=0.1, look=0.05, join_look=0.05, leftover=0.3, write_aga
 
 _QUICK_WORKER = """
 import json, os, sys
-from cloud_train.worker.processes.signals import Signals
+from cloud_train.worker.processes.subprocesses import Signals
 signals = Signals()
 from pathlib import Path
 from cloud_train.storage.local import LocalStore

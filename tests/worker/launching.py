@@ -24,7 +24,7 @@ QUICK = Timing(heartbeat=0.05, look=0.05, leftover=0.3, unkillable=10, write_aga
 
 _QUICK_WORKER = """
 import json, sys
-from cloud_train.worker.processes.signals import Signals
+from cloud_train.worker.processes.subprocesses import Signals
 signals = Signals()
 from cloud_train.run.record import sha256_of
 from cloud_train.storage.registry import open_store

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloud_train.cli.output import words
-from cloud_train.cli.output.table import GAP, table
 from cloud_train.cli.output.terminal import Painter, clean
+from cloud_train.cli.output.words import GAP, table
 from cloud_train.run.metrics import MetricPoint
 
 _STEPS_SHOWN = 20

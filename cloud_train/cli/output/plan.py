@@ -8,9 +8,9 @@ from textwrap import fill
 from typing import Any
 
 from cloud_train.cli.output import words
-from cloud_train.cli.output.table import pairs, table
 from cloud_train.cli.output.terminal import Painter, clean
-from cloud_train.job.ignored_fields import ignored_fields
+from cloud_train.cli.output.words import pairs, table
+from cloud_train.job.checks import ignored_fields
 from cloud_train.run.plan import Plan
 from cloud_train.spec.facts import UNKNOWN, DataFacts
 from cloud_train.spec.problems import dotted

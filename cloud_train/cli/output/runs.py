@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cloud_train.cli.output import words
-from cloud_train.cli.output.table import pairs, state, table
 from cloud_train.cli.output.terminal import Painter, clean, clean_lines
+from cloud_train.cli.output.words import pairs, state, table
 from cloud_train.run.metrics import tells_pace
 from cloud_train.run.states import State
 

@@ -7,8 +7,13 @@ from a program, a store or a file.
 colours of a ``Painter``, and the cursor moves of ``redraw``. A Painter marks its colours with a random key, drawn when the process starts,
 so text from outside cannot contain them. No verb can therefore forget to clean a text. ``clean`` is for text that has to stay on one line,
 such as a cell of a table.
+
+**The output of a run's program** goes byte for byte to a pipe or a file. On a terminal, progress bars and coloured lines still work:
+carriage returns, tabs, colours (SGR) and line erasing (EL) pass. Every other control sequence is shown as text: clipboard and title
+sequences (OSC), other cursor moves, device control strings (DCS), C1 controls, and marks that reorder text.
 """
 
+import codecs
 import json
 import os
 import re
@@ -28,6 +33,13 @@ _MARK = f"\x1b{os.urandom(8).hex()}"
 """A Painter's mark for the beginning of an escape sequence: unknown to the author of any text."""
 _WRITTEN = re.compile(f"{_MARK}(?P<colour>\\[[0-9;]*m)|[{UNSAFE}]")
 _SGR = re.compile("\x1b(\\[[0-9;]*m)")
+
+
+_LONGEST_COLOUR = 64
+_COLOUR = rf"\x1b\[[0-9;:]{{0,{_LONGEST_COLOUR}}}m"
+_OBEYED = re.compile(rf"(?P<passes>{_COLOUR}|\x1b\[[0-2]?K|[\t\r])|[{UNSAFE}]")
+_BEGUN = re.compile(rf"\x1b(?:\[[0-9;:]{{0,{_LONGEST_COLOUR}}})?")
+_ENDS_COLOUR = re.compile(r"\x1b\[[0;:]*m")
 
 
 class OutputClosedError(Exception):
@@ -150,3 +162,68 @@ def _finite(data: Any) -> Any:
     if isinstance(data, float) and data - data != 0:
         return None
     return data
+
+
+class ProgramOutput:
+    """Writes a program's output to standard output, piece by piece. ``raw`` sends the exact bytes to a terminal too."""
+
+    def __init__(self, raw: bool = False) -> None:
+        self._safe = SafeForTerminal() if is_terminal(sys.stdout) and not raw else None
+
+    def write(self, piece: bytes) -> None:
+        """Write the next piece and flush it."""
+        if self._safe is None:
+            write_bytes(piece)
+        else:
+            self._show(self._safe.add(piece))
+
+    def plain(self) -> None:
+        """Reset the program's colour, if any, before other text follows."""
+        if self._safe is not None:
+            self._show(self._safe.plain())
+
+    def close(self) -> None:
+        """Show text held back as a possible beginning of a sequence, and reset the program's colour."""
+        if self._safe is not None:
+            self._show(self._safe.end())
+
+    def _show(self, text: str) -> None:
+        if text:
+            write_bytes(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
+
+
+class SafeForTerminal:
+    """Turns bytes into text for a terminal. Characters and sequences may be split between two pieces."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._held = ""
+        self._coloured = False
+
+    def add(self, piece: bytes) -> str:
+        """The text that can be shown now."""
+        text = self._held + self._decoder.decode(piece)
+        begun = text.rfind("\x1b", max(0, len(text) - _LONGEST_COLOUR - 2))
+        if begun < 0 or not _BEGUN.fullmatch(text, begun):
+            begun = len(text)
+        self._held = text[begun:]
+        return _OBEYED.sub(self._safe, text[:begun])
+
+    def plain(self) -> str:
+        """The sequence that resets the current colour, if any."""
+        coloured, self._coloured = self._coloured, False
+        return "\x1b[0m" if coloured else ""
+
+    def end(self) -> str:
+        """The text held back so far, and the sequence that resets the colour."""
+        rest = _OBEYED.sub(self._safe, self._held + self._decoder.decode(b"", final=True))
+        self._held = ""
+        return rest + self.plain()
+
+    def _safe(self, match: re.Match[str]) -> str:
+        sequence = match["passes"]
+        if sequence is None:
+            return visible(match[0])
+        if sequence.endswith("m"):
+            self._coloured = _ENDS_COLOUR.fullmatch(sequence) is None
+        return sequence

@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
-from cloud_train.cli.options import ConfigOption, JsonOption
+from cloud_train.cli.options import ConfigOption, JsonOption, open_client
 from cloud_train.cli.output.runs import command_list, next_steps
 from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside, say_json
-from cloud_train.cli.session import open_client
 
 
 def adopt(

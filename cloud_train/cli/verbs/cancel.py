@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cloud_train.cli.options import JsonOption, NamedRunArgument
+from cloud_train.cli.options import JsonOption, NamedRunArgument, open_client
 from cloud_train.cli.output.terminal import is_terminal, say, say_aside, say_json
-from cloud_train.cli.session import open_client
 
 
 def cancel(

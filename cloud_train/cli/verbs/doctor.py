@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from cloud_train.cli.options import JsonOption
-from cloud_train.cli.output.table import STATE_COLOURS
+from cloud_train.cli.options import JsonOption, open_client
 from cloud_train.cli.output.terminal import Painter, clean, say, say_json
-from cloud_train.cli.session import open_client
+from cloud_train.cli.output.words import STATE_COLOURS
 from cloud_train.errors import MissingDependencyError
 
 _MARKS = {"ok": "✔", "warning": "!", "error": "✘"}

@@ -2,12 +2,11 @@
 
 import sys
 
-from cloud_train.cli.options import CheckpointOption, JsonOption, RunArgument, ToOption
+from cloud_train.cli.options import CheckpointOption, JsonOption, RunArgument, ToOption, open_client
 from cloud_train.cli.output import words
 from cloud_train.cli.output.live import RERUN, copy_progress
 from cloud_train.cli.output.runs import metrics_line
 from cloud_train.cli.output.terminal import is_terminal, say, say_aside, say_json
-from cloud_train.cli.session import open_client
 
 
 def fetch_model(run: RunArgument = None, to: ToOption = None, checkpoint: CheckpointOption = None, as_json: JsonOption = False) -> int:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloud_train.cli.options import JsonOption
+from cloud_train.cli.options import JsonOption, open_client
 from cloud_train.cli.output.runs import run_table
 from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside, say_json
-from cloud_train.cli.session import open_client
 from cloud_train.client import Client
 from cloud_train.run.states import State
 from cloud_train.spec.secret_names import without_credentials

@@ -9,10 +9,8 @@ from typing import Annotated
 
 import typer
 
-from cloud_train.cli.options import FollowOption, JsonOption, RunArgument
-from cloud_train.cli.output.program_output import ProgramOutput
-from cloud_train.cli.output.terminal import Painter, clean, say_aside, say_bare
-from cloud_train.cli.session import open_client
+from cloud_train.cli.options import FollowOption, JsonOption, RunArgument, open_client
+from cloud_train.cli.output.terminal import Painter, ProgramOutput, clean, say_aside, say_bare
 from cloud_train.client import Run
 from cloud_train.errors import CloudTrainError, NotFoundError
 from cloud_train.exit_status import INTERRUPTED

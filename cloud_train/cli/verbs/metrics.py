@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from cloud_train.cli.options import JsonOption, RunArgument
+from cloud_train.cli.options import JsonOption, RunArgument, open_client
 from cloud_train.cli.output.metrics import metrics_table, plots
 from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside, say_json
-from cloud_train.cli.session import open_client
 from cloud_train.errors import NotFoundError, UsageError
 from cloud_train.run.metrics import MetricPoint, tells_pace
 

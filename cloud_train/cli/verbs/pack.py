@@ -6,11 +6,10 @@ from typing import Annotated
 
 import typer
 
-from cloud_train.cli.options import JsonOption
+from cloud_train.cli.options import JsonOption, open_client
 from cloud_train.cli.output import words
 from cloud_train.cli.output.live import copy_progress
 from cloud_train.cli.output.terminal import clean, is_terminal, say, say_aside, say_json
-from cloud_train.cli.session import open_client
 from cloud_train.errors import UsageError
 from cloud_train.spec.types import ByteSize
 

@@ -4,9 +4,8 @@ from typing import Annotated
 
 import typer
 
-from cloud_train.cli.options import ConfigOption, JobArgument, JsonOption, OverridesOption, complete_provider
+from cloud_train.cli.options import ConfigOption, JobArgument, JsonOption, OverridesOption, complete_provider, open_client
 from cloud_train.cli.output.terminal import say, say_aside, say_json
-from cloud_train.cli.session import open_client
 from cloud_train.errors import UsageError
 
 

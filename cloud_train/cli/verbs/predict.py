@@ -6,10 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cloud_train.cli.options import CheckpointOption, JsonOption, NamedRunArgument
-from cloud_train.cli.output.table import table
+from cloud_train.cli.options import CheckpointOption, JsonOption, NamedRunArgument, open_client
 from cloud_train.cli.output.terminal import Painter, clean, clean_lines, say, say_json
-from cloud_train.cli.session import open_client
+from cloud_train.cli.output.words import table
 from cloud_train.errors import UsageError
 
 

@@ -4,9 +4,8 @@ from typing import Annotated
 
 import typer
 
-from cloud_train.cli.options import ConfigOption, FollowOption, JsonOption, NamedRunArgument, complete_provider
-from cloud_train.cli.output.watch import show_started
-from cloud_train.cli.session import accepting, open_client
+from cloud_train.cli.options import ConfigOption, FollowOption, JsonOption, NamedRunArgument, accepting, complete_provider, open_client
+from cloud_train.cli.output.live import show_started
 
 
 def resume(

@@ -4,10 +4,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from cloud_train.cli.options import JsonOption, RunArgument
+from cloud_train.cli.options import JsonOption, RunArgument, open_client
 from cloud_train.cli.output.runs import command_list, next_steps, run_details
 from cloud_train.cli.output.terminal import Painter, clean, is_terminal, say, say_json
-from cloud_train.cli.session import open_client
 from cloud_train.client import Run
 from cloud_train.errors import CloudTrainError
 from cloud_train.run.states import State

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloud_train.cli.options import ConfigOption, FollowOption, JobArgument, JsonOption, OverridesOption, complete_provider
+from cloud_train.cli.options import ConfigOption, FollowOption, JobArgument, JsonOption, OverridesOption, complete_provider, open_client
+from cloud_train.cli.output.live import show_started
 from cloud_train.cli.output.terminal import Painter, say, say_aside, say_json
-from cloud_train.cli.output.watch import show_started
-from cloud_train.cli.session import open_client
 from cloud_train.client import Client
 from cloud_train.errors import ProviderError, UsageError
 from cloud_train.exit_status import INTERRUPTED

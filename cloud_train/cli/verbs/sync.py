@@ -2,11 +2,10 @@
 
 import sys
 
-from cloud_train.cli.options import JsonOption, RunArgument, ToOption
+from cloud_train.cli.options import JsonOption, RunArgument, ToOption, open_client
 from cloud_train.cli.output import words
 from cloud_train.cli.output.live import RERUN, copy_progress
 from cloud_train.cli.output.terminal import clean, is_terminal, say, say_aside, say_json
-from cloud_train.cli.session import open_client
 
 
 def sync(run: RunArgument = None, to: ToOption = None, as_json: JsonOption = False) -> int:

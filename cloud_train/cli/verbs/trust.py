@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cloud_train.cli.options import JsonOption
+from cloud_train.cli.options import JsonOption, open_client
 from cloud_train.cli.output.terminal import say, say_json
-from cloud_train.cli.session import open_client
 
 
 def trust(

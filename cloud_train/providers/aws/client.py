@@ -1,17 +1,22 @@
-"""Requests to AWS: the SDK's clients, retries, and explanations of AWS's errors with the next step.
+"""Requests to AWS: the SDK's clients, retries, explanations of AWS's errors with the next step, and Amazon ECR's logins and repositories.
 
 Credentials and endpoints come from the AWS SDK's own chain (environment, ``~/.aws``, single sign-on, a machine's role). The SDK itself
 tries each request once: only the caller knows whether a request may be repeated.
 """
 
+import base64
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any
+from urllib.parse import urlsplit
 
 from cloud_train.errors import MissingDependencyError, ProviderError
-from cloud_train.job.cloud_names import AWS_REGION, EXPECTED, has_form
+from cloud_train.job.cloud_names import AWS_REGION, EXPECTED, REPOSITORY, has_form
+from cloud_train.job.loopback import is_loopback
+from cloud_train.providers.aws.request import region_of, registry_of
 from cloud_train.providers.cloud.errors import (
     PROXY_HINT,
     ExistsError,
@@ -22,6 +27,7 @@ from cloud_train.providers.cloud.errors import (
     UnansweredError,
     UnreachableError,
     retried,
+    with_field,
 )
 from cloud_train.retry import RetryPolicy
 from cloud_train.storage.s3_access import CREDENTIAL_PROBLEMS, INSTALL, LOG_IN
@@ -191,3 +197,34 @@ def _denied(said: str, operation: str) -> tuple[str, str]:
         return f"AWS does not allow {operation}: {said}", _POLICY
     where = f" on {found[2]}" if found[2] else ""
     return f"these credentials lack the permission {found[1]}{where}: {said}", f"allow {found[1]}{where}; {_POLICY}"
+
+
+def login(aws: Aws, settings: Mapping[str, Any]) -> tuple[str, str] | None:
+    """User and password for Amazon ECR, for 12 hours; None for another registry. Creates the repository if the settings ask for it.
+
+    Raises ProviderError for one of ECR's registries without a repository in it.
+    """
+    repository = str(settings.get("repository") or "")
+    registry = registry_of(repository)
+    region = registry[1] if registry else region_of(settings) if _stands_for_ecr(repository) else None
+    if region is None:
+        return None
+    if not has_form(REPOSITORY, repository):
+        hint = "such as 123456789012.dkr.ecr.eu-west-1.amazonaws.com/cloud-train"
+        raise ProviderError(f"aws.repository: {repository!r} is not {EXPECTED[REPOSITORY]}", hint=hint)
+    if settings.get("create_repository"):
+        _make_repository(aws, region, repository.partition("/")[2])
+    answer = with_field("AWS", "authorizationData", aws.ask("ecr", region, "get_authorization_token"))
+    user, _, password = base64.b64decode(answer["authorizationData"][0]["authorizationToken"]).decode().partition(":")
+    return user, password
+
+
+def _stands_for_ecr(repository: str) -> bool:
+    """Whether the environment redirects ECR's endpoint, and the repository is on that host or on loopback."""
+    endpoint, host = os.environ.get("AWS_ENDPOINT_URL_ECR"), repository.partition("/")[0]
+    return bool(endpoint) and (is_loopback(host) or host == urlsplit(endpoint).netloc)
+
+
+def _make_repository(aws: Aws, region: str, name: str) -> None:
+    with suppress(ExistsError):
+        aws.ask("ecr", region, "create_repository", repositoryName=name, imageTagMutability="IMMUTABLE")

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import ProviderError
 from cloud_train.providers.aws import jobs
-from cloud_train.providers.aws.client import ANSWER_SECONDS, POLICY, Aws
-from cloud_train.providers.aws.registry import login
+from cloud_train.providers.aws.client import ANSWER_SECONDS, POLICY, Aws, login
 from cloud_train.providers.aws.request import is_ours, problems_of, region_of, request_of, secret_of, with_secret
 from cloud_train.providers.aws.state import needs_more, observation_of
 from cloud_train.providers.base import Diagnosis, Handle, Observation, Request, ended, unknown

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 from cloud_train import private
 from cloud_train.docker import container_paths
 from cloud_train.docker.engine import Engine, FolderUnseenError, NameTakenError, connected
-from cloud_train.docker.host import address_of
+from cloud_train.docker.host import EngineUnavailableError, address_of
 from cloud_train.docker.transport import is_private
-from cloud_train.docker.unavailable import EngineUnavailableError
 from cloud_train.errors import CloudTrainError, ProviderError
 from cloud_train.providers.base import AlreadyLaunchedError, Capabilities, Handle, Observation, Request
 from cloud_train.providers.docker.request import NODE, labels_of, problems_of, request_of, without_our_folders, workspace_of

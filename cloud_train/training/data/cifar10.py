@@ -15,9 +15,9 @@ import torch
 
 from cloud_train.data.cifar10 import CLASSES, Cifar10Data
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.training.data.cache import shown_bytes
 from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.memory import Images, image_data_set
+from cloud_train.training.data.unpack import shown_bytes
 
 _SIDE = 32
 _CHANNELS = 3

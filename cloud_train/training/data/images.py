@@ -25,14 +25,11 @@ import torch
 from torch import Tensor
 
 from cloud_train.data.base import held_back
-from cloud_train.data.imagefolder import list_images
-from cloud_train.data.images import ImagesData
-from cloud_train.data.shardfolder import find_shards
+from cloud_train.data.images import ImagesData, find_shards, list_images
 from cloud_train.run.shard_exchange import ShardExchange
-from cloud_train.training.data.dataset import DataSet
+from cloud_train.training.data.dataset import Batch, DataSet, Pick, Samples
 from cloud_train.training.data.decoder_processes import done_ahead, shared_memory
 from cloud_train.training.data.decoding import Chooser, UnreadableImageError, middle, prepare_pillow, random_part, read_image
-from cloud_train.training.data.samples import Batch, Pick, Samples
 from cloud_train.training.data.shards import ShardImages
 from cloud_train.training.data.unpack import unpacked
 from cloud_train.training.device import usable_cpus

@@ -1,19 +1,64 @@
-"""Samples in memory as two tensors, and how one set of images becomes two."""
+"""Samples in memory as two tensors: splitting one set of images into two, and augmentation.
+
+Augmentation is drawn for each image and epoch: image n is changed alike in epoch e wherever and whenever it is read.
+"""
 
 from collections.abc import Generator, Iterable
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from cloud_train.data.base import held_back
 from cloud_train.data.cifar10 import Cifar10Data
 from cloud_train.data.digits import DigitsData
 from cloud_train.data.mnist import MnistData
-from cloud_train.training.data.augmentation import Augmentation
-from cloud_train.training.data.dataset import DataSet
-from cloud_train.training.data.samples import Batch, Pick, Samples
-from cloud_train.training.randomness import permutation
+from cloud_train.data.pixels import Augment
+from cloud_train.training.data.dataset import Batch, DataSet, Pick, Samples
+from cloud_train.training.randomness import derived_seed, permutation
+
+
+class Augmentation:
+    """Flips and crops of the ``samples`` images of a training set in memory."""
+
+    def __init__(self, settings: Augment, samples: int, seed: int) -> None:
+        self._settings, self._samples, self._seed = settings, samples, seed
+        self._epoch: int | None = None
+        self._draws = torch.empty(0)
+
+    def __call__(self, images_BCHW: Tensor, rows: Tensor, epoch: int) -> Tensor:
+        """The images, changed; ``rows`` are their numbers in the training set."""
+        if epoch != self._epoch:
+            # One draw for a whole epoch, looked up by number: neither the order of the images nor who asks for them changes it.
+            self._draws, self._epoch = self._drawn(epoch), epoch
+        flips, downs, rights = self._draws.index_select(1, rows.cpu()).to(images_BCHW.device)
+        return _changed(images_BCHW, flips, downs, rights, self._settings.crop)
+
+    def _drawn(self, epoch: int) -> Tensor:
+        """Of every image: whether it is flipped, and how far its window moves down and right; int64 (3, samples)."""
+        draws = torch.zeros(3, self._samples, dtype=torch.int64)
+        # Each kind of change has a seed of its own, so that switching one on leaves the other as it was.
+        for name, part, end in (("flip", draws[:1], 1 + self._settings.flip), ("crop", draws[1:], 2 * self._settings.crop + 1)):
+            part.random_(0, end, generator=torch.Generator().manual_seed(derived_seed(self._seed, name, epoch)))
+        return draws
+
+
+def _changed(images_BCHW: Tensor, flips_B: Tensor, downs_B: Tensor, rights_B: Tensor, margin: int) -> Tensor:
+    """Each image mirrored where ``flips`` is 1, then seen through a window of its own size, somewhere on it and a black margin.
+
+    One ``gather`` does both: for each pixel of the window it looks up the place on the padded image that it comes from.
+    """
+    batch, channels, height, width = images_BCHW.shape
+    device = images_BCHW.device
+    padded_BCHW = functional.pad(images_BCHW, (margin,) * 4)
+    padded_width = width + 2 * margin
+    rows_BH = downs_B.view(-1, 1) + torch.arange(height, device=device)
+    columns_BW = rights_B.view(-1, 1) + torch.arange(width, device=device)
+    columns_BW = torch.where(flips_B.view(-1, 1) == 1, padded_width - 1 - columns_BW, columns_BW)
+    places_B1P = (rows_BH.unsqueeze(2) * padded_width + columns_BW.unsqueeze(1)).view(batch, 1, height * width)
+    pixels_BCP = padded_BCHW.flatten(2).gather(2, places_B1P.expand(batch, channels, height * width))
+    return pixels_BCP.view(batch, channels, height, width)
 
 
 class TensorSamples(Samples):

@@ -11,11 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloud_train.data.lines import Line, Unit, most_frequent, numbered, pieces, tokens_of
-from cloud_train.data.sequences import SequencesData
-from cloud_train.training.data.dataset import DataSet
+from cloud_train.data.sequences import Line, SequencesData, Unit, most_frequent, numbered, pieces, tokens_of
+from cloud_train.training.data.dataset import Batch, DataSet, Pick, Samples
 from cloud_train.training.data.memory import split
-from cloud_train.training.data.samples import Batch, Pick, Samples
 
 _BLOCK_LINES = 2048
 PADDING = 0

@@ -12,9 +12,9 @@ from torch import Tensor
 from cloud_train.data.shards import Part, ShardIndex, class_of
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run.shard_exchange import ShardExchange
-from cloud_train.training.data.cache import shown_bytes
+from cloud_train.training.data.dataset import ToldToStopError
 from cloud_train.training.data.decoding import UnreadableImageError
-from cloud_train.training.data.samples import ToldToStopError
+from cloud_train.training.data.unpack import shown_bytes
 
 _LOOK_SECONDS = 0.05
 """Between two looks for a shard that has not arrived."""

@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cloud_train.data.corpus import sequences, split
-from cloud_train.data.corpus import vocabulary as vocabulary_of
 from cloud_train.data.python_docs import PythonDocsData
-from cloud_train.data.text import TextData
+from cloud_train.data.text import TextData, sequences, split
+from cloud_train.data.text import vocabulary as vocabulary_of
 from cloud_train.training.data.dataset import DataSet
 from cloud_train.training.data.memory import TensorSamples
 

@@ -5,6 +5,7 @@ names that stay inside, and no more than the disk can take.
 """
 
 import errno
+import fcntl
 import gzip
 import os
 import re
@@ -22,8 +23,7 @@ from typing import IO, Literal, NamedTuple
 from cloud_train.beneath import open_file
 from cloud_train.data.downloads import UNPACKED, unpacked_place
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.run.cached import is_folder, is_sealed, others, own_folder, remove, replace, seal
-from cloud_train.training.data.cache import disk_errors, exclusive, shown_bytes
+from cloud_train.run.cached import is_folder, is_sealed, open_lock, others, own_folder, remove, replace, seal
 
 _MOST_MEMBERS = 20_000_000
 _PIECE_BYTES = 1 << 20
@@ -35,6 +35,51 @@ _UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.erro
 """What the standard library raises for an archive that is none, is cut off, or is of a kind that it cannot read."""
 _HINT = "recreate the archive with plain files and folders only"
 _CLASHES = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EILSEQ)
+
+
+@contextmanager
+def exclusive(path: Path, doing: str) -> Iterator[None]:
+    """Hold the lock ``path`` for a block, after waiting for another process of this machine that is ``doing`` the same.
+
+    It is an flock, which the kernel releases however its holder ends. Its file stays, so that no process holds a lock on a deleted file.
+    """
+    descriptor = open_lock(path)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that is {doing}", flush=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn what the operating system refuses inside the block into a StoreError that names ``folder``."""
+    try:
+        yield
+    except OSError as error:
+        hints = {
+            errno.ENOSPC: "free some space on that disk, then resume the run",
+            errno.EDQUOT: "your disk quota is used up: delete something, then resume the run",
+            errno.EACCES: "you have no permission there",
+            errno.EROFS: "that disk is read-only",
+        }
+        reason = os.strerror(error.errno or 0).lower()
+        raise StoreError(f"cannot write to {folder}: {reason}", hint=hints.get(error.errno or 0)) from error
+
+
+def shown_bytes(count: float) -> str:
+    """An amount of bytes in powers of 1,000, such as ``9.9 MB``."""
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB"):
+        count /= 1000
+        if count < 999.95:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:,.1f} GB"
 
 
 def unpacked(archive: Path, sha256: str, cache: Path) -> Path:

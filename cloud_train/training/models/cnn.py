@@ -1,14 +1,96 @@
-"""The convolutional image classifier: blocks of convolution → normalization → ReLU → max-pooling → dropout, then one dense layer."""
+"""Convolutional image classifiers: a plain one, of blocks of convolution → normalization → ReLU → max-pooling → dropout, and residual nets.
+
+ResNet-18 and ResNet-50 (K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", 2016) in the form known as v1.5:
+where a bottleneck halves the image, its 3×3 convolution does it, not the 1×1 before it. They are written out here because torchvision,
+which has them, is a large dependency for a hundred lines, and each of its wheels goes with one build of torch.
+"""
 
 from collections import OrderedDict
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from cloud_train.data.pixels import Normalize
-from cloud_train.networks.cnn import CnnModel, ConvBlock
+from cloud_train.networks.cnn import RESIDUAL_NETS, RESIDUAL_WIDTHS, CnnModel, ConvBlock
 from cloud_train.training.description import ModelDescription
 from cloud_train.training.models.image_layers import BatchNorm, scaling, scores
-from cloud_train.training.models.resnet import ResNet
+
+
+class ResNet(nn.Sequential):
+    """Maps images (batch, channels, height, width) to class scores (batch, classes)."""
+
+    def __init__(self, model: CnnModel, image_shape: tuple[int, int, int], classes: int, normalize: Normalize | None = None) -> None:
+        net = RESIDUAL_NETS[model.network]
+        channels, height, width = image_shape
+        layers = {**scaling(normalize), "stem": _stem(channels, small=model.has_small_stem(height, width))}
+        channels = RESIDUAL_WIDTHS[0]
+        for number, (inner, blocks) in enumerate(zip(RESIDUAL_WIDTHS, net.blocks, strict=True), 1):
+            stage = nn.Sequential()
+            for block in range(blocks):
+                stage.append(ResidualBlock(channels, inner, net.expansion, stride=2 if number > 1 and block == 0 else 1))
+                channels = inner * net.expansion
+            layers[f"layer{number}"] = stage
+        super().__init__(OrderedDict({**layers, **scores(model, (channels, 1, 1), classes, average=True)}))
+        self._draw_weights()
+
+    def _draw_weights(self) -> None:
+        # As P. Goyal et al., "Accurate, Large Minibatch SGD", 2017: blocks begin as their shortcuts, and scores as nearly nothing.
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
+            elif isinstance(layer, ResidualBlock):
+                nn.init.zeros_(layer.last_scale)
+
+
+class ResidualBlock(nn.Module):
+    """relu(body(x) + shortcut(x)). The body is two convolutions of 3×3, or a bottleneck of 1×1, 3×3 and 1×1 where ``expansion`` is not 1.
+
+    The shortcut is x itself, or a 1×1 convolution of x where its size or its channels change.
+    """
+
+    def __init__(self, channels: int, inner: int, expansion: int, stride: int) -> None:
+        super().__init__()
+        outer = inner * expansion
+        if expansion == 1:
+            convolutions = [_convolution(channels, inner, 3, stride), _convolution(inner, outer, 3)]
+        else:
+            convolutions = [_convolution(channels, inner, 1), _convolution(inner, inner, 3, stride), _convolution(inner, outer, 1)]
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        for number, convolution in enumerate(convolutions, 1):
+            if number > 1:
+                layers[f"relu{number - 1}"] = nn.ReLU(inplace=True)
+            layers[f"conv{number}"], layers[f"norm{number}"] = convolution, BatchNorm(convolution.out_channels)
+        self.body = nn.Sequential(layers)
+        self.shortcut = nn.Sequential()
+        if stride > 1 or channels != outer:
+            self.shortcut = nn.Sequential(OrderedDict(conv=_convolution(channels, outer, 1, stride), norm=BatchNorm(outer)))
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """The images with what the body adds to them, smaller and deeper where the block says so."""
+        return functional.relu(self.body(images_BCHW) + self.shortcut(images_BCHW), inplace=True)
+
+    @property
+    def last_scale(self) -> Tensor:
+        """The factor of each channel that comes out of the body."""
+        norm = self.body[-1]
+        assert isinstance(norm, BatchNorm)  # the last layer of the body
+        return norm.weight
+
+
+def _stem(channels: int, *, small: bool) -> nn.Sequential:
+    width = RESIDUAL_WIDTHS[0]
+    convolution = _convolution(channels, width, 3) if small else _convolution(channels, width, 7, stride=2)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(conv=convolution, norm=BatchNorm(width), relu=nn.ReLU(inplace=True))
+    if not small:
+        layers["pool"] = nn.MaxPool2d(3, stride=2, padding=1)
+    return nn.Sequential(layers)
+
+
+def _convolution(channels: int, outer: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(channels, outer, kernel, stride, padding=kernel // 2, bias=False)  # a normalization follows, and has a shift
 
 
 def build_cnn(model: CnnModel, description: ModelDescription) -> nn.Module:

@@ -18,7 +18,7 @@ from cloud_train.retry import RetryPolicy
 from cloud_train.run.record import RunRecord
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker.nodes import NodeContext
-from cloud_train.worker.processes.signals import Signals
+from cloud_train.worker.processes.subprocesses import Signals
 
 if TYPE_CHECKING:
     from cloud_train.worker.uploads.attempts import AttemptUploads

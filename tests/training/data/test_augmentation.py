@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from cloud_train.data.pixels import Augment
-from cloud_train.training.data.augmentation import Augmentation
+from cloud_train.training.data.memory import Augmentation
 from cloud_train.training.randomness import derived_seed
 
 SAMPLES = 50

@@ -12,10 +12,9 @@ from cloud_train.data.pixels import Augment, Normalize
 from cloud_train.errors import CorruptError, MissingDependencyError
 from cloud_train.spec.problems import FieldError
 from cloud_train.training.data import digits
-from cloud_train.training.data.dataset import DataSet
+from cloud_train.training.data.dataset import DataSet, Pick
 from cloud_train.training.data.digits import load_digits
 from cloud_train.training.data.memory import TensorSamples
-from cloud_train.training.data.samples import Pick
 from cloud_train.training.randomness import permutation
 
 

@@ -6,9 +6,8 @@ import torch
 from cloud_train.data.digits import DigitsData
 from cloud_train.data.pixels import Augment
 from cloud_train.spec.problems import FieldError
-from cloud_train.training.data.augmentation import Augmentation
-from cloud_train.training.data.memory import Images, TensorSamples, image_data_set, split
-from cloud_train.training.data.samples import Batch, Pick
+from cloud_train.training.data.dataset import Batch, Pick
+from cloud_train.training.data.memory import Augmentation, Images, TensorSamples, image_data_set, split
 from cloud_train.training.randomness import permutation
 
 

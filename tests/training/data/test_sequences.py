@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from cloud_train.data.lines import Line, encode, numbered, vocabulary
-from cloud_train.data.sequences import SequencesData
+from cloud_train.data.sequences import Line, SequencesData, encode, numbered, vocabulary
 from cloud_train.spec.problems import FieldError
-from cloud_train.training.data.dataset import DataSet
-from cloud_train.training.data.samples import Batch, Pick
+from cloud_train.training.data.dataset import Batch, DataSet, Pick
 from cloud_train.training.data.sequences import RaggedSamples, load_sequences
 from cloud_train.training.randomness import permutation
 from tests.downloads import downloaded

@@ -8,9 +8,8 @@ import torch
 from cloud_train.data.python_docs import PythonDocsData
 from cloud_train.data.text import TextData
 from cloud_train.spec.problems import FieldError
-from cloud_train.training.data.dataset import DataSet
+from cloud_train.training.data.dataset import DataSet, Pick
 from cloud_train.training.data.memory import TensorSamples
-from cloud_train.training.data.samples import Pick
 from cloud_train.training.data.text import encode, load_text
 from tests.downloads import downloaded
 from tests.web_server import serving, sha256

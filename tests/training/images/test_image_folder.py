@@ -17,10 +17,9 @@ from torch import Tensor
 from cloud_train.data.images import ImagesData
 from cloud_train.data.pixels import Normalize, PhotoAugment
 from cloud_train.spec.problems import FieldError
-from cloud_train.training.data.dataset import DataSet
+from cloud_train.training.data.dataset import DataSet, Pick
 from cloud_train.training.data.decoding import UnreadableImageError
 from cloud_train.training.data.images import FolderSamples, default_processes, load_images
-from cloud_train.training.data.samples import Pick
 from tests.downloads import downloaded
 from tests.training.images.pictures import SIDE, png_header, write_folder
 from tests.web_server import serving, sha256

@@ -11,9 +11,9 @@ from cloud_train.data.images import ImagesData
 from cloud_train.data.shards import INDEX, ShardIndex, read_index
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run.shard_exchange import ShardExchange
+from cloud_train.training.data.dataset import Batch, Pick, ToldToStopError
 from cloud_train.training.data.decoding import UnreadableImageError
 from cloud_train.training.data.images import FolderSamples, load_images
-from cloud_train.training.data.samples import Batch, Pick, ToldToStopError
 from cloud_train.training.data.shards import ArrivalError
 from cloud_train.worker import contract
 from tests.support import wait_until
