@@ -7,7 +7,7 @@ import pytest
 
 from tests import lanes
 
-# Several tests share the machine's processors: a training with a thread for each of them, the default, spends its time waiting for its threads.
+# Several tests share the machine's processors: a training with a thread for each of them, the default, spends its time waiting for threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
