@@ -97,4 +97,4 @@ def test_bringing_something_into_an_engine_takes_the_sdk_and_says_so(monkeypatch
     monkeypatch.setitem(sys.modules, "docker.errors", None)
     with pytest.raises(MissingDependencyError, match="Docker SDK, which cannot be imported") as caught, explained("push an image"):
         pytest.fail("nothing is tried")
-    assert caught.value.hint == "pip install 'cloud-train[docker]'"
+    assert caught.value.hint == "install it with: pip install 'cloud-train[docker]'"

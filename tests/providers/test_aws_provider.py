@@ -325,7 +325,7 @@ def test_missing_credentials_are_one_message(cloud: AwsCloud, tmp_path: Path, mo
     provider = SageMakerProvider(tmp_path, AT_ONCE, answer_seconds=1.0)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    with pytest.raises(ProviderError, match="the AWS SDK finds no usable credentials") as refusal:
+    with pytest.raises(ProviderError, match="the AWS SDK found no usable credentials") as refusal:
         launched(cloud, provider)
     assert "AWS_PROFILE" in str(refusal.value.hint)
 

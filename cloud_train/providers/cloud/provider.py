@@ -152,10 +152,10 @@ def is_young(handle: Handle) -> bool:
 def create_once(
     create: Callable[[], Job], look: Callable[[], Job | None], policy: RetryPolicy, *, job: str, can_repeat: bool = True
 ) -> Job | None:
-    """Create a job exactly once; return the result of ``create`` or ``look``, or None for a job that exists but is not shown.
+    """Create a job exactly once; return the result of ``create`` or ``look``, or None if the job is not shown yet.
 
-    ``create`` sends the request once; it raises ExistsError if the job already exists. After a lost response, ``look`` returns the job if it
-    was created, otherwise None. ``can_repeat`` says that the request may then be sent again, because the cloud never creates a job twice.
+    ``create`` sends the request once; it raises ExistsError if the job already exists. After a lost response, ``look`` returns the job if
+    it was created, otherwise None. ``can_repeat`` allows to repeat the request then, because the cloud never creates a job twice.
     ``job`` is the job's name in messages.
 
     Raises AlreadyLaunchedError for a job that existed before, LaunchUnknownError if it is unknown whether the job was created, and
