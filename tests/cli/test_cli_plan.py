@@ -40,7 +40,7 @@ def test_an_image_data_set_shows_its_shape_classes_samples_and_steps(shown: Show
         "source scikit-learn's handwritten digits",
         "sample image of 28×28×1",
         "classes 10",
-        "samples 1,438 to train on, 359 to validate with",
+        "samples 1,438 for training, 359 for validation",
         "steps 23 per epoch, 115 in all",
     ]
 
@@ -73,7 +73,7 @@ def test_steps_that_the_job_names_are_known_without_the_data(shown: Shown) -> No
 
 def test_several_processes_and_another_precision_are_shown(shown: Shown) -> None:
     lines = shown(CNN + "train: {precision: bf16}\nresources: {processes: 4}\n")
-    assert {"processes 4, which share each step's batch of 64", "precision bf16, with weights in fp32"} <= set(lines)
+    assert {"processes 4, sharing each step's batch of 64", "precision bf16, with weights in fp32"} <= set(lines)
     assert not [line for line in shown(CNN) if line.startswith(("processes", "precision bf16"))]
 
 
