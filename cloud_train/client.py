@@ -263,9 +263,17 @@ class Run:
         """The lines of the cloud's own log of the newest attempt; empty for a provider on this machine."""
         return orchestrator.reading.read_provider_logs(self._home, self.id)
 
-    def metrics(self) -> "Metrics":
-        """The metrics in order of their steps; if several attempts have a step, the last one counts."""
-        return Metrics(orchestrator.reading.read_metrics(self._home, self.id, note=self._client._note))
+    def metrics(self, *, thin: bool = False) -> "Metrics":
+        """The metrics in order of their steps; if several attempts have a step, the last one counts.
+
+        Of more than 500,000 values, only some of the most frequent metrics are kept. ``thin`` keeps of a long run what a plot or a table of
+        its epochs needs: of each metric the lowest and highest value in each of about a thousand parts, and the last one of each epoch.
+        """
+        return Metrics(orchestrator.reading.read_metrics(self._home, self.id, note=self._client._note, thin=thin))
+
+    def each_metric(self) -> "Iterator[MetricPoint]":
+        """Every value of every metric, one after another: for runs with more of them than memory takes."""
+        return orchestrator.reading.each_metric(self._home, self.id)
 
     def fetch_model(
         self, folder: AnyPath | None = None, *, checkpoint: str | int | None = None, report: Report | None = None
