@@ -1,6 +1,6 @@
-"""What several verbs share: arguments and options with their shell completion, and the client.
+"""Shared by the verbs: arguments and options with their shell completion, and the client.
 
-The client's notes go to standard error, its questions to the user at the terminal.
+The client's notes go to standard error; its questions are asked at the terminal.
 """
 
 import sys
@@ -40,12 +40,12 @@ CheckpointOption = Annotated[
 
 
 def open_client(as_json: bool = False) -> Client:
-    """The client of one command."""
+    """The client for one command."""
     return Client(note=say_aside, ask=asking(as_json))
 
 
 def asking(as_json: bool = False) -> Callable[["Question"], bool]:
-    """A function that asks the user at a terminal. Without a terminal, or with ``--json``, it accepts nothing."""
+    """A function that asks the user at the terminal. Without a terminal, or with ``--json``, the answer is no."""
 
     def ask(question: "Question") -> bool:
         if as_json or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
@@ -67,7 +67,7 @@ def accepting(question: "Question") -> bool:
 
 
 def show(question: "Question") -> None:
-    """Print the subject and one line per fact to standard error."""
+    """Print the question's subject and facts to standard error, one per line."""
     paint = Painter.of(sys.stderr)
     say_aside(f"{clean(question.subject)}:")
     width = max((len(name) for name, _ in question.facts), default=0)

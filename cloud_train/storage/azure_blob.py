@@ -41,7 +41,7 @@ Result = TypeVar("Result")
 _CONTAINER = re.compile(r"\$(root|web|logs)|(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
 _CONNECTIONS = 32
 _FOLDER = "hdi_isfolder"
-"""Metadata that distinguishes the folders listed by accounts with a hierarchical namespace from empty objects."""
+"""Metadata of folders, which accounts with a hierarchical namespace list as empty objects."""
 _EMPTY_RANGE = "Wanted range starting at"
 
 
@@ -54,7 +54,7 @@ class AzureStore(ObjectStorage):
         Raises UsageError for invalid names, StoreError for settings that are invalid or belong to another account.
         """
         if not _CONTAINER.fullmatch(container):
-            raise UsageError(f"{container!r} cannot be the name of a container: those have 3 to 63 of a-z, 0-9 and single '-'")
+            raise UsageError(f"invalid container name {container!r}: use 3 to 63 characters of a-z, 0-9 and single '-'")
         _require()
         self.account = account_from(account, os.environ)
         self.container = container
@@ -69,7 +69,7 @@ class AzureStore(ObjectStorage):
         try:
             super().create(key, data)
         except ObjectChangedError as error:  # the response to "If-None-Match: *" may also be 412
-            raise ObjectExistsError(f"cannot write {self.url}/{key}: it exists already") from error
+            raise ObjectExistsError(f"cannot write {self.url}/{key}: it already exists") from error
 
     def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
         """Bytes ``start`` to ``end`` (exclusive) of an object."""

@@ -7,9 +7,9 @@ The errors, a branch of ``cloud_train.errors``::
 
     StoreError                       6
     ├── ObjectMissingError           6   no object has this key
-    ├── ObjectExistsError            6   a conditional create found the key taken
-    ├── ObjectChangedError           6   the object is no longer in the requested version
-    ├── InvalidKeyError              6   a key that would leave the store, or that stores cannot represent
+    ├── ObjectExistsError            6   a conditional create found an existing object
+    ├── ObjectChangedError           6   the object no longer has the requested version
+    ├── InvalidKeyError              6   a key outside the store, or one that stores cannot represent
     ├── UploadGoneError              6   a multipart upload, or one of its parts, is no longer in the store
     ├── NotPlainError                6   in a local folder, a link, a pipe or a device instead of an object; also a CorruptError
     ├── AccessDeniedError            6   the caller is not authorized
@@ -33,19 +33,19 @@ class ObjectMissingError(StoreError):
 
 
 class ObjectExistsError(StoreError):
-    """A conditional create found the key taken."""
+    """A conditional create found an existing object."""
 
     code = "object-exists"
 
 
 class ObjectChangedError(StoreError):
-    """The object is no longer in the requested version."""
+    """The object no longer has the requested version."""
 
     code = "object-changed"
 
 
 class InvalidKeyError(StoreError):
-    """A key that would leave the store's folder, or that stores cannot represent."""
+    """A key outside the store, or one that stores cannot represent."""
 
     code = "invalid-key"
 
@@ -72,7 +72,7 @@ class CredentialsEndedError(AccessDeniedError):
     """The credentials are invalid or have expired."""
 
     renewed = False
-    """Whether the store has found new ones since, so that a retry may succeed."""
+    """Whether the store has found new credentials since, so that a retry may succeed."""
 
 
 class TransientStoreError(StoreError):
@@ -80,14 +80,14 @@ class TransientStoreError(StoreError):
 
     code = "store-unavailable"
     retry_after: float | None = None
-    """Seconds that the server asks to wait before the next attempt."""
+    """The wait that the server requested before the next attempt, in seconds."""
 
 
 class RetriesExhaustedError(StoreError):
     """A transient error outlasted all retries. Trying again much later may help."""
 
 
-Buffer = Union[bytes, bytearray, memoryview]  # noqa: UP007 - the worker runs on Python 3.10 as well, where a class has no | at run time
+Buffer = Union[bytes, bytearray, memoryview]  # noqa: UP007 - the worker also runs on Python 3.10, where a class does not support |
 """Bytes, without a copy where possible."""
 
 
@@ -104,7 +104,7 @@ class ObjectInfo:
     modified: float
     """Time of its last write by the store's clock, in seconds since the epoch; for display, not for comparisons."""
     version: str = ""
-    """Changes whenever the content does (an ETag, a generation)."""
+    """An ETag or a generation, which changes whenever the content does."""
     sha256: str | None = None
     """In hexadecimal, if the object was written with one; ``stat`` returns it, ``list`` may not."""
 

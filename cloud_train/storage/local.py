@@ -290,7 +290,7 @@ def _unlink(name: str, directory: int) -> None:
 
 def _explain(error: OSError, action: str) -> StoreError:
     if isinstance(error, FileExistsError) and action.startswith("write"):
-        return ObjectExistsError(f"cannot {action}: it exists already")
+        return ObjectExistsError(f"cannot {action}: it already exists")
     if isinstance(error, FileNotFoundError):
         return ObjectMissingError(f"cannot {action}: no such file")
     if isinstance(error, IrregularError):
@@ -300,9 +300,9 @@ def _explain(error: OSError, action: str) -> StoreError:
     hints = {
         errno.ENOSPC: "free some space on that disk, or choose another folder with --store FOLDER",
         errno.EDQUOT: "your disk quota is used up; choose another folder with --store FOLDER",
-        errno.EACCES: "permission denied there; choose another folder with --store FOLDER",
-        errno.EPERM: "permission denied there; choose another folder with --store FOLDER",
+        errno.EACCES: "change its permissions, or choose another folder with --store FOLDER",
+        errno.EPERM: "change its permissions, or choose another folder with --store FOLDER",
         errno.EROFS: "that disk is read-only; choose another folder with --store FOLDER",
-        errno.ENOTDIR: "a part of that path is a file; choose another folder with --store FOLDER",
+        errno.ENOTDIR: "part of that path is a file; choose another folder with --store FOLDER",
     }
     return StoreError(f"cannot {action}: {os.strerror(error.errno or 0).lower()}", hint=hints.get(error.errno or 0))

@@ -1,4 +1,4 @@
-"""The common part of all cloud stores: reading, writing, listing and deleting through obstore, a Rust client for S3, GCS and Azure.
+"""Shared by all cloud stores: reading, writing, listing and deleting through obstore, a Rust client for S3, GCS and Azure.
 
 A request takes about a tenth of the CPU time of the clouds' own SDKs (docs/benchmarks.md). The SDKs, in one module per cloud, are used for
 credentials, multipart uploads, and listing keys that are not proper paths.
@@ -49,7 +49,7 @@ _PAGE = 1000
 _PIECE_BYTES = 1 << 18  # fits the CPU's cache: with 1 MiB, writing a piece takes nearly twice as long
 _LOOKED_AT_SINGLY = 10
 _UNDER_WAY_SECONDS = 60.0  # requests signed before a renewal may still be refused after it
-_PAUSE_SECONDS = 5.0  # so that threads that are refused together ask once
+_PAUSE_SECONDS = 5.0  # threads that are refused together ask the chain only once
 
 Explain = Callable[[int, str, str], StoreError | None]
 """Explains a cloud's response: HTTP status (0 without a response), the service's error code, its message → an error, or None."""
@@ -209,7 +209,7 @@ class ObjectStorage:
         if (own := self._in_own_words(action, key, *answer)) is not None:
             return own
         if isinstance(error, obstore.exceptions.AlreadyExistsError):
-            return ObjectExistsError(f"cannot {action} {place}: it exists already")
+            return ObjectExistsError(f"cannot {action} {place}: it already exists")
         if isinstance(error, obstore.exceptions.PreconditionError):
             return ObjectChangedError(f"{place} changed while being read", hint="retry")
         if isinstance(error, FileNotFoundError):
@@ -217,7 +217,7 @@ class ObjectStorage:
         return self._in_general_words(action, key, *answer)
 
     def failure(self, action: str, key: str, status: int, code: str, message: str) -> StoreError:
-        """The error for an SDK's response, as ``Explain`` knows it or in general; with the missing permission if access is denied.
+        """The error for an SDK's response: the cloud's own explanation, or a general one; with the missing permission if access is denied.
 
         ``status`` is 0 without a response; ``code`` and ``message`` are the service's.
         """
@@ -247,7 +247,7 @@ class ObjectStorage:
     def _in_general_words(self, action: str, key: str, status: int, code: str, message: str) -> StoreError:
         error = error_of(status, code, message, f"cannot {action} {self.url}/{key}".rstrip("/"))
         if isinstance(error, AccessDeniedError) and (permission := self.permission(action)):
-            error.hint = f"it needs {permission}; `cloud-train doctor --store {shlex.quote(self.url)}` tries what is allowed"
+            error.hint = f"required: {permission}; see what is allowed with: cloud-train doctor --store {shlex.quote(self.url)}"
         return error
 
     def _explained_head(self, error: Exception, path: str, key: str) -> StoreError:
@@ -356,7 +356,7 @@ class Renewal:
         self._renewed = self._asked = float("-inf")
 
     def came(self) -> bool:
-        """After a refusal: whether there are other credentials by now. Raises StoreError if the chain fails."""
+        """Look for other credentials after a refusal; returns whether there are any. Raises StoreError if the chain fails."""
         with self._lock:
             if self._clock() - self._renewed < _UNDER_WAY_SECONDS:
                 return True

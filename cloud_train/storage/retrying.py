@@ -1,4 +1,4 @@
-"""A store that retries: a wrapper around a store that attempts each request once.
+"""A wrapper that adds retries to a store, which attempts each request once.
 
 Only ``TransientStoreError`` is retried; errors such as 403 and 404 are final. The exception is a refusal of expired credentials if the
 store has found new ones since: that request is repeated once, immediately.
@@ -26,7 +26,7 @@ DEFAULT_POLICY = RetryPolicy()
 
 
 def retrying(policy: RetryPolicy, action: Callable[[], Result]) -> Result:
-    """The result of a call to a store, retried as the policy says.
+    """Call a store with retries by ``policy``, and return the result.
 
     Raises the call's errors, but RetriesExhaustedError instead of TransientStoreError, so that callers do not retry again.
     """
@@ -66,7 +66,7 @@ class RetryingStore:
         return retrying(self._policy, lambda: self._store.put(key, data))
 
     def create(self, key: str, data: bytes) -> None:
-        """Write an object that must not exist yet. If a response was lost and the object exists with the same bytes, it counts as ours."""
+        """Write an object that must not exist yet. After a lost response, an existing object with the same bytes counts as ours."""
         unanswered = False
 
         def attempt() -> None:

@@ -56,7 +56,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(cloud_train: CommandLine) -
     assert re.search(r"data\.dataset +digits +digits\.yaml:3", ended.text)
     assert re.search(r"total +34,826", ended.text)
     assert "-m cloud_train.training" in ended.text
-    assert "1,438 to train on, 359 to validate with" in ended.text
+    assert "1,438 for training, 359 for validation" in ended.text
     assert not cloud_train.home.exists()
     assert [path.name for path in cloud_train.folder.iterdir()] == ["digits.yaml"]
 

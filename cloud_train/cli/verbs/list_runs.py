@@ -43,7 +43,7 @@ def list_runs(
     """
     client = open_client(as_json)
     wanted = None if everything else limit
-    # One more than is shown tells whether there are more; a state is known only after the run was checked.
+    # One more than is shown, to see whether there are more. A run's state is known only after the run was checked.
     most = None if wanted is None or state else wanted + 1
     found, unreadable = _found(client, store, most, record=not as_json)
     runs = [run for run in found if state is None or run.state is state]
@@ -60,7 +60,7 @@ def list_runs(
 
 
 def _found(client: Client, store: str | None, most: int | None, *, record: bool) -> "tuple[list[RunView], list[Unreadable]]":
-    """The runs in the store, or without one the newest ``most`` in the ledger; and the run directories that cannot be read."""
+    """The runs in the store, or else the newest ``most`` in the ledger, and the run directories that cannot be read."""
     if store is None:
         return [run.view for run in client.runs(most, record=record)], []
     listed = client.runs_in(store)

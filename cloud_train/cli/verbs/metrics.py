@@ -47,23 +47,27 @@ def metrics(
     if not points:
         say_aside(f"{chosen.id} has written no metrics yet")
         return 0
-    paint = Painter.of(sys.stdout)
     if plot:
-        say(plots(points, shown=bool(name), paint=paint, terminal=is_terminal(sys.stdout)))
-        return 0
-    quality = [point for point in points if name or not tells_pace(point.name)]
-    table = metrics_table(quality or points, paint)
+        say(plots(points, shown=bool(name), paint=Painter.of(sys.stdout), terminal=is_terminal(sys.stdout)))
+    else:
+        _show_table(chosen.id, points, with_rates=bool(name))
+    return 0
+
+
+def _show_table(run_id: str, points: Sequence[MetricPoint], *, with_rates: bool) -> None:
+    """Print the table, and how to see what it leaves out."""
+    quality = [point for point in points if with_rates or not tells_pace(point.name)]
+    table = metrics_table(quality or points, Painter.of(sys.stdout))
     say(table.text)
-    command = f"cloud-train metrics {shlex.quote(chosen.id)}"
+    command = f"cloud-train metrics {shlex.quote(run_id)}"
     if table.rows_left_out:
         say_aside(f"{table.rows_left_out:,} earlier rows are left out; print every point with: {command} --json")
     if table.metrics_left_out:
         say_aside(f"{table.metrics_left_out:,} metrics are left out; show one with: {command} --name NAME")
-    return 0
 
 
 def _named(points: Sequence[MetricPoint], names: list[str], run_id: str) -> Sequence[MetricPoint]:
-    """The points of these metrics; a name without a split means that metric in every split."""
+    """The points of these metrics; a name without a split selects the metric in all splits."""
     if not names:
         return points
     chosen = [point for point in points if point.name in names or point.key in names]
