@@ -7,8 +7,8 @@ VENV ?= .venv
 PIP_ARGS ?=
 # The folder that `make demo` fetches the model into.
 DEMO ?= demo
-# The number of processes that run the tests.
-JOBS ?= 2
+# The number of processes that run the tests: more than two processors, because some tests wait for containers and for other processes.
+JOBS ?= 3
 
 # The modules of `run` that the worker uses. Like the worker and two modules of `job`, they must work on Python 3.10, in users' own images.
 WORKERS_RUN := cached checkpoints documents layout manifest platform_rules python_path ranking record shard_exchange states

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from cloud_train.storage.registry import bucket_and_prefix, open_store
 from cloud_train.storage.transfer.engine import Options
-from cloud_train.storage.transfer.folders import download_folder, upload_folder
+from cloud_train.storage.transfer.folders import download_folder
+from cloud_train.storage.transfer.uploading import Upload, upload
 
 
 def main() -> None:
@@ -18,7 +19,8 @@ def main() -> None:
     bucket, path = bucket_and_prefix(url)
     prefix, store, options = f"{path}/", open_store(bucket), Options(state=Path(state), durable=not fast)
     if direction == "up":
-        upload_folder(store, Path(folder), prefix, options)
+        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        upload(store, [Upload(path, prefix + path.relative_to(folder).as_posix()) for path in files], options)
     elif direction == "down":
         download_folder(store, prefix, Path(folder), options)
     elif direction == "forget":

@@ -90,12 +90,14 @@ class Bench:
         return samples
 
     def unchanged(self, source: Path, repeats: int) -> Samples:
-        """Measure uploads of files that the same client has already uploaded."""
-        urls = {client.name: f"{self._place.url}/same-{number}/" for number, client in enumerate(self._clients)}
+        """Measure downloads of files that the same client has already downloaded."""
+        url = f"{self._place.url}/same/"
+        self.run(self._clients[0].up(source, url))
+        targets = {client.name: self._folder / f"same-{number}" for number, client in enumerate(self._clients)}
         for client in self._clients:
             for _ in range(2):
-                self.run(client.up(source, urls[client.name]))
-        return self._in_turns(repeats, lambda client, number: (client.up(source, urls[client.name]), lambda: None))
+                self.run(client.down(url, targets[client.name]))
+        return self._in_turns(repeats, lambda client, number: (client.down(url, targets[client.name]), lambda: None))
 
     def run(self, command: Sequence[str]) -> Sample:
         """Run a command once; raises RuntimeError with its stderr if it fails."""

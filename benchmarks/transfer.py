@@ -71,7 +71,8 @@ def _to_s3(folder: Path, repeats: int) -> None:
 def _comparison(bench: Bench, folder: Path, repeats: int) -> None:
     """Seconds of listing 10,000 objects, and of listing and comparing them with a folder."""
     state, url = str(folder / "state"), "s3://bench/unchanged/"
-    compare = [*OURS, "up", url, str(fill(folder / "unchanged", UNCHANGED, 16)), state]
+    bench.run([*OURS, "up", url, str(fill(folder / "unchanged", UNCHANGED, 16)), state])
+    compare = [*OURS, "down", url, str(folder / "copied"), state]
     for _ in range(2):
         bench.run(compare)
     pairs = [(bench.run([*OURS, "list", url, "-", state]), bench.run(compare)) for _ in range(repeats)]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cloud_train.orchestrator.doctor import Finding
     from cloud_train.orchestrator.following import Event, Progress
     from cloud_train.orchestrator.packing import Packed
+    from cloud_train.orchestrator.repairing import Repair
     from cloud_train.orchestrator.results import FetchedModel, SyncResult
     from cloud_train.providers.base import Request
     from cloud_train.run.metrics import MetricPoint
@@ -174,6 +175,10 @@ class Client:
         """Check what is installed and what is missing, and how to fix it, as ``cloud-train doctor`` does."""
         return orchestrator.doctor.examine(self._home, stores, config, ask=self._accepting(trust))
 
+    def repair_ledger(self, stores: Sequence[str] = ()) -> "Repair":
+        """Restore a damaged ledger, as ``cloud-train doctor --repair`` does; runs that it lost are looked for in ``stores`` too."""
+        return orchestrator.repairing.repair(self._home, stores, self._note)
+
     def providers(self) -> list[str]:
         """The names of the installed providers."""
         return orchestrator.connections.provider_names(self._home)
@@ -205,8 +210,10 @@ class Run:
 
     def status(self, *, record: bool = False) -> "RunView":
         """The run's current state. ``record`` records the findings, as ``cloud-train status`` does."""
-        look = orchestrator.reconcile.update_run if record else orchestrator.state.read_run
-        self._view = view = look(self._home, self.id)
+        if record:
+            self._view = view = orchestrator.reconcile.update_run(self._home, self.id, self._client._note)
+        else:
+            self._view = view = orchestrator.state.read_run(self._home, self.id)
         return view
 
     def progress(self, *, record: bool = False) -> "Progress":
@@ -299,7 +306,7 @@ class Run:
 
     def cancel(self, *, wait: bool = True, force: bool = False) -> "RunView":
         """Stop the run after time for a last checkpoint, or at once with ``force``. Raises ConflictError if it ended otherwise."""
-        self._view = view = orchestrator.stopping.cancel(self._home, self.id, wait=wait, force=force)
+        self._view = view = orchestrator.stopping.cancel(self._home, self.id, wait=wait, force=force, note=self._client._note)
         return view
 
     def predict(

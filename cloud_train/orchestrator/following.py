@@ -12,7 +12,7 @@ from cloud_train.orchestrator.polling import Observer, Poller
 from cloud_train.orchestrator.reconcile import looking_at
 from cloud_train.orchestrator.state import read_record
 from cloud_train.run import layout
-from cloud_train.run.metrics import MOST_NAMES, MetricPoint, MetricsReader
+from cloud_train.run.metrics import GLANCE_BYTES, MOST_BYTES, MOST_NAMES, MetricPoint, MetricsReader
 from cloud_train.run.record import RunRecord
 from cloud_train.run.states import State
 from cloud_train.run.streams import LogReader
@@ -77,7 +77,7 @@ def follow(
 
     ``note`` is called when the run's store becomes unreachable. ``clock`` times the requests to a cloud.
     """
-    with looking_at(home, run_id, record=True) as (_, look):
+    with looking_at(home, run_id, record=True, note=note) as (_, look):
         watch = _Watch(look, clock=clock)
         pause = _FIRST_PAUSE_SECONDS
         before: Progress | None = None
@@ -124,7 +124,7 @@ def glance(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None
 
     If the store of a run that has ended cannot be reached, the ledger's view is returned, and ``note`` is told.
     """
-    with looking_at(home, run_id, record) as (ledger, look):
+    with looking_at(home, run_id, record, note) as (ledger, look):
         try:
             return _Watch(look, with_output=False).look()
         except StoreError as error:
@@ -187,6 +187,10 @@ class _Watch:
             if point.key in self._latest or len(self._latest) < MOST_NAMES:
                 self._latest[point.key] = point.value
             self._pace.add(point)
+        if not self._with_output:
+            for point in self._metrics.read_skipped():
+                if len(self._latest) < MOST_NAMES:
+                    self._latest.setdefault(point.key, point.value)
         if self._with_output:
             self._printed.extend(self._log.read())  # kept, so that nothing is lost if the store fails halfway
         output, self._printed = b"".join(self._printed), []
@@ -195,7 +199,8 @@ class _Watch:
     def _begin(self, view: RunView) -> None:
         store = store_at(view.store)
         self._attempt = view.attempt
-        self._metrics = MetricsReader(store, view.run_id, view.attempt)
+        most_bytes = MOST_BYTES if self._with_output else GLANCE_BYTES
+        self._metrics = MetricsReader(store, view.run_id, view.attempt, most_bytes=most_bytes)
         self._log = LogReader(store, f"{view.run_id}/{layout.output_log(view.attempt)}")
         self._pace = _Pace()
         if self._record is None:

@@ -58,7 +58,7 @@ def follow_logs(
     """
     if node:
         _check_node(read_run(home, run_id), node)
-    with looking_at(home, run_id, record) as (ledger, look):
+    with looking_at(home, run_id, record, note) as (ledger, look):
         attempt, reader = 0, None
         poller = Poller(clock)
         early = ProviderLogs(home, note, clock)

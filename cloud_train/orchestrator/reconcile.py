@@ -38,9 +38,9 @@ from cloud_train.run.view import RunView
 from cloud_train.storage.base import ObjectExistsError
 
 
-def update_run(home: Home, run_id: str) -> RunView:
-    """The current state of one run, after ``reconcile``. Raises NotFoundError."""
-    with Ledger(home.ledger_path) as ledger:
+def update_run(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None) -> RunView:
+    """The current state of one run, after ``reconcile``; ``note`` is told if the ledger cannot record it. Raises NotFoundError."""
+    with Ledger(home.ledger_path, unwritable=note) as ledger:
         return reconcile(home, ledger, run_id)
 
 
@@ -50,7 +50,7 @@ def update_runs(home: Home, limit: int | None = None, note: Callable[[str], None
     def update(home: Home, _: LedgerReader, run_id: str, observer: Observer | None) -> RunView:
         return reconcile(home, ledger, run_id, observer)
 
-    with Ledger(home.ledger_path) as ledger:
+    with Ledger(home.ledger_path, unwritable=note) as ledger:
         return each_of(home, ledger, update, limit, note)
 
 
@@ -74,13 +74,18 @@ def reconcile(home: Home, ledger: Ledger, run_id: str, observer: Observer | None
 
 
 @contextmanager
-def looking_at(home: Home, run_id: str, record: bool) -> Iterator[tuple[LedgerReader, Callable[[Observer | None], RunView]]]:
-    """The open ledger, and a function that returns the run's current state: with ``reconcile`` if ``record``, otherwise only reading."""
+def looking_at(
+    home: Home, run_id: str, record: bool, note: Callable[[str], None] = lambda _: None
+) -> Iterator[tuple[LedgerReader, Callable[[Observer | None], RunView]]]:
+    """The open ledger, and a function that returns the run's current state: with ``reconcile`` if ``record``, otherwise only reading.
+
+    ``note`` is told if the ledger cannot record the findings.
+    """
     if not record:
         with LedgerReader(home.ledger_path) as reader:
             yield reader, lambda observer: read(home, reader, run_id, observer)
         return
-    with Ledger(home.ledger_path) as ledger:
+    with Ledger(home.ledger_path, unwritable=note) as ledger:
         yield ledger, lambda observer: reconcile(home, ledger, run_id, observer)
 
 

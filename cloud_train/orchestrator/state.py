@@ -20,6 +20,7 @@ from cloud_train.orchestrator.polling import Listing, Observer, Poller, observe_
 from cloud_train.providers.base import SHOWS_WITHIN_SECONDS, Handle, Observation, Provider
 from cloud_train.run import documents, layout, locks
 from cloud_train.run.ledger import UNMANAGED, Entry, LedgerReader
+from cloud_train.run.ledger_file import REPAIR
 from cloud_train.run.record import AttemptStatus, RunRecord
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
@@ -114,13 +115,13 @@ Look = Callable[[Home, LedgerReader, str, Observer | None], RunView]
 
 
 def select(home: Home, text: str | None) -> str:
-    """The id of the run whose id begins or ends with ``text``; the newest run for None. Raises NotFoundError, also if several match."""
+    """The id of the run whose id begins or ends with ``text``; the last submitted one for None. Raises NotFoundError, also for several."""
     with LedgerReader(home.ledger_path) as ledger:
         if text is None:
-            newest = ledger.newest(1)
-            if not newest:
+            last = ledger.last_submitted()
+            if last is None:
                 raise NotFoundError("no runs yet", hint="start one with: cloud-train submit JOB.yaml")
-            return newest[0].run_id
+            return last
         fitting = ledger.matching(text)
     if text in fitting:
         return text
@@ -159,7 +160,10 @@ def each_of(home: Home, ledger: LedgerReader, look_at: Look, limit: int | None, 
     """
     views: list[RunView] = []
     unreachable: set[str] = set()
-    entries = ledger.newest(limit)
+    damaged: list[str] = []
+    entries = ledger.newest(limit, damaged)
+    for run_id in damaged:
+        note(f"the ledger's record of {run_id} is damaged; {REPAIR}")
     listing = Listing(_observe_clouds(home, entries, note))
     for entry in entries:
         if entry.state.is_end or entry.store in unreachable:

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from cloud_train.run import layout
 from cloud_train.run.documents import LARGEST_LINE, LARGEST_STEP, LATEST
@@ -18,12 +18,18 @@ from cloud_train.storage.base import Store
 
 MOST_BYTES = 256 << 20
 """Bytes of metrics that one look reads, the newest: about two million values, which a training of 200 steps a second writes in an hour."""
+GLANCE_BYTES = 1 << 20
+"""Bytes of metrics that a look reads which needs the newest values only: some 8,000 of them."""
 MOST_NAMES = 1_000
 """Different metrics that a look remembers; of further ones nothing is kept."""
 MOST_POINTS = 500_000
 """Values that a look at all metrics of a run keeps."""
 
 _PIECE_BYTES = 1 << 20
+_FURTHER_BYTES = 16 << 20
+"""How far back a look searches for metrics that are measured seldom, such as those of validation."""
+_WRITTEN = re.compile(rb'"split": "[^"\\\n]*", "name": "[^"\\\n]*"')
+"""The part of a line that names its metric, as ``worker.metrics`` writes it."""
 _LONGEST_NAME = 200
 _LARGEST_VALUE = sys.float_info.max
 _LINE = re.compile(rb"\n[ \t\r]*\{[^\n]*")  # and so not a million empty lines, one by one
@@ -53,27 +59,52 @@ class MetricPoint:
 class MetricsReader:
     """Reads one attempt's metrics; each ``read`` yields what was added since the one before, and holds no more of it than a piece."""
 
-    def __init__(self, store: Store, run_id: str, attempt: int, node_rank: int = 0) -> None:
-        self._stream = open_stream(store, f"{run_id}/{layout.metrics(attempt, node_rank)}")
+    def __init__(self, store: Store, run_id: str, attempt: int, node_rank: int = 0, most_bytes: int = MOST_BYTES) -> None:
+        """``most_bytes``: how much each look reads at most, the newest."""
+        self._most_bytes = most_bytes
+        self._open = partial(open_stream, store, f"{run_id}/{layout.metrics(attempt, node_rank)}")
+        self._stream = self._open()
         self._attempt = attempt
         self._position = 0
+        self._skipped = 0
         self._is_inside_a_line = False
         """Whether the position is inside a line that is not read: it is too long, or its beginning was skipped."""
         self.has_passed_over = False
-        """Whether earlier metrics were not read, because there were more than ``MOST_BYTES``."""
+        """Whether earlier metrics were not read, because there were more than ``most_bytes``."""
 
     def read(self) -> Iterator[MetricPoint]:
-        """The points added since the last call, of more than ``MOST_BYTES`` the newest; a line that is still being written waits for the
+        """The points added since the last call, of more than ``most_bytes`` the newest; a line that is still being written waits for the
         next one.
         """
         size = self._stream.size()
-        if size - self._position > MOST_BYTES:
-            self._position = size - MOST_BYTES
+        if size - self._position > self._most_bytes:
+            self._position = self._skipped = size - self._most_bytes
             self._is_inside_a_line = self.has_passed_over = True
         while self._position < size and (lines := self._next_lines(size)) is not None:
             for line in lines:
                 if (point := _point(line, self._attempt)) is not None:
                     yield point
+
+    def read_skipped(self) -> Iterator[MetricPoint]:
+        """The newest point of each metric in the last 16 MiB before those that were read, as far as its line has the worker's own form.
+
+        To be called when all points of a ``read`` have been taken.
+        """
+        if not self._skipped:
+            return
+        stream = self._open()  # the other one may have forgotten what was skipped
+        size = stream.size()
+        seen: set[bytes] = set()
+        end, last = self._skipped, max(0, self._skipped - _FURTHER_BYTES)
+        while end > last:
+            piece = stream.read(max(last, end - _PIECE_BYTES - LARGEST_LINE), min(size, end + LARGEST_LINE))  # lines across its ends too
+            for name in set(_WRITTEN.findall(piece)) - seen:
+                seen.add(name)
+                at = piece.rfind(name)
+                line = piece[piece.rfind(b"\n", 0, at) + 1 : piece.find(b"\n", at) + 1]
+                if (point := _point(line, self._attempt)) is not None:
+                    yield point
+            end -= _PIECE_BYTES
 
     def _next_lines(self, size: int) -> list[bytes] | None:
         """The whole lines of the next piece; None where there is none before ``size``."""

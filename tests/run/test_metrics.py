@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.run import metrics
 from cloud_train.run.metrics import MergedMetrics, MetricPoint, MetricsReader
+from cloud_train.run.streams import segment_key
+from cloud_train.storage.base import Store
 from cloud_train.storage.local import LocalStore
+from tests.storage.memory_store import MemoryStore
 
 RUN = "digits-261123-120000-abcd"
 KEY = f"{RUN}/attempts/1/metrics/node-0.jsonl"
@@ -42,15 +44,58 @@ def test_a_line_that_is_no_metric_is_passed_over(tmp_path: Path) -> None:
     assert [point.step for point in MetricsReader(store, RUN, 1).read()] == [7]
 
 
-def test_of_more_than_one_look_reads_the_newest_are_read_from_a_whole_line_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "MOST_BYTES", 3 * len(line(1, 0.5)) + 5)
+def test_of_more_than_one_look_reads_the_newest_are_read_from_a_whole_line_on(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    reader = MetricsReader(store, RUN, 1)
+    reader = MetricsReader(store, RUN, 1, most_bytes=3 * len(line(1, 0.5)) + 5)
     looks: list[tuple[list[int], bool]] = []
     for steps in (3, 9, 10):
         store.put(KEY, b"".join(line(step, 0.5) for step in range(steps)))
         looks.append(([point.step for point in reader.read()], reader.has_passed_over))
     assert looks == [([0, 1, 2], False), ([6, 7, 8], True), ([9], True)]
+
+
+def written(step: int, split: str, name: str, value: float) -> bytes:
+    """A line as the worker writes it."""
+    return f'{{"step": {step}, "epoch": 0.5, "time": 1795435200.000, "split": "{split}", "name": "{name}", "value": {value}}}\n'.encode()
+
+
+@pytest.mark.parametrize("segment_bytes", [None, 700, 100_000])
+def test_a_glance_reads_the_newest_and_finds_metrics_that_are_rare(segment_bytes: int | None, tmp_path: Path) -> None:
+    lines = [written(1, "validation", "loss", 0.9), written(1, "validation", "accuracy", 0.1)]
+    lines += [written(step, "train", "loss", step / 1000) for step in range(2, 9000)]
+    lines.insert(6000, written(6000, "validation", "loss", 0.5))
+    data = b"".join(lines)
+    store: Store = LocalStore(tmp_path) if segment_bytes is None else MemoryStore()
+    if segment_bytes is None:
+        store.put(KEY, data)
+    else:
+        for start in range(0, len(data), segment_bytes):
+            store.put(segment_key(KEY, start), data[start : start + segment_bytes])
+    reader = MetricsReader(store, RUN, 1, most_bytes=2 * len(lines[-1]) + 9)
+    assert [(point.step, point.key) for point in reader.read()] == [(8998, "train/loss"), (8999, "train/loss")]
+    skipped = {point.key: (point.step, point.value) for point in reader.read_skipped() if point.split == "validation"}
+    assert skipped == {"validation/loss": (6000, 0.5), "validation/accuracy": (1, 0.1)}
+
+
+@pytest.mark.parametrize("cut", range(0, 150, 7))
+def test_a_glance_finds_a_rare_metric_in_the_line_where_it_begins(cut: int, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.put(KEY, written(1, "train", "loss", 0.5) + written(1, "validation", "loss", 0.25) + written(2, "train", "loss", 0.4))
+    reader = MetricsReader(store, RUN, 1, most_bytes=len(written(2, "train", "loss", 0.4)) + cut)
+    found = {point.key: point.value for point in reader.read()}
+    for point in reader.read_skipped():
+        found.setdefault(point.key, point.value)
+    assert found == {"train/loss": 0.4, "validation/loss": 0.25}
+
+
+def test_a_glance_at_few_metrics_reads_nothing_twice() -> None:
+    store = MemoryStore()
+    store.put(segment_key(KEY, 0), line(1, 0.5))
+    reader = MetricsReader(store, RUN, 1, most_bytes=1000)
+    assert len(list(reader.read())) == 1
+    store.calls.clear()
+    assert list(reader.read_skipped()) == []
+    assert store.calls == []
 
 
 @pytest.mark.slow

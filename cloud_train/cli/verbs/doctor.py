@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from cloud_train.cli.options import JsonOption, open_client
-from cloud_train.cli.output.terminal import Painter, clean, say, say_json
-from cloud_train.cli.output.words import STATE_COLOURS
+from cloud_train.cli.output.terminal import Painter, clean, say, say_aside, say_json
+from cloud_train.cli.output.words import STATE_COLOURS, count
 from cloud_train.errors import MissingDependencyError
 
 _MARKS = {"ok": "✔", "warning": "!", "error": "✘"}
@@ -23,6 +23,9 @@ def doctor(
         str | None,
         typer.Option(metavar="NAME", help="Check the provider configured in configs/NAME.yaml, or in a file.", show_default=False),
     ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Restore a damaged ledger: keep what is whole, find the other runs in their stores.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Check what is installed and what is missing, and how to fix it.
@@ -32,6 +35,9 @@ def doctor(
 
     With --config, everything named in a config file is checked at its provider: credentials, role, bucket, registry, quota.
 
+    With --repair, a damaged ledger is moved aside and a new one takes over: runs whose records are whole are kept, and this machine's other
+    runs are found again in the stores that the old ledger still names, in ~/.cloud-train/runs, and in each --store.
+
     Exits with 0 if all built-in parts work, even if optional ones are missing, and with 5 otherwise.
 
     Examples:
@@ -39,7 +45,10 @@ def doctor(
       cloud-train doctor --json
       cloud-train doctor --store s3://my-bucket/runs
       cloud-train doctor --config aws
+      cloud-train doctor --repair --store s3://my-bucket/runs
     """
+    if repair:
+        return _repair(store or [], as_json)
     findings = open_client(as_json).examine(store or (), config=config)
     healthy = all(finding.status != "error" for finding in findings)
     if as_json:
@@ -53,3 +62,21 @@ def doctor(
             if finding.remedy:
                 say(f"  {' ' * width}  {paint('→', 'cyan')} {clean(finding.remedy)}")
     return 0 if healthy else MissingDependencyError.exit_code
+
+
+def _repair(stores: list[str], as_json: bool) -> int:
+    done = open_client(as_json).repair_ledger(stores)
+    if as_json:
+        say_json({**asdict(done), "moved_to": None if done.moved_to is None else str(done.moved_to)})
+        return 0
+    if done.moved_to is None and not done.adopted:
+        say(f"the ledger is not damaged; it has {count(len(done.kept), 'run')}")
+        return 0
+    if done.moved_to is not None:
+        say(f"moved the damaged ledger to {done.moved_to}")
+    say(f"kept {count(len(done.kept), 'run')}, found {count(len(done.adopted), 'run')} in their stores")
+    if done.moved_to is not None:
+        say_aside("to look for runs in another store: cloud-train doctor --repair --store URL")
+    for url, number in done.others.items():
+        say_aside(f"{url} has {count(number, 'run')} of other machines; to track one: cloud-train adopt URL")
+    return 0

@@ -99,8 +99,6 @@ class Known:
     """Of the local file."""
     looked_ns: int
     """When the file had this identity, by this machine's clock."""
-    looked_at: bool = True
-    """Whether the object was seen in the store, not only sent."""
 
 
 class HasFile(Protocol):

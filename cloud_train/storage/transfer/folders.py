@@ -1,4 +1,4 @@
-"""Copying between a folder and the objects under a prefix: after one listing, only files that differ are transferred.
+"""Copying the objects under a prefix into a folder: after one listing, only those that differ are fetched.
 
 Nothing is deleted on either side; a file that differs is replaced. Neither times nor sizes count as proof that files are identical:
 ``remembered`` knows which are unchanged, and SHA-256 decides about the others.
@@ -8,7 +8,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,29 +18,11 @@ from cloud_train.storage.base import ObjectInfo, ObjectMissingError, Store
 from cloud_train.storage.transfer.downloading import Download, download_step
 from cloud_train.storage.transfer.engine import Engine, Identity, Known, Options, Summary
 from cloud_train.storage.transfer.local_files import PIECE_BYTES, StoppedError, hash_file
-from cloud_train.storage.transfer.paths import TEMPORARY, explain, explained, ignores_case, open_folder, place, unsafe
+from cloud_train.storage.transfer.paths import explain, explained, ignores_case, open_folder, place
 from cloud_train.storage.transfer.pool import Step
 from cloud_train.storage.transfer.remembered import Memory
-from cloud_train.storage.transfer.uploading import Upload, upload_step
 
 _HASHING_BYTES = PIECE_BYTES
-_STATS_FOR_A_PAGE = 100  # objects in a listing that take about as long as looking up a single one
-
-
-def upload_folder(store: Store, folder: Path, prefix: str, options: Options | None = None) -> Summary:
-    """Upload all files in ``folder`` and below that differ from the objects under ``prefix`` (empty, or ending with '/').
-
-    Anything other than regular files, such as links, is skipped and listed in the summary. Raises like ``uploading.upload``.
-    """
-    comparison = _Comparison.begin(store, folder, prefix, options or Options())
-    engine = comparison.engine
-    files = list(_local_files(folder, "", engine.skipped))
-    # Many uploads are verified with one more listing instead of one by one.
-    by_listing = len(files) > 10 + len(comparison.listed) // _STATS_FOR_A_PAGE
-    comparison.run([step for path, identity in files if (step := _upload_or_not(comparison, path, identity, not by_listing))])
-    if any(not known.looked_at for known in engine.done):
-        _look_at_all(comparison)
-    return engine.summary()
 
 
 def download_folder(store: Store, prefix: str, folder: Path, options: Options | None = None) -> Summary:
@@ -54,64 +36,6 @@ def download_folder(store: Store, prefix: str, folder: Path, options: Options | 
     comparison.engine.skipped.extend(placed.skipped)
     comparison.run([step for key, path in placed.paths.items() if (step := _download_or_not(comparison, key, folder / path))])
     return comparison.engine.summary()
-
-
-def _local_files(folder: Path, below: str, skipped: list[tuple[str, str]]) -> Iterator[tuple[str, Identity]]:
-    """Relative path, with '/', and identity of every regular file, sorted by name."""
-    with explained(f"read {folder / below}"), os.scandir(folder / below) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
-        path = below + entry.name
-        if entry.name.startswith(TEMPORARY):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _local_files(folder, f"{path}/", skipped)
-        elif not entry.is_file(follow_symlinks=False):
-            skipped.append((str(folder / path), "it is a link or not a regular file"))
-        elif (reason := unsafe(path)) is not None:
-            skipped.append((str(folder / path), f"its name is not a valid key: {reason}"))
-        else:
-            with explained(f"read {folder / path}"):
-                yield path, Identity.of(entry.stat(follow_symlinks=False))
-
-
-def _upload_or_not(comparison: "_Comparison", path: str, identity: Identity, look: bool) -> Step | None:
-    engine, key = comparison.engine, comparison.prefix + path
-    info = comparison.listed.get(key)
-    if info is not None and info.size == identity.size and comparison.is_unchanged(key, identity):
-        return None
-    engine.meter.expect(1, identity.size)
-    if info is not None and info.size == identity.size:
-        return Step(partial(_compare_and_upload, comparison, path), _HASHING_BYTES)
-    return upload_step(engine, Upload(comparison.folder / path, key), identity.size, look=look)
-
-
-def _compare_and_upload(comparison: "_Comparison", path: str) -> Sequence[Step]:
-    key, local = comparison.prefix + path, comparison.folder / path
-    if (known := comparison.same(key, local)) is not None:
-        return comparison.settle(known)
-    with explained(f"read {local}"):
-        size = local.stat().st_size
-    return [upload_step(comparison.engine, Upload(local, key), size)]
-
-
-def _look_at_all(comparison: "_Comparison") -> None:
-    """Verify uploads with one listing. Objects that are missing or have another version are compared one by one and sent again."""
-    engine = comparison.engine
-    comparison.listed = {info.key: info for info in engine.store.list(comparison.prefix)}
-    sent = [known for known in engine.done if not known.looked_at]
-    seen = [replace(known, looked_at=True) for known in sent if _is_listed(comparison, known)]
-    unseen = [known for known in sent if not _is_listed(comparison, known)]
-    engine.done[:] = [known for known in engine.done if known.looked_at] + seen
-    engine.meter.expect(len(unseen), sum(known.identity.size for known in unseen))
-    comparison.run(
-        [Step(partial(_compare_and_upload, comparison, known.key[len(comparison.prefix) :]), _HASHING_BYTES) for known in unseen]
-    )
-
-
-def _is_listed(comparison: "_Comparison", known: Known) -> bool:
-    info = comparison.listed.get(known.key)
-    return info is not None and info.version == known.version != ""
 
 
 def _download_or_not(comparison: "_Comparison", key: str, path: Path) -> Step | None:

@@ -68,7 +68,7 @@ class Memory:
 
     def learn(self, found: Iterable[Known]) -> None:
         """Remember files and objects found to be identical."""
-        self._same.update({one.key: one for one in found if one.looked_at and one.version})
+        self._same.update({one.key: one for one in found if one.version})
 
     def write(self, is_complete: bool = True) -> None:
         """Write the identical files and objects to disk. Raises StoreError.

@@ -52,20 +52,17 @@ def upload(store: Store, files: Iterable[Upload], options: Options | None = None
         with explained(f"read {file.path}"):
             sizes.append(file.path.stat().st_size)
     engine.meter.expect(len(todo), sum(sizes))
-    engine.run(upload_step(engine, file, size) for file, size in zip(todo, sizes, strict=True))
+    engine.run(_upload_step(engine, file, size) for file, size in zip(todo, sizes, strict=True))
     return engine.summary()
 
 
-def upload_step(engine: Engine, file: Upload, size: int, *, look: bool = True) -> Step:
-    """The first step of uploading a file; it returns the steps that follow. ``look``: verify afterwards that the object exists.
-
-    With ``look=False``, the caller verifies many files that are sent whole at once.
-    """
+def _upload_step(engine: Engine, file: Upload, size: int) -> Step:
+    """The first step of uploading a file; it returns the steps that follow."""
     if engine.options.part_bytes is None and size <= _WHOLE_BYTES:  # without the store's part size, for which some stores import an SDK
-        return Step(partial(_send_whole, engine, file, look, 1), size)
+        return Step(partial(_send_whole, engine, file, 1), size)
     part_bytes = engine.options.part_bytes or engine.multipart.part_bytes(size)
     if size <= 2 * part_bytes:
-        return Step(partial(_send_whole, engine, file, look, 1), size)
+        return Step(partial(_send_whole, engine, file, 1), size)
     return Step(_Parts(engine, file, part_bytes).prepare, part_bytes)
 
 
@@ -74,7 +71,7 @@ def holds(info: ObjectInfo | None, size: int, sha256: str) -> bool:
     return info is not None and info.size == size and info.sha256 in (None, sha256)
 
 
-def _send_whole(engine: Engine, file: Upload, look: bool, tries: int) -> Sequence[Step]:
+def _send_whole(engine: Engine, file: Upload, tries: int) -> Sequence[Step]:
     looked_ns = time.time_ns()
     with explained(f"read {file.path}"):
         descriptor = open_within(file.path, file.below)
@@ -85,17 +82,17 @@ def _send_whole(engine: Engine, file: Upload, look: bool, tries: int) -> Sequenc
     sha256 = hashlib.sha256(data).hexdigest()
     if after != before or len(data) != before.size:
         check_tries(tries, f"{file.path} changed while being read")
-        return [Step(partial(_send_whole, engine, file, look, tries + 1), after.size)]
+        return [Step(partial(_send_whole, engine, file, tries + 1), after.size)]
     if file.sha256 not in (None, sha256):
         raise _unexpected(file)
-    sent = engine.store.put(file.key, data)
-    info = _look(engine, file.key) if look else sent
+    engine.store.put(file.key, data)
+    info = _look(engine, file.key)
     if not holds(info, before.size, sha256):
         check_tries(tries, _lost(engine, file.key))
-        return [Step(partial(_send_whole, engine, file, look, tries + 1), before.size)]
+        return [Step(partial(_send_whole, engine, file, tries + 1), before.size)]
     engine.meter.add(before.size)
     engine.meter.finish_file()
-    engine.done.append(Known(file.key, sha256, info.version if info else "", before, looked_ns, looked_at=look))
+    engine.done.append(Known(file.key, sha256, info.version if info else "", before, looked_ns))
     return ()
 
 
