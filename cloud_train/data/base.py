@@ -1,4 +1,4 @@
-"""What a data set is: its section of the job file, and all that is known of it without torch."""
+"""The base class of data sets: a section of the job file, and everything known about the data without torch."""
 
 import re
 from abc import abstractmethod
@@ -25,7 +25,7 @@ SampleKind = Literal["images", "text", "lines", "files"]
 
 
 class DataSection(Section):
-    """A data set. Its samples, which need torch, are made by the function that ``loader`` names."""
+    """A data set. Its samples, which need torch, are loaded by the function that ``loader`` names."""
 
     dataset: str
 
@@ -33,14 +33,17 @@ class DataSection(Section):
     loader: ClassVar[str] = ""
     """``module:function`` that loads the data, called in the training process as ``function(section, place, seed)``.
 
-    ``place`` is the file or folder of ``path``, or without that the cache of downloads. It returns a ``training.data.dataset.DataSet``.
+    ``place`` is the file or folder of ``path``, or the download cache if there is no path. It returns a ``training.data.dataset.DataSet``.
     """
     packages: ClassVar[Mapping[str, str]] = {}
-    """Module → package that has it, of what loading needs beside torch and NumPy."""
+    """The packages that loading needs in addition to torch and NumPy: module → package that contains it."""
+
+    most_download_bytes: ClassVar[int | None] = None
+    """The largest file to download from ``url``, in bytes; None if only the disk sets a limit, as for an archive."""
 
     @property
     def given_path(self) -> str | None:
-        """The field ``path``, where the data set has one and the job sets it."""
+        """The field ``path``; None if the data set has no such field or the job does not set it."""
         path: str | None = getattr(self, "path", None)
         return path
 
@@ -58,11 +61,11 @@ class DataSection(Section):
 
     @property
     def source(self) -> str:
-        """Where the data comes from, for a person."""
+        """Where the data comes from, for display."""
         return self.given_path or self.given_url or ""
 
     def place(self, directory: Path) -> Path | None:
-        """The file or folder of this machine that ``path`` names; ``directory`` is where a relative path starts.
+        """The file or folder on this machine that ``path`` names; ``directory`` is where a relative path starts.
 
         None for data without a path, which is downloaded or comes with a package, and for data in a store.
         """
@@ -70,26 +73,28 @@ class DataSection(Section):
         return None if path is None or self.store_url else directory / Path(path).expanduser()
 
     def describe(self, directory: Path) -> DataFacts | None:
-        """What is known of the data before a run; ``directory`` is where a relative path starts.
+        """What is known about the data before a run; ``directory`` is where a relative path starts.
 
-        None where nothing is known: of the files of a script, and of data that is still to be downloaded. Raises FieldError for data that
-        cannot be used, and AbsentDataError, with what is known all the same, where ``path`` names nothing.
+        None if nothing is known: for a script's files, and for data that has yet to be downloaded. Raises FieldError for data that cannot
+        be used, and AbsentDataError, with what is known nevertheless, if ``path`` does not exist.
         """
         known = self.expected_facts()
         place = self.place(directory)
         if place is None:
             return known
         if not is_there(place):
-            raise AbsentDataError(("data", "path"), f"there is nothing at {place}", "a file or a folder, relative to the job file", known)
+            raise AbsentDataError(
+                ("data", "path"), f"no such file or folder: {place}", "a file or a folder, relative to the job file", known
+            )
         return self.facts_at(place) or known
 
     @final
     def downloads(self) -> list[Download]:
         """The files that have to be downloaded before the data can be loaded: those of the fields ``url`` and ``sha256``.
 
-        The worker reads these two from ``run.json``, without the section's class.
+        The worker reads these two and the limit from ``run.json``, without the section's class.
         """
-        return downloads_of(self.model_dump(mode="json"))
+        return downloads_of(self.model_dump(mode="json"), self.most_download_bytes)
 
     def source_at(self, place: Path) -> Path:
         """The file or folder to load: ``place`` itself where the job sets ``path``, otherwise the one download in the cache ``place``.
@@ -100,48 +105,48 @@ class DataSection(Section):
             return place
         files = self.downloads()
         if not files:
-            raise FieldError(("data",), "no source is given", hint=f"give {_SOURCES}")
+            raise FieldError(("data",), "the source is missing", hint=f"set {_SOURCES}")
         return files[0].place_in(place)
 
     def expected_facts(self) -> DataFacts | None:
-        """What is known without looking at the data. Raises FieldError for fields that cannot be used together."""
+        """What is known without reading the data. Raises FieldError for fields that cannot be used together."""
         return None
 
     def facts_at(self, place: Path) -> DataFacts | None:
-        """What the data at ``place`` amounts to; None where looking tells no more than ``expected_facts``. Raises FieldError."""
+        """The facts about the data at ``place``; None if reading it adds nothing to ``expected_facts``. Raises FieldError."""
         return None
 
     @abstractmethod
     def sample_rows(self, facts: DataFacts) -> list[tuple[str, str]]:
-        """What a sample is, and what the network tells apart, as rows of the plan: a name and its value."""
+        """Rows of the plan, each a name and a value, that describe a sample and what the network distinguishes."""
 
     def check(self) -> Iterator[Finding]:
-        """What is wrong with the section alone."""
+        """Mistakes in this section by itself."""
         path = self.given_path
         if path is not None and not has_home(path):
-            yield ("data", "path"), f"no user is called {Path(path).parts[0]!r}", "a path that starts with '~/', or the whole path"
+            yield ("data", "path"), f"unknown home folder {Path(path).parts[0]!r}", "a path that starts with '~/', or an absolute path"
         url = self.store_url
         if url is not None and not IN_STORE.fullmatch(url):
             wanted = "s3://bucket/…, gs://bucket/… or az://account/container/…, or a file or folder"
-            yield ("data", "path"), f"{url!r} is not a URL of a known kind of store", wanted
+            yield ("data", "path"), f"{url!r} is not a store URL", wanted
         download = getattr(self, "url", None)
         if download is not None and "@" in urlsplit(download).netloc:
             yield ("data", "url"), "a user name or password must not be in a job file", "a URL without them, or path"
         elif download is not None and (name := granting_parameter(download)):
-            wanted = "a URL that needs none, or path with a URL in a store (s3://…, gs://…, az://…)"
-            yield ("data", "url"), f"{name!r} signs this URL, and a signature or a key must not be in a job file", wanted
+            wanted = "a URL that needs none, or path with a store URL (s3://…, gs://…, az://…)"
+            yield ("data", "url"), f"the URL contains a signature or a key ({name!r}), which must not be in a job file", wanted
         if url is not None and granting_parameter(url):
-            yield ("data", "path"), "a signature or a key must not be in a job file", "the URL in the store, without them"
+            yield ("data", "path"), "a signature or a key must not be in a job file", "the store URL without them"
 
     def ignored_fields(self) -> Iterator[Finding]:
         """Fields that have no effect beside the others, whether the job sets them or not."""
         if self.given_path is not None and hasattr(self, "url"):
-            yield ("data", "url"), "path and url exclude each other", "path or url"
-            yield ("data", "sha256"), "data at a path is not compared with a checksum", "url and sha256, or path alone"
+            yield ("data", "url"), "path and url cannot both be set", "path or url"
+            yield ("data", "sha256"), "sha256 has no effect on data at a path", "url and sha256, or path alone"
 
 
 def check_source(data: DataSection, sha256: str | None) -> Iterator[Finding]:
-    """What is missing of the place of data that is either at ``path`` or at ``url`` with its ``sha256``."""
+    """What is missing from a section that needs either ``path``, or ``url`` with its ``sha256``."""
     if data.given_path is None and data.given_url is None:
         yield ("data",), f"'path' is missing in 'data': the data set {data.dataset!r} needs a source", _SOURCES
     elif data.given_path is None and sha256 is None:
@@ -149,8 +154,10 @@ def check_source(data: DataSection, sha256: str | None) -> Iterator[Finding]:
 
 
 def held_back(samples: int, validation: float, what: str) -> int:
-    """How many of the ``samples`` are for validation. Raises FieldError where none is, or none is left to train on."""
+    """How many of the ``samples`` are held out for validation. Raises FieldError if that leaves none to validate or none to train on."""
     count = round(samples * validation)
     if not 0 < count < samples:
-        raise FieldError(("data", "validation"), f"{validation} of {samples:,} {what} leaves nothing to train or to validate on")
+        raise FieldError(
+            ("data", "validation"), f"a fraction of {validation} of {samples:,} {what} leaves none for training or none for validation"
+        )
     return count

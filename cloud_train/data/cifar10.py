@@ -22,17 +22,16 @@ class Cifar10Data(ImageSection):
     dataset: Literal["cifar10"]
     """CIFAR-10 in its binary version."""
     path: PathText | None = None
-    """``cifar-10-binary.tar.gz``, or the folder that it unpacks to; relative to the job file, or a URL in a store. It is downloaded if left
-    out.
+    """``cifar-10-binary.tar.gz``, or the folder that it unpacks to; relative to the job file, or a store URL. It is downloaded if left out.
     """
     url: Url = URL
     """Where the archive is downloaded from, into a cache."""
     sha256: Sha256 = SHA256
     """SHA-256 of the archive that is downloaded."""
     validation: Fraction | None = None
-    """Fraction of the training images that is kept for validation; without it, validation is with the test images."""
+    """Fraction of the training images that is held out for validation; without it, the test images are used."""
     augment: Augment | None = None
-    """Changes of the training images."""
+    """Augmentation of the training images."""
     normalize: Normalize | None = None
     """Scaling of the pixels."""
 
@@ -40,16 +39,16 @@ class Cifar10Data(ImageSection):
 
     @property
     def source(self) -> str:
-        """The archive or folder, or the archive's address."""
+        """The archive or folder, or the archive's URL."""
         return self.path or self.url
 
     def expected_facts(self) -> DataFacts:
-        """The numbers of CIFAR-10."""
+        """The image size, classes and samples of CIFAR-10."""
         samples = benchmark_split(_TRAINING_IMAGES, self.validation)
         return DataFacts(self.dataset, (_SIDE, _SIDE, _CHANNELS), CLASSES, *samples, self.source)
 
     def check(self) -> Iterator[Finding]:
-        """What is wrong with the source or the pixels' treatment."""
+        """Mistakes in the source, the augmentation or the scaling."""
         yield from super().check()
         yield from check_normalize(self.normalize, _CHANNELS)
         yield from check_crop(self.augment, _SIDE)

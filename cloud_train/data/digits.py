@@ -16,16 +16,16 @@ CLASSES = 10
 
 
 class DigitsData(ImageSection):
-    """1,797 handwritten digits of 8×8 grey pixels in 10 classes (the UCI optical digits that scikit-learn carries)."""
+    """1,797 handwritten digits of 8×8 grey pixels in 10 classes (the UCI optical digits that scikit-learn includes)."""
 
     dataset: Literal["digits"]
     """scikit-learn's handwritten digits; nothing is downloaded."""
     size: Annotated[int, Field(ge=8, le=256)] = 28
     """Side to which the images are resized, in pixels."""
     validation: Fraction = 0.2
-    """Fraction of the samples that is kept for validation."""
+    """Fraction of the samples that is held out for validation."""
     augment: Augment | None = None
-    """Changes of the training images."""
+    """Augmentation of the training images."""
     normalize: Normalize | None = None
     """Scaling of the pixels."""
 
@@ -34,7 +34,7 @@ class DigitsData(ImageSection):
 
     @property
     def source(self) -> str:
-        """The package that has the digits."""
+        """The package that contains the digits."""
         return "scikit-learn's handwritten digits"
 
     def expected_facts(self) -> DataFacts:
@@ -43,6 +43,6 @@ class DigitsData(ImageSection):
         return DataFacts(self.dataset, (self.size, self.size, 1), CLASSES, SAMPLES - validation, validation, self.source)
 
     def check(self) -> Iterator[Finding]:
-        """What is wrong with the pixels' treatment."""
+        """Mistakes in the augmentation or the scaling."""
         yield from check_normalize(self.normalize, 1)
         yield from check_crop(self.augment, self.size)

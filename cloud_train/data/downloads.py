@@ -1,7 +1,7 @@
-"""What a data set has to download, and where it is kept: in the cache of downloads, which all runs of a machine share.
+"""The files that a data set downloads, and where they are kept: in the download cache, which all runs on a machine share.
 
-A section of a data set names it by its fields: ``url`` and ``sha256`` of one file, or ``url`` of a folder and ``sha256`` by file name. The
-worker downloads before the program starts, so this module works on Python 3.10 with the standard library alone.
+The section of a data set names them in its fields: ``url`` and ``sha256`` of one file, or ``url`` of a folder and ``sha256`` by file name.
+The worker downloads before the program starts, so this module works on Python 3.10 with the standard library alone.
 """
 
 from __future__ import annotations
@@ -17,10 +17,6 @@ FOLDER = "downloads"
 """Folder of downloaded files, in the cache."""
 UNPACKED = "unpacked"
 """Folder of unpacked archives, in the cache."""
-LARGEST_TEXT_BYTES = 1 << 30
-"""The most that a file of text or of labelled lines may have."""
-_MOST_BYTES = {"text": LARGEST_TEXT_BYTES, "sequences": LARGEST_TEXT_BYTES}
-"""Data set → the most that its download may have; an archive may have what the disk takes."""
 _KEY_CHARACTERS = 16
 _LONGEST_NAME = 100
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
@@ -34,9 +30,9 @@ class Download:
     sha256: str
     """In hexadecimal."""
     name: str
-    """What to call it."""
+    """Its name."""
     most_bytes: int | None = None
-    """The most that it may have; None where only the disk sets a limit."""
+    """The largest size to accept, in bytes; None if only the disk sets a limit."""
 
     def place_in(self, cache: Path) -> Path:
         """Where it is kept: ``downloads/<first 16 of sha256>-<name>``."""
@@ -44,12 +40,15 @@ class Download:
 
 
 def unpacked_place(sha256: str, cache: Path) -> Path:
-    """The folder to which an archive with this SHA-256 is unpacked."""
+    """The folder into which an archive with this SHA-256 is unpacked."""
     return cache / UNPACKED / sha256[:_KEY_CHARACTERS]
 
 
-def downloads_of(data: Mapping[str, Any] | None) -> list[Download]:
-    """The files that a job's ``data`` section, as JSON, wants downloaded; none where it names a path or no URL."""
+def downloads_of(data: Mapping[str, Any] | None, most_bytes: int | None = None) -> list[Download]:
+    """The files to download for a job's ``data`` section, as JSON; none if it names a path or no URL.
+
+    ``most_bytes`` is the largest size to accept of a single file (``DataSection.most_download_bytes``).
+    """
     if data is None or data.get("path") is not None:
         return []
     url, sha256 = data.get("url"), data.get("sha256")
@@ -60,4 +59,4 @@ def downloads_of(data: Mapping[str, Any] | None) -> list[Download]:
         above = parts.path.rstrip("/")
         return [Download(parts._replace(path=f"{above}/{name}").geturl(), str(value), str(name)) for name, value in sha256.items()]
     name = PurePosixPath(unquote(urlsplit(url).path)).name
-    return [Download(url, str(sha256), name, _MOST_BYTES.get(str(data.get("dataset"))))]
+    return [Download(url, str(sha256), name, most_bytes)]

@@ -1,8 +1,8 @@
-"""Photographs in folders or tar shards, listed by their names alone: no image is opened. Imports no torch.
+"""Photographs in folders or tar shards, listed by name alone: no image is opened. Imports no torch.
 
-A folder has one folder per class, either itself or, as in the layout of ImageNet, in its folders ``train`` and ``val``. Files are images by
-the ends of their names (``.jpg``, ``.jpeg``, ``.png``, in any case); names that begin with a dot are ignored, and so is the folder that
-macOS puts into its archives.
+A folder has one folder per class, either directly or, as in the layout of ImageNet, in its folders ``train`` and ``val``. Images are
+recognized by their extensions (``.jpg``, ``.jpeg``, ``.png``, in any case); names that begin with a dot are ignored, and so is the folder
+that macOS adds to its archives.
 """
 
 import os
@@ -28,8 +28,8 @@ from cloud_train.spec.section import Count, Fraction, PathText, Sha256, Url
 ENDINGS = (".jpg", ".jpeg", ".png")
 _NO_CLASS = "__MACOSX"
 _TRAIN, _VALIDATION = "train", "val"
-_HINT = "one folder per class, with .jpg, .jpeg or .png files in it; or folders train and val, each with such folders"
-_SHARDS_HINT = "members such as cat/1.jpg, or train/cat/1.jpg and val/cat/2.jpg; cloud-train pack makes such shards of a folder"
+_HINT = "put the .jpg, .jpeg or .png files of each class in a folder of its own, or such folders in the folders train and val"
+_SHARDS_HINT = "name members such as cat/1.jpg, or train/cat/1.jpg and val/cat/2.jpg; cloud-train pack makes such shards from a folder"
 _IGNORED = re.compile(r"(^|/)(\._[^/]+|\.DS_Store|__MACOSX)(/|$)")
 
 
@@ -44,7 +44,7 @@ class ImageFolder:
     images: tuple[tuple[str, ...], ...]
     """Names of the training images of each class, sorted."""
     validation: Path | None
-    """The folder of validation images; None where they are taken from the training images."""
+    """The folder of validation images; None if they are taken from the training images."""
     validation_images: tuple[tuple[str, ...], ...]
     """Names of the validation images of each class."""
 
@@ -60,9 +60,9 @@ class ImageFolder:
 
 
 def list_images(folder: Path, class_count: int | None = None, field: FieldPath = ("data", "path")) -> ImageFolder:
-    """List ``folder``, which the ``field`` of the job names.
+    """List ``folder``; ``field`` is the job's field that names it.
 
-    Raises FieldError for a class without images, fewer than two classes, and another number than ``class_count``.
+    Raises FieldError for a class without images, fewer than two classes, or a number of classes that is not ``class_count``.
     """
     try:
         train, validation = _parts(folder)
@@ -75,18 +75,18 @@ def list_images(folder: Path, class_count: int | None = None, field: FieldPath =
     check_classes(classes, class_count, train, field)
     empty = [name for name, inside in zip(classes, images, strict=True) if not inside]
     if empty:
-        raise FieldError(field, f"{len(empty)} of {len(classes):,} classes have no image: {_listed(train, empty)}", _HINT)
+        raise FieldError(field, f"{len(empty)} of {len(classes):,} classes have no images: {_listed(train, empty)}", _HINT)
     unknown = [name for name in validation_classes if name not in set(classes)]
     if validation and unknown:
-        raise FieldError(field, f"there are no training images of {len(unknown)} classes: {_listed(validation, unknown)}", _HINT)
+        raise FieldError(field, f"no training images for {len(unknown)} classes: {_listed(validation, unknown)}", _HINT)
     found = ImageFolder(classes, train, images, validation, tuple(validation_images.get(name, ()) for name in classes))
     if validation and not found.validation_count:
-        raise FieldError(field, f"{validation} has no image of any of the {len(classes):,} classes", _HINT)
+        raise FieldError(field, f"{validation} contains no images of the {len(classes):,} classes", _HINT)
     return found
 
 
 def check_classes(classes: tuple[str, ...], class_count: int | None, folder: Path, field: FieldPath) -> None:
-    """Raise FieldError for fewer than two classes in ``folder``, and for another number than ``class_count``."""
+    """Raise FieldError for fewer than two classes in ``folder``, and for a number of classes that is not ``class_count``."""
     if len(classes) < 2:
         found = f"only one class, {classes[0]!r}" if classes else "no classes: it contains no folders"
         raise FieldError(field, f"{folder} has {found}", _HINT)
@@ -94,14 +94,14 @@ def check_classes(classes: tuple[str, ...], class_count: int | None, folder: Pat
         raise FieldError(
             ("data", "classes"),
             f"{folder} has {len(classes):,} classes, not {class_count:,}",
-            hint=f"classes: {len(classes)}, or no classes",
+            hint=f"set classes to {len(classes)}, or leave it out",
         )
 
 
 def _parts(folder: Path) -> tuple[Path, Path | None]:
     """The folder of the training classes, and that of the validation classes."""
     train, validation = folder / _TRAIN, folder / _VALIDATION
-    # A class may be called "train", too: then there are images in it, and no folders.
+    # A class may itself be called "train"; then the folder contains images and no folders.
     if train.is_dir() and _folders(train):
         return train, validation if validation.is_dir() else None
     return folder, None
@@ -128,10 +128,10 @@ def _listed(folder: Path, names: list[str]) -> str:
 
 
 def find_shards(folder: Path, class_count: int | None = None) -> ShardIndex | None:
-    """What the shards in ``folder`` hold; None if it is not a folder of shards: it has no index, and contains folders, or no tar.
+    """The index of the shards in ``folder``; None if it is not a folder of shards: it has no index, and contains folders or no tars.
 
-    Raises FieldError for an index or a tar that cannot be used, a class without training images, fewer than two classes, and another number
-    than ``class_count``.
+    Raises FieldError for an index or a tar that cannot be used, a class without training images, fewer than two classes, or a number of
+    classes that is not ``class_count``.
     """
     field = ("data", "path")
     try:
@@ -149,12 +149,14 @@ def find_shards(folder: Path, class_count: int | None = None) -> ShardIndex | No
     trained = {class_of(member) for _, shard in found.of_part("train") for member in shard.members}
     if empty := [name for name in found.classes if name not in trained]:
         shown = ", ".join(empty[:3]) + (", …" if len(empty) > 3 else "")
-        raise FieldError(field, f"{len(empty)} of {len(found.classes):,} classes have no training image in {folder}: {shown}", _SHARDS_HINT)
+        raise FieldError(
+            field, f"{len(empty)} of {len(found.classes):,} classes have no training images in {folder}: {shown}", _SHARDS_HINT
+        )
     return found
 
 
 def scan(folder: Path, tars: Sequence[str]) -> ShardIndex:
-    """The index of the tars of these names, made from their headers. Raises CorruptError naming tar and member; OSError."""
+    """The index of these tars, made from their headers. Raises CorruptError, which names tar and member, and OSError."""
     shards = [shard for name in tars for shard in _scan(folder / name)]
     classes = sorted({class_of(member) for shard in shards for member in shard.members})
     return ShardIndex(tuple(classes), tuple(shards))
@@ -171,7 +173,7 @@ def _scan(path: Path) -> list[Shard]:
                     continue
                 part = part_of(name)
                 if not info.isfile() or info.issparse() or part is None:
-                    raise CorruptError(f"{path}: its member {info.name!r} is not an image in a class folder", hint=_SHARDS_HINT)
+                    raise CorruptError(f"{path}: member {info.name!r} is not an image in a class folder", hint=_SHARDS_HINT)
                 found[part].append((name, info.offset_data, info.size))
     except (tarfile.TarError, ValueError, EOFError) as error:
         raise CorruptError(f"{path} is not a readable tar: {error}", hint=_SHARDS_HINT) from error
@@ -180,13 +182,13 @@ def _scan(path: Path) -> list[Shard]:
     for part, images in sorted(found.items()):
         members, offsets, sizes = (tuple(column) for column in zip(*images, strict=True))
         if offsets[-1] + sizes[-1] > size:
-            raise CorruptError(f"{path} is cut off: its member {members[-1]!r} ends after the end of the file", hint="copy it again")
+            raise CorruptError(f"{path} is truncated: member {members[-1]!r} ends after the end of the file", hint="copy it again")
         shards.append(Shard(path.name, part, size, None, members, offsets, sizes))
     return shards
 
 
 def _tars(folder: Path) -> list[str]:
-    """The tars in a folder that has no folders, which would be classes."""
+    """The tars in a folder; none if it contains folders, which would be classes."""
     if not folder.is_dir():
         return []
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
@@ -196,33 +198,33 @@ def _tars(folder: Path) -> list[str]:
 
 
 class ImagesData(ImageSection):
-    """Photographs of your own: one folder per class, JPEG and PNG, decoded during the training."""
+    """Your own photographs: one folder per class, JPEG and PNG, decoded during training."""
 
     dataset: Literal["images"]
     """A folder of images, one folder per class."""
     path: PathText | None = None
     """A folder with ``train`` and ``val`` in it, each with one folder per class (the layout of ImageNet), or with the classes themselves;
-    or with tar shards, which ``cloud-train pack FOLDER DESTINATION`` makes; relative to the job file, or a URL in a store (``s3://…``,
-    ``gs://…``, ``az://…``), there also of an archive of such a folder.
+    or with tar shards, which ``cloud-train pack FOLDER DESTINATION`` makes; relative to the job file, or a store URL (``s3://…``,
+    ``gs://…``, ``az://…``), which may also name an archive of such a folder.
     """
     url: Url | None = None
     """A ``.zip``, ``.tar`` or ``.tar.gz`` of such a folder to download into a cache, instead of ``path``."""
     sha256: Sha256 | None = None
     """SHA-256 of the archive that is downloaded."""
     size: Annotated[int, Field(ge=8, le=2048)] = 224
-    """Side of the square that is cut out of each image, in pixels."""
+    """Side of the square that is cropped from each image, in pixels."""
     channels: Literal[1, 3] = 3
-    """3 for colours, 1 for grey."""
+    """3 for colour, 1 for grey."""
     classes: Count | None = None
-    """How many classes there are: checked when the folder is read, and what a plan is made with where the folder is not."""
+    """Number of classes: checked when the folder is read, and used for the plan when the folder is not available."""
     validation: Fraction = 0.1
-    """Fraction of the images that is kept for validation, where there is no folder ``val``."""
+    """Fraction of the images that is held out for validation, if there is no folder ``val``."""
     broken: Literal["fail", "skip"] = "fail"
-    """What an image that cannot be read does: end the run, or be named and left out."""
+    """What to do with an image that cannot be read: end the run, or name it and leave it out."""
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
-    """Processes that decode images beside the training, each process of it; as many as it may use CPU cores, less one, if left out."""
+    """Decoder processes for each training process; if left out, one fewer than the CPU cores it may use."""
     augment: PhotoAugment | None = Field(default_factory=PhotoAugment)
-    """Changes of the training photographs; null takes them as they are."""
+    """Augmentation of the training images; null disables it."""
     normalize: Normalize | None = None
     """Scaling of the pixels."""
 
@@ -231,11 +233,11 @@ class ImagesData(ImageSection):
 
     @property
     def source_field(self) -> FieldPath:
-        """The field that says where the images are."""
+        """The field that names where the images are."""
         return ("data", "path" if self.path is not None else "url")
 
     def expected_facts(self) -> DataFacts | None:
-        """The size of an image, if the job tells the number of classes."""
+        """The size of an image, if the job sets the number of classes."""
         return None if self.classes is None else self._facts(self.classes, None, None)
 
     def facts_at(self, place: Path) -> DataFacts:
@@ -251,12 +253,12 @@ class ImagesData(ImageSection):
         return self._facts(classes, train, validation)
 
     def check(self) -> Iterator[Finding]:
-        """What is wrong with the source, the classes or the scaling of pixels."""
+        """Mistakes in the source, the classes or the scaling."""
         yield from super().check()
         yield from check_source(self, self.sha256)
         yield from check_normalize(self.normalize, self.channels)
         if self.classes == 1:
-            yield ("data", "classes"), "there is nothing to learn with one class", "at least 2"
+            yield ("data", "classes"), "one class leaves nothing to learn", "at least 2"
 
     def _facts(self, classes: int, train: int | None, validation: int | None) -> DataFacts:
         return DataFacts(self.dataset, (self.size, self.size, self.channels), classes, train, validation, self.source)

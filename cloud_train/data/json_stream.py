@@ -1,11 +1,11 @@
-"""Reading a large JSON document piece by piece, in memory that does not grow with it.
+"""Reads a large JSON document piece by piece, in memory that does not grow with it.
 
-``json.loads`` takes up to twelve times a document's size. This reader takes what its caller keeps, and a buffer of a few MiB. It is
-stricter than RFC 8259: keys may not repeat, and strings are short. It imports the standard library only because the worker uses it: ijson,
-the library for this, is not in a user's own image.
+``json.loads`` takes up to twelve times a document's size. This reader takes only what its caller keeps, plus a buffer of a few MiB. It is
+stricter than RFC 8259: keys may not repeat, and strings are short. It imports only the standard library, because the worker uses it;
+ijson, the library for this, is not in a user's own image.
 """
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' own images
 
 import json
 import re
@@ -38,7 +38,7 @@ _END = re.compile(_SPACE + rb"\Z")
 
 
 class JsonStream:
-    """A document in a file, read from its first byte to its last. Every method raises ValueError with the position if it is malformed."""
+    """A document in a file, read from its first byte to its last. Every method raises ValueError with the position of a mistake."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -48,12 +48,12 @@ class JsonStream:
         self._skipped = 0
 
     def fields(self) -> Iterator[str]:
-        """The keys of an object. The caller reads the value of each, or skips it, before it takes the next."""
+        """The keys of an object. The caller reads or skips the value of each before it takes the next."""
         seen: set[str] = set()
         for _ in self._elements("{", "}"):
             key = self.text()
             if key in seen:
-                raise ValueError(f"the key {key[:100]!r} is there twice")
+                raise ValueError(f"duplicate key {key[:100]!r}")
             if len(seen) == _MOST_KEYS:
                 raise ValueError(f"an object has more than {_MOST_KEYS} keys")
             seen.add(key)
@@ -61,11 +61,11 @@ class JsonStream:
             yield key
 
     def items(self) -> Iterator[None]:
-        """Once for each value of an array. The caller reads it, or skips it, before it takes the next."""
+        """Once for each value of an array. The caller reads or skips it before it takes the next."""
         return self._elements("[", "]")
 
     def texts(self) -> Iterator[str]:
-        """The values of an array of texts."""
+        """The values of an array of strings."""
         for _ in self.items():
             if found := self._matched(_TEXTS):  # most of the buffer at once
                 self._at = found.end() - 1
@@ -81,8 +81,8 @@ class JsonStream:
             yield self.whole()
 
     def text(self) -> str:
-        """A text of at most 2,048 bytes."""
-        plain, escaped = self._take(_TEXT, "a text of at most 2,048 bytes").groups()
+        """A string of at most 2,048 bytes."""
+        plain, escaped = self._take(_TEXT, "a string of at most 2,048 bytes").groups()
         if plain is not None:
             return str(plain, "utf-8")
         return str(json.loads(b'"' + escaped + b'"'))
@@ -92,7 +92,7 @@ class JsonStream:
         return int(self._take(_WHOLE, "a whole number from 0").group(1))
 
     def skip(self, depth: int = 0) -> None:
-        """Pass over a value of any kind."""
+        """Skip a value of any kind."""
         if depth > _DEEPEST:
             raise ValueError(f"it is nested more than {_DEEPEST} deep")
         self._skipped += 1
@@ -135,7 +135,7 @@ class JsonStream:
     def _take(self, pattern: re.Pattern[bytes], expected: str) -> re.Match[bytes]:
         found = self._matched(pattern)
         if found is None:
-            raise ValueError(f"{expected} expected at byte {self._before + self._at:,}")
+            raise ValueError(f"expected {expected} at byte {self._before + self._at:,}")
         self._at = found.end()
         return found
 

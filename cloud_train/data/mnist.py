@@ -23,22 +23,22 @@ _TRAINING_IMAGES = 60_000
 
 
 class MnistData(ImageSection):
-    """Files of MNIST's format (IDX): MNIST itself, 70,000 handwritten digits of 28×28 grey pixels, or what took its place, such as
-    Fashion-MNIST.
+    """Files in MNIST's format (IDX): MNIST itself, 70,000 handwritten digits of 28×28 grey pixels, or a
+    replacement such as Fashion-MNIST.
     """
 
     dataset: Literal["mnist"]
     """The four IDX files of MNIST."""
     path: PathText | None = None
-    """A folder with the four files, plain or ``.gz``; relative to the job file, or a URL in a store. They are downloaded if left out."""
+    """A folder with the four files, plain or ``.gz``; relative to the job file, or a store URL. They are downloaded if left out."""
     url: Url = URL
     """Where the four files are downloaded from, into a cache."""
     sha256: dict[str, Sha256] = Field(default_factory=lambda: dict(SHA256))
-    """The SHA-256 of each file that is downloaded; the default is that of MNIST."""
+    """SHA-256 of each file that is downloaded; those of MNIST if left out."""
     validation: Fraction | None = None
-    """Fraction of the training images that is kept for validation; without it, validation is with the test images."""
+    """Fraction of the training images that is held out for validation; without it, the test images are used."""
     augment: Augment | None = None
-    """Changes of the training images."""
+    """Augmentation of the training images."""
     normalize: Normalize | None = None
     """Scaling of the pixels."""
 
@@ -46,16 +46,16 @@ class MnistData(ImageSection):
 
     @property
     def source(self) -> str:
-        """The folder, or the address of the four files."""
+        """The folder, or the URL of the four files."""
         return self.path or f"four files from {self.url}"
 
     def expected_facts(self) -> DataFacts:
-        """The numbers of MNIST."""
+        """The image size, classes and samples of MNIST."""
         samples = benchmark_split(_TRAINING_IMAGES, self.validation)
         return DataFacts(self.dataset, (_SIDE, _SIDE, 1), _CLASSES, *samples, self.source)
 
     def check(self) -> Iterator[Finding]:
-        """What is wrong with the source, the checksums or the pixels' treatment."""
+        """Mistakes in the source, the checksums, the augmentation or the scaling."""
         yield from super().check()
         yield from self._check_sums()
         yield from check_normalize(self.normalize, 1)
@@ -65,6 +65,6 @@ class MnistData(ImageSection):
         wanted = ", ".join(SHA256)
         for name in self.sha256:
             if name not in SHA256:
-                yield ("data", "sha256", name), f"MNIST has no file {name!r}", wanted
+                yield ("data", "sha256", name), f"unknown file {name!r}", f"one of {wanted}"
         if missing := [name for name in SHA256 if name not in self.sha256]:
-            yield ("data", "sha256"), f"the checksum of {', '.join(missing)} is missing", f"one for each of {wanted}"
+            yield ("data", "sha256"), f"the checksum of {', '.join(missing)} is missing", f"a checksum for each of {wanted}"

@@ -1,4 +1,4 @@
-"""What the data sets of images share: the scaling of pixels, augmentation, and the checks of both."""
+"""What image data sets share: the scaling of pixels, augmentation, and the checks of both."""
 
 from collections.abc import Iterator
 from typing import Annotated, ClassVar
@@ -14,7 +14,7 @@ _TEST_IMAGES = 10_000
 
 
 class Normalize(Section):
-    """Scaling of each channel: (pixel - mean) / std, with pixels from 0 to 1. It belongs to the model, so predictions do the same."""
+    """Scaling of each channel: (pixel - mean) / std, with pixels from 0 to 1. Part of the model, so predictions do the same."""
 
     mean: Annotated[tuple[float, ...], Field(min_length=1)]
     """Mean of each channel."""
@@ -23,21 +23,21 @@ class Normalize(Section):
 
 
 class Augment(Section):
-    """Small changes of the training images, drawn for each image in each epoch."""
+    """Small random changes of the training images, drawn for each image in each epoch."""
 
     flip: bool = False
-    """Mirror every second image, on average, left to right."""
+    """Mirror half of the images, at random, left to right."""
     crop: Annotated[int, Field(ge=0, le=64)] = 0
-    """Shift the image by up to so many pixels each way; what comes in from outside is black."""
+    """Shift the image by up to this many pixels in each direction; uncovered pixels are black."""
 
 
 class PhotoAugment(Section):
-    """Changes of the training photographs, drawn for each photograph in each epoch."""
+    """Random changes of the training photographs, drawn for each photograph in each epoch."""
 
     flip: bool = True
-    """Mirror every second photograph, on average, left to right."""
+    """Mirror half of the photographs, at random, left to right."""
     crop: Annotated[float, Field(gt=0, le=1)] = 0.08
-    """Smallest part of the area that is cut out at random and scaled to ``size`` (Szegedy et al., 2015); 1 takes the middle, as in
+    """Smallest fraction of the area that is cropped at random and scaled to ``size`` (Szegedy et al., 2015); 1 takes the centre, as in
     validation.
     """
 
@@ -53,9 +53,9 @@ class ImageSection(DataSection):
 
 
 def benchmark_split(train: int, validation: float | None) -> tuple[int, int]:
-    """Samples to train and to validate on, of a benchmark with ``train`` training images and 10,000 test images.
+    """The number of training and validation samples of a benchmark with ``train`` training images and 10,000 test images.
 
-    The test images validate unless the fraction ``validation`` of the training images does.
+    The test images are for validation, unless a fraction ``validation`` of the training images is held out for it.
     """
     if validation is None:
         return train, _TEST_IMAGES
@@ -64,20 +64,28 @@ def benchmark_split(train: int, validation: float | None) -> tuple[int, int]:
 
 
 def check_crop(augment: Augment | None, side: int) -> Iterator[Finding]:
-    """What is wrong with the augmentation of square images of ``side`` pixels."""
+    """Mistakes in the augmentation of square images of ``side`` pixels."""
     if augment is not None and augment.crop >= side:
-        yield ("data", "augment", "crop"), f"images of {side}×{side} pixels would be shifted out of sight", f"less than {side}"
+        yield (
+            ("data", "augment", "crop"),
+            f"a shift of {augment.crop} pixels moves images of {side}×{side} pixels out of the frame",
+            f"less than {side}",
+        )
 
 
 def check_normalize(normalize: Normalize | None, channels: int) -> Iterator[Finding]:
-    """What does not fit images of so many channels."""
+    """What does not fit images with this number of channels."""
     if normalize is None:
         return
     of_images = f"the images have {channels} channel{'s' if channels > 1 else ''}"
-    wanted = "one number" if channels == 1 else f"one number for all channels, or {channels}"
+    wanted = "one value" if channels == 1 else f"one value for all channels, or {channels}"
     for name, values in (("mean", normalize.mean), ("std", normalize.std)):
         if len(values) not in (1, channels):
-            yield ("data", "normalize", name), f"{name} has {len(values)} numbers, and {of_images}", wanted
+            yield ("data", "normalize", name), f"{name} has {len(values)} values, but {of_images}", wanted
     lengths = {len(normalize.mean), len(normalize.std)}
     if len(lengths) == 2 and lengths <= {1, channels}:
-        yield ("data", "normalize", "std"), f"mean has {len(normalize.mean)} numbers, and std {len(normalize.std)}", "as many of both"
+        yield (
+            ("data", "normalize", "std"),
+            f"mean has {len(normalize.mean)} values, but std has {len(normalize.std)}",
+            "the same number of both",
+        )

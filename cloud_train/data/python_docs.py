@@ -1,4 +1,4 @@
-"""The documentation of Python, as text to learn from."""
+"""Python's documentation as a text data set."""
 
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -17,24 +17,24 @@ class PythonDocsData(DataSection):
     sequence_length: Count = 128
     """Characters in one training sequence."""
     validation: Fraction = 0.1
-    """Fraction of the text, from its end, that is kept for validation."""
+    """Fraction of the text, from its end, that is held out for validation."""
 
     sample_kind: ClassVar[SampleKind] = "text"
     loader: ClassVar[str] = "cloud_train.training.data.text:load_text"
 
     @property
     def source(self) -> str:
-        """The module that has the text."""
+        """The module that contains the text."""
         return "pydoc_data.topics of CPython"
 
     def read(self, place: Path | None = None) -> str:
-        """The whole text; it comes from CPython itself, wherever ``place`` is. Raises FieldError for too long sequences."""
+        """The whole text, which comes with CPython; ``place`` is ignored. Raises FieldError if the sequences are too long for it."""
         from pydoc_data.topics import topics  # half a megabyte
 
         return check_length("\n\n".join(topics[name] for name in sorted(topics)), self.sequence_length, self.validation)
 
     def expected_facts(self) -> DataFacts:
-        """Everything is known: every CPython has the text."""
+        """All facts: every CPython contains the text."""
         return text_facts(
             self.dataset,
             self.read(),

@@ -1,4 +1,4 @@
-"""Which data sets there are. A package adds one as an entry point ``cloud_train.datasets`` that names a subclass of ``DataSection``."""
+"""The registry of data sets. A package adds one as an entry point ``cloud_train.datasets`` that names a subclass of ``DataSection``."""
 
 from typing import Annotated
 
@@ -18,6 +18,8 @@ DATASETS: Registry[DataSection] = Registry(
     field="dataset",
     group="cloud_train.datasets",
     base=DataSection,
+    requires=("sample_kind",),
+    target="loader",
     built_in={
         "digits": DigitsData,
         "mnist": MnistData,

@@ -1,6 +1,6 @@
-"""Labelled lines of text: reading them, cutting them into tokens, numbering the tokens. Imports no torch, so that a dry run can count them.
+"""Labelled lines of text: reads them, splits them into tokens, numbers the tokens. Imports no torch, so that a dry run can count them.
 
-A file is UTF-8, each of its lines a label, a tab and a text; further tabs belong to the text. Empty lines are skipped.
+A file is UTF-8; each of its lines is a label, a tab and a text. Further tabs belong to the text. Empty lines are skipped.
 """
 
 import re
@@ -15,9 +15,8 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from cloud_train.data.base import DataSection, SampleKind, check_source, held_back
-from cloud_train.data.downloads import LARGEST_TEXT_BYTES
 from cloud_train.spec.facts import UNKNOWN, DataFacts
-from cloud_train.spec.paths import read_plain
+from cloud_train.spec.paths import LARGEST_TEXT_BYTES, read_plain
 from cloud_train.spec.problems import FieldError, Finding, shortened
 from cloud_train.spec.problems import Path as FieldPath
 from cloud_train.spec.section import Count, Fraction, PathText, Sha256, Url
@@ -26,7 +25,7 @@ Unit = Literal["characters", "words"]
 """What a token is."""
 
 _TRAINING, _VALIDATION = "train.tsv", "validation.tsv"
-_EXPECTED = "each line is a label, a tab and a text"
+_EXPECTED = "each line must be a label, a tab and a text"
 
 
 class Line(NamedTuple):
@@ -39,7 +38,7 @@ class Line(NamedTuple):
 def read_lines(path: Path, field: FieldPath = ("data", "path")) -> tuple[list[Line], list[Line] | None]:
     """The lines to train on, and those of ``validation.tsv``, or None if there is no such file.
 
-    ``path`` is the file or folder that they are in, and ``field`` names it in the job. Raises FieldError naming the file and the line, and
+    ``path`` is the file or folder that they are in, and ``field`` names it in the job. Raises FieldError naming the file, the line, and
     what is wrong with it.
     """
     if not path.is_dir():
@@ -59,33 +58,33 @@ def read_lines(path: Path, field: FieldPath = ("data", "path")) -> tuple[list[Li
 
 
 def tokenize(text: str, unit: Unit) -> list[str]:
-    """What a network reads of ``text``, one after another: its characters as they are, or its words.
+    """The tokens of ``text`` in order: its characters, unchanged, or its words.
 
-    Words are in lower case. A word is a run of letters and digits with the combining marks on them, and with apostrophes inside
-    (``don't``; a typographic one is taken for a plain one). Every other visible character is a token by itself; spaces and control
-    characters are none.
+    Words are in lower case. A word is a run of letters and digits with their combining marks, and with apostrophes inside (``don't``; a
+    typographic apostrophe counts as a plain one). Every other visible character is a token by itself; spaces and control characters are
+    not tokens.
     """
     return [token for piece in pieces(text, unit) for token in tokens_of(piece, unit)]
 
 
 def vocabulary(lines: Iterable[Line], unit: Unit, size: int) -> tuple[str, ...]:
-    """The ``size`` most frequent tokens, the most frequent first; of equally frequent ones the first in the order of code points."""
+    """The ``size`` most frequent tokens, the most frequent first; equally frequent ones in the order of their code points."""
     return most_frequent(Counter(chain.from_iterable(pieces(line.text, unit) for line in lines)), unit, size)
 
 
 def encode(text: str, numbers: Mapping[str, int], unit: Unit, most: int) -> list[int]:
-    """The numbers of the first ``most`` tokens of ``text``, 0 for a token that has none."""
+    """The numbers of the first ``most`` tokens of ``text``, 0 for a token that is not in the vocabulary."""
     return [numbers.get(token, 0) for token in tokenize(text, unit)[:most]]
 
 
 def numbered(tokens: Iterable[str]) -> dict[str, int]:
-    """The number of each token of a vocabulary, from 1 on."""
+    """The number of each token of a vocabulary, from 1."""
     return {token: number for number, token in enumerate(tokens, start=1)}
 
 
 def pieces(text: str, unit: Unit) -> Sequence[str]:
-    """The text in pieces that no token goes beyond. There are far fewer different ones than there are pieces, so that a reader of many
-    lines needs to look into each of them only once.
+    """The text in pieces that no token crosses. Most pieces repeat often, so a reader of many lines can tokenize each distinct piece only
+    once.
     """
     return text if unit == "characters" else text.lower().split()
 
@@ -99,7 +98,7 @@ def tokens_of(piece: str, unit: Unit) -> list[str]:
 
 
 def most_frequent(counts: Mapping[str, int], unit: Unit, size: int) -> tuple[str, ...]:
-    """The vocabulary of lines in which each piece occurs so many times."""
+    """The vocabulary of lines, given how often each piece occurs in them."""
     tokens: Counter[str] = Counter()
     for piece, count in counts.items():
         for token in tokens_of(piece, unit):
@@ -111,26 +110,26 @@ def most_frequent(counts: Mapping[str, int], unit: Unit, size: int) -> tuple[str
 def _pattern() -> re.Pattern[str]:
     """A word, or one other visible character."""
     marks = f"[{_characters('Mn', 'Mc', 'Me')}]"
-    word = rf"[^\W_]+(?:{marks}+[^\W_]+)*{marks}*"  # one way only to read a run of marks
+    word = rf"[^\W_]+(?:{marks}+[^\W_]+)*{marks}*"  # a run of marks can match in only one way
     return re.compile(rf"{word}(?:'{word})*|[^\w\s{_characters('Cc', 'Cf')}]|_")
 
 
 @cache
 def _ascii_pattern() -> re.Pattern[str]:
-    """The same where there are neither combining marks nor other writing systems, which is quicker."""
+    """The same for ASCII, which has neither combining marks nor other scripts, and faster."""
     return re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*|[!-/:-@\[-`{-~]")
 
 
 def _characters(*categories: str) -> str:
-    """The characters of these categories of Unicode as ranges, the way they stand inside the brackets of a pattern."""
+    """The characters of these Unicode categories as ranges, for use inside the brackets of a pattern."""
     inside = [code for code in chain(range(0x20000), range(0xE0000, 0xE0200)) if unicodedata.category(chr(code)) in categories]
-    # In a run of neighbours, code and place differ by the same number.
+    # In a run of consecutive codes, code and position differ by a constant.
     runs = [list(run) for _, run in groupby(enumerate(inside), key=lambda pair: pair[1] - pair[0])]
     return "".join(f"\\U{run[0][1]:08x}-\\U{run[-1][1]:08x}" for run in runs)
 
 
 def _lines(path: Path, field: FieldPath, labels: set[str] | None = None) -> Iterator[Line]:
-    """The lines of a file; ``labels`` are those that there may be, if not any."""
+    """The lines of a file; ``labels`` are the allowed ones, None allows any."""
     for number, line in enumerate(_content(path, field).split("\n"), start=1):
         if not line.strip(" \r"):
             continue
@@ -138,13 +137,13 @@ def _lines(path: Path, field: FieldPath, labels: set[str] | None = None) -> Iter
         label = label.strip()
         problem = ""
         if not tab:
-            problem = f"there is no tab in {shortened(line)!r}"
+            problem = f"no tab in {shortened(line)!r}"
         elif not label:
-            problem = "there is no label before the tab"
+            problem = "no label before the tab"
         elif _pattern().search(text) is None:
-            problem = "there is no text after the tab"
+            problem = "no text after the tab"
         elif labels is not None and label not in labels:
-            problem = f"no training line has the label {shortened(label)!r}"
+            problem = f"the label {shortened(label)!r} does not occur in the training lines"
         if problem:
             raise FieldError(field, f"{path}:{number}: {problem}", hint=_EXPECTED)
         yield Line(label, text)
@@ -156,7 +155,7 @@ def _content(path: Path, field: FieldPath) -> str:
             raise FieldError(field, f"{path} is not a file", hint=_EXPECTED)
         content = read_plain(path, LARGEST_TEXT_BYTES)
         if content is None:
-            raise FieldError(field, f"{path} has more than 1 GiB", hint="give fewer lines")
+            raise FieldError(field, f"{path} is larger than 1 GiB", hint="use fewer lines")
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = error.object.count(b"\n", 0, error.start) + 1
@@ -167,37 +166,38 @@ def _content(path: Path, field: FieldPath) -> str:
         ) from error
     except OSError as error:
         reason = (error.strerror or "cannot be read").lower()
-        hint = f"a folder of labelled lines has a file {_TRAINING}" if path.name == _TRAINING else None
+        hint = f"a folder of labelled lines must contain a file {_TRAINING}" if path.name == _TRAINING else None
         raise FieldError(field, f"{path}: {reason}", hint=hint) from error
 
 
 class SequencesData(DataSection):
-    """Labelled lines to classify, such as reviews: ``label<TAB>text``, UTF-8, of any lengths."""
+    """Labelled lines to classify, such as reviews: ``label<TAB>text``, UTF-8, of any length."""
 
     dataset: Literal["sequences"]
     """Lines of text, each with a label."""
     path: PathText | None = None
     """A file of lines ``label<TAB>text``, or a folder with ``train.tsv`` and, if there is one, ``validation.tsv``; relative to the job
-    file, or a URL in a store.
+    file, or a store URL.
     """
     url: Url | None = None
     """Such a file to download into a cache, instead of ``path``."""
     sha256: Sha256 | None = None
     """SHA-256 of the file that is downloaded."""
     tokens: Literal["characters", "words"] = "words"
-    """What the network reads one after another. Words are runs of letters and digits, with apostrophes inside, in lower case, and
-    single other marks.
+    """What a token is. Words are runs of letters and digits, with apostrophes inside, in lower case; every other visible character is
+    a token too.
     """
     vocabulary: Annotated[int, Field(ge=2, le=10**6)] = 20_000
-    """How many of the most frequent tokens of the training lines are kept apart; all others are one token, "unknown"."""
+    """Number of the most frequent tokens of the training lines to distinguish; all others become one token, "unknown"."""
     max_length: Count = 256
-    """Tokens of a line that are read; what is longer is cut off."""
+    """Most tokens to read from a line; longer lines are truncated."""
     bucketing: bool = True
-    """Put lines of similar lengths into one batch, so that little of it is padding."""
+    """Put lines of similar length in one batch, which reduces padding."""
     validation: Fraction = 0.1
-    """Fraction of the lines that is kept for validation, where there is no ``validation.tsv``."""
+    """Fraction of the lines that is held out for validation, if there is no ``validation.tsv``."""
 
     sample_kind: ClassVar[SampleKind] = "lines"
+    most_download_bytes: ClassVar[int | None] = LARGEST_TEXT_BYTES
     loader: ClassVar[str] = "cloud_train.training.data.sequences:load_sequences"
 
     def read(self, place: Path) -> tuple[list[Line], list[Line] | None]:
@@ -223,13 +223,13 @@ class SequencesData(DataSection):
         )
 
     def check(self) -> Iterator[Finding]:
-        """What is wrong with the source."""
+        """Mistakes in the source."""
         yield from super().check()
         yield from check_source(self, self.sha256)
 
     def sample_rows(self, facts: DataFacts) -> list[tuple[str, str]]:
         """The length of a line, the vocabulary and the labels."""
-        known = f"at most {facts.tokens:,} {self.tokens}, one of them for all others" if facts.tokens else UNKNOWN
+        known = f"at most {facts.tokens:,} {self.tokens}, including one for all others" if facts.tokens else UNKNOWN
         return [
             ("sample", f"a line of at most {self.max_length:,} {self.tokens}"),
             ("vocabulary", known),

@@ -1,15 +1,16 @@
 """A sharded image set: images in tar files, and ``shards.json``, the index with the shard and offset of each image.
 
-A member is called ``<class>/<file>``, or ``train/<class>/<file>`` and ``val/<class>/<file>`` where the set is split. With the index an
-image is read without looking at anything else of its tar, and a program can begin while most shards are still arriving. An index is
-not trusted: its names lead nowhere, and every image must be inside its shard. Imports the standard library only: the worker reads it too.
+A member is called ``<class>/<file>``, or ``train/<class>/<file>`` and ``val/<class>/<file>`` if the set is split. With the index, an image
+can be read without reading anything else of its tar, and a program can begin while most shards are still being downloaded. An index is
+not trusted: its names cannot lead outside the folder, and every image must be inside its shard. Imports only the standard library: the
+worker reads it too.
 
 The index is JSON: ``format`` (1), ``classes`` (their names, sorted), and ``shards``, each with ``name``, ``part`` (``train`` or ``val``),
-``size`` in bytes, ``sha256``, and of its images, in the order of the file, the lists ``members`` (names), ``offsets`` (of the
-content, in bytes) and ``sizes`` (in bytes).
+``size`` in bytes, ``sha256``, and, for its images in the order of the file, the lists ``members`` (names), ``offsets`` (of the content, in
+bytes) and ``sizes`` (in bytes).
 """
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' own images
 
 import json
 import os
@@ -32,7 +33,7 @@ ENDING = ".tar"
 MOST_INDEX_BYTES = 1 << 30
 """Size above which an index is not read: enough for ten million images."""
 BLOCK_BYTES = 512
-"""Everything in a tar begins at a multiple of so many bytes (POSIX.1-2001, pax, "ustar Interchange Format")."""
+"""Everything in a tar begins at a multiple of this many bytes (POSIX.1-2001, pax, "ustar Interchange Format")."""
 
 _FORMAT = 1
 _MOST_SHARD_BYTES = 1 << 50
@@ -48,13 +49,13 @@ Part = Literal["train", "val"]
 
 
 class Names(Sequence[str]):
-    """Many short texts in little more memory than their characters take: a tuple of them takes 60 bytes more for each."""
+    """Many short strings in little more memory than their characters need; a tuple takes 60 bytes more for each."""
 
     __slots__ = ("_characters", "_ends")
 
     def __init__(self, names: Iterable[str]) -> None:
         self._characters = bytearray()
-        self._ends = array("I")  # of each name, in the bytes before it and of it
+        self._ends = array("I")  # end of each name in the bytes
         for name in names:
             self._characters += name.encode()
             self._ends.append(len(self._characters))
@@ -85,7 +86,7 @@ class Names(Sequence[str]):
             return NotImplemented
         return self._ends == other._ends and self._characters == other._characters
 
-    __hash__ = None  # type: ignore[assignment]  # it has the parts of one that changes
+    __hash__ = None  # type: ignore[assignment]  # its attributes are mutable
 
     def __repr__(self) -> str:
         return f"Names({list(self)!r})"
@@ -110,13 +111,13 @@ class Shard:
     """One tar file, as the index describes it."""
 
     name: str
-    """Of its file."""
+    """Name of the file."""
     part: Part
-    """What its images are for; without any ``val``, validation takes its part of ``train``."""
+    """What its images are for; if no shard is ``val``, validation images are held out of ``train``."""
     size: int
-    """Of the file, in bytes."""
+    """Size of the file, in bytes."""
     sha256: str | None
-    """Of the file, in hexadecimal; None where the tar itself was looked at, because there is no index."""
+    """SHA-256 of the file, in hexadecimal; None if there is no index and the tar itself was scanned."""
     members: Sequence[str]
     """Names of the images in it."""
     offsets: Sequence[int]
@@ -125,7 +126,7 @@ class Shard:
     """Bytes of each image."""
 
     def __post_init__(self) -> None:
-        # Ten million images have to fit into a worker's memory beside the training.
+        # Ten million images have to fit into a decoder's memory in addition to the training.
         object.__setattr__(self, "members", self.members if isinstance(self.members, Names) else Names(self.members))
         for column in ("offsets", "sizes"):
             values = getattr(self, column)
@@ -160,12 +161,12 @@ class ShardIndex:
 
     @classmethod
     def from_json(cls, data: bytes, place: str) -> ShardIndex:
-        """Read what ``to_json`` wrote. Raises CorruptError that names ``place`` and the first thing that cannot be right."""
+        """Read what ``to_json`` wrote. Raises CorruptError, which names ``place`` and the first mistake."""
         return cls.read(BytesIO(data), place)
 
     @classmethod
     def read(cls, file: BinaryIO, place: str) -> ShardIndex:
-        """As ``from_json``, of a file at its beginning, in no more memory than the file has bytes."""
+        """Like ``from_json``, for an open file, in no more memory than the file has bytes."""
         try:
             classes, shards = _document(JsonStream(file))
         except (ValueError, RecursionError) as error:
@@ -175,7 +176,7 @@ class ShardIndex:
 
 def read_index(path: Path) -> ShardIndex:
     """The index in a file. Raises CorruptError; OSError where the file cannot be read."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would keep its reader waiting
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # without O_NONBLOCK, opening a pipe would block
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
@@ -186,12 +187,12 @@ def read_index(path: Path) -> ShardIndex:
 
 
 def class_of(member: str) -> str:
-    """The class of an image, by the name of the member that it is."""
+    """The class of an image, from its member's name."""
     return member.split("/")[-2]
 
 
 def part_of(member: str) -> Part | None:
-    """The part that a member's name says it belongs to; None for a name that is not one of an image in a shard."""
+    """The part that a member belongs to, from its name; None if it is not the name of an image in a shard."""
     names = member.split("/")
     if len(names) not in (2, 3) or not all(is_name(name) for name in names):
         return None
@@ -201,7 +202,7 @@ def part_of(member: str) -> Part | None:
 
 
 def is_name(name: object) -> bool:
-    """Whether it can be the name of a class or of an image's file."""
+    """Whether ``name`` is valid as the name of a class or of an image file."""
     if not isinstance(name, str) or not name or name.startswith(".") or _UNFIT.search(name):
         return False
     return len(name.encode()) <= _LONGEST_NAME
@@ -221,7 +222,7 @@ def _document(stream: JsonStream) -> tuple[tuple[str, ...], tuple[Shard, ...]]:
             stream.skip()
     stream.finish()
     if found.get("format") != _FORMAT:
-        raise ValueError(f"its format is not {_FORMAT}, the one that this version knows")
+        raise ValueError(f"its format is unknown; this version reads format {_FORMAT}")
     classes, shards = found.get("classes", ()), found.get("shards", ())
     _check_classes(classes)
     if not shards:
@@ -230,7 +231,7 @@ def _document(stream: JsonStream) -> tuple[tuple[str, ...], tuple[Shard, ...]]:
     for shard in shards:
         _check_members(shard, names)
     if len({shard.name.lower() for shard in shards}) < len(shards):
-        raise ValueError("two shards have one name")
+        raise ValueError("two shards have the same name")
     return classes, shards
 
 
@@ -243,13 +244,13 @@ def _limited(values: Iterable[Any], most: int, what: str) -> Iterator[Any]:
 
 def _check_classes(found: Sequence[str]) -> None:
     if not all(is_name(name) for name in found):
-        raise ValueError("its classes are not names")
+        raise ValueError("the name of a class is invalid")
     if sorted(set(found)) != list(found):
-        raise ValueError("its classes are not sorted, or one is there twice")
+        raise ValueError("its classes are not sorted, or one is listed twice")
 
 
 def _shard(stream: JsonStream) -> Shard:
-    """The next shard, all but whose members' names are checked. Raises ValueError."""
+    """The next shard, checked except for its members' names. Raises ValueError."""
     found: dict[str, Any] = {}
     for key in stream.fields():
         if key in ("name", "part", "sha256"):
@@ -266,11 +267,11 @@ def _shard(stream: JsonStream) -> Shard:
     if name is None or not _SHARD.fullmatch(name):
         raise ValueError(f"{_short(name)} is not a valid shard name")
     if part not in ("train", "val"):
-        raise ValueError(f"{name} belongs to {_short(part)}, which is neither train nor val")
+        raise ValueError(f"the part of {name} is {_short(part)}, which is neither train nor val")
     if size is None or size > _MOST_SHARD_BYTES:
-        raise ValueError(f"the size of {name} is {size}")
+        raise ValueError(f"the size of {name} is invalid: {size}")
     if sha256 is None or not _SHA256.fullmatch(sha256):
-        raise ValueError(f"the SHA-256 of {name} is {_short(sha256)}")
+        raise ValueError(f"the SHA-256 of {name} is invalid: {_short(sha256)}")
     if missing := [key for key in ("members", "offsets", "sizes") if key not in found]:
         raise ValueError(f"{name} has no {missing[0]}")
     if not len(found["members"]) == len(found["offsets"]) == len(found["sizes"]):
@@ -294,5 +295,5 @@ def _check_extents(shard: str, size: int, offsets: Sequence[int], sizes: Sequenc
 
 
 def _short(text: str | None) -> str:
-    """A text for a message, whatever an index may hold."""
+    """A value from an index, shortened for a message."""
     return repr(text and text[:300])

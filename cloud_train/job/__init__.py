@@ -1,1 +1,1 @@
-"""What was asked: the job file's models, loading with positions, overrides and the JSON Schema."""
+"""What was requested: the job file's models, loading with positions, overrides and the JSON Schema."""

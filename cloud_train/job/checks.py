@@ -1,6 +1,6 @@
-"""What no single field can decide: parts of a job that do not fit each other, and values that point at nothing.
+"""Checks across fields: parts of a job that do not fit together, and paths to files that do not exist.
 
-Each section checks itself (``check``); here is what puts them together.
+Each section checks itself (``check``); this module checks the combination.
 """
 
 import re
@@ -10,19 +10,22 @@ from pathlib import Path as FilePath
 
 from pydantic import BaseModel
 
-from cloud_train.data.base import IN_STORE
+from cloud_train.data.base import IN_STORE, DataSection
 from cloud_train.data.registry import DATASETS
 from cloud_train.job.models import JobSpec
+from cloud_train.job.optimizers import OptimizerSection
+from cloud_train.job.schedules import ScheduleSection
 from cloud_train.networks.base import ModelSection, ScriptModel
 from cloud_train.spec.facts import DataFacts, LayerFacts
 from cloud_train.spec.paths import has_home, is_there
 from cloud_train.spec.problems import AbsentDataError, FieldError, Finding, Path
+from cloud_train.spec.registry import BrokenComponentError, full_reason, plugin_code
 from cloud_train.spec.secret_names import granting_parameter, looks_secret, without_credentials
 from cloud_train.spec.trainer_variables import TRAINER_VARIABLES
 
 _OURS = "CLOUD_TRAIN_"
 _NOT_IN_IMAGES = re.compile(r"://|[?#=]|\s")
-"""What belongs to URLs and their queries, which may hold credentials, and to no image's name."""
+"""Characters that occur in URLs and their queries, which may hold credentials, but never in the name of an image."""
 
 
 _METRICS = ("validation/loss", "validation/accuracy")
@@ -32,25 +35,25 @@ _OPTIMIZER: Path = ("train", "optimizer")
 
 @dataclass(frozen=True)
 class Examination:
-    """What a job amounts to, and what is wrong with it."""
+    """The facts about a job, and its mistakes."""
 
     findings: tuple[Finding, ...] = ()
     data: DataFacts | None = None
     layers: tuple[LayerFacts, ...] = ()
     absent: Finding | None = None
-    """Said apart from the ``findings``: the data is not on this machine."""
+    """Set if the data is not on this machine; not part of ``findings``."""
 
 
 def examine(spec: JobSpec, directory: FilePath, wrong: Collection[Path] = ()) -> Examination:
-    """Look at the whole of ``spec``; ``directory`` is where its relative paths start.
+    """Check all of ``spec``; its relative paths start at ``directory``.
 
-    The values at the paths ``wrong`` are known to be mistaken: defaults stand in their place, and nothing follows from them.
+    The values at the paths ``wrong`` are known to be invalid and were replaced by defaults, so nothing is derived from them.
     """
     sections = {path[:1] for path in wrong}
     model_is_right, data_is_right = ("model",) not in sections, ("data",) not in sections
     findings = [*_check(spec, wrong)]
     if model_is_right:
-        findings += [*spec.model.check(spec.data), *_check_script(spec, directory)]
+        findings += [*_asked(spec.model, "check", spec.data), *_check_script(spec, directory)]
     findings += _check_image(spec, directory)
     if model_is_right and data_is_right:
         findings += _check_fit(spec)
@@ -58,53 +61,96 @@ def examine(spec: JobSpec, directory: FilePath, wrong: Collection[Path] = ()) ->
         return Examination(tuple(findings))
     absent: Finding | None = None
     try:
-        data = spec.data.describe(directory)
+        data = _data_facts(spec.data, directory)
     except AbsentDataError as error:
-        data, absent = error.known, _finding(error)
-    except FieldError as error:
-        return Examination((*findings, _finding(error)))
+        data, absent = error.known, _failure(spec.data, error)
+    except (FieldError, BrokenComponentError) as error:
+        return Examination((*findings, _failure(spec.data, error)))
     if data is None or isinstance(spec.model, ScriptModel):
         return Examination(tuple(findings), data, absent=absent)
     findings += check_numbers(spec, data)
+    layers: tuple[LayerFacts, ...] = ()
     try:
-        return Examination(tuple(findings), data, spec.model.layer_facts(data), absent)
-    except FieldError as error:
-        return Examination((*findings, _finding(error)), data, absent=absent)
+        layers = _layers(spec.model, data)
+    except (FieldError, BrokenComponentError) as error:
+        findings.append(_failure(spec.model, error))
+    return Examination(tuple(findings), data, layers, absent)
+
+
+def _data_facts(data: DataSection, directory: FilePath) -> DataFacts | None:
+    with plugin_code(data, "fails in describe"):
+        facts = data.describe(directory)
+        if not isinstance(facts, DataFacts | None):
+            raise TypeError(f"it returned {type(facts).__name__}, not DataFacts")
+    return facts
+
+
+def _layers(model: ModelSection, data: DataFacts) -> tuple[LayerFacts, ...]:
+    with plugin_code(model, "fails in layer_facts"):
+        layers = tuple(model.layer_facts(data))
+        if not all(isinstance(layer, LayerFacts) for layer in layers):
+            raise TypeError("it returned something other than LayerFacts")
+    return layers
+
+
+def _asked(component: BaseModel, method: str, *arguments: object) -> list[Finding]:
+    """The findings of a component's method; a plugin whose code fails there is one itself."""
+    try:
+        with plugin_code(component, f"fails in {method}"):
+            return [(path, said, wanted) for path, said, wanted in getattr(component, method)(*arguments)]
+    except BrokenComponentError as error:
+        return [_failure(component, error)]
+
+
+def _failure(component: BaseModel, error: FieldError | BrokenComponentError) -> Finding:
+    """The finding for an error that a component's code raised; that of a broken plugin is at the component's name."""
+    if isinstance(error, FieldError):
+        return error.path, error.reason, error.hint or ""
+    places: dict[type[BaseModel], Path] = {
+        DataSection: ("data", "dataset"),
+        ModelSection: ("model", "kind"),
+        OptimizerSection: (*_OPTIMIZER, "name"),
+        ScheduleSection: ("train", "schedule"),
+    }
+    path = next(path for base, path in places.items() if isinstance(component, base))
+    return path, full_reason(error), ""
 
 
 def _check(spec: JobSpec, wrong: Collection[Path]) -> Iterator[Finding]:
-    """What is wrong without regard to how model and data fit."""
+    """Mistakes that do not depend on whether model and data fit together."""
     if spec.data is not None:
-        yield from spec.data.check()
+        yield from _asked(spec.data, "check")
     if not has_home(spec.store):
-        yield ("store",), f"no user is called {FilePath(spec.store).parts[0]!r}", "a path that starts with '~/', or the whole path"
+        yield ("store",), f"unknown home folder {FilePath(spec.store).parts[0]!r}", "a path that starts with '~/', or an absolute path"
     if "://" in spec.store and not IN_STORE.fullmatch(spec.store.partition("?")[0].rstrip("/")) and not spec.store.startswith("file://"):
         wanted = "a folder, s3://bucket/…, gs://bucket/… or az://account/container/…"
-        yield ("store",), f"{without_credentials(spec.store)!r} is not the URL of a store", wanted
+        yield ("store",), f"{without_credentials(spec.store)!r} is not a store URL", wanted
     elif "://" in spec.store and granting_parameter(spec.store):
-        yield ("store",), "a signature or a key must not be in the URL of a store", "the URL without them"
+        yield ("store",), "a store URL must not contain a signature or a key", "the URL without them"
     yield from check_training(spec, wrong)
     for path, said, wanted in ignored_fields(spec):
         deciding = {(*path[:-1], "name"), (*path[:-1], "metric")}
         if is_given(spec, path) and deciding.isdisjoint(wrong):
             yield path, said, wanted
     if spec.limits.duration is not None and not spec.limits.duration.seconds:
-        yield ("limits", "duration"), "a duration of zero would stop the run at once", "a duration of more than nothing, or no limit"
+        yield ("limits", "duration"), "a duration of zero would stop the run at once", "a duration greater than zero, or no limit"
     yield from _environment(spec)
 
 
 def _check_fit(spec: JobSpec) -> Iterator[Finding]:
-    """Why this model cannot learn from this data, or not in this way."""
+    """Why this model cannot learn from this data, or cannot be trained on it in this way."""
     model, data = spec.model, spec.data
     if data is None:
         if not isinstance(model, ScriptModel):
-            yield ("model", "kind"), f"model kind {model.kind!r} needs data, and the job has none", f"data: with {_fitting(model)}"
+            yield ("model", "kind"), f"model kind {model.kind!r} needs data, but the job has none", f"data: with {_fitting(model)}"
     elif isinstance(model, ScriptModel):
         if data.sample_kind not in model.reads:
-            wanted = "dataset: files, or no data at all"
-            yield ("data", "dataset"), f"a script reads its own data and cannot be given {data.dataset!r}", wanted
+            wanted = "dataset: files, or no data section"
+            yield ("data", "dataset"), f"a script reads its own data and cannot use the data set {data.dataset!r}", wanted
     elif data.sample_kind not in model.reads:
         yield ("data", "dataset"), f"model kind {model.kind!r} cannot learn from {data.dataset!r}", _fitting(model)
+    elif not data.loader:
+        yield ("data", "dataset"), f"the built-in trainers cannot load {data.dataset!r}: its plugin sets no loader", _fitting(model)
     else:
         yield from check_learning(spec)
 
@@ -120,21 +166,21 @@ def _check_script(spec: JobSpec, directory: FilePath) -> Iterator[Finding]:
         return
     folder = directory / spec.model.directory
     if not is_there(folder) or not folder.is_dir():
-        yield ("model", "directory"), f"there is no folder {folder}", "a folder, relative to the job file"
+        yield ("model", "directory"), f"no such folder: {folder}", "a folder, relative to the job file"
     if spec.resources.processes > 1:
-        yield ("resources", "processes"), "a script starts its own processes", "no processes"
+        yield ("resources", "processes"), "processes has no effect: a script starts its own processes", "no resources.processes"
 
 
 def _check_image(spec: JobSpec, directory: FilePath) -> Iterator[Finding]:
     files = {"dockerfile": spec.image.dockerfile, "requirements": spec.image.requirements}
     if spec.image.base is not None and files["dockerfile"] is not None:
-        yield ("image", "dockerfile"), "dockerfile and base exclude each other", "one of the two"
+        yield ("image", "dockerfile"), "dockerfile and base cannot both be set", "dockerfile or base"
         del files["dockerfile"]
     if spec.image.base is not None and (found := _NOT_IN_IMAGES.search(spec.image.base)):
-        yield ("image", "base"), f"the name of an image has no {found[0]!r}", "a name such as registry.example.com/me/digits:1.0"
+        yield ("image", "base"), f"the name of an image cannot contain {found[0]!r}", "a name such as registry.example.com/me/digits:1.0"
     for name, path in files.items():
         if path is not None and not (directory / FilePath(path).expanduser()).is_file():
-            yield ("image", name), f"there is no file {directory / FilePath(path).expanduser()}", "a file, relative to the job file"
+            yield ("image", name), f"no such file: {directory / FilePath(path).expanduser()}", "a file, relative to the job file"
 
 
 def _environment(spec: JobSpec) -> Iterator[Finding]:
@@ -142,35 +188,31 @@ def _environment(spec: JobSpec) -> Iterator[Finding]:
         if looks_secret(name):
             yield ("env", name), f"{name} looks like a secret; its value must not be in a job file", f"secrets: [{name}]"
         if name.startswith(_OURS):
-            yield ("env", name), f"{name} belongs to cloud-train", "another name"
+            yield ("env", name), f"{name} is reserved for cloud-train", "another name"
         elif not isinstance(spec.model, ScriptModel) and name not in TRAINER_VARIABLES and not looks_secret(name):
             wanted = "one that tunes a library, such as OMP_NUM_THREADS; a script may set any variable"
             yield ("env", name), f"the built-in trainers do not accept the variable {name}", wanted
     for index, name in enumerate(spec.secrets):
         if name in spec.env:
-            yield ("secrets", index), f"{name} is under env as well", "one of the two"
+            yield ("secrets", index), f"{name} is also listed under env", "env or secrets"
         if name.startswith(_OURS):
-            yield ("secrets", index), f"{name} belongs to cloud-train", "another name"
-
-
-def _finding(error: FieldError) -> Finding:
-    return error.path, error.reason, error.hint or ""
+            yield ("secrets", index), f"{name} is reserved for cloud-train", "another name"
 
 
 def ignored_fields(spec: JobSpec) -> Iterator[Finding]:
-    """Every field without an effect in this job, given or not, with the reason and what would make sense."""
-    yield from spec.model.ignored_fields()
+    """Every field that has no effect in this job, whether it is set or not, with the reason and what would make sense."""
+    yield from _asked(spec.model, "ignored_fields")
     if spec.data is not None:
-        yield from spec.data.ignored_fields()
+        yield from _asked(spec.data, "ignored_fields")
     if not isinstance(spec.train.schedule, str):
-        yield from spec.train.schedule.ignored_fields()
+        yield from _asked(spec.train.schedule, "ignored_fields")
     yield from _ranking(("checkpoint", "best"), spec.checkpoint.best.metric)
     if spec.train.early_stopping is not None:
         yield from _ranking(("train", "early_stopping"), spec.train.early_stopping.metric)
 
 
 def is_given(spec: JobSpec, path: Path) -> bool:
-    """Whether the job sets the field at ``path``, and does not leave it to its default."""
+    """Whether the job sets the field at ``path`` and does not leave it at its default."""
     section: object = spec
     for part in path[:-1]:
         section = getattr(section, str(part))
@@ -179,25 +221,25 @@ def is_given(spec: JobSpec, path: Path) -> bool:
 
 def _ranking(section: Path, metric: str | None) -> Iterator[Finding]:
     if metric is None:
-        yield (*section, "goal"), "a goal needs a metric", "metric: validation/loss, say, or no goal"
+        yield (*section, "goal"), "goal has no effect without a metric", "a metric, such as validation/loss, or no goal"
 
 
 def check_training(spec: JobSpec, wrong: Collection[Path]) -> Iterator[Finding]:
-    """What is wrong without regard to model and data. Nothing follows from the values at the paths ``wrong``."""
+    """Mistakes that do not depend on model and data. Nothing is derived from the values at the paths ``wrong``."""
     train = spec.train
     if train.epochs is not None and train.steps is not None:
-        yield ("train", "steps"), "epochs and steps exclude each other", "epochs or steps"
+        yield ("train", "steps"), "epochs and steps cannot both be set", "epochs or steps"
     if train.evaluate.unit == "second":
-        yield ("train", "evaluate"), "a validation that depends on the clock is not repeatable", "epochs or steps, such as '1 epoch'"
+        yield ("train", "evaluate"), "validation at intervals of time is not reproducible", "epochs or steps, such as '1 epoch'"
     if {(*_OPTIMIZER, "name"), (*_OPTIMIZER, "momentum")}.isdisjoint(wrong):
-        yield from train.optimizer.check()
-    yield from train.schedule_section.check()
+        yield from _asked(train.optimizer, "check")
+    yield from _asked(train.schedule_section, "check")
     if {("train", "batch_size"), ("train", "accumulate"), ("resources", "processes"), ("resources", "nodes")}.isdisjoint(wrong):
         yield from _batch(spec)
 
 
 def check_learning(spec: JobSpec) -> Iterator[Finding]:
-    """What a built-in model cannot do on its data, where the two fit."""
+    """What a built-in model cannot do with its data, of a kind that it can learn from."""
     if isinstance(spec.model, ScriptModel) or spec.data is None:
         return
     is_text = spec.data.sample_kind == "text"
@@ -208,18 +250,22 @@ def check_learning(spec: JobSpec) -> Iterator[Finding]:
         (("train", "early_stopping", "metric"), early_stopping.metric if early_stopping else None),
     ):
         if metric is not None and metric not in known:
-            yield path, f"validating on {spec.data.dataset!r} does not give {metric}", ", ".join(known)
+            yield path, f"validation on {spec.data.dataset!r} does not report {metric}", ", ".join(known)
     if is_text and spec.train.class_weights is not None:
         yield ("train", "class_weights"), "class weights do not apply to a language model", "no class_weights, or a data set with classes"
     if spec.train.carry_state:
         if not is_text:
-            yield ("train", "carry_state"), "only running text continues from one sequence to the next", "no carry_state, or a text as data"
+            yield (
+                ("train", "carry_state"),
+                "carry_state needs text, which continues from sequence to sequence",
+                "no carry_state, or a text data set",
+            )
         elif spec.train.accumulate > 1:
-            yield ("train", "carry_state"), "carry_state does not work with accumulate", "no accumulate"
+            yield ("train", "carry_state"), "carry_state cannot be combined with accumulate", "no accumulate, or no carry_state"
 
 
 def check_numbers(spec: JobSpec, data: DataFacts) -> Iterator[Finding]:
-    """What does not fit the numbers of the data."""
+    """What does not fit the data's numbers of classes and samples."""
     train = spec.train
     weights = train.class_weights
     if isinstance(weights, tuple) and len(weights) != data.classes:
@@ -227,7 +273,7 @@ def check_numbers(spec: JobSpec, data: DataFacts) -> Iterator[Finding]:
     if train.carry_state and data.train_samples is not None and data.train_samples < train.batch_size:
         yield (
             ("train", "carry_state"),
-            f"{train.batch_size:,} streams are read side by side, and the text has {data.train_samples:,} sequences to train on",
+            f"carry_state reads {train.batch_size:,} sequences in parallel, but the text has {data.train_samples:,} training sequences",
             "a smaller batch_size, a smaller data.sequence_length, or more text",
         )
 
@@ -241,7 +287,11 @@ def _batch(spec: JobSpec) -> Iterator[Finding]:
         least = train.accumulate * processes
         shared = f" for each of {processes} processes" if processes > 1 else ""
         said = f"a batch of {train.batch_size} cannot be split into {train.accumulate} parts{shared}"
-        yield ("train", "accumulate"), said, f"batch_size: {least} at least"
+        yield ("train", "accumulate"), said, f"batch_size: at least {least}"
     if train.carry_state and train.batch_size % processes:
         wanted = f"batch_size: a multiple of {processes}"
-        yield ("train", "carry_state"), f"{processes} processes cannot share {train.batch_size} streams of text equally", wanted
+        yield (
+            ("train", "carry_state"),
+            f"a batch of {train.batch_size} sequences cannot be divided evenly among {processes} processes",
+            wanted,
+        )

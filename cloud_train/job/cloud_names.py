@@ -1,7 +1,7 @@
-"""The forms of names that become part of a cloud's hosts, URLs and ARNs: regions, projects, workspaces, repositories, vaults.
+"""Patterns for names that become part of a cloud's hosts, URLs and ARNs: regions, projects, workspaces, repositories, vaults.
 
-Config files are checked by these patterns, and so is every name at the place where a host or a path is built of it, because not every
-setting comes from a config file. They are ASCII only and bounded by '^' and '$', and mean the same in JSON Schema, pydantic and ``re``.
+Config files are checked against these patterns, and so is every name from which a host or a path is built, because not every setting
+comes from a config file. They are ASCII only and bounded by '^' and '$', and mean the same in JSON Schema, pydantic and ``re``.
 """
 
 import re
@@ -10,7 +10,7 @@ from cloud_train.job.loopback import HOST as _LOOPBACK
 
 _LABEL = r"[a-z0-9]+(?:-+[a-z0-9]+)*"
 _SHOWN_LABEL = r"[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*"
-"""Azure shows a vault's host as its name was typed, with capitals; it means the same."""
+"""Azure shows a vault's host with the capitals that its name was typed with; case does not matter."""
 _PORT = r"(?::[0-9]{1,5})?"
 _TEMPLATE_LABEL = r"(?:\{service\}|[a-z0-9])+(?:-+(?:\{service\}|[a-z0-9])+)*"
 _PATH = r"(?:/(?:[A-Za-z0-9_~-]|\{service\})[A-Za-z0-9._~-]*)*/?"
@@ -22,7 +22,7 @@ VAULT_URL = rf"^(?:https://{_SHOWN_LABEL}(?:\.{_SHOWN_LABEL})*|https?://{_LOOPBA
 
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 REPOSITORY = rf"^(?:{_LABEL}(?:\.{_LABEL})+{_PORT}|{_LABEL}:[0-9]{{1,5}}|{_LOOPBACK}{_PORT})(?:/{_PART})+$"
-"""``host/name``, with a host that can be told from a name (a '.', a port, or localhost) and at least one name behind it."""
+"""``host/name``, with a recognizable host (a '.', a port, or localhost) followed by at least one name."""
 
 AWS_REGION = r"^[a-z]{2,4}(?:-[a-z]+)+-[0-9]{1,2}$"
 AWS_ROLE = r"^arn:aws(?:-[a-z]+)*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]{1,576}$"
@@ -32,7 +32,7 @@ GCP_ACCOUNT = r"^[a-z0-9][a-z0-9-]*@(?:[a-z0-9-]+\.)+gserviceaccount\.com$"
 GCP_NETWORK = r"^projects/[a-z0-9.:-]+/global/networks/[a-z0-9-]+$"
 GUID = r"^[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 CLIENT_ID = r"^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"
-"""The same form in other words, because the messages go by the pattern."""
+"""The same form written differently, because messages are looked up by pattern."""
 AZURE_GROUP = r"^[\w.()-]{0,89}[\w()-]$"
 AZURE_WORKSPACE = r"^[A-Za-z0-9][A-Za-z0-9_-]{2,32}$"
 AZURE_LOCATION = r"^[a-z][a-z0-9]{1,39}$"
@@ -52,18 +52,18 @@ EXPECTED = {
     VAULT_URL: "the URL of a Key Vault, such as https://cloud-train.vault.azure.net",
     REPOSITORY: "a registry's host and a repository in it, such as registry.example.com/team/cloud-train, in lower case and without a tag",
     AWS_REGION: "a region, such as eu-west-1",
-    AWS_ROLE: "the ARN of a role, such as arn:aws:iam::123456789012:role/cloud-train-machines",
-    GCP_PROJECT: "the id of a project, such as my-project-123456",
+    AWS_ROLE: "a role's ARN, such as arn:aws:iam::123456789012:role/cloud-train-machines",
+    GCP_PROJECT: "a project ID, such as my-project-123456",
     GCP_REGION: "a region, such as europe-west4",
-    GCP_ACCOUNT: "the e-mail of a service account, such as trainer@my-project.iam.gserviceaccount.com",
+    GCP_ACCOUNT: "a service account's email address, such as trainer@my-project.iam.gserviceaccount.com",
     GCP_NETWORK: "a network's full name, such as projects/12345/global/networks/training",
-    GUID: "an id such as 11111111-2222-3333-4444-555555555555",
-    CLIENT_ID: "the client id of an identity, such as 11111111-2222-3333-4444-555555555555",
+    GUID: "an ID such as 11111111-2222-3333-4444-555555555555",
+    CLIENT_ID: "an identity's client ID, such as 11111111-2222-3333-4444-555555555555",
     AZURE_GROUP: "1 to 90 letters, digits and '_-.()', without a '.' at the end",
     AZURE_WORKSPACE: "3 to 33 letters, digits, '_' and '-'",
-    AZURE_LOCATION: "a region of Azure in one word, such as westeurope",
+    AZURE_LOCATION: "an Azure region in one word, such as westeurope",
     AZURE_COMPUTE: "the name of a cluster: 2 to 32 letters, digits and '-'",
-    AZURE_MACHINE: "a machine of Azure, such as Standard_NC4as_T4_v3",
+    AZURE_MACHINE: "an Azure machine type, such as Standard_NC4as_T4_v3",
     DOCKER_HOST: "the URL of an engine, such as unix:///var/run/docker.sock, ssh://user@host or tcp://host:2376",
     DOCKER_NETWORK: "the name of a network, such as bridge or host",
     DOCKER_USER: "uid:gid, such as 1000:1000",
@@ -72,5 +72,5 @@ EXPECTED = {
 
 
 def has_form(pattern: str, value: object) -> bool:
-    """Whether ``value`` is a text of the form that ``pattern``, one of this module's, describes."""
+    """Whether ``value`` is a string that matches ``pattern``, one of this module's."""
     return isinstance(value, str) and re.fullmatch(pattern, value) is not None

@@ -1,13 +1,13 @@
-"""``configs/<name>.yaml``: what belongs to a place and not to a job, so that one job file runs anywhere unchanged.
+"""``configs/<name>.yaml``: settings of a place rather than of a job, so that the same job file runs anywhere.
 
-``provider`` and ``store`` outrank the job file's. Every other top-level key is a provider's name, and what stands under it is that
-provider's own::
+``provider`` and ``store`` override the job file's. Every other top-level key is a provider's name, and its value holds that provider's
+settings::
 
     provider: local
     store: /data/runs
     local: {python: ~/venvs/torch/bin/python}
 
-An installed provider may bring a model of its section (``cloud_train.plugins``); the section of one that does not is any keys and values.
+An installed provider may bring a model of its section (``cloud_train.plugins``); without one, its section may hold any keys and values.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from cloud_train.spec.section import NAME_PATTERN, Name
 
 
 class ConfigFile(BaseModel):
-    """Settings of a place: provider, store, and under the name of each provider what is that provider's own."""
+    """Settings of a place: provider, store, and one section for each provider."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -40,9 +40,9 @@ class ConfigFile(BaseModel):
     __pydantic_extra__: dict[Name, dict[str, Any]]
 
     provider: Name | None = None
-    """Where runs go, instead of what the job file says."""
+    """Where runs execute; overrides the job file."""
     store: Annotated[str, Field(min_length=1)] | None = None
-    """Where run directories are kept, instead of what the job file says; a relative folder starts at this file's folder."""
+    """Where run directories are kept; overrides the job file. A relative path starts at this file's folder."""
     local: LocalSettings = Field(default_factory=LocalSettings)
     """Settings of the provider ``local``."""
     docker: DockerSettings | None = None
@@ -83,7 +83,7 @@ class Config:
     settings: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     """Provider's name → its settings."""
     usual: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    """Provider's name → what its settings are where a file does not name them."""
+    """Provider's name → the defaults of its settings."""
     places: Mapping[Path, Place] = field(default_factory=dict)
 
 
@@ -91,7 +91,7 @@ def find_config(name: str, beside: FilePath) -> FilePath:
     """The file of the config ``name``: itself a path, or ``configs/<name>.yaml`` here, in or beside the job's folder ``beside``, or under
     ``~/.cloud-train``.
 
-    Raises NotFoundError that names every file that was looked for, and the configs that there are.
+    Raises NotFoundError, which names every file that was tried and the configs that exist.
     """
     if is_path(name):
         return FilePath(name).expanduser() if has_home(name) else FilePath(name)
@@ -102,24 +102,24 @@ def find_config(name: str, beside: FilePath) -> FilePath:
     there = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     tried = ", ".join(dict.fromkeys(str(folder / f"{name}.yaml") for folder in folders))
     raise NotFoundError(
-        f"no config is called {name!r}; looked for {tried}",
-        hint=f"there is: {', '.join(there)}" if there else "write one of these files, or give the path of a config file",
+        f"config {name!r} not found; tried {tried}",
+        hint=f"available: {', '.join(there)}" if there else "create one of these files, or pass the path of a config file",
     )
 
 
 def is_path(name: str) -> bool:
-    """Whether the name of a config is the path of its file."""
+    """Whether a config's name is the path of its file."""
     return name.endswith((".yaml", ".yml")) or "/" in name
 
 
 def own_configs() -> FilePath:
-    """The folder of the caller's own config files, which belong to no job."""
+    """The folder of the user's own config files, which come with no job."""
     return FilePath("~/.cloud-train/configs").expanduser()
 
 
 def load_config(path: FilePath) -> Config:
     """Read a config file. Raises NotFoundError if it cannot be read, and JobFileError with every mistake in it."""
-    document = read_document(path, hint="name a config by its path, or by its name if it is in a folder called configs")
+    document = read_document(path, hint="pass a config's path, or its name if it is in a folder called configs")
     sections = settings_models({str(name) for name in document.data} - ConfigFile.model_fields.keys())
     read = _validate(document, config_model(sections))
     folder = path.absolute().parent
@@ -150,12 +150,12 @@ def _validate(document: Document, model: type[ConfigFile]) -> ConfigFile:
         raise JobFileError([_meant(problem, path, document) for path, problem in problems.items()]) from error
     lost = [path for path, text in ((("store",), read.store), (("local", "python"), read.local.python)) if text and not has_home(text)]
     if lost:
-        raise JobFileError([Problem(document.values[path], "no home folder is known here for this '~'", "the whole path") for path in lost])
+        raise JobFileError([Problem(document.values[path], "unknown home folder for '~'", "an absolute path") for path in lost])
     return read
 
 
 def _meant(problem: Problem, path: Path, document: Document) -> Problem:
-    """What is neither a field nor a provider's settings is told so, with the nearest field."""
+    """A clearer problem for a top-level key that is neither a field nor a provider's section, with the nearest field."""
     if len(path) != 1 or path[0] in ConfigFile.model_fields:
         return problem
     expected = "provider, store, or a provider's name with its settings as keys and values"

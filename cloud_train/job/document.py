@@ -1,8 +1,8 @@
-"""A YAML 1.2 document as plain data, with the place of every key and value.
+"""A YAML 1.2 document as plain data, with the position of every key and value.
 
-ruamel.yaml parses; what its nodes mean is decided here by the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema):
-``no`` and ``2026-01-01`` are texts, ``1e-3`` is a number, ``0o17`` is 15. Everything that a file can do to its reader is bounded: its size,
-its depth, and what its aliases expand to.
+ruamel.yaml parses; this module interprets the nodes by YAML 1.2's core schema (https://yaml.org/spec/1.2.2/#103-core-schema):
+``no`` and ``2026-01-01`` are strings, ``1e-3`` is a number, ``0o17`` is 15. A file's size, its depth, and what its aliases expand to are
+limited.
 """
 
 import re
@@ -33,7 +33,7 @@ _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|
 
 @dataclass(frozen=True)
 class Document:
-    """What a file says: mappings as dicts, lists as tuples, and where each key and each value was written."""
+    """The contents of a file: mappings as dicts, lists as tuples, and where each key and each value was written."""
 
     data: dict[str, Any]
     values: dict[Path, Place] = field(default_factory=dict)
@@ -46,15 +46,15 @@ def read_document(path: FilePath, hint: str = "cloud-train init writes a job to 
 
 
 def parse_document(text: str, name: str) -> Document:
-    """The mapping that ``text`` holds; ``name`` is how its places are called. Raises JobFileError."""
+    """The mapping in ``text``; ``name`` is the file name in its places. Raises JobFileError."""
     node = _compose(text, name)
     walk = _Walk(name, _masked_lines(text))
     if node is not None:
         _mask(node, walk.lines)
     if node is None or type(node).__name__ != "MappingNode":
         place = Place(name, 1, 1, walk.lines[0]) if node is None else walk.place(node)
-        found = "nothing" if node is None else "a list" if type(node).__name__ == "SequenceNode" else "one value"
-        raise JobFileError([Problem(place, f"the file holds {found}", expected="keys and values, such as 'name: my-job'")])
+        found = "is empty" if node is None else f"contains a {'list' if type(node).__name__ == 'SequenceNode' else 'single value'}"
+        raise JobFileError([Problem(place, f"the file {found}", expected="keys and values, such as 'name: my-job'")])
     data = walk.convert(node, (), ())
     if walk.problems:
         raise JobFileError(walk.problems)
@@ -62,7 +62,7 @@ def parse_document(text: str, name: str) -> Document:
 
 
 def parse_value(text: str, name: str) -> Any:
-    """One value as it stands on a command line, such as ``3``, ``1e-3`` or ``[1, 2]``; anything else is taken as text."""
+    """One value as written on a command line, such as ``3``, ``1e-3`` or ``[1, 2]``; anything else is a string."""
     try:
         node = _compose(text, name)
     except JobFileError:
@@ -81,7 +81,7 @@ def _read(path: FilePath, hint: str) -> str:
         if path.is_dir():
             raise NotFoundError(f"{path} is a folder, not a file", hint=hint)
         if not path.exists():
-            raise NotFoundError(f"there is no file {path}", hint=hint)
+            raise NotFoundError(f"no such file: {path}", hint=hint)
         if not path.is_file():
             raise NotFoundError(f"{path} is not a regular file", hint=hint)
         data = read_plain(path, LARGEST_BYTES)
@@ -90,8 +90,8 @@ def _read(path: FilePath, hint: str) -> str:
     if data is None:
         size = path.stat().st_size
         raise JobError(
-            f"{path} has {size:,} bytes; a job or config file has at most {LARGEST_BYTES:,}",
-            hint="data belongs into files of its own, named by data.path",
+            f"{path} is too large: {size:,} bytes; the limit for a job or config file is {LARGEST_BYTES:,}",
+            hint="put the data in its own file and point data.path at it",
         )
     try:
         return data.decode().removeprefix("\ufeff")
@@ -103,7 +103,7 @@ def _read(path: FilePath, hint: str) -> str:
 
 
 def _compose(text: str, name: str) -> Any:
-    # Imported here: nothing of cloud-train but a job file needs the parser, which takes 25 ms to import.
+    # Imported here, because only job and config files need the parser, which takes 25 ms to import.
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
     from ruamel.yaml.reader import ReaderError
@@ -118,26 +118,26 @@ def _compose(text: str, name: str) -> Any:
         place = _place(name, _masked_lines(text), len(before) - 1, len(before[-1]))
         problem = Problem(place, f"a character that YAML does not allow: U+{ord(text[error.position]):04X}")
     except MarkedYAMLError as error:
-        # What is not closed is shown where it was opened.
+        # Something that is not closed is shown where it was opened.
         is_open = "end of stream" in str(error.problem) or "stream end" in str(error.problem)
         mark = (is_open and error.context_mark) or error.problem_mark or error.context_mark
         place = _place(name, _masked_lines(text), mark.line, mark.column) if mark else Place(name, 1, 1)
         said = " ".join(part for part in (error.context, error.problem) if part)
         if said.startswith("expected a single document"):
-            said = "a second document begins here, and a file holds one"
+            said = "a second document begins here, but a file may contain only one"
         is_form = type(error).__name__ in ("ScannerError", "ParserError")
         expected = "spaces for indentation, and quotes around special characters" if is_form else ""
         problem = Problem(place, f"not valid YAML: {said[:_LONGEST_REASON]}", expected)
     except RecursionError:
         problem = Problem(Place(name, 1, 1), f"nested more than {_DEEPEST} levels deep")
     except (YAMLError, ValueError, IndexError, AttributeError, TypeError, AssertionError, NotImplementedError) as error:
-        # The parser's own slips on hostile input (an odd %-directive, say) are the file's mistake to a user, too.
+        # The parser's own failures on hostile input (such as an odd %-directive) are reported as mistakes in the file.
         problem = Problem(Place(name, 1, 1), f"not valid YAML: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
     raise JobFileError([problem])
 
 
 def _shallow_scanner() -> Any:
-    """The parser's scanner, but for brackets in brackets: what it keeps for each level, it looks through at every character."""
+    """The parser's scanner with a limit on nested brackets: at every character it goes through what it keeps for every level."""
     from ruamel.yaml.scanner import Scanner
 
     class ShallowScanner(Scanner):
@@ -160,9 +160,8 @@ def _masked_lines(text: str) -> list[str]:
 
 
 def _mask(root: Any, lines: list[str]) -> None:
-    """Cover in the lines that messages show what is known to be secret only from what the file means: the values under ``env``, for
-    somebody may have put a secret there; what stands under ``secrets`` but is no name; and URLs with credentials that are written with
-    escapes.
+    """Mask, in the lines that messages show, secrets that only the parsed file reveals: the values under ``env``, where a secret may have
+    been put by mistake; values under ``secrets`` that are not names; and URLs with credentials that are written with escapes.
     """
     spans: dict[int, list[tuple[int, int]]] = {}
     waiting = [(root, "", False)]
@@ -186,7 +185,7 @@ def _mask(root: Any, lines: list[str]) -> None:
 
 
 def _hides_credentials(node: Any, lines: list[str]) -> bool:
-    """Whether a text is a URL with credentials that cannot be seen in its line, which is masked already, because of escapes in it."""
+    """Whether a string is a URL with credentials that were not masked in its line because escapes hide them."""
     if ":/" not in node.value:
         return False
     shown = "".join(lines[node.start_mark.line : node.end_mark.line + 1])
@@ -202,7 +201,7 @@ def _note_spans(spans: dict[int, list[tuple[int, int]]], node: Any, lines: list[
 
 
 class _Walk:
-    """From nodes to data; collects every mistake on the way."""
+    """Converts nodes to data and collects every mistake."""
 
     def __init__(self, name: str, lines: list[str]) -> None:
         self.name, self.lines = name, lines
@@ -218,7 +217,7 @@ class _Walk:
         self.values.setdefault(path, self.place(node))
         self._nodes += 1
         if self._nodes > _MOST_NODES:
-            raise JobFileError([Problem(self.place(node), f"more than {_MOST_NODES:,} values, each alias counted with all it stands for")])
+            raise JobFileError([Problem(self.place(node), f"more than {_MOST_NODES:,} values, counting what each alias expands to")])
         if any(node is other for other in above):
             raise JobFileError([Problem(self.place(node), "an alias that contains itself")])
         if len(above) >= _DEEPEST:
@@ -230,7 +229,7 @@ class _Walk:
             return tuple(self.convert(value, (*path, place), (*above, node)) for place, value in enumerate(node.value))
         if kind == "ScalarNode" and node.tag in _SCALARS:
             return self._scalar(node)
-        self._mistake(node, f"the tag {shortened(node.tag)!r} means nothing here", "plain values, without tags")
+        self._mistake(node, f"unsupported tag {shortened(node.tag)!r}", "plain values, without tags")
         return None
 
     def _items(self, node: Any, path: Path) -> Iterator[tuple[str, Any]]:
@@ -238,24 +237,24 @@ class _Walk:
         for key_node, value in node.value:
             place = self.place(key_node)
             if type(key_node).__name__ != "ScalarNode":
-                self._mistake(key_node, "a key that is a list or a mapping", "a word")
+                self._mistake(key_node, "a key cannot be a list or a mapping", "a string")
                 continue
             key = str(key_node.value)
             if key_node.tag == f"{_TAG}merge":
-                self._mistake(key_node, "YAML 1.2 has no merge keys", "each key by itself; an alias may stand for a whole value")
+                self._mistake(key_node, "YAML 1.2 has no merge keys", "each key written out; an alias can replace a whole value")
                 continue
             if key in seen:
-                self._mistake(key_node, f"the key {shortened(key)!r} stands here twice; the first is in line {seen[key].line}")
+                self._mistake(key_node, f"duplicate key {shortened(key)!r} (first defined on line {seen[key].line})")
                 continue
             key = self._text(key_node, key)
             seen[key] = self.keys[(*path, key)] = place
             if value.start_mark.line > key_node.end_mark.line and value.start_mark.index == value.end_mark.index:
-                # The parser finds what is not there where the next thing begins; a person looks for it behind the colon.
+                # The parser places a missing value where the next token begins; a reader looks for it after the colon.
                 self.values[(*path, key)] = _place(self.name, self.lines, key_node.end_mark.line, key_node.end_mark.column + 1)
             yield key, value
 
     def _scalar(self, node: Any) -> Any:
-        # Decided by the text alone: a %YAML directive changes what the parser takes for a number or a truth value.
+        # Decided by the text alone, because a %YAML directive changes what the parser takes for a number or a boolean.
         text, tag = str(node.value), node.tag.removeprefix(_TAG)
         if tag in ("null", "bool") and text in _WORDS:
             return _WORDS[text]
@@ -267,7 +266,7 @@ class _Walk:
 
     def _integer(self, node: Any, text: str) -> int:
         if len(text) > 30:
-            self._mistake(node, "a number of more than 30 digits")
+            self._mistake(node, "the number has more than 30 digits")
             return 0
         return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
 
@@ -276,9 +275,9 @@ class _Walk:
             # JSON, which YAML 1.2 contains, writes a character beyond U+FFFF as the two halves of a surrogate pair.
             text = text.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
-            self._mistake(node, "a text with half of a surrogate pair")
+            self._mistake(node, "the string contains half of a surrogate pair")
         if "\0" in text:
-            self._mistake(node, "a text with a NUL, which no program can be given")
+            self._mistake(node, "the string contains a NUL character, which cannot be passed to a program")
         return text
 
     def _mistake(self, node: Any, message: str, expected: str = "") -> None:

@@ -1,4 +1,4 @@
-"""From a job file to a ``JobSpec``: every mistake at once, each with its place; and where each value came from."""
+"""Reads a job file into a ``JobSpec``: reports all mistakes at once, each with its place, and keeps where each value came from."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,19 +22,19 @@ DEFAULT_EPOCHS = 5
 
 @dataclass(frozen=True)
 class LoadedJob:
-    """A job file that was read, with what it amounts to."""
+    """A job file that was read, and the facts about it."""
 
     spec: JobSpec
     file: FilePath
     """The job file, absolute."""
     directory: FilePath
-    """Its folder, at which the job's relative paths start."""
+    """Its folder, where the job's relative paths start."""
     origins: dict[str, str]
     """Dotted path of each value → ``file:line``, ``--set``, ``--provider``, ``--store`` or ``default``."""
     data: DataFacts | None
     layers: tuple[LayerFacts, ...]
     absent: Problem | None = None
-    """That the data is not on this machine; None where it is, where it will be downloaded, and where none is needed."""
+    """Set if the data is not on this machine; None if it is, if it will be downloaded, or if none is needed."""
 
 
 def load_job(
@@ -46,11 +46,10 @@ def load_job(
     store: str | None = None,
     absent_data_is_fine: bool = False,
 ) -> LoadedJob:
-    """Read a job file. Of several values for the same thing ``provider`` and ``store`` count most, then ``overrides``, the config, the
-    file, the default.
+    """Read a job file. Order of precedence: ``provider`` and ``store``, ``overrides``, the config, the file, the default.
 
-    Raises NotFoundError if the file cannot be read, and JobFileError with every mistake that is in it. That its data is not on this machine
-    is one, unless ``absent_data_is_fine``: then the job is what is known without the data.
+    Raises NotFoundError if the file cannot be read, and JobFileError with every mistake in it. Data that is not on this machine is a
+    mistake, unless ``absent_data_is_fine``: then the job holds what is known without the data.
     """
     file = path.absolute()
     document = _overridden(read_document(path), overrides, config, {"provider": provider, "store": store})
@@ -74,7 +73,7 @@ def _located(finding: Finding, document: Document) -> Problem:
 
 
 def _overridden(document: Document, overrides: Sequence[str], config: Config | None, options: Mapping[str, str | None]) -> Document:
-    """The document with everything in it that outranks the file, so that all of it is validated alike."""
+    """The document with everything that overrides the file applied, so that all of it is validated in the same way."""
     data, values = dict(document.data), dict(document.values)
     for name in ("provider", "store"):
         value = getattr(config, name) if config else None
@@ -87,7 +86,7 @@ def _overridden(document: Document, overrides: Sequence[str], config: Config | N
 
 
 def _validate(document: Document) -> tuple[JobSpec | None, dict[Path, Problem]]:
-    """The spec, and what is wrong. Where something is, the spec is what is left without it, good only for finding further mistakes."""
+    """The spec and its problems. If there are any, the spec is what remains without them, good only for finding further mistakes."""
     try:
         return JobSpec.model_validate(document.data), {}
     except ValidationError as error:
@@ -99,8 +98,8 @@ def _validate(document: Document) -> tuple[JobSpec | None, dict[Path, Problem]]:
 
 
 def _remainder(data: dict[str, Any], wrong: Iterable[Path]) -> dict[str, Any]:
-    """The file without its mistakes, so that the rest can be looked at. In place of a model with one stands a model that needs no data."""
-    # A list with a mistake in it goes as a whole.
+    """The file without its mistakes, so that the rest can be checked. A model with a mistake is replaced by one that needs no data."""
+    # A list with a mistake in it is removed as a whole.
     paths = {path[: next((depth for depth, part in enumerate(path) if isinstance(part, int)), len(path))] for path in wrong}
     left = {"name": "job", **_without(data, paths, ())}
     sections = {path[0] for path in paths if path}
@@ -118,7 +117,7 @@ def _without(value: Any, paths: set[Path], here: Path) -> Any:
 
 
 def _with_defaults(spec: JobSpec) -> JobSpec:
-    """The spec with the defaults that hang on other fields."""
+    """The spec with the defaults that depend on other fields."""
     if isinstance(spec.model, ScriptModel):
         return spec
     train = spec.train
@@ -140,7 +139,7 @@ def _origin(path: Path, document: Document) -> str:
     while place is None and above:
         above = above[:-1]
         around = document.values.get(above)
-        if around is not None and around.line is None:  # an option of the command line gave the whole of it
+        if around is not None and around.line is None:  # all of it was set by a command-line option
             place = around
     if place is None:
         return "default"

@@ -1,13 +1,13 @@
 """The job file as types: one immutable ``JobSpec``, whose fields carry their own default, unit and description.
 
 The published JSON Schema and the tables in docs/job-file.md are generated from here, the descriptions from the docstrings below the fields.
-Importing this module is part of every command, so it builds nothing: sections are built when they are used, and defaults are made by
+Every command imports this module, so it builds nothing: pydantic builds sections when they are first used, and defaults come from
 factories.
 
-Its sections are in ``networks`` (``model``), ``data`` and ``job.training`` (``train``, ``checkpoint``); here are the image, the place and
-its limits. ``model``, ``data``, the optimizer and the schedule are read by the section of the component that they name.
+Its sections are in ``networks`` (``model``), ``data`` and ``job.training`` (``train``, ``checkpoint``); this module has the image, the
+resources and the limits. ``model``, ``data``, the optimizer and the schedule are read by the section of the component that they name.
 
-Unknown keys are errors. What a single field cannot decide (a CNN needs images, say) is in ``job.checks``.
+Unknown keys are errors. Checks that involve several fields (a CNN needs images) are in ``job.checks``.
 """
 
 from typing import Annotated, Literal
@@ -24,18 +24,18 @@ RetryableCause = Literal["failed", "out-of-memory", "preempted", "infrastructure
 
 
 class ImageSpec(Section):
-    """What the container is made of; your code and cloud-train's worker are laid on top of it."""
+    """What the container is built from; your code and cloud-train's worker are added on top."""
 
     base: PathText | None = None
     """Image with Python 3.10 or later as python3; by default cloud-train's own, which has what the built-in trainers need."""
     dockerfile: PathText | None = None
-    """A Dockerfile of your own instead of ``base``, relative to the job file; it sees the folder ``model.directory``."""
+    """Your own Dockerfile instead of ``base``, relative to the job file; its build context is the folder ``model.directory``."""
     requirements: PathText | None = None
-    """A requirements file, relative to the job file, whose packages pip installs on top."""
+    """A requirements file, relative to the job file; pip installs its packages on top."""
 
 
 class Resources(Section):
-    """What one run needs; a provider that cannot give it says so in the plan."""
+    """What one run needs; the plan says if the provider cannot supply it."""
 
     accelerator: Accelerator | None = None
     """Kind and number of accelerators per node, such as ``L4:1``."""
@@ -44,29 +44,29 @@ class Resources(Section):
     memory: ByteSize | None = None
     """Memory per node."""
     nodes: Count = 1
-    """Machines."""
+    """Number of machines."""
     processes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Training processes on each machine: one a GPU. They share each step's batch and average their gradients."""
+    """Training processes on each node: one per GPU. They share each step's batch and average their gradients."""
     spot: bool = False
-    """Take cheaper capacity that the provider may take back."""
+    """Use cheaper capacity that the provider may reclaim."""
 
 
 class Retry(Section):
-    """When an attempt that ended badly is followed by another."""
+    """When an unsuccessful attempt is retried."""
 
     attempts: Annotated[int, Field(ge=1, le=30)] = 1
-    """Launches at most, the first one counted."""
+    """Most launches of the run, including the first."""
     on: tuple[RetryableCause, ...] = ("preempted", "infrastructure")
-    """The causes that are worth another attempt."""
+    """Causes that are retried."""
 
 
 class Limits(Section):
-    """Where a run is stopped."""
+    """When a run is stopped."""
 
     duration: Duration | None = None
-    """Longest time that one attempt may take; then it is stopped like a preempted one."""
+    """Longest time that one attempt may take; then it is stopped in the same way as a preempted one."""
     grace: Duration = Duration(30)
-    """Time that a program which was told to stop has for its last checkpoint."""
+    """Time that a program has to save a last checkpoint when it is stopped."""
 
 
 class JobSpec(Section):
@@ -89,12 +89,12 @@ class JobSpec(Section):
     store: Annotated[str, Field(min_length=1)] = "~/.cloud-train/runs"
     """Where the run directory is kept: a folder, ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://account/container/prefix``."""
     image: ImageSpec = Field(default_factory=ImageSpec)
-    """What the container is made of, where the provider runs one."""
+    """What the container is built from, if the provider runs containers."""
     env: dict[VariableName, str] = Field(default_factory=dict)
     """Environment variables of the training program."""
     secrets: tuple[VariableName, ...] = ()
-    """Names of environment variables whose values are passed on and never written down."""
+    """Names of environment variables whose values are passed to the program and never stored."""
     retry: Retry = Field(default_factory=Retry)
-    """When an attempt that ended badly is followed by another."""
+    """When an unsuccessful attempt is retried."""
     limits: Limits = Field(default_factory=Limits)
-    """Where a run is stopped."""
+    """When a run is stopped."""

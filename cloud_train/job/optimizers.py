@@ -15,26 +15,26 @@ _HERE: Path = ("train", "optimizer")
 
 
 class OptimizerSection(Section):
-    """An optimizer's settings. The optimizer itself, which needs torch, is made by the function that ``maker`` names."""
+    """An optimizer's settings. The optimizer itself, which needs torch, is created by the function that ``maker`` names."""
 
     name: str
     lr: Positive = 1e-3
     """Learning rate."""
 
     maker: ClassVar[str]
-    """``module:function`` that makes the optimizer, called in the training process as ``function(section, network)``.
+    """``module:function`` that creates the optimizer, called in the training process as ``function(section, network)``.
 
     ``network`` is a ``torch.nn.Module``; the function returns a ``training.optimizers.Optimizer`` of its weights, in the order of their
     names.
     """
 
     def check(self) -> Iterator[Finding]:
-        """What is wrong with the section alone."""
+        """Mistakes in this section by itself."""
         yield from ()
 
 
 class Optimizer(OptimizerSection):
-    """How weights follow from gradients."""
+    """How gradients change the weights."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     """``adam`` (Kingma and Ba, 2015), ``adamw`` with its decoupled weight decay (Loshchilov and Hutter, 2019), or stochastic gradient
@@ -47,20 +47,20 @@ class Optimizer(OptimizerSection):
     nesterov: bool = False
     """Nesterov's momentum (Sutskever et al., 2013), for ``sgd``."""
     weight_decay: NonNegative = 0.0
-    """Weight decay: added to the gradient as an L2 penalty, except for ``adamw``, which takes it off the weights directly."""
+    """Weight decay: added to the gradient as an L2 penalty, except for ``adamw``, which subtracts it from the weights directly."""
     no_decay: tuple[Literal["bias", "norm", "embedding"], ...] = ()
-    """Weights that are spared the decay: biases, the scales of normalizations, embeddings."""
+    """Weights that do not decay: biases, the scales of normalizations, embeddings."""
 
     maker: ClassVar[str] = "cloud_train.training.optimizers:make_built_in"
 
     def check(self) -> Iterator[Finding]:
-        """Momentum without SGD, and Nesterov's without any."""
+        """Momentum without SGD, and Nesterov momentum without momentum."""
         if self.name != "sgd":
             for field in ("momentum", "nesterov"):
                 if getattr(self, field):
                     yield (*_HERE, field), f"{field} is for sgd, not {self.name}", f"name: sgd, or no {field}"
         elif self.nesterov and not self.momentum:
-            yield (*_HERE, "nesterov"), "Nesterov's momentum needs a momentum", "momentum: 0.9, say"
+            yield (*_HERE, "nesterov"), "nesterov needs momentum", "a momentum, such as 0.9"
 
 
 OPTIMIZERS: Registry[OptimizerSection] = Registry(
@@ -68,6 +68,8 @@ OPTIMIZERS: Registry[OptimizerSection] = Registry(
     field="name",
     group="cloud_train.optimizers",
     base=OptimizerSection,
+    requires=("maker",),
+    target="maker",
     built_in={"adam": Optimizer, "adamw": Optimizer, "sgd": Optimizer},
     annotation=Optimizer,
     default="adam",

@@ -1,8 +1,8 @@
-"""``--set key=value``: an override of any leaf of the job file, or of a whole section.
+"""``--set key=value`` overrides one value of the job file, or a whole section.
 
-The value is read as YAML 1.2 (``3``, ``1e-3``, ``[1, 2]``), except where the job takes nothing but text. A relative path starts at the
-working directory, not at the job file's folder. Setting ``train.steps`` takes the place of the file's ``train.epochs``, and the reverse;
-likewise ``data.path`` and ``data.url``.
+The value is read as YAML 1.2 (``3``, ``1e-3``, ``[1, 2]``), except for fields that are always strings. A relative path starts at the
+working directory, not at the job file's folder. Setting ``train.steps`` removes the file's ``train.epochs``, and vice versa; the same
+holds for ``data.path`` and ``data.url``.
 """
 
 import json
@@ -27,13 +27,13 @@ _INSTEAD: dict[Path, tuple[tuple[str, str], ...]] = {
     ("data", "url"): (("data", "path"),),
 }
 _SHORT_FORMS: dict[Path, str] = {("train", "schedule"): "name"}
-"""Sections that a file may write as one text, and the field that this text is."""
-_CHECKSUM = re.compile(r"[0-9a-f]{64}")  # one of digits alone would be read as a number
+"""Sections that a file may write as one string → the field that this string sets."""
+_CHECKSUM = re.compile(r"[0-9a-f]{64}")  # one that happens to have only digits would be read as a number
 _KEY = re.compile(r"[^\s=.]+(?:\.[^\s=.]+)*")
 
 
 def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
-    """``document`` with each ``key=value`` in place; raises JobFileError naming every override that cannot be applied."""
+    """``document`` with each ``key=value`` applied; raises JobFileError naming every override that cannot be."""
     changed = Document(_thawed(document.data), dict(document.values), dict(document.keys))
     problems: list[Problem] = []
     given = {_split(text)[0] for text in overrides}
@@ -41,7 +41,7 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
         place = Place(f"--set {_shown(text)}")
         path, value = _split(text)
         if value is None:
-            problems.append(Problem(place, "not an override", "key=value, such as train.epochs=3"))
+            problems.append(Problem(place, "invalid override", "key=value, such as train.epochs=3"))
             continue
         try:
             _apply(changed, path, _value(path, value, place.file), place)
@@ -56,7 +56,7 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
 
 
 def override_text(key: str, value: object) -> str:
-    """The ``key=value`` text that sets the field ``key`` to a value of Python."""
+    """The ``key=value`` text that sets the field ``key`` to a Python value."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, str) and _is_text(_split(f"{key}=")[0], value):
@@ -94,7 +94,7 @@ def _value(path: Path, text: str, name: str) -> Any:
 
 
 def _is_text(path: Path, text: str) -> bool:
-    """Whether a value is taken as it is written, not as YAML."""
+    """Whether a value is taken literally, not as YAML."""
     return path in _TEXTS or (path[:1] == ("env",) and len(path) > 1) or (path == ("data", "sha256") and bool(_CHECKSUM.fullmatch(text)))
 
 
@@ -116,14 +116,14 @@ def _apply(document: Document, path: Path, value: Any, place: Place) -> None:
 
 
 def _write_out(document: Document, path: Path, around: dict[str, Any]) -> None:
-    """Turn the text at ``path`` into the section that it is short for, so that more of it can be set."""
+    """Replace the string at ``path`` by the section that it abbreviates, so that more of it can be set."""
     field = _SHORT_FORMS[path]
     around[str(path[-1])] = {field: around[str(path[-1])]}
     document.values[*path, field] = document.keys[*path, field] = document.values[path]
 
 
 def _default(path: Path, then: str | int) -> Any:
-    """What stands at ``path`` while the file says nothing: the default list where an item of it is to be set."""
+    """The value at ``path`` if the file sets none: the default list if an item of it is to be set."""
     if not isinstance(then, int):
         return {}
     if path == ("model", "blocks"):
@@ -137,7 +137,7 @@ def _step(inside: Any, part: str | int, path: Path, place: Place, missing_is_fin
     if isinstance(inside, list) and isinstance(part, int) and part < len(inside):
         return inside[part]
     there = f"an index below {len(inside)}" if isinstance(inside, list) else "a key of a section, or an index of a list"
-    raise JobFileError([Problem(place, f"there is nothing at {dotted(path)} to set", there)])
+    raise JobFileError([Problem(place, f"cannot set {dotted(path)}: it does not exist", there)])
 
 
 def _remove(document: Document, path: tuple[str, str]) -> None:
@@ -148,7 +148,7 @@ def _remove(document: Document, path: tuple[str, str]) -> None:
 
 
 def _forget(document: Document, path: Path) -> None:
-    """Forget the file's places for ``path`` and everything inside of it."""
+    """Forget the file's places for ``path`` and everything inside it."""
     for places in (document.values, document.keys):
         for where in list(_within(places, path)):
             del places[where]
@@ -159,6 +159,6 @@ def _within(places: dict[Path, Place], path: Path) -> Iterator[Path]:
 
 
 def _shown(text: str) -> str:
-    # A value for env may be a secret, and a secret's value may be given by mistake in place of its name.
+    # A value for env may be a secret, and a secret's value may be given by mistake instead of its name.
     key, equals, _ = text.partition("=")
     return f"{key}{equals}…" if key.strip().split(".")[0] in ("env", "secrets") else shortened(text)

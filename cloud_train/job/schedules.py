@@ -1,7 +1,7 @@
-"""The ``train.schedule`` section: the learning rate from step to step. A package adds a schedule as an entry point
+"""The ``train.schedule`` section: the learning rate at each step. A package adds a schedule as an entry point
 ``cloud_train.schedules``.
 
-A rate follows from the section and the step's number alone, so there is no state to save.
+A rate depends only on the section and the step's number, so there is no state to save.
 """
 
 import math
@@ -17,22 +17,22 @@ from cloud_train.spec.section import Fraction, Section
 from cloud_train.spec.types import Cadence
 
 _FIRST = 1 / 25
-"""One-cycle: the first rate, as a part of the highest; torch's default ``div_factor``."""
+"""One-cycle: the first rate, as a fraction of the highest; torch's default ``div_factor``."""
 _LAST = _FIRST / 1e4
-"""One-cycle: the last rate, as a part of the highest; torch's default ``final_div_factor``."""
+"""One-cycle: the last rate, as a fraction of the highest; torch's default ``final_div_factor``."""
 
 
 class ScheduleSection(Section):
-    """A schedule: its settings, and the rate of each step."""
+    """A schedule: its settings, and the rate at each step."""
 
     name: str
 
     @abstractmethod
     def multiplier(self, step: int, last_step: int, steps_per_epoch: int) -> float:
-        """The factor of the job's learning rate for the step after ``step`` steps of ``last_step``."""
+        """The factor of the job's learning rate for the step after ``step`` of ``last_step`` steps."""
 
     def check(self) -> Iterator[Finding]:
-        """What is wrong with the section alone."""
+        """Mistakes in this section by itself."""
         yield from ()
 
     def ignored_fields(self) -> Iterator[Finding]:
@@ -47,24 +47,24 @@ class Schedule(ScheduleSection):
     """The learning rate over the run. ``schedule: cosine`` is short for ``schedule: {name: cosine}``."""
 
     name: ScheduleName = "constant"
-    """Always the same; falling to 0 along half a cosine wave; multiplied by ``factor`` every so often; or up and down again along two
-    cosine waves (Smith and Topin, 2018), with ``lr`` at the top.
+    """``cosine`` falls to 0 along half a cosine wave; ``step`` is multiplied by ``factor`` at intervals; ``one-cycle`` rises and falls
+    along two half cosine waves (Smith and Topin, 2018), with ``lr`` at the top.
     """
     warmup: Cadence | None = None
-    """Rise linearly from 0 over so many steps or epochs first, such as ``500 steps``. Not for ``one-cycle``, which rises by itself."""
+    """Rise linearly from 0 over this many steps or epochs first, such as ``500 steps``. Not for ``one-cycle``, which has its own rise."""
     every: Cadence = Cadence(30, "epoch")
     """``step``: how often the rate is multiplied, in steps or epochs."""
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     """``step``: what the rate is multiplied by."""
     peak_at: Fraction = 0.3
-    """``one-cycle``: the part of the run after which the rate is highest."""
+    """``one-cycle``: the fraction of the run after which the rate is highest."""
 
     def multiplier(self, step: int, last_step: int, steps_per_epoch: int) -> float:
-        """The factor of the job's learning rate for the step after ``step`` steps of ``last_step``.
+        """The factor of the job's learning rate for the step after ``step`` of ``last_step`` steps.
 
-        A warm-up of w steps gives 1/w, 2/w, …, 1 (Goyal et al., 2017), whatever the schedule would say there. ``cosine`` is half a cosine
-        wave from 1 down to 0 (Loshchilov and Hutter, 2017, without restarts), over what the warm-up leaves of the run. ``step`` counts its
-        periods from the start of the run. ``one-cycle`` is torch's ``OneCycleLR`` with its defaults: up from 1/25 to 1, then down to
+        A warm-up of w steps gives 1/w, 2/w, …, 1 (Goyal et al., 2017), regardless of the schedule. ``cosine`` is half a cosine wave from 1
+        down to 0 (Loshchilov and Hutter, 2017, without restarts), over the rest of the run after the warm-up. ``step`` counts its periods
+        from the start of the run. ``one-cycle`` is torch's ``OneCycleLR`` with its defaults: up from 1/25 to 1, then down to
         1/250,000, each along half a cosine wave.
         """
         warmup = 0
@@ -75,12 +75,12 @@ class Schedule(ScheduleSection):
         return _MULTIPLIERS[self.name](self, step, last_step, steps_per_epoch, warmup)
 
     def check(self) -> Iterator[Finding]:
-        """Lengths in seconds, which no other machine could repeat."""
+        """Lengths in seconds, which would not be reproducible."""
         for field in ("warmup", "every"):
             cadence = getattr(self, field)
             if cadence is not None and cadence.unit == "second":
                 wanted = "steps or epochs, such as '500 steps'"
-                yield ("train", "schedule", field), "a learning rate that depends on the clock is not repeatable", wanted
+                yield ("train", "schedule", field), "a learning rate that depends on time is not reproducible", wanted
 
     def ignored_fields(self) -> Iterator[Finding]:
         """Fields of the other schedules."""
@@ -88,7 +88,7 @@ class Schedule(ScheduleSection):
             if self.name != name:
                 yield ("train", "schedule", field), f"{field} has no effect on the schedule {self.name}", f"name: {name}, or no {field}"
         if self.name == "one-cycle":
-            yield ("train", "schedule", "warmup"), "one-cycle rises by itself, and has no warm-up", "peak_at, or another schedule"
+            yield ("train", "schedule", "warmup"), "one-cycle has its own rise and no warmup", "peak_at, or another schedule"
 
 
 def _constant(schedule: Schedule, step: int, last_step: int, steps_per_epoch: int, warmup: int) -> float:
@@ -115,7 +115,7 @@ def _half_wave(start: float, end: float, part: float) -> float:
 
 
 def _steps(cadence: Cadence, steps_per_epoch: int) -> int:
-    """A length in steps; ``check`` lets none through that is in seconds."""
+    """A length in steps; ``check`` rejects lengths in seconds."""
     return int(cadence.count) * (steps_per_epoch if cadence.unit == "epoch" else 1)
 
 

@@ -1,7 +1,7 @@
-"""The JSON Schemas of the job file and of config files, generated from the models. Nothing on the way to a submission needs them.
+"""The JSON Schemas of the job file and of config files, generated from the models. Submitting a job does not need them.
 
 The descriptions are the docstrings below the fields. pydantic can read those as well (``use_attribute_docstrings``), but does so when the
-models are imported, which every command would pay for.
+models are imported, which would slow down every command.
 """
 
 import ast
@@ -66,7 +66,7 @@ class _Generator(GenerateJsonSchema):
 
 
 def _plain(value: Any) -> Any:
-    """Without the titles that pydantic makes of names, and with docstrings as running text."""
+    """The schema without the titles that pydantic derives from names, and with docstrings as running text."""
     if isinstance(value, list):
         return [_plain(inner) for inner in value]
     if not isinstance(value, dict):

@@ -15,10 +15,10 @@ def starter(kind: str, name: str) -> str:
     Raises UsageError for another kind, or a name that a job cannot have.
     """
     if kind not in KINDS:
-        raise UsageError(f"there is no starter for {kind!r}", hint=f"one of {', '.join(KINDS)}")
+        raise UsageError(f"unknown kind of starter job {kind!r}", hint=f"choose one of {', '.join(KINDS)}")
     _check(name)
     text = (files("cloud_train.job") / "starters" / f"{kind}.yaml").read_text(encoding="utf-8")
-    # Quoted where YAML would read a number, such as in a job called 2024.
+    # Quoted if YAML would read it as a number, such as the name 2024.
     return text.replace(f"name: my-{kind}", f"name: {name if name[:1].isalpha() and name not in _WORDS else repr(name)}", 1)
 
 
@@ -31,4 +31,4 @@ def _check(name: str) -> None:
     from cloud_train.spec.section import NAME_PATTERN, PATTERNS
 
     if not re.fullmatch(NAME_PATTERN, name):
-        raise UsageError(f"a job cannot be called {name!r}", hint=f"expected: {PATTERNS[NAME_PATTERN]}")
+        raise UsageError(f"invalid job name {name!r}", hint=f"expected: {PATTERNS[NAME_PATTERN]}")

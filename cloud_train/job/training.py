@@ -1,4 +1,4 @@
-"""The ``train`` and ``checkpoint`` sections: how long, how, and what is kept of it."""
+"""The ``train`` and ``checkpoint`` sections: how long and how to train, and which checkpoints are kept."""
 
 from math import ceil
 from typing import Annotated, Literal, overload
@@ -14,16 +14,16 @@ _FAST_DEV_STEPS = 2
 
 
 class EarlyStopping(Section):
-    """End the training when a metric has stopped getting better."""
+    """Stop training when a metric no longer improves."""
 
     metric: MetricName | None = None
-    """The metric, such as ``validation/loss``; the one that decides which checkpoint is best, if left out."""
+    """The metric, such as ``validation/loss``; the one that ranks checkpoints if left out."""
     goal: Literal["min", "max"] | None = None
-    """Whether less or more is better; told from the metric's name if left out."""
+    """Whether lower or higher is better; inferred from the metric's name if left out."""
     patience: Count = 3
-    """Validations in a row that may pass without getting better."""
+    """Consecutive validations without improvement after which training stops."""
     min_delta: NonNegative = 0.0
-    """By how much a metric has to change to count as better."""
+    """Smallest change of the metric that counts as an improvement."""
 
 
 class TrainSpec(Section):
@@ -34,9 +34,9 @@ class TrainSpec(Section):
     steps: Count | None = None
     """Optimizer steps, instead of ``epochs``."""
     batch_size: Count = 64
-    """Samples, lines or sequences of text in one step, over all processes together."""
+    """Samples, lines or sequences of text in one step, across all processes."""
     accumulate: Count = 1
-    """Work through each step's batch in so many parts, one after another: the same step in a fraction of the memory."""
+    """Process each step's batch in this many parts, one after another: the same step in a fraction of the memory."""
     optimizer: Annotated[OptimizerSection, OPTIMIZERS] = Field(default_factory=Optimizer)
     """The optimizer and its settings."""
     schedule: Annotated[str | ScheduleSection, SCHEDULES] = "constant"
@@ -44,33 +44,33 @@ class TrainSpec(Section):
     clip_norm: NonNegative | None = None
     """Scale gradients down to this global L2 norm where they exceed it; 0 never does. 1 for an RNN and 0 for a CNN if left out."""
     label_smoothing: Share = 0.0
-    """Part of a target's probability that is spread over all classes (Szegedy et al., 2016); validation is without it."""
+    """Fraction of a target's probability that is spread over all classes (Szegedy et al., 2016); not used in validation."""
     class_weights: Literal["balanced"] | Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
-    """Factor of each class in the training loss, in the order of the classes; ``balanced`` makes rare classes count as much as frequent
+    """Weight of each class in the training loss, in the order of the classes; ``balanced`` makes rare classes count as much as frequent
     ones.
     """
     ema: Fraction | None = None
-    """Keep an exponential moving average of the weights with this decay, such as 0.999; it is what is validated and delivered."""
+    """Keep an exponential moving average of the weights with this decay, such as 0.999; the average is validated and saved as the model."""
     early_stopping: EarlyStopping | None = None
-    """End the training when it has stopped getting better."""
+    """Stop training when it no longer improves."""
     evaluate: Cadence = Cadence(1, "epoch")
     """How often to validate, in epochs or steps; the end of the run is always validated."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the arithmetic: the weights stay in fp32, and fp16 comes with a gradient scaler."""
+    """Number format of the arithmetic: the weights stay in fp32, and fp16 uses a gradient scaler."""
     channels_last: bool = True
-    """Keep images with their channels innermost in memory: faster on CPUs and with tensor cores."""
+    """Store images with their channels innermost in memory: faster on CPUs and with tensor cores."""
     compile: bool = False
-    """Compile the network with ``torch.compile``, which takes a minute. A resumed run then has the same data order, not the same bits."""
+    """Compile the network with ``torch.compile``, which takes a minute. A resumed run then keeps its data order, but not its bits."""
     carry_state: bool = False
     """Text: carry the hidden state from each sequence into the one that follows it in the text (truncated back-propagation through time),
     instead of shuffling the sequences and starting each from zeros.
     """
     fast_dev_run: bool = False
-    """Two steps, two batches of validation, a checkpoint and the model: does the job work at all?"""
+    """Two steps, two batches of validation, a checkpoint and the model: a quick test of the whole job."""
     tensorboard: bool = True
-    """Write TensorBoard's event files beside the metrics."""
+    """Write TensorBoard event files in addition to the metrics."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """From which every random choice is derived."""
+    """Seed of every random choice."""
 
     @property
     def schedule_section(self) -> ScheduleSection:
@@ -78,9 +78,9 @@ class TrainSpec(Section):
         return self.schedule if isinstance(self.schedule, ScheduleSection) else Schedule.model_validate({"name": self.schedule})
 
     def steps_per_epoch(self, train_samples: int | None) -> int | None:
-        """Optimizer steps in one pass over the training samples, None where their number is not known.
+        """Optimizer steps in one pass over the training samples; None if their number is unknown.
 
-        The last batch may be smaller; where a state is carried from batch to batch, every batch is whole and the rest is left out.
+        The last batch may be smaller; with ``carry_state`` every batch is full, and the remaining samples are left out.
         """
         if train_samples is None:
             return None
@@ -91,7 +91,7 @@ class TrainSpec(Section):
     @overload
     def total_steps(self, per_epoch: int | None) -> int | None: ...
     def total_steps(self, per_epoch: int | None) -> int | None:
-        """Optimizer steps of the whole job, ``per_epoch`` of them in an epoch; None where that is not known and decides it."""
+        """Optimizer steps of the whole job, with ``per_epoch`` steps in each epoch; None if that is unknown and needed."""
         steps = self.steps
         if steps is None and per_epoch is not None:
             steps = (self.epochs or 0) * per_epoch
@@ -104,11 +104,11 @@ class Best(Section):
     """Which checkpoints are the best."""
 
     metric: MetricName | None = None
-    """The metric that decides, such as ``validation/loss``; ``validation/accuracy``, or else ``validation/loss``, if left out."""
+    """The metric that ranks them, such as ``validation/loss``; if left out, ``validation/accuracy``, or ``validation/loss`` without one."""
     goal: Literal["min", "max"] | None = None
-    """Whether less or more is better; told from the metric's name if left out."""
+    """Whether lower or higher is better; inferred from the metric's name if left out."""
     keep: Count = 1
-    """How many of the best are kept beside the newest."""
+    """How many of the best are kept in addition to the newest."""
 
 
 class CheckpointSpec(Section):
@@ -119,4 +119,4 @@ class CheckpointSpec(Section):
     keep: Count = 3
     """Newest checkpoints kept."""
     best: Best = Field(default_factory=Best)
-    """The best checkpoints are kept as well."""
+    """Which of the best checkpoints are kept too."""

@@ -1,4 +1,4 @@
-"""The ``model`` section: a network with its layers by arithmetic, or a program of the user's own in its place."""
+"""The ``model`` section: a network, with its layers computed by arithmetic, or the user's own program instead."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from cloud_train.spec.section import Section
 
 
 class ModelSection(Section):
-    """A network, or a script in place of one. The network itself, which needs torch, is built by the function that ``builder`` names."""
+    """A network, or a script instead of one. The network itself, which needs torch, is built by the function that ``builder`` names."""
 
     kind: str
 
@@ -22,22 +22,22 @@ class ModelSection(Section):
     builder: ClassVar[str] = ""
     """``module:function`` that builds the network, called in the training process as ``function(section, description)``.
 
-    ``description`` is a ``training.description.ModelDescription``; the function returns a ``torch.nn.Module``, whose parameters and layers
-    are those that ``layer_facts`` tells.
+    ``description`` is a ``training.description.ModelDescription``; the function returns a ``torch.nn.Module``, with the parameters and
+    layers that ``layer_facts`` lists.
     """
     default_clip_norm: ClassVar[float] = 0.0
-    """The global L2 norm to which gradients are scaled down where the job sets no ``train.clip_norm``; 0 never scales them."""
+    """The global L2 norm to which gradients are scaled down if the job sets no ``train.clip_norm``; 0 never scales them."""
 
     @abstractmethod
     def layer_facts(self, data: DataFacts) -> tuple[LayerFacts, ...]:
-        """The layers on ``data``, in the order in which the data passes; their names are those of the torch modules.
+        """The layers for ``data``, in the order in which data passes through them, named after the torch modules.
 
-        Shapes leave out the batch axis; images are channels × height × width, and ``T`` stands for the length of a sequence. Raises
-        FieldError where the network cannot be built for this data.
+        Shapes leave out the batch axis; images are channels × height × width, and ``T`` is the length of a sequence. Raises FieldError if
+        the network cannot be built for this data.
         """
 
     def check(self, data: DataSection | None) -> Iterator[Finding]:
-        """What is wrong with the section alone, or beside the ``data`` section; the data itself is not looked at."""
+        """Mistakes in this section, by itself or in combination with the ``data`` section; the data itself is not read."""
         yield from ()
 
     def ignored_fields(self) -> Iterator[Finding]:
@@ -53,14 +53,14 @@ class ScriptModel(ModelSection):
     """Your own program, in any language and any framework."""
 
     kind: Literal["script"]
-    """A program of your own."""
+    """Your own program."""
     command: Annotated[str, Field(min_length=1)] | Annotated[tuple[str, ...], Field(min_length=1)]
-    """A list is started as it stands; a text is run by ``/bin/sh -c``, so that ``$VARIABLES`` expand."""
+    """A list is run without a shell; a string is run by ``/bin/sh -c``, so that ``$VARIABLES`` expand."""
     directory: str = "."
     """Where the command starts, relative to the job file."""
 
     reads: ClassVar[tuple[SampleKind, ...]] = ("files",)
 
     def layer_facts(self, data: DataFacts) -> tuple[LayerFacts, ...]:
-        """None are known."""
+        """No layers: only the script knows them."""
         return ()

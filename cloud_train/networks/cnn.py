@@ -18,12 +18,12 @@ _SMALL_IMAGE = 64
 
 @dataclass(frozen=True)
 class ResidualNet:
-    """What tells one residual net of He et al. (2016) from another."""
+    """The shape of a residual net of He et al. (2016)."""
 
     blocks: tuple[int, int, int, int]
-    """Residual blocks of each stage; the stages have 64, 128, 256 and 512 channels inside, and halve the image but for the first."""
+    """Residual blocks of each stage; the stages have 64, 128, 256 and 512 channels inside, and all but the first halve the image."""
     expansion: int
-    """Channels that come out of a block for each one inside: 1 for two 3×3 convolutions, 4 for a bottleneck of 1×1, 3×3 and 1×1."""
+    """Output channels of a block for each channel inside: 1 for two 3×3 convolutions, 4 for a bottleneck of 1×1, 3×3 and 1×1."""
 
 
 RESIDUAL_NETS = {"resnet18": ResidualNet((2, 2, 2, 2), 1), "resnet50": ResidualNet((3, 4, 6, 3), 4)}
@@ -44,9 +44,9 @@ class ConvBlock(Section):
     norm: Literal["none", "batch"] = "none"
     """``batch`` puts batch normalization (Ioffe and Szegedy, 2015) between convolution and ReLU; the convolution then has no bias."""
     pool: Count = 2
-    """Side and stride of the max-pooling window, in pixels; 1 pools nothing."""
+    """Side and stride of the max-pooling window, in pixels; 1 disables pooling."""
     dropout: Share = 0.0
-    """Part of the channels that is dropped after the pooling, in training."""
+    """Fraction of the channels that is dropped after the pooling, in training."""
 
 
 class CnnModel(ModelSection):
@@ -55,27 +55,27 @@ class CnnModel(ModelSection):
     kind: Literal["cnn"]
     """A convolutional network."""
     network: Literal["blocks", "resnet18", "resnet50"] = "blocks"
-    """``blocks`` is what ``blocks`` lists; the others are the residual nets of He et al. (2016), in the variant
+    """``blocks`` uses the blocks listed in the field ``blocks``; the others are the residual nets of He et al. (2016), in the variant
     called v1.5, whose bottlenecks halve the image in their 3×3 convolution.
     """
     blocks: tuple[ConvBlock, ...] = Field(default_factory=lambda: (ConvBlock(filters=32), ConvBlock(filters=64)), min_length=1)
-    """The blocks, from the image inwards. The default is two of 32 and 64 filters: on 28×28×1 and 10 classes the classic net of 34,826
-    parameters. Not for a residual net.
+    """The blocks, starting from the image. The default is two blocks of 32 and 64 filters: with 28×28×1 pixels and 10 classes, the classic
+    net of 34,826 parameters. Not for a residual net.
     """
     head: Literal["flatten", "average"] = "flatten"
     """What the dense layer reads after the ``blocks``: every pixel of every channel, or each channel's average (global average pooling)."""
     dropout: Share = 0.0
-    """Part of the dense layer's inputs that is dropped, in training."""
+    """Fraction of the dense layer's inputs that is dropped, in training."""
     stem: Literal["auto", "small", "large"] = "auto"
-    """How a residual net begins: ``large`` with 7×7 pixels, stride 2 and a max-pooling, as for ImageNet; ``small`` with 3×3 and stride 1,
-    as for CIFAR; ``auto`` takes the small one for images below 64 pixels.
+    """How a residual net begins: ``large`` is a 7×7 convolution with stride 2 and max-pooling, as for ImageNet; ``small`` is a 3×3
+    convolution with stride 1, as for CIFAR; ``auto`` uses the small one for images below 64 pixels.
     """
 
     reads: ClassVar[tuple[SampleKind, ...]] = ("images",)
     builder: ClassVar[str] = "cloud_train.training.models.cnn:build_cnn"
 
     def layer_facts(self, data: DataFacts) -> tuple[LayerFacts, ...]:
-        """The layers for images of this size. Raises FieldError where a block finds too small an image."""
+        """The layers for images of this size. Raises FieldError if the image is too small for a block."""
         height, width, channels = data.sample_shape
         net = RESIDUAL_NETS.get(self.network)
         body = _blocks(self, height, width, channels) if net is None else _residual(self, net, height, width, channels)
@@ -90,7 +90,7 @@ class CnnModel(ModelSection):
             yield ("model", "head"), f"{self.network} always ends with global average pooling", "network: blocks, or no head"
 
     def has_small_stem(self, height: int, width: int) -> bool:
-        """Whether a residual net begins with 3×3 pixels and stride 1, rather than with 7×7, stride 2 and a max-pooling."""
+        """Whether a residual net begins with the small stem, for images of this size."""
         return min(height, width) < _SMALL_IMAGE if self.stem == "auto" else self.stem == "small"
 
 
@@ -118,7 +118,7 @@ def _check_pixels(number: int, block: ConvBlock, height: int, width: int) -> Non
         raise FieldError(
             ("model", "blocks", number),
             f"the image is too small for this block: {left}" + (f", and pooling needs {block.pool}" if block.pool > 1 else ""),
-            hint="take a block away, or give data.size more pixels",
+            hint="remove a block, or increase data.size",
         )
 
 
@@ -142,7 +142,7 @@ def _residual(model: CnnModel, net: ResidualNet, height: int, width: int, channe
 
 
 def _residual_parameters(channels: int, inner: int, expansion: int, stride: int) -> int:
-    """Of one block: its convolutions, two numbers a channel for the normalization after each, and the shortcut if it is a convolution."""
+    """Parameters of one block: its convolutions, two per channel for each normalization, and the shortcut if it is a convolution."""
     outer = inner * expansion
     if expansion == 1:
         parameters = 9 * (channels + inner) * inner + 4 * inner
@@ -153,7 +153,7 @@ def _residual_parameters(channels: int, inner: int, expansion: int, stride: int)
 
 
 def _classifier(model: CnnModel, body: list[LayerFacts], classes: int) -> Iterator[LayerFacts]:
-    """The body, and what makes scores of the channels that come out of it."""
+    """The body, and the layers that turn its output channels into class scores."""
     yield from body
     channels, height, width = (int(side) for side in body[-1].output_shape)
     is_average = model.network != "blocks" or model.head == "average"

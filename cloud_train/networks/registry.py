@@ -1,4 +1,4 @@
-"""Which networks there are. A package adds one as an entry point ``cloud_train.models`` that names a subclass of ``ModelSection``."""
+"""The registry of networks. A package adds one as an entry point ``cloud_train.models`` that names a subclass of ``ModelSection``."""
 
 from typing import Annotated
 
@@ -12,6 +12,8 @@ MODELS: Registry[ModelSection] = Registry(
     field="kind",
     group="cloud_train.models",
     base=ModelSection,
+    requires=("reads", "builder"),
+    target="builder",
     built_in={"cnn": CnnModel, "rnn": RnnModel, "script": ScriptModel},
 )
 

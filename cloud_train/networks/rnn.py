@@ -13,7 +13,7 @@ from cloud_train.spec.section import Count, Share
 
 _GATES = {"elman": 1, "gru": 3, "lstm": 4}
 _LARGE_BATCH_BYTES = 256 << 20
-"""A batch that is larger deserves a note."""
+"""A larger batch gets a note in the plan."""
 
 
 class RnnModel(ModelSection):
@@ -28,28 +28,28 @@ class RnnModel(ModelSection):
     layers: Annotated[int, Field(ge=1, le=64)] = 1
     """Recurrent layers on top of each other."""
     embedding_size: Count | None = None
-    """Width of a learned embedding of characters or words; without it they go in one-hot."""
+    """Width of a learned embedding of characters or words; without it they are one-hot encoded."""
     dropout: Share = 0.0
-    """Part of each layer's outputs that is dropped, in training."""
+    """Fraction of each layer's outputs that is dropped, in training."""
     bidirectional: bool = False
-    """Read each line from both ends. For classification: a language model must not see what comes."""
+    """Read each line from both ends. For classification only: a language model must not see what comes next."""
 
     reads: ClassVar[tuple[SampleKind, ...]] = ("text", "lines")
     builder: ClassVar[str] = "cloud_train.training.models.rnn:build_rnn"
     default_clip_norm: ClassVar[float] = 1.0
 
     def layer_facts(self, data: DataFacts) -> tuple[LayerFacts, ...]:
-        """The layers of a language model, or of a line classifier where the data has ``tokens``. Raises FieldError as ``check`` finds."""
+        """The layers of a language model, or of a line classifier if the data has ``tokens``. Raises FieldError as ``check`` does."""
         for path, reason, hint in self._check_direction(is_language_model=data.tokens is None):
             raise FieldError(path, reason, hint)
         return tuple(_language_model(self, data.classes) if data.tokens is None else _line_classifier(self, data.tokens, data.classes))
 
     def check(self, data: DataSection | None) -> Iterator[Finding]:
-        """Whether the network can read in the direction that the section asks for."""
+        """Mistakes in the reading direction."""
         yield from self._check_direction(is_language_model=data is not None and data.sample_kind != "lines")
 
     def notes(self, data: DataFacts, batch_size: int) -> Iterator[str]:
-        """Where lines of many different tokens go in one-hot, which takes a surprising amount of memory."""
+        """A note on one-hot encoding of many distinct tokens, which takes a surprising amount of memory."""
         if self.embedding_size or not data.tokens:
             return
         batch_bytes = batch_size * data.sample_shape[0] * data.tokens * 4
@@ -62,7 +62,7 @@ class RnnModel(ModelSection):
     def _check_direction(self, *, is_language_model: bool) -> Iterator[Finding]:
         field = ("model", "bidirectional")
         if self.bidirectional and self.cell == "linear":
-            yield field, "the linear cell reads in one direction", "cell: elman, gru or lstm, or no bidirectional"
+            yield field, "the linear cell reads in only one direction", "cell: elman, gru or lstm, or no bidirectional"
         elif self.bidirectional and is_language_model:
             yield field, "a language model must not see what comes next", "data: {dataset: sequences}, or no bidirectional"
 
@@ -107,7 +107,7 @@ def _last_dropout(model: RnnModel, shape: tuple[int | str, ...]) -> LayerFacts:
 
 
 def _input_widths(model: RnnModel, inputs: int) -> list[int]:
-    """What each layer reads at a time."""
+    """Input width of each layer, per step."""
     return [model.embedding_size or inputs] + [model.hidden_size * _directions(model)] * (model.layers - 1)
 
 

@@ -25,6 +25,7 @@ from cloud_train.run.ranking import Ranking
 from cloud_train.run.record import Program
 from cloud_train.run.states import Cause
 from cloud_train.spec.facts import DataFacts
+from cloud_train.spec.registry import plugin_code
 from cloud_train.storage.registry import absolute_url, check_url, scheme_of
 
 
@@ -82,12 +83,13 @@ def _plan_of(loaded: LoadedJob, place: Provider, chosen: Config | None) -> Plan:
         origins=loaded.origins,
         notes=(
             *_data_notes(loaded),
-            *(spec.model.notes(loaded.data, spec.train.batch_size) if loaded.data else ()),
+            *_model_notes(loaded),
             *_notes(spec, place.name, place.capabilities),
             *_cloud_notes(spec, place, chosen),
         ),
         image=ingredients(spec, settings) if place.capabilities.containers else None,
         host_data=_host_data(spec, directory, place),
+        most_download_bytes=spec.data.most_download_bytes if spec.data and spec.data.downloads() else None,
     )
 
 
@@ -196,6 +198,13 @@ def _steps(spec: JobSpec, data: DataFacts | None) -> tuple[int | None, int | Non
         return None, None
     per_epoch = spec.train.steps_per_epoch(data.train_samples if data else None)
     return per_epoch, spec.train.total_steps(per_epoch)
+
+
+def _model_notes(loaded: LoadedJob) -> tuple[str, ...]:
+    """The network's own notes. Raises BrokenComponentError if a plugin's code fails."""
+    spec = loaded.spec
+    with plugin_code(spec.model, "fails in notes"):
+        return tuple(spec.model.notes(loaded.data, spec.train.batch_size)) if loaded.data else ()
 
 
 def _data_notes(loaded: LoadedJob) -> Iterator[str]:

@@ -27,6 +27,7 @@ _OF_ATTEMPT = ("provider", "state", "cause", "message", "started", "ended", "hos
 _COLUMNS = (*(f"runs.{name}" for name in _OF_RUN), "attempts.number", *(f"attempts.{name}" for name in _OF_ATTEMPT))
 _FIELDS = (*_OF_RUN, "attempt", *_OF_ATTEMPT)
 """The field of ``Entry`` that each column becomes."""
+_TEXTS = ("run_id", "name", "store", "provider", "state", "message", "host")
 _NEWEST = "attempts.number = (SELECT max(number) FROM attempts AS a WHERE a.run_id = runs.run_id)"
 
 UNMANAGED: dict[str, Any] = {"elsewhere": True}
@@ -391,6 +392,8 @@ def _new_attempt(run_id: str, number: int, provider: str, settings: Mapping[str,
 
 def _entry(row: tuple[Any, ...]) -> Entry:
     values = dict(zip(_FIELDS, row, strict=True))
+    if not all(isinstance(values[name], str) for name in _TEXTS) or not isinstance(values["attempt"], int):
+        raise TypeError("a row of the ledger has values of other types")
     reference = json.loads(values["reference"]) if values["reference"] else None
     return Entry(
         **{

@@ -102,10 +102,9 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
 
 def copy_in_memory(path: Path) -> sqlite3.Connection:
     """A writable copy of the ledger in memory, for commands that work without recording anything. Raises StoreError."""
-    with explained(path):
-        with closing(_open_read_only(path)) as source:
-            _refuse_newer(_read_version(source), path)
-            return _in_memory(source, writable=True)
+    with explained(path), closing(_open_read_only(path)) as source:
+        _refuse_newer(_read_version(source), path)
+        return _in_memory(source, writable=True)
 
 
 @contextmanager

@@ -47,6 +47,8 @@ class Plan:
     """The container image: a description of its build, then, once built, its name by digest; None without containers."""
     host_data: str | None = None
     """Absolute path of the job's data on this machine, to mount into the container; None without data or without a container."""
+    most_download_bytes: int | None = None
+    """The largest file to download for the data set, in bytes; None without a limit. In JSON only if there is one."""
     record_sha256: str = NOT_WRITTEN
     """SHA-256, in hexadecimal, of the ``run.json`` that the worker may run; zeros until that file is written."""
     is_foreign: bool = False
@@ -64,6 +66,8 @@ class Plan:
     def facts(self) -> dict[str, Any]:
         """The plan as ``run.json`` holds it: without the job and the program, which have their own sections there."""
         fields = {name: value for name, value in vars(self).items() if name not in _BESIDE}
+        if self.most_download_bytes is None:
+            del fields["most_download_bytes"]
         return {
             **fields,
             "notes": list(self.notes),

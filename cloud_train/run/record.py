@@ -201,5 +201,6 @@ def _check_sections(job: dict[str, Any], plan: dict[str, Any], provenance: dict[
     of_plan.text("store", default="")
     of_plan.mapping("provider_settings", default={})
     of_plan.whole_or_none("total_steps", 0, documents.LARGEST_STEP)
+    of_plan.whole_or_none("most_download_bytes", 1, documents.LARGEST_STEP)
     if not (of_provenance := Fields(provenance, "provenance")).is_null("job_file"):
         of_provenance.text("job_file")

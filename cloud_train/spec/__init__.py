@@ -1,1 +1,1 @@
-"""What every section of a job file is made of: field types, problems with their places, facts for the plan, registries of components."""
+"""The parts that all sections of a job file share: field types, problems with their places, facts for the plan, component registries."""

@@ -1,9 +1,9 @@
-"""What a job amounts to, by arithmetic alone: layers with shapes and parameters, the data set's size, steps per epoch. Imports no torch."""
+"""The facts about a job, by arithmetic alone: layers with shapes and parameters, the size of the data set. Imports no torch."""
 
 from dataclasses import dataclass
 
-UNKNOWN = "unknown until the data exists"
-"""What the plan says of a number that only the data tells."""
+UNKNOWN = "unknown until the data is available"
+"""What the plan shows instead of a number that depends on the data."""
 
 
 @dataclass(frozen=True)
@@ -18,17 +18,17 @@ class LayerFacts:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """A data set as the job asks for it. For a text, a sample is one sequence and the classes are its characters."""
+    """A data set as the job uses it. For text, a sample is one sequence and the classes are its characters."""
 
     dataset: str
     sample_shape: tuple[int, ...]
     """(height, width, channels) of an image, (sequence_length,) of a text, (max_length,) of labelled lines."""
     classes: int
-    """Classes of images and labelled lines, different characters of a text."""
+    """Classes of images and labelled lines, distinct characters of a text."""
     train_samples: int | None
-    """None where it is not known before the data is there."""
+    """None if it is unknown until the data is available."""
     validation_samples: int | None
     source: str
-    """Where it comes from, for a person."""
+    """Where it comes from, for display."""
     tokens: int | None = None
-    """Different tokens that a classifier of lines reads, "unknown" included; None for images and texts."""
+    """Distinct tokens that a classifier of lines reads, including "unknown"; None for images and text."""

@@ -1,10 +1,12 @@
-"""Paths as a job file writes them, and reading what is there."""
+"""Paths as a job file writes them, and reading the files they name."""
 
 import errno
 import os
 import stat
 from pathlib import Path
 
+LARGEST_TEXT_BYTES = 1 << 30
+"""The largest file of text or of labelled lines that is read."""
 _PIECE_BYTES = 1 << 20
 
 
@@ -18,18 +20,17 @@ def has_home(path: str) -> bool:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is anything at ``path``."""
+    """Whether ``path`` exists, as far as this user can see."""
     try:
         return path.exists()
-    except OSError:  # a name that is too long, or a folder that may not be entered
+    except OSError:  # the name is too long, or a folder above it is not accessible
         return False
 
 
 def read_plain(path: Path, most: int) -> bytes | None:
-    """The file at ``path``; None if it is not a plain file of at most ``most`` bytes. Never waits for one. Raises OSError.
+    """The content of ``path``; None if it is not a regular file of at most ``most`` bytes. Never blocks. Raises OSError.
 
-    Only as many bytes are read as the file has by its own account. Some files of the kernel (``/proc/kmsg``) look like plain files of no
-    bytes, and block their reader.
+    Reads no more bytes than ``fstat`` reports: some kernel files (``/proc/kmsg``) look like empty regular files and block their reader.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:

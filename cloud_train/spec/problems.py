@@ -9,9 +9,9 @@ from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.secret_names import without_credentials
 
 Path = tuple[str | int, ...]
-"""Where a value stands in a file's data: keys of mappings, indices of lists."""
+"""Where a value is in a file's data: keys of mappings, indices of lists."""
 Finding = tuple[Path, str, str]
-"""A mistake that is not located yet: where, what is wrong, and what was expected."""
+"""A mistake whose line is not known yet: path, message, and what was expected."""
 
 _SHOWN = 50
 _WIDTH = 100
@@ -21,7 +21,7 @@ _LONGEST_LINE = 2000
 
 @dataclass(frozen=True)
 class Place:
-    """Where something was written: a file with line and column (both from 1), or an option of the command line."""
+    """Where something was written: a file with line and column (both from 1), or a command-line option."""
 
     file: str
     line: int | None = None
@@ -43,14 +43,14 @@ class Problem:
     suggestion: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON, without the line where that is so long that many mistakes in it would repeat it many times."""
+        """As JSON; a very long source line is left out, because every mistake in it would repeat it."""
         fields = asdict(self)
         if len(self.place.source) > _LONGEST_LINE:
             fields["place"]["source"] = ""
         return fields
 
     def render(self) -> str:
-        """As a compiler shows it: place and message, the line with a mark below the column, what was expected."""
+        """In a compiler's style: place and message, the line with a caret below the column, what was expected."""
         lines = [f"{self.place}: {self.message}"]
         if self.place.source and self.place.column:
             source, column = _cut(self.place.source, self.place.column)
@@ -62,7 +62,7 @@ class Problem:
         return "\n".join(lines)
 
     def without_credentials(self) -> "Problem":
-        """The same mistake, without what stands in a URL as user, password or query."""
+        """The same mistake, with the users, passwords and queries of URLs masked."""
         place = replace(self.place, file=without_credentials(self.place.file))  # lines of a file were masked when it was read
         return Problem(place, *map(without_credentials, (self.message, self.expected, self.suggestion)))
 
@@ -70,7 +70,7 @@ class Problem:
 class JobFileError(JobError):
     """A job or config file has mistakes; ``problems`` lists every one of them, in the order of their places.
 
-    Whatever a file or a command line held, no credential of a URL is in them.
+    They never contain credentials of URLs, whatever the file or command line contained.
     """
 
     code = "job-file"
@@ -91,7 +91,7 @@ class JobFileError(JobError):
 
 
 class FieldError(JobError):
-    """A value of a job that cannot be used, found by looking at what it means (a text file that is not there, say)."""
+    """A value of a job that cannot be used, found by checking what it refers to (such as a missing text file)."""
 
     code = "job-file"
 
@@ -103,7 +103,7 @@ class FieldError(JobError):
 
 
 class AbsentDataError(FieldError):
-    """The job's data is not on this machine; ``known`` is what the job amounts to all the same, None if that is nothing."""
+    """The job's data is not on this machine; ``known`` is what is known about it nevertheless, or None."""
 
     def __init__(self, path: Path, message: str, hint: str | None = None, known: DataFacts | None = None) -> None:
         super().__init__(path, message, hint)
@@ -116,13 +116,13 @@ def dotted(path: Path) -> str:
 
 
 def shortened(text: str) -> str:
-    """``text`` as a message may quote it: without credentials of a URL, and with its end cut off where it is too long."""
+    """``text`` as a message may quote it: with credentials of URLs masked, and truncated if it is too long."""
     text = without_credentials(text)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def _cut(source: str, column: int) -> tuple[str, int]:
-    """The part of a long line around ``column``, and where the column stands in it; what cannot be shown is a dot."""
+    """The part of a long line around ``column``, and the column's position in it; unprintable characters become dots."""
     start = max(0, column - 1 - _WIDTH // 2) if len(source) > _WIDTH else 0
     visible = "".join(character if character.isprintable() else "·" for character in source[start : start + _WIDTH])
     return visible, column - start

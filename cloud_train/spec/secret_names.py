@@ -1,6 +1,6 @@
-"""What must not be shown: values behind names that look like a secret's, and the credentials that stand in URLs.
+"""What must not be shown: the values of names that look like a secret's, and the credentials in URLs.
 
-Neither belongs in a job file, and no message may repeat them. Everything here takes time in proportion to the text. The
+Neither belongs in a job file, and no message may repeat them. Everything here runs in time proportional to the length of the text. The
 worker uses this module too, so it has to work on Python 3.10 with the standard library alone.
 """
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 COVER = "•"
-"""What stands in a line in place of each character that is not shown."""
+"""Replaces each hidden character of a line."""
 
 _WORD = r"(?:(?:API|ACCESS|PRIVATE|SECRET)?KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)"
 _SECRET = re.compile(rf"(?:^|_){_WORD}(?:_|$)", re.IGNORECASE)
-# A name is looked at as a whole and once: the lookarounds keep the search from trying it again from its second character on.
+# The lookarounds match each name once and as a whole, so that the search does not try again from its second character.
 _ASSIGNED = re.compile(r"(?<![A-Za-z0-9_])([A-Za-z0-9_]+)(?![A-Za-z0-9_])[\"']?\s*[:=]\s*")
 _NEW_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]")
 _GRANTING = re.compile(
@@ -26,17 +26,17 @@ _GRANTING = re.compile(
     r"(?:_|$)",
     re.IGNORECASE,
 )
-"""What signatures and logins are called in URLs, beside the names of ``_SECRET``."""
+"""Names of signatures and logins in URLs, in addition to those of ``_SECRET``."""
 _CHUNK = re.compile(r"\S+")
 _SCHEME = ":/"
 _DIGEST = "@sha256:"  # of an image
 _STORE = re.compile(r"(?<![A-Za-z0-9+.-])(?:s3|gs|az|file)\Z")
 _LONGEST_STORE = len("-file")
 _ESCAPED_SLASH = re.compile(r"\\(?:/|x2f|u002f|U0000002f)", re.IGNORECASE)
-"""A slash as quoted text of YAML or JSON may have it."""
+"""A slash as quoted strings of YAML or JSON may escape it."""
 _PORT = re.compile(r"[0-9]{1,5}(?=[/?#]|$)")
 _AROUND = "\"'`,;)]}>"
-"""What may close around a URL in a line without belonging to it."""
+"""Punctuation that may follow a URL in a line without belonging to it."""
 
 
 def looks_secret(name: str) -> bool:
@@ -50,7 +50,7 @@ def granting_parameter(url: str) -> str | None:
     A URL with one is itself a secret: it grants what it was signed for.
     """
     start = min((place for mark in "?#;" if (place := url.find(mark)) >= 0), default=len(url))
-    for part in re.split("[?#&;]", unquote(unquote(url[start:]))):  # a URL within a URL is encoded, maybe twice
+    for part in re.split("[?#&;]", unquote(unquote(url[start:]))):  # a URL inside a URL is percent-encoded, maybe twice
         name, equals, value = part.partition("=")
         spelt = _NEW_WORD.sub("_", name)
         if equals and value and (looks_secret(spelt) or _GRANTING.search(spelt)):
@@ -59,22 +59,22 @@ def granting_parameter(url: str) -> str | None:
 
 
 def masked(line: str) -> str:
-    """A line of a file as a message may show it, each character in its column.
+    """A line of a file as a message may show it, with every character still in its column.
 
-    Covered is what stands behind a name that looks like a secret's, and what stands in a URL as user, password, query or fragment.
+    Hidden are the rest of the line after a name that looks like a secret's, and the user, password, query and fragment of URLs.
     """
     for match in _ASSIGNED.finditer(line):
         if looks_secret(match[1]):
             line = line[: match.end()] + COVER * (len(line) - match.end())
             break
     escaped = _ESCAPED_SLASH.search(line)
-    if escaped:  # such a URL has to be understood before its parts are known
+    if escaped:  # such a URL would have to be decoded to find its parts
         line = covered(line, [(escaped.end(), len(line))])
     return covered(line, credentials(line))
 
 
 def covered(line: str, spans: Iterator[tuple[int, int]] | list[tuple[int, int]]) -> str:
-    """``line`` with each character of the spans covered."""
+    """``line`` with every character of the spans hidden."""
     characters: list[str] | None = None
     for start, end in spans:
         characters = list(line) if characters is None else characters
@@ -94,10 +94,10 @@ def without_credentials(text: str) -> str:
 
 
 def credentials(text: str) -> Iterator[tuple[int, int]]:
-    """Where in ``text`` URLs hold what may be a credential: what stands before ``@``, and everything behind ``?`` or ``#``.
+    """The spans of ``text`` where URLs may hold credentials: the part before ``@``, and everything after ``?`` or ``#``.
 
-    In a store's URL ``#`` is a character of a key; behind ``?`` a signature may have been pasted. A URL that was taken for a path has lost
-    one of its two slashes, and counts as well; so does one without a scheme (``user:password@host``, ``host/name?signature=…``).
+    In a store's URL ``#`` is part of a key, but a signature may have been pasted after ``?``. A URL that was treated as a path has lost one
+    of its two slashes and counts too; so does one without a scheme (``user:password@host``, ``host/name?signature=…``).
     """
     if not _may_hold_credentials(text):
         return
@@ -117,7 +117,7 @@ def _may_hold_credentials(text: str) -> bool:
 
 
 def _end_of_login(text: str) -> int:
-    """Where user and password end in what may be a URL whose scheme was forgotten, ``user:password@host``; 0 where there are none."""
+    """Where user and password end in what may be a URL without its scheme, ``user:password@host``; 0 if there are none."""
     at, colon = text.rfind("@"), text.find(":")
     return at if 0 <= colon < at and not text.startswith(_DIGEST, at) else 0
 
@@ -148,13 +148,13 @@ def _end_of_user(url: str) -> int:
     host = re.split("[/?#]", url, maxsplit=1)[0]
     if "@" in host:
         return host.rindex("@")
-    # A password that was not percent-encoded may hold a slash; what follows a host's colon is its port.
+    # A password that was not percent-encoded may contain a slash; after a host, the colon would begin a port.
     _, colon, rest = url.partition(":")
     return url.rindex("@") if colon and ":" in host and "@" in rest and not _PORT.match(rest) else 0
 
 
 def _login_in_path(url: str) -> tuple[int, int] | None:
-    """Where the path of what follows ``://`` has text before an ``@``, which may be a token with a slash in it; not that of a digest."""
+    """Where the path of what follows ``://`` has text before an ``@``, which may be a token with a slash in it; digests do not count."""
     path = re.split("[?#]", url, maxsplit=1)[0]
     slash, at = path.find("/"), path.rfind("@")
     is_login = 0 <= slash < at and ":" not in path[:slash] and not path.startswith(_DIGEST, at)

@@ -1,4 +1,4 @@
-"""What every section of the job file shares: immutable once read, closed to unknown keys, and the types of plain fields."""
+"""The base class of all sections of the job file, and the types of plain fields."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 
 class Section(BaseModel):
-    """A mapping in the job file: immutable once read, and closed to unknown keys."""
+    """A mapping in the job file: immutable, and without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, strict=True, allow_inf_nan=False)
 
@@ -27,10 +27,10 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 PATTERNS = {
-    NAME_PATTERN: "a-z, 0-9 and '-' (not at the ends), at most 40 characters",
-    VARIABLE_PATTERN: "a variable's name: letters, digits and '_', no digit first",
-    SHA256_PATTERN: "64 characters of 0-9 and a-f, as sha256sum prints them",
+    NAME_PATTERN: "at most 40 characters of a-z, 0-9 and '-', not starting or ending with '-'",
+    VARIABLE_PATTERN: "a variable name: letters, digits and '_', not starting with a digit",
+    SHA256_PATTERN: "64 characters of 0-9 and a-f, as printed by sha256sum",
     URL_PATTERN: "a URL that begins with 'https://' or 'http://', without spaces",
     METRIC_PATTERN: "a metric with its split, such as 'validation/loss'",
 }
-"""Pattern → what it expects, for messages."""
+"""Pattern → what it expects, in words for messages."""

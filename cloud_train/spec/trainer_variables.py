@@ -1,8 +1,9 @@
 """Which environment variables a job may set for a built-in trainer.
 
-A job may come from a stranger, and many variables run code: PYTHONPATH and LD_PRELOAD, but also CUDA_INJECTION64_PATH, NCCL_NET_PLUGIN,
-OMP_TOOL_LIBRARIES and CXX. So only those are accepted that are known to tune a library and do nothing else. The user's own environment is
-not restricted, and neither is a script job, which runs the stranger's code anyway. Standard library only: the worker reads it too.
+A job may come from someone who is not trusted, and many variables cause code to run: PYTHONPATH and LD_PRELOAD, but also
+CUDA_INJECTION64_PATH, NCCL_NET_PLUGIN, OMP_TOOL_LIBRARIES and CXX. So only variables that are known to tune a library and do nothing else
+are accepted. The user's own environment is not restricted, and neither is a script job, which runs the job's own code anyway. Standard
+library only: the worker reads it too.
 """
 
 TRAINER_VARIABLES = frozenset(

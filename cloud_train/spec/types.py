@@ -1,7 +1,7 @@
-"""Shorthands of the job file, each a type that parses its text and declares its own JSON Schema.
+"""Shorthands of the job file, each a type that parses its string and declares its own JSON Schema.
 
-``2h`` and ``30 s`` are durations, ``16GB`` is a size, ``1 epoch`` is a cadence, ``L4:1`` an accelerator. A parsed value prints back in
-the form in which a person would write it.
+``2h`` and ``30 s`` are durations, ``16GB`` is a size, ``1 epoch`` is a cadence, ``L4:1`` an accelerator. A parsed value prints in the
+form that a person would write.
 """
 
 import re
@@ -20,7 +20,7 @@ _MOST_BYTES = 10**18
 
 
 class Shorthand:
-    """What the shorthands share: ``parse`` a text, print it back, and describe both to pydantic and to JSON Schema."""
+    """Base class of the shorthands: parses a string, prints it, and describes both to pydantic and JSON Schema."""
 
     pattern: ClassVar[str]
     expected: ClassVar[str]
@@ -29,7 +29,7 @@ class Shorthand:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read the shorthand ``text``; raises ValueError where it does not fit ``pattern``."""
+        """Read the shorthand ``text``; raises ValueError if it does not match ``pattern``."""
         match = re.fullmatch(cls.pattern, text.strip())
         if match is None:
             raise ValueError(f"expected {cls.expected}")
@@ -64,7 +64,7 @@ class Shorthand:
 
 @dataclass(frozen=True)
 class Duration(Shorthand):
-    """A length of time: ``30 s``, ``5 min``, ``2h``, ``1.5 d``; a bare number is seconds."""
+    """A length of time: ``30 s``, ``5 min``, ``2h``, ``1.5 d``; a number without a unit is in seconds."""
 
     seconds: float
 
@@ -101,7 +101,7 @@ class ByteSize(Shorthand):
         whole, _, fraction = match[1].partition(".")
         size = int(whole + fraction) * _BYTES[match[2]] // 10 ** len(fraction)
         if not 0 < size <= _MOST_BYTES:
-            raise ValueError(f"expected {cls.expected}, of 1B to 1000000TB")
+            raise ValueError(f"expected {cls.expected}, from 1B to 1000000TB")
         return cls(size)
 
     def __str__(self) -> str:
@@ -163,5 +163,5 @@ def _seconds(number: str, unit: str, expected: str) -> float:
 
 
 def _plain(number: float) -> str:
-    """A number without an exponent, down to microseconds: what is printed can be read again."""
+    """A number without an exponent, down to microseconds: what is printed can be parsed again."""
     return f"{number:.6f}".rstrip("0").rstrip(".")

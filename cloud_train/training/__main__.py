@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 LEAST_TORCH = (2, 10)
 """The oldest version of torch whose ``weights_only`` keeps its promise, as in pyproject.toml."""
 _NEEDED = ("torch", "numpy", "safetensors", "pydantic")
-_MAY_PASS = ("ArrivalError",)  # by name, because its module needs what may be missing here
+_MAY_PASS = ("ArrivalError",)  # by name, because its module needs packages that may be missing here; so does the next
+_KEEP_TRACEBACK = ("BrokenComponentError",)
+"""Errors in a plugin's code, which its authors need to find."""
 _LOST_PEER = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -49,8 +51,9 @@ def main() -> int:
         return _run(run)
     except Exception as error:  # noqa: BLE001 -- any error becomes the run's cause; an unexpected one keeps its traceback
         words = _explained(error, run)
-        if words is None:
+        if words is None or type(error).__name__ in _KEEP_TRACEBACK:
             traceback.print_exc()
+        if words is None:
             words = LastWords(f"{type(error).__name__}: {error}")
         _tell(words, run)
         return 1
@@ -157,6 +160,7 @@ def _read_job() -> "JobSpec":
         from pydantic import ValidationError
 
         from cloud_train.job.models import JobSpec
+        from cloud_train.job.validation_errors import in_words
     except ImportError as error:
         raise MissingDependencyError(
             f"the built-in trainers need {error.name}: {error}", hint="install it with: pip install 'cloud-train[train]'"
@@ -170,7 +174,13 @@ def _read_job() -> "JobSpec":
         if os.environ.get(contract.JOB_SHA256, sha256_of(written)) != sha256_of(written):
             raise CorruptError(f"{path} was changed after this attempt was submitted")
         job = JobSpec.model_validate_json(json.dumps(json.loads(written)["job"]))
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+    except ValidationError as error:
+        raise JobError(
+            f"{path} does not hold a valid job: {in_words(error, JobSpec, json.loads(written)['job'])}",
+            hint="a package that adds a data set, model, optimizer or schedule must also be installed where the job trains:"
+            " add it to image.requirements",
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptError(f"{path} is not the record of a run: {error}") from error
     if job.model.kind == "script":
         raise JobError("model.kind: a script is started by the worker itself")

@@ -12,7 +12,7 @@ from cloud_train.errors import JobError
 from cloud_train.job.models import JobSpec
 from cloud_train.networks.base import ModelSection, ScriptModel
 from cloud_train.spec.facts import DataFacts, LayerFacts
-from cloud_train.spec.registry import implementation
+from cloud_train.spec.registry import implementation, plugin_code
 from cloud_train.training.data.dataset import DataSet
 
 
@@ -69,7 +69,8 @@ class ModelDescription:
         """The layers of the network, by arithmetic; raises FieldError if it cannot be built."""
         channels, height, width = self.image_shape or (0, 0, 0)
         tokens = None if self.tokens is None else self.inputs
-        return self.model.layer_facts(DataFacts("", (height, width, channels), len(self.classes), None, None, "", tokens))
+        with plugin_code(self.model, "fails in layer_facts"):
+            return self.model.layer_facts(DataFacts("", (height, width, channels), len(self.classes), None, None, "", tokens))
 
     @property
     def parameters(self) -> int:
@@ -86,13 +87,13 @@ def build(description: ModelDescription, seed: int) -> nn.Module:
 
     Raises JobError if a plugin's layer facts do not fit its network.
     """
-    builder = implementation(description.model.builder)
-    with torch.random.fork_rng(devices=[]):
+    model = description.model
+    builder = implementation(model, "builder")
+    with torch.random.fork_rng(devices=[]), plugin_code(model, f"fails in {model.builder}"):
         torch.manual_seed(seed)
-        network: nn.Module = builder(description.model, description)
+        network: nn.Module = builder(model, description)
     built = sum(parameter.numel() for parameter in network.parameters())
     told = sum(layer.parameters for layer in description.layers)
     if built != told:  # a model that was saved like this could never be loaded
-        kind = description.model.kind
-        raise JobError(f"the network of kind {kind!r} has {built:,} parameters, and its layer_facts add up to {told:,}")
+        raise JobError(f"the network of kind {model.kind!r} has {built:,} parameters, but its layer_facts add up to {told:,}")
     return network

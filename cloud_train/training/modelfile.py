@@ -27,10 +27,12 @@ from torch import nn
 
 from cloud_train.beneath import open_plain, write_file
 from cloud_train.data.pixels import Normalize
-from cloud_train.errors import CorruptError, JobError, NotFoundError
-from cloud_train.networks.registry import Model
+from cloud_train.errors import CorruptError, JobError, MissingDependencyError, NotFoundError
+from cloud_train.job.validation_errors import in_words
+from cloud_train.networks.registry import MODELS, Model
 from cloud_train.spec.facts import LayerFacts
-from cloud_train.spec.problems import dotted
+from cloud_train.spec.problems import shortened
+from cloud_train.spec.registry import BrokenComponentError, UnknownComponentError
 from cloud_train.spec.section import Count
 from cloud_train.training.description import ModelDescription, build
 
@@ -69,6 +71,8 @@ def load_network(folder: Path) -> tuple[nn.Module, ModelDescription]:
     found = sum(tensor.numel() for name, tensor in weights.items() if name.rpartition(".")[2] not in _BUFFERS)
     try:
         layers = description.layers
+    except BrokenComponentError:
+        raise
     except JobError as error:
         raise CorruptError(f"{folder / DESCRIPTION} does not describe a model: {error.message}") from error
     wanted = sum(layer.parameters for layer in layers)
@@ -130,14 +134,11 @@ def read_description(path: Path) -> ModelDescription:
             content = file.read(_LARGEST_DESCRIPTION_BYTES + 1)
         if len(content) > _LARGEST_DESCRIPTION_BYTES:
             raise CorruptError(f"{path} is larger than a model's description can be")
-        return _description(content)
+        return _description(content, path)
     except FileNotFoundError as error:
         raise NotFoundError(
             f"there is no {path.name} in {path.parent}", hint="only models of the built-in trainers can be used here"
         ) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise CorruptError(f"{path} does not describe a model: {dotted(first['loc'])}: {first['msg']}") from error
     except (ValueError, TypeError, KeyError, RecursionError, OSError) as error:
         raise CorruptError(f"{path} does not describe a model: {error}") from error
 
@@ -158,20 +159,36 @@ class _Fields(BaseModel):
     max_length: Count | None
 
 
-def _description(content: bytes) -> ModelDescription:
+def _description(content: bytes, path: Path) -> ModelDescription:
     fields = json.loads(content)
     if fields["format"] != FORMAT:
         raise ValueError(f"its format is not {FORMAT}")
     model = fields["model"]
     if isinstance(model, dict) and len(model.get("blocks") or ()) > _MOST_BLOCKS:  # each would be a hundred times as large once it is read
         raise ValueError(f"it has more than {_MOST_BLOCKS:,} blocks")
-    read = _Fields.model_validate_json(content)
+    if isinstance(model, dict) and isinstance(model.get("kind"), str):
+        _check_kind(model["kind"], path)
+    try:
+        read = _Fields.model_validate_json(content)
+    except ValidationError as error:
+        raise ValueError(in_words(error, _Fields, fields)) from error
     description = ModelDescription(**{name: value for name, value in read if name != "format"})
     kind = description.sample_kind
     if kind not in read.model.reads:
         raise ValueError(f"image_shape and tokens are those of {kind}, which a model of kind {read.model.kind!r} does not read")
     (_check_image_classifier if kind == "images" else _check_reader)(description)
     return description
+
+
+def _check_kind(kind: str, path: Path) -> None:
+    """Raise MissingDependencyError if no installed package provides the model ``kind``, BrokenComponentError if its plugin is broken."""
+    try:
+        MODELS.get(kind)
+    except UnknownComponentError as error:
+        raise MissingDependencyError(
+            f"{path}: no installed package provides the model kind {shortened(kind)!r}",
+            hint=f"install the package whose entry point in the group {MODELS.group} is called {shortened(kind)!r}",
+        ) from error
 
 
 def _check_image_classifier(description: ModelDescription) -> None:

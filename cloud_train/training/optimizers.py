@@ -17,15 +17,17 @@ from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 from cloud_train.job import optimizers
-from cloud_train.spec.registry import implementation
+from cloud_train.spec.registry import implementation, plugin_code
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # of Kingma and Ba (2015), and torch's defaults
 _NORMALIZATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def make_optimizer(settings: optimizers.OptimizerSection, network: nn.Module) -> "Optimizer":
-    """The optimizer that the job asks for, of the weights of ``network`` in the order of their names."""
-    optimizer: Optimizer = implementation(settings.maker)(settings, network)
+    """The optimizer that the job asks for, for the weights of ``network`` in the order of their names."""
+    make = implementation(settings, "maker")
+    with plugin_code(settings, f"fails in {settings.maker}"):
+        optimizer: Optimizer = make(settings, network)
     return optimizer
 
 

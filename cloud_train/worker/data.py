@@ -65,7 +65,7 @@ def bring(url: str, cache: Path, note: Note, *, early: bool = False) -> Path:
     folder = below(prefix, "")
     objects = [info for info in store.list(prefix) if info.key == prefix or info.key.startswith(folder)]
     if not objects:
-        raise StoreError(f"there is nothing at {url}", hint="correct data.path: one object, or a folder of them")
+        raise StoreError(f"no objects found at {url}", hint="set data.path to an object or a folder of objects")
     is_file = any(info.key == prefix for info in objects)
     arrives = early and any(info.key == below(prefix, INDEX) for info in objects)
     # The plain name is for the folder with all shards, for programs that cannot wait for them.

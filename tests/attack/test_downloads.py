@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cloud_train.data.downloads import downloads_of
+from cloud_train.data.registry import DATASETS
 from cloud_train.errors import CorruptError
 from cloud_train.retry import RetryPolicy
 from cloud_train.storage.https import fetch_url
@@ -185,7 +186,8 @@ def test_a_file_of_text_that_announces_more_than_such_files_may_have_is_refused_
     server: FileServer, tmp_path: Path, dataset: str
 ) -> None:
     server.answers = [Answer(206, (("Content-Range", "bytes 0-0/64400000000"), ("Content-Length", "0")))]
-    (file,) = downloads_of({"dataset": dataset, "url": f"{server.url}/data", "sha256": SUM})
+    url = f"{server.url}/data"
+    (file,) = downloads_of({"dataset": dataset, "url": url, "sha256": SUM}, DATASETS.get(dataset).most_download_bytes)
     with pytest.raises(CorruptError, match=r"has 64,400,000,000 bytes, but at most 1,073,741,824 are taken"):
         download_all([file], tmp_path, lambda note: None)
     assert len(server.requests) == 1

@@ -54,14 +54,14 @@ def test_a_text_shows_its_characters(shown: Shown, tmp_path: Path) -> None:
 def test_labelled_lines_show_their_vocabulary_and_their_classes(shown: Shown, tmp_path: Path) -> None:
     (tmp_path / "my.tsv").write_text("good\tone two\nbad\tthree\n" * 10)
     lines = shown("model: {kind: rnn}\ndata: {dataset: sequences, path: my.tsv, max_length: 1000}\n")
-    wanted = {"sample a line of at most 1,000 words", "vocabulary at most 4 words, one of them for all others", "classes 2"}
+    wanted = {"sample a line of at most 1,000 words", "vocabulary at most 4 words, including one for all others", "classes 2"}
     assert wanted <= set(lines)
 
 
 def test_what_is_not_known_before_the_data_is_there_says_so(shown: Shown) -> None:
     lines = shown(f"model: {{kind: rnn}}\ndata: {{dataset: text, url: 'https://x/a.txt', sha256: {HASH}}}\n")
     assert "source https://x/a.txt" in lines
-    assert {"samples unknown until the data exists", "steps unknown until the data exists"} <= set(lines)
+    assert {"samples unknown until the data is available", "steps unknown until the data is available"} <= set(lines)
     assert "MODEL" not in lines
     assert any(line.startswith("the data is downloaded into the cache when the run starts") for line in lines)
 

@@ -1,4 +1,4 @@
-"""A package with one component of each kind, as somebody else would write it: installed as a distribution in a folder of a test's own."""
+"""A package with one component of each kind, as another author would write it, and broken ones; a test installs it in its own folder."""
 
 from pathlib import Path
 from textwrap import dedent
@@ -104,21 +104,153 @@ TORCH = '''
     def make_signs(section, network):
         return Signs(network.parameters(), section.lr)
 '''
+FAULTY = '''
+    """Components that lack a part of their contract, or whose code fails."""
+
+    from typing import ClassVar, Literal
+
+    from cloud_train.data.base import DataSection
+    from cloud_train.job.optimizers import OptimizerSection
+    from cloud_train.job.schedules import ScheduleSection
+    from cloud_train.networks.base import ModelSection
+    from toys import Flat, Signs, Stripes
+
+
+    class Kindless(DataSection):
+        dataset: str
+        loader: ClassVar = "toys_torch:load_stripes"
+
+        def sample_rows(self, facts):
+            return []
+
+
+    class Undescribed(Stripes):
+        dataset: str
+
+        def describe(self, directory):
+            raise KeyError("on purpose")
+
+
+    class Misdescribed(Stripes):
+        dataset: str
+
+        def describe(self, directory):
+            return {"classes": 2}
+
+
+    class Unchecked(Stripes):
+        dataset: str
+
+        def check(self):
+            return None
+
+
+    class Unloadable(Stripes):
+        dataset: str
+        loader: ClassVar = ""
+
+
+    class Homeless(Stripes):
+        dataset: str
+        loader: ClassVar = "toys_nowhere:load"
+
+
+    class Nameless(Stripes):
+        dataset: str
+        loader: ClassVar = "toys_torch:load_dots"
+
+
+    class Formless(Stripes):
+        dataset: str
+        loader: ClassVar = "toys_torch"
+
+
+    class Broke(Stripes):
+        dataset: str
+        loader: ClassVar = "toys_broken:load"
+
+
+    class Illiterate(ModelSection):
+        kind: str
+        builder: ClassVar = "toys_torch:build_flat"
+
+        def layer_facts(self, data):
+            return ()
+
+
+    class Unlayered(Flat):
+        kind: str
+
+        def layer_facts(self, data):
+            return data.no_such_number
+
+
+    class Mislayered(Flat):
+        kind: str
+
+        def layer_facts(self, data):
+            return ("dense",)
+
+
+    class Abstract(ModelSection):
+        kind: str
+        reads: ClassVar = ("images",)
+        builder: ClassVar = "toys_torch:build_flat"
+
+
+    class Noteless(Flat):
+        kind: str
+
+        def notes(self, data, batch_size):
+            raise ZeroDivisionError("on purpose")
+
+
+    class Makerless(OptimizerSection):
+        name: str
+
+
+    class Unruled(Signs):
+        name: str
+
+        def check(self):
+            raise RuntimeError("on purpose")
+
+
+    class Flatline(ScheduleSection):
+        name: str
+'''
 ENTRY_POINTS = """
     [cloud_train.datasets]
     stripes = toys:Stripes
     broken-data = toys_broken:Anything
     not-a-data-set = toys:Flat
     digits = toys:Stripes
+    kindless = toys_faulty:Kindless
+    undescribed = toys_faulty:Undescribed
+    misdescribed = toys_faulty:Misdescribed
+    unchecked = toys_faulty:Unchecked
+    unloadable = toys_faulty:Unloadable
+    homeless = toys_faulty:Homeless
+    nameless = toys_faulty:Nameless
+    formless = toys_faulty:Formless
+    broke = toys_faulty:Broke
 
     [cloud_train.models]
     flat = toys:Flat
+    illiterate = toys_faulty:Illiterate
+    unlayered = toys_faulty:Unlayered
+    mislayered = toys_faulty:Mislayered
+    abstract = toys_faulty:Abstract
+    noteless = toys_faulty:Noteless
 
     [cloud_train.optimizers]
     signs = toys:Signs
+    makerless = toys_faulty:Makerless
+    unruled = toys_faulty:Unruled
 
     [cloud_train.schedules]
     halving = toys:Halving
+    flatline = toys_faulty:Flatline
 """
 JOB = """
     name: toy
@@ -130,7 +262,12 @@ JOB = """
 
 def install(folder: Path) -> Path:
     """Make the distribution in ``folder``, which then belongs on Python's path; returns it."""
-    files = {"toys.py": SECTIONS, "toys_torch.py": TORCH, "toys_broken.py": "raise ValueError('on purpose')"}
+    files = {
+        "toys.py": SECTIONS,
+        "toys_torch.py": TORCH,
+        "toys_faulty.py": FAULTY,
+        "toys_broken.py": "raise ValueError('on purpose')\ndef load(): ...",
+    }
     about = folder / "toys-1.0.dist-info"
     about.mkdir(parents=True)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")

@@ -236,7 +236,7 @@ def status(bench: Bench, plan: Plan) -> AttemptStatus:
 
 def test_what_it_declares_decides_what_a_plan_may_ask_for(bench: Bench, provider: Provider) -> None:
     can = provider.capabilities
-    with pytest.raises(JobFileError, match="is not the URL of a store"):
+    with pytest.raises(JobFileError, match="is not a store URL"):
         bench.plan("true", store="nowhere://bucket/runs")
     stores = {"file": "runs", "s3": "s3://bucket/runs", "gs": "gs://bucket/runs", "az": "az://account/container/runs"}
     for scheme in stores.keys() - set(can.stores):

@@ -99,7 +99,7 @@ def test_a_path_at_which_there_is_nothing_is_absent_data(tmp_path: Path, path: s
     (tmp_path / "locked").write_text("a file, and no folder")
     error = refused(own(path), tmp_path)
     assert isinstance(error, AbsentDataError)
-    assert (error.reason, error.known) == (f"there is nothing at {tmp_path / path}", None)
+    assert (error.reason, error.known) == (f"no such file or folder: {tmp_path / path}", None)
 
 
 def test_a_text_of_one_character_is_refused(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_split_that_leaves_no_images_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("fraction", "count"), [(0.1, 10), (0.105, 10), (0.004, None), (0.996, None), (0.995, None)])
 def test_a_split_is_rounded_and_leaves_at_least_one_sample_on_each_side(fraction: float, count: int | None) -> None:
     if count is None:
-        with pytest.raises(FieldError, match="of 100 things leaves nothing"):
+        with pytest.raises(FieldError, match="of 100 things leaves none"):
             held_back(100, fraction, "things")
     else:
         assert held_back(100, fraction, "things") == count
@@ -213,7 +213,7 @@ def test_nothing_is_known_of_what_is_still_to_be_downloaded(tmp_path: Path, data
 
 def test_of_a_scripts_files_it_is_only_known_whether_they_are_there(tmp_path: Path) -> None:
     assert FilesData(dataset="files", path=".").describe(tmp_path) is None
-    with pytest.raises(AbsentDataError, match="there is nothing at"):
+    with pytest.raises(AbsentDataError, match="no such file or folder"):
         FilesData(dataset="files", path="no").describe(tmp_path)
 
 

@@ -81,7 +81,7 @@ def test_empty_classes_are_named_with_their_folders_and_counted(tmp_path: Path) 
     (tmp_path / "d").mkdir()
     error = refused(tmp_path)
     assert error.path == ("data", "path")
-    assert error.reason == f"2 of 4 classes have no image: {tmp_path / 'b'}, {tmp_path / 'd'}"
+    assert error.reason == f"2 of 4 classes have no images: {tmp_path / 'b'}, {tmp_path / 'd'}"
 
 
 @pytest.mark.parametrize(
@@ -101,12 +101,12 @@ def test_another_number_of_classes_than_the_job_says_is_refused_where_it_says_so
 
 def test_a_class_that_only_validation_has_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "train/a/1.png", "train/b/2.png", "val/a/3.png", "val/z/4.png")
-    assert refused(tmp_path).reason == f"there are no training images of 1 classes: {tmp_path / 'val' / 'z'}"
+    assert refused(tmp_path).reason == f"no training images for 1 classes: {tmp_path / 'val' / 'z'}"
 
 
 def test_validation_without_any_image_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "train/a/1.png", "train/b/2.png", "val/a/notes.txt")
-    assert "has no image of any of the 2 classes" in refused(tmp_path).reason
+    assert "contains no images of the 2 classes" in refused(tmp_path).reason
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused_in_words(tmp_path: Path) -> None:

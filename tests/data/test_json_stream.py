@@ -65,18 +65,18 @@ MALFORMED: dict[str, str | bytes] = {
 
 @pytest.mark.parametrize("what", MALFORMED)
 def test_malformed_texts_are_refused(what: str) -> None:
-    with pytest.raises(ValueError, match=r"expected at byte|can't decode"):
+    with pytest.raises(ValueError, match=r"expected .* at byte|can't decode"):
         list(stream(MALFORMED[what]).texts())
 
 
 @pytest.mark.parametrize("number", ["-1", "1.0", "1e3", "01", "true", '"1"', "9" * 20])
 def test_what_is_not_a_whole_number_is_refused_with_its_position(number: str) -> None:
-    with pytest.raises(ValueError, match=r"(a whole number from 0|a comma or \]) expected at byte"):
+    with pytest.raises(ValueError, match=r"expected (a whole number from 0|a comma or \]) at byte"):
         list(stream(f"[{number}]").wholes())
 
 
 def test_a_key_that_repeats_is_refused() -> None:
-    with pytest.raises(ValueError, match="the key 'a' is there twice"):
+    with pytest.raises(ValueError, match="duplicate key 'a'"):
         stream('{"a":1,"a":2}').skip()
 
 
@@ -90,5 +90,5 @@ def test_nesting_and_keys_are_limited() -> None:
 def test_nothing_may_follow() -> None:
     read = stream("{} {")
     read.skip()
-    with pytest.raises(ValueError, match="the end expected at byte 2"):
+    with pytest.raises(ValueError, match="expected the end at byte 2"):
         read.finish()

@@ -46,12 +46,12 @@ def test_a_folder_has_lines_to_train_on_and_perhaps_lines_to_validate_with(tmp_p
 @pytest.mark.parametrize(
     ("third", "problem"),
     [
-        (b"no tab here", "there is no tab in 'no tab here'"),
-        (b"x" * 1000, "there is no tab in 'xxx"),
-        (b"\ttext", "there is no label before the tab"),
-        (b"  \ttext", "there is no label before the tab"),
-        (b"label\t", "there is no text after the tab"),
-        (b"label\t \t \xe2\x80\x8b", "there is no text after the tab"),
+        (b"no tab here", "no tab in 'no tab here'"),
+        (b"x" * 1000, "no tab in 'xxx"),
+        (b"\ttext", "no label before the tab"),
+        (b"  \ttext", "no label before the tab"),
+        (b"label\t", "no text after the tab"),
+        (b"label\t \t \xe2\x80\x8b", "no text after the tab"),
         (b"label\tb\xf6se", "not UTF-8: byte 24 of the file is 0xf6"),
     ],
 )
@@ -74,7 +74,7 @@ def test_the_number_of_a_line_that_is_not_utf_8_counts_lines_behind_a_byte_order
 def test_a_label_that_training_lacks_is_named(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("a\t1\nb\t2\n")
     (tmp_path / "validation.tsv").write_text("b\t3\nc\t4\n")
-    assert refused(tmp_path).reason == f"{tmp_path / 'validation.tsv'}:2: no training line has the label 'c'"
+    assert refused(tmp_path).reason == f"{tmp_path / 'validation.tsv'}:2: the label 'c' does not occur in the training lines"
 
 
 @pytest.mark.parametrize("content", ["", "\n \n\r\n", "\ufeff"])
@@ -109,7 +109,7 @@ def test_a_path_without_lines_is_named(tmp_path: Path) -> None:
 def test_more_than_a_gibibyte_is_refused_unread(tmp_path: Path) -> None:
     with (tmp_path / "lines.tsv").open("wb") as file:
         file.truncate((1 << 30) + 1)
-    assert refused(tmp_path / "lines.tsv").reason == f"{tmp_path / 'lines.tsv'} has more than 1 GiB"
+    assert refused(tmp_path / "lines.tsv").reason == f"{tmp_path / 'lines.tsv'} is larger than 1 GiB"
 
 
 def test_what_is_wrong_with_a_download_is_said_of_its_url(tmp_path: Path) -> None:

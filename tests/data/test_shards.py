@@ -125,7 +125,7 @@ def test_a_folder_of_classes_is_no_folder_of_shards(tmp_path: Path) -> None:
 @pytest.mark.parametrize("members", [{"1.jpg": b""}, {"../cat/1.jpg": b""}, {"a/b/c/1.jpg": b""}, {"test/cat/1.jpg": b""}])
 def test_a_tar_that_is_no_shard_is_refused_with_the_member(tmp_path: Path, members: dict[str, bytes]) -> None:
     write_tar(tmp_path / "a.tar", members)
-    with pytest.raises(FieldError, match=r"a\.tar: its member '.*1\.jpg' is not an image in a class folder"):
+    with pytest.raises(FieldError, match=r"a\.tar: member '.*1\.jpg' is not an image in a class folder"):
         find_shards(tmp_path)
 
 

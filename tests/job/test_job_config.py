@@ -71,4 +71,4 @@ def test_a_config_that_is_not_there_names_what_was_tried_and_what_there_is(tmp_p
         find_config("gone", tmp_path / "jobs")
     assert "configs/gone.yaml" in caught.value.message
     assert str(tmp_path / "home/.cloud-train/configs/gone.yaml") in caught.value.message
-    assert caught.value.hint == "there is: here"
+    assert caught.value.hint == "available: here"

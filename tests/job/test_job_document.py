@@ -81,27 +81,27 @@ def test_an_alias_stands_for_its_value() -> None:
 
 
 MISTAKES = {
-    "a: 1\na: 2\n": (2, 1, "stands here twice; the first is in line 1"),
+    "a: 1\na: 2\n": (2, 1, "duplicate key 'a' (first defined on line 1)"),
     "a: &x {b: *x}\n": (1, 4, "an alias that contains itself"),
     "a: *x\n": (1, 4, "undefined alias"),
-    "a: 1\nb: !thing 3\n": (2, 4, "the tag '!thing' means nothing here"),
+    "a: 1\nb: !thing 3\n": (2, 4, "unsupported tag '!thing'"),
     "a: !!python/object:os.system x\n": (1, 4, "python/object"),
     "a: !!binary aGk=\n": (1, 4, "binary"),
     "a: 1\n---\nb: 2\n": (2, 1, "a second document"),
-    "? [a]\n: b\n": (1, 3, "a key that is a list or a mapping"),
+    "? [a]\n: b\n": (1, 3, "a key cannot be a list or a mapping"),
     "a: {<<: {b: c}}\n": (1, 5, "no merge keys"),
     "a: 'x\n\nb: 1\n": (1, 4, "unexpected end of stream"),
     "a: [1\n\n": (1, 4, "while parsing a flow sequence"),
     "a: b: c\n": (1, 5, "not valid YAML"),
     "\ta: b\n": (1, 1, "not valid YAML"),
     "ok: 1\na: \x07\n": (2, 4, "U+0007"),
-    'a: "\\0"\n': (1, 4, "a text with a NUL"),
+    'a: "\\0"\n': (1, 4, "contains a NUL"),
     'a: "\\ud800"\n': (1, 4, "half of a surrogate pair"),
     f"a: {'9' * 31}\n": (1, 4, "more than 30 digits"),
-    "": (1, 1, "the file holds nothing"),
-    "# only words\n": (1, 1, "the file holds nothing"),
-    "- a\n": (1, 1, "the file holds a list"),
-    "word\n": (1, 1, "the file holds one value"),
+    "": (1, 1, "the file is empty"),
+    "# only words\n": (1, 1, "the file is empty"),
+    "- a\n": (1, 1, "the file contains a list"),
+    "word\n": (1, 1, "the file contains a single value"),
 }
 
 
@@ -179,7 +179,7 @@ def test_a_file_of_10_mb_is_refused_by_its_size_and_not_read(tmp_path: Path) -> 
         stream.truncate(10_000_000)
     with pytest.raises(JobError) as caught:
         read_document(file)
-    assert f"{file} has 10,000,000 bytes" in caught.value.message
+    assert f"{file} is too large: 10,000,000 bytes" in caught.value.message
     assert f"{LARGEST_BYTES:,}" in caught.value.message
     assert caught.value.hint
 

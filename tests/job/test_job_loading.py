@@ -55,7 +55,7 @@ def test_every_mistake_is_shown_at_once_like_a_compiler_does(load: Load) -> None
         job.yaml:1:7: name cannot be 'My_Job'
             name: My_Job
                   ^
-            expected: a-z, 0-9 and '-' (not at the ends), at most 40 characters
+            expected: at most 40 characters of a-z, 0-9 and '-', not starting or ending with '-'
 
         job.yaml:2:1: unknown key 'modle'
             modle: x
@@ -117,15 +117,15 @@ early_stopping, evaluate, precision, channels_last, compile, carry_state, fast_d
                                                ^
             expected: a whole number
 
-        job.yaml:12:10: env.A cannot be this
+        job.yaml:12:10: env.A cannot have this value
             env: {A: •, "b c": •}
                      ^
             expected: text; put quotes around it if it looks like a number
 
-        job.yaml:12:13: 'b c' cannot be a key here
+        job.yaml:12:13: invalid key 'b c'
             env: {A: •, "b c": •}
                         ^
-            expected: a variable's name: letters, digits and '_', no digit first
+            expected: a variable name: letters, digits and '_', not starting with a digit
 
         job.yaml:13:19: retry.attempts cannot be 31
             retry: {attempts: 31, on: [preempt]}
@@ -157,14 +157,14 @@ def test_mistakes_of_every_kind_are_reported_together(load: Load, tmp_path: Path
     found = mistakes(load, dedent(text))
     assert list(found.values()) == [
         "name cannot be 'A'",
-        "the linear cell reads in one direction",
-        f"there is nothing at {tmp_path}/none.txt",
-        "epochs and steps exclude each other",
+        "the linear cell reads in only one direction",
+        f"no such file or folder: {tmp_path}/none.txt",
+        "epochs and steps cannot both be set",
         "momentum is for sgd, not adam",
         "unknown key 'batch'",
         "API_TOKEN looks like a secret; its value must not be in a job file",
-        "CLOUD_TRAIN_HOME belongs to cloud-train",
-        "no user is called '~nobody-of-this-name'",
+        "CLOUD_TRAIN_HOME is reserved for cloud-train",
+        "unknown home folder '~nobody-of-this-name'",
     ]
 
 
@@ -176,17 +176,21 @@ def test_the_data_is_looked_at_though_the_model_is_wrong(load: Load) -> None:
 @pytest.mark.parametrize(
     ("text", "place", "message"),
     [
-        ("model: {kind: cnn}", "1:15", "model kind 'cnn' needs data, and the job has none"),
+        ("model: {kind: cnn}", "1:15", "model kind 'cnn' needs data, but the job has none"),
         ("model: {kind: cnn}\ndata: {dataset: python-docs}", "2:17", "model kind 'cnn' cannot learn from 'python-docs'"),
         ("model: {kind: rnn}\ndata: {dataset: digits}", "2:17", "model kind 'rnn' cannot learn from 'digits'"),
         ("model: {kind: rnn}\ndata: {dataset: files, path: .}", "2:17", "model kind 'rnn' cannot learn from 'files'"),
-        ("model: {kind: script, command: x}\ndata: {dataset: digits}", "2:17", "a script reads its own data and cannot be given 'digits'"),
-        ("model: {kind: script, command: x, directory: no}", "1:46", "there is no folder {folder}/no"),
-        ("model: {kind: script, command: x, directory: job.yaml}", "1:46", "there is no folder {folder}/job.yaml"),
-        ("model: {kind: script, command: x}\ndata: {dataset: files, path: no}", "2:30", "there is nothing at {folder}/no"),
+        (
+            "model: {kind: script, command: x}\ndata: {dataset: digits}",
+            "2:17",
+            "a script reads its own data and cannot use the data set 'digits'",
+        ),
+        ("model: {kind: script, command: x, directory: no}", "1:46", "no such folder: {folder}/no"),
+        ("model: {kind: script, command: x, directory: job.yaml}", "1:46", "no such folder: {folder}/job.yaml"),
+        ("model: {kind: script, command: x}\ndata: {dataset: files, path: no}", "2:30", "no such file or folder: {folder}/no"),
         ("model: {kind: script, command: x}\nlimits: {duration: 0 s}", "2:20", "a duration of zero would stop the run at once"),
-        ("model: {kind: script, command: x}\nenv: {A: b}\nsecrets: [A]", "3:11", "A is under env as well"),
-        ("model: {kind: cnn}\ndata: {dataset: digits, validation: 1e-9}", "2:37", "1e-09 of 1,797 digits leaves nothing"),
+        ("model: {kind: script, command: x}\nenv: {A: b}\nsecrets: [A]", "3:11", "A is also listed under env"),
+        ("model: {kind: cnn}\ndata: {dataset: digits, validation: 1e-9}", "2:37", "a fraction of 1e-09 of 1,797 digits leaves none"),
         (
             "model:\n  kind: cnn\n  blocks: [{filters: 8}, {filters: 8}, {filters: 8}]\ndata: {dataset: digits, size: 16}",
             "3:40",
@@ -244,7 +248,7 @@ def test_a_mistake_points_at_its_place_and_at_the_nearest_name(load: Load, text:
         ("train: {class_weights: balance}", "'balanced', or a list, such as [a, b]"),
         ("train: {early_stopping: {metric: loss}}", "a metric with its split, such as 'validation/loss'"),
         ("data: {dataset: cifar10, url: ftp}", "a URL that begins with 'https://' or 'http://', without spaces"),
-        ("data: {dataset: cifar10, sha256: ABC}", "64 characters of 0-9 and a-f, as sha256sum prints them"),
+        ("data: {dataset: cifar10, sha256: ABC}", "64 characters of 0-9 and a-f, as printed by sha256sum"),
     ],
 )
 def test_what_was_expected_is_said_in_words(load: Load, text: str, expected: str) -> None:
@@ -311,7 +315,7 @@ ABSENT = [
 @pytest.mark.parametrize("text", ABSENT)
 def test_data_that_is_not_here_is_a_mistake_unless_that_is_fine(load: Load, tmp_path: Path, text: str) -> None:
     ((place, said),) = mistakes(load, f"name: a\n{text}\n").items()
-    assert (place, said) == (f"3:{text.splitlines()[1].index('none') + 1}", f"there is nothing at {tmp_path}/none")
+    assert (place, said) == (f"3:{text.splitlines()[1].index('none') + 1}", f"no such file or folder: {tmp_path}/none")
     loaded = load(f"name: a\n{text}\n", absent_data_is_fine=True)
     assert loaded.absent
     assert (str(loaded.absent.place), loaded.absent.message) == (f"job.yaml:{place}", said)

@@ -56,7 +56,7 @@ def test_setting_steps_takes_the_place_of_epochs_and_the_reverse(load: Load) -> 
     assert (train.epochs, train.steps) == (None, 10)
     train = load(CNN.replace("epochs", "steps"), "train.epochs=2").spec.train
     assert (train.epochs, train.steps) == (2, None)
-    assert "exclude each other" in next(iter(refused(load, "train.steps=10", "train.epochs=2").values()))[0]
+    assert "cannot both be set" in next(iter(refused(load, "train.steps=10", "train.epochs=2").values()))[0]
 
 
 DOWNLOADED = f"name: a\nmodel: {{kind: rnn}}\ndata: {{dataset: text, url: 'https://x/a.txt', sha256: {'a' * 64}}}\n"
@@ -124,12 +124,12 @@ def test_every_wrong_override_is_reported_with_the_nearest_name(load: Load) -> N
 
 @pytest.mark.parametrize("text", ["", "=", "train.epochs", "a..b=1", ".a=1", "a b=1", "name=a\0b", "name=a\nb", "env.A\udcff=1"])
 def test_what_is_no_key_and_value_is_refused(load: Load, text: str) -> None:
-    assert next(iter(refused(load, text).values()))[0] == "not an override"
+    assert next(iter(refused(load, text).values()))[0] == "invalid override"
 
 
 @pytest.mark.parametrize("text", ["model.blocks.1.filters=3", "model.blocks.x.filters=3", "train.epochs.x=3", f"model.blocks.{'9' * 30}=1"])
 def test_what_is_not_there_cannot_be_set_a_part_of(load: Load, text: str) -> None:
-    assert "there is nothing at" in next(iter(refused(load, text).values()))[0]
+    assert "it does not exist" in next(iter(refused(load, text).values()))[0]
 
 
 def test_mistakes_of_the_file_and_of_overrides_are_reported_together(load: Load) -> None:

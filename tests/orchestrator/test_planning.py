@@ -101,6 +101,24 @@ def test_a_download_of_known_size_is_only_mentioned(planned: Planned) -> None:
     assert plan.total_steps == 5 * 938
 
 
+@pytest.mark.parametrize(
+    ("data", "most"),
+    [("{dataset: text, url: 'https://h/a', sha256: %s}", 1 << 30), ("{dataset: sequences, url: 'https://h/a', sha256: %s}", 1 << 30)],
+)
+def test_the_plan_holds_the_limit_of_a_download(planned: Planned, data: str, most: int) -> None:
+    plan = planned(f"model: {{kind: rnn}}\ndata: {data % ('a' * 64)}\n")
+    assert plan.facts()["most_download_bytes"] == most
+    record = RunRecord(plan.run_id, 0.0, plan.job.model_dump(mode="json"), plan.program, plan.facts(), {"job_file": "job.yaml"})
+    again = Plan.of_attempt(RunRecord.from_json(record.to_json(), "run.json"), 1, "0" * 64)
+    assert again.most_download_bytes == most
+
+
+@pytest.mark.parametrize("data", ["{dataset: cifar10}", "{dataset: digits}"])
+def test_without_a_limit_of_its_own_a_plan_holds_none(planned: Planned, data: str) -> None:
+    plan = planned(f"model: {{kind: cnn}}\ndata: {data}\n")
+    assert "most_download_bytes" not in plan.facts()
+
+
 def test_a_dry_run_works_without_the_data_and_notes_that_submit_will_not(planned: Planned, tmp_path: Path) -> None:
     text = "model: {kind: cnn}\ndata:\n  dataset: images\n  path: none\n  classes: 3\n"
     with pytest.raises(JobFileError) as caught:
@@ -110,7 +128,7 @@ def test_a_dry_run_works_without_the_data_and_notes_that_submit_will_not(planned
     assert plan.layers[-1].output_shape == (3,)
     assert plan.program.data == str(tmp_path / "none")
     assert plan.notes == (
-        f"{tmp_path}/job.yaml:6:9: there is nothing at {tmp_path}/none; `submit` refuses this job until the data exists; "
+        f"{tmp_path}/job.yaml:6:9: no such file or folder: {tmp_path}/none; `submit` refuses this job until the data exists; "
         "samples and the length of an epoch are unknown until then",
     )
     script = planned("model: {kind: script, command: x}\ndata: {dataset: files, path: none}\n", dry_run=True)
@@ -184,5 +202,5 @@ def test_data_in_a_store_is_planned_without_reading_it(planned: Planned) -> None
 
 
 def test_data_at_a_url_without_a_store_is_a_mistake_in_the_file(planned: Planned) -> None:
-    with pytest.raises(JobFileError, match="not a URL of a known kind of store"):
+    with pytest.raises(JobFileError, match="is not a store URL"):
         planned("model: {kind: cnn}\ndata: {dataset: images, path: 'http://host/photos', size: 32}\n")

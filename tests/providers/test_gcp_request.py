@@ -66,7 +66,7 @@ def test_defaults_hold_without_a_config_file_and_what_is_missing_is_named() -> N
         ("jobSpec.scheduling.timeout", "1h", 'jobSpec.scheduling.timeout: "1h" does not match the pattern'),
         ("jobSpec.scheduling.strategy", "SPOTTY", "did you mean SPOT"),
         ("jobSpec.network", "default", "gcp.network: 'default' is not a network's full name"),
-        ("jobSpec.serviceAccount", "me@example.com", "gcp.service_account: 'me@example.com' is not the e-mail of a service account"),
+        ("jobSpec.serviceAccount", "me@example.com", "gcp.service_account: 'me@example.com' is not a service account's email address"),
         ("labels", {"Team": "vision"}, "gcp.labels: 'Team' is not a valid key"),
         ("labels", {"team": "Vision"}, "gcp.labels.team: 'Vision' is not a valid value"),
         ("labels", {"team": "v" * 64}, "gcp.labels.team: "),

@@ -95,7 +95,8 @@ def test_a_file_that_is_missing_is_named(folder: Path, name: str) -> None:
     ("changes", "reason"),
     [
         ({"format": 1}, "format"),
-        ({"model": {"kind": "transformer"}}, "model"),
+        ({"model": {"kind": 3}}, "model"),
+        ({"model": {}}, "model"),
         ({"model": []}, "model"),
         ({"model": {"kind": "cnn", "blocks": 5}}, "no len"),
         ({"model": {"kind": "cnn", "blocks": [{"filters": 10**9}]}}, "parameters"),

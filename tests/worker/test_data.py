@@ -71,7 +71,7 @@ def test_of_many_that_want_it_at_once_one_fetches_it(filled: str, tmp_path: Path
 
 
 def test_nothing_there_and_an_object_that_is_not_what_was_written_are_errors(server: StoreServer, filled: str, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="there is nothing at"):
+    with pytest.raises(StoreError, match="no objects found at"):
         bring(f"{filled}/phot", tmp_path, print)
     server.put_raw(filled, "damaged/a", b"other bytes", {"sha256": "0" * 64})
     with pytest.raises(CorruptError):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -171,12 +172,14 @@ https.fetch_url.__kwdefaults__["policy"] = RetryPolicy(attempts=1)
 """
 
 
-def attempt(launched: Launched, url: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def attempt(
+    launched: Launched, url: str, environment: Mapping[str, str] | None = None, plan: dict[str, Any] | None = None
+) -> subprocess.Popen[bytes]:
     """A worker whose job has its data at ``url``; in the trainer's place, a program prints what was downloaded."""
     program = Program((sys.executable, "-m", "cloud_train.training"), str(launched.work), grace_seconds=20)
     job = {"model": {"kind": "rnn"}, "data": {"dataset": "text", "url": url, "sha256": SUM}}
     launched.directory.mkdir(parents=True, exist_ok=True)
-    (launched.directory / layout.RUN).write_bytes(RunRecord(RUN_ID, 0.0, job, program, {}, {}).to_json())
+    (launched.directory / layout.RUN).write_bytes(RunRecord(RUN_ID, 0.0, job, program, plan or {}, {}).to_json())
     before = f"from cloud_train.worker.attempts import program\nprogram.TRAINER = {('-c', PRINTS)!r}\n"
     return launched.start(before=before + GIVES_UP_AT_ONCE, environment=environment)
 
@@ -186,6 +189,12 @@ def test_a_program_starts_when_its_data_is_downloaded(server: FileServer, launch
     assert launched.status().cause is Cause.SUCCEEDED
     assert launched.output() == f"['{SUM[:16]}-data.bin']\n".encode()
     assert f"data: downloading {server.url}/data.bin" in launched.worker_log()
+
+
+def test_the_limit_of_a_download_is_that_of_the_plan(server: FileServer, launched: Launched) -> None:
+    attempt(launched, f"{server.url}/data.bin", plan={"most_download_bytes": 5}).wait(60)
+    assert (launched.status().cause, launched.output()) == (Cause.FAILED, b"")
+    assert "but at most 5 are taken" in launched.status().message
 
 
 def test_a_refused_download_is_the_jobs_fault_and_no_program_starts(server: FileServer, launched: Launched) -> None:
@@ -226,6 +235,7 @@ def test_a_data_set_says_what_it_downloads() -> None:
         "https://h/x/b.gz?key=1",
     ]
     assert [file.name for file in MnistData(dataset="mnist").downloads()] == list(MnistData(dataset="mnist").sha256)
+    assert [file.most_bytes for file in TextData(dataset="text", url="https://h/a.txt", sha256=SUM).downloads()] == [1 << 30]
     for nothing in (None, {}, {"url": None}, {"url": "https://h/x", "sha256": None}, {"path": "x", "url": "https://h/x", "sha256": SUM}):
         assert downloads_of(nothing) == []
 
@@ -234,5 +244,5 @@ def test_data_is_at_its_path_or_at_its_download(tmp_path: Path) -> None:
     assert TextData(dataset="text", path="a.txt").source_at(tmp_path / "a.txt") == tmp_path / "a.txt"
     text = TextData(dataset="text", url="https://h/a.txt", sha256=SUM)
     assert text.source_at(tmp_path) == tmp_path / "downloads" / f"{SUM[:16]}-a.txt"
-    with pytest.raises(FieldError, match="no source is given"):
+    with pytest.raises(FieldError, match="the source is missing"):
         SequencesData(dataset="sequences").source_at(tmp_path)

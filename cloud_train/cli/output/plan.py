@@ -14,6 +14,7 @@ from cloud_train.job.checks import ignored_fields
 from cloud_train.run.plan import Plan
 from cloud_train.spec.facts import UNKNOWN, DataFacts
 from cloud_train.spec.problems import dotted
+from cloud_train.spec.registry import plugin_code
 from cloud_train.spec.secret_names import without_credentials
 from cloud_train.spec.section import SHA256_PATTERN
 
@@ -91,7 +92,8 @@ def _training(plan: Plan, paint: Painter) -> str:
     source = data.source if data else job.data.source
     rows = [("data set", clean(job.data.dataset)), ("source", clean(source))]
     if data is not None:
-        rows += [(name, clean(value)) for name, value in job.data.sample_rows(data)]
+        with plugin_code(job.data, "fails in sample_rows"):
+            rows += [(name, clean(value)) for name, value in job.data.sample_rows(data)]
     rows.append(("samples", _samples(data)))
     rows.append(("steps", _steps(plan)))
     processes = job.resources.processes * job.resources.nodes

@@ -12,7 +12,7 @@ from torch import Tensor
 from cloud_train.data.pixels import Normalize
 from cloud_train.errors import CloudTrainError, JobError
 from cloud_train.job.models import JobSpec
-from cloud_train.spec.registry import implementation
+from cloud_train.spec.registry import implementation, plugin_code
 
 
 class ToldToStopError(CloudTrainError):
@@ -118,5 +118,7 @@ def load(job: JobSpec, place: Path) -> DataSet:
     """The job's data. ``place`` is the file or folder that ``data.path`` names; for data without a path, the cache for downloads."""
     if job.data is None or not job.data.loader:
         raise JobError("data: the built-in trainers need a data set with samples", hint="a script reads its own files")
-    loaded: DataSet = implementation(job.data.loader)(job.data, place, job.train.seed)
+    loader = implementation(job.data, "loader")
+    with plugin_code(job.data, f"fails in {job.data.loader}"):
+        loaded: DataSet = loader(job.data, place, job.train.seed)
     return loaded

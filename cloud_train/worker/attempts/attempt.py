@@ -207,7 +207,7 @@ class Attempt:
 
     def _download_data(self) -> None:
         """Download the data set's files from web servers into the cache. Raises DataRefusedError if retrying would not help."""
-        files = downloads_of(self._at.record.job.get("data"))
+        files = downloads_of(self._at.record.job.get("data"), self._at.record.plan.get("most_download_bytes"))
         if not files:
             return
 

@@ -131,7 +131,7 @@ def test_a_fraction_of_the_training_images_may_validate_instead(tmp_path: Path) 
     order = permutation(20, 7, "split")
     assert torch.equal(inputs(loaded, "validation"), everything[order[:5]])
     assert torch.equal(inputs(loaded, "train"), everything[order[5:]])
-    with pytest.raises(FieldError, match=r"0\.01 of 20 images leaves nothing"):
+    with pytest.raises(FieldError, match=r"0\.01 of 20 images leaves none"):
         load_cifar10(data(validation=0.01), archive, seed=7)
 
 

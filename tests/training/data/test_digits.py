@@ -69,7 +69,7 @@ def test_only_digits_to_train_on_are_augmented_and_all_are_normalized_alike() ->
 
 
 def test_a_split_that_leaves_no_digits_is_refused() -> None:
-    with pytest.raises(FieldError, match=r"0\.0001 of 1,797 images leaves nothing"):
+    with pytest.raises(FieldError, match=r"0\.0001 of 1,797 images leaves none"):
         load(validation=0.0001)
 
 

@@ -66,7 +66,7 @@ def test_a_split_is_a_part_of_a_permutation_that_follows_from_the_seed() -> None
 
 @pytest.mark.parametrize(("samples", "fraction"), [(10, 0.01), (10, 0.99), (1, 0.5), (0, 0.5)])
 def test_a_split_that_leaves_nothing_is_refused(samples: int, fraction: float) -> None:
-    with pytest.raises(FieldError, match=f"{fraction} of {samples} images leaves nothing to train or to validate on") as caught:
+    with pytest.raises(FieldError, match=f"{fraction} of {samples} images leaves none for training or none for validation") as caught:
         split(samples, fraction, 0, "images")
     assert caught.value.path == ("data", "validation")
 

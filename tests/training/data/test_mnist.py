@@ -78,7 +78,7 @@ def test_a_fraction_of_the_training_images_may_validate_instead(tmp_path: Path) 
     order = permutation(20, 5, "split")
     assert torch.equal(loaded.validation.targets, order[:5] % 10)
     assert torch.equal(loaded.train.targets, order[5:] % 10)
-    with pytest.raises(FieldError, match=r"0\.001 of 20 images leaves nothing"):
+    with pytest.raises(FieldError, match=r"0\.001 of 20 images leaves none"):
         load_mnist(data(validation=0.001), folder, seed=5)
 
 

@@ -122,7 +122,7 @@ def test_two_lines_are_enough_and_a_split_that_leaves_none_is_refused(tmp_path: 
     path.write_text("a\tone\nb\ttwo\n")
     loaded = load_sequences(data(validation=0.5), path, seed=0)
     assert (len(loaded.train), len(loaded.validation)) == (1, 1)
-    with pytest.raises(FieldError, match=r"0\.1 of 2 lines leaves nothing to train or to validate on") as caught:
+    with pytest.raises(FieldError, match=r"0\.1 of 2 lines leaves none for training or none for validation") as caught:
         load_sequences(data(), path, seed=0)
     assert caught.value.path == ("data", "validation")
 

@@ -111,7 +111,7 @@ def test_names_may_be_of_any_letters(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_as_it_should_be_is_a_mistake_of_the_job(folder: Path) -> None:
     (folder / "train" / "bird").mkdir()
-    with pytest.raises(FieldError, match=r"1 of 3 classes have no image: .*bird") as caught:
+    with pytest.raises(FieldError, match=r"1 of 3 classes have no images: .*bird") as caught:
         load_images(settings(), folder, seed=0)
     assert caught.value.path == ("data", "path")
 
@@ -131,7 +131,7 @@ def test_an_archive_is_fetched_and_unpacked(folder: Path, tmp_path: Path, monkey
 
 
 def test_data_from_nowhere_is_a_mistake_of_the_job(tmp_path: Path) -> None:
-    with pytest.raises(FieldError, match="no source is given"):
+    with pytest.raises(FieldError, match="the source is missing"):
         load_images(settings(path=None), tmp_path, seed=0)
 
 
