@@ -176,7 +176,7 @@ class Client:
         return orchestrator.doctor.examine(self._home, stores, config, ask=self._accepting(trust))
 
     def repair_ledger(self, stores: Sequence[str] = ()) -> "Repair":
-        """Restore a damaged ledger, as ``cloud-train doctor --repair`` does; runs that it lost are looked for in ``stores`` too."""
+        """Repair a damaged ledger, as ``cloud-train doctor --repair`` does; lost runs are also looked up in ``stores``."""
         return orchestrator.repairing.repair(self._home, stores, self._note)
 
     def providers(self) -> list[str]:

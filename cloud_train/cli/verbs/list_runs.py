@@ -33,7 +33,7 @@ def list_runs(
     Runs that have ended are shown from the ledger; the others are checked with their provider and in their run directory. New ends are
     recorded, and whatever an ended run left at its provider is cleaned up; with --json nothing is changed.
 
-    With --store, the runs in a store are listed instead, whichever machine submitted them; track one from here with `adopt`. A run
+    With --store, the runs in a store are listed instead, from all machines; track one from here with `adopt`. A run
     directory that cannot be read is listed as unreadable, with the reason. Nothing is changed.
 
     Examples:
