@@ -118,8 +118,9 @@ def said_by(exit_status: int) -> Observation | None:
 
 
 def worker_arguments(plan: "Plan") -> list[str]:
-    """The arguments of every worker: run id, attempt, and the digest of the only ``run.json`` that it may carry out."""
-    return ["--run", plan.run_id, "--attempt", str(plan.attempt), "--record", plan.record_sha256]
+    """The arguments of every worker: run id, attempt, the digest of the only ``run.json`` that it may carry out, and the launch's token."""
+    token = ["--token", plan.token] if plan.token else []
+    return ["--run", plan.run_id, "--attempt", str(plan.attempt), "--record", plan.record_sha256, *token]
 
 
 class Provider(Protocol):

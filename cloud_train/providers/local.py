@@ -73,7 +73,7 @@ class LocalProvider:
             process = subprocess.Popen(
                 [*request["command"], _LOCK_ARGUMENT, str(descriptor)],
                 cwd="/",
-                env={**python_path.fixed(inherited()), **secrets, _LAUNCH_VARIABLE: lock.stem},
+                env={**python_path.fixed(inherited()), **secrets, _LAUNCH_VARIABLE: str(lock)},
                 stdin=subprocess.DEVNULL,
                 stdout=descriptor,
                 stderr=descriptor,
@@ -199,11 +199,11 @@ def _launched(handle: Handle, pid: int | None = None) -> Iterator["psutil.Proces
     """This user's processes that belong to the attempt's launch, or only the one with this process id."""
     import psutil  # takes 20 ms, and is only needed here
 
-    launch = _lock_of(handle).stem
+    lock = _lock_of(handle)  # whose path names the home too: another one on this machine may have launched the same attempt
     with suppress(psutil.Error, ValueError):
         for process in psutil.process_iter() if pid is None else [psutil.Process(pid)]:
             with suppress(psutil.Error, OSError):
-                if process.environ().get(_LAUNCH_VARIABLE) == launch:
+                if process.environ().get(_LAUNCH_VARIABLE) in (str(lock), lock.stem):  # the latter from an earlier version
                     yield process
 
 

@@ -19,15 +19,16 @@ from typing import Any, Self
 from cloud_train.errors import ConflictError, CorruptError, StoreError
 from cloud_train.run import ledger_file
 from cloud_train.run.documents import LATEST
+from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
 
 _OF_RUN = ("run_id", "name", "store", "job_file", "created")
-_OF_ATTEMPT = ("provider", "state", "cause", "message", "started", "ended", "host", "resumed_step", "reference", "settings")
+_OF_ATTEMPT = ("provider", "state", "cause", "message", "started", "ended", "host", "resumed_step", "reference", "settings", "token")
 _COLUMNS = (*(f"runs.{name}" for name in _OF_RUN), "attempts.number", *(f"attempts.{name}" for name in _OF_ATTEMPT))
 _FIELDS = (*_OF_RUN, "attempt", *_OF_ATTEMPT)
 """The field of ``Entry`` that each column becomes."""
-_TEXTS = ("run_id", "name", "store", "provider", "state", "message", "host")
+_TEXTS = ("run_id", "name", "store", "provider", "state", "message", "host", "token")
 _NEWEST = "attempts.number = (SELECT max(number) FROM attempts AS a WHERE a.run_id = runs.run_id)"
 
 UNMANAGED: dict[str, Any] = {"elsewhere": True}
@@ -53,6 +54,8 @@ class Entry(RunView):
     """The provider's handle of the attempt; None until it is launched."""
     settings: dict[str, Any] = field(default_factory=dict)
     """The provider settings from this machine's own configuration, for finding and resuming the attempt."""
+    token: str = ""
+    """The token with which the attempt was launched from here; empty without one, as for an attempt of another machine."""
 
     @property
     def is_unlaunched(self) -> bool:
@@ -180,6 +183,7 @@ class Ledger(LedgerReader):
         created: float,
         settings: Mapping[str, Any],
         record_sha256: str,
+        token: str = "",
     ) -> None:
         """Record a new run and its first attempt as *submitting*; raises ConflictError if the id is taken.
 
@@ -187,7 +191,7 @@ class Ledger(LedgerReader):
         """
         self._change(
             _new_run(run_id, name, provider, store, job_file, created),
-            _new_attempt(run_id, 1, provider, settings),
+            _new_attempt(run_id, 1, provider, settings, token),
             _new_record(run_id, record_sha256, RecordKind.OWN),
         )
 
@@ -226,11 +230,13 @@ class Ledger(LedgerReader):
         """Forget every known ``run.json`` of the run: it must be accepted again before the run can be resumed."""
         self._change(_Statement("DELETE FROM records WHERE run_id = ?", (run_id,)))
 
-    def add_attempt(self, run_id: str, number: int, provider: str, settings: Mapping[str, Any]) -> None:
+    def add_attempt(self, run_id: str, number: int, provider: str, settings: Mapping[str, Any], token: str = "") -> None:
         """Record a further attempt as *submitting*; raises ConflictError if the number is taken."""
-        self._change(_new_attempt(run_id, number, provider, settings))
+        self._change(_new_attempt(run_id, number, provider, settings, token))
 
-    def move(self, run_id: str, number: int, provider: str, store: str, *, settings: Mapping[str, Any], record_sha256: str) -> None:
+    def move(
+        self, run_id: str, number: int, provider: str, store: str, *, settings: Mapping[str, Any], record_sha256: str, token: str = ""
+    ) -> None:
         """Record that the run continues with another provider or in another store, and its next attempt as *submitting*.
 
         From then on ``record_sha256`` is the only accepted ``run.json``. Raises ConflictError if the number is taken.
@@ -239,7 +245,7 @@ class Ledger(LedgerReader):
             _Statement("UPDATE runs SET provider = ?, store = ? WHERE run_id = ?", (provider, store, run_id)),
             _Statement("DELETE FROM records WHERE run_id = ?", (run_id,)),
             _new_record(run_id, record_sha256, RecordKind.OWN),
-            _new_attempt(run_id, number, provider, settings),
+            _new_attempt(run_id, number, provider, settings, token),
         )
 
     def sending(self, run_id: str, number: int, now: float) -> None:
@@ -270,19 +276,21 @@ class Ledger(LedgerReader):
         resumed_step: int | None = None,
     ) -> None:
         """Record the state of an attempt; a retry that the worker started is added."""
-        self._change(
-            _Statement(
-                "INSERT INTO attempts"
-                " (run_id, number, provider, state, cause, message, started, ended, host, resumed_step, reference, settings)"
-                " SELECT ?1, ?2, provider, ?3, ?4, ?5, ?6, ?7, ?8, ?9,"
-                "  (SELECT reference FROM attempts WHERE run_id = ?1 AND number < ?2 ORDER BY number DESC LIMIT 1),"
-                "  (SELECT settings FROM attempts WHERE run_id = ?1 AND number < ?2 ORDER BY number DESC LIMIT 1)"
-                " FROM runs WHERE run_id = ?1"
-                " ON CONFLICT (run_id, number) DO UPDATE SET state = ?3, cause = ?4, message = ?5, started = ?6, ended = ?7, host = ?8,"
-                "  resumed_step = ?9",
-                (run_id, number, state.value, cause.value if cause else None, message, started, ended, host, resumed_step),
-            )
-        )
+        times = (started, ended, host, resumed_step)
+        self._change(_observed(run_id, number, state.value, cause.value if cause else None, message, *times))
+
+    def record(self, seen: Entry, number: int, status: AttemptStatus, *, is_unmanaged: bool) -> bool:
+        """Record an attempt's status, and with ``is_unmanaged`` that another machine launched it.
+
+        Nothing is recorded, and False is returned, if the run's row is no longer as ``seen``: then the status may be out of date.
+        """
+        cause = status.cause.value if status.cause else None
+        times = (status.started, status.ended, status.host, status.resumed_step)
+        statements = [_observed(seen.run_id, number, status.state.value, cause, status.message, *times)]
+        if is_unmanaged:
+            values = (json.dumps(UNMANAGED), seen.run_id, number)
+            statements.append(_Statement("UPDATE attempts SET reference = ?, token = '' WHERE run_id = ? AND number = ?", values))
+        return self._change(*statements, expected=seen)
 
     def restore(self, rows: ledger_file.Salvage) -> list[str]:
         """Record the runs of another ledger that are whole there, with their attempts and records; returns their ids, in their order."""
@@ -304,19 +312,21 @@ class Ledger(LedgerReader):
         """Remove a run, such as one whose submission failed."""
         self._change(_Statement("DELETE FROM runs WHERE run_id = ?", (run_id,)))
 
-    def _change(self, *statements: "_Statement") -> None:
-        """Execute the statements in one transaction."""
+    def _change(self, *statements: "_Statement", expected: Entry | None = None) -> bool:
+        """Execute the statements in one transaction; False, and nothing is changed, if a run's row is not as ``expected``."""
         try:
-            self._execute(statements)
+            return self._execute(statements, expected)
         except StoreError as error:
             if self._unwritable is None or self._is_stand_in:
                 raise
             self._connection.close()
             self._connection = self._stand_in(self.path, error)
-            self._execute(statements)
+            return self._execute(statements, expected)
 
-    def _execute(self, statements: Sequence["_Statement"]) -> None:
+    def _execute(self, statements: Sequence["_Statement"], expected: Entry | None) -> bool:
         with ledger_file.change(self._connection, self.path) as connection:
+            if expected is not None and self.get(expected.run_id) != expected:
+                return False
             for statement in statements:
                 try:
                     connection.execute(statement.sql, statement.values)
@@ -324,6 +334,7 @@ class Ledger(LedgerReader):
                     if not statement.names:
                         raise
                     raise ConflictError(f"{statement.names} is already in the ledger") from error
+        return True
 
     def _stand_in(self, path: Path, error: StoreError) -> sqlite3.Connection:
         if not path.exists():
@@ -354,7 +365,7 @@ def _is_whole(run: dict[str, Any], attempts: list[dict[str, Any]], records: list
     """Whether a run has attempts, and all its values can be read."""
     try:
         for attempt in attempts:
-            _entry(tuple({**run, **attempt}[name] for name in (*_OF_RUN, "number", *_OF_ATTEMPT)))
+            _entry(tuple({"token": "", **run, **attempt}[name] for name in (*_OF_RUN, "number", *_OF_ATTEMPT)))
         for record in records:
             RecordKind(record["kind"])
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -382,10 +393,25 @@ def _new_record(run_id: str, sha256: str, kind: RecordKind) -> _Statement:
     )
 
 
-def _new_attempt(run_id: str, number: int, provider: str, settings: Mapping[str, Any]) -> _Statement:
+def _observed(*row: object) -> _Statement:
+    """Insert or update an attempt. A new one has the reference, the settings and the token of the one before: its worker started it."""
+    before = "FROM attempts WHERE run_id = ?1 AND number < ?2 ORDER BY number DESC LIMIT 1"
     return _Statement(
-        "INSERT INTO attempts (run_id, number, provider, state, settings) VALUES (?, ?, ?, ?, ?)",
-        (run_id, number, provider, State.SUBMITTING.value, json.dumps(dict(settings))),
+        "INSERT INTO attempts"
+        " (run_id, number, provider, state, cause, message, started, ended, host, resumed_step, reference, settings, token)"
+        " SELECT ?1, ?2, provider, ?3, ?4, ?5, ?6, ?7, ?8, ?9,"
+        f"  (SELECT reference {before}), (SELECT settings {before}), coalesce((SELECT token {before}), '')"
+        " FROM runs WHERE run_id = ?1"
+        " ON CONFLICT (run_id, number) DO UPDATE SET state = ?3, cause = ?4, message = ?5, started = ?6, ended = ?7, host = ?8,"
+        "  resumed_step = ?9",
+        row,
+    )
+
+
+def _new_attempt(run_id: str, number: int, provider: str, settings: Mapping[str, Any], token: str) -> _Statement:
+    return _Statement(
+        "INSERT INTO attempts (run_id, number, provider, state, settings, token) VALUES (?, ?, ?, ?, ?, ?)",
+        (run_id, number, provider, State.SUBMITTING.value, json.dumps(dict(settings)), token),
         f"attempt {number} of {run_id}",
     )
 

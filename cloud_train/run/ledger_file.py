@@ -14,7 +14,7 @@ from typing import Any
 from cloud_train import private
 from cloud_train.errors import StoreError
 
-_VERSION = 2
+_VERSION = 3
 _RECORDS = """
 CREATE TABLE records (
     run_id TEXT NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
@@ -46,10 +46,14 @@ CREATE TABLE attempts (
     resumed_step INTEGER,
     reference    TEXT,
     settings     TEXT,
+    token        TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (run_id, number)
 ) STRICT, WITHOUT ROWID;
 {_RECORDS}"""
-_MIGRATIONS = {1: f"ALTER TABLE attempts ADD COLUMN settings TEXT;{_RECORDS}"}
+_MIGRATIONS = {
+    1: f"ALTER TABLE attempts ADD COLUMN settings TEXT;{_RECORDS}",
+    2: "ALTER TABLE attempts ADD COLUMN token TEXT NOT NULL DEFAULT ''",
+}
 """Version → the statements that migrate it to the next. Version 1 has no records, so resuming one of its runs asks once for consent."""
 _KEYS = {"runs": ("rowid",), "attempts": ("run_id", "number"), "records": ("run_id", "sha256")}
 """Table → the columns by which its rows are ordered in the file."""

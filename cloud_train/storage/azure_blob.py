@@ -64,12 +64,16 @@ class AzureStore(ObjectStorage):
         url = f"az://{account}/{container}/{prefix}".rstrip("/")
         super().__init__(url, self._obstore(), prefix, explain=self._errors.of_answer, listing=self._list_with_sdk)
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: bytes) -> ObjectInfo:
         """Write an object that must not exist yet."""
         try:
-            super().create(key, data)
+            return super().create(key, data)
         except ObjectChangedError as error:  # the response to "If-None-Match: *" may also be 412
             raise ObjectExistsError(f"cannot write {self.url}/{key}: it already exists") from error
+
+    def replace(self, seen: ObjectInfo, data: bytes) -> ObjectInfo:
+        """Write an object only if it is still as ``seen`` describes it."""
+        return super().replace(replace(seen, version=_quoted(seen.version)), data)
 
     def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
         """Bytes ``start`` to ``end`` (exclusive) of an object."""

@@ -107,6 +107,8 @@ class ObjectInfo:
     """An ETag or a generation, which changes whenever the content does."""
     sha256: str | None = None
     """In hexadecimal, if the object was written with one; ``stat`` returns it, ``list`` may not."""
+    generation: str = ""
+    """What Google's conditional writes compare instead of the version; empty in other stores and in listings."""
 
 
 class Multipart(Protocol):
@@ -146,8 +148,15 @@ class Store(Protocol):
     def put(self, key: str, data: bytes) -> ObjectInfo:
         """Write an object with its SHA-256, replacing an existing one; returns its version as ``list`` shows it."""
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: bytes) -> ObjectInfo:
         """Write an object that must not exist yet; raises ObjectExistsError. If several callers compete, exactly one succeeds."""
+
+    def replace(self, seen: ObjectInfo, data: bytes) -> ObjectInfo:
+        """Write an object only if it is still as ``seen`` (from ``put``, ``create``, ``replace``, ``read`` or ``stat``) describes it.
+
+        If several callers compete, exactly one succeeds. Raises ObjectChangedError, also if the object no longer exists. In a folder, this
+        holds between callers of ``replace`` on file systems whose ``flock`` works; ``put`` takes no part in it.
+        """
 
     def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
         """Bytes ``start`` to ``end`` (exclusive; None for the rest) of an object; fewer or none if it is shorter.
@@ -155,8 +164,11 @@ class Store(Protocol):
         Raises ObjectMissingError, and ObjectChangedError if ``version`` is given and the object has another one.
         """
 
-    def read(self, key: str) -> tuple[ObjectInfo, bytes]:
-        """A whole object with its information, including its SHA-256, in one request; raises ObjectMissingError."""
+    def read(self, key: str, end: int | None = None) -> tuple[ObjectInfo, bytes]:
+        """A whole object, or its first ``end`` bytes, with its information, including its SHA-256, in one request.
+
+        Raises ObjectMissingError.
+        """
 
     def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[Buffer]:
         """A range of an object (``end`` None: to its end), piece by piece; raises like ``get``, also between pieces."""

@@ -136,15 +136,15 @@ class HttpStore:
         with self._opened(key, start, end, version) as answer:
             return b"" if answer is None else self._all_of(key, answer, start, end)
 
-    def read(self, key: str) -> tuple[ObjectInfo, bytes]:
-        """A whole file of up to 64 MiB with its information."""
+    def read(self, key: str, end: int | None = None) -> tuple[ObjectInfo, bytes]:
+        """A whole file of up to 64 MiB with its information, or its first ``end`` bytes."""
         with self._opened(key, 0, None, None) as answer:
             if answer is None:
                 raise TransientStoreError(f"cannot download {self.url}/{key}: the server rejected a range although none was requested")
             data = self._all_of(key, answer, 0, None)
         if answer.size not in (UNKNOWN_SIZE, len(data)):
             raise TransientStoreError(f"cannot download {self.url}/{key}: received only {len(data):,} of {answer.size:,} bytes")
-        return ObjectInfo(key, len(data), _modified(answer.response), answer.etag), data
+        return ObjectInfo(key, len(data), _modified(answer.response), answer.etag), data if end is None else data[:end]
 
     def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[bytes]:
         """A range of a file, piece by piece, as it arrives."""
@@ -178,7 +178,11 @@ class HttpStore:
         """Always refused."""
         self._refuse("write to it")
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: bytes) -> ObjectInfo:
+        """Always refused."""
+        self._refuse("write to it")
+
+    def replace(self, seen: ObjectInfo, data: bytes) -> ObjectInfo:
         """Always refused."""
         self._refuse("write to it")
 

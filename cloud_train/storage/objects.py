@@ -79,9 +79,17 @@ class ObjectStorage:
         """Write an object with its SHA-256, replacing an existing one; returns its version."""
         return self._write(key, data, "overwrite")
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: bytes) -> ObjectInfo:
         """Write an object that must not exist yet."""
-        self._write(key, data, "create")
+        return self._write(key, data, "create")
+
+    def replace(self, seen: ObjectInfo, data: bytes) -> ObjectInfo:
+        """Write an object only if it is still as ``seen`` describes it: S3 and Azure compare the ETag, Google the generation."""
+        condition = {"e_tag": seen.version, "version": seen.generation} if seen.generation else {"e_tag": seen.version}
+        try:
+            return self._write(seen.key, data, condition)
+        except ObjectMissingError as error:
+            raise ObjectChangedError(f"{self.url}/{seen.key} no longer exists") from error
 
     def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
         """Bytes ``start`` to ``end`` (exclusive) of an object."""
@@ -107,17 +115,21 @@ class ObjectStorage:
             raise TransientStoreError(f"{self.url}/{key} ended early: received {len(data):,} of {behind - first:,} bytes")
         return data
 
-    def read(self, key: str) -> tuple[ObjectInfo, bytes]:
-        """A whole object with its information, in one request."""
+    def read(self, key: str, end: int | None = None) -> tuple[ObjectInfo, bytes]:
+        """A whole object, or its first ``end`` bytes, with its information, in one request."""
         import obstore
 
+        options: GetOptions = {} if end is None else {"range": (0, end)}
         try:
-            result = obstore.get(self._client, self.full_key(key))
+            result = obstore.get(self._client, self.full_key(key), options=options)
             info, data = _info(key, result), bytes(result.bytes())
         except Exception as error:
+            if answer_in(error)[0] == BEYOND_THE_END:  # a range of an empty object
+                return self.stat(key), b""
             raise self.explained(error, "read", key) from error
-        if len(data) != info.size:
-            raise TransientStoreError(f"{self.url}/{key} ended early: received {len(data):,} of {info.size:,} bytes")
+        size = info.size if end is None else min(end, info.size)
+        if len(data) != size:
+            raise TransientStoreError(f"{self.url}/{key} ended early: received {len(data):,} of {size:,} bytes")
         return info, data
 
     def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[Buffer]:
@@ -211,7 +223,7 @@ class ObjectStorage:
         if isinstance(error, obstore.exceptions.AlreadyExistsError):
             return ObjectExistsError(f"cannot {action} {place}: it already exists")
         if isinstance(error, obstore.exceptions.PreconditionError):
-            return ObjectChangedError(f"{place} changed while being read", hint="retry")
+            return ObjectChangedError(f"cannot {action} {place}: it has changed meanwhile", hint="retry")
         if isinstance(error, FileNotFoundError):
             return ObjectMissingError(f"cannot {action} {place}: no such object")
         return self._in_general_words(action, key, *answer)
@@ -278,7 +290,7 @@ class ObjectStorage:
             written = obstore.put(self._client, path, data, attributes=attributes, mode=mode, use_multipart=False)
         except Exception as error:
             raise self.explained(error, "write", key) from error
-        return ObjectInfo(key, len(data), time.time(), written["e_tag"] or "", sha256)
+        return ObjectInfo(key, len(data), time.time(), written["e_tag"] or "", sha256, written["version"] or "")
 
     def _nothing(self, key: str, version: str | None) -> bytes:
         if version not in (None, self.stat(key).version):
@@ -372,4 +384,4 @@ class Renewal:
 def _info(key: str, result: "GetResult") -> ObjectInfo:
     meta = result.meta
     sha256 = {str(name).lower(): str(value) for name, value in result.attributes.items()}.get(SHA256)
-    return ObjectInfo(key, meta["size"], meta["last_modified"].timestamp(), meta["e_tag"] or "", sha256)
+    return ObjectInfo(key, meta["size"], meta["last_modified"].timestamp(), meta["e_tag"] or "", sha256, meta["version"] or "")
