@@ -118,8 +118,12 @@ class Client:
 
         ``record`` records the findings, as ``cloud-train list`` does.
         """
-        look = orchestrator.reconcile.update_runs if record else orchestrator.state.read_runs
-        return [Run(self, view.run_id, view) for view in look(self._home, limit, self._note)]
+        return list(self.each_run(limit, record=record))
+
+    def each_run(self, limit: int | None = None, *, record: bool = False) -> "Iterator[Run]":
+        """As ``runs``, one run after another as they are needed: for ledgers with very many of them."""
+        look = orchestrator.reconcile.update_each if record else orchestrator.state.read_runs
+        return (Run(self, view.run_id, view) for view in look(self._home, limit, self._note))
 
     def run(self, run_id: str | None = None) -> "Run":
         """The run whose id begins or ends with ``run_id``; by default the newest run. Raises NotFoundError, also if several match."""

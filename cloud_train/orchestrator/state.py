@@ -8,7 +8,7 @@ A check may find work to do: an end that is not recorded yet, a launch that is m
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -146,10 +146,10 @@ def read_run(home: Home, run_id: str) -> RunView:
         return read(home, ledger, run_id)
 
 
-def read_runs(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> list[RunView]:
-    """The current state of the newest runs, as ``each_of`` returns them."""
+def read_runs(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> Iterator[RunView]:
+    """The current state of the newest runs, as ``each_of`` yields them."""
     with LedgerReader(home.ledger_path) as ledger:
-        return each_of(home, ledger, read, limit, note)
+        yield from each_of(home, ledger, read, limit, note)
 
 
 def read(home: Home, ledger: LedgerReader, run_id: str, observer: Observer | None = None) -> RunView:
@@ -160,32 +160,32 @@ def read(home: Home, ledger: LedgerReader, run_id: str, observer: Observer | Non
     return findings.run
 
 
-def each_of(home: Home, ledger: LedgerReader, look_at: Look, limit: int | None, note: Callable[[str], None]) -> list[RunView]:
-    """The newest runs, newest first, each checked with ``look_at``.
+def each_of(home: Home, ledger: LedgerReader, look_at: Look, limit: int | None, note: Callable[[str], None]) -> Iterator[RunView]:
+    """The newest runs, newest first, each checked with ``look_at`` when it is needed.
 
-    A run that cannot be checked is returned as the ledger has it, and ``note`` is told why. An unreachable store is tried once.
+    A run that cannot be checked is yielded as the ledger has it, and ``note`` is told why. An unreachable store is tried once.
     """
-    views: list[RunView] = []
     unreachable: set[str] = set()
     damaged: list[str] = []
-    entries = ledger.newest(limit, damaged)
-    for run_id in damaged:
-        note(f"the ledger's record of {run_id} is damaged; {REPAIR}")
-    listing = Listing(_observe_clouds(home, entries, note))
+    entries: Iterable[Entry] = ledger.each(limit, damaged)
+    if limit is not None:
+        entries = list(entries)
+    listing = Listing(_observe_clouds(home, ledger.unfinished() if limit is None else entries, note))
     for entry in entries:
         if entry.state.is_end or entry.store in unreachable:
-            views.append(entry.view())
+            yield entry.view()
             continue
         try:
-            views.append(look_at(home, ledger, entry.run_id, listing))
+            yield look_at(home, ledger, entry.run_id, listing)
         except NotFoundError:
             continue  # a submission that never became a run
         except CloudTrainError as error:
             if isinstance(error, StoreError) and not isinstance(error, NotPlainError):
                 unreachable.add(entry.store)
             note(f"showing the last known state of {entry.run_id}: {error.message}")
-            views.append(entry.view())
-    return views
+            yield entry.view()
+    for run_id in damaged:
+        note(f"the ledger's record of {run_id} is damaged; {REPAIR}")
 
 
 def look(home: Home, ledger: LedgerReader, run_id: str, observer: Observer | None = None) -> Findings:
@@ -298,7 +298,7 @@ def end_without_worker(
     return status.ended_with(cause, f"{message} (last heartbeat {seen})", now)
 
 
-def _observe_clouds(home: Home, entries: Sequence[Entry], note: Callable[[str], None]) -> dict[tuple[str, int], Observation]:
+def _observe_clouds(home: Home, entries: Iterable[Entry], note: Callable[[str], None]) -> dict[tuple[str, int], Observation]:
     """The clouds' observations of all these runs, from one listing per provider instead of one request per run."""
     observations: dict[tuple[str, int], Observation] = {}
     active = [entry for entry in entries if not (entry.state.is_end or entry.is_unlaunched or entry.is_unmanaged)]
