@@ -7,12 +7,12 @@ VENV ?= .venv
 PIP_ARGS ?=
 # The folder that `make demo` fetches the model into.
 DEMO ?= demo
-# The number of processes that run the tests.
-JOBS ?= 2
+# The number of processes that run the tests: more than two processors, because some tests wait for containers and for other processes.
+JOBS ?= 3
 
 # The modules of `run` that the worker uses. Like the worker and two modules of `job`, they must work on Python 3.10, in users' own images.
-WORKERS_RUN := cached checkpoints documents layout manifest platform_rules python_path ranking record shard_exchange states
-IN_CONTAINERS := cloud_train/beneath.py cloud_train/errors.py cloud_train/exit_status.py cloud_train/spec/secret_names.py cloud_train/spec/trainer_variables.py cloud_train/data/json_stream.py cloud_train/data/downloads.py cloud_train/data/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
+WORKERS_RUN := cached checkpoints documents fencing layout manifest platform_rules python_path ranking record shard_exchange states succession
+IN_CONTAINERS := cloud_train/beneath.py cloud_train/folder_lock.py cloud_train/errors.py cloud_train/exit_status.py cloud_train/spec/secret_names.py cloud_train/spec/trainer_variables.py cloud_train/data/json_stream.py cloud_train/data/downloads.py cloud_train/data/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -26,6 +26,10 @@ endef
 create_venv = "$(PYTHON)" -m venv "$(VENV)" || { echo "error: '$(PYTHON)' cannot create a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
 compile = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header -c constraints.txt
+
+# The environment is installed without compiled code, which the first import of each module writes. Where a caller's variable forbids that,
+# every process of the tests would compile everything again: torch takes three times as long.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

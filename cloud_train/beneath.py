@@ -1,10 +1,10 @@
-"""Files and folders below a trusted folder, reached one name at a time: no link is followed, and only plain files are opened.
+"""Opens files and folders below a trusted folder one name at a time: follows no link, and opens only regular files.
 
-Anyone who can write below that folder (a container, another user of a shared store) can put links, pipes and devices there. A link would
-lead to unrelated files, and a pipe would make its reader wait forever. The trusted folder itself may be a link.
+Anything that can write below that folder (a container, another user of a shared store) can create links, pipes and devices there. A link
+may lead to unrelated files, and a pipe blocks its reader forever. The trusted folder itself may be a link.
 """
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in the user's images
 
 import errno
 import os
@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_PASSED = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC  # O_PATH asks for no permission to read the folder
+_PASSED = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC  # O_PATH needs no permission to read the folder
 _LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PLAIN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # neither follows a link nor waits for the other end of a pipe
 
 _DEEPEST = 200
-"""Folders below each other that ``remove`` enters: every level costs a descriptor."""
+"""Maximum depth for ``remove``: every level takes a descriptor."""
 
 _KINDS = (
     (stat.S_ISLNK, "a link, which is not followed"),
@@ -30,7 +30,7 @@ _KINDS = (
 
 
 class IrregularError(OSError):
-    """Something below a trusted folder is a link, a pipe, a device, or a folder in the place of a file."""
+    """Something below a trusted folder is a link, a pipe or a device, or a folder instead of a file."""
 
     def __init__(self, path: str, mode: int) -> None:
         what = next((words for fits, words in _KINDS if fits(mode)), "neither a file nor a folder")
@@ -42,8 +42,8 @@ class IrregularError(OSError):
 def open_folder(root: str | Path, parts: Sequence[str] = (), *, make: bool = False, listed: bool = False) -> int:
     """A descriptor of the folder ``parts`` below ``root``, for ``dir_fd``, and with ``listed`` for ``os.scandir`` too.
 
-    ``make``: make the folders that are missing, with the modes that the umask allows. Raises OSError; IrregularError where a link or a file
-    stands in the place of a folder.
+    ``make`` creates missing folders, with modes according to the umask. Raises OSError; IrregularError for a link or a file instead of a
+    folder.
     """
     last = len(parts)
     descriptor = _open_root(root, _LISTED if listed and not last else _PASSED, make)
@@ -68,7 +68,7 @@ def open_folder(root: str | Path, parts: Sequence[str] = (), *, make: bool = Fal
 
 @contextmanager
 def held(root: str | Path, parts: Sequence[str] = (), *, make: bool = False, listed: bool = False) -> Iterator[int]:
-    """``open_folder``, which is closed at the end of the block. With ``listed`` the folder can be synced as well."""
+    """Like ``open_folder``, closed at the end of the block. With ``listed``, the folder can be synced too."""
     descriptor = open_folder(root, parts, make=make, listed=listed)
     try:
         yield descriptor
@@ -77,7 +77,7 @@ def held(root: str | Path, parts: Sequence[str] = (), *, make: bool = False, lis
 
 
 def open_file(root: str | Path, parts: Sequence[str], flags: int = os.O_RDONLY, mode: int = 0o644) -> int:
-    """A descriptor of the plain file ``parts`` below ``root``. Raises OSError; IrregularError for anything that is not a plain file."""
+    """A descriptor of the regular file ``parts`` below ``root``. Raises OSError; IrregularError for anything else."""
     directory = open_folder(root, parts[:-1])
     try:
         return open_plain(parts[-1], flags, mode, directory=directory, shown=os.path.join(root, *parts))  # noqa: PTH118 -- text
@@ -86,9 +86,9 @@ def open_file(root: str | Path, parts: Sequence[str], flags: int = os.O_RDONLY, 
 
 
 def open_plain(name: str | Path, flags: int = os.O_RDONLY, mode: int = 0o644, *, directory: int | None = None, shown: str = "") -> int:
-    """A descriptor of the plain file ``name`` in the folder ``directory``, or wherever a path leads whose last part is not a link.
+    """A descriptor of the regular file ``name`` in the folder ``directory``, or at a path, whose last part must not be a link.
 
-    Raises OSError; IrregularError, which names ``shown`` or ``name``, for anything that is not a plain file.
+    Raises OSError; IrregularError, with the path ``shown`` or ``name``, for anything but a regular file.
     """
     try:
         descriptor = os.open(name, flags | _PLAIN, mode, dir_fd=directory)
@@ -106,20 +106,20 @@ def open_plain(name: str | Path, flags: int = os.O_RDONLY, mode: int = 0o644, *,
 
 
 def open_within(path: Path, root: Path | None, flags: int = os.O_RDONLY, mode: int = 0o644) -> int:
-    """A descriptor of the plain file ``path``, which is below ``root``; without ``root``, the folder that the file is in is trusted."""
+    """A descriptor of the regular file ``path`` below ``root``; without ``root``, the file's own folder is trusted."""
     return open_plain(path, flags, mode) if root is None else open_file(root, path.relative_to(root).parts, flags, mode)
 
 
 def unlink_within(path: Path, root: Path | None) -> None:
-    """Delete the file ``path`` below ``root``; raises OSError."""
+    """Delete the file ``path`` below ``root``. Raises OSError."""
     root = root or path.parent
     with held(root, path.parent.relative_to(root).parts) as directory:
         os.unlink(path.name, dir_fd=directory)
 
 
 def write_file(path: Path, root: Path | None, data: bytes) -> None:
-    """Write the plain file ``path`` below ``root``, replacing what was in it; raises OSError."""
-    descriptor = open_within(path, root, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)  # of which the umask takes its part
+    """Write the regular file ``path`` below ``root``, replacing its content. Raises OSError."""
+    descriptor = open_within(path, root, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)  # reduced by the umask
     try:
         write_all(descriptor, data)
     finally:
@@ -127,7 +127,7 @@ def write_file(path: Path, root: Path | None, data: bytes) -> None:
 
 
 def mode_of(name: str | Path, directory: int | None = None) -> int:
-    """The mode of what has this name in a folder, without following a link; 0 where there is nothing."""
+    """The mode of this name in a folder, without following a link; 0 if it does not exist."""
     try:
         return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
     except OSError:
@@ -135,12 +135,12 @@ def mode_of(name: str | Path, directory: int | None = None) -> int:
 
 
 def remove(name: str, directory: int) -> None:
-    """Delete the folder ``name`` in the folder ``directory`` with everything in it; links in it are not followed. Raises OSError."""
+    """Delete the folder ``name`` in the folder ``directory`` and everything in it, without following links. Raises OSError."""
     _remove(name, directory, 0)
 
 
 def read_all(descriptor: int, start: int, end: int) -> bytes:
-    """Bytes ``start`` to ``end`` of a file, or as many of them as there are; only what the file has takes memory."""
+    """Bytes ``start`` to ``end`` of a file, as far as they exist. Memory is allocated only for existing bytes."""
     pieces = []
     end = min(end, os.fstat(descriptor).st_size)
     while start < end and (piece := os.pread(descriptor, end - start, start)):
@@ -150,16 +150,16 @@ def read_all(descriptor: int, start: int, end: int) -> bytes:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of ``data`` where the descriptor stands."""
+    """Write all of ``data`` at the descriptor's position."""
     written = os.write(descriptor, data)
     while written < len(data):
         written += os.write(descriptor, memoryview(data)[written:])
 
 
 def _remove(name: str, directory: int, depth: int) -> None:
-    # shutil.rmtree has ``dir_fd`` from Python 3.11 on only.
+    # shutil.rmtree supports ``dir_fd`` only from Python 3.11 on.
     if depth == _DEEPEST:
-        raise OSError(errno.ENAMETOOLONG, f"it has more than {_DEEPEST} folders below each other", name)
+        raise OSError(errno.ENAMETOOLONG, f"its folders are nested more than {_DEEPEST} deep", name)
     descriptor = os.open(name, _LISTED | os.O_NOFOLLOW, dir_fd=directory)
     try:
         with os.scandir(descriptor) as entries:
@@ -185,7 +185,7 @@ def _open_root(root: str | Path, flags: int, make: bool) -> int:
 
 
 def _make_and_open(name: str, flags: int, above: int, shown: str) -> int:
-    with suppress(FileExistsError):  # another thread or process was quicker, or it is a link that leads nowhere
+    with suppress(FileExistsError):  # another thread or process was faster, or it is a dangling link
         os.mkdir(name, dir_fd=above)
     try:
         return os.open(name, flags, dir_fd=above)

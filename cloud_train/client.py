@@ -8,11 +8,11 @@
         ...
     run.fetch_model("model")
 
-Nothing here prints or asks at a terminal. ``note`` is called about slow steps and minor failures; ``ask`` is called about another person's
-decisions, such as a config file that came with a job, unless ``trust=True`` accepts them.
+Nothing here prints or asks at a terminal. ``note`` is called with messages about slow steps and minor failures; ``ask`` is called to accept
+another person's decisions, such as a config file that came with a job, unless ``trust=True`` accepts them.
 
-Reading never acts: methods that only read change nothing in the ledger, in the store or at the provider. ``submit``, ``follow``, ``wait``,
-``resume`` and ``cancel`` record what they find; so do ``status`` and ``runs`` with ``record=True``.
+Methods that only read change nothing in the ledger, in the store or at the provider. ``submit``, ``follow``, ``wait``, ``resume`` and
+``cancel`` record their findings; so do ``status`` and ``runs`` with ``record=True``.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cloud_train.orchestrator.doctor import Finding
     from cloud_train.orchestrator.following import Event, Progress
     from cloud_train.orchestrator.packing import Packed
+    from cloud_train.orchestrator.repairing import Repair
     from cloud_train.orchestrator.results import FetchedModel, SyncResult
     from cloud_train.providers.base import Request
     from cloud_train.run.metrics import MetricPoint
@@ -42,18 +43,18 @@ AnyPath: TypeAlias = str | PathLike[str]
 Note: TypeAlias = Callable[[str], None]
 """Called with one sentence about a slow step or a minor failure."""
 Ask: TypeAlias = Callable[["Question"], bool]
-"""Called with another person's decisions; True accepts them."""
+"""Called to accept another person's decisions; returns whether they are accepted."""
 Report: TypeAlias = Callable[["Transfer"], None]
-"""Called with a transfer's progress, a few times per second and at the end."""
+"""Called with a transfer's progress, a few times a second and at the end."""
 Overrides: TypeAlias = Mapping[str, object] | Sequence[str]
-"""Values by dotted key, such as ``{"train.epochs": 2}``, or ``key=value`` texts as ``--set`` takes them."""
+"""Values by dotted key, such as ``{"train.epochs": 2}``, or ``key=value`` strings as for ``--set``."""
 
 
 class Client:
     """Jobs and runs of one user on this machine.
 
     ``home`` is the folder of the ledger, by default ``$CLOUD_TRAIN_HOME`` or ``~/.cloud-train``. ``note`` and ``ask`` are described above;
-    without ``ask``, everything that needs to be accepted is refused with NotTrustedError.
+    without ``ask``, anything that needs to be accepted is refused with NotTrustedError.
     """
 
     def __init__(self, home: AnyPath | None = None, *, note: Note | None = None, ask: Ask | None = None) -> None:
@@ -66,7 +67,7 @@ class Client:
 
     @property
     def home(self) -> Path:
-        """The folder that holds the ledger."""
+        """The folder of the ledger."""
         return self._home.folder
 
     def plan(
@@ -113,15 +114,19 @@ class Client:
         return run
 
     def runs(self, limit: int | None = None, *, record: bool = False) -> "list[Run]":
-        """The newest runs, newest first, each with its ``view``. A run that cannot be checked has the ledger's view.
+        """The newest runs, newest first, each with its ``view``; for a run that cannot be checked, the view is from the ledger.
 
         ``record`` records the findings, as ``cloud-train list`` does.
         """
-        look = orchestrator.reconcile.update_runs if record else orchestrator.state.read_runs
-        return [Run(self, view.run_id, view) for view in look(self._home, limit, self._note)]
+        return list(self.each_run(limit, record=record))
+
+    def each_run(self, limit: int | None = None, *, record: bool = False) -> "Iterator[Run]":
+        """As ``runs``, one run after another as they are needed: for ledgers with very many of them."""
+        look = orchestrator.reconcile.update_each if record else orchestrator.state.read_runs
+        return (Run(self, view.run_id, view) for view in look(self._home, limit, self._note))
 
     def run(self, run_id: str | None = None) -> "Run":
-        """The run whose id begins or ends with ``run_id``; the newest one for None. Raises NotFoundError, also if several match."""
+        """The run whose id begins or ends with ``run_id``; by default the newest run. Raises NotFoundError, also if several match."""
         return Run(self, orchestrator.state.select(self._home, run_id))
 
     def runs_in(self, store: str) -> "Listed":
@@ -145,9 +150,9 @@ class Client:
         repository: str | None = None,
         trust: bool = False,
     ) -> "Built":
-        """Build the container image of a job, or reuse it: in the local engine, or with ``push`` in a repository of a registry.
+        """Build a job's container image, or reuse it: in the local engine, or with ``push`` in a registry.
 
-        ``repository`` overrides that of the provider's settings. Raises ImageError, UsageError.
+        ``repository`` overrides the one in the provider's settings. Raises ImageError and UsageError.
         """
         configs = orchestrator.configs.Configs(self._home, self._accepting(trust), self._note)
         plan = orchestrator.planning.make_plan(self._home, Path(job), _override_texts(set), config, provider, dry_run=True, configs=configs)
@@ -174,6 +179,10 @@ class Client:
         """Check what is installed and what is missing, and how to fix it, as ``cloud-train doctor`` does."""
         return orchestrator.doctor.examine(self._home, stores, config, ask=self._accepting(trust))
 
+    def repair_ledger(self, stores: Sequence[str] = ()) -> "Repair":
+        """Repair a damaged ledger, as ``cloud-train doctor --repair`` does; lost runs are also looked up in ``stores``."""
+        return orchestrator.repairing.repair(self._home, stores, self._note)
+
     def providers(self) -> list[str]:
         """The names of the installed providers."""
         return orchestrator.connections.provider_names(self._home)
@@ -183,7 +192,7 @@ class Client:
 
 
 class Run:
-    """One run. Made by ``Client``; two objects with the same id are the same run."""
+    """One run. Created by ``Client``; objects with the same id are equal."""
 
     def __init__(self, client: Client, run_id: str, view: "RunView | None" = None) -> None:
         self._client, self._home, self._view = client, client._home, view
@@ -200,13 +209,15 @@ class Run:
 
     @property
     def view(self) -> "RunView":
-        """The run's last known state; checked now if it is not known yet."""
+        """The run's last known state; if none is known yet, the run is checked now."""
         return self._view or self.status()
 
     def status(self, *, record: bool = False) -> "RunView":
         """The run's current state. ``record`` records the findings, as ``cloud-train status`` does."""
-        look = orchestrator.reconcile.update_run if record else orchestrator.state.read_run
-        self._view = view = look(self._home, self.id)
+        if record:
+            self._view = view = orchestrator.reconcile.update_run(self._home, self.id, self._client._note)
+        else:
+            self._view = view = orchestrator.state.read_run(self._home, self.id)
         return view
 
     def progress(self, *, record: bool = False) -> "Progress":
@@ -216,13 +227,13 @@ class Run:
         return seen
 
     def watch(self) -> "Iterator[Progress]":
-        """Look at the run until it ends; yields whenever something is new, and the end last."""
+        """Watch the run until it ends; yields every change, and the end last."""
         for seen in orchestrator.following.follow(self._home, self.id, note=self._client._note):
             self._view = seen.view
             yield seen
 
     def follow(self) -> "Iterator[Event]":
-        """What happens in the run until it ends: ``StateChange``, ``LogLine`` and ``MetricPoint``, each as it comes."""
+        """The run's events until it ends: ``StateChange``, ``LogLine`` and ``MetricPoint``, as they occur."""
         return orchestrator.following.events(self.watch())
 
     def wait(self) -> "RunView":
@@ -240,11 +251,11 @@ class Run:
     ) -> Iterator[bytes]:
         """The program's output, byte for byte, in pieces; with ``follow`` until the run ends, including further attempts.
 
-        ``record`` sets whether following records its findings.
+        ``record``: whether following records its findings.
         """
         if follow:
             if attempt is not None:
-                raise UsageError("only the newest attempt can be followed; leave out the attempt")
+                raise UsageError("only the newest attempt can be followed; omit the attempt")
             return orchestrator.reading.follow_logs(self._home, self.id, node, tail, note=self._client._note, record=record)
         return orchestrator.reading.read_logs(self._home, self.id, attempt, node, tail)
 
@@ -256,9 +267,17 @@ class Run:
         """The lines of the cloud's own log of the newest attempt; empty for a provider on this machine."""
         return orchestrator.reading.read_provider_logs(self._home, self.id)
 
-    def metrics(self) -> "Metrics":
-        """The metrics in the order of their steps; if attempts share a step, the later attempt counts."""
-        return Metrics(orchestrator.reading.read_metrics(self._home, self.id, note=self._client._note))
+    def metrics(self, *, thin: bool = False) -> "Metrics":
+        """The metrics in order of their steps; if several attempts have a step, the last one counts.
+
+        Of more than 500,000 values, only some of the most frequent metrics are kept. ``thin`` keeps of a long run what a plot or a table of
+        its epochs needs: of each metric the lowest and highest value in each of about a thousand parts, and the last one of each epoch.
+        """
+        return Metrics(orchestrator.reading.read_metrics(self._home, self.id, note=self._client._note, thin=thin))
+
+    def each_metric(self) -> "Iterator[MetricPoint]":
+        """Every value of every metric, one after another: for runs with more of them than memory takes."""
+        return orchestrator.reading.each_metric(self._home, self.id)
 
     def fetch_model(
         self, folder: AnyPath | None = None, *, checkpoint: str | int | None = None, report: Report | None = None
@@ -285,8 +304,8 @@ class Run:
     ) -> "Run":
         """Start the next attempt, from the newest valid checkpoint; returns this run.
 
-        With ``provider``, ``store``, ``config`` or ``data`` it continues there. ``trust`` accepts a run from another machine: True, or a
-        function that is shown what it would start. Raises ConflictError while the run is active and if it has succeeded.
+        With ``provider``, ``store``, ``config`` or ``data`` the run continues there. ``trust`` accepts a run from another machine: True, or
+        a function like ``ask``. Raises ConflictError while the run is active and if it has succeeded.
         """
         elsewhere = None
         if provider or store or config or data:
@@ -298,8 +317,8 @@ class Run:
         return self
 
     def cancel(self, *, wait: bool = True, force: bool = False) -> "RunView":
-        """Stop the run after time for a last checkpoint, or immediately with ``force``. Raises ConflictError if it ended otherwise."""
-        self._view = view = orchestrator.stopping.cancel(self._home, self.id, wait=wait, force=force)
+        """Stop the run after time for a last checkpoint, or at once with ``force``. Raises ConflictError if it ended otherwise."""
+        self._view = view = orchestrator.stopping.cancel(self._home, self.id, wait=wait, force=force, note=self._client._note)
         return view
 
     def predict(
@@ -317,7 +336,7 @@ class Run:
         images = [images] if isinstance(images, str | PathLike) else images
         texts = [texts] if isinstance(texts, str) else texts
         if bool(images) == bool(texts):
-            raise UsageError("give either image files or texts")
+            raise UsageError("give either images or texts")
         chosen = None if checkpoint is None else str(checkpoint)
         if images:
             return orchestrator.prediction.predict_images(self._home, self.id, [Path(image) for image in images], chosen, invert)
@@ -351,7 +370,7 @@ class Metrics(tuple["MetricPoint", ...]):
             pandas = import_module("pandas")
         except ImportError as error:
             raise MissingDependencyError("pandas is not installed", hint="install it with: pip install pandas") from error
-        from dataclasses import asdict, fields  # 5 ms, and only here
+        from dataclasses import asdict, fields  # takes 5 ms, and is needed only here
 
         from cloud_train.run.metrics import MetricPoint
 

@@ -4,15 +4,15 @@
 
     CloudTrainError                        1
     ├── UsageError                         2  invalid usage
-    │   ├── NotTrustedError                   another person may have written this, and it was not accepted
+    │   ├── NotTrustedError                   another person's decisions, which were not accepted
     │   └── UnknownProviderError
     ├── JobError                           3  a job or config file is wrong
     │   ├── BrokenComponentError              a plugin named in a job cannot be loaded
     │   ├── UnknownComponentError             no component has the name in the job
     │   ├── JobFileError                      every mistake in a file, with its position
-    │   └── FieldError                        one mistake, before its position is known
+    │   └── FieldError                        one mistake, without its position
     │       └── AbsentDataError
-    ├── NotFoundError                      4  no such run, checkpoint, model or file, or several that match
+    ├── NotFoundError                      4  no such run, checkpoint, model or file, or more than one match
     ├── MissingDependencyError             5  an optional part is not installed
     ├── StoreError                         6  a store cannot be reached, read or written
     │   ├── AccessDeniedError
@@ -44,12 +44,12 @@
     ├── ImageError                         7  a container image cannot be built or pushed
     │   └── RegistryError
     │       └── BrokenConnectionError
-    ├── CorruptError                       8  data differs from its checksum or format
+    ├── CorruptError                       8  data does not match its checksum or format
     ├── ConflictError                      9  the run's state does not allow this
-    └── PredictionError                       the model could not be used; with the status of the error in the predicting process
+    └── PredictionError                       the model could not be used; has the exit status of the predicting process
 
-The first level is defined here, and each branch in its own package. Errors inside a worker or a trainer end an attempt, not a command, and
-are not shown. ``exit_status`` lists every exit status; those from 10 to 17 say how a run ended.
+The first level is defined here, and each branch in its own package. Errors inside a worker or a trainer end an attempt, not a command, so
+they are not listed. ``exit_status`` lists every exit status; those from 10 to 17 say how a run ended.
 """
 
 from typing import ClassVar
@@ -60,7 +60,7 @@ from cloud_train import exit_status
 class CloudTrainError(Exception):
     """The root. ``message`` says what is wrong and where; ``hint`` says what to do next.
 
-    ``code`` is stable: scripts may match on it (``--json`` prints it). ``exit_code`` is the status that the CLI exits with.
+    ``code`` is stable, so scripts may rely on it (``--json`` prints it). ``exit_code`` is the CLI's exit status.
     """
 
     code: ClassVar[str] = "internal"
@@ -87,7 +87,7 @@ class JobError(CloudTrainError):
 
 
 class NotFoundError(CloudTrainError):
-    """No such run, checkpoint, model or file, or several that match."""
+    """No such run, checkpoint, model or file, or more than one match."""
 
     code = "not-found"
     exit_code = exit_status.NOT_FOUND
@@ -115,7 +115,7 @@ class ProviderError(CloudTrainError):
 
 
 class CorruptError(CloudTrainError):
-    """Data differs from its checksum, or from the format that it must have."""
+    """Data does not match its checksum or its format."""
 
     code = "corrupt"
     exit_code = exit_status.CORRUPT

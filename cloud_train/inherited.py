@@ -1,4 +1,4 @@
-"""The environment that a program on this machine inherits: the caller's, without what a command set for itself alone."""
+"""The environment for programs on this machine: the caller's, without variables that a command set only for itself."""
 
 import os
 
@@ -6,7 +6,7 @@ _own: set[str] = set()
 
 
 def set_for_this_process(name: str, value: str) -> None:
-    """Set an environment variable that no program shall inherit, unless the caller has set it."""
+    """Set an environment variable that programs do not inherit, unless the caller has set it."""
     if name not in os.environ:
         os.environ[name] = value
         _own.add(name)

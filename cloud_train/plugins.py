@@ -1,6 +1,6 @@
-"""What installed packages add: providers, each declared by an entry point in the group ``cloud_train.providers``.
+"""Providers from installed packages, each declared by an entry point in the group ``cloud_train.providers``.
 
-An entry point names a callable, usually a class, ``(home: Path) -> Provider``. Its attribute ``settings``, if it has one, is the pydantic
+An entry point refers to a callable, usually a class, ``(home: Path) -> Provider``. Its optional attribute ``settings`` is the pydantic
 model of the provider's section in config files.
 """
 
@@ -12,18 +12,18 @@ from cloud_train.errors import ProviderError
 PROVIDERS = "cloud_train.providers"
 
 Load = Callable[[], Any]
-"""Imports what an entry point names; raises ProviderError if that fails."""
+"""Imports an entry point's object; raises ProviderError if that fails."""
 
 
 def provider_plugins() -> dict[str, Load]:
-    """The installed providers by name. Looking them up costs 30 ms, so it is done only for a name that is not built in."""
+    """The installed providers by name. The lookup takes 30 ms, so it is done only for names that are not built in."""
     from importlib.metadata import EntryPoint, entry_points
 
     def loader(entry: EntryPoint) -> Load:
         def load() -> Any:
             try:
                 return entry.load()
-            except Exception as error:  # a plugin is foreign code: whatever it raises is reported
+            except Exception as error:  # a plugin may raise anything
                 raise load_error(entry.name, entry.value, error) from error
 
         return load
@@ -32,15 +32,15 @@ def provider_plugins() -> dict[str, Load]:
 
 
 def load_error(name: str, value: str, error: Exception) -> ProviderError:
-    """The error for a plugin that cannot be used; ``value`` is what its entry point names."""
+    """The error for a plugin that cannot be loaded; ``value`` is the value of its entry point."""
     return ProviderError(
-        f"the provider plugin {name!r} ({value}) cannot be loaded: {type(error).__name__}: {error}",
-        hint="reinstall or remove the package that provides it",
+        f"cannot load the provider plugin {name!r} ({value}): {type(error).__name__}: {error}",
+        hint="update or uninstall the package that contains it",
     )
 
 
 def settings_models(names: set[str]) -> dict[str, type[Any]]:
-    """The models of those of these providers that bring one. A plugin that cannot be loaded is left out."""
+    """The settings models of these providers, as far as they have one. Plugins that cannot be loaded are left out."""
     if not names:
         return {}
     found = {}

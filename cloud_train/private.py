@@ -1,6 +1,6 @@
-"""Folders and files that only their owner may look into: the ledger, locks, notes, tracebacks."""
+"""Folders and files that only their owner may read: the ledger, locks, notes, tracebacks."""
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in the user's images
 
 import os
 import stat
@@ -8,18 +8,18 @@ from contextlib import suppress
 from pathlib import Path
 
 FOLDER, FILE = 0o700, 0o600
-_SHARED_ON_PURPOSE = stat.S_ISVTX | stat.S_ISGID  # as /tmp is, or the folder of a team
+_SHARED_ON_PURPOSE = stat.S_ISVTX | stat.S_ISGID  # such as /tmp, or a team's folder
 _OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def make_folder(folder: Path) -> None:
-    """Make a private folder, and those above it that are missing; one that is there and is ours is made private. Raises OSError."""
+    """Create a private folder and its missing parents. An existing folder of the user is made private. Raises OSError."""
     try:
         found = folder.stat()
     except FileNotFoundError:
         if not folder.parent.exists():
             make_folder(folder.parent)
-        with suppress(FileExistsError):  # another process was quicker
+        with suppress(FileExistsError):  # another process was faster
             folder.mkdir(FOLDER)
         return
     if found.st_mode & _OF_OTHERS and found.st_uid == os.geteuid() and not found.st_mode & _SHARED_ON_PURPOSE and not _is_home(folder):
@@ -28,7 +28,7 @@ def make_folder(folder: Path) -> None:
 
 
 def make_file(path: Path) -> None:
-    """Make an empty private file; one that is there and is ours is made private. Never opens a file that was there. Raises OSError."""
+    """Create an empty private file. An existing file of the user is made private, but never opened. Raises OSError."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -41,7 +41,7 @@ def make_file(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a private file in place of what was there, whole or not at all. Raises OSError."""
+    """Write a private file atomically, replacing an existing one. Raises OSError."""
     temporary = path.with_name(f"{path.name}.{os.urandom(4).hex()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, FILE)
     try:

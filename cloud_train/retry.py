@@ -1,7 +1,7 @@
-"""The retry policy: which errors are retried, how often, for how long, and with what waits in between.
+"""The retry policy: which errors are retried, how often, for how long, and how long to wait in between.
 
-Waits use "full jitter": a random part of a limit that doubles with each failure, so that clients which were throttled together do not
-return together (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/). A server's ``Retry-After`` makes a wait longer.
+Waits use "full jitter": a random fraction of a limit that doubles with each failure, so that clients that were throttled together do not
+retry together (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/). A server's ``Retry-After`` makes a wait longer.
 
 ::
 
@@ -24,22 +24,22 @@ TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and for how long something is attempted. Clock, sleep and chance are parameters, for tests."""
+    """How often and for how long a call is attempted. Clock, sleep and jitter are parameters, for tests."""
 
     attempts: int | None = None
-    """At most, the first one included; None for no limit."""
+    """Maximum number of attempts, including the first; None for no limit."""
     time_limit: float | None = 120.0
-    """Seconds after the first attempt began in which another one may begin; None for no limit."""
+    """How long after the first attempt another one may begin, in seconds; None for no limit."""
     first_wait: float = 0.25
     """Upper limit of the first wait, in seconds; it doubles each time."""
     longest_wait: float = 8.0
     """Upper limit of every wait, in seconds."""
     longest_retry_after: float = 60.0
-    """A server that asks for a longer wait than this many seconds gets this one."""
+    """Upper limit of a wait that a server requests, in seconds."""
     sleep: Callable[[float], object] = time.sleep
     clock: Callable[[], float] = time.monotonic
     jitter: Callable[[], float] = random.random
-    """The part of a wait's upper limit that is waited, from 0 to 1."""
+    """The fraction of the upper limit to wait, from 0 to 1."""
 
     def call(
         self,
@@ -47,10 +47,10 @@ class RetryPolicy:
         is_transient: Callable[[Exception], bool],
         retry_after: Callable[[Exception], float | None] = lambda error: None,
     ) -> Result:
-        """Call ``action`` until it succeeds; returns its result.
+        """Call ``action`` until it succeeds, and return its result.
 
-        Raises its error at once if ``is_transient`` says no, otherwise the last one when attempts or time are used up. ``retry_after``
-        finds the seconds that a server asked for in an error.
+        Raises an error immediately if ``is_transient`` returns False for it, otherwise the last one when attempts or time run out.
+        ``retry_after`` returns the wait that the server requested in an error, in seconds.
         """
         left = self.attempts_left()
         while True:
@@ -61,7 +61,7 @@ class RetryPolicy:
                     raise
 
     def attempts_left(self) -> "Attempts":
-        """Begin to count attempts and time."""
+        """Start counting attempts and time."""
         return Attempts(self)
 
 
@@ -78,19 +78,19 @@ class Attempts:
         self._policy = policy
         self._began = policy.clock()
         self.failures = 0
-        """In a row."""
+        """Consecutive failures."""
 
     def wait(self, retry_after: float | None = None) -> bool:
-        """Count a failure and sleep before the next attempt; returns False, without sleeping, if there is none."""
+        """Count a failure, and sleep before the next attempt. Returns False, without sleeping, if no attempt is left."""
         if (seconds := self.next_wait(retry_after)) is None:
             return False
         self._policy.sleep(seconds)
         return True
 
     def next_wait(self, retry_after: float | None = None) -> float | None:
-        """Count a failure; returns the seconds to wait before the next attempt, or None if there is none.
+        """Count a failure; returns the seconds to wait before the next attempt, or None if no attempt is left.
 
-        ``retry_after`` is what the server asked for, in seconds.
+        ``retry_after`` is the wait that the server requested, in seconds.
         """
         policy = self._policy
         self.failures += 1
@@ -103,19 +103,19 @@ class Attempts:
         return seconds
 
     def restart(self) -> None:
-        """Forget the failures and the time so far: there was progress."""
+        """Reset failures and time, because there was progress."""
         self.failures = 0
         self._began = self._policy.clock()
 
 
 def retry_after_seconds(header: str | None, now: Callable[[], float] = time.time) -> float | None:
-    """The seconds in a ``Retry-After`` header, which holds seconds or a date (RFC 9110, section 10.2.3); None if it holds neither."""
+    """The seconds in a ``Retry-After`` header, which contains seconds or a date (RFC 9110, section 10.2.3); None if it is malformed."""
     text = (header or "").strip()
     if text.isascii() and text.isdigit():
         return float(text[:9])
     if not text:
         return None
-    from email.utils import parsedate_to_datetime  # it loads the mail parser, for a form that few servers use
+    from email.utils import parsedate_to_datetime  # imports the mail parser, and few servers send a date
 
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - now())

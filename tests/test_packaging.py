@@ -78,6 +78,17 @@ def test_every_dependency_is_pinned_to_a_version_that_its_range_allows(extra: st
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), f"constraints.txt and {requirement} disagree"
 
 
+def test_every_extra_that_documents_and_messages_install_exists() -> None:
+    named = {
+        (str(file.relative_to(ROOT)), extra)
+        for file in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("cloud_train/**/*.py")]
+        for extras in re.findall(r"'(?:cloud-train|\.)\[([^\]']+)\]'", file.read_text(encoding="utf-8"))
+        for extra in extras.split(",")
+    }
+    assert {extra for _, extra in named} >= {"train", "docker", "aws", "gcp", "azure"}
+    assert [(file, extra) for file, extra in sorted(named) if extra not in PROJECT["optional-dependencies"]] == []
+
+
 def test_the_checks_install_the_cpu_build_of_the_same_torch() -> None:
     assert pinned(ROOT / ".ci" / "cpu-only.txt") == {"torch": pinned(ROOT / "constraints.txt")["torch"] + "+cpu"}
 

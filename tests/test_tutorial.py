@@ -16,8 +16,10 @@ RUN_HERE = ("Train on this machine", "Change the job", "Stop it and resume it", 
 @pytest.mark.slow
 def test_the_tutorials_commands_run_one_after_the_other(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    (tmp_path / "jobs").symlink_to(ROOT / "jobs")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "jobs").mkdir()
+    for job in (ROOT / "jobs").glob("*.yaml"):  # on smaller images, which is quicker; test_picture.py trains the job as it is
+        (tmp_path / "jobs" / job.name).write_text(job.read_text().replace("size: 28", "size: 14"))
     script = "set -euxo pipefail\n" + "".join(commands_of(section) for section in RUN_HERE)
     environment = {**os.environ, "CLOUD_TRAIN_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"

@@ -1,4 +1,4 @@
 """The command line: ``verbs`` has one module per verb, ``output`` formats what they print.
 
-The verbs decide nothing: they call the client and show what it returns.
+The verbs make no decisions: they call the client and show the result.
 """

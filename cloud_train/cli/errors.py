@@ -1,6 +1,6 @@
-"""Turning exceptions into messages: ``error:`` and ``hint:`` on standard error, or with ``--json`` one object on standard output.
+"""Turns exceptions into messages: ``error:`` and ``hint:`` on standard error, or with ``--json`` one object on standard output.
 
-Nothing that a user can cause shows a traceback. The traceback of an unexpected error is written to a file, which the message names.
+No error that a user can cause shows a traceback. The traceback of an unexpected error is saved to a file, whose path is in the message.
 """
 
 import errno
@@ -22,7 +22,7 @@ from cloud_train.exit_status import INTERNAL, INTERRUPTED, OUTPUT_CLOSED
 
 @dataclass(frozen=True)
 class Failure:
-    """An error as it is shown."""
+    """An error, ready to be shown."""
 
     code: str
     message: str
@@ -33,7 +33,7 @@ class Failure:
 
 
 def guarded(work: Callable[[], int], as_json: bool) -> int:
-    """Do the work and return its exit status. An exception is shown, and its own exit status returned."""
+    """Do the work and return its exit status. An exception is shown, and its exit status is returned."""
     try:
         return work()
     except OutputClosedError:
@@ -107,7 +107,7 @@ def _bug(error: Exception) -> Failure:
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     try:
         place = _write_traceback(error)
-        hint = f"please report it with the file {place}"
+        hint = f"please report it, and attach the file {place}"
     except OSError as failed:
         hint = f"the traceback could not be saved ({failed.strerror or failed}); set CLOUD_TRAIN_HOME to another folder"
     return Failure(CloudTrainError.code, f"this is a bug in cloud-train: {what}", hint, INTERNAL)

@@ -1,4 +1,4 @@
-"""The command ``cloud-train``: its verbs, loaded when they are called, and its entry point."""
+"""The command ``cloud-train``: its entry point, and its verbs, which are imported when they are used."""
 
 import importlib
 import inspect
@@ -43,12 +43,12 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 """Verb → (module and function in ``cli.verbs``, first line of its help).
 
-The lines are repeated here so that ``--help`` imports no verb; a test compares them with the verbs' own.
+The help lines are repeated here so that ``--help`` imports no verb; a test compares them with the verbs' docstrings.
 """
 
 
 class _LazyVerbs(Mapping[str, "TyperCommand"]):
-    """The verbs as commands, each made on first use."""
+    """The verbs as commands, each created on first use."""
 
     def __init__(self) -> None:
         self._made: dict[str, TyperCommand] = {}
@@ -66,11 +66,11 @@ class _LazyVerbs(Mapping[str, "TyperCommand"]):
 
 
 class VerbGroup(TyperGroup):
-    """The group of verbs: lists them from the table above, and imports a verb's module only when it is used."""
+    """The group of verbs. It lists them from the table above, and imports a verb's module only when the verb is used."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = _LazyVerbs()  # type: ignore[assignment] # Typer only reads it; a mutable mapping would have to be full
+        self.commands = _LazyVerbs()  # type: ignore[assignment] # Typer only reads it, and a mutable mapping could not be lazy
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override] # typer.Context is the public name of its base
         """The verbs, in the order of the table."""
@@ -121,7 +121,7 @@ def _root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")] = False,
 ) -> None:
-    # No docstring: the app above has the help.
+    # No docstring, because the app above has the help.
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(2)
@@ -130,13 +130,13 @@ def _root(
 def entry_point() -> NoReturn:
     """The program ``cloud-train``: runs ``main`` and exits immediately, because the interpreter's shutdown would add 40 ms.
 
-    All cleaning up is done before ``main`` returns.
+    All cleanup is done before ``main`` returns.
     """
     status = main()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:  # the reader went away, or the disk is full
+        except OSError:  # the reader has exited, or the disk is full
             status = status or OUTPUT_CLOSED
     os._exit(status)
 
@@ -145,15 +145,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status (docs/exit-codes.md)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _prepare_output()
-    # No plugin of pydantic is needed, and looking for them reads the metadata of every installed package: 20 ms or more.
+    # Looking for pydantic plugins reads the metadata of every installed package, which takes 20 ms or more; none is needed.
     set_for_this_process("PYDANTIC_DISABLE_PLUGINS", "__all__")
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return guarded(lambda: _run(arguments), as_json="--json" in own)
 
 
 def _prepare_output() -> None:
-    if sys.stdin is None:  # closed by the caller (``<&-``): nothing can be asked then, and no file that is opened gets its number
-        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - it stays open as long as the process
+    if sys.stdin is None:  # closed by the caller (``<&-``); replaced so that no opened file gets its descriptor
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - open until the process ends
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the caller (``>&-``), which is not an error

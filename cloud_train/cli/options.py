@@ -1,6 +1,6 @@
-"""What several verbs share: arguments and options with their shell completion, and the client.
+"""Shared by the verbs: arguments and options with their shell completion, and the client.
 
-The client's notes go to standard error, its questions to the user at the terminal.
+The client's notes go to standard error; its questions are asked at the terminal.
 """
 
 import sys
@@ -12,6 +12,7 @@ import typer
 
 from cloud_train.cli.output.terminal import Painter, clean, is_terminal, say_aside
 from cloud_train.client import Client
+from cloud_train.errors import CloudTrainError
 
 if TYPE_CHECKING:
     from cloud_train import Question
@@ -40,12 +41,12 @@ CheckpointOption = Annotated[
 
 
 def open_client(as_json: bool = False) -> Client:
-    """The client of one command."""
+    """The client for one command."""
     return Client(note=say_aside, ask=asking(as_json))
 
 
 def asking(as_json: bool = False) -> Callable[["Question"], bool]:
-    """A function that asks the user at a terminal. Without a terminal, or with ``--json``, it accepts nothing."""
+    """A function that asks the user at the terminal. Without a terminal, or with ``--json``, the answer is no."""
 
     def ask(question: "Question") -> bool:
         if as_json or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
@@ -67,7 +68,7 @@ def accepting(question: "Question") -> bool:
 
 
 def show(question: "Question") -> None:
-    """Print the subject and one line per fact to standard error."""
+    """Print the question's subject and facts to standard error, one per line."""
     paint = Painter.of(sys.stderr)
     say_aside(f"{clean(question.subject)}:")
     width = max((len(name) for name, _ in question.facts), default=0)
@@ -77,9 +78,6 @@ def show(question: "Question") -> None:
 
 def complete_run(incomplete: str) -> list[tuple[str, str]]:
     """The newest runs whose id begins with ``incomplete``, each with its state. Changes nothing and creates no ledger."""
-    from cloud_train.client import Client
-    from cloud_train.errors import CloudTrainError
-
     try:
         runs = [run.view for run in Client().runs(None if incomplete else _RUNS_OFFERED)]
     except (CloudTrainError, OSError):
@@ -89,8 +87,6 @@ def complete_run(incomplete: str) -> list[tuple[str, str]]:
 
 def complete_provider(incomplete: str) -> list[str]:
     """The names of the installed providers."""
-    from cloud_train.client import Client
-
     return [name for name in Client().providers() if name.startswith(incomplete)]
 
 

@@ -1,4 +1,4 @@
-"""A connection to a Docker Engine: the API calls that cloud-train needs, and explanations of refusals.
+"""A connection to a Docker Engine: the API calls that cloud-train needs, and the engine's errors with a next step.
 
 Reference: https://docs.docker.com/reference/api/engine/version/v1.41/.
 """
@@ -19,17 +19,17 @@ from cloud_train.errors import ProviderError
 Labels = Mapping[str, str]
 
 _SLOW_SECONDS = 60.0
-"""Timeout for creating, starting and removing, which use the disk."""
+"""Timeout for creating, starting and removing, which use the disk, in seconds."""
 
-FREE_SPACE = "see what uses the space with `docker system df`, and free it with `docker system prune`"
+FREE_SPACE = "see what uses the space with `docker system df`; free some with `docker system prune`"
 
 
 class NameTakenError(ProviderError):
-    """The engine has a container or a network of this name already: nothing was created."""
+    """A container or network of this name already exists in the engine; nothing was created."""
 
 
 class FolderUnseenError(ProviderError):
-    """The engine does not see a folder: it does not exist, or the engine runs on another machine, or in a virtual one."""
+    """The engine cannot see a folder: it does not exist, or the engine runs on another machine or in a virtual machine."""
 
 
 class _MissingError(ProviderError):
@@ -37,7 +37,7 @@ class _MissingError(ProviderError):
 
 
 class _StateError(ProviderError):
-    """The container's state does not allow this: it is not running, or is being removed."""
+    """The container is in the wrong state for this call: it is not running, or is being removed."""
 
 
 @contextmanager
@@ -50,20 +50,20 @@ def connected(address: str) -> Iterator["Engine"]:
 
 
 class Engine:
-    """One open connection. Every method raises ProviderError, and EngineUnavailableError when the engine does not respond."""
+    """One open connection. All methods raise ProviderError, and EngineUnavailableError if the engine does not respond."""
 
     def __init__(self, address: str, http: DockerHttp) -> None:
         self.address = address
         self._http = http
 
     def version(self) -> str:
-        """Its version, such as ``28.2.2``."""
+        """The engine's version, such as ``28.2.2``."""
         return str(self._ask("GET", "/version")["Version"])
 
     def is_rootless_of(self, user: int) -> bool:
-        """Whether this user runs a rootless engine, in whose containers root is that user.
+        """Whether this is a rootless engine of this user, so that root in a container is that user.
 
-        The engine is asked only if its socket belongs to that user, because this takes long.
+        Asks the engine only if its socket belongs to the user, because the call is slow.
         """
         if not user or not self.address.startswith("unix://"):
             return False
@@ -73,21 +73,21 @@ class Engine:
         return False
 
     def image(self, name: str) -> dict[str, Any] | None:
-        """The image with this id or name, as the engine describes it; None if there is none."""
+        """The engine's description of the image with this id or name; None if it does not exist."""
         with suppress(_MissingError):
             return dict(self._ask("GET", f"/images/{name}/json"))
         return None
 
     def create_container(self, name: str, body: Mapping[str, Any]) -> str:
-        """Create it, and return its id; raises NameTakenError if there is one of this name."""
+        """Create a container, and return its id. Raises NameTakenError if the name is in use."""
         return str(self._ask("POST", "/containers/create", {"name": name}, body, _SLOW_SECONDS)["Id"])
 
     def create_network(self, body: Mapping[str, Any]) -> str:
-        """Create it, and return its id; raises NameTakenError if there is one of this name."""
+        """Create a network, and return its id. Raises NameTakenError if the name is in use."""
         return str(self._ask("POST", "/networks/create", body=body, timeout_seconds=_SLOW_SECONDS)["Id"])
 
     def put_files(self, container: str, files: Mapping[str, Path]) -> None:
-        """Copy files from this machine into a new container, each to a path in one of its volumes, readable by everyone in it."""
+        """Copy files from this machine into a new container (path in one of its volumes → file), readable by all its users."""
         for path, source in files.items():
             folder, _, name = path.rpartition("/")
             with BytesIO() as archive:
@@ -99,11 +99,11 @@ class Engine:
                 self._ask("PUT", f"/containers/{container}/archive", {"path": folder}, archive.getvalue(), _SLOW_SECONDS)
 
     def start(self, container: str) -> None:
-        """Start a container that was created."""
+        """Start a created container."""
         self._ask("POST", f"/containers/{container}/start", timeout_seconds=_SLOW_SECONDS)
 
     def inspect(self, container: str) -> dict[str, Any] | None:
-        """The container with this id or name, as the engine describes it; None if there is none."""
+        """The engine's description of the container with this id or name; None if it does not exist."""
         with suppress(_MissingError):
             return dict(self._ask("GET", f"/containers/{container}/json"))
         return None
@@ -117,12 +117,12 @@ class Engine:
         return list(self._ask("GET", "/networks", {"filters": _having(labels)}))
 
     def terminate(self, container: str) -> None:
-        """Send SIGTERM to its first process, even a paused one; nothing happens if it is not running."""
+        """Send SIGTERM to the container's first process, even if it is paused; does nothing if it is not running."""
         with suppress(_MissingError, _StateError):
             self._ask("POST", f"/containers/{container}/kill", {"signal": "SIGTERM"})
 
     def has_stopped(self, container: str, within_seconds: float) -> bool:
-        """Wait until it has stopped; False if that takes longer. A missing container has stopped."""
+        """Wait until the container has stopped; False if it has not in time. A missing container counts as stopped."""
         try:
             with suppress(_MissingError):
                 self._ask("POST", f"/containers/{container}/wait", timeout_seconds=within_seconds)
@@ -133,17 +133,17 @@ class Engine:
         return True
 
     def remove(self, container: str) -> None:
-        """Kill it if it is running, and remove it with its anonymous volumes; nothing happens if it is missing or being removed."""
+        """Kill and remove the container and its anonymous volumes; does nothing if it is missing or being removed."""
         with suppress(_MissingError, _StateError):
             self._ask("DELETE", f"/containers/{container}", {"v": "1", "force": "1"}, timeout_seconds=_SLOW_SECONDS)
 
     def remove_network(self, network: str) -> None:
-        """Remove a network; nothing happens if it is missing."""
+        """Remove the network, if it exists."""
         with suppress(_MissingError):
             self._ask("DELETE", f"/networks/{network}")
 
     def output(self, container: str, lines: int | None = None) -> bytes:
-        """Its stdout and stderr combined, all or the last ``lines``; empty for a missing container."""
+        """The container's stdout and stderr combined, all or the last ``lines``; empty for a missing container."""
         query = {"stdout": "1", "stderr": "1", "tail": str(lines or "all")}
         with suppress(_MissingError):
             return _joined(self._answer("GET", f"/containers/{container}/logs", query))
@@ -177,12 +177,12 @@ class Engine:
 
 
 def is_full(words: str) -> bool:
-    """Whether an engine, or a command in a build, reports a full disk."""
+    """Whether a message of an engine or of a build reports a full disk."""
     return "no space left on device" in words.lower()
 
 
 def _joined(stream: bytes) -> bytes:
-    """The output in the engine's frames: four bytes that name stdout or stderr, four with a length, and that many bytes."""
+    """The output without the engine's framing: each frame has four bytes for stdout or stderr, four for its length, and the data."""
     parts, position = [], 0
     while position + 8 <= len(stream):
         length = int.from_bytes(stream[position + 4 : position + 8], "big")
@@ -196,17 +196,17 @@ def _having(labels: Labels) -> str:
 
 
 _UNSEEN = re.compile(r"bind source path does not exist|[Mm]ounts denied")
-"""The messages of an engine and of Docker Desktop."""
+"""Messages of an engine and of Docker Desktop."""
 _REFUSALS = (
     (
         r"[Nn]o such image: (?P<what>\S+)|(?P<other>[^\s'\"]{1,300}): image not known",
         "the engine has no image {what}",
-        "it was removed after it was built; if the job's files are unchanged, `cloud-train package JOB.yaml` builds the same image again",
+        "rebuild it with `cloud-train package JOB.yaml`; if the job's files are unchanged, the result is the same image",
     ),
     (
         r'exec: "(?P<what>[^"]*)".{0,300}(not found|no such file)',
         "the image has no {what}",
-        "choose a base with Python 3.10 or later as python3 on its PATH: image.base in the job file",
+        "set image.base in the job file to an image with Python 3.10 or later as python3 on its PATH",
     ),
     (
         r"no space left on device",
@@ -220,24 +220,24 @@ _REFUSALS = (
     ),
     (
         r"could not select device driver|nvidia-container-cli",
-        "the engine cannot give a container GPUs",
-        "install the NVIDIA Container Toolkit on its machine, or take resources.accelerator out of the job",
+        "the engine cannot give GPUs to containers",
+        "install the NVIDIA Container Toolkit on its machine, or remove resources.accelerator from the job",
     ),
-    (r"Range of CPUs is (?P<what>.{0,300}?available)", "resources.cpus: the range is {what}", "ask for fewer with resources.cpus"),
-    (r"network (?P<what>\S+) not found", "the engine has no network {what}", "see which there are with: docker network ls"),
+    (r"Range of CPUs is (?P<what>.{0,300}?available)", "resources.cpus: the allowed range is {what}", "reduce resources.cpus"),
+    (r"network (?P<what>\S+) not found", "the engine has no network {what}", "list the networks with: docker network ls"),
 )
-"""Patterns of the engine's messages that a user can act on → our message and the next step."""
+"""Patterns in the engine's messages that a user can act on, each with our message and the next step."""
 
 
 def refusal(status: int | None, said: str) -> ProviderError:
-    """The error for a call that the engine refused with this HTTP ``status`` and message."""
+    """The error for a call that the engine refused with this HTTP status and message."""
     if status == 409 and re.search(r"name .{0,300}(already in use|already exists)", said):
-        return NameTakenError(f"the engine has one of this name already (it said: {said})")
+        return NameTakenError(f"the name is already in use in the Docker Engine (it said: {said})")
     if _UNSEEN.search(said):
-        return FolderUnseenError(f"the engine does not see a folder of this machine (it said: {said})", hint="check that it exists")
+        return FolderUnseenError(f"the Docker Engine cannot see a folder of this machine (it said: {said})", hint="check that it exists")
     kind = {404: _MissingError, 409: _StateError}.get(status or 0, ProviderError)
     for pattern, message, hint in _REFUSALS:
         if match := re.search(pattern, said):
             what = next((text for text in match.groupdict().values() if text), "")
             return kind(f"{message.format(what=what)} (it said: {said})", hint)
-    return kind(f"the Docker Engine refused: {said}", hint="see its log: journalctl -u docker")
+    return kind(f"the Docker Engine refused the request: {said}", hint="see its log with: journalctl -u docker")

@@ -1,10 +1,10 @@
-"""Requests to a Docker Engine: plain HTTP over its local socket or over SSH, the Docker SDK's session over TCP and TLS.
+"""Requests to a Docker Engine: plain HTTP over its local socket or SSH, and the Docker SDK's session over TCP and TLS.
 
-Over SSH, as Docker's own command line does: ``ssh HOST docker system dial-stdio`` connects its stdin and stdout to the engine's socket on
-that machine. So the SSH client's own settings apply (keys, ~/.ssh/config, an agent), and the other machine needs Docker's command line.
+SSH works as in Docker's own command line: ``ssh HOST docker system dial-stdio`` connects its stdin and stdout to the engine's socket on
+that machine. So the SSH client's settings apply (keys, ~/.ssh/config, an agent), and the other machine needs Docker's command line.
 
-Importing the SDK takes longer than a hundred small requests, such as inspecting a container. API:
-https://docs.docker.com/reference/api/engine/; paths without a version use the engine's newest, like the SDK's ``version="auto"``.
+The SDK is used only where necessary: importing it takes longer than a hundred small requests, such as inspecting a container. API:
+https://docs.docker.com/reference/api/engine/. Paths without a version use the engine's newest, like the SDK's ``version="auto"``.
 """
 
 import json
@@ -26,7 +26,7 @@ from cloud_train.errors import MissingDependencyError
 from cloud_train.job.loopback import is_loopback
 
 QUICK_SECONDS = 10.0
-"""Timeout of a request that only reads, in seconds."""
+"""Timeout for requests that only read, in seconds."""
 
 _Send = Callable[[str, str, bytes | None, float], "Answer"]
 
@@ -44,19 +44,19 @@ class Answer:
 
     @property
     def document(self) -> Any:
-        """The body as JSON; None for an empty one. Raises ValueError for anything else."""
+        """The body, parsed as JSON; None if it is empty. Raises ValueError if it is not JSON."""
         return json.loads(self.body) if self.body else None
 
     @property
     def words(self) -> str:
-        """The engine's message about a request that it refused."""
+        """The engine's message about a refused request."""
         with suppress(ValueError, LookupError, TypeError):
             return str(self.document["message"])
         return self.body.decode(errors="replace").strip()
 
 
 class DockerHttp:
-    """One open connection to an engine. Failed requests raise OSError, including TimeoutError."""
+    """An open connection to an engine. Failed requests raise OSError, including TimeoutError."""
 
     def __init__(self, send: _Send) -> None:
         self._send = send
@@ -69,7 +69,7 @@ class DockerHttp:
         body: Mapping[str, Any] | bytes | None = None,
         timeout_seconds: float = QUICK_SECONDS,
     ) -> Answer:
-        """Send a request, with ``body`` as JSON, or bytes as a tar. ``path`` may contain an image's name; the timeout is for inactivity."""
+        """Send a request. ``body`` is sent as JSON, bytes as a tar. ``path`` may contain an image name. The timeout is for inactivity."""
         target = quote(path, safe="/:@") + (f"?{urlencode(query)}" if query else "")
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         return self._send(method, target, data, timeout_seconds)
@@ -84,7 +84,7 @@ def opened(address: str) -> Iterator[DockerHttp]:
             yield DockerHttp(connection.send_and_read)
     elif address.startswith("ssh://"):
         with closing(Ssh(address)) as ssh, closing(_SocketConnection(ssh.dial, ssh.words)) as connection:
-            connection.send_and_read("GET", "/_ping", None, QUICK_SECONDS)  # only a response shows that the connection works
+            connection.send_and_read("GET", "/_ping", None, QUICK_SECONDS)  # the connection is known to work only after a response
             yield DockerHttp(connection.send_and_read)
     else:
         with sdk_client(address, QUICK_SECONDS) as client:
@@ -93,7 +93,7 @@ def opened(address: str) -> Iterator[DockerHttp]:
 
 @contextmanager
 def sdk_client(address: str, timeout_seconds: float) -> Iterator[Any]:
-    """The Docker SDK's ``APIClient`` for the engine at ``address``, with the same certificates as Docker's own command line.
+    """The Docker SDK's ``APIClient`` for the engine at ``address``, with the certificates that Docker's command line would use.
 
     Raises OSError if the engine does not respond, and MissingDependencyError without the SDK.
     """
@@ -102,14 +102,14 @@ def sdk_client(address: str, timeout_seconds: float) -> Iterator[Any]:
         from docker.errors import DockerException
     except ImportError as error:
         raise MissingDependencyError(
-            f"the engine at {address} is reached with the Docker SDK for Python, which is not installed ({error})",
+            f"the Docker Engine at {address} requires the Docker SDK for Python, which is not installed ({error})",
             hint="install it with: pip install 'cloud-train[docker]'",
         ) from error
 
     class Client(APIClient):  # type: ignore[misc]  # the SDK has no types
         def merge_environment_settings(self, *request: Any) -> Any:
             merged = super().merge_environment_settings(*request)
-            if self.verify is not True:  # the certificates of this engine, not those in REQUESTS_CA_BUNDLE for all servers
+            if self.verify is not True:  # this engine's certificates, not REQUESTS_CA_BUNDLE, which is for all servers
                 merged["verify"] = self.verify
             return merged
 
@@ -131,12 +131,12 @@ def is_private(address: str) -> bool:
         return True
     try:
         return bool(_certificates(address))
-    except ImportError:  # without the SDK no connection is made, which raises its own error
+    except ImportError:  # without the SDK no connection can be made; opening one raises the error
         return True
 
 
 def _certificates(address: str) -> Any:
-    """Those of the Docker CLI's current context if that names this engine, otherwise those of the environment; False for no TLS."""
+    """The certificates of the Docker CLI's context if it is for this engine, otherwise those of the environment; False for no TLS."""
     if not address.startswith(("tcp://", "https://")):
         return False
     from docker.utils import kwargs_from_env
@@ -166,7 +166,7 @@ def _dialled(path: str) -> socket.socket:
 
 
 class _SocketConnection(HTTPConnection):
-    """HTTP over a socket that ``dial`` opens; ``words`` returns the reason of a broken connection, if there is one."""
+    """HTTP over a socket that ``dial`` opens; ``words`` returns the reason for a broken connection, if known."""
 
     def __init__(self, dial: Callable[[], socket.socket], words: Callable[[], str] = lambda: "") -> None:
         super().__init__("localhost", timeout=QUICK_SECONDS)
@@ -184,7 +184,7 @@ class _SocketConnection(HTTPConnection):
             with self.getresponse() as response:
                 return Answer(response.status, response.read())
         except (ConnectionError, HTTPException) as error:
-            self.close()  # a late response must not be taken for that of the next request
+            self.close()  # a late response must not be mistaken for the next request's
             raise ConnectionError(self._words() or f"the connection was closed ({type(error).__name__})") from error
         except OSError:
             self.close()
@@ -192,16 +192,16 @@ class _SocketConnection(HTTPConnection):
 
 
 class Ssh:
-    """Connections to the engine at ``address``: ``ssh://[user@]host[:port][/socket]``. Close it after use."""
+    """Connections to the engine at ``address``, ``ssh://[user@]host[:port][/socket]``. Close it after use."""
 
     def __init__(self, address: str) -> None:
         """Raises ValueError for an address without a host name."""
         self._command = _command(address)
         self._clients: list[subprocess.Popen[bytes]] = []
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 -- until close
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 -- open until ``close``
 
     def dial(self) -> socket.socket:
-        """A new connection; raises OSError where no SSH client is installed."""
+        """Open a new connection. Raises OSError if no SSH client is installed."""
         ours, theirs = socket.socketpair()
         try:
             self.serve(theirs)
@@ -216,10 +216,10 @@ class Ssh:
             self._clients.append(subprocess.Popen(self._command, stdin=end.fileno(), stdout=end.fileno(), stderr=self._said))
 
     def words(self) -> str:
-        """The last line on stderr of the SSH client or of the remote command."""
+        """The last line that the SSH client or the remote command wrote to stderr."""
         with suppress(subprocess.TimeoutExpired):
             for client in self._clients[-1:]:
-                client.wait(1)  # it writes the reason just before it exits
+                client.wait(1)  # the reason is written just before it exits
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").splitlines()
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
@@ -260,8 +260,8 @@ def relayed(address: str) -> Iterator[str]:
 def _command(address: str) -> list[str]:
     """The SSH command; raises ValueError for an address without a host name."""
     url = urlsplit(address)
-    if not url.hostname or url.hostname.startswith("-") or (url.username or "").startswith("-"):  # SSH would take it for an option
-        raise ValueError(f"{address!r} has no host name; an engine over SSH is ssh://user@host")
+    if not url.hostname or url.hostname.startswith("-") or (url.username or "").startswith("-"):  # ssh would take it for an option
+        raise ValueError(f"{address!r} has no host name; use ssh://user@host")
     options = [f"-oConnectTimeout={_CONNECT_SECONDS}", "-T"]
     options += ["-l", url.username] if url.username else []
     options += ["-p", str(url.port)] if url.port else []

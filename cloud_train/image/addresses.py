@@ -1,8 +1,8 @@
-"""Where a registry may send its client: with a redirect, with the place of an upload, or with the realm that issues its tokens.
+"""Decides to which URLs a registry may send its client: redirects, the location of an upload, and the realm that issues its tokens.
 
-A registry can be a stranger's, and what it names is fetched from this machine, which reaches more than the registry does. So the rules of
-``storage.url_safety`` hold here too, for every request: no metadata service and no link-local address. Loopback is for registries on this
-machine, and for a registry whose own name leads there. Private networks stay allowed, over https: that is where companies keep theirs.
+A registry may belong to a stranger, and this machine can reach addresses that the registry cannot. So the rules of ``storage.url_safety``
+apply to every request: no metadata service and no link-local address. Loopback is allowed for registries on this machine, and for a
+registry whose own name resolves to it. Private networks are allowed over https, because companies have registries there.
 """
 
 import re
@@ -19,35 +19,35 @@ _SHOWN_CHARACTERS = 120
 
 @dataclass(frozen=True)
 class Addresses:
-    """The addresses of one registry, ``host[:port]`` with its API at ``url``."""
+    """The URLs that a registry at ``host[:port]``, with its API at ``url``, may use."""
 
     host: str
     url: str
 
     @property
     def loopback(self) -> bool:
-        """Whether the registry may lead to loopback addresses, because it has one itself."""
+        """Whether the registry may use loopback addresses, because it has one itself."""
         return is_loopback(self.host)
 
     def is_own(self, url: str) -> bool:
-        """Whether a URL is of the registry's own server."""
+        """Whether a URL is on the registry's own server."""
         return urlsplit(url)[:2] == urlsplit(self.url)[:2]
 
     def joined(self, base: str, url: str) -> str:
-        """A URL that the registry named, relative to ``base``. Raises RegistryError if it is not the URL of a server, or not encrypted."""
+        """Resolve a URL from the registry against ``base``. Raises RegistryError if it is malformed or not encrypted."""
         try:
             whole = urljoin(base, url)
             read = urlsplit(whole)
-        except ValueError:  # such as half of an IPv6 address
-            raise RegistryError(f"{self.host} leads to {_shown(url)}, which is not a URL") from None
+        except ValueError:  # such as an incomplete IPv6 address
+            raise RegistryError(f"{self.host} sent an invalid URL: {_shown(url)}") from None
         if read.scheme not in ("http", "https") or not _PLAIN_HOST.fullmatch(read.netloc):
-            raise RegistryError(f"{self.host} leads to {_shown(whole)}, which is not the plain URL of a server")
+            raise RegistryError(f"{self.host} sent an invalid URL: {_shown(whole)} is not a plain http(s) URL")
         if read.scheme != "https" and not is_loopback(read.netloc):
-            raise RegistryError(f"{self.host} leads to {read.netloc}, which is not encrypted")
+            raise RegistryError(f"{self.host} sent the URL of {read.netloc}, which is not encrypted")
         return whole
 
     def check(self, url: str) -> None:
-        """Raise RegistryError if the URL itself says that it leads where the registry may not; the address is checked on connecting."""
+        """Raise RegistryError if the URL itself is not allowed. The address to which it resolves is checked on connecting."""
         netloc = urlsplit(url).netloc
         allowed = self.loopback or self.is_own(url)
         if leads_to_this_machine(netloc) and not allowed:
@@ -58,13 +58,13 @@ class Addresses:
             raise self.refusal(error.message) from None
 
     def refusal(self, reason: str) -> RegistryError:
-        """The error for an address that may not be reached."""
+        """The error for an address that is not allowed."""
         return RegistryError(
-            f"{self.host} leads to an address that no registry may name: {reason}",
-            hint=f"check that {self.host} is the registry that you intend",
+            f"{self.host} leads to a forbidden address: {reason}",
+            hint=f"check that {self.host} is the right registry",
         )
 
 
 def _shown(url: str) -> str:
-    """A URL for a message, without a query, which may hold a signature."""
+    """A URL for a message, without its query, which may contain a signature."""
     return repr(url.partition("?")[0][:_SHOWN_CHARACTERS])

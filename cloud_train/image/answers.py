@@ -1,4 +1,4 @@
-"""A registry's answers, of which only so much is read into memory as an honest one has."""
+"""A registry's responses, read with a limit on their size."""
 
 import json
 from collections.abc import Iterator
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
     from requests import Response
 
 LARGEST_BYTES = 4 << 20
-"""Of a manifest, as the specification asks of registries, and of everything else that is read into memory: a larger answer is refused."""
+"""The most that is read into memory; a larger response is refused. The specification requires this limit for manifests."""
 
 _PIECE = 64 * 1024
 _LARGE_PIECE = 1 << 20
 
 
 class Answer:
-    """An answer whose body is in ``content``, unless it is a ``streamed`` success: then it is still to be read, by ``pieces``.
+    """A response with its body in ``content``; the body of a ``streamed`` success is read with ``pieces`` instead.
 
-    Bodies are read as they are sent: nothing is unpacked, since a few bytes could unpack to any number.
+    Bodies are never decompressed, because a few bytes could decompress to any size.
 
-    Raises CorruptError for a body that is too large or packed; that of a refusal or a redirect is cut off instead. Raises
-    BrokenConnectionError where the connection ends early.
+    Raises CorruptError for a body that is too large or compressed; that of an error or a redirect is truncated instead. Raises
+    BrokenConnectionError if the connection ends early.
     """
 
     def __init__(self, host: str, response: "Response", *, streamed: bool = False) -> None:
@@ -44,7 +44,7 @@ class Answer:
         self.close()
 
     def close(self) -> None:
-        """Give the connection back; one with an unread body is closed."""
+        """Release the connection, or close it if the body was not read completely."""
         self._response.close()
 
     def pieces(self) -> Iterator[bytes]:
@@ -60,32 +60,34 @@ class Answer:
                 self.close()
                 if not self._is_success:
                     return b""
-                raise CorruptError(f"{self._host} sends an answer that is packed with {encoding[:40]!r}, which was not asked for")
+                raise CorruptError(f"{self._host} sent a response with the content encoding {encoding[:40]!r}, which was not requested")
             data += piece
         if len(data) > LARGEST_BYTES:
             self.close()
             if self._is_success:
-                raise CorruptError(f"{self._host} sends an answer of more than {LARGEST_BYTES >> 20} MiB where a small one belongs")
+                raise CorruptError(f"{self._host} sent a response of more than {LARGEST_BYTES >> 20} MiB, but a small one was expected")
         return bytes(data[:LARGEST_BYTES])
 
     def _read(self, most: int) -> bytes:
         from urllib3.exceptions import HTTPError
 
         try:
-            # Not ``iter_content``, which reads the length of a chunk without a limit.
+            # Not ``iter_content``, which reads chunk lengths without a limit.
             piece: bytes = self._response.raw.read(most, decode_content=False)
         except (HTTPError, OSError) as error:
             self.close()
-            raise BrokenConnectionError(f"the registry {self._host} closed the connection within an answer", hint="retry") from error
+            raise BrokenConnectionError(
+                f"the registry {self._host} closed the connection in the middle of a response", hint="retry"
+            ) from error
         return piece
 
 
 def read_json(data: bytes, what: str) -> Any:
-    """A JSON document. Raises CorruptError, which calls it ``what``, for anything else, such as a list in a list a million times."""
+    """Parse a JSON document, called ``what`` in errors. Raises CorruptError if it is malformed or too deeply nested."""
     try:
         document = json.loads(data)
         if b"\\u" in data:
-            json.dumps(document, ensure_ascii=False).encode()  # fails for half a character, with which no text could be written
+            json.dumps(document, ensure_ascii=False).encode()  # fails for a lone surrogate, with which no text could be written
         return document
     except (ValueError, RecursionError) as error:
-        raise CorruptError(f"{what} is not a JSON document") from error
+        raise CorruptError(f"{what} is not valid JSON") from error

@@ -1,7 +1,7 @@
-"""An image in a registry without an engine: mount the base's blobs, upload new layers, write a new manifest."""
+"""Builds an image in a registry without an engine: mounts the base's blobs, uploads new layers, and writes a new manifest."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from cloud_train.image.registry import (
 Value = TypeVar("Value")
 
 _KINDS_OF_SETTINGS: dict[str, tuple[type, type]] = {"User": (str, str), "Env": (list, str), "Labels": (dict, str)}
-"""Setting of a configuration that is read here → its type and the type of what is in it. The others are passed on."""
+"""Setting in a configuration → its type, and the type of its items. All other settings are passed on unread."""
 _AT_ONCE = 4
 """Parallel requests to a registry."""
 
@@ -50,7 +50,7 @@ class RegistryBase:
 
 
 def read_base(repository: Repository, version: str, platform: str) -> RegistryBase:
-    """The base image of a tag or digest, for ``platform``. Raises ImageError if there is none."""
+    """The base image with this tag or digest, for ``platform``. Raises ImageError if there is none, CorruptError for malformed data."""
     name = f"{repository.reference.repository}:{version}"
     manifest = repository.manifest(version)
     if manifest is None:
@@ -59,13 +59,13 @@ def read_base(repository: Repository, version: str, platform: str) -> RegistryBa
         digest = _pick(manifest, name, platform)
         manifest = repository.manifest(digest)
         if manifest is None:
-            raise ImageError(f"{name} lists an image for {platform} that is not in the registry: {digest}")
+            raise ImageError(f"{name} lists an image for {platform}, but the registry does not have it: {digest}")
     if manifest.media_type not in (OCI_MANIFEST, DOCKER_MANIFEST):
-        raise ImageError(f"{name} is of the type {manifest.media_type!r}, which is not an image", hint="name another base image")
+        raise ImageError(f"{name} is not an image, but has the type {manifest.media_type!r}", hint="use another base image")
     layers = manifest.layers
     base = _base_of(read_json(repository.small_blob(manifest.config_digest), f"the configuration of {name}"), name)
     if len(base.diff_ids) != len(layers):
-        raise CorruptError(f"the manifest of {name} has {len(layers)} layers, its configuration {len(base.diff_ids)}")
+        raise CorruptError(f"the manifest of {name} has {len(layers)} layers, but its configuration has {len(base.diff_ids)}")
     check_platform(base, name, platform)
     return RegistryBase(repository, manifest, base)
 
@@ -80,26 +80,34 @@ def append(
     folder: Path,
     note: Callable[[str], None],
 ) -> Built:
-    """Put ``layers`` on a base, in the repository ``target``, of which ``before`` is known. ``folder`` is for temporary files."""
+    """Put ``layers`` on a base in the repository ``target``. ``before`` is its known content; ``folder`` is for temporary files."""
     config = configuration(found.base, layers, recipe.labels)
     tag = f"cloud-train-{digest_of(config)[7:39]}"
     existing = target.manifest(tag)
-    # A configuration names what every layer unpacks to, so the tag is believed only if its manifest has this one.
+    # The configuration has the digests of all unpacked layers, so the tag counts only if its manifest has this configuration.
     if existing is not None and existing.has_config(digest_of(config)):
         return Built(f"{target.reference.repository}@{existing.digest}", 0, reused=True)
     sent_before = target.sent_bytes
-    # A request takes longer to travel than to be answered.
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
-        unknown = [layer for layer in found.layers if layer["digest"] not in before.blobs]
-        missing = [
-            layer
-            for layer, is_there in zip(unknown, threads.map(lambda layer: _has(layer, found, target), unknown), strict=True)
-            if not is_there
-        ]
-        for descriptor in missing:
-            _bring(descriptor, found.repository, target, folder, note)
+    with ThreadPoolExecutor(_AT_ONCE) as threads:  # most of a request's time is latency
+        for missing in _missing(found, target, before, threads):
+            _bring(missing, found.repository, target, folder, note)
         new = list(threads.map(lambda layer: before.layers.get(layer.diff_id) or _sent(layer, target, folder), layers))
     target.push_bytes(config, folder)
+    data, media_type = _manifest(found, config, new)
+    # Without a tag, the garbage collection of many registries would delete it.
+    digest = target.push_manifest(data, media_type, tag)
+    return Built(f"{target.reference.repository}@{digest}", target.sent_bytes - sent_before, reused=False)
+
+
+def _missing(found: RegistryBase, target: Repository, before: Pushed, threads: ThreadPoolExecutor) -> list[dict[str, Any]]:
+    """The base's layers that the repository ``target`` does not have."""
+    unknown = [layer for layer in found.layers if layer["digest"] not in before.blobs]
+    there = threads.map(lambda layer: _has(layer, found, target), unknown)
+    return [layer for layer, is_there in zip(unknown, there, strict=True) if not is_there]
+
+
+def _manifest(found: RegistryBase, config: bytes, new: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
+    """The manifest with the base's layers and the ``new`` ones, in the base's format, and its media type."""
     is_oci = found.manifest.media_type == OCI_MANIFEST
     layer_type = OCI_LAYER if is_oci else DOCKER_LAYER
     document = {
@@ -108,14 +116,11 @@ def append(
         "config": {"mediaType": OCI_CONFIG if is_oci else DOCKER_CONFIG, "digest": digest_of(config), "size": len(config)},
         "layers": [*found.layers, *({"mediaType": layer_type, "digest": each["digest"], "size": each["size"]} for each in new)],
     }
-    data = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
-    # Without a tag, the garbage collection of many registries would delete it.
-    digest = target.push_manifest(data, str(document["mediaType"]), tag)
-    return Built(f"{target.reference.repository}@{digest}", target.sent_bytes - sent_before, reused=False)
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode(), str(document["mediaType"])
 
 
 def _sent(layer: Layer, target: Repository, folder: Path) -> dict[str, Any]:
-    """Compress a layer, and upload it if it is not there; what a manifest says of it."""
+    """Compress a layer, upload it if it is missing, and return its digest and size for a manifest."""
     blob = compress(layer, folder / f"{layer.diff_id[7:]}.tar.gz")
     target.push_blob(blob)
     blob.file.unlink()
@@ -123,7 +128,7 @@ def _sent(layer: Layer, target: Repository, folder: Path) -> dict[str, Any]:
 
 
 def _base_of(document: Any, name: str) -> Base:
-    """The base that a configuration describes. Raises CorruptError if a value that is used is not of its kind."""
+    """The base that a configuration describes. Raises CorruptError if a value has the wrong type."""
     try:
         settings = _typed(document.get("config") or {}, dict)
         for key, (kind, inside) in _KINDS_OF_SETTINGS.items():
@@ -139,12 +144,12 @@ def _base_of(document: Any, name: str) -> Base:
             settings=settings,
         )
     except (AttributeError, LookupError, TypeError) as error:
-        raise CorruptError(f"the configuration of {name} cannot be read: {error}") from error
+        raise CorruptError(f"the configuration of {name} is malformed: {error}") from error
 
 
 def _typed(value: Any, kind: type[Value]) -> Value:
     if not isinstance(value, kind):
-        raise TypeError(f"it has a {type(value).__name__} where a {kind.__name__} belongs")
+        raise TypeError(f"it has a {type(value).__name__} instead of a {kind.__name__}")
     return value
 
 
@@ -155,11 +160,11 @@ def _pick(index: Manifest, name: str, platform: str) -> str:
         if (has.get("os"), has.get("architecture")) == (os, architecture) and (not variant or has.get("variant") == variant[0]):
             return digest
     names = sorted({f"{has.get('os')}/{has.get('architecture')}" for has, _ in offered if has.get("os") not in (None, "unknown")})
-    raise ImageError(f"the base image {name} is for {', '.join(names) or 'no machine'}, not for {platform}", hint="name another base image")
+    raise ImageError(f"the base image {name} is for {', '.join(names) or 'no platform'}, not for {platform}", hint="use another base image")
 
 
 def _has(layer: dict[str, Any], found: RegistryBase, target: Repository) -> bool:
-    """Whether a layer of the base is in the repository ``target``, or need not be."""
+    """Whether a layer of the base is in the repository ``target``, or need not be there."""
     is_same = found.repository.reference.repository == target.reference.repository
     return is_same or bool(layer.get("urls")) or target.has_blob(str(layer["digest"]))
 

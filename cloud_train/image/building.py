@@ -1,4 +1,4 @@
-"""Building an image from a recipe: in the local engine, or in a registry."""
+"""Builds an image from a recipe, in the local engine or in a registry."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def build_in_engine(recipe: Recipe, note: Callable[[str], None], host: str | None = None) -> Built:
-    """Build the image in a Docker Engine, or reuse it; named by its id.
+    """Build the image in a Docker Engine, or reuse it. Its reference is its id.
 
-    ``note`` gets a line about what takes long or looks suspicious. ``host`` is the engine's URL; by default Docker's own rules choose it.
-    Raises ImageError if that fails, for a folder that contains secrets or a base that does not exist, for example.
+    ``note`` receives a line about each slow step and each suspicious file. ``host`` is the engine's URL, by default chosen by Docker's own
+    rules. Raises ImageError, for example for a folder with secrets or a base that does not exist.
     """
     context = _surveyed(recipe, note)
     layers = _layers(context)
@@ -50,26 +50,20 @@ def build_in_registry(
     *,
     login: "Login | None" = None,
 ) -> Built:
-    """Build the image in a repository of a registry, or reuse it; named by its digest.
+    """Build the image in a repository of a registry, or reuse it. Its reference has its digest.
 
-    No engine is needed, unless requirements have to be installed, a Dockerfile has to be built, or the base lies in an engine only: the one
-    at ``host``. ``memory`` is a folder in which to note what was pushed, so that it is neither built nor checked again.
-    ``login`` is that of the repository's registry, if Docker's config file does not have it; it is sent to no other.
+    The engine at ``host`` is needed only to install requirements, to build a Dockerfile, or for a base that exists only there. ``memory``
+    is a folder for notes about pushed images, whose layers are then neither built nor checked again. ``login`` is for the repository's
+    registry, if it is not in Docker's config file, and is sent to no other.
     """
-    # What speaks to registries takes 50 ms to import, and an image in an engine needs none of it.
+    # These take 50 ms to import, and images in an engine do not need them.
     from cloud_train.image.appending import append, read_base
     from cloud_train.image.pushed import Pushed, recall, remember
     from cloud_train.image.registry import Repository
 
     context = _surveyed(recipe, note)
     layers = _layers(context)
-    place = replace(parse_target(repository), tag=None, digest=None)
-    if login is not None and not place.explicit_host:
-        raise ImageError(
-            f"{repository!r} names no registry, but the given login belongs to one",
-            hint="begin the repository with the registry's host",
-        )
-    login = login.bound_to(place.host) if login is not None else None
+    place, login = _destination(repository, login)
     with Repository(place, login=login) as target, _temporary_folder() as folder:
         base, pushed_bytes = _base_in_registry(recipe, context, target, note, host=host, login=login)
         before = Pushed() if memory is None else recall(memory, target, recipe)
@@ -78,13 +72,25 @@ def build_in_registry(
             try:
                 built = append(found, layers, recipe, target, before, folder=folder, note=note)
             except RegistryError as error:
-                # Blobs of an image may have been deleted from the registry.
+                # Blobs of the known image may have been deleted from the registry.
                 if not before.blobs or error.status not in (400, 404):
                     raise
                 built = append(found, layers, recipe, target, Pushed(), folder=folder, note=note)
         if memory is not None:
             remember(memory, target, recipe, built.reference)
         return replace(built, sent_bytes=built.sent_bytes + (pushed_bytes or 0), reused=built.reused and pushed_bytes is None)
+
+
+def _destination(repository: str, login: "Login | None") -> tuple[Reference, "Login | None"]:
+    """The repository to push to, and the login bound to its registry."""
+    place = replace(parse_target(repository), tag=None, digest=None)
+    if login is None:
+        return place, None
+    if not place.explicit_host:
+        raise ImageError(
+            f"{repository!r} has no registry host, but a login was given", hint="begin the repository with the registry's host"
+        )
+    return place, login.bound_to(place.host)
 
 
 def _base_in_registry(
@@ -96,7 +102,7 @@ def _base_in_registry(
     host: str | None,
     login: "Login | None",
 ) -> tuple[Reference, int | None]:
-    """The base in a registry, and how many bytes were sent to push it there; None if it was there already."""
+    """The base in a registry, and the number of bytes sent to push it there; None if it was already there."""
     to_build = recipe.requirements is not None or recipe.dockerfile is not None
     named = None if to_build or recipe.base.startswith("sha256:") else parse_reference(recipe.base)
     if named is not None and named.explicit_host:
@@ -104,13 +110,13 @@ def _base_in_registry(
     engine = engine_images_or_none(host)
     if engine is not None:
         with engine:
-            # A name without a registry may be that of an image that was only built here.
+            # A name without a registry may be an image that was built here and never pushed.
             if to_build or engine.find(recipe.base):
                 return _push_base(engine, prepare(engine, recipe, context, note), target, note, login)
     if named is None:
         raise ImageError(
-            "requirements, a Dockerfile and a base that is named by its id need a Docker Engine, and none is running here",
-            hint="start Docker, or use a base image in a registry that has everything, without requirements and dockerfile",
+            "no Docker Engine is running, but requirements, a Dockerfile or a base with an image id need one",
+            hint="start Docker, or use a base image from a registry that contains everything, without requirements and dockerfile",
         )
     return named, None
 
@@ -120,7 +126,7 @@ def _push_base(
 ) -> tuple[Reference, int | None]:
     tag = f"cloud-train-base-{found.image_id[7:39]}"
     there = target.manifest(tag)
-    # With containerd's image store, an engine names images by their manifests.
+    # With containerd's image store, an engine's image ids are digests of manifests.
     if there is not None and (there.has_config(found.image_id) or found.image_id == there.digest):
         return replace(target.reference, tag=tag), None
     note(f"pushing the base image to {target.reference.repository}")
@@ -137,7 +143,7 @@ def _surveyed(recipe: Recipe, note: Callable[[str], None]) -> Context | None:
 
 
 def _layers(context: Context | None) -> list[Layer]:
-    """The worker's layer and the code's."""
+    """The worker's layer, and the layers of the code."""
     code = split(code_members(context)) if context is not None else []
     return [make_layer(worker_members(), "the worker"), *(make_layer(members, "the code") for members in code)]
 

@@ -1,4 +1,4 @@
-"""The configuration of an image, whose digest is the image's id.
+"""The configuration of an image. Its digest is the image's id.
 
 The format is that of the OCI image specification (https://github.com/opencontainers/image-spec/blob/main/config.md), which is Docker's too.
 """
@@ -15,10 +15,10 @@ from cloud_train.image.layers import Layer, digest_of
 
 EPOCH = "1970-01-01T00:00:00Z"
 USER = "65532:65532"
-"""The container's user, unless the base names another one that is not root."""
+"""The container's user, unless the base sets one that is not root."""
 
 BELOW = "cloud-train.below"
-"""The label that tells, as a chain id, which layers lie below the code: an engine that has such an image has those layers."""
+"""The label with the chain id of the layers below the code: an engine that has an image with the same label has those layers."""
 
 _KEPT = ("User", "ExposedPorts", "Env", "Volumes", "Labels", "StopSignal", "Shell", "Healthcheck")
 
@@ -32,24 +32,22 @@ class Base:
     variant: str
     diff_ids: tuple[str, ...]
     settings: Mapping[str, Any]
-    """The part ``config`` of its configuration, with Docker's keys (Env, User, …)."""
+    """The field ``config`` of its configuration, with Docker's keys (Env, User, …)."""
 
 
 def check_platform(base: Base, name: str, platform: str) -> None:
-    """Raise ImageError if a base is for another platform than ``platform``."""
+    """Raise ImageError if a base is not for ``platform``."""
     os, architecture, *variant = platform.split("/")
     if (base.os, base.architecture) != (os, architecture) or (variant and base.variant != variant[0]):
         runs_on = "/".join(part for part in (base.os, base.architecture, base.variant) if part)
-        raise ImageError(
-            f"the base image {name} is for {runs_on}, not for {platform}", hint=f"name a base image that is made for {platform}"
-        )
+        raise ImageError(f"the base image {name} is for {runs_on}, not for {platform}", hint=f"use a base image for {platform}")
 
 
 def configuration(base: Base, layers: Sequence[Layer], labels: Mapping[str, str]) -> bytes:
     """The configuration of ``base`` with ``layers`` on top: the same bytes for the same inputs, wherever the base was read from.
 
-    The first of ``layers`` is the worker's. An engine does not tell the history of a base exactly, so the history names only its layers. It
-    is sent with every change, so it says nothing twice: what has no words belongs to the layer below.
+    The first of ``layers`` is the worker's. Engines do not report a base's exact history, so the history here has one entry per layer. The
+    configuration is sent with every change, so it is kept short: an entry without a description repeats the one before.
     """
     settings = {key: base.settings[key] for key in _KEPT if base.settings.get(key)}
     if is_root(settings.get("User", "")):
@@ -73,12 +71,12 @@ def configuration(base: Base, layers: Sequence[Layer], labels: Mapping[str, str]
 
 
 def is_root(user: str) -> bool:
-    """Whether this ``User`` of an image is root, by name, by number, or by default."""
+    """Whether an image's ``User`` is root: by name, by number, or by default."""
     return user.partition(":")[0] in ("", "0", "root")
 
 
 def _chain_id(diff_ids: Sequence[str]) -> str:
-    """One digest for a stack of layers, as the OCI specification defines it."""
+    """The chain id of a stack of layers, as the OCI specification defines it."""
     chain, *others = diff_ids or [""]
     for diff_id in others:
         chain = digest_of(f"{chain} {diff_id}".encode())
@@ -90,5 +88,5 @@ def _environment(variables: Sequence[str]) -> list[str]:
     path = names.get("PYTHONPATH")
     names["PYTHONPATH"] = f"{container_paths.LIBRARY}:{path}" if path else container_paths.LIBRARY
     if not names.get("HOME"):
-        names["HOME"] = "/tmp"  # the container's, where the provider mounts the run's own scratch
+        names["HOME"] = "/tmp"  # in the container, where the provider mounts scratch space
     return [f"{name}={value}" for name, value in names.items()]

@@ -1,4 +1,4 @@
-"""The files of a folder that go into an image, and which of them are suspicious, by name and in ``check`` by content."""
+"""The files of a folder that go into an image, and those that look like secrets or data, by name and (in ``check``) by content."""
 
 import fnmatch
 import os
@@ -16,7 +16,7 @@ from cloud_train.image.ignore import Patterns, parse_patterns
 from cloud_train.image.keyfiles import LARGEST_BYTES, key_in
 
 MOST_BYTES = 100 * 1000**2
-"""A larger context is refused: data belongs in the store, not in an image."""
+"""A larger context is refused: data belongs in a store, not in an image."""
 _MOST_IGNORING_BYTES = 256 * 1000
 LARGE_FILE_BYTES = 10 * 1000**2
 """A larger file is reported."""
@@ -38,7 +38,7 @@ IGNORED_BY_DEFAULT = """
 **/.DS_Store
 .dockerignore
 """
-"""Left out unless a line of ``.dockerignore`` includes it with ``!``."""
+"""Ignored unless a line of ``.dockerignore`` includes it with ``!``."""
 
 SECRETS = (
     *(".env*", "*.pem", "*.key", "*.p12", "*.pfx", "*.ppk", "*.jks", "*.keystore", "*.kdbx"),
@@ -49,16 +49,16 @@ SECRETS = (
     *(".s3cfg", ".boto", ".databrickscfg", ".vault-token", "rclone.conf", "kaggle.json", "msal_token_cache*", "accesstokens.json"),
     *("kubeconfig", "kubeconfig.*", "*.kubeconfig", ".terraformrc", "terraform.tfstate*"),
 )
-"""Names of files that often hold a key or a password; a name is compared without regard to case."""
+"""Names of files that often contain a key or a password, in any case."""
 DATA = ("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.npz", "*.npy", "*.h5", "*.parquet", "*.tar*", "*.tgz", "*.zip")
-"""Names of files that are usually data or weights."""
+"""Names of files that usually are data or weights."""
 NOT_SECRET = (".env.example", ".env.sample", ".env.template", "*.py")
-"""Names that resemble those of SECRETS but are harmless: templates, and modules such as credentials.py."""
+"""Names that match SECRETS but are harmless: templates, and modules such as credentials.py."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file, folder or symbolic link of the context."""
+    """A file, folder or symbolic link in the context."""
 
     path: str
     """Relative to the folder, with ``/``; bytes that are not UTF-8 are surrogates, as in ``os.fsdecode``."""
@@ -68,7 +68,7 @@ class Entry:
     modified_ns: int = 0
     executable: bool = False
     target: str = ""
-    """Of a link."""
+    """The target of a link."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Suspect:
     size: int
     kind: Literal["secret", "data", "large"]
     asked_for: bool
-    """A line of ``.dockerignore`` that starts with ``!`` names it."""
+    """Whether a line of ``.dockerignore`` with ``!`` includes it by name."""
     holds: str = ""
     """The kind of a secret that was recognized by its content."""
 
@@ -97,9 +97,9 @@ class Context:
 
 
 def survey(folder: Path) -> Context:
-    """List a folder by Docker's ignore rules. Raises ImageError for what cannot go into an image, such as a link that leaves it."""
+    """List a folder by Docker's ignore rules. Raises ImageError for anything that cannot go into an image, such as a link out of it."""
     if not folder.is_dir():
-        raise ImageError(f"{folder} is not a folder", hint="name the folder of your code")
+        raise ImageError(f"{folder} is not a folder", hint="use the folder that contains your code")
     own = _own_patterns(folder)
     patterns = Patterns([*parse_patterns(IGNORED_BY_DEFAULT, "the built-in rules"), *own.patterns])
     found = {entry.path: entry for entry in _walk(folder, "", patterns)}
@@ -118,19 +118,19 @@ def check(context: Context, note: Callable[[str], None]) -> None:
         secrets += _key_files(context, {suspect.path for suspect in context.suspects if suspect.kind == "secret"})
     if secrets:
         raise ImageError(
-            f"these files of {context.folder} look like secrets, and would be readable in the image: {_named(secrets)}",
-            hint="add them to .dockerignore; if one belongs in the image, include it there by name, as in !config/.env",
+            f"these files in {context.folder} look like secrets, and would be readable in the image: {_named(secrets)}",
+            hint="add them to .dockerignore; to include one anyway, add a line with its name there, such as !config/.env",
         )
     if context.total_bytes > MOST_BYTES:
         largest = sorted((entry for entry in context.entries if entry.kind == "file"), key=lambda entry: -entry.size)[:5]
         raise ImageError(
-            f"the code in {context.folder} is {_size(context.total_bytes)}, more than the {_size(MOST_BYTES)} that go into an image; "
-            f"the largest: {_named(largest)}",
+            f"the code in {context.folder} has {_size(context.total_bytes)}, more than the limit of {_size(MOST_BYTES)}; "
+            f"the largest files: {_named(largest)}",
             hint="add everything that is not code to .dockerignore in that folder",
         )
     for suspect in context.suspects:
         if suspect.kind != "secret" and not suspect.asked_for:
-            note(f"{_shown(suspect.path)} ({_size(suspect.size)}) goes into the image; add it to .dockerignore to leave it out")
+            note(f"{_shown(suspect.path)} ({_size(suspect.size)}) will be in the image; add it to .dockerignore to leave it out")
 
 
 def _key_files(context: Context, known: set[str]) -> Iterator[Suspect]:
@@ -146,8 +146,8 @@ def _own_patterns(folder: Path) -> Patterns:
     file = folder / ".dockerignore"
     root, real = os.path.realpath(folder), os.path.realpath(file)
     if not real.startswith(f"{root}/"):
-        # A line of a private file would be shown where it is not a pattern.
-        raise ImageError(f"{file} is a link that leaves {folder}, and is not followed", hint="copy what it points to into the folder")
+        # An error about an invalid pattern would reveal a line of a private file.
+        raise ImageError(f"{file} is a link out of {folder}, so it is not followed", hint="copy its target into the folder")
     try:
         text = _ignoring_text(open_file(root, Path(real).relative_to(root).parts), file)
     except FileNotFoundError:
@@ -155,7 +155,7 @@ def _own_patterns(folder: Path) -> Patterns:
     except IrregularError as error:
         raise _not_a_file(file) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ImageError(f"{file} cannot be read: {error}", hint="correct or remove it") from error
+        raise ImageError(f"cannot read {file}: {error}", hint="correct or remove it") from error
     return Patterns(parse_patterns(text, str(file)))
 
 
@@ -170,14 +170,16 @@ def _ignoring_text(descriptor: int, file: Path) -> str:
 
 
 def _not_a_file(file: Path) -> ImageError:
-    return ImageError(f"{file} is not a file of at most {_size(_MOST_IGNORING_BYTES)}", hint="shorten it, or remove it")
+    return ImageError(f"{file} is larger than {_size(_MOST_IGNORING_BYTES)}, or not a regular file", hint="shorten or remove it")
 
 
 def _walk(folder: Path, above: str, patterns: Patterns) -> Iterator[Entry]:
     try:
         found = list(os.scandir(folder / above))
     except OSError as error:
-        raise ImageError(f"{folder / above} cannot be listed: {error.strerror}", hint="change its permissions, or ignore it") from error
+        raise ImageError(
+            f"cannot list {folder / above}: {error.strerror}", hint="change its permissions, or add it to .dockerignore"
+        ) from error
     for item in found:
         path = f"{above}/{item.name}" if above else item.name
         ignored = patterns.ignores(path)
@@ -189,7 +191,7 @@ def _walk(folder: Path, above: str, patterns: Patterns) -> Iterator[Entry]:
 
 def _entry(folder: Path, path: str, item: os.DirEntry[str]) -> Entry:
     if item.name.startswith(".wh."):
-        raise ImageError(f"{_shown(path)} cannot go into an image: layers use names that start with '.wh.' for deletions", hint="rename it")
+        raise ImageError(f"{_shown(path)} cannot be in an image: names that start with '.wh.' mark deletions in layers", hint="rename it")
     status = item.stat(follow_symlinks=False)
     if stat.S_ISDIR(status.st_mode):
         return Entry(path, "folder")
@@ -204,14 +206,14 @@ def _entry(folder: Path, path: str, item: os.DirEntry[str]) -> Entry:
 
 
 def _link(folder: Path, path: str) -> Entry:
-    target = os.readlink(folder / path)  # noqa: PTH115 - Path.readlink drops a trailing slash, and the link is stored unchanged
-    written = os.path.normpath(os.path.join(os.path.dirname(path), target))  # noqa: PTH118, PTH120 - text, not files: '..' has to be followed by name
+    target = os.readlink(folder / path)  # noqa: PTH115 - Path.readlink drops a trailing slash, but the link is stored unchanged
+    written = os.path.normpath(os.path.join(os.path.dirname(path), target))  # noqa: PTH118, PTH120 - operates on text, not files: '..' must be resolved by name
     root = os.path.realpath(folder)
     real = os.path.realpath(folder / path)
     if target.startswith("/") or written.split("/")[0] == ".." or not (real == root or real.startswith(f"{root}/")):
         raise ImageError(
             f"the symbolic link {_shown(path)} leaves {folder}: it points to {_shown(target)}, which will not be in the image",
-            hint="copy what it points to into the folder, make it a relative link inside the folder, or add it to .dockerignore",
+            hint="copy its target into the folder, make it a relative link inside the folder, or add it to .dockerignore",
         )
     return Entry(path, "link", target=target)
 
@@ -237,7 +239,7 @@ def _suspect(entry: Entry, own: Patterns) -> Suspect | None:
 
 
 def _is_asked_for(path: str, own: Patterns) -> bool:
-    # "!*" does not name this file in particular.
+    # "!*" does not include this file by name.
     return any(pattern.brings_back and pattern.text.rpartition("/")[2].strip("*") and pattern.matches(path) for pattern in own.patterns)
 
 
@@ -247,7 +249,7 @@ def _fits(name: str, patterns: tuple[str, ...]) -> bool:
 
 @cache
 def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    # One by one, a folder of thousands of files would take a noticeable time.
+    # A single expression is noticeably faster for folders with thousands of files.
     return re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns))
 
 
@@ -257,7 +259,7 @@ def _named(files: "list[Suspect] | list[Entry]") -> str:
 
 
 def _holding(file: "Suspect | Entry") -> str:
-    return f", holds {file.holds}" if isinstance(file, Suspect) and file.holds else ""
+    return f", contains {file.holds}" if isinstance(file, Suspect) and file.holds else ""
 
 
 def _shown(path: str) -> str:

@@ -1,6 +1,6 @@
-"""The images of a Docker Engine: bases in it, and new images put into it.
+"""The images of a Docker Engine: finding bases, and adding new images.
 
-Looking is quick and done over plain HTTP. The Docker SDK is imported for what brings an image into the engine or out of it.
+Lookups use plain HTTP, which is fast. The Docker SDK is imported only to pull, load, push or tag an image.
 """
 
 import json
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from cloud_train.image.tokens import Login
 
 JOBS = "cloud-train-job"
-"""The repository of the images that are put into an engine; ``docker image ls cloud-train-job`` shows them."""
+"""The repository of the images that are loaded into an engine; ``docker image ls cloud-train-job`` lists them."""
 
-_TIMEOUT_SECONDS = 600  # loading an image says nothing until it is done
+_TIMEOUT_SECONDS = 600  # loading an image sends no response until it is done
 _MOST_LOOKED_AT = 20
-"""Images that are compared with a new one, to find layers that they share."""
+"""How many images are compared with a new one to find shared layers."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class EngineBase:
     image_id: str
     base: Base
     built: bool = False
-    """Whether it was built just now."""
+    """Whether it was just built."""
 
 
 class EngineImages:
-    """The images of one engine, over a connection that is open for as long as this context manager."""
+    """The images of one engine, over one connection. Use it as a context manager."""
 
     def __init__(self, host: str | None = None) -> None:
-        """``host`` is the engine's URL; by default Docker's own rules choose it. Raises EngineUnavailableError if none answers."""
+        """``host`` is the engine's URL, by default chosen by Docker's own rules. Raises EngineUnavailableError if no engine responds."""
         self.address = address_of(host)
         self._closing = ExitStack()
         with _other_way_named():
@@ -64,21 +64,24 @@ class EngineImages:
             return self._closing.enter_context(sdk_client(self.address, _TIMEOUT_SECONDS))
 
     def find(self, name: str) -> Mapping[str, Any] | None:
-        """The image with this id or name, as the engine describes it; None if there is none."""
+        """The engine's description of the image with this id or name; None if there is none."""
         with _other_way_named():
             return self._engine.image(name)
 
     def base(self, name: str, platform: str, note: Callable[[str], None]) -> EngineBase:
-        """A base image, pulled if it is not there. Raises ImageError if it does not exist, or is made for another platform."""
+        """A base image, pulled if the engine does not have it. Raises ImageError if it does not exist or is for another platform."""
         found = self.find(name)
         if found is None:
             if name.startswith("sha256:"):
-                raise ImageError(f"the Docker Engine has no image {name}", hint="name a base that can be pulled")
+                raise ImageError(f"the Docker Engine has no image {name}", hint="use a base image that can be pulled")
             note(f"pulling {name}")
             self._pull(name, platform)
             found = self.find(name)
         if found is None:
-            raise ImageError(f"the Docker Engine pulled {name}, but does not have it", hint="pull it by hand, and check that it exists")
+            raise ImageError(
+                f"the Docker Engine pulled {name}, but does not have it",
+                hint=f"pull it with `docker pull {name}`, and check that it exists",
+            )
         base = Base(
             os=found["Os"],
             architecture=found["Architecture"],
@@ -90,7 +93,7 @@ class EngineImages:
         return EngineBase(found["Id"], base)
 
     def name_for_building(self, image_id: str, name: str) -> str:
-        """A name of an image for a Dockerfile's FROM; BuildKit would take an id for a name to pull."""
+        """A name of the image for a Dockerfile's FROM, where BuildKit does not accept an id; tags it with ``name`` if it has none."""
         found = self.find(image_id) or {}
         names = [tag for tag in found.get("RepoTags") or [] if not tag.startswith("<none>")]
         if names:
@@ -99,9 +102,9 @@ class EngineImages:
         return name
 
     def tag(self, image_id: str, name: str) -> None:
-        """Give an image another name."""
+        """Add a name to an image."""
         repository, _, tag = name.rpartition(":")
-        with explained(f"name the image {image_id}"):
+        with explained(f"tag the image {image_id}"):
             self._client.tag(image_id, repository, tag)
 
     def existing(self, image_id: str) -> str | None:
@@ -110,10 +113,10 @@ class EngineImages:
         return str(found["Id"]) if found else None
 
     def put(self, config: bytes, layers: Sequence[Layer], base: EngineBase, folder: Path) -> tuple[str, int]:
-        """Make an image from a base and layers; returns its id and how many bytes were sent. ``folder`` is for temporary files.
+        """Make an image from a base and layers; returns its id and the number of bytes sent. ``folder`` is for temporary files.
 
-        An engine whose layer store takes an archive that names a layer it has without bringing it gets the layers that are new to it.
-        Another gets them written into a container of the base, of which it makes the image, under an id that it chooses itself.
+        If the engine accepts an archive without the layers that it already has, only the new ones are sent. Otherwise the layers are
+        written into a container of the base, and committed as an image with an id that the engine chooses.
         """
         needs_sdk()
         from docker.errors import APIError, ImageLoadError
@@ -129,20 +132,23 @@ class EngineImages:
             if self.find(image_id):
                 return image_id, archive.stat().st_size
         except (APIError, ImageLoadError):
-            # Engines with containerd's image store want every layer in the archive.
+            # Engines with containerd's image store require all layers in the archive.
             pass
         return self._commit(json.loads(config)["config"], layers, base, job_tag(image_id))
 
     def push(self, image_id: str, repository: str, tag: str, login: "Login | None" = None) -> int:
-        """Have the engine push an image, with its own means; the bytes of the layers that were not there. ``login`` is the registry's, if
-        Docker's config file does not have it.
+        """Have the engine push an image; returns the number of bytes of new layers.
+
+        ``login`` is for the registry, if it is not in Docker's config file.
         """
         name = f"{repository}:{tag}"
         if login is not None and login.host != parse_reference(repository).host:
-            raise ImageError(f"the login for {login.host or 'no registry'} is not sent with {repository}")
+            raise ImageError(f"refusing to use the login for {login.host or 'no registry'} to push to {repository}")
         if login is not None and not is_private(self.address):
-            hint = "use TLS (DOCKER_TLS_VERIFY=1, and certificates in DOCKER_CERT_PATH), or ssh://user@host"
-            raise ImageError(f"the Docker Engine at {self.address} is reached without encryption, so no login is sent to it", hint=hint)
+            hint = "use TLS (DOCKER_TLS_VERIFY=1, with certificates in DOCKER_CERT_PATH), or ssh://user@host"
+            raise ImageError(
+                f"the connection to the Docker Engine at {self.address} is not encrypted, so the login was not sent", hint=hint
+            )
         self.tag(image_id, name)
         sizes: dict[str, int] = {}
         with explained(f"push {name}"):
@@ -166,19 +172,19 @@ class EngineImages:
                 self._client.pull(str(reference.repository), tag=reference.version, platform=platform)
             except NotFound as error:
                 raise ImageError(
-                    f"the base image {name} does not exist, or not for {platform}: {error.explanation}",
-                    hint="check its name and tag; a private one needs `docker login`",
+                    f"the base image {name} does not exist for {platform}: {error.explanation}",
+                    hint="check its name and tag; a private image needs `docker login`",
                 ) from error
 
     def _known_layers(self, config: bytes, base_layers: int) -> int:
-        """How many layers on top of the base the engine has already, as the lowest layers of another image."""
+        """How many of the layers on top of the base the engine already has, as the lowest layers of other images."""
         document = json.loads(config)
         labels, diff_ids = document["config"]["Labels"], document["rootfs"]["diff_ids"]
         with explained("list images"):
             images = self._client.images(filters={"label": f"{BELOW}={labels[BELOW]}"})
         if not images:
             return 0
-        # The likeliest are earlier images of the same job.
+        # Earlier images of the same job are the most likely to share layers.
         images.sort(key=lambda each: -len(labels.items() & each["Labels"].items()))
         known = base_layers + 1
         for each in images[:_MOST_LOOKED_AT]:
@@ -189,7 +195,7 @@ class EngineImages:
 
     def _commit(self, settings: Mapping[str, Any], layers: Sequence[Layer], base: EngineBase, name: str) -> tuple[str, int]:
         repository, _, tag = name.rpartition(":")
-        # The image gets one layer for all, so it must not tell that there are others.
+        # The image gets a single layer for all, so it must not claim to have the worker's layer.
         labels = {label: text for label, text in settings["Labels"].items() if label != BELOW}
         with explained("make an image from a container"):
             container = self._client.create_container(base.image_id, command=["true"], labels={"cloud-train.building": tag})["Id"]
@@ -207,7 +213,7 @@ class EngineImages:
 
 
 def engine_images_or_none(host: str | None = None) -> EngineImages | None:
-    """The images of the engine at ``host``, if one answers."""
+    """The images of the engine at ``host``; None if no engine responds."""
     try:
         return EngineImages(host)
     except (EngineUnavailableError, MissingDependencyError):
@@ -215,13 +221,13 @@ def engine_images_or_none(host: str | None = None) -> EngineImages | None:
 
 
 def job_tag(image_id: str) -> str:
-    """The name of an image in an engine; ``docker image prune`` would remove an image without one."""
+    """The name of an image in an engine; without a name, ``docker image prune`` would remove it."""
     return f"{JOBS}:{image_id[7:39]}"
 
 
 @contextmanager
 def _other_way_named() -> Iterator[None]:
-    """Add to the hint that a push needs no engine."""
+    """Add to an error's hint that a push needs no engine."""
     try:
         yield
     except EngineUnavailableError as error:
@@ -230,17 +236,17 @@ def _other_way_named() -> Iterator[None]:
 
 
 def needs_sdk() -> None:
-    """Raise MissingDependencyError without the Docker SDK, which is needed to change an engine, but not to look at it."""
+    """Raise MissingDependencyError without the Docker SDK, which is needed to change an engine's images, but not to find them."""
     try:
-        import docker.errors  # noqa: F401 -- only whether there is one
+        import docker.errors  # noqa: F401 -- only to see whether it is installed
     except ImportError as error:
-        words = f"images are loaded into and pushed from a Docker Engine with the Docker SDK, which cannot be imported: {error}"
-        raise MissingDependencyError(words, hint="pip install 'cloud-train[docker]'") from error
+        words = f"loading images into a Docker Engine needs the Docker SDK, which cannot be imported: {error}"
+        raise MissingDependencyError(words, hint="install it with: pip install 'cloud-train[docker]'") from error
 
 
 @contextmanager
 def explained(action: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn the SDK's errors into ImageError, except those in ``but``, which the caller knows what to do about."""
+    """Turn the SDK's errors into ImageError, except those in ``but``, which the caller handles."""
     needs_sdk()
     from docker.credentials import StoreError
     from docker.errors import APIError, DockerException
@@ -252,20 +258,22 @@ def explained(action: str, but: tuple[type[Exception], ...] = ()) -> Iterator[No
     except APIError as error:
         words = str(error.explanation or error)
         if is_full(words):
-            raise ImageError(f"the Docker Engine's disk is full: it cannot {action} ({words})", hint=FREE_SPACE) from error
-        hint = "check the name, and with `docker info` that the engine reaches what it needs"
+            raise ImageError(f"the Docker Engine cannot {action}, because its disk is full ({words})", hint=FREE_SPACE) from error
+        hint = "check the name, and check the engine with: docker info"
         raise ImageError(f"the Docker Engine cannot {action}: {words}", hint=hint) from error
     except StoreError:
-        # A helper's message may contain what it stores.
-        raise ImageError(f"the Docker Engine cannot {action}: a credential helper fails", hint="see credsStore in config.json") from None
-    except (DockerException, OSError, ValueError) as error:  # the errors of requests, which the SDK lets through, are OSErrors
+        # A helper's message may contain its secrets.
+        raise ImageError(
+            f"the Docker Engine cannot {action}: a credential helper failed", hint="check credsStore in Docker's config.json"
+        ) from None
+    except (DockerException, OSError, ValueError) as error:  # the SDK passes on errors of requests, which are OSErrors
         raise EngineUnavailableError(
-            f"the connection to the Docker Engine broke, or it cannot {action}: {error}", hint="start Docker, and retry"
+            f"the Docker Engine cannot {action}, or the connection was closed: {error}", hint="check that Docker is running, and retry"
         ) from error
 
 
 def _write_archive(archive: Path, config: bytes, layers: Sequence[Layer], folder: Path) -> None:
-    """What ``docker load`` reads (https://github.com/moby/docker-image-spec), with these of the image's layers."""
+    """Write an archive for ``docker load`` (https://github.com/moby/docker-image-spec) that contains only ``layers``."""
     names = [f"{diff_id[7:]}.tar" for diff_id in json.loads(config)["rootfs"]["diff_ids"]]
     image_id = digest_of(config)
     manifest = [{"Config": f"{image_id[7:]}.json", "RepoTags": [job_tag(image_id)], "Layers": names}]
@@ -281,5 +289,5 @@ def _write_archive(archive: Path, config: bytes, layers: Sequence[Layer], folder
 
 
 def _auth_config(login: "Login | None") -> dict[str, str] | None:
-    """In the form of the engine's API; None makes the SDK use Docker's config file."""
+    """The login for the engine's API; None makes the SDK use Docker's config file."""
     return {"username": login.username, "password": login.password} if login is not None else None

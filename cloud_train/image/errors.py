@@ -1,4 +1,4 @@
-"""The errors of this room."""
+"""The errors of images and registries."""
 
 from cloud_train import exit_status
 from cloud_train.errors import CloudTrainError

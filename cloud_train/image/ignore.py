@@ -1,9 +1,8 @@
-r"""Which files of a folder Docker would leave out: the rules of ``.dockerignore``.
+r"""The rules of ``.dockerignore``: which files of a folder Docker leaves out.
 
-The rules are those of today's engine (https://pkg.go.dev/github.com/moby/patternmatcher, and how BuildKit walks a folder with it); a test
-compares them with a real build. They are not those of ``fnmatch``, and the Docker SDK's matcher departs from them: it takes ``README`` and
-``readme`` for the same name, knows neither ``\*`` nor ``[^a]``, and brings back what lies below a folder that ``**/name`` ignores once any
-line starts with ``!``.
+They are those of the current engine (https://pkg.go.dev/github.com/moby/patternmatcher, and BuildKit's way of walking a folder); a test
+compares them with a real build. ``fnmatch`` has other rules, and so has the Docker SDK's matcher: it ignores case, supports neither ``\*``
+nor ``[^a]``, and includes the contents of a folder ignored by ``**/name`` as soon as any line starts with ``!``.
 """
 
 import posixpath
@@ -19,19 +18,19 @@ _WILDCARDS = frozenset("*?[]^\\")
 
 @dataclass(frozen=True)
 class Pattern:
-    """One line: what it matches, and whether it includes (``!``) rather than ignores."""
+    """One line: the paths that it matches, and whether it includes (``!``) or ignores them."""
 
     text: str
     expression: re.Pattern[str]
     brings_back: bool
 
     def matches(self, path: str) -> bool:
-        """Whether the line matches exactly this path, relative to the folder, with ``/``."""
+        """Whether the line matches exactly this path, which is relative to the folder and uses ``/``."""
         return self.expression.fullmatch(path) is not None
 
     def matches_any(self, paths: Iterable[str]) -> bool:
         """Whether the line matches one of these paths."""
-        fullmatch = self.expression.fullmatch  # looked up once: this is asked for every file and every line
+        fullmatch = self.expression.fullmatch  # looked up once: this runs for every file and every line
         for path in paths:  # noqa: SIM110 -- any() takes twice as long here
             if fullmatch(path):
                 return True
@@ -39,7 +38,7 @@ class Pattern:
 
 
 class Patterns:
-    """All lines, of which the last that matches a path or a folder above it decides."""
+    """All lines. The last line that matches a path, or a folder above it, decides."""
 
     def __init__(self, patterns: Iterable[Pattern]) -> None:
         self.patterns = tuple(patterns)
@@ -58,12 +57,12 @@ class Patterns:
         return ignored
 
     def may_bring_back_below(self, folder: str) -> bool:
-        """Whether something in an ignored folder may be included after all, so that it has to be searched."""
+        """Whether a line may include something in an ignored folder, which then has to be searched."""
         return self._returning_anywhere or any(f"{text}/".startswith(f"{folder}/") for text in self._returning)
 
 
 def parse_patterns(text: str, source: str) -> list[Pattern]:
-    """The patterns of a file's text; ``source`` is what an error calls it."""
+    """Parse a file's text. ``source`` is its name in errors; raises ImageError."""
     patterns = []
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         written = line.strip()
@@ -72,14 +71,16 @@ def parse_patterns(text: str, source: str) -> list[Pattern]:
         brings_back = written.startswith("!")
         name = written.removeprefix("!").strip()
         if not name:
-            raise ImageError(f"{source}, line {number}: '!' names nothing to include", hint="write the file or folder after the '!'")
+            raise ImageError(f"{source}, line {number}: '!' without a pattern", hint="write a file or folder after the '!'")
         cleaned = posixpath.normpath(name)
         # Python keeps two leading slashes, which have no meaning here.
         cleaned = cleaned.lstrip("/") or "."
         try:
             expression = re.compile(_expression(cleaned))
         except re.error as error:
-            raise ImageError(f"{source}, line {number}: {written!r} is not a pattern: {error.msg}", hint="close the bracket") from error
+            raise ImageError(
+                f"{source}, line {number}: {written!r} is not a valid pattern: {error.msg}", hint="close the bracket"
+            ) from error
         except ValueError as error:
             hint = "write '**' between slashes, as in src/**/name"
             raise ImageError(f"{source}, line {number}: {written!r} is not supported: {error}", hint=hint) from error
@@ -88,11 +89,10 @@ def parse_patterns(text: str, source: str) -> list[Pattern]:
 
 
 def _expression(pattern: str) -> str:
-    """The regular expression of a pattern: ``*`` and ``?`` stay within a name, ``**/`` is any number of folders.
+    """The regular expression for a pattern: ``*`` and ``?`` stay within a name, ``**/`` matches any number of folders.
 
-    It takes time in proportion to the path, as that of Docker does, which is of a language without backtracking. Wherever a wildcard is
-    followed by another, the first place where what stands between the two fits is as good as any later one, so none is tried again: that is
-    what the atomic groups ``(?>…)`` say.
+    Matching takes time proportional to the path's length, as in Docker, whose regular expressions do not backtrack. Between two wildcards,
+    the first match of the text between them is as good as any later one, so the atomic groups ``(?>…)`` prevent further attempts.
     """
     if pattern.startswith("**") and not _WILDCARDS & set(pattern[2:]):
         # "**.txt" matches the end of any path, "**/name" the end of one from a "/" on.
@@ -100,7 +100,7 @@ def _expression(pattern: str) -> str:
     tokens = list(_tokens(pattern))
     if not _keeps_to_names(tokens):
         if sum(token in (_STAR, _FOLDERS, _PART, _REST) for token in tokens) > 1:
-            raise ValueError("'**' inside a name, or a [class] that takes in '/', beside another wildcard")
+            raise ValueError("'**' inside a name, or a [class] that includes '/', together with another wildcard")
         return "".join(tokens)
     groups: list[list[str]] = [[]]
     for token in tokens:
@@ -115,11 +115,11 @@ def _expression(pattern: str) -> str:
 
 
 _STAR, _FOLDERS, _PART, _REST = "[^/]*", "(?:[\\s\\S]*/)?", "(?:[\\s\\S]*/)?(?#part)", "[\\s\\S]*"
-"""What ``*`` is, ``**/`` after a slash, ``**`` elsewhere, and ``**`` at the end."""
+"""The expressions for ``*``, for ``**/`` after a slash, for ``**`` elsewhere, and for ``**`` at the end."""
 
 
 def _tokens(pattern: str) -> Iterator[str]:
-    """The regular expression of each wildcard and each character of a pattern, one after another."""
+    """The regular expression of each wildcard and each character of a pattern, in order."""
     position = 0
     while position < len(pattern):
         character = pattern[position]
@@ -136,7 +136,7 @@ def _tokens(pattern: str) -> Iterator[str]:
             yield "[^/]"
         elif character == "[":
             end = _class_end(pattern, position)
-            # Python's classes may nest one day, Go's do not.
+            # Python may support nested classes one day; Go does not.
             yield "[" + pattern[position:end].replace("[", "\\[")
             position = end
         elif character == "\\" and position < len(pattern):
@@ -147,13 +147,13 @@ def _tokens(pattern: str) -> Iterator[str]:
 
 
 def _keeps_to_names(tokens: Sequence[str]) -> bool:
-    """Whether every wildcard is one of whole folders, or stays within a name."""
+    """Whether every wildcard matches whole folders or stays within a name."""
     classes = (token for token in tokens if token[0] == "[" and token not in (_STAR, "[^/]", _REST))
     return _PART not in tokens and not any(re.fullmatch(each, "/") for each in classes)
 
 
 def _names(tokens: Sequence[str]) -> str:
-    """Names between slashes."""
+    """The expression for names separated by slashes."""
     names: list[list[str]] = [[]]
     for token in tokens:
         if token == "/":
@@ -164,7 +164,7 @@ def _names(tokens: Sequence[str]) -> str:
 
 
 def _name(tokens: Sequence[str]) -> str:
-    """One name, whose stars, but for the last, take as little as they can."""
+    """The expression for one name; all stars but the last match as little as possible."""
     pieces = [""]
     for token in tokens:
         if token == _STAR:
@@ -178,7 +178,7 @@ def _name(tokens: Sequence[str]) -> str:
 
 
 def _class_end(pattern: str, start: int) -> int:
-    """Where the character class that opened before ``start`` ends; without an end, the whole rest, which no expression accepts."""
+    """The end of the character class that was opened before ``start``. An unclosed class extends to the end, and will not compile."""
     position = start + (pattern[start : start + 1] == "^") + 1
     while position < len(pattern) and pattern[position] != "]":
         position += 1

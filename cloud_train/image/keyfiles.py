@@ -1,9 +1,8 @@
-"""Files that hold a key or a login, recognized by their content, because ``id_ed25519`` may have been copied to ``deploy.txt``.
+"""Recognizes files with a key or a login by their content, because ``id_ed25519`` may have been copied to ``deploy.txt``.
 
-Recognized are keys and logins as text (PEM and its kin, also in UTF-16, and quoted in programs, JSON and mail), keys as DER (PKCS #1, #8,
-#12, SEC 1), OpenPGP's and Java's key stores, and all but the last two in base64 or hexadecimal as well. Archives are not opened. Only files
-that are small enough to be one of these are read. Every expression repeats a bounded number of times, or what nothing behind it fits, so a
-file takes time in proportion to its size.
+It recognizes keys and logins as text (PEM and the like, also in UTF-16, and quoted in programs, JSON and mail), keys as DER (PKCS #1, #8,
+#12, SEC 1), OpenPGP's and Java's key stores, and all but the last two also in base64 or hexadecimal. Archives are not opened, and large
+files are not read. Every repetition in an expression is bounded or cannot backtrack, so the time is proportional to a file's size.
 """
 
 import binascii
@@ -16,18 +15,18 @@ from pathlib import Path
 from cloud_train.beneath import open_plain, read_all
 
 LARGEST_BYTES = 1_000_000
-"""A larger file is no key file, and is not opened."""
+"""Larger files are not opened: key files are small."""
 
 _AZURITE = b"Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-"""The key that every Azurite has: https://github.com/Azure/Azurite#default-storage-account"""
+"""The well-known key of every Azurite: https://github.com/Azure/Azurite#default-storage-account"""
 _EXAMPLE_HOST = rb"(?:[a-z0-9.-]{1,60}\.)?example(?:\.(?:com|net|org))?"
 """Hosts reserved for examples, which have no logins (RFC 2606)."""
 _QUOTE = rb"\\{0,8}[\"']?"
-"""A quotation mark, or none; behind backslashes where a document is a text in another one."""
+"""An optional quotation mark, escaped if a document is embedded in another one."""
 _BETWEEN = rb"(?:[\s\\\"'+,>#|*;()bBfFuUrn]|&#x?[0-9A-Da-d]{1,2};|%0[aAdD]){1,60}"
-"""What stands between two lines of a key, also where it is text in a program, a comment, JSON, XML or mail."""
+"""The text between two lines of a key, including keys in a program, a comment, JSON, XML or mail."""
 _LENGTH = rb"(?:[\x00-\x80]|\x81.|\x82..|\x83...)"
-"""Of a value in DER or BER, which has an indefinite one too (ITU-T X.690, 8.1.3)."""
+"""The length of a value in DER, or in BER, which also has indefinite lengths (ITU-T X.690, 8.1.3)."""
 _DER = re.compile(
     rb"\x30" + _LENGTH + rb"(?:"
     rb"\x02\x01\x00(?:\x02|\x30" + _LENGTH + rb"\x06)"  # PKCS #1 (RFC 8017, A.1.2), and PKCS #8 (RFC 5208, 5)
@@ -45,7 +44,7 @@ _PGP = re.compile(
 )
 _RUN_CHARACTERS = 40
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{40,}+(?:\s{1,40}[A-Za-z0-9+/_-]{40,}+)*+(?:\s{1,40}[A-Za-z0-9+/_-]{1,200})?={0,2}")
-"""Lines of it, the last of which may be short."""
+"""Lines of base64; the last may be short."""
 _AS_BASE64 = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-", b"A" * 66)
 _FROM_URL = bytes.maketrans(b"-_", b"+/")
 _HEX = re.compile(rb"(?:(?:0x|\\x)?[0-9A-Fa-f]{2}[:,\s\"']{0,8}){40,}+")
@@ -53,7 +52,7 @@ _HEX_MARK = re.compile(rb"0x|\\x")
 _AS_HEX = bytes.maketrans(b"0123456789abcdefABCDEF", b"H" * 22)
 _AROUND_HEX = b"x\\:, \t\r\n\v\f\"'"
 _DEEPEST = 2
-"""How often something is decoded: a key in base64 in a document in base64, for example."""
+"""How often content is decoded: twice for a key in base64 inside a document in base64."""
 _KINDS: tuple[tuple[str, tuple[bytes, ...], "re.Pattern[bytes]"], ...] = tuple(
     (what, needles, re.compile(pattern))
     for what, needles, pattern in (
@@ -103,11 +102,11 @@ _KINDS: tuple[tuple[str, tuple[bytes, ...], "re.Pattern[bytes]"], ...] = tuple(
         ("an access token", (b"xoxb-",), rb"xoxb-[0-9]{8,20}-[A-Za-z0-9-]{20}"),
     )
 )
-"""What it is, texts of which it has one, which are looked for first because that is quicker, and how it is told."""
+"""A kind of secret, texts of which one must occur (a quick check first), and the expression that recognizes it."""
 
 
 def key_in(path: Path) -> str | None:
-    """What kind of key or login the file holds, such as ``a private key``; None for none, and for a file that cannot be read."""
+    """The kind of key or login in the file, such as ``a private key``; None if there is none, or the file cannot be read."""
     try:
         descriptor = open_plain(path)
         try:
@@ -120,7 +119,7 @@ def key_in(path: Path) -> str | None:
 
 
 def key_in_bytes(data: bytes) -> str | None:
-    """As ``key_in``, of a file's content."""
+    """Like ``key_in``, for a file's content."""
     if _JAVA.match(data) or _PGP.match(data):
         return "a key store"
     return _key_in(data, 0)
@@ -138,7 +137,7 @@ def _key_in(data: bytes, depth: int) -> str | None:
 
 
 def _decoded(text: bytes) -> Iterator[bytes]:
-    """What a text holds in base64 or hexadecimal. Most texts have neither, which is seen at once."""
+    """The decoded base64 and hexadecimal parts of a text. Most texts have neither, which a quick check shows."""
     if b"A" * _RUN_CHARACTERS in text.translate(_AS_BASE64):
         for run in _BASE64.finditer(text):
             letters = run[0].translate(_FROM_URL, b" \t\r\n\v\f=")
@@ -149,7 +148,7 @@ def _decoded(text: bytes) -> Iterator[bytes]:
 
 
 def _as_ascii(data: bytes) -> bytes:
-    """UTF-16 as ASCII, because PowerShell's ``>`` writes it; anything else as it is."""
+    """UTF-16, which PowerShell's ``>`` writes, converted to ASCII; anything else unchanged."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", errors="replace").encode("ascii", errors="replace")
     for encoding, high in (("utf-16-le", 1), ("utf-16-be", 0)):

@@ -1,8 +1,8 @@
-"""Layers that are the same bytes for the same files, on any machine.
+"""Reproducible layers: the same files give the same bytes on any machine.
 
-A layer is a tar whose entries are sorted and carry nothing of the machine they come from: owner 0, time 0, and of the mode only whether a
-file is executable. The digest of that tar (``diff_id``) is what an image's id is made from. What travels is the tar compressed with gzip,
-which is the same everywhere too, except where Python was built with another zlib.
+A layer is a tar with sorted entries that contain nothing specific to a machine: owner 0, time 0, and only the executable bit of the mode.
+The digest of that tar (``diff_id``) goes into the image's id. The tar is sent compressed with gzip, which is also the same everywhere,
+unless Python was built with another zlib.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from cloud_train.image.errors import ImageError
 _CODE, _LIBRARY = (place.removeprefix("/") for place in (container_paths.CODE, container_paths.LIBRARY))  # tars have no leading slash
 
 _OUTSIDE = ("__main__.py", "client.py", "inherited.py", "plugins.py", "cli", "docker", "image", "orchestrator", "providers")
-"""Parts of the package that no worker and no trainer imports."""
+"""Parts of the package that neither the worker nor a trainer imports."""
 _PIECE = 1 << 20
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no name, time 0, unknown system: RFC 1952, section 2.3
 
@@ -37,29 +37,29 @@ class Member:
     kind: Literal["file", "folder", "link"]
     source: Path | None = None
     content: bytes = b""
-    """Of a file without a ``source``."""
+    """The content of a file without a ``source``."""
     expected: tuple[int, int] | None = None
-    """Size in bytes and time of modification in nanoseconds that ``source`` had when it was looked at."""
+    """The size in bytes and modification time in nanoseconds that ``source`` had when it was listed."""
     executable: bool = False
     open_to_all: bool = False
-    """Whether a folder is writable for all users, like /tmp."""
+    """Whether all users may write to a folder, as to /tmp."""
     target: str = ""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer: what is in it, and the digest of its tar. The tar itself is written only where it is sent."""
+    """A layer: its members, and the digest of its tar. The tar itself is written only when it is sent."""
 
     members: tuple[Member, ...]
     diff_id: str
-    """Digest of the tar."""
+    """The digest of the tar."""
     created_by: str
-    """What the image's history calls it."""
+    """Its description in the image's history."""
 
 
 @dataclass(frozen=True)
 class Blob:
-    """Bytes in a file, with their digest."""
+    """A file with its digest and its size in bytes."""
 
     file: Path
     digest: str
@@ -67,8 +67,9 @@ class Blob:
 
 
 def worker_members(package: Path | None = None) -> list[Member]:
-    """What of the package ``cloud_train``, by default the installed one, runs inside an attempt, without what Python compiles and without
-    hidden files; and the folders in which a worker of any user writes where the engine puts a volume of its own there.
+    """The files of the package ``cloud_train`` (by default the installed one) that run inside an attempt, without compiled and hidden ones.
+
+    Also the folders for the worker's volumes, which are writable for any user.
     """
     package = package or Path(str(files("cloud_train")))
     inside = (path for path in _package_files(str(package)) if path.partition("/")[0] not in _OUTSIDE)
@@ -78,19 +79,19 @@ def worker_members(package: Path | None = None) -> list[Member]:
 
 
 def code_members(context: Context) -> list[Member]:
-    """The files of a context, under /workspace."""
+    """The members of a context, under /workspace."""
     return [Member(_CODE, "folder"), *context_members(context, f"{_CODE}/")]
 
 
 def context_members(context: Context, prefix: str = "") -> Iterator[Member]:
-    """The files of a context under names that start with ``prefix``."""
+    """The members of a context, their names prefixed with ``prefix``."""
     for entry in context.entries:
         source, expected = (context.folder / entry.path, (entry.size, entry.modified_ns)) if entry.kind == "file" else (None, None)
         yield Member(prefix + entry.path, entry.kind, source=source, expected=expected, executable=entry.executable, target=entry.target)
 
 
 def make_layer(members: Iterable[Member], created_by: str) -> Layer:
-    """Read the members of a layer. Raises ImageError for a file that cannot be read, or that changes while it is read."""
+    """Make a layer by reading its members. Raises ImageError for a file that cannot be read or changes while being read."""
     listed = tuple(members)
     hashing = _Hashing()
     write_tar(listed, cast(BinaryIO, hashing))
@@ -98,11 +99,11 @@ def make_layer(members: Iterable[Member], created_by: str) -> Layer:
 
 
 def write_layer(layer: Layer, file: BinaryIO) -> int:
-    """Write a layer's tar, and return its size in bytes. Raises ImageError if its files have changed since the layer was made."""
+    """Write a layer's tar, and return its size in bytes. Raises ImageError if files have changed since the layer was made."""
     hashing = _Hashing(file)
     write_tar(layer.members, cast(BinaryIO, hashing))
     if hashing.digest != layer.diff_id:
-        raise ImageError("files changed while the image was built from them", hint="wait until nothing writes to the folder, and retry")
+        raise ImageError("files changed while the image was being built", hint="wait until nothing writes to the folder, then retry")
     return hashing.size
 
 
@@ -123,7 +124,7 @@ def write_tar(members: Iterable[Member], file: BinaryIO) -> None:
 
 
 def compress(layer: Layer, file: Path) -> Blob:
-    """Write a layer's tar as gzip. Raises ImageError as ``write_layer`` does."""
+    """Write a layer's tar, compressed with gzip. Raises ImageError like ``write_layer``."""
     with file.open("wb") as plain:
         hashing = _Hashing(plain)
         compressing = _Gzip(hashing)
@@ -133,12 +134,12 @@ def compress(layer: Layer, file: Path) -> Blob:
 
 
 def digest_of(data: bytes) -> str:
-    """``sha256:…`` of some bytes."""
+    """The digest of some bytes, ``sha256:…``."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 class _Hashing:
-    """A file that is written, hashed and measured at once; without a file, only hashed and measured."""
+    """Writes to a file while hashing and counting its bytes; without a file, only hashes and counts."""
 
     def __init__(self, file: BinaryIO | None = None) -> None:
         self.size = 0
@@ -156,7 +157,7 @@ class _Hashing:
 
 
 class _Gzip:
-    """A file that writes its input as gzip, without time or place of origin (RFC 1952)."""
+    """Compresses its input with gzip, without a time or a system in the header (RFC 1952)."""
 
     def __init__(self, file: _Hashing) -> None:
         self._file = file
@@ -176,7 +177,7 @@ class _Gzip:
 
 
 def _package_files(folder: str, above: str = "") -> Iterator[str]:
-    # pathlib takes several times as long, and every submission looks through the package.
+    # pathlib takes several times as long, and every submission lists the package.
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name == "__pycache__" or entry.name.startswith(".") or entry.name.endswith(".pyc"):
@@ -193,7 +194,7 @@ def _folders(names: Iterable[str]) -> list[Member]:
 
 
 def _header(info: tarfile.TarInfo) -> bytes:
-    # GNU's format has names of any length and any bytes; not every engine reads the newer format's spelling of bytes that are not UTF-8.
+    # GNU's format allows names of any length and any bytes. Not every engine supports the newer format's encoding of non-UTF-8 bytes.
     return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
 
 
@@ -207,13 +208,13 @@ def _write_file(target: BinaryIO, info: tarfile.TarInfo, member: Member) -> None
                 info.size = _copy(file, target, info, member)
         except OSError as error:
             raise ImageError(
-                f"{member.source} cannot be read: {error.strerror or error}", hint="change its permissions, or add it to .dockerignore"
+                f"cannot read {member.source}: {error.strerror or error}", hint="change its permissions, or add it to .dockerignore"
             ) from error
     target.write(bytes(-info.size % tarfile.BLOCKSIZE))
 
 
 def _opened(member: Member) -> FileIO:
-    """The open file of a member. A file of the user's folder that has become a link or a pipe since it was listed is refused."""
+    """Open a member's file. Refuses a file of the user's folder that became a link or a pipe after it was listed."""
     assert member.source is not None
     if member.expected is not None:
         return FileIO(open_plain(member.source), "rb")
@@ -221,7 +222,7 @@ def _opened(member: Member) -> FileIO:
 
 
 def _copy(file: FileIO, target: BinaryIO, info: tarfile.TarInfo, member: Member) -> int:
-    """Write a file's header and bytes, and return their number. A change of the file in the meantime is detected."""
+    """Write a file's header and content, and return the content's size. Raises ImageError if the file changes meanwhile."""
     assert member.source is not None
     before = _state(file)
     if member.expected is not None and before != member.expected:
@@ -242,4 +243,4 @@ def _state(file: FileIO) -> tuple[int, int]:
 
 
 def _changed(path: Path) -> ImageError:
-    return ImageError(f"{path} changed while being read", hint="wait until nothing writes to it, or add it to .dockerignore, and retry")
+    return ImageError(f"{path} changed while being read", hint="wait until nothing writes to it, or add it to .dockerignore; then retry")

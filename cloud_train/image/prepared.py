@@ -1,4 +1,4 @@
-"""Bases that have to be built first: a base with requirements, or the user's own Dockerfile. BuildKit builds them."""
+"""Base images that BuildKit has to build first: a base with requirements, or the user's own Dockerfile."""
 
 import hashlib
 import os
@@ -22,16 +22,16 @@ from cloud_train.image.layers import Member, context_members, write_tar
 from cloud_train.image.recipe import Recipe
 
 PREPARED = "cloud-train-base"
-"""The repository of the images that are built here; the tag says what went into one."""
+"""The repository of the images built here; the tag is a hash of an image's inputs."""
 NETWORK = "CLOUD_TRAIN_BUILD_NETWORK"
-"""The environment variable with a build's ``--network``, for a package index that is only reached through the host's network."""
+"""The environment variable with the ``--network`` for builds, for a package index that only the host's network reaches."""
 
 _DOCKERFILE = ".cloud-train.Dockerfile"
 _SHOWN_LINES = 15
 
 
 def prepare(engine: EngineImages, recipe: Recipe, context: Context | None, note: Callable[[str], None]) -> EngineBase:
-    """The base with the recipe's additions, built unless the engine has it already."""
+    """The base with the recipe's additions; built if the engine does not have it yet."""
     found = _with_dockerfile(engine, recipe, context, note) if recipe.dockerfile else engine.base(recipe.base, recipe.platform, note)
     return _with_requirements(engine, recipe, found, note) if recipe.requirements else found
 
@@ -45,7 +45,7 @@ def _with_requirements(engine: EngineImages, recipe: Recipe, base: EngineBase, n
         return replace(engine.base(name, recipe.platform, note), built=base.built)
     start = engine.name_for_building(base.image_id, f"{PREPARED}:{base.image_id[7:39]}")
     user = base.base.settings.get("User", "")
-    # The file is mounted, not copied: it leaves nothing in a layer.
+    # The file is mounted, not copied, so that it leaves no trace in a layer.
     lines = [
         f"FROM {start}",
         "USER 0:0",
@@ -57,7 +57,7 @@ def _with_requirements(engine: EngineImages, recipe: Recipe, base: EngineBase, n
     below = recipe.dockerfile or recipe.base
     note(f"installing {recipe.requirements.name} on top of {below}")
     with _context(members) as file:
-        _build(engine.address, file, name, recipe.platform, f"{recipe.requirements} cannot be installed on top of {below}")
+        _build(engine.address, file, name, recipe.platform, f"cannot install {recipe.requirements} on top of {below}")
     return replace(engine.base(name, recipe.platform, note), built=True)
 
 
@@ -72,7 +72,7 @@ def _with_dockerfile(engine: EngineImages, recipe: Recipe, context: Context | No
         if engine.find(name):
             return engine.base(name, recipe.platform, note)
         note(f"building {recipe.dockerfile}")
-        _build(engine.address, file, name, recipe.platform, f"{recipe.dockerfile} cannot be built")
+        _build(engine.address, file, name, recipe.platform, f"cannot build {recipe.dockerfile}")
     return replace(engine.base(name, recipe.platform, note), built=True)
 
 
@@ -80,7 +80,7 @@ def _read(file: Path, what: str) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise ImageError(f"the {what} {file} cannot be read: {error.strerror}", hint="check `image` in the job file") from error
+        raise ImageError(f"cannot read the {what} {file}: {error.strerror}", hint="check `image` in the job file") from error
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def _build(engine: str, context: BufferedRandom, name: str, platform: str, failu
             stdin=context,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            # The context comes through the pipe, and buildx need not run git in the current folder.
+            # The context comes through the pipe, so buildx need not run git in the current folder.
             env={**client_environment(engine), "DOCKER_BUILDKIT": "1", "BUILDX_GIT_INFO": "false"},
             text=True,
             errors="replace",
@@ -120,12 +120,12 @@ def _build(engine: str, context: BufferedRandom, name: str, platform: str, failu
             hint = FREE_SPACE if is_full(finished.stdout) else "correct the error in the last lines, and retry"
             raise ImageError(f"{failure}:\n{_excerpt(finished.stdout)}", hint=hint)
     raise ImageError(
-        f"{failure}: no Docker client with BuildKit is installed here", hint="install Docker's buildx plugin (package docker-buildx-plugin)"
+        f"{failure}: no Docker client with BuildKit is installed", hint="install Docker's buildx plugin (package docker-buildx-plugin)"
     )
 
 
 def clients() -> list[str]:
-    """Docker's clients that may be here, the one on PATH first: a newer one on PATH may lack the plugin that an older one does not need."""
+    """The installed Docker clients, the one on PATH first. A newer client may lack the buildx plugin, which an older one does not need."""
     found = [shutil.which("docker"), "/usr/bin/docker", "/usr/local/bin/docker"]
     return list(dict.fromkeys(client for client in found if client and Path(client).exists()))
 
@@ -135,12 +135,12 @@ def _lacks_buildkit(output: str) -> bool:
 
 
 def _excerpt(output: str) -> str:
-    """The failed step and the end of its output, as BuildKit marks them; otherwise the last lines."""
+    """The failed step and the end of its output, as BuildKit marks them; otherwise the last lines of the output."""
     lines = [line for line in output.splitlines() if line.strip()]
     failed = next((match for line in lines if (match := re.match(r"#(\d+) ERROR", line))), None)
     if failed is None:
         return "\n".join(lines[-3:])
     of_step = [line.removeprefix(f"#{failed[1]} ") for line in lines if line.startswith(f"#{failed[1]} ")]
-    # Each line of output begins with the seconds that it took.
+    # Each line of output begins with a time in seconds.
     said = [re.sub(r"^\d+\.\d+ ", "", line) for line in of_step[1:] if not line.startswith(("sha256:", "ERROR:"))]
     return "\n".join([of_step[0], *said[-_SHOWN_LINES:], *lines[-1:]])

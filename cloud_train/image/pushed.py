@@ -1,7 +1,7 @@
-"""What was pushed into a repository before, and need not be compressed, checked or sent again.
+"""Remembers images that were pushed, so that their layers need not be compressed, checked or sent again.
 
-Noted on this machine is only the digest of an image that it pushed itself. What is in that image the registry tells, and digests prove it;
-what belongs to an image in a repository, the registry keeps. The note may be lost or old: then more is asked for, and nothing else changes.
+This machine stores only the digest of an image that it pushed. The registry reports the image's content, which digests verify, and keeps
+everything that belongs to an image. If the note is lost or outdated, the next push makes more requests; nothing else changes.
 """
 
 import hashlib
@@ -20,16 +20,16 @@ from cloud_train.image.registry import Repository
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a repository is known to hold."""
+    """The known content of a repository."""
 
     blobs: frozenset[str] = frozenset()
-    """Digests."""
+    """Digests of blobs."""
     layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Descriptors of compressed layers, by the digest of the layer's tar."""
+    """Digest of a layer's tar → descriptor of the compressed layer."""
 
 
 def recall(memory: Path, repository: Repository, recipe: Recipe) -> Pushed:
-    """What is known from the image of this job that was pushed last from here; nothing if it is gone or unreadable."""
+    """The content of the image that was last pushed for this job from this machine; empty if it is gone or unreadable."""
     try:
         digest = _note(memory, repository, recipe).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -46,7 +46,7 @@ def recall(memory: Path, repository: Repository, recipe: Recipe) -> Pushed:
 
 
 def remember(memory: Path, repository: Repository, recipe: Recipe, reference: str) -> None:
-    """Note that the image ``reference`` is in the repository. Where nothing can be written, the next push does more."""
+    """Note that the image ``reference`` is in the repository. If the note cannot be written, the next push only takes longer."""
     note = _note(memory, repository, recipe)
     with suppress(OSError):
         memory.mkdir(parents=True, exist_ok=True)

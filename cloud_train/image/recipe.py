@@ -1,4 +1,4 @@
-"""What goes into an image, and the result of building it."""
+"""The inputs of an image, and the result of building it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ class Recipe:
     """The inputs of an image."""
 
     folder: Path | None
-    """The user's code, which becomes /workspace; None for a job that has none."""
+    """The user's code, which becomes /workspace; None for a job without code."""
     base: str
     """Reference of the base image."""
     requirements: Path | None = None
-    """A requirements file that pip installs on top of the base."""
+    """A requirements file, which pip installs on top of the base."""
     dockerfile: Path | None = None
-    """The user's own Dockerfile, with ``folder`` as its context, instead of ``base``."""
+    """The user's own Dockerfile, used instead of ``base``, with ``folder`` as its context."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """OCI labels, such as org.opencontainers.image.revision."""
     platform: str = "linux/amd64"
@@ -25,11 +25,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Built:
-    """An image that exists."""
+    """A finished image."""
 
     reference: str
     """``sha256:<image id>`` in an engine, ``host/name@sha256:<manifest digest>`` in a registry."""
     sent_bytes: int
-    """Bytes that were loaded into the engine, or uploaded."""
+    """Bytes that were loaded into the engine or uploaded."""
     reused: bool
     """Whether nothing had to be built or sent."""

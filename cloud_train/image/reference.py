@@ -1,4 +1,4 @@
-"""Names of images, read as Docker reads them: ``[host[:port]/]name[:tag][@digest]``.
+"""Image names, parsed as Docker parses them: ``[host[:port]/]name[:tag][@digest]``.
 
 The grammar is that of the distribution project (https://pkg.go.dev/github.com/distribution/reference).
 """
@@ -20,14 +20,14 @@ _HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]+\])(?::[0-9]{{1,
 
 @dataclass(frozen=True)
 class Reference:
-    """A repository of a registry, and an image in it."""
+    """A repository in a registry, and an image in it."""
 
     host: str
     name: str
     tag: str | None = None
     digest: str | None = None
     explicit_host: bool = True
-    """Whether the text names the host; otherwise it is Docker Hub."""
+    """Whether the text includes the host; otherwise the host is Docker Hub."""
 
     @property
     def repository(self) -> str:
@@ -36,12 +36,12 @@ class Reference:
 
     @property
     def version(self) -> str:
-        """The digest, otherwise the tag, which is ``latest`` by default."""
+        """The digest, otherwise the tag, by default ``latest``."""
         return self.digest or self.tag or "latest"
 
     @property
     def registry_url(self) -> str:
-        """The URL of the registry's API: https, but plain http on this machine."""
+        """The URL of the registry's API: https, or plain http on this machine."""
         if self.host == DOCKER_HUB:
             return "https://registry-1.docker.io"
         return f"{'http' if is_loopback(self.host) else 'https'}://{self.host}"
@@ -55,7 +55,7 @@ def parse_reference(text: str) -> Reference:
     """Parse an image's name; raises ImageError."""
     rest, at, digest = text.partition("@")
     if at and not _DIGEST.fullmatch(digest):
-        raise _wrong(text, f"{digest!r} is not a digest: sha256: and 64 characters 0-9a-f")
+        raise _wrong(text, f"{digest!r} is not a valid digest ('sha256:' and 64 characters 0-9a-f)")
     first, slash, remainder = rest.partition("/")
     explicit = bool(slash) and ("." in first or ":" in first or first == "localhost" or first.lower() != first)
     host, rest = (first, remainder) if explicit else (DOCKER_HUB, rest)
@@ -63,24 +63,28 @@ def parse_reference(text: str) -> Reference:
         host = DOCKER_HUB
     name, colon, tag = rest.partition(":")
     if colon and not _TAG.fullmatch(tag):
-        raise _wrong(text, f"{tag!r} is not a tag")
+        raise _wrong(text, f"{tag!r} is not a valid tag")
     if not _HOST.fullmatch(host):
-        raise _wrong(text, f"{host!r} is not a host")
+        raise _wrong(text, f"{host!r} is not a valid host")
     if host == DOCKER_HUB and "/" not in name:
         name = f"library/{name}"
     if not _NAME.fullmatch(name):
-        raise _wrong(text, f"{name!r} is not a repository: it may have a-z, 0-9, '.', '_', '-' and '/'")
+        raise _wrong(text, f"{name!r} is not a valid repository; use a-z, 0-9, '.', '_', '-' and '/'")
     return Reference(host, name, tag or None, digest or None, explicit)
 
 
 def parse_target(text: str) -> Reference:
-    """Parse the name of a repository to push to. A registry's address without a repository is an error: Docker reads such a text as
-    one of its own images on Docker Hub, which would get an image, and a login, that were meant for that registry.
+    """Parse the name of a repository to push to; raises ImageError.
+
+    A registry's address without a repository is an error: Docker would read it as the name of an image on Docker Hub, and send the image
+    and the login there.
     """
     if text and "/" not in text:
-        raise ImageError(f"{text!r} names no repository in a registry", hint=f"name both, such as {text.partition(':')[0]}/cloud-train")
+        raise ImageError(
+            f"{text!r} does not include a repository", hint=f"use a registry and a repository, such as {text.partition(':')[0]}/cloud-train"
+        )
     return parse_reference(text)
 
 
 def _wrong(text: str, reason: str) -> ImageError:
-    return ImageError(f"{text!r} is not an image name: {reason}", hint="use a name such as registry.example.com/me/digits:1.0")
+    return ImageError(f"{text!r} is not a valid image name: {reason}", hint="use a name such as registry.example.com/me/digits:1.0")

@@ -1,7 +1,7 @@
 """One repository of a registry, over its HTTP API (https://github.com/opencontainers/distribution-spec/blob/main/spec.md).
 
-The kept Python libraries (oras, python-dxf) send a blob in one piece or start over when it breaks off, and try refusals again, so this room
-has its own client, on ``requests``.
+The maintained Python libraries (oras, python-dxf) send a blob in one piece or start over when the connection breaks, and retry refused
+requests. So cloud-train has its own client, based on ``requests``.
 """
 
 import hashlib
@@ -33,13 +33,13 @@ DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 _ACCEPTED = f"{OCI_MANIFEST}, {OCI_INDEX}, {DOCKER_MANIFEST}, {DOCKER_INDEX}"
 _LARGEST_LAYERS = {".amazonaws.com": 52_000 << 20}
-"""End of a registry's name → bytes of the largest layer that it takes, where that is documented
+"""End of a registry's host → the documented size of the largest layer that it accepts, in bytes
 (https://docs.aws.amazon.com/AmazonECR/latest/userguide/service-quotas.html).
 """
 _TOO_LARGE = 413
 _DIGEST = re.compile(r"[a-z0-9]{1,32}(?:[.+_-][a-z0-9]{1,32}){0,4}:[A-Za-z0-9=_-]{1,256}")
-"""https://github.com/opencontainers/image-spec/blob/main/descriptor.md#digests; it becomes part of an address."""
-_SMALLER = "keep data, checkpoints and the like out of the image: .dockerignore leaves them out of the code, and data can lie in the store"
+"""https://github.com/opencontainers/image-spec/blob/main/descriptor.md#digests; it becomes part of a URL."""
+_SMALLER = "keep data and checkpoints out of the image: list them in .dockerignore, and put data into a store"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Manifest:
 
     @property
     def document(self) -> dict[str, Any]:
-        """What it says. Raises CorruptError, as everything here does for a manifest that is malformed."""
+        """The parsed manifest. Like all properties here, raises CorruptError for a malformed one."""
         document = read_json(self.data, f"the manifest {self.digest}")
         if not isinstance(document, dict):
             raise CorruptError(f"the manifest {self.digest} is not a JSON object")
@@ -63,7 +63,7 @@ class Manifest:
         """The descriptors of its layers, each with a ``digest`` and a ``size``."""
         layers = self.document.get("layers")
         if not isinstance(layers, list) or not all(_is_descriptor(layer) and _is_size(layer.get("size")) for layer in layers):
-            raise CorruptError(f"the manifest {self.digest} does not list layers with their digests and sizes")
+            raise CorruptError(f"the manifest {self.digest} has no valid list of layers")
         return layers
 
     @property
@@ -71,7 +71,7 @@ class Manifest:
         """The descriptors of the images in an index, each with a ``digest``."""
         images = self.document.get("manifests")
         if not isinstance(images, list) or not all(_is_descriptor(image) for image in images):
-            raise CorruptError(f"the index {self.digest} does not list images with their digests")
+            raise CorruptError(f"the index {self.digest} has no valid list of images")
         return images
 
     @property
@@ -79,11 +79,11 @@ class Manifest:
         """The digest of its configuration."""
         config = self.document.get("config")
         if not _is_descriptor(config):
-            raise CorruptError(f"the manifest {self.digest} does not name a configuration")
+            raise CorruptError(f"the manifest {self.digest} has no valid configuration")
         return str(config["digest"])
 
     def has_config(self, digest: str) -> bool:
-        """Whether its configuration is the one with this digest."""
+        """Whether its configuration has this digest."""
         config = self.document.get("config")
         return isinstance(config, dict) and config.get("digest") == digest
 
@@ -100,7 +100,7 @@ def _is_size(value: Any) -> bool:
 
 
 class Repository:
-    """A repository to read from and write to, from several threads too. Counts in ``sent_bytes`` what was uploaded."""
+    """A repository to read from and write to; thread-safe. ``sent_bytes`` counts the uploaded bytes."""
 
     def __init__(self, reference: Reference, policy: RetryPolicy = POLICY, login: Login | None = None) -> None:
         self.reference = reference
@@ -118,7 +118,7 @@ class Repository:
         self._connection.close()
 
     def manifest(self, version: str) -> Manifest | None:
-        """The manifest or index of a tag or digest, verified; None if there is none."""
+        """The manifest or index with this tag or digest, verified; None if there is none."""
         response = self._connection.request(
             "GET",
             f"{self._path}/manifests/{version}",
@@ -132,14 +132,14 @@ class Repository:
         data = response.content
         claimed = version if version.startswith("sha256:") else response.headers.get("Docker-Content-Digest", digest_of(data))
         if claimed != digest_of(data):
-            raise CorruptError(f"{self.reference.host} sent a manifest of {self.reference.name}:{version} that does not have its digest")
+            raise CorruptError(f"the digest of the manifest of {self.reference.name}:{version} from {self.reference.host} does not match")
         return Manifest(data, response.headers.get("Content-Type", "").partition(";")[0], digest_of(data))
 
     def small_blob(self, digest: str) -> bytes:
-        """A blob that fits into memory, such as a configuration, verified."""
+        """The content of a small blob, such as a configuration, verified."""
         response = self._blob_response("GET", digest, (200,))
         if digest_of(response.content) != digest:
-            raise CorruptError(f"{self.reference.host} sent a blob of {self.reference.name} that is not {digest}")
+            raise CorruptError(f"{self.reference.host} sent a blob of {self.reference.name} that does not match its digest {digest}")
         return response.content
 
     def has_blob(self, digest: str) -> bool:
@@ -147,7 +147,7 @@ class Repository:
         return self._blob_response("HEAD", digest, (200, 404)).status_code == 200
 
     def fetch_blob(self, digest: str, size: int, file: Path) -> Blob:
-        """Write a blob of ``size`` bytes to a file, verified; continues where a connection was closed."""
+        """Download a blob of ``size`` bytes to a file, and verify it; resumes after a broken connection."""
         hashing = hashlib.sha256()
         done = 0
         with file.open("wb") as target:
@@ -164,7 +164,7 @@ class Repository:
                         for piece in response.pieces():
                             done += len(piece)
                             if done > size:
-                                raise CorruptError(f"{self.reference.host} sent more than the {size:,} bytes of {digest}")
+                                raise CorruptError(f"{self.reference.host} sent more than {size:,} bytes for {digest}")
                             target.write(piece)
                             hashing.update(piece)
                     except BrokenConnectionError as error:
@@ -173,40 +173,40 @@ class Repository:
                     break
                 if not left.wait():
                     raise BrokenConnectionError(
-                        f"{self.reference.host} closed the connection of {digest} after {done:,} of {size:,} bytes"
+                        f"{self.reference.host} closed the connection after {done:,} of {size:,} bytes of {digest}"
                     ) from broken
         if f"sha256:{hashing.hexdigest()}" != digest:
-            raise CorruptError(f"{self.reference.host} sent a blob of {self.reference.name} that is not {digest}")
+            raise CorruptError(f"{self.reference.host} sent a blob of {self.reference.name} that does not match its digest {digest}")
         return Blob(file, digest, done)
 
     def mount(self, digest: str, source: Reference) -> bool:
-        """Mount a blob from another repository of this registry; False where the registry wants it uploaded."""
+        """Mount a blob from another repository in this registry; returns False if the registry requires an upload instead."""
         scope = f"{self._writing} repository:{source.name}:pull"
         query = urlencode({"mount": digest, "from": source.name})
         response = self._connection.request(
             "POST", f"{self._path}/blobs/uploads/?{query}", scope, expect=(201, 202), about=f"mount {digest}"
         )
         if response.status_code == 202:
-            # It opened an upload instead; one that is not cancelled is kept for a week.
+            # The registry has opened an upload, which it would keep for a week unless it is cancelled.
             self._connection.once("DELETE", location_of(self._connection, response), self._writing)
         return response.status_code == 201
 
     def push_blob(self, blob: Blob) -> None:
-        """Upload a blob if it is missing. Raises ImageError for one that is larger than the registry accepts."""
+        """Upload a blob if it is missing. Raises ImageError if it is larger than the registry accepts."""
         host, largest = (
             self.reference.host,
             next((most for end, most in _LARGEST_LAYERS.items() if self.reference.host.endswith(end)), None),
         )
         if largest is not None and blob.size > largest:
-            raise ImageError(f"a layer of the image has {blob.size:,} bytes, and {host} accepts at most {largest:,}", hint=_SMALLER)
+            raise ImageError(f"a layer of the image has {blob.size:,} bytes, but {host} accepts at most {largest:,}", hint=_SMALLER)
         if not self.has_blob(blob.digest):
-            about = f"take a blob for {self.reference.name}"
+            about = f"accept a blob for {self.reference.name}"
             try:
                 sent_bytes = Uploader(self._connection, f"{self._path}/blobs/", self._writing, about).send(blob)
             except RegistryError as error:
                 if error.status != _TOO_LARGE:
                     raise
-                words = f"a layer of the image has {blob.size:,} bytes, which is too much for {host}: {error.message}"
+                words = f"a layer of the image has {blob.size:,} bytes, which is too large for {host}: {error.message}"
                 raise RegistryError(words, hint=_SMALLER, status=_TOO_LARGE) from error
             with self._counting:
                 self.sent_bytes += sent_bytes
@@ -227,13 +227,13 @@ class Repository:
             data=data,
             headers={"Content-Type": media_type},
             expect=(201,),
-            about=f"take the image {self.reference.name}:{version}",
+            about=f"accept the image {self.reference.name}:{version}",
         )
         with self._counting:
             self.sent_bytes += len(data)
         digest = digest_of(data)
         if response.headers.get("Docker-Content-Digest", digest) != digest:
-            raise CorruptError(f"{self.reference.host} stored another manifest for {self.reference.name} than {digest}")
+            raise CorruptError(f"{self.reference.host} stored a manifest of {self.reference.name} whose digest is not {digest}")
         return digest
 
     def _blob_response(self, method: str, digest: str, expect: tuple[int, ...], **options: Any) -> Answer:

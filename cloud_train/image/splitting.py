@@ -1,13 +1,13 @@
-"""The code of a job as several layers, so that a change of one file sends little more than that file.
+"""Divides a job's code into several layers, so that changing one file uploads little more than that file.
 
-A layer is sent as a whole, and each layer costs about 230 bytes in every manifest and configuration that is pushed, so neither one layer
-for everything nor one for every file will do. The layers follow from names and sizes alone, never from what was sent before: the same
-files are the same layers on any machine. Files go into them by the bits of a hash of their name. Where a layer would become too large, it
-is halved by the next bit, which changes that layer and no other.
+A layer is sent as a whole, and each layer costs about 230 bytes in every manifest and configuration that is pushed. So neither a single
+layer nor one layer per file is a good choice. The layers depend only on names and sizes, never on earlier uploads: the same files give the
+same layers on any machine. The bits of a hash of its name assign a file to a layer. A layer that would become too large is halved by the
+next bit, which changes no other layer.
 
-With ``s`` compressed bytes of files over ``n`` layers, a change sends about ``s / n + 230 n`` bytes, which is least at ``2 sqrt(230 s)``:
-whoever does not know what was sent before cannot send less. Hence program text, which is what changes from one submission to the next, is
-divided finely, and everything else coarsely.
+With ``s`` compressed bytes of files in ``n`` layers, a change sends about ``s / n + 230 n`` bytes, at least ``2 sqrt(230 s)``: the minimum
+without knowledge of earlier uploads. Program text changes from one submission to the next, so it is divided finely, and everything else
+coarsely.
 """
 
 import hashlib
@@ -18,20 +18,20 @@ from dataclasses import dataclass
 from cloud_train.image.layers import Member
 
 LARGE_FILE_BYTES = 64 * 1024
-"""A file of this size or more gets a layer of its own. Compressed it has some 16 kB, more than a layer's overhead."""
+"""A file of at least this size gets its own layer. Compressed it has about 16 kB, much more than a layer's overhead."""
 
 PROGRAM_TEXT = frozenset(
     {"c", "cc", "cfg", "cpp", "cu", "h", "hpp", "ini", "ipynb", "jl", "lua", "py", "pyi", "pyx", "r", "rs", "sh", "toml", "yaml", "yml"}
 )
-"""Suffixes of files that people edit."""
+"""Suffixes of files that are edited by hand."""
 
 _MOST_ALONE = 8
-"""Large files with a layer of their own each: the largest."""
+"""How many of the largest files get a layer each."""
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """How members of one kind are divided: in halves, as often as ``most_halvings``, until none has more than ``bytes``."""
+    """How members of one kind are divided: halved, at most ``most_halvings`` times, until no layer has more than ``bytes``."""
 
     bytes: int
     most_halvings: int
@@ -43,9 +43,9 @@ _OTHER_LARGE = _Rule(LARGE_FILE_BYTES, 2)
 
 
 def split(members: Sequence[Member]) -> list[list[Member]]:
-    """Divide files, links and folders into layers, each with the folders above what is in it.
+    """Divide files, links and folders into layers. Each layer includes the folders above its members.
 
-    An engine gives a folder that no layer names a mode of its own, so a layer names every folder that it touches.
+    Otherwise an engine would create these folders with a mode of its own.
     """
     folders = {member.name: member for member in members if member.kind == "folder"}
     above = _folders_above(members)
@@ -62,7 +62,7 @@ def split(members: Sequence[Member]) -> list[list[Member]]:
         *([member] for member in large[:_MOST_ALONE]),
         *_divided(large[_MOST_ALONE:], _OTHER_LARGE),
         *_divided(others, _OTHER_SMALL),
-        # Last, since an engine keeps the layers of an image below the first that is new.
+        # Last, because an engine reuses an image's layers only below the first new one.
         *_divided(text, _PROGRAM_TEXT),
     ]
     return [[*(folders[name] for name in sorted(_folders_above(group)) if name in folders), *group] for group in groups]
@@ -82,7 +82,7 @@ def _divided(members: Sequence[Member], rule: _Rule, halved: int = 0) -> Iterato
 
 
 def _bit(name: str, number: int) -> int:
-    """The first bits of a name's SHA-256 say in which halves it is; ``number`` is at most 7."""
+    """Bit ``number`` (0 to 7) of the SHA-256 of a name, which selects one of two halves."""
     return hashlib.sha256(os.fsencode(name)).digest()[0] >> (7 - number) & 1
 
 

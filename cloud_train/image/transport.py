@@ -1,6 +1,6 @@
-"""Connections of ``requests`` that check the very address that they are made to, whatever a name resolves to.
+"""A session of ``requests`` that checks the actual address of each connection, after name resolution.
 
-Through a proxy, the proxy resolves names: then only what a URL spells out is checked (``image.addresses``).
+A proxy resolves names itself; behind one, only the URL is checked (``image.addresses``).
 """
 
 import socket
@@ -15,17 +15,17 @@ from cloud_train.storage.url_safety import connect
 
 
 class CheckedSession(Session):
-    """Reaches no metadata service and no link-local address, and follows no redirect. Raises AddressRefusedError."""
+    """Connects to no metadata service and no link-local address, and follows no redirects. Raises AddressRefusedError."""
 
     def __init__(self, own_url: str, *, loopback: bool) -> None:
-        """``loopback`` allows loopback addresses; those that the host of ``own_url`` has are allowed anyway, as its user's choice."""
+        """``loopback`` allows loopback addresses. The host of ``own_url``, which the user chose, may always have one."""
         super().__init__()
         for prefix in ("http://", "https://"):
             self.mount(prefix, _CheckedAdapter(loopback=loopback))
         self.mount(f"{own_url}/", _CheckedAdapter(loopback=True))
 
     def get_redirect_target(self, resp: Response) -> None:
-        """Nowhere: even where it is not to follow a redirect, ``requests`` would read and unpack the whole body of one."""
+        """Return None: for a redirect, ``requests`` would read and decompress the whole body even if told not to follow it."""
 
 
 class _CheckedAdapter(HTTPAdapter):
@@ -34,7 +34,7 @@ class _CheckedAdapter(HTTPAdapter):
         super().__init__()
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        """Make the pool of direct connections."""
+        """Create the pools for direct connections."""
         super().init_poolmanager(*arguments, **options)
         pools = (_Pool, _TlsPool) if self._loopback else (_RemotePool, _RemoteTlsPool)
         self.poolmanager.pool_classes_by_scheme = dict(zip(("http", "https"), pools, strict=True))
@@ -47,7 +47,7 @@ class _Connection(HTTPConnection):
         try:
             made = connect(self.host, self.port, self.timeout, loopback=self.loopback)
         except UnicodeError as error:
-            raise OSError(f"{self.host!r} is not the name of a server") from error
+            raise OSError(f"{self.host!r} is not a valid host name") from error
         for option in self.socket_options or ():
             made.setsockopt(*option)
         return made

@@ -1,6 +1,6 @@
-"""Upload of one blob into a repository: in pieces, continued after a broken connection from what has arrived.
+"""Uploads a blob to a repository in pieces, and resumes after a broken connection.
 
-The requests are those of https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-blobs.
+The requests follow https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pushing-blobs.
 """
 
 import re
@@ -17,22 +17,22 @@ from cloud_train.retry import TRANSIENT_STATUSES, Attempts
 
 _PIECE = 16 << 20
 _NUMBER = re.compile(r"[0-9]{1,18}")
-# The registry has forgotten the upload, or has another idea of how much has arrived: asking it mends both.
+# The registry has lost the upload, or received a different amount. Asking for the upload's status resolves both.
 _MENDED_BY_ASKING = frozenset({404, 416})
 
 
 @dataclass(frozen=True)
 class Uploader:
-    """How blobs are sent into a repository. ``path`` is /v2/NAME/blobs/, ``scope`` the right to write there."""
+    """Uploads to one repository. ``path`` is /v2/NAME/blobs/, ``scope`` the permission to write there."""
 
     connection: Connection
     path: str
     scope: str
     about: str
-    """What an error calls it."""
+    """The description of the request in errors."""
 
     def send(self, blob: Blob) -> int:
-        """Upload a blob, and return the bytes that were sent. Raises RegistryError if the registry refuses, or drops every connection."""
+        """Upload a blob, and return its size in bytes. Raises RegistryError if the registry refuses it, or closes every connection."""
         location = self._start()
         offset, left = 0, self.connection.policy.attempts_left()
         with blob.file.open("rb") as file:
@@ -64,15 +64,15 @@ class Uploader:
         host = self.connection.host
         if response is None:
             if not left.wait():
-                raise BrokenConnectionError(f"{host} closed the connection of an upload {where}, {left.failures} times", hint="retry later")
+                raise BrokenConnectionError(f"{host} closed the connection of an upload {left.failures} times, {where}", hint="retry later")
         elif response.status_code not in TRANSIENT_STATUSES | _MENDED_BY_ASKING or not waited(left, response):
             raise refusal(host, self.about, response)
 
     def _ask(self, location: str) -> tuple[int, str]:
-        """How much has arrived, and the URL for the rest; an upload that the registry has forgotten starts again."""
+        """The number of bytes that have arrived, and the URL for the rest. An upload that the registry has lost starts over."""
         response = self.connection.request("GET", location, self.scope, expect=(204, 404), about=self.about)
         arrived = response.headers.get("Range", "").rpartition("-")[2]
-        # "0-0" stands for nothing as well as for one byte.
+        # "0-0" means either nothing or one byte.
         if response.status_code == 404 or not _NUMBER.fullmatch(arrived) or int(arrived) == 0:
             return 0, self._start()
         return int(arrived) + 1, location_of(self.connection, response, location)
@@ -82,12 +82,12 @@ class Uploader:
         try:
             response = self.connection.request("PUT", address, self.scope, expect=(201, 204), about=self.about)
         except RegistryError as error:
-            # If only the response was lost, the upload is finished and the blob exists.
+            # If only the response was lost, the upload is complete and the blob exists.
             if error.status != 404 or not self._is_there(blob):
                 raise
             return
         if response.headers.get("Docker-Content-Digest", blob.digest) != blob.digest:
-            raise CorruptError(f"{self.connection.host} stored a different blob than {blob.digest}")
+            raise CorruptError(f"{self.connection.host} stored a blob whose digest is not {blob.digest}")
 
     def _is_there(self, blob: Blob) -> bool:
         response = self.connection.request("HEAD", f"{self.path}{blob.digest}", self.scope, expect=(200, 404), about=self.about)
@@ -95,10 +95,10 @@ class Uploader:
 
 
 def location_of(connection: Connection, response: Answer, default: str = "") -> str:
-    """The URL of the rest of an upload. Raises RegistryError if the registry does not name one, or one where it may not send its client."""
+    """The URL for the rest of an upload. Raises RegistryError if the registry sent none, or one that is not allowed."""
     location = response.headers.get("Location", default)
     if not location:
-        raise RegistryError(f"the registry does not name the URL of an upload: {response.url.partition('?')[0]}")
+        raise RegistryError(f"the registry sent no URL for an upload: {response.url.partition('?')[0]}")
     return connection.addresses.joined(response.url, location)
 
 

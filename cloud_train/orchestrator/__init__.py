@@ -45,6 +45,9 @@ if TYPE_CHECKING:
         reconcile as reconcile,
     )
     from cloud_train.orchestrator import (
+        repairing as repairing,
+    )
+    from cloud_train.orchestrator import (
         results as results,
     )
     from cloud_train.orchestrator import (

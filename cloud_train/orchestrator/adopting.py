@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cloud_train.errors import CloudTrainError, ConflictError, NotFoundError, UsageError
+from cloud_train.errors import CloudTrainError, ConflictError, CorruptError, NotFoundError, UsageError
 from cloud_train.orchestrator.configs import Configs
 from cloud_train.orchestrator.connections import provider_at, store_at
 from cloud_train.orchestrator.consent import refuse
@@ -80,7 +80,11 @@ def adopt(
             raise
         raise NotFoundError(f"no run directory at {url}", hint=f"list them with: {_LIST} {shlex.quote(store_url)}") from error
     with Ledger(home.ledger_path) as ledger:
-        known = ledger.get(run_id)
+        try:
+            known = ledger.get(run_id)
+        except CorruptError:
+            ledger.forget(run_id)
+            known = None
         if known is not None and known.state.is_end and new_place(known.store, run_id) == f"{store_url}/{run_id}":
             ledger.forget(run_id)  # it continues here, and the ledger has only its old place
             known = None

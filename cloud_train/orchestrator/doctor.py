@@ -22,6 +22,7 @@ from cloud_train.providers.base import Diagnosed
 from cloud_train.providers.registry import known_providers
 from cloud_train.retry import RetryPolicy
 from cloud_train.run.ledger import LedgerReader
+from cloud_train.run.ledger_file import REPAIR
 from cloud_train.storage.probing import probe
 from cloud_train.storage.registry import open_store, scheme_of
 from cloud_train.version import __version__
@@ -102,8 +103,11 @@ def _ledger(home: Home) -> Finding:
     if not home.ledger_path.exists():
         return Finding("ledger", "ok", "none yet; the first submission creates it")
     try:
+        damaged: list[str] = []
         with LedgerReader(home.ledger_path) as ledger:
-            runs = len(ledger.newest())
+            runs = len(ledger.newest(damaged=damaged))
+        if damaged:
+            return Finding("ledger", "error", f"{home.ledger_path}: the record of {damaged[0]} is damaged", REPAIR)
     except CloudTrainError as error:
         return Finding("ledger", "error", error.message, error.hint or "")
     return Finding("ledger", "ok", f"{home.ledger_path}, {runs:,} run{'' if runs == 1 else 's'}")

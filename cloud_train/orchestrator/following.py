@@ -77,7 +77,7 @@ def follow(
 
     ``note`` is called when the run's store becomes unreachable. ``clock`` times the requests to a cloud.
     """
-    with looking_at(home, run_id, record=True) as (_, look):
+    with looking_at(home, run_id, record=True, note=note) as (_, look):
         watch = _Watch(look, clock=clock)
         pause = _FIRST_PAUSE_SECONDS
         before: Progress | None = None
@@ -124,7 +124,7 @@ def glance(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None
 
     If the store of a run that has ended cannot be reached, the ledger's view is returned, and ``note`` is told.
     """
-    with looking_at(home, run_id, record) as (ledger, look):
+    with looking_at(home, run_id, record, note) as (ledger, look):
         try:
             return _Watch(look, with_output=False).look()
         except StoreError as error:

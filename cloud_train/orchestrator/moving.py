@@ -14,11 +14,14 @@ from cloud_train.errors import CorruptError, StoreError, UsageError
 from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.state import read_record_bytes
 from cloud_train.run import documents, layout
+from cloud_train.run.checkpoints import check_branch
+from cloud_train.run.fencing import ancestor_in
 from cloud_train.run.ledger import Ledger, RecordKind
 from cloud_train.run.manifest import LARGEST, parse_manifest
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import RunRecord, sha256_of
 from cloud_train.run.streams import open_stream, segment_key, stream_of
+from cloud_train.run.succession import Branch
 from cloud_train.storage.base import InvalidKeyError, ObjectMissingError, Store
 from cloud_train.storage.transfer.downloading import Download, download
 from cloud_train.storage.transfer.uploading import Upload, upload
@@ -42,7 +45,7 @@ def move(ledger: Ledger, plan: Plan, source_url: str, note: Note) -> Plan:
     if moved:
         _refuse_foreign(target, plan)
         _copy_attempts(source, target, plan.run_id, note)
-        _copy_newest_checkpoint(source, target, plan.run_id, note)
+        _copy_newest_checkpoint(source, target, plan, note)
     where = {"moved_from": f"{source_url.rstrip('/')}/{plan.run_id}"} if moved else {}
     record = RunRecord(plan.run_id, old.created, plan.job.model_dump(mode="json"), plan.program, plan.facts(), {**old.provenance, **where})
     written = record.to_json()
@@ -53,7 +56,8 @@ def move(ledger: Ledger, plan: Plan, source_url: str, note: Note) -> Plan:
     target.put(f"{plan.run_id}/{layout.RUN}", written)
     if moved:  # a machine with only the old place in its ledger must not continue there
         source.put(f"{plan.run_id}/{layout.MOVED}", f"{plan.store.rstrip('/')}/{plan.run_id}\n".encode())
-    ledger.move(plan.run_id, plan.attempt, plan.provider, plan.store, settings=plan.provider_settings, record_sha256=sha256)
+    settings = plan.provider_settings
+    ledger.move(plan.run_id, plan.attempt, plan.provider, plan.store, settings=settings, record_sha256=sha256, token=plan.token)
     return replace(plan, record_sha256=sha256)
 
 
@@ -115,13 +119,14 @@ def _pieces(read: Callable[[int, int], bytes], size: int) -> Iterator[tuple[int,
         start += len(piece)
 
 
-def _copy_newest_checkpoint(source: Store, target: Store, run_id: str, note: Note) -> None:
-    prefix = f"{run_id}/{layout.CHECKPOINTS}/"
+def _copy_newest_checkpoint(source: Store, target: Store, plan: Plan, note: Note) -> None:
+    prefix = f"{plan.run_id}/{layout.CHECKPOINTS}/"
+    branch = Branch(plan.attempt, ancestor_in(source, plan.run_id))
     found = [(step, name) for name in source.folders(prefix) if (step := layout.step_of(name)) is not None]
     for _, name in sorted(found, reverse=True):
         try:
             with tempfile.TemporaryDirectory(prefix="cloud-train-move-") as folder:
-                size = _copy_checkpoint(source, target, f"{prefix}{name}", Path(folder))
+                size = _copy_checkpoint(source, target, f"{prefix}{name}", Path(folder), branch)
         except (ObjectMissingError, CorruptError, InvalidKeyError) as error:
             note(f"skipped checkpoint {name}: {error.message}")
             continue
@@ -133,13 +138,14 @@ def _copy_newest_checkpoint(source: Store, target: Store, run_id: str, note: Not
     note("no valid checkpoint: the run starts from the beginning")
 
 
-def _copy_checkpoint(source: Store, target: Store, prefix: str, folder: Path) -> int:
+def _copy_checkpoint(source: Store, target: Store, prefix: str, folder: Path, branch: Branch) -> int:
     """Copy a checkpoint and return its size in bytes. Every file is checked against the manifest, which is copied last."""
     key = f"{prefix}/{layout.MANIFEST}"
     written = documents.read(source, key, LARGEST)
     manifest = parse_manifest(written, f"{source.url}/{key}")
     if manifest.step != layout.step_of(prefix.rpartition("/")[2]):
         raise CorruptError(f"its manifest is for step {manifest.step}")
+    check_branch(branch, manifest)
     entries = manifest.files.items()
     download(source, [Download(f"{prefix}/{name}", folder / name, entry.size, entry.sha256) for name, entry in entries])
     upload(target, [Upload(folder / name, f"{prefix}/{name}", entry.sha256) for name, entry in entries])

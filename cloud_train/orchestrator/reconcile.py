@@ -35,23 +35,28 @@ from cloud_train.run.ledger import UNMANAGED, Entry, Ledger, LedgerReader
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause
 from cloud_train.run.view import RunView
-from cloud_train.storage.base import ObjectExistsError
+from cloud_train.storage.base import ObjectChangedError, ObjectExistsError, ObjectInfo, Store
 
 
-def update_run(home: Home, run_id: str) -> RunView:
-    """The current state of one run, after ``reconcile``. Raises NotFoundError."""
-    with Ledger(home.ledger_path) as ledger:
+def update_run(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None) -> RunView:
+    """The current state of one run, after ``reconcile``; ``note`` is told if the ledger cannot record it. Raises NotFoundError."""
+    with Ledger(home.ledger_path, unwritable=note) as ledger:
         return reconcile(home, ledger, run_id)
 
 
 def update_runs(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> list[RunView]:
     """The current state of the newest runs, newest first, each after ``reconcile``; ``note`` is told about failures."""
+    return list(update_each(home, limit, note))
+
+
+def update_each(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> Iterator[RunView]:
+    """As ``update_runs``, one run after another as they are needed."""
 
     def update(home: Home, _: LedgerReader, run_id: str, observer: Observer | None) -> RunView:
         return reconcile(home, ledger, run_id, observer)
 
-    with Ledger(home.ledger_path) as ledger:
-        return each_of(home, ledger, update, limit, note)
+    with Ledger(home.ledger_path, unwritable=note) as ledger:
+        yield from each_of(home, ledger, update, limit, note)
 
 
 def reconcile(home: Home, ledger: Ledger, run_id: str, observer: Observer | None = None) -> RunView:
@@ -59,42 +64,57 @@ def reconcile(home: Home, ledger: Ledger, run_id: str, observer: Observer | None
 
     Raises NotFoundError for a run that is not in the ledger or was never written. An ``observer`` limits requests to the provider.
     """
-    findings = look(home, ledger, run_id, observer)
-    if findings.settlement is not None:
-        with locks.held(home.submission_lock(run_id)) as is_mine:
-            if not is_mine:
-                return findings.entry.view()
-            if not _settle(ledger, findings):
-                return reconcile(home, ledger, run_id, observer)
-    if isinstance(findings.settlement, Forget):
-        raise unknown_run(run_id)
-    for action in findings.pending:
-        _carry_out(home, ledger, findings.entry, action)
-    return replace(findings.run, is_recorded=True)
+    for _ in range(_LOOKS):
+        findings = look(home, ledger, run_id, observer)
+        entry = findings.entry
+        if findings.settlement is not None:
+            with locks.held(home.submission_lock(run_id)) as is_mine:
+                if not is_mine:
+                    return entry.view()
+                if not _settle(ledger, findings):
+                    continue
+            if isinstance(findings.settlement, Forget):
+                raise unknown_run(run_id)
+            entry = ledger.get(run_id) or entry
+        if all(_carry_out(home, ledger, entry, action) for action in findings.pending):
+            return replace(findings.run, is_recorded=True)
+    return findings.run  # it changes faster than it can be looked at; the next look records it
 
 
 @contextmanager
-def looking_at(home: Home, run_id: str, record: bool) -> Iterator[tuple[LedgerReader, Callable[[Observer | None], RunView]]]:
-    """The open ledger, and a function that returns the run's current state: with ``reconcile`` if ``record``, otherwise only reading."""
+def looking_at(
+    home: Home, run_id: str, record: bool, note: Callable[[str], None] = lambda _: None
+) -> Iterator[tuple[LedgerReader, Callable[[Observer | None], RunView]]]:
+    """The open ledger, and a function that returns the run's current state: with ``reconcile`` if ``record``, otherwise only reading.
+
+    ``note`` is told if the ledger cannot record the findings.
+    """
     if not record:
         with LedgerReader(home.ledger_path) as reader:
             yield reader, lambda observer: read(home, reader, run_id, observer)
         return
-    with Ledger(home.ledger_path) as ledger:
+    with Ledger(home.ledger_path, unwritable=note) as ledger:
         yield ledger, lambda observer: reconcile(home, ledger, run_id, observer)
 
 
-def declare_lost(ledger: Ledger, entry: Entry, message: str) -> RunView:
-    """Record the end of an attempt without a heartbeat, in the run directory and in the ledger."""
+def declare_lost(home: Home, ledger: Ledger, entry: Entry, heartbeat: float | None, message: str) -> RunView:
+    """Record the end of an attempt whose last heartbeat was ``heartbeat``, in the run directory and in the ledger.
+
+    If it has shown life in the meantime, or another machine was faster, the run's state is returned instead. Raises StoreError: without the
+    end in the run directory, no further attempt may be started.
+    """
     store = store_at(entry.store)
-    number, status = newest_status(store, entry)
+    found = newest_status(store, entry)
+    if found.number != entry.attempt or (found.status and found.status.heartbeat != heartbeat):
+        return reconcile(home, ledger, entry.run_id)
+    status = found.status
     if status is None or not status.state.is_end:
         lost = Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, message)
-        status = end_without_worker(store, entry.run_id, number, status, lost)
-        _write_status(entry, number, status)
-    seen = entry.shown_by(number, status)
-    _record_status(ledger, entry.run_id, number, status)
-    return seen.view(status.heartbeat)
+        status = end_without_worker(store, entry.run_id, found.number, status, lost)
+        if not _write_end(store, f"{entry.run_id}/{layout.status(found.number)}", status, found.seen):
+            return reconcile(home, ledger, entry.run_id)
+    ledger.record(entry, found.number, status, is_unmanaged=entry.is_unmanaged)
+    return entry.shown_by(found.number, status).view(status.heartbeat)
 
 
 def _settle(ledger: Ledger, findings: Findings) -> bool:
@@ -115,6 +135,10 @@ def _settle(ledger: Ledger, findings: Findings) -> bool:
     return True
 
 
+_LOOKS = 5
+"""How often to look again if something has changed between looking and acting."""
+
+
 def _claim(entry: Entry, attempt: int, ended: AttemptStatus) -> bool:
     """Write the attempt's end into the run directory, so that a worker that starts late exits; False if it has already started."""
     try:
@@ -124,34 +148,30 @@ def _claim(entry: Entry, attempt: int, ended: AttemptStatus) -> bool:
     return True
 
 
-def _carry_out(home: Home, ledger: Ledger, entry: Entry, action: Pending) -> None:
+def _carry_out(home: Home, ledger: Ledger, entry: Entry, action: Pending) -> bool:
+    """Carry out one action; False if the run has changed since it was looked at, so that the action may be wrong."""
     match action:
         case RecordLaunch(attempt, reference):
             ledger.launched(entry.run_id, attempt, reference)
-        case RecordStatus(attempt, status):
-            _record_status(ledger, entry.run_id, attempt, status)
-        case WriteStatus(_, attempt, status):
-            _write_status(entry, attempt, status)
+        case RecordStatus(attempt, status, is_unmanaged):
+            return ledger.record(entry, attempt, status, is_unmanaged=is_unmanaged)
+        case WriteStatus(_, attempt, status, seen):
+            with suppress(StoreError):  # the ledger still gets it, and the next reader reaches the same conclusion
+                return _write_end(store_at(entry.store), f"{entry.run_id}/{layout.status(attempt)}", status, seen)
         case StopLaunch(launch):
             provider_at(home, launch.provider).cancel(launch, force=True)
         case CleanUp(launch):
             provider_at(home, launch.provider).clean_up(launch)
+    return True
 
 
-def _write_status(entry: Entry, attempt: int, status: AttemptStatus) -> None:
-    with suppress(StoreError):  # the ledger still gets it, and the next reader reaches the same conclusion
-        store_at(entry.store).put(f"{entry.run_id}/{layout.status(attempt)}", status.to_json())
-
-
-def _record_status(ledger: Ledger, run_id: str, attempt: int, status: AttemptStatus) -> None:
-    ledger.observed(
-        run_id,
-        attempt,
-        status.state,
-        status.cause,
-        status.message,
-        started=status.started,
-        ended=status.ended,
-        host=status.host,
-        resumed_step=status.resumed_step,
-    )
+def _write_end(store: Store, key: str, status: AttemptStatus, seen: ObjectInfo | None) -> bool:
+    """Write an end in another's place; False if the status has changed since it was seen. Raises StoreError."""
+    try:
+        if seen is None:
+            store.create(key, status.to_json())
+        else:
+            store.replace(seen, status.to_json())
+    except (ObjectExistsError, ObjectChangedError):
+        return False
+    return True

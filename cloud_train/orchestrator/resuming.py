@@ -20,7 +20,7 @@ from cloud_train.orchestrator.submitting import forwarded_names, handed_over, la
 from cloud_train.orchestrator.trust import CheckedRecord, accept, checked_record
 from cloud_train.run import locks
 from cloud_train.run.ledger import Ledger, RecordKind
-from cloud_train.run.plan import Plan
+from cloud_train.run.plan import Plan, new_token
 from cloud_train.run.states import State
 from cloud_train.run.view import RunView
 
@@ -101,9 +101,11 @@ def _start(
     refuse_unready(provider, plan)
     if elsewhere is None:
         plan = with_same_image(provider, plan, note)
-        ledger.add_attempt(run_id, plan.attempt, plan.provider, plan.provider_settings)
+        plan = replace(plan, token=new_token() if plan.takes_token else "")
+        ledger.add_attempt(run_id, plan.attempt, plan.provider, plan.provider_settings, plan.token)
     else:
-        plan = move(ledger, with_image(home, provider, plan, note), run.store, note)
+        plan = replace(with_image(home, provider, plan, note), takes_token=True, token=new_token())
+        plan = move(ledger, plan, run.store, note)
     launch(ledger, provider, plan, secrets)
 
 
@@ -176,7 +178,7 @@ def _listen(
     entry = ledger.get(run.run_id)
     if entry is None:
         return run
-    return declare_lost(ledger, entry, f"no heartbeat from {run.host or 'its machine'} for {_SILENCE_SECONDS:g} s")
+    return declare_lost(home, ledger, entry, before, f"no heartbeat from {run.host or 'its machine'} for {_SILENCE_SECONDS:g} s")
 
 
 def _refuse_running(home: Home, ledger: Ledger, run: RunView, *, sleep: Callable[[float], None], clock: Callable[[], float]) -> None:

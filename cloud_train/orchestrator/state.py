@@ -8,7 +8,7 @@ A check may find work to do: an end that is not recorded yet, a launch that is m
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,10 +20,11 @@ from cloud_train.orchestrator.polling import Listing, Observer, Poller, observe_
 from cloud_train.providers.base import SHOWS_WITHIN_SECONDS, Handle, Observation, Provider
 from cloud_train.run import documents, layout, locks
 from cloud_train.run.ledger import UNMANAGED, Entry, LedgerReader
+from cloud_train.run.ledger_file import REPAIR
 from cloud_train.run.record import AttemptStatus, RunRecord
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
-from cloud_train.storage.base import NotPlainError, ObjectMissingError, Store
+from cloud_train.storage.base import NotPlainError, ObjectInfo, ObjectMissingError, Store
 
 _REASON_SECONDS = 150.0
 """How long after a worker's end a cloud may take to say why it stopped the job: SageMaker leaves 120 s to the containers."""
@@ -66,11 +67,16 @@ class StopLaunch:
 
 @dataclass(frozen=True)
 class WriteStatus:
-    """Write an attempt's end into the run directory on behalf of the worker of ``launch``, which ended without doing so."""
+    """Write an attempt's end into the run directory on behalf of the worker of ``launch``, which ended without doing so.
+
+    The end is written only if the status is still in the version that was ``seen``; a worker that lives takes it back.
+    """
 
     launch: Handle | None
     attempt: int
     status: AttemptStatus
+    seen: ObjectInfo | None
+    """None: the worker has not begun the attempt."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,8 @@ class RecordStatus:
 
     attempt: int
     status: AttemptStatus
+    is_unmanaged: bool = False
+    """Whether the attempt belongs to a launch of another machine."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +122,13 @@ Look = Callable[[Home, LedgerReader, str, Observer | None], RunView]
 
 
 def select(home: Home, text: str | None) -> str:
-    """The id of the run whose id begins or ends with ``text``; the newest run for None. Raises NotFoundError, also if several match."""
+    """The id of the run whose id begins or ends with ``text``; the last submitted one for None. Raises NotFoundError, also for several."""
     with LedgerReader(home.ledger_path) as ledger:
         if text is None:
-            newest = ledger.newest(1)
-            if not newest:
+            last = ledger.last_submitted()
+            if last is None:
                 raise NotFoundError("no runs yet", hint="start one with: cloud-train submit JOB.yaml")
-            return newest[0].run_id
+            return last
         fitting = ledger.matching(text)
     if text in fitting:
         return text
@@ -138,10 +146,10 @@ def read_run(home: Home, run_id: str) -> RunView:
         return read(home, ledger, run_id)
 
 
-def read_runs(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> list[RunView]:
-    """The current state of the newest runs, as ``each_of`` returns them."""
+def read_runs(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> Iterator[RunView]:
+    """The current state of the newest runs, as ``each_of`` yields them."""
     with LedgerReader(home.ledger_path) as ledger:
-        return each_of(home, ledger, read, limit, note)
+        yield from each_of(home, ledger, read, limit, note)
 
 
 def read(home: Home, ledger: LedgerReader, run_id: str, observer: Observer | None = None) -> RunView:
@@ -152,29 +160,32 @@ def read(home: Home, ledger: LedgerReader, run_id: str, observer: Observer | Non
     return findings.run
 
 
-def each_of(home: Home, ledger: LedgerReader, look_at: Look, limit: int | None, note: Callable[[str], None]) -> list[RunView]:
-    """The newest runs, newest first, each checked with ``look_at``.
+def each_of(home: Home, ledger: LedgerReader, look_at: Look, limit: int | None, note: Callable[[str], None]) -> Iterator[RunView]:
+    """The newest runs, newest first, each checked with ``look_at`` when it is needed.
 
-    A run that cannot be checked is returned as the ledger has it, and ``note`` is told why. An unreachable store is tried once.
+    A run that cannot be checked is yielded as the ledger has it, and ``note`` is told why. An unreachable store is tried once.
     """
-    views: list[RunView] = []
     unreachable: set[str] = set()
-    entries = ledger.newest(limit)
-    listing = Listing(_observe_clouds(home, entries, note))
+    damaged: list[str] = []
+    entries: Iterable[Entry] = ledger.each(limit, damaged)
+    if limit is not None:
+        entries = list(entries)
+    listing = Listing(_observe_clouds(home, ledger.unfinished() if limit is None else entries, note))
     for entry in entries:
         if entry.state.is_end or entry.store in unreachable:
-            views.append(entry.view())
+            yield entry.view()
             continue
         try:
-            views.append(look_at(home, ledger, entry.run_id, listing))
+            yield look_at(home, ledger, entry.run_id, listing)
         except NotFoundError:
             continue  # a submission that never became a run
         except CloudTrainError as error:
             if isinstance(error, StoreError) and not isinstance(error, NotPlainError):
                 unreachable.add(entry.store)
             note(f"showing the last known state of {entry.run_id}: {error.message}")
-            views.append(entry.view())
-    return views
+            yield entry.view()
+    for run_id in damaged:
+        note(f"the ledger's record of {run_id} is damaged; {REPAIR}")
 
 
 def look(home: Home, ledger: LedgerReader, run_id: str, observer: Observer | None = None) -> Findings:
@@ -224,14 +235,43 @@ def read_status(store: Store, run_id: str, number: int) -> AttemptStatus | None:
         return None
 
 
-def newest_status(store: Store, entry: Entry) -> tuple[int, AttemptStatus | None]:
-    """The newest attempt's number and status: the worker may have started further attempts itself."""
-    number, newest = entry.attempt, read_status(store, entry.run_id, entry.attempt)
-    for following in range(number + 1, number + 1 + _MOST_FOLLOWING):
-        if newest is None or not newest.state.is_end or (status := read_status(store, entry.run_id, following)) is None:
+@dataclass(frozen=True)
+class Found:
+    """The newest attempt in a run directory."""
+
+    number: int
+    status: AttemptStatus | None = None
+    """None if it has not begun."""
+    seen: ObjectInfo | None = None
+    """The version of the status."""
+    is_of_launch: bool = True
+    """Whether it belongs to the launch that the ledger has; otherwise that launch says nothing about it."""
+
+
+def newest_status(store: Store, entry: Entry) -> Found:
+    """The newest attempt: the worker may have started further ones itself, and another machine may have resumed the run."""
+    newest = _found(store, entry, entry.attempt, entry.token)
+    token = entry.token or (newest.status.token if newest.status else "")
+    for following in range(newest.number + 1, newest.number + 1 + _MOST_FOLLOWING):
+        if newest.status is None or not newest.status.state.is_end:
             break
-        number, newest = following, status
-    return number, newest
+        found = _found(store, entry, following, token)
+        if found.status is None:
+            break
+        newest = found
+    return newest
+
+
+def _found(store: Store, entry: Entry, number: int, token: str) -> Found:
+    key = f"{entry.run_id}/{layout.status(number)}"
+    try:
+        seen, data = store.read(key, documents.LARGEST_STATUS + 1)
+    except ObjectMissingError:
+        return Found(number)
+    status = AttemptStatus.from_json(data, f"{store.url}/{key}")
+    # A worker of an earlier version writes no token, and then none of its further attempts has one.
+    is_of_launch = status.token == token if number > entry.attempt else not token or status.token in ("", token)
+    return Found(number, status, seen, is_of_launch)
 
 
 def launch_of(entry: Entry) -> Handle:
@@ -239,10 +279,15 @@ def launch_of(entry: Entry) -> Handle:
     return Handle(entry.run_id, entry.attempt, entry.provider, entry.store, entry.reference or {})
 
 
-def end_without_worker(store: Store, run_id: str, number: int, status: AttemptStatus | None, observation: Observation) -> AttemptStatus:
-    """The end of an attempt whose worker exited without writing one: cancelled, or else as the provider reports it."""
+def end_without_worker(
+    store: Store, run_id: str, number: int, status: AttemptStatus | None, observation: Observation, *, token: str = ""
+) -> AttemptStatus:
+    """The end of an attempt whose worker exited without writing one: cancelled, or else as the provider reports it.
+
+    ``token`` is that of the launch, for an attempt that has not begun.
+    """
     now = time.time()
-    status = status or AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0)
+    status = status or AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0, token=token)
     cause, message = observation.cause or Cause.UNKNOWN, observation.message
     if cause is Cause.SUCCEEDED:  # the provider knows only about the machine
         cause, message = Cause.UNKNOWN, f"the provider reports success, but the worker never did; {message}".rstrip("; ")
@@ -253,7 +298,7 @@ def end_without_worker(store: Store, run_id: str, number: int, status: AttemptSt
     return status.ended_with(cause, f"{message} (last heartbeat {seen})", now)
 
 
-def _observe_clouds(home: Home, entries: Sequence[Entry], note: Callable[[str], None]) -> dict[tuple[str, int], Observation]:
+def _observe_clouds(home: Home, entries: Iterable[Entry], note: Callable[[str], None]) -> dict[tuple[str, int], Observation]:
     """The clouds' observations of all these runs, from one listing per provider instead of one request per run."""
     observations: dict[tuple[str, int], Observation] = {}
     active = [entry for entry in entries if not (entry.state.is_end or entry.is_unlaunched or entry.is_unmanaged)]
@@ -291,7 +336,7 @@ def _look_at_submission(home: Home, entry: Entry, observer: Observer | None) -> 
     if entry.started is not None and read_status(store_at(entry.store), entry.run_id, entry.attempt) is not None:
         return _look_at_launched(home, entry, UNMANAGED, observer)  # its worker did start
     now = time.time()
-    status = AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0)
+    status = AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0, token=entry.token)
     ended = status.ended_with(Cause.INFRASTRUCTURE, _CUT_OFF, now)
     settlement = RecordNeverLaunched(entry.attempt, ended, claims=entry.started is not None)
     cut_off = replace(entry, state=Cause.INFRASTRUCTURE.state, cause=Cause.INFRASTRUCTURE, message=_CUT_OFF, started=None, ended=now)
@@ -305,15 +350,32 @@ def _look_at_launched(home: Home, entry: Entry, reference: dict[str, Any], obser
 
 
 def _look_at_attempt(home: Home, entry: Entry, observer: Observer | None) -> Findings:
-    if entry.state.is_end or entry.reference is None:
+    if entry.state.is_end:
+        return _look_after_the_end(home, entry, observer or Poller())
+    if entry.reference is None:
         return Findings(entry.view(), entry)
     return _look_at_unmanaged(entry) if entry.is_unmanaged else _look_at_launch(home, entry, observer or Poller())
 
 
+def _look_after_the_end(home: Home, entry: Entry, observer: Observer) -> Findings:
+    """An attempt that the ledger says has ended: another machine may have resumed the run, or the worker may have taken the end back."""
+    if entry.state is State.SUCCEEDED:
+        return Findings(entry.view(), entry)
+    try:
+        found = newest_status(store_at(entry.store), entry)
+    except CloudTrainError:  # the ledger is enough to show a run that has ended
+        return Findings(entry.view(), entry)
+    if found.status is None or (found.number == entry.attempt and found.status.state.is_end):
+        return Findings(entry.view(), entry)
+    if found.is_of_launch and entry.reference is not None and not entry.is_unmanaged:
+        return _look_at_launch(home, entry, observer)
+    return _shown_by(entry, found, is_unmanaged=True)
+
+
 def _look_at_unmanaged(entry: Entry) -> Findings:
     """An attempt launched from another machine, known only by its worker's status. Its silence may mean anything, so it is not an end."""
-    number, status = newest_status(store_at(entry.store), entry)
-    return Findings(entry.view(), entry) if status is None else _shown_by(entry, number, status)
+    found = newest_status(store_at(entry.store), entry)
+    return Findings(entry.view(), entry) if found.status is None else _shown_by(entry, found, is_unmanaged=True)
 
 
 def _look_at_launch(home: Home, entry: Entry, observer: Observer) -> Findings:
@@ -321,9 +383,10 @@ def _look_at_launch(home: Home, entry: Entry, observer: Observer) -> Findings:
     # The provider first: a worker writes its end before it exits, so an attempt that is gone now has written its final status.
     observation = observer.observe(provider, launch)
     if observation.is_elsewhere:  # another machine started this attempt first, and the worker launched from here has left
-        found = _look_at_unmanaged(replace(entry, reference=UNMANAGED, is_unmanaged=True))
-        pending = (CleanUp(launch), RecordLaunch(entry.attempt, UNMANAGED), *found.pending)
-        return replace(found, entry=entry, launch=launch, observation=observation, pending=pending)
+        found = _look_at_unmanaged(entry)
+        record = found.pending or (RecordLaunch(entry.attempt, UNMANAGED),)
+        view = replace(found.run, is_unmanaged=True)
+        return replace(found, run=view, launch=launch, observation=observation, pending=(CleanUp(launch), *record))
     if observer.is_listing and provider.capabilities.polling_costs and observation.state is entry.state is State.RUNNING:
         found = Findings(entry.view(), entry)  # unchanged, and reading the run directory would cost as much as the observation
     else:
@@ -334,30 +397,43 @@ def _look_at_launch(home: Home, entry: Entry, observer: Observer) -> Findings:
 def _look_into_run_directory(provider: Provider, entry: Entry, launch: Handle, observation: Observation) -> tuple[Findings, Observation]:
     """The attempt's status, corrected by the provider's observation of its launch."""
     store, capabilities = store_at(entry.store), provider.capabilities
-    number, status = newest_status(store, entry)
+    newest = newest_status(store, entry)
+    number, status = newest.number, newest.status
     pending: list[Pending] = []
+    if not newest.is_of_launch:  # another machine has resumed the run, or began this attempt first
+        return _overtaken(entry, launch, newest, observation), observation
     if status and status.cause is Cause.PREEMPTED and capabilities.explains_stops:
         observation = provider.observe(launch)  # again: the worker was told to stop, and does not know why
         status, is_explained = _with_reason(status, observation)
-        pending += [WriteStatus(launch, number, status)] if is_explained else []
+        pending += [WriteStatus(launch, number, status, newest.seen)] if is_explained else []
     if observation.state.is_end and (status is None or not status.state.is_end):
-        status = end_without_worker(store, entry.run_id, number, status, observation)
-        pending += [*([] if capabilities.leaves_no_processes else [StopLaunch(launch)]), WriteStatus(launch, number, status)]
+        status = end_without_worker(store, entry.run_id, number, status, observation, token=entry.token)
+        pending += [*([] if capabilities.leaves_no_processes else [StopLaunch(launch)]), WriteStatus(launch, number, status, newest.seen)]
     elif status is None:
         waiting = replace(entry, state=_before_the_worker(observation.state), message=observation.message)
         return Findings(waiting.view(), entry), observation
     elif status.cause and not observation.state.is_end and _is_retried(store, entry.run_id, status.cause, number):
         message = f"attempt {number} ended ({status.cause}: {status.message}); attempt {number + 1} follows"
         status = replace(status, state=State.STARTING, cause=None, ended=None, message=message)
-    found = _shown_by(entry, number, status, is_recorded=not pending)
+    found = _shown_by(entry, replace(newest, status=status), is_recorded=not pending)
     cleanup = [CleanUp(launch)] if status.state.is_end else []
     return replace(found, pending=(*pending, *found.pending, *cleanup)), observation
 
 
-def _shown_by(entry: Entry, number: int, status: AttemptStatus, is_recorded: bool = True) -> Findings:
-    seen = entry.shown_by(number, status)
-    pending = (RecordStatus(number, status),) if seen != entry else ()
-    return Findings(seen.view(status.heartbeat, is_recorded), entry, pending=pending)
+def _overtaken(entry: Entry, launch: Handle, newest: Found, observation: Observation) -> Findings:
+    """The attempt of another launch, of which the one that was observed knows nothing."""
+    found = _shown_by(entry, newest, is_unmanaged=True)
+    return replace(found, pending=(*found.pending, *([CleanUp(launch)] if observation.state.is_end else [])))
+
+
+def _shown_by(entry: Entry, found: Found, is_recorded: bool = True, is_unmanaged: bool = False) -> Findings:
+    """The run as the newest attempt's status shows it; ``found`` has one."""
+    assert found.status is not None
+    seen = entry.shown_by(found.number, found.status)
+    if is_unmanaged:
+        seen = replace(seen, is_unmanaged=True, reference=UNMANAGED, token="")
+    pending = (RecordStatus(found.number, found.status, is_unmanaged),) if seen != entry else ()
+    return Findings(seen.view(found.status.heartbeat, is_recorded), entry, pending=pending)
 
 
 def _with_reason(status: AttemptStatus, observation: Observation) -> tuple[AttemptStatus, bool]:

@@ -34,15 +34,17 @@ def cancel(
     wait: bool = True,
     force: bool = False,
     *,
+    note: Callable[[str], None] = lambda _: None,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> RunView:
     """Stop the run, after its grace period for a last checkpoint or immediately with ``force``; ``wait`` until it has ended.
 
     Cancelling a cancelled run changes nothing. Raises ConflictError if it ended otherwise. Others can write to the run directory, so an
-    attempt that its provider still runs is stopped even if the run directory says that it has ended.
+    attempt that its provider still runs is stopped even if the run directory says that it has ended. A ledger that cannot be written does
+    not prevent it: ``note`` is told.
     """
-    with Ledger(home.ledger_path) as ledger:
+    with Ledger(home.ledger_path, unwritable=note) as ledger:
         run = reconcile(home, ledger, run_id)
         if run.state.is_end and (alive := outlives_its_end(home, ledger, run, sleep=sleep, clock=clock)) is not None:
             _stop(home, run, alive, force, sleep=sleep, clock=clock)

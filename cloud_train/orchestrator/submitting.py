@@ -26,7 +26,7 @@ from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.providers.base import AlreadyLaunchedError, Handle, LaunchUnknownError, Provider
 from cloud_train.run import layout, locks
 from cloud_train.run.ledger import Ledger
-from cloud_train.run.plan import Plan
+from cloud_train.run.plan import Plan, new_token
 from cloud_train.run.record import AttemptStatus, RunRecord, sha256_of
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
@@ -48,7 +48,7 @@ def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None)
     created = time.time()
     record = RunRecord(plan.run_id, created, plan.job.model_dump(mode="json"), plan.program, plan.facts(), _provenance(plan))
     written = record.to_json()
-    plan = replace(plan, record_sha256=sha256_of(written))
+    plan = replace(plan, record_sha256=sha256_of(written), token=new_token())
     store = store_at(plan.store)
     with locks.held(home.submission_lock(plan.run_id)), Ledger(home.ledger_path) as ledger:
         ledger.add(
@@ -60,6 +60,7 @@ def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None)
             created=created,
             settings=plan.provider_settings,
             record_sha256=plan.record_sha256,
+            token=plan.token,
         )
         try:
             store.create(f"{plan.run_id}/{layout.RUN}", written)
@@ -90,7 +91,7 @@ def launch(ledger: Ledger, provider: Provider, plan: Plan, secrets: dict[str, st
 
 def _write_down_rejection(plan: Plan, message: str, now: float) -> None:
     """Record the rejection in the run directory too, for other machines and for a worker that was started after all, which then exits."""
-    status = AttemptStatus(State.STARTING, started=now, heartbeat=now, host=socket.gethostname(), pid=0)
+    status = AttemptStatus(State.STARTING, started=now, heartbeat=now, host=socket.gethostname(), pid=0, token=plan.token)
     with suppress(CloudTrainError):
         key = f"{plan.run_id}/{layout.status(plan.attempt)}"
         store_at(plan.store).create(key, status.ended_with(Cause.REJECTED, message, now).to_json())

@@ -1,6 +1,6 @@
-"""The provider protocol: the interface between cloud-train and a place to run.
+"""The provider protocol: the interface between cloud-train and a place where runs execute.
 
-*Rendering* is pure (plan → request) and *sending* is thin, so that a dry run takes the path of a submission and adapter tests compare
+*Rendering* is pure (plan → request) and *sending* is thin. So a dry run takes the same path as a submission, and adapter tests compare
 requests.
 """
 
@@ -13,59 +13,59 @@ from cloud_train.exit_status import TAKEN as TAKEN_STATUS
 from cloud_train.run.states import Cause, State
 
 if TYPE_CHECKING:
-    from cloud_train.run.plan import Plan  # imports pydantic, which observing runs does without
+    from cloud_train.run.plan import Plan  # imports pydantic, which observing runs does not need
 
 SHOWS_WITHIN_SECONDS = 600.0
-"""How long a cloud may take to show a new job; until then, a missing job counts neither as never started nor as deleted."""
+"""How long a cloud may take to show a new job. Until then, a missing job counts neither as deleted nor as never started."""
 
 Request = dict[str, Any]
-"""What a provider sends to start an attempt: JSON-able, without secret values."""
+"""The request that starts an attempt: serializable as JSON, without secret values."""
 
 
 class AlreadyLaunchedError(ProviderError):
-    """This attempt was launched before: nothing was started a second time."""
+    """The attempt was already launched; nothing was started a second time."""
 
     code = "already-launched"
 
 
 class LaunchUnknownError(ProviderError):
-    """The provider's response to a launch was lost: whether the attempt was started is found out later by looking for it."""
+    """The provider's response to a launch was lost, so it is unknown whether the attempt was started. ``Provider.find`` tells later."""
 
     code = "launch-unknown"
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a provider can do; the feature table in docs/providers.md and the checks of a plan follow from it."""
+    """The features of a provider. The table in docs/providers.md and the checks of a plan follow from them."""
 
     stores: tuple[str, ...]
-    """Schemes of the stores that its machines reach: ``file``, ``s3``, ``gs``, ``az``."""
+    """Schemes of the stores that its machines can reach: ``file``, ``s3``, ``gs``, ``az``."""
     max_nodes: int
     spot: bool
     enforces: tuple[str, ...]
-    """Names of ``resources`` that it enforces: ``cpus``, ``memory``, ``accelerator``."""
+    """The fields of ``resources`` that it enforces: ``cpus``, ``memory``, ``accelerator``."""
     containers: bool = False
-    """Whether it runs images: the plan then holds one, and the program finds code and data at the places of ``container_paths``."""
+    """It runs container images: the plan then has one, and code and data are at the paths in ``container_paths``."""
     pulls_images: bool = False
-    """Its machines pull the image from a registry, the setting ``repository``. Otherwise the image is built in a Docker Engine."""
+    """Its machines pull the image from the setting ``repository``. Otherwise the image is built in a Docker Engine."""
     mounts_folders: bool = False
-    """Its containers see folders of this machine, such as ``data.path``."""
+    """Its containers can mount folders of this machine, such as ``data.path``."""
     forwards_credentials: bool = False
-    """An attempt is handed the credentials for its store; otherwise it uses those of its machine."""
+    """It passes this machine's credentials for the store to the attempt, which otherwise uses those of its machine."""
     named_config: bool = False
-    """The config file that has the provider's name is used where none is chosen."""
+    """The config file named after the provider is used if none is chosen."""
     limits_runtime: bool = False
-    """It ends a job without ``limits.duration`` itself, after the setting ``max_runtime``."""
+    """It stops a job without ``limits.duration`` after the setting ``max_runtime``."""
     polling_costs: bool = False
-    """Polling is slow, costs money or counts against a limit, so it is done less and less often."""
+    """Polling is slow, costs money or counts against a limit, so it becomes less frequent over time."""
     shows_late: bool = False
-    """A job may show up to ``SHOWS_WITHIN_SECONDS`` after its launch."""
+    """A new job may take up to ``SHOWS_WITHIN_SECONDS`` to show up."""
     starts_slowly: bool = False
-    """A start takes minutes, so its own log is shown until the worker reports."""
+    """A start takes minutes, so the provider's own log is shown until the worker reports."""
     stops_slowly: bool = False
     """A stop takes minutes, so commands do not wait for it."""
     explains_stops: bool = False
-    """It reports why it told a worker to stop: a time limit, or a user at its console."""
+    """It reports why it stopped a worker: a time limit, or a user at its console."""
     leaves_no_processes: bool = False
     """Once it reports an end, no process of the attempt is left to kill."""
 
@@ -79,7 +79,7 @@ class Handle:
     provider: str
     store: str
     reference: dict[str, Any]
-    """How the provider finds it: a process, a container, a job's ARN."""
+    """The provider's own reference, such as a process id, a container id or a job's ARN."""
 
 
 @dataclass(frozen=True)
@@ -90,22 +90,22 @@ class Observation:
     cause: Cause | None = None
     message: str = ""
     is_elsewhere: bool = False
-    """Whether another worker began this attempt first, so that the exit of the one launched from here means nothing for the attempt."""
+    """Whether another worker began this attempt first, so that the exit of the one launched here says nothing about the attempt."""
 
 
 TAKEN = Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, "another worker began this attempt first", is_elsewhere=True)
-"""The observation of a launch whose worker exited because another one had begun the attempt."""
+"""The observation for a worker that exited because another one had begun the attempt."""
 
 _CAUSES = {cause.exit_code: cause for cause in Cause if cause is not Cause.REJECTED}
 
 
 def ended(cause: Cause, message: str = "") -> Observation:
-    """The attempt has ended, with this cause and, unless there is a better message, with the cause's own text."""
+    """The observation for an ended attempt; without a message, it has the cause's own text."""
     return Observation(cause.state, cause, message or cause.text)
 
 
 def unknown(message: str) -> Observation:
-    """The attempt's state is unknown, so it counts as running."""
+    """The observation for an unknown state, which counts as running."""
     return Observation(State.RUNNING, Cause.UNKNOWN, message)
 
 
@@ -118,12 +118,13 @@ def said_by(exit_status: int) -> Observation | None:
 
 
 def worker_arguments(plan: "Plan") -> list[str]:
-    """The arguments that every worker gets: run, attempt, and the digest of the ``run.json`` that it may run."""
-    return ["--run", plan.run_id, "--attempt", str(plan.attempt), "--record", plan.record_sha256]
+    """The arguments of every worker: run id, attempt, the digest of the only ``run.json`` that it may carry out, and the launch's token."""
+    token = ["--token", plan.token] if plan.token else []
+    return ["--run", plan.run_id, "--attempt", str(plan.attempt), "--record", plan.record_sha256, *token]
 
 
 class Provider(Protocol):
-    """A place to run."""
+    """A place where runs execute."""
 
     name: str
     capabilities: Capabilities
@@ -132,36 +133,36 @@ class Provider(Protocol):
         """The Python on this provider's machines that runs the worker and the built-in trainers."""
 
     def render(self, plan: "Plan") -> Request:
-        """The exact request that would start this plan's attempt. Pure: it reads nothing but its arguments and writes nothing."""
+        """The exact request that would start this plan's attempt. Pure: it reads only its arguments, and writes nothing."""
 
     def check(self, request: Request) -> list[str]:
         """The problems for which the provider would refuse this request, each with the field and the rule."""
 
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
-        """Start the attempt; ``secrets`` are handed to it and kept nowhere. Raises AlreadyLaunchedError if it was started before."""
+        """Start the attempt; ``secrets`` are passed to it and never recorded. Raises AlreadyLaunchedError if it was already started."""
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
-        """The attempt, if it was ever launched: recovers a launch that was never recorded.
+        """The attempt, if it was ever launched. Recovers a launch that was not recorded.
 
-        ``settings`` come from this machine's config file, never from a run directory. Raises ProviderError if the provider cannot
-        be asked.
+        ``settings`` come from this machine's config file, never from a run directory. Raises ProviderError if the provider
+        cannot be reached.
         """
 
     def observe(self, handle: Handle) -> Observation:
-        """The attempt's state, as the provider sees it. For a state that it does not know, it returns the cause *unknown*."""
+        """The attempt's state, as the provider sees it; with the cause *unknown* for a state that it cannot determine."""
 
     def cancel(self, handle: Handle, force: bool = False) -> None:
-        """Tell the attempt to stop within its grace period, without waiting; ``force`` kills it and all its processes immediately."""
+        """Tell the attempt to stop within its grace period, without waiting for it; ``force`` kills it and all its processes at once."""
 
     def clean_up(self, handle: Handle) -> None:
         """Remove everything that an ended attempt left at the provider (containers, networks), if it can be reached.
 
-        It is called once the end is recorded, when the worker may still be exiting: give it a moment. A second call changes nothing;
-        a running attempt is left alone.
+        Called once the end is recorded, when the worker may still be exiting: give it a moment. A second call changes nothing; a running
+        attempt is left alone.
         """
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
-        """The provider's own log from ``cursor`` on, with the output from before the worker started; and the next cursor."""
+        """The provider's own log from ``cursor`` on, including output from before the worker started, and the next cursor."""
 
 
 @runtime_checkable
@@ -174,22 +175,22 @@ class ManyObserved(Protocol):
 
 @runtime_checkable
 class RegistryLogin(Protocol):
-    """A provider whose machines pull images from a registry of its own, with a login that is not in Docker's config file."""
+    """A provider with a registry whose login is not in Docker's config file. Optional."""
 
     def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
-        """User and password for the registry of ``settings["repository"]``, which is created first if the settings ask for it. It is
-        called again if a push outlasts the login. The login is bound to the host that the repository begins with.
+        """User and password for the registry of ``settings["repository"]``; None for a registry of others, which uses Docker's own login.
 
-        None for a registry that is not the provider's own: Docker's own login is used. Raises ProviderError.
+        Creates the repository first if the settings say so. Called again if a push outlasts the login, which is sent only to the host in
+        ``repository``. Raises ProviderError.
         """
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One thing that a provider needs, and whether it exists."""
+    """A finding of ``doctor``: something that a provider needs, and whether it is there."""
 
     name: str
-    """Its name, such as ``role``; the provider's name is prefixed."""
+    """Its name, such as ``role``, shown after the provider's name."""
     status: Literal["ok", "warning", "error"]
     detail: str
     remedy: str = ""
@@ -197,7 +198,7 @@ class Diagnosis:
 
 @runtime_checkable
 class Diagnosed(Protocol):
-    """A provider that checks that what its settings name exists and is permitted, for ``cloud-train doctor --config``. Optional."""
+    """A provider that checks its settings for ``cloud-train doctor --config``. Optional."""
 
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
-        """Check credentials, machines, role, registry and quota, one finding at a time. Errors are findings; nothing is started."""
+        """Check that everything in the settings exists and may be used, one finding at a time. Errors are findings; nothing is started."""

@@ -1,8 +1,8 @@
 """The ``local`` provider: the worker as a detached process on this machine.
 
-A lock, not a process id, shows whether an attempt is alive: the launcher takes an flock on a file of the attempt and passes the open
+A lock, not a process id, shows whether an attempt is alive. The launcher takes an flock on the attempt's lock file, and passes the open
 descriptor to the worker. So a live attempt is always locked, the kernel releases the lock however the worker ends, and a recycled process
-id is never mistaken for the run. The file also receives the output of the worker's Python before the worker can write its own log.
+id is never mistaken for the run. The file also receives the output of the worker's Python until the worker writes its own log.
 """
 
 import os
@@ -35,7 +35,7 @@ _LAST_WORDS_BYTES = 2000
 
 
 class LocalProvider:
-    """Runs on this machine. Under ``home`` it keeps one small file per attempt."""
+    """Runs on this machine. It keeps one small lock file per attempt under ``home``."""
 
     name = "local"
     capabilities = Capabilities(stores=("file", "s3", "gs", "az"), max_nodes=1, spot=False, enforces=("cpus",))
@@ -45,7 +45,7 @@ class LocalProvider:
         self._workspaces = home / "work"
 
     def interpreter(self, settings: Mapping[str, Any]) -> str:
-        """``local: {python: …}`` in the config file, otherwise the Python that runs this."""
+        """``local.python`` in the config file, otherwise this process's own Python."""
         return str(Path(settings.get("python") or sys.executable).expanduser())
 
     def render(self, plan: "Plan") -> Request:
@@ -61,19 +61,19 @@ class LocalProvider:
         }
 
     def check(self, request: Request) -> list[str]:
-        """The interpreter has to exist."""
+        """A problem if the interpreter does not exist."""
         python = Path(request["command"][0])
-        return [] if python.is_file() else [f"local.python: no Python at {python}"]
+        return [] if python.is_file() else [f"local.python: there is no file {python}"]
 
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
-        """Start the worker, detached from this terminal, with the attempt's lock."""
+        """Start the worker, detached from this terminal and holding the attempt's lock."""
         lock = Path(request["lock"])
         descriptor = self._take_lock(lock, request["run_id"], request["attempt"])
         try:
             process = subprocess.Popen(
                 [*request["command"], _LOCK_ARGUMENT, str(descriptor)],
                 cwd="/",
-                env={**python_path.fixed(inherited()), **secrets, _LAUNCH_VARIABLE: lock.stem},
+                env={**python_path.fixed(inherited()), **secrets, _LAUNCH_VARIABLE: str(lock)},
                 stdin=subprocess.DEVNULL,
                 stdout=descriptor,
                 stderr=descriptor,
@@ -84,17 +84,17 @@ class LocalProvider:
             raise ProviderError(f"cannot start {request['command'][0]}: {error.strerror}") from error
         finally:
             os.close(descriptor)
-        process.returncode = 0  # the worker outlives this process by design, so subprocess must not warn that it is still running
+        process.returncode = 0  # the worker outlives this process by design; this prevents subprocess's warning about it
         return Handle(request["run_id"], request["attempt"], self.name, request["store"], {"pid": process.pid, "lock": str(lock)})
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
-        """An attempt was launched from this home if its lock is held, or if its lock file exists and its worker wrote a status."""
+        """The attempt, if it was launched from this home: its lock is held, or its lock file exists and its worker wrote a status."""
         lock = self._lock_file(run_id, attempt)
         handle = Handle(run_id, attempt, self.name, store, {"lock": str(lock)})
         return handle if locks.is_held(lock) or (lock.exists() and _status(handle)) else None
 
     def observe(self, handle: Handle) -> Observation:
-        """Running while the lock is held; a worker that released it without writing an end has died."""
+        """Running while the lock is held. A worker that released the lock without writing an end has died."""
         lock = _lock_of(handle)
         if locks.is_held(lock):
             return Observation(State.RUNNING)
@@ -105,7 +105,7 @@ class LocalProvider:
         return Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, f"{message}: {last_words}" if last_words else message)
 
     def cancel(self, handle: Handle, force: bool = False) -> None:
-        """Send SIGTERM to the worker, which ends its program's process tree; ``force`` kills the worker and the tree."""
+        """Send SIGTERM to the worker, which then ends its program's process tree; ``force`` kills both."""
         if locks.is_held(_lock_of(handle)) and (pid := _worker(handle)) is not None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL if force else signal.SIGTERM)
@@ -113,10 +113,10 @@ class LocalProvider:
             _kill_leftovers(handle)
 
     def clean_up(self, handle: Handle) -> None:
-        """Nothing to do: the small lock file stays as the record of the launch."""
+        """Do nothing: the lock file stays as the record of the launch."""
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
-        """The output of the worker's Python from before the worker could write its own log."""
+        """The output of the worker's Python until the worker wrote its own log."""
         start = int(cursor or 0)
         try:
             with _lock_of(handle).open("rb") as file:
@@ -150,7 +150,7 @@ def _status(handle: Handle) -> AttemptStatus | None:
 
 
 def _is_of_another_worker(handle: Handle) -> bool:
-    """Whether a worker on another machine, or from another home, began this attempt first, so that ours exited at once."""
+    """Whether a worker on another machine, or from another home, began this attempt first, so that the one launched here exited."""
     status = _status(handle)
     if status is None or status.state.is_end:
         return False
@@ -179,12 +179,12 @@ def _lock_of(handle: Handle) -> Path:
 
 
 def _worker(handle: Handle) -> int | None:
-    """The process id of the worker that was launched from this home, recognized by its environment, not by the id in the run directory."""
+    """The process id of the worker launched from this home, found by its environment, not by the process id in the run directory."""
     pid = handle.reference.get("pid")
     if isinstance(pid, int):
         return next((process.pid for process in _launched(handle, pid)), None)
     workers = {process.pid: process for process in _launched(handle) if _is_worker(process)}
-    return next((pid for pid, process in workers.items() if process.ppid() not in workers), None)  # the others are its child processes
+    return next((pid for pid, process in workers.items() if process.ppid() not in workers), None)  # the others are its children
 
 
 def _kill_leftovers(handle: Handle) -> None:
@@ -196,14 +196,14 @@ def _kill_leftovers(handle: Handle) -> None:
 
 
 def _launched(handle: Handle, pid: int | None = None) -> Iterator["psutil.Process"]:
-    """The caller's processes that belong to the attempt's launch, or only the one with this process id."""
+    """This user's processes that belong to the attempt's launch, or only the one with this process id."""
     import psutil  # takes 20 ms, and is only needed here
 
-    launch = _lock_of(handle).stem
+    lock = _lock_of(handle)  # whose path names the home too: another one on this machine may have launched the same attempt
     with suppress(psutil.Error, ValueError):
         for process in psutil.process_iter() if pid is None else [psutil.Process(pid)]:
             with suppress(psutil.Error, OSError):
-                if process.environ().get(_LAUNCH_VARIABLE) == launch:
+                if process.environ().get(_LAUNCH_VARIABLE) in (str(lock), lock.stem):  # the latter from an earlier version
                     yield process
 
 

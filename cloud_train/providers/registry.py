@@ -1,4 +1,4 @@
-"""Which providers there are: the built-in ones, and those that installed packages declare (``cloud_train.plugins``).
+"""The registry of providers: the built-in ones, and those of installed plugins (``cloud_train.plugins``).
 
 A plugin that fails to import is reported and does not affect the others.
 """
@@ -15,7 +15,7 @@ from cloud_train.plugins import load_error, provider_plugins
 from cloud_train.providers.base import Provider
 
 Make = Callable[[Path], Provider]
-"""Creates a provider, which may keep its files under the given folder."""
+"""Creates a provider that may keep files under the given folder."""
 
 _BUILT_IN = {
     "local": "cloud_train.providers.local:LocalProvider",
@@ -27,12 +27,12 @@ _BUILT_IN = {
 
 
 class UnknownProviderError(UsageError):
-    """No provider has this name."""
+    """There is no provider of this name."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """One provider: its name, its origin, and the error if it cannot be used."""
+    """A provider: its name, its origin, and an error if it cannot be used."""
 
     name: str
     source: str
@@ -40,9 +40,9 @@ class Known:
 
 
 def load_provider(name: str, home: Path) -> Provider:
-    """The provider ``name``, which may keep its files under ``home``.
+    """The provider ``name``, which may keep files under ``home``.
 
-    Raises UnknownProviderError with the nearest name, and ProviderError for a plugin that cannot be loaded.
+    Raises UnknownProviderError, which suggests the nearest name, and ProviderError for a plugin that cannot be loaded.
     """
     if target := _BUILT_IN.get(name):
         module, _, attribute = target.partition(":")
@@ -52,14 +52,14 @@ def load_provider(name: str, home: Path) -> Provider:
         names = sorted({*_BUILT_IN, *plugins})
         close = difflib.get_close_matches(name, names, 1)
         raise UnknownProviderError(
-            f"unknown provider {name!r}; installed here: {', '.join(names)}",
-            hint=f"did you mean {close[0]!r}?" if close else "install its plugin: see docs/providers.md",
+            f"unknown provider {name!r}; available: {', '.join(names)}",
+            hint=f"did you mean {close[0]!r}?" if close else "check the spelling, or install its plugin: see docs/providers.md",
         )
     return plugins[name](home)
 
 
 def known_providers(home: Path) -> list[Known]:
-    """Every provider, with the error of each plugin that cannot be loaded."""
+    """All providers; those of plugins that cannot be loaded with the error."""
     known = [Known(name, "built in") for name in sorted(_BUILT_IN)]
     for name, make in sorted(_plugins().items()):
         try:
@@ -76,7 +76,7 @@ def _plugins() -> dict[str, Make]:
             plugin = load()
             try:
                 return plugin(home)
-            except Exception as error:  # a plugin may raise anything, which is reported
+            except Exception as error:  # a plugin may raise anything
                 raise load_error(name, getattr(plugin, "__qualname__", repr(plugin)), error) from error
 
         return make

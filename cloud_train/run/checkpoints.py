@@ -15,8 +15,9 @@ from cloud_train import beneath
 from cloud_train.beneath import IrregularError
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run.layout import step_folder, step_of
-from cloud_train.run.manifest import REMOVE_LINK, Manifest, check_sizes, verify, write_manifest
+from cloud_train.run.manifest import REMOVE_LINK, Manifest, check_sizes, read_manifest, verify, write_manifest
 from cloud_train.run.ranking import USUAL, Ranking
+from cloud_train.run.succession import Branch, publishing
 
 Place = TypeVar("Place", bound=Hashable)
 """A checkpoint's location: a folder, or a name in a store."""
@@ -25,9 +26,17 @@ _LONGEST = 18  # the most digits that layout.step_of accepts: they make a second
 
 
 def publish(
-    temporary: Path, checkpoints: Path, step: int, metrics: Mapping[str, float] | None = None, fingerprint: Mapping[str, Any] | None = None
+    temporary: Path,
+    checkpoints: Path,
+    step: int,
+    metrics: Mapping[str, float] | None = None,
+    fingerprint: Mapping[str, Any] | None = None,
+    *,
+    attempt: int | None = None,
 ) -> Path:
     """Turn a filled temporary folder directly inside ``checkpoints`` into the checkpoint of ``step``, replacing an existing one.
+
+    ``attempt`` is the one that made it; raises SupersededError if a newer one has begun in this run directory.
 
     Raises StoreError, such as for a full disk; the temporary folder and all other checkpoints are then unchanged. Raises ValueError for
     a step that is negative or has more than 17 digits.
@@ -37,10 +46,10 @@ def publish(
     # The manifest is written into the temporary folder before the folder is renamed. A rename is atomic, so a kill at any point leaves
     # either a temporary folder or a complete checkpoint. In the other order, a kill could leave a named folder without a manifest, which
     # is what a script's finished checkpoint looks like.
-    write_manifest(temporary, step, metrics, fingerprint, root=checkpoints.parent)
+    write_manifest(temporary, step, metrics, fingerprint, root=checkpoints.parent, attempt=attempt)
     final = checkpoints / step_folder(step)
     try:
-        with opened(checkpoints) as directory:
+        with publishing(checkpoints.parent, attempt), opened(checkpoints) as directory:
             _make_way(final.name, step, directory)
             os.rename(temporary.name, final.name, src_dir_fd=directory, dst_dir_fd=directory)
             os.fsync(directory)
@@ -58,13 +67,16 @@ def put_in_place(temporary: str, checkpoints: Path, name: str) -> None:
         os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
 
 
-def newest_valid(checkpoints: Path, note: Callable[[str], None]) -> Path | None:
+def newest_valid(checkpoints: Path, note: Callable[[str], None], branch: Branch | None = None) -> Path | None:
     """The newest checkpoint that verifies completely; ``note`` receives a line, with the reason, for each one that is skipped.
+
+    With ``branch``, those that do not belong to it are skipped too.
 
     Raises StoreError if ``checkpoints`` is a link.
     """
     for step, folder in _candidates(checkpoints):
         try:
+            check_branch(branch, _check_step(folder, step, read_manifest(folder, checkpoints.parent)))
             _check_step(folder, step, verify(folder, checkpoints.parent))
         except CorruptError as error:
             note(f"skipped checkpoint {folder.name}: {error.message}")
@@ -73,17 +85,24 @@ def newest_valid(checkpoints: Path, note: Callable[[str], None]) -> Path | None:
     return None
 
 
+def check_branch(branch: Branch | None, manifest: Manifest) -> None:
+    """Raise CorruptError for a checkpoint that does not belong to the branch."""
+    if branch is not None and not branch.holds(manifest.attempt, manifest.step or 0):
+        raise CorruptError(f"attempt {manifest.attempt} made it after another attempt had taken over")
+
+
 def best(checkpoints: Path, ranking: Ranking = USUAL) -> Path | None:
     """The best checkpoint by ``ranking``. Only sizes are checked: ``verify`` a checkpoint before using it."""
     found = _complete(checkpoints)
     return _ranked(found, ranking)[0] if found else None
 
 
-def prune(checkpoints: Path, keep: int, trusted: Path | None = None, ranking: Ranking = USUAL) -> list[Path]:
+def prune(checkpoints: Path, keep: int, trusted: Path | None = None, ranking: Ranking = USUAL, *, attempt: int | None = None) -> list[Path]:
     """Delete all complete checkpoints but the newest ``keep`` and the best; returns the deleted ones. Incomplete ones are ignored.
 
     The last valid checkpoint is never deleted: one that stays must verify byte for byte, or be ``trusted`` (just published, so known to be
-    valid); otherwise nothing is deleted. Raises StoreError, also if ``checkpoints`` is a link.
+    valid); otherwise nothing is deleted. Raises StoreError, also if ``checkpoints`` is a link, and SupersededError if a newer attempt than
+    ``attempt`` has begun.
     """
     found = _complete(checkpoints)
     stay = kept(found, keep, ranking)
@@ -91,7 +110,7 @@ def prune(checkpoints: Path, keep: int, trusted: Path | None = None, ranking: Ra
     if not old or not (trusted in stay or any(_is_valid(folder, checkpoints.parent) for folder in stay)):
         return []
     try:
-        with opened(checkpoints) as directory:
+        with publishing(checkpoints.parent, attempt), opened(checkpoints) as directory:
             for folder in old:
                 _remove(folder.name, directory)
     except OSError as error:

@@ -5,6 +5,7 @@
     run.json                        the spec, the plan and provenance; written once
     attempts/<n>/status.json        state, cause, heartbeat, host
     attempts/<n>/cancel             exists once this attempt is to be cancelled
+    attempts/<n>/superseded         in a worker's workspace only: the newer attempt that the uploader found
     attempts/<n>/failure            why the program failed, in its own words (text, or JSON with "message" and "cause")
     attempts/<n>/logs/node-<r>/output.log    byte-exact output of the program
     attempts/<n>/logs/node-<r>/worker.log    what the worker did
@@ -45,6 +46,11 @@ def status(number: int, node_rank: int = 0) -> str:
 def cancel(number: int) -> str:
     """The mark that cancels attempt ``number``."""
     return f"{attempt(number)}/cancel"
+
+
+def superseded(number: int) -> str:
+    """The mark, in a worker's workspace, that a newer attempt than ``number`` has begun."""
+    return f"{attempt(number)}/superseded"
 
 
 def failure(number: int, node_rank: int = 0) -> str:

@@ -27,6 +27,7 @@ from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run import documents
 from cloud_train.run.documents import Fields
 from cloud_train.run.layout import MANIFEST
+from cloud_train.run.succession import publishing
 
 FORMAT = 1
 LARGEST = 16 * 2**20
@@ -61,6 +62,8 @@ class Manifest:
     """Relative path, with '/' → size and SHA-256."""
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     """What bit-identical results depend on (device, versions, threads); empty if the program does not report it."""
+    attempt: int | None = None
+    """The attempt that made the folder; None if an earlier version wrote it, or a program outside cloud-train."""
 
 
 def read_manifest(folder: Path, root: Path | None = None) -> Manifest:
@@ -107,8 +110,12 @@ def write_manifest(
     metrics: Mapping[str, float] | None = None,
     fingerprint: Mapping[str, Any] | None = None,
     root: Path | None = None,
+    *,
+    attempt: int | None = None,
 ) -> Manifest:
     """Hash and sync every file under ``folder``, then write the manifest under a temporary name, sync it and rename it.
+
+    With ``attempt``, which made the folder, ``root`` is the run's own folder; raises SupersededError if a newer attempt has begun there.
 
     Metrics that are not finite are left out, because JSON cannot represent them. Raises StoreError if the disk is full, if the folder is
     empty or contains anything but regular files and folders, if a link leads to it from ``root``, or if a file changes meanwhile.
@@ -118,8 +125,12 @@ def write_manifest(
         if not files:
             raise StoreError(f"cannot seal {folder}: it holds no files")
         finite = {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)}
-        manifest = Manifest(step, finite, files, dict(fingerprint or {}))
-        _write_synced(folder, root, json.dumps({"format": FORMAT, **asdict(manifest)}, allow_nan=False).encode() + b"\n")
+        manifest = Manifest(step, finite, files, dict(fingerprint or {}), attempt)
+        made_by = {} if attempt is None else {"attempt": attempt}
+        fields = {name: value for name, value in asdict(manifest).items() if name != "attempt"}
+        written = json.dumps({"format": FORMAT, **fields, **made_by}, allow_nan=False).encode() + b"\n"
+        with publishing(root or folder, attempt):
+            _write_synced(folder, root, written)
     return manifest
 
 
@@ -135,7 +146,7 @@ def _parse(data: bytes) -> Manifest:
     files = {_checked_name(name): _entry(name, listed.pop(name)) for name in list(listed)}  # popped to save memory
     if not files:
         raise ValueError("it lists no files")
-    return Manifest(step, metrics, files, fingerprint)
+    return Manifest(step, metrics, files, fingerprint, fields.whole_or_none("attempt", 1, documents.MOST_ATTEMPTS))
 
 
 def _checked_name(name: str) -> str:

@@ -14,7 +14,7 @@ from cloud_train.spec.facts import DataFacts, LayerFacts
 
 NOT_WRITTEN = "0" * 64
 """Placeholder for the SHA-256 of ``run.json`` in a plan that has not been submitted."""
-_BESIDE = frozenset({"job", "program", "record_sha256", "is_foreign"})
+_BESIDE = frozenset({"job", "program", "record_sha256", "is_foreign", "token"})
 """Fields left out of the plan in ``run.json``: the first two are stored next to it, and the others are about that file itself."""
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u to misread
 
@@ -53,6 +53,10 @@ class Plan:
     """SHA-256, in hexadecimal, of the ``run.json`` that the worker may run; zeros until that file is written."""
     is_foreign: bool = False
     """Whether another machine wrote ``run.json``."""
+    takes_token: bool = True
+    """Whether the worker of the image knows ``--token``; those of earlier versions do not."""
+    token: str = ""
+    """What the attempt is launched with (``new_token``); empty until then."""
 
     @property
     def parameters(self) -> int:
@@ -88,12 +92,18 @@ class Plan:
             fields["data"] = fields["data"] and DataFacts(**{**fields["data"], "sample_shape": tuple(fields["data"]["sample_shape"])})
             fields["notes"] = tuple(map(str, fields["notes"]))
             _check_types(fields)
+            fields["takes_token"] = fields["image"] is None or fields.get("takes_token") is True
             job = JobSpec.model_validate_json(json.dumps(record.job))
             return cls(run_id=record.run_id, attempt=attempt, job=job, program=record.program, record_sha256=record_sha256, **fields)
         except (TypeError, ValueError, KeyError, AttributeError) as error:  # pydantic's ValidationError is a ValueError
             raise CorruptError(
                 f"run.json of {record.run_id} does not hold a plan that this version of cloud-train can read: {error}"
             ) from error
+
+
+def new_token() -> str:
+    """A random token for one launch: the ledger keeps it, the worker writes it into the status of its attempts, and nothing else has it."""
+    return secrets.token_hex(8)
 
 
 def new_run_id(name: str, now: datetime | None = None) -> str:

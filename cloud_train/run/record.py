@@ -109,6 +109,10 @@ class AttemptStatus:
     """The step of the checkpoint that this attempt started from."""
     launch: str = ""
     """The platform's id of the worker's job; empty without a platform."""
+    token: str = ""
+    """The launch that the attempt belongs to, which alone may write its results; empty from earlier versions."""
+    origin: int | None = None
+    """The attempt that made the checkpoint from which this one started, 0 for a start from the beginning; None if that is not recorded."""
 
     def ended_with(self, cause: Cause, message: str, now: float, program_exit_code: int | None = None) -> Self:
         """This status, ended."""
@@ -144,6 +148,8 @@ class AttemptStatus:
             "program_exit_code": fields.whole_or_none("program_exit_code", -_LARGEST_PID, _LARGEST_PID),
             "resumed_step": fields.whole_or_none("resumed_step", 0, documents.LARGEST_STEP),
             "launch": fields.text("launch", default=""),
+            "token": fields.text("token", 64, default=""),
+            "origin": fields.whole_or_none("origin", 0, documents.MOST_ATTEMPTS),
         }
 
 

@@ -1,1 +1,1 @@
-"""Where bytes live: one small protocol (``base``) and one module a kind of store."""
+"""Object storage: one small protocol (``base``), and one module per kind of store."""

@@ -4,7 +4,7 @@
 2. ``AZURE_STORAGE_KEY`` or ``AZURE_STORAGE_ACCOUNT_KEY``: an account key.
 3. ``AZURE_STORAGE_SAS_TOKEN``: a SAS.
 4. ``azure.identity.DefaultAzureCredential``: environment, workload or managed identity, ``az login``, and so on.
-5. Otherwise, requests are not signed, which containers with public access accept.
+5. Otherwise requests are not signed, which works only for public containers.
 
 ``AZURE_STORAGE_ENDPOINT`` overrides ``https://ACCOUNT.blob.core.windows.net``. Keys, signatures and tokens never appear in a message or a
 ``repr``.
@@ -75,7 +75,7 @@ def account_from(name: str, environment: Mapping[str, str]) -> AzureAccount:
     Raises UsageError for an invalid name, and StoreError for settings that are invalid or belong to another account.
     """
     if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} cannot be the name of a storage account: those have 3 to 24 of a-z and 0-9")
+        raise UsageError(f"invalid storage account name {name!r}: use 3 to 24 characters of a-z and 0-9")
     identity = any(environment.get(variable) for variable in IDENTITIES)
     if settings := environment.get(CONNECTION_STRING):
         return _from_connection_string(name, settings, environment.get(ENDPOINT, ""), identity)
@@ -90,7 +90,7 @@ def account_from(name: str, environment: Mapping[str, str]) -> AzureAccount:
 
 
 def quiet_sdk() -> None:
-    """Keep the SDK's warnings off stderr, where Python prints them without a logging configuration: our errors suffice."""
+    """Keep the SDK's warnings off stderr, where Python prints them without a logging configuration; our errors are enough."""
     logger = logging.getLogger("azure")
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())
@@ -105,7 +105,7 @@ def _from_connection_string(name: str, text: str, endpoint: str, identity: bool)
     stated = fields.get("blobendpoint") or endpoint
     account = fields.get("accountname") or _account_of(stated)
     if not account and not stated:
-        raise StoreError(f"{CONNECTION_STRING} names neither AccountName nor BlobEndpoint", hint="copy it from the account's access keys")
+        raise StoreError(f"{CONNECTION_STRING} has neither AccountName nor BlobEndpoint", hint="copy it from the account's access keys")
     if account != name and account:
         raise _other_account(name, account, CONNECTION_STRING)
     protocol, suffix = fields.get("defaultendpointsprotocol", "https"), fields.get("endpointsuffix", "core.windows.net")
@@ -116,11 +116,11 @@ def _from_connection_string(name: str, text: str, endpoint: str, identity: bool)
 
 
 def _endpoint(name: str, text: str) -> str:
-    """A normalized endpoint: that of an emulator, which uses plain HTTP, has the account's name in the path."""
+    """The normalized endpoint. That of an emulator, which uses plain HTTP, gets the account's name as its path."""
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
         raise StoreError(
-            f"{text.partition('?')[0]!r} is not an endpoint of a storage account", hint=f"see {ENDPOINT} and {CONNECTION_STRING}"
+            f"{text.partition('?')[0]!r} is not the endpoint of a storage account", hint=f"correct {ENDPOINT} or {CONNECTION_STRING}"
         )
     path = parts.path.rstrip("/")
     if not path and parts.scheme == "http" and parts.hostname.split(".")[0] != name:
@@ -139,14 +139,16 @@ def _checked(key: str | None, source: str) -> str | None:
     try:
         base64.b64decode(key or "", validate=True)
     except binascii.Error as error:
-        raise StoreError(f"the account key in {source} is not base64", hint="copy it whole, with the '=' at its end") from error
+        raise StoreError(
+            f"the account key in {source} is not valid base64", hint="copy the whole key, including the '=' at its end"
+        ) from error
     return key or None
 
 
 def _other_account(name: str, other: str, source: str) -> StoreError:
     return StoreError(
-        f"the URL names the storage account {name!r}, but {source} is about {other!r}",
-        hint=f"write az://{other}/…, or set {source} to what belongs to {name!r}",
+        f"the URL has the storage account {name!r}, but {source} is for {other!r}",
+        hint=f"use az://{other}/…, or set {source} to a value for {name!r}",
     )
 
 
@@ -174,13 +176,13 @@ class Credentials:
         with self._lock:
             token = self._token()
         if token is None:
-            return {"sas_token": [], "expires_at": None}  # nothing is added to the request
+            return {"sas_token": [], "expires_at": None}  # adds nothing to the request
         return {"token": token[0], "expires_at": token[1]}
 
     def renew(self) -> bool:
-        """After a refusal: whether the credential chain now returns another token. Raises StoreError if it fails."""
+        """Ask the credential chain again after a refusal; returns whether it has another token now. Raises StoreError if it fails."""
         with self._lock:
-            if self._identity is None:  # a key or a SAS, which come from the environment, or nothing
+            if self._identity is None:  # a key or a SAS, which come from the environment, or no credentials
                 return False
             last, token = self._given, self._token(renewed=True)
             return token is not None and token[0] != last
@@ -198,7 +200,7 @@ class Credentials:
         return self._identity
 
     def failed(self, text: str) -> StoreError:
-        """The error for a failed token request: Microsoft Entra refused it (its codes begin with AADSTS), or could not be reached."""
+        """The error for a failed token request: Microsoft Entra refused it (with a code AADSTS…), or could not be reached."""
         refused = re.search(r"AADSTS\d+[^\n]{0,200}", text)
         lines = [line.strip() for line in text.splitlines()] or [""]
         reason = refused[0] if refused else next((line for line in lines if "error" in line.lower()), lines[0])[:300]
@@ -206,7 +208,7 @@ class Credentials:
         return kind(f"no token for the storage account {self.account.name!r}: {reason}", hint=LOGIN_HINT)
 
     def _token(self, renewed: bool = False) -> tuple[str, datetime] | None:
-        """A token for the identity found by Azure's credential chain, or None.
+        """A token for the identity from Azure's credential chain, or None.
 
         The chain caches tokens until they expire; ``renewed`` uses a new chain, without a cache.
         """

@@ -41,7 +41,7 @@ Result = TypeVar("Result")
 _CONTAINER = re.compile(r"\$(root|web|logs)|(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
 _CONNECTIONS = 32
 _FOLDER = "hdi_isfolder"
-"""Metadata that distinguishes the folders listed by accounts with a hierarchical namespace from empty objects."""
+"""Metadata of folders, which accounts with a hierarchical namespace list as empty objects."""
 _EMPTY_RANGE = "Wanted range starting at"
 
 
@@ -54,7 +54,7 @@ class AzureStore(ObjectStorage):
         Raises UsageError for invalid names, StoreError for settings that are invalid or belong to another account.
         """
         if not _CONTAINER.fullmatch(container):
-            raise UsageError(f"{container!r} cannot be the name of a container: those have 3 to 63 of a-z, 0-9 and single '-'")
+            raise UsageError(f"invalid container name {container!r}: use 3 to 63 characters of a-z, 0-9 and single '-'")
         _require()
         self.account = account_from(account, os.environ)
         self.container = container
@@ -64,12 +64,16 @@ class AzureStore(ObjectStorage):
         url = f"az://{account}/{container}/{prefix}".rstrip("/")
         super().__init__(url, self._obstore(), prefix, explain=self._errors.of_answer, listing=self._list_with_sdk)
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: bytes) -> ObjectInfo:
         """Write an object that must not exist yet."""
         try:
-            super().create(key, data)
+            return super().create(key, data)
         except ObjectChangedError as error:  # the response to "If-None-Match: *" may also be 412
-            raise ObjectExistsError(f"cannot write {self.url}/{key}: it exists already") from error
+            raise ObjectExistsError(f"cannot write {self.url}/{key}: it already exists") from error
+
+    def replace(self, seen: ObjectInfo, data: bytes) -> ObjectInfo:
+        """Write an object only if it is still as ``seen`` describes it."""
+        return super().replace(replace(seen, version=_quoted(seen.version)), data)
 
     def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
         """Bytes ``start`` to ``end`` (exclusive) of an object."""

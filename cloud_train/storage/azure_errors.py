@@ -1,4 +1,4 @@
-"""Explanations of Azure's error responses: which account, container, credential or permission is the problem, and what to do.
+"""Explains Azure's error responses: which account, container, credential or permission is the problem, and what to do.
 
 Error codes: https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes
 """
@@ -15,10 +15,10 @@ ROLE = "Storage Blob Data Contributor"
 
 _SECRET = re.compile(r"(?i)\b(sig|AccountKey|SharedAccessSignature)=[^&\s;'\")]+")
 _NO_SUCH_HOST = "Name or service not known|No address associated|nodename nor servname"
-"""Messages for a host that does not exist, unlike "Temporary failure in name resolution"."""
+"""Messages for a nonexistent host, as opposed to "Temporary failure in name resolution"."""
 
 _PLAIN: dict[str, tuple[type[StoreError], str, str | None]] = {
-    "UnauthorizedBlobOverwrite": (ObjectExistsError, "it exists already", None),  # for a SAS that may create but not overwrite
+    "UnauthorizedBlobOverwrite": (ObjectExistsError, "it already exists", None),  # for a SAS that may create but not overwrite
     "InvalidBlockList": (UploadGoneError, "the blocks of the upload are no longer in the store", None),
     "InvalidBlobOrBlock": (
         StoreError,
@@ -27,7 +27,7 @@ _PLAIN: dict[str, tuple[type[StoreError], str, str | None]] = {
     ),
     "Md5Mismatch": (TransientStoreError, "the data was damaged in transit", None),
     "ContainerBeingDeleted": (StoreError, "the container is being deleted", "wait half a minute, then create it again"),
-    "AccountIsDisabled": (AccessDeniedError, "the storage account is disabled", "see it in the Azure portal"),
+    "AccountIsDisabled": (AccessDeniedError, "the storage account is disabled", "check it in the Azure portal"),
 }
 _NOT_ACCEPTED = ("AuthenticationFailed", "InvalidAuthenticationInfo", "NoAuthenticationInformation")
 _NOT_PUBLIC = ("ResourceNotFound", "PublicAccessNotPermitted")
@@ -59,7 +59,7 @@ class AzureErrors:
         if code == "ContainerNotFound":
             account, container = self._account.name, self._container
             return StoreError(
-                f"there is no container {container!r} in the storage account {account!r}",
+                f"the storage account {account!r} has no container {container!r}",
                 hint=f"create it with: az storage container create --auth-mode login --account-name {account} --name {container}",
             )
         if code in _PLAIN:
@@ -72,7 +72,7 @@ class AzureErrors:
     def permission(self, action: str) -> str:
         """The permission for 'read', 'write', 'list' or 'delete': a role's data action, or a letter of a SAS token."""
         if self._account.sas is not None:
-            return f"a SAS token whose sp= has {_LETTERS[action]} (that in {self._account.source} is the one in use{self._until()})"
+            return f"a SAS token with {_LETTERS[action]} in sp= (the one in use is in {self._account.source}{self._until()})"
         return f"the role '{ROLE}' on the container {self._container!r}, or another one with {_DATA_ACTIONS}/{_ACTIONS[action]}"
 
     def _of_connection(self, text: str) -> StoreError | None:
@@ -81,8 +81,8 @@ class AzureErrors:
         if not re.search(f"({unknown}).{{0,300}}({_NO_SUCH_HOST})", text, re.DOTALL):
             return None
         return StoreError(
-            f"there is no storage account {self._account.name!r}: the host {host} does not exist",
-            hint="check the account's name: az storage account list shows yours",
+            f"the storage account {self._account.name!r} does not exist: unknown host {host}",
+            hint="check the account's name; list yours with: az storage account list",
         )
 
     def _of_refusal(self, status: int, code: str) -> StoreError | None:
@@ -91,10 +91,10 @@ class AzureErrors:
             hint = f"unset {account.source}, and sign in with: az login"
             return AccessDeniedError(f"the storage account {account.name!r} does not accept account keys", hint=hint)
         if code in _NOT_ACCEPTED or status == _UNAUTHENTICATED:
-            words = f"{self._who()} was not accepted ({code or status})"
+            words = f"{self._who()} was rejected ({code or status})"
             return CredentialsEndedError(words, hint=f"check this machine's clock; if it has expired, {self._create_again()}")
         if code == "AuthorizationFailure" and account.key is not None:  # a key has all permissions
-            hint = f"check that it is the key of {account.name!r}, and that the account's firewall admits this machine"
+            hint = f"check that it is the key of {account.name!r}, and that the account's firewall allows this machine"
             return AccessDeniedError(f"{self._who()} was refused ({code})", hint=hint)
         return None
 

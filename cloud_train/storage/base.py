@@ -7,9 +7,9 @@ The errors, a branch of ``cloud_train.errors``::
 
     StoreError                       6
     ├── ObjectMissingError           6   no object has this key
-    ├── ObjectExistsError            6   a conditional create found the key taken
-    ├── ObjectChangedError           6   the object is no longer in the requested version
-    ├── InvalidKeyError              6   a key that would leave the store, or that stores cannot represent
+    ├── ObjectExistsError            6   a conditional create found an existing object
+    ├── ObjectChangedError           6   the object no longer has the requested version
+    ├── InvalidKeyError              6   a key outside the store, or one that stores cannot represent
     ├── UploadGoneError              6   a multipart upload, or one of its parts, is no longer in the store
     ├── NotPlainError                6   in a local folder, a link, a pipe or a device instead of an object; also a CorruptError
     ├── AccessDeniedError            6   the caller is not authorized
@@ -33,19 +33,19 @@ class ObjectMissingError(StoreError):
 
 
 class ObjectExistsError(StoreError):
-    """A conditional create found the key taken."""
+    """A conditional create found an existing object."""
 
     code = "object-exists"
 
 
 class ObjectChangedError(StoreError):
-    """The object is no longer in the requested version."""
+    """The object no longer has the requested version."""
 
     code = "object-changed"
 
 
 class InvalidKeyError(StoreError):
-    """A key that would leave the store's folder, or that stores cannot represent."""
+    """A key outside the store, or one that stores cannot represent."""
 
     code = "invalid-key"
 
@@ -72,7 +72,7 @@ class CredentialsEndedError(AccessDeniedError):
     """The credentials are invalid or have expired."""
 
     renewed = False
-    """Whether the store has found new ones since, so that a retry may succeed."""
+    """Whether the store has found new credentials since, so that a retry may succeed."""
 
 
 class TransientStoreError(StoreError):
@@ -80,14 +80,14 @@ class TransientStoreError(StoreError):
 
     code = "store-unavailable"
     retry_after: float | None = None
-    """Seconds that the server asks to wait before the next attempt."""
+    """The wait that the server requested before the next attempt, in seconds."""
 
 
 class RetriesExhaustedError(StoreError):
     """A transient error outlasted all retries. Trying again much later may help."""
 
 
-Buffer = Union[bytes, bytearray, memoryview]  # noqa: UP007 - the worker runs on Python 3.10 as well, where a class has no | at run time
+Buffer = Union[bytes, bytearray, memoryview]  # noqa: UP007 - the worker also runs on Python 3.10, where a class does not support |
 """Bytes, without a copy where possible."""
 
 
@@ -104,9 +104,11 @@ class ObjectInfo:
     modified: float
     """Time of its last write by the store's clock, in seconds since the epoch; for display, not for comparisons."""
     version: str = ""
-    """Changes whenever the content does (an ETag, a generation)."""
+    """An ETag or a generation, which changes whenever the content does."""
     sha256: str | None = None
     """In hexadecimal, if the object was written with one; ``stat`` returns it, ``list`` may not."""
+    generation: str = ""
+    """What Google's conditional writes compare instead of the version; empty in other stores and in listings."""
 
 
 class Multipart(Protocol):
@@ -146,8 +148,15 @@ class Store(Protocol):
     def put(self, key: str, data: bytes) -> ObjectInfo:
         """Write an object with its SHA-256, replacing an existing one; returns its version as ``list`` shows it."""
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: bytes) -> ObjectInfo:
         """Write an object that must not exist yet; raises ObjectExistsError. If several callers compete, exactly one succeeds."""
+
+    def replace(self, seen: ObjectInfo, data: bytes) -> ObjectInfo:
+        """Write an object only if it is still as ``seen`` (from ``put``, ``create``, ``replace``, ``read`` or ``stat``) describes it.
+
+        If several callers compete, exactly one succeeds. Raises ObjectChangedError, also if the object no longer exists. In a folder, this
+        holds between callers of ``replace`` on file systems whose ``flock`` works; ``put`` takes no part in it.
+        """
 
     def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
         """Bytes ``start`` to ``end`` (exclusive; None for the rest) of an object; fewer or none if it is shorter.
@@ -155,8 +164,11 @@ class Store(Protocol):
         Raises ObjectMissingError, and ObjectChangedError if ``version`` is given and the object has another one.
         """
 
-    def read(self, key: str) -> tuple[ObjectInfo, bytes]:
-        """A whole object with its information, including its SHA-256, in one request; raises ObjectMissingError."""
+    def read(self, key: str, end: int | None = None) -> tuple[ObjectInfo, bytes]:
+        """A whole object, or its first ``end`` bytes, with its information, including its SHA-256, in one request.
+
+        Raises ObjectMissingError.
+        """
 
     def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[Buffer]:
         """A range of an object (``end`` None: to its end), piece by piece; raises like ``get``, also between pieces."""

@@ -1,6 +1,6 @@
-"""What a machine that shares nothing with this one needs to reach a store as this one does: the SDKs' own settings, as variables.
+"""Environment variables that give a container or another machine this machine's access to a store: the SDKs' own settings.
 
-They are secrets: they go to the machine itself, and are written down nowhere. A variable may name a file, which has to be brought along.
+They are secrets: they are passed to the worker's environment and never recorded. A variable may name a file, which has to be copied too.
 """
 
 import os
@@ -13,10 +13,10 @@ from cloud_train.job.loopback import leads_to_this_machine
 from cloud_train.storage.registry import scheme_of
 
 FILES = ("GOOGLE_APPLICATION_CREDENTIALS", "AWS_CA_BUNDLE", "AWS_WEB_IDENTITY_TOKEN_FILE")
-"""Variables whose value is the path of a file."""
+"""Variables that contain the path of a file."""
 
 FORWARDED = "_CLOUD_TRAIN_FORWARDED"
-"""In a worker's environment: the names, separated by commas, of the variables that came from ``settings_for``."""
+"""A variable in a worker's environment: the names of the variables from ``settings_for``, separated by commas."""
 _CONFIDENTIAL = re.compile(r"KEY|SECRET|TOKEN|CONNECTION_STRING|CREDENTIALS")
 _NAMES = {
     "s3": (
@@ -30,14 +30,14 @@ _NAMES = {
     ),
 }
 FORWARDABLE = frozenset(name for names in _NAMES.values() for name in names)
-"""Every variable that ``settings_for`` may give."""
+"""Every variable that ``settings_for`` may return."""
 
 
 def settings_for(url: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables, with their values, that open ``url`` elsewhere; nothing for a folder.
+    """The variables and values with which another environment can open ``url``; empty for a local folder.
 
-    Credentials that are in no variable here (a profile of ``~/.aws``, a login of gcloud) are added as far as they can be handed on. Those
-    of a login that lasts for hours only end with it, wherever they are.
+    Credentials from elsewhere (a profile in ``~/.aws``, a gcloud login) are added where possible. Temporary credentials expire at the same
+    time everywhere.
     """
     scheme = scheme_of(url)
     found = {name: environment[name] for name in _NAMES.get(scheme, ()) if environment.get(name)}
@@ -50,17 +50,17 @@ def settings_for(url: str, environment: Mapping[str, str] = os.environ) -> dict[
 
 
 def names_for(url: str, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """The names of what ``settings_for`` gives that is confidential, sorted."""
+    """The sorted names of the confidential variables among those of ``settings_for``."""
     return tuple(sorted(name for name in settings_for(url, environment) if _CONFIDENTIAL.search(name)))
 
 
 def withheld(own: Mapping[str, str], wanted: Iterable[str]) -> frozenset[str]:
-    """The variables of a worker's environment that its program does not get: what was forwarded, and the job does not name as a secret."""
+    """The variables to remove from the program's environment: forwarded ones that the job does not name as secrets."""
     return frozenset(filter(None, own.get(FORWARDED, "").split(","))) - set(wanted)
 
 
 def forwarded_values(own: Mapping[str, str]) -> list[str]:
-    """The confidential values that were forwarded to a worker: of a connection string each part too."""
+    """The confidential values that were forwarded to a worker, including each secret part of a connection string."""
     names = [name for name in own.get(FORWARDED, "").split(",") if _CONFIDENTIAL.search(name) and name not in FILES]
     values = [own.get(name, "") for name in names]
     parts = [part.partition("=")[2] for value in values for part in value.split(";") if part.startswith(("AccountKey=", "SharedAccess"))]
@@ -71,13 +71,13 @@ def _of_aws_profile() -> dict[str, str]:
     try:
         import botocore.session
         from botocore.exceptions import BotoCoreError
-    except ModuleNotFoundError:  # opening the store reports it
+    except ModuleNotFoundError:  # opening the store reports the missing package
         return {}
     session = botocore.session.get_session()
     try:
         credentials = session.get_credentials()
         frozen = credentials.get_frozen_credentials() if credentials else None
-    except BotoCoreError:  # an expired login, say: opening the store reports it
+    except BotoCoreError:  # such as an expired login; opening the store reports it
         return {}
     keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
     values = (frozen.access_key, frozen.secret_key, frozen.token) if frozen else ()
@@ -86,7 +86,7 @@ def _of_aws_profile() -> dict[str, str]:
 
 
 def loopback_endpoint(settings: Mapping[str, str]) -> str | None:
-    """An endpoint among the settings that only this machine reaches, or None."""
+    """An endpoint in the settings that only this machine can reach, or None."""
     for name, value in settings.items():
         endpoints = [part.partition("=")[2] for part in value.split(";") if "=" in part] if "CONNECTION_STRING" in name else [value]
         for endpoint in endpoints:

@@ -61,7 +61,7 @@ class GoogleStore(ObjectStorage):
     def __init__(self, bucket: str, prefix: str) -> None:
         """``prefix`` is empty or ends with '/'. Raises UsageError for an invalid bucket name."""
         if not re.fullmatch(BUCKETS["gs"][0], bucket):
-            raise UsageError(f"{bucket!r} cannot be the name of a bucket: those have {BUCKETS['gs'][1]}")
+            raise UsageError(f"invalid bucket name {bucket!r}: use {BUCKETS['gs'][1]}")
         self.bucket = bucket
         self._account = _Account()
         super().__init__(
@@ -109,13 +109,13 @@ class GoogleStore(ObjectStorage):
     def _explain_google(self, status: int, code: str, message: str) -> StoreError | None:
         if code == _NO_BUCKET:
             how = f"create it with: gcloud storage buckets create gs://{self.bucket} --location=REGION"
-            return StoreError(f"there is no bucket {self.bucket!r}", hint=how)
+            return StoreError(f"the bucket {self.bucket!r} does not exist", hint=how)
         if code == TransientStoreError.__name__:
             return TransientStoreError(message, hint="check the network")
         if code == AccessDeniedError.__name__:
             return AccessDeniedError(message, hint=f"log in with: {LOGIN}")
         if status in (401, 403) and self._account.anonymous:
-            return AccessDeniedError("no credentials were found, and it is not public", hint=f"log in with: {LOGIN}")
+            return AccessDeniedError("no credentials were found, and the bucket is not public", hint=f"log in with: {LOGIN}")
         if status == 401:
             words = " ".join(message.split()) or code or "401"
             return CredentialsEndedError(f"the credentials are invalid or have expired ({words})", hint=f"log in with: {LOGIN}")
@@ -174,7 +174,7 @@ class _Account:
 
     @property
     def anonymous(self) -> bool:
-        """Whether no credentials were found, although they are needed: an emulator does not need any."""
+        """Whether no credentials were found. An emulator needs none."""
         return self._credentials is None and not self._emulated
 
     @cached_property
@@ -183,7 +183,7 @@ class _Account:
         from google.auth.credentials import AnonymousCredentials
         from google.auth.transport.requests import AuthorizedSession
 
-        if self._credentials is None:  # so a refusal cannot be cured by renewing
+        if self._credentials is None:  # without credentials, a refusal must not trigger a renewal
             return AuthorizedSession(AnonymousCredentials(), refresh_status_codes=())  # type: ignore[no-untyped-call] # google-auth ships few types
         return AuthorizedSession(self._credentials)  # type: ignore[no-untyped-call] # as above
 
@@ -197,7 +197,7 @@ class _Account:
             bucket,
             base_url=self.endpoint,
             skip_signature=self._credentials is None,
-            credential_provider=self._token,  # asked for every write, signed or not: https://github.com/apache/arrow-rs-object-store/issues/520
+            credential_provider=self._token,  # called for every write, signed or not: https://github.com/apache/arrow-rs-object-store/issues/520
             client_options=CLIENT_OPTIONS,
             retry_config=ONE_TRY,
         )
@@ -221,7 +221,7 @@ class _Account:
         if self._emulated:
             return {"token": "none", "expires_at": None}
         if self._credentials is None:
-            raise AccessDeniedError("there are no credentials for Google Cloud")
+            raise AccessDeniedError("no credentials for Google Cloud were found")
         with self._refreshing:
             if self._credentials.token_state is not TokenState.FRESH:
                 try:
@@ -246,7 +246,7 @@ def _explained(error: Exception) -> StoreError:
 
 
 def _default_credentials() -> Any:
-    """The credentials from Google's chain, or None; raises AccessDeniedError for credentials that cannot be read."""
+    """The credentials from Google's chain, or None. Raises AccessDeniedError if they cannot be read."""
     try:
         import google.auth
         import google.auth.exceptions
@@ -261,7 +261,7 @@ def _default_credentials() -> Any:
         if _NO_CREDENTIALS_AT_ALL in str(error):
             return None
         raise AccessDeniedError(
-            f"the credentials for Google Cloud cannot be read: {' '.join(str(error.args[0]).split())[:300]}",
+            f"cannot read the credentials for Google Cloud: {' '.join(str(error.args[0]).split())[:300]}",
             hint=f"correct GOOGLE_APPLICATION_CREDENTIALS, or log in with: {LOGIN}",
         ) from error
     return credentials

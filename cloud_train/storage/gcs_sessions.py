@@ -152,7 +152,7 @@ class ResumableSessions:
         try:
             answer = self._plain.request(method, token, data=body, headers=headers, timeout=TIMEOUTS, allow_redirects=False)
         except RequestException as error:
-            problem = TransientStoreError(f"{self._what(key)}: the connection broke ({type(error).__name__})", hint="check the network")
+            problem = TransientStoreError(f"{self._what(key)}: the connection was lost ({type(error).__name__})", hint="check the network")
         else:
             if answer.status_code in (200, 201, 204, _INCOMPLETE):
                 return answer

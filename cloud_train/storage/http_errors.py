@@ -13,7 +13,7 @@ BEYOND_THE_END = 416
 BAD_CERTIFICATE = "certificate"
 """Our error code for a server certificate that is not trusted."""
 
-_CERTIFICATE_HINT = "for your own certificate authority, set SSL_CERT_FILE to its file (for S3, AWS_CA_BUNDLE works too)"
+_CERTIFICATE_HINT = "for a private certificate authority, set SSL_CERT_FILE to its certificate file (for S3, AWS_CA_BUNDLE works too)"
 _MISSING = 404
 _REFUSED = (401, 403)
 _NO_ANSWER = 0
@@ -33,7 +33,7 @@ def error_of(status: int, code: str, message: str, what: str) -> StoreError:
     """The error for an HTTP response (status 0: none) that means the same on every cloud; ``what`` describes the failed action."""
     words = " ".join(message.split())[:300] or code or _phrase(status)
     if code == BAD_CERTIFICATE:
-        return StoreError(f"{what}: the server's certificate was not accepted: {words}", hint=_CERTIFICATE_HINT)
+        return StoreError(f"{what}: the server's certificate is not trusted: {words}", hint=_CERTIFICATE_HINT)
     if status == _NO_ANSWER or status in TRANSIENT_STATUSES:
         hint = "the service is unavailable; retry later" if status else "check the network and the endpoint"
         return TransientStoreError(f"{what}: {code or status or 'no response'}: {words}", hint=hint)

@@ -67,14 +67,14 @@ def fetch_url(
 ) -> Summary:
     """Download the file at ``url`` to ``path``, verified, or leave nothing under that name.
 
-    ``sha256`` in hexadecimal is the expected one, if known. A file larger than ``most_bytes`` is refused
-    before it is downloaded; if the server does not state the size, the download ends at ``most_bytes`` or at nine tenths of the free disk
-    space. ``progress`` is called a few times a second. Do not ``allow_loopback`` on a cloud's machine. A request without a response for
-    ``timeout_seconds`` is retried according to ``policy``. A partial download stays next to ``path`` in a hidden file, and resumes after a
-    crash if the server supports ranges.
+    ``sha256`` is the expected SHA-256 in hexadecimal, if known. A file larger than ``most_bytes`` is refused before the download; if the
+    server does not report a size, the download fails at ``most_bytes``, or at nine tenths of the free disk space. ``progress`` is called a
+    few times a second. Do not ``allow_loopback`` on a cloud's machine. A request without a response for ``timeout_seconds`` is retried
+    according to ``policy``. A partial download stays next to ``path`` in a hidden file, and resumes after a crash if the server supports
+    ranges.
 
     Raises StoreError if the server refuses, cannot be reached or must not be reached (AddressRefusedError), or if the disk is full;
-    CorruptError if the file has another SHA-256.
+    CorruptError if the SHA-256 does not match.
     """
     store, key = HttpStore.of_file(url, allow_loopback=allow_loopback, timeout_seconds=timeout_seconds)
     retrying = RetryingStore(store, policy)
@@ -136,15 +136,15 @@ class HttpStore:
         with self._opened(key, start, end, version) as answer:
             return b"" if answer is None else self._all_of(key, answer, start, end)
 
-    def read(self, key: str) -> tuple[ObjectInfo, bytes]:
-        """A whole file of up to 64 MiB with its information."""
+    def read(self, key: str, end: int | None = None) -> tuple[ObjectInfo, bytes]:
+        """A whole file of up to 64 MiB with its information, or its first ``end`` bytes."""
         with self._opened(key, 0, None, None) as answer:
             if answer is None:
                 raise TransientStoreError(f"cannot download {self.url}/{key}: the server rejected a range although none was requested")
             data = self._all_of(key, answer, 0, None)
         if answer.size not in (UNKNOWN_SIZE, len(data)):
             raise TransientStoreError(f"cannot download {self.url}/{key}: received only {len(data):,} of {answer.size:,} bytes")
-        return ObjectInfo(key, len(data), _modified(answer.response), answer.etag), data
+        return ObjectInfo(key, len(data), _modified(answer.response), answer.etag), data if end is None else data[:end]
 
     def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[bytes]:
         """A range of a file, piece by piece, as it arrives."""
@@ -178,7 +178,11 @@ class HttpStore:
         """Always refused."""
         self._refuse("write to it")
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: bytes) -> ObjectInfo:
+        """Always refused."""
+        self._refuse("write to it")
+
+    def replace(self, seen: ObjectInfo, data: bytes) -> ObjectInfo:
         """Always refused."""
         self._refuse("write to it")
 
@@ -212,7 +216,7 @@ class HttpStore:
 
     def _refuse(self, action: str) -> NoReturn:
         raise StoreError(
-            f"cannot {action}: {self.url} is a web server, which can only be read", hint="use a folder, or a store of s3://, gs:// or az://"
+            f"cannot {action}: {self.url} is a web server, which can only be read", hint="use a folder, or an s3://, gs:// or az:// store"
         )
 
     @contextmanager
@@ -259,7 +263,7 @@ class HttpStore:
         reason = error.reason if isinstance(error, URLError) else error
         what = f"cannot download {place}"
         if isinstance(reason, (str, InvalidURL)):  # urllib uses strings for errors in the URL itself
-            return StoreError(f"{what}: it leads to something other than an http(s) URL", hint="check the URL")
+            return StoreError(f"{what}: not an http(s) URL, or redirected to one that is not", hint="check the URL")
         if isinstance(reason, SSLCertVerificationError):
             return StoreError(
                 f"{what}: the server's certificate is not trusted ({reason.verify_message})",
@@ -269,11 +273,11 @@ class HttpStore:
             return TransientStoreError(f"{what}: no response for {self._timeout_seconds:g} s", hint="retry later")
         if isinstance(reason, OSError) and reason.strerror:
             return TransientStoreError(f"{what}: {reason.strerror.lower()}", hint="check the URL and the network")
-        return TransientStoreError(f"{what}: the connection broke", hint="retry later")
+        return TransientStoreError(f"{what}: the connection was lost", hint="retry later")
 
 
 def _too_large(place: str, what: str, most: int) -> CorruptError:
-    return CorruptError(f"{place} {what}, but at most {most:,} are taken", hint="check the URL, and the free space on this disk")
+    return CorruptError(f"{place} {what}, but at most {most:,} bytes are allowed", hint="check the URL, and the free space on this disk")
 
 
 def _parts_of(url: str) -> SplitResult:
@@ -294,7 +298,7 @@ def _answer_of(response: HTTPResponse, place: str) -> _Answer:
         return _Answer(response, 0, int(length) if length.isdecimal() else UNKNOWN_SIZE, strong)
     extent = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", response.headers.get("Content-Range", ""))
     if extent is None:
-        raise TransientStoreError(f"cannot download {place}: the server does not say which range it sent")
+        raise TransientStoreError(f"cannot download {place}: the server did not report which range it sent")
     return _Answer(response, int(extent[1]), UNKNOWN_SIZE if extent[2] == "*" else int(extent[2]), strong)
 
 
@@ -321,7 +325,7 @@ def _refusal(error: HTTPError, place: str) -> StoreError:
         return ObjectMissingError(message, hint=hint)
     if error.code in _REFUSED:
         return AccessDeniedError(message, hint=hint)
-    return StoreError(message + (", a redirect to something other than an http(s) URL" if 300 <= error.code < 400 else ""), hint=hint)
+    return StoreError(message + (", a redirect to something that is not an http(s) URL" if 300 <= error.code < 400 else ""), hint=hint)
 
 
 def _modified(response: HTTPResponse) -> float:

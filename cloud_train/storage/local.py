@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cloud_train import folder_lock
 from cloud_train.beneath import IrregularError, open_file, open_folder, open_plain, read_all, write_all
 from cloud_train.errors import StoreError
 from cloud_train.storage.base import (
@@ -40,9 +41,26 @@ class LocalStore:
         status = self._write(key, data, _replace)
         return ObjectInfo(key, status.st_size, status.st_mtime, _version(status))
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: bytes) -> ObjectInfo:
         """Write an object that must not exist yet; if several callers compete, exactly one succeeds."""
-        self._write(key, data, _link)
+        status = self._write(key, data, _link)
+        return ObjectInfo(key, status.st_size, status.st_mtime, _version(status))
+
+    def replace(self, seen: ObjectInfo, data: bytes) -> ObjectInfo:
+        """Write an object only if it is still in the version ``seen``, under the lock of its folder."""
+
+        def publish(temporary: str, name: str, directory: int) -> None:
+            with folder_lock.held(directory, self.path_of(seen.key).parent):
+                try:
+                    present = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                except FileNotFoundError as error:
+                    raise ObjectChangedError(f"{self.path_of(seen.key)} no longer exists") from error
+                if _version(present) != seen.version:
+                    raise ObjectChangedError(f"{self.path_of(seen.key)} was changed by another process")
+                _replace(temporary, name, directory)
+
+        status = self._write(seen.key, data, publish)
+        return ObjectInfo(seen.key, status.st_size, status.st_mtime, _version(status))
 
     def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
         """Bytes ``start`` to ``end`` (exclusive) of an object."""
@@ -52,11 +70,12 @@ class LocalStore:
                 raise ObjectChangedError(f"{self.path_of(key)} changed while being read", hint="retry")
             return read_all(descriptor, start, status.st_size if end is None else end)
 
-    def read(self, key: str) -> tuple[ObjectInfo, bytes]:
-        """A whole object with its information."""
+    def read(self, key: str, end: int | None = None) -> tuple[ObjectInfo, bytes]:
+        """A whole object, or its first ``end`` bytes, with its information."""
         with self._opened(key) as descriptor:
             status = os.fstat(descriptor)
-            return ObjectInfo(key, status.st_size, status.st_mtime, _version(status)), read_all(descriptor, 0, status.st_size)
+            info = ObjectInfo(key, status.st_size, status.st_mtime, _version(status))
+            return info, read_all(descriptor, 0, status.st_size if end is None else min(end, status.st_size))
 
     def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[bytes]:
         """A range of an object, piece by piece."""
@@ -123,6 +142,19 @@ class LocalStore:
     def local_path(self, key: str) -> Path | None:
         """The object's file."""
         return self.path_of(key)
+
+    @contextmanager
+    def locked(self, folder: str) -> Iterator[None]:
+        """Hold the lock of a folder of the store (empty: the store's own). Raises StoreError, also if another process holds it for long."""
+        try:
+            directory = open_folder(self._root, self._parts(folder))
+        except OSError as error:
+            raise _explain(error, f"open {self.path_of(folder)}") from error
+        try:
+            with folder_lock.held(directory, self.path_of(folder)):
+                yield
+        finally:
+            os.close(directory)
 
     def path_of(self, key: str) -> Path:
         """The object's file; raises InvalidKeyError."""
@@ -290,7 +322,7 @@ def _unlink(name: str, directory: int) -> None:
 
 def _explain(error: OSError, action: str) -> StoreError:
     if isinstance(error, FileExistsError) and action.startswith("write"):
-        return ObjectExistsError(f"cannot {action}: it exists already")
+        return ObjectExistsError(f"cannot {action}: it already exists")
     if isinstance(error, FileNotFoundError):
         return ObjectMissingError(f"cannot {action}: no such file")
     if isinstance(error, IrregularError):
@@ -300,9 +332,9 @@ def _explain(error: OSError, action: str) -> StoreError:
     hints = {
         errno.ENOSPC: "free some space on that disk, or choose another folder with --store FOLDER",
         errno.EDQUOT: "your disk quota is used up; choose another folder with --store FOLDER",
-        errno.EACCES: "permission denied there; choose another folder with --store FOLDER",
-        errno.EPERM: "permission denied there; choose another folder with --store FOLDER",
+        errno.EACCES: "change its permissions, or choose another folder with --store FOLDER",
+        errno.EPERM: "change its permissions, or choose another folder with --store FOLDER",
         errno.EROFS: "that disk is read-only; choose another folder with --store FOLDER",
-        errno.ENOTDIR: "a part of that path is a file; choose another folder with --store FOLDER",
+        errno.ENOTDIR: "part of that path is a file; choose another folder with --store FOLDER",
     }
     return StoreError(f"cannot {action}: {os.strerror(error.errno or 0).lower()}", hint=hints.get(error.errno or 0))

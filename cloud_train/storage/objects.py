@@ -1,4 +1,4 @@
-"""The common part of all cloud stores: reading, writing, listing and deleting through obstore, a Rust client for S3, GCS and Azure.
+"""Shared by all cloud stores: reading, writing, listing and deleting through obstore, a Rust client for S3, GCS and Azure.
 
 A request takes about a tenth of the CPU time of the clouds' own SDKs (docs/benchmarks.md). The SDKs, in one module per cloud, are used for
 credentials, multipart uploads, and listing keys that are not proper paths.
@@ -49,7 +49,7 @@ _PAGE = 1000
 _PIECE_BYTES = 1 << 18  # fits the CPU's cache: with 1 MiB, writing a piece takes nearly twice as long
 _LOOKED_AT_SINGLY = 10
 _UNDER_WAY_SECONDS = 60.0  # requests signed before a renewal may still be refused after it
-_PAUSE_SECONDS = 5.0  # so that threads that are refused together ask once
+_PAUSE_SECONDS = 5.0  # threads that are refused together ask the chain only once
 
 Explain = Callable[[int, str, str], StoreError | None]
 """Explains a cloud's response: HTTP status (0 without a response), the service's error code, its message → an error, or None."""
@@ -79,9 +79,17 @@ class ObjectStorage:
         """Write an object with its SHA-256, replacing an existing one; returns its version."""
         return self._write(key, data, "overwrite")
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: bytes) -> ObjectInfo:
         """Write an object that must not exist yet."""
-        self._write(key, data, "create")
+        return self._write(key, data, "create")
+
+    def replace(self, seen: ObjectInfo, data: bytes) -> ObjectInfo:
+        """Write an object only if it is still as ``seen`` describes it: S3 and Azure compare the ETag, Google the generation."""
+        condition = {"e_tag": seen.version, "version": seen.generation} if seen.generation else {"e_tag": seen.version}
+        try:
+            return self._write(seen.key, data, condition)
+        except ObjectMissingError as error:
+            raise ObjectChangedError(f"{self.url}/{seen.key} no longer exists") from error
 
     def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
         """Bytes ``start`` to ``end`` (exclusive) of an object."""
@@ -107,17 +115,21 @@ class ObjectStorage:
             raise TransientStoreError(f"{self.url}/{key} ended early: received {len(data):,} of {behind - first:,} bytes")
         return data
 
-    def read(self, key: str) -> tuple[ObjectInfo, bytes]:
-        """A whole object with its information, in one request."""
+    def read(self, key: str, end: int | None = None) -> tuple[ObjectInfo, bytes]:
+        """A whole object, or its first ``end`` bytes, with its information, in one request."""
         import obstore
 
+        options: GetOptions = {} if end is None else {"range": (0, end)}
         try:
-            result = obstore.get(self._client, self.full_key(key))
+            result = obstore.get(self._client, self.full_key(key), options=options)
             info, data = _info(key, result), bytes(result.bytes())
         except Exception as error:
+            if answer_in(error)[0] == BEYOND_THE_END:  # a range of an empty object
+                return self.stat(key), b""
             raise self.explained(error, "read", key) from error
-        if len(data) != info.size:
-            raise TransientStoreError(f"{self.url}/{key} ended early: received {len(data):,} of {info.size:,} bytes")
+        size = info.size if end is None else min(end, info.size)
+        if len(data) != size:
+            raise TransientStoreError(f"{self.url}/{key} ended early: received {len(data):,} of {size:,} bytes")
         return info, data
 
     def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[Buffer]:
@@ -209,15 +221,15 @@ class ObjectStorage:
         if (own := self._in_own_words(action, key, *answer)) is not None:
             return own
         if isinstance(error, obstore.exceptions.AlreadyExistsError):
-            return ObjectExistsError(f"cannot {action} {place}: it exists already")
+            return ObjectExistsError(f"cannot {action} {place}: it already exists")
         if isinstance(error, obstore.exceptions.PreconditionError):
-            return ObjectChangedError(f"{place} changed while being read", hint="retry")
+            return ObjectChangedError(f"cannot {action} {place}: it has changed meanwhile", hint="retry")
         if isinstance(error, FileNotFoundError):
             return ObjectMissingError(f"cannot {action} {place}: no such object")
         return self._in_general_words(action, key, *answer)
 
     def failure(self, action: str, key: str, status: int, code: str, message: str) -> StoreError:
-        """The error for an SDK's response, as ``Explain`` knows it or in general; with the missing permission if access is denied.
+        """The error for an SDK's response: the cloud's own explanation, or a general one; with the missing permission if access is denied.
 
         ``status`` is 0 without a response; ``code`` and ``message`` are the service's.
         """
@@ -247,7 +259,7 @@ class ObjectStorage:
     def _in_general_words(self, action: str, key: str, status: int, code: str, message: str) -> StoreError:
         error = error_of(status, code, message, f"cannot {action} {self.url}/{key}".rstrip("/"))
         if isinstance(error, AccessDeniedError) and (permission := self.permission(action)):
-            error.hint = f"it needs {permission}; `cloud-train doctor --store {shlex.quote(self.url)}` tries what is allowed"
+            error.hint = f"required: {permission}; see what is allowed with: cloud-train doctor --store {shlex.quote(self.url)}"
         return error
 
     def _explained_head(self, error: Exception, path: str, key: str) -> StoreError:
@@ -278,7 +290,7 @@ class ObjectStorage:
             written = obstore.put(self._client, path, data, attributes=attributes, mode=mode, use_multipart=False)
         except Exception as error:
             raise self.explained(error, "write", key) from error
-        return ObjectInfo(key, len(data), time.time(), written["e_tag"] or "", sha256)
+        return ObjectInfo(key, len(data), time.time(), written["e_tag"] or "", sha256, written["version"] or "")
 
     def _nothing(self, key: str, version: str | None) -> bytes:
         if version not in (None, self.stat(key).version):
@@ -356,7 +368,7 @@ class Renewal:
         self._renewed = self._asked = float("-inf")
 
     def came(self) -> bool:
-        """After a refusal: whether there are other credentials by now. Raises StoreError if the chain fails."""
+        """Look for other credentials after a refusal; returns whether there are any. Raises StoreError if the chain fails."""
         with self._lock:
             if self._clock() - self._renewed < _UNDER_WAY_SECONDS:
                 return True
@@ -372,4 +384,4 @@ class Renewal:
 def _info(key: str, result: "GetResult") -> ObjectInfo:
     meta = result.meta
     sha256 = {str(name).lower(): str(value) for name, value in result.attributes.items()}.get(SHA256)
-    return ObjectInfo(key, meta["size"], meta["last_modified"].timestamp(), meta["e_tag"] or "", sha256)
+    return ObjectInfo(key, meta["size"], meta["last_modified"].timestamp(), meta["e_tag"] or "", sha256, meta["version"] or "")

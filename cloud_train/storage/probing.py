@@ -1,4 +1,4 @@
-"""Testing a store: every operation that runs need, with a small object that is deleted again."""
+"""Tests a store: every operation that runs need, with a small object that is deleted afterwards."""
 
 import secrets
 from collections.abc import Callable
@@ -18,13 +18,13 @@ class Step:
 
     name: str
     detail: str
-    """The result, or why it failed."""
+    """The result, or the error's message."""
     error: CloudTrainError | None = None
     """The error, whose hint is the next step."""
 
 
 def probe(store: Store) -> list[Step]:
-    """List, create, read, upload in parts and delete, as far as permitted; later steps that cannot succeed are left out.
+    """List, create, read, upload in parts and delete, as far as permitted; steps that cannot succeed are skipped.
 
     Writes ``cloud-train-probe-<random>`` under the store's prefix and deletes it. Never raises CloudTrainError.
     """
@@ -59,10 +59,10 @@ def _create(store: Store, key: str) -> str:
     try:
         store.create(key, _CONTENT[::-1])
     except ObjectExistsError:
-        return "created an object, and was prevented from creating it again"
+        return "created an object; creating it again was refused, as it should be"
     raise StoreError(
         f"{store.url} allowed the same object to be created twice",
-        hint="its server does not support conditional writes, which keep two workers from running one attempt: use a newer or another one",
+        hint="use a server with conditional writes, without which two workers could run the same attempt",
     )
 
 
@@ -70,7 +70,7 @@ def _read(store: Store, key: str) -> str:
     if store.get(key) != _CONTENT or store.stat(key).size != len(_CONTENT):
         raise StoreError(f"{store.url}/{key} returned different bytes than were written", hint="check for a proxy or a cache in between")
     _find_nothing(store, f"{key}-missing")
-    return "read it back, and can tell a missing object from a forbidden one"
+    return "read it back; a missing object is distinguished from a forbidden one"
 
 
 def _find_nothing(store: Store, key: str) -> str:

@@ -1,4 +1,4 @@
-"""From a store's URL to the store: which schemes there are, and which module each one needs."""
+"""Opens the store for a URL: its scheme selects the module."""
 
 import re
 from pathlib import Path
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 BUCKETS = {
-    "s3": (r"(?!(?:[0-9]+\.){3}[0-9]+$)[a-z0-9](?:[a-z0-9-]|\.(?![.-])){1,61}[a-z0-9]", "3 to 63 of a-z, 0-9, '-' and '.'"),
+    "s3": (r"(?!(?:[0-9]+\.){3}[0-9]+$)[a-z0-9](?:[a-z0-9-]|\.(?![.-])){1,61}[a-z0-9]", "3 to 63 characters of a-z, 0-9, '-' and '.'"),
     "gs": (
         r"(?!(?:[0-9]+\.){3}[0-9]+$)[a-z0-9](?:[a-z0-9_-]|\.(?![.-])){1,220}[a-z0-9]",
-        "3 to 63 (with dots 222) of a-z, 0-9, '-', '_' and '.'",
+        "3 to 63 characters (222 with dots) of a-z, 0-9, '-', '_' and '.'",
     ),
 }
-"""Scheme → form of a bucket's name, and the form in words
+"""Scheme → pattern of a bucket's name, and its description
 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html, https://cloud.google.com/storage/docs/buckets#naming).
 """
 ACCOUNT = r"[a-z0-9]{3,24}"
@@ -29,17 +29,17 @@ CONTAINER = r"\$(?:root|web|logs)|(?=.{3,63}$)[a-z0-9]+(?:-[a-z0-9]+)*"
 
 _FORMS = {"s3": "s3://bucket/prefix", "gs": "gs://bucket/prefix", "az": "az://account/container/prefix"}
 _SPACES = re.compile(r"\s")
-_LOG_IN = "name the store without it; cloud-train takes the credentials of the cloud's own tools"
+_LOG_IN = "remove it from the URL; cloud-train uses the credentials of the cloud's own tools"
 
 
 def scheme_of(url: str) -> str:
-    """``file`` for a local folder, otherwise what stands before ``://``."""
+    """The part before ``://``; ``file`` for a local folder."""
     head, separator, _ = url.partition("://")
     return head if separator else "file"
 
 
 def absolute_url(url: str, directory: Path) -> str:
-    """The store's URL in the form in which it is written down: a local folder is absolute, relative ones start at ``directory``."""
+    """The store's URL for a record: a local folder becomes absolute, relative to ``directory``."""
     if scheme_of(url) != "file":
         return url
     folder = folder_of(url)
@@ -47,32 +47,32 @@ def absolute_url(url: str, directory: Path) -> str:
 
 
 def folder_of(url: str) -> Path:
-    """The folder that a local store's URL names."""
+    """The folder of a local store's URL."""
     return Path(url.removeprefix("file://")).expanduser()
 
 
 def open_store(url: str, policy: "RetryPolicy | None" = None) -> Store:
-    """The store behind ``url``, which tries again as ``policy`` says; raises UsageError for a scheme that is not known.
+    """The store at ``url``, with retries by ``policy``. Nothing is sent yet.
 
-    Raises MissingDependencyError where the cloud's extra is not installed. Nothing is sent yet.
+    Raises UsageError for an invalid URL or an unknown scheme, and MissingDependencyError if the cloud's extra is not installed.
     """
     if scheme_of(url) == "file":
         from cloud_train.storage.local import LocalStore
 
         return LocalStore(folder_of(url))
-    from cloud_train.storage.retrying import DEFAULT_POLICY, RetryingStore  # a run on this machine does without: 5 ms
+    from cloud_train.storage.retrying import DEFAULT_POLICY, RetryingStore  # takes 5 ms, and runs in a local folder do not need it
 
     return RetryingStore(_cloud_store(url), policy or DEFAULT_POLICY)
 
 
 def check_url(url: str) -> None:
-    """Raise UsageError if ``url`` names no store. Nothing is opened, and no SDK is needed."""
+    """Raise UsageError if ``url`` is not a valid store URL. Nothing is opened, and no SDK is needed."""
     if scheme_of(url) != "file":
         _parts(url)
 
 
 def bucket_and_prefix(url: str) -> tuple[str, str]:
-    """The URL of the whole bucket (or container) that ``url`` is in, and the rest, without '/' at its ends; raises UsageError."""
+    """The URL of the bucket (or container) of ``url``, and the prefix in it, without slashes at its ends. Raises UsageError."""
     scheme, first, container, prefix = _parts(url)
     return f"{scheme}://{first}/{container}".rstrip("/"), prefix.rstrip("/")
 
@@ -93,47 +93,49 @@ def _cloud_store(url: str) -> Store:
 
 
 def _check_names(url: str, scheme: str, first: str, container: str = "") -> None:
-    """Raise UsageError for a name that no bucket, account or container can have: it decides which host is asked."""
+    """Raise UsageError for an invalid name of a bucket, account or container, because it becomes part of the host name."""
     if scheme == "az":
-        checks = [("storage account", first, ACCOUNT, "3 to 24 of a-z and 0-9")]
-        checks.append(("container", container, CONTAINER, "3 to 63 of a-z, 0-9 and '-'"))
+        checks = [("storage account", first, ACCOUNT, "3 to 24 characters of a-z and 0-9")]
+        checks.append(("container", container, CONTAINER, "3 to 63 characters of a-z, 0-9 and '-'"))
     else:
         checks = [("bucket", first, *BUCKETS[scheme])]
     for kind, name, form, expected in checks:
         if not re.fullmatch(form, name):
             raise UsageError(
-                f"{_without_login(name)!r} in {_shown(url)} cannot be the name of a {kind}: those have {expected}",
-                hint=f"write it as {_FORMS[scheme]}",
+                f"invalid {kind} name {_without_login(name)!r} in {_shown(url)}: use {expected}",
+                hint=f"a store URL looks like {_FORMS[scheme]}",
             )
 
 
 def _parts(url: str) -> tuple[str, str, str, str]:
-    """Scheme, bucket or account, container (of an account), and the prefix, which is empty or ends with '/'."""
+    """Scheme, bucket or account, container (for an account), and the prefix, which is empty or ends with '/'."""
     scheme = scheme_of(url)
     if scheme not in _FORMS:
         known = " or ".join(_FORMS.values())
         raise UsageError(
-            f"no store is known for '{scheme}://' (in {_shown(url)})", hint=f"name a folder, such as ~/.cloud-train/runs, or {known}"
+            f"unsupported store scheme '{scheme}://' in {_shown(url)}", hint=f"use a folder, such as ~/.cloud-train/runs, or {known}"
         )
     names = url.partition("://")[2].strip("/").split("/")
     needed = 2 if scheme == "az" else 1
     if len(names) < needed or not all(names[:needed]):
-        raise UsageError(f"{_shown(url)} names no {'container' if scheme == 'az' else 'bucket'}", hint=f"write it as {_FORMS[scheme]}")
+        raise UsageError(
+            f"missing {'container' if scheme == 'az' else 'bucket'} in {_shown(url)}", hint=f"a store URL looks like {_FORMS[scheme]}"
+        )
     if any(name in ("", ".", "..") for name in names) or "\\" in url or not url.isprintable():
-        raise UsageError(f"{_shown(url)} cannot be a store", hint="use plain names with '/' between them")
+        raise UsageError(f"invalid store URL {_shown(url)}", hint="use plain names, separated by '/'")
     if granting_parameter(url):
-        raise UsageError(f"{_shown(url)} holds a signature or a key, which would be written down with it", hint=_LOG_IN)
+        raise UsageError(f"the store URL {_shown(url)} contains a signature or a key, which would be recorded with it", hint=_LOG_IN)
     _check_names(url, scheme, *names[:needed])
     return scheme, names[0], names[1] if needed > 1 else "", "".join(f"{name}/" for name in names[needed:])
 
 
 def _shown(url: str) -> str:
-    """The URL as a message quotes it: without credentials, which may have spaces in them."""
+    """The URL for a message, without credentials, even if they contain white space."""
     return repr(without_credentials(_SPACES.sub("%20", url)))
 
 
 def _without_login(name: str) -> str:
-    """A name as a message quotes it: without what stands before ``@`` or behind ``?``."""
+    """A name for a message, without the parts before ``@`` and after ``?``, which may be secret."""
     _, at, rest = name.rpartition("@")
     kept, mark, _ = rest.partition("?")
     return f"{'…' if at else ''}{at}{kept}{mark}{'…' if mark else ''}"

@@ -1,20 +1,24 @@
-"""A store that retries: a wrapper around a store that attempts each request once.
+"""A wrapper that adds retries to a store, which attempts each request once.
 
 Only ``TransientStoreError`` is retried; errors such as 403 and 404 are final. The exception is a refusal of expired credentials if the
 store has found new ones since: that request is repeated once, immediately.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from cloud_train.errors import StoreError
 from cloud_train.retry import RetryPolicy
 from cloud_train.storage.base import (
     Buffer,
     CredentialsEndedError,
     Multipart,
+    ObjectChangedError,
     ObjectExistsError,
     ObjectInfo,
+    ObjectMissingError,
     RetriesExhaustedError,
     Store,
     TransientStoreError,
@@ -26,7 +30,7 @@ DEFAULT_POLICY = RetryPolicy()
 
 
 def retrying(policy: RetryPolicy, action: Callable[[], Result]) -> Result:
-    """The result of a call to a store, retried as the policy says.
+    """Call a store with retries by ``policy``, and return the result.
 
     Raises the call's errors, but RetriesExhaustedError instead of TransientStoreError, so that callers do not retry again.
     """
@@ -65,30 +69,41 @@ class RetryingStore:
         """Write an object."""
         return retrying(self._policy, lambda: self._store.put(key, data))
 
-    def create(self, key: str, data: bytes) -> None:
-        """Write an object that must not exist yet. If a response was lost and the object exists with the same bytes, it counts as ours."""
+    def create(self, key: str, data: bytes) -> ObjectInfo:
+        """Write an object that must not exist yet. After a lost response, an existing object with the same bytes counts as ours."""
+        return self._conditionally(key, data, lambda: self._store.create(key, data), ObjectExistsError)
+
+    def replace(self, seen: ObjectInfo, data: bytes) -> ObjectInfo:
+        """Write an object that must not have changed. After a lost response, one with the same bytes counts as ours."""
+        return self._conditionally(seen.key, data, lambda: self._store.replace(seen, data), ObjectChangedError)
+
+    def _conditionally(self, key: str, data: bytes, write: Callable[[], ObjectInfo], refusal: type[StoreError]) -> ObjectInfo:
         unanswered = False
 
-        def attempt() -> None:
+        def attempt() -> ObjectInfo:
             nonlocal unanswered
             try:
-                self._store.create(key, data)
+                return write()
             except TransientStoreError:
                 unanswered = True
                 raise
-            except ObjectExistsError:
-                if not unanswered or self._store.get(key) != data:
-                    raise
+            except refusal:
+                if unanswered:
+                    with suppress(ObjectMissingError):
+                        info, there = self._store.read(key, len(data) + 1)
+                        if there == data:
+                            return info
+                raise
 
-        retrying(self._policy, attempt)
+        return retrying(self._policy, attempt)
 
     def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
         """Bytes of an object."""
         return retrying(self._policy, lambda: self._store.get(key, start, end, version=version))
 
-    def read(self, key: str) -> tuple[ObjectInfo, bytes]:
-        """A whole object with its information."""
-        return retrying(self._policy, lambda: self._store.read(key))
+    def read(self, key: str, end: int | None = None) -> tuple[ObjectInfo, bytes]:
+        """A whole object, or its first bytes, with its information."""
+        return retrying(self._policy, lambda: self._store.read(key, end))
 
     def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[Buffer]:
         """A range of an object; after an interruption, it resumes after the last piece."""

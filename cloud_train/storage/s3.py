@@ -20,7 +20,7 @@ from cloud_train.storage.http_errors import BAD_CERTIFICATE
 from cloud_train.storage.objects import SHA256, ObjectStorage
 from cloud_train.storage.s3_access import CREDENTIAL_PROBLEMS, LOG_IN, Sdk, obstore_client, settings_in_environment
 
-_BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")  # old buckets may have names that are not allowed any more
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")  # old buckets may have names that are no longer allowed
 
 
 _ANSWERED_IN_WORDS = ("list_objects_v2", "create_multipart_upload", "complete_multipart_upload")
@@ -35,7 +35,7 @@ class S3Store(ObjectStorage):
         Raises UsageError for an invalid bucket name, and AccessDeniedError if the SDK's settings are invalid.
         """
         if not _BUCKET.fullmatch(bucket):
-            raise UsageError(f"{bucket!r} cannot be the name of a bucket: those have 3 to 63 of a-z, 0-9, '-' and '.'")
+            raise UsageError(f"invalid bucket name {bucket!r}: use 3 to 63 characters of a-z, 0-9, '-' and '.'")
         self.bucket = bucket
         self._sdk = Sdk()
         settings = settings_in_environment() or self._sdk.settings()
@@ -95,7 +95,7 @@ class S3Store(ObjectStorage):
         said = f"{code or status}: {message}" if message else str(code or status)
         if code == "NoSuchBucket":
             hint = f"create it (aws s3 mb s3://{self.bucket}), or correct the store's URL"
-            explained = StoreError(f"there is no bucket {self.bucket!r}", hint=hint)
+            explained = StoreError(f"the bucket {self.bucket!r} does not exist", hint=hint)
         elif status in _REDIRECTS or code in _REGION_CODES:
             explained = self._elsewhere(message)
         elif code in _GONE_CODES:
@@ -107,7 +107,7 @@ class S3Store(ObjectStorage):
             kind = CredentialsEndedError if code in _ENDED else AccessDeniedError
             explained = kind(f"{words} ({said})", hint=hint)
         elif status == _FORBIDDEN and not self._signed:
-            explained = AccessDeniedError(f"no permission, and no AWS credentials were found to sign with ({said})", hint=LOG_IN)
+            explained = AccessDeniedError(f"access denied, and no AWS credentials were found ({said})", hint=LOG_IN)
         return explained
 
     def _renew_credentials(self) -> bool:
@@ -119,8 +119,8 @@ class S3Store(ObjectStorage):
     def _elsewhere(self, message: str) -> StoreError:
         expected = re.search(r"expecting '([\w-]+)'", message)
         region = expected[1] if expected else self._region_of_bucket()
-        where = f"is in the region {region}, and not in {self._region}" if region else f"is not in the region {self._region}"
-        find = f"`aws s3api get-bucket-location --bucket {self.bucket}` tells the region; name it in AWS_REGION"
+        where = f"is in the region {region}, not in {self._region}" if region else f"is not in the region {self._region}"
+        find = f"find the region with `aws s3api get-bucket-location --bucket {self.bucket}`, and set AWS_REGION to it"
         return StoreError(f"the bucket {self.bucket!r} {where}", hint=f"set AWS_REGION={region}" if region else find)
 
     def _region_of_bucket(self) -> str:
@@ -169,7 +169,7 @@ _REFUSALS = {
     "InvalidObjectState": ("the object is archived", "restore it first: aws s3api restore-object"),
     **CREDENTIAL_PROBLEMS,
 }
-"""Permanent refusals → the meaning and the next step."""
+"""Error codes of permanent refusals → what they mean, and the next step."""
 
 
 class _Parts:
@@ -225,7 +225,7 @@ def _answer_in(error: Any) -> tuple[int, str, str]:
     from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, IncompleteReadError, SSLError
 
     if isinstance(error, RecursionError) or isinstance(getattr(error, "kwargs", {}).get("error"), RecursionError):
-        return _REDIRECTS[0], "PermanentRedirect", ""  # a redirect without a region: the SDK asks for it, and is redirected again
+        return _REDIRECTS[0], "PermanentRedirect", ""  # a redirect without a region: the SDK looks it up, and is redirected again
     if isinstance(error, ClientError):
         fields = error.response.get("Error", {})
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

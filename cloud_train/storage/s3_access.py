@@ -1,4 +1,4 @@
-"""Access to S3: region, endpoint, credentials and trusted certificates, for boto3's client and for obstore's.
+"""Access to S3: region, endpoint, credentials and trusted certificates, for the clients of boto3 and obstore.
 
 All of it comes from the AWS SDK's own chain: environment, ``~/.aws``, single sign-on, web identity, a container's or an instance's role. An
 environment with complete settings is read without the SDK, whose import takes longer than a small transfer.
@@ -26,15 +26,15 @@ LOG_IN = "log in with `aws sso login` or `aws configure`, or set AWS_PROFILE, or
 CREDENTIAL_PROBLEMS = {
     **dict.fromkeys(
         ("SSOTokenLoadError", "UnauthorizedSSOTokenError", "TokenRetrievalError", "SSOError", "LoginError", "LoginRefreshTokenExpired"),
-        ("the login has expired", "log in again with `aws sso login`, adding --profile where AWS_PROFILE is set"),
+        ("the login has expired", "log in again with `aws sso login` (add --profile if AWS_PROFILE is set)"),
     ),
     **dict.fromkeys(
         ("ProfileNotFound", "ConfigParseError", "ConfigNotFound", "InvalidConfigError"),
-        ("the AWS SDK's settings cannot be used", "see AWS_PROFILE, ~/.aws/config and ~/.aws/credentials"),
+        ("the AWS SDK's settings are invalid", "check AWS_PROFILE, ~/.aws/config and ~/.aws/credentials"),
     ),
     **dict.fromkeys(
         ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "MetadataRetrievalError"),
-        ("the AWS SDK finds no usable credentials", LOG_IN),
+        ("the AWS SDK found no usable credentials", LOG_IN),
     ),
 }
 """Name of a botocore exception → its meaning and the next step."""
@@ -76,7 +76,7 @@ class Sdk:
     def renewed(self) -> "Sdk | None":
         """A new session, if the credential chain returns other keys than this one has; raises AccessDeniedError if the chain fails.
 
-        A session reads files only once, and keeps credentials without an expiry time for ever.
+        A session reads files only once, and keeps credentials without an expiry time forever.
         """
         if self._keys is None:  # the settings came from the environment, which does not change, or there were no credentials
             return None
@@ -108,7 +108,7 @@ class Sdk:
         try:
             client = self._session.create_client("s3", region_name=os.environ.get("AWS_REGION"), config=config)
         except ValueError as error:  # a malformed endpoint or region
-            raise UsageError(f"the AWS SDK's settings cannot be used: {error}", hint="see AWS_ENDPOINT_URL_S3 and AWS_REGION") from error
+            raise UsageError(f"the AWS SDK's settings are invalid: {error}", hint="check AWS_ENDPOINT_URL_S3 and AWS_REGION") from error
         client.meta.events.register_last("before-send.s3.UploadPart", _send_whole)
         return client
 
@@ -120,7 +120,7 @@ class Sdk:
         try:
             return make()
         except BotoCoreError as error:
-            words, hint = CREDENTIAL_PROBLEMS.get(type(error).__name__, ("the AWS SDK's settings cannot be used", LOG_IN))
+            words, hint = CREDENTIAL_PROBLEMS.get(type(error).__name__, ("the AWS SDK's settings are invalid", LOG_IN))
             raise AccessDeniedError(f"{words}: {error}", hint=hint) from error
 
 
@@ -198,10 +198,10 @@ def obstore_client(bucket: str, settings: dict[str, Any], certificates: str | No
     endpoint = settings.get("endpoint")
     if endpoint and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", endpoint):
         raise UsageError(
-            f"the endpoint {endpoint!r} is not a URL", hint="write AWS_ENDPOINT_URL_S3 as https://address, or http://address:port"
+            f"the endpoint {endpoint!r} is not a valid URL", hint="set AWS_ENDPOINT_URL_S3 to https://address or http://address:port"
         )
     with _trusting(certificates):
-        # Objects are deleted one by one: a bulk request has to be hashed, and reports refusals in a successful response.
+        # Objects are deleted one by one: a bulk request must be hashed, and reports refusals in a successful response.
         return Client(bucket, client_options=CLIENT_OPTIONS, retry_config=ONE_TRY, disable_bulk_delete=True, **settings)
 
 

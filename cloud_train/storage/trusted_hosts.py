@@ -5,7 +5,7 @@ a token is checked here at the last moment: the URL's form, https (except on thi
 name can only be allowed by the environment variable CLOUD_TRAIN_TRUSTED_HOSTS, never by a file or a store.
 """
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in the user's images
 
 import os
 import re
@@ -38,7 +38,7 @@ class Credential:
     name: str
     """Its name in messages."""
     hosts: tuple[str, ...]
-    """Its hosts; a name that begins with '.' stands for all its subdomains."""
+    """Its hosts; a name that begins with '.' includes all its subdomains."""
 
 
 GOOGLE = Credential("Google's access token", (".googleapis.com",))
@@ -67,26 +67,26 @@ def check(url: str, credential: Credential, setting: str, environment: Mapping[s
     read = _URL.fullmatch(url)
     if read is None or _UNSAFE.search(url) or _DOTS.search(read["path"] or ""):
         raise UntrustedHostError(
-            f"{credential.name} is not sent to {_shown(url)}, which is not a plain URL such as https://host/path", f"correct {setting}"
+            f"refusing to send {credential.name} to {_shown(url)}, which is not a plain URL such as https://host/path", f"correct {setting}"
         )
     host, port = read["host"].lower(), read["port"]
     if is_loopback(host):
         return
     if read["scheme"].lower() != "https":
         raise UntrustedHostError(
-            f"{credential.name} is not sent to http://{host}, because that is not encrypted", f"begin {setting} with https://"
+            f"refusing to send {credential.name} to http://{host}, which is not encrypted", f"begin {setting} with https://"
         )
     if (port in (None, _HTTPS) and _is_among(host, credential.hosts)) or is_trusted(host, port, environment):
         return
     where = f"{host}:{port}" if port else host
     raise UntrustedHostError(
-        f"{credential.name} is not sent to {where}, which is not one of its hosts",
+        f"refusing to send {credential.name} to {where}, which is not one of its hosts",
         f"correct {setting}; if {where} is your own private endpoint, add it to the environment variable {VARIABLE}",
     )
 
 
 def check_google(url: str, credentials: object, setting: str, environment: Mapping[str, str] = os.environ) -> None:
-    """The same for Google's access token, which may also be sent to the universe (sovereign cloud) of google-auth's ``credentials``."""
+    """Like ``check``, for Google's access token, which may also go to the universe (sovereign cloud) of google-auth's ``credentials``."""
     try:
         check(url, GOOGLE, setting, environment)
     except UntrustedHostError:

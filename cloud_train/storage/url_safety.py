@@ -1,4 +1,4 @@
-"""The addresses that a download may reach, checked on the very address of the connection.
+"""Which addresses a download may reach, checked against the actual address of the connection.
 
 A job's URL may lead anywhere, and any server may redirect to another URL. On a cloud's machine, a GET request to the metadata service
 returns the machine's credentials, and services on the loopback interface trust everyone who reaches them. So:
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from cloud_train.errors import StoreError
 
-Address = Union[IPv4Address, IPv6Address]  # noqa: UP007 - the worker runs on Python 3.10 as well
+Address = Union[IPv4Address, IPv6Address]  # noqa: UP007 - the worker also runs on Python 3.10
 
 _METADATA_NAMES = {"metadata", "metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal"}
 _METADATA = tuple(
@@ -67,7 +67,7 @@ def opener(*, loopback: bool) -> http.OpenerDirector:
 
 
 def refusal(address: Address, *, loopback: bool) -> str | None:
-    """Why a download may not reach ``address``; None if it may. ``loopback`` says whether loopback is allowed."""
+    """The reason why a download may not reach ``address``; None if it may. ``loopback`` allows loopback addresses."""
     for each in (address, *_within(address)):
         if any(each in network for network in _METADATA if network.version == each.version):
             return "a link-local address or a cloud's metadata service"
@@ -115,14 +115,14 @@ def _within(address: Address) -> list[IPv4Address]:
 
 
 def check_spelling(url: str, *, loopback: bool) -> None:
-    """Check the host in the URL itself, because a proxy may resolve names. Raises AddressRefusedError."""
+    """Check the host as written in the URL, because a proxy may resolve names. Raises AddressRefusedError."""
     host = (urlsplit(url).hostname or "").rstrip(".").lower()
     if host in _METADATA_NAMES:
         raise AddressRefusedError(f"{host} is a cloud's metadata service", hint=_HINT)
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
-        return  # a name
+        return  # a host name, not an address
     for *_, place in found:
         _refuse(host, ip_address(place[0]), loopback)
 

@@ -6,11 +6,12 @@
     --run RUN_ID         which run
     --attempt N          which attempt, from 1
     --record SHA256      SHA-256 of the run.json that was submitted; any other is refused
+    --token TEXT         the launch that the attempt belongs to, for its status; drawn here if it is missing
     --node-rank R        rank of this node, from 0
     --nodes M            number of nodes
     --platform NAME      the platform that tells the node rank: sagemaker, vertex, azureml, or JSON with its variables
     --secrets PLACE      where the job's secrets are kept (worker.secrets)
-    --workspace FOLDER   for files that wait to be uploaded to a cloud's store; by default work/ in CLOUD_TRAIN_HOME
+    --workspace FOLDER   where files wait to be uploaded to a cloud's store, in RUN_ID.N; by default work/ in CLOUD_TRAIN_HOME
     --lock-fd FD         an open, locked file to hold for as long as this process lives
     --retry-delay S      seconds before another attempt, instead of increasing delays
 
@@ -36,6 +37,8 @@ from cloud_train.storage.local import LocalStore
 from cloud_train.storage.registry import check_url, folder_of, scheme_of
 from cloud_train.worker import contract
 from cloud_train.worker.nodes import NodeContext, from_variables
+from cloud_train.worker.own_workspace import earlier_runs, open_workspace
+from cloud_train.worker.own_workspace import remove as remove_workspace
 from cloud_train.worker.processes import subprocesses
 from cloud_train.worker.processes.tree import deny_inspection
 from cloud_train.worker.supervisor import DEFAULT_TIMING, run_attempts
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
     from cloud_train.worker.remote import Remote
 
 _NEEDED = ("--store", "--run", "--attempt", "--record")
-_OPTIONS = (*_NEEDED, "--node-rank", "--nodes", "--platform", "--secrets", "--workspace", "--lock-fd", "--retry-delay")
+_OPTIONS = (*_NEEDED, "--token", "--node-rank", "--nodes", "--platform", "--secrets", "--workspace", "--lock-fd", "--retry-delay")
 _HINT = "workers are started by a provider: see cloud-train submit"
 
 
@@ -70,10 +73,11 @@ def main(arguments: list[str], signals: Signals) -> int:
             os.environ[contract.PLATFORM] = "plugin" if options["--platform"].startswith("{") else options["--platform"]
         if place := options.get("--secrets"):
             os.environ.update(_secrets(place, signals))
-        store = LocalStore(folder_of(url) if is_local else Path(options.get("--workspace") or _workspace()))
         remote = None if is_local else _remote(url, run_id)
+        above = Path(options.get("--workspace") or _workspace()).expanduser()
+        store = open_workspace(above, run_id, attempt) if remote else LocalStore(folder_of(url))
         node = platform.node if platform else _node(options)
-        return run_attempts(
+        exit_status = run_attempts(
             store,
             run_id,
             attempt,
@@ -83,7 +87,12 @@ def main(arguments: list[str], signals: Signals) -> int:
             timing=timing,
             remote=remote,
             platform=platform,
+            token=options.get("--token", ""),
+            earlier=earlier_runs(store, run_id) if remote else (),
         )
+        if remote:
+            remove_workspace(store, run_id)
+        return exit_status
     except CloudTrainError as error:
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code

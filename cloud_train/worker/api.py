@@ -45,6 +45,7 @@ from cloud_train.worker.metrics import MetricsWriter
 if TYPE_CHECKING:
     from typing_extensions import Self  # noqa: UP035 -- typing has it from Python 3.11 on
 
+_ALONE = "standalone"
 STANDALONE = "cloud-train-output"
 """Folder for the checkpoints, model and metrics of a program that runs outside cloud-train."""
 
@@ -111,6 +112,11 @@ class Run:
         return run if path.is_relative_to(run) else path.parent
 
     @property
+    def _made_by(self) -> int | None:
+        """The attempt that results belong to; None outside cloud-train."""
+        return None if self.run_id == _ALONE else self.attempt
+
+    @property
     def stop_requested(self) -> bool:
         """Whether the run was told to stop: save a checkpoint and end with ``exit_stopped``. A second SIGTERM ends the process at once."""
         return self._stop
@@ -146,16 +152,16 @@ class Run:
             raise StoreError(f"cannot save {temporary}: {error.path} is {error.what}", hint=REMOVE_LINK) from error
         try:
             yield temporary
-            published = publish(temporary, self.checkpoints, step, metrics, fingerprint)
+            published = publish(temporary, self.checkpoints, step, metrics, fingerprint, attempt=self._made_by)
         finally:
             with suppress(FileNotFoundError, beneath.IrregularError), opened(self.checkpoints) as directory:
                 _remove_if_there(temporary.name, directory)
-        prune(self.checkpoints, self.keep_checkpoints, trusted=published, ranking=self.ranking)
+        prune(self.checkpoints, self.keep_checkpoints, trusted=published, ranking=self.ranking, attempt=self._made_by)
 
     def publish_model(self) -> None:
         """Complete the final model by writing its manifest. Raises StoreError if ``model`` is empty or cannot be written."""
         self.flush()
-        write_manifest(self.model, step=None, root=self.root_of(self.model))
+        write_manifest(self.model, step=None, root=self.root_of(self.model), attempt=self._made_by)
 
     def fail(self, message: str, cause: str = "failed", *, is_consequence: bool = False) -> None:
         """Report why the program is about to end; the run's status shows the first 1,024 characters.
@@ -209,7 +215,7 @@ class Run:
         folder = Path(STANDALONE).absolute()
         checkpoints = (folder / "checkpoints").resolve()  # may be the user's own link, such as to a larger disk
         resume_from = newest_valid(checkpoints, lambda line: print(line, file=sys.stderr))
-        return cls("standalone", 1, checkpoints, (folder / "model").resolve(), folder / "metrics.jsonl", data=None, resume_from=resume_from)
+        return cls(_ALONE, 1, checkpoints, (folder / "model").resolve(), folder / "metrics.jsonl", data=None, resume_from=resume_from)
 
     def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
         self._stop = True

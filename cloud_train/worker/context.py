@@ -2,8 +2,9 @@
 
 from __future__ import annotations  # for types that are imported only where they are used
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloud_train.run.record import RunRecord
@@ -66,8 +67,12 @@ class AttemptContext:
     """Checks for the cancel mark."""
     is_forced: Callable[[], bool]
     """Checks whether the cancellation skips the grace period."""
+    superseded: Callable[[], int | None]
+    """Looks for a newer attempt, which alone may write results from then on; None if there is none."""
     timing: Timing
     remote: Remote | None = None
     """The run in a cloud's store; None if the store is a local folder."""
     uploader: Uploader | None = None
     """The process that uploads to a cloud's store."""
+    earlier: Sequence[Path] = ()
+    """Run directories in the workspaces that earlier workers left on this machine, the newest first."""

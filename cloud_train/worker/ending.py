@@ -27,6 +27,7 @@ class Stop(Enum):
     CANCELLED = "cancelled"
     TIME_LIMIT = "reached its time limit"
     OTHER_NODE = "stopped with another node"
+    SUPERSEDED = "superseded by a newer attempt"
 
 
 _CAUSE_OF_STOP = {
@@ -34,6 +35,7 @@ _CAUSE_OF_STOP = {
     Stop.CANCELLED: Cause.CANCELLED,
     Stop.TIME_LIMIT: Cause.TIMED_OUT,
     Stop.OTHER_NODE: Cause.INFRASTRUCTURE,
+    Stop.SUPERSEDED: Cause.INFRASTRUCTURE,
 }
 
 
@@ -49,6 +51,8 @@ class Ending:
     """Whether this node ended because another one did."""
     time: float = field(default_factory=time.time)
     """When the worker noticed it, in seconds since the epoch."""
+    is_superseded: bool = False
+    """Whether a newer attempt has begun elsewhere: then nothing of this one counts any more."""
 
 
 @dataclass(frozen=True)

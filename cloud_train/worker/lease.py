@@ -4,13 +4,16 @@ from __future__ import annotations  # for types that are imported only where the
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run import documents, layout
+from cloud_train.run.fencing import Lease
 from cloud_train.run.record import AttemptStatus, RunRecord, sha256_of
 from cloud_train.run.states import Cause
 from cloud_train.storage.credential_forwarding import forwarded_values
@@ -42,12 +45,16 @@ class AttemptLease:
         signals: Signals,
         timing: Timing,
         remote: Remote | None,
+        token: str,
         job: str = "",
+        earlier: Sequence[Path] = (),
     ) -> None:
         """Read the run's record; raises StoreError, and CorruptError if it is not the submitted one.
 
-        ``store`` is the run's own, or with ``remote`` a workspace; ``job`` is the platform's id of this worker's job.
+        ``store`` is the run's own, or with ``remote`` a workspace; ``token`` is that of the launch, ``job`` the platform's id of this
+        worker's job. ``earlier`` are run directories that earlier workers left on this machine.
         """
+        self._token, self._earlier = token, earlier
         self._store, self._first, self._node, self._signals = store, first, node, signals
         self._timing, self._remote, self._job = timing, remote, job
         self._uploader: Uploader | None = None
@@ -64,7 +71,8 @@ class AttemptLease:
         self._newest = number
         at = self._context(number)
         if self._remote is None:
-            return at if at.status.claim() else None
+            with self._store.locked(self.record.run_id):  # under which an earlier attempt checks for a newer one before it writes results
+                return at if at.status.claim() else None
         from cloud_train.worker.remote import TAKEN
         from cloud_train.worker.uploads.uploader import Uploader, WorkspaceUpload
 
@@ -73,7 +81,9 @@ class AttemptLease:
             return None
         at.status.update()
         if self._uploader is None:
-            upload = WorkspaceUpload(self._store, self._remote.url, self.record, self._first, self._node, self._timing.uploading)
+            upload = WorkspaceUpload(
+                self._store, self._remote.url, self.record, self._first, self._node, self._token, self._timing.uploading
+            )
             self._uploader = Uploader(upload, self._signals, lambda attempt: self._worker_log(attempt).note)
         return replace(at, remote=self._remote, uploader=self._uploader)
 
@@ -127,18 +137,22 @@ class AttemptLease:
         workspace = Workspace.in_store(store, run_id, number, self._node.rank)
         # A cancellation between two attempts may have marked the earlier one.
         marks = [f"{run_id}/{layout.cancel(attempt)}" for attempt in range(self._first, number + 1)]
+        rank = self._node.rank
+        lease = Lease(store, run_id, number, self._token, layout.status(number, rank))
         return AttemptContext(
             record=self.record,
             record_sha256=self._record_sha256,
             workspace=workspace,
             node=self._node,
-            status=StatusFile(store, f"{run_id}/{layout.status(number, self._node.rank)}", self._redactor, self._node.rank, self._job),
+            status=StatusFile(lease, self._redactor, rank, token=self._token, launch=self._job),
             worker_log=self._worker_log(number),
             signals=self._signals,
             peers=Peers(store, run_id, number, self._node),
             is_cancelled=lambda: any(_exists(store, key) for key in marks),
             is_forced=lambda: any(_exists(store, key) and store.get(key, 0, 64) == layout.AT_ONCE for key in marks),
+            superseded=partial(_superseded, lease, store, f"{run_id}/{layout.superseded(number)}"),
             timing=self._timing,
+            earlier=self._earlier,
         )
 
     def _worker_log(self, number: int) -> WorkerLog:
@@ -169,6 +183,15 @@ def _submitted_record(store: LocalStore, key: str, sha256: str) -> RunRecord:
             hint="find out who writes to that store; then adopt the run again, and resume it",
         )
     return RunRecord.from_json(written, where)
+
+
+def _superseded(lease: Lease, store: LocalStore, mark: str) -> int | None:
+    """The newer attempt, which in a folder is in the run directory itself; otherwise the uploader leaves a mark in the workspace."""
+    with suppress(StoreError, ValueError):
+        lease.superseded = lease.superseded or int(store.get(mark, 0, 20))
+    with suppress(StoreError):
+        return lease.look()
+    return lease.superseded
 
 
 def _exists(store: LocalStore, key: str) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from cloud_train.beneath import IrregularError, held, mode_of, write_file
 from cloud_train.errors import CloudTrainError, CorruptError, StoreError
 from cloud_train.run import documents, layout
+from cloud_train.run.succession import Branch
 from cloud_train.storage.base import InvalidKeyError, ObjectExistsError, ObjectMissingError, Store
 from cloud_train.storage.local import LocalStore
 
@@ -38,13 +39,13 @@ class Remote:
     def bring_record(self, workspace: LocalStore) -> str:
         """Download run.json into the workspace; raises StoreError."""
         key = f"{self.run_id}/{layout.RUN}"
-        workspace.put(key, documents.read(self._store(), key, documents.LARGEST_RECORD))
+        workspace.put(key, documents.read(self.store(), key, documents.LARGEST_RECORD))
         return ""
 
     def claim(self, name: str, status: bytes) -> str:
         """Create a status; returns ``CLAIMED``, or ``TAKEN`` if another worker has claimed the attempt. Raises StoreError."""
         try:
-            self._store().create(f"{self.run_id}/{name}", status)
+            self.store().create(f"{self.run_id}/{name}", status)
         except ObjectExistsError:
             return TAKEN
         return CLAIMED
@@ -52,35 +53,35 @@ class Remote:
     def status(self, name: str) -> str:
         """A status in the store, or an empty string; raises StoreError."""
         try:
-            return documents.read(self._store(), f"{self.run_id}/{name}", documents.LARGEST_STATUS).decode(errors="replace")
+            return documents.read(self.store(), f"{self.run_id}/{name}", documents.LARGEST_STATUS).decode(errors="replace")
         except ObjectMissingError:
             return ""
 
     def put_status(self, name: str, status: bytes) -> str:
         """Write a status; raises StoreError."""
-        self._store().put(f"{self.run_id}/{name}", status)
+        self.store().put(f"{self.run_id}/{name}", status)
         return ""
 
     def bring_marks(self, workspace: LocalStore, attempts: Iterable[int]) -> str:
         """Download the cancel marks of these attempts, with a short time limit; raises StoreError."""
-        store = self._store(time_limit=_MARKS_SECONDS)
+        store = self.store(time_limit=_MARKS_SECONDS)
         for number in attempts:
             key = f"{self.run_id}/{layout.cancel(number)}"
             with suppress(ObjectMissingError):
                 workspace.put(key, store.get(key, 0, documents.LARGEST_MARK))
         return ""
 
-    def bring_newest(self, checkpoints: Path, note: Note) -> None:
-        """Download the newest valid checkpoint, unless it is already here; raises StoreError."""
+    def bring_newest(self, checkpoints: Path, note: Note, branch: Branch | None = None) -> None:
+        """Download the newest valid checkpoint of the ``branch``, unless it is already here; raises StoreError."""
         from cloud_train.run.checkpoints import newest_valid
 
-        store, prefix = self._store(), f"{self.run_id}/{layout.CHECKPOINTS}"
-        here = newest_valid(checkpoints, note)
+        store, prefix = self.store(), f"{self.run_id}/{layout.CHECKPOINTS}"
+        here = newest_valid(checkpoints, note, branch)
         newest_here = -1 if here is None else layout.step_of(here.name) or 0
         names = [(step, name) for name in store.folders(f"{prefix}/") if (step := layout.step_of(name)) is not None and step > newest_here]
         for _, name in sorted(names, reverse=True):
             try:
-                self._bring(store, name, checkpoints)
+                self._bring(store, name, checkpoints, branch)
             except ObjectMissingError as error:
                 note(f"skipped checkpoint {name} in the store: incomplete ({error.message})")
             except (CorruptError, InvalidKeyError) as error:  # the latter for file names that conflict
@@ -94,7 +95,7 @@ class Remote:
 
         Node 0 may still be uploading it, so this waits up to ``patience`` seconds.
         """
-        store, waited = self._store(), 0.0
+        store, waited = self.store(), 0.0
         while not _is_here(checkpoints, name):
             try:
                 self._bring(store, name, checkpoints)
@@ -105,8 +106,8 @@ class Remote:
                 waited += _PAUSE_SECONDS
         return ""
 
-    def _bring(self, store: Store, name: str, checkpoints: Path) -> None:
-        from cloud_train.run.checkpoints import put_in_place
+    def _bring(self, store: Store, name: str, checkpoints: Path, branch: Branch | None = None) -> None:
+        from cloud_train.run.checkpoints import check_branch, put_in_place
         from cloud_train.run.manifest import LARGEST, parse_manifest
         from cloud_train.storage.transfer.downloading import Download, download
 
@@ -115,6 +116,7 @@ class Remote:
         manifest = parse_manifest(written, f"{store.url}/{prefix}/{layout.MANIFEST}")
         if manifest.step != layout.step_of(name):
             raise CorruptError(f"its manifest is for step {manifest.step}")
+        check_branch(branch, manifest)
         temporary = checkpoints / f".{name}-brought"
         root = checkpoints.parent  # the run's own folder, below which a program may create a link at any time
         files = [
@@ -130,7 +132,8 @@ class Remote:
             reason = error.what if isinstance(error, IrregularError) else os.strerror(error.errno or 0).lower()
             raise StoreError(f"cannot write {checkpoints / name}: {reason}") from error
 
-    def _store(self, time_limit: float = _TRY_SECONDS) -> Store:
+    def store(self, time_limit: float = _TRY_SECONDS) -> Store:
+        """The store, for use in a forked child; raises StoreError."""
         from cloud_train.retry import RetryPolicy
         from cloud_train.storage.registry import open_store
 

@@ -2,14 +2,15 @@
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cloud_train.errors import StoreError
 from cloud_train.run.documents import Fields
+from cloud_train.run.fencing import Lease
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import State
-from cloud_train.storage.base import ObjectExistsError, Store
 from cloud_train.worker.ending import Ending
 from cloud_train.worker.worker_log import Redactor
 
@@ -27,23 +28,19 @@ class NodeStatus(AttemptStatus):
 
 
 class StatusFile:
-    """``status.json`` of one attempt, or of one of its nodes other than node 0."""
+    """``status.json`` of one attempt, or of one of its nodes other than node 0. Nothing is written once the attempt was superseded."""
 
-    def __init__(self, store: Store, key: str, redactor: Redactor, node_rank: int = 0, launch: str = "") -> None:
-        self._store = store
-        self._key = key
+    def __init__(self, lease: Lease, redactor: Redactor, node_rank: int = 0, *, token: str = "", launch: str = "") -> None:
+        """``token`` is that of the launch; ``launch`` is the platform's id of the worker's job."""
+        self.lease = lease
         self._redactor = redactor
-        now = time.time()
+        now, host = time.time(), os.uname().nodename
         kind = NodeStatus if node_rank else AttemptStatus
-        self.status = kind(State.STARTING, started=now, heartbeat=now, host=os.uname().nodename, pid=os.getpid(), launch=launch)
+        self.status = kind(State.STARTING, started=now, heartbeat=now, host=host, pid=os.getpid(), launch=launch, token=token)
 
     def claim(self) -> bool:
         """Create it; False if another worker has claimed this attempt, or this node of it. Raises StoreError."""
-        try:
-            self._store.create(self._key, self.status.to_json())
-        except ObjectExistsError:
-            return False
-        return True
+        return self.lease.claim(self.status.to_json())
 
     def update(self, **changes: Any) -> bool:
         """Change these fields and renew the heartbeat; False if writing failed, which the next update makes up for."""
@@ -54,12 +51,16 @@ class StatusFile:
         ended = self.status.ended_with(end.cause, self._redactor.clean(end.message), end.time, end.exit_code)
         if isinstance(ended, NodeStatus):
             ended = replace(ended, is_consequence=end.is_consequence)
-        return self._write(ended)
+        if self.lease.superseded is None:
+            return self._write(ended)
+        self.status = ended
+        with suppress(StoreError):  # another machine has written an end
+            self.lease.conclude(ended.to_json())
+        return True
 
     def _write(self, status: AttemptStatus) -> bool:
         self.status = status
         try:
-            self._store.put(self._key, status.to_json())
+            return self.lease.write(status.to_json())
         except StoreError:
             return False
-        return True

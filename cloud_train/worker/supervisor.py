@@ -8,8 +8,11 @@ Node 0 decides for all nodes what the attempt's cause is and whether another att
 
 from __future__ import annotations  # for types that are imported only where they are used
 
+import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -47,16 +50,22 @@ def run_attempts(
     timing: Timing = DEFAULT_TIMING,
     remote: Remote | None = None,
     platform: Platform | None = None,
+    token: str = "",
+    earlier: Sequence[Path] = (),
 ) -> int:
     """Run attempt ``first`` and the retries that the job asks for; returns the worker's exit status.
 
     That is ``TAKEN``, or the exit code of the last attempt's cause. ``store`` is the run's own, or with ``remote`` a workspace on this
-    machine. ``record_sha256`` is the SHA-256 of the ``run.json`` to run. Raises CorruptError, also for any other ``run.json``, or
-    StoreError if nothing can be started.
+    machine. ``record_sha256`` is the SHA-256 of the ``run.json`` to run. ``token`` is that of the launch; without one, it is drawn here.
+    ``earlier`` are run directories that earlier workers left on this machine.
+    Raises CorruptError, also for any other ``run.json``, or StoreError if nothing can be started.
     """
     become_subreaper()
     job = platform.job if platform else ""
-    lease = AttemptLease(store, run_id, first, record_sha256, node=node, signals=signals, timing=timing, remote=remote, job=job)
+    token = token or os.urandom(8).hex()
+    lease = AttemptLease(
+        store, run_id, first, record_sha256, node=node, signals=signals, timing=timing, remote=remote, token=token, job=job, earlier=earlier
+    )
     try:
         start, exit_status = next_attempt(lease, first, platform.job) if platform else (first, None)
         last = _attempts(lease, start, node=node, signals=signals, timing=timing) if exit_status is None else _Last(exit_status)
@@ -85,6 +94,8 @@ def _attempts(lease: AttemptLease, first: int, *, node: NodeContext, signals: Si
     number = first
     while (at := lease.take(number)) is not None:
         end = Attempt(number, at).run()
+        if end.is_superseded:
+            return _Last(TAKEN, end.message)
         cause = end.cause if node.rank == 0 else attempt_cause(end, at)
         is_retried = program.retries(cause, number)
         if node.rank > 0:
@@ -104,9 +115,9 @@ def _attempts(lease: AttemptLease, first: int, *, node: NodeContext, signals: Si
 
 
 def _wait(seconds: float, at: AttemptContext) -> bool:
-    """Wait before another attempt; False if the worker is told to stop or the run is cancelled meanwhile."""
+    """Wait before another attempt; False if the worker is told to stop, or the run is cancelled or resumed elsewhere meanwhile."""
     until = monotonic() + seconds
-    while not at.signals.stop_requested and not at.is_cancelled():
+    while not at.signals.stop_requested and not at.is_cancelled() and at.superseded() is None:
         remaining = until - monotonic()
         if remaining <= 0:
             return True

@@ -265,12 +265,12 @@ def test_an_end_that_is_written_in_the_workers_place_stays_in_the_store(tmp_path
         entry = ledger.get(GOOD)
         assert entry is not None
         with pytest.raises(NotPlainError):
-            declare_lost(ledger, entry, "nobody hears of it")
+            declare_lost(home, ledger, entry, None, "nobody hears of it")
         (run / layout.status(1)).unlink()
         (run / "attempts" / "1").rename(run / "elsewhere")
         (run / "attempts" / "1").symlink_to(outside)
         with pytest.raises(CorruptError):
-            declare_lost(ledger, entry, "nobody hears of it")
+            declare_lost(home, ledger, entry, None, "nobody hears of it")
     assert state_of(outside) == before
     assert [each.state for each in update_runs(home)] == [State.RUNNING]
 
@@ -596,9 +596,9 @@ def test_the_end_of_a_hostile_attempt_reaches_the_ledger_though_the_store_refuse
         assert entry is not None
         (run / "attempts" / "1" / "status.json").mkdir()
         with pytest.raises(NotPlainError):
-            declare_lost(ledger, entry, "nobody hears of it")
+            declare_lost(home, ledger, entry, None, "nobody hears of it")
         (run / "attempts" / "1" / "status.json").rmdir()
-        assert declare_lost(ledger, entry, "nobody hears of it").cause is Cause.INFRASTRUCTURE
+        assert declare_lost(home, ledger, entry, None, "nobody hears of it").cause is Cause.INFRASTRUCTURE
 
 
 def test_an_equal_file_behind_a_link_does_not_count_as_a_copy(tmp_path: Path, home: Home, outside: Path) -> None:

@@ -154,7 +154,7 @@ KEYS = {
 def test_a_key_or_login_is_refused_by_its_content_whatever_its_name(tmp_path: Path, key: str) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "notes.txt").write_text(f"some text before\n{KEYS[key]}")
-    with pytest.raises(ImageError, match=r"look like secrets.*sub/notes\.txt \([^)]*, holds a") as caught:
+    with pytest.raises(ImageError, match=r"look like secrets.*sub/notes\.txt \([^)]*, contains a") as caught:
         check(survey(tmp_path), lambda _: None)
     assert "!" in (caught.value.hint or "")
     (tmp_path / ".dockerignore").write_text("sub/notes.txt\n")
@@ -218,7 +218,7 @@ def other_forms() -> dict[str, bytes]:
 @pytest.mark.parametrize("form", other_forms())
 def test_a_key_is_found_in_every_form(tmp_path: Path, form: str) -> None:
     (tmp_path / "notes.txt").write_bytes(other_forms()[form])
-    with pytest.raises(ImageError, match=r"look like secrets.*notes\.txt \([^)]*, holds a (private key|key store)"):
+    with pytest.raises(ImageError, match=r"look like secrets.*notes\.txt \([^)]*, contains a (private key|key store)"):
         check(survey(tmp_path), lambda _: None)
 
 
@@ -264,15 +264,15 @@ def test_what_only_speaks_of_keys_is_packed(tmp_path: Path, text: str) -> None:
 
 def test_an_ignoring_file_that_is_a_pipe_or_endless_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".dockerignore")
-    with pytest.raises(ImageError, match=r"\.dockerignore is not a file of at most"):
+    with pytest.raises(ImageError, match=r"\.dockerignore is larger than .*, or not a regular file"):
         survey(tmp_path)
     (tmp_path / ".dockerignore").unlink()
     (tmp_path / ".dockerignore").symlink_to("/dev/zero")
-    with pytest.raises(ImageError, match=r"\.dockerignore is a link that leaves"):
+    with pytest.raises(ImageError, match=r"\.dockerignore is a link out of"):
         survey(tmp_path)
     (tmp_path / ".dockerignore").unlink()
     (tmp_path / ".dockerignore").write_text("a\n" * 200_000)
-    with pytest.raises(ImageError, match=r"\.dockerignore is not a file of at most"):
+    with pytest.raises(ImageError, match=r"\.dockerignore is larger than .*, or not a regular file"):
         survey(tmp_path)
 
 
@@ -291,7 +291,7 @@ def test_an_ignoring_file_that_is_a_link_out_of_the_folder_is_not_read(tmp_path:
         "to nothing": "../x",
     }
     (code / ".dockerignore").symlink_to(target[way])
-    with pytest.raises(ImageError, match=r"\.dockerignore is a link that leaves") as caught:
+    with pytest.raises(ImageError, match=r"\.dockerignore is a link out of") as caught:
         survey(code)
     assert CANARY not in f"{caught.value.message} {caught.value.hint} {caught.value.__cause__}"
 

@@ -102,7 +102,7 @@ def test_a_registry_leads_to_no_metadata_service(way: str, address: str, registr
     do, fault = leading(address)[way]
     registry.faults = [fault]
     with (
-        pytest.raises(RegistryError, match=r"no registry may name|not encrypted"),
+        pytest.raises(RegistryError, match=r"leads to a forbidden address|not encrypted"),
         Repository(parse_reference(f"{registry.host}/x"), AT_ONCE) as there,
     ):
         do(there, tmp_path)
@@ -114,7 +114,7 @@ def test_nor_does_a_name_that_resolves_to_one(way: str, registry: FaultyRegistry
     do, fault = leading("https://bucket.example/x")[way]
     registry.faults = [fault]
     with (
-        pytest.raises(RegistryError, match=r"no registry may name: bucket\.example \(169\.254\.169\.254\)"),
+        pytest.raises(RegistryError, match=r"leads to a forbidden address: bucket\.example \(169\.254\.169\.254\)"),
         Repository(parse_reference(f"{registry.host}/x"), AT_ONCE) as there,
     ):
         do(there, tmp_path)
@@ -190,7 +190,7 @@ def test_a_token_server_that_redirects_is_not_followed_without_a_login_either(st
     with Server(TOKEN) as other, Server(redirect(f"{other.url}/token", status)) as tokens:
         registry.faults = [Fault("GET", "/manifests/", 401, {"WWW-Authenticate": f'Bearer realm="{tokens.url}/token",service="s"'})]
         with (
-            pytest.raises(RegistryError, match=rf"gives out the tokens .* answered {status}"),
+            pytest.raises(RegistryError, match=rf"the token server of .* responded with {status}"),
             Repository(parse_reference(f"{registry.host}/x"), AT_ONCE) as there,
         ):
             there.manifest("1")
@@ -212,7 +212,7 @@ def test_a_server_that_a_registry_redirects_to_cannot_ask_for_a_login(registry: 
 def test_a_registry_that_redirects_in_a_circle_is_given_up(registry: FaultyRegistry) -> None:
     registry.faults = [Fault("GET", "/manifests/", 302, {"Location": "/v2/x/manifests/1"}) for _ in range(50)]
     with (
-        pytest.raises(RegistryError, match="redirects more than 10 times"),
+        pytest.raises(RegistryError, match="redirected more than 10 times"),
         Repository(parse_reference(f"{registry.host}/x"), AT_ONCE) as there,
     ):
         there.manifest("1")
@@ -229,7 +229,7 @@ def test_a_redirect_to_another_server_is_followed_where_it_may_lead(registry: Fa
 def test_a_registry_at_a_metadata_service_is_asked_for_nothing() -> None:
     for host in ("169.254.169.254", "metadata.google.internal", "168.63.129.16:443"):
         with (
-            pytest.raises(RegistryError, match=rf"no registry may name: {re.escape(host.partition(':')[0])}"),
+            pytest.raises(RegistryError, match=rf"leads to a forbidden address: {re.escape(host.partition(':')[0])}"),
             Repository(parse_reference(f"{host}/x"), AT_ONCE) as there,
         ):
             there.manifest("1")

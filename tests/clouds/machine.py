@@ -97,8 +97,11 @@ class Machine:
 
     def kill(self) -> None:
         """End it with SIGKILL, all processes in it; nothing if it has ended. Returns when it has."""
-        self._signal("SIGKILL")
-        self.wait(KILL_SECONDS)
+        from docker.errors import NotFound
+
+        with suppress(NotFound):  # the simulator has seen its end, and removed it
+            self._signal("SIGKILL")
+            self.wait(KILL_SECONDS)
 
     def wait(self, seconds: float) -> int | None:
         """Wait for its end, in real time; the exit status, or None if it still runs after so many seconds."""

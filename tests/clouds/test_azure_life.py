@@ -143,7 +143,7 @@ def test_a_run_waits_for_capacity(desk: Desk) -> None:
     assert run.state is State.QUEUED
     waiting = load_provider("azure", desk.home.folder).find(run.run_id, 1, desk.store, desk.cloud.settings)
     assert waiting is not None
-    assert "waits for machines" in load_provider("azure", desk.home.folder).observe(waiting).message
+    assert "waiting for machines" in load_provider("azure", desk.home.folder).observe(waiting).message
     simulator.pace.capacity = 0
     assert desk.end_of(run).cause is Cause.SUCCEEDED
 

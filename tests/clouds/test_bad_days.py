@@ -160,4 +160,4 @@ def test_a_clock_that_is_an_hour_off_is_named(cloud: Cloud, operation: str, answ
     answering(cloud, refused, monkeypatch)
     with pytest.raises(ProviderError) as raised:
         cloud.provider.find(RUN, 1, cloud.plan.store, cloud.plan.provider_settings)
-    assert "set this machine's clock" in (raised.value.hint or "")
+    assert "correct this machine's clock" in (raised.value.hint or "")

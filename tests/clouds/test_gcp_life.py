@@ -183,4 +183,4 @@ def test_an_image_that_cannot_be_pulled_is_named_as_the_cause(desk: Desk) -> Non
     run = desk.submit("true")
     ended = desk.end_of(run)
     assert ended.cause is Cause.REJECTED
-    assert "the machines cannot pull the image: it has to be in gcp.repository" in ended.message
+    assert "the machines cannot pull the image: check that it is in gcp.repository" in ended.message

@@ -94,7 +94,7 @@ def test_the_policies_for_aws_allow_what_is_asked_and_nothing_else(tmp_path: Pat
             provider.cancel(handle)
             provider.clean_up(handle)
         cloud.simulator.client("secretsmanager").create_secret(Name=f"cloud-train/{run_id}-2", SecretString="{}")
-        with pytest.raises(Exception, match="launched before"):
+        with pytest.raises(Exception, match="already launched"):
             provider.launch(provider.render(plans[1]), KEYS)  # which lays the secret anew
         permissions.use_in_every_way(open_store(store))
         asked = permissions.of_aws(cloud.server.requests, REGION, ACCOUNT)

@@ -143,10 +143,8 @@ class CloudPlace:
 
     def touch(self, run_id: str, path: str) -> None:
         """Through the engine, into the container."""
-        file = f"{WORKSPACE}/{run_id}/{path}"
-        wait_until(
-            lambda: any(container.exec_run(["touch", file])[0] == 0 for container in _containers(run_id)), f"there is {file}", pace=0.1
-        )
+        touch = ["sh", "-c", f"for run in {WORKSPACE}/{run_id}.*/{run_id}; do touch $run/{path} || exit 1; done"]
+        wait_until(lambda: any(container.exec_run(touch)[0] == 0 for container in _containers(run_id)), f"there is {path}", pace=0.1)
 
 
 def _containers(run_id: str) -> list["Container"]:

@@ -87,6 +87,7 @@ def test_a_secret_reaches_a_resumed_program(bench: Bench, monkeypatch: pytest.Mo
     assert [bench.words(run, attempt) for attempt in (1, 2)] == [["5"], ["10"]]
 
 
+@pytest.mark.usefixtures("retries_at_once")
 def test_the_job_decides_after_which_causes_there_is_another_attempt_and_how_many(bench: Bench) -> None:
     end = bench.run(
         'if [ $CLOUD_TRAIN_ATTEMPT = 1 ]; then echo \'{"message": "flood", "cause": "infrastructure"}\' > "$CLOUD_TRAIN_FAILURE"; fi\n'

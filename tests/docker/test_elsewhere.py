@@ -71,7 +71,7 @@ def test_without_certificates_or_with_others_it_is_said_what_is_missing(
 ) -> None:
     with pytest.raises(EngineUnavailableError, match="cannot be reached") as caught, connected(far):
         pass
-    assert "DOCKER_CERT_PATH names the folder with ca.pem, cert.pem and key.pem" in str(caught.value.hint)
+    assert "DOCKER_CERT_PATH to the folder with ca.pem, cert.pem and key.pem" in str(caught.value.hint)
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
     monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
     with pytest.raises(EngineUnavailableError, match="requires TLS certificates"), connected(far):

@@ -30,7 +30,7 @@ docker = pytest.importorskip("docker", reason="the Docker SDK is not installed: 
         (
             400,
             "invalid mount config: bind source path does not exist: /runs/a",
-            "does not see a folder of this machine",
+            "cannot see a folder of this machine",
             "check that it exists",
         ),
         (500, "write /var/lib/docker/tmp: no space left on device", "the engine's disk is full", "docker system df"),
@@ -38,7 +38,7 @@ docker = pytest.importorskip("docker", reason="the Docker SDK is not installed: 
         (500, 'could not select device driver "" with capabilities: [[gpu]]', "GPUs", "resources.accelerator"),
         (400, "Range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available", "from 0.01 to 2.00", "resources.cpus"),
         (404, "network nowhere not found", "the engine has no network nowhere", "docker network ls"),
-        (500, "something else", "the Docker Engine refused: something else", "journalctl -u docker"),
+        (500, "something else", "the Docker Engine refused the request: something else", "journalctl -u docker"),
     ],
 )
 def test_a_refusal_is_said_with_the_engine_s_words_and_the_next_step(status: int, said: str, message: str, hint: str) -> None:
@@ -63,8 +63,8 @@ def test_a_name_that_is_taken_has_an_error_of_its_own(said: str) -> None:
 @pytest.mark.parametrize(
     ("number", "message", "hint"),
     [
-        (errno.ENOENT, "no Docker Engine runs at unix:///a", "DOCKER_HOST"),
-        (errno.ECONNREFUSED, "no Docker Engine runs at unix:///a", "systemctl start docker"),
+        (errno.ENOENT, "no Docker Engine is running at unix:///a", "DOCKER_HOST"),
+        (errno.ECONNREFUSED, "no Docker Engine is running at unix:///a", "systemctl start docker"),
         (errno.EACCES, "permission denied", "sudo usermod -aG docker $USER"),
         (errno.ECONNRESET, "cannot be reached", "docker info"),
     ],
@@ -84,7 +84,7 @@ def test_an_engine_that_hangs_is_said_to() -> None:
 
 
 def test_an_address_that_is_none_is_an_error_in_words() -> None:
-    with pytest.raises(ProviderError, match="floppy://a cannot be reached"), connected("floppy://a"):
+    with pytest.raises(ProviderError, match=r"'floppy://a' is not the URL of an engine, such as unix:///"), connected("floppy://a"):
         pass
 
 

@@ -71,7 +71,7 @@ def test_the_socket_s_engine_is_reached_without_the_sdk_and_another_one_names_wh
     with engine_that_says(tmp_path / "s", fine) as asked, opened(f"unix://{tmp_path}/s") as http:
         assert http.ask("POST", "/a b", {"c": "d"}) == Answer(200, b"{}")
     assert asked[0].startswith(b"POST /a%20b?c=d HTTP/1.1\r\n")
-    with pytest.raises(MissingDependencyError, match=r"tcp://127\.0\.0\.1:1 is reached with the Docker SDK"), opened("tcp://127.0.0.1:1"):
+    with pytest.raises(MissingDependencyError, match=r"tcp://127\.0\.0\.1:1 requires the Docker SDK"), opened("tcp://127.0.0.1:1"):
         pass
 
 

@@ -114,7 +114,7 @@ def test_a_base_for_other_machines_is_refused(images: OwnImages, code: Path, reg
 
 
 def test_an_engine_that_is_not_there_is_named_with_the_way_out(code: Path, tmp_path: Path) -> None:
-    with pytest.raises(EngineUnavailableError, match=r"no Docker Engine runs at unix://.*none\.sock") as caught:
+    with pytest.raises(EngineUnavailableError, match=r"no Docker Engine is running at unix://.*none\.sock") as caught:
         build_in_engine(Recipe(code, base_image()), print, host=f"unix://{tmp_path}/none.sock")
     assert "systemctl start docker" in (caught.value.hint or "")
 

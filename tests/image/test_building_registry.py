@@ -160,9 +160,11 @@ def test_requirements_without_an_engine_are_refused_with_the_way_out(
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no-engine.sock")
     (tmp_path / "requirements.txt").write_text("six\n")
     recipe = Recipe(code, f"{registry.place}/base:1", requirements=tmp_path / "requirements.txt")
-    with pytest.raises(ImageError, match="need a Docker Engine") as caught:
+    with pytest.raises(
+        ImageError, match="no Docker Engine is running, but requirements, a Dockerfile or a base with an image id need one"
+    ) as caught:
         build_in_registry(recipe, f"{registry.place}/digits", print)
-    assert "base image in a registry" in (caught.value.hint or "")
+    assert "base image from a registry" in (caught.value.hint or "")
 
 
 def test_nothing_secret_is_in_the_image(registry: RunningRegistry, code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ def test_more_than_100_mb_are_refused_with_the_largest_files(code: Path) -> None
         (code / name).touch()
         os.truncate(code / name, size)
     with pytest.raises(
-        ImageError, match=r"110\.0 MB, more than the 100\.0 MB.*: film\.mov \(90\.0 MB\), package/blob\.bin \(20\.0 MB\), "
+        ImageError, match=r"110\.0 MB, more than the limit of 100\.0 MB.*: film\.mov \(90\.0 MB\), package/blob\.bin \(20\.0 MB\), "
     ) as caught:
         check(survey(code), print)
     assert ".dockerignore" in (caught.value.hint or "")

@@ -68,7 +68,7 @@ def test_a_credential_helper_that_is_missing_or_fails_is_an_error_without_its_wo
     docker_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docker_config.write_text('{"credsStore": "canary"}')
-    with pytest.raises(ImageError, match=r"login for registry\.example\.com cannot be read"):
+    with pytest.raises(ImageError, match=r"cannot read the login for registry\.example\.com"):
         login_of("registry.example.com")
     install_helper(tmp_path, monkeypatch, f"#!/bin/sh\necho {PASSWORD}; exit 1\n")
     with pytest.raises(ImageError) as caught:

@@ -28,9 +28,9 @@ def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_engine_that_is_named_outranks_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/environment.sock")
-    with pytest.raises(EngineUnavailableError, match=r"no Docker Engine runs at unix:///nowhere/named\.sock"):
+    with pytest.raises(EngineUnavailableError, match=r"no Docker Engine is running at unix:///nowhere/named\.sock"):
         EngineImages("unix:///nowhere/named.sock")
-    with pytest.raises(EngineUnavailableError, match=r"no Docker Engine runs at unix:///nowhere/environment\.sock"):
+    with pytest.raises(EngineUnavailableError, match=r"no Docker Engine is running at unix:///nowhere/environment\.sock"):
         EngineImages()
     assert engine_images_or_none() is None
 
@@ -41,7 +41,7 @@ def test_the_engine_of_the_docker_clis_context_is_taken(tmp_path: Path) -> None:
     (tmp_path / "docker" / "config.json").write_text('{"currentContext": "remote"}')
     endpoint = {"Host": "unix:///nowhere/context.sock", "SkipTLSVerify": False}
     (meta / "meta.json").write_text(json.dumps({"Name": "remote", "Metadata": {}, "Endpoints": {"docker": endpoint}}))
-    with pytest.raises(EngineUnavailableError, match=r"no Docker Engine runs at unix:///nowhere/context\.sock"):
+    with pytest.raises(EngineUnavailableError, match=r"no Docker Engine is running at unix:///nowhere/context\.sock"):
         EngineImages()
 
 
@@ -69,7 +69,7 @@ def test_an_engine_that_is_no_engine_is_named() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(EngineUnavailableError, match=rf"no Docker Engine runs at tcp://127\.0\.0\.1:{port}"):
+    with pytest.raises(EngineUnavailableError, match=rf"no Docker Engine is running at tcp://127\.0\.0\.1:{port}"):
         EngineImages(f"tcp://127.0.0.1:{port}")
 
 
@@ -97,4 +97,4 @@ def test_bringing_something_into_an_engine_takes_the_sdk_and_says_so(monkeypatch
     monkeypatch.setitem(sys.modules, "docker.errors", None)
     with pytest.raises(MissingDependencyError, match="Docker SDK, which cannot be imported") as caught, explained("push an image"):
         pytest.fail("nothing is tried")
-    assert caught.value.hint == "pip install 'cloud-train[docker]'"
+    assert caught.value.hint == "install it with: pip install 'cloud-train[docker]'"

@@ -124,7 +124,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, change
 def test_a_file_that_may_not_be_read_or_is_gone_is_an_error(code: Path, tmp_path: Path) -> None:
     context = survey(code)
     (code / "main.py").unlink()
-    with pytest.raises(ImageError, match=r"main\.py cannot be read: No such file"):
+    with pytest.raises(ImageError, match=r"cannot read .*main\.py: No such file"):
         make_layer(code_members(context), "")
 
 
@@ -133,5 +133,5 @@ def test_files_that_change_between_hashing_and_sending_are_an_error_though_size_
     file.write_text("a = 1\n")
     layer = make_layer([Member("main.py", "file", source=file)], "")
     file.write_text("a = 2\n")
-    with pytest.raises(ImageError, match="files changed while the image was built"):
+    with pytest.raises(ImageError, match="files changed while the image was being built"):
         compress(layer, tmp_path / "layer.tar.gz")

@@ -97,7 +97,7 @@ def test_a_base_that_only_the_engine_has_is_pushed_from_the_engine_that_is_named
 
 def test_a_requirement_that_does_not_exist_is_told_in_pips_words(images: OwnImages, code: Path, tmp_path: Path, index: str) -> None:
     recipe = Recipe(code, base_image(), requirements=requirements(tmp_path, index, "nowhere-to-be-found==9"))
-    with pytest.raises(ImageError, match=r"requirements\.txt cannot be installed on top of") as caught:
+    with pytest.raises(ImageError, match=r"cannot install .*requirements\.txt on top of") as caught:
         build_in_engine(recipe, print)
     assert "No matching distribution found for nowhere-to-be-found==9" in caught.value.message
     assert "RUN" in caught.value.message
@@ -123,7 +123,7 @@ def test_a_dockerfile_of_ones_own_sees_the_folder(images: OwnImages, code: Path,
 def test_a_dockerfile_that_fails_is_told_with_its_failing_line(images: OwnImages, code: Path, tmp_path: Path) -> None:
     dockerfile = tmp_path / "Dockerfile"
     dockerfile.write_text(f"FROM {base_image()}\nRUN echo fine\nRUN echo this went wrong && exit 3\n")
-    with pytest.raises(ImageError, match="Dockerfile cannot be built") as caught:
+    with pytest.raises(ImageError, match=r"cannot build .*Dockerfile") as caught:
         build_in_engine(Recipe(code, "unused", dockerfile=dockerfile), print)
     assert "RUN echo this went wrong && exit 3" in caught.value.message
     assert "\nthis went wrong\n" in caught.value.message
@@ -139,9 +139,9 @@ def test_a_dockerfile_that_is_none_is_told_with_the_line(images: OwnImages, code
 
 
 def test_a_file_that_is_not_there_is_named(images: OwnImages, code: Path, tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"the Dockerfile .*/none cannot be read: No such file"):
+    with pytest.raises(ImageError, match=r"cannot read the Dockerfile .*/none: No such file"):
         build_in_engine(Recipe(code, "unused", dockerfile=tmp_path / "none"), print)
-    with pytest.raises(ImageError, match=r"the requirements file .*/none cannot be read: No such file"):
+    with pytest.raises(ImageError, match=r"cannot read the requirements file .*/none: No such file"):
         build_in_engine(Recipe(code, base_image(), requirements=tmp_path / "none"), print)
 
 

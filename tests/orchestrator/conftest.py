@@ -10,6 +10,7 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run.view import RunView
+from tests.orchestrator.unfinished import PLACES, Desk, opened_desk
 from tests.support import wait_until
 
 Submit = Callable[..., RunView]
@@ -54,3 +55,9 @@ def run_folder(run: RunView) -> Path:
 
 def wait_for_file(path: Path) -> None:
     wait_until(path.exists, f"{path} exists")
+
+
+@pytest.fixture(params=PLACES)
+def desk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    with opened_desk(request.param, tmp_path, monkeypatch) as desk:
+        yield desk

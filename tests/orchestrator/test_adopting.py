@@ -504,13 +504,21 @@ def test_the_status_of_a_run_that_has_ended_is_known_without_its_store(
     assert notes == ["the network is away"]
 
 
-def test_the_slower_of_two_resuming_machines_tracks_the_attempt_as_unmanaged(home: Home, start: Submit) -> None:
+def test_the_slower_of_two_resuming_machines_tracks_the_attempt_as_unmanaged(
+    home: Home, start: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = end_of(home, start("exit 1"))
     ours = status_of(run)
-    faster = replace(ours, state=State.RUNNING, host="another-machine", cause=None, ended=None)
-    (run_folder(run) / layout.attempt(2)).mkdir()
-    (run_folder(run) / layout.status(2)).write_bytes(faster.to_json())
-    resume(home, run.run_id)
+    faster = replace(ours, state=State.RUNNING, host="another-machine", cause=None, ended=None, token="of the other")
+
+    def launch_too_late(ledger: Ledger, provider: Provider, plan: Plan, secrets: dict[str, str]) -> Handle:
+        (run_folder(run) / layout.attempt(2)).mkdir()
+        (run_folder(run) / layout.status(2)).write_bytes(faster.to_json())
+        return launch(ledger, provider, plan, secrets)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resuming, "launch", launch_too_late)
+        resume(home, run.run_id)
     wait_until(lambda: update_run(home, run.run_id).is_unmanaged, "the worker has found its attempt taken")
     seen = update_run(home, run.run_id)
     assert (seen.state, seen.attempt, seen.host) == (State.RUNNING, 2, "another-machine")

@@ -60,7 +60,8 @@ def test_a_missing_permission_is_an_error_with_its_name(
 
 
 @pytest.mark.parametrize(
-    ("url", "said", "remedy"), [("s3:///", "names no bucket", "s3://bucket/prefix"), ("ftp://host/x", "no store is known", "s3://")]
+    ("url", "said", "remedy"),
+    [("s3:///", "missing bucket in", "s3://bucket/prefix"), ("ftp://host/x", "unsupported store scheme", "s3://")],
 )
 def test_an_invalid_url_is_a_finding(tmp_path: Path, url: str, said: str, remedy: str) -> None:
     (finding,) = stores_of(tmp_path, url)

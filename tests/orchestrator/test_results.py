@@ -162,7 +162,7 @@ def test_an_object_that_changed_without_changing_its_size_is_copied(
 
 def test_a_second_sync_copies_only_what_changed(home: Home, run: RunView, tmp_path: Path) -> None:
     first = sync(home, run.run_id, tmp_path / "copy")
-    there = {path.relative_to(run_folder(run)).as_posix(): path.read_bytes() for path in run_folder(run).rglob("*") if path.is_file()}
+    there = {path.relative_to(run_folder(run)).as_posix(): path.read_bytes() for path in run_folder(run).rglob("[!.]*") if path.is_file()}
     copy = {path.relative_to(first.folder).as_posix(): path.read_bytes() for path in first.folder.rglob("[!.]*") if path.is_file()}
     assert copy == there
     second = sync(home, run.run_id, tmp_path / "copy")

@@ -222,6 +222,6 @@ def test_a_run_can_be_read_completely_from_the_store_without_a_ledger(
     assert (copy.folder / "attempts/1/logs/node-0/output.log").read_bytes() == log
     assert sync(home, run.run_id, tmp_path / "copy").copied == ()
     ours = {path.relative_to(copy.folder).as_posix() for path in copy.folder.rglob("[!.]*") if path.is_file()}
-    theirs = {path.relative_to(near.run_directory).as_posix() for path in Path(near.run_directory).rglob("*") if path.is_file()}
+    theirs = {path.relative_to(near.run_directory).as_posix() for path in Path(near.run_directory).rglob("[!.]*") if path.is_file()}
     events = {name for name in ours | theirs if "tfevents" in name}
     assert ours - events == theirs - events

@@ -122,7 +122,7 @@ def test_a_launch_asks_sagemaker_once_and_its_handle_is_plain_data(cloud: AwsClo
 def test_a_second_launch_is_refused_and_starts_nothing(cloud: AwsCloud, provider: SageMakerProvider) -> None:
     plan = plan_for(cloud)
     provider.launch(provider.render(plan), {})
-    with pytest.raises(AlreadyLaunchedError, match=f"the training job {plan.run_id}-1 in us-east-1 was launched before"):
+    with pytest.raises(AlreadyLaunchedError, match=f"the training job {plan.run_id}-1 in us-east-1 was already launched"):
         provider.launch(provider.render(plan), {})
     assert cloud.simulator.jobs(plan.run_id) == [f"{plan.run_id}-1"]
 
@@ -158,7 +158,7 @@ def test_a_launch_that_nobody_answers_is_unknown_and_found_later(cloud: AwsCloud
 def test_a_throttled_launch_gives_up_without_a_job(cloud: AwsCloud, provider: SageMakerProvider) -> None:
     cloud.server.faults.add("CreateTrainingJob", Fault.THROTTLE, times=TRIES)
     plan = plan_for(cloud)
-    with pytest.raises(ProviderError, match="AWS throttles CreateTrainingJob in us-east-1") as refusal:
+    with pytest.raises(ProviderError, match="AWS throttled CreateTrainingJob in us-east-1") as refusal:
         provider.launch(provider.render(plan), {})
     assert not isinstance(refusal.value, LaunchUnknownError)
     assert cloud.simulator.jobs(plan.run_id) == []
@@ -325,7 +325,7 @@ def test_missing_credentials_are_one_message(cloud: AwsCloud, tmp_path: Path, mo
     provider = SageMakerProvider(tmp_path, AT_ONCE, answer_seconds=1.0)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    with pytest.raises(ProviderError, match="the AWS SDK finds no usable credentials") as refusal:
+    with pytest.raises(ProviderError, match="the AWS SDK found no usable credentials") as refusal:
         launched(cloud, provider)
     assert "AWS_PROFILE" in str(refusal.value.hint)
 
@@ -477,8 +477,8 @@ def test_the_doctor_names_each_thing_that_is_missing(cloud: AwsCloud, provider: 
     assert {name for name, each in found.items() if each.status == "error"} == set(found) - {"credentials"}
     assert "sagemaker:ListTrainingJobs" in found["SageMaker"].remedy
     assert "logs:DescribeLogStreams" in found["logs"].remedy
-    assert "there is no role nobody" in found["role"].detail
-    assert "there is no bucket" in found["store"].detail
+    assert "the role nobody does not exist" in found["role"].detail
+    assert "the bucket no-such-bucket-of-mine does not exist" in found["store"].detail
     assert "aws ecr create-repository --repository-name none" in found["repository"].remedy
     assert "ml.g5.xlarge for training job usage" in found["machine"].remedy
 

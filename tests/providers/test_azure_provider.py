@@ -75,7 +75,7 @@ def test_a_second_launch_starts_nothing_even_after_the_job_has_ended(cloud: Azur
     launched(cloud, azure)
     for status in ("Running", "Completed"):
         cloud.jobs[JOB].status = status
-        with pytest.raises(AlreadyLaunchedError, match=f"Azure ML has the job {JOB} already"):
+        with pytest.raises(AlreadyLaunchedError, match=f"the job {JOB} already exists in Azure ML"):
             launched(cloud, azure)
     assert list(cloud.jobs) == [JOB]
     assert cloud.jobs[JOB].status == "Completed"
@@ -178,13 +178,13 @@ def test_a_missing_permission_is_named_by_its_action(cloud: AzureSimulator, azur
     cloud.denied.add(action)
     with pytest.raises(ProviderError, match=f"the permission {action} is missing") as error:
         launched(cloud, azure)
-    assert error.value.hint == "docs/clouds/azure.md names the role that has it"
+    assert error.value.hint == "docs/clouds/azure.md names the role that includes it"
     assert cloud.jobs == {}
 
 
 def test_credentials_that_have_expired_are_one_message(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
     cloud.faults.add("jobs/read", Fault.EXPIRED_TOKEN)
-    with pytest.raises(ProviderError, match="Azure does not accept the credentials") as error:
+    with pytest.raises(ProviderError, match="Azure rejected the credentials") as error:
         launched(cloud, azure)
     assert "az login" in str(error.value.hint)
 
@@ -208,7 +208,7 @@ def test_a_throttling_storm_ends_in_a_message_and_no_job(cloud: AzureSimulator, 
 @pytest.mark.parametrize(
     ("settings", "message", "hint"),
     [
-        ({"machine": "Standard_NC4s_T4_v3"}, "VM size 'Standard_NC4s_T4_v3'", "azure.machine .* near it are Standard_NC4as_T4_v3"),
+        ({"machine": "Standard_NC4s_T4_v3"}, "VM size 'Standard_NC4s_T4_v3'", "azure.machine .* similar machines: Standard_NC4as_T4_v3"),
         ({"identity": "00000000-0000-0000-0000-000000000001"}, "is not assigned", "azure.identity"),
         ({"compute": "no-such-cluster"}, "no-such-cluster is not found", "azure.compute"),
     ],
@@ -418,13 +418,13 @@ def test_the_doctor_finds_nothing_where_all_is_there(cloud: AzureSimulator, azur
 @pytest.mark.parametrize(
     ("settings", "name", "words"),
     [
-        ({"location": "northeurope"}, "workspace", "it is in westeurope, not in northeurope"),
+        ({"location": "northeurope"}, "workspace", "in westeurope, not in northeurope"),
         ({"machine": "Standard_NC99_v9"}, "machines", "westeurope has no Standard_NC99_v9"),
         ({"machine": "Standard_NC4s_T4_v3"}, "machines", "westeurope has no Standard_NC4s_T4_v3"),
         ({"compute": "no-such-cluster"}, "machines", "no-such-cluster"),
-        ({"identity": "00000000-0000-0000-0000-000000000001"}, "identity", "the workspace has no identity"),
+        ({"identity": "00000000-0000-0000-0000-000000000001"}, "identity", "is not assigned to the workspace"),
         ({"workspace": "another"}, "workspace", "azure.workspace does not exist"),
-        ({"subscription": None}, "settings", "azure.subscription is not set"),
+        ({"subscription": None}, "settings", "not set: azure.subscription"),
     ],
 )
 def test_the_doctor_names_what_is_missing(
@@ -466,4 +466,4 @@ def test_the_doctor_says_what_quota_is_too_small(cloud: AzureSimulator, azure: A
 
 def test_a_cluster_s_own_identity_is_looked_at(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
     found = {each.name: each for each in azure.diagnose({**cloud.settings, "compute": CLUSTER}, None)}
-    assert found["identity"].detail == "the cluster has it"
+    assert found["identity"].detail == "assigned to the cluster"

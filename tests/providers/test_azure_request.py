@@ -89,7 +89,7 @@ def test_the_values_of_secrets_are_nowhere_in_a_request(azure: AzureMlProvider, 
         ({"workspace": "x"}, {}, "azure.workspace: 'x' is not 3 to 33"),
         ({"compute": "no_underscores"}, {}, "azure.compute: 'no_underscores' is not"),
         ({"identity": "my-identity"}, {}, "azure.identity: 'my-identity' is not an identity's client ID"),
-        ({"identity": None}, {}, "azure.identity: serverless machines cannot reach store and image without one"),
+        ({"identity": None}, {}, "azure.identity: not set; serverless machines need it to reach store and image"),
         (
             {"machine": "NC4as_T4_v3"},
             {},
@@ -97,10 +97,10 @@ def test_the_values_of_secrets_are_nowhere_in_a_request(azure: AzureMlProvider, 
         ),
         ({"machine": "Standard_F2s_v2", "compute": "gpus"}, {}, "azure.machine: the cluster 'gpus' has its own machines"),
         ({}, {"resources": {"accelerator": "L4:1"}}, "resources.accelerator: azure has no known machine with L4"),
-        ({}, {"resources": {"cpus": 500}}, "resources: no known machine of azure has that"),
-        ({}, {"secrets": ["TOKEN"]}, "azure.vault: the job has secrets"),
+        ({}, {"resources": {"cpus": 500}}, "resources: no known azure machine is large enough"),
+        ({}, {"secrets": ["TOKEN"]}, "azure.vault: not set; the job has secrets"),
         ({"vault": "my-vault"}, {}, "azure.vault: 'my-vault' is not the URL of a Key Vault"),
-        ({"tags": {"long": "x" * 1001}}, {}, "azure.tags.long: a name has at most 100 characters, a value 1,000"),
+        ({"tags": {"long": "x" * 1001}}, {}, "azure.tags.long: too long; a name may have 100 characters, a value 1,000"),
         ({"tags": {f"tag-{number}": "" for number in range(48)}}, {}, "azure.tags: 51 tags"),
     ],
 )
@@ -120,11 +120,11 @@ def test_all_that_is_wrong_is_said_at_once(azure: AzureMlProvider) -> None:
     ("spoil", "problem"),
     [
         (lambda job: job.pop("command"), "job.properties: command is missing"),
-        (lambda job: job.update(comand="x"), "job.properties: there is no field comand"),
+        (lambda job: job.update(comand="x"), "job.properties: unknown field comand"),
         (lambda job: job["resources"].update(instanceCount="2"), 'job.properties.resources.instanceCount: "2" is not of the type integer'),
         (
             lambda job: job.update(queueSettings={"jobTier": "spot"}),
-            'jobTier: "spot" is not one of the 5 allowed values; the nearest are Spot',
+            'jobTier: "spot" is not one of the 5 allowed values; did you mean Spot',
         ),
         (lambda job: job["limits"].update(timeout="2h"), 'job.properties.limits.timeout: "2h" does not match the pattern'),
         (lambda job: job["identity"].update(identityType="managed"), 'identityType: "managed" is not one of the 3 allowed values'),
@@ -141,7 +141,9 @@ def test_a_body_of_another_shape_is_refused_with_the_field_s_path(azure: AzureMl
 
 def test_an_id_that_no_job_can_have_is_refused(azure: AzureMlProvider) -> None:
     request: Request = azure.render(plan_of(run_id="x" * 254))
-    assert azure.check(request) == [f"job id: {'x' * 254 + '-1'!r} is not 1 to 254 letters, digits, '_' and '-', a letter or digit first"]
+    assert azure.check(request) == [
+        f"job id: {'x' * 254 + '-1'!r} is invalid; use 1 to 254 letters, digits, '_' and '-', starting with a letter or digit"
+    ]
 
 
 def test_rendering_and_checking_need_no_network_and_no_sdk() -> None:

@@ -49,7 +49,7 @@ def test_a_job_that_is_created_at_once_is_not_looked_for() -> None:
 
 
 def test_a_job_that_exists_before_was_launched_before() -> None:
-    with pytest.raises(AlreadyLaunchedError, match="the job was launched before"):
+    with pytest.raises(AlreadyLaunchedError, match="the job was already launched"):
         Cloud([TAKEN]).launch()
     with pytest.raises(AlreadyLaunchedError):
         Cloud([BUSY, TAKEN]).launch()
@@ -85,7 +85,7 @@ def test_after_a_lost_response_a_name_that_is_taken_is_this_job_s() -> None:
 def test_a_lost_response_that_nothing_settles_leaves_the_launch_unknown() -> None:
     with pytest.raises(LaunchUnknownError, match="it is unknown whether the job was launched: no response") as caught:
         Cloud([LOST, LOST, LOST], [None, None, None]).launch()
-    assert caught.value.hint == "see later with: cloud-train list"
+    assert caught.value.hint == "check later with: cloud-train list"
     with pytest.raises(LaunchUnknownError):
         Cloud([LOST, BUSY, BUSY], [None]).launch()
     with pytest.raises(LaunchUnknownError, match="no permission"):

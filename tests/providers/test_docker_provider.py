@@ -310,7 +310,7 @@ def test_on_such_an_engine_a_local_run_directory_is_refused_with_what_to_do_and_
     run = make_run(*WAITS)
     run.plan = replace(run.plan, store=str(OUTSIDE / "runs"))
     with pytest.raises(
-        ProviderError, match=r"does not see the run directory at /proc/self/cwd/runs/.*: it runs on another machine"
+        ProviderError, match=r"cannot see the run directory at /proc/self/cwd/runs/.*, because it runs on another machine"
     ) as caught:
         run.launch()
     assert "--store s3://bucket/runs (or gs://, az://)" in str(caught.value.hint)
@@ -330,10 +330,10 @@ def test_no_engine_is_an_error_of_a_launch_and_unknown_to_a_look(make_run: MakeR
     link.unlink()
     seen = run.provider.observe(handle)
     assert (seen.state, seen.cause) == (State.RUNNING, Cause.UNKNOWN)
-    assert f"no Docker Engine runs at unix://{link}" in seen.message
-    with pytest.raises(EngineUnavailableError, match="no Docker Engine runs"):
+    assert f"no Docker Engine is running at unix://{link}" in seen.message
+    with pytest.raises(EngineUnavailableError, match="no Docker Engine is running"):
         run.provider.cancel(handle)
-    with pytest.raises(EngineUnavailableError, match="no Docker Engine runs") as caught:
+    with pytest.raises(EngineUnavailableError, match="no Docker Engine is running") as caught:
         run.launch()
     assert "DOCKER_HOST" in str(caught.value.hint)
 

@@ -151,7 +151,7 @@ def test_data_that_would_hand_over_the_machine_is_refused(plan: Plan, tmp_path: 
         (found,) = problems_of(requested(replace(plan, host_data=str(data)), "1:1"), (f"{sockets}/docker.sock",))
         return found
 
-    assert problem("/") == "data.path: / is the whole machine; name the folder that the data is in"
+    assert problem("/") == "data.path: / is the whole machine; use the folder that contains the data"
     assert problem(tmp_path / "absent") == f"data.path: no such file or folder: {tmp_path}/absent"
     assert problem(tmp_path / "link") == (
         f"data.path: {tmp_path}/link contains the socket {sockets}/docker.sock, which a container could connect to"

@@ -71,7 +71,7 @@ def test_a_machine_that_the_region_does_not_have_is_named_with_those_near_it(gcp
     error = refusal(gcp, settings={"machine": "n2-standard-7"})
     assert 'Machine type "n2-standard-7" is not supported' in error.message
     assert error.hint is not None
-    assert "gcp.machine; near it are n2-standard-8" in error.hint
+    assert "gcp.machine to a machine type that gcp.region has, such as n2-standard-8" in error.hint
 
 
 def test_another_project_or_region_is_not_there(gcp: Bench) -> None:
@@ -100,7 +100,7 @@ def test_a_key_that_was_deleted_is_told_with_the_way_to_log_in(gcp: Bench) -> No
 
 def test_credentials_that_google_does_not_take_are_told(gcp: Bench) -> None:
     gcp.google.faults.add("customJobs.list", Fault.EXPIRED_TOKEN, times=20)
-    assert "Google does not accept the credentials" in refusal(gcp).message
+    assert "Google rejected the credentials" in refusal(gcp).message
 
 
 def test_a_server_that_fails_for_good_is_given_up(gcp: Bench) -> None:
@@ -137,5 +137,5 @@ def test_without_google_auth_the_command_is_named_that_installs_it(tmp_path: Pat
 
 def test_without_a_project_nobody_is_asked(tmp_path: Path) -> None:
     provider = VertexProvider(tmp_path)
-    with pytest.raises(ProviderError, match=r"gcp\.project and gcp\.region are needed"):
+    with pytest.raises(ProviderError, match=r"gcp\.project and gcp\.region are required"):
         provider.find("digits-261124-120000-abcd", 1, "gs://b", without(plan_of(), "project").provider_settings)

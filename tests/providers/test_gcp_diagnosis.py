@@ -64,9 +64,9 @@ def lose_quota(google: GcpSimulator) -> None:
         (deny("secretmanager.secrets.create"), "permissions", "warning", "missing (for jobs with secrets): secretmanager.secrets.create"),
         (deny("iam.serviceAccounts.actAs"), "gcp.service_account", "error", "missing: iam.serviceAccounts.actAs on trainer@"),
         (deny("storage.objects.create"), "bucket", "error", "missing on gs://my-bucket: storage.objects.create"),
-        (lose_bucket, "bucket", "error", "there is no bucket gs://my-bucket"),
-        (move_bucket, "bucket", "warning", "gs://my-bucket is in us-east1, the jobs in europe-west4"),
-        (lose_repository, "gcp.repository", "error", f"there is no {REPOSITORY}"),
+        (lose_bucket, "bucket", "error", "the bucket gs://my-bucket does not exist"),
+        (move_bucket, "bucket", "warning", "gs://my-bucket is in us-east1, but the jobs run in europe-west4"),
+        (lose_repository, "gcp.repository", "error", f"{REPOSITORY} does not exist"),
         (lose_quota, "quota", "error", "custom_model_training_cpus is 0 in europe-west4"),
         (disable("cloudresourcemanager.googleapis.com"), "permissions", "warning", "cannot be checked"),
         (deny("serviceusage.quotas.get"), "quota", "warning", "cannot be checked: the credentials lack the permission serviceusage"),
@@ -101,12 +101,12 @@ def test_settings_without_a_project_are_an_error_and_no_exception(gcp: Bench) ->
 
 def test_where_a_bucket_is_need_not_be_readable(gcp: Bench) -> None:
     gcp.google.rights.denied.add("storage.buckets.get")
-    assert findings(gcp)["bucket"] == Diagnosis("bucket", "ok", "gs://my-bucket; its location may not be read")
+    assert findings(gcp)["bucket"] == Diagnosis("bucket", "ok", "gs://my-bucket (the credentials may not read its location)")
 
 
 def test_an_account_that_does_not_exist_and_none_at_all_are_told_apart(gcp: Bench) -> None:
     nobody = "nobody@my-project-123456.iam.gserviceaccount.com"
-    assert findings(gcp, service_account=nobody)["gcp.service_account"].detail == f"there is no service account {nobody}"
+    assert findings(gcp, service_account=nobody)["gcp.service_account"].detail == f"the service account {nobody} does not exist"
     assert findings(gcp, service_account=None)["gcp.service_account"].status == "warning"
 
 

@@ -67,7 +67,7 @@ def test_a_launch_with_secrets_needs_no_more_than_six_requests(gcp: Bench) -> No
 
 def test_an_attempt_is_launched_once(gcp: Bench) -> None:
     gcp.provider.launch(gcp.request(), {})
-    with pytest.raises(AlreadyLaunchedError, match="attempt 1 of digits-261124-120000-abcd was launched before"):
+    with pytest.raises(AlreadyLaunchedError, match="attempt 1 of digits-261124-120000-abcd was already launched"):
         gcp.another().launch(gcp.request(), {})
     assert len(gcp.google.jobs) == 1
     gcp.provider.launch(gcp.request(attempt=2, retry={"attempts": 2}), {})
@@ -263,7 +263,7 @@ def test_a_job_that_does_not_show_was_deleted_unless_it_is_young_wherever_google
         assert (observation.state, observation.cause) == (State.QUEUED, Cause.UNKNOWN)
     observation = gcp.provider.observe(old(handle))
     assert observation.cause is Cause.INFRASTRUCTURE
-    assert "no such job" in observation.message
+    assert "deleted from Vertex AI" in observation.message
 
 
 def test_an_attempt_that_cannot_be_asked_about_is_taken_to_go_on(gcp: Bench) -> None:
@@ -356,7 +356,7 @@ def test_a_launch_that_is_refused_leaves_no_secret(gcp: Bench) -> None:
 
 def test_a_secret_that_a_launch_left_which_was_cut_off_is_used_again(gcp: Bench) -> None:
     gcp.google.faults.add("secrets.addVersion", Fault.SERVER_ERROR, times=5)
-    with pytest.raises(ProviderError, match="cannot be stored in Secret Manager"):
+    with pytest.raises(ProviderError, match="cannot store the job's secrets in Secret Manager"):
         gcp.provider.launch(gcp.request(secrets=["TOKEN"]), {"TOKEN": SECRET})
     gcp.provider.launch(gcp.request(secrets=["TOKEN"]), {"TOKEN": SECRET})
     assert len(gcp.google.secrets.names()) == 1

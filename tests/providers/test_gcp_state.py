@@ -65,7 +65,7 @@ def test_a_state_that_comes_tomorrow_ends_nothing() -> None:
         (f"{REPLICA} 127.", 3, Cause.REJECTED, "no working python3"),
         (f"{REPLICA} 137.", 3, Cause.INFRASTRUCTURE, "killed"),
         (f"{REPLICA} 9(SIGKILL).", 3, Cause.INFRASTRUCTURE, "killed"),
-        ("Failed to pull image: write /var/lib/layer: no space left on device", 13, Cause.FAILED, "enlarge gcp.disk"),
+        ("Failed to pull image: write /var/lib/layer: no space left on device", 13, Cause.FAILED, "increase gcp.disk"),
         ("The replica workerpool0-0 ran out-of-memory and exited with a non-zero status of 9(SIGKILL).", 3, Cause.OUT_OF_MEMORY, "memory"),
         ("Replicas low on memory: workerpool0", 3, Cause.OUT_OF_MEMORY, "resources.memory"),
         ("Resources are insufficient in region: europe-west4. Please try a different region.", 8, Cause.INFRASTRUCTURE, "gcp.region"),

@@ -47,7 +47,7 @@ def test_a_request_is_plain_data_and_holds_no_secret(plan: Plan, tmp_path: Path)
 def test_the_config_names_the_python(plan: Plan, tmp_path: Path) -> None:
     provider = LocalProvider(tmp_path / "home")
     assert provider.interpreter({"python": "/opt/python"}) == "/opt/python"
-    assert provider.check({"command": ["/opt/no/python"]}) == ["local.python: no Python at /opt/no/python"]
+    assert provider.check({"command": ["/opt/no/python"]}) == ["local.python: there is no file /opt/no/python"]
     assert provider.check(provider.render(plan)) == []
 
 

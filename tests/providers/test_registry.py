@@ -44,7 +44,7 @@ def test_a_plugin_that_does_not_import_is_reported_and_hides_no_other(distributi
 
 
 def test_a_name_that_is_not_known_gets_the_nearest_one(distributions: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="installed here: aws, azure, broken, docker, gcp, local, toy") as raised:
+    with pytest.raises(UsageError, match="available: aws, azure, broken, docker, gcp, local, toy") as raised:
         load_provider("tyo", tmp_path)
     assert raised.value.hint == "did you mean 'toy'?"
 

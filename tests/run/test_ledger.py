@@ -130,6 +130,7 @@ def test_a_ledger_of_the_first_version_keeps_its_runs_and_vouches_for_none_of_th
     with closing(sqlite3.connect(path)) as plain, plain:  # what version 2 brought, taken away again
         plain.execute("DROP TABLE records")
         plain.execute("ALTER TABLE attempts DROP COLUMN settings")
+        plain.execute("ALTER TABLE attempts DROP COLUMN token")
         plain.execute("PRAGMA user_version = 1")
     with Ledger(path) as ledger:
         entry = ledger.get("old-run")

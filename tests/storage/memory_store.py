@@ -47,10 +47,10 @@ class MemoryStore:
             self.place(key, data)
             return self.objects[key][1]
 
-    def read(self, key: str) -> tuple[ObjectInfo, bytes]:
+    def read(self, key: str, end: int | None = None) -> tuple[ObjectInfo, bytes]:
         self._ask("read", key)
         data, info = self._object(key)
-        return info, data
+        return info, data[:end]
 
     def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[bytes]:
         self._ask("get", key)
@@ -68,12 +68,21 @@ class MemoryStore:
             digest = hashlib.sha256(data).hexdigest() if sha256 == "" else sha256
             self.objects[key] = (data, ObjectInfo(key, len(data), 0.0, version, digest))
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: bytes) -> ObjectInfo:
         self._ask("create", key)
         with self._lock:
             if key in self.objects:
                 raise ObjectExistsError(f"{key} exists")
             self.place(key, data)
+            return self.objects[key][1]
+
+    def replace(self, seen: ObjectInfo, data: bytes) -> ObjectInfo:
+        self._ask("replace", seen.key)
+        with self._lock:
+            if seen.key not in self.objects or self.objects[seen.key][1].version != seen.version:
+                raise ObjectChangedError(f"{seen.key} is another one")
+            self.place(seen.key, data)
+            return self.objects[seen.key][1]
 
     def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
         self._ask("get", key)
@@ -183,11 +192,18 @@ class FaultyStore:
         written = self._perhaps(lambda: self._store.put(key, data), may_be_lost=True)
         return written or ObjectInfo(key, len(data), 0.0, "of a write that was lost", hashlib.sha256(data).hexdigest())
 
-    def create(self, key: str, data: bytes) -> None:
-        self._perhaps(lambda: self._store.create(key, data))
+    def create(self, key: str, data: bytes) -> ObjectInfo:
+        written = self._perhaps(lambda: self._store.create(key, data))
+        assert written is not None
+        return written
 
-    def read(self, key: str) -> tuple[ObjectInfo, bytes]:
-        return self.stat(key), self.get(key)
+    def replace(self, seen: ObjectInfo, data: bytes) -> ObjectInfo:
+        written = self._perhaps(lambda: self._store.replace(seen, data))
+        assert written is not None
+        return written
+
+    def read(self, key: str, end: int | None = None) -> tuple[ObjectInfo, bytes]:
+        return self.stat(key), self.get(key, 0, end)
 
     def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[bytes]:
         end = self._store.stat(key).size if end is None else end

@@ -75,10 +75,13 @@ def test_development_storage_is_the_emulator_on_its_usual_port() -> None:
         ({"AZURE_STORAGE_CONNECTION_STRING": f"BlobEndpoint=https://other.blob.core.windows.net;SharedAccessSignature={SAS}"}, "'other'"),
         ({"AZURE_STORAGE_CONNECTION_STRING": "UseDevelopmentStorage=true"}, "'devstoreaccount1'"),
         ({"AZURE_STORAGE_CONNECTION_STRING": "nothing that means anything"}, "neither AccountName nor BlobEndpoint"),
-        ({"AZURE_STORAGE_CONNECTION_STRING": "AccountName=acct;AccountKey=not base64!"}, "AZURE_STORAGE_CONNECTION_STRING is not base64"),
-        ({"AZURE_STORAGE_KEY": "YQ"}, "AZURE_STORAGE_KEY is not base64"),
-        ({"AZURE_STORAGE_KEY": KEY, "AZURE_STORAGE_ACCOUNT": "other"}, "AZURE_STORAGE_ACCOUNT is about 'other'"),
-        ({"AZURE_STORAGE_ENDPOINT": f"acct.blob.core.windows.net?{SAS}"}, "is not an endpoint"),
+        (
+            {"AZURE_STORAGE_CONNECTION_STRING": "AccountName=acct;AccountKey=not base64!"},
+            "AZURE_STORAGE_CONNECTION_STRING is not valid base64",
+        ),
+        ({"AZURE_STORAGE_KEY": "YQ"}, "AZURE_STORAGE_KEY is not valid base64"),
+        ({"AZURE_STORAGE_KEY": KEY, "AZURE_STORAGE_ACCOUNT": "other"}, "AZURE_STORAGE_ACCOUNT is for 'other'"),
+        ({"AZURE_STORAGE_ENDPOINT": f"acct.blob.core.windows.net?{SAS}"}, "is not the endpoint of a storage account"),
     ],
 )
 def test_settings_that_are_broken_or_of_another_account_are_named(settings: dict[str, str], named: str) -> None:

@@ -126,7 +126,7 @@ def test_a_wrong_key_an_expired_sas_token_and_a_permission_too_few_are_told_apar
     for name, value, said in (
         ("AZURE_STORAGE_KEY", wrong, "the account key in AZURE_STORAGE_KEY was refused"),
         ("AZURE_STORAGE_SAS_TOKEN", expired, "valid until 2020-01-01"),
-        ("AZURE_STORAGE_SAS_TOKEN", sas_token("l"), "sp= has c and w"),
+        ("AZURE_STORAGE_SAS_TOKEN", sas_token("l"), "c and w in sp="),
     ):
         with monkeypatch.context() as context:
             context.setenv(name, value)
@@ -154,7 +154,7 @@ def test_a_token_of_an_identity_and_an_authority_of_ones_own_serve_obstore_and_t
         monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", service.endpoint)
         acts: list[Callable[[Store], object]] = [lambda store: store.get("k"), lambda store: store.multipart().finish("k", "t-ff", {})]
         for act in acts:
-            with pytest.raises(StoreError, match="certificate was not accepted") as caught:
+            with pytest.raises(StoreError, match="certificate is not trusted") as caught:
                 act(AzureStore("acct", "container", ""))
             assert not isinstance(caught.value, TransientStoreError)
         monkeypatch.setenv("SSL_CERT_FILE", str(authority))
@@ -168,7 +168,7 @@ def test_a_token_of_an_identity_and_an_authority_of_ones_own_serve_obstore_and_t
 
 @pytest.mark.parametrize("container", ["", "ab", "Upper", "two--dashes", "-x", "a" * 64, "under_score"])
 def test_a_name_that_no_container_can_have_is_refused(container: str) -> None:
-    with pytest.raises(UsageError, match="cannot be the name of a container"):
+    with pytest.raises(UsageError, match="invalid container name"):
         AzureStore("acct", container, "")
 
 
@@ -280,7 +280,7 @@ def test_a_container_that_does_not_exist_is_named_whatever_is_asked_of_it(server
         lambda: list(store.list(after="a")),
         lambda: store.multipart().send("a", "t-ff", 0, 0, b"x"),
     ):
-        with pytest.raises(StoreError, match=f"there is no container '{store.container}'") as caught:
+        with pytest.raises(StoreError, match=f"has no container '{store.container}'") as caught:
             act()
         assert not isinstance(caught.value, ObjectMissingError | UploadGoneError)
         assert "az storage container create" in (caught.value.hint or "")

@@ -28,7 +28,7 @@ BY_IDENTITY = AzureErrors(Credentials(AzureAccount("acct", USUAL)), "data")
         (BY_KEY, 403, "AuthorizationFailure", AccessDeniedError, ["the account key in AZURE_STORAGE_KEY", "'acct'", "firewall"]),
         (BY_SAS, 403, "AuthenticationFailed", CredentialsEndedError, ["AZURE_STORAGE_SAS_TOKEN, valid until 2020-01-01", "expired"]),
         (BY_IDENTITY, 401, "InvalidAuthenticationInfo", CredentialsEndedError, ["the token of this identity", "clock"]),
-        (BY_IDENTITY, 401, "", CredentialsEndedError, ["the token of this identity was not accepted (401)"]),
+        (BY_IDENTITY, 401, "", CredentialsEndedError, ["the token of this identity was rejected (401)"]),
         (BY_IDENTITY, 401, "TransientStoreError", TransientStoreError, ["the service said", "az login"]),
     ],
 )
@@ -51,7 +51,7 @@ def test_a_missing_permission_is_named_by_role_and_data_action_or_by_the_letter_
     assert "'Storage Blob Data Contributor' on the container 'data'" in BY_IDENTITY.permission("write")
     assert BY_IDENTITY.permission("delete").endswith("Microsoft.Storage/storageAccounts/blobServices/containers/blobs/delete")
     assert BY_IDENTITY.permission("list").endswith("/blobs/read")
-    assert "sp= has l " in BY_SAS.permission("list")
+    assert "a SAS token with l in sp= " in BY_SAS.permission("list")
     assert "2020-01-01" in BY_SAS.permission("read")
 
 
@@ -84,7 +84,7 @@ def test_an_account_that_does_not_exist_is_told_from_a_network_that_is_down(word
         return
     assert error is not None
     assert not isinstance(error, TransientStoreError)
-    assert "no storage account 'acct'" in error.message
+    assert "the storage account 'acct' does not exist" in error.message
     assert "az storage account list" in (error.hint or "")
 
 

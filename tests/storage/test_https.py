@@ -166,7 +166,7 @@ def test_runs_cannot_be_kept_on_a_web_server() -> None:
     from cloud_train.errors import UsageError
 
     for use in (check_url, open_store):
-        with pytest.raises(UsageError, match=r"no store is known for 'https://'"):
+        with pytest.raises(UsageError, match=r"unsupported store scheme 'https://'"):
             use("https://example.com/runs")
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from cloud_train.errors import StoreError
-from cloud_train.storage.base import AccessDeniedError
+from cloud_train.storage.base import AccessDeniedError, ObjectInfo
 from cloud_train.storage.probing import probe
 from cloud_train.storage.registry import open_store
 from tests.storage.memory_store import MemoryStore
@@ -80,8 +80,8 @@ def test_what_is_wrong_with_everything_is_not_said_for_each_step() -> None:
 
 def test_a_server_that_does_not_know_conditional_writes_is_found_out() -> None:
     class Careless(MemoryStore):
-        def create(self, key: str, data: bytes) -> None:
-            self.put(key, data)
+        def create(self, key: str, data: bytes) -> ObjectInfo:
+            return self.put(key, data)
 
     store = Careless()
     write = next(step for step in probe(store) if step.name == "write")

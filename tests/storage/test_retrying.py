@@ -149,6 +149,11 @@ def test_a_creation_whose_answer_was_lost_is_known_as_ones_own(store_server: Sto
             store.create("taken", b"mine")
         assert store.get("taken") == b"by another"
 
+        seen = store.put("replaced", b"seen")
+        proxy.plan = first(1, Cut("response", -1))
+        replaced = store.replace(seen, b"these very bytes")
+        assert store.replace(replaced, b"the next ones").version != replaced.version
+
 
 class Breaking(LocalStore):
     """A store whose lists break off after three objects."""

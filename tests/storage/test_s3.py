@@ -78,10 +78,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
     "meaning",
     [
         (s3_refusal(400, "AuthorizationHeaderMalformed", "the region 'us-east-1' is wrong; expecting 'eu-west-1'"), StoreError,
-         "'bucket' is in the region eu-west-1, and not in us-east-1", "set AWS_REGION=eu-west-1"),
+         "'bucket' is in the region eu-west-1, not in us-east-1", "set AWS_REGION=eu-west-1"),
         (s3_refusal(301, "PermanentRedirect", "elsewhere", x_amz_bucket_region="eu-west-1"), StoreError,
-         "'bucket' is in the region eu-west-1, and not in us-east-1", "set AWS_REGION=eu-west-1"),
-        (s3_refusal(404, "NoSuchBucket", "none"), StoreError, "there is no bucket 'bucket'", "aws s3 mb s3://bucket"),
+         "'bucket' is in the region eu-west-1, not in us-east-1", "set AWS_REGION=eu-west-1"),
+        (s3_refusal(404, "NoSuchBucket", "none"), StoreError, "the bucket 'bucket' does not exist", "aws s3 mb s3://bucket"),
         (s3_refusal(400, "ExpiredToken", "The provided token has expired."), CredentialsEndedError, "have expired", "aws sso login"),
         (s3_refusal(400, "InvalidToken", "malformed"), CredentialsEndedError, "token is not valid", "AWS_SESSION_TOKEN"),
     ],
@@ -307,7 +307,7 @@ def test_without_credentials_nothing_is_signed_and_a_refusal_says_so(server: Scr
     ("profile", "said", "hint"),
     [
         ("dev", "the login has expired", "aws sso login"),
-        ("broken", "finds no usable credentials", "aws configure"),
+        ("broken", "found no usable credentials", "aws configure"),
         ("half", "missing: aws_secret_access_key", "AWS_SECRET_ACCESS_KEY"),
         ("unknown", r"profile \(unknown\) could not be found", "~/.aws/config"),
     ],
@@ -343,7 +343,7 @@ def test_an_endpoint_that_is_no_url_is_said_to_be_none(endpoint: str, signed: bo
 
 @pytest.mark.usefixtures("keys")
 def test_a_region_or_a_bucket_that_cannot_be_one_is_said_to_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="'my bucket' cannot be the name of a bucket"):
+    with pytest.raises(UsageError, match="invalid bucket name 'my bucket'"):
         S3Store("my bucket", "")
     monkeypatch.setenv("AWS_REGION", "eu west 1")
     with pytest.raises(UsageError, match="eu west 1") as caught:
@@ -372,7 +372,7 @@ def test_an_authority_of_ones_own_is_trusted_where_it_is_named(tmp_path: Path, m
     with scripted(lambda asked: OBJECT, certificate) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.endpoint)
         for act in ("get", "begin"):
-            with pytest.raises(StoreError, match="certificate was not accepted") as caught:
+            with pytest.raises(StoreError, match="certificate is not trusted") as caught:
                 ACTS[act](S3Store("bucket", ""))
             assert not isinstance(caught.value, TransientStoreError)
             assert "AWS_CA_BUNDLE" in (caught.value.hint or "")

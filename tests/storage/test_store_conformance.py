@@ -167,6 +167,56 @@ def test_of_eight_creators_at_once_exactly_one_succeeds(store: Store) -> None:
     assert store.get("only/one") == b"%d" % outcomes.index(True) * 1000
 
 
+def test_an_object_is_replaced_only_in_the_version_that_was_seen(store: Store) -> None:
+    first = store.create("a", b"first")
+    second = store.replace(first, b"second")
+    with pytest.raises(ObjectChangedError):
+        store.replace(first, b"late")
+    assert store.get("a") == b"second"
+    found, there = store.read("a")
+    assert there == b"second"
+    store.replace(store.replace(found, b"third"), b"fourth")
+    with pytest.raises(ObjectChangedError):
+        store.replace(second, b"late")
+    store.replace(store.put("a", b"fifth"), b"sixth")
+    store.replace(store.stat("a"), b"seventh")
+    assert store.get("a") == b"seventh"
+
+
+def test_an_object_that_is_gone_is_not_replaced(store: Store) -> None:
+    seen = store.put("folder/a", b"x")
+    store.delete("folder/a")
+    with pytest.raises(ObjectChangedError):
+        store.replace(seen, b"y")
+    assert keys(store) == []
+
+
+def test_of_eight_that_replace_the_same_version_at_once_exactly_one_succeeds(store: Store) -> None:
+    start, seen = threading.Barrier(8), store.put("only/one", b"seen")
+
+    def replace(number: int) -> bool:
+        start.wait()
+        try:
+            store.replace(seen, b"%d" % number * 1000)
+        except ObjectChangedError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(replace, range(8)))
+    assert outcomes.count(True) == 1
+    assert store.get("only/one") == b"%d" % outcomes.index(True) * 1000
+
+
+def test_the_beginning_of_an_object_is_read_with_its_version(store: Store) -> None:
+    written = store.put("a", b"0123456789")
+    info, data = store.read("a", 4)
+    assert (data, info.size, info.version) == (b"0123", 10, written.version)
+    assert store.read("a", 99)[1] == b"0123456789"
+    store.put("empty", b"")
+    assert store.read("empty", 4)[1] == b""
+
+
 def test_a_list_is_in_the_order_of_the_keys(store: Store) -> None:
     written = ["b", "a/z", "a/b/c", "a-b", "a.b", "a/bc", "B", "a/b.d", "ab", "ä", "z"]
     for key in written:

@@ -129,7 +129,7 @@ def test_googles_token_may_go_to_the_universe_that_the_credentials_are_for() -> 
 
 def test_a_refusal_names_host_setting_and_variable_and_no_password() -> None:
     with pytest.raises(
-        UntrustedHostError, match=r"Google's access token is not sent to attacker\.example, which is not one of its hosts"
+        UntrustedHostError, match=r"refusing to send Google's access token to attacker\.example, which is not one of its hosts"
     ) as caught:
         check("https://attacker.example/x", GOOGLE, "gcp.endpoint", {})
     assert caught.value.hint is not None

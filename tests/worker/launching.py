@@ -41,10 +41,11 @@ CANCELLED_AS_IT_FAILS = """
 from cloud_train.storage.local import LocalStore
 
 class CancelledAsItFails(LocalStore):
-    def put(self, key, data):
-        super().put(key, data)
-        if key.endswith("/status.json") and b'"failed"' in data:
-            super().put(key.replace("status.json", "cancel"), b"")
+    def replace(self, seen, data):
+        written = super().replace(seen, data)
+        if seen.key.endswith("/status.json") and b'"failed"' in data:
+            self.put(seen.key.replace("status.json", "cancel"), b"")
+        return written
 
 import cloud_train.storage.registry
 cloud_train.storage.registry.open_store = lambda url: CancelledAsItFails(__import__("pathlib").Path(url))

@@ -1,6 +1,7 @@
 """An attempt on its way into a store: its status and its signs of life, marks in both directions, and the end last of all."""
 
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from cloud_train.run import layout
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.streams import SegmentedStream
+from cloud_train.run.succession import SupersededError
 from cloud_train.storage.base import TransientStoreError
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker.nodes import NodeContext
@@ -19,7 +21,8 @@ from tests.storage.memory_store import MemoryStore
 
 RUN = "run-1"
 STATUS = f"{RUN}/{layout.status(1)}"
-STARTED = AttemptStatus(State.STARTING, started=100.0, heartbeat=100.0, host="here", pid=7)
+STARTED = AttemptStatus(State.STARTING, started=100.0, heartbeat=100.0, host="here", pid=7, token="mine")
+WRITES = ("put", "create", "replace")
 
 
 class Shipped:
@@ -33,7 +36,7 @@ class Shipped:
         self.uploads = self.begin()
 
     def begin(self, *, again: bool = False) -> AttemptUploads:
-        return AttemptUploads(self.workspace, self.store, RUN, 1, node=self.node, again=again, clock=lambda: self.now)
+        return AttemptUploads(self.workspace, self.store, RUN, 1, node=self.node, token="mine", again=again, clock=lambda: self.now)
 
     def says(self, status: AttemptStatus, attempt: int = 1) -> None:
         self.workspace.put(f"{RUN}/{layout.status(attempt, self.node.rank)}", status.to_json())
@@ -61,7 +64,7 @@ class Shipped:
         return AttemptStatus.from_json(self.store.objects[key][0], key)
 
     def puts(self, key: str = STATUS) -> int:
-        return self.store.calls.count(("put", key))
+        return sum(name in WRITES and at == key for name, at in self.store.calls)
 
 
 @pytest.fixture
@@ -101,13 +104,13 @@ def test_the_end_is_the_last_write_of_all(at: Shipped) -> None:
     assert at.uploads.waiting() == [1]
     at.folders_arrive()
     assert at.look()
-    assert [key for name, key in at.store.calls if name == "put"][-1] == STATUS
+    assert [key for name, key in at.store.calls if name in WRITES][-1] == STATUS
     assert at.store.objects[STATUS][0] == end
     assert SegmentedStream(at.store, f"{RUN}/{layout.output_log(1)}").read(0) == b"one\ntwo"
     assert SegmentedStream(at.store, f"{RUN}/{layout.metrics(1)}").read(0) == b'{"step": 1}\n{'
-    before = at.store.asked("put")
+    before = at.store.asked(*WRITES)
     assert at.look()
-    assert at.store.asked("put") == before
+    assert at.store.asked(*WRITES) == before
 
 
 def test_an_end_waits_for_the_folders_and_meanwhile_there_are_signs_of_life(at: Shipped) -> None:
@@ -179,7 +182,8 @@ def test_a_store_that_is_away_delays_and_loses_nothing(at: Shipped) -> None:
     assert at.store.objects[STATUS][0] == end
 
 
-def test_an_attempt_that_was_given_up_while_its_store_was_away_stops_and_takes_nothing_back(at: Shipped) -> None:
+def lost_touch(at: Shipped) -> None:
+    """The store is away for a minute, in which another machine writes the attempt's end."""
     at.says(replace(STARTED, state=State.RUNNING))
     at.look()
 
@@ -189,18 +193,72 @@ def test_an_attempt_that_was_given_up_while_its_store_was_away_stops_and_takes_n
     at.store.before = away
     with pytest.raises(TransientStoreError):
         at.look(60)
-    theirs = STARTED.ended_with(Cause.INFRASTRUCTURE, "no sign of life", 150.0).to_json()
-    at.store.place(STATUS, theirs)
+    at.store.place(STATUS, STARTED.ended_with(Cause.INFRASTRUCTURE, "no sign of life", 150.0).to_json())
     at.store.before = lambda name, key: None
+
+
+def test_an_end_that_another_machine_wrote_is_taken_back_by_the_next_heartbeat(at: Shipped) -> None:
+    lost_touch(at)
     at.look()
-    assert at.workspace.get(f"{RUN}/{layout.cancel(1)}") == b""
-    at.print(b"last words")
-    at.ends(Cause.CANCELLED)
+    assert at.status().state is State.RUNNING
+    assert not at.uploads.is_superseded
+    at.ends()
     at.look()
     at.folders_arrive()
     assert at.look()
-    assert at.store.objects[STATUS][0] == theirs
+    assert at.status().cause is Cause.SUCCEEDED
+
+
+def test_an_attempt_that_was_overtaken_while_its_store_was_away_gives_way(at: Shipped) -> None:
+    lost_touch(at)
+    theirs = replace(STARTED, token="another").to_json()
+    at.store.place(f"{RUN}/{layout.status(2)}", theirs)
+    at.look()
+    assert at.status().message == "no sign of life"
+    assert at.workspace.get(f"{RUN}/{layout.superseded(1)}") == b"2\n"
+    with pytest.raises(SupersededError, match="superseded by attempt 2"):
+        at.uploads.check()
+    at.print(b"last words")
+    at.ends(Cause.INFRASTRUCTURE)
+    at.look()
+    at.folders_arrive()
+    assert at.look()
+    assert at.status().message == "why"
+    assert at.store.objects[f"{RUN}/{layout.status(2)}"][0] == theirs
     assert SegmentedStream(at.store, f"{RUN}/{layout.output_log(1)}").read(0) == b"last words"
+
+
+def test_an_attempt_is_overtaken_without_any_change_of_its_own_status(at: Shipped) -> None:
+    at.says(replace(STARTED, state=State.RUNNING))
+    at.look()
+    at.store.place(f"{RUN}/{layout.status(2)}", replace(STARTED, token="another").to_json())
+    at.look(10)
+    assert at.uploads.is_superseded
+    before = at.puts()
+    at.look(10)
+    assert at.puts() == before
+
+
+def test_the_next_attempt_of_the_same_launch_overtakes_nothing(at: Shipped) -> None:
+    at.says(replace(STARTED, state=State.RUNNING))
+    at.look()
+    at.store.place(f"{RUN}/{layout.status(2)}", STARTED.to_json())
+    at.look(10)
+    at.uploads.check()
+    assert not at.uploads.is_superseded
+
+
+def test_a_heartbeat_is_one_conditional_write_and_one_small_read_in_ten_seconds(at: Shipped) -> None:
+    at.says(replace(STARTED, state=State.RUNNING))
+    at.look()
+    marks = ("get", f"{RUN}/{layout.cancel(1)}")
+    at.store.calls.clear()
+    for second in range(1, 601):
+        at.says(replace(STARTED, state=State.RUNNING, heartbeat=100.0 + second))
+        at.look(1)
+    counted = Counter(call for call in at.store.calls if call != marks)
+    assert counted == {("replace", STATUS): 60, ("read", f"{RUN}/{layout.status(2)}"): 60}
+    assert at.store.calls.count(marks) == 150
 
 
 def test_without_a_worker_all_that_lies_here_is_shipped_and_no_end_is_made_up(at: Shipped) -> None:

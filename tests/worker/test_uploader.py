@@ -213,7 +213,7 @@ def test_what_a_worker_writes_during_a_look_just_before_it_leaves_is_shipped_too
 
     monkeypatch.setattr(AttemptUploads, "look", look_while_the_worker_calls_it_off)
     record = RunRecord(RUN_ID, 0.0, {}, Program(("false",), "/"), {}, {})
-    upload = uploader.WorkspaceUpload(workspace, str(bucket.path_of("")), record, 1, NodeContext(), 60.0)
+    upload = uploader.WorkspaceUpload(workspace, str(bucket.path_of("")), record, 1, NodeContext(), "token", 60.0)
     try:
         assert uploader._upload_all(upload, reading, lambda attempt: print, again=False)
     finally:

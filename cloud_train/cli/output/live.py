@@ -60,7 +60,7 @@ class LiveLine:
             self.erase()
             self._output.write(output)
             self._line_open = not output.endswith(b"\n")
-        # An unfinished line of the program, such as a prompt or its own progress bar, is not overwritten.
+        # Do not overwrite an unfinished line of the program, such as a prompt or its own progress bar.
         if self._draws and not self._line_open and not progress.view.state.is_end:
             self._output.plain()
             redraw(live_line(progress, shutil.get_terminal_size().columns - 1, self._paint))
@@ -84,7 +84,7 @@ class LiveLine:
 
 
 def live_line(progress: "Progress", columns: int, paint: Painter) -> str:
-    """The line, at most ``columns`` wide: epoch, bar, steps, metrics, rate and remaining time, as far as they are known and fit."""
+    """The line, at most ``columns`` wide: epoch, bar, steps, metrics, rate and remaining time, as far as known and as space allows."""
     head = _head(progress)
     known = progress.step is not None and bool(progress.total_steps)
     for bar_columns, shown in _LAYOUTS:
@@ -117,7 +117,7 @@ def _parts(progress: "Progress", metrics: tuple[str, ...]) -> list[str]:
 
 def _bar(fraction: float, columns: int, paint: Painter) -> str:
     done = round(columns * min(1.0, max(0.0, fraction)))
-    # An ASCII bar if the encoding has no box-drawing characters, which would all become replacement characters.
+    # ASCII if the encoding has no box-drawing characters.
     full, rest = ("━", "─") if (sys.stdout.encoding or "").lower().replace("-", "") == "utf8" else ("#", "-")
     return paint(full * done, "green") + paint(rest * (columns - done), "dim")
 
@@ -146,7 +146,7 @@ def _transfer_bar(quiet: bool) -> Iterator["Callable[[Transfer], None] | None"]:
     if quiet or not moves_its_cursor(sys.stderr):
         yield None
         return
-    # 50 ms, only when a user waits for a copy
+    # takes 50 ms, and is needed only while a user waits for a copy
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 

@@ -1,4 +1,4 @@
-"""Metrics as a table, with one row per epoch or step, and as plots in plain characters, one per metric."""
+"""Metrics as a table with one row per epoch or step, and as text plots, one per metric."""
 
 import math
 import shutil
@@ -13,31 +13,31 @@ from cloud_train.run.metrics import MetricPoint
 _STEPS_SHOWN = 20
 _COLUMNS = 100
 _CHARACTERS = 4_000_000
-"""About as many characters a table of epochs may have: some 40,000 rows of the usual metrics."""
+"""Approximate limit on a table of epochs, in characters: about 40,000 rows of the usual metrics."""
 _COLUMNS_IN_A_PIPE, _ROWS = 80, 18
 _LOOKS = (("hd", "▞", "blue"), ("•", "•", "yellow"), ("x", "x", "green"), ("o", "o", "red"))
-"""Marker, its look in the legend, and its colour, for each split. With ``hd``, plotext fills quarters of a cell."""
+"""For each split: marker, its symbol in the legend, and colour. With ``hd``, plotext fills quarters of a cell."""
 
 
 @dataclass(frozen=True)
 class MetricsTable:
-    """A table, and how much of it was left out, so that it stays readable whatever the metrics are."""
+    """A table, and how much was left out to keep it readable."""
 
     text: str
     rows_left_out: int
-    """Rows at its beginning."""
+    """Omitted rows at the beginning."""
     metrics_left_out: int
 
 
 def metrics_table(points: Sequence[MetricPoint], paint: Painter) -> MetricsTable:
-    """The table of ``points``, which are in the order of their steps."""
+    """The table of ``points``, which are in order of their steps."""
     by_epoch = any(point.epoch is not None for point in points)
     every = sorted({point.key for point in points}, key=_order)
     keys = every[:_COLUMNS]
     last: dict[int, dict[str, float | None]] = {}
     steps: dict[int, int] = {}
     for point in points:
-        # If only other points have an epoch, a point belongs to the epoch of the one before it.
+        # A point without an epoch belongs to the epoch of the point before it, if other points have one.
         row = _row(point, by_epoch, previous=next(reversed(last), 1))
         last.setdefault(row, {})[point.key] = point.value
         steps[row] = point.step
@@ -91,7 +91,7 @@ def _plot(name: str, points: Sequence[MetricPoint], columns: int, rows: int, pai
         if not curve:
             continue
         steps, values = zip(*curve, strict=True)
-        # The marker "hd" is many characters, which plotext cannot colorize: it gets the theme's first colour.
+        # plotext cannot colorize "hd", which stands for many characters; it gets the theme's first colour.
         coloured = paint.enabled and marker != "hd"
         signal = figure.signal(list(steps), list(values), marker=plotext.colorize(marker, colour) if coloured else marker)
         if len(curve) > 1 and marker == "hd":

@@ -1,4 +1,4 @@
-"""A plan as ``submit --dry-run`` shows it: every value with its origin, the place, the model layer by layer, and the data."""
+"""A plan as ``submit --dry-run`` shows it: every value with its origin, the provider, the model layer by layer, and the data."""
 
 import json
 import re
@@ -41,8 +41,9 @@ def _indented(text: str) -> str:
 
 
 def _values(plan: Plan, paint: Painter) -> str:
-    """Every value of the resolved job, with its origin. Default values are left out if they are empty, switched off, or ignored by this
-    job.
+    """Every value of the resolved job, with its origin.
+
+    Default values are left out if they are empty, switched off, or ignored by this job.
     """
     rows = []
     folder = plan.job_file.rpartition("/")[0] + "/"
@@ -97,7 +98,7 @@ def _training(plan: Plan, paint: Painter) -> str:
     rows.append(("steps", _steps(plan)))
     processes = job.resources.processes * job.resources.nodes
     if processes > 1:
-        rows.append(("processes", f"{processes}, which share each step's batch of {job.train.batch_size:,}"))
+        rows.append(("processes", f"{processes}, sharing each step's batch of {job.train.batch_size:,}"))
     if job.train.precision != "fp32":
         rows.append(("precision", f"{job.train.precision}, with weights in fp32"))
     return pairs(rows, paint, indent="  ")
@@ -106,13 +107,13 @@ def _training(plan: Plan, paint: Painter) -> str:
 def _samples(data: DataFacts | None) -> str:
     if data is None or data.train_samples is None or data.validation_samples is None:
         return UNKNOWN
-    return f"{data.train_samples:,} to train on, {data.validation_samples:,} to validate with"
+    return f"{data.train_samples:,} for training, {data.validation_samples:,} for validation"
 
 
 def _steps(plan: Plan) -> str:
-    """Steps per epoch and of the whole run, which early stopping may shorten."""
+    """Steps per epoch and in total; early stopping may shorten the run."""
     most = "at most " if plan.job.train.early_stopping else ""
-    in_all = f"{most}{plan.total_steps:,} in all" if plan.total_steps else ""
+    in_all = f"{most}{plan.total_steps:,} in total" if plan.total_steps else ""
     if plan.steps_per_epoch is None:
         return in_all or UNKNOWN
     return f"{plan.steps_per_epoch:,} per epoch" + (f", {in_all}" if in_all else "")
@@ -123,7 +124,7 @@ def _wrapped(text: str) -> str:
 
 
 def _leaves(value: Any, path: str) -> list[tuple[str, Any]]:
-    """Dotted path and value of every scalar; a list of scalars and an empty container are leaves too."""
+    """Dotted path and value of every scalar. A list of scalars and an empty container count as one value."""
     if isinstance(value, dict) and value:
         items = [(str(key), item) for key, item in value.items()]
     elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
@@ -146,7 +147,7 @@ def _origin(origins: dict[str, str], path: str) -> str:
 
 
 def _is_off(value: Any) -> bool:
-    # An integer 0 may be meaningful, such as a seed; a float 0.0 means that dropout, decay and the like are off.
+    # An integer 0 may be meaningful, such as a seed. A float 0.0 switches dropout, decay and the like off.
     return value is False or value in ([], {}, "none") or (isinstance(value, float) and not value)
 
 

@@ -1,4 +1,4 @@
-"""How a run is shown: as a row of ``list``, and in full by ``status``."""
+"""Formats runs: one row each for ``list``, and all details for ``status``."""
 
 import shlex
 from collections.abc import Sequence
@@ -84,7 +84,7 @@ def epoch_shown(done: float, epochs: int) -> int:
 
 
 def metrics_line(latest: "dict[str, float | None]") -> str:
-    """The newest metrics on one line, those of validation first; without rates, which measure speed rather than quality."""
+    """The newest metrics on one line, validation first; without rates, which measure speed rather than quality."""
     shown = (name for name in latest if not tells_pace(name))
     names = sorted(shown, key=lambda name: (not name.startswith("validation/"), name))
     return " · ".join(f"{clean(name)} {words.number(latest[name])}" for name in names)
@@ -92,7 +92,7 @@ def metrics_line(latest: "dict[str, float | None]") -> str:
 
 def next_steps(run: "RunView", has_metrics: bool = False) -> list[tuple[str, str]]:
     """Useful commands for a run in this state, each with its purpose."""
-    name = shlex.quote(run.run_id)  # users copy these lines into a shell
+    name = shlex.quote(run.run_id)  # users copy these lines into their shell
     if run.state is State.SUCCEEDED and has_metrics:
         return [(f"cloud-train fetch-model {name}", "copy the model here"), (f"cloud-train metrics {name} --plot", "see how it learned")]
     if run.state is State.SUCCEEDED:

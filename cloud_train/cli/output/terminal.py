@@ -1,11 +1,11 @@
-"""Standard output and standard error as the verbs use them: text, JSON or raw bytes, colour only where it is wanted.
+"""Standard output and standard error for the verbs: text, JSON or raw bytes, and colour where it is wanted.
 
 All output goes through this module, which handles NO_COLOR, a closed pipe (``cloud-train logs | head``), and control characters in text
 from a program, a store or a file.
 
 **Every text is cleaned when it is written.** Control characters are made visible (ESC becomes a backslash, ``x1b``), except line feeds, the
 colours of a ``Painter``, and the cursor moves of ``redraw``. A Painter marks its colours with a random key, drawn when the process starts,
-so text from outside cannot contain them. No verb can therefore forget to clean a text. ``clean`` is for text that has to stay on one line,
+so text from outside cannot contain them. No verb can therefore forget to clean a text. ``clean`` is for text that must stay on one line,
 such as a cell of a table.
 
 **The output of a run's program** goes byte for byte to a pipe or a file. On a terminal, progress bars and coloured lines still work:
@@ -18,16 +18,18 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, TextIO
 
 _COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 UNSAFE = (
-    "\x00-\x09\x0b-\x1f\x7f-\x9f"  # C0 and C1 controls and DEL drive a terminal
-    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # line separators; marks that reorder what is shown
-    "\xad\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff"  # show nothing, and so hide a text in another
+    "\x00-\x09\x0b-\x1f\x7f-\x9f"  # C0 and C1 controls and DEL control a terminal
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # line separators, and marks that reorder text
+    "\xad\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff"  # invisible characters, which can hide text
     "\ud800-\udfff"  # lone surrogates cannot be encoded
 )
-"""The characters to make visible, apart from line feeds, in the syntax of a regular expression's set."""
+"""The characters to make visible, besides line feeds, as the content of a regular expression's set."""
 _UNSAFE = re.compile(f"[{UNSAFE}\n]")
 _MARK = f"\x1b{os.urandom(8).hex()}"
 """A Painter's mark for the beginning of an escape sequence: unknown to the author of any text."""
@@ -42,12 +44,15 @@ _BEGUN = re.compile(rf"\x1b(?:\[[0-9;:]{{0,{_LONGEST_COLOUR}}})?")
 _ENDS_COLOUR = re.compile(r"\x1b\[[0;:]*m")
 
 
+_ITEMS_AT_ONCE = 1000
+
+
 class OutputClosedError(Exception):
-    """The reader of the output went away; the command ends quietly."""
+    """The reader of the output has exited; the command ends quietly."""
 
 
 class Painter:
-    """Puts colour into text for one stream, or leaves it plain."""
+    """Colours text for one stream, or leaves it plain."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
@@ -62,7 +67,7 @@ class Painter:
         return f"{_MARK}[{_COLOURS[colour]}m{text}{_MARK}[0m" if self.enabled and text else text
 
     def drawing(self, text: str) -> str:
-        """What a library has drawn from text that was cleaned before: its colours are kept, or taken out."""
+        """A library's drawing of cleaned text, with its colours kept or removed."""
         return _SGR.sub(f"{_MARK}\\1" if self.enabled else "", text)
 
 
@@ -72,19 +77,19 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def moves_its_cursor(stream: TextIO) -> bool:
-    """Whether ``stream`` is a terminal that understands escape sequences. NO_COLOR does not matter here: it asks for no colour only."""
+    """Whether ``stream`` is a terminal that understands escape sequences. NO_COLOR does not matter here."""
     return is_terminal(stream) and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def clean(text: str) -> str:
     """``text`` on one line, with every control character made visible by its escape: ESC becomes a backslash, ``x1b``."""
     if text.isascii() and text.isprintable():
-        return text  # nearly always; fast for long lists
+        return text  # the usual case, and fast for long lists
     return _UNSAFE.sub(lambda match: visible(match[0]), text)
 
 
 def clean_lines(text: str) -> str:
-    """As ``clean``, but line feeds stay."""
+    """Like ``clean``, but keeps line feeds."""
     return "\n".join(clean(line) for line in text.split("\n"))
 
 
@@ -108,7 +113,7 @@ def say(text: str = "") -> None:
 
 
 def say_aside(text: str = "") -> None:
-    """Print a line, or lines, to standard error: messages for the user beside the data."""
+    """Print a line, or lines, to standard error: messages for the user, separate from the data."""
     _write(sys.stderr, text + "\n")
 
 
@@ -118,8 +123,20 @@ def say_bare(text: str) -> None:
 
 
 def redraw(text: str) -> None:
-    """Replace the current line of standard output by ``text``."""
+    """Replace the current line of standard output with ``text``."""
     _write(sys.stdout, text, before="\r\x1b[K")
+
+
+def say_json_list(head: Mapping[str, object], key: str, items: Iterable[object]) -> None:
+    """Print a JSON document of ``head`` and, as its last field ``key``, the items, each as it comes: for lists longer than memory takes."""
+    indented = is_terminal(sys.stdout)
+    separator = ",\n" if indented else ", "
+    before = f"{json.dumps(head)[:-1]}{', ' if head else ''}{json.dumps(key)}: ["
+    rest = iter(items)
+    while batch := list(islice(rest, _ITEMS_AT_ONCE)):
+        _write(sys.stdout, before + (separator.join(map(json.dumps, batch)) if indented else json.dumps(batch)[1:-1]))
+        before = separator
+    _write(sys.stdout, "]}\n" if before == separator else f"{before}]}}\n")
 
 
 def say_json(data: object, indented: bool = False) -> None:

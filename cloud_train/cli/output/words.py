@@ -1,4 +1,4 @@
-"""Numbers in words (times, durations, sizes, rates), and aligned plain-text tables: fast for ten thousand rows, readable in a pipe."""
+"""Formats times, durations, sizes and rates, and aligned plain-text tables, which are fast for ten thousand rows and readable in a pipe."""
 
 import time
 from collections.abc import Sequence
@@ -95,7 +95,7 @@ def count(amount: int, thing: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], paint: Painter, right: Sequence[int] = (), colours: int | None = None) -> str:
-    """The rows under their head, each column as wide as its widest cell.
+    """The rows below their header, each column as wide as its widest cell.
 
     ``right`` are the columns to align to the right. Column ``colours`` holds states, which are shown in colour. Cells are plain
     text, which is cleaned here.
@@ -132,10 +132,10 @@ def state(text: str, paint: Painter) -> str:
 
 
 def _is_clean(row: Sequence[str]) -> bool:
-    cells = "".join(row)  # checking the whole row takes a fifth of the time of checking every cell
+    cells = "".join(row)  # checking the whole row takes a fifth of the time of checking each cell
     return cells.isascii() and cells.isprintable()
 
 
 def _layout(widths: Sequence[int], right: Sequence[int]) -> str:
-    """A format string for a whole row, so that a row takes one call whatever the number of columns."""
+    """A format string for a whole row, so that each row takes a single call."""
     return GAP.join(f"{{:{'>' if column in right else '<'}{width}}}" for column, width in enumerate(widths))

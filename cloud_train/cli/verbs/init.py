@@ -39,9 +39,9 @@ def init(
         with path.open("w" if force else "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise ConflictError(f"{path} already exists", hint="name another file, or overwrite it with --force") from error
+        raise ConflictError(f"{path} already exists", hint="choose another file name, or overwrite it with --force") from error
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}", hint="choose a file in a folder that you can write to") from error
+        raise StoreError(f"cannot write {path}: {error.strerror}", hint="choose a folder with write permission") from error
     say(str(path))
     if is_terminal(sys.stderr) and is_terminal(sys.stdout):
         name = shlex.quote(str(path))

@@ -91,7 +91,7 @@ def _show_worker_log(run: Run, attempt: int | None, node: int) -> None:
 
 
 def _print_json(run_id: str, attempt: int, node: int, pieces: Iterable[bytes]) -> None:
-    """Print one JSON object while the log is read, since the log may be larger than memory."""
+    """Print one JSON object piece by piece, because the log may be larger than memory."""
     say_bare(json.dumps({"run_id": run_id, "attempt": attempt, "node": node})[:-1] + ', "lines": [')
     separator = "\n"
     try:
@@ -103,7 +103,7 @@ def _print_json(run_id: str, attempt: int, node: int, pieces: Iterable[bytes]) -
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """The lines that each piece completes, without line feeds; the last line may not have one."""
+    """The lines that each piece completes, without line feeds; the last line may lack one."""
     parts: list[bytes] = []
     for piece in pieces:
         first, *more = piece.split(b"\n")

@@ -3,14 +3,13 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from cloud_train.cli.options import JsonOption, RunArgument, open_client
 from cloud_train.cli.output.metrics import metrics_table, plots
-from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside, say_json
+from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside, say_json_list
 from cloud_train.errors import NotFoundError, UsageError
 from cloud_train.run.metrics import MetricPoint, tells_pace
 
@@ -40,30 +39,37 @@ def metrics(
     if plot and as_json:
         raise UsageError("--plot and --json cannot be combined; choose one")
     chosen = open_client(as_json).run(run)
-    points = _named(chosen.metrics(), name or [], chosen.id)
     if as_json:
-        say_json({"run_id": chosen.id, "points": [asdict(point) for point in points]})
+        if name:
+            _named(chosen.metrics(thin=True), name, chosen.id)  # a name that the run does not have is an error before anything is printed
+        wanted = (point.to_json() for point in chosen.each_metric() if not name or point.name in name or point.key in name)
+        say_json_list({"run_id": chosen.id}, "points", wanted)
         return 0
+    points = _named(chosen.metrics(thin=True), name or [], chosen.id)
     if not points:
         say_aside(f"{chosen.id} has written no metrics yet")
         return 0
-    paint = Painter.of(sys.stdout)
     if plot:
-        say(plots(points, shown=bool(name), paint=paint, terminal=is_terminal(sys.stdout)))
-        return 0
-    quality = [point for point in points if name or not tells_pace(point.name)]
-    table = metrics_table(quality or points, paint)
+        say(plots(points, shown=bool(name), paint=Painter.of(sys.stdout), terminal=is_terminal(sys.stdout)))
+    else:
+        _show_table(chosen.id, points, with_rates=bool(name))
+    return 0
+
+
+def _show_table(run_id: str, points: Sequence[MetricPoint], *, with_rates: bool) -> None:
+    """Print the table, and how to see what it leaves out."""
+    quality = [point for point in points if with_rates or not tells_pace(point.name)]
+    table = metrics_table(quality or points, Painter.of(sys.stdout))
     say(table.text)
-    command = f"cloud-train metrics {shlex.quote(chosen.id)}"
+    command = f"cloud-train metrics {shlex.quote(run_id)}"
     if table.rows_left_out:
         say_aside(f"{table.rows_left_out:,} earlier rows are left out; print every point with: {command} --json")
     if table.metrics_left_out:
         say_aside(f"{table.metrics_left_out:,} metrics are left out; show one with: {command} --name NAME")
-    return 0
 
 
 def _named(points: Sequence[MetricPoint], names: list[str], run_id: str) -> Sequence[MetricPoint]:
-    """The points of these metrics; a name without a split means that metric in every split."""
+    """The points of these metrics; a name without a split selects the metric in all splits."""
     if not names:
         return points
     chosen = [point for point in points if point.name in names or point.key in names]

@@ -38,7 +38,7 @@ def pack(
     try:
         shard_bytes = ByteSize.parse(shard_size).bytes
     except ValueError as error:
-        raise UsageError(f"--shard-size: {shard_size!r} is not a size", hint=f"write {ByteSize.expected}") from error
+        raise UsageError(f"--shard-size: {shard_size!r} is not a valid size", hint=f"use {ByteSize.expected}") from error
     with copy_progress(quiet=as_json) as report:
         packed = open_client(as_json).pack(folder, destination, shard_bytes=shard_bytes, report=report)
     if as_json:

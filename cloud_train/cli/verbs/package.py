@@ -36,7 +36,7 @@ def package(
       cloud-train package job.yaml --push --repository registry.example.com/me/digits
     """
     if repository and not push:
-        raise UsageError("--repository needs --push: it names the repository to push to")
+        raise UsageError("--repository has no effect without --push; add --push, or remove --repository")
     built = open_client(as_json).package(job, set=overrides or (), config=config, provider=provider, push=push, repository=repository)
     if as_json:
         say_json({"image": built.reference, "sent_bytes": built.sent_bytes, "reused": built.reused})

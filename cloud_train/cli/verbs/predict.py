@@ -39,7 +39,10 @@ def predict(
       cloud-train predict python-docs-rnn --prompt "The function " --length 300
     """
     if bool(images) + bool(text) + (prompt is not None) != 1:
-        raise UsageError("give image files, lines of text with --text, or a prompt with --prompt", hint="see: cloud-train predict --help")
+        raise UsageError(
+            "no input, or several kinds of it; give either image files, lines of text with --text, or a prompt with --prompt",
+            hint="see: cloud-train predict --help",
+        )
     chosen = open_client(as_json).run(run)
     if images or text:
         predictions = chosen.predict(images or (), texts=text or (), checkpoint=checkpoint, invert=invert)

@@ -22,7 +22,7 @@ def resume(
     config: ConfigOption = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="Where the job's data is now: a folder on this machine, or a URL.", show_default=False),
+        typer.Option(metavar="PATH", help="The new location of the job's data: a folder on this machine, or a URL.", show_default=False),
     ] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Start a run from another machine without asking.")] = False,
     follow: FollowOption = False,

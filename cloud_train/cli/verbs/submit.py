@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 _StoreOption = Annotated[
-    str | None, typer.Option(metavar="URL", help="Where to put the run directory; overrides the files.", show_default=False)
+    str | None, typer.Option(metavar="URL", help="The store for the run directory; overrides the files.", show_default=False)
 ]
 
 
@@ -26,7 +26,9 @@ def submit(
     *,
     provider: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Where to run; overrides the files.", autocompletion=complete_provider, show_default=False),
+        typer.Option(
+            metavar="NAME", help="The provider to run on; overrides the files.", autocompletion=complete_provider, show_default=False
+        ),
     ] = None,
     store: _StoreOption = None,
     overrides: OverridesOption = None,
@@ -50,7 +52,7 @@ def submit(
       RUN=$(cloud-train submit job.yaml)
     """
     if dry_run and follow:
-        raise UsageError("--dry-run starts nothing, so there is nothing to follow; leave one of them out")
+        raise UsageError("--dry-run and --follow cannot be combined: a dry run starts nothing")
     client = open_client(as_json)
     if dry_run:
         return _show(client, client.plan(job, set=overrides or (), config=config, provider=provider, store=store), as_json)

@@ -1,7 +1,7 @@
-"""Requests to AWS: the SDK's clients, retries, explanations of AWS's errors with the next step, and Amazon ECR's logins and repositories.
+"""Requests to AWS: the SDK's clients, retries, AWS's errors with a next step, and Amazon ECR's logins and repositories.
 
-Credentials and endpoints come from the AWS SDK's own chain (environment, ``~/.aws``, single sign-on, a machine's role). The SDK itself
-tries each request once: only the caller knows whether a request may be repeated.
+Credentials and endpoints come from the AWS SDK's own chain (environment, ``~/.aws``, single sign-on, a machine's role). The SDK's own
+retries are off, because only the caller knows whether a request may be repeated.
 """
 
 import base64
@@ -43,16 +43,16 @@ _CREDENTIALS = (
     ),
     (
         frozenset({"UnrecognizedClientException", "InvalidClientTokenId", "AuthFailure", "MissingAuthenticationToken"}),
-        "AWS does not recognize these credentials",
+        "AWS does not recognize the credentials",
         f"{LOG_IN}; enable the region if it is off by default",
     ),
     (
         frozenset({"SignatureDoesNotMatch", "InvalidSignatureException", "RequestTimeTooSkewed"}),
-        "AWS does not accept the signature",
-        "set this machine's clock; if it is correct, the secret access key is wrong",
+        "AWS rejected the signature of the request",
+        "correct this machine's clock; if it is right, the secret access key is wrong",
     ),
 )
-"""AWS's error codes → the meaning and the next step."""
+"""AWS's error codes → what they mean, and the next step."""
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError"})
 _EXISTS = frozenset({"ResourceInUse", "ResourceExistsException", "RepositoryAlreadyExistsException"})
 _MISSING = frozenset({"NoSuchEntity", "NoSuchBucket"})
@@ -64,7 +64,7 @@ _PERMISSION = re.compile(r"not authorized to perform:? ([\w-]+:\w+)(?: on resour
 POLICY = RetryPolicy(attempts=5, time_limit=None, first_wait=0.5, longest_wait=8.0)
 """The retries of a request."""
 ANSWER_SECONDS = 30.0
-"""How long a response may take."""
+"""The read timeout of a request."""
 
 
 class Aws:
@@ -78,11 +78,11 @@ class Aws:
         self._clients: dict[tuple[str, str], Any] = {}
 
     def ask(self, service: str, region: str, operation: str, **parameters: Any) -> dict[str, Any]:
-        """The response to an operation that may be repeated, by its name in the SDK; raises CloudError."""
+        """Call an operation, by its name in the SDK, with retries, and return the response. Raises CloudError."""
         return retried(self.policy, lambda: self.ask_once(service, region, operation, **parameters))
 
     def ask_once(self, service: str, region: str, operation: str, **parameters: Any) -> dict[str, Any]:
-        """The same without retries."""
+        """Like ``ask``, without retries."""
         with _in_words(service, region):
             answer: dict[str, Any] = getattr(self._client(service, region), operation)(**parameters)
             return answer
@@ -130,21 +130,21 @@ def _in_words(service: str, region: str) -> Iterator[None]:
     except ClientError as error:
         raise _explained(error.response, error.operation_name, region) from error
     except (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError) as error:
-        hint = f"check that {region!r} is a region (aws.region), and the network connection"
+        hint = f"check the network connection, and that aws.region ({region!r}) is a valid region"
         raise UnreachableError(f"AWS ({service} in {region}) cannot be reached: {error}", hint) from error
     except HTTPClientError as error:
         raise UnansweredError(f"AWS ({service} in {region}) did not respond: {error}", hint="check the network connection") from error
     except BotoCoreError as error:
         kind = type(error).__name__
-        words, hint = CREDENTIAL_PROBLEMS.get(kind, (f"the AWS SDK cannot ask {service} in {region}", LOG_IN))
+        words, hint = CREDENTIAL_PROBLEMS.get(kind, (f"the AWS SDK cannot call {service} in {region}", LOG_IN))
         raise RefusedError(f"{words}: {error}", hint, reason=kind) from error
     except (AttributeError, KeyError, TypeError, SyntaxError, UnicodeDecodeError, ResponseParserError) as error:
         # The SDK's parsers fail in these ways on a response that is not from AWS.
         message = f"unexpected response from AWS ({service} in {region}): {type(error).__name__}: {error}"
         raise UnansweredError(message, hint=PROXY_HINT) from error
     except ValueError as error:  # a malformed endpoint or region
-        hint = "see aws.region, and the variables AWS_ENDPOINT_URL…"
-        raise RefusedError(f"the AWS SDK cannot ask {service} in {region!r}: {error}", hint) from error
+        hint = "check aws.region, and the environment variables AWS_ENDPOINT_URL…"
+        raise RefusedError(f"the AWS SDK cannot call {service} in {region!r}: {error}", hint) from error
 
 
 def _explained(answer: dict[str, Any], operation: str, region: str) -> ProviderError:
@@ -153,10 +153,10 @@ def _explained(answer: dict[str, Any], operation: str, region: str) -> ProviderE
     status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     details: dict[str, Any] = {"reason": code, "said": said, "status": status}
     if code in _THROTTLES or status == 429:
-        return ThrottledError(f"AWS throttles {operation} in {region}: {said}", "wait a moment, then retry", **details)
+        return ThrottledError(f"AWS throttled {operation} in {region}: {said}", "wait a moment, then retry", **details)
     if status >= 500:
         hint = "retry; see https://health.aws.amazon.com"
-        return UnansweredError(f"AWS failed at {operation} in {region}: {code} {said}", hint, **details)
+        return UnansweredError(f"AWS failed to carry out {operation} in {region}: {code} {said}", hint, **details)
     return _kind(code, said)(*_words(code, said, operation, region), **details)
 
 
@@ -182,27 +182,27 @@ def _words(code: str, said: str, operation: str, region: str) -> tuple[str, str 
         quota = _QUOTA.search(said)
         name = f" {quota[1]!r}" if quota else ""
         return (
-            f"the account's quota{name} in {region} does not allow this: {said}",
+            f"the account's quota{name} in {region} is exceeded: {said}",
             "request more under Service Quotas, Amazon SageMaker (docs/clouds/aws.md), or choose another aws.machine or aws.region",
         )
     if "assume role" in said.lower():
-        hint = "aws.role: the role has to exist, with sagemaker.amazonaws.com in its trust policy (docs/clouds/aws.md)"
+        hint = "check that aws.role exists, and that its trust policy names sagemaker.amazonaws.com (docs/clouds/aws.md)"
         return f"SageMaker cannot use the role: {said}", hint
-    return f"AWS refuses {operation} in {region}: {said or code}", None
+    return f"AWS refused {operation} in {region}: {said or code}", None
 
 
 def _denied(said: str, operation: str) -> tuple[str, str]:
     found = _PERMISSION.search(said)
     if found is None:
-        return f"AWS does not allow {operation}: {said}", _POLICY
+        return f"AWS denied {operation}: {said}", _POLICY
     where = f" on {found[2]}" if found[2] else ""
-    return f"these credentials lack the permission {found[1]}{where}: {said}", f"allow {found[1]}{where}; {_POLICY}"
+    return f"the credentials lack the permission {found[1]}{where}: {said}", f"allow {found[1]}{where}; {_POLICY}"
 
 
 def login(aws: Aws, settings: Mapping[str, Any]) -> tuple[str, str] | None:
-    """User and password for Amazon ECR, for 12 hours; None for another registry. Creates the repository if the settings ask for it.
+    """User and password for Amazon ECR, valid for 12 hours; None for another registry. Creates the repository if the settings say so.
 
-    Raises ProviderError for one of ECR's registries without a repository in it.
+    Raises ProviderError if ``repository`` names one of ECR's registries, but no repository in it.
     """
     repository = str(settings.get("repository") or "")
     registry = registry_of(repository)

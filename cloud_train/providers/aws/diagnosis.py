@@ -1,4 +1,4 @@
-"""Checks that what the settings of ``aws`` name exists and is permitted. Starts and changes nothing."""
+"""Checks that the resources in the ``aws`` settings exist and may be used. Starts and changes nothing."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ _PRINCIPAL = "sagemaker.amazonaws.com"
 
 
 def diagnose(aws: Aws, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
-    """Credentials, SageMaker itself, its logs, the role, the bucket, the repository and the quota of the machine."""
+    """Check credentials, SageMaker, its logs, the role, the bucket, the repository and the machine's quota, one finding at a time."""
     region = region_of(settings)
     if region is None:
         yield Diagnosis("region", "error", "not set, and aws.repository does not imply one", "set it, such as eu-west-1")
@@ -62,9 +62,9 @@ def _role(aws: Aws, region: str, arn: str | None) -> Diagnosis:
     try:
         role = with_field("AWS", "Role", aws.ask("iam", region, "get_role", RoleName=name))["Role"]
     except MissingError:
-        return Diagnosis("role", "error", f"there is no role {name} in this account", f"create it: {_SETUP}")
+        return Diagnosis("role", "error", f"the role {name} does not exist in this account", f"create it: {_SETUP}")
     except RefusedError as error:
-        detail = f"{name} cannot be read, so it is unknown whether SageMaker may use it: {error.message}"
+        detail = f"cannot read {name}, so it is unknown whether SageMaker may assume it: {error.message}"
         return Diagnosis("role", "warning", detail, error.hint or "")
     if role["Arn"] != arn:
         return Diagnosis("role", "error", f"the role {name} is {role['Arn']}, not {arn}", "set aws.role to that ARN")
@@ -89,12 +89,12 @@ def _bucket(aws: Aws, region: str, bucket: str) -> Diagnosis:
     try:
         where = aws.ask("s3", region, "get_bucket_location", Bucket=bucket).get("LocationConstraint") or "us-east-1"
     except MissingError:
-        return Diagnosis("store", "error", f"there is no bucket {bucket}", f"create it in {region}: {_SETUP}")
+        return Diagnosis("store", "error", f"the bucket {bucket} does not exist", f"create it in {region}: {_SETUP}")
     except ForbiddenError as error:  # not needed for runs
         return unasked("store", error)
     if where != region:
-        remedy = "use a bucket in the same region: traffic between regions costs for every checkpoint"
-        return Diagnosis("store", "warning", f"the bucket {bucket} is in {where}, and the machines in {region}", remedy)
+        remedy = "use a bucket in the same region: traffic between regions costs money with every checkpoint"
+        return Diagnosis("store", "warning", f"the bucket {bucket} is in {where}, but the machines run in {region}", remedy)
     return Diagnosis("store", "ok", f"the bucket {bucket} is in {region}")
 
 
@@ -105,7 +105,7 @@ def _repository(aws: Aws, region: str, settings: Mapping[str, Any]) -> Diagnosis
     registry = registry_of(repository)
     with_field("AWS", "authorizationData", aws.ask("ecr", registry[1] if registry else region, "get_authorization_token"))
     if registry is None:
-        return Diagnosis("repository", "warning", f"{repository} is not in Amazon ECR, and cannot be checked", _SETUP)
+        return Diagnosis("repository", "warning", f"{repository} is not in Amazon ECR, so it cannot be checked", _SETUP)
     name = repository.partition("/")[2]
     try:
         with_field(
@@ -117,12 +117,12 @@ def _repository(aws: Aws, region: str, settings: Mapping[str, Any]) -> Diagnosis
         if settings.get("create_repository"):
             return Diagnosis("repository", "ok", f"{name} does not exist yet: the first submission creates it")
         remedy = f"set aws.create_repository: true, or run: aws ecr create-repository --repository-name {name} --region {registry[1]}"
-        return Diagnosis("repository", "error", f"there is no repository {name} in {registry[1]}", remedy)
-    return Diagnosis("repository", "ok", f"{name} exists, and a login is issued")
+        return Diagnosis("repository", "error", f"the repository {name} does not exist in {registry[1]}", remedy)
+    return Diagnosis("repository", "ok", f"{name} exists, and ECR issues a login for it")
 
 
 def _quota(aws: Aws, region: str, machine: str) -> Diagnosis:
-    """The quotas of on-demand and of spot machines of this kind, which in a new account are often zero."""
+    """The quotas for on-demand and spot machines of this kind; in a new account they are often zero."""
     kinds = {f"{machine} for training job usage": "on demand", f"{machine} for spot training job usage": "spot"}
     found: dict[str, float] = {}
     more: dict[str, str] = {}
@@ -135,7 +135,7 @@ def _quota(aws: Aws, region: str, machine: str) -> Diagnosis:
                 break
             more = {"NextToken": answer["NextToken"]}
     except ProviderError as error:
-        return Diagnosis("machine", "warning", f"the quota of {machine} cannot be checked: {error.message}", error.hint or "")
+        return Diagnosis("machine", "warning", f"cannot check the quota of {machine}: {error.message}", error.hint or "")
     said = ", ".join(f"{value:g} {kind}" for kind, value in sorted(found.items())) or "unknown"
     if not any(found.values()):
         remedy = f"request more under Service Quotas, Amazon SageMaker, '{machine} for training job usage'"

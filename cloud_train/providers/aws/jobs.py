@@ -1,4 +1,4 @@
-"""SageMaker's training jobs: creating once, finding, listing and stopping them; their secrets and logs."""
+"""SageMaker's training jobs: creating them once, finding, listing and stopping them; their secrets and logs."""
 
 import json
 import re
@@ -16,9 +16,9 @@ from cloud_train.providers.cloud.provider import create_once
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 _PAGE = 100
-"""Jobs per listing, the maximum of SageMaker."""
+"""Jobs per page of a listing: SageMaker's maximum."""
 _MOST_LOG_BYTES = 16 << 20
-"""Maximum of a log to read in one call; the next call continues from the cursor."""
+"""The most log to read in one call; the next call continues from the cursor."""
 _DRAWN = re.compile(r"-(\d{6}-\d{6})-[0-9a-z]{4}")
 _LONGEST_NAME = 63
 
@@ -33,7 +33,7 @@ def create(aws: Aws, region: str, body: Mapping[str, Any], store: str) -> str | 
     def look() -> Mapping[str, Any] | None:
         found = looked_for(aws, region, body["TrainingJobName"])
         if found is not None and not is_ours(found, store):
-            raise AlreadyLaunchedError(f"{name} was launched before, for another store")
+            raise AlreadyLaunchedError(f"{name} was already launched, for another store")
         return found
 
     job = create_once(
@@ -71,7 +71,7 @@ def described(aws: Aws, region: str, job: str) -> dict[str, Any] | None:
 
 
 def looked_for(aws: Aws, region: str, job: str) -> dict[str, Any] | None:
-    """The description of a job, which may be too new to be found immediately."""
+    """The job's description, with retries, because a new job may take a moment to show up; None if there is no such job."""
     left = aws.policy.attempts_left()
     while (found := described(aws, region, job)) is None:
         if not left.wait():
@@ -80,7 +80,7 @@ def looked_for(aws: Aws, region: str, job: str) -> dict[str, Any] | None:
 
 
 def listed(aws: Aws, region: str, handles: Sequence[Handle]) -> Iterator[Mapping[str, Any]]:
-    """Jobs of a region, the newest first, including those of the handles, with fewer listings than there are handles."""
+    """The region's jobs, the newest first, until those of all handles were seen, with fewer requests than there are handles."""
     wanted = {str(handle.reference["job"]) for handle in handles}
     more: dict[str, Any] = _narrowed(handles)
     for _ in handles[1:]:
@@ -91,13 +91,13 @@ def listed(aws: Aws, region: str, handles: Sequence[Handle]) -> Iterator[Mapping
         yield from answer["TrainingJobSummaries"]
         wanted -= {job["TrainingJobName"] for job in answer["TrainingJobSummaries"]}
         token = answer.get("NextToken")
-        if not token or token == more.get("NextToken"):  # the same page would be returned again
+        if not token or token == more.get("NextToken"):  # a repeated token would return the same page for ever
             return
         more["NextToken"] = token
 
 
 def _narrowed(handles: Sequence[Handle]) -> dict[str, Any]:
-    """Filters of a listing: the common prefix of all names, and the time of the oldest run, minus a day in case its clock was wrong."""
+    """Filters for a listing: the common prefix of all names, and the time of the oldest run, minus a day in case its clock was wrong."""
     narrow: dict[str, Any] = {}
     names = [str(handle.reference["job"]) for handle in handles]
     if begin := "".join(first for first, last in takewhile(lambda pair: pair[0] == pair[1], zip(min(names), max(names), strict=False))):
@@ -109,7 +109,7 @@ def _narrowed(handles: Sequence[Handle]) -> dict[str, Any]:
 
 
 def stop(aws: Aws, region: str, job: str) -> None:
-    """Have SageMaker send SIGTERM to its containers, and SIGKILL 120 seconds later; nothing if it has ended or is stopping."""
+    """Stop the job: SageMaker sends SIGTERM to its containers, and SIGKILL 120 seconds later. An ended or stopping job is left alone."""
     try:
         aws.ask("sagemaker", region, "stop_training_job", TrainingJobName=job)
     except MissingError:
@@ -120,7 +120,7 @@ def stop(aws: Aws, region: str, job: str) -> None:
 
 
 def output(aws: Aws, region: str, job: str, cursor: str | None) -> tuple[bytes, str | None]:
-    """The output of node 0's containers since ``cursor``, and the next cursor: JSON, the name of each log stream → its next token."""
+    """The output of node 0's containers since ``cursor``, and the next cursor: a JSON object of log stream → next token."""
     tokens: dict[str, str] = json.loads(cursor) if cursor else {}
     said = bytearray()
     with suppress(MissingError):  # the first job in the account creates the log group
@@ -134,9 +134,9 @@ def output(aws: Aws, region: str, job: str, cursor: str | None) -> tuple[bytes, 
 
 
 def _streams(aws: Aws, region: str, prefix: str) -> Iterator[str]:
-    """The log streams with this prefix, in the order in which they began; a replacement machine begins another one."""
+    """The log streams with this prefix, oldest first; a replacement machine begins a new stream."""
     more: dict[str, str] = {}
-    asked: set[str | None] = set()  # a repeated page would repeat for ever
+    asked: set[str | None] = set()  # a repeated token would loop for ever
     while more.get("nextToken") not in asked:
         asked.add(more.get("nextToken"))
         query = {"logGroupName": LOG_GROUP, "logStreamNamePrefix": prefix, **more}
@@ -148,7 +148,7 @@ def _streams(aws: Aws, region: str, prefix: str) -> Iterator[str]:
 
 
 def _pages(aws: Aws, region: str, stream: str, token: str | None) -> Iterator[tuple[bytes, str]]:
-    """The stream from ``token`` on, in pages, each with the token of the next; at the end, the token repeats."""
+    """The pages of the stream from ``token`` on, each with the token of the next page."""
     asked: set[str | None] = set()
     while token not in asked:  # at the end the token repeats
         asked.add(token)

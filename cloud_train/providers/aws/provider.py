@@ -1,7 +1,7 @@
 """The ``aws`` provider: the worker as the container of a SageMaker training job.
 
-A training job's name ensures that a launch happens once: no two jobs of an account and region share a name, ever. A description of the
-job is enough to find it again. SageMaker keeps jobs for good, at no cost; only a job's secret has to be deleted.
+A training job's name prevents a second launch: an account never has two jobs of the same name in a region. The job's description contains
+everything needed to find it again. SageMaker keeps jobs forever, at no cost; only a job's secret has to be deleted.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cloud_train.errors import ProviderError
 from cloud_train.providers.aws import jobs
 from cloud_train.providers.aws.client import ANSWER_SECONDS, POLICY, Aws, login
+from cloud_train.providers.aws.diagnosis import diagnose
 from cloud_train.providers.aws.request import is_ours, problems_of, region_of, request_of, secret_of, with_secret
 from cloud_train.providers.aws.state import needs_more, observation_of
 from cloud_train.providers.base import Diagnosis, Handle, Observation, Request, ended, unknown
@@ -27,17 +28,17 @@ _HAS_A_WORKER = frozenset({"Training", "Uploading", "Stopping"})
 
 
 class SageMakerProvider(CloudProvider[Aws]):
-    """Runs in training jobs of SageMaker. It keeps nothing under ``home``, because the jobs' names suffice."""
+    """Runs in SageMaker training jobs. It keeps nothing under ``home``, because the jobs' names are enough."""
 
     name = "aws"
     capabilities = cloud_capabilities(("s3",), max_nodes=16)
 
     def __init__(self, home: Path, policy: RetryPolicy = POLICY, answer_seconds: float = ANSWER_SECONDS) -> None:
-        """``policy`` is for retries; ``answer_seconds`` is the timeout of a response."""
+        """``policy`` is the retry policy; ``answer_seconds`` is the read timeout."""
         self._aws = Aws(policy, answer_seconds)
 
     def render(self, plan: "Plan") -> Request:
-        """The body of CreateTrainingJob, and what sending it needs. The settings are ``cloud_train.job.settings.AwsSettings``."""
+        """The body of CreateTrainingJob, and the values needed to send it. The settings are ``cloud_train.job.settings.AwsSettings``."""
         return request_of(plan)
 
     def check(self, request: Request) -> list[str]:
@@ -45,11 +46,11 @@ class SageMakerProvider(CloudProvider[Aws]):
         return list(problems_of(request))
 
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
-        """Put the secrets into AWS Secrets Manager, if there are any, and create the training job; a launch that fails leaves neither."""
+        """Store the secrets in AWS Secrets Manager, if any, and create the training job; a failed launch leaves neither behind."""
         return super().launch(with_secret(request) if secrets else {**request, "secret": None}, secrets)
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
-        """The attempt's job by its name, in the region of the settings, with retries, because new jobs may show late."""
+        """The attempt's job, by its name, in the configured region; with retries, because a new job may take a moment to show up."""
         region, job = region_of(settings), job_name(run_id, attempt)
         if region is None:
             raise ProviderError("aws.region: not set, so the training job cannot be found", hint="set it in the config file")
@@ -60,11 +61,11 @@ class SageMakerProvider(CloudProvider[Aws]):
         return Handle(run_id, attempt, self.name, store, reference)
 
     def cancel(self, handle: Handle, force: bool = False) -> None:
-        """SageMaker's own stop: SIGTERM, and SIGKILL 120 seconds later. ``force`` does the same."""
+        """Stop the job through SageMaker: SIGTERM, and SIGKILL 120 seconds later, with or without ``force``."""
         jobs.stop(self._aws, handle.reference["region"], handle.reference["job"])
 
     def clean_up(self, handle: Handle) -> None:
-        """Delete the job's secret, unless the job is still waiting for a machine and its worker will read the secret."""
+        """Delete the job's secret, unless the job still waits for a machine, on which its worker will read the secret."""
         region, secret = handle.reference["region"], handle.reference.get("secret")
         if not secret:
             return
@@ -81,13 +82,11 @@ class SageMakerProvider(CloudProvider[Aws]):
         return jobs.output(self._aws, handle.reference["region"], handle.reference["job"], cursor)
 
     def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
-        """A login for Amazon ECR; with the setting ``create_repository`` the repository is created first, with immutable tags."""
+        """A login for Amazon ECR. If ``create_repository`` is set, the repository is created first, with immutable tags."""
         return login(self._aws, settings)
 
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
-        """Credentials, role, bucket, repository, quota: what is missing, and how to create it."""
-        from cloud_train.providers.aws.diagnosis import diagnose
-
+        """Check credentials, role, bucket, repository and quota; findings say how to create whatever is missing."""
         return diagnose(self._aws, settings, store)
 
     def _client(self, about: Mapping[str, Any]) -> AbstractContextManager[Aws]:
@@ -114,7 +113,7 @@ class SageMakerProvider(CloudProvider[Aws]):
         return str(handle.reference["region"])
 
     def _listed(self, handles: Sequence[Handle]) -> Iterator[tuple[str, Observation]]:
-        """From listings of 100 jobs each."""
+        """From listings of 100 jobs per page."""
         for job in jobs.listed(self._aws, self._place(handles[0]), handles):
             if not needs_more(job):
                 yield job["TrainingJobName"], observation_of(job)

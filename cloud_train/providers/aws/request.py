@@ -1,7 +1,7 @@
-"""From a plan to the request for SageMaker, with SageMaker's field names, and validation of the request. Pure; needs no SDK.
+"""Builds SageMaker's request from a plan, with SageMaker's field names, and validates it. Pure; needs no SDK.
 
-Reference: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.html. Its shape is checked by
-``data/aws.requests.json``, which is made from botocore's model of the service; rules that the reference has in prose only are checked here.
+Reference: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.html. Its shape is checked
+against ``data/aws.requests.json``, generated from botocore's model of the service. Rules that the reference states only in prose are here.
 """
 
 import math
@@ -24,13 +24,13 @@ DEFINITION = "CreateTrainingJobRequest"
 
 _PLATFORM = "linux/amd64"
 _MOST_GRACE_SECONDS = 110
-"""SageMaker kills 120 seconds after SIGTERM, and the worker has to upload the last checkpoint in that time."""
+"""SageMaker sends SIGKILL 120 seconds after SIGTERM; within that time, the worker also has to upload the last checkpoint."""
 _LONGEST_SECONDS = 28 * 86400
 _VOLUME = "30GB"
 _MOST_TAGS = 50
 _ECR = re.compile(r"([0-9]{12})\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
 _TAG = re.compile(r"[A-Za-z0-9 _.:/=+\-@]{1,256}")
-"""The characters of a store's URL that a tag may have."""
+"""A store's URL that is valid as the value of a tag."""
 _LOCAL_DISKS = (
     *("g4dn", "g5", "g6", "g6e", "g7", "g7e"),
     *("p3dn", "p4d", "p4de", "p5", "p5e", "p5en", "p6", "p6e"),
@@ -50,11 +50,11 @@ _SETTINGS = {
     "StoppingCondition.MaxRuntimeInSeconds": "max_runtime",
     "StoppingCondition.MaxWaitTimeInSeconds": "max_wait",
 }
-"""Path in the request → the setting (under ``aws``) that it comes from; longer paths first where one begins another."""
+"""Path in the request → the setting under ``aws`` that it comes from; a path precedes its own prefixes."""
 
 
 def secret_name(job: str) -> str:
-    """The secret in AWS Secrets Manager that holds the job's secrets."""
+    """The name of the secret in AWS Secrets Manager with the job's secrets."""
     return f"cloud-train/{job}"
 
 
@@ -71,48 +71,57 @@ def region_of(settings: Mapping[str, Any]) -> str | None:
 
 
 def request_of(plan: "Plan") -> Request:
-    """The body of CreateTrainingJob, and what is needed to send it: the region, and the secret's name if the job has secrets.
+    """The body of CreateTrainingJob, and the values needed to send it: the region, and the secret's name if the job has secrets.
 
     ``refused`` holds problems that the body cannot express.
     """
-    settings, job = plan.provider_settings, plan.job
-    name, region = job_name(plan.run_id, plan.attempt), region_of(settings)
-    secret = secret_name(name) if job.secrets else None
+    name, region = job_name(plan.run_id, plan.attempt), region_of(plan.provider_settings)
+    secret = secret_name(name) if plan.job.secrets else None
     machine, refused = _machine(plan)
-    if plan.program.grace_seconds > _MOST_GRACE_SECONDS:
-        refused.append(
-            f"limits.grace: {plan.program.grace_seconds:g} s is more than the {_MOST_GRACE_SECONDS} s that SageMaker leaves a program;"
-            " after 120 s it kills the container"
-        )
-    body: dict[str, Any] = {
-        "TrainingJobName": name,
-        "RoleArn": settings.get("role"),
-        "AlgorithmSpecification": {
-            **_image(plan),
-            "TrainingInputMode": "File",
-            **_words(worker_command(plan, "sagemaker", secret_address(secret, region) if secret else None)),
-        },
-        "ResourceConfig": _resources(plan, machine),
-        "StoppingCondition": _limits(plan),
-        # The worker uploads everything itself. SageMaker requires a place for the contents of /opt/ml/model, which stays empty.
-        "OutputDataConfig": {"S3OutputPath": f"{plan.store.rstrip('/')}/{plan.run_id}/sagemaker"},
-        "Environment": dict(ENVIRONMENT),
-        "VpcConfig": _network(settings),
-        "EnableManagedSpotTraining": job.resources.spot,
-        "RetryStrategy": _retries(plan),
-        "Tags": _tags(plan),
-    }
-    if (platform := settings.get("platform", _PLATFORM)) != _PLATFORM:
-        refused.append(f"aws.platform: {platform} is not supported; SageMaker's training machines are {_PLATFORM}")
     return {
         "run_id": plan.run_id,
         "attempt": plan.attempt,
         "store": plan.store,
         "region": region,
         "secret": secret,
-        "refused": refused,
-        "body": {field: value for field, value in body.items() if value is not None},
+        "refused": [*refused, *_unsupported(plan)],
+        "body": _body(plan, name, machine, secret_address(secret, region) if secret else None),
     }
+
+
+def _unsupported(plan: "Plan") -> Iterator[str]:
+    """Problems that the body cannot express."""
+    if plan.program.grace_seconds > _MOST_GRACE_SECONDS:
+        yield (
+            f"limits.grace: {plan.program.grace_seconds:g} s exceeds the {_MOST_GRACE_SECONDS} s that a program has on SageMaker,"
+            " which kills the container 120 s after SIGTERM"
+        )
+    if (platform := plan.provider_settings.get("platform", _PLATFORM)) != _PLATFORM:
+        yield f"aws.platform: {platform} is not supported; SageMaker's training machines are {_PLATFORM}"
+
+
+def _body(plan: "Plan", name: str, machine: str | None, secrets: str | None) -> dict[str, Any]:
+    """The body of CreateTrainingJob; ``secrets`` is the worker's option of that name."""
+    settings = plan.provider_settings
+    body: dict[str, Any] = {
+        "TrainingJobName": name,
+        "RoleArn": settings.get("role"),
+        "AlgorithmSpecification": {
+            **_image(plan),
+            "TrainingInputMode": "File",
+            **_words(worker_command(plan, "sagemaker", secrets)),
+        },
+        "ResourceConfig": _resources(plan, machine),
+        "StoppingCondition": _limits(plan),
+        # The worker uploads everything itself. SageMaker requires a destination for /opt/ml/model, which stays empty.
+        "OutputDataConfig": {"S3OutputPath": f"{plan.store.rstrip('/')}/{plan.run_id}/sagemaker"},
+        "Environment": dict(ENVIRONMENT),
+        "VpcConfig": _network(settings),
+        "EnableManagedSpotTraining": plan.job.resources.spot,
+        "RetryStrategy": _retries(plan),
+        "Tags": _tags(plan),
+    }
+    return {field: value for field, value in body.items() if value is not None}
 
 
 def secret_address(secret: str, region: str | None) -> str:
@@ -121,7 +130,7 @@ def secret_address(secret: str, region: str | None) -> str:
 
 
 def with_secret(request: Request) -> Request:
-    """The request with a secret, added if the job file names none."""
+    """The request with a secret, which is added if the job file names none."""
     if request["secret"]:
         return request
     secret = secret_name(request["body"]["TrainingJobName"])
@@ -132,7 +141,7 @@ def with_secret(request: Request) -> Request:
 
 
 def is_ours(described: Mapping[str, Any], store: str) -> bool:
-    """Whether a described training job runs a worker for this store."""
+    """Whether the worker of a described training job writes to this store."""
     return _option(described, "--store") == store
 
 
@@ -157,7 +166,7 @@ def _image(plan: "Plan") -> dict[str, str]:
 
 
 def _machine(plan: "Plan") -> tuple[str | None, list[str]]:
-    """The machine, or why none fits."""
+    """The machine, and the reasons if none fits."""
     from cloud_train.providers.cloud.machines import NoMachineError, choose  # imports pydantic, which only plans need
 
     if named := plan.provider_settings.get("machine"):
@@ -182,7 +191,7 @@ def _resources(plan: "Plan", machine: str | None) -> dict[str, Any]:
 
 
 def _limits(plan: "Plan") -> dict[str, int]:
-    """The cloud's own limits, a safety net below the worker's, which ends the program after ``limits.duration`` with its grace period."""
+    """SageMaker's own limits. They are a safety net: the worker itself ends the program after ``limits.duration`` and its grace period."""
     settings, longest = plan.provider_settings, longest_seconds(plan)
     limits = {"MaxRuntimeInSeconds": math.ceil(longest)}
     if plan.job.resources.spot:
@@ -199,7 +208,7 @@ def _network(settings: Mapping[str, Any]) -> dict[str, list[str]] | None:
 
 
 def _retries(plan: "Plan") -> dict[str, int] | None:
-    """Restarts by SageMaker itself after an InternalServerError; the worker then continues the run."""
+    """Restarts by SageMaker after an InternalServerError, upon which the worker continues the run."""
     further = plan.program.attempts - plan.attempt
     return {"MaximumRetryAttempts": further} if further > 0 and Cause.INFRASTRUCTURE in plan.program.retry_on else None
 
@@ -212,7 +221,7 @@ def _tags(plan: "Plan") -> list[dict[str, str]]:
 
 
 def problems_of(request: Request) -> Iterator[str]:
-    """Problems that SageMaker would refuse, each with the setting, the field's path and the rule."""
+    """The problems for which SageMaker would refuse the request, each with the setting, the field's path and the rule."""
     body = request["body"]
     yield from request["refused"]
     if not request["region"]:
@@ -220,7 +229,7 @@ def problems_of(request: Request) -> Iterator[str]:
     elif not forms.has_form(forms.AWS_REGION, request["region"]):
         yield f"aws.region: {request['region']!r} is not a region, such as eu-west-1"
     if not body.get("RoleArn"):
-        yield "aws.role: not set; it is the ARN of the machines' role (docs/clouds/aws.md shows how to create one)"
+        yield "aws.role: not set; set it to the ARN of the machines' role (docs/clouds/aws.md shows how to create one)"
     yield from _image_problems(body.get("AlgorithmSpecification", {}).get("TrainingImage"), request["region"])
     yield from _prose(body)
     for problem in descriptions.problems_of(body, "aws", DEFINITION):
@@ -230,7 +239,7 @@ def problems_of(request: Request) -> Iterator[str]:
 
 def _image_problems(image: str | None, region: str | None) -> Iterator[str]:
     if image is None:
-        yield "aws.repository: not set; the machines pull the image from a repository of Amazon ECR"
+        yield "aws.repository: not set; set it to a repository in Amazon ECR, from which the machines pull the image"
         return
     registry = registry_of(image)
     # A registry on loopback belongs to a simulation, in which machines are containers on this machine.
@@ -240,32 +249,32 @@ def _image_problems(image: str | None, region: str | None) -> Iterator[str]:
             " use one such as 123456789012.dkr.ecr.eu-west-1.amazonaws.com/cloud-train"
         )
     elif registry is not None and registry[1] != region:
-        yield f"aws.repository: it is in {registry[1]}, and SageMaker pulls only from its own region: aws.region is {region}"
+        yield f"aws.repository: in {registry[1]}, but SageMaker pulls only from its own region (aws.region: {region})"
 
 
 def _prose(body: Mapping[str, Any]) -> Iterator[str]:
-    """Rules of the API reference that its model does not express."""
+    """Violations of rules that the API reference states only in prose."""
     limits, resources = body.get("StoppingCondition", {}), body.get("ResourceConfig", {})
     runtime, wait = limits.get("MaxRuntimeInSeconds", 0), limits.get("MaxWaitTimeInSeconds")
     if runtime > _LONGEST_SECONDS:
         yield (
-            f"aws.max_runtime: StoppingCondition.MaxRuntimeInSeconds: {runtime} s for all of retry.attempts together is more than"
-            " the 28 days that a training job may take"
+            f"aws.max_runtime: StoppingCondition.MaxRuntimeInSeconds: {runtime} s (for all retry.attempts together) exceeds"
+            " SageMaker's limit of 28 days"
         )
     if body.get("EnableManagedSpotTraining"):
         if wait is None or wait < runtime:
-            yield "aws.max_wait: StoppingCondition.MaxWaitTimeInSeconds: a spot job needs at least its MaxRuntimeInSeconds"
+            yield "aws.max_wait: StoppingCondition.MaxWaitTimeInSeconds: must be at least MaxRuntimeInSeconds for a spot job"
     elif wait is not None:
-        yield "aws.max_wait: StoppingCondition.MaxWaitTimeInSeconds: only spot jobs have one"
+        yield "aws.max_wait: StoppingCondition.MaxWaitTimeInSeconds: allowed only for spot jobs"
     family = str(resources.get("InstanceType", "")).removeprefix("ml.").partition(".")[0].partition("-")[0]
     if resources.get("VolumeKmsKeyId") and family in _LOCAL_DISKS:
-        yield f"aws.kms_key: {resources['InstanceType']} has local disks, which your own key cannot encrypt; leave it out"
+        yield f"aws.kms_key: {resources['InstanceType']} has local disks, which your key cannot encrypt; remove aws.kms_key"
     tags = body.get("Tags", [])
     if len(tags) > _MOST_TAGS:
-        yield f"aws.tags: {len(tags)} with those of cloud-train, and {_MOST_TAGS} are allowed"
+        yield f"aws.tags: {len(tags)} tags, including cloud-train's own; at most {_MOST_TAGS} are allowed"
     for tag in tags:
         if tag.get("Key", "").lower().startswith("aws:"):
-            yield f"aws.tags: {tag['Key']!r} begins with aws:, which is reserved for Amazon"
+            yield f"aws.tags: {tag['Key']!r} begins with 'aws:', which AWS reserves for itself"
 
 
 def _with_setting(problem: str) -> str:

@@ -1,8 +1,8 @@
-"""From the state of a SageMaker training job to the state of the attempt. Pure.
+"""Maps the state of a SageMaker training job to that of the attempt. Pure.
 
-While a worker runs it reports to the run directory; what is derived here counts before it starts and where it could not report.
-Reference: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_DescribeTrainingJob.html. Why a job failed is given in words
-that are documented nowhere: these patterns match known messages; any other text is passed on with the cause *failed*.
+While a worker runs, it reports to the run directory. The state derived here counts before the worker starts, and if it could not report.
+Reference: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_DescribeTrainingJob.html. The text of FailureReason is
+undocumented: the patterns match known messages, and any other text is passed on with the cause *failed*.
 An image that is larger than the disk "cannot be pulled": https://github.com/aws/sagemaker-python-sdk/issues/57.
 """
 
@@ -28,25 +28,24 @@ _GOING_ON = {
     "Restarting": State.STARTING,
     "Stopping": State.STOPPING,
 }
-"""Secondary status of a running job → state."""
+"""A running job's secondary status → state."""
 
 _FAILURES = (
     (
         r"cannot pull|image .{0,300}(not found|does not exist)|invalid.{0,300} image|manifest",
         Cause.REJECTED,
-        "the image cannot be pulled: it has to exist (aws.repository), for linux/amd64, and to fit on the machine's disk (make it"
-        " smaller, or aws.volume larger), and the role (aws.role) needs ecr:BatchGetImage, ecr:GetDownloadUrlForLayer and"
-        " ecr:GetAuthorizationToken",
+        "the image cannot be pulled: check that it exists in aws.repository for linux/amd64, that it fits on the machine's disk"
+        " (aws.volume), and that aws.role has ecr:BatchGetImage, ecr:GetDownloadUrlForLayer and ecr:GetAuthorizationToken",
     ),
     (
         r"assume (the )?role|sts:AssumeRole",
         Cause.REJECTED,
-        "the role (aws.role) has to exist, with a trust policy that lets sagemaker.amazonaws.com assume it",
+        "check that aws.role exists, and that its trust policy lets sagemaker.amazonaws.com assume it",
     ),
     (
         r"access ?denied|not authorized|forbidden|permission",
         Cause.REJECTED,
-        "the role (aws.role) lacks a permission: docs/clouds/aws.md has its policy",
+        "aws.role lacks a permission: docs/clouds/aws.md has the policy",
     ),
     (
         r"ResourceLimitExceeded|service limit|quota",
@@ -56,17 +55,17 @@ _FAILURES = (
     (
         r"CapacityError|insufficient capacity|unable to provision",
         Cause.INFRASTRUCTURE,
-        "the region has no such machine now: retry later, or choose another aws.machine or aws.region",
+        "the region has no capacity for this machine: retry later, or choose another aws.machine or aws.region",
     ),
     (r"more memory|out ?of ?memory|OutOfMemory", Cause.OUT_OF_MEMORY, "increase resources.memory to get a larger machine"),
     (r"no space left|disk.{0,300} full", Cause.FAILED, "the machine's disk is full: enlarge aws.volume"),
     (r"InternalServerError|internal (server )?error|unhealthy", Cause.INFRASTRUCTURE, ""),
 )
-"""A pattern in FailureReason → cause, and what to do."""
+"""A pattern in FailureReason → cause and next step."""
 
 
 def observation_of(job: Mapping[str, Any]) -> Observation:
-    """The state of an attempt, from a response to DescribeTrainingJob, or from an entry of ListTrainingJobs unless ``needs_more`` of it."""
+    """The state of an attempt, from DescribeTrainingJob, or from an entry of ListTrainingJobs for which ``needs_more`` is false."""
     status, secondary = str(job.get("TrainingJobStatus")), str(job.get("SecondaryStatus"))
     match status:
         case "Completed":
@@ -87,7 +86,7 @@ def observation_of(job: Mapping[str, Any]) -> Observation:
 
 
 def needs_more(summary: Mapping[str, Any]) -> bool:
-    """Whether an entry of ListTrainingJobs is not enough: only a job's description has the reason of its failure."""
+    """Whether an entry of ListTrainingJobs is not enough: only DescribeTrainingJob has the reason for a failure."""
     return summary.get("TrainingJobStatus") == "Failed" or "SecondaryStatus" not in summary
 
 
@@ -96,7 +95,7 @@ def failure(reason: str) -> Observation:
     code = re.search(r"exit code: ?(-?\d+)", reason, re.IGNORECASE)
     if (
         code is not None and int(code[1]) and (said := said_by(int(code[1])))
-    ):  # a failed job is not a success, whatever exit status 0 means there
+    ):  # a failed job did not succeed, even if its message has exit code 0
         return said
     for pattern, cause, remedy in _FAILURES:
         if re.search(pattern, reason, re.IGNORECASE):
@@ -108,7 +107,7 @@ def failure(reason: str) -> Observation:
 
 def _of_exit(code: int, reason: str) -> Observation:
     if code == exit_status.STORE:
-        remedy = "its worker could not reach the store: check that aws.role may read and write it, and that its bucket is in this region"
+        remedy = "the worker could not reach the store: check that aws.role may read and write it, and that its bucket is in this region"
         return ended(Cause.INFRASTRUCTURE, f"{reason}; {remedy}")
     if code == exit_status.KILLED:
         return ended(Cause.INFRASTRUCTURE, f"{reason}; the container was killed: it ran out of memory, or its machine was reclaimed")
@@ -117,21 +116,22 @@ def _of_exit(code: int, reason: str) -> Observation:
 
 def _stopped(secondary: str) -> Observation:
     if secondary == "MaxRuntimeExceeded":
-        return ended(Cause.TIMED_OUT, "SageMaker ended it at its time limit (limits.duration, or aws.max_runtime)")
+        return ended(Cause.TIMED_OUT, "SageMaker stopped the job at its time limit (limits.duration, or aws.max_runtime)")
     if secondary == "MaxWaitTimeExceeded":
         return ended(
-            Cause.INFRASTRUCTURE, "no spot capacity within aws.max_wait: wait longer, choose another aws.machine, or use no spot capacity"
+            Cause.INFRASTRUCTURE,
+            "no spot capacity within aws.max_wait: increase it, choose another aws.machine, or set resources.spot to false",
         )
     return ended(Cause.CANCELLED, "the training job was stopped")
 
 
 def _words(secondary: str, job: Mapping[str, Any]) -> str:
     if secondary == "Interrupted":
-        return "the machine was reclaimed; SageMaker waits for another one"
+        return "the machine was reclaimed; SageMaker is waiting for another one"
     return _last_message(job)
 
 
 def _last_message(job: Mapping[str, Any]) -> str:
-    """SageMaker's message about the job's current step; an entry of a listing has none."""
+    """SageMaker's message about the job's current step; listings do not include it."""
     transitions = job.get("SecondaryStatusTransitions") or [{}]
     return str(transitions[-1].get("StatusMessage") or "")

@@ -1,6 +1,6 @@
-"""Requests to Azure's HTTP APIs: credentials from azure-identity's own chain, retries, and explanations of errors.
+"""Requests to Azure's HTTP APIs: credentials from azure-identity's own chain, retries, and Azure's errors with a next step.
 
-azure-core and azure-identity are enough for these requests; azure-ai-ml, which has them all, is ten times as large.
+azure-core and azure-identity are enough for these requests; azure-ai-ml is ten times as large.
 """
 
 import os
@@ -35,7 +35,7 @@ VAULT_SCOPE = "https://vault.azure.net/.default"
 REGISTRY_SCOPE = "https://containerregistry.azure.net/.default"
 
 _IDENTITY = (*IDENTITIES, "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET", "IDENTITY_HEADER", "AZURE_CONFIG_DIR")
-"""The variables that decide whose tokens azure-identity issues."""
+"""The environment variables that select azure-identity's credentials."""
 API = {"api-version": "2025-12-01"}
 """The version of the resource manager's API."""
 
@@ -44,7 +44,7 @@ _BELONGING = {
     _ARM_SCOPE: (AZURE, "azure.endpoint (or azure.history_endpoint, azure.location)"),
     VAULT_SCOPE: (AZURE_VAULT, "azure.vault"),
 }
-"""The hosts of each scope's token, and the setting from which a URL there is derived."""
+"""Scope of a token → the hosts that may receive it, and the setting that determines the URL."""
 _REGISTRY = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\.azurecr\.(?:io|cn|us)")
 POLICY = RetryPolicy(attempts=4, time_limit=None, first_wait=1.0, longest_wait=20.0, longest_retry_after=20.0)
 """The retries of a request."""
@@ -54,9 +54,9 @@ _TIMED_OUT = 408
 _SHOWN_CHARACTERS = 400
 _LOGIN_HINT = "sign in with: az login; or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
 _OF_THE_CLOCK = re.compile(r"not yet valid|not within its valid time|lifetime|time range|\bnbf\b", re.IGNORECASE)
-"""Messages of refusals because this machine's clock differs from Azure's."""
-_CLOCK_HINT = "set this machine's clock: tokens are valid for a limited time"
-_DOCS = "docs/clouds/azure.md names the role that has it"
+"""Azure's messages when this machine's clock is wrong."""
+_CLOCK_HINT = "correct this machine's clock: tokens are valid only for a limited time"
+_DOCS = "docs/clouds/azure.md names the role that includes it"
 _SETTINGS = {
     "SubscriptionNotFound": "azure.subscription",
     "InvalidSubscriptionId": "azure.subscription",
@@ -65,21 +65,21 @@ _SETTINGS = {
     "ResourceNotFound": "azure.workspace",
     "WorkspaceNotFound": "azure.workspace",
 }
-"""Error codes of the resource manager, and the setting with the missing name."""
+"""Error codes of the resource manager → the setting that names a missing resource."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A response with one of the expected statuses."""
+    """A response with an expected status."""
 
     status: int
     headers: Mapping[str, str]
     data: bytes
     document: Any
-    """The data, if it is JSON."""
+    """The parsed body, if it is JSON."""
 
     def having(self, field: str) -> dict[str, Any]:
-        """The document, if it has this field; raises UnansweredError for a response that is not from Azure."""
+        """The document, which must have this field. Raises UnansweredError otherwise: the response is not from Azure."""
         return with_field("Azure", field, self.document)
 
 
@@ -89,7 +89,7 @@ def is_registry(host: str) -> bool:
 
 
 def client(policy: RetryPolicy | None = None) -> "Client":
-    """The client for the credentials in the environment; it keeps tokens and connections as long as this process lives."""
+    """The client for the credentials in the environment. Its tokens and connections are reused for the life of this process."""
     return _client(policy or POLICY, tuple(os.environ.get(name) for name in _IDENTITY))
 
 
@@ -123,7 +123,7 @@ class Client:
             raise _no_credentials(error) from error
 
     def call(self, method: str, url: str, doing: str, **options: Any) -> Answer:
-        """The response to a request that may be repeated; ``options`` are those of ``call_once``."""
+        """Send a request with retries, and return the response; ``options`` are those of ``call_once``."""
         return retried(self.policy, lambda: self.call_once(method, url, doing, **options))
 
     def call_once(
@@ -137,12 +137,12 @@ class Client:
         scope: str | None = _ARM_SCOPE,
         **content: Any,
     ) -> Answer:
-        """Send a request once and return its response, if its status is one of ``expect``.
+        """Send a request once, and return the response if its status is one of ``expect``.
 
-        ``doing`` completes the sentence "Azure cannot …", ``permission`` is the Azure action that it takes, ``content`` are further
-        parts of the request (``params``, ``json``, ``data``, ``headers``). ``scope`` is that of the token, which goes to its own hosts
-        only and follows no redirect; None for a URL that is signed itself. Raises CloudError, and UntrustedHostError where the token does
-        not belong.
+        ``doing`` completes the sentence "Azure cannot …". ``permission`` is the Azure action that the request needs. ``content`` holds
+        further parts of the request (``params``, ``json``, ``data``, ``headers``). ``scope`` is the token's scope; the token is sent only
+        to its scope's hosts, and never follows a redirect. It is None for a URL that carries its own signature. Raises CloudError, and
+        UntrustedHostError for a host that may not receive the token.
         """
         if scope is not None:
             check(url, *_BELONGING[scope])
@@ -152,7 +152,7 @@ class Client:
         raise _refusal(response, doing, permission)
 
     def registry_password(self, host: str) -> str:
-        """A token of the Azure container registry at ``host``, valid for some hours, in exchange for one of Microsoft Entra.
+        """A token for the Azure container registry at ``host``, valid for some hours, in exchange for a Microsoft Entra token.
 
         The exchange is described at https://azure.github.io/acr/AAD-OAuth.html.
         """
@@ -167,7 +167,7 @@ class Client:
         from azure.core.rest import HttpRequest
 
         host = urlsplit(url).hostname or ""
-        # A token must not be sent unencrypted, except on this machine.
+        # A token is never sent unencrypted, except within this machine.
         plain = {"enforce_https": False} if scope and is_loopback(urlsplit(url).netloc) else {}
         try:
             request = HttpRequest(method, url, **content)
@@ -195,7 +195,7 @@ class Client:
 
 
 def error_of(document: Any) -> tuple[str, str]:
-    """Code and message of one of Azure's errors, with those of its details; empty without an error."""
+    """The code and message of an Azure error, including those of its details; empty without an error."""
     error = document.get("error") if isinstance(document, dict) else None
     if not isinstance(error, dict):
         return "", ""
@@ -211,7 +211,7 @@ def _refusal(response: "HttpResponse", doing: str, permission: str) -> CloudErro
     said = f"{code or status}: {message[:_SHOWN_CHARACTERS]}" if message else code or f"status {status}"
     kind, hint = _kind(status, code), None
     if status == 401:
-        words, hint = f"Azure does not accept the credentials ({said})", _CLOCK_HINT if _OF_THE_CLOCK.search(said) else _LOGIN_HINT
+        words, hint = f"Azure rejected the credentials ({said})", _CLOCK_HINT if _OF_THE_CLOCK.search(said) else _LOGIN_HINT
     elif kind is ForbiddenError:
         action = re.search(r"perform action '([^']+)'", message)
         words = f"Azure does not allow you to {doing}: the permission {action[1] if action else permission} is missing ({said})"
@@ -221,9 +221,9 @@ def _refusal(response: "HttpResponse", doing: str, permission: str) -> CloudErro
     elif kind is MissingError:
         words = f"Azure cannot {doing} ({said})"
     elif kind in (ThrottledError, UnansweredError):
-        words, hint = f"Azure cannot {doing} now ({said})", "retry in some minutes"
+        words, hint = f"Azure cannot {doing} now ({said})", "retry in a few minutes"
     else:
-        words, hint = f"Azure refuses to {doing} ({said})", _hint(code, message)
+        words, hint = f"Azure refused to {doing} ({said})", _hint(code, message)
     retry_after = retry_after_seconds(response.headers.get("Retry-After"))
     return kind(words, hint, reason=code, status=status, said=message, retry_after=retry_after)
 
@@ -244,23 +244,23 @@ def _hint(code: str, message: str) -> str | None:
         return "request more cores of this family in the portal (Azure ML, Quota), or choose another azure.machine"
     if "instancetype" in words or "vm size" in words or "vmsize" in words:
         named = re.search(r"\bStandard_\w+", message, re.IGNORECASE)
-        near = f"; near it are {', '.join(_similar(named[0]))}" if named else ""
+        near = f"; similar machines: {', '.join(_similar(named[0]))}" if named else ""
         return f"change azure.machine or azure.location: not every region has every machine{near}"
     if "identity" in words and ("not assigned" in words or "not found" in words):
         return "assign azure.identity to the cluster, or for serverless machines to the workspace: docs/clouds/azure.md"
     if "/computes/" in words or "computenotfound" in words:
-        return "set azure.compute to a cluster of the workspace: az ml compute list shows them"
+        return "set azure.compute to a cluster of the workspace; list them with: az ml compute list"
     return None
 
 
 def _similar(machine: str) -> list[str]:
-    from cloud_train.providers.cloud.machines import similar  # imports pydantic, which observing runs does without
+    from cloud_train.providers.cloud.machines import similar  # imports pydantic, which observing runs does not need
 
     return similar("azure", machine)
 
 
 def _no_credentials(error: Exception) -> ProviderError:
-    """One line of the chain's long message: Microsoft Entra's own (its codes begin with AADSTS), or the first."""
+    """The error with one line of azure-identity's long message: Microsoft Entra's (with a code AADSTS…), otherwise the first."""
     refused = re.search(r"AADSTS\d+[^\n]{0,300}", str(error))
     said = refused[0] if refused else _line(error)
     return ProviderError(f"no credentials for Azure: {said}", hint=_CLOCK_HINT if _OF_THE_CLOCK.search(said) else _LOGIN_HINT)

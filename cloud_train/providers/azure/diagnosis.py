@@ -1,4 +1,4 @@
-"""Checks that what a run on Azure ML needs exists and is permitted, for ``cloud-train doctor --config``. Starts nothing."""
+"""Checks that the resources in the ``azure`` settings exist and may be used. Starts and changes nothing."""
 
 import base64
 import difflib
@@ -14,6 +14,7 @@ from cloud_train.providers.azure.request import checked_workspace_of
 from cloud_train.providers.base import Diagnosis
 from cloud_train.providers.cloud.errors import ForbiddenError
 from cloud_train.providers.cloud.provider import looked, unasked, wrong
+from cloud_train.storage.registry import bucket_and_prefix, open_store
 
 _NEEDED = ("subscription", "resource_group", "workspace")
 _ML = "Microsoft.MachineLearningServices/workspaces"
@@ -23,7 +24,7 @@ _ACTIONS = (
     f"{_ML}/jobs/cancel/action",
     f"{_ML}/environments/versions/write",
 )
-"""Actions that submitting needs in the workspace."""
+"""Actions that a submission needs in the workspace."""
 _DOCS = "see docs/clouds/azure.md"
 _LOCATIONS = "Microsoft.MachineLearningServices/locations"
 _ROLE = "docs/clouds/azure.md has a role with these: assign it to yourself on the workspace"
@@ -32,11 +33,11 @@ _PUSH = "Microsoft.ContainerRegistry/registries/push/write"
 
 
 def diagnose(settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
-    """One finding at a time; checks that depend on something missing are left out."""
+    """The findings, one at a time. Checks that depend on something missing are skipped."""
     missing = [name for name in _NEEDED if name not in settings]
     if missing:
         names = ", ".join(f"azure.{name}" for name in missing)
-        yield Diagnosis("settings", "error", f"{names} is not set", "set it in the config file: see docs/clouds/azure.md")
+        yield Diagnosis("settings", "error", f"not set: {names}", "set them in the config file: see docs/clouds/azure.md")
         return
     try:
         azure = client()
@@ -65,12 +66,12 @@ def diagnose(settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnos
 def _of_workspace(settings: Mapping[str, Any], workspace: Mapping[str, Any]) -> Diagnosis:
     location, named = str(workspace.get("location") or ""), settings.get("location")
     if named is not None and named.casefold() != location.casefold():
-        return Diagnosis("workspace", "error", f"it is in {location}, not in {named}", f"set azure.location to {location}")
+        return Diagnosis("workspace", "error", f"in {location}, not in {named}", f"set azure.location to {location}")
     return Diagnosis("workspace", "ok", f"{settings['workspace']} in {location}")
 
 
 def _of_permissions(azure: Client, place: Mapping[str, Any]) -> Diagnosis:
-    """Check the caller's permissions, including inherited ones, as listed by Azure."""
+    """The caller's permissions, including inherited ones, as Azure lists them."""
     url = f"{place['endpoint']}{place['path']}/providers/Microsoft.Authorization/permissions"
     permission = "Microsoft.Authorization/permissions/read"
     try:
@@ -79,7 +80,7 @@ def _of_permissions(azure: Client, place: Mapping[str, Any]) -> Diagnosis:
         return unasked("permissions", error)
     missing = [action for action in _ACTIONS if not any(_grants(each, action) for each in answer.having("value")["value"])]
     if missing:
-        return Diagnosis("permissions", "error", f"you may not: {', '.join(missing)}", _ROLE)
+        return Diagnosis("permissions", "error", f"missing: {', '.join(missing)}", _ROLE)
     return Diagnosis("permissions", "ok", "you may start, see and cancel jobs")
 
 
@@ -91,14 +92,14 @@ def _grants(permission: Mapping[str, Any], action: str) -> bool:
 
 
 def _action_pattern(actions: str) -> str:
-    """The regular expression of a role's action, in which ``*`` matches anything; between two, the first match is enough."""
+    """The regular expression for a role's action, in which ``*`` matches anything. The atomic groups prevent backtracking."""
     first, *starred = (re.escape(part) for part in actions.split("*"))
     last = starred.pop() if starred else None
     return first + "".join(f"(?>.*?{part})" for part in starred) + ("" if last is None else f".*{last}")
 
 
 def _of_machines(azure: Client, settings: Mapping[str, Any], place: Mapping[str, Any], location: str) -> Diagnosis:
-    """The cluster; for serverless machines, whether the region has the machine and some of its quota is left."""
+    """The cluster; or for serverless machines, whether the region has the machine, and enough of its quota is left."""
     if cluster := settings.get("compute"):
         url, permission = f"{place['endpoint']}{place['path']}/computes/{cluster}", f"{_ML}/computes/read"
         found = azure.call("GET", url, f"show the cluster {cluster}", permission=permission, params=API).having("properties")["properties"]
@@ -116,12 +117,12 @@ def _of_serverless(azure: Client, settings: Mapping[str, Any], place: Mapping[st
     answer = azure.call("GET", f"{scope}/vmSizes", f"list the machines of {location}", permission=listing, params=API)
     sizes, machine = answer.having("value")["value"], settings.get("machine")
     if machine is None:
-        return Diagnosis("machines", "ok", f"{len(sizes)} kinds in {location}; each job gets the smallest that fits")
+        return Diagnosis("machines", "ok", f"{len(sizes)} machine types in {location}; each job gets the smallest that fits")
     size = next((each for each in sizes if each["name"].casefold() == machine.casefold()), None)
     if size is None:
         near = difflib.get_close_matches(machine, [each["name"] for each in sizes], 3)
         such = f", such as {', '.join(near)}" if near else ""
-        remedy = f"name another azure.machine{such}, or use a workspace in another region"
+        remedy = f"set azure.machine to another one{such}, or use a workspace in another region"
         return Diagnosis("machines", "error", f"{location} has no {machine}", remedy)
     counting = f"{_LOCATIONS}/usages/read"
     answer = azure.call("GET", f"{scope}/usages", f"show the quota in {location}", permission=counting, params=API)
@@ -129,10 +130,10 @@ def _of_serverless(azure: Client, settings: Mapping[str, Any], place: Mapping[st
     quota = [each for each in answer.having("value")["value"] if _plain(family) in _plain(str((each.get("name") or {}).get("value") or ""))]
     left = max((each["limit"] - each["currentValue"] for each in quota), default=None)
     if left is None:
-        return Diagnosis("machines", "warning", f"{location} has {machine}; your quota of {family} is unknown")
+        return Diagnosis("machines", "warning", f"{location} has {machine}; its quota ({family}) is unknown")
     if left < size.get("vCPUs", 1):
         remedy = "request more in the portal: Azure ML, Quota"
-        return Diagnosis("machines", "error", f"{machine} takes {size['vCPUs']} cores of {family}, and {left} are left", remedy)
+        return Diagnosis("machines", "error", f"{machine} needs {size['vCPUs']} cores of {family}, but only {left} are left", remedy)
     return Diagnosis("machines", "ok", f"{machine} in {location}: {left} cores of {family} are left")
 
 
@@ -141,7 +142,7 @@ def _plain(name: str) -> str:
 
 
 def _of_identity(azure: Client, settings: Mapping[str, Any], place: Mapping[str, Any], workspace: Mapping[str, Any]) -> Diagnosis:
-    """Whether the machines can use the identity: serverless ones use those of the workspace, a cluster its own."""
+    """Whether the machines can use the identity: serverless machines use the workspace's identities, a cluster its own."""
     owner, where = workspace, "workspace"
     if cluster := settings.get("compute"):
         owner, where = (
@@ -152,12 +153,12 @@ def _of_identity(azure: Client, settings: Mapping[str, Any], place: Mapping[str,
         )
     assigned = ((owner.get("identity") or {}).get("userAssignedIdentities") or {}).values()
     if settings["identity"] in [each.get("clientId") for each in assigned]:
-        return Diagnosis("identity", "ok", f"the {where} has it")
-    return Diagnosis("identity", "error", f"the {where} has no identity {settings['identity']}", f"assign it to the {where}")
+        return Diagnosis("identity", "ok", f"assigned to the {where}")
+    return Diagnosis("identity", "error", f"{settings['identity']} is not assigned to the {where}", f"assign it to the {where}")
 
 
 def _of_registry(azure: Client, repository: str) -> Diagnosis:
-    """Whether the submitter may push, by the access that the registry grants in a token."""
+    """Whether the submitter may push, according to the access that the registry grants in a token."""
     host, _, name = repository.partition("/")
     if not (is_loopback(host) or is_registry(host)):
         return Diagnosis("registry", "ok", f"{host} is not an Azure registry: Docker's own login is used")
@@ -176,12 +177,12 @@ def _of_registry(azure: Client, repository: str) -> Diagnosis:
 
 
 def _claims(token: str) -> dict[str, Any]:
-    """The claims of a JSON Web Token; its signature is not checked, because the registry will do that."""
+    """The claims of a JSON Web Token. The signature is not checked: only the registry relies on the token."""
     try:
         payload = token.split(".")[1]
         claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(f"{payload}{'=' * (-len(payload) % 4)}"))
     except (IndexError, ValueError) as error:
-        raise ProviderError("the registry's token cannot be read") from error
+        raise ProviderError("the registry sent an invalid token") from error
     return claims
 
 
@@ -193,8 +194,6 @@ def _of_vault(azure: Client, vault: str) -> Diagnosis:
 
 
 def _of_store(store: str) -> Diagnosis:
-    from cloud_train.storage.registry import bucket_and_prefix, open_store
-
     container, prefix = bucket_and_prefix(store)
     next(iter(open_store(container).list(prefix)), None)
     return Diagnosis("store", "ok", store)

@@ -1,4 +1,4 @@
-"""Azure ML's command jobs: creating once, finding and listing them; their secrets in Key Vault, and their run history."""
+"""Azure ML's command jobs: creating them once, finding and listing them; their secrets in Key Vault, and their run history."""
 
 import json
 import time
@@ -24,7 +24,7 @@ _CREATED = 201
 
 
 def reference_of(workspace: Mapping[str, Any], job: str, secret: str | None) -> dict[str, Any]:
-    """The parts of a job that a handle keeps."""
+    """The reference to a job that a handle keeps."""
     return {**workspace, "job": job, "secret": secret}
 
 
@@ -34,7 +34,7 @@ def url_of(reference: Mapping[str, Any]) -> str:
 
 
 def found(azure: Client, reference: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The job, from the resource manager, or None; a missing workspace is still an error."""
+    """The job, from the resource manager, or None if it does not exist. A missing workspace is an error."""
     doing = f"show the job {reference['job']}"
     try:
         return azure.call("GET", url_of(reference), doing, permission=f"{PERMISSIONS}/read", params=API).having("properties")
@@ -43,7 +43,7 @@ def found(azure: Client, reference: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def delete_secret_after_end(azure: Client, reference: Mapping[str, Any], within_seconds: float) -> bool:
-    """Delete the job's secret after the job has ended, because a restarted one reads it again; returns False if it does not end in time."""
+    """Delete the job's secret once the job has ended, because a restarted job reads it again. Returns False if it does not end in time."""
     deadline = time.monotonic() + within_seconds
     while (job := found(azure, reference)) is not None:
         status = job["properties"].get("status", "")
@@ -57,11 +57,11 @@ def delete_secret_after_end(azure: Client, reference: Mapping[str, Any], within_
 
 
 def listed(azure: Client, reference: Mapping[str, Any], wanted: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """The wanted jobs in a listing, page by page, until all are found."""
+    """The wanted jobs, from a listing that is read page by page until all are found."""
     url: str | None = f"{reference['endpoint']}{reference['path']}/jobs"
     query: dict[str, Any] = {"params": {**API, "tag": RUN, "listViewType": "All"}}
     missing, pages = set(wanted), set()
-    while url and missing and url not in pages:  # a repeated page would repeat for ever
+    while url and missing and url not in pages:  # a repeated URL would loop for ever
         pages.add(url)
         page = azure.call("GET", url, "list the jobs", permission=f"{PERMISSIONS}/read", **query).having("value")
         for job in page["value"]:
@@ -72,11 +72,11 @@ def listed(azure: Client, reference: Mapping[str, Any], wanted: Iterable[str]) -
 
 
 def observation_of(azure: Client, handle: Handle, job: Mapping[str, Any] | None) -> Observation:
-    """The state of this job's attempt; the reason for a failure is in the run history."""
+    """The state of the job's attempt; the reason for a failure comes from the run history."""
     if job is None:
         if is_young(handle):
             return Observation(State.QUEUED, Cause.UNKNOWN, "Azure ML does not show the job yet")
-        return ended(Cause.INFRASTRUCTURE, f"Azure ML has no job {handle.reference['job']}: it was deleted")
+        return ended(Cause.INFRASTRUCTURE, f"the job {handle.reference['job']} was deleted from Azure ML")
     status = job["properties"].get("status")
     history = None
     if status in ("Failed", "Canceled"):
@@ -92,14 +92,14 @@ def details(azure: Client, reference: Mapping[str, Any]) -> dict[str, Any]:
         workspace = f"{reference['endpoint']}{reference['path']}"
         location = azure.call("GET", workspace, "show the workspace", params=API).having("location")["location"]
         if not has_form(AZURE_LOCATION, location):
-            raise UnansweredError(f"Azure names {str(location)[:60]!r} as the workspace's region, which is invalid", hint=PROXY_HINT)
+            raise UnansweredError(f"Azure returned an invalid region for the workspace: {str(location)[:60]!r}", hint=PROXY_HINT)
         history = f"https://{location}.api.azureml.ms"
     url = f"{history}/history/v1.0{reference['path']}/runs/{reference['job']}/details"
     return azure.call("GET", url, f"show the history of {reference['job']}", permission=f"{PERMISSIONS}/read").having("runId")
 
 
 def put_environment(azure: Client, request: Request) -> None:
-    """Create the environment; its name is derived from the image, so an existing one has the same content."""
+    """Create the environment. Its name is derived from the image, so an existing one has the same content."""
     workspace, environment = request["workspace"], request["environment"]
     url = f"{workspace['endpoint']}{workspace['path']}/environments/{environment['id']}"
     permission = "Microsoft.MachineLearningServices/workspaces/environments/versions/write"
@@ -107,7 +107,7 @@ def put_environment(azure: Client, request: Request) -> None:
 
 
 def create(azure: Client, request: Request) -> None:
-    """Create the job once; raises AlreadyLaunchedError, LaunchUnknownError and CloudError."""
+    """Create the job exactly once. Raises AlreadyLaunchedError, LaunchUnknownError and CloudError."""
     job = reference_of(request["workspace"], request["job"]["id"], request["secret"])
     doing, writing, body = f"start the job {job['job']}", f"{PERMISSIONS}/write", request["job"]["body"]
 
@@ -115,12 +115,12 @@ def create(azure: Client, request: Request) -> None:
         try:
             answer = azure.call_once("PUT", url_of(job), doing, permission=writing, expect=(200, _CREATED), params=API, json=body)
         except RefusedError as error:
-            if _exists(azure, job):  # creating an existing job with other content is refused as a change
+            if _exists(azure, job):  # Azure refuses to change an existing job
                 raise ExistsError(error.message, error.hint) from error
             raise
         created = answer.having("properties")
         if answer.status != _CREATED:
-            raise ExistsError(f"Azure ML has the job {job['job']} already")
+            raise ExistsError(f"the job {job['job']} already exists in Azure ML")
         return created
 
     create_once(put, lambda: found(azure, job), azure.policy, job=f"the Azure ML job {job['job']}")

@@ -1,7 +1,7 @@
 """The ``azure`` provider: the worker as an Azure ML command job, on serverless machines or a cluster.
 
-The job's id is made of run and attempt: a second ``PUT`` of it is the same job, and changes or restarts nothing. Azure ML itself restarts
-a job whose machines it reclaimed; the worker then begins the next attempt of the run.
+The job's id consists of run id and attempt: a second ``PUT`` with it changes and restarts nothing. Azure ML itself restarts a job after it
+reclaimed the machines; the worker then begins the run's next attempt.
 """
 
 import json
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
 
 _FEW = 2
-"""Up to this many jobs of a workspace are requested one by one, because a page of a listing has fifty jobs of all users."""
+"""Up to this many jobs of a workspace are requested one by one, because a listing has the jobs of all users, fifty to a page."""
 _LOG = re.compile(r"user_logs/std_log\D*0*\.txt")
 """The log of node 0's first process, as azure-ai-ml streams it."""
 _LOG_PAGE_BYTES = 1 << 20
 _LEAVING_SECONDS = 5.0
 _NO_MORE = 416
 _ANYONE = "00000000-0000-0000-0000-000000000000"
-"""The user name for a login with one of the registry's tokens."""
+"""The user name for a login with a token of the registry."""
 
 
 class AzureMlProvider(CloudProvider[Client]):
-    """Runs as a command job of an Azure ML workspace. Under ``home`` it remembers secrets that it could not delete yet."""
+    """Runs as a command job in an Azure ML workspace. Under ``home`` it remembers secrets that it could not delete yet."""
 
     name = "azure"
     capabilities = cloud_capabilities(("az",), max_nodes=32)
@@ -48,15 +48,15 @@ class AzureMlProvider(CloudProvider[Client]):
         self._left = home / "azure" / "left"
 
     def render(self, plan: "Plan") -> Request:
-        """The bodies of the two requests that start a job: the environment, which names the image, and the job."""
+        """The bodies of the two requests that start a job: the environment, which refers to the image, and the job."""
         return request_of(plan)
 
     def check(self, request: Request) -> list[str]:
-        """Checks names, machine, identity, and the shape of both bodies by Azure's own models."""
+        """Problems with names, machine and identity, and with the shape of both bodies according to Azure's own models."""
         return list(problems_of(request))
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
-        """The job by its id, if its tags name the run."""
+        """The attempt's job, by its id, if its tags contain the run id."""
         reference = jobs.reference_of(checked_workspace_of(settings), job_name(run_id, attempt), None)
         job = jobs.found(client(), reference)
         if job is None or job["properties"].get("tags", {}).get(RUN) != run_id:
@@ -67,7 +67,7 @@ class AzureMlProvider(CloudProvider[Client]):
         return Handle(run_id, attempt, self.name, store, reference)
 
     def cancel(self, handle: Handle, force: bool = False) -> None:
-        """Azure ML's own stop, with a grace period; ``force`` does the same. A job that has ended is left alone."""
+        """Cancel the job through Azure ML, with its grace period, with or without ``force``. An ended job is left alone."""
         azure, reference = client(), handle.reference
         url, doing = f"{jobs.url_of(reference)}/cancel", f"cancel the job {reference['job']}"
         with suppress(MissingError):
@@ -81,7 +81,7 @@ class AzureMlProvider(CloudProvider[Client]):
                     raise
 
     def clean_up(self, handle: Handle) -> None:
-        """Delete the job's secrets from the vault, if any. If the job is still ending, the next launch deletes them."""
+        """Delete the job's secrets from the vault, if any. If the job has not ended yet, the next launch deletes them."""
         if handle.reference.get("secret") is None:
             return
         note = self._left / f"{handle.reference['job']}.json"
@@ -99,7 +99,7 @@ class AzureMlProvider(CloudProvider[Client]):
         said = b""
         try:
             files = jobs.details(azure, handle.reference).get("logFiles") or {}
-        except MissingError:  # a new job appears in the run history a little later
+        except MissingError:  # a new job takes a moment to appear in the run history
             return b"", cursor
         for name in sorted(filter(_LOG.fullmatch, files)):
             start = int(read.get(name, 0))
@@ -113,28 +113,29 @@ class AzureMlProvider(CloudProvider[Client]):
         return said, json.dumps(read)
 
     def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
-        """A token of the Azure container registry for the user who is signed in to Azure; other registries have their own logins.
+        """A token of the Azure container registry for the signed-in user; None for other registries.
 
-        Its repositories are created by their first image.
+        The registry creates a repository with its first image.
         """
         repository = str(settings.get("repository") or "")
         host = repository.partition("/")[0]
         if not is_registry(host):
             return None
         if not has_form(REPOSITORY, repository):
-            raise ProviderError(f"azure.repository: {repository!r} is not {EXPECTED[REPOSITORY]}", hint=f"such as {host}/cloud-train")
+            raise ProviderError(
+                f"azure.repository: {repository!r} is not {EXPECTED[REPOSITORY]}", hint=f"use a name such as {host}/cloud-train"
+            )
         return _ANYONE, client().registry_password(host)
 
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
-        """Credentials, workspace, permissions, machines, identity, registry, vault, store."""
+        """Check credentials, workspace, permissions, machines, identity, registry, vault and store."""
         return diagnosis.diagnose(settings, store)
 
     def _sweep(self, azure: Client) -> None:
         """Delete a few secrets that could not be deleted earlier; called at each launch."""
         for note in sorted(self._left.glob("*.json"))[:_FEW]:
-            with suppress(
-                CloudTrainError, FileNotFoundError, ValueError
-            ):  # another process may do the same; an unreadable note is tried again
+            # Another process may do the same at the same time; an unreadable note is left for the next launch.
+            with suppress(CloudTrainError, FileNotFoundError, ValueError):
                 if jobs.delete_secret_after_end(azure, json.loads(note.read_text(encoding="utf-8")), 0):
                     note.unlink()
 
@@ -142,10 +143,12 @@ class AzureMlProvider(CloudProvider[Client]):
         return nullcontext(client())
 
     def _prepare(self, azure: Client, request: Request) -> None:
-        """Look for the job, and delete secrets that could not be deleted before."""
+        """Raise AlreadyLaunchedError if the job exists; delete secrets that could not be deleted earlier."""
         reference = _reference_of(request)
         if jobs.found(azure, reference) is not None:
-            raise AlreadyLaunchedError(f"Azure ML has the job {reference['job']} already", hint="see its state with: cloud-train status")
+            raise AlreadyLaunchedError(
+                f"the job {reference['job']} already exists in Azure ML", hint="see its state with: cloud-train status"
+            )
         self._sweep(azure)
 
     def _put_secrets(self, azure: Client, request: Request, secrets: Mapping[str, str]) -> bool:
@@ -168,7 +171,7 @@ class AzureMlProvider(CloudProvider[Client]):
         return handle.reference["endpoint"], handle.reference["path"]
 
     def _listed(self, handles: Sequence[Handle]) -> Iterator[tuple[str, Observation]]:
-        """Jobs from a listing of the workspace, which includes all users; only ended jobs need another request."""
+        """Jobs from a listing of the workspace, which has the jobs of all users; only ended jobs need another request."""
         if len(handles) <= _FEW:
             return
         azure, wanted = client(), {handle.reference["job"]: handle for handle in handles}

@@ -1,7 +1,7 @@
-"""From a plan to the requests for Azure's resource manager, with its field names, and validation of the requests. Pure.
+"""Builds the requests for Azure's resource manager from a plan, with its field names, and validates them. Pure.
 
 Reference: ``PUT …/environments/{name}/versions/{version}`` and ``PUT …/jobs/{id}`` of https://learn.microsoft.com/rest/api/azureml/,
-api-version 2025-12-01. A job names no image, but the version of an environment that names one.
+api-version 2025-12-01. A job refers to the version of an environment, which refers to the image.
 """
 
 import hashlib
@@ -33,15 +33,15 @@ _FORMS = {
     "machine": forms.AZURE_MACHINE,
     "vault": forms.VAULT_URL,
 }
-"""Settings in a request, and their required forms."""
+"""Settings in a request → their required form."""
 _OF_ADDRESSES = {"location": forms.AZURE_LOCATION, "endpoint": forms.SERVICE_URL, "history_endpoint": forms.SERVICE_URL}
 _MOST_TAGS = 50
 _LONGEST_TAG = (100, 1000)
-"""Characters of a tag's name and value (https://learn.microsoft.com/azure/machine-learning/how-to-manage-quotas)."""
+"""Maximum length of a tag's name and value, in characters (https://learn.microsoft.com/azure/machine-learning/how-to-manage-quotas)."""
 
 
 def request_of(plan: "Plan") -> Request:
-    """The environment's version, the job, and the URL of the job's secrets; ``settings`` are those of the config file."""
+    """The environment's version, the job, and the URL of the job's secrets; ``settings`` come from the config file."""
     settings = plan.provider_settings
     workspace, job = workspace_of(settings), job_name(plan.run_id, plan.attempt)
     image = image_of(plan) or f"None@{NOT_BUILT}"
@@ -63,7 +63,7 @@ def request_of(plan: "Plan") -> Request:
 
 
 def workspace_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The endpoints of the workspace and its run history; ``history`` is None if it follows from the workspace's region."""
+    """The endpoints of the workspace and its run history; ``history`` is None if the workspace's region determines it."""
     group = f"/subscriptions/{settings.get('subscription')}/resourceGroups/{settings.get('resource_group')}"
     location = settings.get("location")
     return {
@@ -80,19 +80,19 @@ def secret_of(settings: Mapping[str, Any], job: str) -> str | None:
 
 
 def problems_of(request: Request) -> Iterator[str]:
-    """Problems that Azure would refuse, each with the field and the rule. Azure is not contacted."""
+    """The problems for which Azure would refuse the request, each with the field and the rule. Azure is not contacted."""
     settings, body = request["settings"], request["job"]["body"]
     for name in _NEEDED:
         if name not in settings:
             yield f"azure.{name}: not set; set it in the config file (docs/clouds/azure.md shows how to create one)"
     yield from form_problems({**settings, "endpoint": request["workspace"]["endpoint"]})
     if request["workspace"]["history"] is not None and not forms.has_form(forms.SERVICE_URL, request["workspace"]["history"]):
-        yield f"azure.location: {request['workspace']['history']!r} is not the URL of a run history; see azure.history_endpoint too"
+        yield f"azure.location: {request['workspace']['history']!r} is not a valid run history URL; correct it or azure.history_endpoint"
     yield from _contradictions(request)
     yield from (f"environment.{problem}" for problem in shape_problems(request["environment"]["body"], "azure", "EnvironmentVersion"))
     yield from (f"job.{problem}" for problem in shape_problems(body, "azure", "JobBase"))
     if not _ID.fullmatch(request["job"]["id"]):
-        yield f"job id: {request['job']['id']!r} is not 1 to 254 letters, digits, '_' and '-', a letter or digit first"
+        yield f"job id: {request['job']['id']!r} is invalid; use 1 to 254 letters, digits, '_' and '-', starting with a letter or digit"
     yield from _tag_problems(body.get("properties", {}).get("tags", {}))
     if "${{" in body.get("properties", {}).get("command", ""):
         yield "job.properties.command: '${{' begins an Azure ML expression; no name or URL may contain it"
@@ -122,17 +122,17 @@ def _contradictions(request: Request) -> Iterator[str]:
     if "compute" in settings and "machine" in settings:
         yield f"azure.machine: the cluster {settings['compute']!r} has its own machines; leave out azure.machine or azure.compute"
     if "compute" not in settings and "identity" not in settings:
-        yield "azure.identity: serverless machines cannot reach store and image without one; set it to a managed identity's client id"
+        yield "azure.identity: not set; serverless machines need it to reach store and image: set it to a managed identity's client id"
     if request["secrets"] and request["secret"] is None:
-        yield "azure.vault: the job has secrets, and no Key Vault is configured to pass them to its machines"
+        yield "azure.vault: not set; the job has secrets, which reach its machines through a Key Vault"
 
 
 def _tag_problems(tags: Mapping[str, str]) -> Iterator[str]:
     if len(tags) > _MOST_TAGS:
-        yield f"azure.tags: {len(tags)} tags with those of cloud-train; {_MOST_TAGS} are allowed"
+        yield f"azure.tags: {len(tags)} tags, including cloud-train's own; at most {_MOST_TAGS} are allowed"
     for name, value in tags.items():
         if len(name) > _LONGEST_TAG[0] or len(str(value)) > _LONGEST_TAG[1]:
-            yield f"azure.tags.{name[:40]}: a name has at most {_LONGEST_TAG[0]} characters, a value {_LONGEST_TAG[1]:,}"
+            yield f"azure.tags.{name[:40]}: too long; a name may have {_LONGEST_TAG[0]} characters, a value {_LONGEST_TAG[1]:,}"
 
 
 def _job(plan: "Plan", environment: str, secret: str | None, machine: "Machine | None") -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _resources(plan: "Plan", machine: "Machine | None") -> dict[str, str]:
 
 
 def _machine(plan: "Plan") -> tuple["Machine | None", str | None]:
-    """The machine, if it is in the table, and the problem if none fits."""
+    """The machine, if it is in the table, and a problem if none fits."""
     from cloud_train.providers.cloud import machines
 
     if named := plan.provider_settings.get("machine"):

@@ -1,7 +1,7 @@
-"""From the state of an Azure ML job to the state of the attempt. Pure.
+"""Maps the state of an Azure ML job to that of the attempt. Pure.
 
 States: https://learn.microsoft.com/rest/api/azureml/jobs/get (JobStatus). The reason for a failure is only in the run history, as
-undocumented messages: the known ones come from public reports, and all others are passed on.
+an undocumented message: the known ones come from public reports, and all others are passed on.
 """
 
 import re
@@ -13,11 +13,11 @@ from cloud_train.providers.base import Observation, ended, said_by, unknown
 from cloud_train.run.states import Cause, State
 
 _LIVING = {
-    "NotStarted": (State.QUEUED, "Azure ML has the job"),
+    "NotStarted": (State.QUEUED, "Azure ML has accepted the job"),
     "Starting": (State.STARTING, "Azure ML is starting the job"),
     "Provisioning": (State.STARTING, "machines are being provisioned"),
     "Preparing": (State.STARTING, "the image and the machines are being prepared"),
-    "Queued": (State.QUEUED, "the job waits for machines: for quota or capacity, or because its last ones were reclaimed"),
+    "Queued": (State.QUEUED, "the job is waiting for machines: for quota or capacity, or because its last ones were reclaimed"),
     "Running": (State.RUNNING, ""),
     "Finalizing": (State.RUNNING, "the program has ended; Azure ML is collecting its outputs"),
     "CancelRequested": (State.STOPPING, "Azure ML was asked to stop the job"),
@@ -29,17 +29,21 @@ _ENDS = frozenset({"Completed", "Failed", "Canceled"})
 _EXIT = re.compile(r"exited with (?:status|exit) code (-?\d+)|exit code[: ]+(-?\d+)", re.IGNORECASE)
 _PULL_FIX = "give the machines' identity the role AcrPull on the registry of azure.repository"
 _WORDS: tuple[tuple[str, Cause, str], ...] = (
-    (r"no space left|disk.{0,20} full", Cause.FAILED, "the machine's disk is too small for image and files: see azure.machine"),
+    (r"no space left|disk.{0,20} full", Cause.FAILED, "the machine's disk is full: choose an azure.machine with a larger one"),
     (r"AcrRefreshTokenRetrievalError|unauthorized: auth|pull access denied", Cause.REJECTED, _PULL_FIX),
     (r"FailedPullingImage|Unable to pull docker image|manifest unknown", Cause.REJECTED, "check that the registry still has the image"),
     (r"AuthorizationFailed|does not have authorization|identity.{0,80}(?:not found|not assigned)", Cause.REJECTED, "see azure.identity"),
     (r"preempt|evict", Cause.PREEMPTED, ""),
     (r"out ?of ?memory|MemoryLimitExceeded|OOMKilled", Cause.OUT_OF_MEMORY, "choose a machine with more memory (resources.memory)"),
     (r"quota|exceeding approved", Cause.REJECTED, "request more cores of this family in the portal: Azure ML, Quota"),
-    (r"out ?of ?capacity|AllocationFail|SkuNotAvailable|NoCapacity", Cause.INFRASTRUCTURE, "try another machine or region, or later"),
+    (
+        r"out ?of ?capacity|AllocationFail|SkuNotAvailable|NoCapacity",
+        Cause.INFRASTRUCTURE,
+        "retry later, or choose another machine or region",
+    ),
     (r"time ?limit|timed? ?out|max(?:imum)? run ?(?:duration|time)", Cause.TIMED_OUT, "see limits.duration and azure.max_runtime"),
 )
-"""Patterns of Azure ML's messages, their cause and the next step; the first that matches counts."""
+"""Patterns in Azure ML's messages, each with its cause and next step; the first match counts."""
 
 
 def is_over(status: str) -> bool:
@@ -65,16 +69,16 @@ def observed(job: Mapping[str, Any], details: Mapping[str, Any] | None = None) -
 
 
 def _canceled(details: Mapping[str, Any] | None) -> Observation:
-    """Canceled by a user, or by Azure ML itself at the time limit, in which case the run history has an error."""
+    """The end of a canceled job: by a user, or at the time limit, in which case the run history has an error."""
     error = _error_of(details)
     if error and _meaning(error)[0] is Cause.TIMED_OUT:
-        return ended(Cause.TIMED_OUT, f"Azure ML ended the job: {error}")
-    return ended(Cause.CANCELLED, "the job was cancelled at Azure ML")
+        return ended(Cause.TIMED_OUT, f"Azure ML stopped the job: {error}")
+    return ended(Cause.CANCELLED, "the job was cancelled in Azure ML")
 
 
 def _failed(error: str) -> Observation:
     exit_code = next((int(one or other) for one, other in _EXIT.findall(error)), None)
-    if exit_code and (said := said_by(exit_code)):  # a failed job is not a success, whatever an exit status 0 in its message means
+    if exit_code and (said := said_by(exit_code)):  # a failed job did not succeed, even if its message has exit code 0
         return said
     if not error:
         return ended(Cause.UNKNOWN, "Azure ML gives no reason for the failure")
@@ -83,7 +87,7 @@ def _failed(error: str) -> Observation:
 
 
 def _of_exit(exit_code: int) -> Cause:
-    """The cause for an exit status that workers do not use, so that the worker did not report the reason."""
+    """The cause for an exit status that workers do not use: the worker did not report the reason."""
     return Cause.INFRASTRUCTURE if exit_code in (exit_status.STORE, exit_status.KILLED, exit_status.TERMINATED, -9, -15) else Cause.FAILED
 
 
@@ -95,7 +99,7 @@ def _meaning(error: str) -> tuple[Cause, str]:
 
 
 def _error_of(details: Mapping[str, Any] | None) -> str:
-    """Code and message, on one line; empty without an error."""
+    """The error's code and message, on one line; empty without an error."""
     error = ((details or {}).get("error") or {}).get("error") or {}
     words = " ".join(str(error.get("message") or "").split())
     return ": ".join(part for part in (str(error.get("code") or ""), words) if part)

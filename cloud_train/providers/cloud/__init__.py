@@ -1,1 +1,1 @@
-"""What the three clouds share: jobs, machines, request descriptions, observations and doctor findings."""
+"""Shared by the three clouds: jobs, machines, request descriptions, observations and doctor findings."""

@@ -1,9 +1,10 @@
-"""Validating requests against a cloud's own published description of them.
+"""Validates requests against the clouds' own published descriptions of them.
 
-The descriptions are JSON Schemas (draft 2020-12) in ``data/<cloud>.requests.json``, made from what each cloud publishes: their ``$comment``
-names the source and its version; tests compare them with their sources.
+The descriptions are JSON Schemas (draft 2020-12) in ``data/<cloud>.requests.json``, generated from what each cloud publishes. Their
+``$comment`` names the source and its version; tests compare them with their sources.
 """
 
+import difflib
 import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -49,7 +50,7 @@ def _rule(error: "ValidationError") -> str:
             text = f"{', '.join(name for name in rule if name not in value)} is missing"
         case "additionalProperties":
             known = sorted(error.schema.get("properties", ()))
-            text = f"there is no field {', '.join(sorted(set(value) - set(known)))}; the fields are {', '.join(known)}"
+            text = f"unknown field {', '.join(sorted(set(value) - set(known)))}; the fields are {', '.join(known)}"
         case "enum":
             text = f"{shown} is not one of the {len(rule)} allowed values{_nearest(value, rule)}"
         case "pattern":
@@ -77,7 +78,5 @@ def _short(value: object) -> str:
 
 
 def _nearest(value: object, names: list[str]) -> str:
-    import difflib
-
     close = difflib.get_close_matches(str(value), [str(name) for name in names], _SHOWN_NAMES, cutoff=0.6)
-    return f"; the nearest are {', '.join(close)}" if close else ""
+    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -6,11 +6,11 @@
     └── CloudError                 a request to a cloud failed
         ├── UnansweredError        it is unknown whether the request was carried out
         └── RefusedError           nothing was carried out
-            ├── UnreachableError   no connection came about
+            ├── UnreachableError   the cloud could not be connected to
             ├── ThrottledError     too many requests
             ├── ForbiddenError     the caller lacks a permission
-            ├── MissingError       what the request names does not exist
-            └── ExistsError        the cloud has something of this name already
+            ├── MissingError       the resource does not exist
+            └── ExistsError        a resource of this name already exists
 """
 
 from collections.abc import Callable, Mapping
@@ -38,7 +38,7 @@ class CloudError(ProviderError):
         self.said = said
         """The cloud's own message."""
         self.retry_after = retry_after
-        """Seconds that the cloud asks to wait before a retry."""
+        """The wait that the cloud requested before a retry, in seconds."""
 
 
 class UnansweredError(CloudError):
@@ -50,7 +50,7 @@ class RefusedError(CloudError):
 
 
 class UnreachableError(RefusedError):
-    """No connection to the cloud came about."""
+    """The cloud could not be connected to."""
 
 
 class ThrottledError(RefusedError):
@@ -62,24 +62,24 @@ class ForbiddenError(RefusedError):
 
 
 class MissingError(RefusedError):
-    """What the request names does not exist."""
+    """The resource does not exist."""
 
 
 class ExistsError(RefusedError):
-    """The cloud has something of this name already."""
+    """A resource of this name already exists."""
 
 
 TRANSIENT = (UnansweredError, UnreachableError, ThrottledError)
-"""After these, the same request may succeed."""
+"""Errors after which the same request may succeed."""
 
 
 def retried(policy: RetryPolicy, request: Callable[[], Result]) -> Result:
-    """The result of a request that may be repeated; raises CloudError."""
+    """Call ``request`` with retries, and return its result. Raises CloudError."""
     return policy.call(request, lambda error: isinstance(error, TRANSIENT), lambda error: getattr(error, "retry_after", None))
 
 
 def with_field(cloud: str, field: str, response: Any) -> dict[str, Any]:
-    """The response, if it has a field that every response of the cloud has; otherwise raises UnansweredError, for that of a proxy."""
+    """The response, which must have a field that all the cloud's responses have. Otherwise raises UnansweredError: a proxy sent it."""
     if not isinstance(response, Mapping) or field not in response:
         raise UnansweredError(f"unexpected response from {cloud}: it has no {field}", hint=PROXY_HINT)
     return dict(response)

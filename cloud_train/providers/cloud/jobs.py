@@ -1,4 +1,4 @@
-"""The parts of a cloud job that all clouds share, derived from the plan: name, image, time limit, tags and worker command. Pure."""
+"""The parts of a job that all clouds share, derived from the plan: name, image, time limit, tags and worker command. Pure."""
 
 import math
 from typing import TYPE_CHECKING
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 RUN = "cloud-train-run"
 ATTEMPT = "cloud-train-attempt"
 STORE = "cloud-train-store"
-"""Keys of the tags, or labels, by which a job can be found."""
+"""Keys of the tags or labels that identify a job."""
 NOT_BUILT = "sha256:" + "0" * 64
 """Placeholder for the image's digest before it is built."""
 
 _HOME = "/tmp/cloud-train"
 WORKSPACE = f"{_HOME}/work"
-"""Folder for the run's files until they are uploaded."""
+"""The folder for the run's files until they are uploaded."""
 ENVIRONMENT = {"HOME": "/tmp", "USER": "cloud-train", "CLOUD_TRAIN_HOME": _HOME}
 """The environment of the worker and its program."""
 
@@ -34,7 +34,7 @@ def job_name(run_id: str, attempt: int) -> str:
 
 
 def image_of(plan: "Plan") -> str | None:
-    """The image by its digest, which is zeros before it is built; None where no repository is configured."""
+    """The image, by digest (zeros before it is built); None if no repository is configured."""
     if plan.image and "@sha256:" in plan.image:
         return plan.image
     repository = plan.provider_settings.get("repository")
@@ -42,8 +42,8 @@ def image_of(plan: "Plan") -> str | None:
 
 
 def longest_seconds(plan: "Plan") -> float:
-    """The cloud's time limit for all of the job's attempts together; the worker applies the job's own limit before that."""
-    from cloud_train.spec.types import Duration  # imports pydantic, which observing runs does without
+    """The cloud's time limit for all attempts together, in seconds; the worker applies the job's own limit before that."""
+    from cloud_train.spec.types import Duration  # imports pydantic, which observing runs does not need
 
     limits = plan.job.limits
     if limits.duration is None:
@@ -52,15 +52,15 @@ def longest_seconds(plan: "Plan") -> float:
 
 
 def whole_seconds(plan: "Plan") -> int:
-    """The same in whole seconds."""
+    """``longest_seconds``, rounded up."""
     return math.ceil(longest_seconds(plan))
 
 
 def worker_command(plan: "Plan", platform: str | NodeVariables, secrets: str | SecretUrl | None = None) -> list[str]:
     """The worker's command.
 
-    ``platform`` is a name in ``worker.platforms`` or another platform's variables, from which the worker learns its node rank. ``secrets``
-    is the location of the job's secrets, as in ``worker.secrets``, or a request.
+    ``platform`` is a name in ``worker.platforms``, or another platform's variables; the worker gets its node rank from it. ``secrets`` is
+    the location of the job's secrets, as in ``worker.secrets``, or a request for them.
     """
     platform = platform if isinstance(platform, str) else platform.to_json()
     secrets = secrets.to_option() if isinstance(secrets, SecretUrl) else secrets

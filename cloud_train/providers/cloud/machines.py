@@ -1,7 +1,6 @@
-"""Choosing a machine for a job: the smallest in a table of the cloud's machines that satisfies ``resources``.
+"""Chooses a machine for a job: the smallest in the cloud's table that satisfies ``resources``.
 
-The tables are in ``data/<cloud>.machines.json``, from the clouds' documentation. A machine named in the config file need not be in the
-table.
+The tables in ``data/<cloud>.machines.json`` come from the clouds' documentation. A machine in the config file need not be in the table.
 """
 
 import difflib
@@ -17,18 +16,18 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Machine:
-    """One kind of machine."""
+    """A machine type."""
 
     name: str
     """The cloud's name for it."""
     cpus: int
     memory_bytes: int
     accelerator: str | None = None
-    """The kind as in job files: ``L4``, ``A100``."""
+    """The kind, as in job files: ``L4``, ``A100``."""
     accelerators: int = 0
 
     def fits(self, resources: Resources) -> bool:
-        """Whether it satisfies these resources. Machines with accelerators are not used for jobs without."""
+        """Whether it satisfies these resources. A machine with accelerators does not fit a job without them."""
         wanted = resources.accelerator
         if (wanted is None) != (self.accelerator is None):
             return False
@@ -58,7 +57,7 @@ def machines(cloud: str) -> tuple[Machine, ...]:
 
 
 def similar(cloud: str, name: str) -> list[str]:
-    """Names in the table similar to ``name``, the most similar first."""
+    """Names in the table that are similar to ``name``, the most similar first."""
     names = list(dict.fromkeys(machine.name for machine in machines(cloud)))  # a machine may be listed with several accelerators
     return difflib.get_close_matches(name, names, _SHOWN, cutoff=0.5)
 
@@ -74,6 +73,6 @@ def _explained(cloud: str, table: tuple[Machine, ...], resources: Resources) -> 
     largest = max(same, key=lambda machine: (machine.accelerators, machine.cpus, machine.memory_bytes))
     accelerators = f", {largest.accelerators} {largest.accelerator}" if largest.accelerator else ""
     return (
-        f"resources: no known machine of {cloud} has that; the largest is {largest.name} with {largest.cpus} cpus,"
-        f" {largest.memory_bytes / 2**30:,.0f}GiB{accelerators}. Name another one with `machine`"
+        f"resources: no known {cloud} machine is large enough; the largest is {largest.name} with {largest.cpus} cpus,"
+        f" {largest.memory_bytes / 2**30:,.0f}GiB{accelerators}. Set {cloud}.machine to use another one"
     )

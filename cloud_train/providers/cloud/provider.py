@@ -1,4 +1,4 @@
-"""The common part of all cloud providers: launch a job once, observe one job or many, and report findings for ``doctor``."""
+"""Shared by all cloud providers: launch a job once, observe one job or many, and report findings for ``doctor``."""
 
 import time
 from abc import ABC, abstractmethod
@@ -24,14 +24,14 @@ from cloud_train.providers.cloud.errors import TRANSIENT, CloudError, ExistsErro
 from cloud_train.retry import RetryPolicy
 
 Client = TypeVar("Client")
-"""The adapter's client for requests."""
+"""The type of the adapter's client."""
 Job = TypeVar("Job")
 
 
 def cloud_capabilities(
     stores: tuple[str, ...], *, max_nodes: int, spot: bool = True, enforces: tuple[str, ...] = ("accelerator",)
 ) -> Capabilities:
-    """The capabilities of a cloud: a service starts and stops machines, which have their own identity and pull the image."""
+    """The capabilities of a cloud, whose service starts and stops machines that have their own identity and pull the image."""
     return Capabilities(
         stores=stores,
         max_nodes=max_nodes,
@@ -51,7 +51,7 @@ def cloud_capabilities(
 
 
 class CloudProvider(ABC, Generic[Client]):
-    """A provider whose jobs run on a cloud, in the project's image. A handle's ``reference["job"]`` is the job's name.
+    """A provider whose jobs run in the cloud, in an image. A handle's ``reference["job"]`` is the job's name.
 
     A request has ``run_id``, ``attempt``, ``store`` and ``secret``, the location of the job's secrets, if any.
     """
@@ -63,7 +63,7 @@ class CloudProvider(ABC, Generic[Client]):
         return container_paths.PYTHON
 
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
-        """Store the job's secrets with the cloud, if it has any, then create the job, once. A refused launch leaves neither behind."""
+        """Store the job's secrets in the cloud, if any, then create the job exactly once. A refused launch leaves neither behind."""
         with self._client(request) as client:
             self._prepare(client, request)
             owns_secrets = bool(request["secret"] and secrets) and self._put_secrets(client, request, secrets)
@@ -83,11 +83,11 @@ class CloudProvider(ABC, Generic[Client]):
         return Handle(request["run_id"], request["attempt"], self.name, request["store"], {**reference, "launched": time.time()})
 
     def observe(self, handle: Handle) -> Observation:
-        """The state that the cloud reports; while it cannot be reached, the attempt counts as running, with the cause *unknown*."""
+        """The state that the cloud reports. While the cloud cannot be reached, the attempt counts as running, with the cause *unknown*."""
         return asked(lambda: self._observed(handle))
 
     def observe_all(self, handles: Sequence[Handle]) -> list[Observation]:
-        """The same with one listing per place, such as a region. Jobs missing from it are observed singly, unless the listing failed."""
+        """Like ``observe``, with one listing per place, such as a region. Jobs missing from it are observed singly, unless it failed."""
         places: dict[Hashable, list[Handle]] = defaultdict(list)
         for handle in handles:
             places[self._place(handle)].append(handle)
@@ -103,29 +103,29 @@ class CloudProvider(ABC, Generic[Client]):
 
     @abstractmethod
     def _client(self, about: Mapping[str, Any]) -> AbstractContextManager[Client]:
-        """A client for a request, or for a handle's reference."""
+        """A client for this request, or for this reference of a handle."""
 
     def _prepare(self, client: Client, request: Request) -> None:
-        """Before a launch, raise AlreadyLaunchedError for an existing job, unless creating it would fail anyway."""
+        """Raise AlreadyLaunchedError if the job exists, for clouds on which creating it again would not fail."""
 
     @abstractmethod
     def _put_secrets(self, client: Client, request: Request, secrets: Mapping[str, str]) -> bool:
-        """Store the secrets; returns whether they are this launch's own, so that it may delete them again. Raises CloudError."""
+        """Store the secrets; returns whether this launch created them, and so may delete them. Raises CloudError."""
 
     @abstractmethod
     def _create(self, client: Client, request: Request) -> dict[str, Any]:
         """Create the job once (see ``create_once``), and return the handle's reference."""
 
     def _withdraw(self, client: Client, request: Request) -> None:
-        """After another launch of the attempt was faster, delete the secrets if its job does not need them."""
+        """Delete the secrets after another launch of the attempt was faster, unless its job needs them."""
 
     @abstractmethod
     def _delete_secrets(self, client: Client, about: Mapping[str, Any]) -> None:
-        """Delete the secrets of a request, or of a handle's reference; nothing if there are none. Raises CloudError."""
+        """Delete the secrets of a request or of a handle's reference, if there are any. Raises CloudError."""
 
     @abstractmethod
     def _observed(self, handle: Handle) -> Observation:
-        """The state that the cloud reports; raises CloudTrainError if it cannot be reached."""
+        """The state that the cloud reports. Raises CloudTrainError if the cloud cannot be reached."""
 
     @abstractmethod
     def _place(self, handle: Handle) -> Hashable:
@@ -133,7 +133,7 @@ class CloudProvider(ABC, Generic[Client]):
 
     @abstractmethod
     def _listed(self, handles: Sequence[Handle]) -> Iterable[tuple[str, Observation]]:
-        """Jobs of a place by name, as far as a listing has enough information; raises CloudTrainError if listing fails."""
+        """The name and observation of each job in a place for which a listing is enough. Raises CloudTrainError if listing fails."""
 
 
 def asked(look: Callable[[], Observation]) -> Observation:
@@ -145,21 +145,21 @@ def asked(look: Callable[[], Observation]) -> Observation:
 
 
 def is_young(handle: Handle) -> bool:
-    """Whether the cloud may not show the job yet: it was launched, or found, less than ``SHOWS_WITHIN_SECONDS`` ago."""
+    """Whether the job was launched, or found, less than ``SHOWS_WITHIN_SECONDS`` ago, so that the cloud may not show it yet."""
     return abs(time.time() - float(handle.reference.get("launched", 0.0))) < SHOWS_WITHIN_SECONDS
 
 
 def create_once(
     create: Callable[[], Job], look: Callable[[], Job | None], policy: RetryPolicy, *, job: str, can_repeat: bool = True
 ) -> Job | None:
-    """Create a job exactly once; returns the result of ``create`` or ``look``, or None for a job that exists but does not show yet.
+    """Create a job exactly once; return the result of ``create`` or ``look``, or None if the job is not shown yet.
 
-    ``create`` sends the request once; it raises ExistsError if the job exists already. After a lost response, ``look`` finds the job if it
-    was created, or returns None. ``can_repeat``: the request may then be sent again, because the cloud does not create a job twice. ``job``
-    names the job in messages.
+    ``create`` sends the request once; it raises ExistsError if the job already exists. After a lost response, ``look`` returns the job if
+    it was created, otherwise None. ``can_repeat`` allows to repeat the request then, because the cloud never creates a job twice.
+    ``job`` is the job's name in messages.
 
-    Raises AlreadyLaunchedError for a job that existed before, LaunchUnknownError if it is unknown whether the job was created, CloudError
-    if it was certainly not.
+    Raises AlreadyLaunchedError for a job that existed before, LaunchUnknownError if it is unknown whether the job was created, and
+    CloudError if it was certainly not created.
     """
     left, is_lost = policy.attempts_left(), False
     while True:
@@ -167,7 +167,7 @@ def create_once(
             return create()
         except ExistsError as error:
             if not is_lost:
-                raise AlreadyLaunchedError(f"{job} was launched before", hint="see its state with: cloud-train status") from error
+                raise AlreadyLaunchedError(f"{job} was already launched", hint="see its state with: cloud-train status") from error
             return _looked(look, job)
         except TRANSIENT as error:
             if isinstance(error, UnansweredError):
@@ -189,7 +189,7 @@ def _looked(look: Callable[[], Job | None], job: str) -> Job | None:
 
 
 def _unknown(job: str, error: CloudError) -> LaunchUnknownError:
-    return LaunchUnknownError(f"it is unknown whether {job} was launched: {error.message}", hint="see later with: cloud-train list")
+    return LaunchUnknownError(f"it is unknown whether {job} was launched: {error.message}", hint="check later with: cloud-train list")
 
 
 def looked(name: str, look: Callable[[], Diagnosis], remedy: str = "") -> Diagnosis:
@@ -206,5 +206,5 @@ def wrong(name: str, error: CloudTrainError, remedy: str = "") -> Diagnosis:
 
 
 def unasked(name: str, error: CloudTrainError, remedy: str = "") -> Diagnosis:
-    """The finding for something that cannot be checked, but is not required for a submission."""
+    """The finding for a failed check of something that a submission does not need."""
     return Diagnosis(name, "warning", f"cannot be checked: {error.message}", remedy or error.hint or "")

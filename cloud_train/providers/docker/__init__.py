@@ -1,1 +1,1 @@
-"""The ``docker`` provider: containers of a Docker Engine. ``provider`` implements the protocol from ``request`` and ``state``."""
+"""The ``docker`` provider: containers in a Docker Engine. ``provider`` implements the protocol; the other modules are its parts."""

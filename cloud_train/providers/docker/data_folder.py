@@ -1,8 +1,8 @@
-"""Which folders of this machine a container may be given as its data.
+"""Decides which folders of this machine may be mounted into a container as its data.
 
-A job names its data, and a job may come from a stranger. The container reads what it is given, and a read-only mount protects neither keys
-nor sockets nor processes: anything can connect to a socket, and ``/proc/PID/root`` leads back to the whole disk. Nothing is mounted that
-holds one of these, or is inside it. Where a folder is fine but the data in it is private, only the user can know.
+A job names its data folder, and the job may come from a stranger. A read-only mount protects neither keys nor sockets nor processes: a
+container can read keys, connect to sockets, and reach the whole disk through ``/proc/PID/root``. So a folder that contains any of these, or
+is inside such a place, is refused. Whether the data itself is private, only the user can know.
 """
 
 import os
@@ -18,42 +18,42 @@ _KERNEL = frozenset(
         *("efivarfs", "pstore", "binfmt_misc", "mqueue"),
     }
 )
-"""File systems of Linux through which one reaches the kernel, devices or processes (``Documentation/filesystems``)."""
+"""Linux file systems that give access to the kernel, devices or processes (``Documentation/filesystems``)."""
 _SYSTEM = (
     *("/etc", "/boot", "/var/log", "/var/spool", "/run/user", "/run/secrets", "/run/credentials"),
     *("/run/containerd", "/var/lib/docker", "/var/lib/containerd", "/var/lib/containers", "/var/lib/kubelet"),
 )
 _SHARED_CACHES = (".cache", ".keras", ".torch", ".fastai")
-"""Hidden folders of a home that data sets are kept in."""
+"""Hidden folders in a home folder that commonly hold data sets."""
 _KEY_FILES = (
     *(".git-credentials", ".netrc", "_netrc", ".pgpass", ".npmrc", ".pypirc", ".s3cfg", ".vault-token", ".env", "kaggle.json", "token"),
     *("id_rsa", "id_ed25519", "id_ecdsa", "id_dsa", "shadow", "application_default_credentials.json"),
 )
-"""Files that give a folder away as one of keys and logins, if they are directly in it."""
+"""Files that show that the folder they are in holds keys or logins."""
 _MOST_ENTRIES = 20_000
 
 
 def problems_of(data: Path, sockets: Iterable[str]) -> Iterator[str]:
-    """Why a container may not have ``data``, as ``check`` of a provider words it; at most one reason.
+    """The reason why ``data`` may not be mounted, for a provider's ``check``; at most one.
 
-    ``sockets``: paths of sockets that may not be reached, beside all that any program listens at now.
+    ``sockets`` are paths of sockets that must stay unreachable, besides all sockets on which a program is listening now.
     """
     if not data.exists():
         yield f"data.path: no such file or folder: {data}"
         return
     real = data.resolve()
     if real == Path("/"):
-        yield "data.path: / is the whole machine; name the folder that the data is in"
+        yield "data.path: / is the whole machine; use the folder that contains the data"
     elif kernel := _kernel_mount(real):
         yield f"data.path: {data} would expose {kernel}, through which a container reaches this machine"
     elif socket := next((each for each in (*sockets, *_listening()) if Path(each).resolve().is_relative_to(real)), _socket_in(real)):
         yield f"data.path: {data} contains the socket {socket}, which a container could connect to"
     elif _is_home_or_above(real):
-        yield f"data.path: {data} is your home folder or contains it; name the folder that the data is in"
+        yield f"data.path: {data} is your home folder or contains it; use the folder that contains the data"
     elif private := _overlapping(real, _private_folders()):
         yield f"data.path: {data} would expose {private}, which may hold keys and logins, to the container"
     elif key := next((name for name in _KEY_FILES if (real / name).is_file()), None):
-        yield f"data.path: {data} contains {key}, which holds a key or a login; put the data into a folder without it"
+        yield f"data.path: {data} contains {key}, which holds a key or a login; move the data to a folder without it"
 
 
 def _overlapping(real: Path, places: Iterable[Path]) -> Path | None:
@@ -61,7 +61,7 @@ def _overlapping(real: Path, places: Iterable[Path]) -> Path | None:
 
 
 def _kernel_mount(real: Path) -> Path | None:
-    """The file system of the kernel's that ``real`` is on, or one that is mounted below it; None on a system without /proc."""
+    """The kernel's file system that contains ``real``, or is mounted below it; None on a system without /proc."""
     kinds = dict(_mounts())
     around = [place for place in kinds if real.is_relative_to(place)]
     own = max(around, key=lambda place: len(place.parts), default=None)
@@ -71,16 +71,16 @@ def _kernel_mount(real: Path) -> Path | None:
 
 
 def _mounts() -> Iterator[tuple[Path, str]]:
-    """Where what kind of file system is mounted, a later mount after those that it covers (proc(5), /proc/PID/mountinfo)."""
+    """Each mount point and its type of file system, in the order of mounting (proc(5), /proc/PID/mountinfo)."""
     with suppress(OSError):
         for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
             place, _, kind = line.partition(" - ")
-            name = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), place.split(" ")[4])  # a space is \040 there
+            name = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), place.split(" ")[4])  # a space is written as \040
             yield Path(name), kind.split(" ")[0]
 
 
 def _listening() -> Iterator[str]:
-    """The paths of all Unix sockets that a program of this machine's network namespace listens at (proc(5), /proc/net/unix)."""
+    """The paths of all Unix sockets on which programs in this network namespace listen (proc(5), /proc/net/unix)."""
     with suppress(OSError):
         for line in Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]:
             fields = line.split(maxsplit=7)
@@ -89,7 +89,7 @@ def _listening() -> Iterator[str]:
 
 
 def _socket_in(real: Path) -> Path | None:
-    """A socket among the first entries of the folder and of its folders: one bound by a relative path is not known by its place."""
+    """A socket in the folder or in its direct subfolders, among the first entries: /proc does not say where a relative path leads."""
     if not real.is_dir():
         return real if stat.S_ISSOCK(real.stat().st_mode) else None
     folders, seen = [real], 0
@@ -116,7 +116,7 @@ def _is_home_or_above(real: Path) -> bool:
 
 
 def _private_folders() -> Iterator[Path]:
-    """Folders with keys, logins or the system's own data, which no job needs as its data."""
+    """Folders with keys, logins or data of the system, which no job needs."""
     yield from (Path(each) for each in _SYSTEM if Path(each).exists())
     with suppress(RuntimeError):  # no home folder is known
         home = Path.home().resolve()

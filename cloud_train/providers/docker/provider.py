@@ -1,7 +1,7 @@
 """The ``docker`` provider: the worker as process 1 of a container, one container per node.
 
-A container's name prevents a second launch, and its labels identify it. Containers are kept until their end has been recorded, and then
-removed by ``clean_up``.
+A container's name prevents a second launch, and its labels identify it. Containers are kept until their end has been recorded; then
+``clean_up`` removes them.
 """
 
 import json
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
 
 _LEAVING_SECONDS = 5.0
-"""How long a worker may take to exit after it recorded its end."""
+"""How long a worker may take to exit after it has recorded its end."""
 _LAST_LINES = 50
 
 
 class DockerProvider:
-    """Runs in containers of a Docker Engine. Under ``home`` it remembers the engines it used and what could not be removed from them."""
+    """Runs in containers of a Docker Engine. Under ``home`` it remembers the engines used, and containers that it could not remove."""
 
     name = "docker"
     capabilities = Capabilities(
@@ -49,7 +49,7 @@ class DockerProvider:
 
     def __init__(self, home: Path) -> None:
         self._engines = home / "docker" / "engines"
-        self._caches = home / "docker" / "caches"  # separate from the cache of runs directly on this machine
+        self._caches = home / "docker" / "caches"  # not shared with runs of the provider ``local``
         self._left = home / "docker" / "left"
         self._workspaces = home / "work"
         self._user = f"{os.getuid()}:{os.getgid()}"  # files in the run directory belong to the caller
@@ -67,11 +67,11 @@ class DockerProvider:
         return request_of(plan, str(plan.provider_settings.get("user") or self._user), self._caches, self._workspaces)
 
     def check(self, request: Request) -> list[str]:
-        """Problems with the image, names, memory and data that a container must not see. The engine is not contacted."""
+        """Problems with image, names and memory, or with data that a container must not see. The engine is not contacted."""
         return list(problems_of(request))
 
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
-        """Create everything, then start it; if anything fails, remove whatever was created.
+        """Create everything, then start it. If anything fails, remove whatever was created.
 
         Only the engine knows whether it sees this machine's folders and whether it is rootless, so that is handled here.
         """
@@ -85,11 +85,11 @@ class DockerProvider:
             try:
                 reference = self._started(engine, request, secrets, credentials)
             except NameTakenError as error:
-                raise AlreadyLaunchedError("this attempt was launched before", hint="see its state with: cloud-train status") from error
+                raise AlreadyLaunchedError("this attempt was already launched", hint="see its state with: cloud-train status") from error
         return Handle(request["run_id"], request["attempt"], self.name, request["store"], reference)
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
-        """The attempt's containers by their labels, on any engine used from here; raises if none has it and one cannot be reached."""
+        """The attempt's containers, by their labels, in any engine used from here. Raises if an engine that may have them is down."""
         absent = None
         for address in self._addresses():
             try:
@@ -105,7 +105,7 @@ class DockerProvider:
         return None
 
     def observe(self, handle: Handle) -> Observation:
-        """The containers' state; while the engine cannot be reached, the attempt counts as running, with the cause *unknown*."""
+        """The containers' state. While the engine cannot be reached, the attempt counts as running, with the cause *unknown*."""
         names = handle.reference["containers"]
         try:
             with connected(handle.reference["engine"]) as engine:
@@ -129,15 +129,15 @@ class DockerProvider:
     def clean_up(self, handle: Handle) -> None:
         """Remove the containers, with their anonymous volumes, and the network.
 
-        A worker that has just recorded its end gets a moment to exit. If node 0 does not exit, the attempt is running and is left alone.
-        The next launch removes whatever could not be removed now.
+        A worker that has just recorded its end gets a moment to exit. If node 0 keeps running, the attempt is left alone. The next launch
+        removes whatever could not be removed now.
         """
         note = self._left / f"{handle.run_id}.{handle.attempt}.json"
         with suppress(CloudTrainError), connected(handle.reference["engine"]) as engine:
             if _take_away(engine, handle.reference, _LEAVING_SECONDS):
                 note.unlink(missing_ok=True)
                 for rank in range(len(handle.reference["containers"])):
-                    with suppress(OSError):  # it is empty, unless something could not be uploaded
+                    with suppress(OSError):  # not empty if something could not be uploaded
                         workspace_of(self._workspaces, handle.run_id, rank).rmdir()
                 return
         with suppress(OSError):
@@ -145,7 +145,7 @@ class DockerProvider:
             private.write_text(note, json.dumps(handle.reference))
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
-        """The output of node 0's container, from before its worker could write a log. The cursor counts bytes."""
+        """The output of node 0's container, from before its worker could write its log. The cursor counts bytes."""
         start = int(cursor or 0)
         with connected(handle.reference["engine"]) as engine:
             said = b"".join(engine.output(each["id"]) for each in handle.reference["containers"][:1])[start:]
@@ -154,7 +154,7 @@ class DockerProvider:
     def _started(
         self, engine: Engine, request: Request, secrets: Mapping[str, str], credentials: Sequence[dict[str, Any]]
     ) -> dict[str, Any]:
-        """Create and start network and containers, or remove all of them if one fails; returns the attempt's reference."""
+        """Create and start network and containers, and return the attempt's reference. If one fails, remove them all."""
         network, made = request["network"], []
         root = {"User": "0:0"} if engine.is_rootless_of(os.getuid()) else {}
         with ExitStack() as undoing:
@@ -183,7 +183,7 @@ class DockerProvider:
         return {"engine": engine.address, "containers": made, "network": network and network["Name"]}
 
     def _remember(self, address: str) -> None:
-        """Remember the engine, so that ``find``, which has no settings, looks there as well."""
+        """Remember the engine, so that ``find`` looks there as well."""
         if address in self._addresses():
             return
         self._make(self._engines.parent)
@@ -199,9 +199,8 @@ class DockerProvider:
     def _sweep(self, engine: Engine) -> None:
         """Remove whatever could not be removed earlier, for instance because the engine was unavailable."""
         for note in self._left.glob("*.json"):
-            with suppress(
-                CloudTrainError, FileNotFoundError, ValueError
-            ):  # another process may do the same; an unreadable note is tried again
+            # Another process may do the same at the same time; an unreadable note is left for the next launch.
+            with suppress(CloudTrainError, FileNotFoundError, ValueError):
                 reference = json.loads(note.read_text(encoding="utf-8"))
                 if reference["engine"] == engine.address and _take_away(engine, reference, 0.1):
                     note.unlink()
@@ -230,7 +229,7 @@ def _created(engine: Engine, name: str, body: dict[str, Any]) -> tuple[str, bool
 
 
 def _brought_along(secrets: Mapping[str, str]) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """The environment variables inside the container, and mounts for the files that some of them name."""
+    """The environment variables inside the container, and mounts for the files to which some of them point."""
     files = {name: value for name, value in secrets.items() if name in FILES and Path(value).is_file()}
     inside = {name: f"{container_paths.CREDENTIALS}/{name}" for name in files}
     mounts = [
@@ -244,8 +243,8 @@ def _refuse_loopback(secrets: Mapping[str, str], containers: Sequence[Mapping[st
     endpoint = loopback_endpoint(secrets)
     if endpoint is not None and any(each["body"]["HostConfig"]["NetworkMode"] != "host" for each in containers):
         raise ProviderError(
-            f"the store's endpoint {endpoint} is on this machine, which a container cannot reach through its own network",
-            hint="share this machine's network with docker.network: host in a config file, or use an address that containers reach",
+            f"the store's endpoint {endpoint} is on this machine's loopback, which a container cannot reach through its own network",
+            hint="set docker.network: host in the config file, or use an address that containers can reach",
         )
 
 
@@ -253,8 +252,8 @@ def _refuse_unencrypted(address: str, secrets: Mapping[str, str]) -> None:
     if secrets and not is_private(address):
         names = ", ".join(sorted(secrets))
         raise ProviderError(
-            f"the Docker Engine at {address} is reached without encryption, so the run's secrets are not sent to it: {names}",
-            hint="use TLS (DOCKER_TLS_VERIFY=1, and certificates in DOCKER_CERT_PATH), or ssh://user@host",
+            f"the connection to the Docker Engine at {address} is not encrypted, so the run's secrets were not sent: {names}",
+            hint="use TLS (DOCKER_TLS_VERIFY=1, with certificates in DOCKER_CERT_PATH), or ssh://user@host",
         )
 
 
@@ -269,7 +268,7 @@ def _labelled(engine: Engine, labels: Mapping[str, str]) -> dict[str, Any] | Non
 
 
 def _take_away(engine: Engine, reference: Mapping[str, Any], within_seconds: float) -> bool:
-    """Remove an attempt that has ended or ends soon; False if its node 0 is still running. Nodes that outlive node 0 are killed."""
+    """Remove an attempt that has ended, or does in time; False if node 0 is still running. Nodes that outlive node 0 are killed."""
     deadline = monotonic() + within_seconds
     for rank, each in enumerate(reference["containers"]):
         if not engine.has_stopped(each["id"], max(deadline - monotonic(), 0.1)) and rank == 0:
@@ -285,7 +284,7 @@ def _remove_all(engine: Engine, reference: Mapping[str, Any]) -> None:
 
 
 def _side_by_side(engine: Engine, act: Callable[[Engine, str], None], containers: Sequence[Mapping[str, Any]]) -> None:
-    """Do something slow to all containers in parallel, each over its own connection; raises the first error once all are done."""
+    """Call ``act`` for all containers in parallel, each over its own connection. Raises the first error once all are done."""
     if len(containers) < 2:
         for each in containers:
             act(engine, each["id"])
@@ -302,7 +301,7 @@ def _side_by_side(engine: Engine, act: Callable[[Engine, str], None], containers
 
 
 def _quietly(remove: Any, what: str) -> None:
-    """Undo part of a failed launch, whose own error is the one to report."""
+    """Undo part of a failed launch; only the launch's own error is reported."""
     with suppress(CloudTrainError, OSError):
         remove(what)
 

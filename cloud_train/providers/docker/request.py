@@ -1,4 +1,4 @@
-"""From a plan to the requests for the Docker Engine, in its own field names, and what it would refuse in them. Pure.
+"""Builds the requests for the Docker Engine from a plan, with its field names, and validates them. Pure.
 
 Reference: ``POST /containers/create`` and ``POST /networks/create`` of https://docs.docker.com/reference/api/engine/version/v1.41/.
 """
@@ -26,27 +26,29 @@ NODE = "cloud-train.node"
 STORE = "cloud-train.store"
 
 _LEAST_MEMORY = 6 * 2**20
-"""Bytes; the engine refuses less."""
+"""Bytes. The engine refuses less."""
 _LEAST_SHARED_MEMORY = 64 * 2**20
-"""Bytes: the engine's default, too little for torch's data loaders, which pass their batches through it."""
+"""Bytes. The engine's default, which is too little for batches from torch's data loaders."""
 _USUAL_SHARED_MEMORY = 2**30
 _STOP_MARGIN_SECONDS = 15
-"""What a worker may need beyond the job's grace period, when the engine itself stops the container."""
+"""Time for the worker, beyond the job's grace period, when the engine itself stops the container."""
 _VOLUMES = (places.WORK, places.CACHE)
-_RUNS_ELSEWHERE = "the run directory", "keep runs in a store that both reach: --store s3://bucket/runs"
-_DATA_ELSEWHERE = "the data", "put it in a store that both reach: data.path: s3://bucket/folder"
+_RUNS_ELSEWHERE = "the run directory", "use a store that both machines can reach: --store s3://bucket/runs"
+_DATA_ELSEWHERE = "the data", "put it in a store that both machines can reach: data.path: s3://bucket/folder"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 
 
 def labels_of(run_id: str, attempt: int, store: str) -> dict[str, str]:
-    """The labels of everything that belongs to an attempt; they are enough to find it again."""
+    """The labels that identify everything that belongs to an attempt."""
     return {RUN: run_id, ATTEMPT: str(attempt), STORE: store}
 
 
 def request_of(plan: "Plan", user: str, caches: Path, workspaces: Path) -> Request:
-    """One container a node, and a network of their own where there are several; ``user`` is ``uid:gid``, ``caches`` the folder of the
-    caches of containers on this machine (``cache_of``), and ``workspaces`` that for runs whose store is not a folder.
+    """One container per node, and a network if there are several.
+
+    ``user`` is ``uid:gid``, ``caches`` the folder with the caches of containers (``cache_of``), and ``workspaces`` the folder with the
+    workspaces of runs in a cloud store.
     """
     nodes = plan.job.resources.nodes
     name = f"ct-{plan.run_id}-{plan.attempt}"
@@ -72,7 +74,7 @@ def _container(plan: "Plan", rank: int, *, user: str, network: str, labels: dict
     nodes = plan.job.resources.nodes
     store = ["--store", places.RUNS] if _is_folder(plan.store) else ["--store", plan.store, "--workspace", places.WORK]
     worker = [*store, *worker_arguments(plan)]
-    environment = ["HOME=/tmp", "USER=cloud-train"]  # programs ask for both, and the user's id has no entry in the image's /etc/passwd
+    environment = ["HOME=/tmp", "USER=cloud-train"]  # many programs need both, and the image's /etc/passwd does not have the user
     if plan.host_data is None:
         environment.append(f"CLOUD_TRAIN_HOME={places.HOME}")
     joined: dict[str, Any] = {}
@@ -84,7 +86,7 @@ def _container(plan: "Plan", rank: int, *, user: str, network: str, labels: dict
         "Image": plan.image,
         "Entrypoint": [places.PYTHON, "-m", "cloud_train.worker"],
         "Cmd": worker,
-        "WorkingDir": "/",  # the worker's imports must not be found in the user's code
+        "WorkingDir": "/",  # the worker must not import the user's code
         "Hostname": f"node-{rank}",
         "User": user,
         "Env": environment,
@@ -96,12 +98,12 @@ def _container(plan: "Plan", rank: int, *, user: str, network: str, labels: dict
             "NetworkMode": network if nodes > 1 else plan.provider_settings.get("network", "bridge"),
             "Mounts": mounts,
             "ReadonlyRootfs": True,
-            "Tmpfs": {"/tmp": "rw,exec,nosuid,nodev,mode=1777"},  # exec: torch builds extensions there, and loads them
+            "Tmpfs": {"/tmp": "rw,exec,nosuid,nodev,mode=1777"},  # exec: torch builds and loads extensions there
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges"],
             "Privileged": False,
-            "Init": False,  # the worker is process 1, and reaps the processes that its program leaves
-            "AutoRemove": False,  # its end has to be seen first
+            "Init": False,  # the worker is process 1, and reaps orphaned processes
+            "AutoRemove": False,  # its end has to be observed first
             "RestartPolicy": {"Name": "no"},
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m"}},
         },
@@ -127,25 +129,25 @@ def _is_folder(store: str) -> bool:
 
 
 def workspace_of(workspaces: Path, run_id: str, rank: int) -> Path:
-    """The folder of this machine that a node's container has as its workspace."""
+    """The folder on this machine that is a node's workspace."""
     return workspaces / f"{run_id}.node-{rank}"
 
 
 def cache_of(caches: Path, plan: "Plan") -> Path:
-    """The cache of downloads for the containers of a job that has no data on this machine.
+    """The cache of downloads for a job's containers, if its data is not on this machine.
 
-    A container may write anything there, so no two share a cache unless they run the same code: a built-in trainer shares with those in
-    the same image, by its digest; the image of a script changes with every line of code, so a script shares with further runs of the same
-    job file into the same store. The cache that runs on this machine itself use is never mounted.
+    A container may write anything to its cache, so containers share one only if they run the same code. Built-in trainers share by the
+    image's digest. A script's image changes with every line of code, so a script shares with other runs of the same job file in the same
+    store. The cache of runs directly on this machine is never mounted.
     """
     is_script = plan.job.model.kind == "script"
-    owner = plan.run_id if plan.is_foreign else ""  # its job file and name come from another machine
+    owner = plan.run_id if plan.is_foreign else ""  # its job file and name come from another machine, and are not trusted
     identity = ("script", plan.job_file, plan.job.name, plan.store, owner) if is_script else ("image", plan.image or "")
     return caches / hashlib.sha256("\0".join(identity).encode()).hexdigest()[:16]
 
 
 def _mounts(plan: "Plan", rank: int, caches: Path, workspaces: Path) -> list[dict[str, Any]]:
-    # Mounts, not Binds: of a folder that is missing, Binds would make an empty one that belongs to root.
+    # Mounts, not Binds: Binds would create a missing folder, owned by root.
     if _is_folder(plan.store):
         source, target = Path(plan.store) / plan.run_id, f"{places.RUNS}/{plan.run_id}"
     else:
@@ -159,17 +161,17 @@ def _mounts(plan: "Plan", rank: int, caches: Path, workspaces: Path) -> list[dic
 
 
 def without_our_folders(body: dict[str, Any], address: str) -> dict[str, Any]:
-    """The same container for an engine that does not see this machine's folders: empty volumes of that engine replace them.
+    """The same container for an engine that cannot see this machine's folders: empty volumes replace them.
 
-    Raises ProviderError for the run directory and for data, which an empty volume cannot replace.
+    Raises ProviderError for the run directory and the data, which empty volumes cannot replace.
     """
     mounts = body["HostConfig"]["Mounts"]
     for mount in mounts:
         if not mount["Target"].startswith((*_VOLUMES, places.CREDENTIALS)):
             what, instead = _DATA_ELSEWHERE if mount["Target"] == places.DATA else _RUNS_ELSEWHERE
             raise ProviderError(
-                f"the Docker Engine at {address} does not see {what} at {mount['Source']}: it runs on another machine",
-                hint=f"{instead} (or gs://, az://); or, in Docker Desktop, share that folder under Settings, File sharing",
+                f"the Docker Engine at {address} cannot see {what} at {mount['Source']}, because it runs on another machine",
+                hint=f"{instead} (or gs://, az://); in Docker Desktop, share the folder under Settings, File sharing",
             )
     targets = {mount["Target"] if mount["Target"] in _VOLUMES else places.CREDENTIALS for mount in mounts}
     volumes = [{"Type": "volume", "Target": target} for target in sorted(targets)]
@@ -177,9 +179,9 @@ def without_our_folders(body: dict[str, Any], address: str) -> dict[str, Any]:
 
 
 def problems_of(request: Request, sockets: tuple[str, ...] = _SOCKETS) -> Iterator[str]:
-    """What the engine or these rules would refuse, each with the field and the rule. The engine is not asked.
+    """The problems for which the engine, or cloud-train, would refuse the request, each with the field and the rule.
 
-    ``sockets`` are those of engines: access to one is root access to the machine.
+    The engine is not contacted. ``sockets`` are the engines' own: access to one is root access to the machine.
     """
     host = request["engine"]
     if host is not None and not forms.has_form(forms.DOCKER_HOST, host):
@@ -188,15 +190,15 @@ def problems_of(request: Request, sockets: tuple[str, ...] = _SOCKETS) -> Iterat
     first = request["containers"][0]
     body, limits = first["body"], first["body"]["HostConfig"]
     if not body["Image"]:
-        yield "image: the plan has none"
+        yield "image: the plan has no image"
     if not _NAME.fullmatch(first["name"]):
-        yield f"name: {first['name']!r} is not a container's name"
+        yield f"name: {first['name']!r} is not a valid container name"
     if not forms.has_form(forms.DOCKER_NETWORK, limits["NetworkMode"]):
         yield f"docker.network: {limits['NetworkMode']!r} is not {forms.EXPECTED[forms.DOCKER_NETWORK]}"
     if not forms.has_form(forms.DOCKER_USER, body["User"]):
         yield f"docker.user: {body['User']!r} is not {forms.EXPECTED[forms.DOCKER_USER]}"
     if limits.get("Memory", _LEAST_MEMORY) < _LEAST_MEMORY:
-        yield f"resources.memory: {limits['Memory']} bytes are too few; a container has at least 6MiB"
+        yield f"resources.memory: {limits['Memory']} bytes is too little; a container needs at least 6MiB"
     own = (host.removeprefix("unix://"),) if host is not None and host.startswith("unix://") else ()
     for mount in limits["Mounts"]:
         if mount["Target"] == places.DATA:

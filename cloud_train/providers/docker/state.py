@@ -1,4 +1,4 @@
-"""From the state of an attempt's containers to the state of the attempt. Pure.
+"""Maps the state of an attempt's containers to that of the attempt. Pure.
 
 While a container runs, its worker reports to the run directory, for the other nodes as well. The state derived here counts only if a worker
 could not report.
@@ -13,7 +13,7 @@ from cloud_train.providers.base import TAKEN, Observation, ended, said_by
 from cloud_train.run.states import Cause, State
 
 _LOST = 255
-"""The exit status that the engine assigns to a container whose end it missed because the engine or the machine was restarted."""
+"""The exit status that the engine assigns to a container that ended unobserved, while the engine or the machine was restarted."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Seen:
     rank: int
     name: str
     status: str
-    """``created``, ``running``, ``paused``, ``restarting``, ``removing``, ``exited`` or ``dead``; ``missing`` for a missing container."""
+    """``created``, ``running``, ``paused``, ``restarting``, ``removing``, ``exited``, ``dead``, or ``missing`` if it does not exist."""
     exit_code: int = 0
     out_of_memory: bool = False
     memory_limit: int = 0
@@ -34,7 +34,7 @@ class Seen:
 
     @classmethod
     def of(cls, rank: int, name: str, inspected: Mapping[str, Any] | None) -> Self:
-        """From the response to ``GET /containers/{id}/json``; None for a missing container."""
+        """From the response to ``GET /containers/{id}/json``, or None for a missing container."""
         if inspected is None:
             return cls(rank, name, "missing")
         state = inspected["State"]
@@ -52,17 +52,17 @@ class Seen:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The state of an attempt, and the node that decides it."""
+    """The state of an attempt, and the rank of the node that determines it."""
 
     observation: Observation
     rank: int | None = None
 
 
 def verdict(nodes: Sequence[Seen]) -> Verdict:
-    """The state of the attempt that has these nodes, in the order of their ranks.
+    """The state of the attempt with these nodes, in order of rank.
 
-    The first container that ended without its worker's report ends the attempt, because the others wait for it. Otherwise node 0 decides:
-    its worker waits for the others, and reports how all of them ended.
+    The first container that ended without a report from its worker ends the attempt, because the others wait for it. Otherwise node 0
+    decides: its worker waits for the others, and reports for all of them.
     """
     if not nodes:
         return Verdict(ended(Cause.INFRASTRUCTURE, "the submission was interrupted before it created a container"))
@@ -71,7 +71,7 @@ def verdict(nodes: Sequence[Seen]) -> Verdict:
     ends = [(node, end) for node in nodes if (end := _end_of(node)) is not None]
     without_a_word = [(node, end) for node, end in ends if _reported_by(node) is None]
     if without_a_word:
-        # Running out of memory explains other failures at about the same time; a missing container has no time.
+        # Running out of memory explains other failures at about the same time. A missing container has no time.
         node, end = min(without_a_word, key=lambda pair: (not pair[0].out_of_memory, not pair[0].finished, pair[0].finished))
     elif ends and ends[0][0].rank == 0:
         node, end = ends[0]
@@ -81,7 +81,7 @@ def verdict(nodes: Sequence[Seen]) -> Verdict:
 
 
 def _reported_by(node: Seen) -> Observation | None:
-    """The end that the node's worker reported by its exit status; None if another worker had begun the attempt."""
+    """The end that the node's worker reported with its exit status; None if there is none, or another worker had begun the attempt."""
     said = said_by(node.exit_code) if node.status == "exited" else None
     return None if said is TAKEN else said
 
@@ -96,12 +96,12 @@ def _living(nodes: Sequence[Seen]) -> Observation:
 
 
 def _end_of(node: Seen) -> Observation | None:
-    """How this container ended; None if it has not."""
+    """The end of this container; None if it has not ended."""
     if node.status in {"missing", "removing"}:
         return ended(Cause.INFRASTRUCTURE, f"the container {node.name} was removed")
     if node.status == "created":
         why = f": {node.error}" if node.error else "; the submission was interrupted"
-        return ended(Cause.INFRASTRUCTURE, f"the container {node.name} was created and never started{why}")
+        return ended(Cause.INFRASTRUCTURE, f"the container {node.name} was created but never started{why}")
     if node.status == "dead":
         return ended(Cause.INFRASTRUCTURE, f"the engine could not remove the container {node.name}: it is dead{_tail(node)}")
     return _of_exit(node) if node.status == "exited" else None

@@ -1,4 +1,4 @@
-"""Requests to Google's services with google-auth's session, and explanations of errors with the next step.
+"""Requests to Google's services with google-auth's session, and Google's errors with a next step.
 
 google-cloud-aiplatform is not used: it takes 3 s to import and 274 MB, and the adapter needs a handful of requests. Credentials come from
 Google's own chain (Application Default Credentials). Errors have the shape of https://cloud.google.com/apis/design/errors.
@@ -38,7 +38,7 @@ _QUOTA = "quota metrics exceed quota limits"  # of machines; too many requests h
 _PERMISSION = re.compile(r"[Pp]ermission '?\"?([a-z]+\.[A-Za-z.]+)")
 _ROLES = "docs/clouds/gcp.md has the roles"
 _PATH = re.compile(r"[A-Za-z0-9._~:/%@-]+")
-"""The paths of the requests; a query is passed separately."""
+"""The path of a request; its query is passed separately."""
 _SHOWN_CHARACTERS = 600
 
 
@@ -47,7 +47,7 @@ POLICY = RetryPolicy(attempts=5, time_limit=None, first_wait=1.0, longest_wait=1
 
 
 class Google:
-    """Google's services, for as long as the context. Errors of all methods are CloudErrors."""
+    """A client for Google's services, to be used as a context manager. All methods raise CloudError."""
 
     def __init__(
         self,
@@ -57,9 +57,9 @@ class Google:
         timeouts: tuple[float, float] = TIMEOUTS,
         policy: RetryPolicy = POLICY,
     ) -> None:
-        """``settings`` are ``project``, ``region`` and ``endpoint``; ``credentials`` google-auth's; ``policy`` says how to repeat requests.
+        """``settings`` has ``project``, ``region`` and ``endpoint``; ``credentials`` is google-auth's object, ``policy`` the retry policy.
 
-        Raises ProviderError for a project or a region that cannot be one.
+        Raises ProviderError for an invalid project or region.
         """
         self._project, self._region = place_of(settings)
         self.credentials, self.policy = credentials, policy
@@ -77,22 +77,22 @@ class Google:
 
     @property
     def vertex(self) -> str:
-        """The name of the region's Vertex AI among Google's services."""
+        """The service name of Vertex AI in the region."""
         return f"{self._region}-aiplatform"
 
     @property
     def parent(self) -> str:
-        """The jobs' parent, in Vertex AI's terms."""
+        """The parent resource of the jobs."""
         return f"projects/{self._project}/locations/{self._region}"
 
     def call(
         self, method: str, service: str, path: str, *, body: Mapping[str, Any] | None = None, query: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """The response to a request that may be repeated."""
+        """Send a request with retries, and return the response."""
         return retried(self.policy, lambda: self.call_once(method, service, path, body=body, query=query))
 
     def pages(self, service: str, path: str, query: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The pages of a listing, up to a repeated page."""
+        """The pages of a listing; stops at a repeated page token."""
         seen: set[str] = set()
         token = ""
         while True:
@@ -106,7 +106,7 @@ class Google:
     def call_once(
         self, method: str, service: str, path: str, *, body: Mapping[str, Any] | None = None, query: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """The response to a request without retries."""
+        """Send a request without retries, and return the response."""
         from google.auth.exceptions import GoogleAuthError
         from requests.exceptions import RequestException
 
@@ -115,8 +115,8 @@ class Google:
             answer = self._session.request(method, url, json=body, params=query, timeout=self._timeouts, allow_redirects=False)
         except GoogleAuthError as error:
             raise no_token(error) from error
-        except ValueError as error:  # some errors of requests, all of them permanent
-            raise RefusedError(f"no request can be sent to {url} ({error})", "correct gcp.endpoint") from error
+        except ValueError as error:  # the library requests raises it for some permanent errors
+            raise RefusedError(f"cannot send a request to {url} ({error})", "correct gcp.endpoint") from error
         except RequestException as error:
             raise self._no_answer(url, service, error) from error
         document = _json_of(answer)
@@ -131,7 +131,7 @@ class Google:
         try:
             url = f"{service_url(self._settings, service)}/{path}"
             if not _PATH.fullmatch(path):
-                raise ProviderError(f"{path!r} is not the path of a resource of Google Cloud", hint="correct the settings of gcp")
+                raise ProviderError(f"invalid path of a Google Cloud resource: {path!r}", hint="correct the settings of gcp")
             check_google(url, self.credentials, "gcp.endpoint")
         except ProviderError as error:
             raise RefusedError(error.message, error.hint) from error
@@ -160,16 +160,16 @@ def _kind(status: int, words: str) -> type[CloudError]:
 
 
 def _explained(service: str, status: int, reason: str, words: str, settings: Mapping[str, Any]) -> tuple[str, str | None]:
-    """The message and the hint for a refusal."""
+    """The message and the hint for a refused request."""
     project, api = settings.get("project"), f"{'aiplatform' if service.endswith('-aiplatform') else service}.googleapis.com"
     hint: str | None = _ROLES
     if reason == "SERVICE_DISABLED":
         message = f"{api} is not enabled in the project {project}"
         hint = f"enable it with: gcloud services enable {api} --project={project}"
     elif reason in ("CONSUMER_INVALID", "USER_PROJECT_DENIED"):
-        message = f"gcp.project: no project {project!r}, or the credentials may not use it ({words})"
+        message = f"gcp.project: {project!r} does not exist, or the credentials may not use it ({words})"
     elif status == 401:
-        message = f"Google does not accept the credentials ({words})"
+        message = f"Google rejected the credentials ({words})"
         hint = f"log in with: {LOGIN}"
     elif status == 403 and "act as" in words.lower():
         message = f"the credentials lack the permission iam.serviceAccounts.actAs ({words})"
@@ -186,24 +186,24 @@ def _explained(service: str, status: int, reason: str, words: str, settings: Map
     elif status >= 500:
         message, hint = f"{api} failed with {status} ({words})", "retry; see https://status.cloud.google.com"
     else:
-        message, hint = f"{api} refuses the request with {status} {reason} ({words})", None
+        message, hint = f"{api} refused the request with {status} {reason} ({words})", None
         if status == _NOT_FOUND and service.endswith("-aiplatform"):
             hint = f"check {project!r} (gcp.project), and that {settings.get('region')!r} (gcp.region) has Vertex AI"
     return message, hint
 
 
 def credentials_of(project: str | None) -> Any:
-    """The credentials of Google's chain, google-auth's own object; raises ProviderError if there are none, or MissingDependencyError."""
+    """The Application Default Credentials, as google-auth's object. Raises ProviderError if there are none, and MissingDependencyError."""
     try:
         import google.auth
-        import requests  # noqa: F401 # google-auth's session needs it, and does not install it
+        import requests  # noqa: F401 # google-auth's session needs it, but google-auth does not install it
         from google.auth.exceptions import DefaultCredentialsError
         from google.oauth2.credentials import Credentials as UserCredentials
     except ModuleNotFoundError as error:
         raise MissingDependencyError("the provider 'gcp' needs google-auth and requests", hint=f"install them with: {INSTALL}") from error
     try:
         with warnings.catch_warnings():
-            # A user's own login has no "quota project"; one is added below.
+            # google-auth warns that a user's login has no quota project; it is set below.
             warnings.filterwarnings("ignore", category=UserWarning, module="google.auth")
             credentials, _ = google.auth.default(scopes=[SCOPE])
     except DefaultCredentialsError as error:
@@ -222,7 +222,7 @@ def no_token(error: Exception) -> CloudError:
     words = " ".join(str(error.args[0] if error.args else error).split())[:_SHOWN_CHARACTERS]
     if isinstance(error, TransportError) or getattr(error, "retryable", False):
         return UnansweredError(f"Google issued no token ({words})", "check the network connection")
-    hint = "set this machine's clock" if "timeframe" in words else f"log in with: {LOGIN}"
+    hint = "correct this machine's clock" if "timeframe" in words else f"log in with: {LOGIN}"
     return RefusedError(f"Google issued no token: the credentials are invalid or have expired ({words})", hint, status=401)
 
 

@@ -1,4 +1,4 @@
-"""Checks that what the settings of ``gcp`` name exists and is permitted. Starts and changes nothing."""
+"""Checks that the resources in the ``gcp`` settings exist and may be used. Starts and changes nothing."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -29,11 +29,11 @@ _BUCKET = ("storage.objects.create", "storage.objects.delete", "storage.objects.
 _CPUS = "custom_model_training_cpus"
 _ROLES = "docs/clouds/gcp.md has the roles"
 _ONLY_LOOKED_AT = ("permissions", "gcp.service_account", "quota")
-"""Findings that need an API, or a permission, that a submission does not need."""
+"""Checks that need an API or a permission that a submission does not need."""
 
 
 def diagnoses(connect: Callable[[], Google], settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
-    """One finding after the other, up to missing credentials or a missing Vertex AI API."""
+    """The findings, one at a time; stops if there are no credentials, or Vertex AI cannot be used."""
     try:
         google = connect()
     except CloudTrainError as error:
@@ -56,7 +56,7 @@ def diagnoses(connect: Callable[[], Google], settings: Mapping[str, Any], store:
 def _asked(
     name: str, look: Callable[[Google, Mapping[str, Any]], tuple[str, str, str]], google: Google, settings: Mapping[str, Any]
 ) -> Diagnosis:
-    """The finding of ``look``, which returns status, detail and remedy."""
+    """The finding of ``look``, which returns its status, detail and remedy."""
     try:
         status, detail, remedy = look(google, settings)
     except ForbiddenError as error:
@@ -88,11 +88,11 @@ def _permissions(google: Google, settings: Mapping[str, Any]) -> tuple[str, str,
 def _account(google: Google, settings: Mapping[str, Any]) -> tuple[str, str, str]:
     account = settings.get("service_account")
     if not account:
-        return "warning", "not set: the machines use Vertex AI's own, which has more permissions than they need", _ROLES
+        return "warning", "not set: the machines use Vertex AI's default service account, which has more permissions than they need", _ROLES
     try:
         missing = _missing(google, "iam", f"v1/projects/-/serviceAccounts/{account}", (_ACT_AS,))
     except MissingError:
-        return "error", f"there is no service account {account}", "docs/clouds/gcp.md has the commands that create it"
+        return "error", f"the service account {account} does not exist", "docs/clouds/gcp.md has the commands to create it"
     if missing:
         return "error", f"missing: {_ACT_AS} on {account}", f"give the submitter roles/iam.serviceAccountUser on it; {_ROLES}"
     return "ok", str(account), ""
@@ -105,31 +105,35 @@ def _bucket(google: Google, settings: Mapping[str, Any], store: str) -> tuple[st
     try:
         place = str(google.call("GET", "storage", f"storage/v1/b/{bucket}", query={"fields": "location"}).get("location", "")).lower()
     except MissingError:
-        return "error", f"there is no bucket gs://{bucket}", f"gcloud storage buckets create gs://{bucket} --location={region}"
+        return (
+            "error",
+            f"the bucket gs://{bucket} does not exist",
+            f"create it with: gcloud storage buckets create gs://{bucket} --location={region}",
+        )
     except ForbiddenError:
         pass  # roles/storage.objectUser alone does not allow reading the location
     answer = google.call("GET", "storage", f"storage/v1/b/{bucket}/iam/testPermissions", query={"permissions": list(_BUCKET)})
     missing = [name for name in _BUCKET if name not in answer.get("permissions", ())]
     if missing:
-        return "error", f"missing on gs://{bucket}: {', '.join(missing)}", "roles/storage.objectUser on the bucket has them"
+        return "error", f"missing on gs://{bucket}: {', '.join(missing)}", "roles/storage.objectUser on the bucket includes them"
     if place is None:
-        return "ok", f"gs://{bucket}; its location may not be read", ""
+        return "ok", f"gs://{bucket} (the credentials may not read its location)", ""
     if place not in (region, region.partition("-")[0], {"europe": "eu"}.get(region.partition("-")[0])):
-        return "warning", f"gs://{bucket} is in {place}, the jobs in {region}: traffic between them is slow and costs money", ""
+        return "warning", f"gs://{bucket} is in {place}, but the jobs run in {region}: traffic between them is slow and costs money", ""
     return "ok", f"gs://{bucket} in {place}", ""
 
 
 def _repository(google: Google, settings: Mapping[str, Any]) -> tuple[str, str, str]:
     repository = str(settings.get("repository") or "")
     if not repository:
-        return "error", "not set", "set it in the config file: images are pushed there"
+        return "error", "not set", "set it in the config file, to a repository for the job's images"
     if not is_google(repository):
-        return "ok", f"{repository}: a registry that is not Google's, with Docker's own login", ""
+        return "ok", f"{repository} is not in a Google registry: Docker's own login is used", ""
     if exists(google, repository):
         return "ok", repository, ""
     if settings.get("create_repository"):
-        return "ok", f"{repository} is created by the first submission", ""
-    return "error", f"there is no {repository}", "set gcp.create_repository to true, or create it: docs/clouds/gcp.md has the command"
+        return "ok", f"{repository} does not exist yet: the first submission creates it", ""
+    return "error", f"{repository} does not exist", "set gcp.create_repository to true, or create it: docs/clouds/gcp.md has the command"
 
 
 def _quota(google: Google, settings: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -140,7 +144,7 @@ def _quota(google: Google, settings: Mapping[str, Any]) -> tuple[str, str, str]:
     buckets = [bucket for limit in answer.get("consumerQuotaLimits", ()) for bucket in limit.get("quotaBuckets", ())]
     limits = [int(each["effectiveLimit"]) for each in buckets if each.get("dimensions", {}).get("region") in (region, None)]
     if not limits:
-        return "warning", f"Google reports none for {_CPUS} in {region}", ""
+        return "warning", f"Google reports no quota for {_CPUS} in {region}", ""
     limit = limits[-1]
     if limit == 0:
         return "error", f"{_CPUS} is 0 in {region}", "request more at https://console.cloud.google.com/iam-admin/quotas"

@@ -1,4 +1,4 @@
-"""Vertex AI's custom jobs: creating, listing and cancelling them; which of two jobs of an attempt counts; and their secrets."""
+"""Vertex AI's custom jobs: creating, listing and cancelling them, choosing between two jobs of one attempt, and their secrets."""
 
 import base64
 import json
@@ -19,16 +19,16 @@ Job = Mapping[str, Any]
 
 _LOOKS = 3
 _LONGEST_PAUSE_SECONDS = 2.0
-"""Number and pauses of attempts to find a job that may not be listed yet."""
+"""How often to look for a job that may not be listed yet, and the pause in between."""
 _PAGE_JOBS = 100
 _SECRET_SECONDS = 7 * 86400
-"""How long a secret may outlive the job's time limit: the time that the job may wait for machines."""
+"""Added to the job's time limit when a secret's expiry is set: the job may wait that long for machines."""
 _REFUSED = 400
 _NOT_FOUND = 404
 
 
 def jobs_of(google: Google, run_id: str, attempt: int) -> list[Job]:
-    """The attempt's jobs, the oldest first, which is the one that counts. Raises CloudError."""
+    """The attempt's jobs, oldest first. The oldest is the one that counts. Raises CloudError."""
     labels = labels_of(run_id, attempt)
     query = {"filter": " AND ".join(f'labels.{key}="{value}"' for key, value in labels.items()), "pageSize": _PAGE_JOBS}
     pages = google.pages(google.vertex, f"v1/{google.parent}/customJobs", query)
@@ -37,7 +37,7 @@ def jobs_of(google: Google, run_id: str, attempt: int) -> list[Job]:
 
 
 def jobs_soon(google: Google, run_id: str, attempt: int, is_enough: Callable[[Sequence[Job]], bool]) -> list[Job]:
-    """The same, retried until ``is_enough`` holds, a few times at most, because listings may lag. Raises CloudError."""
+    """Like ``jobs_of``, but looks a few times until ``is_enough`` holds, because listings may lag. Raises CloudError."""
     left = replace(google.policy, attempts=_LOOKS, longest_wait=_LONGEST_PAUSE_SECONDS, jitter=lambda: 1.0).attempts_left()
     while True:
         try:
@@ -53,8 +53,9 @@ def jobs_soon(google: Google, run_id: str, attempt: int, is_enough: Callable[[Se
 
 
 def listing(google: Google, wanted: Mapping[str, str]) -> Iterator[tuple[str, Job]]:
-    """The jobs with the names ``wanted``, each with the time at which it was created, from one listing, back to the oldest of them and no
-    further than needed. Raises CloudError.
+    """The names and jobs of those in ``wanted`` (name → creation time), from one listing that reaches no further back than needed.
+
+    Raises CloudError.
     """
     oldest = min(wanted.values(), key=_moment)
     query = {"filter": f'labels.{RUN}:* AND create_time>="{oldest}"', "pageSize": _PAGE_JOBS}
@@ -69,7 +70,7 @@ def listing(google: Google, wanted: Mapping[str, str]) -> Iterator[tuple[str, Jo
 
 
 def create(google: Google, request: Request) -> Job:
-    """The job, created by one request; raises CloudError."""
+    """Create the job with a single request, and return it. Raises CloudError."""
     try:
         job = google.call_once("POST", google.vertex, f"v1/{google.parent}/customJobs", body=request["body"])
     except RefusedError as error:
@@ -82,7 +83,7 @@ def create(google: Google, request: Request) -> Job:
 
 
 def cancel(google: Google, name: str) -> None:
-    """Ask Vertex AI to cancel the job; nothing if it has ended or does not exist. Raises CloudError."""
+    """Cancel the job; does nothing if it has ended or does not exist. Raises CloudError."""
     try:
         google.call("POST", google.vertex, f"v1/{name}:cancel", body={})
     except RefusedError as error:
@@ -91,13 +92,13 @@ def cancel(google: Google, name: str) -> None:
 
 
 def has_secrets(job: Job) -> bool:
-    """Whether its worker reads secrets."""
+    """Whether the job's worker reads secrets."""
     pools = job.get("jobSpec", {}).get("workerPoolSpecs", [])
     return any("--secrets" in pool.get("containerSpec", {}).get("args", ()) for pool in pools)
 
 
 def put_secrets(google: Google, request: Request, secrets: Mapping[str, str]) -> None:
-    """Store the job's secrets in Secret Manager, as one JSON document that expires by itself. Raises ProviderError."""
+    """Store the job's secrets in Secret Manager, as one JSON document with an expiry. Raises ProviderError."""
     project, name = request["settings"]["project"], request["secret"]
     timeout = int(request["body"]["jobSpec"]["scheduling"]["timeout"].rstrip("s"))
     secret = {
@@ -111,7 +112,7 @@ def put_secrets(google: Google, request: Request, secrets: Mapping[str, str]) ->
         data = base64.b64encode(json.dumps(dict(secrets)).encode()).decode()
         google.call("POST", "secretmanager", f"v1/projects/{project}/secrets/{name}:addVersion", body={"payload": {"data": data}})
     except CloudError as error:
-        raise ProviderError(f"the job's secrets cannot be stored in Secret Manager: {error.message}", hint=error.hint) from error
+        raise ProviderError(f"cannot store the job's secrets in Secret Manager: {error.message}", hint=error.hint) from error
 
 
 def delete_secrets(google: Google, project: str, name: str) -> None:
@@ -130,5 +131,5 @@ def _other_machines(name: str) -> str:
     from cloud_train.providers.cloud.machines import similar
 
     near = [each for each in similar(CLOUD, name) if each != name]
-    meant = f"; near it are {', '.join(near)}" if near else ""
-    return f"name one that this gcp.region has with gcp.machine{meant}"
+    meant = f", such as {', '.join(near)}" if near else ""
+    return f"set gcp.machine to a machine type that gcp.region has{meant}"

@@ -1,7 +1,7 @@
-"""A custom job's log in Cloud Logging: the platform's messages, and the worker's output from before it could write a log.
+"""A custom job's log in Cloud Logging: the platform's messages, and the worker's output from before it could write its own log.
 
-Entries arrive late and not always in order, so each request starts a little before the newest entry that was read, and filters entries
-that were read already. The cursor is the state for that as JSON, including the current page of a long response.
+Entries arrive late and not always in order. So each request starts a little before the newest entry that was read, and skips entries that
+were read already. The cursor is that state as JSON, with the token of the next page of a long response.
 Reference: https://cloud.google.com/logging/docs/reference/v2/rest/v2/entries/list.
 """
 
@@ -29,13 +29,13 @@ class _Cursor:
     """The timestamp at which the next request starts, RFC 3339; empty for the beginning."""
     newest: str = ""
     page: str = ""
-    """The token of the next page, if any, while which ``since`` must not change."""
+    """The token of the next page, if any; ``since`` must not change while there is one."""
     seen: dict[str, str] = field(default_factory=dict)
     """Entries that were read and may be returned again: id → timestamp."""
 
 
 def read(google: Google, project: str, job: str, cursor: str | None) -> tuple[bytes, str]:
-    """The lines from ``cursor`` on, and the next cursor. ``job`` is the number that ends a job's name. Raises CloudError."""
+    """The lines from ``cursor`` on, and the next cursor. ``job`` is the number at the end of the job's name. Raises CloudError."""
     at = _Cursor(**json.loads(cursor)) if cursor else _Cursor()
     read_now: list[str] = []
     asked = {at.page}
@@ -43,7 +43,7 @@ def read(google: Google, project: str, job: str, cursor: str | None) -> tuple[by
         answer = google.call("POST", "logging", "v2/entries:list", body=_question(project, job, at))
         read_now += _new_lines(answer, at)
         token = str(answer.get("nextPageToken") or "")
-        if not token or token in asked:  # a repeated page would repeat for ever
+        if not token or token in asked:  # a repeated token would loop for ever
             at.page, at.since = "", _back(at.newest)
             break
         at.page = token

@@ -1,8 +1,8 @@
-"""The ``gcp`` provider: a run's attempt as a custom job of Vertex AI.
+"""The ``gcp`` provider: an attempt as a custom job of Vertex AI.
 
-Vertex AI chooses a job's name itself, so an attempt is identified by two labels. A launch looks for them, creates the job, and looks again:
-of two jobs for one attempt, whose submitters raced, the older one stays. After a lost response the job is looked for several times: a
-listing may lag behind. If that was not enough, the worker's own claim in the run directory decides.
+Vertex AI chooses job names itself, so an attempt is identified by two labels. A launch looks for them, creates the job, and looks again: if
+two submitters raced, the older job stays. After a lost response, the launch looks several times, because listings may lag. If two jobs run
+after all, only the worker that claims the attempt in the run directory continues.
 """
 
 import time
@@ -17,6 +17,9 @@ from cloud_train.providers.cloud.errors import CloudError, MissingError
 from cloud_train.providers.cloud.provider import CloudProvider, cloud_capabilities, create_once, is_young
 from cloud_train.providers.gcp import jobs
 from cloud_train.providers.gcp.client import POLICY, TIMEOUTS, Google, credentials_of
+from cloud_train.providers.gcp.diagnosis import diagnoses
+from cloud_train.providers.gcp.logs import read
+from cloud_train.providers.gcp.registry import is_google, login, prepare
 from cloud_train.providers.gcp.request import CLOUD, place_of, problems_of, request_of, secret_name
 from cloud_train.providers.gcp.state import DELETED, NOT_YET, observation_of
 from cloud_train.retry import RetryPolicy
@@ -26,13 +29,13 @@ if TYPE_CHECKING:
 
 
 class VertexProvider(CloudProvider[Google]):
-    """Runs on Vertex AI. Nothing is kept on this machine."""
+    """Runs on Vertex AI. It keeps nothing on this machine."""
 
     name = CLOUD
     capabilities = cloud_capabilities(("gs",), max_nodes=16)
 
     def __init__(self, home: Path, *, timeouts: tuple[float, float] = TIMEOUTS, policy: RetryPolicy = POLICY) -> None:
-        """``timeouts`` are seconds to connect and to wait for a response; ``policy`` is for retries."""
+        """``timeouts``: seconds to connect, and to wait for a response; ``policy``: the retry policy."""
         self._timeouts, self._policy = timeouts, policy
         self._credentials: dict[str | None, Any] = {}
 
@@ -45,24 +48,25 @@ class VertexProvider(CloudProvider[Google]):
         return list(problems_of(request))
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
-        """The attempt's job by its labels; the oldest, if several submitters raced."""
+        """The attempt's job, by its labels; the oldest if several submitters raced."""
         with self._google(settings) as google:
             found = jobs.jobs_soon(google, run_id, attempt, bool)
         if not found:
             return None
         secret = secret_name(run_id, attempt) if jobs.has_secrets(found[0]) else None
-        # `created` is by Google's clock, `launched` by this machine's: a listing may include a job that other requests do not show yet.
+        # `created` is Google's time, `launched` this machine's: a job may be listed before other requests show it.
         reference = {**_reference(found[0], settings, secret), "launched": time.time()}
         return Handle(run_id, attempt, self.name, store, reference)
 
     def cancel(self, handle: Handle, force: bool = False) -> None:
-        """Let Vertex AI stop the job: SIGTERM, some time, SIGKILL. ``force`` does the same."""
+        """Cancel the job: Vertex AI sends SIGTERM, and later SIGKILL, with or without ``force``."""
         with self._google(handle.reference) as google:
             jobs.cancel(google, handle.reference["job"])
 
     def clean_up(self, handle: Handle) -> None:
-        """Delete the job's secrets once it has ended. Vertex AI keeps the job itself, which costs nothing; a secret that cannot be deleted
-        yet expires by itself.
+        """Delete the job's secrets once it has ended. A secret that cannot be deleted expires by itself.
+
+        Vertex AI keeps the job, at no cost.
         """
         secret = handle.reference.get("secret")
         if secret is None or not self.observe(handle).state.is_end:
@@ -72,15 +76,11 @@ class VertexProvider(CloudProvider[Google]):
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
         """The job's log in Cloud Logging."""
-        from cloud_train.providers.gcp.logs import read
-
         with self._google(handle.reference) as google:
             return read(google, handle.reference["project"], handle.reference["job"].rpartition("/")[2], cursor)
 
     def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
-        """An access token, for Artifact Registry and its predecessor; the repository is created if ``create_repository`` is set."""
-        from cloud_train.providers.gcp.registry import is_google, login, prepare
-
+        """An access token for Artifact Registry or Container Registry. The repository is created if ``create_repository`` is set."""
         repository = str(settings.get("repository") or "")
         if not is_google(repository):
             return None
@@ -90,9 +90,7 @@ class VertexProvider(CloudProvider[Google]):
         return login(self._credentials[settings.get("project")])
 
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
-        """Credentials, APIs, permissions, service account, bucket, repository, quota."""
-        from cloud_train.providers.gcp.diagnosis import diagnoses
-
+        """Check credentials, APIs, permissions, service account, bucket, repository and quota."""
         return diagnoses(lambda: self._google(settings), settings, store)
 
     def _client(self, about: Mapping[str, Any]) -> Google:
@@ -107,7 +105,7 @@ class VertexProvider(CloudProvider[Google]):
         return True
 
     def _create(self, client: Google, request: Request) -> dict[str, Any]:
-        """Of several jobs for one attempt, whose creators raced, the oldest stays; the others are cancelled."""
+        """Create the job. If several submitters raced, the oldest job stays, and the others are cancelled."""
         run_id, attempt = request["run_id"], request["attempt"]
         own: list[jobs.Job] = []
 
@@ -118,7 +116,7 @@ class VertexProvider(CloudProvider[Google]):
         # Vertex AI would create a second job, so the request is not repeated after a lost response.
         job = f"attempt {attempt} of {run_id}"
         there = create_once(create, lambda: jobs.jobs_soon(client, run_id, attempt, bool) or None, client.policy, job=job, can_repeat=False)
-        assert there, "its own job is among them, or it was looked for"
+        assert there, "the created job, or jobs that were found"
         for younger in there[1:]:
             with suppress(CloudError):  # its worker finds the attempt claimed, and exits
                 jobs.cancel(client, younger["name"])
@@ -140,7 +138,7 @@ class VertexProvider(CloudProvider[Google]):
         return tuple(handle.reference.get(key) for key in ("project", "region", "endpoint"))
 
     def _listed(self, handles: Sequence[Handle]) -> Iterator[tuple[str, Observation]]:
-        """Jobs from one listing of a region, back to the oldest of these."""
+        """Jobs from one listing of a region, back to the oldest of the handles' jobs."""
         wanted = {handle.reference["job"]: handle.reference["created"] for handle in handles}
         with self._google(handles[0].reference) as google:
             for name, job in jobs.listing(google, wanted):
@@ -149,7 +147,7 @@ class VertexProvider(CloudProvider[Google]):
     def _google(self, settings: Mapping[str, Any]) -> Google:
         project, _ = place_of(settings)
         if project not in self._credentials:
-            self._credentials[project] = credentials_of(project)  # kept, because they hold a token that is valid for an hour
+            self._credentials[project] = credentials_of(project)  # kept, because the token in them is valid for an hour
         return Google(settings, self._credentials[project], timeouts=self._timeouts, policy=self._policy)
 
 
@@ -159,7 +157,7 @@ def _reference(job: jobs.Job, settings: Mapping[str, Any], secret: str | None) -
 
 
 def _with_own(google: Google, run_id: str, attempt: int, own: jobs.Job) -> Sequence[jobs.Job]:
-    """The attempt's jobs, the oldest first, and ``own`` among them; it alone if they cannot be listed."""
+    """The attempt's jobs, oldest first, including ``own``; only ``own`` if they cannot be listed."""
     try:
         there = jobs.jobs_soon(google, run_id, attempt, lambda found: any(job["name"] == own["name"] for job in found))
     except CloudError:
@@ -169,4 +167,6 @@ def _with_own(google: Google, run_id: str, attempt: int, own: jobs.Job) -> Seque
 
 def _launched_before(request: Request) -> AlreadyLaunchedError:
     run_id, attempt = request["run_id"], request["attempt"]
-    return AlreadyLaunchedError(f"attempt {attempt} of {run_id} was launched before", hint=f"see cloud-train status {run_id}")
+    return AlreadyLaunchedError(
+        f"attempt {attempt} of {run_id} was already launched", hint=f"see its state with: cloud-train status {run_id}"
+    )

@@ -1,4 +1,4 @@
-"""Artifact Registry, from which the machines pull images: a login for an hour, and creating the repository if it is missing.
+"""Artifact Registry, from which the machines pull images: a login that is valid for an hour, and creating a missing repository.
 
 An image's name is ``LOCATION-docker.pkg.dev/PROJECT/REPOSITORY/IMAGE``
 (https://cloud.google.com/artifact-registry/docs/docker/names). Container Registry's old names (gcr.io) use the same login.
@@ -22,7 +22,7 @@ _PACE_SECONDS = 2.0
 
 
 def is_google(repository: str) -> bool:
-    """Whether the repository is in one of Google's registries. Raises ProviderError for the name of a registry alone."""
+    """Whether the repository is in one of Google's registries. Raises ProviderError for a registry without a repository."""
     if _HOST.fullmatch(repository.partition("/")[0]) is None:
         return False
     if not has_form(REPOSITORY, repository):
@@ -31,7 +31,7 @@ def is_google(repository: str) -> bool:
 
 
 def login(credentials: Any) -> tuple[str, str]:
-    """User and password; raises CloudError. ``credentials`` are google-auth's."""
+    """User and password for the registry, from google-auth's ``credentials``. Raises CloudError."""
     from google.auth.exceptions import GoogleAuthError
     from google.auth.transport.requests import Request
 
@@ -53,7 +53,7 @@ def exists(google: Google, repository: str) -> bool:
 
 
 def prepare(google: Google, repository: str) -> None:
-    """Create the repository if it is missing, and wait until it exists; raises ProviderError."""
+    """Create the repository if it is missing, and wait until it exists. Raises ProviderError."""
     if exists(google, repository):
         return
     folder, _, name = _path(repository).rpartition("/")
@@ -63,7 +63,7 @@ def prepare(google: Google, repository: str) -> None:
         if exists(google, repository):
             return
         google.policy.sleep(_PACE_SECONDS)
-    raise ProviderError(f"gcp.repository: {repository} was created, but does not show yet", hint="retry in a minute")
+    raise ProviderError(f"gcp.repository: {repository} was created, but is not available yet", hint="retry in a minute")
 
 
 def _path(repository: str) -> str:
@@ -75,6 +75,6 @@ def _path(repository: str) -> str:
 
 def _not_an_image(repository: str) -> ProviderError:
     return ProviderError(
-        f"gcp.repository: {repository!r} does not name an image in a repository of Artifact Registry",
-        hint="such as europe-west4-docker.pkg.dev/my-project-123456/cloud-train/jobs",
+        f"gcp.repository: {repository!r} is not the name of an image in Artifact Registry",
+        hint="use a name such as europe-west4-docker.pkg.dev/my-project-123456/cloud-train/jobs",
     )

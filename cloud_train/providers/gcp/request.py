@@ -1,7 +1,7 @@
-"""From a plan to the custom job that Vertex AI is asked for, in its own field names, and what it would refuse in it. Pure.
+"""Builds Vertex AI's custom job from a plan, with Vertex AI's field names, and validates it. Pure.
 
-Reference: https://cloud.google.com/vertex-ai/docs/reference/rest/v1/projects.locations.customJobs; the shape is checked by Google's
-discovery document (``data/gcp.requests.json``), and by the rules below, which Google documents in prose only.
+Reference: https://cloud.google.com/vertex-ai/docs/reference/rest/v1/projects.locations.customJobs. The shape is checked against Google's
+discovery document (``data/gcp.requests.json``). Rules that Google documents only in prose are here.
 """
 
 import math
@@ -24,7 +24,7 @@ CLOUD = "gcp"
 ENDPOINT = "https://{service}.googleapis.com"
 
 _ENTRYPOINT_WORDS = 3
-"""Number of words in the worker's command that replace the image's entrypoint; the others are arguments."""
+"""How many words of the worker's command replace the image's entrypoint; the others are its arguments."""
 _DISK_GIGABYTES = 100
 _MOST_DISK_GIGABYTES = 64_000
 _ACCELERATORS = {
@@ -51,12 +51,12 @@ _MOST_NAME_CHARACTERS = 128
 
 
 def labels_of(run_id: str, attempt: int) -> dict[str, str]:
-    """The labels by which an attempt's job can be found; its name is chosen by Vertex AI."""
+    """The labels that identify an attempt's job; Vertex AI chooses its name."""
     return {RUN: run_id, ATTEMPT: str(attempt)}
 
 
 def secret_name(run_id: str, attempt: int) -> str:
-    """The secret of Secret Manager that holds the secrets of the attempt's job."""
+    """The name of the secret in Secret Manager with the secrets of the attempt's job."""
     return f"cloud-train-{run_id}-{attempt}"
 
 
@@ -66,7 +66,7 @@ def service_url(settings: Mapping[str, Any], service: str) -> str:
     if not forms.has_form(forms.SERVICE_TEMPLATE, endpoint):
         raise ProviderError(f"gcp.endpoint: {endpoint!r} is not {forms.EXPECTED[forms.SERVICE_TEMPLATE]}", hint="correct gcp.endpoint")
     if not _SERVICE.fullmatch(service):
-        raise ProviderError(f"{service!r} is not the name of one of Google's services", hint="correct gcp.region")
+        raise ProviderError(f"invalid name of a Google service: {service!r}", hint="correct gcp.region")
     return str(endpoint).replace("{service}", service).rstrip("/")
 
 
@@ -74,7 +74,7 @@ def place_of(settings: Mapping[str, Any]) -> tuple[str, str]:
     """Project and region, which become part of hosts and paths. Raises ProviderError if one is missing or malformed."""
     project, region = settings.get("project"), settings.get("region")
     if not project or not region:
-        raise ProviderError("gcp.project and gcp.region are needed", hint="name both in a config file: see docs/clouds/gcp.md")
+        raise ProviderError("gcp.project and gcp.region are required", hint="set both in the config file: see docs/clouds/gcp.md")
     for name, value, form in (("project", project, forms.GCP_PROJECT), ("region", region, forms.GCP_REGION)):
         if not forms.has_form(form, value):
             raise ProviderError(f"gcp.{name}: {value!r} is not {forms.EXPECTED[form]}", hint=f"correct gcp.{name} in the config file")
@@ -82,7 +82,7 @@ def place_of(settings: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def request_of(plan: "Plan") -> Request:
-    """The custom job, and what is needed to send it: its destination, and the name of the secret with the job's secrets."""
+    """The custom job and the values needed to send it: its destination, and the name of the secret with the job's secrets."""
     settings, name = plan.provider_settings, job_name(plan.run_id, plan.attempt)
     kept = {key: settings.get(key) for key in ("project", "region", "repository", "endpoint")}
     secret = secret_name(plan.run_id, plan.attempt) if plan.job.secrets else None
@@ -108,7 +108,7 @@ def request_of(plan: "Plan") -> Request:
 
 
 def _pools(plan: "Plan", machine: dict[str, Any], secret: str | None) -> list[dict[str, Any]]:
-    """Pool 0 is node 0 alone, pool 1 the others: Vertex AI allows one replica in pool 0."""
+    """The worker pools: node 0 in the first, because it may have only one replica, and all others in the second."""
     place = secret and _secret_place(plan.provider_settings, secret)
     command = worker_command(plan, "vertex", place)
     pool = {
@@ -128,7 +128,7 @@ def _pools(plan: "Plan", machine: dict[str, Any], secret: str | None) -> list[di
 def _secret_place(settings: Mapping[str, Any], secret: str) -> str:
     name = f"projects/{settings.get('project')}/secrets/{secret}"
     if not forms.has_form(forms.SERVICE_TEMPLATE, settings.get("endpoint") or ENDPOINT):
-        return f"gcp-secret:{name}"  # the request is refused for it
+        return f"gcp-secret:{name}"  # ``problems_of`` reports the endpoint
     url = service_url(settings, "secretmanager")
     return f"gcp-secret:{name}" if url == service_url({}, "secretmanager") else f"gcp-secret:{url}/v1/{name}"
 
@@ -142,9 +142,9 @@ def _disk(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scheduling(plan: "Plan") -> dict[str, Any]:
-    """Let Vertex AI restart workers only if the job's ``retry`` allows it, and then all of them, because they wait for each other.
+    """Time limit and restarts. Vertex AI restarts workers only if ``retry`` allows it, and then all of them: they wait for each other.
 
-    ``worker.platforms`` uses the same condition: a worker that would be restarted exits with 0 once there is nothing left to do.
+    ``worker.platforms`` uses the same condition: a worker that would be restarted exits with 0 once nothing is left to do.
     """
     restarts = plan.program.retries(Cause.PREEMPTED, 1)
     return {
@@ -156,7 +156,7 @@ def _scheduling(plan: "Plan") -> dict[str, Any]:
 
 
 def _machine_of(plan: "Plan") -> tuple[dict[str, Any], str | None]:
-    """The machine's specification, and the problem, if any: no machine fits, or the configured one does not satisfy the job."""
+    """The machine's specification, and a problem if no machine fits or the configured one does not satisfy the job."""
     from cloud_train.providers.cloud.machines import NoMachineError, choose, machines, similar
 
     resources, name = plan.job.resources, plan.provider_settings.get("machine")
@@ -172,12 +172,12 @@ def _machine_of(plan: "Plan") -> tuple[dict[str, Any], str | None]:
         specification = _with_accelerators(name, wanted.kind if wanted else None, wanted.count if wanted else 0)
         return specification, None if _MACHINE.fullmatch(name) else f"gcp.machine: unknown machine {name}{_meant(similar(CLOUD, name))}"
     fitting = [machine for machine in known if machine.fits(resources)]
-    if resources.accelerator is None and not fitting:  # the machine has built-in ones
+    if resources.accelerator is None and not fitting:  # a machine with built-in accelerators was named
         fitting = [machine for machine in known if machine.accelerator and machine.fits(_with_own(machine, resources))]
     if fitting:
         machine = min(fitting, key=lambda each: each.accelerators)
         return _with_accelerators(name, machine.accelerator, machine.accelerators), None
-    return {"machineType": name}, f"gcp.machine: {_sizes(known)}, but resources asks for more, or for other accelerators"
+    return {"machineType": name}, f"gcp.machine: {_sizes(known)}, but resources requires more, or other accelerators"
 
 
 def _with_accelerators(name: str, kind: str | None, count: int) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def _meant(names: list[str]) -> str:
 
 
 def problems_of(request: Request) -> Iterator[str]:
-    """Problems that Vertex AI would refuse, each with the field and the rule. Google is not contacted."""
+    """The problems for which Vertex AI would refuse the request, each with the field and the rule. Google is not contacted."""
     settings, body = request["settings"], request["body"]
     yield from _settings_problems(settings)
     if request["machine_problem"]:
@@ -218,17 +218,17 @@ def problems_of(request: Request) -> Iterator[str]:
 def _settings_problems(settings: Mapping[str, Any]) -> Iterator[str]:
     project, region = settings["project"], settings["region"]
     if not project:
-        yield "gcp.project: not set; name the project in which jobs run in the config file, such as my-project-123456"
+        yield "gcp.project: not set; set it in the config file to the project for the jobs, such as my-project-123456"
     elif not forms.has_form(forms.GCP_PROJECT, project):
-        yield f"gcp.project: {project!r} is not the id of a project, such as my-project-123456"
+        yield f"gcp.project: {project!r} is not a project id, such as my-project-123456"
     if not region:
-        yield "gcp.region: not set; name the region in which jobs run in the config file, such as europe-west4"
+        yield "gcp.region: not set; set it in the config file to the region for the jobs, such as europe-west4"
     elif not forms.has_form(forms.GCP_REGION, region):
         zone = re.fullmatch(r"([a-z]+-[a-z]+[0-9]+)-[a-z]", str(region))
         yield f"gcp.region: {region!r} is {f'a zone; its region is {zone[1]}' if zone else 'not a region, such as europe-west4'}"
     if not settings["repository"]:
         yield (
-            "gcp.repository: not set; name the repository from which the machines pull the image in the config file, such as"
+            "gcp.repository: not set; set it in the config file to the repository for the job's images, such as"
             " europe-west4-docker.pkg.dev/my-project-123456/cloud-train/jobs"
         )
     elif not forms.has_form(forms.REPOSITORY, settings["repository"]):
@@ -257,12 +257,12 @@ def _body_problems(body: Mapping[str, Any], *, has_machine: bool) -> Iterator[st
 
 def _label_problems(labels: Mapping[str, str]) -> Iterator[str]:
     if len(labels) > _MOST_LABELS:
-        yield f"gcp.labels: has {len(labels)} entries with those of cloud-train; at most {_MOST_LABELS} are allowed"
+        yield f"gcp.labels: {len(labels)} labels, including cloud-train's own; at most {_MOST_LABELS} are allowed"
     for key, value in labels.items():
         if not _LABEL_KEY.fullmatch(key):
-            yield f"gcp.labels: {key!r} is not a valid key; it has at most 63 characters of a-z, 0-9, '_' and '-', the first one a letter"
+            yield f"gcp.labels: {key!r} is not a valid key; use at most 63 characters of a-z, 0-9, '_' and '-', starting with a letter"
         if not _LABEL_VALUE.fullmatch(value):
-            yield f"gcp.labels.{key}: {value!r} is not a valid value; it has at most 63 characters of a-z, 0-9, '_' and '-'"
+            yield f"gcp.labels.{key}: {value!r} is not a valid value; use at most 63 characters of a-z, 0-9, '_' and '-'"
 
 
 def _pool_problems(pool: Mapping[str, Any], at: str, scheduling: Mapping[str, Any], *, has_machine: bool) -> Iterator[str]:
@@ -271,12 +271,12 @@ def _pool_problems(pool: Mapping[str, Any], at: str, scheduling: Mapping[str, An
     if has_machine and not name:
         yield f"{at}.machineSpec.machineType: is missing"
     if bool(machine.get("acceleratorType")) != bool(machine.get("acceleratorCount")):
-        yield f"{at}.machineSpec: acceleratorType and acceleratorCount need each other"
+        yield f"{at}.machineSpec: acceleratorType and acceleratorCount must be set together"
     if _ONLY_SPOT.fullmatch(name) and scheduling.get("strategy") != "SPOT":
         yield f"gcp.machine: {name} is available as spot capacity only; set resources.spot to true, or gcp.machine to a3-highgpu-8g"
     gigabytes = pool.get("diskSpec", {}).get("bootDiskSizeGb", _DISK_GIGABYTES)
     if not _DISK_GIGABYTES <= gigabytes <= _MOST_DISK_GIGABYTES:
-        yield f"gcp.disk: {gigabytes}GB; a boot disk has {_DISK_GIGABYTES} to {_MOST_DISK_GIGABYTES}GB"
+        yield f"gcp.disk: {gigabytes}GB is not between {_DISK_GIGABYTES} and {_MOST_DISK_GIGABYTES}GB"
     variables = container.get("env", [])
     if len(variables) > _MOST_VARIABLES:
         yield f"{at}.containerSpec.env: has {len(variables)} entries; at most {_MOST_VARIABLES} are allowed"

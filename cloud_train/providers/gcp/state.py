@@ -1,8 +1,8 @@
-"""From the state of a Vertex AI custom job to the state of the attempt. Pure.
+"""Maps the state of a Vertex AI custom job to that of the attempt. Pure.
 
-While a worker runs it reports to the run directory. What is derived here counts only where a worker could not. Vertex AI has a few
-states and one error, and only its text distinguishes a bad image from a worker that failed, so the causes come from that text. The codes
-beside it are those of https://cloud.google.com/apis/design/errors.
+While a worker runs, it reports to the run directory. The state derived here counts only if a worker could not report. Vertex AI has a few
+states and one error. Only the error's text distinguishes a bad image from a failed worker, so the causes come from that text. Its codes
+are those of https://cloud.google.com/apis/design/errors.
 """
 
 import re
@@ -20,7 +20,7 @@ STATES = {
     "JOB_STATE_PENDING": Observation(State.STARTING, None, "machines are being prepared"),
     "JOB_STATE_RUNNING": Observation(State.RUNNING),
     "JOB_STATE_UPDATING": Observation(State.RUNNING),
-    "JOB_STATE_PAUSED": Observation(State.QUEUED, None, "Vertex AI has paused the job, and will continue it"),
+    "JOB_STATE_PAUSED": Observation(State.QUEUED, None, "Vertex AI has paused the job and will resume it"),
     "JOB_STATE_CANCELLING": Observation(State.STOPPING),
 }
 """The states of a running job."""
@@ -28,10 +28,10 @@ STATES = {
 NOT_YET = Observation(State.QUEUED, Cause.UNKNOWN, "Vertex AI does not show the job yet")
 """The observation of a job that is missing shortly after it was created."""
 
-DELETED = ended(Cause.INFRASTRUCTURE, "Vertex AI has no such job: it was deleted")
+DELETED = ended(Cause.INFRASTRUCTURE, "the job was deleted from Vertex AI")
 """The observation of a job that no longer exists."""
 
-_NO_COMMAND = (126, 127)  # of shells and engines, for a program that is missing or not executable
+_NO_COMMAND = (126, 127)  # exit statuses of shells and engines for a missing or non-executable program
 
 _EXIT = re.compile(r"exited with a non-zero status of (\d+)(\(SIG\w+\))?")
 _TEXTS: tuple[tuple[re.Pattern[str], Cause, str], ...] = tuple(
@@ -40,9 +40,9 @@ _TEXTS: tuple[tuple[re.Pattern[str], Cause, str], ...] = tuple(
         (
             r"out[- ]of[- ]memory|low on memory",
             Cause.OUT_OF_MEMORY,
-            "the machine ran out of memory: increase resources.memory, or name a larger gcp.machine",
+            "the machine ran out of memory: increase resources.memory, or choose a larger gcp.machine",
         ),
-        (r"no space left|disk.{0,20} full", Cause.FAILED, "the boot disk is too small for image and files: enlarge gcp.disk"),
+        (r"no space left|disk.{0,20} full", Cause.FAILED, "the boot disk is full: increase gcp.disk"),
         (
             r"quota",
             Cause.REJECTED,
@@ -51,14 +51,14 @@ _TEXTS: tuple[tuple[re.Pattern[str], Cause, str], ...] = tuple(
         (
             r"insufficient|stockout|not enough resources|resource[ _]pool[ _]exhausted|unavailable in the requested",
             Cause.INFRASTRUCTURE,
-            "no such machines are available now: retry later, or choose another gcp.region or gcp.machine",
+            "no capacity for this machine: retry later, or choose another gcp.region or gcp.machine",
         ),
         (
             r"(pull|access|find|download)\w{0,20} (the )?(\w{1,40} )?image|image .{0,300}(not found|does not exist|could not be)"
             r"|ErrImagePull|ImagePullBackOff|manifest .{0,300}unknown|Artifact Registry",
             Cause.REJECTED,
-            "the machines cannot pull the image: it has to be in gcp.repository, and Vertex AI's service agents, not"
-            " gcp.service_account, need roles/artifactregistry.reader there",
+            "the machines cannot pull the image: check that it is in gcp.repository, and that Vertex AI's service agents (not"
+            " gcp.service_account) have roles/artifactregistry.reader there",
         ),
         (r"preempt", Cause.PREEMPTED, ""),
         (r"time[d ]*out|deadline|maximum (job )?running time", Cause.TIMED_OUT, "the job reached Vertex AI's time limit"),
@@ -76,7 +76,7 @@ _SHOWN_CHARACTERS = 400
 
 
 def observation_of(job: Mapping[str, Any]) -> Observation:
-    """The state of the attempt of this CustomJob. An unknown state does not end it."""
+    """The state of the attempt of this CustomJob. An unknown state does not end the attempt."""
     state = str(job.get("state", "JOB_STATE_UNSPECIFIED"))
     if state in STATES:
         return STATES[state]
@@ -96,7 +96,7 @@ def observation_of(job: Mapping[str, Any]) -> Observation:
 
 
 def _succeeded(job: Mapping[str, Any]) -> Observation:
-    """A worker that Vertex AI would restart exits with 0 however its run ended, even if another worker had claimed the attempt."""
+    """The end of a job that succeeded. Where Vertex AI restarts workers, they always exit with 0, so this says nothing about the run."""
     scheduling = job.get("jobSpec", {}).get("scheduling", {})
     if scheduling.get("disableRetries"):
         return ended(Cause.SUCCEEDED)

@@ -1,1 +1,1 @@
-"""Many files to a store and many objects from one: ``files``, and whole folders: ``folders``. The rest is what these two are made of."""
+"""Transfers between local files and a store: ``uploading`` and ``downloading`` for files, ``folders`` for whole folders."""

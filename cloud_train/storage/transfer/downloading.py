@@ -31,7 +31,7 @@ _WHOLE_BYTES = 8 << 20  # largest object that is downloaded in one request
 _COPIES = 2  # of such an object in memory: the client library's and ours
 _STREAMED_BYTES = 2 << 20  # memory for a streamed range
 
-_FETCHES = 2  # downloads of an object with a checksum mismatch
+_FETCHES = 2  # how often an object with a checksum mismatch is downloaded
 
 
 @dataclass(frozen=True)
@@ -277,5 +277,5 @@ def _skip(engine: Engine, file: Download, why: StoreError, cause: OSError | None
 def _corrupt(engine: Engine, key: str, expected: str | None, found: str) -> CorruptError:
     return CorruptError(
         f"checksum mismatch for {engine.store.url}/{key} (downloaded twice): its SHA-256 is {found}, expected {expected or 'another size'}",
-        hint="compare the URL and the SHA-256 with those of the source; a damaged object has to be written again",
+        hint="check the URL and the SHA-256; if the object is damaged, upload it again",
     )

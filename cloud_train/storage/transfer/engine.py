@@ -204,4 +204,4 @@ class Engine:
 def check_tries(tries: int, why: str) -> None:
     """Raise StoreError if a file has used up its attempts; ``why`` is what went wrong each time."""
     if tries >= TRIES:
-        raise StoreError(f"{why} ({tries} times)", hint="check whether something else writes to it, then rerun")
+        raise StoreError(f"{why} ({tries} times)", hint="check whether another program writes to it, then rerun")

@@ -36,7 +36,7 @@ class Placed:
 
 
 def unsafe(key: str) -> str | None:
-    """Why a key is unsafe as a path below a folder; None if it is safe."""
+    """The reason why a key is unsafe as a path below a folder; None if it is safe."""
     if _PLAIN.fullmatch(key):
         return None
     parts = key.split("/")
@@ -92,7 +92,7 @@ def place(keys: Iterable[str], prefix: str, *, ignores_case: bool) -> Placed:
 
 
 def _other_folder(path: str, folders: dict[str, str]) -> str:
-    """Why the folder of ``path`` has another spelling, or nothing: of ``A/x`` and ``a/y``, the second would end up in ``A``."""
+    """The reason if the folder of ``path`` is spelt differently elsewhere, or empty: after ``A/x``, ``a/y`` would end up in ``A``."""
     above = path.rpartition("/")[0]
     spelt = folders.get(_folded(above, True), above)
     return "" if spelt == above else f"on this file system its folder is the same as {spelt}/"

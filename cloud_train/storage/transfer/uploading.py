@@ -209,4 +209,6 @@ def _lost(engine: Engine, key: str) -> str:
 
 
 def _unexpected(file: Upload) -> CorruptError:
-    return CorruptError(f"{file.path} does not have the given SHA-256 ({file.sha256})", hint="check whether it was damaged or rewritten")
+    return CorruptError(
+        f"checksum mismatch for {file.path}: expected the SHA-256 {file.sha256}", hint="check whether it was damaged or rewritten"
+    )

@@ -11,9 +11,11 @@ from time import monotonic
 
 from cloud_train.data.downloads import downloads_of
 from cloud_train.errors import CloudTrainError, CorruptError, StoreError
+from cloud_train.run.fencing import ancestor_in
 from cloud_train.run.layout import step_of
 from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.run.states import Cause, State
+from cloud_train.run.succession import Branch, superseded_by
 from cloud_train.storage.base import RetriesExhaustedError
 from cloud_train.storage.local import LocalStore
 from cloud_train.worker import contract, data, ending
@@ -25,6 +27,7 @@ from cloud_train.worker.attempts.watch import Watch
 from cloud_train.worker.context import AttemptContext
 from cloud_train.worker.ending import Ending, Stop
 from cloud_train.worker.nodes import nodes_named, verdict
+from cloud_train.worker.own_workspace import take_over_newest
 from cloud_train.worker.processes.subprocesses import Children
 from cloud_train.worker.workspace import DiskReserve, is_full
 
@@ -50,6 +53,8 @@ class Attempt:
         self._number = number
         self._at = context
         self._deadline = math.inf
+        self._origin: int | None = None
+        """The attempt that made the checkpoint from which this one starts, 0 for a start from the beginning; None if unknown."""
         self._reserve = DiskReserve(context.workspace.reserve, context.workspace.store)
         self._children = Children(self._reaped)
         self._helpers = Helpers(context, self._children, number)
@@ -82,7 +87,7 @@ class Attempt:
         resume = self._find_checkpoint() if self._leads else self._given_checkpoint()
         if self._watch.stop:
             return self._stopped(None)
-        sealer = Sealer(at, self._helpers, self._watch) if self._leads else None
+        sealer = Sealer(at, self._number, self._helpers, self._watch) if self._leads else None
         if self._leads:
             at.peers.choose_start(resume.name if resume else "")
         kills_before = ending.oom_kills()
@@ -93,12 +98,14 @@ class Attempt:
         group = program.start(started, environment, at.workspace.output_log, at.workspace.store)
         running = Running(group, at, self._children, self._helpers, self._watch)
         self._watch.look_every(at.timing.look)
-        at.status.update(state=State.RUNNING, resumed_step=step_of(resume.name) if resume else None)
+        at.status.update(state=State.RUNNING, resumed_step=step_of(resume.name) if resume else None, origin=self._origin)
         at.worker_log.note(f"started process {group}: {' '.join(started.command)[:300]}")
         if at.record.program.duration_seconds is not None and self._leads:
             self._watch.limit = self._deadline = monotonic() + at.record.program.duration_seconds
         exit_code = running.until_gone(sealer.look if sealer else None)
         at.worker_log.note(f"the program ended: {ending.describe(exit_code)}")
+        if self._is_superseded():
+            return self._stopped(exit_code)
         was_stopped = self._was_stopped(exit_code)
         fault = running.fault or (_fault_of(sealer.finish) if sealer else None)
         if was_stopped:
@@ -171,16 +178,23 @@ class Attempt:
     def _find_checkpoint(self) -> Path | None:
         checkpoints, remote = self._at.workspace.checkpoints, self._at.remote
         if sealing.is_empty(checkpoints) and not remote:
+            self._origin = 0
             return None
 
         def prepare() -> str:
+            store = remote.store() if remote else LocalStore(self._at.workspace.store)
+            branch = Branch(self._number, ancestor_in(store, self._at.record.run_id))
+            for earlier in self._at.earlier:
+                take_over_newest(earlier, checkpoints, self._at.worker_log.note, branch)
             if remote:
-                remote.bring_newest(checkpoints, self._at.worker_log.note)
-            return sealing.prepare(checkpoints, self._at.worker_log.note)
+                remote.bring_newest(checkpoints, self._at.worker_log.note, branch)
+            return sealing.prepare(checkpoints, self._at.worker_log.note, self._number, branch)
 
         went_well, found = self._watch.do(prepare, abandon_on_stop=True)
         if not went_well and not self._watch.stop:
             raise StoreError(f"the checkpoints in {checkpoints} cannot be read: {found}")
+        found, _, origin = found.partition(" ") if went_well else ("", "", "")
+        self._origin = int(origin) if origin else None if found else 0
         self._at.worker_log.note(f"resuming from step {step_of(found)}" if found else "no valid checkpoint: starting from the beginning")
         return checkpoints / found if found else None
 
@@ -227,20 +241,31 @@ class Attempt:
         if went_well and reason:
             raise DataRefusedError(reason)
 
+    def _is_superseded(self) -> bool:
+        """Whether a newer attempt has begun; looked for before anything of this one counts as a result."""
+        if self._at.superseded() is not None:
+            self._watch.stop = Stop.SUPERSEDED
+        return self._watch.stop is Stop.SUPERSEDED
+
     def _was_stopped(self, exit_code: int) -> bool:
         # A cancellation may signal the program before the worker has seen the mark.
         return self._watch.stop is not None or (exit_code != 0 and self._at.is_cancelled())
 
     def _stopped(self, exit_code: int | None, killed: str = "") -> Ending:
+        if self._watch.stop is Stop.SUPERSEDED:
+            reason = superseded_by(self._at.superseded() or self._number + 1)
+            return Ending(Cause.INFRASTRUCTURE, reason, exit_code, is_superseded=True)
         if self._at.remote and not self._at.is_cancelled():  # a cancellation signals the worker too, and the mark may not have arrived yet
             self._watch.do(partial(self._at.remote.bring_marks, LocalStore(self._at.workspace.store), [self._number]))
-        reason = Stop.CANCELLED if self._watch.stop is None or self._at.is_cancelled() else self._watch.stop
-        return ending.of_stop(reason, self._at.record.program, exit_code, killed, self._at.workspace.failure)
+        why = Stop.CANCELLED if self._watch.stop is None or self._at.is_cancelled() else self._watch.stop
+        return ending.of_stop(why, self._at.record.program, exit_code, killed, self._at.workspace.failure)
 
     def _with_sealed_model(self, end: Ending) -> Ending:
         if not sealing.model_needs_seal(self._at.workspace.model):
             return end
-        went_well, text = self._watch.do(partial(sealing.seal_model, self._at.workspace.model))
+        went_well, text = self._watch.do(partial(sealing.seal_model, self._at.workspace.model, self._number))
+        if not went_well and self._is_superseded():
+            return self._stopped(end.exit_code)
         return (
             end if went_well else Ending(Cause.FAILED, f"the program succeeded, but its model cannot be completed: {text}", end.exit_code)
         )

@@ -29,7 +29,8 @@ class Helpers:
         self._at, self._children, self._number = at, children, number
         self._subprocesses: dict[int, Subprocess] = {}
         self._fetcher: Fetcher | None = None
-        self._guard = Guard((contract.METRICS, str(at.workspace.metrics)), self._let_go_of_the_workers)
+        mark = (contract.METRICS, str(at.workspace.metrics))
+        self._guard = Guard(mark, self._let_go_of_the_workers, lambda: at.superseded() is not None, at.timing.heartbeat)
         children.expect(self._guard.pid)
 
     def pids(self) -> set[int]:

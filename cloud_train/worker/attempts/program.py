@@ -23,6 +23,7 @@ from cloud_train.worker import contract
 from cloud_train.worker.attempts.helpers import Helpers
 from cloud_train.worker.attempts.watch import Watch
 from cloud_train.worker.context import AttemptContext
+from cloud_train.worker.ending import Stop
 from cloud_train.worker.nodes import NodeContext
 from cloud_train.worker.processes import tree
 from cloud_train.worker.processes.subprocesses import Children
@@ -195,6 +196,8 @@ class Running:
         watch = self._watch
         while True:
             watch.turn()
+            if watch.stop is Stop.SUPERSEDED:
+                self._is_told = True  # it is killed at once: it may not write any more
             if (watch.stop or self.fault) and not self._is_told:
                 self._tell_to_stop(watch.stop.value if watch.stop else str(self.fault))
             if self._children.has_ended(self._group):
@@ -203,7 +206,7 @@ class Running:
                 self._hurry_leftovers()
             if monotonic() >= watch.kill_at and not self._kill():
                 break
-            if meanwhile and not self.fault:
+            if meanwhile and not self.fault and watch.stop is not Stop.SUPERSEDED:
                 try:
                     meanwhile()
                 except StoreError as error:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from cloud_train import beneath
 from cloud_train.beneath import IrregularError
-from cloud_train.errors import StoreError
+from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run.layout import MANIFEST, step_of
+from cloud_train.run.succession import Branch
 from cloud_train.worker.attempts.helpers import Helpers
 from cloud_train.worker.attempts.watch import Watch
 from cloud_train.worker.context import AttemptContext
@@ -47,43 +48,62 @@ def unsealed(checkpoints: Path) -> set[str]:
         return set()
 
 
-def prepare(checkpoints: Path, note: Note) -> str:
-    """Prepare the folder for an attempt; returns the name of the newest valid checkpoint, or an empty string.
+def prepare(checkpoints: Path, note: Note, attempt: int | None = None, branch: Branch | None = None) -> str:
+    """Prepare the folder for ``attempt``; returns the name of the newest valid checkpoint of its ``branch``, followed by a space and the
+    number of the attempt that made it if that is known, or an empty string.
 
     Unfinished files of an earlier attempt are deleted. Checkpoints newer than the valid one are renamed: the program will reach these steps
-    again, and a shell's ``mv`` onto an existing folder would move *into* it.
+    again, and a shell's ``mv`` onto an existing folder would move *into* it. So are those of another branch.
     """
     from cloud_train.run.checkpoints import newest_valid, opened
+    from cloud_train.run.succession import publishing
 
     with opened(checkpoints) as directory:
         with os.scandir(directory) as entries:
             names = sorted(entry.name for entry in entries)
-        for name in names:
-            if name.startswith(".") and not name.startswith(_PASSED_OVER):
-                with suppress(OSError):
-                    beneath.remove(name, directory)
-        resume = newest_valid(checkpoints, note)
+        with publishing(checkpoints.parent, attempt):
+            for name in names:
+                if name.startswith(".") and not name.startswith(_PASSED_OVER):
+                    with suppress(OSError):
+                        beneath.remove(name, directory)
+        resume = newest_valid(checkpoints, note, branch)
         newest = -1 if resume is None else step_of(resume.name) or 0
-        for name in names:
-            if (step_of(name) or 0) > newest and step_of(name) is not None:
-                _put_aside(name, directory, note)
-    return resume.name if resume else ""
+        with publishing(checkpoints.parent, attempt):
+            for name in names:
+                step = step_of(name)
+                if step is not None and (step > newest or not _is_of(branch, checkpoints / name, step)):
+                    _put_aside(name, directory, note)
+    made_by = _maker_of(resume) if resume else None
+    return "" if resume is None else resume.name if made_by is None else f"{resume.name} {made_by}"
 
 
-def seal_checkpoints(checkpoints: Path, names: set[str], keep: int, note: Note) -> str:
+def _maker_of(checkpoint: Path) -> int | None:
+    from cloud_train.run.manifest import read_manifest
+
+    return read_manifest(checkpoint, checkpoint.parent.parent).attempt
+
+
+def _is_of(branch: Branch | None, checkpoint: Path, step: int) -> bool:
+    try:
+        return branch is None or branch.holds(_maker_of(checkpoint), step)
+    except CorruptError:  # not sealed, or damaged: it is ignored anyway
+        return True
+
+
+def seal_checkpoints(checkpoints: Path, names: set[str], keep: int, note: Note, attempt: int | None = None) -> str:
     """Write the manifests of these checkpoint folders, then prune. Folders that cannot be sealed are noted and left unchanged."""
     from cloud_train.run.checkpoints import prune
     from cloud_train.run.manifest import write_manifest
 
     for name in sorted(names, key=lambda name: step_of(name) or 0):
         try:
-            write_manifest(checkpoints / name, step_of(name), root=checkpoints.parent)
+            write_manifest(checkpoints / name, step_of(name), root=checkpoints.parent, attempt=attempt)
         except StoreError as error:
             note(f"ignored checkpoint {name}: {error.message}")
             continue
         note(f"sealed checkpoint {name}")
         try:
-            prune(checkpoints, keep, trusted=checkpoints / name)
+            prune(checkpoints, keep, trusted=checkpoints / name, attempt=attempt)
         except StoreError as error:
             note(error.message)
     return ""
@@ -100,11 +120,11 @@ def model_needs_seal(model: Path) -> bool:
         return False
 
 
-def seal_model(model: Path) -> str:
-    """Write the final model's manifest; raises StoreError."""
+def seal_model(model: Path, attempt: int | None = None) -> str:
+    """Write the final model's manifest; raises StoreError, SupersededError if a newer attempt has begun."""
     from cloud_train.run.manifest import write_manifest
 
-    write_manifest(model, step=None, root=model.parent)
+    write_manifest(model, step=None, root=model.parent, attempt=attempt)
     return ""
 
 
@@ -123,8 +143,8 @@ def _put_aside(name: str, directory: int, note: Note) -> None:
 class Sealer:
     """Seals the checkpoints of one attempt. Create it before the program starts; it runs at most one subprocess at a time."""
 
-    def __init__(self, at: AttemptContext, helpers: Helpers, watch: Watch) -> None:
-        self._at, self._helpers, self._watch = at, helpers, watch
+    def __init__(self, at: AttemptContext, number: int, helpers: Helpers, watch: Watch) -> None:
+        self._at, self._number, self._helpers, self._watch = at, number, helpers, watch
         self._checkpoints = at.workspace.checkpoints
         # A folder that an earlier attempt left unsealed was never synced, so it may be damaged if the machine crashed.
         self._foreign = unsealed(self._checkpoints)
@@ -151,4 +171,4 @@ class Sealer:
 
     def _sealing(self, names: set[str]) -> Callable[[], str]:
         keep = self._at.record.program.keep_checkpoints
-        return partial(seal_checkpoints, self._checkpoints, names, keep, self._at.worker_log.note)
+        return partial(seal_checkpoints, self._checkpoints, names, keep, self._at.worker_log.note, self._number)

@@ -40,6 +40,8 @@ class Watch:
             self._next_heartbeat = now + at.timing.heartbeat
             at.status.update()
             self._helpers.keep_going()
+            if self.stop is not Stop.SUPERSEDED and at.superseded() is not None:
+                self.stop, self.kill_at = Stop.SUPERSEDED, now
         if self.stop is None:
             self.stop = self._reason_to_stop(now, beats)
         if self.stop:

@@ -19,6 +19,7 @@ from typing import Any
 
 from cloud_train.errors import StoreError
 from cloud_train.run import documents, layout
+from cloud_train.run.fencing import Lease
 from cloud_train.run.states import State
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.local import LocalStore
@@ -27,7 +28,6 @@ from cloud_train.worker.status import NodeStatus
 from cloud_train.worker.uploads.streams import StreamUpload
 
 _LIFE_SIGN_SECONDS = 10.0
-_SILENCE_SECONDS = 20.0  # after which to check whether another machine declared the attempt lost
 _CANCEL_SECONDS = 4.0
 _PEERS_SECONDS = 1.0
 
@@ -43,10 +43,12 @@ class AttemptUploads:
         first: int,
         *,
         node: NodeContext,
+        token: str = "",
         again: bool = False,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """``again``: an earlier process may have uploaded a part already."""
+        """``token`` is that of the launch. ``again``: an earlier process may have uploaded a part already."""
+        self._token = token
         self._workspace, self._store, self._run_id, self._first = workspace, store, run_id, first
         self._node, self._again, self._clock = node, again, clock
         self._attempts: dict[int, _AttemptUpload] = {}
@@ -59,12 +61,24 @@ class AttemptUploads:
             if number not in self._attempts:
                 streams = self._streams(number)
                 self._attempts[number] = _AttemptUpload(
-                    self._workspace, self._store, self._run_id, number, node=self._node, streams=streams, clock=self._clock
+                    self._workspace, self._lease(number), self._store, self._run_id, node=self._node, streams=streams, clock=self._clock
                 )
             number += 1
         # A mark may still arrive for the second newest attempt, from a machine that has not seen the newest.
         done = [attempt.look(self._has_worker, listens=number - attempt.number <= 2) for attempt in self._attempts.values()]
         return all(done)
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether an attempt of another launch has overtaken this worker's: then no results are uploaded any more."""
+        return any(attempt.lease.superseded is not None for attempt in list(self._attempts.values()))
+
+    def check(self) -> None:
+        """Raise SupersededError if an attempt of another launch has overtaken this worker's; asks the store. Raises StoreError."""
+        self._lease(self.newest).check()
+
+    def _lease(self, number: int) -> Lease:
+        return Lease(self._store, self._run_id, number, self._token, layout.status(number, self._node.rank))
 
     @property
     def newest(self) -> int:
@@ -107,20 +121,20 @@ class _AttemptUpload:
     def __init__(
         self,
         workspace: LocalStore,
+        lease: Lease,
         store: Store,
         run_id: str,
-        number: int,
         *,
         node: NodeContext,
         streams: list[StreamUpload],
         clock: Callable[[], float],
     ) -> None:
-        self._workspace, self._store, self._run_id, self.number = workspace, store, run_id, number
+        self.lease, self.number = lease, (number := lease.number)
+        self._workspace, self._store, self._run_id = workspace, store, run_id
         self._node, self._streams, self._clock = node, streams, clock
         self._status_key = self._key(layout.status(number, node.rank))
         self._uploaded: dict[str, Any] = {}
         self._end: bytes | None = None
-        self._given_up = False
         self._notices: dict[str, bytes] = {}
         self._life_sign = self._next_cancel = self._next_peers = clock()
         self.is_done = self.waits = self.has_folders = False
@@ -158,11 +172,14 @@ class _AttemptUpload:
         self._upload_end(end)
 
     def _upload_end(self, end: bytes | None) -> None:
-        if end != self._end and end is not None and not self._is_given_up():
-            self._store.put(self._status_key, end)
-            if self._store.get(self._status_key) != end:  # unlike heartbeats, it is not written again
-                raise StoreError(f"{self._store.url}/{self._status_key} was written, but reads back differently")
-            self._end = end
+        if end == self._end or end is None:
+            return
+        if self.lease.superseded is not None or not self.lease.write(end):
+            self._give_way()
+            self.lease.conclude(end)
+        elif self._store.get(self._status_key) != end:  # unlike heartbeats, it is not written again
+            raise StoreError(f"{self._store.url}/{self._status_key} was written, but reads back differently")
+        self._end = end
 
     def _give_sign_of_life(self) -> None:
         """Renew the heartbeat of the state before the end, because the uploads before the end may take long."""
@@ -174,18 +191,20 @@ class _AttemptUpload:
 
     def _upload_status(self, status: dict[str, Any]) -> None:
         changed = any(status.get(name) != self._uploaded.get(name) for name in status.keys() - {"heartbeat"})
-        if (changed or self._clock() - self._life_sign >= _LIFE_SIGN_SECONDS) and not self._is_given_up():
-            self._store.put(self._status_key, json.dumps(status).encode() + b"\n")
+        is_due = self._clock() - self._life_sign >= _LIFE_SIGN_SECONDS
+        if self.lease.superseded is not None or not (changed or is_due):
+            return
+        if self.lease.write(json.dumps(status).encode() + b"\n"):
             self._uploaded, self._life_sign = status, self._clock()
+        if is_due:
+            with suppress(StoreError):  # the sign of life has arrived; the next one looks again
+                self.lease.look()
+        self._give_way()
 
-    def _is_given_up(self) -> bool:
-        """Whether another machine declared this attempt lost after a long silence. If so, stop it: another one may be running."""
-        if not self._given_up and self._clock() - self._life_sign >= _SILENCE_SECONDS:
-            with suppress(ObjectMissingError):
-                self._given_up = State(self._status_there().get("state")).is_end
-            if self._given_up:
-                self._workspace.put(self._key(layout.cancel(self.number)), b"")
-        return self._given_up
+    def _give_way(self) -> None:
+        """Tell the worker that a newer attempt has begun, if so: it kills its program, and nothing but its log is uploaded any more."""
+        if self.lease.superseded is not None:
+            self._workspace.put(self._key(layout.superseded(self.number)), b"%d\n" % self.lease.superseded)
 
     def _status_there(self) -> dict[str, Any]:
         """The fields of this status in the store; raises CorruptError if it is not a status."""

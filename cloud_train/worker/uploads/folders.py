@@ -17,6 +17,7 @@ from cloud_train.run import documents, layout
 from cloud_train.run.checkpoints import kept
 from cloud_train.run.manifest import LARGEST, Manifest, parse_manifest, read_manifest
 from cloud_train.run.record import Program
+from cloud_train.run.succession import Branch
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.transfer.uploading import Upload, upload
@@ -39,8 +40,14 @@ class FolderUploads:
         *,
         node: NodeContext,
         note: Note,
+        check: Callable[[], None] = lambda: None,
+        branch: Branch | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
+        """``check`` raises SupersededError if a newer attempt has begun; it is called before results are written. Checkpoints in the store
+        that do not belong to the ``branch`` count as incomplete.
+        """
+        self._check, self._branch = check, branch
         self._run = workspace.path_of(run_id)
         self._store, self._run_id, self._program, self._node, self._note = store, run_id, program, node, note
         self._there: dict[str, Manifest | None] | None = None
@@ -69,6 +76,7 @@ class FolderUploads:
     def _upload_checkpoints(self) -> None:
         while (found := self._newest_waiting()) is not None:
             name, manifest = found
+            self._check()
             there = self._checkpoints_there()
             if there.get(name) is not None:  # from an earlier attempt at the same step: it must be invalid while its files are replaced
                 self._store.delete(f"{self._run_id}/{layout.CHECKPOINTS}/{name}/{layout.MANIFEST}")
@@ -126,7 +134,9 @@ class FolderUploads:
             written = _sha256(folder / layout.MANIFEST, self._run)
             files = {**{file: entry.sha256 for file, entry in manifest.files.items()}, layout.MANIFEST: written}
             uploads = [Upload(folder / file, f"{prefix}/{file}", sha256, below=self._run) for file, sha256 in files.items()]
+            self._check()
             upload(self._store, uploads[:-1])
+            self._check()
             upload(self._store, uploads[-1:])
         except (OSError, StoreError, CorruptError):
             if not (folder / layout.MANIFEST).exists():
@@ -148,7 +158,7 @@ class FolderUploads:
 
     def _is_other(self, name: str, number: int) -> bool:
         rank = self._node.rank
-        known = {layout.status(number), layout.cancel(number), layout.start(number), layout.following(number)}
+        known = {layout.status(number), layout.cancel(number), layout.superseded(number), layout.start(number), layout.following(number)}
         streams = {layout.output_log(number, rank), layout.worker_log(number, rank), layout.metrics(number, rank)}
         if name in known | streams or name.endswith("/status.json"):
             return False
@@ -159,6 +169,7 @@ class FolderUploads:
 
     def _prune(self, uploaded: str) -> None:
         """Delete the checkpoints not to keep, now that ``uploaded`` is complete."""
+        self._check()
         here = self._checkpoints_here()
         stay = self._staying(here) | {uploaded}
         newest = max(layout.step_of(name) or 0 for name in stay)
@@ -178,8 +189,12 @@ class FolderUploads:
         if self._there is None:
             prefix = f"{self._run_id}/{layout.CHECKPOINTS}"
             names = [name for name in self._store.folders(f"{prefix}/") if layout.step_of(name) is not None]
-            self._there = {name: manifest_there(self._store, f"{prefix}/{name}") for name in names}
+            found = {name: manifest_there(self._store, f"{prefix}/{name}") for name in names}
+            self._there = {name: manifest if self._is_ours(manifest) else None for name, manifest in found.items()}
         return self._there
+
+    def _is_ours(self, manifest: Manifest | None) -> bool:
+        return manifest is not None and (self._branch is None or self._branch.holds(manifest.attempt, manifest.step or 0))
 
 
 def manifest_there(store: Store, prefix: str) -> Manifest | None:

@@ -49,6 +49,8 @@ class WorkspaceUpload:
     first: int
     """The first attempt of this worker."""
     node: NodeContext
+    token: str
+    """The token of the launch."""
     patience: float
     """Seconds without a successful upload, after the end, until the remaining uploads are abandoned."""
 
@@ -120,19 +122,24 @@ class Uploader:
 
 
 def _upload_all(upload: WorkspaceUpload, reading: int, note_of: NoteOf, again: bool) -> bool:
+    from cloud_train.run.fencing import ancestor_in
+    from cloud_train.run.succession import Branch
     from cloud_train.storage.registry import open_store
     from cloud_train.worker.uploads.attempts import AttemptUploads
     from cloud_train.worker.uploads.folders import FolderUploads
 
     store, run_id = open_store(upload.url, _LOOK_POLICY), upload.record.run_id
-    uploads = AttemptUploads(upload.workspace, store, run_id, upload.first, node=upload.node, again=again)
+    uploads = AttemptUploads(upload.workspace, store, run_id, upload.first, node=upload.node, token=upload.token, again=again)
     one_at_a_time = threading.Lock()
 
     def note(text: str) -> None:
         with one_at_a_time:
             note_of(uploads.newest)(text)
 
-    folders = FolderUploads(upload.workspace, store, run_id, upload.record.program, node=upload.node, note=note)
+    branch = Branch(upload.first, ancestor_in(store, run_id))
+    folders = FolderUploads(
+        upload.workspace, store, run_id, upload.record.program, node=upload.node, note=note, check=uploads.check, branch=branch
+    )
     over = threading.Event()
     threading.Thread(target=_listen, args=(reading, uploads, over), daemon=True).start()
     streams_way, folders_way = _Way(note), _Way(note)
@@ -153,7 +160,7 @@ def _upload_all(upload: WorkspaceUpload, reading: int, note_of: NoteOf, again: b
 def _upload_folders(uploads: "AttemptUploads", folders: "FolderUploads", way: "_Way", over: threading.Event) -> None:
     while True:
         waiting = uploads.waiting()
-        if way.did(partial(folders.look, uploads.begun(), waiting)):
+        if uploads.is_superseded or way.did(partial(folders.look, uploads.begun(), waiting)):
             uploads.folders_arrived(waiting)
         _rest(over, way)
 

@@ -239,10 +239,10 @@ def test_a_folder_that_is_taken_away_in_the_middle_is_made_again(tmp_path: Path,
     target = tmp_path / "target"
 
     class Removing(MemoryStore):
-        def read(self, key: str) -> tuple[ObjectInfo, bytes]:
+        def read(self, key: str, end: int | None = None) -> tuple[ObjectInfo, bytes]:
             if key.endswith("/other"):  # the second of its folder
                 shutil.rmtree(target / key.split("/", maxsplit=1)[0])
-            return super().read(key)
+            return super().read(key, end)
 
     store = Removing()
     for key in ("0/file", "0/other", "1/file", "1/other"):
