@@ -241,11 +241,13 @@ class Found:
 
     number: int
     status: AttemptStatus | None = None
-    """None if it has not begun."""
+    """None if it has not begun, and for a status that cannot be read."""
     seen: ObjectInfo | None = None
     """The version of the status."""
     is_of_launch: bool = True
     """Whether it belongs to the launch that the ledger has; otherwise that launch says nothing about it."""
+    damage: str = ""
+    """Why the status cannot be read. A worker that is alive replaces it with its next heartbeat."""
 
 
 def newest_status(store: Store, entry: Entry) -> Found:
@@ -268,7 +270,10 @@ def _found(store: Store, entry: Entry, number: int, token: str) -> Found:
         seen, data = store.read(key, documents.LARGEST_STATUS + 1)
     except ObjectMissingError:
         return Found(number)
-    status = AttemptStatus.from_json(data, f"{store.url}/{key}")
+    try:
+        status = AttemptStatus.from_json(data, f"{store.url}/{key}")
+    except CorruptError as error:
+        return Found(number, seen=seen, damage=error.message)
     # A worker of an earlier version writes no token, and then none of its further attempts has one.
     is_of_launch = status.token == token if number > entry.attempt else not token or status.token in ("", token)
     return Found(number, status, seen, is_of_launch)
@@ -375,7 +380,9 @@ def _look_after_the_end(home: Home, entry: Entry, observer: Observer) -> Finding
 def _look_at_unmanaged(entry: Entry) -> Findings:
     """An attempt launched from another machine, known only by its worker's status. Its silence may mean anything, so it is not an end."""
     found = newest_status(store_at(entry.store), entry)
-    return Findings(entry.view(), entry) if found.status is None else _shown_by(entry, found, is_unmanaged=True)
+    if found.status is None:
+        return Findings(replace(entry, message=found.damage or entry.message).view(), entry)
+    return _shown_by(entry, found, is_unmanaged=True)
 
 
 def _look_at_launch(home: Home, entry: Entry, observer: Observer) -> Findings:
@@ -410,7 +417,8 @@ def _look_into_run_directory(provider: Provider, entry: Entry, launch: Handle, o
         status = end_without_worker(store, entry.run_id, number, status, observation, token=entry.token)
         pending += [*([] if capabilities.leaves_no_processes else [StopLaunch(launch)]), WriteStatus(launch, number, status, newest.seen)]
     elif status is None:
-        waiting = replace(entry, state=_before_the_worker(observation.state), message=observation.message)
+        state = observation.state if newest.damage else _before_the_worker(observation.state)
+        waiting = replace(entry, state=state, message=newest.damage or observation.message)
         return Findings(waiting.view(), entry), observation
     elif status.cause and not observation.state.is_end and _is_retried(store, entry.run_id, status.cause, number):
         message = f"attempt {number} ended ({status.cause}: {status.message}); attempt {number + 1} follows"
