@@ -140,7 +140,7 @@ def _read(store: Store, url: str, run_id: str) -> RunView | Unreadable | None:
 def _entry(store: Store, url: str, run_id: str) -> Entry:
     record = read_record(store, run_id)
     if record.run_id != run_id:
-        raise NotFoundError(f"{url}/{run_id} holds the run.json of another run, {record.run_id!r}")
+        raise NotFoundError(f"{url}/{run_id} contains the run.json of another run, {record.run_id!r}")
     documents.check_run_id(run_id)
     number = max((documents.attempt_number(name) or 1 for name in store.folders(f"{run_id}/{layout.ATTEMPTS}/")), default=1)
     provenance = Fields(record.provenance)
