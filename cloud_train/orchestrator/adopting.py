@@ -80,11 +80,7 @@ def adopt(
             raise
         raise NotFoundError(f"no run directory at {url}", hint=f"list them with: {_LIST} {shlex.quote(store_url)}") from error
     with Ledger(home.ledger_path) as ledger:
-        try:
-            known = ledger.get(run_id)
-        except CorruptError:
-            ledger.forget(run_id)
-            known = None
+        known = _known(ledger, run_id)
         if known is not None and known.state.is_end and new_place(known.store, run_id) == f"{store_url}/{run_id}":
             ledger.forget(run_id)  # it continues here, and the ledger has only its old place
             known = None
@@ -100,6 +96,15 @@ def adopt(
             ledger.distrust(run_id)
             note(f"run.json of {run_id} has changed since this machine recorded it: resume will show what it starts, and ask")
         return read(home, ledger, run_id)
+
+
+def _known(ledger: Ledger, run_id: str) -> Entry | None:
+    """The ledger's entry of the run; a damaged one is removed."""
+    try:
+        return ledger.get(run_id)
+    except CorruptError:
+        ledger.forget(run_id)
+        return None
 
 
 def _is_changed(ledger: Ledger, store_url: str, run_id: str) -> bool:
