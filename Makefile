@@ -27,6 +27,10 @@ create_venv = "$(PYTHON)" -m venv "$(VENV)" || { echo "error: '$(PYTHON)' cannot
 
 compile = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header -c constraints.txt
 
+# The environment is installed without compiled code, which the first import of each module writes. Where a caller's variable forbids that,
+# every process of the tests would compile everything again: torch takes three times as long.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help venv demo rehearsal image lock check test lint types unit quick attack protocol docs format benchmark clean

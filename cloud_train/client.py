@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from cloud_train.orchestrator.following import Event, Progress
     from cloud_train.orchestrator.packing import Packed
     from cloud_train.orchestrator.repairing import Repair
-    from cloud_train.orchestrator.results import FetchedModel, SyncResult
+    from cloud_train.orchestrator.results import FetchedModel
+    from cloud_train.orchestrator.syncing import SyncResult
     from cloud_train.providers.base import Request
     from cloud_train.run.metrics import MetricPoint
     from cloud_train.run.plan import Plan
@@ -118,8 +119,12 @@ class Client:
 
         ``record`` records the findings, as ``cloud-train list`` does.
         """
-        look = orchestrator.reconcile.update_runs if record else orchestrator.state.read_runs
-        return [Run(self, view.run_id, view) for view in look(self._home, limit, self._note)]
+        return list(self.each_run(limit, record=record))
+
+    def each_run(self, limit: int | None = None, *, record: bool = False) -> "Iterator[Run]":
+        """As ``runs``, one run after another as they are needed: for ledgers with very many of them."""
+        look = orchestrator.reconcile.update_each if record else orchestrator.state.read_runs
+        return (Run(self, view.run_id, view) for view in look(self._home, limit, self._note))
 
     def run(self, run_id: str | None = None) -> "Run":
         """The run whose id begins or ends with ``run_id``; by default the newest run. Raises NotFoundError, also if several match."""
@@ -176,7 +181,7 @@ class Client:
         return orchestrator.doctor.examine(self._home, stores, config, ask=self._accepting(trust))
 
     def repair_ledger(self, stores: Sequence[str] = ()) -> "Repair":
-        """Restore a damaged ledger, as ``cloud-train doctor --repair`` does; runs that it lost are looked for in ``stores`` too."""
+        """Repair a damaged ledger, as ``cloud-train doctor --repair`` does; lost runs are also looked up in ``stores``."""
         return orchestrator.repairing.repair(self._home, stores, self._note)
 
     def providers(self) -> list[str]:
@@ -263,9 +268,17 @@ class Run:
         """The lines of the cloud's own log of the newest attempt; empty for a provider on this machine."""
         return orchestrator.reading.read_provider_logs(self._home, self.id)
 
-    def metrics(self) -> "Metrics":
-        """The metrics in order of their steps; if several attempts have a step, the last one counts."""
-        return Metrics(orchestrator.reading.read_metrics(self._home, self.id, note=self._client._note))
+    def metrics(self, *, thin: bool = False) -> "Metrics":
+        """The metrics in order of their steps; if several attempts have a step, the last one counts.
+
+        Of more than 500,000 values, only some of the most frequent metrics are kept. ``thin`` keeps of a long run what a plot or a table of
+        its epochs needs: of each metric the lowest and highest value in each of about a thousand parts, and the last one of each epoch.
+        """
+        return Metrics(orchestrator.reading.read_metrics(self._home, self.id, note=self._client._note, thin=thin))
+
+    def each_metric(self) -> "Iterator[MetricPoint]":
+        """Every value of every metric, one after another: for runs with more of them than memory takes."""
+        return orchestrator.reading.each_metric(self._home, self.id)
 
     def fetch_model(
         self, folder: AnyPath | None = None, *, checkpoint: str | int | None = None, report: Report | None = None
@@ -279,7 +292,7 @@ class Run:
 
     def sync(self, folder: AnyPath | None = None, *, report: Report | None = None) -> "SyncResult":
         """Copy the run directory into ``folder`` (``./<run id>`` by default); unchanged files are not copied again."""
-        return orchestrator.results.sync(self._home, self.id, _path(folder), report)
+        return orchestrator.syncing.sync(self._home, self.id, _path(folder), report)
 
     def resume(
         self,

@@ -24,6 +24,7 @@
     │   ├── ObjectExistsError
     │   ├── ObjectMissingError
     │   ├── RetriesExhaustedError             still unavailable after all retries
+    │   ├── SupersededError                   a newer attempt of the run has begun elsewhere
     │   ├── TransientStoreError               a retry may succeed
     │   └── UploadGoneError
     ├── ProviderError                      7  a provider refused a request, or cannot run this plan

@@ -12,6 +12,7 @@ import typer
 
 from cloud_train.cli.output.terminal import Painter, clean, is_terminal, say_aside
 from cloud_train.client import Client
+from cloud_train.errors import CloudTrainError
 
 if TYPE_CHECKING:
     from cloud_train import Question
@@ -77,9 +78,6 @@ def show(question: "Question") -> None:
 
 def complete_run(incomplete: str) -> list[tuple[str, str]]:
     """The newest runs whose id begins with ``incomplete``, each with its state. Changes nothing and creates no ledger."""
-    from cloud_train.client import Client
-    from cloud_train.errors import CloudTrainError
-
     try:
         runs = [run.view for run in Client().runs(None if incomplete else _RUNS_OFFERED)]
     except (CloudTrainError, OSError):
@@ -89,8 +87,6 @@ def complete_run(incomplete: str) -> list[tuple[str, str]]:
 
 def complete_provider(incomplete: str) -> list[str]:
     """The names of the installed providers."""
-    from cloud_train.client import Client
-
     return [name for name in Client().providers() if name.startswith(incomplete)]
 
 

@@ -5,6 +5,7 @@ The exchange follows https://distribution.github.io/distribution/spec/auth/token
 
 import re
 import warnings
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -193,6 +194,4 @@ def _token_in(response: Answer) -> str | None:
 
 
 def _basic(login: Login) -> str:
-    from base64 import b64encode
-
     return "Basic " + b64encode(f"{login.username}:{login.password}".encode()).decode()

@@ -1,9 +1,12 @@
 """Reading a run's logs and metrics: from its run directory, and from its cloud's own log of an attempt whose worker has not started."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from heapq import merge
+from itertools import groupby
 
 from cloud_train.errors import NotFoundError, ProviderError, UsageError
 from cloud_train.orchestrator.connections import patiently, pause_of, provider_at, store_at
@@ -14,7 +17,16 @@ from cloud_train.orchestrator.state import read_record, read_run
 from cloud_train.providers.base import Handle
 from cloud_train.run import documents, layout
 from cloud_train.run.ledger import LedgerReader
-from cloud_train.run.metrics import MOST_BYTES, MOST_NAMES, MOST_POINTS, MergedMetrics, MetricPoint, MetricsReader
+from cloud_train.run.metrics import (
+    MOST_BYTES,
+    MOST_NAMES,
+    MOST_POINTS,
+    MOST_THINNED_BYTES,
+    MOST_THINNED_POINTS,
+    MergedMetrics,
+    MetricPoint,
+    MetricsReader,
+)
 from cloud_train.run.states import State
 from cloud_train.run.streams import LogReader, open_stream
 from cloud_train.run.view import RunView
@@ -104,29 +116,53 @@ def read_provider_logs(home: Home, run_id: str) -> list[str]:
     return lines
 
 
-def read_metrics(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None) -> list[MetricPoint]:
+def read_metrics(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None, *, thin: bool = False) -> list[MetricPoint]:
     """The metrics of the run, in the order of its steps; if attempts share a step, the later attempt counts.
 
-    If there are too many, not all are kept, and ``note`` is told which are left out.
+    If there are too many, not all are kept, and ``note`` is told which are left out. With ``thin``, only those are kept that a table of
+    epochs and a plot need.
     """
     run = read_run(home, run_id)
     store = store_at(run.store)
-    metrics = MergedMetrics(MOST_POINTS)
+    metrics = MergedMetrics(MOST_THINNED_POINTS if thin else MOST_POINTS)
+    most_bytes = MOST_THINNED_BYTES if thin else MOST_BYTES
     attempts = [1] if run.attempt == 1 else _attempts(store, run)
     is_cut = len(attempts) > _MOST_ATTEMPTS
     for attempt in attempts[-_MOST_ATTEMPTS:]:
-        reader = MetricsReader(store, run_id, attempt)
-        for point in reader.read():
+        reader = MetricsReader(store, run_id, attempt, most_bytes=most_bytes)
+        for point in reader.read_thinned() if thin else reader.read():
             metrics.add(point)
         is_cut = is_cut or reader.has_passed_over
     if is_cut:
-        most = f"at most {MOST_BYTES >> 20} MiB of an attempt are read, and {_MOST_ATTEMPTS:,} attempts"
+        most = f"at most {most_bytes >> 20} MiB of an attempt are read, and {_MOST_ATTEMPTS:,} attempts"
         note(f"the earliest metrics of {run_id} are skipped: {most}")
     if metrics.has_left_out_names:
         note(f"{run_id} has more than {MOST_NAMES:,} different metrics; the rest are left out")
-    if metrics.is_thinned:
+    if metrics.is_thinned and not thin:
         note(f"{run_id} has more than {MOST_POINTS:,} values; of the metrics with most values only some are kept")
     return metrics.points()
+
+
+def each_metric(home: Home, run_id: str) -> Iterator[MetricPoint]:
+    """Every metric of the run, however many, as ``read_metrics`` orders them, as far as each attempt wrote them in the order of its steps.
+
+    Only the values of one step are held at a time.
+    """
+    run = read_run(home, run_id)
+    store = store_at(run.store)
+    attempts = [1] if run.attempt == 1 else _attempts(store, run)[-_MOST_ATTEMPTS:]
+    readers = [MetricsReader(store, run_id, attempt, most_bytes=sys.maxsize).read() for attempt in attempts]
+    if len(readers) == 1:
+        yield from readers[0]
+        return
+    for _, points in groupby(merge(*readers, key=lambda point: point.step), key=lambda point: point.step):
+        newest: dict[str, list[MetricPoint]] = {}
+        for point in points:  # those of earlier attempts first
+            if (known := newest.setdefault(point.key, [])) and known[0].attempt < point.attempt:
+                known.clear()
+            known.append(point)
+        for group in newest.values():
+            yield from group
 
 
 class ProviderLogs:

@@ -47,12 +47,17 @@ def update_run(home: Home, run_id: str, note: Callable[[str], None] = lambda _: 
 
 def update_runs(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> list[RunView]:
     """The current state of the newest runs, newest first, each after ``reconcile``; ``note`` is told about failures."""
+    return list(update_each(home, limit, note))
+
+
+def update_each(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> Iterator[RunView]:
+    """As ``update_runs``, one run after another as they are needed."""
 
     def update(home: Home, _: LedgerReader, run_id: str, observer: Observer | None) -> RunView:
         return reconcile(home, ledger, run_id, observer)
 
     with Ledger(home.ledger_path, unwritable=note) as ledger:
-        return each_of(home, ledger, update, limit, note)
+        yield from each_of(home, ledger, update, limit, note)
 
 
 def reconcile(home: Home, ledger: Ledger, run_id: str, observer: Observer | None = None) -> RunView:

@@ -1,14 +1,17 @@
 """Resuming a run that did not succeed: its next attempt, from the newest valid checkpoint."""
 
+import os
 import shlex
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cloud_train.errors import ConflictError, UsageError
+from cloud_train.errors import ConflictError, StoreError, UsageError
 from cloud_train.orchestrator.configs import Configs
-from cloud_train.orchestrator.connections import CLOUD_PAUSE_SECONDS, provider_at
+from cloud_train.orchestrator.connections import CLOUD_PAUSE_SECONDS, provider_at, store_at
 from cloud_train.orchestrator.consent import Ask, refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.moving import move, new_place
@@ -26,6 +29,9 @@ from cloud_train.run.view import RunView
 
 _SILENCE_SECONDS = 45.0
 """Silence after which a worker on another machine counts as lost: several times its heartbeat interval."""
+
+_LEAST_SPACE_BYTES = 256 << 10
+_LITTLE_SPACE_BYTES = 100 << 20
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,7 @@ def _start(
     provider = provider_at(home, plan.provider)
     secrets = handed_over(provider, plan)
     refuse_unready(provider, plan)
+    _refuse_full(plan, note)
     if elsewhere is None:
         plan = with_same_image(provider, plan, note)
         plan = replace(plan, token=new_token() if plan.takes_token else "")
@@ -109,6 +116,26 @@ def _start(
         close(ledger, run)
         plan = move(ledger, plan, run.store, note)
     launch(ledger, provider, plan, secrets)
+
+
+def _refuse_full(plan: Plan, note: Callable[[str], None]) -> None:
+    """Raise StoreError for a store in a folder whose disk is full: the attempt would end before its program starts."""
+    path = store_at(plan.store).local_path(plan.run_id)
+    if path is None:
+        return
+    folder = next(place for place in (path, *path.parents) if place.exists())  # a run that moves has no directory there yet
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
+            for _ in range(_LEAST_SPACE_BYTES // 4096):
+                probe.write(bytes(4096))
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise StoreError(
+            f"cannot write to {folder}: {os.strerror(error.errno or 0).lower()}",
+            hint="free some space there, or continue elsewhere with --store URL",
+        ) from error
+    if free < _LITTLE_SPACE_BYTES:
+        note(f"{folder} has only {free / 1e6:,.0f} MB of free space; a full disk stops the run")
 
 
 def _consented(home: Home, ledger: Ledger, run: RunView, elsewhere: Elsewhere | None, *, configs: Configs, ask: Ask) -> str | None:

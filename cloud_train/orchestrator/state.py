@@ -8,7 +8,7 @@ A check may find work to do: an end that is not recorded yet, a launch that is m
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -146,10 +146,10 @@ def read_run(home: Home, run_id: str) -> RunView:
         return read(home, ledger, run_id)
 
 
-def read_runs(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> list[RunView]:
-    """The current state of the newest runs, as ``each_of`` returns them."""
+def read_runs(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> Iterator[RunView]:
+    """The current state of the newest runs, as ``each_of`` yields them."""
     with LedgerReader(home.ledger_path) as ledger:
-        return each_of(home, ledger, read, limit, note)
+        yield from each_of(home, ledger, read, limit, note)
 
 
 def read(home: Home, ledger: LedgerReader, run_id: str, observer: Observer | None = None) -> RunView:
@@ -160,32 +160,32 @@ def read(home: Home, ledger: LedgerReader, run_id: str, observer: Observer | Non
     return findings.run
 
 
-def each_of(home: Home, ledger: LedgerReader, look_at: Look, limit: int | None, note: Callable[[str], None]) -> list[RunView]:
-    """The newest runs, newest first, each checked with ``look_at``.
+def each_of(home: Home, ledger: LedgerReader, look_at: Look, limit: int | None, note: Callable[[str], None]) -> Iterator[RunView]:
+    """The newest runs, newest first, each checked with ``look_at`` when it is needed.
 
-    A run that cannot be checked is returned as the ledger has it, and ``note`` is told why. An unreachable store is tried once.
+    A run that cannot be checked is yielded as the ledger has it, and ``note`` is told why. An unreachable store is tried once.
     """
-    views: list[RunView] = []
     unreachable: set[str] = set()
     damaged: list[str] = []
-    entries = ledger.newest(limit, damaged)
-    for run_id in damaged:
-        note(f"the ledger's record of {run_id} is damaged; {REPAIR}")
-    listing = Listing(_observe_clouds(home, entries, note))
+    entries: Iterable[Entry] = ledger.each(limit, damaged)
+    if limit is not None:
+        entries = list(entries)
+    listing = Listing(_observe_clouds(home, ledger.unfinished() if limit is None else entries, note))
     for entry in entries:
         if entry.state.is_end or entry.store in unreachable:
-            views.append(entry.view())
+            yield entry.view()
             continue
         try:
-            views.append(look_at(home, ledger, entry.run_id, listing))
+            yield look_at(home, ledger, entry.run_id, listing)
         except NotFoundError:
             continue  # a submission that never became a run
         except CloudTrainError as error:
             if isinstance(error, StoreError) and not isinstance(error, NotPlainError):
                 unreachable.add(entry.store)
             note(f"showing the last known state of {entry.run_id}: {error.message}")
-            views.append(entry.view())
-    return views
+            yield entry.view()
+    for run_id in damaged:
+        note(f"the ledger's record of {run_id} is damaged; {REPAIR}")
 
 
 def look(home: Home, ledger: LedgerReader, run_id: str, observer: Observer | None = None) -> Findings:
@@ -241,11 +241,13 @@ class Found:
 
     number: int
     status: AttemptStatus | None = None
-    """None if it has not begun."""
+    """None if it has not begun, and for a status that cannot be read."""
     seen: ObjectInfo | None = None
     """The version of the status."""
     is_of_launch: bool = True
     """Whether it belongs to the launch that the ledger has; otherwise that launch says nothing about it."""
+    damage: str = ""
+    """Why the status cannot be read. A worker that is alive replaces it with its next heartbeat."""
 
 
 def newest_status(store: Store, entry: Entry) -> Found:
@@ -268,7 +270,10 @@ def _found(store: Store, entry: Entry, number: int, token: str) -> Found:
         seen, data = store.read(key, documents.LARGEST_STATUS + 1)
     except ObjectMissingError:
         return Found(number)
-    status = AttemptStatus.from_json(data, f"{store.url}/{key}")
+    try:
+        status = AttemptStatus.from_json(data, f"{store.url}/{key}")
+    except CorruptError as error:
+        return Found(number, seen=seen, damage=error.message)
     # A worker of an earlier version writes no token, and then none of its further attempts has one.
     is_of_launch = status.token == token if number > entry.attempt else not token or status.token in ("", token)
     return Found(number, status, seen, is_of_launch)
@@ -298,7 +303,7 @@ def end_without_worker(
     return status.ended_with(cause, f"{message} (last heartbeat {seen})", now)
 
 
-def _observe_clouds(home: Home, entries: Sequence[Entry], note: Callable[[str], None]) -> dict[tuple[str, int], Observation]:
+def _observe_clouds(home: Home, entries: Iterable[Entry], note: Callable[[str], None]) -> dict[tuple[str, int], Observation]:
     """The clouds' observations of all these runs, from one listing per provider instead of one request per run."""
     observations: dict[tuple[str, int], Observation] = {}
     active = [entry for entry in entries if not (entry.state.is_end or entry.is_unlaunched or entry.is_unmanaged)]
@@ -381,7 +386,9 @@ def _is_corrected(entry: Entry, status: AttemptStatus) -> bool:
 def _look_at_unmanaged(entry: Entry) -> Findings:
     """An attempt launched from another machine, known only by its worker's status. Its silence may mean anything, so it is not an end."""
     found = newest_status(store_at(entry.store), entry)
-    return Findings(entry.view(), entry) if found.status is None else _shown_by(entry, found, is_unmanaged=True)
+    if found.status is None:
+        return Findings(replace(entry, message=found.damage or entry.message).view(), entry)
+    return _shown_by(entry, found, is_unmanaged=True)
 
 
 def _look_at_launch(home: Home, entry: Entry, observer: Observer) -> Findings:
@@ -416,7 +423,8 @@ def _look_into_run_directory(provider: Provider, entry: Entry, launch: Handle, o
         status = end_without_worker(store, entry.run_id, number, status, observation, token=entry.token)
         pending += [*([] if capabilities.leaves_no_processes else [StopLaunch(launch)]), WriteStatus(launch, number, status, newest.seen)]
     elif status is None:
-        waiting = replace(entry, state=_before_the_worker(observation.state), message=observation.message)
+        state = observation.state if newest.damage else _before_the_worker(observation.state)
+        waiting = replace(entry, state=state, message=newest.damage or observation.message)
         return Findings(waiting.view(), entry), observation
     elif status.cause and not observation.state.is_end and _is_retried(store, entry.run_id, status.cause, number):
         message = f"attempt {number} ended ({status.cause}: {status.message}); attempt {number + 1} follows"

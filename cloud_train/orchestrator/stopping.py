@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from cloud_train.errors import CloudTrainError, ConflictError, ProviderError, StoreError
+from cloud_train.errors import CloudTrainError, ConflictError, CorruptError, NotFoundError, ProviderError, StoreError
 from cloud_train.orchestrator.connections import pause_of, provider_at, store_at
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.polling import Poller
@@ -16,6 +16,7 @@ from cloud_train.run.documents import one_line
 from cloud_train.run.ledger import Entry, Ledger
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
+from cloud_train.storage.base import Store
 
 _MARGIN_SECONDS = 10.0
 """Time beyond the grace period after which a worker counts as stuck."""
@@ -24,6 +25,8 @@ _SILENCE_SECONDS = 45.0
 _CLOUD_SECONDS = 300.0
 """The same for a cloud, which is slow to stop a machine, especially one that is still starting."""
 _PAUSE_SECONDS = 0.05
+_DEFAULT_GRACE_SECONDS = 30.0
+"""The grace period of a job that sets none."""
 _LEAVING_SECONDS = 5.0
 """Time for a worker to exit after it wrote its end."""
 
@@ -80,7 +83,7 @@ def _wait_for_end(
     is_far, heartbeat = run.is_unmanaged or store.local_path(run.run_id) is None, run.heartbeat
     is_slow = not run.is_unmanaged and provider_at(home, run.provider).capabilities.stops_slowly
     margin = _CLOUD_SECONDS if is_slow else _SILENCE_SECONDS if is_far else _MARGIN_SECONDS
-    deadline = clock() + read_record(store, run.run_id).program.grace_seconds + margin
+    deadline = clock() + _grace_seconds(store, run.run_id) + margin
     while not (now := reconcile(home, ledger, run.run_id, poller)).state.is_end:
         if is_far and not force and now.heartbeat != heartbeat:  # it is alive, and may still be uploading its last checkpoint
             heartbeat, deadline = now.heartbeat, max(deadline, clock() + margin)
@@ -93,6 +96,14 @@ def _wait_for_end(
             deadline, force = clock() + (margin if is_slow else _MARGIN_SECONDS), True
         sleep(pause_of(store, _PAUSE_SECONDS))
     return now
+
+
+def _grace_seconds(store: Store, run_id: str) -> float:
+    """The job's grace period. A damaged ``run.json`` does not prevent a cancellation: then it is as long as by default."""
+    try:
+        return read_record(store, run_id).program.grace_seconds
+    except (CorruptError, NotFoundError):
+        return _DEFAULT_GRACE_SECONDS
 
 
 def _mark(run: RunView) -> str:

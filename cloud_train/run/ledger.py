@@ -12,7 +12,6 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
-from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,6 +29,9 @@ _FIELDS = (*_OF_RUN, "attempt", *_OF_ATTEMPT)
 """The field of ``Entry`` that each column becomes."""
 _TEXTS = ("run_id", "name", "store", "provider", "state", "message", "host", "token")
 _NEWEST = "attempts.number = (SELECT max(number) FROM attempts AS a WHERE a.run_id = runs.run_id)"
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM runs JOIN attempts ON attempts.run_id = runs.run_id AND {_NEWEST}"
+_NEWEST_FIRST = "ORDER BY runs.created DESC, runs.run_id DESC"
+_BATCH = 1000
 
 UNMANAGED: dict[str, Any] = {"elsewhere": True}
 """The reference of an attempt that was launched from another machine and that its provider cannot find from here."""
@@ -74,7 +76,7 @@ class Entry(RunView):
         )
 
     def view(self, heartbeat: float | None = None, is_recorded: bool = True) -> RunView:
-        """The run as shown to people."""
+        """The run as it is displayed."""
         shown = {each.name: getattr(self, each.name) for each in fields(RunView)}
         return RunView(**{**shown, "heartbeat": heartbeat, "is_recorded": is_recorded})
 
@@ -113,7 +115,26 @@ class LedgerReader:
 
     def newest(self, limit: int | None = None, damaged: list[str] | None = None) -> list[Entry]:
         """Runs with their newest attempt, newest run first. Rows that are damaged are left out, and their ids are added to ``damaged``."""
-        return list(islice(self._entries("1", (), [] if damaged is None else damaged), limit))
+        return list(self.each(limit, damaged))
+
+    def each(self, limit: int | None = None, damaged: list[str] | None = None) -> Iterator[Entry]:
+        """As ``newest``, read as they are needed; the ledger may be changed meanwhile."""
+        left, last = limit, (float("inf"), "")
+        while left is None or left > 0:
+            batch_size = _BATCH if left is None else min(left, _BATCH)
+            rows = self._rows(f"{_SELECT} WHERE (runs.created, runs.run_id) < (?, ?) {_NEWEST_FIRST} LIMIT ?", (*last, batch_size))
+            if not rows:
+                return
+            last = rows[-1][_FIELDS.index("created")], rows[-1][0]
+            for row in rows:
+                if (entry := _entry_or_none(row, [] if damaged is None else damaged)) is not None:
+                    yield entry
+                    left = None if left is None else left - 1
+
+    def unfinished(self) -> list[Entry]:
+        """The runs whose newest attempt has no recorded end."""
+        ends = ", ".join(f"'{state.value}'" for state in State if state.is_end)
+        return list(self._entries(f"attempts.state NOT IN ({ends})", (), []))
 
     def last_submitted(self) -> str | None:
         """The id of the run that was submitted last from this machine, whatever its clock was then; failing that, of the newest one."""
@@ -136,18 +157,8 @@ class LedgerReader:
 
     def _entries(self, condition: str, values: tuple[object, ...], damaged: list[str]) -> Iterator[Entry]:
         with ledger_file.explained(self.path):
-            rows = self._connection.execute(
-                f"SELECT {', '.join(_COLUMNS)} FROM runs JOIN attempts ON attempts.run_id = runs.run_id AND {_NEWEST} WHERE {condition}"
-                " ORDER BY runs.created DESC, runs.run_id DESC",
-                values,
-            )
-            for row in rows:
-                try:
-                    entry = _entry(row)
-                except (ValueError, TypeError, RecursionError):
-                    damaged.append(str(row[0]))
-                    continue
-                yield entry
+            rows = self._connection.execute(f"{_SELECT} WHERE {condition} {_NEWEST_FIRST}", values).fetchall()
+        yield from (entry for row in rows if (entry := _entry_or_none(row, damaged)) is not None)
 
     def _rows(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
         with ledger_file.explained(self.path):
@@ -434,6 +445,15 @@ def _entry(row: tuple[Any, ...]) -> Entry:
             "is_unmanaged": reference == UNMANAGED,
         }
     )
+
+
+def _entry_or_none(row: tuple[Any, ...], damaged: list[str]) -> Entry | None:
+    """The entry; None for a damaged row, whose run is added to ``damaged``."""
+    try:
+        return _entry(row)
+    except (ValueError, TypeError, RecursionError):
+        damaged.append(str(row[0]))
+        return None
 
 
 def _time(seconds: float | None) -> float | None:

@@ -10,10 +10,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Any
 
 from cloud_train.run import layout
 from cloud_train.run.documents import LARGEST_LINE, LARGEST_STEP, LATEST
 from cloud_train.run.streams import open_stream
+from cloud_train.run.thinning import WRITTEN, telling_lines
 from cloud_train.storage.base import Store
 
 MOST_BYTES = 256 << 20
@@ -24,12 +26,18 @@ MOST_NAMES = 1_000
 """Different metrics that a look remembers; of further ones nothing is kept."""
 MOST_POINTS = 500_000
 """Values that a look at all metrics of a run keeps."""
+MOST_THINNED_BYTES = 1 << 30
+"""Bytes of metrics that a look reads which thins them, the newest."""
+MOST_THINNED_POINTS = 100_000
+"""Values that such a look keeps."""
 
 _PIECE_BYTES = 1 << 20
 _FURTHER_BYTES = 16 << 20
 """How far back a look searches for metrics that are measured seldom, such as those of validation."""
-_WRITTEN = re.compile(rb'"split": "[^"\\\n]*", "name": "[^"\\\n]*"')
-"""The part of a line that names its metric, as ``worker.metrics`` writes it."""
+_UNTHINNED_BYTES = 16 << 20
+"""So much is read whole by a look that thins."""
+_PARTS, _SMALLEST_PART_BYTES = 1024, 2 * LARGEST_LINE
+"""A look that thins keeps a few values of each metric in each of so many parts."""
 _LONGEST_NAME = 200
 _LARGEST_VALUE = sys.float_info.max
 _LINE = re.compile(rb"\n[ \t\r]*\{[^\n]*")  # and so not a million empty lines, one by one
@@ -55,6 +63,10 @@ class MetricPoint:
         """Split and name, such as ``validation/accuracy``."""
         return f"{self.split}/{self.name}"
 
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name; ``dataclasses.asdict`` takes ten times as long."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 class MetricsReader:
     """Reads one attempt's metrics; each ``read`` yields what was added since the one before, and holds no more of it than a piece."""
@@ -65,6 +77,9 @@ class MetricsReader:
         self._open = partial(open_stream, store, f"{run_id}/{layout.metrics(attempt, node_rank)}")
         self._stream = self._open()
         self._attempt = attempt
+        self._piece_bytes = _PIECE_BYTES
+        self._thins = False
+        self._usual: set[bytes] = set()
         self._position = 0
         self._skipped = 0
         self._is_inside_a_line = False
@@ -85,6 +100,12 @@ class MetricsReader:
                 if (point := _point(line, self._attempt)) is not None:
                     yield point
 
+    def read_thinned(self) -> Iterator[MetricPoint]:
+        """As the first ``read``, but of much data only the points that a table of epochs or a plot needs: see ``thinning``."""
+        size = min(self._stream.size(), self._most_bytes)
+        self._thins, self._piece_bytes = size > _UNTHINNED_BYTES, min(_PIECE_BYTES, max(_SMALLEST_PART_BYTES, size // _PARTS))
+        return self.read()
+
     def read_skipped(self) -> Iterator[MetricPoint]:
         """The newest point of each metric in the last 16 MiB before those that were read, as far as its line has the worker's own form.
 
@@ -98,7 +119,7 @@ class MetricsReader:
         end, last = self._skipped, max(0, self._skipped - _FURTHER_BYTES)
         while end > last:
             piece = stream.read(max(last, end - _PIECE_BYTES - LARGEST_LINE), min(size, end + LARGEST_LINE))  # lines across its ends too
-            for name in set(_WRITTEN.findall(piece)) - seen:
+            for name in set(WRITTEN.findall(piece)) - seen:
                 seen.add(name)
                 at = piece.rfind(name)
                 line = piece[piece.rfind(b"\n", 0, at) + 1 : piece.find(b"\n", at) + 1]
@@ -108,10 +129,11 @@ class MetricsReader:
 
     def _next_lines(self, size: int) -> list[bytes] | None:
         """The whole lines of the next piece; None where there is none before ``size``."""
-        data = self._stream.read(self._position, min(size, self._position + _PIECE_BYTES))
+        data = self._stream.read(self._position, min(size, self._position + self._piece_bytes))
         whole = data[: data.rfind(b"\n") + 1]
         begin = whole.find(b"\n") if self._is_inside_a_line else -1
-        lines = _LINE.findall(b"\n" + whole[begin + 1 :])
+        if not self._thins or (lines := telling_lines(whole[begin + 1 :], self._usual)) is None:
+            lines = _LINE.findall(b"\n" + whole[begin + 1 :])
         if whole:
             self._is_inside_a_line = False
         elif self._is_inside_a_line or len(data) > LARGEST_LINE:

@@ -1,6 +1,6 @@
 """The built-in trainer as a program: ``python -m cloud_train.training``, started by the worker like any script (``worker.contract``).
 
-A job of several processes, or on several nodes, starts it once more for each of them: the first one of a node is their launcher.
+For a job with several processes or nodes, this process becomes the launcher of its node and starts the program again for each process.
 """
 
 import errno
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cloud_train.job.models import JobSpec
 
 LEAST_TORCH = (2, 10)
-"""The oldest version of torch whose ``weights_only`` keeps its promise, as in pyproject.toml."""
+"""The oldest version of torch whose ``weights_only`` is safe, as in pyproject.toml."""
 _NEEDED = ("torch", "numpy", "safetensors", "pydantic")
 _MAY_PASS = ("ArrivalError",)  # by name, because its module needs packages that may be missing here; so does the next
 _KEEP_TRACEBACK = ("BrokenComponentError",)
@@ -45,7 +45,7 @@ _LOST_PEER = (
 
 
 def main() -> int:
-    """Train the job of ``CLOUD_TRAIN_JOB``; returns the exit status. What went wrong is in the log and in the run's status."""
+    """Train the job of ``CLOUD_TRAIN_JOB``; returns the exit status. An error is in the log and in the run's status."""
     run = Run.from_environment()  # first: from here on SIGTERM means "save and stop"
     try:
         return _run(run)
@@ -70,7 +70,7 @@ def _run(run: Run) -> int:
 
 
 def _train(job: "JobSpec", run: Run) -> None:
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: makes its matrix products repeatable
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: makes its matrix products reproducible
     try:
         with _without_collecting():
             import torch
@@ -97,10 +97,11 @@ def _train(job: "JobSpec", run: Run) -> None:
     with connected(device) as world:
         if world.is_main:
             parameters = sum(layer.parameters for layer in description.layers)
-            processes = f"{world.size} processes, each " if world.size > 1 else ""
+            processes = f"in {world.size} processes, each " if world.size > 1 else ""
+            threads = f"{torch.get_num_threads()} thread" + "s" * (torch.get_num_threads() > 1)
             print(
-                f"{job.name}: {job.model.kind} of {parameters:,} parameters on {processes}{device} with {torch.get_num_threads()} threads;"
-                f" {len(data.train):,} samples to train, {len(data.validation):,} to validate",
+                f"{job.name}: {job.model.kind} with {parameters:,} parameters {processes}on {device} with {threads};"
+                f" {len(data.train):,} training samples, {len(data.validation):,} validation samples",
                 flush=True,
             )
         metrics = train(job, data, description, run, world)
@@ -110,7 +111,7 @@ def _train(job: "JobSpec", run: Run) -> None:
 
 
 def _check_version(torch: str) -> None:
-    """Refuse a torch that can be made to run code by the checkpoint that it resumes from, which comes from a store."""
+    """Refuse a version of torch in which a checkpoint, which comes from a store, can run code."""
     found = re.match(r"(\d+)\.(\d+)", torch)
     if found and (int(found[1]), int(found[2])) < LEAST_TORCH:
         least = ".".join(map(str, LEAST_TORCH))
@@ -121,12 +122,12 @@ def _check_version(torch: str) -> None:
 
 
 def keep_compiled_code_private() -> None:
-    """Have torch keep compiled code in the user's own folder. Left alone it takes one in /tmp whose name everybody knows, and runs and
-    unpickles what is there: on a machine of several users, another one could make that folder first.
+    """Make torch keep compiled code in the user's own folder. By default it uses a folder in /tmp with a predictable name, and runs and
+    unpickles what is there: on a shared machine, another user could create that folder first.
     """
     if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
         return
-    with suppress(OSError, RuntimeError):  # in a container with no home that can be written, /tmp is its own
+    with suppress(OSError, RuntimeError):  # in a container without a writable home, /tmp is private
         folder = Path(os.environ.get("CLOUD_TRAIN_HOME") or "~/.cloud-train").expanduser() / "compiled"
         make_folder(folder)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
@@ -134,8 +135,8 @@ def keep_compiled_code_private() -> None:
 
 @contextmanager
 def _without_collecting() -> Iterator[None]:
-    """Look for no garbage: importing makes next to none, and what is imported stays. Otherwise each look, the interpreter's last one
-    included, goes through all of torch: a sixth of the processor time of a training of a few steps (measured).
+    """Collect no garbage: importing produces almost none, and imported objects stay. Otherwise each collection, including the one at exit,
+    scans all of torch: a sixth of the processor time of a training with few steps (measured).
     """
     gc.disable()
     try:
@@ -147,7 +148,7 @@ def _without_collecting() -> Iterator[None]:
 
 @contextmanager
 def _ended_by_sigterm(run: Run) -> Iterator[None]:
-    """End at once when told to stop while there is nothing to save yet."""
+    """End immediately on SIGTERM while there is nothing to save yet."""
     listening = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if run.stop_requested:
         run.exit_stopped()
@@ -181,25 +182,25 @@ def _read_job() -> "JobSpec":
             " add it to image.requirements",
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptError(f"{path} is not the record of a run: {error}") from error
+        raise CorruptError(f"{path} is not a valid run record: {error}") from error
     if job.model.kind == "script":
         raise JobError("model.kind: a script is started by the worker itself")
     return job
 
 
 def _explained(error: Exception, run: Run) -> LastWords | None:
-    """Message and cause of an error that a user can run into; None for a bug of this program."""
+    """Message and cause of an error that is expected in use; None for any other."""
     if isinstance(error, CloudTrainError):
         may_pass = type(error).__name__ in _MAY_PASS
         return LastWords(error.message + (f" ({error.hint})" if error.hint else ""), "infrastructure" if may_pass else "failed")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
-        return LastWords("memory is used up: try a smaller train.batch_size, or a smaller model", "out-of-memory")
+        return LastWords("out of memory: try a smaller train.batch_size, or a smaller model", "out-of-memory")
     if isinstance(error, IrregularError):
         return LastWords(f"{error.path} is {error.what}")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return LastWords(f"the disk is full ({error.filename or run.checkpoints}): free some space, then resume the run")
     if is_launched() and isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST_PEER):
-        return LastWords("another process of this training is gone", "infrastructure", is_consequence=True)
+        return LastWords("another process of this training has ended", "infrastructure", is_consequence=True)
     return None
 
 
@@ -217,8 +218,8 @@ def _tell(words: LastWords, run: Run) -> None:
 
 
 def _end_at_once() -> None:
-    """End one of several processes without the interpreter's tidying up, which torch's own threads do not always survive: seen once in
-    twenty trainings of three processes, "terminate called without an active exception" after everything was done and saved.
+    """End one of several processes without the interpreter's shutdown, which sometimes fails in torch's own threads: once in twenty
+    trainings with three processes, "terminate called without an active exception" after everything was done and saved.
     """
     try:
         status: object = main()

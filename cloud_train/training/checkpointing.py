@@ -1,7 +1,7 @@
 """Saving and restoring a training run: the model's files, and ``state.pt`` with everything else that is needed to continue exactly there.
 
-``state.pt`` holds tensors and plain values, and is read with ``weights_only=True``: nothing in it is executed. Saved at the end of a step
-only, when nothing is half done.
+``state.pt`` contains tensors and plain values, and is read with ``weights_only=True``: nothing in it is executed. Checkpoints are saved
+only at the end of a step.
 """
 
 import pickle
@@ -39,18 +39,18 @@ class Snapshot:
 
     position: Position
     state: Mapping[str, Any]
-    """What the learner carries (``Learner.state``)."""
+    """The learner's state (``Learner.state``)."""
     delivered: nn.Module
-    """The network that would be delivered now."""
+    """The network that would be saved as the model now."""
     patience: Patience
-    """How early stopping stands."""
+    """The state of early stopping."""
 
 
 class CheckpointWriter:
-    """Saves checkpoints while the training continues: what they hold is copied at once, then written and published on a thread.
+    """Saves checkpoints while training continues: their contents are copied immediately, then written and published in a thread.
 
     One checkpoint is written at a time. Use it in a ``with`` block, which ends when the last one is published. In a process that does not
-    save (``saves`` is false) it does nothing.
+    save (``saves`` is false), it does nothing.
     """
 
     def __init__(self, run: Run, description: ModelDescription, fingerprint: Mapping[str, Any], saves: bool = True) -> None:
@@ -59,7 +59,7 @@ class CheckpointWriter:
         self._writing: Future[None] | None = None
 
     def save(self, snapshot: Snapshot, metrics: Mapping[str, float]) -> None:
-        """Save a checkpoint; ``metrics`` decide which is the best. Raises what ``finish`` raises."""
+        """Save a checkpoint, ranked by ``metrics``. Raises what ``finish`` raises."""
         if not self._saves:
             return
         self.finish()
@@ -74,12 +74,12 @@ class CheckpointWriter:
             }
         )
         with ExitStack() as opened:
-            # Opened here and closed by the thread: opening writes the metrics so far, which only this thread may do.
+            # Opened here and closed in the writer's thread: opening writes the metrics so far, which only this thread may do.
             folder = opened.enter_context(self._run.checkpoint(snapshot.position.step, metrics, self._fingerprint))
             self._writing = self._thread.submit(self._write, opened.pop_all(), folder, delivered, contents)
 
     def finish(self) -> None:
-        """Wait for the checkpoint that is being written; raises StoreError or OSError if that failed (disk full, say)."""
+        """Wait for the checkpoint that is being written; raises StoreError or OSError if that failed, as on a full disk."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -103,25 +103,25 @@ class CheckpointWriter:
 
 
 def restore_checkpoint(folder: Path, learner: Learner, patience: Patience) -> Position:
-    """Put everything back as it was. Raises CorruptError if the files are not those of this training."""
+    """Restore everything from a checkpoint. Raises CorruptError if the files are not those of this training."""
     delivered = read_weights(folder / WEIGHTS)
     try:
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         if state["format"] != FORMAT:
-            raise ValueError(f"{STATE} has format {state['format']}, and this version knows {FORMAT}")
+            raise ValueError(f"{STATE} has format {state['format']}; this version reads format {FORMAT}")
         learner.load_state({**state, "weights": delivered if state["weights"] is None else state["weights"]})
         patience.best, patience.since = float(state["patience"]["best"]), int(state["patience"]["since"])
         return Position(**state["position"])
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise CorruptError(
-            f"the checkpoint {folder} is not one of this training: {reason}",
+            f"the checkpoint {folder} does not fit this training: {reason}",
             hint="the job's model or optimizer may have changed: submit a new run instead",
         ) from error
 
 
 def fingerprint(world: World) -> dict[str, Any]:
-    """What the bits of a result depend on, beside the job: the same fingerprint promises the same bits."""
+    """What the bits of a result depend on besides the job: with the same fingerprint, results are bit-identical."""
     device = world.device
     if device.type == "cuda":
         kind = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"  # type: ignore[no-untyped-call]  # torch declares no types for it
@@ -131,18 +131,18 @@ def fingerprint(world: World) -> dict[str, Any]:
 
 
 def fingerprint_differences(folder: Path, now: Mapping[str, Any]) -> list[str]:
-    """In what the machine that wrote the checkpoint differed, each as ``threads: 8, now 2``."""
+    """How this machine differs from the one that wrote the checkpoint, each as ``threads: 8, now 2``."""
     before = read_manifest(folder).fingerprint
     return [f"{name}: {before.get(name)}, now {value}" for name, value in now.items() if before.get(name) != value]
 
 
 def _is_delivered(snapshot: Snapshot) -> bool:
-    """Whether the weights that learn are those that are delivered, so that they need not be kept twice."""
+    """Whether the weights being trained are those of the model, so that they need not be saved twice."""
     return snapshot.state["average"] is None
 
 
 def _copied(value: Any) -> Any:
-    """The same data on the CPU, which nothing that happens later can change."""
+    """A copy of the data on the CPU."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     if isinstance(value, Mapping):

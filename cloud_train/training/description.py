@@ -1,4 +1,4 @@
-"""What a model is besides its weights: the job's ``model`` section, and what its inputs and outputs mean; and building its network."""
+"""The description of a model besides its weights: the job's ``model`` section and the meaning of inputs and outputs. Builds the network."""
 
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -18,23 +18,23 @@ from cloud_train.training.data.dataset import DataSet
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What ``model.json`` says. An image classifier has an ``image_shape``, a classifier of lines ``tokens``, a language model neither."""
+    """The contents of ``model.json``. Image classifiers have an ``image_shape``, line classifiers ``tokens``, language models neither."""
 
     model: ModelSection
     classes: tuple[str, ...]
-    """Names of the classes; for a language model its characters, in the order of their numbers."""
+    """Names of the classes, or characters of a language model, in the order of their numbers."""
     image_shape: tuple[int, int, int] | None = None
     """(channels, height, width)."""
     normalize: Normalize | None = None
-    """How the pixels are scaled, as the network's first layer."""
+    """How the network's first layer scales the pixels."""
     tokens: tuple[str, ...] | None = None
-    """What a classifier of lines reads: the token with number n is ``tokens[n - 1]``, and 0 is every other one."""
+    """Vocabulary of a line classifier: token number n is ``tokens[n - 1]``, and 0 is any other token."""
     unit: Literal["characters", "words"] = "characters"
-    """What a token is (``job.lines.tokenize``)."""
+    """What a token is (``data.sequences.tokenize``)."""
     preparation: Literal["drawing", "photograph"] = "drawing"
-    """How a picture becomes ``image_shape``: a drawing is scaled as a whole, of a photograph the middle is cut out, as in validation."""
+    """How an image gets its ``image_shape``: a drawing is scaled as a whole, a photograph is cropped to its centre, as in validation."""
     max_length: int | None = None
-    """Tokens of a line that are read, as in training; what is longer is cut off."""
+    """Most tokens read from a line, as in training; longer lines are truncated."""
 
     @classmethod
     def of(cls, job: JobSpec, data: DataSet) -> Self:
@@ -61,7 +61,7 @@ class ModelDescription:
 
     @property
     def inputs(self) -> int:
-        """Different tokens that a recurrent network reads."""
+        """Number of distinct tokens that a recurrent network reads."""
         return len(self.classes) if self.tokens is None else len(self.tokens) + 1
 
     @property
@@ -79,13 +79,13 @@ class ModelDescription:
 
 
 def build(description: ModelDescription, seed: int) -> nn.Module:
-    """The network that ``description`` describes, its weights drawn from ``seed``, in training mode and torch's usual memory format.
+    """The described network, with weights drawn from ``seed``, in training mode and torch's default memory format.
 
     An image classifier maps images (B, channels, height, width), float32 in [0, 1], to scores (B, classes). A language model maps
     characters (B, T) and a state to scores (B, T, classes) and the state after them. A classifier of lines maps tokens (B, T) and lengths
-    (B,) to scores (B, classes). Scores are what a softmax makes probabilities of.
+    (B,) to scores (B, classes). A softmax turns scores into probabilities.
 
-    Raises JobError if a plugin's layer facts do not fit its network.
+    Raises JobError if a plugin's ``layer_facts`` do not fit its network, BrokenComponentError if its builder fails.
     """
     model = description.model
     builder = implementation(model, "builder")

@@ -1,8 +1,8 @@
-"""Where the arithmetic happens, in which number formats, and what makes it repeatable there.
+"""The device and number format of the arithmetic, and what makes it reproducible.
 
-The weights stay in fp32; with bf16 and fp16 what is expensive (products, convolutions) is computed in the short format. fp16 has too small
-a range for many gradients, so the loss is scaled up before they are computed, and the gradients down afterwards (Micikevicius et al.,
-2018). A step whose scaled gradients overflow is left out, and the scale is halved.
+The weights stay in fp32; with bf16 and fp16, expensive operations (products, convolutions) are computed in the short format. The range of
+fp16 is too small for many gradients, so the loss is scaled up before they are computed, and the gradients are scaled down afterwards
+(Micikevicius et al., 2018). A step whose scaled gradients overflow is skipped, and the scale is halved.
 """
 
 import ctypes
@@ -27,17 +27,17 @@ _SMALLEST_SCALE = 1.0
 def prepare_device(cpus: int | None, environment: Mapping[str, str] = os.environ) -> torch.device:
     """The GPU if there is one, otherwise the CPU with ``cpus`` threads: by default OMP_NUM_THREADS, or as many as this process may use.
 
-    Several processes on one machine share its threads and have a GPU each. The number of threads is fixed because sums over images are
-    split by it: another number gives other last bits (measured).
+    Several processes on one machine share its threads and have one GPU each. The number of threads is fixed because sums over images are
+    split by it: a different number changes the last bits (measured).
     """
     processes = int(environment.get("LOCAL_WORLD_SIZE") or 1)
-    # torch's launcher sets OMP_NUM_THREADS to 1 by itself in some versions, so the variable means nothing there.
+    # Some versions of torch's launcher set OMP_NUM_THREADS to 1 themselves, so the variable is ignored there.
     given = cpus or (_threads_of(environment) if processes == 1 else None) or usable_cpus()
     torch.set_num_threads(max(1, given // processes))
     if not torch.cuda.is_available():
         keep_memory()
         return torch.device("cpu")
-    # Only for CUDA: on a CPU the operations used here are repeatable as they are, and this call takes 0.3 s to import what it needs.
+    # Only for CUDA: on a CPU the operations used here are reproducible anyway, and this call imports modules for 0.3 s.
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
     device = torch.device("cuda", int(environment.get("LOCAL_RANK") or 0) % torch.cuda.device_count())
@@ -46,10 +46,10 @@ def prepare_device(cpus: int | None, environment: Mapping[str, str] = os.environ
 
 
 def keep_memory() -> bool:
-    """Have the C library keep what a step lets go of for the next step; False where it is not glibc.
+    """Make the C library keep the memory that a step frees for the next step; returns False if it is not glibc.
 
-    It gives large pieces back to the system otherwise, and gets them again with every page cleared: a quarter of the time of the classic
-    net's step (measured).
+    By default glibc returns large blocks to the system and gets them back with every page zeroed: a quarter of the time of a step of the
+    classic net (measured).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -72,22 +72,22 @@ def _threads_of(environment: Mapping[str, str]) -> int | None:
 
 
 class Precision:
-    """How the arithmetic of one training is done."""
+    """The number format of one training's arithmetic, with fp16's loss scaling."""
 
     def __init__(self, name: str, device: torch.device) -> None:
         self._format, self._device = _FORMATS.get(name), device
         self._scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
     def arithmetic(self) -> AbstractContextManager[Any]:
-        """Around the forward pass and the loss."""
+        """The context for the forward pass and the loss."""
         return nullcontext() if self._format is None else torch.autocast(self._device.type, self._format)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of ``loss``, scaled, to those of the weights."""
+        """Add the scaled gradients of ``loss`` to those of the weights."""
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
 
     def unscale(self, optimizer: Optimizer) -> bool:
-        """Bring the gradients to their own size; False if they overflowed only because of the scale: then this step is to be left out."""
+        """Undo the scaling of the gradients; False if they overflowed only because of the scale: then skip this step."""
         if not self._scaler.is_enabled():
             return True
         self._scaler.unscale_(optimizer)  # type: ignore[arg-type]  # ours has the param_groups that it looks at
@@ -97,9 +97,9 @@ class Precision:
         return not overflowed or scale <= _SMALLEST_SCALE
 
     def state(self) -> dict[str, Any]:
-        """What ``backward`` carries from one step to the next."""
+        """The state that ``backward`` keeps between steps."""
         return self._scaler.state_dict()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take over what ``state`` returned."""
+        """Restore what ``state`` returned."""
         self._scaler.load_state_dict(state)

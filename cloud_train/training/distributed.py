@@ -1,10 +1,10 @@
-"""Training in several processes that share each step: every one has a copy of the network, learns from its part of the batch, and the
+"""Training in several processes that share each step: each has a copy of the network and learns from its part of the batch, and the
 gradients are averaged (torch's DistributedDataParallel).
 
-They may be on several nodes: who they are, and where they meet, is in the environment that the launcher gives them. What they exchange are
-tensors: no object collective of torch's is used, because those unpickle what comes from a socket.
+They may be on several nodes: the launcher's environment variables hold their ranks and their meeting point. They exchange only tensors:
+torch's object collectives are not used, because those unpickle what comes from a socket.
 
-What the processes agree on goes through gloo on the CPU, gradients through NCCL where there are GPUs.
+Decisions are exchanged through gloo on the CPU, gradients through NCCL if there are GPUs.
 """
 
 import os
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 @dataclass
 class World:
-    """This process among those that train together."""
+    """This process's place among those that train together."""
 
     rank: int = 0
     """From 0; process 0 logs and saves."""
@@ -41,7 +41,7 @@ class World:
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """Which of ``count`` things are this process's: nearly equal parts, the first ones larger by one."""
+        """This process's part of ``count`` items: nearly equal parts, the first ones larger by one."""
         part, more = divmod(count, self.size)
         start = self.rank * part + min(self.rank, more)
         return slice(start, start + part + (self.rank < more))
@@ -62,11 +62,11 @@ class World:
         return list(values) if self.size == 1 else [sum(column) for column in zip(*self.gathered(values), strict=True)]
 
     def any(self, *facts: bool) -> list[bool]:
-        """Of each of the ``facts`` whether it holds for any process."""
+        """For each of the ``facts``, whether it holds in any process."""
         return [bool(count) for count in self.total(facts)]
 
     def together(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Tensors of which each process has a part of equal size of the first axis, whole."""
+        """Whole tensors, of which each process has an equal part along the first axis."""
         if self.size == 1:
             return tensors
         from torch import distributed
@@ -88,15 +88,15 @@ class World:
         return averaged(network, self._watch)
 
     def without_averaging(self, network: nn.Module) -> AbstractContextManager[None]:
-        """Around all parts of a batch but the last one: their gradients are only added up."""
+        """The context for all parts of a batch but the last one, whose gradients are only added up."""
         return nullcontext() if self.size == 1 else network.no_sync()  # type: ignore[operator]  # of DistributedDataParallel
 
     def own_gradient_was_finite(self) -> bool:
-        """Whether what this process gave to the last averaging was finite; True where nothing is averaged."""
+        """Whether this process's own gradient in the last averaging was finite; True if nothing is averaged."""
         return self._watch is None or self._watch.was_finite()
 
     def share_buffers(self, network: nn.Module) -> None:
-        """Give every process the buffers of process 0: batch normalization's means differ by what each has seen."""
+        """Give every process the buffers of process 0: batch normalization's means depend on what each has seen."""
         if self.size == 1:
             return
         from torch import distributed
@@ -111,7 +111,7 @@ ALONE = World()
 
 @contextmanager
 def connected(device: torch.device) -> Iterator[World]:
-    """The world that torch's launcher describes in the environment; a process that it did not start is alone."""
+    """The world that torch's launcher describes in the environment; a process that it did not start trains alone."""
     if not is_launched():
         yield World(device=device)
         return

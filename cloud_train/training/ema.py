@@ -12,13 +12,13 @@ _WEIGHTS = "network."
 
 
 class WeightAverage:
-    """The average starts as the first weights, and each update moves it towards the weights by the part 1 - decay.
+    """The average starts as the initial weights, and each update moves it towards the weights by the fraction 1 - decay.
 
-    At first the average moves faster, with the decay (1 + n) / (10 + n) after n updates where that is less: otherwise the first, random
-    weights would weigh for as long as 1 / (1 - decay) steps (as TensorFlow's ``ExponentialMovingAverage``). Buffers, such as the means of
-    batch normalization, are averages already, and are those of the newest weights.
+    At first the average moves faster, with the decay (1 + n) / (10 + n) after n updates while that is smaller: otherwise the initial,
+    random weights would dominate for about 1 / (1 - decay) steps (as TensorFlow's ``ExponentialMovingAverage``). Buffers, such as the means
+    of batch normalization, are averages already, and are taken from the newest weights.
 
-    ``torch.optim.swa_utils.AveragedModel`` knows no such beginning, and its average starts only after the first step.
+    ``torch.optim.swa_utils.AveragedModel`` has no such beginning, and its average starts only after the first step.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -27,7 +27,7 @@ class WeightAverage:
         self._decay, self._updates = decay, 0
         for module in self.network.modules():
             if isinstance(module, nn.RNNBase):
-                module.flatten_parameters()  # a copy's weights are scattered in memory, which cuDNN would repair, and warn of, at every use
+                module.flatten_parameters()  # a copy's weights are scattered in memory, which cuDNN would warn of and repair at every use
         self._weights = list(self.network.parameters())
 
     @torch.no_grad()
@@ -41,16 +41,16 @@ class WeightAverage:
         self._updates += 1
 
     def state(self) -> dict[str, Tensor]:
-        """What ``update`` carries from one step to the next; the tensors of the average are not copies."""
+        """The state that ``update`` keeps between steps; the tensors of the average are not copies."""
         weights = {_WEIGHTS + name: tensor for name, tensor in self.network.state_dict().items()}
         return {**weights, _UPDATES: torch.tensor(self._updates)}
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what ``state`` returned, copied; raises ValueError if it is that of another network."""
+        """Restore a copy of what ``state`` returned; raises ValueError if it belongs to another network."""
         mine = self.state()
         if state.keys() != mine.keys() or any(state[name].shape != tensor.shape for name, tensor in mine.items()):
-            raise ValueError("the average of the weights is that of another network")
+            raise ValueError("the average of the weights belongs to another network")
         for name, tensor in mine.items():
             tensor.copy_(state[name])
         self._updates = int(mine[_UPDATES])

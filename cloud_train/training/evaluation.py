@@ -1,4 +1,4 @@
-"""Validation: loss and accuracy over all samples, each process its part of them; and stopping when a metric no longer improves."""
+"""Validation: loss and accuracy over all samples, shared among the processes; and early stopping."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,8 +20,8 @@ State = tuple[Tensor, ...]
 
 
 def forward(network: nn.Module, batch: Batch, state: State | None = None) -> tuple[Tensor, State | None]:
-    """Scores with the classes as the last axis, and the state of a language model after the batch; it begins with zeros."""
-    inner = getattr(network, "module", network)  # inside of DistributedDataParallel
+    """Scores with the classes as the last axis, and a language model's state after the batch; without a ``state`` it starts from zeros."""
+    inner = getattr(network, "module", network)  # inside DistributedDataParallel
     if isinstance(inner, LanguageModel):
         scores, after = network(batch.inputs, state)
         return scores, after
@@ -39,11 +39,10 @@ def evaluate(
     carry_state: bool = False,
     told_to_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Loss in nats, accuracy, and for text bits per character, over all that the processes ``pick``.
+    """Loss in nats, accuracy, and for text bits per character, over all samples that the processes pick.
 
-    With ``carry_state`` a language model carries its state from batch to batch; a batch that is shorter than the one before has lost
-    its last rows.
-    Nothing if a process is told to stop before the end. Every process gets the same metrics.
+    With ``carry_state`` a language model carries its state from batch to batch; a batch that is shorter than the previous one has lost its
+    last rows. Empty if any process is asked to stop before the end. Every process gets the same metrics.
     """
     was_training = network.training
     network.eval()
@@ -71,22 +70,22 @@ def evaluate(
 
 
 def _as_they_come(batches: Iterator[Batch], told_to_stop: Callable[[], bool]) -> Iterator[Batch | None]:
-    """The batches; None, as the last, where one has not arrived and the run is told to stop."""
+    """The batches; None as the last one if the run is asked to stop before the next batch has arrived."""
     try:
         yield from batches
     except ToldToStopError:
-        if not told_to_stop():  # it is to be done to the end, which it cannot be
+        if not told_to_stop():  # the validation should be completed, but cannot be
             raise
         yield None
 
 
 @dataclass
 class Patience:
-    """Counts validations that did not get better. Without settings it never ends."""
+    """Counts consecutive validations without improvement. Without settings, training never stops early."""
 
     settings: EarlyStopping | None
     ranking: Ranking
-    """What decides where the settings name no metric."""
+    """The metric that decides if the settings name none."""
     best: float = -math.inf
     since: int = 0
     """Validations since the best one."""
@@ -97,11 +96,11 @@ class Patience:
 
     @property
     def is_over(self) -> bool:
-        """Whether the training should end."""
+        """Whether training should stop."""
         return self.settings is not None and self.since >= self.settings.patience
 
     def validated(self, metrics: Mapping[str, float]) -> None:
-        """Take the metrics of a validation, such as ``{"validation/loss": 0.3}``; without the metric, or with nan, it is not better."""
+        """Record a validation's metrics, such as ``{"validation/loss": 0.3}``; a missing metric or NaN is no improvement."""
         value = self.ranking.value(metrics)
         least = self.settings.min_delta if self.settings else 0.0
         if value is not None and value > self.best + least:

@@ -1,4 +1,4 @@
-"""Averaging gradients over processes, and remembering whose were not finite. Imported only where there is more than one process."""
+"""Averages gradients over processes and records whose were not finite. Imported only if there are several processes."""
 
 from dataclasses import dataclass, field
 
@@ -11,29 +11,29 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass
 class GradientWatch:
-    """What this process gave to the averaging since the last look."""
+    """Whether this process's own gradients were finite before they were averaged."""
 
     _finite: list[Tensor] = field(default_factory=list)
 
     def was_finite(self) -> bool:
-        """Whether all of it was finite since the last call."""
+        """Whether all gradients since the last call were finite."""
         finite, self._finite = self._finite, []
         return all(bool(one) for one in finite)
 
-    def gave(self, gradients: Tensor) -> None:
-        """Look at what is about to be averaged: afterwards it is everybody's."""
+    def record(self, gradients: Tensor) -> None:
+        """Check gradients that are about to be averaged in place."""
         self._finite.append(gradients.isfinite().all())
 
 
 def averaged(network: nn.Module, watch: GradientWatch) -> DistributedDataParallel:
     """The network with its gradients averaged over all processes at the end of ``backward``."""
-    # Looking for unused parameters keeps the buckets of gradients as they are. Otherwise they are rebuilt after the first step, and with
-    # three processes or more a resumed run would then add in another order than one that was never stopped (pytorch#30509).
+    # find_unused_parameters keeps DDP from rebuilding its gradient buckets after the first step. With three or more processes, a resumed
+    # run would then add in a different order from one that never stopped (pytorch#30509).
     parallel = DistributedDataParallel(network, find_unused_parameters=True)
     parallel.register_comm_hook(watch, _average)
     return parallel
 
 
 def _average(watch: GradientWatch, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-    watch.gave(bucket.buffer())
+    watch.record(bucket.buffer())
     return allreduce_hook(None, bucket)  # type: ignore[arg-type]  # None is the group of all processes

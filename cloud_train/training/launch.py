@@ -1,9 +1,9 @@
-"""Several training processes, started and watched on each node by torch's elastic launcher.
+"""Several training processes, started and monitored on each node by torch's elastic launcher.
 
-The launcher is a process of its own between the worker and the training processes: it hands SIGTERM on to them, ends them all when one
-fails, and says which one failed first. On several nodes the launchers meet at node 0, by torch's *static* rendezvous: a node's rank is the
-worker's own, so that process ``local`` of node ``node`` always has the rank ``node * processes + local``, which is part of what makes a
-resumption exact; a rendezvous that deals out ranks in the order of arrival would not do.
+The launcher is a separate process between the worker and the training processes: it forwards SIGTERM to them, ends them all when one fails,
+and reports which one failed first. On several nodes the launchers meet at node 0, by torch's *static* rendezvous: a node's rank is the
+worker's own, so that process ``local`` of node ``node`` always has the rank ``node * processes + local``. Exact resumption depends on that;
+a rendezvous that assigns ranks in the order of arrival would break it.
 """
 
 import json
@@ -27,25 +27,25 @@ from cloud_train.worker import contract
 from cloud_train.worker.api import Run
 
 _SHIPPING_SECONDS = 2
-"""Of the grace period, what is left for ending the launcher itself."""
+"""The part of the grace period that is reserved for ending the launcher itself."""
 _FAREWELL_SECONDS = 1.0
-"""For node 0 to stay after a training that went well, until the launchers of the others have gone."""
+"""How long node 0's launcher stays after a successful training, until those of the other nodes have ended."""
 _MEETING_SECONDS = 300
-"""For the launchers of several nodes to find each other; their workers have done so already."""
+"""How long the launchers of several nodes may take to find each other; their workers have already done so."""
 _INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 def launch(run: Run, processes: int, arguments: tuple[str, ...]) -> int:
-    """Run the Python program ``arguments`` in so many processes on this node; returns the exit status. The failure of the one that failed
-    first becomes the run's.
+    """Run the Python program ``arguments`` in ``processes`` processes on this node; returns the exit status. The first failure becomes the
+    run's.
     """
     from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    # Otherwise each process warns at length that looking for unused parameters finds none (``gradients`` says what it is for).
+    # Otherwise each process prints a long warning about find_unused_parameters, which ``gradients`` needs.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # Until the launcher has a handler of its own. While nodes meet, torch waits where no handler is run, and there is nothing to save yet.
+    # Until the launcher installs its own handler. While nodes meet, torch waits where no handler runs, and there is nothing to save yet.
     signal.signal(signal.SIGTERM, _stop if run.nodes == 1 else signal.SIG_DFL)
     if run.stop_requested:
         return contract.STOPPED
@@ -54,14 +54,14 @@ def launch(run: Run, processes: int, arguments: tuple[str, ...]) -> int:
         _start_and_wait(run, processes, arguments)
     except SignalException:
         own = _own_words(_read_words(run, ranks))
-        if own:  # a last checkpoint that could not be saved, say
+        if own:  # such as a last checkpoint that could not be saved
             run.fail(own[0].message, own[0].cause)
         return 1 if own else contract.STOPPED
     except ChildFailedError as error:
         exit_codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         said = _read_words(run, ranks)
         if run.nodes > 1 and not said and set(exit_codes.values()) == {contract.STOPPED}:
-            return contract.STOPPED  # all processes stop together, and it was another node that was told to
+            return contract.STOPPED  # all processes stop together, and another node was asked to stop
         words, status = _reason(exit_codes, said)
         run.fail(words.message, words.cause, is_consequence=words.is_consequence)
         return status
@@ -78,7 +78,7 @@ def _start_and_wait(run: Run, processes: int, arguments: tuple[str, ...]) -> Non
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     with (
-        tempfile.TemporaryDirectory(prefix="cloud-train-launcher-") as folder,  # the launcher wants one, and leaves it behind
+        tempfile.TemporaryDirectory(prefix="cloud-train-launcher-") as folder,  # the launcher requires one and does not remove it
         _meeting(run, Path(folder)) as meeting,
     ):
         config = LaunchConfig(
@@ -87,19 +87,19 @@ def _start_and_wait(run: Run, processes: int, arguments: tuple[str, ...]) -> Non
             nproc_per_node=processes,
             run_id=f"{run.run_id}-{run.attempt}",
             **meeting,
-            max_restarts=0,  # attempts own retries
+            max_restarts=0,  # attempts handle retries
             logs_specs=DefaultLogsSpecs(log_dir=folder),
             shutdown_timeout=max(1, int(run.grace_seconds) - _SHIPPING_SECONDS),
         )
         elastic_launch(config, sys.executable)(*arguments)
     if run.nodes > 1 and run.node_rank == 0:
-        # The launchers take leave of each other through what this one keeps: gone too soon, it fills the others' logs with warnings.
+        # The launchers sign off through this one's store; if it ends too soon, the other logs fill with warnings.
         time.sleep(_FAREWELL_SECONDS)
 
 
 @contextmanager
 def _meeting(run: Run, folder: Path) -> Iterator[dict[str, Any]]:
-    """How the launchers of several nodes find each other; a single node has no others to find."""
+    """The rendezvous settings with which the launchers of several nodes find each other; a single node needs no network."""
     if run.nodes == 1:
         from cloud_train.training.single_node import single_node_rendezvous
 
@@ -108,7 +108,7 @@ def _meeting(run: Run, folder: Path) -> Iterator[dict[str, Any]]:
         return
     os.environ.pop(MEETING, None)
     address, port = os.environ[contract.MASTER_ADDRESS], int(os.environ[contract.MASTER_PORT])
-    # Left alone, gloo listens where the machine's own name leads, which is the loopback interface on many machines.
+    # By default gloo listens on the address of the machine's own host name, which is the loopback interface on many machines.
     if interface := interface_towards(address, port):
         for name in _INTERFACE_VARIABLES:
             os.environ.setdefault(name, interface)
@@ -123,7 +123,7 @@ def _explain_meeting(run: Run, error: Exception) -> None:
     place = f"{os.environ[contract.MASTER_ADDRESS]}:{os.environ[contract.MASTER_PORT]}"
     reason = " ".join(str(error).split())[:300]
     if run.node_rank == 0:
-        run.fail(f"cannot meet the other nodes at {place} (CLOUD_TRAIN_MASTER_PORT names another port): {reason}", "infrastructure")
+        run.fail(f"cannot meet the other nodes at {place} (set CLOUD_TRAIN_MASTER_PORT to use another port): {reason}", "infrastructure")
     else:
         run.fail(f"cannot reach node 0 at {place}: {reason}", "infrastructure", is_consequence=True)
 
@@ -131,11 +131,11 @@ def _explain_meeting(run: Run, error: Exception) -> None:
 def _stop(_number: int, _frame: FrameType | None) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
-    raise SignalException("told to stop", signal.Signals.SIGTERM)
+    raise SignalException("stop requested", signal.Signals.SIGTERM)
 
 
 def _read_words(run: Run, ranks: Iterable[int]) -> dict[int, LastWords]:
-    """What each process said of its end, by rank; its file is taken away."""
+    """Why each process ended, by rank; removes the files."""
     said = {}
     for rank in ranks:
         path = words_file(run.failure, rank) if run.failure is not None else None
@@ -150,15 +150,15 @@ def _read_words(run: Run, ranks: Iterable[int]) -> dict[int, LastWords]:
 
 
 def _own_words(said: Mapping[int, LastWords]) -> list[LastWords]:
-    """Those of the processes that failed by themselves, the earliest first."""
+    """Those of processes that failed by themselves, the earliest first."""
     return sorted((words for words in said.values() if not words.is_consequence), key=lambda words: words.time)
 
 
 def _reason(exit_codes: Mapping[int, int], said: Mapping[int, LastWords]) -> tuple[LastWords, int]:
-    """Why the training failed, and the exit status that tells it.
+    """Why the training failed, and the exit status to return.
 
-    A process that was killed says nothing, but those that it takes along say that they lost a connection. Its status is told as a shell
-    does, so that the worker sees whether it may have been killed for want of memory.
+    A process that was killed leaves no message, but the others report that they lost a connection. Its status follows the shells'
+    convention, so that the worker can recognize a kill for lack of memory.
     """
     own = _own_words(said)
     if own:
@@ -174,9 +174,9 @@ def _reason(exit_codes: Mapping[int, int], said: Mapping[int, LastWords]) -> tup
 
 
 def interface_towards(host: str, port: int) -> str | None:
-    """The name of the interface, such as ``eth0``, from which this machine reaches ``host``; None where that cannot be told.
+    """The name of the interface, such as ``eth0``, through which this machine reaches ``host``; None if it is unknown.
 
-    Nothing is sent: connecting a datagram socket only asks the routing table.
+    Nothing is sent: connecting a datagram socket only consults the routing table.
     """
     with suppress(OSError):
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]

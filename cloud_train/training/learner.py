@@ -1,4 +1,4 @@
-"""One step of learning: forward, loss, backward, and the change of the weights; with everything that is carried from step to step."""
+"""One step of learning: forward, loss, backward, and the update of the weights, with all state that is kept between steps."""
 
 import math
 from collections.abc import Mapping
@@ -24,26 +24,26 @@ from cloud_train.training.randomness import derived_seed
 
 
 class DivergedError(CloudTrainError):
-    """The loss or a gradient is not finite; the weights are still those from before."""
+    """The loss or a gradient is not finite; the weights have not been changed."""
 
     code = "diverged"
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step was like, over all processes together."""
+    """The result of one step, across all processes."""
 
     loss: float
     """Mean training loss in nats."""
     accuracy: float | None
-    """Part of the samples whose class was found; None for a language model."""
+    """Fraction of samples classified correctly; None for a language model."""
     gradient_norm: float
     """Global L2 norm of the gradient, before it was clipped."""
     learning_rate: float
 
 
 class Learner:
-    """The network with all that changes when it learns: weights, optimizer, gradient scaler, weight average, carried state."""
+    """The network and all state that changes in training: weights, optimizer, gradient scaler, weight average, carried state."""
 
     def __init__(self, job: JobSpec, data: DataSet, description: ModelDescription, world: World) -> None:
         self._settings, self._world, self._device = job.train, world, world.device
@@ -54,7 +54,7 @@ class Learner:
         self.precision = Precision(job.train.precision, world.device)
         self.average = WeightAverage(self.network, job.train.ema) if job.train.ema else None
         self.carried: tuple[Tensor, ...] | None = None
-        """What a language model carries into the next batch, for this process's rows."""
+        """The state that a language model carries into the next batch, for this process's rows."""
         self._loss = TrainingLoss(job.train, data.train.targets, len(description.classes))
         self._is_classifier = data.train.targets.dim() == 1
         self._draws = any(isinstance(module, nn.Dropout | nn.Dropout2d) and module.p for module in self.network.modules())
@@ -63,24 +63,24 @@ class Learner:
         self._parallel = world.wrap(self.network)
         if job.train.carry_state and job.train.batch_size % world.size:
             raise JobError(
-                f"train.carry_state: {world.size} processes cannot share the {job.train.batch_size} rows of a batch equally",
+                f"train.carry_state: a batch of {job.train.batch_size} sequences cannot be divided evenly among {world.size} processes",
                 hint="make train.batch_size a multiple of resources.processes",
             )
 
     @property
     def delivered(self) -> nn.Module:
-        """The network that is validated and delivered: the weights' average, if there is one."""
+        """The network that is validated and saved as the model: the weights' average, if there is one."""
         return self.average.network if self.average else self.network
 
     def step(self, batch: Batch, position: Position, *, of: int, learning_rate: float) -> StepResult:
-        """Learn from ``batch``, this process's share of a batch ``of`` so many samples.
+        """Learn from ``batch``, this process's share of a batch of ``of`` samples.
 
-        Raises DivergedError, before a weight changes, if the loss or the gradient is not finite; CorruptError for a batch of which nothing
+        Raises DivergedError, before a weight changes, if the loss or the gradient is not finite, and CorruptError if no sample of the batch
         could be read.
         """
         if not len(batch):
             raise CorruptError(f"step {position.step + 1}: no image in this batch could be read", hint="repair the files named above")
-        if self._draws:  # what dropout drops follows from the step and the process, not from what was drawn before
+        if self._draws:  # dropout depends on the step and the process, not on earlier draws
             torch.manual_seed(derived_seed(self._settings.seed, "step", position.step, self._world.rank))
         if position.consumed == 0:
             self.carried = None
@@ -105,7 +105,7 @@ class Learner:
         return StepResult(sum(losses), sum(hits) / of if self._is_classifier else None, norms[0], learning_rate)
 
     def _add_gradients(self, batch: Batch, weight: float) -> tuple[Tensor, Tensor]:
-        """Mean loss and right answers of the batch, part by part; its gradients, times ``weight``, are averaged over the processes."""
+        """Mean loss and number of correct samples of the batch, part by part; averages its gradients, times ``weight``."""
         loss, correct = torch.zeros((), device=self._device), torch.zeros((), device=self._device)
         parts = batch.parts(self._settings.accumulate)
         for number, part in enumerate(parts, start=1):
@@ -124,7 +124,7 @@ class Learner:
         return loss, correct
 
     def state(self) -> dict[str, Any]:
-        """All that is carried from step to step, by reference; every process has to call it, and gets the same."""
+        """All state that is kept between steps, by reference; every process has to call this and gets the same."""
         return {
             "weights": dict(self.network.state_dict()),
             "optimizer": self.optimizer.state(),
@@ -134,12 +134,12 @@ class Learner:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what ``state`` returned, copied; raises ValueError, RuntimeError or KeyError if it is that of another training."""
+        """Restore a copy of what ``state`` returned; raises ValueError, RuntimeError or KeyError if it belongs to another training."""
         self.network.load_state_dict(state["weights"])
         self.optimizer.load_state(state["optimizer"])
         self.precision.load_state(state["precision"])
         if (self.average is None) != (state["average"] is None):
-            raise ValueError("one of the two keeps an average of the weights, and the other does not")
+            raise ValueError("only one of the two trainings keeps an average of the weights")
         if self.average is not None:
             self.average.load_state(state["average"])
         if state["carried"] is not None:
@@ -148,10 +148,10 @@ class Learner:
 
 
 def check_finite(step: int, everyone: list[list[float]], is_sound: bool = True) -> None:
-    """Raise DivergedError that names step and process unless each process's loss, gradient and gradient norm are finite.
+    """Raise DivergedError, naming step and process, unless each process's loss, gradient and gradient norm are finite.
 
-    A process says: its loss, its right answers, whether its own gradient was finite, and the norm of the averaged gradient. Where the
-    gradients overflowed because of fp16's scale (not ``is_sound``), only the loss counts.
+    ``everyone`` holds for each process its loss, its correct samples, whether its own gradient was finite, and the norm of the averaged
+    gradient. If the gradients overflowed because of fp16's scale (not ``is_sound``), only the loss is checked.
     """
     for rank, (loss, _, own_gradient_is_finite, norm) in enumerate(everyone):
         broken = f"the loss is {loss:g}" if not math.isfinite(loss) else ""
@@ -161,6 +161,6 @@ def check_finite(step: int, everyone: list[list[float]], is_sound: bool = True) 
             broken = f"the gradient's norm is {norm:g}"
         if broken:
             raise DivergedError(
-                f"step {step}, rank {rank}: {broken}; the weights were left as they were",
+                f"step {step}, rank {rank}: {broken}; the weights were not changed",
                 hint="lower train.optimizer.lr, or set train.clip_norm",
             )

@@ -1,6 +1,6 @@
 """The training loop: read it from top to bottom.
 
-What a step does follows from the job, the weights and the position alone, so a resumed run repeats what an uninterrupted one does.
+A step depends only on the job, the weights and the position, so a resumed run repeats what an uninterrupted one does.
 """
 
 import time
@@ -31,21 +31,20 @@ FAST_DEV_BATCHES = 2
 
 
 def train(job: JobSpec, data: DataSet, description: ModelDescription, run: Run, world: World) -> dict[str, float]:
-    """Train to the end, or until the run is told to stop; returns the last validation metrics. Ends the process in the second case."""
+    """Train to the end, and return the last validation metrics. If the run is asked to stop before, save and end the process."""
     settings, schedule = job.train, job.train.schedule_section
     order = TrainingOrder(data.train, settings, bucketing=data.bucketing)
     last_step = settings.total_steps(order.steps_per_epoch)
     learner = Learner(job, data, description, world)
     patience = Patience(settings.early_stopping, run.ranking)
     position = _resume(run, learner, patience, world, is_compiled=settings.compile)
-    reporter = _reporter(job, data, order, last_step, run if world.is_main else None)
     validate = _Validation(settings, data.validation, learner, run, world)
-    saving = _SaveCadence(job.checkpoint.every, position)
     metrics: dict[str, float] = {}
 
     with ExitStack() as opened:
-        opened.enter_context(closing(reporter))
-        checkpoints = opened.enter_context(CheckpointWriter(run, description, fingerprint(world), saves=world.is_main))
+        reporter = opened.enter_context(closing(_reporter(job, data, order, last_step, run if world.is_main else None)))
+        writer = opened.enter_context(CheckpointWriter(run, description, fingerprint(world), saves=world.is_main))
+        checkpoints = _Checkpoints(job.checkpoint.every, position, writer, learner, patience)
         if position.step and validate.is_due(position, last_step) and not _was_validated(run):
             metrics = _validated(validate(), position, reporter, patience)
         batches = opened.enter_context(closing(data.train.batches(order.picks(position, last_step, world))))
@@ -60,21 +59,32 @@ def train(job: JobSpec, data: DataSet, description: ModelDescription, run: Run, 
 
             metrics = _validated(validate(), position, reporter, patience) if validate.is_due(position, last_step) else {}
             is_over = position.step == last_step or patience.is_over
-            stops, saves = world.any(run.stop_requested, saving.is_due(position) or is_over)
+            stops, saves = world.any(run.stop_requested, checkpoints.are_due(position) or is_over)
             if stops or saves:
-                checkpoints.save(Snapshot(position, learner.state(), learner.delivered, patience), _named(metrics))
-                saving.saved(position)
+                checkpoints.save(position, metrics)
             if stops and (not is_over or not metrics):
-                checkpoints.finish()
-                _stop(run, world, f"told to stop; saved at step {position.step:,} of {last_step:,}")
-        if position.step < last_step and not patience.is_over:  # told to stop while the next batch had not arrived
-            if saving.step < position.step:
-                checkpoints.save(Snapshot(position, learner.state(), learner.delivered, patience), {})
-            checkpoints.finish()
-            _stop(run, world, f"told to stop while data was still to come: saved at step {position.step:,} of {last_step:,}")
+                _stop(run, world, checkpoints, f"stop requested: saved at step {position.step:,} of {last_step:,}")
+        if position.step < last_step and not patience.is_over:  # asked to stop before the next batch had arrived
+            checkpoints.save(position, {}, unless_saved=True)
+            _stop(
+                run, world, checkpoints, f"stop requested while data was still arriving: saved at step {position.step:,} of {last_step:,}"
+            )
+    return _finish(run, world, learner, description=description, patience=patience, metrics=metrics, validate=validate)
 
+
+def _finish(
+    run: Run,
+    world: World,
+    learner: Learner,
+    *,
+    description: ModelDescription,
+    patience: Patience,
+    metrics: dict[str, float],
+    validate: "_Validation",
+) -> dict[str, float]:
+    """Publish the model; returns the metrics of the last validation, which is repeated if it was incomplete."""
     if patience.is_over and world.is_main:
-        print(f"stopped early: {patience.since} validations in a row were not better", flush=True)
+        print(f"stopped early: no improvement in {patience.since} consecutive validations", flush=True)
     metrics = metrics or validate(to_the_end=True)
     if world.is_main:
         save_model(run.model, learner.delivered, description, run.root_of(run.model))
@@ -83,13 +93,13 @@ def train(job: JobSpec, data: DataSet, description: ModelDescription, run: Run, 
 
 
 def _resume(run: Run, learner: Learner, patience: Patience, world: World, *, is_compiled: bool) -> Position:
-    """Where to begin, with everything put back as it was there; says which promise holds from here on."""
+    """The position to start from, with everything restored; prints whether the results will be bit-identical."""
     if run.resume_from is None:
         return Position()
     position = restore_checkpoint(run.resume_from, learner, patience)
     differences = fingerprint_differences(run.resume_from, fingerprint(world)) + ["the network is compiled"] * is_compiled
     promise = (
-        f"the same data order, not the same bits ({'; '.join(differences)})" if differences else "bit-identical to a run that never stopped"
+        f"same data order, but not bit-identical ({'; '.join(differences)})" if differences else "bit-identical to a run that never stopped"
     )
     if world.is_main:
         print(f"resumed at step {position.step:,}: {promise}", flush=True)
@@ -97,7 +107,7 @@ def _resume(run: Run, learner: Learner, patience: Patience, world: World, *, is_
 
 
 def _validated(metrics: dict[str, float], position: Position, reporter: Reporter, patience: Patience) -> dict[str, float]:
-    """Tell everybody about a validation, unless it was broken off."""
+    """Pass a validation's metrics on, unless it was interrupted."""
     if metrics:
         reporter.validated(position, metrics)
         patience.validated(_named(metrics))
@@ -105,7 +115,7 @@ def _validated(metrics: dict[str, float], position: Position, reporter: Reporter
 
 
 def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
-    """Each batch, and how long it was waited for, in seconds; they end where the run is told to stop before one has arrived."""
+    """Each batch, and the seconds spent waiting for it; they end if the run is asked to stop before the next one has arrived."""
     since = time.monotonic()
     with suppress(ToldToStopError):
         for batch in batches:
@@ -113,7 +123,8 @@ def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
             since = time.monotonic()
 
 
-def _stop(run: Run, world: World, message: str) -> NoReturn:
+def _stop(run: Run, world: World, checkpoints: "_Checkpoints", message: str) -> NoReturn:
+    checkpoints.finish()
     if world.is_main:
         print(message, flush=True)
     run.exit_stopped()
@@ -127,17 +138,17 @@ def _reporter(job: JobSpec, data: DataSet, order: TrainingOrder, last_step: int,
 
 
 class _Validation:
-    """Validates what would be delivered, on all of the validation data."""
+    """Validates the network that would be saved as the model, on all validation data."""
 
     def __init__(self, settings: TrainSpec, samples: Samples, learner: Learner, run: Run, world: World) -> None:
         self._settings, self._samples, self._learner, self._run, self._world = settings, samples, learner, run, world
 
     def is_due(self, position: Position, last_step: int) -> bool:
-        """Whether to validate here; the end of the run always is validated."""
+        """Whether to validate here; the end of the run is always validated."""
         return position.meets(self._settings.evaluate) or position.step == last_step
 
     def __call__(self, to_the_end: bool = False) -> dict[str, float]:
-        """Loss, accuracy and the like; nothing if the run is told to stop meanwhile, unless it is to be done ``to_the_end``."""
+        """Loss, accuracy and similar metrics; empty if the run is asked to stop meanwhile, unless ``to_the_end``."""
         picks = validation_picks(self._samples, self._settings.batch_size, self._world, streams=self._settings.carry_state)
         self._world.share_buffers(self._learner.delivered)
         return evaluate(
@@ -152,7 +163,7 @@ class _Validation:
 
 
 def _was_validated(run: Run) -> bool:
-    """Whether the checkpoint has the validation of its step; it has not if the run was told to stop meanwhile."""
+    """Whether the checkpoint has the metrics of its step; it does not if the run was asked to stop during validation."""
     return run.resume_from is not None and bool(read_manifest(run.resume_from).metrics)
 
 
@@ -160,18 +171,25 @@ def _named(metrics: Mapping[str, float]) -> dict[str, float]:
     return {f"validation/{name}": value for name, value in metrics.items()}
 
 
-class _SaveCadence:
-    """Says when a checkpoint is due."""
+class _Checkpoints:
+    """Saves checkpoints at the job's cadence."""
 
-    def __init__(self, every: Cadence, position: Position) -> None:
-        self._every, self._saved = every, time.monotonic()
-        self.step = position.step
-        """That of the newest checkpoint."""
+    def __init__(self, every: Cadence, position: Position, writer: CheckpointWriter, learner: Learner, patience: Patience) -> None:
+        self._every, self._writer, self._learner, self._patience = every, writer, learner, patience
+        self._step, self._saved = position.step, time.monotonic()  # of the newest checkpoint
 
-    def is_due(self, position: Position) -> bool:
+    def are_due(self, position: Position) -> bool:
         if self._every.unit == "second":
             return time.monotonic() - self._saved >= self._every.count
         return position.meets(self._every)
 
-    def saved(self, position: Position) -> None:
-        self._saved, self.step = time.monotonic(), position.step
+    def save(self, position: Position, metrics: Mapping[str, float], *, unless_saved: bool = False) -> None:
+        """Save a checkpoint in every process together; not again at the same step with ``unless_saved``."""
+        if unless_saved and self._step == position.step:
+            return
+        self._writer.save(Snapshot(position, self._learner.state(), self._learner.delivered, self._patience), _named(metrics))
+        self._step, self._saved = position.step, time.monotonic()
+
+    def finish(self) -> None:
+        """Wait until the newest checkpoint is published."""
+        self._writer.finish()

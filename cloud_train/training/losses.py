@@ -1,4 +1,4 @@
-"""The loss: what a validation measures, and what a training makes small."""
+"""The loss that training minimizes and validation measures."""
 
 from typing import Literal
 
@@ -13,20 +13,20 @@ from cloud_train.job.training import TrainSpec
 def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy in nats, over all samples or characters.
 
-    ``scores`` (…, classes) in any format, computed with in fp32; ``targets`` (…) are class numbers.
+    ``scores`` (…, classes) in any format, converted to fp32; ``targets`` (…) are class numbers.
     """
     return functional.cross_entropy(_rows(scores), targets.flatten())
 
 
 class TrainingLoss:
-    """Mean cross-entropy in nats with what the job asks for: label smoothing, class weights.
+    """Mean cross-entropy in nats with the job's label smoothing and class weights.
 
-    With class weights it is the sum of each target's loss times its class's weight, divided by the *number* of targets (as Keras does it)
-    and not by the sum of the weights (as ``torch.nn.CrossEntropyLoss`` does): so the mean over a batch is the mean over its parts,
-    however it is divided among processes.
+    With class weights it is the sum of each target's loss times its class's weight, divided by the *number* of targets (as in Keras) and
+    not by the sum of the weights (as in ``torch.nn.CrossEntropyLoss``): so the mean over a batch is the mean over its parts, however it is
+    divided among processes.
 
-    ``targets`` are all of the training data. Raises JobError if the job lacks a weight for each class, and CorruptError if a target is not
-    the number of a class: a GPU would end the process for it.
+    ``targets`` are those of all training data. Raises JobError if the number of weights is not that of the classes, and CorruptError if a
+    target is not a valid class number, which would end the process on a GPU.
     """
 
     def __init__(self, train: TrainSpec, targets: Tensor, classes: int) -> None:
@@ -35,7 +35,7 @@ class TrainingLoss:
         self._class_weights = None if train.class_weights is None else _class_weights(train.class_weights, targets, classes)
 
     def __call__(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch, a scalar: ``scores`` (…, classes) in any format, computed with in fp32; ``targets`` (…)."""
+        """The loss of a batch, a scalar: ``scores`` (…, classes) in any format, converted to fp32; ``targets`` (…)."""
         scores_NC, targets_N = _rows(scores), targets.flatten()
         if self._class_weights is None:
             return functional.cross_entropy(scores_NC, targets_N, label_smoothing=self._label_smoothing)
@@ -45,7 +45,7 @@ class TrainingLoss:
 
 
 def _rows(scores: Tensor) -> Tensor:
-    """One row of scores for each target, in fp32: in 16 bits the logarithm of a sum over classes is too coarse."""
+    """One row of scores for each target, in fp32: in 16 bits the logarithm of a sum over classes is too imprecise."""
     return scores.flatten(0, -2).float()
 
 
@@ -59,7 +59,7 @@ def _class_weights(given: Literal["balanced"] | tuple[float, ...], targets: Tens
         if len(given) != classes:
             raise JobError(
                 f"train.class_weights: {len(given)} weights for {classes} classes",
-                hint=f"give {classes} numbers, in the order of the classes, or 'balanced'",
+                hint=f"set it to {classes} numbers, in the order of the classes, or to 'balanced'",
             )
         return torch.tensor(given, dtype=torch.float32)
     counts = torch.bincount(targets.flatten(), minlength=classes).cpu()
@@ -72,4 +72,4 @@ def _check(targets: Tensor, classes: int) -> None:
     lowest, highest = (int(number) for number in targets.aminmax())
     if lowest < 0 or highest >= classes:
         wrong = lowest if lowest < 0 else highest
-        raise CorruptError(f"data: a training sample is of class number {wrong}, and there are the classes 0 to {classes - 1}")
+        raise CorruptError(f"data: a training sample has class number {wrong}, but the classes are 0 to {classes - 1}")

@@ -1,14 +1,14 @@
-"""A model as files: ``model.safetensors`` with the weights, ``model.json`` with all that is needed to build the network and read its
-answers.
+"""A model as files: ``model.safetensors`` with the weights, ``model.json`` with everything needed to build the network and interpret its
+outputs.
 
 ``model.json``::
 
     {"format": 2, "model": {"kind": "cnn", …}, "classes": ["0", "1", …], "image_shape": [1, 28, 28], "normalize": null,
      "tokens": null, "unit": "characters", "preparation": "drawing", "max_length": null}
 
-The fields are those of ``ModelDescription``; ``model`` is the job's section of that name. Both files are read as data that anyone may have
-written: nothing is executed, and a network is built only if it has as many parameters as there are weights, and if an answer of it takes no
-absurd amount of memory or time.
+The fields are those of ``ModelDescription``; ``model`` is the job's section of that name. Neither file is trusted: nothing is executed, and
+a network is built only if it has as many parameters as there are weights, and if evaluating it takes a reasonable amount of memory and
+time.
 """
 
 import json
@@ -42,30 +42,32 @@ FORMAT = 2
 _LARGEST_DESCRIPTION_BYTES = 32 << 20
 _MOST_BLOCKS = 1000
 _MOST_NUMBERS = 1 << 28
-"""In one layer's output for one image: 1 GiB."""
+"""Largest output of a layer for one image: 1 GiB."""
 _MOST_PRODUCTS = 1 << 43
-"""For one image: some minutes of a CPU core, a thousand times what ResNet-50 needs."""
+"""Most multiplications for one image: some minutes on a CPU core, a thousand times what ResNet-50 needs."""
 _BUFFERS = {"running_mean", "running_var", "num_batches_tracked"}
-"""What a batch normalization has beside its parameters."""
+"""The tensors of a batch normalization that are not parameters."""
 _DESCRIPTORS = Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd")
 _Side = Annotated[int, Field(gt=0, lt=1 << 15)]
 
 
 def save_model(folder: Path, network: nn.Module, description: ModelDescription, root: Path | None = None) -> None:
-    """Write both files into ``folder``, which no link below ``root`` leads to; raises OSError. The same weights give the same bytes."""
+    """Write both files into ``folder``, following no link below ``root``; raises OSError. The same weights give the same bytes."""
     for name, content in model_files(network.state_dict(), description).items():
-        write_file(folder / name, root, content)  # by Python, so that a full disk is the usual OSError and no error of the format's own
+        write_file(folder / name, root, content)  # by Python, so that a full disk is an ordinary OSError and not an error of the format
 
 
 def model_files(weights: Mapping[str, torch.Tensor], description: ModelDescription) -> dict[str, bytes]:
-    """Both files by name, from a network's ``state_dict()``. The bytes are copies: the network may continue to learn."""
+    """Both files by name, from a network's ``state_dict()``. The bytes are copies, so training may continue."""
     fields = {"format": FORMAT, **vars(description), "model": description.model.model_dump(mode="json")}
     fields["normalize"] = description.normalize and description.normalize.model_dump(mode="json")
     return {WEIGHTS: save(_plain(weights)), DESCRIPTION: f"{json.dumps(fields, ensure_ascii=False)}\n".encode()}
 
 
 def load_network(folder: Path) -> tuple[nn.Module, ModelDescription]:
-    """The network of ``folder`` on the CPU, ready to answer. Raises NotFoundError without its files, CorruptError if they do not fit."""
+    """The network in ``folder`` on the CPU, in evaluation mode. Raises NotFoundError if a file is missing, CorruptError if they do not fit,
+    MissingDependencyError if no installed package provides its kind of network, BrokenComponentError if that package is broken.
+    """
     description = read_description(folder / DESCRIPTION)
     weights = read_weights(folder / WEIGHTS)
     found = sum(tensor.numel() for name, tensor in weights.items() if name.rpartition(".")[2] not in _BUFFERS)
@@ -77,7 +79,7 @@ def load_network(folder: Path) -> tuple[nn.Module, ModelDescription]:
         raise CorruptError(f"{folder / DESCRIPTION} does not describe a model: {error.message}") from error
     wanted = sum(layer.parameters for layer in layers)
     if found != wanted:
-        raise CorruptError(f"{folder / WEIGHTS} has {found:,} parameters, and {DESCRIPTION} describes a model of {wanted:,}")
+        raise CorruptError(f"{folder / WEIGHTS} has {found:,} parameters, but {DESCRIPTION} describes a model with {wanted:,}")
     _check_cost(layers, description.image_shape, folder / DESCRIPTION)
     network = build(description, seed=0)
     _check_fit(network.state_dict(), weights, folder / WEIGHTS)
@@ -86,22 +88,22 @@ def load_network(folder: Path) -> tuple[nn.Module, ModelDescription]:
 
 
 def _check_cost(layers: Iterable[LayerFacts], image_shape: tuple[int, int, int] | None, path: Path) -> None:
-    """Refuse a classifier of images to which few weights and a small file give giant outputs."""
+    """Refuse an image classifier with few weights but enormous outputs."""
     if image_shape is None:
         return
     outputs = [tuple(map(int, layer.output_shape)) for layer in layers]
     products = sum(layer.parameters * math.prod(output[1:]) for layer, output in zip(layers, outputs, strict=True))
     if max(map(math.prod, [image_shape, *outputs])) > _MOST_NUMBERS or products > _MOST_PRODUCTS:
-        raise CorruptError(f"{path} describes a model that no machine has the memory or the time for")
+        raise CorruptError(f"{path} describes a model that would need an unreasonable amount of memory or time")
 
 
 def _check_fit(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], path: Path) -> None:
     for name in (*wanted, *found):
         mine, theirs = (_form(tensors.get(name)) for tensors in (wanted, found))
         if mine != theirs:
-            raise CorruptError(f"{path} does not fit {DESCRIPTION}: {name} is {theirs} there, and should be {mine}")
+            raise CorruptError(f"{path} does not fit {DESCRIPTION}: {name} is {theirs}, but should be {mine}")
         if not found[name].isfinite().all():
-            raise CorruptError(f"{path} has numbers in {name} that are not finite")
+            raise CorruptError(f"{path} has values in {name} that are not finite")
 
 
 def _form(tensor: torch.Tensor | None) -> str:
@@ -109,20 +111,20 @@ def _form(tensor: torch.Tensor | None) -> str:
 
 
 def _plain(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights and buffers on the CPU, in the memory order that a file holds."""
+    """Weights and buffers on the CPU, contiguous, as a file needs them."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file; raises NotFoundError or CorruptError."""
     try:
-        descriptor = open_plain(path)  # there may be a link or a pipe: containers write into run directories
+        descriptor = open_plain(path)  # a container may have put a link or a pipe there
         try:
             return load_file(_DESCRIPTORS / str(descriptor))
         finally:
             os.close(descriptor)
     except FileNotFoundError as error:
-        raise NotFoundError(f"there is no {path}") from error
+        raise NotFoundError(f"no such file: {path}") from error
     except (SafetensorError, ValueError, KeyError, OSError) as error:
         raise CorruptError(f"{path} is not a safetensors file: {error}") from error
 
@@ -133,18 +135,16 @@ def read_description(path: Path) -> ModelDescription:
         with os.fdopen(open_plain(path), "rb") as file:
             content = file.read(_LARGEST_DESCRIPTION_BYTES + 1)
         if len(content) > _LARGEST_DESCRIPTION_BYTES:
-            raise CorruptError(f"{path} is larger than a model's description can be")
+            raise CorruptError(f"{path} is too large for a model's description")
         return _description(content, path)
     except FileNotFoundError as error:
-        raise NotFoundError(
-            f"there is no {path.name} in {path.parent}", hint="only models of the built-in trainers can be used here"
-        ) from error
+        raise NotFoundError(f"{path.parent} has no {path.name}", hint="use a model of the built-in trainers") from error
     except (ValueError, TypeError, KeyError, RecursionError, OSError) as error:
         raise CorruptError(f"{path} does not describe a model: {error}") from error
 
 
 class _Fields(BaseModel):
-    """``model.json``, field by field; what they mean together is looked at afterwards."""
+    """``model.json``, field by field; their combination is checked afterwards."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -162,9 +162,11 @@ class _Fields(BaseModel):
 def _description(content: bytes, path: Path) -> ModelDescription:
     fields = json.loads(content)
     if fields["format"] != FORMAT:
-        raise ValueError(f"its format is not {FORMAT}")
+        raise ValueError(f"its format is unknown; this version reads format {FORMAT}")
     model = fields["model"]
-    if isinstance(model, dict) and len(model.get("blocks") or ()) > _MOST_BLOCKS:  # each would be a hundred times as large once it is read
+    if (
+        isinstance(model, dict) and len(model.get("blocks") or ()) > _MOST_BLOCKS
+    ):  # each takes a hundred times as much memory once it is parsed
         raise ValueError(f"it has more than {_MOST_BLOCKS:,} blocks")
     if isinstance(model, dict) and isinstance(model.get("kind"), str):
         _check_kind(model["kind"], path)
@@ -175,7 +177,7 @@ def _description(content: bytes, path: Path) -> ModelDescription:
     description = ModelDescription(**{name: value for name, value in read if name != "format"})
     kind = description.sample_kind
     if kind not in read.model.reads:
-        raise ValueError(f"image_shape and tokens are those of {kind}, which a model of kind {read.model.kind!r} does not read")
+        raise ValueError(f"image_shape and tokens describe {kind}, which a model of kind {read.model.kind!r} does not read")
     (_check_image_classifier if kind == "images" else _check_reader)(description)
     return description
 
@@ -193,23 +195,23 @@ def _check_kind(kind: str, path: Path) -> None:
 
 def _check_image_classifier(description: ModelDescription) -> None:
     if description.image_shape is None or description.tokens is not None:
-        raise ValueError("an image classifier has an image_shape and no tokens")
+        raise ValueError("an image classifier needs an image_shape and no tokens")
     channels, height, width = description.image_shape
     if description.preparation == "photograph" and height != width:
-        raise ValueError("the middle of a photograph is a square, and image_shape is none")
+        raise ValueError("a photograph is cropped to a square, but image_shape is not square")
     if channels not in (1, 3):
-        raise ValueError("an image has 1 channel or 3")
+        raise ValueError("an image must have 1 channel or 3")
     if description.normalize is not None:
         lengths = {len(description.normalize.mean), len(description.normalize.std)}
         if lengths not in ({1}, {channels}):
-            raise ValueError("normalize does not have one number for each channel")
+            raise ValueError("normalize must have one value for each channel")
 
 
 def _check_reader(description: ModelDescription) -> None:
     if description.normalize is not None:
-        raise ValueError("only an image classifier has something to normalize")
+        raise ValueError("only an image classifier can have normalize")
     if description.tokens is not None:
         if len(set(description.tokens)) < len(description.tokens):
-            raise ValueError("a token has two numbers")
+            raise ValueError("a token occurs twice in tokens")
     elif any(len(character) != 1 for character in description.classes) or list(description.classes) != sorted(set(description.classes)):
-        raise ValueError("its classes are not the characters of a vocabulary")
+        raise ValueError("classes must be the sorted characters of a vocabulary")

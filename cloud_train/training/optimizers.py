@@ -1,8 +1,8 @@
 """SGD, Adam and AdamW: torch's own fused kernels, with the state that a checkpoint needs.
 
-``torch.optim.Adam`` and its like import torch's compiler when they are made, which takes longer than importing torch itself (1.6 s after
-1.4 s, measured with torch 2.13) and is of no use here. The functions below them do not, and give the same weights to the last bit; tests
-hold both.
+``torch.optim.Adam`` and similar classes import torch's compiler when they are created, which takes longer than importing torch itself (1.6
+s after 1.4 s, measured with torch 2.13) and is not needed here. The functions that they call do not, and give bit-identical weights; tests
+check both.
 """
 
 from abc import ABC, abstractmethod
@@ -37,7 +37,7 @@ def make_built_in(settings: optimizers.Optimizer, network: nn.Module) -> "Optimi
 
 
 class Optimizer(ABC):
-    """Changes weights along their gradients. ``learning_rate`` may change between steps; the ``spared`` weights do not decay."""
+    """Updates weights along their gradients. ``learning_rate`` may change between steps; the ``spared`` weights do not decay."""
 
     def __init__(
         self,
@@ -60,37 +60,37 @@ class Optimizer(ABC):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The weights in the form of ``torch.optim.Optimizer``, in which ``torch.amp.GradScaler`` looks for the gradients."""
+        """The weights as in ``torch.optim.Optimizer``, where ``torch.amp.GradScaler`` looks for the gradients."""
         return [{"params": self.weights}]
 
     def clear_gradients(self) -> None:
-        """Forget the gradients of the step before."""
+        """Drop the gradients of the previous step."""
         for weight in self.weights:
             weight.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
-        """Change the weights once. A weight without a gradient had no part in the loss; it counts as one whose gradient is zero."""
+        """Update the weights once. A weight without a gradient did not contribute to the loss; its gradient counts as zero."""
         gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in self.weights]
         for group in self._groups:
             self._update(group, [gradients[place] for place in group.places])
 
     def state(self) -> dict[str, list[Tensor]]:
-        """What ``step`` carries from one step to the next: a tensor for each of the ``weights``, under each name. Not copies."""
+        """The state that ``step`` keeps between steps: under each name, a tensor for each of the ``weights``. Not copies."""
         return self._state
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what ``state`` returned, copied to where each weight is; raises ValueError if it is that of other weights or of another
+        """Restore what ``state`` returned, copied to the device of each weight; raises ValueError if it belongs to other weights or another
         optimizer.
         """
         if state.keys() != self._state.keys():
             kept, found = (", ".join(names) or "nothing" for names in (self._state, state))
-            raise ValueError(f"the optimizer's state has {found}, and this one keeps {kept}")
+            raise ValueError(f"the optimizer's state has {found}, but this optimizer keeps {kept}")
         for name, mine_by_weight in self._state.items():
             saved = list(state[name])
             if [tensor.shape for tensor in saved] != [tensor.shape for tensor in mine_by_weight]:
-                raise ValueError(f"the optimizer's {name} is that of other weights")
+                raise ValueError(f"the optimizer's {name} belongs to other weights")
             for mine, other in zip(mine_by_weight, saved, strict=True):
                 mine.copy_(other)
 
@@ -100,7 +100,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def _update(self, group: "_Group", gradients: list[Tensor]) -> None:
-        """Change the weights of ``group`` along their ``gradients``."""
+        """Update the weights of ``group`` along their ``gradients``."""
 
     def _zeros(self) -> list[Tensor]:
         return [torch.zeros_like(weight) for weight in self.weights]
@@ -139,8 +139,8 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019): each step also takes the part ``learning_rate * weight_decay`` off a
-    weight.
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019): each step also reduces a weight by the fraction
+    ``learning_rate * weight_decay``.
     """
 
     _kernel = staticmethod(adamw)
@@ -170,7 +170,7 @@ class Sgd(Optimizer):
         return cls(network.parameters(), settings.lr, settings.weight_decay, spared=spared, momentum=momentum, nesterov=nesterov)
 
     def _first_state(self) -> dict[str, list[Tensor]]:
-        # torch takes the first gradient as the first momentum. From zeros and without dampening, that is what comes out.
+        # torch initializes the momentum with the first gradient; starting from zeros without dampening gives the same.
         return {"momentum": self._zeros()} if self._momentum else {}
 
     def _update(self, group: "_Group", gradients: list[Tensor]) -> None:
@@ -193,17 +193,17 @@ _BUILT_IN: dict[str, type[Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": Sg
 
 @dataclass(frozen=True)
 class _Group:
-    """Weights that decay alike, and are changed by one call of a kernel."""
+    """Weights with the same decay, updated by one call of a kernel."""
 
     places: list[int]
-    """Where they stand among all the weights."""
+    """Their indices among all weights."""
     weights: list[Tensor]
     state: dict[str, list[Tensor]]
     weight_decay: float
 
 
 def _spared(kinds: Collection[str], network: nn.Module) -> Iterator[nn.Parameter]:
-    """The weights of the kinds that the job spares the decay."""
+    """The weights of the kinds that the job excludes from decay."""
     for module in network.modules():
         for name, weight in module.named_parameters(recurse=False):
             if (

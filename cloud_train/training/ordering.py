@@ -1,7 +1,7 @@
-"""Which samples each step learns from: a function of the seed and the position, whatever the number of processes.
+"""Which samples each step learns from: a function of the seed and the position, independent of the number of processes.
 
-A step's batch is a slice of its epoch's order, and each process takes a share of the slice. So a run that continues elsewhere, with another
-number of processes, sees the same samples in the same steps.
+A step's batch is a slice of its epoch's order, and each process takes a share of the slice. So a run that continues elsewhere, with a
+different number of processes, sees the same samples in the same steps.
 """
 
 from collections.abc import Iterator
@@ -19,19 +19,19 @@ from cloud_train.training.position import Position
 from cloud_train.training.randomness import permutation
 
 _GROUPS_IN_A_WINDOW = 4
-"""Groups whose samples are shuffled together, where samples arrive in groups."""
+"""Number of groups whose samples are shuffled together, if samples arrive in groups."""
 _FIRST_WINDOWS = (1, 1, 2)
-"""The same for the first windows of the first epoch, so that a training begins as soon as one group is there."""
+"""The same for the first windows of the first epoch, so that training begins as soon as one group has arrived."""
 _BATCHES_IN_A_BUCKET = 50  # few enough to keep an epoch's order random, enough to make the lines of a batch nearly equal in length
 
 
 class TrainingOrder:
     """The order of the training samples, epoch by epoch.
 
-    Shuffled; or, where samples arrive in groups, the groups shuffled (but not in the first epoch), and then the samples of a few groups
-    after one another, so that the first batches need the first groups only; or, for lines of different lengths (``bucketing``), shuffled so
-    that those of a batch are of similar lengths; or, where a state is carried from batch to batch (``carry_state``), in ``batch_size``
-    streams, so that each row of a batch continues where that row of the previous batch ended.
+    By default shuffled. If samples arrive in groups, the groups are shuffled (but not in the first epoch), and then the samples of a few
+    groups at a time, so that the first batches need only the first groups. With ``bucketing``, the lines of a batch have similar lengths.
+    With ``carry_state``, the samples are read as ``batch_size`` streams, so that each row of a batch continues that row of the previous
+    one.
     """
 
     def __init__(self, samples: Samples, train: TrainSpec, bucketing: bool = False) -> None:
@@ -41,30 +41,29 @@ class TrainingOrder:
         self._streams = train.carry_state
         if self._streams and self._count < self._batch_size:
             raise JobError(
-                f"train.carry_state reads train.batch_size = {self._batch_size:,} streams side by side,"
-                f" and the text has {self._count:,} sequences",
-                hint="lower train.batch_size, shorten data.sequence_length, or give more text",
+                f"train.carry_state reads train.batch_size = {self._batch_size:,} sequences in parallel,"
+                f" but the text has {self._count:,} training sequences",
+                hint="lower train.batch_size or data.sequence_length, or use more text",
             )
 
     @property
     def samples(self) -> int:
-        """Samples of an epoch; streams leave out the few that do not make a whole batch."""
+        """Samples in an epoch; streams leave out those that do not fill a batch."""
         return self._count - self._count % self._batch_size if self._streams else self._count
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of an epoch; the last batch may be smaller."""
+        """Steps in an epoch; the last batch may be smaller."""
         return ceil(self.samples / self._batch_size)
 
     def batch_size_at(self, position: Position) -> int:
-        """Samples of the step after ``position``, in all processes together."""
+        """Samples in the step after ``position``, across all processes."""
         return min(self._batch_size, self.samples - position.consumed)
 
     def picks(self, position: Position, last_step: int, world: World) -> Iterator[Pick]:
-        """What this process learns from in each step from ``position`` to the last.
+        """This process's samples in each step from ``position`` to the last.
 
-        Where a batch has fewer samples than there are processes, those without one pick the first: it keeps them in step, and has no
-        weight.
+        If a batch has fewer samples than there are processes, those without one pick the first: it keeps them in step and gets no weight.
         """
         order = self.of_epoch(position.epoch)
         self._samples.expect(order[position.consumed :])
@@ -88,7 +87,7 @@ class TrainingOrder:
 
     def _grouped(self, sizes: Tensor, epoch: int) -> Tensor:
         ends = sizes.cumsum(0)
-        # At first they come as they are numbered, which is how they arrive until the order of need is known.
+        # The first epoch follows the groups' numbers, the order in which they arrive until the needed order is known.
         groups = permutation(len(sizes), self._seed, "groups", epoch) if epoch else torch.arange(len(sizes))
         order = []
         for number, window in enumerate(_windows(groups, epoch)):
@@ -101,13 +100,13 @@ class TrainingOrder:
         parts = [order[start : start + size] for start in range(0, self._count, size)]
         buckets = [part[lengths[part].argsort(stable=True)] for part in parts]
         sorted_order = torch.cat(buckets)
-        whole = self._count // self._batch_size  # a smaller batch stays the last one
+        whole = self._count // self._batch_size  # the incomplete batch stays last
         batches = sorted_order[: whole * self._batch_size].view(whole, self._batch_size)
         return torch.cat([batches[permutation(whole, self._seed, "batches", epoch)].flatten(), sorted_order[whole * self._batch_size :]])
 
 
 def _windows(groups: Tensor, epoch: int) -> Iterator[Tensor]:
-    """The groups of an epoch, in their order, cut into those whose samples are shuffled together."""
+    """The groups of an epoch, in order, in windows whose samples are shuffled together."""
     begin = 0
     sizes = chain(_FIRST_WINDOWS if epoch == 0 else (), repeat(_GROUPS_IN_A_WINDOW))
     while begin < len(groups):
@@ -117,9 +116,9 @@ def _windows(groups: Tensor, epoch: int) -> Iterator[Tensor]:
 
 
 def validation_picks(samples: Samples, batch_size: int, world: World, streams: bool = False) -> Iterator[Pick]:
-    """All of ``samples`` once, over all processes together, in batches of ``batch_size`` over all processes together.
+    """This process's share of all ``samples``, in batches that have ``batch_size`` samples across all processes.
 
-    With ``streams``, each row of a batch continues where that row of the previous batch ended; a batch may be shorter than the one before.
+    With ``streams``, each row of a batch continues that row of the previous one; a batch may be shorter than the previous one.
     """
     count = len(samples)
     if streams:

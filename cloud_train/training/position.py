@@ -1,4 +1,4 @@
-"""How far a training is. With the seed, it decides all that comes next."""
+"""How far a training has come. Together with the seed, it determines everything that follows."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -8,22 +8,22 @@ from cloud_train.spec.types import Cadence
 
 @dataclass(frozen=True)
 class Position:
-    """A place between two steps."""
+    """A point between two steps."""
 
     step: int = 0
     """Steps taken."""
     epoch: int = 0
-    """Passes over the training data that are complete."""
+    """Complete passes over the training data."""
     consumed: int = 0
-    """Samples of the pass after those that the weights have learned from, in all processes together."""
+    """Samples of the current pass that have been learned from, across all processes."""
 
     def after(self, samples: int, of: int) -> Self:
-        """The position one step on, having learned from ``samples`` of an epoch ``of`` so many."""
+        """The position one step later, after ``samples`` of an epoch of ``of`` samples."""
         consumed = self.consumed + samples
         return type(self)(self.step + 1, self.epoch + consumed // of, consumed % of)
 
     def meets(self, every: Cadence) -> bool:
-        """Whether something that happens ``every`` so many epochs or steps happens here; nothing happens before the first step."""
+        """Whether something with the cadence ``every``, in epochs or steps, is due here; nothing is due before the first step."""
         if not self.step or every.unit == "second":
             return False
         if every.unit == "epoch":

@@ -1,10 +1,11 @@
-"""A trained model's answers as a program: ``python -m cloud_train.training.predict FOLDER (--images FILE… | --prompt TEXT | --text TEXT)``.
+"""A trained model's predictions as a program: ``python -m cloud_train.training.predict FOLDER (--images FILE… | --prompt TEXT | --text
+TEXT)``.
 
 stdout is one JSON object: ``{"predictions": […]}`` for images and lines of text, ``{"prompt", "continuation"}`` for a prompt, or
 ``{"error": {"message", "hint", "code"}}`` with the error's documented exit status.
 
-Pictures are prepared as in validation. What is transparent in one is taken as it is, and none is inverted unasked: a model of light strokes
-on dark ground, such as the digits, needs ``--invert`` for dark strokes on light ground.
+Images are prepared as in validation. Transparency is ignored, and nothing is inverted by default: a model of light strokes on a dark
+background, such as the digits, needs ``--invert`` for dark strokes on a light one.
 """
 
 import argparse
@@ -17,13 +18,13 @@ from cloud_train.errors import CloudTrainError, MissingDependencyError, UsageErr
 
 _NEEDED = ("torch", "numpy", "safetensors", "pydantic")
 _OPTION_OF = {"images": "images", "text": "prompt", "lines": "text"}
-"""What a model reads → the option with which it is asked."""
+"""What a model reads → the option that passes it."""
 _DOES = {"images": "classifies images", "prompt": "continues text", "text": "classifies lines of text"}
 _ASKED_WITH = {"images": "image files", "prompt": "--prompt TEXT", "text": "--text TEXT"}
 
 
 def main(arguments: list[str]) -> int:
-    """Answer on stdout; returns the exit status."""
+    """Print the predictions; returns the exit status."""
     try:
         answer, status = _answer(_parse(arguments)), 0
     except CloudTrainError as error:
@@ -39,16 +40,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = _Parser(prog="predict", description="Answers of a trained model, as JSON.")
+    parser = _Parser(prog="predict", description="Predictions of a trained model, as JSON.")
     parser.add_argument("folder", type=Path, help="folder with model.safetensors and model.json")
     question = parser.add_mutually_exclusive_group(required=True)
     question.add_argument("--images", nargs="+", type=Path, help="image files to classify")
     question.add_argument("--prompt", help="text to continue")
-    question.add_argument("--text", action="append", help="a line of text to classify; several times for several")
-    parser.add_argument("--invert", action="store_true", help="the images have dark strokes on light ground")
+    question.add_argument("--text", action="append", help="a line of text to classify; may be repeated")
+    parser.add_argument("--invert", action="store_true", help="the images have dark strokes on a light background")
     parser.add_argument("--length", type=int, default=200, help="characters to write")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 is the likeliest text, 1 what the model believes")
-    parser.add_argument("--top-k", type=int, help="draw from this many likeliest characters only")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="0 picks the likeliest characters, 1 samples from the model's own probabilities"
+    )
+    parser.add_argument("--top-k", type=int, help="sample only from this many likeliest characters")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text")
     return parser.parse_args(arguments)
 
@@ -67,7 +70,7 @@ def _answer(options: argparse.Namespace) -> dict[str, Any]:
     takes = _OPTION_OF[model.description.sample_kind]
     asked = next(name for name in _ASKED_WITH if getattr(options, name) is not None)
     if asked != takes:
-        raise UsageError(f"this model {_DOES[takes]}; it cannot answer {_ASKED_WITH[asked]}", hint=f"ask it with {_ASKED_WITH[takes]}")
+        raise UsageError(f"this model {_DOES[takes]}; it does not accept {_ASKED_WITH[asked]}", hint=f"use {_ASKED_WITH[takes]}")
     if takes == "prompt":
         settings = {name: getattr(options, name) for name in ("length", "temperature", "top_k", "seed")}
         return {"prompt": options.prompt, "continuation": model.generate(options.prompt, **settings)}

@@ -1,4 +1,4 @@
-"""What a training process and its launcher know of each other, before either has imported torch."""
+"""What a training process and its launcher share before either has imported torch."""
 
 import os
 import time
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MEETING = "_CLOUD_TRAIN_MEETING"
-"""The file at which the processes of one node meet; not set where they are on several nodes, and meet at node 0's port."""
+"""Variable with the file at which the processes of a single node meet; not set on several nodes, which meet at node 0's port."""
 
 
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
@@ -16,22 +16,22 @@ def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def own_rank(environment: Mapping[str, str] = os.environ) -> int:
-    """This process's number among those that train together; 0 where it is alone."""
+    """This process's rank among those that train together; 0 if it is alone."""
     return int(environment["RANK"]) if is_launched(environment) else 0
 
 
 @dataclass(frozen=True)
 class LastWords:
-    """Why a training process ends."""
+    """Why a training process ended."""
 
     message: str
     cause: str = "failed"
     is_consequence: bool = False
-    """Whether another process ended first, and took this one along."""
+    """Whether another process ended first and caused this."""
     time: float = field(default_factory=time.time)
-    """When it was said, in seconds since the epoch."""
+    """Time of the message, in seconds since 1970-01-01 UTC."""
 
 
 def words_file(failure: Path, rank: int) -> Path:
-    """Where the process ``rank`` leaves its last words, beside the run's own ``failure``, for the launcher to choose from."""
+    """Where the process ``rank`` writes its ``LastWords``, next to the run's own ``failure``, for the launcher to choose from."""
     return failure.with_name(f".{failure.name}-rank-{rank}")

@@ -1,6 +1,6 @@
-"""Randomness that is derived, not carried along: each choice has a seed of its own, from the job's seed and the choice's name.
+"""Derived randomness: each choice has its own seed, from the job's seed and the choice's name.
 
-Resuming then needs no generator's state, and neither the number of processes nor what was drawn before changes what is drawn here.
+So resuming needs no generator's state, and neither the number of processes nor earlier draws change a choice.
 """
 
 import hashlib
@@ -15,5 +15,5 @@ def derived_seed(seed: int, *name: str | int) -> int:
 
 
 def permutation(size: int, seed: int, *name: str | int) -> torch.Tensor:
-    """A random order of ``size`` things, int64 of shape (size,)."""
+    """A random permutation of ``size`` numbers, int64 of shape (size,)."""
     return torch.randperm(size, generator=torch.Generator().manual_seed(derived_seed(seed, *name)))

@@ -1,4 +1,4 @@
-"""Tells how the training goes: metrics of each step and each validation to the run, lines for a person to the log."""
+"""Reports a training's progress: metrics of each step and validation to the run, lines of text to the log."""
 
 import math
 import time
@@ -11,12 +11,12 @@ from cloud_train.training.position import Position
 from cloud_train.worker.api import Run
 
 _LINE_SECONDS = 60.0
-"""Between two lines in the log where no validation says anything."""
+"""Time between two lines in the log if no validation writes one."""
 
 
 @dataclass
 class Reporter:
-    """One training's voice. In a process that does not report (``run`` is None) it says nothing."""
+    """Reports one training. In a process that does not report (``run`` is None), it does nothing."""
 
     run: Run | None
     samples: int
@@ -33,7 +33,7 @@ class Reporter:
     _said: float = field(default_factory=time.monotonic)
 
     def stepped(self, position: Position, result: StepResult, samples: int, waited: float) -> None:
-        """Log one step, learned from ``samples`` after ``waited`` seconds for them; the rates about once a second."""
+        """Log one step with ``samples`` samples, for which it waited ``waited`` seconds; the rates about once a second."""
         if self.run is None:
             return
         self._loss = result.loss
@@ -52,7 +52,7 @@ class Reporter:
         self.run.log(step=position.step, epoch=self._epoch(position), split="train", **values)
 
     def validated(self, position: Position, metrics: Mapping[str, float]) -> None:
-        """Log a validation and print a line about it; nothing for one that was broken off."""
+        """Log a validation and print a line about it; does nothing for an incomplete one."""
         if self.run is None or not metrics:
             return
         self.run.log(step=position.step, epoch=self._epoch(position), split="validation", **metrics)
@@ -60,10 +60,10 @@ class Reporter:
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
         trained = "" if math.isnan(self._loss) else f"loss {self._loss:.4f}, "
         self._say(position, f"{trained}validation {shown}")
-        self._start_counting(time.monotonic())  # the rate is that of training
+        self._start_counting(time.monotonic())  # the rates do not include validation
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what remains."""
         if self.events is not None:
             self.events.close()
 

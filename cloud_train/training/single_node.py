@@ -1,8 +1,8 @@
-"""The processes of a training on one node meet without a network: at a file in a private folder, and then over the loopback interface.
+"""The processes of a single-node training meet without a network: at a file in a private folder, and then over the loopback interface.
 
-torch's own rendezvous for this ("c10d") listens on all interfaces of the machine, authenticates no one, and unpickles what it receives
-(``torch/distributed/elastic/rendezvous/dynamic_rendezvous.py``): anyone who reaches the port runs code as the user. One node has no
-others to wait for, so its launcher needs no network at all.
+torch's own rendezvous for this ("c10d") listens on all interfaces, without authentication, and unpickles what it receives
+(``torch/distributed/elastic/rendezvous/dynamic_rendezvous.py``): anyone who can reach the port can run code as the user. A single node has
+no others to wait for, so its launcher needs no network at all.
 """
 
 import os
@@ -29,7 +29,7 @@ _INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 class SingleNodeRendezvous(RendezvousHandler):
-    """The rendezvous of a single node's launcher, which has no others to wait for."""
+    """The rendezvous of a single node's launcher, which waits for no others."""
 
     def __init__(self, parameters: RendezvousParameters) -> None:
         self._run_id = parameters.run_id
@@ -41,7 +41,7 @@ class SingleNodeRendezvous(RendezvousHandler):
         return SINGLE_NODE_BACKEND
 
     def next_rendezvous(self) -> RendezvousInfo:
-        """One launcher, of rank 0. The address is what torch puts into MASTER_ADDR; nothing listens there."""
+        """One launcher, with rank 0. torch puts the address into MASTER_ADDR; nothing listens there."""
         return RendezvousInfo(self._store, 0, 1, RendezvousStoreInfo("127.0.0.1", 0))
 
     def is_closed(self) -> bool:
@@ -57,17 +57,17 @@ class SingleNodeRendezvous(RendezvousHandler):
         return 0
 
     def get_run_id(self) -> str:
-        """The run that meets."""
+        """The run's id."""
         return self._run_id
 
     def shutdown(self) -> bool:
-        """There is nothing to close."""
+        """Nothing has to be closed."""
         return True
 
 
 @contextmanager
 def single_node_rendezvous(folder: Path) -> Iterator[dict[str, Any]]:
-    """What torch's launcher is told of the rendezvous. ``folder`` is private; the training processes meet at a file in it."""
+    """The rendezvous settings for torch's launcher. ``folder`` is private; the training processes meet at a file in it."""
     rendezvous_handler_registry.register(SINGLE_NODE_BACKEND, SingleNodeRendezvous)
     known = {name for _, name in socket.if_nameindex()}
     for interface in _LOOPBACK_INTERFACES:

@@ -188,7 +188,7 @@ def test_a_file_of_text_that_announces_more_than_such_files_may_have_is_refused_
     server.answers = [Answer(206, (("Content-Range", "bytes 0-0/64400000000"), ("Content-Length", "0")))]
     url = f"{server.url}/data"
     (file,) = downloads_of({"dataset": dataset, "url": url, "sha256": SUM}, DATASETS.get(dataset).most_download_bytes)
-    with pytest.raises(CorruptError, match=r"has 64,400,000,000 bytes, but at most 1,073,741,824 are taken"):
+    with pytest.raises(CorruptError, match=r"has 64,400,000,000 bytes, but at most 1,073,741,824 bytes are allowed"):
         download_all([file], tmp_path, lambda note: None)
     assert len(server.requests) == 1
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 1000
@@ -197,7 +197,7 @@ def test_a_file_of_text_that_announces_more_than_such_files_may_have_is_refused_
 def test_a_file_whose_size_is_not_said_ends_at_what_it_may_have(server: FileServer, tmp_path: Path) -> None:
     server.files["/data"] = bytes(100_000)
     server.answers = [Answer(chunked=True, ranges=False)] * 2
-    with pytest.raises(CorruptError, match="does not end, but at most 1,000 are taken"):
+    with pytest.raises(CorruptError, match="does not end, but at most 1,000 bytes are allowed"):
         fetch_url(f"{server.url}/data", tmp_path / "file", sha256=SUM, most_bytes=1_000)
     assert not (tmp_path / "file").exists()
 
@@ -206,5 +206,5 @@ def test_a_file_whose_size_is_not_said_does_not_fill_the_disk(server: FileServer
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000))
     server.files["/data"] = bytes(100_000)
     server.answers = [Answer(chunked=True, ranges=False)] * 2
-    with pytest.raises(CorruptError, match="does not end, but at most 9,000 are taken"):
+    with pytest.raises(CorruptError, match="does not end, but at most 9,000 bytes are allowed"):
         fetch_url(f"{server.url}/data", tmp_path / "file", sha256=SUM)

@@ -80,7 +80,7 @@ def test_a_token_goes_to_the_cloud_s_own_vault_which_the_wire_hears(wire: Wire) 
 
 def test_a_private_vault_gets_a_token_once_the_machine_s_own_environment_names_it(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     place = "azure-secret:https://vault.private.example/secrets/x"
-    with pytest.raises(CloudTrainError, match=rf"not sent to vault\.private\.example.*azure\.vault.*{TRUSTED}"):
+    with pytest.raises(CloudTrainError, match=rf"to vault\.private\.example.*azure\.vault.*{TRUSTED}"):
         fetch(place)
     assert wire.heard == []
     monkeypatch.setenv(TRUSTED, "vault.private.example")

@@ -31,6 +31,6 @@ def test_a_missing_permission_is_shown_with_its_name_and_ends_with_5(cloud_train
         told = cloud_train("doctor", "--store", url, "--json", **environment)
     assert (shown.status, told.status) == (5, 5)
     assert f"✘ store delete     cannot delete {url}/cloud-train-probe-" in shown.text
-    assert "→ it needs s3:DeleteObject on arn:aws:s3:::" in shown.text
+    assert "→ required: s3:DeleteObject on arn:aws:s3:::" in shown.text
     assert [finding["name"] for finding in told.json["findings"] if finding["status"] == "error"] == ["store delete"]
     assert environment["AWS_SECRET_ACCESS_KEY"] not in shown.text.replace(url, "")

@@ -25,5 +25,5 @@ def test_a_folder_becomes_shards_and_the_destination_is_printed(cloud_train: Com
 def test_an_unusable_folder_or_size_is_a_usage_error(cloud_train: CommandLine) -> None:
     photos(cloud_train.folder / "photos")
     assert cloud_train("pack", "photos", "photos").status == 2
-    assert "is not a size" in cloud_train("pack", "photos", "packed", "--shard-size", "much").err
+    assert "is not a valid size" in cloud_train("pack", "photos", "packed", "--shard-size", "much").err
     assert "nowhere: no such file or directory" in cloud_train("pack", "nowhere", "packed").err

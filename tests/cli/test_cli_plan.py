@@ -41,7 +41,7 @@ def test_an_image_data_set_shows_its_shape_classes_samples_and_steps(shown: Show
         "sample image of 28×28×1",
         "classes 10",
         "samples 1,438 for training, 359 for validation",
-        "steps 23 per epoch, 115 in all",
+        "steps 23 per epoch, 115 in total",
     ]
 
 
@@ -68,7 +68,7 @@ def test_what_is_not_known_before_the_data_is_there_says_so(shown: Shown) -> Non
 
 def test_steps_that_the_job_names_are_known_without_the_data(shown: Shown) -> None:
     lines = shown("model: {kind: rnn}\ndata: {dataset: text, path: none}\ntrain: {steps: 9}\n")
-    assert "steps 9 in all" in lines
+    assert "steps 9 in total" in lines
 
 
 def test_several_processes_and_another_precision_are_shown(shown: Shown) -> None:
@@ -78,7 +78,7 @@ def test_several_processes_and_another_precision_are_shown(shown: Shown) -> None
 
 
 def test_early_stopping_makes_the_steps_an_upper_bound(shown: Shown) -> None:
-    assert "steps 23 per epoch, at most 115 in all" in shown(CNN + "train: {early_stopping: {}}\n")
+    assert "steps 23 per epoch, at most 115 in total" in shown(CNN + "train: {early_stopping: {}}\n")
 
 
 def keys(lines: list[str]) -> set[str]:
@@ -117,5 +117,5 @@ def test_the_request_to_the_provider_and_its_refusals_are_shown(shown: Shown) ->
     lines = shown("model: {kind: script, command: x}\nprovider: docker\nresources: {memory: 1MB}\n")
     assert '"CapDrop": [' in lines
     start = lines.index("WOULD BE REFUSED")
-    assert "resources.memory: 1000000 bytes are too few" in lines[start + 1]
+    assert "resources.memory: 1000000 bytes is too little" in lines[start + 1]
     assert "WOULD BE REFUSED" not in shown(CNN)

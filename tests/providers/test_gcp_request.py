@@ -56,7 +56,7 @@ def test_defaults_hold_without_a_config_file_and_what_is_missing_is_named() -> N
         ("jobSpec.workerPoolSpecs.0.replicaCount", 1, "replicaCount: 1 is not of the type string"),
         ("jobSpec.workerPoolSpecs.0.replicas", "1", "unknown field replicas"),
         ("jobSpec.workerPoolSpecs.0.machineSpec", {}, "machineSpec.machineType: is missing"),
-        ("jobSpec.workerPoolSpecs.0.machineSpec.acceleratorType", "NVIDIA_T4", "did you mean NVIDIA_L4 or NVIDIA_TESLA_T4?"),
+        ("jobSpec.workerPoolSpecs.0.machineSpec.acceleratorType", "NVIDIA_T4", "did you mean NVIDIA_L4 or NVIDIA_TESLA_T4"),
         ("jobSpec.workerPoolSpecs.0.machineSpec.acceleratorType", "NVIDIA_L4", "acceleratorType and acceleratorCount must be set together"),
         ("jobSpec.workerPoolSpecs.0.diskSpec.bootDiskSizeGb", 99, "gcp.disk: 99GB is not between 100 and 64000GB"),
         ("jobSpec.workerPoolSpecs.0.diskSpec.bootDiskSizeGb", 2**31, f"{2**31}: at most {2**31 - 1} is allowed"),

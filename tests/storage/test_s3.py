@@ -177,7 +177,8 @@ def test_what_passes_by_itself_is_worth_another_try(server: Scripted, status: in
 @pytest.mark.usefixtures("keys")
 def test_a_create_that_met_another_one_is_tried_again_and_finds_out_who_won(server: Scripted) -> None:
     answers = [s3_refusal(409, "ConditionalRequestConflict", "conflict"), s3_refusal(412, "PreconditionFailed", "there is one")]
-    server.answer = lambda asked: answers[len(server.asked) - 1] if len(server.asked) <= len(answers) else OBJECT
+    begin = Answer(206, {**OBJECT.headers, "Content-Range": "bytes 0-4/5"}, b"bytes")  # of the other's object
+    server.answer = lambda asked: answers[len(server.asked) - 1] if len(server.asked) <= len(answers) else begin
     store = open_store("s3://bucket", RetryPolicy(sleep=lambda seconds: None))
     with pytest.raises(ObjectExistsError):
         store.create("k", b"ours")

@@ -89,7 +89,7 @@ def test_a_disk_that_fills_up_is_told_by_the_write_that_fills_it_and_the_events_
     with largest_file(1000), pytest.raises(StoreError, match="file too large") as raised:
         add_steps(file, 100, added)
     assert str(tmp_path) in raised.value.message
-    assert "tensorboard: false" in (raised.value.hint or "")
+    assert "train.tensorboard to false" in (raised.value.hint or "")
     assert raised.value.exit_code == StoreError.exit_code
     file.close()
     (path,) = tmp_path.iterdir()
@@ -111,7 +111,7 @@ def test_a_missing_package_is_named_with_two_ways_out(tmp_path: Path, monkeypatc
     with pytest.raises(MissingDependencyError, match="need tensorboardX") as raised:
         EventFile(tmp_path).add(1, 0.0, {"loss": 1.0})
     assert "pip install 'cloud-train[train]'" in (raised.value.hint or "")
-    assert "train.tensorboard: false" in (raised.value.hint or "")
+    assert "train.tensorboard to false" in (raised.value.hint or "")
     assert not list(tmp_path.iterdir())
 
 

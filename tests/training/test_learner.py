@@ -100,7 +100,7 @@ def test_what_is_not_finite_stops_the_training_before_a_weight_changes(value: fl
     broken = batch_of(data)
     broken.inputs[3, 0, 0, 0] = value
     before = weights_of(learner)
-    with pytest.raises(DivergedError, match=r"step 8, rank 0: the loss is nan; the weights were left as they were"):
+    with pytest.raises(DivergedError, match=r"step 8, rank 0: the loss is nan; the weights were not changed"):
         learner.step(broken, replace(START, step=7, consumed=1), of=12, learning_rate=0.1)
     assert all(torch.equal(tensor, before[name]) for name, tensor in learner.network.state_dict().items())
 

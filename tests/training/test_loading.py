@@ -120,7 +120,7 @@ def test_a_model_is_asked_what_it_can_answer(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="there is no folder") as caught:
+    with pytest.raises(NotFoundError, match="no such folder") as caught:
         load_model(tmp_path / "gone")
     assert "fetch-model" in str(caught.value.hint)
     with pytest.raises(NotFoundError, match=r"has no manifest\.json"):
@@ -153,12 +153,12 @@ def test_a_scripts_keras_model_is_loaded_by_keras(tmp_path: Path, monkeypatch: p
 
 def test_without_keras_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "keras.saving", None)
-    with pytest.raises(MissingDependencyError, match="is a Keras model") as caught:
+    with pytest.raises(MissingDependencyError, match="needs Keras") as caught:
         load_model(of_script(tmp_path / "model", "model.keras"))
     assert "pip install keras" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize(("name", "hint"), [("weights.pt", "torch.load"), ("forest.joblib", "as its program saved it")])
+@pytest.mark.parametrize(("name", "hint"), [("weights.pt", "torch.load"), ("forest.joblib", "in the way its program saved it")])
 def test_another_scripts_model_is_refused_with_how_to_load_it(tmp_path: Path, name: str, hint: str) -> None:
     with pytest.raises(UsageError, match=name) as caught:
         load_model(of_script(tmp_path / "model", name))

@@ -100,5 +100,5 @@ def test_there_is_one_weight_for_each_class() -> None:
 
 @pytest.mark.parametrize("wrong", [-1, CLASSES])
 def test_a_target_that_is_no_class_is_named_before_the_training_begins(wrong: int) -> None:
-    with pytest.raises(CorruptError, match=f"class number {wrong}, and there are the classes 0 to 4"):
+    with pytest.raises(CorruptError, match=f"class number {wrong}, but the classes are 0 to 4"):
         TrainingLoss(TrainSpec(), torch.tensor([[0, 1], [wrong, 2]]), CLASSES)

@@ -105,7 +105,7 @@ def test_in_streams_each_row_of_a_batch_goes_on_where_the_row_before_it_ended() 
 
 
 def test_more_streams_than_sequences_are_refused_with_both_numbers() -> None:
-    with pytest.raises(JobError, match=r"batch_size = 8 streams .* 7 sequences") as caught:
+    with pytest.raises(JobError, match=r"batch_size = 8 sequences .* 7 training sequences") as caught:
         TrainingOrder(Numbers(7), settings(8, carry_state=True))
     assert caught.value.hint is not None
 

@@ -157,7 +157,7 @@ def test_three_nodes_learn_to_the_bit_what_three_processes_of_one_node_learn(tmp
     assert one.run() == [0]
     three = _cluster(clusters, tmp_path / "three", nodes=3)
     assert three.run() == [0, 0, 0], three.status()
-    assert " on 3 processes, each cpu with 1 threads" in three.output(0)
+    assert " in 3 processes, each on cpu with 1 thread" in three.output(0)
     assert three.output(1) == three.output(2) == ""
     assert three.model_sha256() == one.model_sha256()
 
@@ -188,7 +188,7 @@ def test_told_to_stop_on_one_node_all_nodes_save_once_after_the_same_step(tmp_pa
     codes = cluster.run(environment=patched(AT_STEP_5.format(rank=told, what=f"os.kill({GRANDPARENT}, signal.SIGTERM)"), tmp_path))
     assert codes == [Cause.PREEMPTED.exit_code] * 2, cluster.status()
     assert cluster.status().message == ("told to stop" if told == 0 else "node 1: told to stop")
-    assert cluster.output(0).count("told to stop; saved at step") <= 1
+    assert cluster.output(0).count("stop requested: saved at step") <= 1
     assert cluster.newest_step() >= 5
     assert [path.name for path in (cluster.directory / layout.CHECKPOINTS).iterdir() if path.name.startswith(".")] == []
 

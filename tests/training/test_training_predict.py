@@ -120,13 +120,13 @@ def test_a_prompt_is_continued_as_the_text_goes_on(ask: Asking, text_model: Path
 
 
 def test_a_prompt_may_begin_like_an_option(ask: Asking, text_model: Path) -> None:
-    assert "never seen '-'" in ask(text_model, "--prompt=--images")["error"]["message"]
+    assert "does not know '-'" in ask(text_model, "--prompt=--images")["error"]["message"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--prompt=THE ÄPFEL"], "never seen 'E', 'F', 'H', 'L', 'P', 'T', 'Ä'"),
+        (["--prompt=THE ÄPFEL"], "does not know 'E', 'F', 'H', 'L', 'P', 'T', 'Ä'"),
         (["--prompt="], "empty"),
         (["--prompt=a", "--top-k=0"], "top-k"),
         (["--prompt=a", "--temperature=-1"], "temperature"),
@@ -165,8 +165,8 @@ def test_a_line_is_cut_off_where_training_cut_it_and_unknown_words_are_alike(ask
 @pytest.mark.parametrize(
     ("arguments", "said", "hint"),
     [
-        (["--text=fine", "--text="], "the text '' contains nothing to read", "one word"),
-        (["--text= \t"], "contains nothing to read", "one word"),
+        (["--text=fine", "--text="], "the text '' contains nothing to classify", "one word"),
+        (["--text= \t"], "contains nothing to classify", "one word"),
         (["--prompt=fine"], "classifies lines of text", "--text"),
         (["--images", "a.png"], "classifies lines of text", "--text"),
         (["--text=fine", "--prompt=fine"], "not allowed", None),

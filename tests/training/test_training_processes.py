@@ -103,7 +103,7 @@ def test_three_processes_learn_what_one_learns_on_data_that_they_cannot_share_eq
     for program in (alone, together):
         ended = program.run()
         assert ended.returncode == 0, ended.stderr
-    assert " on 3 processes, each cpu with 1 threads; 1,438 samples to train" in ended.stdout
+    assert " in 3 processes, each on cpu with 1 thread; 1,438 training samples" in ended.stdout
     assert ended.stdout.count("done: ") == 1  # one of them speaks for all
     assert losses(together) == pytest.approx(losses(alone), rel=1e-4)
     assert validation(together) == pytest.approx(validation(alone), rel=1e-3)
@@ -131,7 +131,7 @@ def test_several_processes_that_are_told_to_stop_save_once_and_end_together(tmp_
     stopped = Program(tmp_path, processes(DROPPING, 2))
     told = stopped.run(**patched(KILLED.format(pid="os.getppid()", name="SIGTERM"), tmp_path))  # their launcher hands it on
     assert told.returncode == contract.STOPPED, told.stderr
-    assert told.stdout.count("told to stop; saved at step") == 1
+    assert told.stdout.count("stop requested: saved at step") == 1
     newest = newest_valid(stopped.checkpoints, print)
     assert newest is not None
     assert newest.name in ("step-00000007", "step-00000008")
@@ -142,7 +142,7 @@ def test_several_processes_that_are_told_to_stop_save_once_and_end_together(tmp_
     ("what", "cause", "message", "status"),
     [
         ('raise CorruptError("pictures/7.png is torn")', "failed", "pictures/7.png is torn", 1),
-        ("raise MemoryError", "out-of-memory", "memory is used up", 1),
+        ("raise MemoryError", "out-of-memory", "out of memory", 1),
         ("1 / 0", "failed", "ZeroDivisionError: division by zero", 1),
         ("os.kill(os.getpid(), signal.SIGKILL)", "failed", "rank 1: killed by SIGKILL", 137),
         ("os._exit(7)", "failed", "rank 1: exit status 7", 1),
@@ -164,7 +164,7 @@ def test_another_number_of_processes_goes_on_in_the_same_data_order_and_says_so(
     killed(tmp_path / "run", DROPPING, 2)
     resumed = Program(tmp_path / "run", {**DROPPING, "resources": {"cpus": 1}}).run()
     assert resumed.returncode == 0, resumed.stderr
-    assert "the same data order, not the same bits (processes: 2, now 1)" in resumed.stdout
+    assert "same data order, but not bit-identical (processes: 2, now 1)" in resumed.stdout
 
 
 def test_a_loss_that_is_not_finite_in_one_process_names_step_and_rank(tmp_path: Path) -> None:

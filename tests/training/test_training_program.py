@@ -32,7 +32,7 @@ def test_a_training_that_is_told_to_stop_and_then_killed_ends_with_the_same_byte
     through = Program(tmp_path / "through", job)
     whole = through.run()
     assert (whole.returncode, whole.stderr) == (0, "")
-    assert " on cpu with 1 threads; " in whole.stdout
+    assert " on cpu with 1 thread; " in whole.stdout
     assert whole.stdout.splitlines()[-1].startswith("done: validation loss ")
 
     stopped = Program(tmp_path / "stopped", {**job, "checkpoint": {"every": "2 steps"}})

@@ -98,7 +98,7 @@ def test_a_training_that_is_killed_repeats_the_steps_since_its_checkpoint(tmp_pa
 def test_a_resumed_training_says_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = make_job(MODELS["cnn"], train={"epochs": 2, "batch_size": 512})
     stop(job, make_run(tmp_path, resume=True, stop_after=2))
-    assert "told to stop; saved at step 2 of 6" in capsys.readouterr().out
+    assert "stop requested: saved at step 2 of 6" in capsys.readouterr().out
     stop(job, make_run(tmp_path, resume=True, stop_after=4))
     assert "resumed at step 2: bit-identical to a run that never stopped\n" in capsys.readouterr().out
     torch.set_num_threads(2)
@@ -106,7 +106,7 @@ def test_a_resumed_training_says_what_it_promises(tmp_path: Path, capsys: pytest
         train_here(job, make_run(tmp_path, resume=True))
     finally:
         torch.set_num_threads(1)
-    assert "resumed at step 4: the same data order, not the same bits (threads: 1, now 2)\n" in capsys.readouterr().out
+    assert "resumed at step 4: same data order, but not bit-identical (threads: 1, now 2)\n" in capsys.readouterr().out
 
 
 def test_a_run_that_is_stopped_while_it_validates_validates_when_it_is_resumed(tmp_path: Path) -> None:
@@ -152,14 +152,14 @@ def test_a_training_that_had_come_to_its_end_only_writes_the_model_again(tmp_pat
 def test_the_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     train_here(make_job(MODELS["cnn"]), make_run(tmp_path))
     other = make_job({"kind": "cnn", "blocks": [{"filters": 5}]})
-    with pytest.raises(CorruptError, match=r"not one of this training: .*blocks\.0\.conv"):
+    with pytest.raises(CorruptError, match=r"does not fit this training: .*blocks\.0\.conv"):
         train_here(other, make_run(tmp_path, resume=True))
 
 
 def test_the_checkpoint_of_another_optimizer_is_refused(tmp_path: Path) -> None:
     train_here(make_job(MODELS["cnn"]), make_run(tmp_path))
     other = make_job(MODELS["cnn"], train={"epochs": 3, "batch_size": 512, "optimizer": {"name": "sgd"}})
-    with pytest.raises(CorruptError, match="the optimizer's state has mean, square, steps, and this one keeps nothing"):
+    with pytest.raises(CorruptError, match="the optimizer's state has mean, square, steps, but this optimizer keeps nothing"):
         train_here(other, make_run(tmp_path, resume=True))
 
 
@@ -170,7 +170,7 @@ def test_a_state_that_is_none_is_refused_and_never_executed(tmp_path: Path, monk
     run = make_run(tmp_path, resume=True)
     assert run.resume_from is not None
     (run.resume_from / "state.pt").write_bytes(content)
-    with pytest.raises(CorruptError, match="not one of this training"):
+    with pytest.raises(CorruptError, match="does not fit this training"):
         train_here(make_job(MODELS["cnn"]), run)
     assert not (tmp_path / "harmed").exists()
 

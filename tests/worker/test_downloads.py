@@ -194,7 +194,7 @@ def test_a_program_starts_when_its_data_is_downloaded(server: FileServer, launch
 def test_the_limit_of_a_download_is_that_of_the_plan(server: FileServer, launched: Launched) -> None:
     attempt(launched, f"{server.url}/data.bin", plan={"most_download_bytes": 5}).wait(60)
     assert (launched.status().cause, launched.output()) == (Cause.FAILED, b"")
-    assert "but at most 5 are taken" in launched.status().message
+    assert "but at most 5 bytes are allowed" in launched.status().message
 
 
 def test_a_refused_download_is_the_jobs_fault_and_no_program_starts(server: FileServer, launched: Launched) -> None:

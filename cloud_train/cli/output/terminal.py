@@ -18,6 +18,8 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, TextIO
 
 _COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
@@ -40,6 +42,9 @@ _COLOUR = rf"\x1b\[[0-9;:]{{0,{_LONGEST_COLOUR}}}m"
 _OBEYED = re.compile(rf"(?P<passes>{_COLOUR}|\x1b\[[0-2]?K|[\t\r])|[{UNSAFE}]")
 _BEGUN = re.compile(rf"\x1b(?:\[[0-9;:]{{0,{_LONGEST_COLOUR}}})?")
 _ENDS_COLOUR = re.compile(r"\x1b\[[0;:]*m")
+
+
+_ITEMS_AT_ONCE = 1000
 
 
 class OutputClosedError(Exception):
@@ -120,6 +125,18 @@ def say_bare(text: str) -> None:
 def redraw(text: str) -> None:
     """Replace the current line of standard output with ``text``."""
     _write(sys.stdout, text, before="\r\x1b[K")
+
+
+def say_json_list(head: Mapping[str, object], key: str, items: Iterable[object]) -> None:
+    """Print a JSON document of ``head`` and, as its last field ``key``, the items, each as it comes: for lists longer than memory takes."""
+    indented = is_terminal(sys.stdout)
+    separator = ",\n" if indented else ", "
+    before = f"{json.dumps(head)[:-1]}{', ' if head else ''}{json.dumps(key)}: ["
+    rest = iter(items)
+    while batch := list(islice(rest, _ITEMS_AT_ONCE)):
+        _write(sys.stdout, before + (separator.join(map(json.dumps, batch)) if indented else json.dumps(batch)[1:-1]))
+        before = separator
+    _write(sys.stdout, "]}\n" if before == separator else f"{before}]}}\n")
 
 
 def say_json(data: object, indented: bool = False) -> None:

@@ -24,7 +24,7 @@ def doctor(
         typer.Option(metavar="NAME", help="Check the provider configured in configs/NAME.yaml, or in a file.", show_default=False),
     ] = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Restore a damaged ledger: keep what is whole, find the other runs in their stores.")
+        bool, typer.Option("--repair", help="Repair a damaged ledger: keep its intact records, and find the other runs in their stores.")
     ] = False,
     as_json: JsonOption = False,
 ) -> int:
@@ -35,8 +35,8 @@ def doctor(
 
     With --config, everything named in a config file is checked at its provider: credentials, role, bucket, registry, quota.
 
-    With --repair, a damaged ledger is moved aside and a new one takes over: runs whose records are whole are kept, and this machine's other
-    runs are found again in the stores that the old ledger still names, in ~/.cloud-train/runs, and in each --store.
+    With --repair, a damaged ledger is moved aside and replaced by a new one. Intact records are kept; this machine's other runs are looked
+    up in the stores that the old ledger still mentions, in ~/.cloud-train/runs, and in each --store.
 
     Exits with 0 if all built-in parts work, even if optional ones are missing, and with 5 otherwise.
 
@@ -54,14 +54,18 @@ def doctor(
     if as_json:
         say_json({"healthy": healthy, "findings": [asdict(finding) for finding in findings]})
     else:
-        paint = Painter.of(sys.stdout)
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
-            mark = paint(_MARKS[finding.status], STATE_COLOURS[finding.status])
-            say(f"{mark} {clean(finding.name).ljust(width)}  {clean(finding.detail)}")
-            if finding.remedy:
-                say(f"  {' ' * width}  {paint('→', 'cyan')} {clean(finding.remedy)}")
+            _show(finding.name.ljust(width), finding.status, finding.detail, finding.remedy)
     return 0 if healthy else MissingDependencyError.exit_code
+
+
+def _show(name: str, status: str, detail: str, remedy: str) -> None:
+    """Print a finding on one line, and its remedy, if any, on the next."""
+    paint = Painter.of(sys.stdout)
+    say(f"{paint(_MARKS[status], STATE_COLOURS[status])} {clean(name)}  {clean(detail)}")
+    if remedy:
+        say(f"  {' ' * len(name)}  {paint('→', 'cyan')} {clean(remedy)}")
 
 
 def _repair(stores: list[str], as_json: bool) -> int:
@@ -76,7 +80,7 @@ def _repair(stores: list[str], as_json: bool) -> int:
         say(f"moved the damaged ledger to {done.moved_to}")
     say(f"kept {count(len(done.kept), 'run')}, found {count(len(done.adopted), 'run')} in their stores")
     if done.moved_to is not None:
-        say_aside("to look for runs in another store: cloud-train doctor --repair --store URL")
+        say_aside("look for runs in another store with: cloud-train doctor --repair --store URL")
     for url, number in done.others.items():
-        say_aside(f"{url} has {count(number, 'run')} of other machines; to track one: cloud-train adopt URL")
+        say_aside(f"{url} has {count(number, 'run')} from other machines; track one with: cloud-train adopt URL")
     return 0

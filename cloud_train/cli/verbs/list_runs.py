@@ -8,7 +8,7 @@ import typer
 
 from cloud_train.cli.options import JsonOption, open_client
 from cloud_train.cli.output.runs import run_table
-from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside, say_json
+from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside, say_json, say_json_list
 from cloud_train.client import Client
 from cloud_train.run.states import State
 from cloud_train.spec.secret_names import without_credentials
@@ -33,7 +33,7 @@ def list_runs(
     Runs that have ended are shown from the ledger; the others are checked with their provider and in their run directory. New ends are
     recorded, and whatever an ended run left at its provider is cleaned up; with --json nothing is changed.
 
-    With --store, the runs in a store are listed instead, whichever machine submitted them; track one from here with `adopt`. A run
+    With --store, the runs in a store are listed instead, from all machines; track one from here with `adopt`. A run
     directory that cannot be read is listed as unreadable, with the reason. Nothing is changed.
 
     Examples:
@@ -42,6 +42,10 @@ def list_runs(
       cloud-train list --store s3://my-bucket/runs
     """
     client = open_client(as_json)
+    if as_json and everything and not store:  # printed as they are read
+        views = (run.view for run in client.each_run(record=False))
+        say_json_list({"more": False}, "runs", (view.to_json() for view in views if state is None or view.state is state))
+        return 0
     wanted = None if everything else limit
     # One more than is shown, to see whether there are more. A run's state is known only after the run was checked.
     most = None if wanted is None or state else wanted + 1
@@ -62,7 +66,7 @@ def list_runs(
 def _found(client: Client, store: str | None, most: int | None, *, record: bool) -> "tuple[list[RunView], list[Unreadable]]":
     """The runs in the store, or else the newest ``most`` in the ledger, and the run directories that cannot be read."""
     if store is None:
-        return [run.view for run in client.runs(most, record=record)], []
+        return [run.view for run in client.each_run(most, record=record)], []
     listed = client.runs_in(store)
     return listed.runs, listed.unreadable
 

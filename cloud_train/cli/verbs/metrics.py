@@ -3,14 +3,13 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from cloud_train.cli.options import JsonOption, RunArgument, open_client
 from cloud_train.cli.output.metrics import metrics_table, plots
-from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside, say_json
+from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside, say_json_list
 from cloud_train.errors import NotFoundError, UsageError
 from cloud_train.run.metrics import MetricPoint, tells_pace
 
@@ -40,10 +39,13 @@ def metrics(
     if plot and as_json:
         raise UsageError("--plot and --json cannot be combined; choose one")
     chosen = open_client(as_json).run(run)
-    points = _named(chosen.metrics(), name or [], chosen.id)
     if as_json:
-        say_json({"run_id": chosen.id, "points": [asdict(point) for point in points]})
+        if name:
+            _named(chosen.metrics(thin=True), name, chosen.id)  # a name that the run does not have is an error before anything is printed
+        wanted = (point.to_json() for point in chosen.each_metric() if not name or point.name in name or point.key in name)
+        say_json_list({"run_id": chosen.id}, "points", wanted)
         return 0
+    points = _named(chosen.metrics(thin=True), name or [], chosen.id)
     if not points:
         say_aside(f"{chosen.id} has written no metrics yet")
         return 0

@@ -14,6 +14,7 @@ from cloud_train.providers.azure.request import checked_workspace_of
 from cloud_train.providers.base import Diagnosis
 from cloud_train.providers.cloud.errors import ForbiddenError
 from cloud_train.providers.cloud.provider import looked, unasked, wrong
+from cloud_train.storage.registry import bucket_and_prefix, open_store
 
 _NEEDED = ("subscription", "resource_group", "workspace")
 _ML = "Microsoft.MachineLearningServices/workspaces"
@@ -193,8 +194,6 @@ def _of_vault(azure: Client, vault: str) -> Diagnosis:
 
 
 def _of_store(store: str) -> Diagnosis:
-    from cloud_train.storage.registry import bucket_and_prefix, open_store
-
     container, prefix = bucket_and_prefix(store)
     next(iter(open_store(container).list(prefix)), None)
     return Diagnosis("store", "ok", store)

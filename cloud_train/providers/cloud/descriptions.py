@@ -4,6 +4,7 @@ The descriptions are JSON Schemas (draft 2020-12) in ``data/<cloud>.requests.jso
 ``$comment`` names the source and its version; tests compare them with their sources.
 """
 
+import difflib
 import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -77,7 +78,5 @@ def _short(value: object) -> str:
 
 
 def _nearest(value: object, names: list[str]) -> str:
-    import difflib
-
     close = difflib.get_close_matches(str(value), [str(name) for name in names], _SHOWN_NAMES, cutoff=0.6)
     return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -17,6 +17,9 @@ from cloud_train.providers.cloud.errors import CloudError, MissingError
 from cloud_train.providers.cloud.provider import CloudProvider, cloud_capabilities, create_once, is_young
 from cloud_train.providers.gcp import jobs
 from cloud_train.providers.gcp.client import POLICY, TIMEOUTS, Google, credentials_of
+from cloud_train.providers.gcp.diagnosis import diagnoses
+from cloud_train.providers.gcp.logs import read
+from cloud_train.providers.gcp.registry import is_google, login, prepare
 from cloud_train.providers.gcp.request import CLOUD, place_of, problems_of, request_of, secret_name
 from cloud_train.providers.gcp.state import DELETED, NOT_YET, observation_of
 from cloud_train.retry import RetryPolicy
@@ -73,15 +76,11 @@ class VertexProvider(CloudProvider[Google]):
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
         """The job's log in Cloud Logging."""
-        from cloud_train.providers.gcp.logs import read
-
         with self._google(handle.reference) as google:
             return read(google, handle.reference["project"], handle.reference["job"].rpartition("/")[2], cursor)
 
     def registry_login(self, settings: Mapping[str, Any]) -> tuple[str, str] | None:
         """An access token for Artifact Registry or Container Registry. The repository is created if ``create_repository`` is set."""
-        from cloud_train.providers.gcp.registry import is_google, login, prepare
-
         repository = str(settings.get("repository") or "")
         if not is_google(repository):
             return None
@@ -92,8 +91,6 @@ class VertexProvider(CloudProvider[Google]):
 
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
         """Check credentials, APIs, permissions, service account, bucket, repository and quota."""
-        from cloud_train.providers.gcp.diagnosis import diagnoses
-
         return diagnoses(lambda: self._google(settings), settings, store)
 
     def _client(self, about: Mapping[str, Any]) -> Google:

@@ -1,1 +1,1 @@
-"""The samples of the data sets: what is trained on and what is validated on."""
+"""The samples of the data sets, for training and for validation."""

@@ -2,7 +2,7 @@
 
 A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; the files are described at
 https://www.cs.toronto.edu/~kriz/cifar.html: each image is a byte for its class, from 0 to 9, and 3,072 bytes of pixels (1,024 red, 1,024
-green, 1,024 blue, each row by row). The file ``batches.meta.txt`` has the names of the classes, one a line.
+green, 1,024 blue, each row by row). The file ``batches.meta.txt`` has the names of the classes, one per line.
 """
 
 import tarfile
@@ -27,7 +27,7 @@ _TRAINING = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 _TEST = "test_batch.bin"
 _FOLDER = "cifar-10-batches-bin"
 _PYTHON_VERSION = "data_batch_1"
-"""A file of the "python version", which holds pickles."""
+"""A file of the "python version", which contains pickles."""
 _LARGEST_BYTES = 64 << 20
 _HINT = "download the archive again, and check its source"
 _BINARY_HINT = "download cifar-10-binary.tar.gz instead, or leave out data.path"
@@ -36,16 +36,16 @@ _BINARY_HINT = "download cifar-10-binary.tar.gz instead, or leave out data.path"
 def load_cifar10(data: Cifar10Data, place: Path, seed: int) -> DataSet:
     """The images, as uint8 (images, 3, 32, 32), and their classes.
 
-    ``place`` is the archive or folder of ``data.path``, or without that the cache with the downloaded archive. The test batch is for
-    validation, unless a fraction of the training images is. Raises CorruptError naming the file and what is wrong with it.
+    ``place`` is the archive or folder of ``data.path``, or without it the cache with the downloaded archive. The test batch is for
+    validation, unless a fraction of the training images is. Raises CorruptError, naming the file and what is wrong with it.
     """
     source = data.source_at(place)
     wanted = {_NAMES, *_TRAINING} | ({_TEST} if data.validation is None else set())
     contents = dict(_files(source, wanted))
     if missing := sorted(wanted - contents.keys()):
         if _PYTHON_VERSION in contents:
-            raise CorruptError(f"{source} is the python version of CIFAR-10; only the binary version can be read", hint=_BINARY_HINT)
-        raise CorruptError(f"{source} lacks {', '.join(missing)} of CIFAR-10's binary version", hint=_HINT)
+            raise CorruptError(f"{source} is the Python version of CIFAR-10; only the binary version can be read", hint=_BINARY_HINT)
+        raise CorruptError(f"{source} is not CIFAR-10's binary version: {', '.join(missing)} is missing", hint=_HINT)
     classes = _class_names(contents[_NAMES], f"{source}: {_NAMES}")
     test = _images(contents, [_TEST], source) if _TEST in wanted else None
     return image_data_set(data, _images(contents, _TRAINING, source), test, classes, seed)
@@ -60,7 +60,7 @@ def _class_names(content: bytes, origin: str) -> tuple[str, ...]:
 
 
 def _images(contents: dict[str, bytes], names: Iterable[str], source: Path) -> Images:
-    """The images of these batches as one, checked."""
+    """The images of these batches together, checked."""
     batches = [_records(contents.pop(name), f"{source}: {name}") for name in names]
     labels = np.concatenate([batch[:, 0] for batch in batches])
     pixels = np.concatenate([batch[:, 1:] for batch in batches])
@@ -70,16 +70,16 @@ def _images(contents: dict[str, bytes], names: Iterable[str], source: Path) -> I
 def _records(content: bytes, origin: str) -> np.ndarray:
     """The records of a batch, uint8 (images, 3073)."""
     if not content or len(content) % _RECORD_BYTES:
-        raise CorruptError(f"{origin} has {len(content):,} bytes, which is not a whole number of images", hint=_HINT)
+        raise CorruptError(f"{origin} is truncated: {len(content):,} bytes are not a whole number of images", hint=_HINT)
     records = np.frombuffer(content, dtype=np.uint8).reshape(-1, _RECORD_BYTES)
     if len(wrong := np.flatnonzero(records[:, 0] >= CLASSES)):
         label = int(records[wrong[0], 0])
-        raise CorruptError(f"{origin}: label number {int(wrong[0]):,} (from 0) is {label}, and not from 0 to 9", hint=_HINT)
+        raise CorruptError(f"{origin}: label number {int(wrong[0]):,} (from 0) is {label}, not 0 to 9", hint=_HINT)
     return records
 
 
 def _files(source: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each wanted file that there is, and an empty one to tell the python version by."""
+    """Name and content of each wanted file that exists, and an empty file by which the Python version is recognized."""
     try:
         if not source.is_dir():
             yield from _archived(source, wanted)
@@ -92,11 +92,11 @@ def _files(source: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
         if any((source / above / _PYTHON_VERSION).is_file() for above in ("", "cifar-10-batches-py")):
             yield _PYTHON_VERSION, b""
     except OSError as error:
-        raise StoreError(f"cannot read {source}: {(error.strerror or 'it is unreadable').lower()}") from error
+        raise StoreError(f"cannot read {source}: {(error.strerror or 'unknown reason').lower()}") from error
 
 
 def _archived(source: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
-    """The wanted files of an archive, read one after another, without unpacking it to the disk."""
+    """The wanted files of an archive, read one after another without unpacking it to disk."""
     left = set(wanted)
     try:
         with tarfile.open(source, "r|gz") as archive:
@@ -114,4 +114,4 @@ def _archived(source: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
 
 def _check_size(origin: str, size: int) -> None:
     if not 0 <= size <= _LARGEST_BYTES:
-        raise CorruptError(f"{origin} has {shown_bytes(size)}, more than a file of CIFAR-10 has", hint=_HINT)
+        raise CorruptError(f"{origin} is too large for a file of CIFAR-10: {shown_bytes(size)}", hint=_HINT)

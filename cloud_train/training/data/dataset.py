@@ -1,4 +1,4 @@
-"""A data set, loaded: its samples, which the loop asks for by number in an order of its own, the split, and the names of the classes."""
+"""A loaded data set: its samples, which the loop picks by number, the split, and the names of the classes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable
@@ -16,23 +16,23 @@ from cloud_train.spec.registry import implementation, plugin_code
 
 
 class ToldToStopError(CloudTrainError):
-    """The attempt is to end, and a sample that was asked for has not arrived yet."""
+    """The attempt was asked to stop while a sample that it needs has not arrived."""
 
     code = "told-to-stop"
 
 
 class Pick(NamedTuple):
-    """Which samples the next batch holds."""
+    """The samples of the next batch."""
 
     rows: Tensor
     """Their numbers, int64 (samples,) on the CPU."""
     epoch: int | None
-    """The pass over the training data that they are for, from which augmentation is drawn; None takes the samples as they are."""
+    """The pass over the training data that they belong to, which seeds augmentation; None for no augmentation."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples to compute with.
+    """The samples of one step.
 
     Images: inputs float32 (B, channels, height, width) in [0, 1], targets int64 (B,), the classes.
     Text: inputs and targets int64 (B, T), each target the character after its input.
@@ -42,7 +42,7 @@ class Batch:
     inputs: Tensor
     targets: Tensor
     lengths: Tensor | None = None
-    """Tokens of each line, int64 (B,), always on the CPU; None where samples have one length."""
+    """Tokens of each line, int64 (B,), always on the CPU; None if all samples have the same length."""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -52,7 +52,7 @@ class Batch:
         return type(self)(self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True), self.lengths)
 
     def parts(self, count: int) -> list[Self]:
-        """At most ``count`` batches of nearly equal size that together are this one."""
+        """This batch divided into at most ``count`` batches of nearly equal size."""
         columns = [self.inputs.tensor_split(count), self.targets.tensor_split(count)]
         lengths = [None] * count if self.lengths is None else self.lengths.tensor_split(count)
         return [type(self)(*part) for part in zip(*columns, lengths, strict=True) if len(part[1])]
@@ -62,28 +62,29 @@ class Samples(ABC):
     """One part of a data set, training or validation."""
 
     targets: Tensor
-    """Of every sample: classes int64 (samples,), or characters int64 (samples, T)."""
+    """Targets of all samples: classes int64 (samples,), or characters int64 (samples, T)."""
     lengths: Tensor | None = None
-    """Tokens of every sample, int64 (samples,), where they differ."""
+    """Number of tokens of each sample, int64 (samples,), if they differ."""
     groups: Tensor | None = None
-    """Where samples arrive in groups: the sizes of consecutive groups of samples, int64 (groups,), each a fair sample of all of them."""
+    """The sizes of consecutive groups in which samples arrive, int64 (groups,), each a representative sample of all; None without groups.
+    """
 
     def __len__(self) -> int:
         return len(self.targets)
 
-    def expect(self, rows: Tensor) -> None:  # noqa: B027 -- most data is there already, and has nothing to do
-        """Be told the order in which samples will be picked, int64 (samples,); where data still arrives, it may come in that order."""
+    def expect(self, rows: Tensor) -> None:  # noqa: B027 -- most data is complete, and has nothing to do
+        """Note the order in which samples will be picked, int64 (samples,), so that arriving data can arrive in that order."""
 
     @abstractmethod
     def batches(self, picks: Iterable[Pick]) -> Generator[Batch]:
-        """A batch for each pick, in the order of the picks, on the device that ``to`` chose. Close it to let go of what it holds.
+        """A batch for each pick, in the order of the picks, on the device chosen with ``to``. Close the generator to release its resources.
 
-        Raises ToldToStopError in place of a batch that has not arrived when the attempt is to end.
+        Raises ToldToStopError if the attempt is asked to stop while a batch has not arrived.
         """
 
     @abstractmethod
     def to(self, device: torch.device) -> Self:
-        """The same samples, whose batches are in the memory of ``device``."""
+        """The same samples with batches on ``device``."""
 
 
 @dataclass(frozen=True)
@@ -93,29 +94,32 @@ class DataSet:
     train: Samples
     validation: Samples
     classes: tuple[str, ...]
-    """Names of the classes; for text its characters, in the order of their numbers."""
+    """Names of the classes, or the characters of text, in the order of their numbers."""
     image_shape: tuple[int, int, int] | None = None
     """(channels, height, width) of an image, None if a sample is not an image."""
     normalize: Normalize | None = None
     """How the network scales the pixels."""
     tokens: tuple[str, ...] | None = None
-    """Vocabulary of labelled lines: the token with number n is ``tokens[n - 1]``, and 0 is every other one and the padding."""
+    """Vocabulary of labelled lines: token number n is ``tokens[n - 1]``, and 0 is any other token and the padding."""
     unit: Literal["characters", "words"] = "characters"
     """What a token of a line is."""
     max_length: int | None = None
-    """Tokens of a line that are read; what is longer is cut off."""
+    """Most tokens read from a line; longer lines are truncated."""
     preparation: Literal["drawing", "photograph"] = "drawing"
-    """How a picture becomes ``image_shape``: a drawing is scaled as a whole, of a photograph the middle is cut out."""
+    """How an image gets its ``image_shape``: a drawing is scaled as a whole, a photograph is cropped to its centre."""
     bucketing: bool = False
-    """Whether lines of similar lengths are put into one batch."""
+    """Whether lines of similar length are put in one batch."""
 
     def to(self, device: torch.device) -> "DataSet":
-        """The same data, whose batches are in the memory of ``device``."""
+        """The same data with batches on ``device``."""
         return DataSet(**{**vars(self), "train": self.train.to(device), "validation": self.validation.to(device)})
 
 
 def load(job: JobSpec, place: Path) -> DataSet:
-    """The job's data. ``place`` is the file or folder that ``data.path`` names; for data without a path, the cache for downloads."""
+    """The job's data. ``place`` is the file or folder that ``data.path`` names, or the download cache if there is no path.
+
+    Raises BrokenComponentError if a plugin's loader fails.
+    """
     if job.data is None or not job.data.loader:
         raise JobError("data: the built-in trainers need a data set with samples", hint="a script reads its own files")
     loader = implementation(job.data, "loader")

@@ -1,6 +1,6 @@
-"""Work that is done ahead in processes beside the training: torch's ``DataLoader``, made to start and to end well.
+"""Work done ahead of time in separate processes: torch's ``DataLoader``, made to start and end reliably.
 
-What comes out depends on the requests alone, not on the number of processes.
+The results depend only on the requests, not on the number of processes.
 """
 
 import atexit
@@ -29,11 +29,11 @@ Result = TypeVar("Result")
 Work = Callable[[Request, int, Callable[[], bool]], Result]
 
 _AHEAD = 2
-"""Requests that each process works on, or has finished, before their turn."""
+"""Requests that each process may work on or finish before their turn."""
 _SLOTS = _AHEAD + 1
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _DYING_SECONDS = 1.0
-"""How long a process that broke off a transfer may take to be seen as ended."""
+"""How long to wait for the exit of a process that broke off a transfer."""
 
 
 class DecoderProcessError(CloudTrainError):
@@ -43,24 +43,24 @@ class DecoderProcessError(CloudTrainError):
 
 
 def done_ahead(work: Work[Request, Result], requests: Iterable[Request], processes: int, *, pin_memory: bool = False) -> Generator[Result]:
-    """``work(request, slot, is_stopped)`` for each of the ``requests``, in their order, done in ``processes`` processes, at least one.
+    """``work(request, slot, is_stopped)`` for each of the ``requests``, in order, run in ``processes`` processes (at least one).
 
-    ``requests`` may be endless: a few are taken at a time. A result is made of tuples, lists, texts, numbers and tensors; ``pin_memory``
-    makes the tensors ready to be copied to a GPU. A CloudTrainError in a process is raised here, in its turn.
+    ``requests`` may be infinite: a few are taken at a time. A result consists of tuples, lists, strings, numbers and tensors;
+    ``pin_memory`` pins the tensors for copying to a GPU. A CloudTrainError in a process is raised here, in its turn.
 
-    Tensors come through shared memory, which is slow to get from the operating system and quick to use again. So ``slot`` is one of a few
-    numbers, and when a process gets the same one as before, it may write over the tensors of the result before: whoever asks for the next
-    result has to be done with the last one.
+    Tensors are passed through shared memory, which is slow to allocate and fast to reuse. So ``slot`` is one of a few numbers; when a
+    process gets the same slot again, it may overwrite the tensors of that slot's previous result. The caller must have finished with a
+    result before it asks for the next.
 
-    SIGTERM and SIGINT leave the processes alone: whoever sends them to a group of processes means the training, which may need them until
-    it has saved. Closing the generator ends them, as soon as ``work`` has returned: it should do that early once ``is_stopped()``, with
-    whatever result. Raises DecoderProcessError if one of them is killed.
+    The processes ignore SIGTERM and SIGINT: these are meant for the training, which may need the processes until it has saved. Closing the
+    generator ends them as soon as ``work`` returns; ``work`` should return early, with any result, once ``is_stopped()``. Raises
+    DecoderProcessError if one of them is killed.
     """
     failures: list[Exception] = []
     results, workers, stop = _started(work, _with_slots(requests, processes, failures), processes, pin_memory)
     at_exit = partial(_kill, workers)
-    atexit.register(at_exit)  # a process that ends with this generator still open would wait for them forever: they ignore SIGTERM
-    mapped: deque[Any] = deque(maxlen=0 if pin_memory else _SLOTS * processes)  # torch then finds the memory of a slot where it was
+    atexit.register(at_exit)  # if this process ended with the generator open, it would wait for them forever: they ignore SIGTERM
+    mapped: deque[Any] = deque(maxlen=0 if pin_memory else _SLOTS * processes)  # keeps a slot's memory mapped
     try:
         while True:
             _check(workers)
@@ -78,33 +78,33 @@ def done_ahead(work: Work[Request, Result], requests: Iterable[Request], process
             yield result
     finally:
         stop.fill_(True)
-        results._shutdown_workers()  # torch has no public way to end them at a given moment
+        results._shutdown_workers()  # torch has no public way to end them now
         _kill(workers)
         atexit.unregister(at_exit)
 
 
 def _with_slots(requests: Iterable[Request], processes: int, failures: list[Exception]) -> Generator[tuple[Request, int]]:
-    """The requests, each with its slot; they end where they fail, and ``failures`` says how.
+    """The requests, each with its slot; if they fail, they end and the error is added to ``failures``.
 
-    The loader gives the requests to one process after another. It takes the next when it hands out the result of the one 2 × ``processes``
-    before, and what came before that has been dealt with by then; in one process, the same slot comes after 3 × ``processes``.
+    The loader assigns requests to processes in turn. It takes the next request when it returns the result of the one 2 × ``processes``
+    earlier, and all earlier results have been used by then; within a process, a slot is reused after 3 × ``processes`` requests.
     """
     try:
         for number, request in enumerate(requests):
             yield request, number // processes % _SLOTS
-    except Exception as error:  # noqa: BLE001 -- it is raised in its turn, whatever it is; in the loader, it would leave a half-made one behind
+    except Exception as error:  # noqa: BLE001 -- raised later in its turn; inside the loader it would leave it half initialized
         failures.append(error)
 
 
 def shared_memory(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """A tensor that goes to another process as it is, whatever is in it. Raises RuntimeError where /dev/shm is used up."""
+    """An uninitialized tensor in shared memory, passed to other processes without a copy. Raises RuntimeError if /dev/shm is full."""
     tensor = torch.empty(tuple(shape), dtype=dtype)
     tensor.share_memory_()  # type: ignore[no-untyped-call]  # torch declares no types for it
     return tensor
 
 
 class _Requests(Dataset[Result | CloudTrainError], Generic[Request, Result]):
-    """What the loader takes for a data set: its items are requests and what is made of them."""
+    """A data set for the loader that maps each request to its result."""
 
     def __init__(self, work: Work[Request, Result], stop: Tensor) -> None:
         self._work, self._stop = work, stop
@@ -113,7 +113,7 @@ class _Requests(Dataset[Result | CloudTrainError], Generic[Request, Result]):
         try:
             return self._work(*request, self._is_stopped)
         except CloudTrainError as error:
-            return error  # raised, it would arrive as the text of its traceback
+            return error  # if raised, it would arrive as a traceback's text
 
     def _is_stopped(self) -> bool:
         return bool(self._stop)
@@ -122,7 +122,7 @@ class _Requests(Dataset[Result | CloudTrainError], Generic[Request, Result]):
 def _started(
     work: Work[Request, Result], requests: Iterable[tuple[Request, int]], processes: int, pin_memory: bool
 ) -> tuple[Any, Sequence[BaseProcess], Tensor]:
-    """The loader's iterator, its processes, and what tells them to stop."""
+    """The loader's iterator, its processes, and the shared flag that stops them."""
     before = multiprocessing.active_children()
 
     def new() -> list[BaseProcess]:
@@ -141,8 +141,8 @@ def _started(
                     collate_fn=_as_it_is,
                     pin_memory=pin_memory,
                     worker_init_fn=_ignore_signals,
-                    multiprocessing_context="fork" if sys.platform == "linux" else None,  # quick, and there is nothing to hand over
-                    generator=torch.Generator(),  # without one it draws from the global generator
+                    multiprocessing_context="fork" if sys.platform == "linux" else None,  # fast, and nothing has to be pickled
+                    generator=torch.Generator(),  # otherwise it draws from the global one
                     prefetch_factor=_AHEAD,
                 )
                 results = iter(loader)
@@ -154,16 +154,16 @@ def _started(
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Around the start of processes: signals wait until ``_ignore_signals`` has run there, and torch's opinions do not count."""
+    """The context in which processes start: signals are blocked until ``_ignore_signals`` has run in them, and warnings are ignored."""
     on_child = signal.getsignal(signal.SIGCHLD)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # more processes than cores, a fork beside threads
+            warnings.simplefilter("ignore")  # more processes than cores, a fork with threads
             yield
     finally:
         if threading.current_thread() is threading.main_thread():
-            # The loader has its own handler raise an error wherever the training is at that moment; here _check looks instead.
+            # The loader's own handler would raise an error at any point of the training; _check looks for ended processes instead.
             signal.signal(signal.SIGCHLD, on_child or signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -192,12 +192,12 @@ def _lost(exit_code: int) -> DecoderProcessError:
         return _no_shared_memory()
     how = f"was killed ({signal.Signals(-exit_code).name})" if exit_code < 0 else f"ended with exit status {exit_code}"
     return DecoderProcessError(
-        f"a process that decodes images {how}", hint="the memory may be used up: give the run fewer data.workers or more memory"
+        f"a process that decodes images {how}", hint="it may have run out of memory: lower data.workers, or use a machine with more memory"
     )
 
 
 def _explained(error: Exception, workers: Sequence[BaseProcess]) -> Exception:
-    """What the user can do about an error of the loader's; the error itself where that is nothing."""
+    """An error that tells the user what to do about a loader's error; the error itself if nothing is known."""
     try:
         _check(workers, _DYING_SECONDS if workers else 0)
     except DecoderProcessError as lost:
@@ -206,15 +206,15 @@ def _explained(error: Exception, workers: Sequence[BaseProcess]) -> Exception:
         return _no_shared_memory()
     if isinstance(error, OSError):
         return DecoderProcessError(
-            f"the processes that decode images cannot be started, or not be heard: {error}", hint="lower data.workers"
+            f"cannot start the processes that decode images, or communicate with them: {error}", hint="lower data.workers"
         )
     return error
 
 
 def _no_shared_memory() -> DecoderProcessError:
     return DecoderProcessError(
-        "the shared memory (/dev/shm) is used up, through which decoded images come",
-        hint="make it larger (docker run --shm-size), or lower data.workers or train.batch_size",
+        "shared memory (/dev/shm), which passes decoded images, is full",
+        hint="increase it (docker run --shm-size), or lower data.workers or train.batch_size",
     )
 
 

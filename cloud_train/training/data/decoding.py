@@ -1,6 +1,6 @@
-"""One JPEG or PNG file as the pixels of a square: read, turned upright, cut, scaled.
+"""One JPEG or PNG file as the pixels of a square: read, turned upright, cropped, scaled.
 
-What a file is, is told from its content and not from its name, and one that claims to be very large is refused before it is unpacked.
+The format is determined by a file's content, not its name, and an image that claims to be very large is refused before it is decoded.
 """
 
 import errno
@@ -25,9 +25,9 @@ MOST_PIXELS = 64_000_000
 
 _FORMATS = ("JPEG", "PNG")
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error, zlib.error)
-"""What Pillow raises for files that are damaged in one way or another."""
+"""What Pillow raises for damaged files."""
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Reasons not to open a file that say nothing about the file."""
+"""Reasons for a failed open that are not the file's fault."""
 _LONGEST_REASON = 200
 _KEPT_BLOCKS = 4
 _ORIENTATION = 0x0112
@@ -40,7 +40,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image upright, by its Exif orientation (CIPA DC-008, tag 0x0112)."""
+"""Exif orientation (CIPA DC-008, tag 0x0112) → the operation that turns the image upright."""
 _SIDEWAYS = (5, 6, 7, 8)
 _MIDDLE = 7 / 8
 _TRIES = 10
@@ -48,7 +48,7 @@ _LOWEST_ASPECT, _HIGHEST_ASPECT = 3 / 4, 4 / 3
 
 
 class UnreadableImageError(CorruptError):
-    """A file is not an image that can be read; ``reason`` says why, without the file's path."""
+    """An image file cannot be read; ``reason`` says why, without the file's path."""
 
     def __init__(self, path: str | PathLike[str], reason: str, hint: str | None = None) -> None:
         super().__init__(f"{path}: {reason}", hint)
@@ -56,7 +56,7 @@ class UnreadableImageError(CorruptError):
 
 
 class View(NamedTuple):
-    """The part of an upright image that is seen, in pixels from its upper left corner, and whether it is mirrored."""
+    """The cropped part of an upright image, in pixels from the upper left corner, and whether it is mirrored."""
 
     left: float
     top: float
@@ -66,16 +66,17 @@ class View(NamedTuple):
 
 
 Chooser = Callable[[int, int], View]
-"""Says what is seen of an image of a width and a height."""
+"""Chooses the crop of an image from its width and height."""
 
 
 def read_image(path: str | PathLike[str], size: int, channels: int, choose: Chooser, content: bytes | None = None) -> np.ndarray:
-    """What ``choose`` sees of the image at ``path``, scaled to uint8 (size, size, channels); 3 channels are colours, 1 is grey.
+    """The crop that ``choose`` takes from the image at ``path``, scaled to uint8 (size, size, channels); 3 channels are RGB, 1 is grey.
 
-    With ``content``, the image is those bytes, and ``path`` only says in messages where they come from.
+    With ``content``, the image is those bytes, and ``path`` is only for messages.
 
-    What is transparent is taken as it is, 16 bits a pixel are scaled to 8, and of several pictures in a file the first one counts. Raises
-    UnreadableImageError for a file that cannot be read or has more than ``MOST_PIXELS``, StoreError where no file could be opened.
+    Transparency is ignored, 16 bits per pixel are scaled to 8, and only the first of several images in a file is used. Raises
+    UnreadableImageError for a file that cannot be decoded or has more than ``MOST_PIXELS``, StoreError if it cannot be opened for another
+    reason.
     """
     try:
         with Image.open(path if content is None else BytesIO(content), formats=_FORMATS) as image:
@@ -86,17 +87,17 @@ def read_image(path: str | PathLike[str], size: int, channels: int, choose: Choo
         raise UnreadableImageError(path, _too_large("the image")) from error
     except UnidentifiedImageError as error:
         is_empty = (Path(path).stat().st_size if content is None else len(content)) == 0
-        raise UnreadableImageError(path, "the file is empty" if is_empty else "it is neither a JPEG nor a PNG") from error
+        raise UnreadableImageError(path, "the file is empty" if is_empty else "not a JPEG or PNG") from error
     except _UNREADABLE as error:
         if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
-            raise StoreError(f"{path} cannot be opened: {_reason(error)}") from error
+            raise StoreError(f"cannot open {path}: {_reason(error)}") from error
         raise UnreadableImageError(path, _reason(error)) from error
 
 
 def middle(size: int) -> Chooser:
-    """Sees the middle: a square of 7/8 of the shorter side; all of an image that has ``size`` pixels a side already.
+    """Crops the centre: a square of 7/8 of the shorter side, or the whole of an image that is already ``size`` pixels square.
 
-    For 224 pixels it is what is usual in validation: the shorter side scaled to 256, and 224 pixels cut out of the middle.
+    For 224 pixels this is the usual validation crop: the shorter side scaled to 256, then 224 pixels from the centre.
     """
 
     def choose(width: int, height: int) -> View:
@@ -110,11 +111,11 @@ def middle(size: int) -> Chooser:
 
 
 def random_part(size: int, augment: PhotoAugment, seed: int) -> Chooser:
-    """Sees a part that is drawn from ``seed``, and with ``augment.flip`` half of the time its mirror image.
+    """A random crop drawn from ``seed``, mirrored half of the time with ``augment.flip``.
 
-    Its area is drawn evenly between ``augment.crop`` and all of the image's, and its aspect ratio between 3/4 and 4/3 (Szegedy et al.,
-    "Going deeper with convolutions", 2015, section 6), evenly on a logarithmic scale. Where ten parts in a row do not fit into the image,
-    it is the largest one in the middle with such an aspect ratio. With ``augment.crop`` = 1 it is the middle, as in validation.
+    Its area is uniform between ``augment.crop`` and 1 times the image's, and its aspect ratio between 3/4 and 4/3 (Szegedy et al., "Going
+    deeper with convolutions", 2015, section 6), uniform on a logarithmic scale. If ten draws in a row do not fit into the image, it is the
+    largest centred one with such an aspect ratio. With ``augment.crop`` = 1 it is the centre, as in validation.
     """
     draws = random.Random(seed)
 
@@ -127,9 +128,9 @@ def random_part(size: int, augment: PhotoAugment, seed: int) -> Chooser:
 
 
 def prepare_pillow() -> None:
-    """Load what reading an image needs, and let Pillow keep a little of the memory of images that are gone.
+    """Load Pillow's decoders, and let it keep some memory of freed images.
 
-    Otherwise it gets each image's memory from the operating system and gives it back, which can take as long as decoding a small image.
+    Otherwise it allocates each image from the operating system and returns it, which can take as long as decoding a small image.
     """
     Image.preinit()
     Image.core.set_blocks_max(_KEPT_BLOCKS)  # type: ignore[attr-defined]  # documented ("Block Allocator"), not declared
@@ -159,7 +160,7 @@ def _pixels(image: Image.Image, size: int, channels: int, choose: Chooser) -> np
         picture = picture.transpose(_UPRIGHT[orientation])
     box = (view.left * scale, view.top * scale, view.right * scale, view.bottom * scale)
     if picture.size != (size, size) or box != (0, 0, size, size):
-        # Where the image becomes much smaller, whole pixels are averaged first, down to twice the size: quicker, and hardly to be seen.
+        # If the image becomes much smaller, whole pixels are averaged first, down to twice the size: faster, and hardly visible.
         picture = picture.resize((size, size), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
     if view.is_mirrored:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -167,9 +168,9 @@ def _pixels(image: Image.Image, size: int, channels: int, choose: Chooser) -> np
 
 
 def _orientation(image: Image.Image) -> int:
-    """The Exif orientation; 1, upright, if there is none, or none that can be read."""
+    """The Exif orientation; 1 (upright) if it is missing or unreadable."""
     if image.format == "PNG":
-        image.load()  # its Exif data may stand behind the pixels
+        image.load()  # its Exif data may follow the pixels
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except _UNREADABLE:
@@ -177,7 +178,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _scaled_while_decoding(image: Image.Image, mode: str, size: int, view: View) -> float:
-    """Have a JPEG decoded at 1/2, 1/4 or 1/8 of its size, where what is seen of it stays as large as needed; returns that factor."""
+    """Decode a JPEG at 1/2, 1/4 or 1/8 of its size if its crop stays large enough; returns that factor."""
     wanted = size / min(view.right - view.left, view.bottom - view.top)
     width, height = image.size
     drafted = image.draft(mode, (math.ceil(width * wanted), math.ceil(height * wanted)))
@@ -185,14 +186,14 @@ def _scaled_while_decoding(image: Image.Image, mode: str, size: int, view: View)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The image with 8 bits a channel: Pillow would clip 16 bits to 8 instead of scaling them."""
+    """The image with 8 bits per channel: Pillow would clip 16 bits to 8 instead of scaling them."""
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
 
 
 def _too_large(what: str) -> str:
-    return f"{what} is more than the {MOST_PIXELS // 10**6} million pixels that are read"
+    return f"too large: {what} exceeds the limit of {MOST_PIXELS // 10**6} million pixels"
 
 
 def _reason(error: Exception) -> str:

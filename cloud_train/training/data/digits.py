@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 images of 8×8 pixels, light strokes on dark ground.
+"""scikit-learn's handwritten digits: 1,797 images of 8×8 pixels, light strokes on a dark background.
 
 E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998. The file is read from the
 installed package without importing it: importing scikit-learn takes a second, and its 56 kB file is all that is needed.
@@ -22,7 +22,7 @@ _BRIGHTEST = 16
 
 
 def load_digits(data: DigitsData, _place: Path, seed: int) -> DataSet:
-    """The digits, resized to ``data.size`` pixels a side and scaled to [0, 1]; which are for validation follows from ``seed``."""
+    """The digits, resized to ``data.size`` pixels a side and scaled to [0, 1]; ``seed`` determines which are for validation."""
     table = _read(_file())
     images = torch.from_numpy(table[:, :-1].astype(np.float32) / _BRIGHTEST).view(-1, 1, _SIDE, _SIDE)
     if data.size != _SIDE:
@@ -35,7 +35,7 @@ def _file() -> Path:
     found = find_spec("sklearn")
     if found is None or not found.submodule_search_locations:
         raise MissingDependencyError(
-            "the digits come with scikit-learn, which is not installed here", hint="install it with: pip install 'cloud-train[train]'"
+            "the data set 'digits' needs scikit-learn, which is not installed", hint="install it with: pip install 'cloud-train[train]'"
         )
     return Path(found.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
 
@@ -47,7 +47,7 @@ def _read(path: Path) -> np.ndarray:
             table = np.fromstring(file.read().replace("\n", ","), sep=",", dtype=np.float64)
         table = table.reshape(SAMPLES, _SIDE * _SIDE + 1)
     except (OSError, EOFError, ValueError) as error:
-        raise CorruptError(f"{path} is not the table of digits: {error}", hint="reinstall scikit-learn") from error
+        raise CorruptError(f"{path} is not scikit-learn's table of digits: {error}", hint="reinstall scikit-learn") from error
     if table.min() < 0 or table[:, :-1].max() > _BRIGHTEST or table[:, -1].max() >= CLASSES:
-        raise CorruptError(f"{path} is not the table of digits: a value is out of range", hint="reinstall scikit-learn")
+        raise CorruptError(f"{path} is not scikit-learn's table of digits: a value is out of range", hint="reinstall scikit-learn")
     return table

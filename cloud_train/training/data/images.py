@@ -1,9 +1,9 @@
-"""Images in class folders or in tar shards, decoded during the training.
+"""Images in class folders or in tar shards, decoded during training.
 
-The samples are numbered in the order of the names of classes and files, or of the shards and their members, so a number means the same
-image wherever the folder is. How an image is changed in an epoch is drawn from the seed, the epoch and its number. An image that
-cannot be read ends the run, or is left out of its batch (``data.broken: skip``), which then has fewer samples, or none; what counts as seen
-is what was picked. So nothing depends on how many processes decode, or on where a run was resumed.
+The samples are numbered in the order of the names of classes and files, or of shards and their members, so a number means the same image
+wherever the folder is. An image's augmentation in an epoch is drawn from the seed, the epoch and its number. An image that cannot be
+read ends the run, or is left out of its batch (``data.broken: skip``), which then has fewer samples, or none; progress counts the picked
+samples. So nothing depends on the number of decoder processes, or on where a run was resumed.
 """
 
 import hashlib
@@ -40,8 +40,8 @@ from cloud_train.worker import contract
 def load_images(data: ImagesData, place: Path, seed: int) -> DataSet:
     """The images in the folder ``place``, or, with ``data.url`` only, in the archive that was downloaded into the cache ``place``.
 
-    The folder may also be one of tar shards, which may still be arriving. Without images in ``val``, which ones are for validation follows
-    from ``seed``. Raises FieldError for a folder that is not as it should be, and what ``unpacked`` and ``ShardImages`` raise.
+    The folder may also contain tar shards, which may still be arriving. Without images in ``val``, ``seed`` determines which ones are for
+    validation. Raises FieldError for a folder without the required layout, and what ``unpacked`` and ``ShardImages`` raise.
     """
     folder = _downloaded(data, place) if data.path is None else _unpacked(place) if place.is_file() else place
     classes, files, validation_files = _found(data, folder)
@@ -81,7 +81,7 @@ def _downloaded(data: ImagesData, cache: Path) -> Path:
 
 
 def _unpacked(archive: Path) -> Path:
-    """The folder of images in an archive that was fetched from a store, unpacked beside it."""
+    """The folder of images in an archive that was fetched from a store, unpacked next to it."""
     with archive.open("rb") as file:
         return unpacked(archive, hashlib.file_digest(file, "sha256").hexdigest(), archive.parent)
 
@@ -95,23 +95,23 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def path(self, number: int) -> str:
-        """Where an image is, for people and, if it is a file of its own, for Pillow."""
+        """Where an image is, for messages and, if it is a separate file, for Pillow."""
 
     def content(self, number: int, is_stopped: Callable[[], bool]) -> bytes | None:
-        """The bytes of an image inside a shard, waited for until ``is_stopped()``."""
+        """The bytes of an image in a shard, for which it waits until ``is_stopped()``; None if the image is a separate file."""
 
     def groups(self, numbers: np.ndarray) -> Tensor | None:
-        """What ``Samples.groups`` says of the images of these ascending numbers."""
+        """``Samples.groups`` for the images with these ascending numbers."""
 
     def expect(self, numbers: np.ndarray) -> None:
-        """Be told the order in which images will be asked for."""
+        """Note the order in which images will be needed."""
 
 
 class ImageFiles:
     """Paths of images by number, class after class.
 
-    A million names as Python's texts take a hundred megabytes, and each process that does no more than look at them ends up with a copy of
-    its own. Here they are one piece of memory.
+    A million names as Python strings take a hundred megabytes, and each process that only reads them ends up with its own copy. Here they
+    are one block of memory.
     """
 
     def __init__(self, folder: Path, classes: Sequence[str], names: Sequence[Sequence[str]]) -> None:
@@ -131,32 +131,32 @@ class ImageFiles:
         return os.fsdecode(self._folders[self.classes[number]] + b"/" + name)
 
     def content(self, number: int, is_stopped: Callable[[], bool]) -> None:
-        """Nothing: every image is a file."""
+        """None: every image is a file."""
 
     def groups(self, numbers: np.ndarray) -> None:
-        """Nothing: every image is by itself."""
+        """None: every image arrives by itself."""
 
     def expect(self, numbers: np.ndarray) -> None:
-        """All are there."""
+        """Nothing to do: all files exist."""
 
 
 class Decoded(NamedTuple):
     """The images of a batch."""
 
     images: Tensor
-    """Of those that could be read, (B, height, width, channels): uint8, or float32 from 0 to 1."""
+    """The readable images, (B, height, width, channels): uint8, or float32 from 0 to 1."""
     broken: list[tuple[int, str]]
-    """Of each other one its place in the batch, and what is wrong with it."""
+    """The unreadable ones: index in the batch, and what is wrong."""
 
 
 Request = tuple[list[int], int | None]
-"""Numbers of samples, and the epoch that they are for."""
+"""Numbers of samples, and their epoch."""
 
 
 class FolderSamples(Samples):
-    """Some of the images in a folder. Those of a batch have their channels innermost in memory.
+    """Some of the images in a folder. Batches have their channels innermost in memory.
 
-    With ``data.broken: skip`` a batch may have fewer samples than its pick, or none; each file that was left out is named once, on stderr.
+    With ``data.broken: skip`` a batch may have fewer samples than its pick, or none; each skipped file is named once, on stderr.
     """
 
     def __init__(self, files: Images, numbers: np.ndarray, settings: ImagesData, seed: int) -> None:
@@ -168,9 +168,9 @@ class FolderSamples(Samples):
         self._named: set[int] = set()
 
     def batches(self, picks: Iterable[Pick]) -> Generator[Batch]:
-        """A batch for each pick; of an endless iterator of picks, a few are taken at a time.
+        """A batch for each pick; from an infinite iterator of picks, a few are taken at a time.
 
-        Raises UnreadableImageError where an image cannot be read and is not to be skipped, and what ``done_ahead`` raises.
+        Raises UnreadableImageError if an image cannot be read and must not be skipped, and what ``done_ahead`` raises.
         """
         asked: deque[Tensor] = deque()
         recycled = RecycledMemory()
@@ -182,21 +182,21 @@ class FolderSamples(Samples):
                 yield Batch(self._floats(images, recycled).permute(0, 3, 1, 2), self.targets[rows].to(self._device))
 
     def to(self, device: torch.device) -> Self:
-        """The same samples, whose batches are in the memory of ``device``."""
+        """The same samples with batches on ``device``."""
         moved = copy(self)
         moved._device = device
         return moved
 
     def path(self, row: int) -> str:
-        """The file of a sample, or its shard and what it is called there."""
+        """The file of a sample, or its shard and its name in it."""
         return self._files.path(self._numbers[row])
 
     def expect(self, rows: Tensor) -> None:
-        """Where shards still arrive, have them come in the order in which their images are picked."""
+        """If shards are still arriving, request them in the order in which their images are picked."""
         self._files.expect(self._numbers[rows.numpy()])
 
     def _decoded(self, requests: Iterable[Request], recycled: "RecycledMemory") -> Generator[Decoded]:
-        prepare_pillow()  # before there are processes, which then have it done
+        prepare_pillow()  # before the processes start, so that they inherit it
         if self._processes:
             work = partial(self._decode_shared, {})
             return done_ahead(work, requests, self._processes, pin_memory=self._device.type == "cuda")
@@ -204,7 +204,7 @@ class FolderSamples(Samples):
         return (self._decode(request, allocate) for request in requests)
 
     def _decode_shared(self, memory: dict[int, Tensor], request: Request, slot: int, is_stopped: Callable[[], bool]) -> Decoded:
-        """In a process of its own; ``memory`` is what it has for each slot."""
+        """Decode in a separate process; ``memory`` is its memory for each slot."""
 
         def allocate(shape: Sequence[int]) -> Tensor:
             count = math.prod(shape)
@@ -223,7 +223,7 @@ class FolderSamples(Samples):
         pixels_BHWC = images.numpy()
         readable, broken = 0, []
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of much that does no harm, and the rest is an error here
+            warnings.simplefilter("ignore")  # most of Pillow's warnings are harmless, and the rest are errors here
             for place, row in enumerate(rows):
                 if is_stopped():
                     break
@@ -243,14 +243,14 @@ class FolderSamples(Samples):
         return random_part(self._settings.size, self._settings.augment, derived_seed(self._seed, "augment", epoch, row))
 
     def _without(self, broken: Sequence[tuple[int, str]], rows: Tensor) -> Tensor:
-        """The rows that could be read; names the others, or raises UnreadableImageError for the first of them."""
+        """The rows of readable images; names the others, or raises UnreadableImageError for the first of them."""
         for place, reason in broken:
             row = int(rows[place])
             if self._settings.broken == "fail":
-                hint = "replace the file or delete it, or set data.broken to skip"
+                hint = "replace or delete the file, or set data.broken to skip"
                 raise UnreadableImageError(self.path(row), reason, hint)
             if row not in self._named:
-                print(f"left out: {self.path(row)}: {reason}", file=sys.stderr, flush=True)
+                print(f"skipped: {self.path(row)}: {reason}", file=sys.stderr, flush=True)
                 self._named.add(row)
         is_readable = torch.ones(len(rows), dtype=torch.bool)
         is_readable[[place for place, _ in broken]] = False
@@ -269,9 +269,9 @@ class FolderSamples(Samples):
 
 
 class RecycledMemory:
-    """Memory for one batch after another, reused as soon as no tensor refers to it.
+    """Memory for successive batches, reused as soon as no tensor refers to it.
 
-    To get so much memory from the operating system for each batch takes longer than to fill it.
+    Allocating that much memory from the operating system for each batch takes longer than filling it.
     """
 
     _MOST = 2  # a loop still holds its batch when it asks for the next one
@@ -280,7 +280,7 @@ class RecycledMemory:
         self._kept: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
 
     def floats(self, shape: Sequence[int]) -> Tensor:
-        """A float32 tensor of ``shape``, whatever is in it."""
+        """An uninitialized float32 tensor of ``shape``."""
         count = math.prod(shape)
         free = [memory for memory, lent in self._kept if lent() is None and memory.size >= count]
         memory = free[0] if free else np.empty(count, np.float32)
@@ -288,11 +288,11 @@ class RecycledMemory:
         self._kept = [(other, use) for other, use in self._kept if other is not memory and (use() is not None or other.size >= count)]
         if len(self._kept) < self._MOST:
             self._kept.append((memory, weakref.ref(lent)))
-        return torch.from_numpy(lent)  # holds ``lent`` for as long as any tensor looks at this memory
+        return torch.from_numpy(lent)  # keeps ``lent`` alive as long as any tensor uses this memory
 
 
 def default_processes(environment: Mapping[str, str] = os.environ) -> int:
-    """One for each CPU core that this process may use, but for the one that trains; shared among the training processes of this machine."""
+    """One fewer than the CPU cores that this process may use, shared among the training processes on this machine; at least 1."""
     return max(1, (usable_cpus() - 1) // int(environment.get("LOCAL_WORLD_SIZE") or 1))
 
 
@@ -300,11 +300,11 @@ def _put(place: np.ndarray, pixels: np.ndarray) -> None:
     """Write uint8 ``pixels`` into ``place``, whose floats go from 0 to 1."""
     place[...] = pixels
     if place.dtype != np.uint8:
-        place /= np.float32(255)  # in place while it is in the processor's cache, which is quicker than one division from type to type
+        place /= np.float32(255)  # in place while it is in the processor's cache, faster than one division with a conversion
 
 
 def _requests(picks: Iterable[Pick], asked: deque[Tensor]) -> Generator[Request]:
-    """The picks as plain numbers, which go from process to process without shared memory; ``asked`` keeps their rows."""
+    """The picks as plain numbers, which are passed between processes without shared memory; ``asked`` keeps their rows."""
     for rows, epoch in picks:
         asked.append(rows)
         yield rows.tolist(), epoch

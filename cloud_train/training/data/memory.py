@@ -1,6 +1,6 @@
 """Samples in memory as two tensors: splitting one set of images into two, and augmentation.
 
-Augmentation is drawn for each image and epoch: image n is changed alike in epoch e wherever and whenever it is read.
+Augmentation is drawn for each image and epoch: image n always gets the same augmentation in epoch e.
 """
 
 from collections.abc import Generator, Iterable
@@ -20,7 +20,7 @@ from cloud_train.training.randomness import derived_seed, permutation
 
 
 class Augmentation:
-    """Flips and crops of the ``samples`` images of a training set in memory."""
+    """Flips and crops for a training set of ``samples`` images in memory."""
 
     def __init__(self, settings: Augment, samples: int, seed: int) -> None:
         self._settings, self._samples, self._seed = settings, samples, seed
@@ -30,24 +30,24 @@ class Augmentation:
     def __call__(self, images_BCHW: Tensor, rows: Tensor, epoch: int) -> Tensor:
         """The images, changed; ``rows`` are their numbers in the training set."""
         if epoch != self._epoch:
-            # One draw for a whole epoch, looked up by number: neither the order of the images nor who asks for them changes it.
+            # One draw for a whole epoch, indexed by image number, so it depends neither on the order of the images nor on the process.
             self._draws, self._epoch = self._drawn(epoch), epoch
         flips, downs, rights = self._draws.index_select(1, rows.cpu()).to(images_BCHW.device)
         return _changed(images_BCHW, flips, downs, rights, self._settings.crop)
 
     def _drawn(self, epoch: int) -> Tensor:
-        """Of every image: whether it is flipped, and how far its window moves down and right; int64 (3, samples)."""
+        """For each image: whether it is flipped, and how far its window moves down and right; int64 (3, samples)."""
         draws = torch.zeros(3, self._samples, dtype=torch.int64)
-        # Each kind of change has a seed of its own, so that switching one on leaves the other as it was.
+        # Each kind of change has its own seed, so that enabling one does not change the other.
         for name, part, end in (("flip", draws[:1], 1 + self._settings.flip), ("crop", draws[1:], 2 * self._settings.crop + 1)):
             part.random_(0, end, generator=torch.Generator().manual_seed(derived_seed(self._seed, name, epoch)))
         return draws
 
 
 def _changed(images_BCHW: Tensor, flips_B: Tensor, downs_B: Tensor, rights_B: Tensor, margin: int) -> Tensor:
-    """Each image mirrored where ``flips`` is 1, then seen through a window of its own size, somewhere on it and a black margin.
+    """Each image mirrored if its ``flips`` is 1, then cropped to its own size from the image with a black margin.
 
-    One ``gather`` does both: for each pixel of the window it looks up the place on the padded image that it comes from.
+    One ``gather`` does both: for each pixel of the crop it looks up its source in the padded image.
     """
     batch, channels, height, width = images_BCHW.shape
     device = images_BCHW.device
@@ -62,7 +62,7 @@ def _changed(images_BCHW: Tensor, flips_B: Tensor, downs_B: Tensor, rights_B: Te
 
 
 class TensorSamples(Samples):
-    """A sample is a row of both tensors. Images may be uint8 from 0 to 255; their batches are float32 from 0 to 1 all the same."""
+    """Samples in two tensors, one row each. Images may be uint8 from 0 to 255; their batches are float32 from 0 to 1 in any case."""
 
     def __init__(self, inputs: Tensor, targets: Tensor, augmentation: Augmentation | None = None) -> None:
         self.inputs, self.targets, self._augmentation = inputs, targets, augmentation
@@ -71,7 +71,7 @@ class TensorSamples(Samples):
         """A batch for each pick."""
         for rows, epoch in picks:
             here = rows.to(self.inputs.device)
-            inputs = self.inputs.index_select(0, here)  # many times faster than an index in brackets
+            inputs = self.inputs.index_select(0, here)  # many times faster than indexing with brackets
             if self._augmentation is not None and epoch is not None:
                 inputs = self._augmentation(inputs, rows, epoch)
             if inputs.dtype == torch.uint8:
@@ -79,7 +79,7 @@ class TensorSamples(Samples):
             yield Batch(inputs, self.targets.index_select(0, here))
 
     def to(self, device: torch.device) -> Self:
-        """The same samples in the memory of ``device``."""
+        """The same samples on ``device``."""
         return type(self)(self.inputs.to(device), self.targets.to(device), self._augmentation)
 
 
@@ -92,14 +92,14 @@ class Images(NamedTuple):
     """int64 (images,)."""
 
     def of(self, rows: Tensor) -> "Images":
-        """Those with the numbers ``rows``."""
+        """The images with the numbers ``rows``."""
         return Images(self.pixels.index_select(0, rows), self.targets.index_select(0, rows))
 
 
 def image_data_set(
     data: DigitsData | MnistData | Cifar10Data, train: Images, test: Images | None, classes: tuple[str, ...], seed: int
 ) -> DataSet:
-    """A data set of images in memory: ``test`` is for validation, or where it is None the fraction ``data.validation`` of ``train``."""
+    """A data set of images in memory: ``test`` is for validation, or, if it is None, the fraction ``data.validation`` of ``train``."""
     if test is None:
         train_rows, test_rows = split(len(train.targets), data.validation or 0, seed, "images")
         train, test = train.of(train_rows), train.of(test_rows)
@@ -115,8 +115,8 @@ def image_data_set(
 
 
 def split(samples: int, validation: float, seed: int, what: str) -> tuple[Tensor, Tensor]:
-    """The numbers of the samples to train on, and of the fraction ``validation`` to validate on; int64, in an order that follows from
-    ``seed``. Raises FieldError, calling the samples ``what``, where either would be none.
+    """The numbers of the training samples, and of the fraction ``validation`` of them for validation; int64, in an order determined by
+    ``seed``. Raises FieldError, calling the samples ``what``, if either would be empty.
     """
     count = held_back(samples, validation, what)
     order = permutation(samples, seed, "split")

@@ -1,4 +1,4 @@
-"""Labelled lines of any lengths as token numbers, in memory one behind the other; a batch is padded to its own longest line."""
+"""Labelled lines of any length as token numbers, concatenated in memory; a batch is padded to its longest line."""
 
 from array import array
 from collections import defaultdict
@@ -17,15 +17,15 @@ from cloud_train.training.data.memory import split
 
 _BLOCK_LINES = 2048
 PADDING = 0
-"""The token behind the end of a line, and every token that the vocabulary lacks."""
+"""The token after the end of a line, and every token that is not in the vocabulary."""
 
 
 class RaggedSamples(Samples):
-    """A sample is a line's tokens and its class."""
+    """Samples that are the tokens of a line and its class."""
 
     def __init__(self, tokens: Tensor, lengths: Tensor, targets: Tensor) -> None:
         self.tokens = tokens
-        """Of all lines, one behind the other, int64."""
+        """Tokens of all lines, concatenated, int64."""
         self.lengths: Tensor = lengths
         self.targets = targets
         self._begins = lengths.cumsum(0) - lengths
@@ -38,21 +38,21 @@ class RaggedSamples(Samples):
             places_T = torch.arange(int(lengths.max()), device=device)
             begins_B1, lengths_B1 = (numbers.to(device).unsqueeze(1) for numbers in (self._begins.index_select(0, rows), lengths))
             is_token_BT = places_T < lengths_B1
-            # Behind a line's end any place will do: what stands there becomes padding.
+            # After a line's end any index will do: it becomes padding.
             places_BT = torch.where(is_token_BT, begins_B1 + places_T, begins_B1)
             tokens_BT = self.tokens.index_select(0, places_BT.flatten()).view_as(places_BT)
             yield Batch(tokens_BT.masked_fill_(~is_token_BT, PADDING), self.targets.index_select(0, rows.to(device)), lengths)
 
     def to(self, device: torch.device) -> Self:
-        """The same samples in the memory of ``device``; the lengths stay with the CPU, which decides by them."""
+        """The same samples on ``device``; the lengths stay on the CPU, where they are used."""
         return type(self)(self.tokens.to(device), self.lengths, self.targets.to(device))
 
 
 def load_sequences(data: SequencesData, place: Path, seed: int) -> DataSet:
-    """The job's lines; the classes are their labels, sorted, and the vocabulary is that of the lines that are trained on.
+    """The job's lines; the classes are their labels, sorted, and the vocabulary is that of the training lines.
 
-    ``place`` is the file or folder of ``data.path``, or without that the cache with the downloaded file. Which lines are for
-    validation follows from ``seed``, unless there is a ``validation.tsv``. Raises FieldError for lines that cannot be used.
+    ``place`` is the file or folder of ``data.path``, or without it the cache with the downloaded file. ``seed`` determines which lines are
+    for validation, unless there is a ``validation.tsv``. Raises FieldError for lines that cannot be used.
     """
     lines, held_back = data.read(data.source_at(place))
     classes = tuple(sorted({line.label for line in lines}))
@@ -82,24 +82,25 @@ class _Block(NamedTuple):
     """Some lines, as the numbers of their pieces."""
 
     pieces: np.ndarray
-    """Of all the lines, one behind the other, int32."""
+    """Piece numbers of all lines, concatenated, int32."""
     lengths: np.ndarray
     """Pieces of each line, int64."""
 
 
 class _Reader:
-    """Reads many lines quickly: each text is cut once, and each different piece looked into once; all else is arithmetic on their numbers.
+    """Reads many lines quickly: splits each text once and tokenizes each distinct piece once; everything else is arithmetic on their
+    numbers.
 
-    What it finds is what ``job.lines.vocabulary`` and ``job.lines.encode`` find, a few times faster.
+    The results are those of ``data.sequences.vocabulary`` and ``data.sequences.encode``, a few times faster.
     """
 
     def __init__(self, unit: Unit) -> None:
         self._unit = unit
         self._numbers: defaultdict[str, int] = defaultdict()
-        self._numbers.default_factory = self._numbers.__len__  # a piece that is met for the first time gets the next number
+        self._numbers.default_factory = self._numbers.__len__  # a new piece gets the next number
 
     def read(self, lines: Sequence[Line]) -> list[_Block]:
-        """The lines in blocks, small enough that what is computed of one takes little memory."""
+        """The lines in blocks, small enough that computing with one takes little memory."""
         return [self._block(lines[start : start + _BLOCK_LINES]) for start in range(0, len(lines), _BLOCK_LINES)]
 
     def _block(self, lines: Sequence[Line]) -> _Block:
@@ -129,7 +130,7 @@ class _Reader:
         return most_frequent({piece: count for piece, count in found if count}, self._unit, size)
 
     def encoded(self, blocks: Sequence[_Block], tokens: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:
-        """The numbers of the first ``max_length`` tokens of each line, one line behind the other, and how many each has; both int64."""
+        """The numbers of the first ``max_length`` tokens of each line, concatenated, and how many each line has; both int64."""
         numbers = numbered(tokens)
         of_pieces = [[numbers.get(token, 0) for token in tokens_of(piece, self._unit)] for piece in self._numbers]
         table = np.array(list(chain.from_iterable(of_pieces)), dtype=np.int64)
@@ -152,6 +153,6 @@ def _begins(lengths: np.ndarray) -> np.ndarray:
 
 
 def _runs(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The places of runs that begin anywhere, one run behind the other: [5, 0], [2, 3] are 5, 6, 0, 1, 2."""
+    """The indices of runs with these begins and lengths, concatenated: [5, 0], [2, 3] gives 5, 6, 0, 1, 2."""
     places: np.ndarray = np.arange(lengths.sum()) + np.repeat(begins - _begins(lengths), lengths)
     return places

@@ -1,4 +1,4 @@
-"""Images in tar shards, by number: read at the offsets in the index, and waited for while their shard is still arriving."""
+"""Images in tar shards, by number: read at the offsets in the index, after waiting for their shard if it is still arriving."""
 
 import os
 import time
@@ -17,18 +17,18 @@ from cloud_train.training.data.decoding import UnreadableImageError
 from cloud_train.training.data.unpack import shown_bytes
 
 _LOOK_SECONDS = 0.05
-"""Between two looks for a shard that has not arrived."""
+"""Time between two checks for a shard that has not arrived."""
 
 
 class ArrivalError(StoreError):
-    """A shard will not arrive, because it cannot be fetched."""
+    """A shard cannot be fetched and will not arrive."""
 
 
 class ShardImages:
-    """The images of one part of a sharded set, numbered shard after shard. As with files, a million names are one piece of memory."""
+    """The images of one part of a sharded set, numbered shard by shard. As with files, a million names are one block of memory."""
 
     def __init__(self, arrivals: ShardExchange, index: ShardIndex, part: Part) -> None:
-        """Raises CorruptError for a shard that is not there as the index says, unless the shards are still arriving."""
+        """Raises StoreError for a missing shard and CorruptError for one of the wrong size, unless the shards are still arriving."""
         shards = index.of_part(part)
         members = list(chain.from_iterable(shard.members for _, shard in shards))
         number_of = {name: number for number, name in enumerate(index.classes)}
@@ -53,15 +53,15 @@ class ShardImages:
         return len(self.classes)
 
     def path(self, number: int) -> str:
-        """The shard's file and, behind a colon, the name of the image in it."""
+        """The shard's file and, after a colon, the name of the image in it."""
         name = self._names[self._ends[number] : self._ends[number + 1]]
         return f"{self._files[self._shards[number]]}: {os.fsdecode(name)}"
 
     def content(self, number: int, is_stopped: Callable[[], bool]) -> bytes:
-        """The bytes of an image, read from its shard, which is waited for.
+        """The bytes of an image, read from its shard, after waiting for the shard.
 
-        Raises UnreadableImageError where the shard ends before the image does, ArrivalError if the shard will not come, ToldToStopError
-        if the attempt is to end before it has come.
+        Raises UnreadableImageError if the shard ends before the image does, ArrivalError if the shard cannot be fetched, and
+        ToldToStopError if the attempt is asked to stop before the shard has arrived.
         """
         size, offset = int(self._sizes[number]), int(self._offsets[number])
         descriptor = self._open(int(self._shards[number]), is_stopped)
@@ -72,51 +72,51 @@ class ShardImages:
         finally:
             os.close(descriptor)
         if len(content) < size:
-            raise UnreadableImageError(self.path(number), "the shard ends before it does")
+            raise UnreadableImageError(self.path(number), "the shard ends before the image does")
         return bytes(content)
 
     def groups(self, numbers: np.ndarray) -> Tensor | None:
-        """How many of the images with these ascending numbers are in each shard, int64 (shards,); only of shards that an index describes.
+        """How many of the images with these ascending numbers are in each shard, int64 (shards,); None without an index.
 
-        Tars without an index may be sorted by class, and an order by shards would show the classes one after another.
+        Tars without an index may be sorted by class, so training shard by shard would show the classes one after another.
         """
         if not self._groups_count:
             return None
         return torch.from_numpy(np.bincount(self._shards[numbers], minlength=self._groups_count))
 
     def expect(self, numbers: np.ndarray) -> None:
-        """Have the shards come in the order in which these images need them; nothing to do once all are there."""
-        if self._arrivals.source is None or all(os.path.exists(file) for file in self._files):  # noqa: PTH110 -- of thousands of files, often
+        """Request the shards in the order in which these images need them, unless all have arrived."""
+        if self._arrivals.source is None or all(os.path.exists(file) for file in self._files):  # noqa: PTH110 -- called often, for thousands of files
             return
         shards, first = np.unique(self._shards[numbers], return_index=True)
         self._arrivals.expect(self._numbers[shards[first.argsort()]].tolist())
 
     def _open(self, shard: int, is_stopped: Callable[[], bool]) -> int:
-        """A descriptor of a shard's file, as soon as it is there."""
+        """A descriptor of a shard's file, once it has arrived."""
         is_waiting = False
         while True:
             try:
                 return os.open(self._files[shard], os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError as error:
                 if self._arrivals.source is None:
-                    raise StoreError(f"{self._files[shard]} is gone", hint="put it back, then resume the run") from error
+                    raise StoreError(f"{self._files[shard]} no longer exists", hint="restore it, then resume the run") from error
             if not is_waiting:
                 self._arrivals.need(int(self._numbers[shard]))
                 is_waiting = True
             if is_stopped() or self._arrivals.is_stopped:
                 raise ToldToStopError(f"{self._files[shard]} has not arrived")
             if (reason := self._arrivals.failure) is not None:
-                raise ArrivalError(f"{self._files[shard]} cannot be fetched: {reason}")
+                raise ArrivalError(f"cannot fetch {self._files[shard]}: {reason}")
             time.sleep(_LOOK_SECONDS)
 
 
 def _check_there(file: str, size: int) -> None:
     try:
-        found = os.stat(file).st_size  # noqa: PTH116 -- a text already, as all of them are kept
+        found = os.stat(file).st_size  # noqa: PTH116 -- paths are kept as strings
     except OSError as error:
         raise StoreError(
-            f"{file} cannot be read: {os.strerror(error.errno or 0).lower()}", hint="the index names it: put it back"
+            f"cannot read {file}: {os.strerror(error.errno or 0).lower()}", hint="restore the file: the index lists it"
         ) from error
     if found != size:
         hint = "copy it again, or pack the images again"
-        raise CorruptError(f"{file} has {shown_bytes(found)} ({found:,} bytes), and its index says {size:,} bytes", hint)
+        raise CorruptError(f"{file} has {shown_bytes(found)} ({found:,} bytes), but its index says {size:,} bytes", hint)

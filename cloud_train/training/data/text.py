@@ -1,4 +1,4 @@
-"""Text as sequences of character numbers: cut into pieces of equal length, each target the character after its input."""
+"""Text as sequences of character numbers of equal length; each target is the character after its input."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from cloud_train.training.data.memory import TensorSamples
 
 
 def load_text(data: PythonDocsData | TextData, place: Path, _seed: int) -> DataSet:
-    """The job's text; the validation text is its end.
+    """The job's text; its end is for validation.
 
-    ``place`` is the file or folder of ``data.path``, or without that the cache with the downloaded file. Raises FieldError for text that
+    ``place`` is the file or folder of ``data.path``, or without it the cache with the downloaded file. Raises FieldError for text that
     cannot be used.
     """
     text = data.read(data.source_at(place) if isinstance(data, TextData) else place)
@@ -29,7 +29,7 @@ def load_text(data: PythonDocsData | TextData, place: Path, _seed: int) -> DataS
 
 
 def encode(text: str, vocabulary: str) -> torch.Tensor:
-    """The number of each character, int64 of shape (len(text),); ``vocabulary`` is sorted and has every character of ``text``."""
+    """The number of each character, int64 of shape (len(text),); ``vocabulary`` is sorted and contains every character of ``text``."""
     code_points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     known = np.frombuffer(vocabulary.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     return torch.from_numpy(np.searchsorted(known, code_points).astype(np.int64, copy=False))

@@ -1,7 +1,7 @@
-"""Archives from the network as folders: unpacked once, whole, and nowhere but into a folder of their own.
+"""Unpacks archives from the network, each once and completely, into its own folder.
 
-An archive is not trusted. Its members are written one by one by this module, not by ``extractall``: plain files and folders only, under
-names that stay inside, and no more than the disk can take.
+An archive is not trusted. This module writes its members one by one, without ``extractall``: only regular files and folders, only under
+names that stay inside the folder, and no more than fits on the disk.
 """
 
 import errno
@@ -30,18 +30,18 @@ _PIECE_BYTES = 1 << 20
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _GZIP = b"\x1f\x8b"
 _MACOS_EXTRAS = re.compile(r"__MACOSX|\.DS_Store|\._.*")
-"""What macOS puts into an archive beside the files, and what would be taken for broken images."""
+"""Files that macOS adds to archives, which would look like broken images."""
 _UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, ValueError)
-"""What the standard library raises for an archive that is none, is cut off, or is of a kind that it cannot read."""
+"""What the standard library raises for a file that is not an archive, is truncated, or uses an unsupported format."""
 _HINT = "recreate the archive with plain files and folders only"
 _CLASHES = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EILSEQ)
 
 
 @contextmanager
 def exclusive(path: Path, doing: str) -> Iterator[None]:
-    """Hold the lock ``path`` for a block, after waiting for another process of this machine that is ``doing`` the same.
+    """Hold the lock ``path`` for a block, after waiting for another process on this machine that is ``doing`` the same.
 
-    It is an flock, which the kernel releases however its holder ends. Its file stays, so that no process holds a lock on a deleted file.
+    It is an flock, which the kernel releases however its holder ends. Its file is kept, so that no process holds a lock on a deleted file.
     """
     descriptor = open_lock(path)
     try:
@@ -57,22 +57,22 @@ def exclusive(path: Path, doing: str) -> Iterator[None]:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn what the operating system refuses inside the block into a StoreError that names ``folder``."""
+    """Turn OSErrors inside the block into a StoreError that names ``folder``."""
     try:
         yield
     except OSError as error:
         hints = {
             errno.ENOSPC: "free some space on that disk, then resume the run",
-            errno.EDQUOT: "your disk quota is used up: delete something, then resume the run",
-            errno.EACCES: "you have no permission there",
-            errno.EROFS: "that disk is read-only",
+            errno.EDQUOT: "your disk quota is exhausted: delete some files, then resume the run",
+            errno.EACCES: "check the folder's permissions",
+            errno.EROFS: "that disk is read-only: use another one",
         }
         reason = os.strerror(error.errno or 0).lower()
         raise StoreError(f"cannot write to {folder}: {reason}", hint=hints.get(error.errno or 0)) from error
 
 
 def shown_bytes(count: float) -> str:
-    """An amount of bytes in powers of 1,000, such as ``9.9 MB``."""
+    """A number of bytes with a decimal unit, such as ``9.9 MB``."""
     if count < 1000:
         return f"{count:.0f} B"
     for unit in ("kB", "MB"):
@@ -83,13 +83,12 @@ def shown_bytes(count: float) -> str:
 
 
 def unpacked(archive: Path, sha256: str, cache: Path) -> Path:
-    """The folder that ``archive``, a verified .zip, .tar or .tar.gz (told by its content), was unpacked to, in ``cache``.
+    """The folder in ``cache`` to which ``archive``, a verified .zip, .tar or .tar.gz (recognized by its content), is unpacked.
 
-    It is unpacked once for all runs, in a folder beside that is then renamed: the folder is there whole or not at all. One that is not as
-    it was then is compared with the archive, and replaced if it holds anything else; until then it stays: other runs may be reading it.
-    Where all that the archive holds lies in one folder, that one is returned. What macOS adds to archives (``__MACOSX``, ``._name``) is
-    left out. Raises CorruptError naming the member that is cut off, is a link or a device, is there twice, or lies outside; StoreError
-    where the disk cannot take it.
+    It is unpacked once for all runs, into a temporary folder that is then renamed, so the folder is complete or absent. A folder that has
+    changed since then is compared with the archive and replaced only if it differs, because other runs may be reading it. If the archive
+    contains a single folder, that folder is returned. Files that macOS adds (``__MACOSX``, ``._name``) are skipped. Raises CorruptError,
+    naming the member that is truncated, a link or a device, a duplicate, or outside the folder; StoreError if the disk is full.
     """
     folder = unpacked_place(sha256, cache)
     beside = folder.with_name(f"{folder.name}.part")
@@ -116,12 +115,12 @@ class _Member(NamedTuple):
     size: int
     """Bytes of its content."""
     kind: str
-    """``file``, ``folder``, or what else it is, in words."""
+    """``file``, ``folder``, or another kind in words."""
     open: Callable[[], IO[bytes]]
 
 
 def _is_unpacked(archive: Path, folder: Path) -> bool:
-    """Whether the folder holds what the archive does, and nothing else."""
+    """Whether the folder contains exactly what the archive does."""
     print(f"comparing {folder} with {archive.name}", flush=True)
     paths: set[str] = set()
     for member in _members(archive):
@@ -141,7 +140,7 @@ def _has_content(archive: Path, member: _Member, folder: Path, parts: list[str])
     try:
         descriptor = open_file(folder, parts)
     except OSError:
-        return False  # it is missing, or is a link or a folder
+        return False  # it is missing, a link or a folder
     with open(descriptor, "rb") as file:  # noqa: PTH123 -- of a descriptor
         return all(file.read(len(piece)) == piece for piece in _pieces(archive, member)) and not file.read(1)
 
@@ -159,13 +158,13 @@ def _unpack_beside(archive: Path, beside: Path, folder: Path) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> int:
-    """Write the members into ``folder``; returns how many files they are."""
+    """Write the members into ``folder``; returns the number of files."""
     files, left = 0, shutil.disk_usage(folder).free
     for number, member in enumerate(_members(archive)):
         left -= member.size
         if number >= _MOST_MEMBERS or left < 0:
-            much = "more than fits on the disk" if left < 0 else f"more than {_MOST_MEMBERS:,} members"
-            raise StoreError(f"{archive.name} holds {much} of {folder.parent}", hint="free some space there, or give a smaller archive")
+            much = f"more than fits on the disk of {folder.parent}" if left < 0 else f"more than {_MOST_MEMBERS:,} members"
+            raise StoreError(f"{archive.name} contains {much}", hint="free some space there, or use a smaller archive")
         parts = _parts(archive, member)
         if not any(_MACOS_EXTRAS.fullmatch(part) for part in parts):
             with _clashes(archive, member):
@@ -175,7 +174,7 @@ def _unpack(archive: Path, folder: Path) -> int:
 
 
 def _parts(archive: Path, member: _Member) -> list[str]:
-    """The names of the folders on the way to a member, and its own."""
+    """The parts of a member's path."""
     parts = [part for part in member.name.split("/") if part not in ("", ".")]
     if member.name.startswith("/") or ".." in parts or "\\" in member.name or "\0" in member.name or (member.kind == "file" and not parts):
         raise _refused(archive, member.name, "leads outside the archive")
@@ -214,7 +213,7 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
     with opened:
         for info in opened.infolist():
             kind = "folder" if info.is_dir() else "file"
-            mode = stat.S_IFMT(info.external_attr >> 16)  # what Unix would say of it; 0 if it was not made on Unix
+            mode = stat.S_IFMT(info.external_attr >> 16)  # the Unix file type; 0 if the archive was not made on Unix
             if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
                 kind = "a link or a device"
             elif info.flag_bits & 1:
@@ -224,7 +223,7 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
 
 def _tar_members(archive: Path, mode: Literal["r:", "r:gz"]) -> Iterator[_Member]:
     with _unreadable(archive):
-        opened = tarfile.open(archive, mode)  # noqa: SIM115 -- closed below; what can go wrong here has its own words
+        opened = tarfile.open(archive, mode)  # noqa: SIM115 -- closed below; an error here has its own message
     with opened:
         last = ""
         while (info := _next(archive, opened, last)) is not None:
@@ -239,8 +238,8 @@ def _tar_members(archive: Path, mode: Literal["r:", "r:gz"]) -> Iterator[_Member
 def _next(archive: Path, opened: tarfile.TarFile, last: str) -> tarfile.TarInfo | None:
     with _unreadable(archive, last):
         info = opened.next()
-    if info is not None and info.size < 0:  # some versions of tarfile would go round in circles
-        raise _refused(archive, info.name, "has a size below zero")
+    if info is not None and info.size < 0:  # some versions of tarfile would loop forever
+        raise _refused(archive, info.name, "has a negative size")
     return info
 
 
@@ -252,11 +251,13 @@ def _content_of(opened: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 
 
 def _check_end(archive: Path, opened: tarfile.TarFile, last: str) -> None:
-    """The end is a block of zeros; tarfile takes a header that it cannot read for one. Reading on makes gzip check its own sum."""
+    """Check for the block of zeros at the end, for which tarfile also takes an unreadable header. Reading on makes gzip verify its
+    checksum.
+    """
     file = opened.fileobj
     file.seek(opened.offset)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise _refused(archive, last, "is the last one that can be read: the archive is cut off or damaged behind it")
+        raise _refused(archive, last, "is the last readable one: the archive is truncated or damaged after it")
     while file.read(_PIECE_BYTES):
         pass
 
@@ -266,7 +267,7 @@ def _unreadable(archive: Path, name: str = "") -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as error:
-        what = f"its member {name!r} cannot be read" if name else "it is not a readable .zip, .tar or .tar.gz"
+        what = f"cannot read member {name!r}" if name else "not a readable .zip, .tar or .tar.gz"
         raise CorruptError(f"{archive}: {what}: {error}", hint=_HINT) from error
 
 
@@ -281,4 +282,4 @@ def _clashes(archive: Path, member: _Member) -> Iterator[None]:
 
 
 def _refused(archive: Path, name: str, what: str) -> CorruptError:
-    return CorruptError(f"{archive}: its member {name!r} {what}", hint=_HINT)
+    return CorruptError(f"{archive}: member {name!r} {what}", hint=_HINT)

@@ -1,1 +1,1 @@
-"""The built-in networks. Module names are those of ``cloud_train.networks``, which counts their parameters without torch."""
+"""The built-in networks. They have the same module names as ``cloud_train.networks``, which computes their layers without torch."""

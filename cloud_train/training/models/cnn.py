@@ -1,8 +1,8 @@
-"""Convolutional image classifiers: a plain one, of blocks of convolution → normalization → ReLU → max-pooling → dropout, and residual nets.
+"""Convolutional image classifiers: blocks of convolution → normalization → ReLU → max-pooling → dropout, and residual nets.
 
-ResNet-18 and ResNet-50 (K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", 2016) in the form known as v1.5:
-where a bottleneck halves the image, its 3×3 convolution does it, not the 1×1 before it. They are written out here because torchvision,
-which has them, is a large dependency for a hundred lines, and each of its wheels goes with one build of torch.
+ResNet-18 and ResNet-50 (K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", 2016) in the variant called v1.5:
+where a bottleneck halves the image, its 3×3 convolution does so, not the 1×1 before it. They are implemented here because torchvision is a
+large dependency for a hundred lines, and each of its wheels fits only one build of torch.
 """
 
 from collections import OrderedDict
@@ -34,7 +34,7 @@ class ResNet(nn.Sequential):
         self._draw_weights()
 
     def _draw_weights(self) -> None:
-        # As P. Goyal et al., "Accurate, Large Minibatch SGD", 2017: blocks begin as their shortcuts, and scores as nearly nothing.
+        # As in P. Goyal et al., "Accurate, Large Minibatch SGD", 2017: blocks start as their shortcuts, and scores close to zero.
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -46,9 +46,9 @@ class ResNet(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """relu(body(x) + shortcut(x)). The body is two convolutions of 3×3, or a bottleneck of 1×1, 3×3 and 1×1 where ``expansion`` is not 1.
+    """relu(body(x) + shortcut(x)). The body is two convolutions of 3×3, or a bottleneck of 1×1, 3×3 and 1×1 if ``expansion`` is not 1.
 
-    The shortcut is x itself, or a 1×1 convolution of x where its size or its channels change.
+    The shortcut is x itself, or a 1×1 convolution of x if its size or channels change.
     """
 
     def __init__(self, channels: int, inner: int, expansion: int, stride: int) -> None:
@@ -69,12 +69,12 @@ class ResidualBlock(nn.Module):
             self.shortcut = nn.Sequential(OrderedDict(conv=_convolution(channels, outer, 1, stride), norm=BatchNorm(outer)))
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """The images with what the body adds to them, smaller and deeper where the block says so."""
+        """relu(body(x) + shortcut(x)), with the block's stride and channels."""
         return functional.relu(self.body(images_BCHW) + self.shortcut(images_BCHW), inplace=True)
 
     @property
     def last_scale(self) -> Tensor:
-        """The factor of each channel that comes out of the body."""
+        """The scale of each output channel of the body."""
         norm = self.body[-1]
         assert isinstance(norm, BatchNorm)  # the last layer of the body
         return norm.weight
@@ -90,12 +90,12 @@ def _stem(channels: int, *, small: bool) -> nn.Sequential:
 
 
 def _convolution(channels: int, outer: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(channels, outer, kernel, stride, padding=kernel // 2, bias=False)  # a normalization follows, and has a shift
+    return nn.Conv2d(channels, outer, kernel, stride, padding=kernel // 2, bias=False)  # the normalization that follows has a bias
 
 
 def build_cnn(model: CnnModel, description: ModelDescription) -> nn.Module:
     """The network for images of the description's shape."""
-    assert description.image_shape is not None  # an image classifier's description has one
+    assert description.image_shape is not None  # it is an image classifier
     network = Cnn if model.network == "blocks" else ResNet
     return network(model, description.image_shape, len(description.classes), description.normalize)
 
@@ -115,8 +115,8 @@ class Cnn(nn.Sequential):
         self._draw_weights()
 
     def _draw_weights(self) -> None:
-        # He et al. (2015) before a ReLU, Glorot and Bengio (2010) before the scores. torch's own first weights are smaller, and the
-        # classic net learns more slowly from them: 97.1% instead of 97.8% of the digits after 5 epochs (means of the same 12 seeds).
+        # He et al. (2015) before a ReLU, Glorot and Bengio (2010) before the scores. torch's default initial weights are smaller, and
+        # the classic net learns more slowly from them: 97.1% instead of 97.8% of the digits after 5 epochs (means of the same 12 seeds).
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -127,7 +127,7 @@ class Cnn(nn.Sequential):
 
 
 def _block(block: ConvBlock, channels: int) -> nn.Sequential:
-    has_norm = block.norm == "batch"  # its shift does what the convolution's bias would do
+    has_norm = block.norm == "batch"  # it replaces the convolution's bias
     convolution = nn.Conv2d(channels, block.filters, block.kernel, block.stride, block.padding, bias=not has_norm)
     layers: OrderedDict[str, nn.Module] = OrderedDict(conv=convolution)
     if has_norm:

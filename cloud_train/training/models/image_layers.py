@@ -1,4 +1,4 @@
-"""Layers that the image classifiers share. Sizes in names: B batch, C channels, H height, W width."""
+"""Layers shared by the image classifiers. Sizes in names: B batch, C channels, H height, W width."""
 
 from collections import OrderedDict
 
@@ -11,11 +11,11 @@ from cloud_train.networks.cnn import CnnModel
 
 
 class Scale(nn.Module):
-    """(pixel - mean) / std of each channel. The numbers are constants: they stand in ``model.json``, not among the weights."""
+    """(pixel - mean) / std of each channel. The values are constants: they are in ``model.json``, not among the weights."""
 
     factor: Tensor
     offset: Tensor
-    """Of each channel, both (C, 1, 1)."""
+    """Both (C, 1, 1)."""
 
     def __init__(self, normalize: Normalize) -> None:
         super().__init__()
@@ -29,10 +29,10 @@ class Scale(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalization that also bears a batch of one image of one pixel, whose variance says nothing.
+    """Batch normalization that also accepts a batch of one image with one pixel, which has no variance.
 
-    torch refuses to train on that. It can be what is left at the end of an epoch, or for one of several processes; the running averages
-    then stand in for the batch's own, and stay as they are.
+    torch refuses to train on that. It can occur at the end of an epoch, or in one of several processes; the running averages are then used
+    instead of the batch's own, and are not updated.
     """
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class Average(nn.Module):
 
 
 def scaling(normalize: Normalize | None) -> OrderedDict[str, nn.Module]:
-    """The network's first layer by its name, where there is one."""
+    """The network's normalizing first layer by its name, if it has one."""
     return OrderedDict() if normalize is None else OrderedDict(normalize=Scale(normalize))
 
 

@@ -1,8 +1,8 @@
-"""The linear cell, h' = i2h([x, h]), without a step-by-step graph: the loop over time has nothing left in it but h @ W.
+"""The linear cell, h' = i2h([x, h]), without a step-by-step graph: the loop over time only computes h @ W.
 
-A one-hot x picks one column of i2h's matrix, so its part of the product is a look-up, for all steps at once. What is left of the
-recurrence, h[t] = input[t] + h[t-1] @ W, has no non-linearity, so its gradient needs no h on the way back: only the weight's gradient does,
-and that is one product over all steps in the end.
+A one-hot x selects one column of i2h's matrix, so its part of the product is a lookup, for all steps at once. The remaining recurrence,
+h[t] = input[t] + h[t-1] @ W, has no non-linearity, so its backward pass needs no h: only the weight's gradient does, and that is one
+product over all steps at the end.
 
 Sizes in names: B batch, N steps of all sequences together, M = B + N, H hidden, X width of an input. The N rows are in the order of torch's
 PackedSequence: all sequences' first step, then all second steps, and so on, with the sequences sorted from the longest to the shortest.
@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 
 class LinearLayer(nn.Module):
-    """A recurrent layer of the linear cell; ``width`` is that of its input, the number of tokens where it reads tokens."""
+    """A recurrent layer of the linear cell; ``width`` is that of its input, or the number of tokens if it reads tokens."""
 
     def __init__(self, width: int, hidden_size: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class LinearLayer(nn.Module):
         self.i2h = nn.Linear(width + hidden_size, hidden_size)
 
     def forward(self, steps: PackedSequence) -> tuple[PackedSequence, Tensor]:
-        """The states after all steps, and of each sequence the last, (1, B, H), as torch's layers have them. It begins with zeros."""
+        """The states after all steps, and each sequence's last state, (1, B, H), as torch's layers return them. It starts from zeros."""
         data, batch_sizes, order, unsorted = steps
         batch = int(batch_sizes[0])
         zeros_BH = self.i2h.weight.new_zeros(batch, self.hidden_size)
@@ -37,13 +37,13 @@ class LinearLayer(nn.Module):
         return PackedSequence(after_NH, batch_sizes, order, unsorted), (last_BH if unsorted is None else last_BH[unsorted]).unsqueeze(0)
 
     def states(self, steps: Tensor, state_BH: Tensor, sizes: list[int]) -> tuple[Tensor | None, Tensor]:
-        """As ``linear_recurrence``; ``steps`` are tokens (N,) or inputs (N, X)."""
+        """Like ``linear_recurrence``; ``steps`` are tokens (N,) or inputs (N, X)."""
         weight_HH = self.i2h.weight[:, self.width :].t()
         return linear_recurrence(input_part(self.i2h, steps, self.width), state_BH, weight_HH, sizes)
 
 
 def input_part(layer: nn.Linear, steps: Tensor, width: int) -> Tensor:
-    """The part of ``layer([x, h])`` that x and the bias make, of the first ``width`` columns: tokens (N,) stand for one-hot vectors."""
+    """The part of ``layer([x, h])`` from x and the bias, with the first ``width`` columns; tokens (N,) represent one-hot vectors."""
     weight_XH = layer.weight[:, :width].t()
     if steps.is_floating_point():
         return torch.addmm(layer.bias, steps, weight_XH)
@@ -51,12 +51,12 @@ def input_part(layer: nn.Linear, steps: Tensor, width: int) -> Tensor:
 
 
 def linear_recurrence(input_NH: Tensor, state_BH: Tensor, weight_HH: Tensor, sizes: list[int]) -> tuple[Tensor | None, Tensor]:
-    """h[t] = input[t] + h[t-1] @ weight, beginning with ``state_BH``; ``sizes`` says how many sequences have each step.
+    """h[t] = input[t] + h[t-1] @ weight, starting from ``state_BH``; ``sizes`` is the number of sequences at each step.
 
-    Returns the states before the steps (None where sequences differ in length) and after them, both (N, H). They are in the weight's
-    precision also where autocast is on: nothing squashes what the steps add up to, and rounding adds up with it.
+    Returns the states before the steps (None if sequences differ in length) and after them, both (N, H). They have the weight's precision
+    even under autocast: without a squashing function the states accumulate, and rounding errors accumulate with them.
     """
-    if torch.compiler.is_compiling():  # a compiler would unroll the loop and take minutes for it
+    if torch.compiler.is_compiling():  # a compiler would unroll the loop, which takes minutes
         return torch.compiler.disable(_recur)(input_NH, state_BH, weight_HH, sizes)  # type: ignore[no-any-return, no-untyped-call]  # as below
     return _recur(input_NH, state_BH, weight_HH, sizes)
 
@@ -68,13 +68,13 @@ def _recur(input_NH: Tensor, state_BH: Tensor, weight_HH: Tensor, sizes: list[in
 
 class _LinearRecurrence(torch.autograd.Function):
     # A blocked scan (a few steps for all blocks at once, then the blocks' ends by powers of the weight) does up to twice the work in larger
-    # products. On two CPU cores it took 1.6 × the loop's time at batch 64, as long at 16, and 0.85 × at 4: not worth a second way to round.
-    # On a GPU, where the loop waits for one launch after another, it has not been measured.
+    # products. On two CPU cores it took 1.6 × the loop's time at batch 64, as long at 16, and 0.85 × at 4: not worth different rounding.
+    # On a GPU, where the loop is bound by kernel launches, it has not been measured.
 
     @staticmethod
     def forward(ctx: Any, input_NH: Tensor, state_BH: Tensor, weight_HH: Tensor, sizes: list[int]) -> tuple[Tensor | None, Tensor]:
         batch = len(state_BH)
-        hidden_MH = input_NH.new_empty(batch + len(input_NH), input_NH.shape[1])  # the states before and after, in one
+        hidden_MH = input_NH.new_empty(batch + len(input_NH), input_NH.shape[1])  # the states before and after, in one tensor
         before, *afters = torch.split(hidden_MH, [batch, *sizes])
         before.copy_(state_BH)
         for after, given in zip(afters, torch.split(input_NH, sizes), strict=True):
@@ -92,7 +92,7 @@ class _LinearRecurrence(torch.autograd.Function):
             return None, None, None, None
         hidden_MH, weight_HH = ctx.saved_tensors
         sizes, batch, back_HH = ctx.sizes, len(hidden_MH) - sum(ctx.sizes), weight_HH.t()
-        total_MH = torch.empty_like(hidden_MH)  # what each state does to the loss, directly and through those that follow
+        total_MH = torch.empty_like(hidden_MH)  # each state's gradient, direct and through later states
         totals, directs = torch.split(total_MH, [batch, *sizes]), _directs(of_before_NH, of_after_NH, batch, sizes)
         totals[-1].copy_(directs[-1])
         with torch.autocast(hidden_MH.device.type, enabled=False):
@@ -105,9 +105,9 @@ class _LinearRecurrence(torch.autograd.Function):
 
 
 def _directs(of_before_NH: Tensor | None, of_after_NH: Tensor | None, batch: int, sizes: list[int]) -> list[Tensor]:
-    """What the states do to the loss directly, step by step: the first ones, then those after each step."""
+    """The direct gradients of the states, step by step: the initial ones, then those after each step."""
     if of_before_NH is None:
-        assert of_after_NH is not None  # one of the two is there
+        assert of_after_NH is not None  # one of the two is given
         return [of_after_NH.new_zeros(batch, of_after_NH.shape[1]), *torch.split(of_after_NH, sizes)]
     zeros_BH = of_before_NH.new_zeros(batch, of_before_NH.shape[1])
     if of_after_NH is None:
@@ -125,4 +125,4 @@ def _befores(hidden_MH: Tensor, batch: int, sizes: list[int]) -> Tensor:
 
 
 def _first(rows: Tensor, count: int) -> Tensor:
-    return rows if len(rows) == count else rows[:count]  # to slice off nothing would cost a microsecond at each step
+    return rows if len(rows) == count else rows[:count]  # an empty slice would cost a microsecond at each step

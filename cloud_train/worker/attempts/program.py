@@ -77,23 +77,11 @@ def environment_of(
     data: Path | None,
     own: Mapping[str, str],
 ) -> dict[str, str]:
-    """The program's environment: the worker's ``own``, then the job's, then the contract's variables, and no stale ones of another run.
-
-    Of the job's, a built-in trainer gets ``TRAINER_VARIABLES`` only. The credentials with which the worker opens the store are left out,
-    unless the job names them as secrets.
-    """
+    """The program's environment: the worker's ``own``, then the job's, then the contract's variables, and no stale ones of another run."""
     program = record.program
-    kept_back = {FORWARDED, *withheld(own, record.job.get("secrets", ()))}
-    inherited = {name: value for name, value in own.items() if (not name.startswith(_PREFIX) or name == _HOME) and name not in kept_back}
-    given = python_path.as_given(inherited)
-    if _is_script(record):
-        outer = {**given, **program.environment}
-    else:
-        tuning = {name: value for name, value in program.environment.items() if name in TRAINER_VARIABLES}
-        outer = python_path.fixed({**given, **tuning})
     return {
-        "PYTHONUNBUFFERED": "1",  # a Python program's lines should be in the log when they are printed, and survive its being killed
-        **outer,
+        "PYTHONUNBUFFERED": "1",  # so that a Python program's lines are logged as they are printed, even if it is killed afterwards
+        **_own_and_of_job(record, own),
         **({contract.PLATFORM: own[contract.PLATFORM]} if contract.PLATFORM in own else {}),
         contract.RUN_ID: record.run_id,
         contract.ATTEMPT: str(attempt),
@@ -112,6 +100,20 @@ def environment_of(
         contract.KEEP_CHECKPOINTS: str(program.keep_checkpoints),
         contract.BEST: program.ranking.to_text(),
     }
+
+
+def _own_and_of_job(record: RunRecord, own: Mapping[str, str]) -> dict[str, str]:
+    """The worker's ``own`` environment and the job's; of the latter, a built-in trainer gets only ``TRAINER_VARIABLES``.
+
+    The credentials with which the worker opens the store are left out, unless the job names them as secrets.
+    """
+    kept_back = {FORWARDED, *withheld(own, record.job.get("secrets", ()))}
+    inherited = {name: value for name, value in own.items() if (not name.startswith(_PREFIX) or name == _HOME) and name not in kept_back}
+    given = python_path.as_given(inherited)
+    if _is_script(record):
+        return {**given, **record.program.environment}
+    tuning = {name: value for name, value in record.program.environment.items() if name in TRAINER_VARIABLES}
+    return python_path.fixed({**given, **tuning})
 
 
 def _is_script(record: RunRecord) -> bool:

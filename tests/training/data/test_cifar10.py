@@ -149,17 +149,17 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
     made = files()
     del made[name]
     for source in (pack(tmp_path / "cifar.tar.gz", made), write(tmp_path / "cifar", made)):
-        with pytest.raises(CorruptError, match=rf"{source} lacks {name} of CIFAR-10's binary version"):
+        with pytest.raises(CorruptError, match=rf"{source} is not CIFAR-10's binary version: {name} is missing"):
             load_cifar10(data(), source, seed=0)
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "has 0 bytes, which is not a whole number of images"),
-        (batch(2)[:-1], "has 12,291 bytes, which is not a whole number of images"),
-        (batch(2, labels=[1, 2, 10, 3]), r"label number 2 \(from 0\) is 10, and not from 0 to 9"),
-        (batch(2, labels=[1, 255, 2, 3]), r"label number 1 \(from 0\) is 255, and not from 0 to 9"),
+        (b"", "is truncated: 0 bytes are not a whole number of images"),
+        (batch(2)[:-1], "is truncated: 12,291 bytes are not a whole number of images"),
+        (batch(2, labels=[1, 2, 10, 3]), r"label number 2 \(from 0\) is 10, not 0 to 9"),
+        (batch(2, labels=[1, 255, 2, 3]), r"label number 1 \(from 0\) is 255, not 0 to 9"),
     ],
 )
 def test_a_batch_that_is_not_what_it_should_be_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -180,7 +180,7 @@ def test_the_python_version_is_refused_with_what_to_download(tmp_path: Path) -> 
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     for source in (tmp_path / "cifar.tar.gz", write(tmp_path / "cifar" / "cifar-10-batches-py", pickled), tmp_path / "cifar"):
-        with pytest.raises(CorruptError, match="is the python version of CIFAR-10") as caught:
+        with pytest.raises(CorruptError, match="is the Python version of CIFAR-10") as caught:
             load_cifar10(data(), source, seed=0)
         assert "cifar-10-binary.tar.gz" in str(caught.value.hint)
 
@@ -189,7 +189,7 @@ def test_the_python_version_is_refused_with_what_to_download(tmp_path: Path) -> 
 def test_an_archive_that_is_cut_off_is_named(tmp_path: Path, left: int) -> None:
     archive = pack(tmp_path / "cifar.tar.gz", files())
     archive.write_bytes(archive.read_bytes()[:left])
-    with pytest.raises(CorruptError, match=r"cifar\.tar\.gz (is not a complete \.tar\.gz|lacks)"):
+    with pytest.raises(CorruptError, match=r"cifar\.tar\.gz (is not a complete \.tar\.gz|is not CIFAR-10's)"):
         load_cifar10(data(), archive, seed=0)
 
 
@@ -207,7 +207,7 @@ def test_a_member_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:
         info = tarfile.TarInfo("cifar-10-batches-bin/data_batch_1.bin")
         info.size = (64 << 20) + 1
         file.write(info.tobuf())
-    with pytest.raises(CorruptError, match=r"data_batch_1.bin has 67\.1 MB, more than a file of CIFAR-10 has"):
+    with pytest.raises(CorruptError, match=r"data_batch_1.bin is too large for a file of CIFAR-10: 67\.1 MB"):
         load_cifar10(data(), tmp_path / "cifar.tar.gz", seed=0)
 
 
@@ -219,5 +219,5 @@ def test_a_link_is_no_batch(tmp_path: Path) -> None:
             if name == "data_batch_5.bin":
                 info.type, info.linkname, info.size = tarfile.SYMTYPE, "/etc/passwd", 0
             archive.addfile(info, io.BytesIO(content[: info.size]))
-    with pytest.raises(CorruptError, match="lacks data_batch_5\\.bin"):
+    with pytest.raises(CorruptError, match="data_batch_5\\.bin is missing"):
         load_cifar10(data(), tmp_path / "cifar.tar.gz", seed=0)

@@ -121,16 +121,16 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b"", "is empty"),
-        (b"\x00\x00\x08", "begins with 00 00 08, and not with 00 00 08 03 and 3 sizes"),
-        (b"\x00\x00\x08\x01\x00\x00\x00\x14" + bytes(20), "begins with 00 00 08 01, and not with 00 00 08 03"),
+        (b"\x00\x00\x08", "begins with 00 00 08, not with 00 00 08 03 and 3 sizes"),
+        (b"\x00\x00\x08\x01\x00\x00\x00\x14" + bytes(20), "begins with 00 00 08 01, not with 00 00 08 03"),
         (b"\x00\x00\x0d\x03" + bytes(12), "begins with 00 00 0d 03"),
         (b"\x00\x00\x08\x03\x00\x00\x00\x14\x00\x00", "and 3 sizes"),
         (struct.pack(">BBBB3I", 0, 0, 8, 3, 0, 5, 6), "is empty: its sizes are 0 × 5 × 6"),
-        (idx(torch.zeros(20, 5, 6))[:-1], "cut off"),
-        (idx(torch.zeros(20, 5, 6)) + b"x", "has data after the 600 bytes that its header announces"),
-        (idx(torch.zeros(19, 5, 6)), "has 19 images, and .* 20 labels"),
-        (struct.pack(">BBBB3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1), "more than it can contain: it is cut off"),
-        (b"<html>not found</html>", "begins with 3c 68 74 6d, and not with"),
+        (idx(torch.zeros(20, 5, 6))[:-1], "truncated"),
+        (idx(torch.zeros(20, 5, 6)) + b"x", "contains data after the 600 bytes that its header announces"),
+        (idx(torch.zeros(19, 5, 6)), "has 19 images, but .* 20 labels"),
+        (struct.pack(">BBBB3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1), "more than it can contain"),
+        (b"<html>not found</html>", "begins with 3c 68 74 6d, not with"),
     ],
     ids=["empty", "short magic", "labels", "another type", "short sizes", "nothing", "cut", "longer", "fewer", "huge", "html"],
 )
@@ -165,19 +165,19 @@ def test_a_flipped_bit_in_a_gzip_file_is_noticed(tmp_path: Path) -> None:
 
 def test_what_is_unpacked_is_bounded_by_what_the_head_announces(tmp_path: Path) -> None:
     folder = write(tmp_path / "mnist", {**files(), TRAIN_IMAGES: idx(torch.zeros(20, 5, 6)) + bytes(50_000_000)})
-    refused(folder, "has data after the 600 bytes that its header announces")
+    refused(folder, "contains data after the 600 bytes that its header announces")
 
 
 def test_a_label_that_is_out_of_range_is_named_with_its_number(tmp_path: Path) -> None:
     labels = torch.arange(20) % 10
     labels[13] = 26
     folder = write(tmp_path / "mnist", {**files(), TRAIN_LABELS: idx(labels)})
-    refused(folder, rf"{TRAIN_LABELS}\.gz: label number 13 \(from 0\) is 26, and not from 0 to 9")
+    refused(folder, rf"{TRAIN_LABELS}\.gz: label number 13 \(from 0\) is 26, not 0 to 9")
 
 
 def test_test_images_of_another_size_are_refused(tmp_path: Path) -> None:
     folder = write(tmp_path / "mnist", {**files(), TEST_IMAGES: files(side=4)[TEST_IMAGES]})
-    refused(folder, "the training images have 5×6 pixels, and the test images 4×5")
+    refused(folder, "the training images have 5×6 pixels, but the test images have 4×5")
 
 
 def test_a_folder_in_place_of_a_file_is_no_file(tmp_path: Path) -> None:

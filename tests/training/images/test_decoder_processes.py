@@ -100,7 +100,10 @@ def test_where_no_more_processes_can_be_started_the_message_says_so(monkeypatch:
         start(process)
 
     monkeypatch.setattr(ForkProcess, "start", start_two)
-    with closing(done_ahead(square, count(), 3)) as results, pytest.raises(DecoderProcessError, match="cannot be started") as caught:
+    with (
+        closing(done_ahead(square, count(), 3)) as results,
+        pytest.raises(DecoderProcessError, match="cannot start the processes") as caught,
+    ):
         next(results)
     assert caught.value.hint == "lower data.workers"
     assert not processes()
@@ -140,7 +143,7 @@ def test_two_at_the_same_time_do_not_end_each_other() -> None:
     ("number", "message", "hint"),
     [
         (signal.SIGKILL, "a process that decodes images was killed (SIGKILL)", "data.workers"),
-        (signal.SIGBUS, "the shared memory (/dev/shm) is used up, through which decoded images come", "--shm-size"),
+        (signal.SIGBUS, "shared memory (/dev/shm), which passes decoded images, is full", "--shm-size"),
     ],
 )
 def test_a_process_that_is_killed_ends_the_training_and_says_so(number: signal.Signals, message: str, hint: str) -> None:
@@ -225,4 +228,4 @@ def test_where_the_shared_memory_is_too_small_the_message_says_so(tmp_path: Path
         pytest.skip("only root may mount another /dev/shm")
     command = ["unshare", "--mount", "sh", "-c", f"{mounted} && exec {sys.executable} {script(text, tmp_path)}"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert ended.stdout == "the shared memory (/dev/shm) is used up, through which decoded images come\n"
+    assert ended.stdout == "shared memory (/dev/shm), which passes decoded images, is full\n"

@@ -189,11 +189,11 @@ def test_a_mirrored_view_shows_left_what_was_right(path: Path) -> None:
     ("content", "reason"),
     [
         (b"", "the file is empty"),
-        (b"<html>not found</html>", "it is neither a JPEG nor a PNG"),
-        (b"GIF89a" + bytes(100), "it is neither a JPEG nor a PNG"),
+        (b"<html>not found</html>", "not a JPEG or PNG"),
+        (b"GIF89a" + bytes(100), "not a JPEG or PNG"),
         # Were it decoded, the reason would be that it has no pixels.
-        (png_header(10_000, 10_000), "10,000×10,000 pixels is more than the 64 million pixels that are read"),
-        (png_header(100_000, 100_000), "the image is more than the 64 million pixels that are read"),
+        (png_header(10_000, 10_000), "too large: 10,000×10,000 pixels exceeds the limit of 64 million pixels"),
+        (png_header(100_000, 100_000), "too large: the image exceeds the limit of 64 million pixels"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_with_the_reason(path: Path, content: bytes, reason: str) -> None:
@@ -208,7 +208,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(path: Path, content
 def test_a_jpeg_of_100_megapixels_is_refused_before_it_is_decoded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jpeg_that_claims(path, 10_000, 10_000)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _image: pytest.fail("it was decoded"))
-    with pytest.raises(UnreadableImageError, match="10,000×10,000 pixels is more than"):
+    with pytest.raises(UnreadableImageError, match="10,000×10,000 pixels exceeds the limit"):
         read_image(path, SIDE, 3, middle(SIDE))
 
 
@@ -239,7 +239,7 @@ def test_an_image_is_not_called_broken_where_no_file_can_be_opened(path: Path) -
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
     try:
-        with pytest.raises(StoreError, match="cannot be opened: Too many open files"):
+        with pytest.raises(StoreError, match=r"cannot open .*: Too many open files"):
             read_image(path, SIDE, 3, middle(SIDE))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)

@@ -243,7 +243,7 @@ def test_an_image_that_cannot_be_read_ends_the_run_in_its_turn(folder: Path, wor
         seen.extend(len(batch) for batch in batches)
     assert seen == [1]
     assert caught.value.message == f"{folder / 'train' / 'cat' / '001.png'}: the file is empty"
-    assert caught.value.hint == "replace the file or delete it, or set data.broken to skip"
+    assert caught.value.hint == "replace or delete the file, or set data.broken to skip"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -255,8 +255,8 @@ def test_images_that_cannot_be_read_are_left_out_if_the_job_says_so(folder: Path
     assert [targets.tolist() for _, targets in batches] == [[0, 1], [], [0]]
     assert batches[1][0].shape == (0, 3, SIDE, SIDE)
     assert capsys.readouterr().err.splitlines() == [
-        f"left out: {folder / 'train' / 'cat' / '001.png'}: the file is empty",
-        f"left out: {folder / 'train' / 'cat' / '002.png'}: 10,000×10,000 pixels is more than the 64 million pixels that are read",
+        f"skipped: {folder / 'train' / 'cat' / '001.png'}: the file is empty",
+        f"skipped: {folder / 'train' / 'cat' / '002.png'}: too large: 10,000×10,000 pixels exceeds the limit of 64 million pixels",
     ]
 
 

@@ -1,0 +1,94 @@
+"""Run directories that were damaged while their run is running: they are shown, cancelled and resumed all the same."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cloud_train.errors import CorruptError, StoreError
+from cloud_train.orchestrator.adopting import adopt
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.planning import make_plan
+from cloud_train.orchestrator.reconcile import update_run
+from cloud_train.orchestrator.resuming import resume
+from cloud_train.orchestrator.state import read_run
+from cloud_train.orchestrator.stopping import cancel
+from cloud_train.orchestrator.submitting import submit
+from cloud_train.run.ledger import LedgerReader
+from cloud_train.run.states import State
+from cloud_train.run.view import RunView
+from tests.orchestrator.conftest import Submit, run_folder
+from tests.support import wait_until
+from tests.worker.small_disk import fill, small_disk
+
+FOREVER = "exec sleep 600"
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _: b"",
+    "cut": lambda data: data[: len(data) // 2],
+    "binary": lambda _: b"\xff\x00" * 100,
+    "huge time": lambda data: json.dumps({**json.loads(data), "started": 1e300}).encode(),
+    "text for a number": lambda data: json.dumps({**json.loads(data), "heartbeat": "soon"}).encode(),
+    "a list": lambda _: b"[]",
+}
+
+
+@pytest.fixture
+def running(home: Home, start: Submit) -> RunView:
+    run = start(FOREVER, "limits: {grace: 1 s}")
+    wait_until(lambda: update_run(home, run.run_id).state is State.RUNNING, "the program runs")
+    return run
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_run_whose_status_is_damaged_is_shown_cancelled_and_resumed(
+    damage: Callable[[bytes], bytes], home: Home, running: RunView
+) -> None:
+    status = run_folder(running) / "attempts" / "1" / "status.json"
+    data = damage(status.read_bytes())
+    status.write_bytes(data)
+    shown = read_run(home, running.run_id)
+    # A heartbeat may have replaced it since.
+    assert shown.state is State.RUNNING
+    assert "status.json" in shown.message or status.read_bytes() != data
+    assert (shown.duration(2e9) or 0) < 1e9
+    assert cancel(home, running.run_id).state is State.CANCELLED
+    following = resume(home, running.run_id)
+    assert following.attempt == 2
+    assert cancel(home, running.run_id, force=True).state is State.CANCELLED
+
+
+def test_a_run_whose_record_is_cut_off_can_be_cancelled_and_resume_says_what_is_wrong(home: Home, running: RunView) -> None:
+    record = run_folder(running) / "run.json"
+    record.write_bytes(record.read_bytes()[:100])
+    assert read_run(home, running.run_id).state is State.RUNNING
+    assert cancel(home, running.run_id).state is State.CANCELLED
+    with pytest.raises(CorruptError, match=r"run\.json"):
+        resume(home, running.run_id)
+
+
+def test_a_run_whose_status_is_damaged_can_be_adopted(home: Home, running: RunView, tmp_path: Path) -> None:
+    cancel(home, running.run_id)
+    (run_folder(running) / "attempts" / "1" / "status.json").write_bytes(b"")
+    adopted = adopt(Home(tmp_path / "other"), running.run_directory)
+    assert not adopted.state.is_end
+    assert "status.json" in adopted.message
+
+
+def test_a_resume_onto_a_full_disk_is_refused_before_anything_starts(home: Home, write_job: Callable[..., Path], tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", kilobytes=2048) as disk:
+        run = submit(home, make_plan(home, write_job("exit 3"), [f"store={disk}/runs"]))
+        wait_until(lambda: update_run(home, run.run_id).state.is_end, "the run has ended")
+        ballast = fill(disk)
+        with pytest.raises(StoreError, match="no space left") as raised:
+            resume(home, run.run_id)
+        assert "--store" in (raised.value.hint or "")
+        with LedgerReader(home.ledger_path) as ledger:
+            entry = ledger.get(run.run_id)
+        assert entry is not None
+        assert entry.attempt == 1
+        ballast.unlink()
+        notes: list[str] = []
+        assert resume(home, run.run_id, notes.append).attempt == 2
+        assert "free space" in notes[0]
+        wait_until(lambda: update_run(home, run.run_id).state.is_end, "the run has ended")
