@@ -12,7 +12,7 @@ memory, in the order in which ``resume`` calls it.
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -392,7 +392,7 @@ def check_branch_of(world: World) -> None:
             raise ViolationError(f"step {later.step} of attempt {later.attempt} was not made from step {earlier.step} of {earlier.attempt}")
 
 
-def check_end(world: World, homes: list[tuple[Home, Ledger]]) -> None:
+def check_end(world: World, homes: Sequence[tuple[Home, Ledger]]) -> None:
     """After everything has happened: one success at most, its model in place, no living attempt called ended, and everyone agrees."""
     found = statuses(world)
     succeeded = [number for number, status in found.items() if status.state is State.SUCCEEDED]

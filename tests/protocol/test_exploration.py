@@ -11,6 +11,7 @@ import pytest
 from cloud_train.orchestrator import reconcile, state
 from cloud_train.run import fencing
 from cloud_train.run.record import AttemptStatus
+from cloud_train.run.succession import Branch
 from cloud_train.storage.base import ObjectInfo, Store
 from tests.protocol import explorer
 from tests.protocol.explorer import Limits, ViolationError, every_order, one_order
@@ -83,16 +84,15 @@ def publishes_without_a_condition(patch: pytest.MonkeyPatch) -> None:
 
 def takes_the_newest_checkpoint(patch: pytest.MonkeyPatch) -> None:
     """A resume continues from the newest checkpoint, whichever attempt made it."""
-    patch.setattr(explorer.Branch, "holds", lambda *_: True)
+    patch.setattr(Branch, "holds", lambda *_: True)
 
 
 def does_not_close_the_end(patch: pytest.MonkeyPatch) -> None:
     """A resume starts the next attempt without making the end of the one before final."""
     patch.setattr(reconcile, "close", lambda *_: None)
-    find = reconcile.replace
 
     def left_open(status: Any, **changes: Any) -> Any:
-        return find(status, **{name: value for name, value in changes.items() if name != "closed"})
+        return replace(status, **{name: value for name, value in changes.items() if name != "closed"})
 
     patch.setattr(reconcile, "replace", left_open)
 
