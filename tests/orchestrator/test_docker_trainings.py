@@ -143,7 +143,7 @@ def test_a_container_that_found_its_attempt_taken_leaves_the_attempt_alone(home:
     run = finished(home, start("docker", model=script, data=None, train={}, checkpoint={}))
     attempts = Path(run.run_directory) / "attempts"
     ours = AttemptStatus.from_json((attempts / "1/status.json").read_bytes(), "status")
-    faster = replace(ours, state=State.RUNNING, host="another-machine", cause=None, ended=None).to_json()
+    faster = replace(ours, state=State.RUNNING, host="another-machine", cause=None, ended=None, token="ab" * 8).to_json()
     (attempts / "2").mkdir()
     (attempts / "2/status.json").write_bytes(faster)
     resume(home, run.run_id)
