@@ -437,7 +437,9 @@ def _look_into_run_directory(provider: Provider, entry: Entry, launch: Handle, o
 def _overtaken(entry: Entry, launch: Handle, newest: Found, observation: Observation) -> Findings:
     """The attempt of another launch, of which the one that was observed knows nothing."""
     found = _shown_by(entry, newest, is_unmanaged=True)
-    return replace(found, pending=(*found.pending, *([CleanUp(launch)] if observation.state.is_end else [])))
+    if not observation.state.is_end:  # its worker is about to leave; until then the ledger keeps the launch, which has to be cleaned up
+        return replace(found, pending=())
+    return replace(found, pending=(*found.pending, CleanUp(launch)))
 
 
 def _shown_by(entry: Entry, found: Found, is_recorded: bool = True, is_unmanaged: bool = False) -> Findings:

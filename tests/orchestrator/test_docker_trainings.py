@@ -156,5 +156,5 @@ def test_a_container_that_found_its_attempt_taken_leaves_the_attempt_alone(
     resume(home, run.run_id)
     wait_until(lambda: update_run(home, run.run_id).is_unmanaged, "the container has found its attempt taken")
     assert (update_run(home, run.run_id).state, update_run(home, run.run_id).host) == (State.RUNNING, "another-machine")
+    wait_until(lambda: update_run(home, run.run_id).is_unmanaged and remains(engine, run.run_id) == [], "the container is removed")
     assert (attempts / "2/status.json").read_bytes() == faster
-    assert remains(engine, run.run_id) == []
