@@ -10,7 +10,6 @@ import psutil
 import pytest
 
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reconcile import update_run
@@ -83,14 +82,6 @@ def test_a_run_whose_record_is_cut_off_can_be_cancelled_and_resume_says_what_is_
     assert cancel(home, running.run_id).state is State.CANCELLED
     with pytest.raises(CorruptError, match=r"run\.json"):
         resume(home, running.run_id)
-
-
-def test_a_run_whose_status_is_damaged_can_be_adopted(home: Home, running: RunView, tmp_path: Path) -> None:
-    cancel(home, running.run_id)
-    (run_folder(running) / "attempts" / "1" / "status.json").write_bytes(b"")
-    adopted = adopt(Home(tmp_path / "other"), running.run_directory)
-    assert not adopted.state.is_end
-    assert "status.json" in adopted.message
 
 
 def test_a_resume_onto_a_full_disk_is_refused_before_anything_starts(home: Home, write_job: Callable[..., Path], tmp_path: Path) -> None:
