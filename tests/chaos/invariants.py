@@ -55,7 +55,7 @@ class History:
             f"token {'/'.join(sorted(claim.tokens))}, " + " → ".join(claim.states)
             for number, claim in sorted(self.claims.items())
         ]
-        return "\n".join([*lines, *(f"{each}: {(each.chain or 'not seen').strip()}" for each in self.published)])
+        return "\n".join([*lines, *(f"{each}: {_in_short(each.chain)}" for each in self.published)])
 
 
 def history(run_id: str, writes: Sequence[Write]) -> History:
@@ -128,9 +128,9 @@ def _chains(seen: History) -> Iterator[str]:
             continue
         links = [(int(attempt), int(step)) for attempt, _, step in (link.partition(":") for link in each.chain.split())]
         if [step for _, step in links] != list(range(1, len(links) + 1)):
-            yield f"the chain of {each} has a gap: {each.chain}"
+            yield f"the chain of {each} has a gap: {_in_short(each.chain)}"
         elif not links or (each.step is not None and links[-1] != (each.attempt, each.step)):
-            yield f"{each} holds what another attempt made: {each.chain}"
+            yield f"{each} holds what another attempt made: {_in_short(each.chain)}"
         else:
             yield from _origins(seen, each, links)
 
@@ -157,6 +157,17 @@ def _overtaken(seen: History, is_atomic: bool) -> Iterator[str]:
             limit = claim.since if is_atomic else min(firsts, default=float("inf"))
             if each.after > limit:
                 yield f"{each} was published after attempt {number} had {'been claimed' if is_atomic else 'published'} at {limit:.2f}"
+
+
+def _in_short(chain: str | None) -> str:
+    """A chain as "attempt:first-last" for each attempt."""
+    if chain is None:
+        return "not seen"
+    steps: dict[str, list[str]] = {}
+    for link in chain.split():
+        attempt, _, step = link.partition(":")
+        steps.setdefault(attempt, []).append(step)
+    return " ".join(f"{attempt}:{found[0]}-{found[-1]}" for attempt, found in steps.items())
 
 
 def _note(claim: Claim, document: Mapping[str, Any]) -> None:

@@ -271,18 +271,18 @@ class Play:
         """Programs of an attempt that was overtaken end."""
 
         def programs() -> set[str]:
-            found = {process.environ().get("CLOUD_TRAIN_ATTEMPT", "?") for process in self._programs()}
-            return found - {str(self._newest()[0])}
+            newest = str(self._newest()[0])
+            return {attempt for attempt in self._running() if attempt != newest}
 
         wait_until(lambda: not programs(), "programs of attempts that were overtaken have ended", HEALING_SECONDS, pace=0.2)
 
-    def _programs(self) -> list[psutil.Process]:
+    def _running(self) -> list[str]:
+        """The attempt of each process of a program."""
         found = []
         for machine in self.machines.values():
             for process in machine.processes("program"):
                 with suppress(psutil.Error):
-                    process.environ()
-                    found.append(process)
+                    found.append(process.environ().get("CLOUD_TRAIN_ATTEMPT", "?"))
         return found
 
     def _cancel(self) -> None:
@@ -299,7 +299,7 @@ class Play:
         try:
             wait_until(lambda: not left(), "no process of the run is left", HEALING_SECONDS, pace=0.2)
         except AssertionError as error:
-            raise AssertionError(f"{error}: {[(process.pid, process.cmdline()[:4]) for process in left()]}") from None
+            raise AssertionError(f"{error}: {[process.pid for process in left()]}") from None
 
     def _finish(self) -> None:
         """The run can always be brought to success."""
