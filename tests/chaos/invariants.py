@@ -149,7 +149,12 @@ def _origins(seen: History, each: Published, links: Sequence[tuple[int, int]]) -
 
 
 def _overtaken(seen: History, is_atomic: bool) -> Iterator[str]:
+    known: set[tuple[int, int | None, str | None]] = set()
     for each in seen.published:
+        what = each.attempt, each.step, each.chain
+        if what in known:  # uploaded again by a later attempt, which found it in a workspace on its machine: nothing new
+            continue
+        known.add(what)
         for number, claim in seen.claims.items():
             if number <= each.attempt:
                 continue

@@ -210,12 +210,11 @@ class Play:
         return [run["run_id"] for run in self._asked(machine, "list", "--all", "--json")["runs"]]
 
     def _asked(self, machine: Machine, *arguments: str) -> dict[str, Any]:
-        command = machine.start(*arguments)
-        status = command.wait()
-        assert "Traceback" not in command.complaint, f"a traceback: {command.errors}"
-        found = json.loads(command.said)
-        assert isinstance(found, dict)
-        return found if status in EXPECTED else {}
+        return _answer(machine.start(*arguments))
+
+    def _on_both(self, verb: str) -> list[tuple[Machine, Command]]:
+        """Start a command on each machine at the same time."""
+        return [(machine, machine.start(*self._words(verb))) for machine in self.machines.values()]
 
     def _saved(self) -> list[str]:
         return [note for note in self._notes() if note.startswith("save")]
@@ -234,7 +233,8 @@ class Play:
             machine.wake()
         for machine in self.machines.values():
             machine.settle()
-            self._end_of(machine, machine.start(*self._words("adopt")))
+        for machine, command in self._on_both("adopt"):
+            self._end_of(machine, command)
         self.tell("healed")
 
     def _agree(self) -> None:
@@ -242,10 +242,10 @@ class Play:
         said: list[str] = []
 
         def is_agreed() -> bool:
-            for machine in self.machines.values():
-                machine.run(*self._words("status"))
+            for _, command in self._on_both("status"):
+                command.wait()
             number, state = self._newest()
-            views = [self._asked(machine, *self._words("status --json")) for machine in self.machines.values()]
+            views = [_answer(command) for _, command in self._on_both("status --json")]
             said[:] = [f"the run directory {number} {state}", *(f"{view.get('attempt')} {view.get('state')}" for view in views)]
             ends = {"succeeded", "failed", "cancelled", "interrupted"}
             states = {view.get("state") for view in views}
@@ -340,6 +340,15 @@ class Play:
     def seen(self) -> History:
         """What the witness saw of the run."""
         return history(self.run_id, self.witness.writes())
+
+
+def _answer(command: Command) -> dict[str, Any]:
+    """What a command with ``--json`` printed."""
+    status = command.wait()
+    assert "Traceback" not in command.complaint, f"a traceback: {command.errors}"
+    found = json.loads(command.said)
+    assert isinstance(found, dict)
+    return found if status in EXPECTED else {}
 
 
 def play(
