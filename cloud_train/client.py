@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from cloud_train.orchestrator.following import Event, Progress
     from cloud_train.orchestrator.packing import Packed
     from cloud_train.orchestrator.repairing import Repair
-    from cloud_train.orchestrator.results import FetchedModel, SyncResult
+    from cloud_train.orchestrator.results import FetchedModel
+    from cloud_train.orchestrator.syncing import SyncResult
     from cloud_train.providers.base import Request
     from cloud_train.run.metrics import MetricPoint
     from cloud_train.run.plan import Plan
@@ -291,7 +292,7 @@ class Run:
 
     def sync(self, folder: AnyPath | None = None, *, report: Report | None = None) -> "SyncResult":
         """Copy the run directory into ``folder`` (``./<run id>`` by default); unchanged files are not copied again."""
-        return orchestrator.results.sync(self._home, self.id, _path(folder), report)
+        return orchestrator.syncing.sync(self._home, self.id, _path(folder), report)
 
     def resume(
         self,

@@ -137,7 +137,7 @@ def _push_base(
 def _surveyed(recipe: Recipe, note: Callable[[str], None]) -> Context | None:
     if recipe.folder is None:
         return None
-    context = survey(recipe.folder)
+    context = survey(recipe.folder, note)
     check(context, note)
     return context
 

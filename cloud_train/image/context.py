@@ -18,6 +18,8 @@ from cloud_train.image.keyfiles import LARGEST_BYTES, key_in
 MOST_BYTES = 100 * 1000**2
 """A larger context is refused: data belongs in a store, not in an image."""
 _MOST_IGNORING_BYTES = 256 * 1000
+_MANY = 5_000
+"""Listing more files than this takes noticeable time."""
 LARGE_FILE_BYTES = 10 * 1000**2
 """A larger file is reported."""
 
@@ -96,13 +98,20 @@ class Context:
     """The lines of the folder's ``.dockerignore``."""
 
 
-def survey(folder: Path) -> Context:
-    """List a folder by Docker's ignore rules. Raises ImageError for anything that cannot go into an image, such as a link out of it."""
+def survey(folder: Path, note: Callable[[str], None] = lambda _: None) -> Context:
+    """List a folder by Docker's ignore rules; ``note`` is told about a large one while it is listed.
+
+    Raises ImageError for anything that cannot go into an image, such as a link out of it.
+    """
     if not folder.is_dir():
         raise ImageError(f"{folder} is not a folder", hint="use the folder that contains your code")
     own = _own_patterns(folder)
     patterns = Patterns([*parse_patterns(IGNORED_BY_DEFAULT, "the built-in rules"), *own.patterns])
-    found = {entry.path: entry for entry in _walk(folder, "", patterns)}
+    found: dict[str, Entry] = {}
+    for entry in _walk(folder, "", patterns):
+        found[entry.path] = entry
+        if len(found) == _MANY:
+            note(f"listing {folder}, which has more than {_MANY:,} files; leave out what the program does not need with a .dockerignore")
     for path in list(found):
         for above in _folders_above(path):
             found.setdefault(above, Entry(above, "folder"))

@@ -62,6 +62,9 @@ if TYPE_CHECKING:
     from cloud_train.orchestrator import (
         submitting as submitting,
     )
+    from cloud_train.orchestrator import (
+        syncing as syncing,
+    )
 else:
 
     def __getattr__(name: str) -> ModuleType:

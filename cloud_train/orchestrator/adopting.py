@@ -80,11 +80,7 @@ def adopt(
             raise
         raise NotFoundError(f"no run directory at {url}", hint=f"list them with: {_LIST} {shlex.quote(store_url)}") from error
     with Ledger(home.ledger_path) as ledger:
-        try:
-            known = ledger.get(run_id)
-        except CorruptError:
-            ledger.forget(run_id)
-            known = None
+        known = _known(ledger, run_id)
         if known is not None and known.state.is_end and new_place(known.store, run_id) == f"{store_url}/{run_id}":
             ledger.forget(run_id)  # it continues here, and the ledger has only its old place
             known = None
@@ -100,6 +96,15 @@ def adopt(
             ledger.distrust(run_id)
             note(f"run.json of {run_id} has changed since this machine recorded it: resume will show what it starts, and ask")
         return read(home, ledger, run_id)
+
+
+def _known(ledger: Ledger, run_id: str) -> Entry | None:
+    """The ledger's entry of the run; a damaged one is removed."""
+    try:
+        return ledger.get(run_id)
+    except CorruptError:
+        ledger.forget(run_id)
+        return None
 
 
 def _is_changed(ledger: Ledger, store_url: str, run_id: str) -> bool:
@@ -140,7 +145,7 @@ def _read(store: Store, url: str, run_id: str) -> RunView | Unreadable | None:
 def _entry(store: Store, url: str, run_id: str) -> Entry:
     record = read_record(store, run_id)
     if record.run_id != run_id:
-        raise NotFoundError(f"{url}/{run_id} holds the run.json of another run, {record.run_id!r}")
+        raise NotFoundError(f"{url}/{run_id} contains the run.json of another run, {record.run_id!r}")
     documents.check_run_id(run_id)
     number = max((documents.attempt_number(name) or 1 for name in store.folders(f"{run_id}/{layout.ATTEMPTS}/")), default=1)
     provenance = Fields(record.provenance)

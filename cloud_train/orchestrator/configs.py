@@ -1,9 +1,9 @@
 """Which config file applies, and whether its settings may take effect.
 
-A file that was found beside a job comes with the job, so the author of the job is the author of the file. If it decides where data, code,
-credentials or secrets go, or what runs the job and with which rights, it is used only once it was trusted: as direnv does it, by path and
-content, so that a changed file asks again. Everything that such a file sets is shown: it is trusted as a whole. A file that the caller
-names by its path, or that is in ``~/.cloud-train/configs``, is the caller's own word.
+A file found next to a job comes with the job, so the author of the job is the author of the file. If it decides where data, code,
+credentials or secrets go, or what runs the job and with which rights, it must be trusted first: as with direnv, by path and content, so
+that a changed file asks again. Everything that such a file sets is shown, because it is trusted as a whole. A file that the caller names by
+its path, or that is in ``~/.cloud-train/configs``, counts as the caller's own decision.
 """
 
 import hashlib
@@ -28,16 +28,16 @@ _HARMLESS = {
     "gcp": (*_CLOUD_HARMLESS, "disk", "disk_type", "labels"),
     "azure": (*_CLOUD_HARMLESS, "tags"),
 }
-"""Settings that decide only the size, the duration and the labels of a job. Every other setting has to be trusted, so one that is added
-later is not forgotten: an account, a project or a network decides where the job's data and secrets go, a base image what runs them.
+"""Settings that affect only the size, the duration and the labels of a job. All others must be trusted, including any added later: an
+account, a project or a network decides where the job's data and secrets go, a base image what runs them.
 """
 
 
 class Configs:
     """The config files of one command.
 
-    ``ask`` is called with settings that have to be trusted; with None every file counts, for a command that sends nothing, such as a dry
-    run. ``note`` is told which file is used.
+    ``ask`` is called with settings that have to be trusted; None accepts every file, for a command that sends nothing, such as a dry run.
+    ``note`` receives a line about each file that is used.
     """
 
     def __init__(self, home: Home, ask: Ask | None, note: Callable[[str], None] = lambda _: None) -> None:
@@ -45,7 +45,7 @@ class Configs:
         self._told: set[Path] = set()
 
     def named(self, name: str, beside: Path) -> Config:
-        """The config that the caller named, by a path or by its name; raises NotFoundError, JobFileError or NotTrustedError."""
+        """The config that the caller named, by path or name; raises NotFoundError, JobFileError or NotTrustedError."""
         config = load_config(find_config(name, beside))
         if self._ask is not None and not is_path(name):
             self._check(config, self._ask)
@@ -55,7 +55,7 @@ class Configs:
         return config
 
     def usual(self, place: Provider, beside: Path) -> Config | None:
-        """The config file of the provider's own name, if it uses one and there is one; raises JobFileError or NotTrustedError."""
+        """The config file with the provider's name, if the provider uses one and it exists; raises JobFileError or NotTrustedError."""
         if not place.capabilities.named_config:
             return None
         try:
@@ -78,7 +78,7 @@ class Configs:
 
 
 def settings_of(config: Config) -> dict[str, str]:
-    """Everything that the file sets, as name and value, such as ``gcp.project``; what it sets to the default is left out."""
+    """Everything that the file sets, by name, such as ``gcp.project``, except values equal to the default."""
     found = {name: value for name, value in (("provider", config.provider), ("store", config.store)) if value is not None}
     for provider, settings in config.settings.items():
         usual = config.usual.get(provider, {})
@@ -89,19 +89,19 @@ def settings_of(config: Config) -> dict[str, str]:
 def _decisive(config: Config) -> list[str]:
     """The names of the settings for which the file has to be trusted.
 
-    The provider alone is not one: it is what the caller chose by the config's name, and the job file may name any as well.
+    The provider alone is not among them: the caller chose it with the config's name, and the job file may name any provider as well.
     """
     harmless = {"provider"} | {f"{provider}.{name}" for provider, names in _HARMLESS.items() for name in names}
     return [name for name in settings_of(config) if name not in harmless]
 
 
 def is_trusted(home: Home, config: Config) -> bool:
-    """Whether the present content of this file was trusted."""
+    """Whether the file was trusted with its current content."""
     return _mark(home, config).is_file()
 
 
 def trust(home: Home, config: Config) -> None:
-    """Trust the present content of the file; raises StoreError if that cannot be recorded."""
+    """Trust the file with its current content; raises StoreError if that cannot be recorded."""
     mark = _mark(home, config)
     try:
         make_folder(home.folder)
@@ -114,7 +114,7 @@ def trust(home: Home, config: Config) -> None:
 
 
 def trust_file(home: Home, file: Path) -> dict[str, str]:
-    """Trust a config file as it is now; returns everything that it sets, by name. Raises StoreError and JobError."""
+    """Trust a config file with its current content; returns everything that it sets, by name. Raises StoreError and JobError."""
     config = load_config(file)
     trust(home, config)
     return settings_of(config)

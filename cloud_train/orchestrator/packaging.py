@@ -1,8 +1,8 @@
-"""The container image of a job: its contents, the git commit that they are of, and building or pushing it.
+"""The container image of a job: its contents, their git commit, and building or pushing it.
 
-The job's folder may come from a stranger. Programs named in a repository's own configuration and attributes (a file system monitor, hooks,
-filters, pagers, an ssh command) are never run: asking git for the commit runs nothing, and the files are compared in a temporary repository
-with a configuration written here.
+The job's folder may come from someone who is not trusted. Programs named in a repository's own configuration and attributes (a file system
+monitor, hooks, filters, pagers, an ssh command) are never run: asking git for the commit runs nothing, and the files are compared in a
+temporary repository with a configuration written here.
 """
 
 import os
@@ -66,7 +66,7 @@ def ingredients(spec: JobSpec, settings: Mapping[str, Any]) -> str:
 def refuse_outside(spec: JobSpec, directory: Path, origins: Mapping[str, str]) -> None:
     """Refuse a job whose image would contain files from outside the job's folder ``directory``, after following links.
 
-    A job file may come from a stranger, who must not choose which files of this machine are packed. Values from the command line (see
+    A job file may come from someone else, who must not choose which files of this machine are packed. Values from the command line (see
     ``origins``) are the user's own.
     """
     script = spec.model.directory if isinstance(spec.model, ScriptModel) else None

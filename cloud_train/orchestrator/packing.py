@@ -1,11 +1,11 @@
 """Packing a folder of images into tar shards, as ``cloud-train pack`` does.
 
-The images are put in the order of a hash of their names, which mixes the classes, so that each shard is a fair sample of all, and which is
-the same on any machine. Headers carry neither owner nor time: the same folder makes the same bytes. The index comes last, in a store as in
-a folder, so an index is never there without its shards.
+The images are ordered by a hash of their names, which mixes the classes, so that each shard is a representative sample, and which is the
+same on every machine. Headers contain neither owner nor time: the same folder gives the same bytes. The index is written last, so it never
+exists without its shards.
 
-The folder may be another person's. A link in it is followed to an image in the same folder; one that leads anywhere else is refused, for a
-file that was never meant to be shared would be in a shard.
+The folder may be another person's. A link in it is followed to an image in the same folder; any other link is refused, because a shard
+would otherwise contain a file that was never meant to be shared.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from cloud_train.storage.transfer.uploading import Upload, upload
 _END = bytes(2 * BLOCK_BYTES)
 """Two empty blocks end a tar."""
 _PIECE_BYTES = 1 << 20
-_COPY = "if you want what the links lead to, pack a copy without links, which this makes: cp -rL FOLDER COPY"
+_COPY = "to include the files that links point to, pack a copy without links: cp -rL FOLDER COPY"
 
 Report = Callable[[Progress], None]
 
@@ -47,7 +47,7 @@ class Packed:
     images: int
     classes: int
     bytes: int
-    """Of all shards."""
+    """Size of all shards together."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class _Entry:
 
     member: str
     path: Path
-    """Its file, which is no link and below no link in ``root``."""
+    """Its file, which is not a link and is reached through no link below ``root``."""
     root: Path
     size: int
 
     def header(self) -> bytes:
-        """The header before it in the tar."""
+        """Its header in the tar."""
         info = tarfile.TarInfo(self.member)
         info.size, info.mode = self.size, 0o644
         return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
@@ -84,11 +84,11 @@ class _PlannedShard:
 
 
 def pack(folder: Path, destination: str, shard_bytes: int, report: Report | None = None) -> Packed:
-    """Make shards of at most ``shard_bytes``, but at least one image, of the images in ``folder``, and their index.
+    """Pack the images in ``folder`` into shards of at most ``shard_bytes``, but at least one image, and write their index.
 
-    ``destination`` is a folder, which appears whole or not at all, or a URL in a store, where a repeated call continues. Raises UsageError
-    for a folder that does not hold images, and for a destination that holds something else; StoreError if the folder cannot be read or the
-    destination cannot be written.
+    ``destination`` is a folder, which appears complete or not at all, or a store URL, where a repeated call continues. Raises UsageError
+    for a folder without images, and for a destination with other content; StoreError if the folder cannot be read or the destination cannot
+    be written.
     """
     classes, planned = _plan(folder, shard_bytes)
     size = sum(shard.size for shard in planned)
@@ -120,7 +120,7 @@ def _entries(root: Path, prefix: str, folder: Path, classes: Sequence[str], name
         for name in inside:
             path, member = folder / of_class / name, f"{prefix}{of_class}/{name}"
             if part_of(member) is None:
-                raise UsageError(f"{str(path)!r} cannot be an image's name in a shard", hint="rename it without control characters")
+                raise UsageError(f"{str(path)!r} is not a valid name for an image in a shard", hint="rename it without control characters")
             with explained(f"read {path}"):
                 file = _real(path, root) if (place / name).is_symlink() else place / name
                 entries.append(_Entry(member, file, root, file.lstat().st_size))
@@ -128,13 +128,13 @@ def _entries(root: Path, prefix: str, folder: Path, classes: Sequence[str], name
 
 
 def _real(path: Path, root: Path) -> Path:
-    """Where a folder of a class or an image is; raises UsageError where that is not in the folder to pack, or not an image."""
+    """The resolved path of a class folder or an image; raises UsageError if that is outside the folder to pack, or not an image."""
     with explained(f"read {path}"):
         place = path.resolve(strict=True)
     if not place.is_relative_to(root):
-        raise UsageError(f"{path} leads out of the folder to pack, to {place}", hint=_COPY)
+        raise UsageError(f"{path} links to {place}, outside the folder to pack", hint=_COPY)
     if not place.is_dir() and not place.name.lower().endswith(ENDINGS):
-        raise UsageError(f"{path} leads to {place}, which is not an image by its name", hint=_COPY)
+        raise UsageError(f"{path} links to {place}, whose name is not that of an image", hint=_COPY)
     return place
 
 
@@ -200,12 +200,12 @@ def _into_store(url: str, classes: tuple[str, ...], planned: Sequence[_PlannedSh
 
 
 def _refuse_taken(store: Store, url: str, above: str, names: set[str]) -> None:
-    """Raise UsageError if there is anything but shards of these names, which an interrupted call may have left."""
+    """Raise UsageError if the place contains anything but shards with these names, which an interrupted call may have left."""
     found = [info.key.removeprefix(above) for info in store.list(above)]
     if INDEX in found:
-        raise UsageError(f"{url} already holds shards", hint="name another URL, or delete them first")
+        raise UsageError(f"{url} already contains shards", hint="name another URL, or delete them first")
     if others := [name for name in found if name and name not in names]:
-        raise UsageError(f"{url} is not empty: it holds {others[0]!r}, for example", hint="name another URL")
+        raise UsageError(f"{url} is not empty: it contains {others[0]!r}, for example", hint="name another URL")
 
 
 def _is_there(store: Store, key: str, shard: Shard) -> bool:
@@ -224,7 +224,7 @@ def _index(classes: tuple[str, ...], shards: Sequence[Shard]) -> bytes:
 
 
 def _write(shard: _PlannedShard, path: Path, meter: Meter | None = None) -> Shard:
-    """Write a tar, synced; raises CorruptError if an image is not as long as it was before, OSError."""
+    """Write a tar and sync it; raises CorruptError if an image changed its size, and OSError."""
     sha256, offsets, end = hashlib.sha256(), [], 0
     with path.open("wb") as file:
 
@@ -261,7 +261,7 @@ def _content(entry: _Entry) -> Iterator[bytes]:
 
 
 class _Whole:
-    """Progress of the whole, from the transfers of the single shards."""
+    """Total progress, from the transfers of individual shards."""
 
     def __init__(self, report: Report | None, files: int, size: int) -> None:
         self._report, self._files, self._size = report, files, size

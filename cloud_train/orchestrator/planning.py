@@ -150,13 +150,17 @@ def _refuse_impossible(spec: JobSpec, name: str, capabilities: Capabilities, sto
     if scheme not in capabilities.stores:
         raise ProviderError(
             f"the machines of {name!r} cannot reach the store {store}",
-            hint=f"use a store of one of these kinds: {', '.join(capabilities.stores)} (file means a folder)",
+            hint=f"use a store that they can reach: {', '.join(map(_shown_scheme, capabilities.stores))}",
         )
     if spec.resources.nodes > capabilities.max_nodes:
         raise ProviderError(
             f"resources.nodes is {spec.resources.nodes}, but {name!r} runs a job on at most {capabilities.max_nodes}",
             hint=f"set resources.nodes to {capabilities.max_nodes}, or choose another provider with --provider",
         )
+
+
+def _shown_scheme(scheme: str) -> str:
+    return "a folder" if scheme == "file" else f"{scheme}://…"
 
 
 def _refuse_out_of_reach(data: str | None, name: str, capabilities: Capabilities) -> None:

@@ -40,16 +40,16 @@ def predict_images(
         raise NotFoundError(f"no such file: {', '.join(missing)}")
     arguments = [*(["--invert"] if invert else []), "--images", *(str(file.absolute()) for file in files)]
     with _model(home, run_id, checkpoint) as folder:
-        answer = _ask(folder, arguments)
-    return list(answer["predictions"])
+        result = _run(folder, arguments)
+    return list(result["predictions"])
 
 
 def predict_lines(home: Home, run_id: str, texts: Sequence[str], checkpoint: str | None = None) -> list[dict[str, Any]]:
     """The prediction for each line of text, as ``predict_images`` returns it."""
     _check_texts("the texts", texts)
     with _model(home, run_id, checkpoint) as folder:
-        answer = _ask(folder, [f"--text={text}" for text in texts])
-    return list(answer["predictions"])
+        result = _run(folder, [f"--text={text}" for text in texts])
+    return list(result["predictions"])
 
 
 def continue_text(
@@ -69,7 +69,7 @@ def continue_text(
     if top_k is not None:
         arguments += ["--top-k", str(top_k)]
     with _model(home, run_id, checkpoint) as folder:
-        return _ask(folder, arguments)
+        return _run(folder, arguments)
 
 
 def _check_texts(what: str, texts: Sequence[str]) -> None:
@@ -88,12 +88,12 @@ def _model(home: Home, run_id: str, checkpoint: str | None) -> Iterator[Path]:
         yield fetch_model(home, run_id, Path(temporary, "model"), checkpoint).folder
 
 
-def _ask(folder: Path, arguments: list[str]) -> dict[str, Any]:
+def _run(folder: Path, arguments: list[str]) -> dict[str, Any]:
     command = [sys.executable, "-m", "cloud_train.training.predict", str(folder.absolute()), *arguments]
-    # Not in the current folder: `python -m` would import modules from there, such as a stranger's numpy.py.
+    # Not in the current folder: `python -m` would import modules from there, such as someone else's numpy.py.
     ended = subprocess.run(command, cwd="/", env=python_path.fixed(os.environ), stdin=subprocess.DEVNULL, capture_output=True, check=False)
     try:
-        answer = json.loads(ended.stdout)
+        result = json.loads(ended.stdout)
     except ValueError as error:
         raise PredictionError(
             f"prediction failed with exit status {ended.returncode} and no result: {ended.stderr[-500:].decode(errors='replace').strip()}",
@@ -101,7 +101,7 @@ def _ask(folder: Path, arguments: list[str]) -> dict[str, Any]:
             "internal",
             1,
         ) from error
-    if "error" in answer:
-        failure = answer["error"]
+    if "error" in result:
+        failure = result["error"]
         raise PredictionError(failure["message"], failure.get("hint"), failure.get("code", "internal"), ended.returncode or 1)
-    return dict(answer)
+    return dict(result)

@@ -4,11 +4,12 @@ It settles submissions that were cut off, records the status of attempts, writes
 it left, and cleans up at the provider. Verbs that call it say so in their help; everything else uses ``state``, which only reads.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from cloud_train.errors import StoreError
+from cloud_train.errors import ConflictError, StoreError
 from cloud_train.orchestrator.connections import provider_at, store_at
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.polling import Observer
@@ -33,7 +34,7 @@ from cloud_train.providers.base import Observation
 from cloud_train.run import layout, locks
 from cloud_train.run.ledger import UNMANAGED, Entry, Ledger, LedgerReader
 from cloud_train.run.record import AttemptStatus
-from cloud_train.run.states import Cause
+from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import ObjectChangedError, ObjectExistsError, ObjectInfo, Store
 
@@ -110,11 +111,32 @@ def declare_lost(home: Home, ledger: Ledger, entry: Entry, heartbeat: float | No
     status = found.status
     if status is None or not status.state.is_end:
         lost = Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, message)
-        status = end_without_worker(store, entry.run_id, found.number, status, lost)
+        status = replace(end_without_worker(store, entry.run_id, found.number, status, lost), closed=True)
         if not _write_end(store, f"{entry.run_id}/{layout.status(found.number)}", status, found.seen):
             return reconcile(home, ledger, entry.run_id)
     ledger.record(entry, found.number, status, is_unmanaged=entry.is_unmanaged)
     return entry.shown_by(found.number, status).view(status.heartbeat)
+
+
+def close(ledger: Ledger, run: RunView) -> None:
+    """Make the end of a run's newest attempt final, before another attempt is started: from then on its worker may not take it back.
+
+    Raises ConflictError if the run directory has changed since ``run`` was read, and StoreError.
+    """
+    entry = ledger.get(run.run_id)
+    if entry is None:
+        raise unknown_run(run.run_id)
+    store = store_at(run.store)
+    found = newest_status(store, entry)
+    status = found.status
+    if status is None:  # it never began; a worker that still starts finds its place taken
+        now = time.time()
+        ended = AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0, token=entry.token)
+        status = ended.ended_with(run.cause or Cause.INFRASTRUCTURE, run.message, now)
+    is_same = found.number == run.attempt and status.state.is_end and status.state is not State.SUCCEEDED
+    key = f"{run.run_id}/{layout.status(found.number)}"
+    if not is_same or not (status.closed or _write_end(store, key, replace(status, closed=True), found.seen)):
+        raise ConflictError(f"{run.run_id} has just changed", hint=f"check with: cloud-train status {run.run_id}")
 
 
 def _settle(ledger: Ledger, findings: Findings) -> bool:

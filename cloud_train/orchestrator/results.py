@@ -1,29 +1,26 @@
-"""Downloading a run's results: its final model, a checkpoint's model, or the whole run directory. Every file is verified."""
+"""Downloading a run's model: the final one, or a checkpoint's. Every file is verified."""
 
 import hashlib
 import os
 import secrets
 import shutil
 import stat
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from cloud_train.beneath import open_file, open_plain
+from cloud_train.beneath import open_file
 from cloud_train.errors import ConflictError, CorruptError, NotFoundError, StoreError, UsageError
 from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.state import read_record, read_run
 from cloud_train.run import documents, layout
-from cloud_train.run.manifest import LARGEST, FileEntry, Manifest, parse_manifest, write_manifest
-from cloud_train.run.streams import SegmentedStream, stream_of
+from cloud_train.run.manifest import LARGEST, Manifest, parse_manifest, write_manifest
 from cloud_train.run.view import RunView
-from cloud_train.storage.base import InvalidKeyError, ObjectInfo, ObjectMissingError, Store
+from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.transfer.downloading import Download, download
-from cloud_train.storage.transfer.engine import Identity, Known, Options
-from cloud_train.storage.transfer.paths import TEMPORARY, Placed, ignores_case, open_folder, place
+from cloud_train.storage.transfer.engine import Identity, Options
 from cloud_train.storage.transfer.progress import Progress
 from cloud_train.storage.transfer.remembered import Memory
 
@@ -31,8 +28,7 @@ Report = Callable[[Progress], None]
 """Called a few times per second, and at the end."""
 
 _TRAINING_STATE = "state.pt"
-_PIECE_BYTES = 8 << 20
-_ANOTHER = "name another folder with --to"
+ANOTHER_FOLDER = "name another folder with --to"
 
 
 @dataclass(frozen=True)
@@ -47,20 +43,6 @@ class FetchedModel:
     bytes: int
     step: int | None
     metrics: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class SyncResult:
-    """A copy of a run directory on this machine."""
-
-    run_id: str
-    folder: Path
-    copied: tuple[str, ...]
-    unchanged: int
-    bytes: int
-    """Bytes that were copied."""
-    skipped: tuple[tuple[str, str], ...] = ()
-    """Objects that cannot safely become files, and incomplete logs, each with the reason."""
 
 
 def fetch_model(
@@ -78,135 +60,12 @@ def fetch_model(
     target = (to or Path(f"{run_id}-model")).absolute()
     is_far = store.local_path(prefix) is None
     with _folder_that_appears_whole(target, kept_when_cut=is_far) as temporary:
-        wanted = {name: entry for name, entry in files.items() if _identity_of(temporary, name, entry.sha256) is None}
+        wanted = {name: entry for name, entry in files.items() if identity_of(temporary, name, entry.sha256) is None}
         files_here = [Download(f"{prefix}/{name}", temporary / name, entry.size, entry.sha256) for name, entry in wanted.items()]
-        _download(store, files_here, Options(report=report))
+        download_verified(store, files_here, Options(report=report))
         write_manifest(temporary, manifest.step, manifest.metrics, manifest.fingerprint)
     source, total = prefix.removeprefix(f"{run_id}/"), sum(entry.size for entry in files.values())
     return FetchedModel(run_id, target, source, tuple(files), total, manifest.step, manifest.metrics)
-
-
-def sync(home: Home, run_id: str, to: Path | None = None, report: Report | None = None) -> SyncResult:
-    """Copy the run directory into ``to`` (by default ``./<run id>``); existing files with the same SHA-256 are left alone.
-
-    Every file that a manifest lists is checked against it. Nothing is deleted. Raises ConflictError if the folder holds anything but a copy
-    of this run. A copy is recognized by its ``run.json``, which is copied first, so that an interrupted copy can be continued.
-    """
-    run = read_run(home, run_id)
-    store = store_at(run.store)
-    target = (to or Path(run_id)).absolute()
-    if store.local_path(run_id) == target:
-        raise UsageError(f"{target} is the run directory itself", hint=_ANOTHER)
-    infos = {info.key: info for info in store.list(f"{run_id}/")}
-    if not infos:
-        raise NotFoundError(f"the run directory {run.run_directory} is gone")
-    _check_is_copy(target, run_id)
-    memory = Memory.in_copy(target, store.url, f"{run_id}/")
-    copy = _Copy(store, run_id, target, infos, memory)
-    is_complete = False
-    try:
-        copy.bring_files(report)
-        copy.bring_streams()
-        is_complete = True
-    finally:
-        memory.write(is_complete)
-    return copy.result()
-
-
-@dataclass
-class _Copy:
-    """A copy of a run directory in progress. ``infos`` is the store's listing; with ``memory`` it tells which files are unchanged."""
-
-    store: Store
-    run_id: str
-    target: Path
-    infos: Mapping[str, ObjectInfo]
-    memory: Memory
-    copied: list[str] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    moved_bytes: int = 0
-
-    def __post_init__(self) -> None:
-        self._segments: dict[str, list[ObjectInfo]] = {}
-        # A stream becomes a file under its own name, so that name has to be safe.
-        names = {key: _stream_name(key, self.run_id) for key in self.infos}
-        streams = set(names.values())
-        for key, info in self.infos.items():
-            if (name := names[key] or key) in streams:
-                self._segments.setdefault(name, []).append(info)
-        all_names = dict.fromkeys(names[key] or key for key in self.infos)
-        placed = _without_hidden(place(all_names, f"{self.run_id}/", ignores_case=ignores_case(_existing(self.target))))
-        self.skipped += placed.skipped
-        self._streams = {key: path for key, path in placed.paths.items() if key in streams}
-        self._files = {path: key for key, path in placed.paths.items() if key not in streams}
-
-    def bring_files(self, report: Report | None) -> None:
-        """Copy each object that is missing here."""
-        is_known = all(self.memory.sha256_of_object(key, self.infos[key].version) for key in self._files.values())
-        expected = {} if is_known else _entries_of_manifests(self.store, self.run_id, self.infos)
-        changed = [path for path, key in self._files.items() if not self._is_here(path, self.infos[key], expected.get(path))]
-        if changed and not expected:
-            expected = _entries_of_manifests(self.store, self.run_id, self.infos)
-        options = Options(report=report, durable=False)
-        for turn in range(3):
-            part = [path for path in changed if _turn(path) == turn]
-            copies = [_copy(self._files[path], self.target, path, expected.get(path), self.infos[self._files[path]].size) for path in part]
-            self.skipped += _download(self.store, copies, options, self.memory)
-        self.copied += changed
-        self.moved_bytes += sum(self.infos[self._files[path]].size for path in changed)
-
-    def bring_streams(self) -> None:
-        """Copy each stream that is missing here, as one file."""
-        for key, path in sorted(self._streams.items()):
-            version = _version_of(self._segments[key])
-            if self._is_same(path, key, version, self.memory.sha256_of_object(key, version)):
-                continue
-            stream = SegmentedStream(self.store, key)
-            try:
-                is_new, known = _assemble(stream, self.target, path, key, version)
-            except InvalidKeyError as error:
-                self.skipped.append((key, error.message))
-                continue
-            if is_new:
-                self.copied.append(path)
-                self.moved_bytes += sum(info.size for info in self._segments[key])
-            if (gap := stream.missing()) is None:
-                self.memory.learn([known])
-            else:
-                reason = f"cut off at byte {gap[0]:,}: the bytes up to {gap[1]:,} are missing from the store"
-                self.skipped.append((path, reason))
-
-    def result(self) -> SyncResult:
-        """The result."""
-        unchanged = max(0, len(self._files) + len(self._streams) - len(self.copied))
-        return SyncResult(self.run_id, self.target, tuple(self.copied), unchanged, self.moved_bytes, tuple(self.skipped))
-
-    def _is_here(self, path: str, info: ObjectInfo, entry: FileEntry | None) -> bool:
-        remembered = self.memory.sha256_of_object(info.key, info.version)
-        if entry is None:
-            return self._is_same(path, info.key, info.version, remembered, info)
-        if remembered not in (None, entry.sha256):
-            return _identity_of(self.target, path, entry.sha256) is not None
-        return self._is_same(path, info.key, info.version, entry.sha256)
-
-    def _is_same(self, path: str, key: str, version: str, sha256: str | None, info: ObjectInfo | None = None) -> bool:
-        """Whether the file has this SHA-256, or if that is unknown, the one of ``info``."""
-        try:
-            descriptor = open_file(self.target, path.split("/"))
-        except OSError:
-            return False
-        with os.fdopen(descriptor, "rb") as file:
-            looked_ns, identity = time.time_ns(), Identity.of(os.fstat(descriptor))
-            if self.memory.is_unchanged(key, version, identity):
-                return True
-            if info is not None and identity.size != info.size:
-                return False
-            if sha256 is None and info is not None:
-                sha256 = self.store.stat(info.key).sha256 or _sha256_of_object(self.store, info)
-            if sha256 is None or hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                return False
-        self.memory.learn([Known(key, sha256, version, identity, looked_ns)])
-        return True
 
 
 def model_folder(home: Home, run_id: str, checkpoint: str | None = None) -> Path | None:
@@ -222,7 +81,7 @@ def _chosen(store: Store, run: RunView, checkpoint: str | None) -> tuple[str, Ma
     if checkpoint is None:
         prefix = f"{run.run_id}/{layout.MODEL}"
         with suppress(ObjectMissingError):
-            return prefix, _manifest(store, prefix)
+            return prefix, manifest_at(store, prefix)
         hint = f"fetch the last checkpoint with: cloud-train fetch-model {run.run_id} --checkpoint last"
         state = f"attempt {run.attempt}: {run.state_text}"
         raise NotFoundError(f"{run.run_id} has no final model ({state})", hint=hint if _checkpoints(store, run.run_id) else None)
@@ -250,39 +109,17 @@ def _checkpoints(store: Store, run_id: str) -> dict[int, Manifest]:
         step = layout.step_of(name)
         if step is not None and name == layout.step_folder(step):
             with suppress(ObjectMissingError, CorruptError):
-                found[step] = _manifest(store, f"{run_id}/{layout.CHECKPOINTS}/{name}")
+                found[step] = manifest_at(store, f"{run_id}/{layout.CHECKPOINTS}/{name}")
     return dict(sorted(found.items()))
 
 
-def _manifest(store: Store, prefix: str) -> Manifest:
+def manifest_at(store: Store, prefix: str) -> Manifest:
+    """The manifest of the folder ``prefix`` in the store. Raises ObjectMissingError and CorruptError."""
     key = f"{prefix}/{layout.MANIFEST}"
     return parse_manifest(documents.read(store, key, LARGEST), f"{store.url}/{key}")
 
 
-def _entries_of_manifests(store: Store, run_id: str, infos: Iterable[str]) -> dict[str, FileEntry]:
-    """Every file of the run directory that a manifest lists; ``infos`` are the keys in it."""
-    entries: dict[str, FileEntry] = {}
-    for key in infos:
-        folder, _, name = key.removeprefix(f"{run_id}/").rpartition("/")
-        if name == layout.MANIFEST and (folder == layout.MODEL or _is_checkpoint(folder)):
-            with suppress(ObjectMissingError, CorruptError):
-                entries |= {f"{folder}/{name}": entry for name, entry in _manifest(store, f"{run_id}/{folder}").files.items()}
-    return entries
-
-
-def _is_checkpoint(folder: str) -> bool:
-    above, _, name = folder.rpartition("/")
-    step = layout.step_of(name) if above == layout.CHECKPOINTS else None
-    return step is not None and name == layout.step_folder(step)
-
-
-def _version_of(segments: Iterable[ObjectInfo]) -> str:
-    """A version of a stream that changes whenever one of its segments does."""
-    lines = "".join(f"{info.key} {info.size} {info.version}\n" for info in segments)
-    return hashlib.sha256(lines.encode(errors="surrogatepass")).hexdigest()
-
-
-def _download(store: Store, files: list[Download], options: Options, memory: Memory | None = None) -> tuple[tuple[str, str], ...]:
+def download_verified(store: Store, files: list[Download], options: Options, memory: Memory | None = None) -> tuple[tuple[str, str], ...]:
     """Fetch the files; returns those that were skipped, each with the reason."""
     try:
         return download(store, files, options, memory).skipped
@@ -291,60 +128,7 @@ def _download(store: Store, files: list[Download], options: Options, memory: Mem
         raise CorruptError(error.message, hint=hint) from error
 
 
-def _copy(key: str, target: Path, path: str, entry: FileEntry | None, size: int) -> Download:
-    # ``below``: a store's listing is not trusted, and may be out of date.
-    return Download(key, target / path, entry.size if entry else size, entry.sha256 if entry else None, below=target)
-
-
-def _check_is_copy(target: Path, run_id: str) -> None:
-    """Refuse a folder in which the run's objects, whatever their names, could overwrite files."""
-    try:
-        names = [path.name for path in target.iterdir() if not path.name.startswith(TEMPORARY)]
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ConflictError(f"cannot copy into {target}: {error.strerror}", hint=_ANOTHER) from error
-    if names and _run_id_of(target) != run_id:
-        message = f"{target} is not empty and is not a copy of {run_id}: files in it could be overwritten"
-        raise ConflictError(message, hint="name a new or empty folder with --to")
-
-
-def _run_id_of(folder: Path) -> str | None:
-    """The run id in a copy's ``run.json``."""
-    try:
-        with os.fdopen(open_file(folder, [layout.RUN]), "rb") as file:
-            written = file.read(documents.LARGEST_RECORD + 1)
-        return documents.Fields(documents.load(written, documents.LARGEST_RECORD)).text("run_id")
-    except (OSError, ValueError):
-        return None
-
-
-def _without_hidden(placed: Placed) -> Placed:
-    """Leave out hidden files, which no run has: programs act on some of them, such as ``.git``, which can contain commands."""
-    hidden = [key for key, path in placed.paths.items() if path.startswith(".")]
-    paths = {key: path for key, path in placed.paths.items() if key not in hidden}
-    return Placed(paths, [*placed.skipped, *((key, "hidden files do not belong to a run") for key in hidden)])
-
-
-def _turn(path: str) -> int:
-    """The pass in which a file is copied: ``run.json`` first, to identify the copy; manifests last, so no partial copy looks complete."""
-    return 0 if path == layout.RUN else 2 if path.endswith(f"/{layout.MANIFEST}") else 1
-
-
-def _stream_name(key: str, run_id: str) -> str | None:
-    """The stream that a segment belongs to; None outside an attempt, where a program may use any file name."""
-    found = stream_of(key) if key.startswith(f"{run_id}/{layout.ATTEMPTS}/") else None
-    return found[0] if found else None
-
-
-def _sha256_of_object(store: Store, info: ObjectInfo) -> str:
-    digest = hashlib.sha256()
-    for piece in store.pieces(info.key, 0, info.size):
-        digest.update(piece)
-    return digest.hexdigest()
-
-
-def _identity_of(folder: Path, name: str, sha256: str) -> Identity | None:
+def identity_of(folder: Path, name: str, sha256: str) -> Identity | None:
     """The identity of the file, if it has this SHA-256; None otherwise."""
     try:
         descriptor = open_file(folder, name.split("/"))
@@ -353,45 +137,6 @@ def _identity_of(folder: Path, name: str, sha256: str) -> Identity | None:
     with os.fdopen(descriptor, "rb") as file:
         identity = Identity.of(os.fstat(descriptor))
         return identity if hashlib.file_digest(file, "sha256").hexdigest() == sha256 else None
-
-
-def _assemble(stream: SegmentedStream, target: Path, path: str, key: str, version: str) -> tuple[bool, Known]:
-    """Write a stream that is stored in segments as one file; returns whether it is new, and the facts to remember.
-
-    Raises InvalidKeyError if a link or a folder is in the way.
-    """
-    *above, name = path.split("/")
-    directory = open_folder(target, above)
-    temporary, sha256, position = f".{name}.arriving", hashlib.sha256(), 0
-    try:
-        with suppress(FileNotFoundError):  # from an interrupted copy
-            os.unlink(temporary, dir_fd=directory)
-        descriptor = open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, directory=directory)
-        with os.fdopen(descriptor, "wb") as file:
-            while piece := stream.read(position, position + _PIECE_BYTES):
-                file.write(piece)
-                sha256.update(piece)
-                position += len(piece)
-            file.flush()
-            looked_ns, identity = time.time_ns(), _identity_of(target, path, sha256.hexdigest())
-            is_new = identity is None
-            if identity is None:
-                os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-                looked_ns, identity = time.time_ns(), Identity.of(os.fstat(descriptor))
-    except IsADirectoryError as error:
-        raise InvalidKeyError(f"{target / path} is a folder", hint="move it away") from error
-    except OSError as error:
-        raise _unwritable(target / path, error) from error
-    finally:
-        with suppress(OSError):
-            os.unlink(temporary, dir_fd=directory)
-        os.close(directory)
-    return is_new, Known(key, sha256.hexdigest(), version, identity, looked_ns)
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    return next(place for place in (folder, *folder.parents) if place.is_dir())
 
 
 @contextmanager
@@ -404,7 +149,7 @@ def _folder_that_appears_whole(target: Path, *, kept_when_cut: bool) -> Iterator
         if target.is_symlink():
             raise ConflictError(f"{target} is a link", hint="name the folder itself with --to")
         if target.exists() and not (target / layout.MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
-            raise ConflictError(f"{target} exists and is not a fetched model", hint=_ANOTHER)
+            raise ConflictError(f"{target} exists and is not a fetched model", hint=ANOTHER_FOLDER)
         target.parent.mkdir(parents=True, exist_ok=True)
         if kept_when_cut:
             temporary = target.with_name(f".{target.name}.arriving")
@@ -414,7 +159,7 @@ def _folder_that_appears_whole(target: Path, *, kept_when_cut: bool) -> Iterator
             temporary = target.with_name(f".{target.name}-{secrets.token_hex(8)}")
             temporary.mkdir()
     except OSError as error:
-        raise _unwritable(target, error) from error
+        raise unwritable(target, error) from error
     is_cut = False
     try:
         yield temporary
@@ -422,7 +167,7 @@ def _folder_that_appears_whole(target: Path, *, kept_when_cut: bool) -> Iterator
             shutil.rmtree(target)
         temporary.rename(target)
     except OSError as error:
-        raise _unwritable(target, error) from error
+        raise unwritable(target, error) from error
     except (StoreError, KeyboardInterrupt):
         is_cut = kept_when_cut
         raise
@@ -437,5 +182,6 @@ def _check_is_ours(folder: Path) -> None:
         raise ConflictError(f"{folder} is a link or belongs to another user", hint="move it away, or name another folder with --to")
 
 
-def _unwritable(path: Path, error: OSError) -> StoreError:
+def unwritable(path: Path, error: OSError) -> StoreError:
+    """The error for a path on this machine that cannot be written."""
     return StoreError(f"cannot write {path}: {error.strerror}", hint="free some space, or name another folder with --to")

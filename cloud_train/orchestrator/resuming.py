@@ -17,7 +17,7 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.moving import move, new_place
 from cloud_train.orchestrator.packaging import with_image, with_same_image
 from cloud_train.orchestrator.planning import plan_elsewhere
-from cloud_train.orchestrator.reconcile import declare_lost, reconcile
+from cloud_train.orchestrator.reconcile import close, declare_lost, reconcile
 from cloud_train.orchestrator.stopping import outlives_its_end
 from cloud_train.orchestrator.submitting import forwarded_names, handed_over, launch, refuse_unready
 from cloud_train.orchestrator.trust import CheckedRecord, accept, checked_record
@@ -109,9 +109,11 @@ def _start(
     if elsewhere is None:
         plan = with_same_image(provider, plan, note)
         plan = replace(plan, token=new_token() if plan.takes_token else "")
+        close(ledger, run)
         ledger.add_attempt(run_id, plan.attempt, plan.provider, plan.provider_settings, plan.token)
     else:
         plan = replace(with_image(home, provider, plan, note), takes_token=True, token=new_token())
+        close(ledger, run)
         plan = move(ledger, plan, run.store, note)
     launch(ledger, provider, plan, secrets)
 

@@ -255,7 +255,7 @@ def newest_status(store: Store, entry: Entry) -> Found:
     newest = _found(store, entry, entry.attempt, entry.token)
     token = entry.token or (newest.status.token if newest.status else "")
     for following in range(newest.number + 1, newest.number + 1 + _MOST_FOLLOWING):
-        if newest.status is None or not newest.status.state.is_end:
+        if newest.status is None or not newest.status.state.is_end or newest.status.state is State.SUCCEEDED:
             break
         found = _found(store, entry, following, token)
         if found.status is None:
@@ -370,11 +370,17 @@ def _look_after_the_end(home: Home, entry: Entry, observer: Observer) -> Finding
         found = newest_status(store_at(entry.store), entry)
     except CloudTrainError:  # the ledger is enough to show a run that has ended
         return Findings(entry.view(), entry)
-    if found.status is None or (found.number == entry.attempt and found.status.state.is_end):
+    if found.status is None or (found.number == entry.attempt and found.status.state.is_end and not _is_corrected(entry, found.status)):
         return Findings(entry.view(), entry)
-    if found.is_of_launch and entry.reference is not None and not entry.is_unmanaged:
+    is_own = found.is_of_launch and entry.reference is not None and not entry.is_unmanaged
+    if is_own and not found.status.state.is_end:
         return _look_at_launch(home, entry, observer)
-    return _shown_by(entry, found, is_unmanaged=True)
+    return _shown_by(entry, found, is_unmanaged=not is_own)
+
+
+def _is_corrected(entry: Entry, status: AttemptStatus) -> bool:
+    """Whether the worker took back the end that the ledger has, and wrote its own. A worker that was told to stop does not know why."""
+    return status.cause not in (entry.cause, Cause.PREEMPTED)
 
 
 def _look_at_unmanaged(entry: Entry) -> Findings:
@@ -431,7 +437,9 @@ def _look_into_run_directory(provider: Provider, entry: Entry, launch: Handle, o
 def _overtaken(entry: Entry, launch: Handle, newest: Found, observation: Observation) -> Findings:
     """The attempt of another launch, of which the one that was observed knows nothing."""
     found = _shown_by(entry, newest, is_unmanaged=True)
-    return replace(found, pending=(*found.pending, *([CleanUp(launch)] if observation.state.is_end else [])))
+    if not observation.state.is_end:  # its worker is about to leave; until then the ledger keeps the launch, which has to be cleaned up
+        return replace(found, pending=())
+    return replace(found, pending=(*found.pending, CleanUp(launch)))
 
 
 def _shown_by(entry: Entry, found: Found, is_recorded: bool = True, is_unmanaged: bool = False) -> Findings:

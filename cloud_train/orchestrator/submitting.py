@@ -39,7 +39,7 @@ from cloud_train.version import __version__
 def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None) -> RunView:
     """Start the first attempt of ``plan``. Whatever happens in between, the run is afterwards either absent or visible and consistent.
 
-    ``note`` is told about steps that take time, such as building an image.
+    ``note`` receives a line about each step that takes time, such as building an image.
     """
     provider = provider_at(home, plan.provider)
     secrets = handed_over(provider, plan)
@@ -98,7 +98,7 @@ def _write_down_rejection(plan: Plan, message: str, now: float) -> None:
 
 
 def handed_over(provider: Provider, plan: Plan) -> dict[str, str]:
-    """Values for the attempt that are never written down: the job's secrets, and for another machine the stores' credentials.
+    """Values for the attempt that are never stored: the job's secrets, and for another machine the stores' credentials.
 
     Raises UsageError naming the missing secrets.
     """
@@ -162,7 +162,7 @@ def _refuse_absent_data(url: str | None) -> None:
     except AccessDeniedError:
         return
     if not found:
-        raise UsageError(f"data.path: nothing found at {url}", hint="name an object, or a folder of objects")
+        raise UsageError(f"data.path: nothing found at {url}", hint="set it to an object, or a folder of objects")
 
 
 def _needed(job: JobSpec) -> Iterator[tuple[str, str]]:

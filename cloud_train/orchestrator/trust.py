@@ -1,7 +1,7 @@
-"""Whether a run directory may be acted on: the check of its ``run.json`` against the ledger, and what the caller accepts otherwise.
+"""Whether a run directory may be acted on: checks its ``run.json`` against the ledger, and otherwise asks the caller to accept it.
 
-Everyone who can write to a store can write a run directory. It is acted on only where the ledger holds the SHA-256 of its ``run.json``;
-any other is shown to the caller first. docs/security.md draws the whole border.
+Everyone who can write to a store can write a run directory. It is acted on only if the ledger has the SHA-256 of its ``run.json``; any
+other is shown to the caller first. docs/security.md describes the whole security model.
 """
 
 import shlex
@@ -29,7 +29,7 @@ class CheckedRecord:
     record: RunRecord
     sha256: str
     kind: RecordKind
-    """How the ledger knows it; *seen* if it does not."""
+    """Its kind in the ledger; *seen* if it is not there."""
 
     @property
     def is_own(self) -> bool:
@@ -38,9 +38,9 @@ class CheckedRecord:
 
 
 def checked_record(ledger: LedgerReader, run: RunView) -> CheckedRecord:
-    """The ``run.json`` of the run, and how it is known here.
+    """The run's ``run.json``, and its kind in the ledger.
 
-    Raises ConflictError if this machine does not know it, although it knows others; NotFoundError or CorruptError if there is none.
+    Raises ConflictError if the ledger knows only others for this run; NotFoundError if it is missing, CorruptError if it is malformed.
     """
     known = ledger.records(run.run_id)
     written, record = read_record_bytes(store_at(run.store), run.run_id)
@@ -55,9 +55,9 @@ def checked_record(ledger: LedgerReader, run: RunView) -> CheckedRecord:
 
 
 def accept(plan: Plan, settings_from: str, record: RunRecord, ask: Ask, credentials: Sequence[str] = ()) -> None:
-    """Show what ``plan`` would start and ask for it; raises NotTrustedError unless it is accepted.
+    """Show what ``plan`` would start and ask whether to start it; raises NotTrustedError unless that is accepted.
 
-    ``credentials``: names of the variables for the store that the attempt is given.
+    ``credentials`` are the names of the store's credentials that the attempt receives.
     """
     subject = f"this machine has no record of submitting {plan.run_id}; resuming it starts"
     facts = [(name, value) for name, value in _facts(plan, settings_from, record, credentials) if value]
@@ -69,7 +69,7 @@ def accept(plan: Plan, settings_from: str, record: RunRecord, ask: Ask, credenti
 
 
 def _facts(plan: Plan, settings_from: str, record: RunRecord, credentials: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Everything of a run that reaches this machine or the caller's account, as names and values; an empty value means nothing."""
+    """Everything in a run that affects this machine or the caller's account, as names and values; an empty value is not shown."""
     program, job, folder = plan.program, plan.job, Path(plan.job_file).parent
     if isinstance(job.model, ScriptModel):
         yield "command", shlex.join(program.command)
@@ -94,7 +94,7 @@ def _facts(plan: Plan, settings_from: str, record: RunRecord, credentials: Seque
 
 
 def _credentials(plan: Plan, names: Sequence[str]) -> str:
-    """The variables for the stores, and the stores; a file among them is in the container, where the program can read it too."""
+    """The stores' credentials by name, and the stores; a credential file is in the container, where the program can read it too."""
     if not names:
         return ""
     opened = " and ".join(dict.fromkeys(url for url in (plan.store, plan.program.data) if url))
@@ -115,7 +115,7 @@ def _resources(plan: Plan) -> str:
     wanted, limits = plan.job.resources, plan.job.limits
     parts = [f"{name}: {value}" for name in ("accelerator", "cpus", "memory") if (value := getattr(wanted, name)) is not None]
     parts += [f"nodes: {wanted.nodes}"] if wanted.nodes > 1 else []
-    parts += [f"at most {limits.duration} an attempt"] if limits.duration else []
+    parts += [f"at most {limits.duration} per attempt"] if limits.duration else []
     parts += [f"up to {plan.program.attempts} attempts"] if plan.program.attempts > 1 else []
     return ", ".join(parts)
 

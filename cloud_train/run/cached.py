@@ -4,7 +4,7 @@ This machine's cache belongs to its user alone; containers have their own. An ea
 write to it, so it may contain links and folders that no download created, and every use checks what it finds.
 """
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' own images
 
 import os
 import stat

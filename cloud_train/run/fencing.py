@@ -32,6 +32,9 @@ class Register(Protocol):
     def read(self, key: str, end: int | None = None) -> tuple[ObjectInfo, bytes]:
         """The first bytes of an object, with its version."""
 
+    def stat(self, key: str) -> ObjectInfo:
+        """An object's version."""
+
 
 @dataclass(frozen=True)
 class Written:
@@ -41,6 +44,8 @@ class Written:
     data: bytes
     token: str
     is_end: bool
+    is_closed: bool
+    """Whether a resume has followed the end."""
 
 
 def find(store: Register, run_id: str, name: str) -> Written | None:
@@ -52,7 +57,8 @@ def find(store: Register, run_id: str, name: str) -> Written | None:
     fields: Mapping[str, object] = {}
     with suppress(ValueError):
         fields = documents.load(data, documents.LARGEST_STATUS)
-    return Written(info, data, str(fields.get("token") or "")[:64], fields.get("ended") is not None)
+    is_end = fields.get("ended") is not None
+    return Written(info, data, str(fields.get("token") or "")[:64], is_end, is_end and fields.get("closed") is True)
 
 
 def newer_attempt(store: Register, run_id: str, number: int, token: str) -> int | None:
@@ -86,7 +92,7 @@ class Lease:
     def write(self, status: bytes) -> bool:
         """Replace the status; False if the attempt was superseded, and nothing was written. Raises StoreError.
 
-        An end that another machine wrote in this worker's place is taken back, since the worker is alive, unless a newer attempt has begun.
+        An end that another machine wrote in this worker's place is taken back, since the worker is alive, unless a resume has followed it.
         """
         for _ in range(_TRIES):
             if self._seen is None and not self._look_at_status():
@@ -105,11 +111,11 @@ class Lease:
         )
 
     def conclude(self, status: bytes) -> None:
-        """After the attempt was superseded: write its last status, unless another launch has the attempt. Raises StoreError."""
+        """After the attempt was superseded: write its last status, with ``closed`` set, unless another launch has it. Raises StoreError."""
         there = find(self._store, self._run_id, self._name)
         if there is not None and there.token == self._token:
             with suppress(ObjectChangedError):
-                self._seen = self._store.replace(there.info, status)
+                self._store.replace(there.info, status)
 
     def look(self) -> int | None:
         """Whether a newer attempt has begun: ``superseded`` after looking for it. Raises StoreError."""
@@ -127,10 +133,31 @@ class Lease:
         there = find(self._store, self._run_id, self._name)
         if there is not None and there.token not in ("", self._token):
             self.superseded = self.superseded or self.number
-        if there is None or there.is_end:  # an end in another's place comes before a newer attempt
+        if there is not None and there.is_closed:  # a newer attempt is about to begin
+            self.superseded = self.superseded or self.number + 1
+        if there is None or there.is_end:
             self.look()
         self._seen = there.info if there else None
         return self.superseded is None
+
+
+def publish(store: Register, key: str, data: bytes, check: Callable[[], None]) -> None:
+    """Write an object that makes results valid: a manifest. A writer that stalls after its check can no longer replace a newer one's.
+
+    ``check`` raises SupersededError if a newer attempt has begun. Raises StoreError.
+    """
+    for _ in range(_TRIES):
+        try:
+            seen: ObjectInfo | None = store.stat(key)
+        except ObjectMissingError:
+            seen = None
+        check()
+        with suppress(ObjectExistsError, ObjectChangedError, ObjectMissingError):
+            written = store.create(key, data) if seen is None else store.replace(seen, data)
+            there = store.stat(key)  # an acknowledged write may have been lost
+            if (there.sha256 == written.sha256) if written.sha256 else (there.version == written.version):
+                return
+    raise StoreError(f"{store.url}/{key} is being changed by another writer", hint="find out who writes there")
 
 
 _TRIES = 5

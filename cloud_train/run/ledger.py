@@ -76,7 +76,7 @@ class Entry(RunView):
         )
 
     def view(self, heartbeat: float | None = None, is_recorded: bool = True) -> RunView:
-        """The run as shown to people."""
+        """The run as it is displayed."""
         shown = {each.name: getattr(self, each.name) for each in fields(RunView)}
         return RunView(**{**shown, "heartbeat": heartbeat, "is_recorded": is_recorded})
 

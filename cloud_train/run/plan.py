@@ -40,7 +40,7 @@ class Plan:
     steps_per_epoch: int | None
     total_steps: int | None
     origins: dict[str, str]
-    """The origin of each value of the resolved spec: dotted path → ``file:line``, ``--set``, ``default``, …"""
+    """The origin of each value in the resolved spec: dotted path → ``file:line``, ``--set``, ``default``, …"""
     notes: tuple[str, ...]
     """Warnings before submitting, such as a resource limit that this provider does not enforce."""
     image: str | None = None

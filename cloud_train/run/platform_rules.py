@@ -4,7 +4,7 @@ The worker's option ``--platform`` takes the JSON of ``NodeVariables``, and ``--
 the JSON of ``SecretUrl``. The worker knows the built-in clouds by name.
 """
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' own images
 
 import json
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """PYTHONPATH for the Python processes that cloud-train starts: none of them imports modules from its current folder."""
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' own images
 
 import os
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """Which checkpoint is the best: by a metric, and whether lower or higher is better."""
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' own images
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Ranking:
     """How the checkpoints of a run are compared: by ``metric``, otherwise by ``validation/accuracy``, otherwise by ``validation/loss``."""
 
     metric: str | None = None
-    """Such as ``validation/loss``."""
+    """The metric to compare by, such as ``validation/loss``; None for the default."""
     goal: str | None = None
     """``min`` or ``max``; None derives it from the metric's name."""
     keep: int = 1

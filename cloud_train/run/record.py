@@ -113,6 +113,8 @@ class AttemptStatus:
     """The launch that the attempt belongs to, which alone may write its results; empty from earlier versions."""
     origin: int | None = None
     """The attempt that made the checkpoint from which this one started, 0 for a start from the beginning; None if that is not recorded."""
+    closed: bool = False
+    """Whether a resume has followed this end: then its worker may not take the end back, even if it is alive."""
 
     def ended_with(self, cause: Cause, message: str, now: float, program_exit_code: int | None = None) -> Self:
         """This status, ended."""
@@ -150,6 +152,7 @@ class AttemptStatus:
             "launch": fields.text("launch", default=""),
             "token": fields.text("token", 64, default=""),
             "origin": fields.whole_or_none("origin", 0, documents.MOST_ATTEMPTS),
+            "closed": fields.flag("closed", default=False),
         }
 
 

@@ -4,7 +4,7 @@ They communicate through small files in that folder, which works between any pro
 concern one attempt have the run id and the node rank in their names; the marks for urgently needed shards are shared by all.
 """
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' own images
 
 import json
 import os

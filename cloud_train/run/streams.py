@@ -63,7 +63,7 @@ class FileStream:
         self._store, self._key = store, key
 
     def exists(self) -> bool:
-        """Whether the file is there."""
+        """Whether the file exists."""
         with suppress(ObjectMissingError):
             return bool(self._store.stat(self._key))
         return False

@@ -48,13 +48,15 @@ def telling_lines(piece: bytes, usual: set[bytes]) -> list[bytes] | None:
 
 def _telling_places(piece: bytes, name: bytes, count: int) -> set[int] | None:
     """Where the metric's first, last, lowest and highest values and those at the ends of epochs are; None for lines of another form."""
-    texts = re.findall(re.escape(name) + rb', "value": ([0-9.e+-]{1,40}|null)\}', piece)
+    texts = [text.partition(b"}")[0] for text in piece.split(name + b', "value": ')[1:]]
     if len(texts) != count:
         return None
     finite = [text for text in texts if text != b"null"]
     try:
         values = list(map(float, finite))
     except ValueError:
+        return None
+    if not all(map(math.isfinite, values)):
         return None
     first, last = piece.find(name), piece.rfind(name)
     places = {first, last}

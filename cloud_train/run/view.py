@@ -49,7 +49,7 @@ class RunView:
 
     @property
     def state_text(self) -> str:
-        """The state as people see it, such as ``running`` or ``interrupted (not yet recorded)``."""
+        """The state as it is displayed, such as ``running`` or ``interrupted (not yet recorded)``."""
         return self.state.value if self.is_recorded else f"{self.state} ({NOT_RECORDED})"
 
     def duration(self, now: float | None = None) -> float | None:

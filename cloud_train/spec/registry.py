@@ -211,4 +211,4 @@ def _missing_in(target: str) -> str | None:
         return f"there is no module {module}"
     if source is None or "import *" in source or "__getattr__" in source:
         return None
-    return None if re.search(rf"\b{function}\b", source) else f"{module} does not define {function}"
+    return None if function in re.findall(r"\w+", source) else f"{module} does not define {function}"

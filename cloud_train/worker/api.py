@@ -18,7 +18,7 @@ Example::
 The same program also runs outside cloud-train: ``from_environment`` then uses folders under ``./cloud-train-output``.
 """
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' own images
 
 import atexit
 import json
@@ -100,9 +100,9 @@ class Run:
                 root = run.root_of(folder)
                 os.close(beneath.open_folder(root, folder.relative_to(root).parts, make=True))
         except beneath.IrregularError as error:
-            raise StoreError(f"cannot make {folder}: {error.path} is {error.what}", hint=REMOVE_LINK) from error
+            raise StoreError(f"cannot create {folder}: {error.path} is {error.what}", hint=REMOVE_LINK) from error
         except OSError as error:
-            raise StoreError(f"cannot make {error.filename}: {os.strerror(error.errno or 0).lower()}") from error
+            raise StoreError(f"cannot create {error.filename}: {os.strerror(error.errno or 0).lower()}") from error
         signal.signal(signal.SIGTERM, run._on_sigterm)
         return run
 
@@ -118,7 +118,9 @@ class Run:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether the run was told to stop: save a checkpoint and end with ``exit_stopped``. A second SIGTERM ends the process at once."""
+        """Whether the run was asked to stop: save a checkpoint and end with ``exit_stopped``. A second SIGTERM ends the process
+        immediately.
+        """
         return self._stop
 
     def log(self, *, step: int, epoch: float | None = None, split: str = "train", **values: float) -> None:
@@ -181,7 +183,7 @@ class Run:
         print(f"{cause}: {message}", file=sys.stderr, flush=True)
 
     def exit_stopped(self) -> NoReturn:
-        """Flush and end with the exit status of a program that was told to stop and saved its work."""
+        """Flush and end with the exit status of a program that was asked to stop and saved its work."""
         self.flush()
         sys.exit(contract.STOPPED)
 

@@ -8,7 +8,7 @@ were verified (``run.cached``). Otherwise each file is compared with its object 
 reading it. For the same reason, files that a program left there stay; the worker's log names them.
 """
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' own images
 
 import fcntl
 import os
@@ -54,7 +54,7 @@ def bring(url: str, cache: Path, note: Note, *, early: bool = False) -> Path:
 
     With ``early``, a sharded image set is a folder with its index, into which ``worker.fetcher`` downloads the shards; any other folder
     then contains exactly the store's objects, because the image trainers read every file. If several processes need the same data, one
-    downloads it and the others wait; an interrupted download resumes. Raises StoreError if there is nothing at ``url`` or the disk is full,
+    downloads it and the others wait; an interrupted download resumes. Raises StoreError if nothing is found at ``url`` or the disk is full,
     CorruptError on a checksum mismatch.
     """
     from cloud_train.data.shards import INDEX

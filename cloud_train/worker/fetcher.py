@@ -5,7 +5,7 @@ dies. Only one process at a time, of any run, downloads a shard: it holds a reco
 which the kernel releases however the process ends. The next one resumes the download.
 """
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' own images
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""A worker's platform: how it tells the node rank, the other nodes and the id of the job.
+"""A worker's platform: where it provides the node rank, the other nodes and the job's id.
 
 - SageMaker: ``/opt/ml/input/config/resourceconfig.json`` names the hosts
   (https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html).
@@ -9,7 +9,7 @@
 - Others: the variables that the provider names as JSON (``run.platform_rules.NodeVariables``).
 """
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' own images
 
 import json
 import os

@@ -4,7 +4,7 @@ Each call runs in a forked child, because a store's client has threads, and the 
 Downloads are untrusted: names are checked, and all content is verified against its manifest.
 """
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' own images
 
 import os
 import stat
@@ -26,7 +26,7 @@ Note = Callable[[str], None]
 CLAIMED, TAKEN = "claimed", "taken"
 _TRY_SECONDS = 120.0
 _PAUSE_SECONDS = 2.0
-_MARKS_SECONDS = 5.0  # a worker that was told to stop has little time
+_MARKS_SECONDS = 5.0  # a worker that is stopping has little time
 
 
 @dataclass(frozen=True)

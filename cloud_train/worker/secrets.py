@@ -7,7 +7,7 @@ machine, or ``url-secret:`` with the JSON of a request (``run.platform_rules.Sec
 The machine's token is only sent to its cloud's own hosts, over https and without following redirects (``storage.trusted_hosts``).
 """
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' own images
 
 import base64
 import json
@@ -33,7 +33,7 @@ _AZURE_PATH = re.compile(r"https?://[^/?]+/secrets/[A-Za-z0-9-]{1,127}")
 
 
 class SecretsError(CloudTrainError):
-    """The job's secrets cannot be read. The message includes the next step, because a child process can only return a string."""
+    """The job's secrets cannot be read. The message contains the next step, because a child process can only return a string."""
 
     code = "secrets"
 

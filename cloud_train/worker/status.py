@@ -53,7 +53,7 @@ class StatusFile:
             ended = replace(ended, is_consequence=end.is_consequence)
         if self.lease.superseded is None:
             return self._write(ended)
-        self.status = ended
+        self.status = ended = replace(ended, closed=True)
         with suppress(StoreError):  # another machine has written an end
             self.lease.conclude(ended.to_json())
         return True

@@ -1,4 +1,4 @@
-"""What the worker writes for people: its own log, and text redacted so that it can be shown and kept. Logging never stops the worker."""
+"""The worker's own log, and the redaction of text that is shown or kept. Logging never stops the worker."""
 
 import os
 import re
@@ -51,7 +51,7 @@ class WorkerLog:
         self._waiting: deque[str] = deque(maxlen=_KEPT_LINES)
 
     def note(self, text: str) -> None:
-        """Write one line; if that fails (disk full, say), it is written together with the next one."""
+        """Write one line; if that fails, for example because the disk is full, it is written together with the next one."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._wall_clock()))
         self._waiting.append(f"{stamp} {self._redactor.clean(text)}\n")
         try:

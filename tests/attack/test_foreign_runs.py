@@ -374,7 +374,7 @@ def test_what_a_foreign_run_would_cost_and_pack_is_shown(home: Home, other_home:
 
     with pytest.raises(NotTrustedError):
         resume(other_home, run.run_id, ask=read)
-    assert shown["resources"] == "accelerator: A100:8, cpus: 1, nodes: 4, at most 20 d an attempt, up to 3 attempts"
+    assert shown["resources"] == "accelerator: A100:8, cpus: 1, nodes: 4, at most 20 d per attempt, up to 3 attempts"
     assert shown["folder"] == str(tmp_path)
 
 

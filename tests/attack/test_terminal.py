@@ -223,7 +223,7 @@ def test_a_verb_that_forgets_to_clean_a_text_still_sends_no_control_character() 
 
 
 def test_nothing_of_the_command_line_writes_past_the_one_place_that_cleans() -> None:
-    allowed = {"terminal.py": {"write", "echo", "print"}, "main.py": {"echo"}, "program_output.py": {"write_bytes"}}
+    allowed = {"terminal.py": {"write", "echo", "print", "write_bytes"}, "main.py": {"echo"}}
     for path in CLI.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call):

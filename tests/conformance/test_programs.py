@@ -7,8 +7,9 @@ import pytest
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.reading import follow_logs, read_logs, read_metrics
 from cloud_train.orchestrator.reconcile import update_run, update_runs
-from cloud_train.orchestrator.results import fetch_model, sync
+from cloud_train.orchestrator.results import fetch_model
 from cloud_train.orchestrator.stopping import cancel
+from cloud_train.orchestrator.syncing import sync
 from cloud_train.run import layout
 from cloud_train.run.manifest import parse_manifest, verify
 from cloud_train.run.states import Cause, State

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cloud_train.image import context
 from cloud_train.image.context import check, survey
 from cloud_train.image.errors import ImageError
 
@@ -173,3 +174,17 @@ def test_a_name_with_a_newline_is_shown_on_one_line(code: Path) -> None:
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="none is not a folder"):
         survey(tmp_path / "none")
+
+
+def test_a_folder_of_many_files_is_named_while_it_is_listed(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "_MANY", 10)
+    notes: list[str] = []
+    for number in range(9):
+        (code / f"{number}.txt").write_text("x")
+    survey(code, notes.append)
+    assert len(notes) <= 1
+    for number in range(9, 30):
+        (code / f"{number}.txt").write_text("x")
+    notes.clear()
+    survey(code, notes.append)
+    assert [str(code) in note and ".dockerignore" in note for note in notes] == [True]

@@ -18,10 +18,11 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import follow_logs, read_logs, read_metrics
 from cloud_train.orchestrator.reconcile import update_run, update_runs
-from cloud_train.orchestrator.results import fetch_model, sync
+from cloud_train.orchestrator.results import fetch_model
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.orchestrator.submitting import launch, submit
+from cloud_train.orchestrator.syncing import sync
 from cloud_train.providers.base import Handle, Provider
 from cloud_train.run import layout
 from cloud_train.run.ledger import UNMANAGED, Ledger

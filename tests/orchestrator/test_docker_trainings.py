@@ -14,7 +14,7 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.resuming import resume
-from cloud_train.orchestrator.submitting import submit
+from cloud_train.orchestrator.submitting import launch, submit
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
@@ -137,17 +137,24 @@ def test_a_second_submission_of_an_unchanged_job_builds_nothing(home: Home, engi
     assert images[0].startswith("sha256:")
 
 
-def test_a_container_that_found_its_attempt_taken_leaves_the_attempt_alone(home: Home, engine: "DockerClient", start: Submit) -> None:
+def test_a_container_that_found_its_attempt_taken_leaves_the_attempt_alone(
+    home: Home, engine: "DockerClient", start: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (home.folder.parent / "code").mkdir()
     script = {"kind": "script", "command": "exit 1", "directory": "code"}
     run = finished(home, start("docker", model=script, data=None, train={}, checkpoint={}))
     attempts = Path(run.run_directory) / "attempts"
     ours = AttemptStatus.from_json((attempts / "1/status.json").read_bytes(), "status")
-    faster = replace(ours, state=State.RUNNING, host="another-machine", cause=None, ended=None).to_json()
-    (attempts / "2").mkdir()
-    (attempts / "2/status.json").write_bytes(faster)
+    faster = replace(ours, state=State.RUNNING, host="another-machine", cause=None, ended=None, token="ab" * 8).to_json()
+
+    def launch_second(*arguments: Any) -> None:
+        (attempts / "2").mkdir()
+        (attempts / "2/status.json").write_bytes(faster)
+        launch(*arguments)
+
+    monkeypatch.setattr("cloud_train.orchestrator.resuming.launch", launch_second)
     resume(home, run.run_id)
     wait_until(lambda: update_run(home, run.run_id).is_unmanaged, "the container has found its attempt taken")
     assert (update_run(home, run.run_id).state, update_run(home, run.run_id).host) == (State.RUNNING, "another-machine")
+    wait_until(lambda: update_run(home, run.run_id).is_unmanaged and remains(engine, run.run_id) == [], "the container is removed")
     assert (attempts / "2/status.json").read_bytes() == faster
-    assert remains(engine, run.run_id) == []

@@ -13,7 +13,8 @@ from cloud_train.orchestrator import results
 from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.results import fetch_model, sync
+from cloud_train.orchestrator.results import fetch_model
+from cloud_train.orchestrator.syncing import sync
 from cloud_train.run import layout
 from cloud_train.run.manifest import verify
 from cloud_train.run.view import RunView

@@ -17,9 +17,10 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import read_logs, read_metrics
 from cloud_train.orchestrator.reconcile import update_run
-from cloud_train.orchestrator.results import fetch_model, sync
+from cloud_train.orchestrator.results import fetch_model
 from cloud_train.orchestrator.resuming import Elsewhere, resume
 from cloud_train.orchestrator.submitting import submit
+from cloud_train.orchestrator.syncing import sync
 from cloud_train.run.states import State
 from cloud_train.run.view import RunView
 from cloud_train.storage.registry import open_store

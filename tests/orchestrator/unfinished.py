@@ -22,7 +22,7 @@ from tests.storage.memory_store import MemoryStore
 
 RUN = "unfinished-261124-120000-abcd"
 STORE = "s3://bucket/runs"
-WRITES = {"put", "create", "delete", "begin", "send", "finish", "abort"}
+WRITES = {"put", "create", "replace", "delete", "begin", "send", "finish", "abort"}
 VANISHED = Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, "the machine is gone")
 PLACES = {
     "local": Capabilities(stores=("s3",), max_nodes=1, spot=False, enforces=()),

@@ -176,7 +176,7 @@ class _AttemptUpload:
             return
         if self.lease.superseded is not None or not self.lease.write(end):
             self._give_way()
-            self.lease.conclude(end)
+            self.lease.conclude(json.dumps({**json.loads(end), "closed": True}).encode() + b"\n")
         elif self._store.get(self._status_key) != end:  # unlike heartbeats, it is not written again
             raise StoreError(f"{self._store.url}/{self._status_key} was written, but reads back differently")
         self._end = end

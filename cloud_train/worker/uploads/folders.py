@@ -4,7 +4,6 @@ A folder without its manifest is ignored. The store keeps the newest and the bes
 a checkpoint to keep has been uploaded completely, so the last complete one is never deleted.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -15,6 +14,7 @@ from cloud_train.beneath import IrregularError, held, open_folder, open_within
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run import documents, layout
 from cloud_train.run.checkpoints import kept
+from cloud_train.run.fencing import publish
 from cloud_train.run.manifest import LARGEST, Manifest, parse_manifest, read_manifest
 from cloud_train.run.record import Program
 from cloud_train.run.succession import Branch
@@ -131,13 +131,12 @@ class FolderUploads:
         """Upload a folder, its manifest last. False if the folder was deleted meanwhile, as old checkpoints are."""
         folder, prefix = self._run / name, f"{self._run_id}/{name}"
         try:
-            written = _sha256(folder / layout.MANIFEST, self._run)
-            files = {**{file: entry.sha256 for file, entry in manifest.files.items()}, layout.MANIFEST: written}
-            uploads = [Upload(folder / file, f"{prefix}/{file}", sha256, below=self._run) for file, sha256 in files.items()]
+            with os.fdopen(open_within(folder / layout.MANIFEST, self._run), "rb") as file:
+                written = file.read(LARGEST)
+            uploads = [Upload(folder / name, f"{prefix}/{name}", entry.sha256, below=self._run) for name, entry in manifest.files.items()]
             self._check()
-            upload(self._store, uploads[:-1])
-            self._check()
-            upload(self._store, uploads[-1:])
+            upload(self._store, uploads)
+            publish(self._store, f"{prefix}/{layout.MANIFEST}", written, self._check)
         except (OSError, StoreError, CorruptError):
             if not (folder / layout.MANIFEST).exists():
                 return False
@@ -204,11 +203,6 @@ def manifest_there(store: Store, prefix: str) -> Manifest | None:
         return parse_manifest(documents.read(store, key, LARGEST), f"{store.url}/{key}")
     except (ObjectMissingError, CorruptError):
         return None
-
-
-def _sha256(path: Path, root: Path) -> str:
-    with os.fdopen(open_within(path, root), "rb") as file:
-        return hashlib.sha256(file.read(LARGEST)).hexdigest()
 
 
 def _steps_in(run: Path) -> list[str]:
