@@ -6,6 +6,7 @@ printed with everything that was done and seen, its files are kept, and the exit
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("--motifs", type=int, default=3, help="at most so many misfortunes a seed")
     parser.add_argument("--verbose", action="store_true", help="say what is done meanwhile")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     namespaces = may_make_namespaces()
     print(f"machines on S3 have {'network namespaces of their own' if namespaces else 'no network namespaces (only root may make them)'}")
     broken: list[int] = []
