@@ -33,7 +33,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo rehearsal image lock check test lint types unit quick attack protocol docs format benchmark clean
+.PHONY: help venv demo rehearsal image lock check test lint types unit quick attack chaos protocol docs format benchmark clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-16s %s\n' "$$target" "$$text"; done
@@ -101,6 +101,9 @@ quick: $(STAMP)  ## the tests of `make check` alone
 
 attack: $(STAMP)  ## the attacks alone, which `make test` includes: hostile stores, repositories, registries and containers
 	"$(BIN)/python" -m pytest -n $(JOBS) --dist worksteal -q tests/attack
+
+chaos: $(STAMP)  ## play what SEED draws, and the COUNT - 1 seeds after it: two machines share a run while processes, networks and disks fail
+	"$(BIN)/python" -m tests.chaos "$(or $(SEED),1)" "$(or $(COUNT),10)"
 
 protocol: $(STAMP)  ## explore more orders of events of the protocol that keeps two attempts from writing at once; an hour
 	CLOUD_TRAIN_PROTOCOL_DEPTH=2 CLOUD_TRAIN_PROTOCOL_SAMPLES=20000 "$(BIN)/python" -m pytest -n $(JOBS) -q -s tests/protocol

@@ -1,0 +1,149 @@
+"""What happens to a run: drawn from a seed, and the same for every play of it. The timing of the real processes is not."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+StoreKind = Literal["folder", "s3"]
+MACHINES = ("a", "b")
+
+
+@dataclass(frozen=True)
+class Action:
+    """One step of a scenario."""
+
+    kind: str
+    """A method of ``play.Play``."""
+    machine: str = ""
+    what: str = ""
+    seconds: float = 0.0
+    clock: int = 0
+    """Seconds by which the command's clock is wrong."""
+    also: "Action | None" = None
+    """What happens at the same time."""
+
+    def __str__(self) -> str:
+        words = [self.machine and f"{self.machine}:", self.kind, self.what, f"{self.seconds:.2f} s" if self.seconds else ""]
+        words.append(f"clock {self.clock:+d} s" if self.clock else "")
+        return " ".join(word for word in words if word) + (f" | {self.also}" if self.also else "")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One run and what befalls it."""
+
+    seed: int
+    store: StoreKind
+    one_host: bool
+    """Both homes are on one machine, as its name says."""
+    actions: tuple[Action, ...]
+    cancels: bool
+    """The run is cancelled before it is finished."""
+
+
+def draw(seed: int, store: StoreKind | None = None, motifs: int = 3) -> Scenario:
+    """The scenario of a seed, with up to so many motifs; ``store`` None: the seed chooses it."""
+    dice = random.Random(f"chaos {seed}")
+    chosen: StoreKind = dice.choice(["folder", "s3"])
+    store = store or chosen
+    kinds = [_overtaken, _race, _cut_off, _weather if store == "s3" else _full_disk]
+    actions = [Action("submit", "a", "", dice.choice([0, 0, 0, dice.uniform(0.3, 2.0)])), Action("progress", seconds=8)]
+    for _ in range(dice.randint(1, motifs)):
+        motif = dice.choices(kinds, [5, 2, 2, 2])[0]
+        actions.append(Action("cast", dice.choice("ab")))
+        for action in motif(dice):
+            actions.append(action)
+            if dice.random() < 0.25:
+                actions.append(_look(dice))
+    return Scenario(seed, store, dice.random() < 0.5, tuple(actions), dice.random() < 0.5)
+
+
+def _overtaken(dice: random.Random) -> Iterator[Action]:
+    """A machine fails in one way or another, the other one takes the run over, and the first one comes back."""
+    first, second = _two(dice)
+    fault, remedy = dice.choice(
+        [
+            (Action("stall", first, "worker"), Action("wake", first)),
+            (Action("stall", first, "worker"), Action("wake", first)),
+            (Action("stall", first, "machine"), Action("wake", first)),
+            (Action("stall", first, "uploader"), Action("wake", first)),
+            (Action("stall", first, "program"), Action("wake", first)),
+            (Action("kill", first, "worker"), None),
+            (Action("kill", first, "machine"), None),
+            (Action("kill", first, "program"), None),
+            (Action("kill", first, "uploader"), None),
+            (Action("network", first, "cut"), Action("network", first, "calm")),
+            (Action("network", first, "held"), Action("network", first, "calm")),
+        ]
+    )
+    yield fault
+    yield _command(dice, second, "adopt")
+    if dice.random() < 0.3:
+        yield _look(dice)
+    yield _command(dice, second, "resume")
+    if dice.random() < 0.7:
+        yield Action("progress", seconds=4)
+    if remedy and dice.random() < 0.8:
+        yield remedy
+    yield _command(dice, first, dice.choice(["status", "status", "list", "resume", "cancel"]))
+
+
+def _race(dice: random.Random) -> Iterator[Action]:
+    """Two commands at the same time."""
+    first, second = _two(dice)
+    yield _command(dice, second, "adopt")
+    yield dice.choice([Action("kill", first, "machine"), Action("kill", second, "machine"), _command(dice, first, "cancel"), _look(dice)])
+    verbs = dice.choice([("resume", "resume"), ("resume", "cancel"), ("cancel", "resume"), ("status", "resume"), ("cancel", "cancel")])
+    yield _command(dice, first, verbs[0], also=_command(dice, second, verbs[1]))
+    if dice.random() < 0.5:
+        yield Action("progress", seconds=4)
+
+
+def _cut_off(dice: random.Random) -> Iterator[Action]:
+    """A command is killed, or suspended, in the middle."""
+    first, second = _two(dice)
+    if dice.random() < 0.6:
+        yield dice.choice([Action("kill", first, "machine"), Action("kill", first, "worker"), Action("command", first, "cancel")])
+    kind = dice.choice(["killed", "killed", "suspended"])
+    yield Action(kind, first, dice.choice(["resume", "resume", "cancel", "status"]), dice.uniform(0.2, 2.5))
+    yield _command(dice, dice.choice([first, second]), dice.choice(["resume", "status", "adopt"]))
+
+
+def _weather(dice: random.Random) -> Iterator[Action]:
+    """The network between a machine and the store is bad for a while."""
+    first, second = _two(dice)
+    yield Action("network", first, dice.choice(["slow", "flaky", "unanswered", "held", "cut"]))
+    yield _command(dice, dice.choice([first, second]), dice.choice(["resume", "cancel", "status", "list"]))
+    yield Action("progress", seconds=3)
+    if dice.random() < 0.5:
+        yield _command(dice, second, "adopt")
+        yield _command(dice, second, "resume")
+    yield Action("network", first, "calm")
+
+
+def _full_disk(dice: random.Random) -> Iterator[Action]:
+    """The disk under the store is full for a while."""
+    first, second = _two(dice)
+    yield Action("disk", what="full")
+    yield _command(dice, first, dice.choice(["status", "list", "resume", "cancel"]))
+    yield Action("progress", seconds=1)
+    if dice.random() < 0.5:
+        yield _command(dice, second, dice.choice(["adopt", "resume"]))
+    yield Action("disk", what="free")
+
+
+def _two(dice: random.Random) -> tuple[str, str]:
+    """Mostly, the machine that runs the program comes first."""
+    return ("first", "second") if dice.random() < 0.8 else ("second", "first")
+
+
+def _look(dice: random.Random) -> Action:
+    return _command(dice, dice.choice(MACHINES), dice.choice(["status", "status --json", "list", "list --json", "logs"]))
+
+
+def _command(dice: random.Random, machine: str, verb: str, also: Action | None = None) -> Action:
+    if verb == "cancel":
+        verb = dice.choice(["cancel", "cancel", "cancel --force", "cancel --no-wait"])
+    clock = dice.choice([0, 0, 0, 0, 3600, -3600, 86400 * 4000, -86400 * 4000])
+    return Action("command", machine, verb, clock=clock, also=also)

@@ -1,0 +1,83 @@
+"""Ten seeds of chaos; ``make chaos SEED=…`` plays as many as there is time for."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.invariants import Claim, History, Published, damaged, violations
+from tests.chaos.play import play
+from tests.chaos.scenario import draw
+from tests.stores import StoreServer, server_or_skip
+
+
+@pytest.fixture
+def s3() -> StoreServer:
+    return server_or_skip("s3")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2, 3, 5, 6, 7, 10])
+def test_a_run_in_a_folder_survives(seed: int, tmp_path: Path) -> None:
+    play(draw(seed, "folder", motifs=1), tmp_path, None, namespaces=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [3, 7, 9, 11])
+def test_a_run_in_a_bucket_survives(seed: int, tmp_path: Path, s3: StoreServer) -> None:
+    play(draw(seed, "s3", motifs=1), tmp_path, s3, namespaces=False)
+
+
+def test_a_seed_draws_the_same_actions_every_time() -> None:
+    assert draw(5) == draw(5)
+    assert len({draw(seed).actions for seed in range(20)}) == 20
+
+
+def _seen(*published: Published) -> History:
+    first, second = Claim(0.0, {"x"}, 0), Claim(10.0, {"y"}, 1, 2)
+    return History({1: first, 2: second}, list(published))
+
+
+GOOD = (Published(1, 1, "1:1", 1, 1), Published(1, 2, "1:1 1:2", 2, 2), Published(2, 3, "1:1 1:2 2:3", 12, 12))
+
+
+def test_a_resumed_run_breaks_no_rule() -> None:
+    assert list(violations(_seen(*GOOD), ["begin 1 0 10 a", "save 1 1 10 a", "begin 2 2 11 b"], is_atomic=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("late", "is_atomic", "rule"),
+    [
+        (Published(1, 3, "1:1 1:2 1:3", 11, 11), True, "after attempt 2 had been claimed"),
+        (Published(1, 3, "1:1 1:2 1:3", 13, 13), False, "after attempt 2 had published"),
+        (Published(2, 3, "1:1 1:2 1:3", 13, 13), False, "holds what another attempt made"),
+        (Published(2, 2, "1:1 2:2", 13, 13), False, "continues 1 of 1, and says 2 of 1"),
+        (Published(2, 4, "1:1 1:2 2:4", 13, 13), False, "has a gap"),
+        (Published(3, 3, "1:1 1:2 3:3", 13, 13), False, "which nobody claimed"),
+    ],
+)
+def test_what_a_second_writer_publishes_breaks_a_rule(late: Published, is_atomic: bool, rule: str) -> None:
+    found = list(violations(_seen(*GOOD, late), [], is_atomic=is_atomic))
+    assert len(found) == 1
+    assert rule in found[0]
+
+
+def test_an_attempt_that_begins_twice_breaks_a_rule() -> None:
+    found = list(violations(_seen(*GOOD), ["begin 2 2 11 a", "begin 2 2 12 b"], is_atomic=True))
+    assert found == ["attempt 2 ran 2 programs: process 11 of a, process 12 of b"]
+
+
+def test_attempts_with_a_gap_or_two_launches_break_a_rule() -> None:
+    seen = History({1: Claim(0.0, {"x", "y"}, 0), 3: Claim(1.0, {"z"}, 0)})
+    assert list(violations(seen, [], is_atomic=True)) == [
+        "the attempts are numbered [1, 3]",
+        "attempt 1 belonged to several launches: ['x', 'y']",
+    ]
+
+
+def test_a_complete_checkpoint_with_other_bytes_is_damaged() -> None:
+    manifest = b'{"files": {"chain": {"sha256": "00"}, "more": {"sha256": "00"}}}'
+    now = {"r/checkpoints/step-00000001/manifest.json": manifest, "r/checkpoints/step-00000001/chain": b"1:1"}
+    assert [what.rpartition(" ")[0] for what in damaged(now, "r")] == [
+        "checkpoints/step-00000001 is complete, and its chain is another",
+        "checkpoints/step-00000001 is complete, and its more is",
+    ]
