@@ -83,8 +83,13 @@ def _wait_for_end(
     is_far, heartbeat = run.is_unmanaged or store.local_path(run.run_id) is None, run.heartbeat
     is_slow = not run.is_unmanaged and provider_at(home, run.provider).capabilities.stops_slowly
     margin = _CLOUD_SECONDS if is_slow else _SILENCE_SECONDS if is_far else _MARGIN_SECONDS
-    deadline = clock() + _grace_seconds(store, run.run_id) + margin
+    deadline = clock() + (grace := _grace_seconds(store, run.run_id)) + margin
+    told = run.attempt
     while not (now := reconcile(home, ledger, run.run_id, poller)).state.is_end:
+        if now.attempt != told:  # another attempt has begun meanwhile, here or on another machine: the whole run is to stop
+            store.put(_mark(now), layout.AT_ONCE if force else b"")
+            _tell(home, now, ledger.get(run.run_id) or entry, force)
+            told, deadline = now.attempt, clock() + grace + margin
         if is_far and not force and now.heartbeat != heartbeat:  # it is alive, and may still be uploading its last checkpoint
             heartbeat, deadline = now.heartbeat, max(deadline, clock() + margin)
         if clock() > deadline:

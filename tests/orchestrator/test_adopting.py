@@ -323,6 +323,25 @@ def test_cancelling_a_run_on_another_machine_waits_while_it_has_a_heartbeat(home
     assert fake.now == 300
 
 
+def test_an_attempt_that_begins_during_a_cancellation_is_cancelled_too(other_home: Home, dead_elsewhere: RunView) -> None:
+    run, first = dead_elsewhere, status_of(dead_elsewhere)
+    folder = run_folder(run)
+    second = replace(first, host="third-machine", token="ab" * 8)
+
+    def resumed_by_a_third_machine(now: float) -> None:
+        if now == 3:
+            write_status(run, first.ended_with(Cause.INFRASTRUCTURE, "superseded by attempt 2", 1.0, None))
+            (folder / layout.attempt(2)).mkdir()
+            (folder / layout.status(2)).write_bytes(second.to_json())
+        if now > 3 and (folder / layout.cancel(2)).exists():
+            (folder / layout.status(2)).write_bytes(second.ended_with(Cause.CANCELLED, "cancelled", 2.0, None).to_json())
+
+    fake = FakeTime(resumed_by_a_third_machine)
+    ended = cancel(other_home, run.run_id, sleep=lambda _: fake.sleep(1), clock=fake.clock)
+    assert (ended.state, ended.attempt) == (State.CANCELLED, 2)
+    assert fake.now < 20
+
+
 def test_cancelling_a_run_on_another_machine_without_a_heartbeat_is_an_error(other_home: Home, dead_elsewhere: RunView) -> None:
     fake = FakeTime()
     with pytest.raises(ProviderError, match="does not stop"):
