@@ -159,8 +159,5 @@ def _entry(store: Store, url: str, run_id: str) -> Entry:
         attempt=number,
         state=State.STARTING,
     )
-    try:
-        status = read_status(store, run_id, number)
-    except CorruptError as error:  # its worker may be alive, and will replace it
-        return replace(entry, message=error.message)
+    status = read_status(store, run_id, number)
     return entry.shown_by(number, status) if status else entry

@@ -106,6 +106,7 @@ def _ledger(home: Home) -> Finding:
         damaged: list[str] = []
         with LedgerReader(home.ledger_path) as ledger:
             runs = len(ledger.newest(damaged=damaged))
+            damaged += ledger.lost_attempts()
         if damaged:
             return Finding("ledger", "error", f"{home.ledger_path}: the record of {damaged[0]} is damaged", REPAIR)
     except CloudTrainError as error:

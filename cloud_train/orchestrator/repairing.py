@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cloud_train.errors import CloudTrainError, ConflictError
 from cloud_train.orchestrator.adopting import adopt, runs_in
@@ -16,6 +15,9 @@ from cloud_train.orchestrator.state import read_record
 from cloud_train.run import ledger_file, locks
 from cloud_train.run.ledger import Ledger
 from cloud_train.storage.registry import check_url
+
+_FILES = ("-wal", "-shm", "")
+"""What SQLite appends to the ledger's name."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def repair(home: Home, stores: Sequence[str] = (), note: Callable[[str], None] =
     """
     path = home.ledger_path
     rows = ledger_file.salvage(path) if path.exists() else ledger_file.Salvage([], [], [], is_whole=False)
-    is_sound = rows.is_whole and bool(rows.runs) and _is_consistent(home, rows)
+    is_sound = rows.is_whole and _is_consistent(home, rows)
     if is_sound and not stores:
         return Repair([run["run_id"] for run in rows.runs], [], {}, None)
     if busy := [lock.stem for lock in path.parent.glob("submitting/*.lock") if locks.is_held(lock)]:
@@ -51,9 +53,7 @@ def repair(home: Home, stores: Sequence[str] = (), note: Callable[[str], None] =
     if is_sound:
         moved_to, kept = None, [run["run_id"] for run in rows.runs]
     else:
-        moved_to = _move_aside(path) if path.exists() and path.stat().st_size else None
-        with Ledger(path) as ledger:
-            kept = ledger.restore(rows)
+        moved_to, kept = _replaced(path, rows)
     adopted, others = [], {}
     usual = Path("~/.cloud-train").expanduser()  # where runs are kept by default, whatever the home
     for url in dict.fromkeys([*stores, *_stores(rows), *([str(usual / "runs")] if home.folder == usual else [])]):
@@ -70,10 +70,27 @@ def _is_consistent(home: Home, rows: ledger_file.Salvage) -> bool:
     return not damaged and len(listed) == len(rows.runs) == len({row["run_id"] for row in rows.attempts})
 
 
+def _replaced(path: Path, rows: ledger_file.Salvage) -> tuple[Path | None, list[str]]:
+    """Put a new ledger with these rows in the place of the damaged one, whose new path is returned, with the ids of the runs kept.
+
+    The new one is complete before the old one moves: a repair that is interrupted or meets a full disk loses nothing.
+    """
+    fresh = path.with_name(f"{path.name}.repairing")
+    for suffix in _FILES:
+        with ledger_file.explained(fresh):
+            path.with_name(fresh.name + suffix).unlink(missing_ok=True)
+    with Ledger(fresh) as ledger:
+        kept = ledger.restore(rows)
+    aside = _move_aside(path) if path.exists() and path.stat().st_size else None
+    with ledger_file.explained(path):
+        fresh.replace(path)
+    return aside, kept
+
+
 def _move_aside(path: Path) -> Path:
     aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
     with ledger_file.explained(path):
-        for suffix in ("-wal", "-shm", ""):
+        for suffix in _FILES:
             with suppress(FileNotFoundError):
                 path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
     return aside
@@ -100,7 +117,7 @@ def _adopt_own(home: Home, url: str, note: Callable[[str], None]) -> tuple[list[
             if ledger.get(run.run_id) is not None:
                 continue
         try:
-            if _host(read_record(store_at(url), run.run_id).provenance) == socket.gethostname():
+            if read_record(store_at(url), run.run_id).provenance.get("host") == socket.gethostname():
                 adopt(home, run.run_directory, note=note)
                 adopted.append(run.run_id)
             else:
@@ -108,7 +125,3 @@ def _adopt_own(home: Home, url: str, note: Callable[[str], None]) -> tuple[list[
         except CloudTrainError as error:
             note(f"cannot adopt {run.run_id}: {error.message}")
     return adopted, others
-
-
-def _host(provenance: dict[str, Any]) -> object:
-    return provenance.get("host")

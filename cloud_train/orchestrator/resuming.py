@@ -132,7 +132,7 @@ def _refuse_full(plan: Plan, note: Callable[[str], None]) -> None:
     except OSError as error:
         raise StoreError(
             f"cannot write to {folder}: {os.strerror(error.errno or 0).lower()}",
-            hint="free some space there, or continue elsewhere with --store URL",
+            hint="make it writable or free some space there, then resume again",
         ) from error
     if free < _LITTLE_SPACE_BYTES:
         note(f"{folder} has only {free / 1e6:,.0f} MB of free space; a full disk stops the run")

@@ -394,7 +394,10 @@ def _look_at_unmanaged(entry: Entry) -> Findings:
 def _look_at_launch(home: Home, entry: Entry, observer: Observer) -> Findings:
     provider, launch = provider_at(home, entry.provider), launch_of(entry)
     # The provider first: a worker writes its end before it exits, so an attempt that is gone now has written its final status.
-    observation = observer.observe(provider, launch)
+    try:
+        observation = observer.observe(provider, launch)
+    except KeyError as error:  # every provider's handle has its own keys
+        raise CorruptError(f"the ledger's record of {entry.run_id} is damaged: its handle lacks {error}", hint=REPAIR) from error
     if observation.is_elsewhere:  # another machine started this attempt first, and the worker launched from here has left
         found = _look_at_unmanaged(entry)
         record = found.pending or (RecordLaunch(entry.attempt, UNMANAGED),)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cloud_train.errors import ProviderError
+from cloud_train.errors import CorruptError, ProviderError
 from cloud_train.inherited import inherited
 from cloud_train.providers.base import TAKEN, AlreadyLaunchedError, Capabilities, Handle, Observation, Request, worker_arguments
 from cloud_train.run import documents, layout, locks, python_path
@@ -151,7 +151,10 @@ def _status(handle: Handle) -> AttemptStatus | None:
 
 def _is_of_another_worker(handle: Handle) -> bool:
     """Whether a worker on another machine, or from another home, began this attempt first, so that the one launched here exited."""
-    status = _status(handle)
+    try:
+        status = _status(handle)
+    except CorruptError:  # the lock alone decides
+        return False
     if status is None or status.state.is_end:
         return False
     if status.host != socket.gethostname():

@@ -27,6 +27,8 @@ _OF_ATTEMPT = ("provider", "state", "cause", "message", "started", "ended", "hos
 _COLUMNS = (*(f"runs.{name}" for name in _OF_RUN), "attempts.number", *(f"attempts.{name}" for name in _OF_ATTEMPT))
 _FIELDS = (*_OF_RUN, "attempt", *_OF_ATTEMPT)
 """The field of ``Entry`` that each column becomes."""
+_TEXTS_OR_NONE = ("job_file", "cause", "reference", "settings")
+_NUMBERS = ("created", "started", "ended")
 _TEXTS = ("run_id", "name", "store", "provider", "state", "message", "host", "token")
 _NEWEST = "attempts.number = (SELECT max(number) FROM attempts AS a WHERE a.run_id = runs.run_id)"
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM runs JOIN attempts ON attempts.run_id = runs.run_id AND {_NEWEST}"
@@ -119,10 +121,12 @@ class LedgerReader:
 
     def each(self, limit: int | None = None, damaged: list[str] | None = None) -> Iterator[Entry]:
         """As ``newest``, read as they are needed; the ledger may be changed meanwhile."""
-        left, last = limit, (float("inf"), "")
+        left = limit
+        last: tuple[Any, ...] = ()
         while left is None or left > 0:
             batch_size = _BATCH if left is None else min(left, _BATCH)
-            rows = self._rows(f"{_SELECT} WHERE (runs.created, runs.run_id) < (?, ?) {_NEWEST_FIRST} LIMIT ?", (*last, batch_size))
+            older = "WHERE (runs.created, runs.run_id) < (?, ?)" if last else ""
+            rows = self._rows(f"{_SELECT} {older} {_NEWEST_FIRST} LIMIT ?", (*last, batch_size))
             if not rows:
                 return
             last = rows[-1][_FIELDS.index("created")], rows[-1][0]
@@ -135,6 +139,11 @@ class LedgerReader:
         """The runs whose newest attempt has no recorded end."""
         ends = ", ".join(f"'{state.value}'" for state in State if state.is_end)
         return list(self._entries(f"attempts.state NOT IN ({ends})", (), []))
+
+    def lost_attempts(self) -> list[str]:
+        """Ids of the runs of which no attempt is recorded: no submission leaves such a run."""
+        rows = self._rows("SELECT run_id FROM runs WHERE run_id NOT IN (SELECT run_id FROM attempts)", ())
+        return [str(row[0]) for row in rows]
 
     def last_submitted(self) -> str | None:
         """The id of the run that was submitted last from this machine, whatever its clock was then; failing that, of the newest one."""
@@ -304,19 +313,29 @@ class Ledger(LedgerReader):
         return self._change(*statements, expected=seen)
 
     def restore(self, rows: ledger_file.Salvage) -> list[str]:
-        """Record the runs of another ledger that are whole there, with their attempts and records; returns their ids, in their order."""
+        """Record the runs of another ledger that are whole there, with their attempts and records; returns their ids, in their order.
+
+        All in one transaction.
+        """
         attempts, records = _by_run(rows.attempts), _by_run(rows.records)
         kept = []
-        for row in sorted(rows.runs, key=lambda row: row["rowid"]):
-            run, run_id = {name: value for name, value in row.items() if name != "rowid"}, row["run_id"]
-            if not _is_whole(run, attempts.get(run_id, []), records.get(run_id, [])) or self.get(run_id) is not None:
-                continue
-            self._change(
-                _insert("runs", run),
-                *(_insert("attempts", attempt) for attempt in attempts[run_id]),
-                *(_insert("records", record) for record in records.get(run_id, [])),
-            )
-            kept.append(run_id)
+        with ledger_file.change(self._connection, self.path) as connection:
+            for row in sorted(rows.runs, key=lambda row: row["rowid"]):
+                run, run_id = {name: value for name, value in row.items() if name != "rowid"}, row["run_id"]
+                of_run = attempts.get(run_id, []), records.get(run_id, [])
+                if not _is_whole(run, *of_run):
+                    continue
+                connection.execute("SAVEPOINT run")
+                try:
+                    for table, group in zip(("runs", "attempts", "records"), ([run], *of_run), strict=True):
+                        for each in group:
+                            statement = _insert(table, each)
+                            connection.execute(statement.sql, statement.values)
+                except sqlite3.IntegrityError:
+                    connection.execute("ROLLBACK TO run")
+                else:
+                    kept.append(run_id)
+                connection.execute("RELEASE run")
         return kept
 
     def forget(self, run_id: str) -> None:
@@ -429,9 +448,11 @@ def _new_attempt(run_id: str, number: int, provider: str, settings: Mapping[str,
 
 def _entry(row: tuple[Any, ...]) -> Entry:
     values = dict(zip(_FIELDS, row, strict=True))
-    if not all(isinstance(values[name], str) for name in _TEXTS) or not isinstance(values["attempt"], int):
-        raise TypeError("a row of the ledger has values of other types")
+    _check_types(values)
     reference = json.loads(values["reference"]) if values["reference"] else None
+    settings = json.loads(values["settings"]) if values["settings"] else {}
+    if not isinstance(reference, dict | None) or not isinstance(settings, dict):
+        raise TypeError("a handle or the settings in the ledger are not a mapping")
     return Entry(
         **{
             **values,
@@ -441,10 +462,19 @@ def _entry(row: tuple[Any, ...]) -> Entry:
             "started": _time(values["started"]),
             "ended": _time(values["ended"]),
             "reference": reference,
-            "settings": json.loads(values["settings"]) if values["settings"] else {},
+            "settings": settings,
             "is_unmanaged": reference == UNMANAGED,
         }
     )
+
+
+def _check_types(values: Mapping[str, Any]) -> None:
+    """Raise TypeError if a row has values that no version of cloud-train wrote, as a damaged file may."""
+    kinds = {str: _TEXTS, int: ("attempt",), str | None: _TEXTS_OR_NONE, int | None: ("resumed_step",), float | int | None: _NUMBERS}
+    for kind, names in kinds.items():
+        for name in names:
+            if not isinstance(values[name], kind):
+                raise TypeError(f"the ledger has {type(values[name]).__name__} as {name}")
 
 
 def _entry_or_none(row: tuple[Any, ...], damaged: list[str]) -> Entry | None:

@@ -156,9 +156,13 @@ def salvage(path: Path) -> Salvage:
     with explained(path):
         try:
             with closing(_open_read_only(path)) as connection:
-                _refuse_newer(_read_version(connection), path)
-                is_whole = connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-                tables = [_readable_rows(connection, table, key) for table, key in _KEYS.items()]
+                _refuse_newer(version := _read_version(connection), path)
+                is_whole = _has_integrity(connection)
+                if is_whole and 0 < version < _VERSION:
+                    with closing(_in_memory(connection)) as migrated:
+                        tables = [_readable_rows(migrated, table, key) for table, key in _KEYS.items()]
+                else:
+                    tables = [_readable_rows(connection, table, key) for table, key in _KEYS.items()]
         except (sqlite3.DatabaseError, UnicodeError) as error:
             if not _is_damage(error):
                 raise
@@ -167,21 +171,32 @@ def salvage(path: Path) -> Salvage:
     return Salvage(runs, attempts, records, is_whole and all(is_all for _, is_all in tables))
 
 
+def _has_integrity(connection: sqlite3.Connection) -> bool:
+    """Whether SQLite finds no damage; the check itself fails on some of it."""
+    try:
+        return bool(connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)])
+    except (sqlite3.DatabaseError, UnicodeError):
+        return False
+
+
 def _readable_rows(connection: sqlite3.Connection, table: str, key: tuple[str, ...]) -> tuple[list[dict[str, Any]], bool]:
     """The rows that can be read from the beginning and from the end of the table, and whether these are all."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     columns = "rowid, *" if key == ("rowid",) else "*"
+    is_all = True
     for direction in ("ASC", "DESC"):
+        order = ", ".join(f"{name} {direction}" for name in key)
         try:
-            cursor = connection.execute(f"SELECT {columns} FROM {table} ORDER BY {', '.join(f'{name} {direction}' for name in key)}")
+            cursor = connection.execute(f"SELECT {columns} FROM {table} NOT INDEXED ORDER BY {order}")
             names = [column[0] for column in cursor.description]
             for row in cursor:
                 values = dict(zip(names, row, strict=True))
                 found[tuple(values[name] for name in key)] = values
         except (sqlite3.DatabaseError, UnicodeError):
-            continue
-        return list(found.values()), True
-    return list(found.values()), False
+            is_all = False
+        else:
+            break
+    return list(found.values()), is_all
 
 
 def _open_read_only(path: Path) -> sqlite3.Connection:

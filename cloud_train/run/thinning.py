@@ -63,9 +63,9 @@ def _telling_places(piece: bytes, name: bytes, count: int) -> set[int] | None:
     if values:
         places |= {piece.find(b'%b, "value": %b}' % (name, finite[values.index(extreme)])) for extreme in (min(values), max(values))}
     begin, end = _epoch(piece, first), _epoch(piece, last)
-    if begin is None or end is None or begin == end:
+    if begin == end:
         return places
-    if not begin < end <= begin + _MOST_EPOCHS:
+    if begin is None or end is None or not begin < end <= begin + _MOST_EPOCHS:
         return None
     return places | {_end_of_epoch(piece, name, epoch, first, last) for epoch in range(begin, end)}
 

@@ -252,7 +252,7 @@ def test_nothing_out_of_range_gets_into_the_ledger(store: Path, home: Home) -> N
     notes: list[str] = []
     (run,) = update_runs(home, note=notes.append)
     assert (run.created, run.started) == (CREATED, CREATED)
-    assert "'started' is not a time" in notes[0]
+    assert "'started' is not a time" in run.message
 
 
 def test_a_hostile_run_of_a_store_does_not_keep_the_others_of_it_from_being_looked_at(store: Path, home: Home) -> None:

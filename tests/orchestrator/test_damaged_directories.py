@@ -1,13 +1,15 @@
 """Run directories that were damaged while their run is running: they are shown, cancelled and resumed all the same."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reconcile import update_run
@@ -58,6 +60,21 @@ def test_a_run_whose_status_is_damaged_is_shown_cancelled_and_resumed(
     assert cancel(home, running.run_id, force=True).state is State.CANCELLED
 
 
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_run_whose_worker_is_gone_and_whose_status_is_damaged_is_ended_and_resumed(
+    damage: Callable[[bytes], bytes], home: Home, running: RunView
+) -> None:
+    status = run_folder(running) / "attempts" / "1" / "status.json"
+    written = json.loads(status.read_bytes())
+    os.kill(written["pid"], signal.SIGKILL)
+    wait_until(lambda: not psutil.pid_exists(written["pid"]) or psutil.Process(written["pid"]).status() == "zombie", "the worker is gone")
+    status.write_bytes(damage(status.read_bytes()))
+    wait_until(lambda: update_run(home, running.run_id).state.is_end, "the end is found out")
+    following = resume(home, running.run_id)
+    assert following.attempt == 2
+    assert cancel(home, running.run_id, force=True).state is State.CANCELLED
+
+
 def test_a_run_whose_record_is_cut_off_can_be_cancelled_and_resume_says_what_is_wrong(home: Home, running: RunView) -> None:
     record = run_folder(running) / "run.json"
     record.write_bytes(record.read_bytes()[:100])
@@ -67,14 +84,6 @@ def test_a_run_whose_record_is_cut_off_can_be_cancelled_and_resume_says_what_is_
         resume(home, running.run_id)
 
 
-def test_a_run_whose_status_is_damaged_can_be_adopted(home: Home, running: RunView, tmp_path: Path) -> None:
-    cancel(home, running.run_id)
-    (run_folder(running) / "attempts" / "1" / "status.json").write_bytes(b"")
-    adopted = adopt(Home(tmp_path / "other"), running.run_directory)
-    assert not adopted.state.is_end
-    assert "status.json" in adopted.message
-
-
 def test_a_resume_onto_a_full_disk_is_refused_before_anything_starts(home: Home, write_job: Callable[..., Path], tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", kilobytes=2048) as disk:
         run = submit(home, make_plan(home, write_job("exit 3"), [f"store={disk}/runs"]))
@@ -82,7 +91,7 @@ def test_a_resume_onto_a_full_disk_is_refused_before_anything_starts(home: Home,
         ballast = fill(disk)
         with pytest.raises(StoreError, match="no space left") as raised:
             resume(home, run.run_id)
-        assert "--store" in (raised.value.hint or "")
+        assert "free some space" in (raised.value.hint or "")
         with LedgerReader(home.ledger_path) as ledger:
             entry = ledger.get(run.run_id)
         assert entry is not None

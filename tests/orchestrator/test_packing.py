@@ -161,7 +161,7 @@ def test_shards_of_an_interrupted_call_are_not_uploaded_again(url: str, tmp_path
 
 def test_a_url_with_other_objects_is_refused(url: str, tmp_path: Path) -> None:
     open_store(url).put("photos/mine.txt", b"mine")
-    refuses(lambda: pack(photos(tmp_path / "photos"), f"{url}/photos", SIZE), r"it holds 'mine\.txt'")
+    refuses(lambda: pack(photos(tmp_path / "photos"), f"{url}/photos", SIZE), r"it contains 'mine\.txt'")
 
 
 def refuses(action: Callable[[], object], words: str) -> None:

@@ -21,7 +21,7 @@ from cloud_train.orchestrator.results import fetch_model
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.state import select
 from cloud_train.orchestrator.stopping import cancel
-from cloud_train.run import locks
+from cloud_train.run import ledger_file, locks
 from cloud_train.run.ledger import Ledger, RecordKind
 from cloud_train.run.states import State
 from cloud_train.run.view import RunView
@@ -125,6 +125,77 @@ def test_a_ledger_that_sqlite_cannot_read_is_restored_from_the_stores(
     assert sorted(run.run_id for run in update_runs(home)) == sorted(runs)
     assert repair(home).moved_to is None
     assert select(home, None) in runs
+
+
+def test_of_a_ledger_with_one_damaged_page_the_rows_of_the_others_are_kept(home: Home) -> None:
+    ids = [f"digits-261123-120000-{number:04}" for number in range(300)]
+    with Ledger(home.ledger_path) as ledger:
+        for run_id in ids:
+            ledger.add(run_id, name="a", provider="local", store="/none", job_file=None, created=1.0, settings={}, record_sha256=run_id)
+    whole = home.ledger_path.read_bytes()
+    pages, kept = len(whole) // 4096, []
+    for page in range(1, pages):  # the first one has the schema
+        data = whole[: page * 4096] + bytes(4096) + whole[(page + 1) * 4096 :]
+        home.ledger_path.write_bytes(data)
+        rows = ledger_file.salvage(home.ledger_path)
+        with Ledger(home.folder / f"new-{page}.sqlite3") as fresh:
+            kept.append(len(fresh.restore(rows)))
+    assert pages > 20
+    assert sorted(kept)[len(kept) // 2] > 250
+    assert sum(count > 0 for count in kept) >= len(kept) - 3  # the roots of the tables
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_ledger_is_sound(version: int, home: Home, runs: list[str]) -> None:
+    del version  # what the versions lack is taken away one after another
+    change(home, "ALTER TABLE attempts DROP COLUMN token", "PRAGMA user_version = 2")
+    assert repair(home).moved_to is None
+    change(home, "DROP TABLE records", "ALTER TABLE attempts DROP COLUMN token", "ALTER TABLE attempts DROP COLUMN settings")
+    change(home, "PRAGMA user_version = 1")
+    assert repair(home).moved_to is None
+    assert {run.run_id for run in update_runs(home)} == set(runs)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["job_file = x'00'", "created = 9e999"],
+    ids=["blob", "infinite"],
+)
+def test_a_run_with_a_value_of_another_kind_is_named_or_shown_and_repaired(damage: str, home: Home, runs: list[str]) -> None:
+    with closing(sqlite3.connect(home.ledger_path)) as plain, plain:
+        plain.execute("PRAGMA writable_schema = ON")
+        plain.execute("UPDATE sqlite_schema SET sql = replace(sql, 'STRICT', '') WHERE name = 'runs'")
+    change(home, f"UPDATE runs SET {damage} WHERE run_id = '{runs[0]}'")
+    notes: list[str] = []
+    shown = {run.run_id for run in update_runs(home, note=notes.append)}
+    assert runs[0] in shown or runs[0] in "".join(notes)
+    repair(home, [str(home.folder.parent / "runs")])
+    assert {run.run_id for run in update_runs(home)} == set(runs)
+
+
+@pytest.mark.parametrize("reference", ["{}", "5", "[1, 2]"])
+def test_a_damaged_handle_is_named_as_such(reference: str, home: Home, start: Submit) -> None:
+    run = start("exec sleep 600")
+    wait_until(lambda: update_run(home, run.run_id).state is State.RUNNING, "the program has started")
+    change(home, f"UPDATE attempts SET reference = '{reference}'")
+    notes: list[str] = []
+    update_runs(home, note=notes.append)
+    assert "doctor --repair" in "".join(notes) or "damaged" in "".join(notes)
+    with pytest.raises(CorruptError, match="damaged"):
+        cancel(home, run.run_id)
+
+
+def test_a_repair_that_meets_a_full_disk_leaves_the_damaged_ledger_where_it_is(start: Submit, home: Home) -> None:
+    with small_disk(home.folder, kilobytes=256):
+        run = ended(home, start("true"))
+        change(home, "UPDATE attempts SET state = 'teleported'")
+        before = home.ledger_path.read_bytes()
+        fill(home.folder)
+        with pytest.raises(StoreError, match="ledger"):
+            repair(home, [str(home.folder.parent / "runs")])
+        assert home.ledger_path.read_bytes() == before
+        (home.folder / "ballast").unlink()
+        assert repair(home, [str(home.folder.parent / "runs")]).adopted == [run.run_id]
 
 
 def test_whatever_bytes_are_flipped_no_command_breaks_and_a_repair_brings_every_run_back(home: Home, runs: list[str]) -> None:

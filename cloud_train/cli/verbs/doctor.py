@@ -78,7 +78,7 @@ def _repair(stores: list[str], as_json: bool) -> int:
         return 0
     if done.moved_to is not None:
         say(f"moved the damaged ledger to {done.moved_to}")
-    say(f"kept {count(len(done.kept), 'run')}, found {count(len(done.adopted), 'run')} in their stores")
+    say(f"kept {count(len(done.kept), 'run')}, adopted {count(len(done.adopted), 'run')} from their stores")
     if done.moved_to is not None:
         say_aside("look for runs in another store with: cloud-train doctor --repair --store URL")
     for url, number in done.others.items():
