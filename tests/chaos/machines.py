@@ -275,7 +275,7 @@ def _namespace(number: int) -> Iterator[tuple[str, tuple[str, ...]]]:
     name, place = f"ct-{os.getpid()}-{number}", (os.getpid() * 3 + number) % (1 << 15)
     first = (198 << 24) + (18 << 16) + place * 4  # 198.18.0.0/15 is for benchmarks between networks: RFC 2544
     here, there = (".".join(str(((first + offset) >> shift) & 255) for shift in (24, 16, 8, 0)) for offset in (1, 2))
-    inside, outside = f"ctn{os.getpid() % 10**7}-{number}", f"cth{os.getpid() % 10**7}-{number}"
+    inside, outside = f"cti{os.getpid() % 10**7}-{number}", f"cto{os.getpid() % 10**7}-{number}"
 
     def ip(*words: str) -> None:
         subprocess.run(["ip", *words], check=True, capture_output=True)
@@ -289,4 +289,6 @@ def _namespace(number: int) -> Iterator[tuple[str, tuple[str, ...]]]:
             ip("-n", name, *words)
         yield here, ("ip", "netns", "exec", name)
     finally:
+        with suppress(subprocess.CalledProcessError):
+            ip("link", "del", outside)  # a namespace takes its end with it only some time later
         ip("netns", "del", name)

@@ -16,13 +16,13 @@ def s3() -> StoreServer:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [2, 3, 5, 6, 7, 10])
+@pytest.mark.parametrize("seed", [2, 3, 5, 6, 10])
 def test_a_run_in_a_folder_survives(seed: int, tmp_path: Path) -> None:
     play(draw(seed, "folder", motifs=1), tmp_path, None, namespaces=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [3, 7, 9, 11])
+@pytest.mark.parametrize("seed", [6, 7, 11, 12, 14])
 def test_a_run_in_a_bucket_survives(seed: int, tmp_path: Path, s3: StoreServer) -> None:
     play(draw(seed, "s3", motifs=1), tmp_path, s3, namespaces=False)
 
