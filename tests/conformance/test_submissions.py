@@ -9,6 +9,7 @@ import pytest
 from cloud_train.orchestrator.reconcile import update_runs
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.run import layout
+from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from tests.conformance.bench import Bench
 
@@ -43,7 +44,10 @@ def test_a_submission_that_died_before_the_launch_is_seen_as_cut_off_and_can_be_
     resume(bench.home, run.run_id)
     assert bench.end_of(run).state is State.SUCCEEDED
     assert bench.words(run) == ["attempt 2"]
-    assert not list(bench.store.list(f"{run.run_id}/{layout.attempt(1)}/")), "the first attempt never ran"
+    written = [info.key for info in bench.store.list(f"{run.run_id}/{layout.attempt(1)}/")]
+    assert written == [f"{run.run_id}/{layout.status(1)}"], "the first attempt never ran: resume has written its end alone"
+    first = AttemptStatus.from_json(bench.store.get(written[0]), "status")
+    assert (first.cause, first.closed) == (Cause.INFRASTRUCTURE, True)
 
 
 def test_a_submission_that_died_between_launch_and_ledger_is_found_and_ran_once(bench: Bench) -> None:

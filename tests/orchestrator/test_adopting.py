@@ -539,13 +539,16 @@ def test_the_slower_of_two_resuming_machines_tracks_the_attempt_as_unmanaged(
     with monkeypatch.context() as patch:
         patch.setattr(resuming, "launch", launch_too_late)
         resume(home, run.run_id)
-    wait_until(lambda: update_run(home, run.run_id).is_unmanaged, "the worker has found its attempt taken")
+
+    def is_recorded() -> bool:
+        update_run(home, run.run_id)
+        with Ledger(home.ledger_path) as ledger:
+            entry = ledger.get(run.run_id)
+        return entry is not None and entry.reference == UNMANAGED
+
+    wait_until(is_recorded, "the worker has found its attempt taken, and has left")
     seen = update_run(home, run.run_id)
-    assert (seen.state, seen.attempt, seen.host) == (State.RUNNING, 2, "another-machine")
+    assert (seen.state, seen.attempt, seen.host, seen.is_unmanaged) == (State.RUNNING, 2, "another-machine", True)
     assert status_of(run, 2) == faster
-    with Ledger(home.ledger_path) as ledger:
-        entry = ledger.get(run.run_id)
-        assert entry is not None
-        assert entry.reference == UNMANAGED
     fake = FakeTime()
     assert resume(home, run.run_id, ask=accepting, sleep=fake.sleep, clock=fake.clock).attempt == 3

@@ -1,5 +1,6 @@
 """One writer at a time: attempts that were overtaken, and observers that know less than they think, with real workers on two homes."""
 
+import fcntl
 import itertools
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cloud_train import folder_lock
 from cloud_train.errors import ConflictError
 from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.home import Home
@@ -135,6 +137,26 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     yield Stage(tmp_path, url, monkeypatch)
     for name in ("a", "b"):
         kill_everything(tmp_path / name)
+
+
+def suspend(process: psutil.Process, run: Path) -> None:
+    """Stop a process while it holds no lock of the run directory, in which it does so for an instant: others would wait for it."""
+    for _ in range(1000):
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: process.status() == psutil.STATUS_STOPPED, "it is stopped", 10, pace=0.001)
+        if not any(is_locked(path) for path in run.rglob(folder_lock.NAME)):
+            return
+        process.send_signal(signal.SIGCONT)
+    raise AssertionError("it always holds a lock")
+
+
+def is_locked(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
@@ -262,7 +284,7 @@ def test_a_stalled_worker_that_was_overtaken_stops_and_ships_nothing(stage: Stag
     a = stage.home("a")
     run = stage.start(a)
     stalled = worker_of(a, run)
-    stalled.send_signal(signal.SIGSTOP)
+    suspend(stalled, stage.folder / "store" / run.run_id)
     b = stage.home("b")
     adopt(b, run.run_directory)
     assert overtake(b, run).attempt == 2
