@@ -49,7 +49,7 @@ def test_through_200_seeds_of_faults_nothing_corrupt_is_ever_visible(tmp_path: P
         for key, (data, _) in memory.objects.items():
             assert data == bytes_of(key, len(data)), f"seed {seed}: {key}"
         assert memory.asked("send") <= 8 + 5 + faulty.faults, "at most one part more for each fault"
-    assert arrived > 190
+    assert arrived > 180, "most transfers get through; how many depends on the order of the threads (measured: 190 to 196)"
 
 
 def _there_and_back(store: Store, folder: Path, options: Options) -> bool:
