@@ -66,7 +66,7 @@ def remove(workspace: LocalStore, run_id: str) -> None:
 def take_over_newest(earlier: Path, checkpoints: Path, note: Callable[[str], None], branch: Branch) -> None:
     """Link the newest valid checkpoint of the ``branch`` from the run directory ``earlier`` into ``checkpoints``, unless it is there.
 
-    Both share its files, so neither workspace depends on the other. Whoever uses it verifies it again.
+    Both share its files, so neither workspace depends on the other. Its checkpoints are verified again before use.
     """
     from cloud_train.run.checkpoints import newest_valid
 

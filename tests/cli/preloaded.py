@@ -120,7 +120,7 @@ def _become(request: dict[str, object], descriptors: "Sequence[int] | array.arra
     os.environ.clear()
     os.environ.update(request["environment"])  # type: ignore[call-overload]  # of texts, as all of a request
     os.chdir(str(request["folder"]))
-    sys.argv[1:] = request["arguments"]  # type: ignore[call-overload]
+    sys.argv[1:] = request["arguments"]  # type: ignore[call-overload]  # a list of texts
     sys.path[:] = [str(request["folder"]), *(each for each in sys.path if Path(each) != ROOT)]  # as ``python -m`` has it
 
 

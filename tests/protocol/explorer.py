@@ -436,7 +436,7 @@ def one_order(
     world.spawn("worker-a1", lambda: worker(world, 1, "a1"), is_worker=True)
     for number, name in enumerate(cast):
         home = Home(Path(f"/nowhere/{name}"))
-        world.spawn(f"observer-{name}{number}", lambda home=home, name=name: observer(world, home, ledgers[name]))  # type: ignore[misc]
+        world.spawn(f"observer-{name}{number}", lambda home=home, name=name: observer(world, home, ledgers[name]))  # type: ignore[misc]  # defaults
     try:
         world.run()
         check_end(world, homes)
