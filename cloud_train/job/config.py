@@ -25,7 +25,7 @@ from cloud_train.job.validation_errors import explain, nearest
 from cloud_train.plugins import provider_plugins, settings_models
 from cloud_train.spec.paths import has_home
 from cloud_train.spec.problems import JobFileError, Path, Place, Problem
-from cloud_train.spec.section import NAME_PATTERN, Name
+from cloud_train.spec.types import NAME_PATTERN, Name
 
 
 class ConfigFile(BaseModel):

@@ -17,8 +17,7 @@ from pydantic import Field
 from cloud_train.data.registry import Data
 from cloud_train.job.training import CheckpointSpec, TrainSpec
 from cloud_train.networks.registry import Model
-from cloud_train.spec.section import Count, Name, PathText, Section, VariableName
-from cloud_train.spec.types import Accelerator, ByteSize, Duration
+from cloud_train.spec.types import Accelerator, ByteSize, Count, Duration, Name, PathText, Section, VariableName
 
 RetryableCause = Literal["failed", "out-of-memory", "preempted", "infrastructure", "timed-out"]
 
