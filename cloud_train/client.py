@@ -124,12 +124,12 @@ class Client:
 
     def each_run(self, limit: int | None = None, *, record: bool = False) -> "Iterator[Run]":
         """As ``runs``, one run after another as they are needed: for ledgers with very many of them."""
-        look = orchestrator.reconcile.update_each if record else orchestrator.state.read_runs
+        look = orchestrator.reconcile.update_each if record else orchestrator.listing.read_runs
         return (Run(self, view.run_id, view) for view in look(self._home, limit, self._note))
 
     def run(self, run_id: str | None = None) -> "Run":
         """The run whose id begins or ends with ``run_id``; by default the newest run. Raises NotFoundError, also if several match."""
-        return Run(self, orchestrator.state.select(self._home, run_id))
+        return Run(self, orchestrator.listing.select(self._home, run_id))
 
     def runs_in(self, store: str) -> "Listed":
         """The runs in the store with this URL, from any machine, and the run directories that cannot be read."""

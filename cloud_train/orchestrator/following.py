@@ -10,7 +10,7 @@ from cloud_train.orchestrator.connections import patiently, pause_of, store_at
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.polling import Observer, Poller
 from cloud_train.orchestrator.reconcile import looking_at
-from cloud_train.orchestrator.state import read_record
+from cloud_train.orchestrator.run_directory import read_record
 from cloud_train.run import layout
 from cloud_train.run.metrics import GLANCE_BYTES, MOST_BYTES, MOST_NAMES, MetricPoint, MetricsReader
 from cloud_train.run.record import RunRecord

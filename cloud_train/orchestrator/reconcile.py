@@ -11,9 +11,7 @@ from dataclasses import replace
 
 from cloud_train.errors import ConflictError, StoreError
 from cloud_train.orchestrator.connections import provider_at, store_at
-from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.polling import Observer
-from cloud_train.orchestrator.state import (
+from cloud_train.orchestrator.findings import (
     CleanUp,
     Findings,
     Forget,
@@ -23,16 +21,17 @@ from cloud_train.orchestrator.state import (
     RecordStatus,
     StopLaunch,
     WriteStatus,
-    each_of,
-    end_without_worker,
-    look,
-    newest_status,
-    read,
-    unknown_run,
 )
+from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.listing import each_of
+from cloud_train.orchestrator.polling import Observer
+from cloud_train.orchestrator.run_directory import newest_status
+from cloud_train.orchestrator.state import end_without_worker, look, read, unknown_run
 from cloud_train.providers.base import Observation
 from cloud_train.run import layout, locks
-from cloud_train.run.ledger import UNMANAGED, Entry, Ledger, LedgerReader
+from cloud_train.run.ledger import Ledger
+from cloud_train.run.ledger_entry import UNMANAGED, Entry
+from cloud_train.run.ledger_reader import LedgerReader
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView

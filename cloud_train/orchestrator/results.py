@@ -14,7 +14,8 @@ from cloud_train.beneath import open_file
 from cloud_train.errors import ConflictError, CorruptError, NotFoundError, StoreError, UsageError
 from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.state import read_record, read_run
+from cloud_train.orchestrator.run_directory import read_record
+from cloud_train.orchestrator.state import read_run
 from cloud_train.run import documents, layout
 from cloud_train.run.fencing import ancestor_in
 from cloud_train.run.manifest import LARGEST, Manifest, parse_manifest, write_manifest

@@ -23,7 +23,8 @@ from cloud_train.orchestrator.submitting import forwarded_names, handed_over, la
 from cloud_train.orchestrator.trust import CheckedRecord, accept, checked_record
 from cloud_train.providers.base import Provider
 from cloud_train.run import locks
-from cloud_train.run.ledger import Ledger, RecordKind
+from cloud_train.run.ledger import Ledger
+from cloud_train.run.ledger_entry import RecordKind
 from cloud_train.run.plan import Plan, new_token
 from cloud_train.run.states import State
 from cloud_train.run.view import RunView

@@ -13,8 +13,9 @@ from cloud_train.errors import ConflictError, CorruptError
 from cloud_train.networks.base import ScriptModel
 from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.consent import Ask, NotTrustedError, Question
-from cloud_train.orchestrator.state import read_record_bytes
-from cloud_train.run.ledger import LedgerReader, RecordKind
+from cloud_train.orchestrator.run_directory import read_record_bytes
+from cloud_train.run.ledger_entry import RecordKind
+from cloud_train.run.ledger_reader import LedgerReader
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import RunRecord, sha256_of
 from cloud_train.run.view import RunView

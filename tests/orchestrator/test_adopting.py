@@ -27,7 +27,8 @@ from cloud_train.orchestrator.submitting import launch, submit
 from cloud_train.orchestrator.syncing import sync
 from cloud_train.providers.base import Handle, Provider
 from cloud_train.run import layout
-from cloud_train.run.ledger import UNMANAGED, Ledger
+from cloud_train.run.ledger import Ledger
+from cloud_train.run.ledger_entry import UNMANAGED
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State

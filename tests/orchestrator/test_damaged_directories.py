@@ -18,7 +18,7 @@ from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.state import read_run
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.orchestrator.submitting import submit
-from cloud_train.run.ledger import LedgerReader
+from cloud_train.run.ledger_reader import LedgerReader
 from cloud_train.run.record import sha256_of
 from cloud_train.run.states import State
 from cloud_train.run.view import RunView

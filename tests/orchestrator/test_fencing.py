@@ -27,7 +27,7 @@ from cloud_train.orchestrator.submitting import submit
 from cloud_train.providers.base import Handle, Observation
 from cloud_train.providers.local import LocalProvider
 from cloud_train.run import layout
-from cloud_train.run.ledger import LedgerReader
+from cloud_train.run.ledger_reader import LedgerReader
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.streams import open_stream

@@ -14,15 +14,16 @@ from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.doctor import examine
 from cloud_train.orchestrator.following import glance
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.listing import select
 from cloud_train.orchestrator.reading import read_logs
 from cloud_train.orchestrator.reconcile import update_run, update_runs
 from cloud_train.orchestrator.repairing import repair
 from cloud_train.orchestrator.results import fetch_model
 from cloud_train.orchestrator.resuming import resume
-from cloud_train.orchestrator.state import select
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.run import ledger_file, locks
-from cloud_train.run.ledger import Ledger, RecordKind
+from cloud_train.run.ledger import Ledger
+from cloud_train.run.ledger_entry import RecordKind
 from cloud_train.run.states import State
 from cloud_train.run.view import RunView
 from tests.orchestrator.conftest import Submit

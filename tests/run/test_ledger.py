@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cloud_train.errors import ConflictError, StoreError
-from cloud_train.run.ledger import Ledger, RecordKind
+from cloud_train.run.ledger import Ledger
+from cloud_train.run.ledger_entry import RecordKind
 from cloud_train.run.states import Cause, State
 
 RUN = "digits-261123-120000-abcd"
