@@ -12,9 +12,7 @@ from cloud_train.image.answers import read_json
 from cloud_train.image.config import Base, check_platform, configuration
 from cloud_train.image.errors import ImageError
 from cloud_train.image.layers import Layer, compress, digest_of
-from cloud_train.image.pushed import Pushed
-from cloud_train.image.recipe import Built, Recipe
-from cloud_train.image.registry import (
+from cloud_train.image.manifest import (
     DOCKER_CONFIG,
     DOCKER_INDEX,
     DOCKER_LAYER,
@@ -24,8 +22,10 @@ from cloud_train.image.registry import (
     OCI_LAYER,
     OCI_MANIFEST,
     Manifest,
-    Repository,
 )
+from cloud_train.image.pushed import Pushed
+from cloud_train.image.recipe import Built, Recipe
+from cloud_train.image.registry import Repository
 
 Value = TypeVar("Value")
 

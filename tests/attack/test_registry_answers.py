@@ -25,10 +25,11 @@ from cloud_train.image.config import configuration
 from cloud_train.image.connection import POLICY
 from cloud_train.image.errors import RegistryError
 from cloud_train.image.layers import Blob, digest_of
+from cloud_train.image.manifest import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX
 from cloud_train.image.pushed import recall, remember
 from cloud_train.image.recipe import Recipe
 from cloud_train.image.reference import parse_reference
-from cloud_train.image.registry import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, Repository
+from cloud_train.image.registry import Repository
 from tests.attack.wire import Always, Heard, Wire, redirect
 from tests.clouds.server import Answer, Server
 from tests.image.faulty_registry import Fault, FaultyRegistry, faulty_registry
