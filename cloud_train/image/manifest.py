@@ -1,15 +1,18 @@
-"""Manifests of images: the media types of both formats, and reading what a registry sent.
+"""Manifests of images: the media types of both formats, reading what a registry sent, and writing a new one.
 
 The formats are OCI's (https://github.com/opencontainers/image-spec/blob/main/manifest.md) and Docker's, called schema 2
 (https://github.com/distribution/distribution/blob/release/2.8/docs/spec/manifest-v2-2.md). They differ in their media types.
 """
 
+import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from cloud_train.errors import CorruptError
 from cloud_train.image.answers import read_json
+from cloud_train.image.errors import ImageError
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -19,6 +22,17 @@ DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+
+_OCI_LAYERS, _DOCKER_LAYERS = "application/vnd.oci.image.layer", "application/vnd.docker.image.rootfs"
+_IN_DOCKER_FORMAT = {
+    OCI_LAYER: DOCKER_LAYER,
+    f"{_OCI_LAYERS}.v1.tar": f"{_DOCKER_LAYERS}.diff.tar",
+    f"{_OCI_LAYERS}.nondistributable.v1.tar+gzip": f"{_DOCKER_LAYERS}.foreign.diff.tar.gzip",
+    f"{_OCI_LAYERS}.nondistributable.v1.tar": f"{_DOCKER_LAYERS}.foreign.diff.tar",
+}
+"""Media type of a layer in OCI's format → the same in Docker's
+(https://github.com/opencontainers/image-spec/blob/main/media-types.md#compatibility-matrix).
+"""
 
 
 _DIGEST = re.compile(r"[a-z0-9]{1,32}(?:[.+_-][a-z0-9]{1,32}){0,4}:[A-Za-z0-9=_-]{1,256}")
@@ -80,3 +94,41 @@ def _is_descriptor(value: Any) -> TypeGuard[dict[str, Any]]:
 
 def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def write_manifest(config: bytes, config_digest: str, layers: Sequence[Mapping[str, Any]], *, docker: bool) -> tuple[bytes, str]:
+    """A manifest in Docker's format or OCI's, always the same bytes for the same input, and its media type.
+
+    ``layers`` are descriptors; one without a media type is a tar with gzip.
+    """
+    media_type, config_type, layer_type = (
+        (DOCKER_MANIFEST, DOCKER_CONFIG, DOCKER_LAYER) if docker else (OCI_MANIFEST, OCI_CONFIG, OCI_LAYER)
+    )
+    document = {
+        "schemaVersion": 2,
+        "mediaType": media_type,
+        "config": {"mediaType": config_type, "digest": config_digest, "size": len(config)},
+        "layers": [{"mediaType": layer_type, **layer} for layer in layers],
+    }
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode(), media_type
+
+
+def in_docker_format(layers: Sequence[Mapping[str, Any]], name: str, host: str) -> list[dict[str, Any]]:
+    """The descriptors of the layers of the image ``name`` in Docker's format, which has no annotations.
+
+    Raises ImageError for a layer that this format cannot express, such as one compressed with zstd. ``host`` is the registry that needs it.
+    """
+    converted = []
+    for layer in layers:
+        given = str(layer.get("mediaType", ""))
+        media_type = _IN_DOCKER_FORMAT.get(given, given)
+        if media_type not in _IN_DOCKER_FORMAT.values():
+            kind = "compressed with zstd" if given.endswith("zstd") else f"of the type {given[:100]!r}"
+            raise ImageError(
+                f"{name} has layers {kind}, but images for {host} have to be in Docker's format, which does not have them",
+                hint="use a base image whose layers are compressed with gzip;"
+                " `docker buildx build --output type=registry,compression=gzip,force-compression=true` builds one",
+            )
+        kept = {key: layer[key] for key in ("digest", "size", "urls") if key in layer}
+        converted.append({"mediaType": media_type, **kept})
+    return converted
