@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cloud_train.environment import with_safe_python_path
 from cloud_train.errors import CloudTrainError, NotFoundError, UsageError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.results import fetch_model, model_folder
-from cloud_train.run import python_path
 
 _LONGEST_TEXT_BYTES = 100_000  # Linux limits one argument of a command to 128 KiB
 
@@ -103,7 +103,9 @@ def _model(home: Home, run_id: str, checkpoint: str | None, note: Callable[[str]
 def _run(folder: Path, arguments: list[str]) -> dict[str, Any]:
     command = [sys.executable, "-m", "cloud_train.training.predict", str(folder.absolute()), *arguments]
     # Not in the current folder: `python -m` would import modules from there, such as someone else's numpy.py.
-    ended = subprocess.run(command, cwd="/", env=python_path.fixed(os.environ), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    ended = subprocess.run(
+        command, cwd="/", env=with_safe_python_path(os.environ), stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
     try:
         result = json.loads(ended.stdout)
     except ValueError as error:

@@ -16,7 +16,7 @@ from cloud_train.orchestrator.consent import Ask, refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.moving import move, new_place
 from cloud_train.orchestrator.packaging import with_image, with_same_image
-from cloud_train.orchestrator.planning import plan_elsewhere
+from cloud_train.orchestrator.planning import plan_elsewhere, with_machine
 from cloud_train.orchestrator.reconcile import close, declare_lost, reconcile
 from cloud_train.orchestrator.stopping import outlives_its_end
 from cloud_train.orchestrator.submitting import forwarded_names, handed_over, launch, refuse_unready
@@ -212,7 +212,7 @@ def _plan(home: Home, run: RunView, checked: CheckedRecord, elsewhere: Elsewhere
     settings = before.provider_settings if stays else chosen.settings.get(place.name, {}) if chosen else {}
     origin = f"the settings in {chosen.file}" if chosen else "the settings of its submission" if stays else "no settings"
     if elsewhere is None:
-        plan = replace(before, provider_settings=dict(settings))
+        plan = replace(before, provider_settings=with_machine(settings, before.job, place.capabilities))
     else:
         store = elsewhere.store or (chosen and chosen.store) or run.store
         plan = plan_elsewhere(before, place, settings, store=store, data=elsewhere.data, config=chosen)

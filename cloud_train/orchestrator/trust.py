@@ -129,7 +129,7 @@ def _resolved(folder: Path, name: str) -> str:
 def _resources(plan: Plan) -> str:
     """The resources and limits that determine the cost."""
     wanted, limits = plan.job.resources, plan.job.limits
-    parts = [f"{name}: {value}" for name in ("accelerator", "cpus", "memory") if (value := getattr(wanted, name)) is not None]
+    parts = [f"{name}: {value}" for name in ("machine", "accelerator", "cpus", "memory") if (value := getattr(wanted, name)) is not None]
     parts += [f"nodes: {wanted.nodes}"] if wanted.nodes > 1 else []
     parts += [f"at most {limits.duration} per attempt"] if limits.duration else []
     parts += [f"up to {plan.program.attempts} attempts"] if plan.program.attempts > 1 else []

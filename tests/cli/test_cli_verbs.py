@@ -243,6 +243,13 @@ def test_init_writes_a_valid_job_and_refuses_to_overwrite(cloud_train: CommandLi
     assert cloud_train("init", "new.yaml", "--force").status == 0
 
 
+def test_init_refuses_an_unknown_kind(cloud_train: CommandLine) -> None:
+    ended = cloud_train("init", "new.yaml", "--kind", "gan")
+    assert ended.status == 2
+    assert "gan" in ended.err
+    assert not (cloud_train.folder / "new.yaml").exists()
+
+
 def test_init_in_an_unwritable_place_is_an_error_message(cloud_train: CommandLine) -> None:
     ended = cloud_train("init", "nowhere/job.yaml")
     assert ended.status == 6
