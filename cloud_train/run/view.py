@@ -68,7 +68,8 @@ class RunView:
         if now is None:
             return None
         if self.elapsed is not None and self.heartbeat is not None:
-            return self.elapsed + min(max(0.0, now - self.heartbeat), _LONGEST_PAUSE_SECONDS)
+            since = now - self.heartbeat
+            return self.elapsed + (since if 0 <= since <= _LONGEST_PAUSE_SECONDS else 0.0)
         return max(0.0, now - self.started)
 
     def shown_by(self, number: int, status: AttemptStatus) -> Self:

@@ -17,9 +17,9 @@ def seen(status: AttemptStatus) -> RunView:
     return replace(RUN.shown_by(1, status), heartbeat=status.heartbeat, elapsed=status.elapsed)
 
 
-def test_a_running_attempt_has_lasted_until_its_last_heartbeat_and_at_most_a_pause_longer() -> None:
+def test_a_running_attempt_has_lasted_until_its_last_heartbeat_and_a_plausible_pause_longer() -> None:
     shown = seen(RUNNING)
-    assert [shown.duration(now) for now in (2100.0, 2107.0, 2130.0, 2160.0, YEARS, 1.0)] == [100, 107, 130, 130, 130, 100]
+    assert [shown.duration(now) for now in (2100.0, 2107.0, 2130.0, 2160.0, YEARS, 1.0)] == [100, 107, 130, 100, 100, 100]
     assert shown.duration() is None
 
 
