@@ -81,7 +81,7 @@ def append(
     note: Callable[[str], None],
 ) -> Built:
     """Put ``layers`` on a base in the repository ``target``. ``before`` is its known content; ``folder`` is for temporary files."""
-    config = configuration(found.base, layers, recipe.labels)
+    config = configuration(found.base, layers, recipe.labels, starts_as_root=recipe.starts_as_root)
     tag = f"cloud-train-{digest_of(config)[7:39]}"
     existing = target.manifest(tag)
     # The configuration has the digests of all unpacked layers, so the tag counts only if its manifest has this configuration.

@@ -69,6 +69,7 @@ def test_an_end_has_its_cause(status: str, secondary: str, state: State, cause: 
         ("AlgorithmError: the store said access denied, exit code: 13", Cause.CANCELLED, Cause.CANCELLED.text),
         ("AlgorithmError: , exit code: 14", Cause.TIMED_OUT, Cause.TIMED_OUT.text),
         ("AlgorithmError: , exit code: 6", Cause.INFRASTRUCTURE, "could not reach the store"),
+        ("AlgorithmError: cannot write to any folder of this machine, exit code: 18", Cause.INFRASTRUCTURE, "make /tmp writable"),
         ("AlgorithmError: , exit code: 0", Cause.FAILED, "before its worker could report why"),
         ("AlgorithmError: , exit code: 1", Cause.FAILED, "before its worker could report why"),
         ("AlgorithmError: , exit code: 137", Cause.INFRASTRUCTURE, "was killed"),
