@@ -51,6 +51,8 @@ class Capabilities:
     """Its machines pull the image from the setting ``repository``. Otherwise the image is built in a Docker Engine."""
     starts_as_root: bool = False
     """The folders of its machines belong to root, so images start as root, and the worker becomes the image's user."""
+    machine_types: bool = False
+    """It has machine types, one of which ``resources.machine`` or its setting ``machine`` may name."""
     mounts_folders: bool = False
     """Its containers can mount folders of this machine, such as ``data.path``."""
     forwards_credentials: bool = False

@@ -45,6 +45,7 @@ def cloud_capabilities(
         containers=True,
         pulls_images=True,
         starts_as_root=starts_as_root,
+        machine_types=True,
         named_config=True,
         limits_runtime=True,
         polling_costs=True,
