@@ -115,7 +115,7 @@ def declare_lost(home: Home, ledger: Ledger, entry: Entry, heartbeat: float | No
         if not _write_end(store, f"{entry.run_id}/{layout.status(found.number)}", status, found.seen):
             return reconcile(home, ledger, entry.run_id)
     ledger.record(entry, found.number, status, is_unmanaged=entry.is_unmanaged)
-    return entry.shown_by(found.number, status).view(status.heartbeat)
+    return entry.shown_by(found.number, status).view(status)
 
 
 def close(ledger: Ledger, run: RunView) -> None:

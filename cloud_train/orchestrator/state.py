@@ -233,7 +233,7 @@ def _shown_by(entry: Entry, found: Found, is_recorded: bool = True, is_unmanaged
     if is_unmanaged:
         seen = replace(seen, is_unmanaged=True, reference=UNMANAGED, token="")
     pending = (RecordStatus(found.number, found.status, is_unmanaged),) if seen != entry else ()
-    return Findings(seen.view(found.status.heartbeat, is_recorded), entry, pending=pending)
+    return Findings(seen.view(found.status, is_recorded), entry, pending=pending)
 
 
 def _with_reason(status: AttemptStatus, observation: Observation) -> tuple[AttemptStatus, bool]:

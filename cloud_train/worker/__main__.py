@@ -55,19 +55,22 @@ _HINT = "workers are started by a provider: see cloud-train submit"
 
 def main(arguments: list[str], signals: Signals) -> int:
     """Run the attempt that the command line names; returns the exit status."""
+    platform = None
     try:
         options = _parsed(arguments)
         if lock := _number(options, "--lock-fd"):
             _keep_to_ourselves(int(lock))
         timing, attempt = _timing(options), _attempt(options)
+        platform = _platform(options["--platform"]) if "--platform" in options else None
         if FORWARDED in os.environ:
             deny_inspection()
         check_url(options["--store"])
-        platform = _platform(options)
         if place := options.get("--secrets"):
             os.environ.update(_secrets(place, signals))
         return _run(options, attempt, signals, timing, platform)
     except CloudTrainError as error:
+        if platform:
+            platform.tell(error.message)
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code
 
@@ -76,6 +79,7 @@ def _run(options: dict[str, str], attempt: int, signals: Signals, timing: Timing
     url, run_id = options["--store"], options["--run"]
     remote = None if scheme_of(url) == "file" else _remote(url, run_id)
     above = Path(options.get("--workspace") or _workspace()).expanduser()
+    above = _writable(above) if platform else above
     store = open_workspace(above, run_id, attempt) if remote else LocalStore(folder_of(url))
     exit_status = run_attempts(
         store,
@@ -84,7 +88,7 @@ def _run(options: dict[str, str], attempt: int, signals: Signals, timing: Timing
         options["--record"],
         node=platform.node if platform else _node(options),
         signals=signals,
-        timing=timing,
+        timing=replace(timing, join=platform.join_seconds) if platform else timing,
         remote=remote,
         platform=platform,
         token=options.get("--token", ""),
@@ -129,16 +133,23 @@ def _node(options: dict[str, str]) -> NodeContext:
     return from_variables(rank=None if rank is None else int(rank), nodes=None if nodes is None else int(nodes))
 
 
-def _platform(options: dict[str, str]) -> "Platform | None":
-    """The platform that the command line names, which the program's environment tells too."""
-    name = options.get("--platform")
-    if name is None:
-        return None
+def _platform(name: str) -> "Platform":
+    """The platform; from here on, this process has the image's user, and the environment the platform's variables."""
+    from cloud_train.worker.machine_folders import become_user
     from cloud_train.worker.platforms import platform_of
 
+    become_user(name)
     platform = platform_of(name)
     os.environ[contract.PLATFORM] = "plugin" if name.startswith("{") else name
+    for variable, value in platform.variables.items():
+        os.environ.setdefault(variable, value)
     return platform
+
+
+def _writable(workspace: Path) -> Path:
+    from cloud_train.worker.machine_folders import settle
+
+    return settle(workspace)
 
 
 def _remote(url: str, run_id: str) -> "Remote":
