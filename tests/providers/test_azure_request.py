@@ -15,8 +15,8 @@ import pytest
 
 from cloud_train.providers.azure.provider import AzureMlProvider
 from cloud_train.providers.base import Request
-from cloud_train.providers.cloud.request import description
 from cloud_train.providers.cloud.machines import machines
+from cloud_train.providers.cloud.request import description
 from tests.clouds import azure_descriptions, azure_swagger
 from tests.providers.azure_plans import SETTINGS, plan_of
 
