@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
+from cloud_train import locks
 from cloud_train.errors import ConflictError, StoreError
 from cloud_train.orchestrator.connections import provider_at, store_at
 from cloud_train.orchestrator.findings import (
@@ -28,7 +29,7 @@ from cloud_train.orchestrator.polling import Observer
 from cloud_train.orchestrator.run_directory import newest_status
 from cloud_train.orchestrator.state import end_without_worker, look, read, unknown_run
 from cloud_train.providers.base import Observation
-from cloud_train.run import layout, locks
+from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.ledger_entry import UNMANAGED, Entry
 from cloud_train.run.ledger_reader import LedgerReader

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cloud_train import locks
 from cloud_train.errors import CloudTrainError, ConflictError, CorruptError, StoreError
 from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.doctor import examine
@@ -21,7 +22,7 @@ from cloud_train.orchestrator.repairing import repair
 from cloud_train.orchestrator.results import fetch_model
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.stopping import cancel
-from cloud_train.run import ledger_file, locks
+from cloud_train.run import ledger_file
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.ledger_entry import RecordKind
 from cloud_train.run.states import State
