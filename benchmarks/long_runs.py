@@ -69,7 +69,7 @@ HEAD = "| what | sizes | CPU s | per item | peak MiB | per item |\n|---|---|---:
 
 
 def _time(seconds: float) -> str:
-    for unit, factor in (("s", 1), ("ms", 1e3), ("µs", 1e6)):
+    for unit, factor in (("s", 1), ("ms", 1e3), ("µs", 1e6), ("ns", 1e9)):
         if abs(seconds) * factor >= 1:
             return f"{seconds * factor:.3g} {unit}"
     return "0"
