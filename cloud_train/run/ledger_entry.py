@@ -102,7 +102,7 @@ def is_whole(run: dict[str, Any], attempts: list[dict[str, Any]], records: list[
     """Whether a run has attempts, and all its values can be read."""
     try:
         for attempt in attempts:
-            _entry(tuple({"token": "", **run, **attempt}[name] for name in (*_OF_RUN, "number", *_OF_ATTEMPT)))
+            _entry(tuple({"settings": None, "token": "", **run, **attempt}[name] for name in (*_OF_RUN, "number", *_OF_ATTEMPT)))
         for record in records:
             RecordKind(record["kind"])
     except (ValueError, TypeError, KeyError, RecursionError):

@@ -48,6 +48,10 @@ class LedgerReader:
             raise CorruptError(f"the ledger's record of {run_id} is damaged", hint=ledger_file.REPAIR)
         return entry
 
+    def count(self) -> int:
+        """The number of runs."""
+        return int(self._rows("SELECT count(*) FROM runs", ())[0][0])
+
     def newest(self, limit: int | None = None, damaged: list[str] | None = None) -> list[Entry]:
         """Runs with their newest attempt, newest run first. Rows that are damaged are left out, and their ids are added to ``damaged``."""
         return list(self.each(limit, damaged))

@@ -73,12 +73,13 @@ def _repair(stores: list[str], as_json: bool) -> int:
     if as_json:
         say_json({**asdict(done), "moved_to": None if done.moved_to is None else str(done.moved_to)})
         return 0
-    if done.moved_to is None and not done.adopted:
+    if done.moved_to is None and not done.returned and not done.adopted:
         say(f"the ledger is not damaged; it has {count(len(done.kept), 'run')}")
         return 0
     if done.moved_to is not None:
         say(f"moved the damaged ledger to {done.moved_to}")
-    say(f"kept {count(len(done.kept), 'run')}, adopted {count(len(done.adopted), 'run')} from their stores")
+    returned = f"brought back {count(len(done.returned), 'run')} from ledgers that were moved aside earlier, " if done.returned else ""
+    say(f"kept {count(len(done.kept), 'run')}, {returned}adopted {count(len(done.adopted), 'run')} from their stores")
     if done.moved_to is not None:
         say_aside("look for runs in another store with: cloud-train doctor --repair --store URL")
     for url, number in done.others.items():
