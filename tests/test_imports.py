@@ -75,9 +75,9 @@ def test_help_loads_no_other_room(tmp_path: Path) -> None:
     loaded = modules_of_command(tmp_path, "--help")
     assert {name.split(".")[1] for name in loaded if name.startswith("cloud_train.")} <= {
         "cli",
+        "environment",
         "errors",
         "exit_status",
-        "inherited",
         "version",
     }
 

@@ -1,5 +1,6 @@
 """Requests to one registry: authentication, retries, and error messages."""
 
+from io import IOBase
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
@@ -79,7 +80,10 @@ class Connection:
             response.close()
 
     def once(self, method: str, path: str, scope: str, **options: Any) -> Answer:
-        """Send a request, with the login if the registry requires one. Raises BrokenConnectionError if there is no response."""
+        """Send a request, with the login if the registry requires one. Raises BrokenConnectionError if there is no response.
+
+        The options are those of ``requests.Session.request``. A file as ``data`` is sent from its start each time.
+        """
         url = urljoin(f"{self.addresses.url}/", path)
         sent = self._authorization.header(scope) if self.addresses.is_own(url) else None
         response = self._authorized(method, url, sent, options)
@@ -96,6 +100,8 @@ class Connection:
         headers = dict(options.get("headers", {}))
         for _ in range(_MOST_REDIRECTS + 1):
             login = {"Authorization": header} if header and self.addresses.is_own(url) else {}
+            if isinstance(body := options.get("data"), IOBase):
+                body.seek(0)  # an earlier request may have read it
             response = self._plainly(method, url, **{**options, "headers": {**headers, **login}})
             target = self._redirection(method, response)
             if target is None:
@@ -117,7 +123,7 @@ class Connection:
         self.addresses.check(self.addresses.joined(url, ""))
         try:
             unlimited = {"allow_redirects": False, "stream": True}
-            response = self._session.request(method, url, timeout=_TIMEOUT_SECONDS, **{**options, **unlimited})
+            response = self._session.request(method, url, **{"timeout": _TIMEOUT_SECONDS, **options, **unlimited})
         except AddressRefusedError as error:
             raise self.addresses.refusal(error.message) from None
         except requests.exceptions.SSLError as error:

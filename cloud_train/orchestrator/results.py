@@ -17,7 +17,10 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.run_directory import read_record
 from cloud_train.orchestrator.state import read_run
 from cloud_train.run import documents, layout
+from cloud_train.run.fencing import ancestor_in
 from cloud_train.run.manifest import LARGEST, Manifest, parse_manifest, write_manifest
+from cloud_train.run.states import State
+from cloud_train.run.succession import Branch
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.transfer.downloading import Download, download
@@ -44,19 +47,28 @@ class FetchedModel:
     bytes: int
     step: int | None
     metrics: Mapping[str, float]
+    attempt: int | None = None
+    """The attempt that made it; None if an earlier version of cloud-train did, or a program outside it."""
 
 
 def fetch_model(
-    home: Home, run_id: str, to: Path | None = None, checkpoint: str | None = None, report: Report | None = None
+    home: Home,
+    run_id: str,
+    to: Path | None = None,
+    checkpoint: str | None = None,
+    report: Report | None = None,
+    *,
+    note: Callable[[str], None] = lambda _: None,
 ) -> FetchedModel:
     """Copy the final model, or a checkpoint's (``best``, ``last`` or a step), into the folder ``to``; by default ``./<run id>-model``.
 
-    The folder appears complete or not at all. Raises NotFoundError if there is no such model (yet), ConflictError if the folder has other
-    content, CorruptError if a file differs from the manifest.
+    The folder appears complete or not at all. ``note`` is told if the model is not the result of an attempt that succeeded. Raises
+    NotFoundError if there is no such model (yet), ConflictError if the folder has other content or an overtaken attempt made the model,
+    CorruptError if a file differs from the manifest.
     """
     run = read_run(home, run_id)
     store = store_at(run.store)
-    prefix, manifest = _chosen(store, run, checkpoint)
+    prefix, manifest = _chosen(store, run, checkpoint, note)
     files = {name: entry for name, entry in manifest.files.items() if name != _TRAINING_STATE}
     target = (to or Path(f"{run_id}-model")).absolute()
     is_far = store.local_path(prefix) is None
@@ -66,23 +78,28 @@ def fetch_model(
         download_verified(store, files_here, Options(report=report))
         write_manifest(temporary, manifest.step, manifest.metrics, manifest.fingerprint)
     source, total = prefix.removeprefix(f"{run_id}/"), sum(entry.size for entry in files.values())
-    return FetchedModel(run_id, target, source, tuple(files), total, manifest.step, manifest.metrics)
+    return FetchedModel(run_id, target, source, tuple(files), total, manifest.step, manifest.metrics, manifest.attempt)
 
 
-def model_folder(home: Home, run_id: str, checkpoint: str | None = None) -> Path | None:
-    """The model's folder if the store is a local folder, so that the model can be used in place; None otherwise."""
+def model_folder(home: Home, run_id: str, checkpoint: str | None = None, *, note: Callable[[str], None] = lambda _: None) -> Path | None:
+    """The model's folder if the store is a local folder, so that the model can be used in place; None otherwise.
+
+    Tells ``note`` and raises ConflictError like ``fetch_model``.
+    """
     run = read_run(home, run_id)
     store = store_at(run.store)
-    prefix, _ = _chosen(store, run, checkpoint)
+    prefix, _ = _chosen(store, run, checkpoint, note)
     return store.local_path(prefix)
 
 
-def _chosen(store: Store, run: RunView, checkpoint: str | None) -> tuple[str, Manifest]:
+def _chosen(store: Store, run: RunView, checkpoint: str | None, note: Callable[[str], None]) -> tuple[str, Manifest]:
     """Key of the chosen folder, and its manifest."""
     if checkpoint is None:
         prefix = f"{run.run_id}/{layout.MODEL}"
         with suppress(ObjectMissingError):
-            return prefix, manifest_at(store, prefix)
+            manifest = manifest_at(store, prefix)
+            _check_maker(store, run, manifest.attempt, note)
+            return prefix, manifest
         hint = f"fetch the last checkpoint with: cloud-train fetch-model {run.run_id} --checkpoint last"
         state = f"attempt {run.attempt}: {run.state_text}"
         raise NotFoundError(f"{run.run_id} has no final model ({state})", hint=hint if _checkpoints(store, run.run_id) else None)
@@ -96,6 +113,26 @@ def _chosen(store: Store, run: RunView, checkpoint: str | None) -> tuple[str, Ma
     if step not in found:
         raise NotFoundError(f"{run.run_id} has no checkpoint of step {checkpoint}", hint=f"available steps: {steps}")
     return f"{run.run_id}/{layout.CHECKPOINTS}/{layout.step_folder(step)}", found[step]
+
+
+def _check_maker(store: Store, run: RunView, maker: int | None, note: Callable[[str], None]) -> None:
+    """Compare the attempt that made the final model with the one that succeeded; ``maker`` None: an earlier version made it.
+
+    A model of an attempt that the one that succeeded continued is its result too: an attempt that finds nothing left to do leaves the model
+    as it is. A model of another branch is not: a request of an overtaken worker may arrive late. Raises ConflictError for that.
+    """
+    if maker is None:
+        return
+    if run.state is not State.SUCCEEDED:
+        note(f"{run.run_id} has not succeeded (attempt {run.attempt}: {run.state_text}); its model was made by attempt {maker}")
+    elif maker != run.attempt:
+        made = f"the model of {run.run_id} was made by attempt {maker}"
+        if maker > run.attempt or not Branch(run.attempt + 1, ancestor_in(store, run.run_id)).holds(maker, 0):
+            raise ConflictError(
+                f"{made}, but attempt {run.attempt} succeeded and did not continue from that one",
+                hint=f"fetch the last checkpoint instead: cloud-train fetch-model {run.run_id} --checkpoint last",
+            )
+        note(f"{made}; attempt {run.attempt} continued from it, succeeded and made none")
 
 
 def _best_step(store: Store, run: RunView, found: Mapping[int, Manifest]) -> int:

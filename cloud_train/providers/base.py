@@ -48,6 +48,8 @@ class Capabilities:
     """It runs container images: the plan then has one, and code and data are at the paths in ``container_paths``."""
     pulls_images: bool = False
     """Its machines pull the image from the setting ``repository``. Otherwise the image is built in a Docker Engine."""
+    machine_types: bool = False
+    """It has machine types, one of which ``resources.machine`` or its setting ``machine`` may name."""
     mounts_folders: bool = False
     """Its containers can mount folders of this machine, such as ``data.path``."""
     forwards_credentials: bool = False

@@ -80,10 +80,10 @@ def traces(desk: CommandLine, *words: str) -> list[Path]:
 
 
 def end_in_the_midst(registries: Registries, logins: Logins, gate: Gate) -> None:
-    """Let all logins end while the first layer is sent."""
+    """Let all logins end when the first layer is to be sent."""
 
     def before(method: str, path: str) -> None:
-        if method == "PATCH":
+        if method == "POST":
             registries.before = lambda method, path: None
             logins.end()
             if isinstance(gate, Bearer):

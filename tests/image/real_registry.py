@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from cloud_train.image.layers import digest_of
+from cloud_train.image.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from cloud_train.image.reference import parse_reference
-from cloud_train.image.registry import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Repository
+from cloud_train.image.registry import Repository
 from tests.support import wait_until
 
 USER = "trainer"

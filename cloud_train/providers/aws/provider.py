@@ -16,8 +16,8 @@ from cloud_train.providers.aws.diagnosis import diagnose
 from cloud_train.providers.aws.request import is_ours, problems_of, region_of, request_of, secret_of, with_secret
 from cloud_train.providers.aws.state import needs_more, observation_of
 from cloud_train.providers.base import Diagnosis, Handle, Observation, Request, ended, unknown
-from cloud_train.providers.cloud.jobs import job_name
 from cloud_train.providers.cloud.provider import CloudProvider, cloud_capabilities, is_young
+from cloud_train.providers.cloud.request import job_name
 from cloud_train.retry import RetryPolicy
 from cloud_train.run.states import Cause, State
 

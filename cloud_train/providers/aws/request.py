@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from cloud_train.job import cloud_names as forms
 from cloud_train.job.loopback import is_loopback
 from cloud_train.providers.base import Request
-from cloud_train.providers.cloud import descriptions
-from cloud_train.providers.cloud.jobs import ATTEMPT, ENVIRONMENT, RUN, STORE, image_of, job_name, longest_seconds, worker_command
+from cloud_train.providers.cloud import request as cloud_request
+from cloud_train.providers.cloud.request import ATTEMPT, ENVIRONMENT, RUN, STORE, image_of, job_name, longest_seconds, worker_command
 from cloud_train.run.states import Cause
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def problems_of(request: Request) -> Iterator[str]:
         yield "aws.role: not set; set it to the ARN of the machines' role (docs/clouds/aws.md shows how to create one)"
     yield from _image_problems(body.get("AlgorithmSpecification", {}).get("TrainingImage"), request["region"])
     yield from _prose(body)
-    for problem in descriptions.problems_of(body, "aws", DEFINITION):
+    for problem in cloud_request.problems_of(body, "aws", DEFINITION):
         if not problem.startswith(f"{DEFINITION}: RoleArn is missing"):  # reported above, with its setting
             yield _with_setting(problem)
 

@@ -13,8 +13,18 @@ from typing import TYPE_CHECKING, Any
 from cloud_train.errors import ProviderError
 from cloud_train.job import cloud_names as forms
 from cloud_train.providers.base import Request
-from cloud_train.providers.cloud.descriptions import problems_of as shape_problems
-from cloud_train.providers.cloud.jobs import ATTEMPT, ENVIRONMENT, NOT_BUILT, RUN, STORE, image_of, job_name, whole_seconds, worker_command
+from cloud_train.providers.cloud.request import (
+    ATTEMPT,
+    ENVIRONMENT,
+    NOT_BUILT,
+    RUN,
+    STORE,
+    image_of,
+    job_name,
+    whole_seconds,
+    worker_command,
+)
+from cloud_train.providers.cloud.request import problems_of as shape_problems
 
 if TYPE_CHECKING:
     from cloud_train.providers.cloud.machines import Machine

@@ -39,6 +39,7 @@ def cloud_capabilities(
         enforces=enforces,
         containers=True,
         pulls_images=True,
+        machine_types=True,
         named_config=True,
         limits_runtime=True,
         polling_costs=True,
