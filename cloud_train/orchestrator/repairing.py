@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloud_train.errors import CloudTrainError, ConflictError, StoreError
-from cloud_train.orchestrator.adopting import adopt, runs_in
-from cloud_train.orchestrator.connections import store_at
+from cloud_train.orchestrator.adopting import adopt, found_reference, runs_in
+from cloud_train.orchestrator.connections import provider_at, store_at
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.polling import Poller
 from cloud_train.orchestrator.run_directory import read_record
+from cloud_train.orchestrator.state import launch_of, observed
 from cloud_train.run import ledger_file, locks
 from cloud_train.run.ledger import Ledger
+from cloud_train.run.ledger_entry import Entry
 from cloud_train.run.ledger_file import FILES
-from cloud_train.run.ledger_reader import LedgerReader
+from cloud_train.run.ledger_reader import DamagedRecordError, LedgerReader
 from cloud_train.run.ledger_salvage import Salvage, salvage
 from cloud_train.storage.registry import check_url
 
@@ -40,7 +43,7 @@ def repair(home: Home, stores: Sequence[str] = (), note: Callable[[str], None] =
     """Restore the ledger if it is damaged: move it aside, keep its whole records, and adopt this machine's other runs from their stores.
 
     Runs that only a ledger has that an earlier repair moved aside are taken from there. A sound ledger stays, and only the runs that it
-    lacks are added.
+    lacks are added. A handle that its provider cannot read is replaced by the one that the provider finds.
 
     The stores searched are ``stores``, those that the damaged ledger names, and for the default home the default store; ``note`` is told of
     one that cannot be read. Raises ConflictError while a run is being submitted, StoreError if the ledger is of a newer version or
@@ -49,8 +52,10 @@ def repair(home: Home, stores: Sequence[str] = (), note: Callable[[str], None] =
     path = home.ledger_path
     is_there = path.exists() or ledger_file.has_log(path)
     rows = salvage(path) if is_there else Salvage()
-    is_sound = is_there and not damage_of(home, rows)
+    is_sound = is_there and not _damage_of_file(home, rows)
     earlier = _earlier(path, {row["run_id"] for row in rows.runs} if is_sound else set(), note)
+    if is_sound:
+        _find_handles(home)
     if is_sound and not stores and not earlier.runs:
         return Repair([run["run_id"] for run in rows.runs], [], [], {}, None)
     if busy := [lock.stem for lock in path.parent.glob("submitting/*.lock") if locks.is_held(lock)]:
@@ -59,6 +64,7 @@ def repair(home: Home, stores: Sequence[str] = (), note: Callable[[str], None] =
         moved_to, kept, returned = None, [run["run_id"] for run in rows.runs], _added(path, earlier)
     else:
         moved_to, kept, returned = _replaced(path, rows, earlier)
+        _find_handles(home)
     adopted: list[str] = []
     others: dict[str, int] = {}
     usual = Path("~/.cloud-train").expanduser()  # where runs are kept by default, whatever the home
@@ -74,14 +80,22 @@ def damage_of(home: Home, rows: Salvage | None = None) -> str:
 
     Raises StoreError if it is of a newer version, or cannot be read for another reason than damage.
     """
-    rows = rows or salvage(home.ledger_path)
+    return _damage_of_file(home, rows or salvage(home.ledger_path)) or next(
+        (f"the provider {entry.provider!r} cannot read the handle of {entry.run_id}" for entry in _with_damaged_handles(home)), ""
+    )
+
+
+def _damage_of_file(home: Home, rows: Salvage) -> str:
+    path = home.ledger_path
+    if not path.exists():
+        return "the file is gone, but its log is there"
     if not rows.is_whole:
-        return "the file is damaged"
+        return "the file is damaged" if path.stat().st_size else "the file is empty"
     damaged: list[str] = []
     try:
-        with LedgerReader(home.ledger_path) as ledger:
+        with LedgerReader(path) as ledger:
             listed = len(ledger.newest(damaged=damaged))
-            damaged += ledger.lost_attempts()
+            damaged += ledger.inconsistent()
     except StoreError as error:
         return error.message
     if damaged:
@@ -89,6 +103,29 @@ def damage_of(home: Home, rows: Salvage | None = None) -> str:
     if listed != len(rows.runs):
         return "attempts are recorded of runs that are not"
     return ""
+
+
+def _with_damaged_handles(home: Home) -> Iterator[Entry]:
+    """The runs whose provider cannot read its handle, as far as that can be found out."""
+    with LedgerReader(home.ledger_path) as ledger:
+        entries = list(ledger.each())
+    for entry in entries:
+        if entry.reference == {}:
+            yield entry
+        elif entry.reference and not entry.is_unmanaged and not entry.state.is_end:
+            try:
+                observed(Poller(), provider_at(home, entry.provider), launch_of(entry))
+            except DamagedRecordError:
+                yield entry
+            except CloudTrainError:
+                continue
+
+
+def _find_handles(home: Home) -> None:
+    """Replace handles that their providers cannot read by those that the providers find."""
+    for entry in _with_damaged_handles(home):
+        with Ledger(home.ledger_path) as ledger:
+            ledger.launched(entry.run_id, entry.attempt, found_reference(home, entry, entry.settings))
 
 
 def _earlier(path: Path, known: set[str], note: Callable[[str], None]) -> Salvage:

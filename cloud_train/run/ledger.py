@@ -16,7 +16,7 @@ from typing import Any
 
 from cloud_train.errors import ConflictError, StoreError
 from cloud_train.run import ledger_file
-from cloud_train.run.ledger_entry import UNMANAGED, Entry, RecordKind, is_whole
+from cloud_train.run.ledger_entry import UNMANAGED, Entry, RecordKind, is_whole, with_readable_handle
 from cloud_train.run.ledger_reader import LedgerReader
 from cloud_train.run.ledger_salvage import Salvage
 from cloud_train.run.record import AttemptStatus
@@ -166,7 +166,7 @@ class Ledger(LedgerReader):
 
         They count as submitted before those that are in this ledger. All in one transaction.
         """
-        attempts, records = _by_run(rows.attempts), _by_run(rows.records)
+        attempts, records = _by_run([*map(with_readable_handle, rows.attempts)]), _by_run(rows.records)
         kept = []
         with ledger_file.change(self._connection, self.path) as connection:
             (first,) = connection.execute("SELECT coalesce(min(rowid), ?1 + 1) - ?1 FROM runs", (len(rows.runs),)).fetchone()
@@ -225,6 +225,19 @@ class Ledger(LedgerReader):
         if self._unwritable is not None:
             self._unwritable(f"{error.message}; what this command finds is not recorded on this machine")
         return connection
+
+
+class LedgerInMemory(Ledger):
+    """An empty ledger in memory, which is there as long as the object. It may be opened as a context manager any number of times."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(":memory:"))
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        return ledger_file.in_memory(None, writable=True)
+
+    def __exit__(self, *unused: object) -> None:
+        """Leave the ledger open."""
 
 
 @dataclass(frozen=True)

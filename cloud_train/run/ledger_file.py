@@ -65,6 +65,7 @@ FILES = ("-wal", "-shm", "")
 _BUSY_SECONDS = 30.0
 _BRIEFLY_BUSY_SECONDS = 5.0
 REPAIR = "restore it with: cloud-train doctor --repair"
+_DAMAGED = f"{REPAIR}; until then, name a run by the URL of its run directory"
 _NOT_WRITABLE = "check that its folder is writable and the disk is not full, or set CLOUD_TRAIN_HOME to another folder"
 
 
@@ -132,7 +133,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error, UnicodeError) as error:
-        raise StoreError(f"cannot use the ledger {path}: {error}", hint=REPAIR if is_damage(error) else _NOT_WRITABLE) from error
+        raise StoreError(f"cannot use the ledger {path}: {error}", hint=_DAMAGED if is_damage(error) else _NOT_WRITABLE) from error
 
 
 def is_damage(error: Exception) -> bool:

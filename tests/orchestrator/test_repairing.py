@@ -245,7 +245,8 @@ def test_a_damaged_handle_is_named_as_such(reference: str, home: Home, start: Su
     update_runs(home, note=notes.append)
     assert "doctor --repair" in "".join(notes) or "damaged" in "".join(notes)
     with pytest.raises(CorruptError, match="damaged"):
-        cancel(home, run.run_id)
+        update_run(home, run.run_id)
+    assert cancel(home, run.run_id).state is State.CANCELLED
 
 
 def test_a_repair_that_meets_a_full_disk_leaves_the_damaged_ledger_where_it_is(start: Submit, home: Home) -> None:

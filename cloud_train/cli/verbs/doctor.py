@@ -35,8 +35,9 @@ def doctor(
 
     With --config, everything named in a config file is checked at its provider: credentials, role, bucket, registry, quota.
 
-    With --repair, a damaged ledger is moved aside and replaced by a new one. Intact records are kept; this machine's other runs are looked
-    up in the stores that the old ledger still mentions, in ~/.cloud-train/runs, and in each --store.
+    With --repair, a damaged ledger is moved aside and replaced by a new one. Intact records are kept, also those that only a ledger has
+    that was moved aside earlier; this machine's other runs are looked up in the stores that the old ledger still mentions, in
+    ~/.cloud-train/runs, and in each --store.
 
     Exits with 0 if all built-in parts work, even if optional ones are missing, and with 5 otherwise.
 
