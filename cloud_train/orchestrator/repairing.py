@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cloud_train import locks
 from cloud_train.errors import CloudTrainError, ConflictError, StoreError
 from cloud_train.orchestrator.adopting import adopt, found_reference, runs_in
 from cloud_train.orchestrator.connections import provider_at, store_at
@@ -14,7 +15,7 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.polling import Poller
 from cloud_train.orchestrator.run_directory import read_record
 from cloud_train.orchestrator.state import launch_of, observed
-from cloud_train.run import ledger_file, locks
+from cloud_train.run import ledger_file
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.ledger_entry import Entry
 from cloud_train.run.ledger_file import FILES

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cloud_train import Client
+from cloud_train import Client, locks
 from cloud_train.errors import ConflictError, NotFoundError, UsageError
 from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.consent import NotTrustedError
@@ -22,7 +22,6 @@ from cloud_train.orchestrator.reconcile import update_run, update_runs
 from cloud_train.orchestrator.repairing import repair
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.stopping import cancel
-from cloud_train.run import locks
 from cloud_train.run.ledger_entry import RecordKind
 from cloud_train.run.ledger_reader import DamagedRecordError, LedgerReader
 from cloud_train.run.states import State

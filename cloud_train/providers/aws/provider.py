@@ -31,7 +31,7 @@ class SageMakerProvider(CloudProvider[Aws]):
     """Runs in SageMaker training jobs. It keeps nothing under ``home``, because the jobs' names are enough."""
 
     name = "aws"
-    capabilities = cloud_capabilities(("s3",), max_nodes=16)
+    capabilities = cloud_capabilities(("s3",), max_nodes=16, starts_as_root=True)
 
     def __init__(self, home: Path, policy: RetryPolicy = POLICY, answer_seconds: float = ANSWER_SECONDS) -> None:
         """``policy`` is the retry policy; ``answer_seconds`` is the read timeout."""

@@ -115,7 +115,8 @@ def _body(plan: "Plan", name: str, machine: str | None, secrets: str | None) -> 
         "StoppingCondition": _limits(plan),
         # The worker uploads everything itself. SageMaker requires a destination for /opt/ml/model, which stays empty.
         "OutputDataConfig": {"S3OutputPath": f"{plan.store.rstrip('/')}/{plan.run_id}/sagemaker"},
-        "Environment": dict(ENVIRONMENT),
+        # The platform sets no region: https://github.com/aws/sagemaker-training-toolkit (files.py) reads AWS_REGION with a fallback.
+        "Environment": {**ENVIRONMENT, **_region(region_of(settings))},
         "VpcConfig": _network(settings),
         "EnableManagedSpotTraining": plan.job.resources.spot,
         "RetryStrategy": _retries(plan),
@@ -154,6 +155,11 @@ def secret_of(described: Mapping[str, Any]) -> str | None:
 def _option(described: Mapping[str, Any], name: str) -> str | None:
     words = described.get("AlgorithmSpecification", {}).get("ContainerArguments", [])
     return next((value for word, value in pairwise(words) if word == name), None)
+
+
+def _region(region: str | None) -> dict[str, str]:
+    """The variables in which AWS's SDKs look for the region: the first one those of most languages, the second one Python's."""
+    return {"AWS_REGION": region, "AWS_DEFAULT_REGION": region} if region else {}
 
 
 def _words(command: list[str]) -> dict[str, list[str]]:
