@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cloud_train.orchestrator.packing import Packed
     from cloud_train.orchestrator.repairing import Repair
     from cloud_train.orchestrator.results import FetchedModel
+    from cloud_train.orchestrator.resuming import Waiting
     from cloud_train.orchestrator.syncing import SyncResult
     from cloud_train.providers.base import Request
     from cloud_train.run.metrics import MetricPoint
@@ -123,12 +124,12 @@ class Client:
 
     def each_run(self, limit: int | None = None, *, record: bool = False) -> "Iterator[Run]":
         """As ``runs``, one run after another as they are needed: for ledgers with very many of them."""
-        look = orchestrator.reconcile.update_each if record else orchestrator.state.read_runs
+        look = orchestrator.reconcile.update_each if record else orchestrator.listing.read_runs
         return (Run(self, view.run_id, view) for view in look(self._home, limit, self._note))
 
     def run(self, run_id: str | None = None) -> "Run":
         """The run whose id begins or ends with ``run_id``; by default the newest run. Raises NotFoundError, also if several match."""
-        return Run(self, orchestrator.state.select(self._home, run_id))
+        return Run(self, orchestrator.listing.select(self._home, run_id))
 
     def runs_in(self, store: str) -> "Listed":
         """The runs in the store with this URL, from any machine, and the run directories that cannot be read."""
@@ -285,10 +286,11 @@ class Run:
     ) -> "FetchedModel":
         """Copy the model, verified, into ``folder`` (``./<run id>-model`` by default); ``checkpoint`` is ``best``, ``last`` or a step.
 
-        Raises NotFoundError if there is no such model, ConflictError if the folder has other content.
+        Raises NotFoundError if there is no such model, ConflictError if the folder has other content or an overtaken attempt made the
+        model.
         """
         chosen = None if checkpoint is None else str(checkpoint)
-        return orchestrator.results.fetch_model(self._home, self.id, _path(folder), chosen, report)
+        return orchestrator.results.fetch_model(self._home, self.id, _path(folder), chosen, report, note=self._client._note)
 
     def sync(self, folder: AnyPath | None = None, *, report: Report | None = None) -> "SyncResult":
         """Copy the run directory into ``folder`` (``./<run id>`` by default); unchanged files are not copied again."""
@@ -302,18 +304,20 @@ class Run:
         config: str | None = None,
         data: str | None = None,
         trust: "bool | Ask" = False,
+        on_wait: "Callable[[Waiting], None] | None" = None,
     ) -> "Run":
         """Start the next attempt, from the newest valid checkpoint; returns this run.
 
         With ``provider``, ``store``, ``config`` or ``data`` the run continues there. ``trust`` accepts a run from another machine: True, or
-        a function like ``ask``. Raises ConflictError while the run is active and if it has succeeded.
+        a function like ``ask``. An attempt that was started from another machine, and may be alive, is given 45 seconds for a heartbeat;
+        ``on_wait`` is called when that wait begins, or else ``note``. Raises ConflictError while the run is active and if it has succeeded.
         """
         elsewhere = None
         if provider or store or config or data:
             elsewhere = orchestrator.resuming.Elsewhere(provider, store, config, data)
         ask = trust if callable(trust) else self._client._accepting(trust)
         self._view = orchestrator.resuming.resume(
-            self._home, self.id, self._client._note, elsewhere=elsewhere, ask=ask, ask_of_configs=self._client._ask
+            self._home, self.id, self._client._note, elsewhere=elsewhere, ask=ask, ask_of_configs=self._client._ask, on_wait=on_wait
         )
         return self
 
@@ -339,9 +343,10 @@ class Run:
         if bool(images) == bool(texts):
             raise UsageError("give either images or texts")
         chosen = None if checkpoint is None else str(checkpoint)
+        note = self._client._note
         if images:
-            return orchestrator.prediction.predict_images(self._home, self.id, [Path(image) for image in images], chosen, invert)
-        return orchestrator.prediction.predict_lines(self._home, self.id, texts, chosen)
+            return orchestrator.prediction.predict_images(self._home, self.id, [Path(image) for image in images], chosen, invert, note=note)
+        return orchestrator.prediction.predict_lines(self._home, self.id, texts, chosen, note=note)
 
     def continue_text(
         self,
@@ -356,7 +361,15 @@ class Run:
         """The prompt's continuation: ``length`` characters, sampled at ``temperature`` from the ``top_k`` most likely ones."""
         chosen = None if checkpoint is None else str(checkpoint)
         return orchestrator.prediction.continue_text(
-            self._home, self.id, prompt, length=length, temperature=temperature, top_k=top_k, seed=seed, checkpoint=chosen
+            self._home,
+            self.id,
+            prompt,
+            length=length,
+            temperature=temperature,
+            top_k=top_k,
+            seed=seed,
+            checkpoint=chosen,
+            note=self._client._note,
         )
 
 

@@ -13,8 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from cloud_train.cli.errors import guarded
+from cloud_train.environment import set_for_this_process
 from cloud_train.exit_status import OUTPUT_CLOSED
-from cloud_train.inherited import set_for_this_process
 
 if TYPE_CHECKING:
     from typer.core import TyperCommand

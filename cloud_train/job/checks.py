@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from cloud_train.data.base import IN_STORE, DataSection
 from cloud_train.data.registry import DATASETS
+from cloud_train.environment import TRAINER_VARIABLES
 from cloud_train.job.models import JobSpec
 from cloud_train.job.optimizers import OptimizerSection
 from cloud_train.job.schedules import ScheduleSection
@@ -21,7 +22,6 @@ from cloud_train.spec.paths import has_home, is_there
 from cloud_train.spec.problems import AbsentDataError, FieldError, Finding, Path
 from cloud_train.spec.registry import BrokenComponentError, full_reason, plugin_code
 from cloud_train.spec.secret_names import granting_parameter, looks_secret, without_credentials
-from cloud_train.spec.trainer_variables import TRAINER_VARIABLES
 
 _OURS = "CLOUD_TRAIN_"
 _NOT_IN_IMAGES = re.compile(r"://|[?#=]|\s")

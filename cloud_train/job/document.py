@@ -8,6 +8,7 @@ limited.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -81,7 +82,7 @@ def _read(path: FilePath, hint: str) -> str:
         if path.is_dir():
             raise NotFoundError(f"{path} is a folder, not a file", hint=hint)
         if not path.exists():
-            raise NotFoundError(f"no such file: {path}", hint=hint)
+            raise NotFoundError(f"no such file: {path}", hint=_meant(path) or hint)
         if not path.is_file():
             raise NotFoundError(f"{path} is not a regular file", hint=hint)
         data = read_plain(path, LARGEST_BYTES)
@@ -100,6 +101,16 @@ def _read(path: FilePath, hint: str) -> str:
         place = Place(str(path), len(before), len(before[-1]) + 1)
         message = f"the file is not UTF-8: byte {error.start:,} is 0x{data[error.start]:02x}"
         raise JobFileError([Problem(place, message, expected="a text file in UTF-8")]) from error
+
+
+def _meant(path: FilePath) -> str | None:
+    """The YAML file of the same folder whose name is the closest to the one asked for, as a question."""
+    try:
+        names = [file.name for file in path.parent.iterdir() if file.suffix in {".yaml", ".yml"} and file.is_file()]
+    except OSError:
+        return None
+    close = get_close_matches(path.name, names, 1)
+    return f"did you mean {str(path.with_name(close[0]))!r}?" if close else None
 
 
 def _compose(text: str, name: str) -> Any:

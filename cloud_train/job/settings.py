@@ -9,8 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from cloud_train.job import cloud_names as forms
-from cloud_train.spec.section import Section
-from cloud_train.spec.types import ByteSize, Duration
+from cloud_train.spec.types import ByteSize, Duration, Section
 
 Text = Annotated[str, Field(min_length=1)]
 Repository = Annotated[str, Field(pattern=forms.REPOSITORY)]

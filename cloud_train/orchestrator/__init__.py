@@ -9,61 +9,26 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cloud_train.orchestrator import (
-        adopting as adopting,
-    )
-    from cloud_train.orchestrator import (
-        configs as configs,
-    )
-    from cloud_train.orchestrator import (
-        connections as connections,
-    )
-    from cloud_train.orchestrator import (
-        doctor as doctor,
-    )
-    from cloud_train.orchestrator import (
-        following as following,
-    )
-    from cloud_train.orchestrator import (
-        home as home,
-    )
-    from cloud_train.orchestrator import (
-        packaging as packaging,
-    )
-    from cloud_train.orchestrator import (
-        packing as packing,
-    )
-    from cloud_train.orchestrator import (
-        planning as planning,
-    )
-    from cloud_train.orchestrator import (
-        prediction as prediction,
-    )
-    from cloud_train.orchestrator import (
-        reading as reading,
-    )
-    from cloud_train.orchestrator import (
-        reconcile as reconcile,
-    )
-    from cloud_train.orchestrator import (
-        repairing as repairing,
-    )
-    from cloud_train.orchestrator import (
-        results as results,
-    )
-    from cloud_train.orchestrator import (
-        resuming as resuming,
-    )
-    from cloud_train.orchestrator import (
-        state as state,
-    )
-    from cloud_train.orchestrator import (
-        stopping as stopping,
-    )
-    from cloud_train.orchestrator import (
-        submitting as submitting,
-    )
-    from cloud_train.orchestrator import (
-        syncing as syncing,
+        adopting,
+        configs,
+        connections,
+        doctor,
+        following,
+        home,
+        listing,
+        packaging,
+        packing,
+        planning,
+        prediction,
+        reading,
+        reconcile,
+        repairing,
+        results,
+        resuming,
+        state,
+        stopping,
+        submitting,
+        syncing,
     )
 else:
 
@@ -75,3 +40,27 @@ else:
             if error.name != module:
                 raise
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from error
+
+
+__all__ = [
+    "adopting",
+    "configs",
+    "connections",
+    "doctor",
+    "following",
+    "home",
+    "listing",
+    "packaging",
+    "packing",
+    "planning",
+    "prediction",
+    "reading",
+    "reconcile",
+    "repairing",
+    "results",
+    "resuming",
+    "state",
+    "stopping",
+    "submitting",
+    "syncing",
+]

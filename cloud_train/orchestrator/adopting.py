@@ -17,10 +17,12 @@ from cloud_train.orchestrator.connections import provider_at, store_at
 from cloud_train.orchestrator.consent import refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.moving import new_place
-from cloud_train.orchestrator.state import read, read_record, read_record_bytes, read_status
+from cloud_train.orchestrator.run_directory import read_record, read_record_bytes, read_status
+from cloud_train.orchestrator.state import read
 from cloud_train.run import documents, layout
 from cloud_train.run.documents import Fields
-from cloud_train.run.ledger import UNMANAGED, Entry, Ledger
+from cloud_train.run.ledger import Ledger
+from cloud_train.run.ledger_entry import UNMANAGED, Entry
 from cloud_train.run.record import sha256_of
 from cloud_train.run.states import State
 from cloud_train.run.view import RunView

@@ -21,8 +21,8 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.providers.base import Diagnosed
 from cloud_train.providers.registry import known_providers
 from cloud_train.retry import RetryPolicy
-from cloud_train.run.ledger import LedgerReader
 from cloud_train.run.ledger_file import REPAIR
+from cloud_train.run.ledger_reader import LedgerReader
 from cloud_train.storage.probing import probe
 from cloud_train.storage.registry import open_store, scheme_of
 from cloud_train.version import __version__

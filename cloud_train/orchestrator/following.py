@@ -10,7 +10,7 @@ from cloud_train.orchestrator.connections import patiently, pause_of, store_at
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.polling import Observer, Poller
 from cloud_train.orchestrator.reconcile import looking_at
-from cloud_train.orchestrator.state import read_record
+from cloud_train.orchestrator.run_directory import read_record
 from cloud_train.run import layout
 from cloud_train.run.metrics import GLANCE_BYTES, MOST_BYTES, MOST_NAMES, MetricPoint, MetricsReader
 from cloud_train.run.record import RunRecord
@@ -232,6 +232,8 @@ class _Pace:
         self.epoch = point.epoch if point.epoch is not None else self.epoch
         if point.time is None or (self._marks and point.step <= self._marks[-1][1]):
             return
+        if self._marks and point.time < self._marks[-1][0]:  # the clock was set back
+            self._marks.clear()
         self._marks.append((point.time, point.step))
         while point.time - self._marks[0][0] > self._WINDOW_SECONDS and len(self._marks) > 2:
             self._marks.popleft()

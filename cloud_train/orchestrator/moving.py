@@ -12,11 +12,12 @@ from pathlib import Path
 
 from cloud_train.errors import CorruptError, StoreError, UsageError
 from cloud_train.orchestrator.connections import store_at
-from cloud_train.orchestrator.state import read_record_bytes
+from cloud_train.orchestrator.run_directory import read_record_bytes
 from cloud_train.run import documents, layout
 from cloud_train.run.checkpoints import check_branch
 from cloud_train.run.fencing import ancestor_in
-from cloud_train.run.ledger import Ledger, RecordKind
+from cloud_train.run.ledger import Ledger
+from cloud_train.run.ledger_entry import RecordKind
 from cloud_train.run.manifest import LARGEST, parse_manifest
 from cloud_train.run.plan import Plan
 from cloud_train.run.record import RunRecord, sha256_of

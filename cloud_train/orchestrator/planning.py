@@ -60,7 +60,7 @@ def make_plan(
 
 def _plan_of(loaded: LoadedJob, place: Provider, chosen: Config | None) -> Plan:
     spec, directory = loaded.spec, loaded.directory
-    settings = chosen.settings.get(spec.provider, {}) if chosen else {}
+    settings = with_machine(loaded.settings, spec, place.capabilities, is_last_word=_is_last_word(loaded, chosen))
     url = absolute_url(spec.store, directory)
     _refuse_impossible(spec, place.name, place.capabilities, url)
     _refuse_out_of_reach(spec.data.store_url if spec.data else None, place.name, place.capabilities)
@@ -85,12 +85,26 @@ def _plan_of(loaded: LoadedJob, place: Provider, chosen: Config | None) -> Plan:
             *_data_notes(loaded),
             *_model_notes(loaded),
             *_notes(spec, place.name, place.capabilities),
-            *_cloud_notes(spec, place, chosen),
+            *_cloud_notes(spec, place, chosen, settings),
         ),
         image=ingredients(spec, settings) if place.capabilities.containers else None,
         host_data=_host_data(spec, directory, place),
         most_download_bytes=spec.data.most_download_bytes if spec.data and spec.data.downloads() else None,
     )
+
+
+def with_machine(settings: Mapping[str, Any], spec: JobSpec, capabilities: Capabilities, *, is_last_word: bool = False) -> dict[str, Any]:
+    """The settings with ``resources.machine``, unless they name a machine themselves; with ``is_last_word`` even then."""
+    machine = spec.resources.machine
+    if machine is None or not capabilities.machine_types or (settings.get("machine") and not is_last_word):
+        return dict(settings)
+    return {**settings, "machine": machine}
+
+
+def _is_last_word(loaded: LoadedJob, config: Config | None) -> bool:
+    """Whether ``resources.machine`` was given with ``--set``, and the setting ``machine`` only in a config file."""
+    in_file = config.settings.get(loaded.spec.provider, {}).get("machine") if config else None
+    return loaded.origins.get("resources.machine") == "--set" and loaded.settings.get("machine") == in_file
 
 
 def plan_elsewhere(
@@ -112,6 +126,8 @@ def plan_elsewhere(
         spec = spec.model_copy(update={"data": spec.data.model_copy(update={"path": path})})
     _refuse_impossible(spec, place.name, place.capabilities, url)
     _refuse_out_of_reach(spec.data.store_url if spec.data else None, place.name, place.capabilities)
+    if place.name == before.provider:  # the name of a machine means nothing elsewhere
+        settings = with_machine(settings, spec, place.capabilities)
     return replace(
         before,
         job=spec,
@@ -119,7 +135,7 @@ def plan_elsewhere(
         provider_settings=dict(settings),
         store=url,
         program=_program(spec, directory, place, settings),
-        notes=(*_notes(spec, place.name, place.capabilities), *_cloud_notes(spec, place, config)),
+        notes=(*_notes(spec, place.name, place.capabilities), *_cloud_notes(spec, place, config, settings)),
         image=ingredients(spec, settings) if place.capabilities.containers else None,
         host_data=_host_data(spec, directory, place),
     )
@@ -231,13 +247,17 @@ def _unknown(loaded: LoadedJob) -> str:
     return f"; {layers}samples and the length of an epoch are unknown until then"
 
 
-def _cloud_notes(spec: JobSpec, place: Provider, config: Config | None) -> Iterator[str]:
+def _cloud_notes(spec: JobSpec, place: Provider, config: Config | None, settings: Mapping[str, Any]) -> Iterator[str]:
     """Notes about the source of the settings, and about the time limit of a job that sets none."""
     if not place.capabilities.named_config:
         return
-    settings = config.settings.get(place.name, {}) if config else {}
     if config is not None:
         yield f"settings of {place.name!r}: {config.file}"
+    named, used = spec.resources.machine, settings.get("machine")
+    if named is not None and used is not None and named != used:
+        yield f"resources.machine: {named} is not used, because {place.name}.machine is {used}"
+    elif named is not None and used is None:
+        yield f"resources.machine: {named} is another provider's machine, so the machine is chosen by resources"
     if spec.limits.duration is None and place.capabilities.limits_runtime:
         limit = settings.get("max_runtime", CloudSettings.model_fields["max_runtime"].default)
         yield f"limits.duration is not set: {place.name}.max_runtime ends the job after {limit}, finished or not"
@@ -251,6 +271,8 @@ def _notes(spec: JobSpec, provider: str, capabilities: Capabilities) -> tuple[st
         value = getattr(spec.resources, name)
         if value is not None and name not in capabilities.enforces:
             notes.append(f"resources.{name}: {value} is not enforced by {provider!r}; the program can use the whole machine")
+    if spec.resources.machine is not None and not capabilities.machine_types:
+        notes.append(f"resources.machine: {provider!r} has no machine types, so {spec.resources.machine} is not used")
     if not capabilities.containers and spec.image != ImageSpec():
         notes.append(f"image: {provider!r} runs no container; the program uses what is installed on this machine")
     if spec.resources.spot and not capabilities.spot:

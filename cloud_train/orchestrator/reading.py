@@ -13,10 +13,11 @@ from cloud_train.orchestrator.connections import patiently, pause_of, provider_a
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.polling import Poller
 from cloud_train.orchestrator.reconcile import looking_at
-from cloud_train.orchestrator.state import read_record, read_run
+from cloud_train.orchestrator.run_directory import read_record
+from cloud_train.orchestrator.state import read_run
 from cloud_train.providers.base import Handle
 from cloud_train.run import documents, layout
-from cloud_train.run.ledger import LedgerReader
+from cloud_train.run.ledger_reader import LedgerReader
 from cloud_train.run.metrics import (
     MOST_BYTES,
     MOST_NAMES,

@@ -5,18 +5,23 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from cloud_train.beneath import open_file
 from cloud_train.errors import ConflictError, CorruptError, NotFoundError, StoreError, UsageError
 from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.state import read_record, read_run
+from cloud_train.orchestrator.run_directory import read_record
+from cloud_train.orchestrator.state import read_run
 from cloud_train.run import documents, layout
+from cloud_train.run.fencing import ancestor_in
 from cloud_train.run.manifest import LARGEST, Manifest, parse_manifest, write_manifest
+from cloud_train.run.states import State
+from cloud_train.run.succession import Branch
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.transfer.downloading import Download, download
@@ -43,19 +48,28 @@ class FetchedModel:
     bytes: int
     step: int | None
     metrics: Mapping[str, float]
+    attempt: int | None = None
+    """The attempt that made it; None if an earlier version of cloud-train did, or a program outside it."""
 
 
 def fetch_model(
-    home: Home, run_id: str, to: Path | None = None, checkpoint: str | None = None, report: Report | None = None
+    home: Home,
+    run_id: str,
+    to: Path | None = None,
+    checkpoint: str | None = None,
+    report: Report | None = None,
+    *,
+    note: Callable[[str], None] = lambda _: None,
 ) -> FetchedModel:
     """Copy the final model, or a checkpoint's (``best``, ``last`` or a step), into the folder ``to``; by default ``./<run id>-model``.
 
-    The folder appears complete or not at all. Raises NotFoundError if there is no such model (yet), ConflictError if the folder has other
-    content, CorruptError if a file differs from the manifest.
+    The folder appears complete or not at all. ``note`` is told if the model is not the result of an attempt that succeeded. Raises
+    NotFoundError if there is no such model (yet), ConflictError if the folder has other content or an overtaken attempt made the model,
+    CorruptError if a file differs from the manifest.
     """
     run = read_run(home, run_id)
     store = store_at(run.store)
-    prefix, manifest = _chosen(store, run, checkpoint)
+    prefix, manifest = _chosen(store, run, checkpoint, note)
     files = {name: entry for name, entry in manifest.files.items() if name != _TRAINING_STATE}
     target = (to or Path(f"{run_id}-model")).absolute()
     is_far = store.local_path(prefix) is None
@@ -65,36 +79,75 @@ def fetch_model(
         download_verified(store, files_here, Options(report=report))
         write_manifest(temporary, manifest.step, manifest.metrics, manifest.fingerprint)
     source, total = prefix.removeprefix(f"{run_id}/"), sum(entry.size for entry in files.values())
-    return FetchedModel(run_id, target, source, tuple(files), total, manifest.step, manifest.metrics)
+    return FetchedModel(run_id, target, source, tuple(files), total, manifest.step, manifest.metrics, manifest.attempt)
 
 
-def model_folder(home: Home, run_id: str, checkpoint: str | None = None) -> Path | None:
-    """The model's folder if the store is a local folder, so that the model can be used in place; None otherwise."""
+def model_folder(home: Home, run_id: str, checkpoint: str | None = None, *, note: Callable[[str], None] = lambda _: None) -> Path | None:
+    """The model's folder if the store is a local folder, so that the model can be used in place; None otherwise.
+
+    Tells ``note`` and raises ConflictError like ``fetch_model``.
+    """
     run = read_run(home, run_id)
     store = store_at(run.store)
-    prefix, _ = _chosen(store, run, checkpoint)
+    prefix, _ = _chosen(store, run, checkpoint, note)
     return store.local_path(prefix)
 
 
-def _chosen(store: Store, run: RunView, checkpoint: str | None) -> tuple[str, Manifest]:
+def _chosen(store: Store, run: RunView, checkpoint: str | None, note: Callable[[str], None]) -> tuple[str, Manifest]:
     """Key of the chosen folder, and its manifest."""
     if checkpoint is None:
         prefix = f"{run.run_id}/{layout.MODEL}"
         with suppress(ObjectMissingError):
-            return prefix, manifest_at(store, prefix)
+            manifest = manifest_at(store, prefix)
+            _check_maker(store, run, manifest.attempt, note)
+            return prefix, manifest
         hint = f"fetch the last checkpoint with: cloud-train fetch-model {run.run_id} --checkpoint last"
         state = f"attempt {run.attempt}: {run.state_text}"
-        raise NotFoundError(f"{run.run_id} has no final model ({state})", hint=hint if _checkpoints(store, run.run_id) else None)
-    found = _checkpoints(store, run.run_id)
-    steps = ", ".join(str(step) for step in found) or "none yet"
+        raise NotFoundError(
+            f"{run.run_id} has no final model ({state})",
+            hint=hint if any(_complete(store, run, reversed(_steps(store, run.run_id)))) else None,
+        )
     if checkpoint not in ("best", "last") and not checkpoint.isdecimal():
-        raise UsageError(f"--checkpoint takes 'best', 'last' or a step, not {checkpoint!r}", hint=f"available steps: {steps}")
-    if not found:
-        raise NotFoundError(f"{run.run_id} has no checkpoint yet")
-    step = _best_step(store, run, found) if checkpoint == "best" else max(found) if checkpoint == "last" else int(checkpoint)
-    if step not in found:
-        raise NotFoundError(f"{run.run_id} has no checkpoint of step {checkpoint}", hint=f"available steps: {steps}")
+        raise UsageError(
+            f"--checkpoint takes 'best', 'last' or a step, not {checkpoint!r}", hint=f"available steps: {_shown_steps(store, run)}"
+        )
+    if checkpoint == "best":
+        found = _checkpoints(store, run)
+        step = _best_step(store, run, found) if found else None
+    else:
+        wanted = reversed(_steps(store, run.run_id)) if checkpoint == "last" else [int(checkpoint)]
+        found = dict(islice(_complete(store, run, wanted), 1))
+        step = next(iter(found), None)
+    if step is None:
+        if checkpoint in ("best", "last") or (complete := _shown_steps(store, run)) == "none yet":
+            raise NotFoundError(f"{run.run_id} has no checkpoint yet")
+        raise NotFoundError(f"{run.run_id} has no checkpoint of step {checkpoint}", hint=f"available steps: {complete}")
     return f"{run.run_id}/{layout.CHECKPOINTS}/{layout.step_folder(step)}", found[step]
+
+
+def _check_maker(store: Store, run: RunView, maker: int | None, note: Callable[[str], None]) -> None:
+    """Compare the attempt that made the final model with the one that succeeded; ``maker`` None: an earlier version made it.
+
+    A model of an attempt that the one that succeeded continued is its result too: an attempt that finds nothing left to do leaves the model
+    as it is. A model of another branch is not: a request of an overtaken worker may arrive late. Raises ConflictError for that.
+    """
+    if maker is None:
+        return
+    if run.state is not State.SUCCEEDED:
+        note(f"{run.run_id} has not succeeded (attempt {run.attempt}: {run.state_text}); its model was made by attempt {maker}")
+    elif maker != run.attempt:
+        made = f"the model of {run.run_id} was made by attempt {maker}"
+        if maker > run.attempt or not _branch(store, run).holds(maker, 0):
+            raise ConflictError(
+                f"{made}, but attempt {run.attempt} succeeded and did not continue from that one",
+                hint=f"fetch the last checkpoint instead: cloud-train fetch-model {run.run_id} --checkpoint last",
+            )
+        note(f"{made}; attempt {run.attempt} continued from it, succeeded and made none")
+
+
+def _branch(store: Store, run: RunView) -> Branch:
+    """The checkpoints that count for the run's newest attempt: its own, and those that it continued from."""
+    return Branch(run.attempt + 1, ancestor_in(store, run.run_id))
 
 
 def _best_step(store: Store, run: RunView, found: Mapping[int, Manifest]) -> int:
@@ -102,15 +155,33 @@ def _best_step(store: Store, run: RunView, found: Mapping[int, Manifest]) -> int
     return max(found, key=lambda step: ranking.quality(found[step].metrics, step))
 
 
-def _checkpoints(store: Store, run_id: str) -> dict[int, Manifest]:
-    """The manifest of each complete checkpoint, in the order of the steps."""
-    found = {}
-    for name in store.folders(f"{run_id}/{layout.CHECKPOINTS}/"):
-        step = layout.step_of(name)
-        if step is not None and name == layout.step_folder(step):
-            with suppress(ObjectMissingError, CorruptError):
-                found[step] = manifest_at(store, f"{run_id}/{layout.CHECKPOINTS}/{name}")
-    return dict(sorted(found.items()))
+def _checkpoints(store: Store, run: RunView) -> dict[int, Manifest]:
+    """The manifest of each complete checkpoint, in the order of the steps: one request for each."""
+    return dict(_complete(store, run, _steps(store, run.run_id)))
+
+
+def _complete(store: Store, run: RunView, steps: Iterable[int]) -> Iterator[tuple[int, Manifest]]:
+    """Those of the ``steps`` that have a complete checkpoint, each with its manifest, read as they are needed.
+
+    What an overtaken attempt made after that is left out.
+    """
+    branch = _branch(store, run)
+    for step in steps:
+        with suppress(ObjectMissingError, CorruptError):
+            manifest = manifest_at(store, f"{run.run_id}/{layout.CHECKPOINTS}/{layout.step_folder(step)}")
+            if branch.holds(manifest.attempt, step):
+                yield step, manifest
+
+
+def _steps(store: Store, run_id: str) -> list[int]:
+    """The steps of all checkpoint folders, complete or not, in order."""
+    names = {name: layout.step_of(name) for name in store.folders(f"{run_id}/{layout.CHECKPOINTS}/")}
+    return sorted(step for name, step in names.items() if step is not None and name == layout.step_folder(step))
+
+
+def _shown_steps(store: Store, run: RunView) -> str:
+    """The steps of the complete checkpoints, for a message."""
+    return ", ".join(str(step) for step in _checkpoints(store, run)) or "none yet"
 
 
 def manifest_at(store: Store, prefix: str) -> Manifest:

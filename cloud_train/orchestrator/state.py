@@ -8,136 +8,40 @@ A check may find work to do: an end that is not recorded yet, a launch that is m
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from cloud_train import locks
 from cloud_train.errors import CloudTrainError, CorruptError, MissingDependencyError, NotFoundError, ProviderError, StoreError
 from cloud_train.orchestrator.connections import provider_at, store_at
+from cloud_train.orchestrator.findings import (
+    CleanUp,
+    Findings,
+    Forget,
+    Pending,
+    RecordLaunch,
+    RecordNeverLaunched,
+    RecordStatus,
+    StopLaunch,
+    WriteStatus,
+)
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.polling import Listing, Observer, Poller, observe_all
+from cloud_train.orchestrator.polling import Observer, Poller
+from cloud_train.orchestrator.run_directory import Found, newest_status, read_record, read_status
 from cloud_train.providers.base import SHOWS_WITHIN_SECONDS, Handle, Observation, Provider
-from cloud_train.run import documents, layout, locks
-from cloud_train.run.ledger import UNMANAGED, Entry, LedgerReader
+from cloud_train.run import layout
+from cloud_train.run.ledger_entry import UNMANAGED, Entry
 from cloud_train.run.ledger_file import REPAIR
-from cloud_train.run.record import AttemptStatus, RunRecord
+from cloud_train.run.ledger_reader import LedgerReader
+from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
-from cloud_train.storage.base import NotPlainError, ObjectInfo, ObjectMissingError, Store
+from cloud_train.storage.base import ObjectMissingError, Store
 
 _REASON_SECONDS = 150.0
 """How long after a worker's end a cloud may take to say why it stopped the job: SageMaker leaves 120 s to the containers."""
-_MOST_FOLLOWING = 32
-"""Attempts read at once beyond the one in the ledger: a run directory may hold any number of them. The next read continues from there."""
 _CUT_OFF = "the submission was cut off before anything was started"
-
-
-@dataclass(frozen=True)
-class Forget:
-    """Remove the run from the ledger: its submission was cut off before its ``run.json`` was written."""
-
-
-@dataclass(frozen=True)
-class RecordLaunch:
-    """Record in the ledger that an attempt was launched, with the provider's handle, or as unmanaged."""
-
-    attempt: int
-    reference: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class RecordNeverLaunched:
-    """Record the end of an attempt whose submission was cut off. If its provider was asked to start it, the run directory is written first,
-    so that a worker that starts late finds the attempt taken.
-    """
-
-    attempt: int
-    status: AttemptStatus
-    claims: bool
-    """Whether to write the end into the run directory first."""
-
-
-@dataclass(frozen=True)
-class StopLaunch:
-    """Stop everything that a launch left running after its worker vanished."""
-
-    launch: Handle
-
-
-@dataclass(frozen=True)
-class WriteStatus:
-    """Write an attempt's end into the run directory on behalf of the worker of ``launch``, which ended without doing so.
-
-    The end is written only if the status is still in the version that was ``seen``; a worker that lives takes it back.
-    """
-
-    launch: Handle | None
-    attempt: int
-    status: AttemptStatus
-    seen: ObjectInfo | None
-    """None: the worker has not begun the attempt."""
-
-
-@dataclass(frozen=True)
-class RecordStatus:
-    """Record an attempt's status in the ledger, as the run directory has it or will have it."""
-
-    attempt: int
-    status: AttemptStatus
-    is_unmanaged: bool = False
-    """Whether the attempt belongs to a launch of another machine."""
-
-
-@dataclass(frozen=True)
-class CleanUp:
-    """Remove everything that an ended launch left at its provider."""
-
-    launch: Handle
-
-
-Settlement = Forget | RecordLaunch | RecordNeverLaunched
-Pending = RecordLaunch | StopLaunch | WriteStatus | RecordStatus | CleanUp
-
-
-@dataclass(frozen=True)
-class Findings:
-    """The result of checking one run. Nothing was written."""
-
-    run: RunView
-    """The current state of the run, including an end that is not recorded yet."""
-    entry: Entry
-    """The ledger's row before the check."""
-    settlement: Settlement | None = None
-    """To be recorded about a submission whose process is gone, under the run's submission lock and before ``pending``."""
-    launch: Handle | None = None
-    """The launch that was observed, with the number of its attempt; None if no provider was asked."""
-    observation: Observation | None = None
-    pending: tuple[Pending, ...] = ()
-    """Actions to carry out, in this order."""
-
-
-Look = Callable[[Home, LedgerReader, str, Observer | None], RunView]
-"""Checks a run: ``read``, which only reads, or ``reconcile``, which also acts."""
-
-
-def select(home: Home, text: str | None) -> str:
-    """The id of the run whose id begins or ends with ``text``; the last submitted one for None. Raises NotFoundError, also for several."""
-    with LedgerReader(home.ledger_path) as ledger:
-        if text is None:
-            last = ledger.last_submitted()
-            if last is None:
-                raise NotFoundError("no runs yet", hint="start one with: cloud-train submit JOB.yaml")
-            return last
-        fitting = ledger.matching(text)
-    if text in fitting:
-        return text
-    if not fitting:
-        raise NotFoundError(f"no run's id begins or ends with {text!r}", hint="list all runs with: cloud-train list --all")
-    if len(fitting) > 1:
-        shown = "\n  ".join(fitting)
-        raise NotFoundError(f"{text!r} matches several runs:\n  {shown}", hint="give more of the id; its last four characters are enough")
-    return fitting[0]
 
 
 def read_run(home: Home, run_id: str) -> RunView:
@@ -146,46 +50,12 @@ def read_run(home: Home, run_id: str) -> RunView:
         return read(home, ledger, run_id)
 
 
-def read_runs(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> Iterator[RunView]:
-    """The current state of the newest runs, as ``each_of`` yields them."""
-    with LedgerReader(home.ledger_path) as ledger:
-        yield from each_of(home, ledger, read, limit, note)
-
-
 def read(home: Home, ledger: LedgerReader, run_id: str, observer: Observer | None = None) -> RunView:
     """The current state of one run, through an open ledger. Raises NotFoundError."""
     findings = look(home, ledger, run_id, observer)
     if isinstance(findings.settlement, Forget):
         raise unknown_run(run_id)
     return findings.run
-
-
-def each_of(home: Home, ledger: LedgerReader, look_at: Look, limit: int | None, note: Callable[[str], None]) -> Iterator[RunView]:
-    """The newest runs, newest first, each checked with ``look_at`` when it is needed.
-
-    A run that cannot be checked is yielded as the ledger has it, and ``note`` is told why. An unreachable store is tried once.
-    """
-    unreachable: set[str] = set()
-    damaged: list[str] = []
-    entries: Iterable[Entry] = ledger.each(limit, damaged)
-    if limit is not None:
-        entries = list(entries)
-    listing = Listing(_observe_clouds(home, ledger.unfinished() if limit is None else entries, note))
-    for entry in entries:
-        if entry.state.is_end or entry.store in unreachable:
-            yield entry.view()
-            continue
-        try:
-            yield look_at(home, ledger, entry.run_id, listing)
-        except NotFoundError:
-            continue  # a submission that never became a run
-        except CloudTrainError as error:
-            if isinstance(error, StoreError) and not isinstance(error, NotPlainError):
-                unreachable.add(entry.store)
-            note(f"showing the last known state of {entry.run_id}: {error.message}")
-            yield entry.view()
-    for run_id in damaged:
-        note(f"the ledger's record of {run_id} is damaged; {REPAIR}")
 
 
 def look(home: Home, ledger: LedgerReader, run_id: str, observer: Observer | None = None) -> Findings:
@@ -207,76 +77,6 @@ def look(home: Home, ledger: LedgerReader, run_id: str, observer: Observer | Non
 def unknown_run(run_id: str) -> NotFoundError:
     """The error for a run that is not in the ledger."""
     return NotFoundError(f"no run {run_id}", hint="list all runs with: cloud-train list --all")
-
-
-def read_record(store: Store, run_id: str) -> RunRecord:
-    """The run's ``run.json``, for display only: to act on it, use ``trust``. Raises NotFoundError or CorruptError."""
-    return read_record_bytes(store, run_id)[1]
-
-
-def read_record_bytes(store: Store, run_id: str) -> tuple[bytes, RunRecord]:
-    """The bytes of the run's ``run.json``, and the parsed record. Raises NotFoundError or CorruptError."""
-    key = f"{run_id}/{layout.RUN}"
-    try:
-        written = documents.read(store, key, documents.LARGEST_RECORD)
-        return written, RunRecord.from_json(written, f"{store.url}/{key}")
-    except ObjectMissingError as error:
-        raise NotFoundError(
-            f"the run directory {store.url}/{run_id} is gone", hint="nothing can be read from it; `cloud-train list` still shows the run"
-        ) from error
-
-
-def read_status(store: Store, run_id: str, number: int) -> AttemptStatus | None:
-    """The status of an attempt in the run directory; None if it has not started. Raises CorruptError."""
-    key = f"{run_id}/{layout.status(number)}"
-    try:
-        return AttemptStatus.from_json(documents.read(store, key, documents.LARGEST_STATUS), f"{store.url}/{key}")
-    except ObjectMissingError:
-        return None
-
-
-@dataclass(frozen=True)
-class Found:
-    """The newest attempt in a run directory."""
-
-    number: int
-    status: AttemptStatus | None = None
-    """None if it has not begun, and for a status that cannot be read."""
-    seen: ObjectInfo | None = None
-    """The version of the status."""
-    is_of_launch: bool = True
-    """Whether it belongs to the launch that the ledger has; otherwise that launch says nothing about it."""
-    damage: str = ""
-    """Why the status cannot be read. A worker that is alive replaces it with its next heartbeat."""
-
-
-def newest_status(store: Store, entry: Entry) -> Found:
-    """The newest attempt: the worker may have started further ones itself, and another machine may have resumed the run."""
-    newest = _found(store, entry, entry.attempt, entry.token)
-    token = entry.token or (newest.status.token if newest.status else "")
-    for following in range(newest.number + 1, newest.number + 1 + _MOST_FOLLOWING):
-        if newest.status is None or not newest.status.state.is_end or newest.status.state is State.SUCCEEDED:
-            break
-        found = _found(store, entry, following, token)
-        if found.status is None:
-            break
-        newest = found
-    return newest
-
-
-def _found(store: Store, entry: Entry, number: int, token: str) -> Found:
-    key = f"{entry.run_id}/{layout.status(number)}"
-    try:
-        seen, data = store.read(key, documents.LARGEST_STATUS + 1)
-    except ObjectMissingError:
-        return Found(number)
-    try:
-        status = AttemptStatus.from_json(data, f"{store.url}/{key}")
-    except CorruptError as error:
-        return Found(number, seen=seen, damage=error.message)
-    # A worker of an earlier version writes no token, and then none of its further attempts has one.
-    is_of_launch = status.token == token if number > entry.attempt else not token or status.token in ("", token)
-    return Found(number, status, seen, is_of_launch)
 
 
 def launch_of(entry: Entry) -> Handle:
@@ -301,25 +101,6 @@ def end_without_worker(
         cause, message = Cause.CANCELLED, "cancelled; the worker had to be killed"
     seen = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(status.heartbeat))
     return status.ended_with(cause, f"{message} (last heartbeat {seen})", now)
-
-
-def _observe_clouds(home: Home, entries: Iterable[Entry], note: Callable[[str], None]) -> dict[tuple[str, int], Observation]:
-    """The clouds' observations of all these runs, from one listing per provider instead of one request per run."""
-    observations: dict[tuple[str, int], Observation] = {}
-    active = [entry for entry in entries if not (entry.state.is_end or entry.is_unlaunched or entry.is_unmanaged)]
-    for name in dict.fromkeys(entry.provider for entry in active):
-        launches = [launch_of(entry) for entry in active if entry.provider == name]
-        try:
-            provider = provider_at(home, name)
-        except CloudTrainError:
-            continue  # reported when each of its runs is checked
-        try:
-            observations |= observe_all(provider, launches)
-        except CloudTrainError as error:
-            note(f"cannot reach {name}: {error.message}")
-            unknown = Observation(State.RUNNING, Cause.UNKNOWN, error.message)
-            observations |= {(launch.run_id, launch.attempt): unknown for launch in launches}
-    return observations
 
 
 def _look_at_submission(home: Home, entry: Entry, observer: Observer | None) -> Findings:
@@ -452,7 +233,7 @@ def _shown_by(entry: Entry, found: Found, is_recorded: bool = True, is_unmanaged
     if is_unmanaged:
         seen = replace(seen, is_unmanaged=True, reference=UNMANAGED, token="")
     pending = (RecordStatus(found.number, found.status, is_unmanaged),) if seen != entry else ()
-    return Findings(seen.view(found.status.heartbeat, is_recorded), entry, pending=pending)
+    return Findings(seen.view(found.status, is_recorded), entry, pending=pending)
 
 
 def _with_reason(status: AttemptStatus, observation: Observation) -> tuple[AttemptStatus, bool]:

@@ -9,11 +9,13 @@ from cloud_train.orchestrator.connections import pause_of, provider_at, store_at
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.polling import Poller
 from cloud_train.orchestrator.reconcile import reconcile
-from cloud_train.orchestrator.state import launch_of, read_record
+from cloud_train.orchestrator.run_directory import read_record
+from cloud_train.orchestrator.state import launch_of
 from cloud_train.providers.base import Handle
 from cloud_train.run import layout
 from cloud_train.run.documents import one_line
-from cloud_train.run.ledger import Entry, Ledger
+from cloud_train.run.ledger import Ledger
+from cloud_train.run.ledger_entry import Entry
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import Store

@@ -54,6 +54,7 @@ _HINT = "workers are started by a provider: see cloud-train submit"
 
 def main(arguments: list[str], signals: Signals) -> int:
     """Run the attempt that the command line names; returns the exit status."""
+    platform = None
     try:
         options = _parsed(arguments)
         if lock := _number(options, "--lock-fd"):
@@ -63,18 +64,19 @@ def main(arguments: list[str], signals: Signals) -> int:
         attempt = int(_number(options, "--attempt") or 0)
         if attempt < 1:
             raise UsageError("--attempt must be at least 1", hint=_HINT)
+        platform = _platform(options["--platform"]) if "--platform" in options else None
         if FORWARDED in os.environ:
             deny_inspection()
         url, run_id = options["--store"], options["--run"]
         check_url(url)
         is_local = scheme_of(url) == "file"
-        platform = _platform(options["--platform"]) if "--platform" in options else None
         if platform:
-            os.environ[contract.PLATFORM] = "plugin" if options["--platform"].startswith("{") else options["--platform"]
+            timing = replace(timing, join=platform.join_seconds)
         if place := options.get("--secrets"):
             os.environ.update(_secrets(place, signals))
         remote = None if is_local else _remote(url, run_id)
         above = Path(options.get("--workspace") or _workspace()).expanduser()
+        above = _writable(above) if platform else above
         store = open_workspace(above, run_id, attempt) if remote else LocalStore(folder_of(url))
         node = platform.node if platform else _node(options)
         exit_status = run_attempts(
@@ -94,6 +96,8 @@ def main(arguments: list[str], signals: Signals) -> int:
             remove_workspace(store, run_id)
         return exit_status
     except CloudTrainError as error:
+        if platform:
+            platform.tell(error.message)
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code
 
@@ -121,9 +125,22 @@ def _node(options: dict[str, str]) -> NodeContext:
 
 
 def _platform(name: str) -> "Platform":
+    """The platform; from here on, this process has the image's user, and the environment the platform's variables."""
+    from cloud_train.worker.machine_folders import become_user
     from cloud_train.worker.platforms import platform_of
 
-    return platform_of(name)
+    become_user(name)
+    platform = platform_of(name)
+    os.environ[contract.PLATFORM] = "plugin" if name.startswith("{") else name
+    for variable, value in platform.variables.items():
+        os.environ.setdefault(variable, value)
+    return platform
+
+
+def _writable(workspace: Path) -> Path:
+    from cloud_train.worker.machine_folders import settle
+
+    return settle(workspace)
 
 
 def _remote(url: str, run_id: str) -> "Remote":

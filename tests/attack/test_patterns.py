@@ -25,7 +25,7 @@ from cloud_train.job.loading import load_job
 from cloud_train.providers.aws import state as aws_state
 from cloud_train.providers.azure import diagnosis as azure_diagnosis
 from cloud_train.providers.azure import state as azure_state
-from cloud_train.spec import section, types
+from cloud_train.spec import types
 from cloud_train.spec.secret_names import looks_secret, masked, without_credentials
 from cloud_train.storage import azure_errors, registry
 from cloud_train.worker.worker_log import Redactor
@@ -128,13 +128,13 @@ def _uses(trees: Iterable[ast.AST]) -> dict[str, set[str]]:
 def _in_module(path: Path, tree: ast.AST, uses: dict[str, set[str]]) -> Iterator[Found]:
     name = str(path.relative_to(PACKAGE))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _is_of_re(node)]
-    if not calls and name != "spec/section.py":
+    if not calls and name != "spec/types.py":
         return
     module = importlib.import_module(f"cloud_train.{name.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__"))
     for key, value in vars(module).items():
         for pattern in _held(value, 3):
             yield Found(name, pattern, frozenset(uses.get(key, {"search"})))
-        if key.endswith("_PATTERN") and name == "spec/section.py":
+        if key.endswith("_PATTERN") and name == "spec/types.py":
             yield Found(name, re.compile(value), frozenset({"search"}))
     for call in calls:
         yield from _of_call(name, call, vars(module))
@@ -161,7 +161,7 @@ def _of_call(name: str, call: ast.Call, namespace: dict[str, Any]) -> Iterator[F
         yield from (Found(place, re.compile(pattern), frozenset({used})) for pattern in made())
         return
     try:
-        pattern = eval(written, vars(section) | namespace)  # our own source; some functions import the patterns of sections
+        pattern = eval(written, vars(types) | namespace)  # our own source; some functions import the patterns of sections
     except NameError as error:
         raise AssertionError(f"{place}: add to IN_FUNCTIONS what {written} may come to") from error
     if method != "compile":  # what is compiled is held by its module, or by a function's cache
@@ -275,7 +275,7 @@ def _check(found: Found) -> None:
 def test_the_package_has_patterns_and_a_slow_one_is_found_out() -> None:
     assert len(patterns()) > 80
     assert {found.place.partition("/")[0] for found in patterns()} == set(ROOMS)
-    assert {found.pattern.pattern for found in patterns()} >= {section.URL_PATTERN, section.NAME_PATTERN}
+    assert {found.pattern.pattern for found in patterns()} >= {types.URL_PATTERN, types.NAME_PATTERN}
     for slow in (r"(?:^|[^a])KEY(?:_[A-Z_]*)?=", r"(a+)+b", r"\s*$", r"a.*b.*c", r"x*x*y"):
         with pytest.raises(TooSlowError):
             _check(Found("a slow one", re.compile(slow), frozenset({"search"})))

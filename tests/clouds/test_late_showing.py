@@ -10,7 +10,8 @@ import pytest
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.reconcile import reconcile
 from cloud_train.run import layout
-from cloud_train.run.ledger import UNMANAGED, Ledger
+from cloud_train.run.ledger import Ledger
+from cloud_train.run.ledger_entry import UNMANAGED
 from cloud_train.run.record import AttemptStatus, RunRecord
 from cloud_train.run.states import Cause, State
 from tests.clouds.clock import VirtualClock

@@ -201,3 +201,15 @@ def test_a_file_without_permission_is_told_so(tmp_path: Path) -> None:
     file.chmod(stat.S_IWUSR)
     with pytest.raises(NotFoundError, match="permission denied"):
         read_document(file)
+
+
+def test_a_mistyped_file_name_is_answered_with_the_nearest_yaml_file_of_the_folder(tmp_path: Path) -> None:
+    for name in ("job.yaml", "other.yaml", "jbo.txt"):
+        (tmp_path / name).write_text("a: 1\n")
+    (tmp_path / "jab.yaml").mkdir()
+    with pytest.raises(NotFoundError) as caught:
+        read_document(tmp_path / "jb.yml")
+    assert caught.value.hint == f"did you mean {str(tmp_path / 'job.yaml')!r}?"
+    with pytest.raises(NotFoundError) as caught:
+        read_document(tmp_path / "missing" / "jb.yaml", "as given")
+    assert caught.value.hint == "as given"

@@ -10,18 +10,19 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cloud_train import locks
 from cloud_train.errors import ConflictError, MissingDependencyError, NotFoundError, ProviderError, UsageError
 from cloud_train.orchestrator import submitting
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.listing import select
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import follow_logs, read_logs, read_metrics, read_worker_log
 from cloud_train.orchestrator.reconcile import update_run, update_runs
 from cloud_train.orchestrator.resuming import resume
-from cloud_train.orchestrator.state import select
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.orchestrator.submitting import submit
-from cloud_train.run import layout, locks
+from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State

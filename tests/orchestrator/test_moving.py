@@ -14,7 +14,7 @@ from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import read_logs, read_metrics
 from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.resuming import Elsewhere, resume
-from cloud_train.orchestrator.state import read_record
+from cloud_train.orchestrator.run_directory import read_record
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run import layout
 from cloud_train.run.states import State

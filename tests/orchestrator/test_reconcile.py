@@ -7,7 +7,8 @@ import pytest
 
 from cloud_train.cli.main import main
 from cloud_train.orchestrator.reconcile import reconcile
-from cloud_train.run.ledger import Ledger, LedgerReader
+from cloud_train.run.ledger import Ledger
+from cloud_train.run.ledger_reader import LedgerReader
 from tests.orchestrator.unfinished import KINDS, RUN, Desk, never_written, unreadable, vanished
 
 

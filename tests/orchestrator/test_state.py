@@ -11,9 +11,10 @@ import pytest
 from cloud_train.cli.main import main
 from cloud_train.cli.options import complete_run
 from cloud_train.errors import CloudTrainError
-from cloud_train.orchestrator.state import RecordStatus, WriteStatus, look
+from cloud_train.orchestrator.findings import RecordStatus, WriteStatus
+from cloud_train.orchestrator.state import look
 from cloud_train.providers.base import Handle
-from cloud_train.run.ledger import LedgerReader
+from cloud_train.run.ledger_reader import LedgerReader
 from tests.orchestrator.unfinished import (
     KINDS,
     RUN,

@@ -27,7 +27,8 @@ from cloud_train.providers.base import Capabilities, Handle, Observation
 from cloud_train.retry import RetryPolicy
 from cloud_train.run import layout, ledger_file
 from cloud_train.run.fencing import Lease, ancestor_in, publish
-from cloud_train.run.ledger import UNMANAGED, Ledger
+from cloud_train.run.ledger import Ledger
+from cloud_train.run.ledger_entry import UNMANAGED
 from cloud_train.run.manifest import Manifest, parse_manifest
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State

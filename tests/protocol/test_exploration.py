@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cloud_train.orchestrator import reconcile, state
+from cloud_train.orchestrator import reconcile, run_directory
 from cloud_train.run import fencing
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.succession import Branch
@@ -52,12 +52,12 @@ def writes_whatever_it_saw(patch: pytest.MonkeyPatch) -> None:
 
 def ends_what_it_did_not_launch(patch: pytest.MonkeyPatch) -> None:
     """An observation of a launch ends whatever attempt is the newest."""
-    found = state._found
+    found = run_directory._found
 
-    def of_any_launch(*arguments: Any) -> state.Found:
+    def of_any_launch(*arguments: Any) -> run_directory.Found:
         return replace(found(*arguments), is_of_launch=True)
 
-    patch.setattr(state, "_found", of_any_launch)
+    patch.setattr(run_directory, "_found", of_any_launch)
 
 
 def never_looks_for_a_newer_attempt(patch: pytest.MonkeyPatch) -> None:

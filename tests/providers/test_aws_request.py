@@ -66,6 +66,11 @@ def test_the_region_is_that_of_the_repository_where_none_is_named(provider: Sage
     assert provider.check(request) == []
 
 
+def test_the_machines_know_the_region_which_the_platform_does_not_tell(provider: SageMakerProvider) -> None:
+    environment = provider.render(plan_of())["body"]["Environment"]
+    assert (environment["AWS_REGION"], environment["AWS_DEFAULT_REGION"]) == ("eu-west-1", "eu-west-1")
+
+
 def test_values_of_secrets_are_in_no_request(provider: SageMakerProvider, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEY", "a-canary")
     request = provider.render(PLANS["secrets"])

@@ -12,7 +12,7 @@ import pytest
 
 from cloud_train.errors import ProviderError
 from cloud_train.providers.base import AlreadyLaunchedError, Diagnosed, Handle, LaunchUnknownError, ManyObserved, RegistryLogin
-from cloud_train.providers.cloud.jobs import RUN
+from cloud_train.providers.cloud.request import RUN
 from cloud_train.providers.gcp import jobs
 from cloud_train.providers.registry import load_provider
 from cloud_train.run.states import Cause, State

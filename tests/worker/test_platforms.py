@@ -24,6 +24,18 @@ def test_sagemaker_names_the_hosts_in_a_file(tmp_path: Path) -> None:
     assert (platform.node, platform.job) == (NodeContext(1, 3, "algo-1"), "run-1")
 
 
+def test_the_interface_between_sagemakers_machines_is_that_of_nccl_and_gloo(tmp_path: Path) -> None:
+    resource_config(tmp_path, {"current_host": "algo-1", "hosts": ["algo-1", "algo-2"], "network_interface_name": "eth1"})
+    platform = platform_of("sagemaker", {"TRAINING_JOB_NAME": "run-1"}, tmp_path)
+    assert platform.variables == {"NCCL_SOCKET_IFNAME": "eth1", "GLOO_SOCKET_IFNAME": "eth1"}
+
+
+def test_a_single_machine_of_sagemaker_needs_no_interface_and_machines_may_come_late(tmp_path: Path) -> None:
+    resource_config(tmp_path, {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0"})
+    platform = platform_of("sagemaker", {"TRAINING_JOB_NAME": "run-1"}, tmp_path)
+    assert (platform.variables, platform.join_seconds) == ({}, 1200)
+
+
 def test_sagemaker_is_told_the_end_in_a_file_where_it_can_be_written(tmp_path: Path) -> None:
     resource_config(tmp_path, {"current_host": "algo-1", "hosts": ["algo-1"]})
     platform = platform_of("sagemaker", {"TRAINING_JOB_NAME": "run-1"}, tmp_path)

@@ -16,7 +16,7 @@ from cloud_train.spec.facts import UNKNOWN, DataFacts
 from cloud_train.spec.problems import dotted
 from cloud_train.spec.registry import plugin_code
 from cloud_train.spec.secret_names import without_credentials
-from cloud_train.spec.section import SHA256_PATTERN
+from cloud_train.spec.types import SHA256_PATTERN
 
 _WIDTH = 98
 

@@ -16,8 +16,8 @@ from cloud_train.providers.aws.diagnosis import diagnose
 from cloud_train.providers.aws.request import is_ours, problems_of, region_of, request_of, secret_of, with_secret
 from cloud_train.providers.aws.state import needs_more, observation_of
 from cloud_train.providers.base import Diagnosis, Handle, Observation, Request, ended, unknown
-from cloud_train.providers.cloud.jobs import job_name
 from cloud_train.providers.cloud.provider import CloudProvider, cloud_capabilities, is_young
+from cloud_train.providers.cloud.request import job_name
 from cloud_train.retry import RetryPolicy
 from cloud_train.run.states import Cause, State
 
@@ -31,7 +31,7 @@ class SageMakerProvider(CloudProvider[Aws]):
     """Runs in SageMaker training jobs. It keeps nothing under ``home``, because the jobs' names are enough."""
 
     name = "aws"
-    capabilities = cloud_capabilities(("s3",), max_nodes=16)
+    capabilities = cloud_capabilities(("s3",), max_nodes=16, starts_as_root=True)
 
     def __init__(self, home: Path, policy: RetryPolicy = POLICY, answer_seconds: float = ANSWER_SECONDS) -> None:
         """``policy`` is the retry policy; ``answer_seconds`` is the read timeout."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from cloud_train.job import cloud_names as forms
 from cloud_train.job.loopback import is_loopback
 from cloud_train.providers.base import Request
-from cloud_train.providers.cloud import descriptions
-from cloud_train.providers.cloud.jobs import ATTEMPT, ENVIRONMENT, RUN, STORE, image_of, job_name, longest_seconds, worker_command
+from cloud_train.providers.cloud import request as cloud_request
+from cloud_train.providers.cloud.request import ATTEMPT, ENVIRONMENT, RUN, STORE, image_of, job_name, longest_seconds, worker_command
 from cloud_train.run.states import Cause
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ def _body(plan: "Plan", name: str, machine: str | None, secrets: str | None) -> 
         "StoppingCondition": _limits(plan),
         # The worker uploads everything itself. SageMaker requires a destination for /opt/ml/model, which stays empty.
         "OutputDataConfig": {"S3OutputPath": f"{plan.store.rstrip('/')}/{plan.run_id}/sagemaker"},
-        "Environment": dict(ENVIRONMENT),
+        # The platform sets no region: https://github.com/aws/sagemaker-training-toolkit (files.py) reads AWS_REGION with a fallback.
+        "Environment": {**ENVIRONMENT, **_region(region_of(settings))},
         "VpcConfig": _network(settings),
         "EnableManagedSpotTraining": plan.job.resources.spot,
         "RetryStrategy": _retries(plan),
@@ -154,6 +155,11 @@ def secret_of(described: Mapping[str, Any]) -> str | None:
 def _option(described: Mapping[str, Any], name: str) -> str | None:
     words = described.get("AlgorithmSpecification", {}).get("ContainerArguments", [])
     return next((value for word, value in pairwise(words) if word == name), None)
+
+
+def _region(region: str | None) -> dict[str, str]:
+    """The variables in which AWS's SDKs look for the region: the first one those of most languages, the second one Python's."""
+    return {"AWS_REGION": region, "AWS_DEFAULT_REGION": region} if region else {}
 
 
 def _words(command: list[str]) -> dict[str, list[str]]:
@@ -232,7 +238,7 @@ def problems_of(request: Request) -> Iterator[str]:
         yield "aws.role: not set; set it to the ARN of the machines' role (docs/clouds/aws.md shows how to create one)"
     yield from _image_problems(body.get("AlgorithmSpecification", {}).get("TrainingImage"), request["region"])
     yield from _prose(body)
-    for problem in descriptions.problems_of(body, "aws", DEFINITION):
+    for problem in cloud_request.problems_of(body, "aws", DEFINITION):
         if not problem.startswith(f"{DEFINITION}: RoleArn is missing"):  # reported above, with its setting
             yield _with_setting(problem)
 

@@ -12,8 +12,8 @@ from cloud_train.providers.azure.client import API, VAULT_SCOPE, Client
 from cloud_train.providers.azure.state import is_over, observed
 from cloud_train.providers.base import Handle, Observation, Request, ended
 from cloud_train.providers.cloud.errors import PROXY_HINT, ExistsError, MissingError, RefusedError, UnansweredError
-from cloud_train.providers.cloud.jobs import RUN
 from cloud_train.providers.cloud.provider import create_once, is_young
+from cloud_train.providers.cloud.request import RUN
 from cloud_train.run.states import Cause, State
 
 PERMISSIONS = "Microsoft.MachineLearningServices/workspaces/jobs"

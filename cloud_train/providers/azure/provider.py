@@ -21,8 +21,8 @@ from cloud_train.providers.azure.request import checked_workspace_of, problems_o
 from cloud_train.providers.azure.state import is_over
 from cloud_train.providers.base import AlreadyLaunchedError, Diagnosis, Handle, Observation, Request
 from cloud_train.providers.cloud.errors import MissingError, ThrottledError
-from cloud_train.providers.cloud.jobs import RUN, job_name
 from cloud_train.providers.cloud.provider import CloudProvider, asked, cloud_capabilities
+from cloud_train.providers.cloud.request import RUN, job_name
 
 if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
@@ -52,7 +52,7 @@ class AzureMlProvider(CloudProvider[Client]):
         return request_of(plan)
 
     def check(self, request: Request) -> list[str]:
-        """Problems with names, machine and identity, and with the shape of both bodies according to Azure's own models."""
+        """Problems with names, machine and identity, and with the shape of both bodies according to Azure's own specification."""
         return list(problems_of(request))
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:

@@ -29,7 +29,12 @@ Job = TypeVar("Job")
 
 
 def cloud_capabilities(
-    stores: tuple[str, ...], *, max_nodes: int, spot: bool = True, enforces: tuple[str, ...] = ("accelerator",)
+    stores: tuple[str, ...],
+    *,
+    max_nodes: int,
+    spot: bool = True,
+    enforces: tuple[str, ...] = ("accelerator",),
+    starts_as_root: bool = False,
 ) -> Capabilities:
     """The capabilities of a cloud, whose service starts and stops machines that have their own identity and pull the image."""
     return Capabilities(
@@ -39,6 +44,8 @@ def cloud_capabilities(
         enforces=enforces,
         containers=True,
         pulls_images=True,
+        starts_as_root=starts_as_root,
+        machine_types=True,
         named_config=True,
         limits_runtime=True,
         polling_costs=True,

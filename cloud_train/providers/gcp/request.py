@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from cloud_train.errors import ProviderError
 from cloud_train.job import cloud_names as forms
 from cloud_train.providers.base import Request
-from cloud_train.providers.cloud.descriptions import problems_of as shape_problems_of
-from cloud_train.providers.cloud.jobs import ATTEMPT, ENVIRONMENT, NOT_BUILT, RUN, image_of, job_name, whole_seconds, worker_command
+from cloud_train.providers.cloud.request import ATTEMPT, ENVIRONMENT, NOT_BUILT, RUN, image_of, job_name, whole_seconds, worker_command
+from cloud_train.providers.cloud.request import problems_of as shape_problems_of
 from cloud_train.run.states import Cause
 
 if TYPE_CHECKING:

@@ -1,0 +1,111 @@
+"""The ledger's questions: the runs and attempts that this machine has recorded. Nothing here changes the ledger."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from cloud_train.errors import CorruptError
+from cloud_train.run import ledger_file
+from cloud_train.run.ledger_entry import COLUMNS, FIELDS, Entry, RecordKind, entry_or_none
+from cloud_train.run.states import State
+
+_NEWEST = "attempts.number = (SELECT max(number) FROM attempts AS a WHERE a.run_id = runs.run_id)"
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM runs JOIN attempts ON attempts.run_id = runs.run_id AND {_NEWEST}"
+_NEWEST_FIRST = "ORDER BY runs.created DESC, runs.run_id DESC"
+_BATCH = 1000
+
+
+class LedgerReader:
+    """The ledger, open for reading: nothing is created, migrated or changed. Use it as a context manager."""
+
+    _is_stand_in = False
+    """Whether the connection is to a copy in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection = self._connect(path)
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        return ledger_file.connect_read_only(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._connection.close()
+
+    def records(self, run_id: str) -> dict[str, RecordKind]:
+        """The SHA-256 of each ``run.json`` of this run known here; empty for an adopted run that was never resumed from here."""
+        rows = self._rows("SELECT sha256, kind FROM records WHERE run_id = ?", (run_id,))
+        return {sha256: RecordKind(kind) for sha256, kind in rows}
+
+    def get(self, run_id: str) -> Entry | None:
+        """One run with its newest attempt, or None. Raises CorruptError if its row is damaged."""
+        damaged: list[str] = []
+        entry = next(self._entries("runs.run_id = ?", (run_id,), damaged), None)
+        if damaged:
+            raise CorruptError(f"the ledger's record of {run_id} is damaged", hint=ledger_file.REPAIR)
+        return entry
+
+    def newest(self, limit: int | None = None, damaged: list[str] | None = None) -> list[Entry]:
+        """Runs with their newest attempt, newest run first. Rows that are damaged are left out, and their ids are added to ``damaged``."""
+        return list(self.each(limit, damaged))
+
+    def each(self, limit: int | None = None, damaged: list[str] | None = None) -> Iterator[Entry]:
+        """As ``newest``, read as they are needed; the ledger may be changed meanwhile."""
+        left = limit
+        last: tuple[Any, ...] = ()
+        while left is None or left > 0:
+            batch_size = _BATCH if left is None else min(left, _BATCH)
+            older = "WHERE (runs.created, runs.run_id) < (?, ?)" if last else ""
+            rows = self._rows(f"{_SELECT} {older} {_NEWEST_FIRST} LIMIT ?", (*last, batch_size))
+            if not rows:
+                return
+            last = rows[-1][FIELDS.index("created")], rows[-1][0]
+            for row in rows:
+                if (entry := entry_or_none(row, [] if damaged is None else damaged)) is not None:
+                    yield entry
+                    left = None if left is None else left - 1
+
+    def unfinished(self) -> list[Entry]:
+        """The runs whose newest attempt has no recorded end."""
+        ends = ", ".join(f"'{state.value}'" for state in State if state.is_end)
+        return list(self._entries(f"attempts.state NOT IN ({ends})", (), []))
+
+    def lost_attempts(self) -> list[str]:
+        """Ids of the runs of which no attempt is recorded: no submission leaves such a run."""
+        rows = self._rows("SELECT run_id FROM runs WHERE run_id NOT IN (SELECT run_id FROM attempts)", ())
+        return [str(row[0]) for row in rows]
+
+    def last_submitted(self) -> str | None:
+        """The id of the run that was submitted last from this machine, whatever its clock was then; failing that, of the newest one."""
+        rows = self._rows(
+            "SELECT run_id FROM runs WHERE EXISTS (SELECT 1 FROM attempts WHERE run_id = runs.run_id)"
+            " ORDER BY EXISTS (SELECT 1 FROM records WHERE run_id = runs.run_id AND kind = 'own') DESC, rowid DESC LIMIT 1",
+            (),
+        )
+        return rows[0][0] if rows else None
+
+    def matching(self, text: str, limit: int = 20) -> list[str]:
+        """Ids of the runs that begin with ``text``, or failing that end with it, newest first."""
+        for pattern in (f"{_escaped(text)}%", f"%-{_escaped(text)}"):
+            rows = self._rows(
+                "SELECT run_id FROM runs WHERE run_id LIKE ? ESCAPE '\\' ORDER BY created DESC, run_id DESC LIMIT ?", (pattern, limit)
+            )
+            if rows:
+                return [row[0] for row in rows]
+        return []
+
+    def _entries(self, condition: str, values: tuple[object, ...], damaged: list[str]) -> Iterator[Entry]:
+        with ledger_file.explained(self.path):
+            rows = self._connection.execute(f"{_SELECT} WHERE {condition} {_NEWEST_FIRST}", values).fetchall()
+        yield from (entry for row in rows if (entry := entry_or_none(row, damaged)) is not None)
+
+    def _rows(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+        with ledger_file.explained(self.path):
+            return self._connection.execute(query, values).fetchall()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
