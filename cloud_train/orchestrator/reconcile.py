@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
+from cloud_train import locks
 from cloud_train.errors import ConflictError, StoreError
 from cloud_train.orchestrator.connections import provider_at, store_at
 from cloud_train.orchestrator.findings import (
@@ -28,7 +29,7 @@ from cloud_train.orchestrator.polling import Observer
 from cloud_train.orchestrator.run_directory import newest_status
 from cloud_train.orchestrator.state import end_without_worker, look, read, unknown_run
 from cloud_train.providers.base import Observation
-from cloud_train.run import layout, locks
+from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.ledger_entry import UNMANAGED, Entry
 from cloud_train.run.ledger_reader import LedgerReader
@@ -114,7 +115,7 @@ def declare_lost(home: Home, ledger: Ledger, entry: Entry, heartbeat: float | No
         if not _write_end(store, f"{entry.run_id}/{layout.status(found.number)}", status, found.seen):
             return reconcile(home, ledger, entry.run_id)
     ledger.record(entry, found.number, status, is_unmanaged=entry.is_unmanaged)
-    return entry.shown_by(found.number, status).view(status.heartbeat)
+    return entry.shown_by(found.number, status).view(status)
 
 
 def close(ledger: Ledger, run: RunView) -> None:

@@ -7,12 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cloud_train import locks
 from cloud_train.errors import CloudTrainError, ConflictError
 from cloud_train.orchestrator.adopting import adopt, runs_in
 from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.run_directory import read_record
-from cloud_train.run import ledger_file, locks
+from cloud_train.run import ledger_file
 from cloud_train.run.ledger import Ledger
 from cloud_train.storage.registry import check_url
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cloud_train import locks
 from cloud_train.errors import ConflictError, StoreError, UsageError
 from cloud_train.orchestrator.configs import Configs
 from cloud_train.orchestrator.connections import CLOUD_PAUSE_SECONDS, provider_at, store_at
@@ -22,7 +23,6 @@ from cloud_train.orchestrator.stopping import outlives_its_end
 from cloud_train.orchestrator.submitting import forwarded_names, handed_over, launch, refuse_unready
 from cloud_train.orchestrator.trust import CheckedRecord, accept, checked_record
 from cloud_train.providers.base import Provider
-from cloud_train.run import locks
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.ledger_entry import RecordKind
 from cloud_train.run.plan import Plan, new_token

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from cloud_train import locks
 from cloud_train.errors import CloudTrainError, CorruptError, MissingDependencyError, NotFoundError, ProviderError, StoreError
 from cloud_train.orchestrator.connections import provider_at, store_at
 from cloud_train.orchestrator.findings import (
@@ -29,7 +30,7 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.polling import Observer, Poller
 from cloud_train.orchestrator.run_directory import Found, newest_status, read_record, read_status
 from cloud_train.providers.base import SHOWS_WITHIN_SECONDS, Handle, Observation, Provider
-from cloud_train.run import layout, locks
+from cloud_train.run import layout
 from cloud_train.run.ledger_entry import UNMANAGED, Entry
 from cloud_train.run.ledger_file import REPAIR
 from cloud_train.run.ledger_reader import LedgerReader
@@ -232,7 +233,7 @@ def _shown_by(entry: Entry, found: Found, is_recorded: bool = True, is_unmanaged
     if is_unmanaged:
         seen = replace(seen, is_unmanaged=True, reference=UNMANAGED, token="")
     pending = (RecordStatus(found.number, found.status, is_unmanaged),) if seen != entry else ()
-    return Findings(seen.view(found.status.heartbeat, is_recorded), entry, pending=pending)
+    return Findings(seen.view(found.status, is_recorded), entry, pending=pending)
 
 
 def _with_reason(status: AttemptStatus, observation: Observation) -> tuple[AttemptStatus, bool]:

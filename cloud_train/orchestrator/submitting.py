@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from cloud_train import locks
 from cloud_train.errors import CloudTrainError, MissingDependencyError, ProviderError, UsageError
 from cloud_train.job.models import JobSpec
 from cloud_train.networks.base import ScriptModel
@@ -24,7 +25,7 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import commit_of, with_image
 from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.providers.base import AlreadyLaunchedError, Handle, LaunchUnknownError, Provider
-from cloud_train.run import layout, locks
+from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.plan import Plan, new_token
 from cloud_train.run.record import AttemptStatus, RunRecord, sha256_of

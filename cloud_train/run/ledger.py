@@ -71,8 +71,8 @@ class Ledger(LedgerReader):
             _new_run(entry.run_id, entry.name, entry.provider, entry.store, entry.job_file, entry.created),
             _Statement(
                 "INSERT INTO attempts"
-                " (run_id, number, provider, state, cause, message, started, ended, host, resumed_step, reference, settings)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " (run_id, number, provider, state, cause, message, started, ended, elapsed, host, resumed_step, reference, settings)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     entry.run_id,
                     entry.attempt,
@@ -82,6 +82,7 @@ class Ledger(LedgerReader):
                     entry.message,
                     entry.started,
                     entry.ended,
+                    entry.elapsed,
                     entry.host,
                     entry.resumed_step,
                     json.dumps(entry.reference) if entry.reference is not None else None,
@@ -144,8 +145,8 @@ class Ledger(LedgerReader):
         resumed_step: int | None = None,
     ) -> None:
         """Record the state of an attempt; a retry that the worker started is added."""
-        times = (started, ended, host, resumed_step)
-        self._change(_observed(run_id, number, state.value, cause.value if cause else None, message, *times))
+        more = (started, ended, host, resumed_step, None)
+        self._change(_observed(run_id, number, state.value, cause.value if cause else None, message, *more))
 
     def record(self, seen: Entry, number: int, status: AttemptStatus, *, is_unmanaged: bool) -> bool:
         """Record an attempt's status, and with ``is_unmanaged`` that another machine launched it.
@@ -153,8 +154,9 @@ class Ledger(LedgerReader):
         Nothing is recorded, and False is returned, if the run's row is no longer as ``seen``: then the status may be out of date.
         """
         cause = status.cause.value if status.cause else None
-        times = (status.started, status.ended, status.host, status.resumed_step)
-        statements = [_observed(seen.run_id, number, status.state.value, cause, status.message, *times)]
+        elapsed = status.elapsed if status.ended is not None else None
+        more = (status.began, status.ended, status.host, status.resumed_step, elapsed)
+        statements = [_observed(seen.run_id, number, status.state.value, cause, status.message, *more)]
         if is_unmanaged:
             values = (json.dumps(UNMANAGED), seen.run_id, number)
             statements.append(_Statement("UPDATE attempts SET reference = ?, token = '' WHERE run_id = ? AND number = ?", values))
@@ -264,12 +266,12 @@ def _observed(*row: object) -> _Statement:
     before = "FROM attempts WHERE run_id = ?1 AND number < ?2 ORDER BY number DESC LIMIT 1"
     return _Statement(
         "INSERT INTO attempts"
-        " (run_id, number, provider, state, cause, message, started, ended, host, resumed_step, reference, settings, token)"
-        " SELECT ?1, ?2, provider, ?3, ?4, ?5, ?6, ?7, ?8, ?9,"
+        " (run_id, number, provider, state, cause, message, started, ended, host, resumed_step, elapsed, reference, settings, token)"
+        " SELECT ?1, ?2, provider, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,"
         f"  (SELECT reference {before}), (SELECT settings {before}), coalesce((SELECT token {before}), '')"
         " FROM runs WHERE run_id = ?1"
         " ON CONFLICT (run_id, number) DO UPDATE SET state = ?3, cause = ?4, message = ?5, started = ?6, ended = ?7, host = ?8,"
-        "  resumed_step = ?9",
+        "  resumed_step = ?9, elapsed = ?10",
         row,
     )
 

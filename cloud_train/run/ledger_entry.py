@@ -7,16 +7,30 @@ from enum import Enum
 from typing import Any, Self
 
 from cloud_train.run.documents import LATEST
+from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
 
 _OF_RUN = ("run_id", "name", "store", "job_file", "created")
-_OF_ATTEMPT = ("provider", "state", "cause", "message", "started", "ended", "host", "resumed_step", "reference", "settings", "token")
+_OF_ATTEMPT = (
+    "provider",
+    "state",
+    "cause",
+    "message",
+    "started",
+    "ended",
+    "host",
+    "resumed_step",
+    "reference",
+    "settings",
+    "token",
+    "elapsed",
+)
 COLUMNS = (*(f"runs.{name}" for name in _OF_RUN), "attempts.number", *(f"attempts.{name}" for name in _OF_ATTEMPT))
 FIELDS = (*_OF_RUN, "attempt", *_OF_ATTEMPT)
 """The field of ``Entry`` that each column becomes."""
 _TEXTS_OR_NONE = ("job_file", "cause", "reference", "settings")
-_NUMBERS = ("created", "started", "ended")
+_NUMBERS = ("created", "started", "ended", "elapsed")
 _TEXTS = ("run_id", "name", "store", "provider", "state", "message", "host", "token")
 
 UNMANAGED: dict[str, Any] = {"elsewhere": True}
@@ -61,10 +75,11 @@ class Entry(RunView):
             started=None if begins else self.started,
         )
 
-    def view(self, heartbeat: float | None = None, is_recorded: bool = True) -> RunView:
-        """The run as it is displayed."""
+    def view(self, status: AttemptStatus | None = None, is_recorded: bool = True) -> RunView:
+        """The run as it is displayed; ``status`` is that of its attempt in the run directory, if it was read."""
         shown = {each.name: getattr(self, each.name) for each in fields(RunView)}
-        return RunView(**{**shown, "heartbeat": heartbeat, "is_recorded": is_recorded})
+        measured = {"heartbeat": status.heartbeat, "elapsed": status.elapsed} if status else {"heartbeat": None}
+        return RunView(**{**shown, **measured, "is_recorded": is_recorded})
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
@@ -82,6 +97,7 @@ def _entry(row: tuple[Any, ...]) -> Entry:
             "cause": Cause(values["cause"]) if values["cause"] else None,
             "started": _time(values["started"]),
             "ended": _time(values["ended"]),
+            "elapsed": _time(values["elapsed"]),
             "reference": reference,
             "settings": settings,
             "is_unmanaged": reference == UNMANAGED,
@@ -102,7 +118,7 @@ def is_whole(run: dict[str, Any], attempts: list[dict[str, Any]], records: list[
     """Whether a run has attempts, and all its values can be read."""
     try:
         for attempt in attempts:
-            _entry(tuple({"token": "", **run, **attempt}[name] for name in (*_OF_RUN, "number", *_OF_ATTEMPT)))
+            _entry(tuple({"token": "", "elapsed": None, **run, **attempt}[name] for name in (*_OF_RUN, "number", *_OF_ATTEMPT)))
         for record in records:
             RecordKind(record["kind"])
     except (ValueError, TypeError, KeyError, RecursionError):

@@ -14,7 +14,7 @@ from typing import Any
 from cloud_train import private
 from cloud_train.errors import StoreError
 
-_VERSION = 3
+_VERSION = 4
 _RECORDS = """
 CREATE TABLE records (
     run_id TEXT NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
@@ -47,12 +47,14 @@ CREATE TABLE attempts (
     reference    TEXT,
     settings     TEXT,
     token        TEXT NOT NULL DEFAULT '',
+    elapsed      REAL,
     PRIMARY KEY (run_id, number)
 ) STRICT, WITHOUT ROWID;
 {_RECORDS}"""
 _MIGRATIONS = {
     1: f"ALTER TABLE attempts ADD COLUMN settings TEXT;{_RECORDS}",
     2: "ALTER TABLE attempts ADD COLUMN token TEXT NOT NULL DEFAULT ''",
+    3: "ALTER TABLE attempts ADD COLUMN elapsed REAL",
 }
 """Version → the statements that migrate it to the next. Version 1 has no records, so resuming one of its runs asks once for consent."""
 _KEYS = {"runs": ("rowid",), "attempts": ("run_id", "number"), "records": ("run_id", "sha256")}

@@ -193,6 +193,13 @@ def test_every_state_has_a_next_step(state: State) -> None:
     assert all(command.startswith("cloud-train ") and RUN.run_id in command for command, _ in steps)
 
 
+def test_a_worker_s_wrong_clock_does_not_show_in_the_start_and_the_duration_of_its_running_attempt() -> None:
+    wrong = replace(RUN, started=1001.0 + 4e8, heartbeat=1060.0 + 4e8, elapsed=185.0)
+    lines = [line.split(None, 1) for line in run_details(replace(PROGRESS, view=wrong), 1200.0, relative=True, paint=PLAIN).splitlines()]
+    assert ["started", "3 min ago"] in lines
+    assert ["duration", "3 min 05 s"] in lines
+
+
 def test_a_runs_json_has_its_duration_once_it_ended() -> None:
     assert RUN.to_json()["duration_seconds"] is None
     assert replace(RUN, ended=1003.5).to_json()["duration_seconds"] == 2.5

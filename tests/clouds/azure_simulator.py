@@ -1,7 +1,8 @@
 """Azure, as far as cloud-train sees it: the resource manager with an Azure ML workspace, its run history, a Key Vault, managed identities
 and the token exchange of a container registry; all on one loopback server.
 
-It checks each request and its own answers by the schemas made from Azure's own models (``azure_descriptions``), asks for the right token
+It checks each request by the schemas made from Azure's specification (``azure_swagger``) and its own answers by those made from the models
+of Azure's SDK (``azure_descriptions``), asks for the right token
 everywhere, keeps jobs on the clock (``azure_jobs``), and speaks Azure's errors. ``_ROUTES`` names the operations, for faults and counts:
 ``jobs/write``, ``history/details`` and so on.
 
@@ -17,10 +18,10 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 from cloud_train.providers.cloud.machines import machines as machine_table
-from tests.clouds.azure_descriptions import REQUESTS
 from tests.clouds.azure_jobs import ENDS, Job, JobRunner, Pace, timestamp
 from tests.clouds.azure_keys import ARM, CLIENT_ID, IDENTITY_SECRET, VAULT, Keys, audience_of
 from tests.clouds.azure_shapes import checked, error_answer, problems_of
+from tests.clouds.azure_swagger import REQUESTS
 from tests.clouds.clock import Clock, RealClock
 from tests.clouds.faults import Fault
 from tests.clouds.machine import Machines

@@ -48,7 +48,7 @@ _SMALL_BASE_DOCKERFILE = """\
 FROM {base}
 COPY constraints.txt /build/
 RUN python3 -m pip install --no-cache-dir -c /build/constraints.txt \\
-        azure-identity azure-storage-blob boto3 google-auth obstore requests \\
+        azure-identity azure-storage-blob boto3 google-cloud-storage obstore requests \\
     && rm -rf /build
 ENV HOME=/tmp PYTHONUNBUFFERED=1
 USER 65532:65532

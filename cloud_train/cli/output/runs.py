@@ -53,7 +53,7 @@ def run_details(progress: "Progress", now: float, relative: bool, paint: Painter
         ("attempt", str(run.attempt) + (f", resumed from step {run.resumed_step:,}" if run.resumed_step is not None else "")),
         ("provider", clean(run.provider) + (f" on {clean(run.host)}" if run.host else "")),
         ("created", words.when(run.created, since)),
-        *([("started", words.when(run.started, since))] if run.started is not None else []),
+        *([("started", _started(run, since))] if run.started is not None else []),
         *([("ended", words.when(run.ended, since))] if run.ended is not None else []),
         *([("duration", words.duration(run.duration(now)))] if run.started is not None else []),
         *([("last seen", words.when(run.heartbeat, since))] if run.heartbeat is not None and not run.state.is_end else []),
@@ -61,6 +61,13 @@ def run_details(progress: "Progress", now: float, relative: bool, paint: Painter
         *([("job file", clean(run.job_file))] if run.job_file else []),
     ]
     return pairs(rows, paint)
+
+
+def _started(run: "RunView", now: float | None) -> str:
+    """When the attempt started: relative to ``now`` by its worker's own measure while it runs, since its clock may differ from this one."""
+    if now is None or run.ended is not None or run.elapsed is None:
+        return words.when(run.started, now)
+    return words.ago(run.duration(now) or 0.0)
 
 
 def progress_line(progress: "Progress") -> str:

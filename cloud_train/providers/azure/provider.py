@@ -52,7 +52,7 @@ class AzureMlProvider(CloudProvider[Client]):
         return request_of(plan)
 
     def check(self, request: Request) -> list[str]:
-        """Problems with names, machine and identity, and with the shape of both bodies according to Azure's own models."""
+        """Problems with names, machine and identity, and with the shape of both bodies according to Azure's own specification."""
         return list(problems_of(request))
 
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
