@@ -5,9 +5,10 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from cloud_train.beneath import open_file
@@ -102,16 +103,25 @@ def _chosen(store: Store, run: RunView, checkpoint: str | None, note: Callable[[
             return prefix, manifest
         hint = f"fetch the last checkpoint with: cloud-train fetch-model {run.run_id} --checkpoint last"
         state = f"attempt {run.attempt}: {run.state_text}"
-        raise NotFoundError(f"{run.run_id} has no final model ({state})", hint=hint if _checkpoints(store, run.run_id) else None)
-    found = _checkpoints(store, run.run_id)
-    steps = ", ".join(str(step) for step in found) or "none yet"
+        raise NotFoundError(
+            f"{run.run_id} has no final model ({state})",
+            hint=hint if any(_complete(store, run, reversed(_steps(store, run.run_id)))) else None,
+        )
     if checkpoint not in ("best", "last") and not checkpoint.isdecimal():
-        raise UsageError(f"--checkpoint takes 'best', 'last' or a step, not {checkpoint!r}", hint=f"available steps: {steps}")
-    if not found:
-        raise NotFoundError(f"{run.run_id} has no checkpoint yet")
-    step = _best_step(store, run, found) if checkpoint == "best" else max(found) if checkpoint == "last" else int(checkpoint)
-    if step not in found:
-        raise NotFoundError(f"{run.run_id} has no checkpoint of step {checkpoint}", hint=f"available steps: {steps}")
+        raise UsageError(
+            f"--checkpoint takes 'best', 'last' or a step, not {checkpoint!r}", hint=f"available steps: {_shown_steps(store, run)}"
+        )
+    if checkpoint == "best":
+        found = _checkpoints(store, run)
+        step = _best_step(store, run, found) if found else None
+    else:
+        wanted = reversed(_steps(store, run.run_id)) if checkpoint == "last" else [int(checkpoint)]
+        found = dict(islice(_complete(store, run, wanted), 1))
+        step = next(iter(found), None)
+    if step is None:
+        if checkpoint in ("best", "last") or (complete := _shown_steps(store, run)) == "none yet":
+            raise NotFoundError(f"{run.run_id} has no checkpoint yet")
+        raise NotFoundError(f"{run.run_id} has no checkpoint of step {checkpoint}", hint=f"available steps: {complete}")
     return f"{run.run_id}/{layout.CHECKPOINTS}/{layout.step_folder(step)}", found[step]
 
 
@@ -127,7 +137,7 @@ def _check_maker(store: Store, run: RunView, maker: int | None, note: Callable[[
         note(f"{run.run_id} has not succeeded (attempt {run.attempt}: {run.state_text}); its model was made by attempt {maker}")
     elif maker != run.attempt:
         made = f"the model of {run.run_id} was made by attempt {maker}"
-        if maker > run.attempt or not Branch(run.attempt + 1, ancestor_in(store, run.run_id)).holds(maker, 0):
+        if maker > run.attempt or not _branch(store, run).holds(maker, 0):
             raise ConflictError(
                 f"{made}, but attempt {run.attempt} succeeded and did not continue from that one",
                 hint=f"fetch the last checkpoint instead: cloud-train fetch-model {run.run_id} --checkpoint last",
@@ -135,20 +145,43 @@ def _check_maker(store: Store, run: RunView, maker: int | None, note: Callable[[
         note(f"{made}; attempt {run.attempt} continued from it, succeeded and made none")
 
 
+def _branch(store: Store, run: RunView) -> Branch:
+    """The checkpoints that count for the run's newest attempt: its own, and those that it continued from."""
+    return Branch(run.attempt + 1, ancestor_in(store, run.run_id))
+
+
 def _best_step(store: Store, run: RunView, found: Mapping[int, Manifest]) -> int:
     ranking = read_record(store, run.run_id).program.ranking
     return max(found, key=lambda step: ranking.quality(found[step].metrics, step))
 
 
-def _checkpoints(store: Store, run_id: str) -> dict[int, Manifest]:
-    """The manifest of each complete checkpoint, in the order of the steps."""
-    found = {}
-    for name in store.folders(f"{run_id}/{layout.CHECKPOINTS}/"):
-        step = layout.step_of(name)
-        if step is not None and name == layout.step_folder(step):
-            with suppress(ObjectMissingError, CorruptError):
-                found[step] = manifest_at(store, f"{run_id}/{layout.CHECKPOINTS}/{name}")
-    return dict(sorted(found.items()))
+def _checkpoints(store: Store, run: RunView) -> dict[int, Manifest]:
+    """The manifest of each complete checkpoint, in the order of the steps: one request for each."""
+    return dict(_complete(store, run, _steps(store, run.run_id)))
+
+
+def _complete(store: Store, run: RunView, steps: Iterable[int]) -> Iterator[tuple[int, Manifest]]:
+    """Those of the ``steps`` that have a complete checkpoint, each with its manifest, read as they are needed.
+
+    What an overtaken attempt made after that is left out.
+    """
+    branch = _branch(store, run)
+    for step in steps:
+        with suppress(ObjectMissingError, CorruptError):
+            manifest = manifest_at(store, f"{run.run_id}/{layout.CHECKPOINTS}/{layout.step_folder(step)}")
+            if branch.holds(manifest.attempt, step):
+                yield step, manifest
+
+
+def _steps(store: Store, run_id: str) -> list[int]:
+    """The steps of all checkpoint folders, complete or not, in order."""
+    names = {name: layout.step_of(name) for name in store.folders(f"{run_id}/{layout.CHECKPOINTS}/")}
+    return sorted(step for name, step in names.items() if step is not None and name == layout.step_folder(step))
+
+
+def _shown_steps(store: Store, run: RunView) -> str:
+    """The steps of the complete checkpoints, for a message."""
+    return ", ".join(str(step) for step in _checkpoints(store, run)) or "none yet"
 
 
 def manifest_at(store: Store, prefix: str) -> Manifest:

@@ -17,7 +17,7 @@ from cloud_train.orchestrator.results import fetch_model
 from cloud_train.orchestrator.syncing import sync
 from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
-from cloud_train.run.manifest import verify, write_manifest
+from cloud_train.run.manifest import Manifest, verify, write_manifest
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
@@ -98,7 +98,6 @@ def test_a_model_that_an_overtaken_attempt_published_late_is_refused(home: Home,
     assert not (tmp_path / "out").exists()
     with pytest.raises(ConflictError, match="made by attempt 1"):
         results.model_folder(home, run.run_id)
-    assert fetch_model(home, run.run_id, tmp_path / "out", "last").step == 30
 
 
 def test_a_model_that_the_succeeded_attempt_took_over_is_fetched_and_its_attempt_is_named(home: Home, run: RunView, tmp_path: Path) -> None:
@@ -124,6 +123,33 @@ def test_the_model_of_a_run_that_has_not_succeeded_is_fetched_and_its_attempt_is
     notes: list[str] = []
     fetch_model(home, run.run_id, tmp_path / "out", note=notes.append)
     assert notes == [f"{run.run_id} has not succeeded (attempt 1: interrupted); its model was made by attempt 1"]
+
+
+def test_checkpoints_that_an_overtaken_attempt_made_after_that_are_not_offered(home: Home, run: RunView, tmp_path: Path) -> None:
+    succeeded_by_second(home, run, origin=1, resumed_step=10)
+    assert fetch_model(home, run.run_id, tmp_path / "out", "last").step == 10
+    assert fetch_model(home, run.run_id, tmp_path / "best", "best").step == 10
+    with pytest.raises(NotFoundError) as raised:
+        fetch_model(home, run.run_id, tmp_path / "other", "20")
+    assert raised.value.hint == "available steps: 10"
+
+
+def test_the_last_checkpoint_is_found_without_reading_the_manifests_of_the_others(
+    home: Home, run: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    manifest_at = results.manifest_at
+
+    def counted(store: Store, prefix: str) -> Manifest:
+        read.append(prefix)
+        return manifest_at(store, prefix)
+
+    monkeypatch.setattr(results, "manifest_at", counted)
+    assert fetch_model(home, run.run_id, tmp_path / "out", "last").step == 30
+    assert [prefix.rpartition("/")[2] for prefix in read] == ["step-00000030"]
+    read.clear()
+    (run_folder(run) / "checkpoints" / "step-00000030" / "manifest.json").write_text("{")
+    assert fetch_model(home, run.run_id, tmp_path / "next", "last").step == 20
 
 
 def test_a_missing_checkpoint_is_an_error_that_lists_the_existing_ones(home: Home, run: RunView, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import pytest
 
 from cloud_train.providers.azure.provider import AzureMlProvider
 from cloud_train.providers.base import Request
-from cloud_train.providers.cloud.request import description
 from cloud_train.providers.cloud.machines import machines
+from cloud_train.providers.cloud.request import description
 from tests.clouds import azure_descriptions, azure_swagger
 from tests.providers.azure_plans import SETTINGS, plan_of
 
@@ -101,6 +101,10 @@ def test_the_values_of_secrets_are_nowhere_in_a_request(azure: AzureMlProvider, 
         ({}, {"resources": {"cpus": 500}}, "resources: no known azure machine is large enough"),
         ({}, {"secrets": ["TOKEN"]}, "azure.vault: not set; the job has secrets"),
         ({"vault": "my-vault"}, {}, "azure.vault: 'my-vault' is not the URL of a Key Vault"),
+        ({"max_runtime": "22 d"}, {}, "azure.max_runtime: 22 days, 0:00:00 exceeds the 21 days that Azure ML allows; lower it"),
+        ({}, {"limits": {"duration": "8 d"}, "resources": {"spot": True}}, "the 7 days that Azure ML allows on low-priority machines"),
+        ({"compute": "low"}, {"limits": {"duration": "8 d"}, "resources": {"spot": True}}, "exceeds the 7 days"),
+        ({}, {"limits": {"duration": "11 d"}, "retry": {"attempts": 2}}, "exceeds the 21 days"),
         ({"tags": {"long": "x" * 1001}}, {}, "azure.tags.long: too long; a name may have 100 characters, a value 1,000"),
         ({"tags": {f"tag-{number}": "" for number in range(48)}}, {}, "azure.tags: 51 tags"),
     ],

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import ProviderError
 from cloud_train.job import cloud_names as forms
+from cloud_train.providers.azure import rules
 from cloud_train.providers.base import Request
 from cloud_train.providers.cloud.request import (
     ATTEMPT,
@@ -45,9 +46,6 @@ _FORMS = {
 }
 """Settings in a request → their required form."""
 _OF_ADDRESSES = {"location": forms.AZURE_LOCATION, "endpoint": forms.SERVICE_URL, "history_endpoint": forms.SERVICE_URL}
-_MOST_TAGS = 50
-_LONGEST_TAG = (100, 1000)
-"""Maximum length of a tag's name and value, in characters (https://learn.microsoft.com/azure/machine-learning/how-to-manage-quotas)."""
 
 
 def request_of(plan: "Plan") -> Request:
@@ -62,6 +60,7 @@ def request_of(plan: "Plan") -> Request:
         "run_id": plan.run_id,
         "attempt": plan.attempt,
         "store": plan.store,
+        "spot": plan.job.resources.spot,
         "settings": {name: settings[name] for name in (*_NEEDED, *_FORMS) if name in settings},
         **({"refused": without} if without else {}),
         "workspace": workspace,
@@ -91,7 +90,7 @@ def secret_of(settings: Mapping[str, Any], job: str) -> str | None:
 
 def problems_of(request: Request) -> Iterator[str]:
     """The problems for which Azure would refuse the request, each with the field and the rule. Azure is not contacted."""
-    settings, body = request["settings"], request["job"]["body"]
+    settings = request["settings"]
     for name in _NEEDED:
         if name not in settings:
             yield f"azure.{name}: not set; set it in the config file (docs/clouds/azure.md shows how to create one)"
@@ -99,13 +98,9 @@ def problems_of(request: Request) -> Iterator[str]:
     if request["workspace"]["history"] is not None and not forms.has_form(forms.SERVICE_URL, request["workspace"]["history"]):
         yield f"azure.location: {request['workspace']['history']!r} is not a valid run history URL; correct it or azure.history_endpoint"
     yield from _contradictions(request)
-    yield from (f"environment.{problem}" for problem in shape_problems(request["environment"]["body"], "azure", "EnvironmentVersion"))
-    yield from (f"job.{problem}" for problem in shape_problems(body, "azure", "JobBase"))
     if not _ID.fullmatch(request["job"]["id"]):
         yield f"job id: {request['job']['id']!r} is invalid; use 1 to 254 letters, digits, '_' and '-', starting with a letter or digit"
-    yield from _tag_problems(body.get("properties", {}).get("tags", {}))
-    if "${{" in body.get("properties", {}).get("command", ""):
-        yield "job.properties.command: '${{' begins an Azure ML expression; no name or URL may contain it"
+    yield from _body_problems(request)
 
 
 def form_problems(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -137,12 +132,19 @@ def _contradictions(request: Request) -> Iterator[str]:
         yield "azure.vault: not set; the job has secrets, which reach its machines through a Key Vault"
 
 
-def _tag_problems(tags: Mapping[str, str]) -> Iterator[str]:
-    if len(tags) > _MOST_TAGS:
-        yield f"azure.tags: {len(tags)} tags, including cloud-train's own; at most {_MOST_TAGS} are allowed"
-    for name, value in tags.items():
-        if len(name) > _LONGEST_TAG[0] or len(str(value)) > _LONGEST_TAG[1]:
-            yield f"azure.tags.{name[:40]}: too long; a name may have {_LONGEST_TAG[0]} characters, a value {_LONGEST_TAG[1]:,}"
+def _body_problems(request: Request) -> Iterator[str]:
+    """What is wrong with the shape of both bodies; only where it is right, what else Azure ML would refuse."""
+    environment, job = request["environment"]["body"], request["job"]["body"]
+    shape = [
+        *(f"environment.{problem}" for problem in shape_problems(environment, "azure", "EnvironmentVersion")),
+        *(f"job.{problem}" for problem in shape_problems(job, "azure", "JobBase")),
+    ]
+    yield from shape
+    if shape:
+        return
+    if "repository" in request["settings"]:  # otherwise there is no image
+        yield from rules.environment_problems(environment["properties"])
+    yield from rules.job_problems(job["properties"], is_spot=request["spot"], has_machine="refused" not in request)
 
 
 def _job(plan: "Plan", environment: str, secret: str | None, machine: "Machine | None") -> dict[str, Any]:

@@ -7,6 +7,7 @@ Requests are validated against the clouds' own published descriptions of them, J
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib.resources import files
@@ -39,6 +40,7 @@ ENVIRONMENT = {"HOME": "/tmp", "USER": "cloud-train", "CLOUD_TRAIN_HOME": _HOME}
 _DAY = "1 d"
 _MARGIN_SECONDS = 900
 """Time for an attempt to download data and the newest checkpoint, and to upload the last one."""
+_END = re.compile(r"(?<!\\)\$")
 _SHOWN_CHARACTERS = 80
 _SHOWN_NAMES = 3
 
@@ -102,8 +104,18 @@ def description(cloud: str) -> dict[str, Any]:
 @lru_cache(maxsize=8)
 def _validator(cloud: str, definition: str) -> "Validator":
     from jsonschema import Draft202012Validator  # takes 0.1 s, and only requests need it
+    from jsonschema.validators import extend
 
-    return Draft202012Validator({"$ref": f"#/$defs/{definition}", "$defs": description(cloud)["$defs"]})
+    whole = extend(Draft202012Validator, {"pattern": _pattern})
+    return whole({"$ref": f"#/$defs/{definition}", "$defs": description(cloud)["$defs"]})
+
+
+def _pattern(_validator: "Validator", pattern: str, value: object, _schema: object) -> Iterator["ValidationError"]:
+    """The keyword ``pattern`` as JSON Schema means it: '$' is the end of the text, and not, as in Python, also before a last line break."""
+    from jsonschema import ValidationError
+
+    if isinstance(value, str) and re.search(_END.sub(r"\\Z", pattern), value) is None:
+        yield ValidationError(f"{value!r} does not match {pattern!r}")
 
 
 def _rule(error: "ValidationError") -> str:
