@@ -96,6 +96,9 @@ def test_variables_of_the_job_are_left_to_the_worker(provider: SageMakerProvider
         ({"region": None, "repository": "ghcr.io/me/jobs"}, {}, "aws.region: not set, and aws.repository does not imply one"),
         ({"region": "ireland"}, {}, "aws.region: 'ireland' is not a region"),
         ({"machine": "ml.g5.xlrge"}, {}, "aws.machine: ResourceConfig.InstanceType: .*; did you mean ml.g5.xlarge"),
+        ({"machine": "ml.m5.large"}, {"resources": {"accelerator": "A10G"}}, "aws.machine: ml.m5.large: it has no accelerator"),
+        ({"machine": "ml.p6e-gb200.36xlarge"}, {}, "aws.machine: ml.p6e-gb200.36xlarge has Arm processors"),
+        ({}, {"resources": {"accelerator": "Trainium"}}, "resources.accelerator: Trainium is not supported"),
         ({}, {"resources": {"accelerator": "A10"}}, "resources.accelerator: aws has no known machine with A10; .* did you mean A100?"),
         ({}, {"resources": {"memory": "20TB"}}, "resources: no known aws machine is large enough; the largest is ml"),
         ({"volume": "1B", "kms_key": "a b"}, {}, 'aws.kms_key: ResourceConfig.VolumeKmsKeyId: "a b" does not match'),
@@ -162,6 +165,16 @@ def test_a_spot_job_that_waits_for_less_than_it_runs_is_refused(provider: SageMa
 
 def test_the_description_is_that_of_botocore() -> None:
     assert json.loads(FILE.read_text()) == requests_description()
+
+
+def test_a_plan_says_first_what_would_be_paid_for_nothing(provider: SageMakerProvider) -> None:
+    larger = plan_of({"machine": "ml.p4d.24xlarge"}, resources={"accelerator": "A100:1"})
+    assert list(provider.remarks(larger)) == ["ml.p4d.24xlarge: 8 × A100; you asked for 1"]
+    assert provider.check(provider.render(larger)) == []
+    (said,) = provider.remarks(plan_of(resources={"spot": True}))
+    assert said.startswith("resources.spot without a retry: if the machine is reclaimed, SageMaker starts and bills another one")
+    assert list(provider.remarks(plan_of(resources={"spot": True}, retry={"attempts": 2}))) == []
+    assert list(provider.remarks(plan_of(resources={"spot": True}, retry={"attempts": 2, "on": ["infrastructure"]}))) != []
 
 
 def test_every_machine_of_the_table_is_one_of_sagemakers() -> None:

@@ -173,14 +173,24 @@ def _image(plan: "Plan") -> dict[str, str]:
 
 def _machine(plan: "Plan") -> tuple[str | None, list[str]]:
     """The machine, and the reasons if none fits."""
-    from cloud_train.providers.cloud.machines import NoMachineError, choose  # imports pydantic, which only plans need
+    from cloud_train.providers.cloud.machines import NoMachineError, choose, mismatches  # imports pydantic, which only plans need
 
     if named := plan.provider_settings.get("machine"):
-        return str(named), []
+        return str(named), [*mismatches("aws", str(named), plan.job.resources), *_foreign_machine(plan, str(named))]
     try:
         return choose("aws", plan.job.resources).name, []
     except NoMachineError as error:
         return None, [str(error)]
+
+
+def _foreign_machine(plan: "Plan", name: str) -> Iterator[str]:
+    """Why nothing of ours runs on a machine whose processors or accelerators are of another kind."""
+    from cloud_train.networks.base import ScriptModel
+
+    if name.startswith("ml.p6e-"):
+        yield f"aws.machine: {name} has Arm processors, and images for SageMaker are {_PLATFORM}"
+    elif name.startswith("ml.trn") and not isinstance(plan.job.model, ScriptModel):
+        yield f"aws.machine: {name} has AWS Trainium, which the built-in trainers cannot use; use a machine with NVIDIA's GPUs"
 
 
 def _resources(plan: "Plan", machine: str | None) -> dict[str, Any]:
