@@ -24,6 +24,7 @@ from cloud_train.orchestrator.findings import (
     WriteStatus,
 )
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.ledgers import Visit, open_ledger, read_ledger
 from cloud_train.orchestrator.listing import each_of
 from cloud_train.orchestrator.polling import Observer
 from cloud_train.orchestrator.run_directory import newest_status
@@ -41,8 +42,8 @@ from cloud_train.storage.base import ObjectChangedError, ObjectExistsError, Obje
 
 def update_run(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None) -> RunView:
     """The current state of one run, after ``reconcile``; ``note`` is told if the ledger cannot record it. Raises NotFoundError."""
-    with Ledger(home.ledger_path, unwritable=note) as ledger:
-        return reconcile(home, ledger, run_id)
+    with looking_at(home, run_id, record=True, note=note) as (_, look_at_it):
+        return look_at_it(None)
 
 
 def update_runs(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> list[RunView]:
@@ -56,7 +57,7 @@ def update_each(home: Home, limit: int | None = None, note: Callable[[str], None
     def update(home: Home, _: LedgerReader, run_id: str, observer: Observer | None) -> RunView:
         return reconcile(home, ledger, run_id, observer)
 
-    with Ledger(home.ledger_path, unwritable=note) as ledger:
+    with open_ledger(home, note) as ledger:
         yield from each_of(home, ledger, update, limit, note)
 
 
@@ -88,13 +89,13 @@ def looking_at(
 ) -> Iterator[tuple[LedgerReader, Callable[[Observer | None], RunView]]]:
     """The open ledger, and a function that returns the run's current state: with ``reconcile`` if ``record``, otherwise only reading.
 
-    ``note`` is told if the ledger cannot record the findings.
+    On a visit, it only reads. ``note`` is told if the ledger cannot record the findings.
     """
-    if not record:
-        with LedgerReader(home.ledger_path) as reader:
+    if not record or isinstance(home, Visit):
+        with read_ledger(home) as reader:
             yield reader, lambda observer: read(home, reader, run_id, observer)
         return
-    with Ledger(home.ledger_path, unwritable=note) as ledger:
+    with open_ledger(home, note) as ledger:
         yield ledger, lambda observer: reconcile(home, ledger, run_id, observer)
 
 

@@ -115,15 +115,25 @@ def entry_or_none(row: tuple[Any, ...], damaged: list[str]) -> Entry | None:
 
 
 def is_whole(run: dict[str, Any], attempts: list[dict[str, Any]], records: list[dict[str, Any]]) -> bool:
-    """Whether a run has attempts, and all its values can be read."""
+    """Whether a run has attempts, its newest one is with the run's provider, and all values can be read."""
     try:
         for attempt in attempts:
-            _entry(tuple({"token": "", "elapsed": None, **run, **attempt}[name] for name in (*_OF_RUN, "number", *_OF_ATTEMPT)))
+            values = {"settings": None, "token": "", "elapsed": None, **run, **attempt}
+            _entry(tuple(values[name] for name in (*_OF_RUN, "number", *_OF_ATTEMPT)))
         for record in records:
             RecordKind(record["kind"])
+        return bool(attempts) and max(attempts, key=lambda attempt: attempt["number"])["provider"] == run["provider"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return False
-    return bool(attempts)
+
+
+def with_readable_handle(attempt: dict[str, Any]) -> dict[str, Any]:
+    """The attempt's row; a handle that is not one of any provider is replaced by an empty one, which says that it has to be found again."""
+    try:
+        is_readable = attempt["reference"] is None or isinstance(json.loads(attempt["reference"]), dict)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        is_readable = False
+    return attempt if is_readable else {**attempt, "reference": "{}"}
 
 
 def _check_types(values: Mapping[str, Any]) -> None:

@@ -53,7 +53,7 @@ class AzureErrors:
         ``status`` is 0 without a response. If no token could be obtained, ``code`` is the name of the error class.
         """
         if code in _NO_TOKEN:
-            return _NO_TOKEN[code](message, hint=LOGIN_HINT)
+            return _NO_TOKEN[code](message, hint=self._credentials.hint)
         if status == 0:
             return self._of_connection(message)
         if code == "ContainerNotFound":

@@ -97,9 +97,9 @@ def metrics_line(latest: "dict[str, float | None]") -> str:
     return " · ".join(f"{clean(name)} {words.number(latest[name])}" for name in names)
 
 
-def next_steps(run: "RunView", has_metrics: bool = False) -> list[tuple[str, str]]:
-    """Useful commands for a run in this state, each with its purpose."""
-    name = shlex.quote(run.run_id)  # users copy these lines into their shell
+def next_steps(run: "RunView", has_metrics: bool = False, name: str | None = None) -> list[tuple[str, str]]:
+    """Useful commands for a run in this state, each with its purpose. ``name`` is how to name the run, by default by its id."""
+    name = shlex.quote(name or run.run_id)  # users copy these lines into their shell
     if run.state is State.SUCCEEDED and has_metrics:
         return [(f"cloud-train fetch-model {name}", "copy the model here"), (f"cloud-train metrics {name} --plot", "see how it learned")]
     if run.state is State.SUCCEEDED:

@@ -24,7 +24,8 @@ from cloud_train.providers.cloud.errors import (
     with_field,
 )
 from cloud_train.retry import RetryPolicy, retry_after_seconds
-from cloud_train.storage.azure_account import IDENTITIES, quiet_sdk
+from cloud_train.storage.azure_account import quiet_sdk
+from cloud_train.storage.azure_identity import IDENTITIES
 from cloud_train.storage.trusted_hosts import AZURE, AZURE_VAULT, check
 
 if TYPE_CHECKING:
