@@ -187,9 +187,10 @@ def _move_aside(path: Path) -> Path:
 def _stores(rows: Salvage) -> Iterator[str]:
     """The stores that the readable records name, as far as they are stores."""
     for url in dict.fromkeys(row["store"] for row in rows.runs):
-        with suppress(CloudTrainError, AttributeError):
-            check_url(url)
-            yield url
+        with suppress(CloudTrainError):
+            if isinstance(url, str):
+                check_url(url)
+                yield url
 
 
 def _adopt_own(home: Home, url: str, note: Callable[[str], None]) -> tuple[list[str], int]:

@@ -189,7 +189,7 @@ def has_log(path: Path) -> bool:
     """Whether SQLite's write-ahead log holds anything."""
     try:
         return path.with_name(f"{path.name}-wal").stat().st_size > 0
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
