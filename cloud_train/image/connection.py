@@ -1,5 +1,6 @@
 """Requests to one registry: authentication, retries, and error messages."""
 
+import ssl
 from io import IOBase
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
@@ -126,12 +127,13 @@ class Connection:
             response = self._session.request(method, url, **{"timeout": _TIMEOUT_SECONDS, **options, **unlimited})
         except AddressRefusedError as error:
             raise self.addresses.refusal(error.message) from None
-        except requests.exceptions.SSLError as error:
-            raise RegistryError(
-                f"the certificate of the registry {self.host} is not trusted on this machine",
-                hint="set REQUESTS_CA_BUNDLE to a file with the certificates to trust",
-            ) from error
         except requests.RequestException as error:
+            # A connection that breaks while something is sent is an SSLError too.
+            if isinstance(_innermost(error), ssl.SSLCertVerificationError):
+                raise RegistryError(
+                    f"the certificate of the registry {self.host} is not trusted on this machine",
+                    hint="set REQUESTS_CA_BUNDLE to a file with the certificates to trust",
+                ) from error
             # The error's own text includes the URL, which may contain a signature.
             raise BrokenConnectionError(
                 f"the registry {self.host} cannot be reached, or closed the connection: {_reason(error)}",
@@ -167,10 +169,15 @@ def _words(response: Answer) -> str:
     return f" ({text[:300]})" if text else ""
 
 
-def _reason(error: BaseException) -> str:
+def _innermost(error: BaseException) -> BaseException:
     """The innermost cause, which is the informative one."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    error = _innermost(error)
     return f"{type(error).__name__}: {getattr(error, 'strerror', None) or type(error).__doc__ or ''}".split("\n")[0].rstrip(": ")
 
 

@@ -1,8 +1,8 @@
 """One repository of a registry, over its HTTP API (https://github.com/opencontainers/distribution-spec/blob/main/spec.md).
 
-No maintained Python library carries it. oras (0.2.43) reads a whole blob into memory, and python-dxf (12.1.1) retries nothing. Both send a
-login to whatever token server a registry names, and a token to whatever host it names for an upload. Neither mounts, writes Docker's format
-and renews a login. So cloud-train has its own client, based on ``requests``.
+No maintained Python library can carry it. oras (0.2.43) and python-dxf (12.1.1) both send the registry's token to any host that an answer
+names for an upload, and a login to any token server that a registry names. oras also reads whole blobs into memory and writes OCI's format
+alone, and python-dxf retries nothing. So cloud-train has its own client, based on ``requests``.
 """
 
 import hashlib

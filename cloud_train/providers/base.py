@@ -186,6 +186,14 @@ class ManyObserved(Protocol):
 
 
 @runtime_checkable
+class Remarking(Protocol):
+    """A provider that comments on a plan before it is submitted. Optional."""
+
+    def remarks(self, plan: "Plan") -> Iterator[str]:
+        """What the user should know before paying, such as a machine that is larger than what the job asks for. Pure."""
+
+
+@runtime_checkable
 class RegistryLogin(Protocol):
     """A provider with a registry whose login is not in Docker's config file. Optional."""
 

@@ -128,6 +128,21 @@ def test_the_model_of_a_script_is_sealed_when_it_ends_well(launched: Launched) -
     assert verify(launched.directory / "model").step is None
 
 
+def test_a_manifest_of_an_earlier_attempt_is_replaced_if_the_model_is_another_one_by_now(launched: Launched) -> None:
+    launched.shell('echo "of attempt $CLOUD_TRAIN_ATTEMPT" > "$CLOUD_TRAIN_MODEL/weights"')
+    launched.run()
+    launched.run(attempt=2)  # as after a worker that was lost between the seal and its end
+    assert (launched.directory / "model" / "weights").read_text() == "of attempt 2\n"
+    assert verify(launched.directory / "model").attempt == 2
+
+
+def test_a_manifest_of_an_earlier_attempt_stays_if_the_model_is_the_same(launched: Launched) -> None:
+    launched.shell('[ "$CLOUD_TRAIN_ATTEMPT" = 2 ] || echo weights > "$CLOUD_TRAIN_MODEL/weights"')
+    launched.run()
+    launched.run(attempt=2)
+    assert verify(launched.directory / "model").attempt == 1
+
+
 def test_the_model_of_a_script_that_fails_is_not_sealed(launched: Launched) -> None:
     launched.shell('echo weights > "$CLOUD_TRAIN_MODEL/weights"; exit 1')
     launched.run()

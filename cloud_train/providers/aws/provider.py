@@ -45,6 +45,15 @@ class SageMakerProvider(CloudProvider[Aws]):
         """Problems according to SageMaker's API model and documentation. AWS is not contacted."""
         return list(problems_of(request))
 
+    def remarks(self, plan: "Plan") -> Iterator[str]:
+        """Accelerators that are not used, and a machine that SageMaker would start for nothing."""
+        yield from super().remarks(plan)
+        if plan.job.resources.spot and not plan.program.retries(Cause.PREEMPTED, 1):
+            yield (
+                "resources.spot without a retry: if the machine is reclaimed, SageMaker starts and bills another one, where the worker ends"
+                " at once; set retry.attempts to 2 or more, and the run continues there from its newest checkpoint"
+            )
+
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
         """Store the secrets in AWS Secrets Manager, if any, and create the training job; a failed launch leaves neither behind."""
         return super().launch(with_secret(request) if secrets else {**request, "secret": None}, secrets)

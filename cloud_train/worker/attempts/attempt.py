@@ -270,7 +270,7 @@ class Attempt:
         return ending.of_stop(why, self._at.record.program, exit_code, killed, self._at.workspace.failure)
 
     def _with_sealed_model(self, end: Ending) -> Ending:
-        if not sealing.model_needs_seal(self._at.workspace.model):
+        if not sealing.model_needs_seal(self._at.workspace.model, self._number):
             return end
         went_well, text = self._watch.do(partial(sealing.seal_model, self._at.workspace.model, self._number))
         if not went_well and self._is_superseded():

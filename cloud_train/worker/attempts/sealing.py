@@ -109,11 +109,11 @@ def seal_checkpoints(checkpoints: Path, names: set[str], keep: int, note: Note, 
     return ""
 
 
-def model_needs_seal(model: Path) -> bool:
-    """Whether the model has files but no manifest, or is a link, which sealing then refuses."""
+def model_needs_seal(model: Path, attempt: int) -> bool:
+    """Whether the model has files but no manifest, or one that may be of an earlier attempt, or is a link, which sealing then refuses."""
     try:
         with beneath.held(model.parent, (model.name,)) as directory:
-            return not beneath.mode_of(MANIFEST, directory) and not is_empty(model)
+            return (attempt > 1 or not beneath.mode_of(MANIFEST, directory)) and not is_empty(model)
     except IrregularError:
         return True
     except OSError:
@@ -121,11 +121,37 @@ def model_needs_seal(model: Path) -> bool:
 
 
 def seal_model(model: Path, attempt: int | None = None) -> str:
-    """Write the final model's manifest; raises StoreError, SupersededError if a newer attempt has begun."""
+    """Write the final model's manifest, unless it has one that is valid; raises StoreError, SupersededError if a newer attempt has begun.
+
+    One of an earlier attempt, which was lost before it could end, is replaced if the files are other ones by now.
+    """
     from cloud_train.run.manifest import write_manifest
 
-    write_manifest(model, step=None, root=model.parent, attempt=attempt)
+    if not _has_manifest(model, attempt):
+        write_manifest(model, step=None, root=model.parent, attempt=attempt)
     return ""
+
+
+def _has_manifest(model: Path, attempt: int | None) -> bool:
+    """Whether the program of this attempt wrote the manifest, or an earlier one did and all files are still the same."""
+    from cloud_train.run.manifest import read_manifest, verify
+
+    try:
+        with beneath.held(model.parent, (model.name,)) as directory:
+            if not beneath.mode_of(MANIFEST, directory):
+                return False
+    except OSError:  # writing one names the reason
+        return False
+    try:
+        if read_manifest(model, model.parent).attempt in (None, attempt):
+            return True
+    except CorruptError:  # the program's own, which is its own matter
+        return True
+    try:
+        verify(model, model.parent)
+    except CorruptError:
+        return False
+    return True
 
 
 def _put_aside(name: str, directory: int, note: Note) -> None:
