@@ -140,7 +140,7 @@ class LedgerReader:
 
 
 def _damaged(run_id: str) -> DamagedRecordError:
-    return DamagedRecordError(f"the ledger's record of {run_id} is damaged", hint=ledger_file.REPAIR)
+    return DamagedRecordError(f"the ledger's record of {run_id} is damaged", hint=ledger_file.DAMAGED)
 
 
 def _escaped(text: str) -> str:
