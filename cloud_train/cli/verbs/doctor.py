@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,9 @@ _MARKS = {"ok": "✔", "warning": "!", "error": "✘"}
 
 
 def doctor(
+    job: Annotated[
+        Path | None, typer.Argument(metavar="[JOB.yaml]", help="Also check whether this job can run, and its quota.", show_default=False)
+    ] = None,
     store: Annotated[
         list[str] | None,
         typer.Option(metavar="URL", help="A store to test: a folder, or s3://…, gs://…, az://…. Repeatable.", show_default=False),
@@ -35,6 +39,9 @@ def doctor(
 
     With --config, everything named in a config file is checked at its provider: credentials, role, bucket, registry, quota.
 
+    With a job file, its store and its provider are checked: whether the job would be refused, and whether the quota allows its machines,
+    on demand or spot, times its nodes.
+
     With --repair, a damaged ledger is moved aside and replaced by a new one. Intact records are kept, also those that only a ledger has
     that was moved aside earlier; this machine's other runs are looked up in the stores that the old ledger still mentions, in
     ~/.cloud-train/runs, and in each --store.
@@ -46,11 +53,12 @@ def doctor(
       cloud-train doctor --json
       cloud-train doctor --store s3://my-bucket/runs
       cloud-train doctor --config aws
+      cloud-train doctor job.yaml --config aws
       cloud-train doctor --repair --store s3://my-bucket/runs
     """
     if repair:
         return _repair(store or [], as_json)
-    findings = open_client(as_json).examine(store or (), config=config)
+    findings = open_client(as_json).examine(store or (), config=config, job=job)
     healthy = all(finding.status != "error" for finding in findings)
     if as_json:
         say_json({"healthy": healthy, "findings": [asdict(finding) for finding in findings]})

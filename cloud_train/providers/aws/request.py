@@ -27,6 +27,8 @@ _PLATFORM = "linux/amd64"
 _MOST_GRACE_SECONDS = 110
 """SageMaker sends SIGKILL 120 seconds after SIGTERM; within that time, the worker also has to upload the last checkpoint."""
 _VOLUME = "30GB"
+SECRETS = "cloud-train/"
+"""Begins the names of the jobs' secrets."""
 _NO_ROLE = f"{DEFINITION}: RoleArn is missing"
 """A problem that is reported in other words, with its setting."""
 _ECR = re.compile(r"([0-9]{12})\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.(?:amazonaws\.com(?:\.cn)?|amazonaws\.eu)")
@@ -54,7 +56,7 @@ _SETTINGS = {
 
 def secret_name(job: str) -> str:
     """The name of the secret in AWS Secrets Manager with the job's secrets."""
-    return f"cloud-train/{job}"
+    return f"{SECRETS}{job}"
 
 
 def registry_of(repository: str) -> tuple[str, str] | None:
