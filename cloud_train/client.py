@@ -189,9 +189,11 @@ class Client:
         """Trust a config file that came with a job, as it is now; returns everything that it sets, by name."""
         return orchestrator.configs.trust_file(self._home, Path(config_file))
 
-    def examine(self, stores: Sequence[str] = (), *, config: str | None = None, trust: bool = False) -> "list[Finding]":
+    def examine(
+        self, stores: Sequence[str] = (), *, config: str | None = None, job: AnyPath | None = None, trust: bool = False
+    ) -> "list[Finding]":
         """Check what is installed and what is missing, and how to fix it, as ``cloud-train doctor`` does."""
-        return orchestrator.doctor.examine(self._home, stores, config, ask=self._accepting(trust))
+        return orchestrator.doctor.examine(self._home, stores, config, job=Path(job) if job else None, ask=self._accepting(trust))
 
     def repair_ledger(self, stores: Sequence[str] = ()) -> "Repair":
         """Repair a damaged ledger, as ``cloud-train doctor --repair`` does; lost runs are also looked up in ``stores``."""

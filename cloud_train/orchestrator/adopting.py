@@ -117,7 +117,7 @@ def has_directory(store_url: str, run_id: str) -> bool:
     """Whether the run has a directory in this store; also if the store cannot be reached."""
     try:
         store_at(store_url).stat(f"{run_id}/{layout.RUN}")
-    except (ObjectMissingError, UsageError, ValueError):  # the last two for what is not a store's URL
+    except (ObjectMissingError, UsageError):  # the latter for what is not the URL of a store
         return False
     except StoreError:
         return True

@@ -222,3 +222,11 @@ class Diagnosed(Protocol):
 
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
         """Check that everything in the settings exists and may be used, one finding at a time. Errors are findings; nothing is started."""
+
+
+@runtime_checkable
+class JobDiagnosed(Protocol):
+    """A provider that checks for ``cloud-train doctor JOB`` whether a job's machines may be used. Optional."""
+
+    def diagnose_job(self, plan: "Plan") -> Iterator[Diagnosis]:
+        """Check the quota for the very machine of the plan, spot or not, times its nodes. Errors are findings; nothing is started."""

@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from cloud_train import private
@@ -64,10 +65,12 @@ _MOST_VERSIONS = 1000
 """No version of cloud-train will have a schema's version above this: such a number is damage."""
 FILES = ("-wal", "-shm", "")
 """What SQLite appends to the ledger's name."""
+text_of = partial(str, encoding="utf-8", errors="replace")
+"""A text in the database; a damaged one too, which sqlite3 would refuse together with all rows that follow."""
 _BUSY_SECONDS = 30.0
 _BRIEFLY_BUSY_SECONDS = 5.0
 REPAIR = "restore it with: cloud-train doctor --repair"
-_DAMAGED = f"{REPAIR}; until then, name a run by the URL of its run directory"
+DAMAGED = f"{REPAIR}; until then, name runs by the URLs of their run directories"
 _NOT_WRITABLE = "check that its folder is writable and the disk is not full, or set CLOUD_TRAIN_HOME to another folder"
 
 
@@ -135,7 +138,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error, UnicodeError) as error:
-        raise StoreError(f"cannot use the ledger {path}: {error}", hint=_DAMAGED if is_damage(error) else _NOT_WRITABLE) from error
+        raise StoreError(f"cannot use the ledger {path}: {error}", hint=DAMAGED if is_damage(error) else _NOT_WRITABLE) from error
 
 
 def is_damage(error: Exception) -> bool:
@@ -186,7 +189,7 @@ def has_log(path: Path) -> bool:
     """Whether SQLite's write-ahead log holds anything."""
     try:
         return path.with_name(f"{path.name}-wal").stat().st_size > 0
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
@@ -201,11 +204,6 @@ def in_memory(source: sqlite3.Connection | None, *, writable: bool = False) -> s
         _migrate(connection)
     connection.execute(f"PRAGMA {'foreign_keys' if writable else 'query_only'} = ON")
     return connection
-
-
-def text_of(data: bytes) -> str:
-    """A text in the database; a damaged one too, which sqlite3 would refuse together with all rows that follow."""
-    return data.decode(errors="replace")
 
 
 def checked_version(connection: sqlite3.Connection, path: Path) -> int:

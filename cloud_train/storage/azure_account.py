@@ -6,8 +6,9 @@
 4. ``azure.identity.DefaultAzureCredential``: environment, workload or managed identity, ``az login``, and so on.
 5. Otherwise requests are not signed, which works only for public containers.
 
-``AZURE_STORAGE_ENDPOINT`` overrides ``https://ACCOUNT.blob.core.windows.net``. Keys, signatures and tokens never appear in a message or a
-``repr``.
+``AZURE_STORAGE_ENDPOINT`` overrides ``https://ACCOUNT.blob.core.windows.net``. In a sovereign cloud the domain is another one: that of the
+sign-in which ``AZURE_AUTHORITY_HOST`` names, a variable that all of Azure's SDKs read. Keys, signatures and tokens never appear in a
+message or a ``repr``.
 """
 
 import base64
@@ -48,6 +49,13 @@ _UNREACHED = re.compile(
 """azure-identity's messages for an identity that could not be reached, or that is too busy."""
 _MOST_REFUSALS = 4
 """After so many refusals in a row, an identity that never gave a token is taken to have none to give: that takes seconds, not minutes."""
+_DOMAINS = {
+    "login.microsoftonline.us": "core.usgovcloudapi.net",
+    "login.chinacloudapi.cn": "core.chinacloudapi.cn",
+    "login.partner.microsoftonline.cn": "core.chinacloudapi.cn",
+}
+"""Host of a sovereign cloud's sign-in → the domain of its storage (``azure/ai/ml/_azure_environments.py`` in azure-sdk-for-python)."""
+_PUBLIC_DOMAIN = "core.windows.net"
 _SCOPE = "https://storage.azure.com/.default"
 _NAME = re.compile(r"[a-z0-9]{3,24}")
 _DEVELOPMENT = {
@@ -96,9 +104,16 @@ def account_from(name: str, environment: Mapping[str, str]) -> AzureAccount:
     for variable in ACCOUNTS:
         if source and environment.get(variable, name) != name:
             raise _other_account(name, environment[variable], variable)
-    endpoint = _endpoint(name, environment.get(ENDPOINT) or f"https://{name}.blob.core.windows.net")
+    endpoint = _endpoint(name, environment.get(ENDPOINT) or f"https://{name}.blob.{domain(environment)}")
     platform = any(environment.get(variable) for variable in ENDPOINTS)
     return AzureAccount(name, endpoint, _checked(key, key_from), None if key else sas or None, source, identity, platform)
+
+
+def domain(environment: Mapping[str, str]) -> str:
+    """The domain of storage accounts in the cloud that this process signs in to."""
+    authority = environment.get("AZURE_AUTHORITY_HOST", "")
+    host = urlsplit(authority if "://" in authority else f"https://{authority}").hostname or ""
+    return _DOMAINS.get(host, _PUBLIC_DOMAIN)
 
 
 def quiet_sdk() -> None:
@@ -160,7 +175,7 @@ def _checked(key: str | None, source: str) -> str | None:
 def _other_account(name: str, other: str, source: str) -> StoreError:
     return StoreError(
         f"the URL has the storage account {name!r}, but {source} is for {other!r}",
-        hint=f"use az://{other}/…, or set {source} to a value for {name!r}",
+        hint=f"use az://{other}/…, or set {source} to a value for {name!r}; if {name!r} is a container, write az://{other}/{name}/…",
     )
 
 

@@ -82,7 +82,10 @@ class AzureErrors:
             return None
         return StoreError(
             f"the storage account {self._account.name!r} does not exist: unknown host {host}",
-            hint="check the account's name; list yours with: az storage account list",
+            hint=(
+                "check the account's name; list yours with: az storage account list. A store URL is az://ACCOUNT/CONTAINER/…, the account"
+                " first; in a sovereign cloud, set AZURE_AUTHORITY_HOST"
+            ),
         )
 
     def _of_refusal(self, status: int, code: str) -> StoreError | None:

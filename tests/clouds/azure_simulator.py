@@ -92,6 +92,9 @@ class AzureSimulator:
         self.keys = Keys()
         self.denied: set[str] = set()
         """Actions that whoever asks is not allowed: those are answered with status 403."""
+        self.managers = {ARM}
+        """The resource managers whose tokens count: that of the public cloud."""
+        self.workspace_properties: dict[str, Any] = {}
         self.vm_priority = "Dedicated"
         """That of the cluster."""
         self.cores = 100
@@ -224,11 +227,11 @@ class AzureSimulator:
         arm = request.path.startswith("/subscriptions/")
         if arm and "/Microsoft.Authorization/" not in request.path and request.query.get("api-version") != API_VERSION:
             return error_answer(400, "InvalidApiVersionParameter", f"The api-version {request.query.get('api-version')!r} is invalid.")
-        audience = ARM if arm or request.path.startswith("/history/") else VAULT if request.path.startswith("/secrets") else None
-        if audience is not None:
-            token = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if audience_of(token) != audience:
-                return error_answer(401, "InvalidAuthenticationToken", f"The access token is not for {audience}.")
+        vault = {VAULT} if request.path.startswith("/secrets") else set[str]()
+        audiences = self.managers if arm or request.path.startswith("/history/") else vault
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if audiences and audience_of(token) not in audiences:
+            return error_answer(401, "InvalidAuthenticationToken", f"The access token is not for {', '.join(sorted(audiences))}.")
         action = _ACTIONS.get(operation, "")
         if action in self.denied:
             who = f"The client 'me@example.org' with object id '{uuid.UUID(int=1)}'"
@@ -248,7 +251,16 @@ class AzureSimulator:
     # The workspace.
 
     def _get_workspace(self, _request: Request) -> Answer:
-        return Answer.json({"id": PATH, "name": WORKSPACE, "type": _ML, "location": LOCATION, "identity": _identity(), "properties": {}})
+        return Answer.json(
+            {
+                "id": PATH,
+                "name": WORKSPACE,
+                "type": _ML,
+                "location": LOCATION,
+                "identity": _identity(),
+                "properties": self.workspace_properties,
+            }
+        )
 
     def _get_compute(self, _request: Request, name: str) -> Answer:
         if name != CLUSTER:

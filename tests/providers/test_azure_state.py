@@ -123,7 +123,7 @@ def test_an_image_that_may_not_be_pulled_names_the_role_that_is_missing() -> Non
     "words",
     [
         "FailedPullingImage: Unable to pull docker image r.azurecr.io/x: unauthorized: authentication required",
-        "Failed to pull Docker image r.azurecr.io/x. This error may occur because the compute could not authenticate with the Docker registry",
+        "Failed to pull Docker image r.io/x. This error may occur because the compute could not authenticate with the Docker registry",
         "AcrRefreshTokenRetrievalError: Unable to retrieve ACR refresh token using Compute Identity 1",
     ],
 )

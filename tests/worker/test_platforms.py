@@ -6,8 +6,6 @@ import pytest
 
 from cloud_train.errors import UsageError
 from cloud_train.run.platform_rules import NodeVariables
-from cloud_train.run.record import Program
-from cloud_train.run.states import Cause
 from cloud_train.worker.nodes import NodeContext
 from cloud_train.worker.platforms import platform_of
 

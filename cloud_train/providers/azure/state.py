@@ -35,7 +35,11 @@ _PULL_FIX = (
 )
 _WORDS: tuple[tuple[str, Cause, str], ...] = (
     (r"PreemptionError|got pre-?empted|\bevicted\b|node was pre-?empted", Cause.PREEMPTED, "resume the run, or set retry.attempts"),
-    (r"no space left|disk.{0,20} full|DiskFullError", Cause.FAILED, "the machine's disk is full: choose an azure.machine with a larger one"),
+    (
+        r"no space left|disk.{0,20} full|DiskFullError",
+        Cause.FAILED,
+        "the machine's disk is full: choose an azure.machine with a larger one",
+    ),
     (r"AcrRefreshTokenRetrievalError|could not authenticate with the Docker registry|unauthorized: auth", Cause.REJECTED, _PULL_FIX),
     (r"pull access denied|denied: requested access", Cause.REJECTED, _PULL_FIX),
     (
