@@ -17,7 +17,10 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.run_directory import read_record
 from cloud_train.orchestrator.state import read_run
 from cloud_train.run import documents, layout
+from cloud_train.run.checkpoints import check_branch, places_in_store
+from cloud_train.run.fencing import ancestor_in
 from cloud_train.run.manifest import LARGEST, Manifest, parse_manifest, write_manifest
+from cloud_train.run.succession import Branch
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import ObjectMissingError, Store
 from cloud_train.storage.transfer.downloading import Download, download
@@ -85,8 +88,8 @@ def _chosen(store: Store, run: RunView, checkpoint: str | None) -> tuple[str, Ma
             return prefix, manifest_at(store, prefix)
         hint = f"fetch the last checkpoint with: cloud-train fetch-model {run.run_id} --checkpoint last"
         state = f"attempt {run.attempt}: {run.state_text}"
-        raise NotFoundError(f"{run.run_id} has no final model ({state})", hint=hint if _checkpoints(store, run.run_id) else None)
-    found = _checkpoints(store, run.run_id)
+        raise NotFoundError(f"{run.run_id} has no final model ({state})", hint=hint if _checkpoints(store, run) else None)
+    found = _checkpoints(store, run)
     steps = ", ".join(str(step) for step in found) or "none yet"
     if checkpoint not in ("best", "last") and not checkpoint.isdecimal():
         raise UsageError(f"--checkpoint takes 'best', 'last' or a step, not {checkpoint!r}", hint=f"available steps: {steps}")
@@ -95,22 +98,25 @@ def _chosen(store: Store, run: RunView, checkpoint: str | None) -> tuple[str, Ma
     step = _best_step(store, run, found) if checkpoint == "best" else max(found) if checkpoint == "last" else int(checkpoint)
     if step not in found:
         raise NotFoundError(f"{run.run_id} has no checkpoint of step {checkpoint}", hint=f"available steps: {steps}")
-    return f"{run.run_id}/{layout.CHECKPOINTS}/{layout.step_folder(step)}", found[step]
+    return found[step]
 
 
-def _best_step(store: Store, run: RunView, found: Mapping[int, Manifest]) -> int:
+def _best_step(store: Store, run: RunView, found: Mapping[int, tuple[str, Manifest]]) -> int:
     ranking = read_record(store, run.run_id).program.ranking
-    return max(found, key=lambda step: ranking.quality(found[step].metrics, step))
+    return max(found, key=lambda step: ranking.quality(found[step][1].metrics, step))
 
 
-def _checkpoints(store: Store, run_id: str) -> dict[int, Manifest]:
-    """The manifest of each complete checkpoint, in the order of the steps."""
-    found = {}
-    for name in store.folders(f"{run_id}/{layout.CHECKPOINTS}/"):
-        step = layout.step_of(name)
-        if step is not None and name == layout.step_folder(step):
+def _checkpoints(store: Store, run: RunView) -> dict[int, tuple[str, Manifest]]:
+    """The key and the manifest of each complete checkpoint that the next attempt would continue, in the order of the steps."""
+    found: dict[int, tuple[str, Manifest]] = {}
+    branch = Branch(run.attempt + 1, ancestor_in(store, run.run_id))
+    for step, attempt, name in places_in_store(store, run.run_id):
+        if name == layout.step_folder(step) and step not in found:
+            prefix = f"{run.run_id}/{layout.checkpoints(attempt)}/{name}"
             with suppress(ObjectMissingError, CorruptError):
-                found[step] = manifest_at(store, f"{run_id}/{layout.CHECKPOINTS}/{name}")
+                manifest = manifest_at(store, prefix)
+                check_branch(branch, manifest, attempt)
+                found[step] = prefix, manifest
     return dict(sorted(found.items()))
 
 
