@@ -11,8 +11,8 @@ DEMO ?= demo
 JOBS ?= 3
 
 # The modules of `run` that the worker uses. Like the worker and two modules of `job`, they must work on Python 3.10, in users' own images.
-WORKERS_RUN := cached checkpoints documents fencing layout manifest platform_rules python_path ranking record shard_exchange states succession
-IN_CONTAINERS := cloud_train/beneath.py cloud_train/folder_lock.py cloud_train/errors.py cloud_train/exit_status.py cloud_train/spec/secret_names.py cloud_train/spec/trainer_variables.py cloud_train/data/json_stream.py cloud_train/data/downloads.py cloud_train/data/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
+WORKERS_RUN := cached checkpoints documents fencing layout manifest platform_rules ranking record shard_exchange states succession
+IN_CONTAINERS := cloud_train/beneath.py cloud_train/environment.py cloud_train/errors.py cloud_train/exit_status.py cloud_train/locks.py cloud_train/private.py cloud_train/spec/secret_names.py cloud_train/data/json_stream.py cloud_train/data/downloads.py cloud_train/data/shards.py cloud_train/retry.py cloud_train/worker cloud_train/storage $(patsubst %,cloud_train/run/%.py,$(WORKERS_RUN))
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

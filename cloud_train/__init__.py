@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cloud_train.orchestrator.adopting import Listed, Unreadable
     from cloud_train.orchestrator.consent import NotTrustedError, Question
     from cloud_train.orchestrator.following import LogLine, Progress, StateChange
+    from cloud_train.orchestrator.resuming import Waiting
     from cloud_train.run.metrics import MetricPoint
     from cloud_train.run.plan import Plan
     from cloud_train.run.states import Cause, State
@@ -62,6 +63,7 @@ __all__ = [
     "StoreError",
     "Unreadable",
     "UsageError",
+    "Waiting",
     "__version__",
     "load_model",
 ]
@@ -85,6 +87,7 @@ _HOMES = {
     "State": "run.states",
     "StateChange": "orchestrator.following",
     "Unreadable": "orchestrator.adopting",
+    "Waiting": "orchestrator.resuming",
     "load_model": "training.loading",
 }
 """The module, below this package, that each public name is imported from."""

@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from cloud_train.orchestrator.consent import Question
     from cloud_train.orchestrator.doctor import Finding
     from cloud_train.orchestrator.following import Event, Progress
+    from cloud_train.orchestrator.home import Home
     from cloud_train.orchestrator.packing import Packed
     from cloud_train.orchestrator.repairing import Repair
     from cloud_train.orchestrator.results import FetchedModel
+    from cloud_train.orchestrator.resuming import Waiting
     from cloud_train.orchestrator.syncing import SyncResult
     from cloud_train.providers.base import Request
     from cloud_train.run.metrics import MetricPoint
@@ -126,9 +128,20 @@ class Client:
         look = orchestrator.reconcile.update_each if record else orchestrator.listing.read_runs
         return (Run(self, view.run_id, view) for view in look(self._home, limit, self._note))
 
-    def run(self, run_id: str | None = None) -> "Run":
-        """The run whose id begins or ends with ``run_id``; by default the newest run. Raises NotFoundError, also if several match."""
-        return Run(self, orchestrator.listing.select(self._home, run_id))
+    def run(self, run_id: str | None = None, *, config: str | None = None, trust: bool = False) -> "Run":
+        """The run whose id begins or ends with ``run_id``; by default the newest run. Raises NotFoundError, also if several match.
+
+        ``run_id`` may also be the URL or the path of a run directory. If the ledger does not have that run, or cannot be read, the run is
+        used without recording anything on this machine, and only ``cancel`` changes anything; its provider is asked with the settings in
+        ``config``, which is only for this. ``resume`` adopts the run first.
+        """
+        if run_id is None or "/" not in run_id:
+            if config is not None:
+                raise UsageError("a config file is only used for a run directory's URL", hint="omit it: the run's own settings are used")
+            return Run(self, orchestrator.listing.select(self._home, run_id))
+        configs = orchestrator.configs.Configs(self._home, self._accepting(trust))
+        home, found = orchestrator.visiting.visit(self._home, run_id, config, configs, self._note)
+        return Run(self, found, home=home, url=None if home is self._home else run_id)
 
     def runs_in(self, store: str) -> "Listed":
         """The runs in the store with this URL, from any machine, and the run directories that cannot be read."""
@@ -195,9 +208,13 @@ class Client:
 class Run:
     """One run. Created by ``Client``; objects with the same id are equal."""
 
-    def __init__(self, client: Client, run_id: str, view: "RunView | None" = None) -> None:
-        self._client, self._home, self._view = client, client._home, view
+    def __init__(
+        self, client: Client, run_id: str, view: "RunView | None" = None, *, home: "Home | None" = None, url: str | None = None
+    ) -> None:
+        self._client, self._home, self._view = client, home or client._home, view
         self.id = run_id
+        self.url = url
+        """The URL or path of its run directory, if it was named by that and the ledger does not have it; otherwise None."""
 
     def __repr__(self) -> str:
         return f"<Run {self.id}{f': {self._view.state_text}' if self._view else ''}>"
@@ -285,10 +302,11 @@ class Run:
     ) -> "FetchedModel":
         """Copy the model, verified, into ``folder`` (``./<run id>-model`` by default); ``checkpoint`` is ``best``, ``last`` or a step.
 
-        Raises NotFoundError if there is no such model, ConflictError if the folder has other content.
+        Raises NotFoundError if there is no such model, ConflictError if the folder has other content or an overtaken attempt made the
+        model.
         """
         chosen = None if checkpoint is None else str(checkpoint)
-        return orchestrator.results.fetch_model(self._home, self.id, _path(folder), chosen, report)
+        return orchestrator.results.fetch_model(self._home, self.id, _path(folder), chosen, report, note=self._client._note)
 
     def sync(self, folder: AnyPath | None = None, *, report: Report | None = None) -> "SyncResult":
         """Copy the run directory into ``folder`` (``./<run id>`` by default); unchanged files are not copied again."""
@@ -302,18 +320,23 @@ class Run:
         config: str | None = None,
         data: str | None = None,
         trust: "bool | Ask" = False,
+        on_wait: "Callable[[Waiting], None] | None" = None,
     ) -> "Run":
         """Start the next attempt, from the newest valid checkpoint; returns this run.
 
         With ``provider``, ``store``, ``config`` or ``data`` the run continues there. ``trust`` accepts a run from another machine: True, or
-        a function like ``ask``. Raises ConflictError while the run is active and if it has succeeded.
+        a function like ``ask``. An attempt that was started from another machine, and may be alive, is given 45 seconds for a heartbeat;
+        ``on_wait`` is called when that wait begins, or else ``note``. Raises ConflictError while the run is active and if it has succeeded.
         """
         elsewhere = None
         if provider or store or config or data:
             elsewhere = orchestrator.resuming.Elsewhere(provider, store, config, data)
         ask = trust if callable(trust) else self._client._accepting(trust)
+        if self.url is not None:  # an attempt costs money, so it has to be recorded
+            self._client.adopt(self.url)
+            self._home, self.url = self._client._home, None
         self._view = orchestrator.resuming.resume(
-            self._home, self.id, self._client._note, elsewhere=elsewhere, ask=ask, ask_of_configs=self._client._ask
+            self._home, self.id, self._client._note, elsewhere=elsewhere, ask=ask, ask_of_configs=self._client._ask, on_wait=on_wait
         )
         return self
 
@@ -339,9 +362,10 @@ class Run:
         if bool(images) == bool(texts):
             raise UsageError("give either images or texts")
         chosen = None if checkpoint is None else str(checkpoint)
+        note = self._client._note
         if images:
-            return orchestrator.prediction.predict_images(self._home, self.id, [Path(image) for image in images], chosen, invert)
-        return orchestrator.prediction.predict_lines(self._home, self.id, texts, chosen)
+            return orchestrator.prediction.predict_images(self._home, self.id, [Path(image) for image in images], chosen, invert, note=note)
+        return orchestrator.prediction.predict_lines(self._home, self.id, texts, chosen, note=note)
 
     def continue_text(
         self,
@@ -356,7 +380,15 @@ class Run:
         """The prompt's continuation: ``length`` characters, sampled at ``temperature`` from the ``top_k`` most likely ones."""
         chosen = None if checkpoint is None else str(checkpoint)
         return orchestrator.prediction.continue_text(
-            self._home, self.id, prompt, length=length, temperature=temperature, top_k=top_k, seed=seed, checkpoint=chosen
+            self._home,
+            self.id,
+            prompt,
+            length=length,
+            temperature=temperature,
+            top_k=top_k,
+            seed=seed,
+            checkpoint=chosen,
+            note=self._client._note,
         )
 
 

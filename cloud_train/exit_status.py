@@ -27,6 +27,9 @@ INFRASTRUCTURE = 15
 REJECTED = 16
 UNKNOWN = 17
 
+WORKSPACE = 18
+"""Of a worker only: it can write to no folder of its machine."""
+
 INTERRUPTED = 128 + 2
 """Ctrl-C: SIGINT."""
 KILLED = 128 + 9

@@ -150,6 +150,8 @@ class Service:
                 raise RequestError(503, "backendError", f"Bytes from {session.received} on are missing.")
             session.parts[len(session.parts)] = request.body[skip:]
             session.received += len(request.body[skip:])
+        if "x-goog-hash" in request.headers:
+            session.metadata |= _sent_hashes(request)  # the emulator compares them with the whole object
         if sent[3] == "*" or session.received < int(sent[3]):
             return Answer(308, {"Range": f"bytes=0-{session.received - 1}"} if session.received else {})
         return _resource(self._finish(session))
@@ -284,11 +286,13 @@ def _multipart_body(request: Request) -> tuple[Resource, bytes]:
 def _user_metadata(request: Request) -> Resource:
     prefix = "x-goog-meta-"
     own = {name.removeprefix(prefix): value for name, value in request.headers.items() if name.startswith(prefix)}
-    sent_hashes = dict(part.strip().split("=", 1) for part in request.headers.get("x-goog-hash", "").split(",") if part)
+    return {"metadata": own, "contentType": request.headers.get("content-type", "application/octet-stream")} | _sent_hashes(request)
+
+
+def _sent_hashes(request: Request) -> Resource:
+    sent = dict(part.strip().split("=", 1) for part in request.headers.get("x-goog-hash", "").split(",") if part)
     names = {"crc32c": "crc32c", "md5": "md5Hash"}
-    return {"metadata": own, "contentType": request.headers.get("content-type", "application/octet-stream")} | {
-        names[kind]: value for kind, value in sent_hashes.items() if kind in names
-    }
+    return {names[kind]: value for kind, value in sent.items() if kind in names}
 
 
 def _headers(resource: Resource) -> dict[str, str]:

@@ -58,6 +58,7 @@ PUBLIC = [
     "StoreError",
     "Unreadable",
     "UsageError",
+    "Waiting",
     "__version__",
     "load_model",
 ]

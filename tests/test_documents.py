@@ -104,7 +104,7 @@ def test_every_exit_status_is_one_of_the_table() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CloudTrainError)]
     used = {kind.exit_code for kind in kinds} | {cause.exit_code for cause in Cause}
     processes = {exit_status.INTERRUPTED, exit_status.KILLED, exit_status.OUTPUT_CLOSED, exit_status.TERMINATED}
-    assert set(table.values()) == used | processes
+    assert set(table.values()) == used | processes | {exit_status.WORKSPACE}
     doubled = [name for name, value in table.items() if list(table.values()).count(value) > 1]
     assert doubled == ["JOB", "TAKEN"], "a worker reads no job file"
 

@@ -75,9 +75,9 @@ def test_help_loads_no_other_room(tmp_path: Path) -> None:
     loaded = modules_of_command(tmp_path, "--help")
     assert {name.split(".")[1] for name in loaded if name.startswith("cloud_train.")} <= {
         "cli",
+        "environment",
         "errors",
         "exit_status",
-        "inherited",
         "version",
     }
 
@@ -106,9 +106,10 @@ def test_the_api_for_user_programs_loads_only_the_standard_library_and_the_rooms
     assert foreign - {name.partition(".")[0] for name in loaded_modules(tmp_path, "pass")} == set()
     assert {name.split(".")[1] for name in loaded if name.startswith("cloud_train.")} <= {
         "beneath",
-        "folder_lock",
         "errors",
         "exit_status",
+        "locks",
+        "private",
         "run",
         "version",
         "worker",

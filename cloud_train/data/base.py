@@ -12,7 +12,7 @@ from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.paths import has_home, is_there
 from cloud_train.spec.problems import AbsentDataError, FieldError, Finding
 from cloud_train.spec.secret_names import granting_parameter
-from cloud_train.spec.section import PATTERNS, SHA256_PATTERN, Section
+from cloud_train.spec.types import PATTERNS, SHA256_PATTERN, PathText, Section
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 """The beginning of a URL, which a path does not have."""
@@ -161,3 +161,19 @@ def held_back(samples: int, validation: float, what: str) -> int:
             ("data", "validation"), f"a fraction of {validation} of {samples:,} {what} leaves none for training or none for validation"
         )
     return count
+
+
+class FilesData(DataSection):
+    """Files for a script, passed to it as ``CLOUD_TRAIN_DATA`` without being read."""
+
+    dataset: Literal["files"]
+    """Any files, for a script."""
+    path: PathText
+    """A file or a folder, relative to the job file, or a store URL (``s3://…``, ``gs://…``, ``az://…``), fetched when the run starts.
+    """
+
+    sample_kind: ClassVar[SampleKind] = "files"
+
+    def sample_rows(self, facts: DataFacts) -> list[tuple[str, str]]:
+        """No rows: only the script knows its data."""
+        return []

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from cloud_train.data.pixels import Augment, ImageSection, Normalize, benchmark_split, check_crop, check_normalize
 from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.problems import Finding
-from cloud_train.spec.section import Fraction, PathText, Sha256, Url
+from cloud_train.spec.types import Fraction, PathText, Sha256, Url
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"

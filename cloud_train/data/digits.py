@@ -9,7 +9,7 @@ from cloud_train.data.base import held_back
 from cloud_train.data.pixels import Augment, ImageSection, Normalize, check_crop, check_normalize
 from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.problems import Finding
-from cloud_train.spec.section import Fraction
+from cloud_train.spec.types import Fraction
 
 SAMPLES = 1797
 CLASSES = 10

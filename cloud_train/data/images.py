@@ -23,7 +23,7 @@ from cloud_train.errors import CorruptError
 from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.problems import FieldError, Finding
 from cloud_train.spec.problems import Path as FieldPath
-from cloud_train.spec.section import Count, Fraction, PathText, Sha256, Url
+from cloud_train.spec.types import Count, Fraction, PathText, Sha256, Url
 
 ENDINGS = (".jpg", ".jpeg", ".png")
 _NO_CLASS = "__MACOSX"

@@ -8,7 +8,7 @@ from pydantic import Field
 from cloud_train.data.pixels import Augment, ImageSection, Normalize, benchmark_split, check_crop, check_normalize
 from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.problems import Finding
-from cloud_train.spec.section import Fraction, PathText, Sha256, Url
+from cloud_train.spec.types import Fraction, PathText, Sha256, Url
 
 URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 SHA256 = {

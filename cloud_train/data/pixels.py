@@ -8,7 +8,7 @@ from pydantic import Field
 from cloud_train.data.base import DataSection, SampleKind, held_back
 from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.problems import Finding
-from cloud_train.spec.section import Section
+from cloud_train.spec.types import Section
 
 _TEST_IMAGES = 10_000
 

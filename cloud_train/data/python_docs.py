@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from cloud_train.data.base import DataSection, SampleKind
 from cloud_train.data.text import check_length, text_facts, text_rows
 from cloud_train.spec.facts import DataFacts
-from cloud_train.spec.section import Count, Fraction
+from cloud_train.spec.types import Count, Fraction
 
 
 class PythonDocsData(DataSection):

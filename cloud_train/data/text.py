@@ -9,7 +9,7 @@ from cloud_train.spec.facts import DataFacts
 from cloud_train.spec.paths import LARGEST_TEXT_BYTES, read_plain
 from cloud_train.spec.problems import FieldError, Finding
 from cloud_train.spec.problems import Path as FieldPath
-from cloud_train.spec.section import Count, Fraction, PathText, Sha256, Url
+from cloud_train.spec.types import Count, Fraction, PathText, Sha256, Url
 
 
 class TextData(DataSection):

@@ -1,7 +1,6 @@
 """Builds an image in a registry without an engine: mounts the base's blobs, uploads new layers, and writes a new manifest."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,22 +9,22 @@ from typing import Any, TypeVar
 from cloud_train.errors import CorruptError
 from cloud_train.image.answers import read_json
 from cloud_train.image.config import Base, check_platform, configuration
-from cloud_train.image.errors import ImageError
+from cloud_train.image.errors import ImageError, RegistryError
 from cloud_train.image.layers import Layer, compress, digest_of
-from cloud_train.image.pushed import Pushed
-from cloud_train.image.recipe import Built, Recipe
-from cloud_train.image.registry import (
-    DOCKER_CONFIG,
+from cloud_train.image.manifest import (
     DOCKER_INDEX,
-    DOCKER_LAYER,
     DOCKER_MANIFEST,
-    OCI_CONFIG,
     OCI_INDEX,
-    OCI_LAYER,
     OCI_MANIFEST,
     Manifest,
-    Repository,
+    in_docker_format,
+    write_manifest,
 )
+from cloud_train.image.pushed import Pushed
+from cloud_train.image.recipe import Built, Recipe
+from cloud_train.image.registry import Repository
+from cloud_train.image.registry_rules import rules_of
+from cloud_train.retry import TRANSIENT_STATUSES
 
 Value = TypeVar("Value")
 
@@ -40,6 +39,7 @@ class RegistryBase:
     """A base image in a registry."""
 
     repository: Repository
+    name: str
     manifest: Manifest
     base: Base
 
@@ -67,7 +67,7 @@ def read_base(repository: Repository, version: str, platform: str) -> RegistryBa
     if len(base.diff_ids) != len(layers):
         raise CorruptError(f"the manifest of {name} has {len(layers)} layers, but its configuration has {len(base.diff_ids)}")
     check_platform(base, name, platform)
-    return RegistryBase(repository, manifest, base)
+    return RegistryBase(repository, name, manifest, base)
 
 
 def append(
@@ -80,12 +80,18 @@ def append(
     folder: Path,
     note: Callable[[str], None],
 ) -> Built:
-    """Put ``layers`` on a base in the repository ``target``. ``before`` is its known content; ``folder`` is for temporary files."""
-    config = configuration(found.base, layers, recipe.labels)
-    tag = f"cloud-train-{digest_of(config)[7:39]}"
+    """Put ``layers`` on a base in the repository ``target``. ``before`` is its known content; ``folder`` is for temporary files.
+
+    Raises ImageError for a base that cannot be expressed in the format that the registry needs, and RegistryError.
+    """
+    converts = rules_of(target.reference.host).needs_docker_format
+    base = in_docker_format(found.layers, found.name, target.reference.host) if converts else found.layers
+    docker = converts or found.manifest.media_type == DOCKER_MANIFEST
+    config = configuration(found.base, layers, recipe.labels, starts_as_root=recipe.starts_as_root)
+    wanted = _Wanted(digest_of(config), DOCKER_MANIFEST if converts else None)
+    tag = f"cloud-train-{wanted.config[7:39]}"
     existing = target.manifest(tag)
-    # The configuration has the digests of all unpacked layers, so the tag counts only if its manifest has this configuration.
-    if existing is not None and existing.has_config(digest_of(config)):
+    if existing is not None and wanted.is_there(existing):
         return Built(f"{target.reference.repository}@{existing.digest}", 0, reused=True)
     sent_before = target.sent_bytes
     with ThreadPoolExecutor(_AT_ONCE) as threads:  # most of a request's time is latency
@@ -93,10 +99,48 @@ def append(
             _bring(missing, found.repository, target, folder, note)
         new = list(threads.map(lambda layer: before.layers.get(layer.diff_id) or _sent(layer, target, folder), layers))
     target.push_bytes(config, folder)
-    data, media_type = _manifest(found, config, new)
-    # Without a tag, the garbage collection of many registries would delete it.
-    digest = target.push_manifest(data, media_type, tag)
+    added = [{"digest": each["digest"], "size": each["size"]} for each in new]
+    data, media_type = write_manifest(config, wanted.config, [*base, *added], docker=docker)
+    try:
+        # Without a tag, the garbage collection of many registries would delete it.
+        digest = target.push_manifest(data, media_type, tag)
+    except RegistryError as error:
+        digest = _pushed_by_another(target, tag, wanted, error)
     return Built(f"{target.reference.repository}@{digest}", target.sent_bytes - sent_before, reused=False)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What makes an image the same as another: its configuration, which has the digests of all unpacked layers."""
+
+    config: str
+    """The digest of the configuration."""
+    media_type: str | None
+    """The required media type of the manifest; None if each will do."""
+
+    def is_there(self, manifest: Manifest) -> bool:
+        return self.media_type in (None, manifest.media_type) and manifest.has_config(self.config)
+
+
+def _pushed_by_another(target: Repository, tag: str, wanted: _Wanted, refusal: RegistryError) -> str:
+    """The digest of the same image, if another push was faster and the registry refuses to set its tag again.
+
+    Amazon ECR answers such a push with 400 TAG_INVALID, even for the same digest (https://github.com/aws/containers-roadmap/issues/2179),
+    Artifact Registry with 400 MANIFEST_INVALID, others with 403, 409 or 412. Raises ``refusal`` if that is not the reason, and ImageError
+    if the tag names another image.
+    """
+    if not 400 <= refusal.status < 500 or refusal.status in TRANSIENT_STATUSES:
+        raise refusal
+    existing = target.manifest(tag)
+    if existing is None:
+        raise refusal
+    if wanted.is_there(existing):
+        return existing.digest
+    place = target.reference.repository
+    raise ImageError(
+        f"the tag {tag} in {place} already names another image, {existing.digest}: {refusal.message}",
+        hint="delete this tag in the registry, or push to another repository",
+    ) from refusal
 
 
 def _missing(found: RegistryBase, target: Repository, before: Pushed, threads: ThreadPoolExecutor) -> list[dict[str, Any]]:
@@ -104,19 +148,6 @@ def _missing(found: RegistryBase, target: Repository, before: Pushed, threads: T
     unknown = [layer for layer in found.layers if layer["digest"] not in before.blobs]
     there = threads.map(lambda layer: _has(layer, found, target), unknown)
     return [layer for layer, is_there in zip(unknown, there, strict=True) if not is_there]
-
-
-def _manifest(found: RegistryBase, config: bytes, new: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
-    """The manifest with the base's layers and the ``new`` ones, in the base's format, and its media type."""
-    is_oci = found.manifest.media_type == OCI_MANIFEST
-    layer_type = OCI_LAYER if is_oci else DOCKER_LAYER
-    document = {
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST if is_oci else DOCKER_MANIFEST,
-        "config": {"mediaType": OCI_CONFIG if is_oci else DOCKER_CONFIG, "digest": digest_of(config), "size": len(config)},
-        "layers": [*found.layers, *({"mediaType": layer_type, "digest": each["digest"], "size": each["size"]} for each in new)],
-    }
-    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode(), str(document["mediaType"])
 
 
 def _sent(layer: Layer, target: Repository, folder: Path) -> dict[str, Any]:
@@ -155,12 +186,21 @@ def _typed(value: Any, kind: type[Value]) -> Value:
 
 def _pick(index: Manifest, name: str, platform: str) -> str:
     os, architecture, *variant = platform.split("/")
-    offered = [(has if isinstance(has := entry.get("platform"), dict) else {}, str(entry["digest"])) for entry in index.images]
+    images = [entry for entry in index.images if not _is_attestation(entry)]
+    offered = [(has if isinstance(has := entry.get("platform"), dict) else {}, str(entry["digest"])) for entry in images]
     for has, digest in offered:
         if (has.get("os"), has.get("architecture")) == (os, architecture) and (not variant or has.get("variant") == variant[0]):
             return digest
     names = sorted({f"{has.get('os')}/{has.get('architecture')}" for has, _ in offered if has.get("os") not in (None, "unknown")})
     raise ImageError(f"the base image {name} is for {', '.join(names) or 'no platform'}, not for {platform}", hint="use another base image")
+
+
+def _is_attestation(entry: dict[str, Any]) -> bool:
+    """Whether an entry of an index is provenance or an SBOM, which BuildKit puts beside the images
+    (https://docs.docker.com/build/metadata/attestations/attestation-storage/).
+    """
+    annotations = entry.get("annotations")
+    return isinstance(annotations, dict) and annotations.get("vnd.docker.reference.type") == "attestation-manifest"
 
 
 def _has(layer: dict[str, Any], found: RegistryBase, target: Repository) -> bool:

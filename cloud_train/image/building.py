@@ -32,7 +32,7 @@ def build_in_engine(recipe: Recipe, note: Callable[[str], None], host: str | Non
     layers = _layers(context)
     with EngineImages(host) as engine:
         found = prepare(engine, recipe, context, note)
-        config = configuration(found.base, layers, recipe.labels)
+        config = configuration(found.base, layers, recipe.labels, starts_as_root=recipe.starts_as_root)
         existing = engine.existing(digest_of(config))
         if existing:
             return Built(existing, 0, reused=not found.built)
@@ -64,7 +64,7 @@ def build_in_registry(
     context = _surveyed(recipe, note)
     layers = _layers(context)
     place, login = _destination(repository, login)
-    with Repository(place, login=login) as target, _temporary_folder() as folder:
+    with Repository(place, login=login, note=note) as target, _temporary_folder() as folder:
         base, pushed_bytes = _base_in_registry(recipe, context, target, note, host=host, login=login)
         before = Pushed() if memory is None else recall(memory, target, recipe)
         with Repository(base, login=login if base.host == place.host else None) as source:
@@ -125,13 +125,24 @@ def _push_base(
     engine: EngineImages, found: EngineBase, target: "Repository", note: Callable[[str], None], login: "Login | None"
 ) -> tuple[Reference, int | None]:
     tag = f"cloud-train-base-{found.image_id[7:39]}"
-    there = target.manifest(tag)
-    # With containerd's image store, an engine's image ids are digests of manifests.
-    if there is not None and (there.has_config(found.image_id) or found.image_id == there.digest):
+    if _has_image(target, tag, found.image_id):
         return replace(target.reference, tag=tag), None
     note(f"pushing the base image to {target.reference.repository}")
-    sent_bytes = engine.push(found.image_id, target.reference.repository, tag, login)
+    try:
+        sent_bytes = engine.push(found.image_id, target.reference.repository, tag, login)
+    except ImageError:
+        # Where tags cannot be changed, only the first of two pushes at the same time sets it.
+        if not _has_image(target, tag, found.image_id):
+            raise
+        sent_bytes = 0
     return replace(target.reference, tag=tag), sent_bytes
+
+
+def _has_image(target: "Repository", tag: str, image_id: str) -> bool:
+    """Whether the tag names the image that has this id in an engine."""
+    there = target.manifest(tag)
+    # With containerd's image store, an engine's image ids are digests of manifests.
+    return there is not None and (there.has_config(image_id) or image_id == there.digest)
 
 
 def _surveyed(recipe: Recipe, note: Callable[[str], None]) -> Context | None:

@@ -12,6 +12,7 @@ from typing import Any
 from cloud_train.docker import container_paths
 from cloud_train.image.errors import ImageError
 from cloud_train.image.layers import Layer, digest_of
+from cloud_train.run.platform_rules import RUN_AS
 
 EPOCH = "1970-01-01T00:00:00Z"
 USER = "65532:65532"
@@ -43,16 +44,20 @@ def check_platform(base: Base, name: str, platform: str) -> None:
         raise ImageError(f"the base image {name} is for {runs_on}, not for {platform}", hint=f"use a base image for {platform}")
 
 
-def configuration(base: Base, layers: Sequence[Layer], labels: Mapping[str, str]) -> bytes:
+def configuration(base: Base, layers: Sequence[Layer], labels: Mapping[str, str], *, starts_as_root: bool = False) -> bytes:
     """The configuration of ``base`` with ``layers`` on top: the same bytes for the same inputs, wherever the base was read from.
 
     The first of ``layers`` is the worker's. Engines do not report a base's exact history, so the history here has one entry per layer. The
     configuration is sent with every change, so it is kept short: an entry without a description repeats the one before.
+    With ``starts_as_root``, the worker is told which user to become.
     """
     settings = {key: base.settings[key] for key in _KEPT if base.settings.get(key)}
     if is_root(settings.get("User", "")):
         settings["User"] = USER
     settings["Env"] = _environment(settings.get("Env", []))
+    if starts_as_root:
+        settings["Env"].append(f"{RUN_AS}={settings['User']}")
+        settings["User"] = "0:0"
     diff_ids = [*base.diff_ids, *(layer.diff_id for layer in layers)]
     settings["Labels"] = {**settings.get("Labels", {}), **labels, BELOW: _chain_id(diff_ids[: len(base.diff_ids) + 1])}
     settings["WorkingDir"] = container_paths.CODE

@@ -1,5 +1,7 @@
 """Requests to one registry: authentication, retries, and error messages."""
 
+import ssl
+from io import IOBase
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
@@ -79,7 +81,10 @@ class Connection:
             response.close()
 
     def once(self, method: str, path: str, scope: str, **options: Any) -> Answer:
-        """Send a request, with the login if the registry requires one. Raises BrokenConnectionError if there is no response."""
+        """Send a request, with the login if the registry requires one. Raises BrokenConnectionError if there is no response.
+
+        The options are those of ``requests.Session.request``. A file as ``data`` is sent from its start each time.
+        """
         url = urljoin(f"{self.addresses.url}/", path)
         sent = self._authorization.header(scope) if self.addresses.is_own(url) else None
         response = self._authorized(method, url, sent, options)
@@ -96,6 +101,8 @@ class Connection:
         headers = dict(options.get("headers", {}))
         for _ in range(_MOST_REDIRECTS + 1):
             login = {"Authorization": header} if header and self.addresses.is_own(url) else {}
+            if isinstance(body := options.get("data"), IOBase):
+                body.seek(0)  # an earlier request may have read it
             response = self._plainly(method, url, **{**options, "headers": {**headers, **login}})
             target = self._redirection(method, response)
             if target is None:
@@ -117,15 +124,16 @@ class Connection:
         self.addresses.check(self.addresses.joined(url, ""))
         try:
             unlimited = {"allow_redirects": False, "stream": True}
-            response = self._session.request(method, url, timeout=_TIMEOUT_SECONDS, **{**options, **unlimited})
+            response = self._session.request(method, url, **{"timeout": _TIMEOUT_SECONDS, **options, **unlimited})
         except AddressRefusedError as error:
             raise self.addresses.refusal(error.message) from None
-        except requests.exceptions.SSLError as error:
-            raise RegistryError(
-                f"the certificate of the registry {self.host} is not trusted on this machine",
-                hint="set REQUESTS_CA_BUNDLE to a file with the certificates to trust",
-            ) from error
         except requests.RequestException as error:
+            # A connection that breaks while something is sent is an SSLError too.
+            if isinstance(_innermost(error), ssl.SSLCertVerificationError):
+                raise RegistryError(
+                    f"the certificate of the registry {self.host} is not trusted on this machine",
+                    hint="set REQUESTS_CA_BUNDLE to a file with the certificates to trust",
+                ) from error
             # The error's own text includes the URL, which may contain a signature.
             raise BrokenConnectionError(
                 f"the registry {self.host} cannot be reached, or closed the connection: {_reason(error)}",
@@ -161,10 +169,15 @@ def _words(response: Answer) -> str:
     return f" ({text[:300]})" if text else ""
 
 
-def _reason(error: BaseException) -> str:
+def _innermost(error: BaseException) -> BaseException:
     """The innermost cause, which is the informative one."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    error = _innermost(error)
     return f"{type(error).__name__}: {getattr(error, 'strerror', None) or type(error).__doc__ or ''}".split("\n")[0].rstrip(": ")
 
 

@@ -23,7 +23,7 @@ from cloud_train.image.errors import ImageError
 
 _CODE, _LIBRARY = (place.removeprefix("/") for place in (container_paths.CODE, container_paths.LIBRARY))  # tars have no leading slash
 
-_OUTSIDE = ("__main__.py", "client.py", "inherited.py", "plugins.py", "cli", "docker", "image", "orchestrator", "providers")
+_OUTSIDE = ("__main__.py", "client.py", "plugins.py", "cli", "docker", "image", "orchestrator", "providers")
 """Parts of the package that neither the worker nor a trainer imports."""
 _PIECE = 1 << 20
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no name, time 0, unknown system: RFC 1952, section 2.3

@@ -19,6 +19,8 @@ class Recipe:
     """The user's own Dockerfile, used instead of ``base``, with ``folder`` as its context."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """OCI labels, such as org.opencontainers.image.revision."""
+    starts_as_root: bool = False
+    """Whether containers start as root, and the worker then becomes the image's user: for platforms whose folders belong to root."""
     platform: str = "linux/amd64"
     """``os/architecture``, or ``os/architecture/variant``."""
 

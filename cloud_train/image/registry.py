@@ -1,108 +1,44 @@
 """One repository of a registry, over its HTTP API (https://github.com/opencontainers/distribution-spec/blob/main/spec.md).
 
-The maintained Python libraries (oras, python-dxf) send a blob in one piece or start over when the connection breaks, and retry refused
-requests. So cloud-train has its own client, based on ``requests``.
+No maintained Python library can carry it. oras (0.2.43) and python-dxf (12.1.1) both send the registry's token to any host that an answer
+names for an upload, and a login to any token server that a registry names. oras also reads whole blobs into memory and writes OCI's format
+alone, and python-dxf retries nothing. So cloud-train has its own client, based on ``requests``.
 """
 
 import hashlib
-import re
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 from urllib.parse import urlencode
 
 from cloud_train.errors import CorruptError
-from cloud_train.image.answers import Answer, read_json
+from cloud_train.image.answers import Answer
 from cloud_train.image.connection import POLICY, Connection
 from cloud_train.image.errors import BrokenConnectionError, ImageError, RegistryError
 from cloud_train.image.layers import Blob, digest_of
+from cloud_train.image.manifest import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Manifest
 from cloud_train.image.reference import Reference
+from cloud_train.image.registry_rules import rules_of
 from cloud_train.image.tokens import Login
-from cloud_train.image.uploads import Uploader, location_of
+from cloud_train.image.uploads import TOO_LARGE, Uploader, location_of
 from cloud_train.retry import RetryPolicy
 
-OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-OCI_INDEX = "application/vnd.oci.image.index.v1+json"
-OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
-OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
-DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
-DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
-DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-
 _ACCEPTED = f"{OCI_MANIFEST}, {OCI_INDEX}, {DOCKER_MANIFEST}, {DOCKER_INDEX}"
-_LARGEST_LAYERS = {".amazonaws.com": 52_000 << 20}
-"""End of a registry's host → the documented size of the largest layer that it accepts, in bytes
-(https://docs.aws.amazon.com/AmazonECR/latest/userguide/service-quotas.html).
-"""
-_TOO_LARGE = 413
-_DIGEST = re.compile(r"[a-z0-9]{1,32}(?:[.+_-][a-z0-9]{1,32}){0,4}:[A-Za-z0-9=_-]{1,256}")
-"""https://github.com/opencontainers/image-spec/blob/main/descriptor.md#digests; it becomes part of a URL."""
 _SMALLER = "keep data and checkpoints out of the image: list them in .dockerignore, and put data into a store"
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """A manifest in the registry."""
-
-    data: bytes
-    media_type: str
-    digest: str
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """The parsed manifest. Like all properties here, raises CorruptError for a malformed one."""
-        document = read_json(self.data, f"the manifest {self.digest}")
-        if not isinstance(document, dict):
-            raise CorruptError(f"the manifest {self.digest} is not a JSON object")
-        return document
-
-    @property
-    def layers(self) -> list[dict[str, Any]]:
-        """The descriptors of its layers, each with a ``digest`` and a ``size``."""
-        layers = self.document.get("layers")
-        if not isinstance(layers, list) or not all(_is_descriptor(layer) and _is_size(layer.get("size")) for layer in layers):
-            raise CorruptError(f"the manifest {self.digest} has no valid list of layers")
-        return layers
-
-    @property
-    def images(self) -> list[dict[str, Any]]:
-        """The descriptors of the images in an index, each with a ``digest``."""
-        images = self.document.get("manifests")
-        if not isinstance(images, list) or not all(_is_descriptor(image) for image in images):
-            raise CorruptError(f"the index {self.digest} has no valid list of images")
-        return images
-
-    @property
-    def config_digest(self) -> str:
-        """The digest of its configuration."""
-        config = self.document.get("config")
-        if not _is_descriptor(config):
-            raise CorruptError(f"the manifest {self.digest} has no valid configuration")
-        return str(config["digest"])
-
-    def has_config(self, digest: str) -> bool:
-        """Whether its configuration has this digest."""
-        config = self.document.get("config")
-        return isinstance(config, dict) and config.get("digest") == digest
-
-
-def _is_descriptor(value: Any) -> TypeGuard[dict[str, Any]]:
-    if not isinstance(value, dict):
-        return False
-    digest = value.get("digest")
-    return isinstance(digest, str) and _DIGEST.fullmatch(digest) is not None
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 class Repository:
     """A repository to read from and write to; thread-safe. ``sent_bytes`` counts the uploaded bytes."""
 
-    def __init__(self, reference: Reference, policy: RetryPolicy = POLICY, login: Login | None = None) -> None:
+    def __init__(
+        self,
+        reference: Reference,
+        policy: RetryPolicy = POLICY,
+        login: Login | None = None,
+        note: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """``note`` receives lines about the upload of large blobs, from several threads."""
         self.reference = reference
         self.sent_bytes = 0
         self._counting = threading.Lock()
@@ -110,6 +46,7 @@ class Repository:
         self._path = f"/v2/{reference.name}"
         self._reading = f"repository:{reference.name}:pull"
         self._writing = f"repository:{reference.name}:pull,push"
+        self._uploader = Uploader(self._connection, f"{self._path}/blobs/", self._writing, f"accept a blob for {reference.name}", note)
 
     def __enter__(self) -> "Repository":
         return self
@@ -193,21 +130,18 @@ class Repository:
 
     def push_blob(self, blob: Blob) -> None:
         """Upload a blob if it is missing. Raises ImageError if it is larger than the registry accepts."""
-        host, largest = (
-            self.reference.host,
-            next((most for end, most in _LARGEST_LAYERS.items() if self.reference.host.endswith(end)), None),
-        )
+        host, largest = self.reference.host, rules_of(self.reference.host).largest_layer
         if largest is not None and blob.size > largest:
             raise ImageError(f"a layer of the image has {blob.size:,} bytes, but {host} accepts at most {largest:,}", hint=_SMALLER)
         if not self.has_blob(blob.digest):
-            about = f"accept a blob for {self.reference.name}"
             try:
-                sent_bytes = Uploader(self._connection, f"{self._path}/blobs/", self._writing, about).send(blob)
+                sent_bytes = self._uploader.send(blob)
             except RegistryError as error:
-                if error.status != _TOO_LARGE:
+                if error.status != TOO_LARGE:
                     raise
                 words = f"a layer of the image has {blob.size:,} bytes, which is too large for {host}: {error.message}"
-                raise RegistryError(words, hint=_SMALLER, status=_TOO_LARGE) from error
+                hint = f"{_SMALLER}; {error.hint}" if error.hint else _SMALLER
+                raise RegistryError(words, hint=hint, status=TOO_LARGE) from error
             with self._counting:
                 self.sent_bytes += sent_bytes
 

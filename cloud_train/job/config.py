@@ -10,7 +10,7 @@ settings::
 An installed provider may bring a model of its section (``cloud_train.plugins``); without one, its section may hold any keys and values.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Annotated, Any
@@ -19,12 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from cloud_train.errors import NotFoundError
 from cloud_train.job.document import Document, read_document
+from cloud_train.job.overrides import apply_overrides
 from cloud_train.job.settings import AwsSettings, AzureSettings, DockerSettings, GcpSettings, LocalSettings
 from cloud_train.job.validation_errors import explain, nearest
-from cloud_train.plugins import settings_models
+from cloud_train.plugins import provider_plugins, settings_models
 from cloud_train.spec.paths import has_home
 from cloud_train.spec.problems import JobFileError, Path, Place, Problem
-from cloud_train.spec.section import NAME_PATTERN, Name
+from cloud_train.spec.types import NAME_PATTERN, Name
 
 
 class ConfigFile(BaseModel):
@@ -85,6 +86,8 @@ class Config:
     usual: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     """Provider's name → the defaults of its settings."""
     places: Mapping[Path, Place] = field(default_factory=dict)
+    document: Document = field(default_factory=lambda: Document({}), repr=False)
+    """What the file holds, for ``overridden_settings``."""
 
 
 def find_config(name: str, beside: FilePath) -> FilePath:
@@ -119,7 +122,27 @@ def own_configs() -> FilePath:
 
 def load_config(path: FilePath) -> Config:
     """Read a config file. Raises NotFoundError if it cannot be read, and JobFileError with every mistake in it."""
-    document = read_document(path, hint="pass a config's path, or its name if it is in a folder called configs")
+    return _config_of(path, read_document(path, hint="pass a config's path, or its name if it is in a folder called configs"))
+
+
+def overridden_settings(config: Config | None, overrides: Sequence[str], provider: str) -> dict[str, Any]:
+    """The settings of ``provider`` after ``overrides``, such as ``aws.machine=ml.g5.xlarge``; ``config`` is the file, if there is one.
+
+    Raises JobFileError with every mistake in the overrides.
+    """
+    if not overrides:
+        return dict(config.settings.get(provider, {})) if config else {}
+    file = config.file if config else FilePath("config")
+    document = apply_overrides(config.document if config else Document({}), overrides)
+    return dict(_config_of(file, document).settings.get(provider, {}))
+
+
+def is_provider(name: str) -> bool:
+    """Whether this is the name of a built-in or installed provider, so that a config file may have its section."""
+    return name in SECTIONS or name in provider_plugins()
+
+
+def _config_of(path: FilePath, document: Document) -> Config:
     sections = settings_models({str(name) for name in document.data} - ConfigFile.model_fields.keys())
     read = _validate(document, config_model(sections))
     folder = path.absolute().parent
@@ -134,7 +157,7 @@ def load_config(path: FilePath) -> Config:
     store = read.store
     if store is not None and "://" not in store:
         store = _absolute(store, folder)
-    return Config(path, read.provider, store, settings, usual, document.values)
+    return Config(path, read.provider, store, settings, usual, document.values, document)
 
 
 def _absolute(path: str, folder: FilePath) -> str:

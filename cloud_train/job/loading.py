@@ -8,14 +8,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from cloud_train.job.checks import Examination, examine
-from cloud_train.job.config import Config
+from cloud_train.job.config import Config, is_provider, overridden_settings
 from cloud_train.job.document import Document, read_document
 from cloud_train.job.models import JobSpec
-from cloud_train.job.overrides import apply_overrides
+from cloud_train.job.overrides import apply_overrides, section_of
 from cloud_train.job.validation_errors import explain, place_of
 from cloud_train.networks.base import ScriptModel
 from cloud_train.spec.facts import DataFacts, LayerFacts
-from cloud_train.spec.problems import Finding, JobFileError, Path, Place, Problem, dotted
+from cloud_train.spec.problems import Finding, JobFileError, Path, Place, Problem, dotted, shortened
 
 DEFAULT_EPOCHS = 5
 
@@ -33,6 +33,8 @@ class LoadedJob:
     """Dotted path of each value → ``file:line``, ``--set``, ``--provider``, ``--store`` or ``default``."""
     data: DataFacts | None
     layers: tuple[LayerFacts, ...]
+    settings: Mapping[str, Any]
+    """The settings of the job's provider: those of the config file, with what ``--set`` changed."""
     absent: Problem | None = None
     """Set if the data is not on this machine; None if it is, if it will be downloaded, or if none is needed."""
 
@@ -48,11 +50,15 @@ def load_job(
 ) -> LoadedJob:
     """Read a job file. Order of precedence: ``provider`` and ``store``, ``overrides``, the config, the file, the default.
 
+    An override whose key begins with a provider's name, such as ``aws.machine``, changes that provider's settings.
+
     Raises NotFoundError if the file cannot be read, and JobFileError with every mistake in it. Data that is not on this machine is a
     mistake, unless ``absent_data_is_fine``: then the job holds what is known without the data.
     """
     file = path.absolute()
-    document = _overridden(read_document(path), overrides, config, {"provider": provider, "store": store})
+    of_settings = [text for text in overrides if (name := section_of(text)) not in JobSpec.model_fields and is_provider(name)]
+    of_job = [text for text in overrides if text not in of_settings]
+    document = _overridden(read_document(path), of_job, config, {"provider": provider, "store": store})
     spec, problems = _validate(document)
     examined = Examination() if spec is None else examine(spec, file.parent, wrong=problems)
     absent = [examined.absent] if examined.absent else []
@@ -60,11 +66,24 @@ def load_job(
     # Only values that are valid by themselves are checked against the rest.
     found = [finding for finding in findings if not any(finding[0][:length] in problems for length in range(len(finding[0]) + 1))]
     problems |= {finding[0]: _located(finding, document) for finding in found}
-    if problems or spec is None:
-        raise JobFileError(list(problems.values()))
+    settings, misplaced = _settings(config, of_settings, spec.provider) if spec else ({}, [])
+    if problems or misplaced or spec is None:
+        raise JobFileError([*problems.values(), *misplaced])
     spec = _with_defaults(spec)
     origins = _origins(spec, document)
-    return LoadedJob(spec, file, file.parent, origins, examined.data, examined.layers, _located(absent[0], document) if absent else None)
+    missing = _located(absent[0], document) if absent else None
+    return LoadedJob(spec, file, file.parent, origins, examined.data, examined.layers, settings, missing)
+
+
+def _settings(config: Config | None, overrides: Sequence[str], provider: str) -> tuple[dict[str, Any], list[Problem]]:
+    """The provider's settings, and the mistakes in the overrides of them."""
+    elsewhere = [text for text in overrides if section_of(text) != provider]
+    expected = f"a setting of {provider!r}, or --provider {section_of(elsewhere[0])}" if elsewhere else ""
+    mistakes = [Problem(Place(f"--set {shortened(text)}"), f"has no effect: the job runs on {provider!r}", expected) for text in elsewhere]
+    try:
+        return overridden_settings(config, [text for text in overrides if text not in elsewhere], provider), mistakes
+    except JobFileError as error:
+        return {}, [*mistakes, *error.problems]
 
 
 def _located(finding: Finding, document: Document) -> Problem:

@@ -17,8 +17,7 @@ from pydantic import Field
 from cloud_train.data.registry import Data
 from cloud_train.job.training import CheckpointSpec, TrainSpec
 from cloud_train.networks.registry import Model
-from cloud_train.spec.section import Count, Name, PathText, Section, VariableName
-from cloud_train.spec.types import Accelerator, ByteSize, Duration
+from cloud_train.spec.types import Accelerator, ByteSize, Count, Duration, Name, PathText, Section, VariableName
 
 RetryableCause = Literal["failed", "out-of-memory", "preempted", "infrastructure", "timed-out"]
 
@@ -46,7 +45,13 @@ class Resources(Section):
     nodes: Count = 1
     """Number of machines."""
     processes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Training processes on each node: one per GPU. They share each step's batch and average their gradients."""
+    """Training processes on each node; if left out, one for each ``accelerator`` on a provider that supplies it, otherwise 1. They share
+    each step's batch and average their gradients.
+    """
+    machine: Annotated[str, Field(min_length=1)] | None = None
+    """Machine type, by the cloud's own name, such as ``ml.g5.xlarge``; if left out, the smallest one that satisfies the fields above.
+    ``machine`` in the cloud's settings overrides it.
+    """
     spot: bool = False
     """Use cheaper capacity that the provider may reclaim."""
 

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from cloud_train.spec.problems import Finding, Path
 from cloud_train.spec.registry import Registry
-from cloud_train.spec.section import Section, Share
+from cloud_train.spec.types import Section, Share
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]

@@ -1,4 +1,4 @@
-"""``--set key=value`` overrides one value of the job file, or a whole section.
+"""``--set key=value`` overrides one value of the job file or of a provider's settings (``aws.machine``), or a whole section.
 
 The value is read as YAML 1.2 (``3``, ``1e-3``, ``[1, 2]``), except for fields that are always strings. A relative path starts at the
 working directory, not at the job file's folder. Setting ``train.steps`` removes the file's ``train.epochs``, and vice versa; the same
@@ -18,8 +18,8 @@ from cloud_train.networks.cnn import CnnModel
 from cloud_train.spec.paths import has_home
 from cloud_train.spec.problems import JobFileError, Path, Place, Problem, dotted, shortened
 
-_PATHS = {("store",), ("data", "path")}
-_TEXTS = {("name",), ("provider",), ("model", "directory"), ("data", "url"), *_PATHS}
+_PATHS = {("store",), ("data", "path"), ("local", "python")}
+_TEXTS = {("name",), ("provider",), ("resources", "machine"), ("model", "directory"), ("data", "url"), *_PATHS}
 _INSTEAD: dict[Path, tuple[tuple[str, str], ...]] = {
     ("train", "steps"): (("train", "epochs"),),
     ("train", "epochs"): (("train", "steps"),),
@@ -29,6 +29,8 @@ _INSTEAD: dict[Path, tuple[tuple[str, str], ...]] = {
 _SHORT_FORMS: dict[Path, str] = {("train", "schedule"): "name"}
 """Sections that a file may write as one string → the field that this string sets."""
 _CHECKSUM = re.compile(r"[0-9a-f]{64}")  # one that happens to have only digits would be read as a number
+_NAMED_TEXTS = {"tags", "labels"}
+"""Fields of providers' settings that hold texts under names of the user's choice."""
 _KEY = re.compile(r"[^\s=.]+(?:\.[^\s=.]+)*")
 
 
@@ -53,6 +55,12 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
     if problems:
         raise JobFileError(problems)
     return Document(frozen(changed.data), changed.values, changed.keys)
+
+
+def section_of(override: str) -> str:
+    """The top-level key that a ``key=value`` sets; empty if it has another form."""
+    path, _ = _split(override)
+    return str(path[0]) if path else ""
 
 
 def override_text(key: str, value: object) -> str:
@@ -95,7 +103,9 @@ def _value(path: Path, text: str, name: str) -> Any:
 
 def _is_text(path: Path, text: str) -> bool:
     """Whether a value is taken literally, not as YAML."""
-    return path in _TEXTS or (path[:1] == ("env",) and len(path) > 1) or (path == ("data", "sha256") and bool(_CHECKSUM.fullmatch(text)))
+    if (path[:1] == ("env",) and len(path) > 1) or (len(path) > 2 and path[1] in _NAMED_TEXTS):
+        return True
+    return path in _TEXTS or (path == ("data", "sha256") and bool(_CHECKSUM.fullmatch(text)))
 
 
 def _apply(document: Document, path: Path, value: Any, place: Place) -> None:

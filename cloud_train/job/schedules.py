@@ -13,8 +13,7 @@ from pydantic import Field
 
 from cloud_train.spec.problems import Finding
 from cloud_train.spec.registry import Registry
-from cloud_train.spec.section import Fraction, Section
-from cloud_train.spec.types import Cadence
+from cloud_train.spec.types import Cadence, Fraction, Section
 
 _FIRST = 1 / 25
 """One-cycle: the first rate, as a fraction of the highest; torch's default ``div_factor``."""

@@ -16,8 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from cloud_train.job.config import ConfigFile, config_model
 from cloud_train.job.models import JobSpec
-from cloud_train.spec.section import Section
-from cloud_train.spec.types import Shorthand
+from cloud_train.spec.types import Section, Shorthand
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

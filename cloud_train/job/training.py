@@ -7,8 +7,7 @@ from pydantic import Field
 
 from cloud_train.job.optimizers import OPTIMIZERS, NonNegative, Optimizer, OptimizerSection, Positive
 from cloud_train.job.schedules import SCHEDULES, Schedule, ScheduleSection
-from cloud_train.spec.section import Count, Fraction, MetricName, Section, Share
-from cloud_train.spec.types import Cadence
+from cloud_train.spec.types import Cadence, Count, Fraction, MetricName, Section, Share
 
 _FAST_DEV_STEPS = 2
 

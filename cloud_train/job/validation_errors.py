@@ -16,7 +16,7 @@ from cloud_train.job.overrides import frozen
 from cloud_train.job.schedules import SCHEDULES
 from cloud_train.spec.problems import Path, Place, Problem, dotted, shortened
 from cloud_train.spec.registry import BROKEN, UNKNOWN, Registry
-from cloud_train.spec.section import PATTERNS
+from cloud_train.spec.types import PATTERNS
 
 _PATTERNS = {**PATTERNS, **EXPECTED}
 _SHALLOW = ("too_short", "string_type", "literal_error")

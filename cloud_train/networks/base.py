@@ -9,7 +9,7 @@ from pydantic import Field
 from cloud_train.data.base import DataSection, SampleKind
 from cloud_train.spec.facts import DataFacts, LayerFacts
 from cloud_train.spec.problems import Finding
-from cloud_train.spec.section import Section
+from cloud_train.spec.types import Section
 
 
 class ModelSection(Section):

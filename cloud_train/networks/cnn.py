@@ -11,7 +11,7 @@ from cloud_train.data.base import SampleKind
 from cloud_train.networks.base import ModelSection
 from cloud_train.spec.facts import DataFacts, LayerFacts
 from cloud_train.spec.problems import FieldError, Finding
-from cloud_train.spec.section import Count, Section, Share
+from cloud_train.spec.types import Count, Section, Share
 
 _SMALL_IMAGE = 64
 

@@ -9,7 +9,7 @@ from cloud_train.data.base import DataSection, SampleKind
 from cloud_train.networks.base import ModelSection
 from cloud_train.spec.facts import DataFacts, LayerFacts
 from cloud_train.spec.problems import FieldError, Finding
-from cloud_train.spec.section import Count, Share
+from cloud_train.spec.types import Count, Share
 
 _GATES = {"elman": 1, "gru": 3, "lstm": 4}
 _LARGE_BATCH_BYTES = 256 << 20

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         stopping,
         submitting,
         syncing,
+        visiting,
     )
 else:
 
@@ -63,4 +64,5 @@ __all__ = [
     "stopping",
     "submitting",
     "syncing",
+    "visiting",
 ]

@@ -18,9 +18,11 @@ from cloud_train.orchestrator.configs import Configs
 from cloud_train.orchestrator.connections import provider_at
 from cloud_train.orchestrator.consent import Ask, refuse
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.repairing import damage_of
 from cloud_train.providers.base import Diagnosed
 from cloud_train.providers.registry import known_providers
 from cloud_train.retry import RetryPolicy
+from cloud_train.run import ledger_file
 from cloud_train.run.ledger_file import REPAIR
 from cloud_train.run.ledger_reader import LedgerReader
 from cloud_train.storage.probing import probe
@@ -36,6 +38,7 @@ _TRAINING = {
     "tensorboardX": "tensorboardX",
 }
 _LITTLE_SPACE_BYTES = 1 << 30
+_PROBE_BYTES = 256 << 10
 _DEFAULT_STORE = "~/.cloud-train/runs"
 
 
@@ -100,15 +103,14 @@ def _home(home: Home) -> Finding:
 
 
 def _ledger(home: Home) -> Finding:
-    if not home.ledger_path.exists():
+    if not home.ledger_path.exists() and not ledger_file.has_log(home.ledger_path):
         return Finding("ledger", "ok", "none yet; the first submission creates it")
     try:
-        damaged: list[str] = []
+        if damage := damage_of(home):
+            return Finding("ledger", "error", f"{home.ledger_path}: {damage}", REPAIR)
+        ledger_file.check_writable(home.ledger_path)
         with LedgerReader(home.ledger_path) as ledger:
-            runs = len(ledger.newest(damaged=damaged))
-            damaged += ledger.lost_attempts()
-        if damaged:
-            return Finding("ledger", "error", f"{home.ledger_path}: the record of {damaged[0]} is damaged", REPAIR)
+            runs = ledger.count()
     except CloudTrainError as error:
         return Finding("ledger", "error", error.message, error.hint or "")
     return Finding("ledger", "ok", f"{home.ledger_path}, {runs:,} run{'' if runs == 1 else 's'}")
@@ -188,7 +190,9 @@ def _write_problem(folder: Path) -> str:
     """Why ``folder`` cannot be written to, or an empty string. If it does not exist yet, the folder above it is checked."""
     place = _existing(folder)
     try:
-        with tempfile.TemporaryFile(dir=place):
+        with tempfile.TemporaryFile(dir=place, buffering=0) as file:
+            for _ in range(_PROBE_BYTES // 4096):  # a full disk still takes an empty file
+                file.write(bytes(4096))
             return ""
     except OSError as error:
         return f"cannot write to {place}: {os.strerror(error.errno or 0).lower()}"

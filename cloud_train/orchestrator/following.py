@@ -232,6 +232,8 @@ class _Pace:
         self.epoch = point.epoch if point.epoch is not None else self.epoch
         if point.time is None or (self._marks and point.step <= self._marks[-1][1]):
             return
+        if self._marks and point.time < self._marks[-1][0]:  # the clock was set back
+            self._marks.clear()
         self._marks.append((point.time, point.step))
         while point.time - self._marks[0][0] > self._WINDOW_SECONDS and len(self._marks) > 2:
             self._marks.popleft()

@@ -89,7 +89,7 @@ def refuse_outside(spec: JobSpec, directory: Path, origins: Mapping[str, str]) -
             )
 
 
-def recipe_of(plan: Plan) -> "Recipe":
+def recipe_of(plan: Plan, *, starts_as_root: bool = False) -> "Recipe":
     """The recipe of the image for ``plan``. Raises FieldError for a file outside the job's folder that only the job file names."""
     from cloud_train.image.recipe import Recipe
 
@@ -104,6 +104,7 @@ def recipe_of(plan: Plan) -> "Recipe":
         base=base_image(plan.job, plan.provider_settings),
         requirements=_path(directory, image.requirements),
         dockerfile=_path(directory, image.dockerfile),
+        starts_as_root=starts_as_root,
         platform=str(plan.provider_settings.get("platform") or f"linux/{_ARCHITECTURES.get(os.uname().machine, os.uname().machine)}"),
         labels={"org.opencontainers.image.title": plan.job.name, "cloud-train.version": __version__, **revision},
     )
@@ -128,7 +129,7 @@ def push_image(home: Home, provider: Provider, plan: Plan, repository: str, note
     """Push the image of ``plan`` to a registry's repository, with the provider's own login if it has one."""
     settings = {**plan.provider_settings, "repository": repository}
     ask = (lambda: provider.registry_login(settings)) if isinstance(provider, RegistryLogin) else (lambda: None)
-    return build_image(plan, note, repository, home, ask)
+    return build_image(plan, note, repository, home, ask, starts_as_root=provider.capabilities.starts_as_root)
 
 
 def with_same_image(provider: Provider, plan: Plan, note: Callable[[str], None]) -> Plan:
@@ -159,16 +160,18 @@ def build_image(
     repository: str | None = None,
     home: Home | None = None,
     login: Callable[[], tuple[str, str] | None] = lambda: None,
+    *,
+    starts_as_root: bool = False,
 ) -> "Built":
     """Build the image of ``plan``, or reuse it: in the local engine, or with ``repository`` in that repository of a registry.
 
     ``home`` remembers what was pushed, so that the next push can skip it. ``login`` returns user and password for that registry, or None
-    for Docker's own login; it is called again if they expire during the push.
+    for Docker's own login; it is called again if they expire during the push. ``starts_as_root``: see ``Recipe``.
     """
     from cloud_train.image.building import build_in_engine, build_in_registry
     from cloud_train.image.errors import ImageError, RegistryError
 
-    recipe = recipe_of(plan)
+    recipe = recipe_of(plan, starts_as_root=starts_as_root)
     host = plan.provider_settings.get("host")
     memory = home.folder / "pushed" if home is not None else None
     own = _login(login) if repository else None

@@ -19,7 +19,7 @@ from cloud_train.orchestrator.connections import provider_at
 from cloud_train.orchestrator.consent import refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import ingredients, refuse_outside
-from cloud_train.providers.base import Capabilities, Provider, Request
+from cloud_train.providers.base import Capabilities, Provider, Remarking, Request
 from cloud_train.run.plan import Plan, new_run_id
 from cloud_train.run.ranking import Ranking
 from cloud_train.run.record import Program
@@ -59,15 +59,16 @@ def make_plan(
 
 
 def _plan_of(loaded: LoadedJob, place: Provider, chosen: Config | None) -> Plan:
+    loaded = _with_processes(loaded, place.capabilities)
     spec, directory = loaded.spec, loaded.directory
-    settings = chosen.settings.get(spec.provider, {}) if chosen else {}
+    settings = with_machine(loaded.settings, spec, place.capabilities, is_last_word=_is_last_word(loaded, chosen))
     url = absolute_url(spec.store, directory)
     _refuse_impossible(spec, place.name, place.capabilities, url)
     _refuse_out_of_reach(spec.data.store_url if spec.data else None, place.name, place.capabilities)
     if place.capabilities.containers:
         refuse_outside(spec, directory, loaded.origins)
     per_epoch, in_all = _steps(spec, loaded.data)
-    return Plan(
+    plan = Plan(
         run_id=new_run_id(spec.name),
         attempt=1,
         job=spec,
@@ -85,12 +86,46 @@ def _plan_of(loaded: LoadedJob, place: Provider, chosen: Config | None) -> Plan:
             *_data_notes(loaded),
             *_model_notes(loaded),
             *_notes(spec, place.name, place.capabilities),
-            *_cloud_notes(spec, place, chosen),
+            *_cloud_notes(spec, place, chosen, settings),
         ),
         image=ingredients(spec, settings) if place.capabilities.containers else None,
         host_data=_host_data(spec, directory, place),
         most_download_bytes=spec.data.most_download_bytes if spec.data and spec.data.downloads() else None,
     )
+    return with_remarks(plan, place)
+
+
+def with_remarks(plan: Plan, place: Provider) -> Plan:
+    """The plan with the provider's remarks on it."""
+    return replace(plan, remarks=tuple(place.remarks(plan))) if isinstance(place, Remarking) else plan
+
+
+def _with_processes(loaded: LoadedJob, capabilities: Capabilities) -> LoadedJob:
+    """The job with one training process for each accelerator, if it sets no number, and they can share a batch."""
+    spec, path = loaded.spec, "resources.processes"
+    wanted = spec.resources.accelerator.count if spec.resources.accelerator else 1
+    is_set = loaded.origins.get(path, "default") != "default"
+    if is_set or wanted == 1 or "accelerator" not in capabilities.enforces or isinstance(spec.model, ScriptModel):
+        return loaded
+    in_all, train = wanted * spec.resources.nodes, spec.train
+    if in_all * train.accumulate > train.batch_size or (train.carry_state and train.batch_size % in_all):
+        return loaded
+    spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"processes": wanted})})
+    return replace(loaded, spec=spec, origins={**loaded.origins, path: "one per accelerator"})
+
+
+def with_machine(settings: Mapping[str, Any], spec: JobSpec, capabilities: Capabilities, *, is_last_word: bool = False) -> dict[str, Any]:
+    """The settings with ``resources.machine``, unless they name a machine themselves; with ``is_last_word`` even then."""
+    machine = spec.resources.machine
+    if machine is None or not capabilities.machine_types or (settings.get("machine") and not is_last_word):
+        return dict(settings)
+    return {**settings, "machine": machine}
+
+
+def _is_last_word(loaded: LoadedJob, config: Config | None) -> bool:
+    """Whether ``resources.machine`` was given with ``--set``, and the setting ``machine`` only in a config file."""
+    in_file = config.settings.get(loaded.spec.provider, {}).get("machine") if config else None
+    return loaded.origins.get("resources.machine") == "--set" and loaded.settings.get("machine") == in_file
 
 
 def plan_elsewhere(
@@ -112,17 +147,20 @@ def plan_elsewhere(
         spec = spec.model_copy(update={"data": spec.data.model_copy(update={"path": path})})
     _refuse_impossible(spec, place.name, place.capabilities, url)
     _refuse_out_of_reach(spec.data.store_url if spec.data else None, place.name, place.capabilities)
-    return replace(
+    if place.name == before.provider:  # the name of a machine means nothing elsewhere
+        settings = with_machine(settings, spec, place.capabilities)
+    plan = replace(
         before,
         job=spec,
         provider=place.name,
         provider_settings=dict(settings),
         store=url,
         program=_program(spec, directory, place, settings),
-        notes=(*_notes(spec, place.name, place.capabilities), *_cloud_notes(spec, place, config)),
+        notes=(*_notes(spec, place.name, place.capabilities), *_cloud_notes(spec, place, config, settings)),
         image=ingredients(spec, settings) if place.capabilities.containers else None,
         host_data=_host_data(spec, directory, place),
     )
+    return with_remarks(plan, place)
 
 
 def _host_data(spec: JobSpec, directory: Path, place: Provider) -> str | None:
@@ -231,13 +269,17 @@ def _unknown(loaded: LoadedJob) -> str:
     return f"; {layers}samples and the length of an epoch are unknown until then"
 
 
-def _cloud_notes(spec: JobSpec, place: Provider, config: Config | None) -> Iterator[str]:
+def _cloud_notes(spec: JobSpec, place: Provider, config: Config | None, settings: Mapping[str, Any]) -> Iterator[str]:
     """Notes about the source of the settings, and about the time limit of a job that sets none."""
     if not place.capabilities.named_config:
         return
-    settings = config.settings.get(place.name, {}) if config else {}
     if config is not None:
         yield f"settings of {place.name!r}: {config.file}"
+    named, used = spec.resources.machine, settings.get("machine")
+    if named is not None and used is not None and named != used:
+        yield f"resources.machine: {named} is not used, because {place.name}.machine is {used}"
+    elif named is not None and used is None:
+        yield f"resources.machine: {named} is another provider's machine, so the machine is chosen by resources"
     if spec.limits.duration is None and place.capabilities.limits_runtime:
         limit = settings.get("max_runtime", CloudSettings.model_fields["max_runtime"].default)
         yield f"limits.duration is not set: {place.name}.max_runtime ends the job after {limit}, finished or not"
@@ -251,6 +293,8 @@ def _notes(spec: JobSpec, provider: str, capabilities: Capabilities) -> tuple[st
         value = getattr(spec.resources, name)
         if value is not None and name not in capabilities.enforces:
             notes.append(f"resources.{name}: {value} is not enforced by {provider!r}; the program can use the whole machine")
+    if spec.resources.machine is not None and not capabilities.machine_types:
+        notes.append(f"resources.machine: {provider!r} has no machine types, so {spec.resources.machine} is not used")
     if not capabilities.containers and spec.image != ImageSpec():
         notes.append(f"image: {provider!r} runs no container; the program uses what is installed on this machine")
     if spec.resources.spot and not capabilities.spot:

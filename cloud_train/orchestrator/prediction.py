@@ -9,15 +9,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cloud_train.environment import with_safe_python_path
 from cloud_train.errors import CloudTrainError, NotFoundError, UsageError
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.results import fetch_model, model_folder
-from cloud_train.run import python_path
 
 _LONGEST_TEXT_BYTES = 100_000  # Linux limits one argument of a command to 128 KiB
 
@@ -32,22 +32,33 @@ class PredictionError(CloudTrainError):
 
 
 def predict_images(
-    home: Home, run_id: str, files: Sequence[Path], checkpoint: str | None = None, invert: bool = False
+    home: Home,
+    run_id: str,
+    files: Sequence[Path],
+    checkpoint: str | None = None,
+    invert: bool = False,
+    *,
+    note: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
-    """The prediction for each image file: its class, that class's probability, and the probability of every class."""
+    """The prediction for each image file: its class, that class's probability, and the probability of every class.
+
+    ``note`` is told if the model is not the result of an attempt that succeeded, here and below.
+    """
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
         raise NotFoundError(f"no such file: {', '.join(missing)}")
     arguments = [*(["--invert"] if invert else []), "--images", *(str(file.absolute()) for file in files)]
-    with _model(home, run_id, checkpoint) as folder:
+    with _model(home, run_id, checkpoint, note) as folder:
         result = _run(folder, arguments)
     return list(result["predictions"])
 
 
-def predict_lines(home: Home, run_id: str, texts: Sequence[str], checkpoint: str | None = None) -> list[dict[str, Any]]:
+def predict_lines(
+    home: Home, run_id: str, texts: Sequence[str], checkpoint: str | None = None, *, note: Callable[[str], None] = lambda _: None
+) -> list[dict[str, Any]]:
     """The prediction for each line of text, as ``predict_images`` returns it."""
     _check_texts("the texts", texts)
-    with _model(home, run_id, checkpoint) as folder:
+    with _model(home, run_id, checkpoint, note) as folder:
         result = _run(folder, [f"--text={text}" for text in texts])
     return list(result["predictions"])
 
@@ -62,13 +73,14 @@ def continue_text(
     top_k: int | None = None,
     seed: int = 0,
     checkpoint: str | None = None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """The prompt's continuation: ``length`` characters, each sampled at ``temperature`` from the ``top_k`` likeliest ones."""
     _check_texts("the prompt", [prompt])
     arguments = [f"--prompt={prompt}", "--length", str(length), "--temperature", str(temperature), "--seed", str(seed)]
     if top_k is not None:
         arguments += ["--top-k", str(top_k)]
-    with _model(home, run_id, checkpoint) as folder:
+    with _model(home, run_id, checkpoint, note) as folder:
         return _run(folder, arguments)
 
 
@@ -79,8 +91,8 @@ def _check_texts(what: str, texts: Sequence[str]) -> None:
 
 
 @contextmanager
-def _model(home: Home, run_id: str, checkpoint: str | None) -> Iterator[Path]:
-    folder = model_folder(home, run_id, checkpoint)
+def _model(home: Home, run_id: str, checkpoint: str | None, note: Callable[[str], None]) -> Iterator[Path]:
+    folder = model_folder(home, run_id, checkpoint, note=note)
     if folder is not None:
         yield folder
         return
@@ -91,7 +103,9 @@ def _model(home: Home, run_id: str, checkpoint: str | None) -> Iterator[Path]:
 def _run(folder: Path, arguments: list[str]) -> dict[str, Any]:
     command = [sys.executable, "-m", "cloud_train.training.predict", str(folder.absolute()), *arguments]
     # Not in the current folder: `python -m` would import modules from there, such as someone else's numpy.py.
-    ended = subprocess.run(command, cwd="/", env=python_path.fixed(os.environ), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    ended = subprocess.run(
+        command, cwd="/", env=with_safe_python_path(os.environ), stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
     try:
         result = json.loads(ended.stdout)
     except ValueError as error:

@@ -11,6 +11,7 @@ from itertools import groupby
 from cloud_train.errors import NotFoundError, ProviderError, UsageError
 from cloud_train.orchestrator.connections import patiently, pause_of, provider_at, store_at
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.ledgers import read_ledger
 from cloud_train.orchestrator.polling import Poller
 from cloud_train.orchestrator.reconcile import looking_at
 from cloud_train.orchestrator.run_directory import read_record
@@ -112,7 +113,7 @@ def read_provider_logs(home: Home, run_id: str) -> list[str]:
     Empty for a provider on this machine. Raises ProviderError.
     """
     lines: list[str] = []
-    with LedgerReader(home.ledger_path) as ledger:
+    with read_ledger(home) as ledger:
         ProviderLogs(home, lines.append).tell_all(read_run(home, run_id), ledger)
     return lines
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
+from cloud_train import locks
 from cloud_train.errors import ConflictError, StoreError
 from cloud_train.orchestrator.connections import provider_at, store_at
 from cloud_train.orchestrator.findings import (
@@ -23,12 +24,13 @@ from cloud_train.orchestrator.findings import (
     WriteStatus,
 )
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.ledgers import Visit, open_ledger, read_ledger
 from cloud_train.orchestrator.listing import each_of
 from cloud_train.orchestrator.polling import Observer
 from cloud_train.orchestrator.run_directory import newest_status
 from cloud_train.orchestrator.state import end_without_worker, look, read, unknown_run
 from cloud_train.providers.base import Observation
-from cloud_train.run import layout, locks
+from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.ledger_entry import UNMANAGED, Entry
 from cloud_train.run.ledger_reader import LedgerReader
@@ -40,8 +42,8 @@ from cloud_train.storage.base import ObjectChangedError, ObjectExistsError, Obje
 
 def update_run(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None) -> RunView:
     """The current state of one run, after ``reconcile``; ``note`` is told if the ledger cannot record it. Raises NotFoundError."""
-    with Ledger(home.ledger_path, unwritable=note) as ledger:
-        return reconcile(home, ledger, run_id)
+    with looking_at(home, run_id, record=True, note=note) as (_, look_at_it):
+        return look_at_it(None)
 
 
 def update_runs(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> list[RunView]:
@@ -55,7 +57,7 @@ def update_each(home: Home, limit: int | None = None, note: Callable[[str], None
     def update(home: Home, _: LedgerReader, run_id: str, observer: Observer | None) -> RunView:
         return reconcile(home, ledger, run_id, observer)
 
-    with Ledger(home.ledger_path, unwritable=note) as ledger:
+    with open_ledger(home, note) as ledger:
         yield from each_of(home, ledger, update, limit, note)
 
 
@@ -87,13 +89,13 @@ def looking_at(
 ) -> Iterator[tuple[LedgerReader, Callable[[Observer | None], RunView]]]:
     """The open ledger, and a function that returns the run's current state: with ``reconcile`` if ``record``, otherwise only reading.
 
-    ``note`` is told if the ledger cannot record the findings.
+    On a visit, it only reads. ``note`` is told if the ledger cannot record the findings.
     """
-    if not record:
-        with LedgerReader(home.ledger_path) as reader:
+    if not record or isinstance(home, Visit):
+        with read_ledger(home) as reader:
             yield reader, lambda observer: read(home, reader, run_id, observer)
         return
-    with Ledger(home.ledger_path, unwritable=note) as ledger:
+    with open_ledger(home, note) as ledger:
         yield ledger, lambda observer: reconcile(home, ledger, run_id, observer)
 
 
@@ -114,7 +116,7 @@ def declare_lost(home: Home, ledger: Ledger, entry: Entry, heartbeat: float | No
         if not _write_end(store, f"{entry.run_id}/{layout.status(found.number)}", status, found.seen):
             return reconcile(home, ledger, entry.run_id)
     ledger.record(entry, found.number, status, is_unmanaged=entry.is_unmanaged)
-    return entry.shown_by(found.number, status).view(status.heartbeat)
+    return entry.shown_by(found.number, status).view(status)
 
 
 def close(ledger: Ledger, run: RunView) -> None:

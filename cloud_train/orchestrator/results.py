@@ -5,9 +5,10 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from cloud_train.beneath import open_file
@@ -17,9 +18,10 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.run_directory import read_record
 from cloud_train.orchestrator.state import read_run
 from cloud_train.run import documents, layout
-from cloud_train.run.checkpoints import check_branch, places_in_store
+from cloud_train.run.checkpoints import places_in_store
 from cloud_train.run.fencing import ancestor_in
 from cloud_train.run.manifest import LARGEST, Manifest, parse_manifest, write_manifest
+from cloud_train.run.states import State
 from cloud_train.run.succession import Branch
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import ObjectMissingError, Store
@@ -47,19 +49,28 @@ class FetchedModel:
     bytes: int
     step: int | None
     metrics: Mapping[str, float]
+    attempt: int | None = None
+    """The attempt that made it; None if an earlier version of cloud-train did, or a program outside it."""
 
 
 def fetch_model(
-    home: Home, run_id: str, to: Path | None = None, checkpoint: str | None = None, report: Report | None = None
+    home: Home,
+    run_id: str,
+    to: Path | None = None,
+    checkpoint: str | None = None,
+    report: Report | None = None,
+    *,
+    note: Callable[[str], None] = lambda _: None,
 ) -> FetchedModel:
     """Copy the final model, or a checkpoint's (``best``, ``last`` or a step), into the folder ``to``; by default ``./<run id>-model``.
 
-    The folder appears complete or not at all. Raises NotFoundError if there is no such model (yet), ConflictError if the folder has other
-    content, CorruptError if a file differs from the manifest.
+    The folder appears complete or not at all. ``note`` is told if the model is not the result of an attempt that succeeded. Raises
+    NotFoundError if there is no such model (yet), ConflictError if the folder has other content or an overtaken attempt made the model,
+    CorruptError if a file differs from the manifest.
     """
     run = read_run(home, run_id)
     store = store_at(run.store)
-    prefix, manifest = _chosen(store, run, checkpoint)
+    prefix, manifest = _chosen(store, run, checkpoint, note)
     files = {name: entry for name, entry in manifest.files.items() if name != _TRAINING_STATE}
     target = (to or Path(f"{run_id}-model")).absolute()
     is_far = store.local_path(prefix) is None
@@ -69,36 +80,76 @@ def fetch_model(
         download_verified(store, files_here, Options(report=report))
         write_manifest(temporary, manifest.step, manifest.metrics, manifest.fingerprint)
     source, total = prefix.removeprefix(f"{run_id}/"), sum(entry.size for entry in files.values())
-    return FetchedModel(run_id, target, source, tuple(files), total, manifest.step, manifest.metrics)
+    return FetchedModel(run_id, target, source, tuple(files), total, manifest.step, manifest.metrics, manifest.attempt)
 
 
-def model_folder(home: Home, run_id: str, checkpoint: str | None = None) -> Path | None:
-    """The model's folder if the store is a local folder, so that the model can be used in place; None otherwise."""
+def model_folder(home: Home, run_id: str, checkpoint: str | None = None, *, note: Callable[[str], None] = lambda _: None) -> Path | None:
+    """The model's folder if the store is a local folder, so that the model can be used in place; None otherwise.
+
+    Tells ``note`` and raises ConflictError like ``fetch_model``.
+    """
     run = read_run(home, run_id)
     store = store_at(run.store)
-    prefix, _ = _chosen(store, run, checkpoint)
+    prefix, _ = _chosen(store, run, checkpoint, note)
     return store.local_path(prefix)
 
 
-def _chosen(store: Store, run: RunView, checkpoint: str | None) -> tuple[str, Manifest]:
+def _chosen(store: Store, run: RunView, checkpoint: str | None, note: Callable[[str], None]) -> tuple[str, Manifest]:
     """Key of the chosen folder, and its manifest."""
     if checkpoint is None:
         prefix = f"{run.run_id}/{layout.MODEL}"
         with suppress(ObjectMissingError):
-            return prefix, manifest_at(store, prefix)
+            manifest = manifest_at(store, prefix)
+            _check_maker(store, run, manifest.attempt, note)
+            return prefix, manifest
         hint = f"fetch the last checkpoint with: cloud-train fetch-model {run.run_id} --checkpoint last"
         state = f"attempt {run.attempt}: {run.state_text}"
-        raise NotFoundError(f"{run.run_id} has no final model ({state})", hint=hint if _checkpoints(store, run) else None)
-    found = _checkpoints(store, run)
-    steps = ", ".join(str(step) for step in found) or "none yet"
+        raise NotFoundError(
+            f"{run.run_id} has no final model ({state})",
+            hint=hint if any(_complete(store, run, reversed(_places(store, run.run_id)))) else None,
+        )
     if checkpoint not in ("best", "last") and not checkpoint.isdecimal():
-        raise UsageError(f"--checkpoint takes 'best', 'last' or a step, not {checkpoint!r}", hint=f"available steps: {steps}")
-    if not found:
-        raise NotFoundError(f"{run.run_id} has no checkpoint yet")
-    step = _best_step(store, run, found) if checkpoint == "best" else max(found) if checkpoint == "last" else int(checkpoint)
-    if step not in found:
-        raise NotFoundError(f"{run.run_id} has no checkpoint of step {checkpoint}", hint=f"available steps: {steps}")
+        raise UsageError(
+            f"--checkpoint takes 'best', 'last' or a step, not {checkpoint!r}", hint=f"available steps: {_shown_steps(store, run)}"
+        )
+    if checkpoint == "best":
+        found = _checkpoints(store, run)
+        step = _best_step(store, run, found) if found else None
+    else:
+        places = reversed(_places(store, run.run_id))
+        wanted = places if checkpoint == "last" else [place for place in places if place[0] == int(checkpoint)]
+        found = dict(islice(_complete(store, run, wanted), 1))
+        step = next(iter(found), None)
+    if step is None:
+        if checkpoint in ("best", "last") or (complete := _shown_steps(store, run)) == "none yet":
+            raise NotFoundError(f"{run.run_id} has no checkpoint yet")
+        raise NotFoundError(f"{run.run_id} has no checkpoint of step {checkpoint}", hint=f"available steps: {complete}")
     return found[step]
+
+
+def _check_maker(store: Store, run: RunView, maker: int | None, note: Callable[[str], None]) -> None:
+    """Compare the attempt that made the final model with the one that succeeded; ``maker`` None: an earlier version made it.
+
+    A model of an attempt that the one that succeeded continued is its result too: an attempt that finds nothing left to do leaves the model
+    as it is. A model of another branch is not: a request of an overtaken worker may arrive late. Raises ConflictError for that.
+    """
+    if maker is None:
+        return
+    if run.state is not State.SUCCEEDED:
+        note(f"{run.run_id} has not succeeded (attempt {run.attempt}: {run.state_text}); its model was made by attempt {maker}")
+    elif maker != run.attempt:
+        made = f"the model of {run.run_id} was made by attempt {maker}"
+        if maker > run.attempt or not _branch(store, run).holds(maker, 0):
+            raise ConflictError(
+                f"{made}, but attempt {run.attempt} succeeded and did not continue from that one",
+                hint=f"fetch the last checkpoint instead: cloud-train fetch-model {run.run_id} --checkpoint last",
+            )
+        note(f"{made}; attempt {run.attempt} continued from it, succeeded and made none")
+
+
+def _branch(store: Store, run: RunView) -> Branch:
+    """The checkpoints that count for the run's newest attempt: its own, and those that it continued from."""
+    return Branch(run.attempt + 1, ancestor_in(store, run.run_id))
 
 
 def _best_step(store: Store, run: RunView, found: Mapping[int, tuple[str, Manifest]]) -> int:
@@ -107,17 +158,33 @@ def _best_step(store: Store, run: RunView, found: Mapping[int, tuple[str, Manife
 
 
 def _checkpoints(store: Store, run: RunView) -> dict[int, tuple[str, Manifest]]:
-    """The key and the manifest of each complete checkpoint that the next attempt would continue, in the order of the steps."""
-    found: dict[int, tuple[str, Manifest]] = {}
-    branch = Branch(run.attempt + 1, ancestor_in(store, run.run_id))
-    for step, attempt, name in places_in_store(store, run.run_id):
-        if name == layout.step_folder(step) and step not in found:
-            prefix = f"{run.run_id}/{layout.checkpoints(attempt)}/{name}"
-            with suppress(ObjectMissingError, CorruptError):
-                manifest = manifest_at(store, prefix)
-                check_branch(branch, manifest, attempt)
-                found[step] = prefix, manifest
-    return dict(sorted(found.items()))
+    """The key and the manifest of each complete checkpoint, in the order of the steps: one request for each."""
+    return dict(_complete(store, run, _places(store, run.run_id)))
+
+
+def _complete(store: Store, run: RunView, places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, tuple[str, Manifest]]]:
+    """The steps of those ``places`` that have a complete checkpoint, each with its key and manifest, read as they are needed.
+
+    What an overtaken attempt made after that is left out.
+    """
+    branch = _branch(store, run)
+    for step, attempt in places:
+        prefix = f"{run.run_id}/{layout.checkpoints(attempt)}/{layout.step_folder(step)}"
+        with suppress(ObjectMissingError, CorruptError):
+            manifest = manifest_at(store, prefix)
+            if branch.holds(manifest.attempt, step, attempt):
+                yield step, (prefix, manifest)
+
+
+def _places(store: Store, run_id: str) -> list[tuple[int, int]]:
+    """The steps of all checkpoint folders, complete or not, in order, each with the attempt in whose folder it is."""
+    places = places_in_store(store, run_id)
+    return sorted((step, attempt) for step, attempt, name in places if name == layout.step_folder(step))
+
+
+def _shown_steps(store: Store, run: RunView) -> str:
+    """The steps of the complete checkpoints, for a message."""
+    return ", ".join(str(step) for step in _checkpoints(store, run)) or "none yet"
 
 
 def manifest_at(store: Store, prefix: str) -> Manifest:

@@ -9,19 +9,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cloud_train import locks
 from cloud_train.errors import ConflictError, StoreError, UsageError
 from cloud_train.orchestrator.configs import Configs
 from cloud_train.orchestrator.connections import CLOUD_PAUSE_SECONDS, provider_at, store_at
 from cloud_train.orchestrator.consent import Ask, refuse
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.ledgers import open_ledger
 from cloud_train.orchestrator.moving import move, new_place
 from cloud_train.orchestrator.packaging import with_image, with_same_image
-from cloud_train.orchestrator.planning import plan_elsewhere
+from cloud_train.orchestrator.planning import plan_elsewhere, with_machine
 from cloud_train.orchestrator.reconcile import close, declare_lost, reconcile
 from cloud_train.orchestrator.stopping import outlives_its_end
 from cloud_train.orchestrator.submitting import forwarded_names, handed_over, launch, refuse_unready
 from cloud_train.orchestrator.trust import CheckedRecord, accept, checked_record
-from cloud_train.run import locks
+from cloud_train.providers.base import Provider
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.ledger_entry import RecordKind
 from cloud_train.run.plan import Plan, new_token
@@ -33,6 +35,22 @@ _SILENCE_SECONDS = 45.0
 
 _LEAST_SPACE_BYTES = 256 << 10
 _LITTLE_SPACE_BYTES = 100 << 20
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A resume waits: the attempt was started from another machine and may be alive."""
+
+    run_id: str
+    attempt: int
+    """The attempt that is given time for a heartbeat."""
+    host: str
+    """The machine of its worker; empty if it is not known."""
+    seconds: float
+    """How long the resume waits at most; a heartbeat ends the wait."""
+
+    def __str__(self) -> str:
+        return f"attempt {self.attempt} was started on {self.host or 'another machine'}: waiting {self.seconds:g} s for a heartbeat"
 
 
 @dataclass(frozen=True)
@@ -56,24 +74,26 @@ def resume(
     elsewhere: Elsewhere | None = None,
     ask: Ask = refuse,
     ask_of_configs: Ask | None = None,
+    on_wait: Callable[[Waiting], None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> RunView:
     """Start the next attempt, in the same place or ``elsewhere``. Raises ConflictError while the run is active, and if it has succeeded.
 
-    An attempt that was launched from another machine, and that its provider cannot find from here, is first given time for a heartbeat. A
-    run from another machine is shown to ``ask`` before its first attempt here, and NotTrustedError is raised unless it is accepted. A
-    config file that has to be trusted first is shown to ``ask_of_configs``, or refused without it.
+    An attempt that was launched from another machine, and that its provider cannot find from here, is first given time for a heartbeat;
+    ``on_wait``, or else ``note``, is told when that wait begins. A run from another machine is shown to ``ask`` before its first attempt
+    here, and NotTrustedError is raised unless it is accepted. A config file that has to be trusted first is shown to ``ask_of_configs``,
+    or refused without it.
     """
     configs = Configs(home, ask_of_configs or refuse, note)
-    with Ledger(home.ledger_path) as ledger:
+    with open_ledger(home) as ledger:
         run = reconcile(home, ledger, run_id)
         is_silent = run.is_unmanaged and not run.state.is_end
         if not is_silent:
             _refuse_unresumable(run)
         shown = _consented(home, ledger, run, elsewhere, configs=configs, ask=ask)  # before anything that takes long
         if is_silent:
-            run = _listen(home, ledger, run, note, sleep=sleep, clock=clock)
+            run = _listen(home, ledger, run, on_wait or (lambda waiting: note(str(waiting))), sleep=sleep, clock=clock)
         _refuse_unresumable(run)
         with locks.held(home.submission_lock(run_id)) as mine:
             if not mine:
@@ -106,7 +126,7 @@ def _start(
     provider = provider_at(home, plan.provider)
     secrets = handed_over(provider, plan)
     refuse_unready(provider, plan)
-    _refuse_full(plan, note)
+    _refuse_full(home, provider, plan, note)
     if elsewhere is None:
         plan = with_same_image(provider, plan, note)
         plan = replace(plan, token=new_token() if plan.takes_token else "")
@@ -119,24 +139,35 @@ def _start(
     launch(ledger, provider, plan, secrets)
 
 
-def _refuse_full(plan: Plan, note: Callable[[str], None]) -> None:
-    """Raise StoreError for a store in a folder whose disk is full: the attempt would end before its program starts."""
-    path = store_at(plan.store).local_path(plan.run_id)
-    if path is None:
-        return
+def _refuse_full(home: Home, provider: Provider, plan: Plan, note: Callable[[str], None]) -> None:
+    """Raise StoreError for a full disk on which the attempt would end before its program starts: that of a store in a folder, or of the
+    workspace for a store in a cloud if ``provider`` runs on this machine. ``note`` is told about disks with little space.
+    """
+    folder = store_at(plan.store).local_path(plan.run_id)
+    runs_here = "file" in provider.capabilities.stores
+    if folder is None and runs_here:
+        folder = home.folder / "work"
+    disks = [_writable(folder)] if folder is not None else []
+    if runs_here:
+        disks.append(Path(tempfile.gettempdir()))  # where programs put their temporary files
+    for disk in {place.stat().st_dev: place for place in reversed(disks)}.values():
+        if (free := shutil.disk_usage(disk).free) < _LITTLE_SPACE_BYTES:
+            note(f"{disk} has only {free / 1e6:,.0f} MB of free space; a full disk stops the run")
+
+
+def _writable(path: Path) -> Path:
+    """The folder ``path``, or the one above it that exists, after writing to it. Raises StoreError."""
     folder = next(place for place in (path, *path.parents) if place.exists())  # a run that moves has no directory there yet
     try:
         with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
             for _ in range(_LEAST_SPACE_BYTES // 4096):
                 probe.write(bytes(4096))
-        free = shutil.disk_usage(folder).free
     except OSError as error:
         raise StoreError(
             f"cannot write to {folder}: {os.strerror(error.errno or 0).lower()}",
             hint="make it writable or free some space there, then resume again",
         ) from error
-    if free < _LITTLE_SPACE_BYTES:
-        note(f"{folder} has only {free / 1e6:,.0f} MB of free space; a full disk stops the run")
+    return folder
 
 
 def _consented(home: Home, ledger: Ledger, run: RunView, elsewhere: Elsewhere | None, *, configs: Configs, ask: Ask) -> str | None:
@@ -182,7 +213,7 @@ def _plan(home: Home, run: RunView, checked: CheckedRecord, elsewhere: Elsewhere
     settings = before.provider_settings if stays else chosen.settings.get(place.name, {}) if chosen else {}
     origin = f"the settings in {chosen.file}" if chosen else "the settings of its submission" if stays else "no settings"
     if elsewhere is None:
-        plan = replace(before, provider_settings=dict(settings))
+        plan = replace(before, provider_settings=with_machine(settings, before.job, place.capabilities))
     else:
         store = elsewhere.store or (chosen and chosen.store) or run.store
         plan = plan_elsewhere(before, place, settings, store=store, data=elsewhere.data, config=chosen)
@@ -195,10 +226,16 @@ def _plan(home: Home, run: RunView, checked: CheckedRecord, elsewhere: Elsewhere
 
 
 def _listen(
-    home: Home, ledger: Ledger, run: RunView, note: Callable[[str], None], *, sleep: Callable[[float], None], clock: Callable[[], float]
+    home: Home,
+    ledger: Ledger,
+    run: RunView,
+    on_wait: Callable[[Waiting], None],
+    *,
+    sleep: Callable[[float], None],
+    clock: Callable[[], float],
 ) -> RunView:
     """Wait for a heartbeat by this machine's clock, since the other one's may be wrong; without one, the attempt is declared lost."""
-    note(f"attempt {run.attempt} was started on {run.host or 'another machine'}: waiting {_SILENCE_SECONDS:g} s for a heartbeat")
+    on_wait(Waiting(run.run_id, run.attempt, run.host, _SILENCE_SECONDS))
     before, until = run.heartbeat, clock() + _SILENCE_SECONDS
     while clock() < until:
         sleep(CLOUD_PAUSE_SECONDS)

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from cloud_train import locks
 from cloud_train.errors import CloudTrainError, MissingDependencyError, ProviderError, UsageError
 from cloud_train.job.models import JobSpec
 from cloud_train.networks.base import ScriptModel
@@ -24,7 +25,7 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import commit_of, with_image
 from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.providers.base import AlreadyLaunchedError, Handle, LaunchUnknownError, Provider
-from cloud_train.run import layout, locks
+from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.plan import Plan, new_token
 from cloud_train.run.record import AttemptStatus, RunRecord, sha256_of
@@ -44,6 +45,8 @@ def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None)
     provider = provider_at(home, plan.provider)
     secrets = handed_over(provider, plan)
     refuse_unready(provider, plan)
+    for remark in plan.remarks:
+        note(remark)
     plan = with_image(home, provider, plan, note)
     created = time.time()
     record = RunRecord(plan.run_id, created, plan.job.model_dump(mode="json"), plan.program, plan.facts(), _provenance(plan))

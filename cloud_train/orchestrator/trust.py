@@ -5,11 +5,11 @@ other is shown to the caller first. docs/security.md describes the whole securit
 """
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloud_train.errors import ConflictError
+from cloud_train.errors import ConflictError, CorruptError
 from cloud_train.networks.base import ScriptModel
 from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.consent import Ask, NotTrustedError, Question
@@ -44,7 +44,10 @@ def checked_record(ledger: LedgerReader, run: RunView) -> CheckedRecord:
     Raises ConflictError if the ledger knows only others for this run; NotFoundError if it is missing, CorruptError if it is malformed.
     """
     known = ledger.records(run.run_id)
-    written, record = read_record_bytes(store_at(run.store), run.run_id)
+    try:
+        written, record = read_record_bytes(store_at(run.store), run.run_id)
+    except CorruptError as error:
+        raise CorruptError(error.message, hint=_way_back(run, known)) from error
     sha256 = sha256_of(written)
     if known and sha256 not in known:
         raise ConflictError(
@@ -53,6 +56,18 @@ def checked_record(ledger: LedgerReader, run: RunView) -> CheckedRecord:
             f" then cloud-train resume {run.run_id}",
         )
     return CheckedRecord(record, sha256, known.get(sha256, RecordKind.SEEN))
+
+
+def _way_back(run: RunView, known: Mapping[str, RecordKind]) -> str:
+    """What to do about a damaged ``run.json``. The ledger has only its SHA-256, from which nothing can be started."""
+    restore = f"restore it from a copy of the run directory{_named_by(known)}, then resume again"
+    if run.job_file is None or RecordKind.OWN not in known.values():
+        return restore
+    return f"{restore}; without a copy, start a new run: cloud-train submit {shlex.quote(run.job_file)}"
+
+
+def _named_by(known: Mapping[str, RecordKind]) -> str:
+    return f" (its SHA-256 is {' or '.join(known)})" if known else ""
 
 
 def accept(plan: Plan, settings_from: str, record: RunRecord, ask: Ask, credentials: Sequence[str] = ()) -> None:
@@ -114,7 +129,7 @@ def _resolved(folder: Path, name: str) -> str:
 def _resources(plan: Plan) -> str:
     """The resources and limits that determine the cost."""
     wanted, limits = plan.job.resources, plan.job.limits
-    parts = [f"{name}: {value}" for name in ("accelerator", "cpus", "memory") if (value := getattr(wanted, name)) is not None]
+    parts = [f"{name}: {value}" for name in ("machine", "accelerator", "cpus", "memory") if (value := getattr(wanted, name)) is not None]
     parts += [f"nodes: {wanted.nodes}"] if wanted.nodes > 1 else []
     parts += [f"at most {limits.duration} per attempt"] if limits.duration else []
     parts += [f"up to {plan.program.attempts} attempts"] if plan.program.attempts > 1 else []

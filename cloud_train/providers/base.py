@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from cloud_train.errors import ProviderError
 from cloud_train.exit_status import TAKEN as TAKEN_STATUS
+from cloud_train.exit_status import WORKSPACE
 from cloud_train.run.states import Cause, State
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ class Capabilities:
     """It runs container images: the plan then has one, and code and data are at the paths in ``container_paths``."""
     pulls_images: bool = False
     """Its machines pull the image from the setting ``repository``. Otherwise the image is built in a Docker Engine."""
+    starts_as_root: bool = False
+    """The folders of its machines belong to root, so images start as root, and the worker becomes the image's user."""
+    machine_types: bool = False
+    """It has machine types, one of which ``resources.machine`` or its setting ``machine`` may name."""
     mounts_folders: bool = False
     """Its containers can mount folders of this machine, such as ``data.path``."""
     forwards_credentials: bool = False
@@ -96,6 +101,11 @@ class Observation:
 TAKEN = Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, "another worker began this attempt first", is_elsewhere=True)
 """The observation for a worker that exited because another one had begun the attempt."""
 
+UNWRITABLE = (
+    "the worker cannot write to any folder of its machine: make /tmp writable for the image's user, or use an image whose user is root"
+)
+"""What a worker's exit status ``WORKSPACE`` means. The store has no part in it."""
+
 _CAUSES = {cause.exit_code: cause for cause in Cause if cause is not Cause.REJECTED}
 
 
@@ -113,6 +123,8 @@ def said_by(exit_status: int) -> Observation | None:
     """The observation for a worker's exit status; None for a status that workers do not use."""
     if exit_status == TAKEN_STATUS:
         return TAKEN
+    if exit_status == WORKSPACE:
+        return ended(Cause.INFRASTRUCTURE, UNWRITABLE)
     cause = _CAUSES.get(exit_status)
     return None if cause is None else ended(cause)
 
@@ -171,6 +183,14 @@ class ManyObserved(Protocol):
 
     def observe_all(self, handles: Sequence[Handle]) -> list[Observation]:
         """The observations that ``observe`` would return, in the same order."""
+
+
+@runtime_checkable
+class Remarking(Protocol):
+    """A provider that comments on a plan before it is submitted. Optional."""
+
+    def remarks(self, plan: "Plan") -> Iterator[str]:
+        """What the user should know before paying, such as a machine that is larger than what the job asks for. Pure."""
 
 
 @runtime_checkable

@@ -15,10 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cloud_train import locks
+from cloud_train.environment import inherited, with_safe_python_path
 from cloud_train.errors import CorruptError, ProviderError
-from cloud_train.inherited import inherited
 from cloud_train.providers.base import TAKEN, AlreadyLaunchedError, Capabilities, Handle, Observation, Request, worker_arguments
-from cloud_train.run import documents, layout, locks, python_path
+from cloud_train.run import documents, layout
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.storage.base import ObjectMissingError
@@ -73,7 +74,7 @@ class LocalProvider:
             process = subprocess.Popen(
                 [*request["command"], _LOCK_ARGUMENT, str(descriptor)],
                 cwd="/",
-                env={**python_path.fixed(inherited()), **secrets, _LAUNCH_VARIABLE: str(lock)},
+                env={**with_safe_python_path(inherited()), **secrets, _LAUNCH_VARIABLE: str(lock)},
                 stdin=subprocess.DEVNULL,
                 stdout=descriptor,
                 stderr=descriptor,

@@ -16,8 +16,9 @@ from typing import Any
 
 from cloud_train.errors import ConflictError, StoreError
 from cloud_train.run import ledger_file
-from cloud_train.run.ledger_entry import UNMANAGED, Entry, RecordKind, is_whole
+from cloud_train.run.ledger_entry import UNMANAGED, Entry, RecordKind, is_whole, with_readable_handle
 from cloud_train.run.ledger_reader import LedgerReader
+from cloud_train.run.ledger_salvage import Salvage
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 
@@ -71,8 +72,8 @@ class Ledger(LedgerReader):
             _new_run(entry.run_id, entry.name, entry.provider, entry.store, entry.job_file, entry.created),
             _Statement(
                 "INSERT INTO attempts"
-                " (run_id, number, provider, state, cause, message, started, ended, host, resumed_step, reference, settings)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " (run_id, number, provider, state, cause, message, started, ended, elapsed, host, resumed_step, reference, settings)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     entry.run_id,
                     entry.attempt,
@@ -82,6 +83,7 @@ class Ledger(LedgerReader):
                     entry.message,
                     entry.started,
                     entry.ended,
+                    entry.elapsed,
                     entry.host,
                     entry.resumed_step,
                     json.dumps(entry.reference) if entry.reference is not None else None,
@@ -144,8 +146,8 @@ class Ledger(LedgerReader):
         resumed_step: int | None = None,
     ) -> None:
         """Record the state of an attempt; a retry that the worker started is added."""
-        times = (started, ended, host, resumed_step)
-        self._change(_observed(run_id, number, state.value, cause.value if cause else None, message, *times))
+        more = (started, ended, host, resumed_step, None)
+        self._change(_observed(run_id, number, state.value, cause.value if cause else None, message, *more))
 
     def record(self, seen: Entry, number: int, status: AttemptStatus, *, is_unmanaged: bool) -> bool:
         """Record an attempt's status, and with ``is_unmanaged`` that another machine launched it.
@@ -153,32 +155,35 @@ class Ledger(LedgerReader):
         Nothing is recorded, and False is returned, if the run's row is no longer as ``seen``: then the status may be out of date.
         """
         cause = status.cause.value if status.cause else None
-        times = (status.started, status.ended, status.host, status.resumed_step)
-        statements = [_observed(seen.run_id, number, status.state.value, cause, status.message, *times)]
+        elapsed = status.elapsed if status.ended is not None else None
+        more = (status.began, status.ended, status.host, status.resumed_step, elapsed)
+        statements = [_observed(seen.run_id, number, status.state.value, cause, status.message, *more)]
         if is_unmanaged:
             values = (json.dumps(UNMANAGED), seen.run_id, number)
             statements.append(_Statement("UPDATE attempts SET reference = ?, token = '' WHERE run_id = ? AND number = ?", values))
         return self._change(*statements, expected=seen)
 
-    def restore(self, rows: ledger_file.Salvage) -> list[str]:
+    def restore(self, rows: Salvage) -> list[str]:
         """Record the runs of another ledger that are whole there, with their attempts and records; returns their ids, in their order.
 
-        All in one transaction.
+        They count as submitted before those that are in this ledger. All in one transaction.
         """
-        attempts, records = _by_run(rows.attempts), _by_run(rows.records)
+        attempts, records = _by_run([*map(with_readable_handle, rows.attempts)]), _by_run(rows.records)
         kept = []
         with ledger_file.change(self._connection, self.path) as connection:
-            for row in sorted(rows.runs, key=lambda row: row["rowid"]):
-                run, run_id = {name: value for name, value in row.items() if name != "rowid"}, row["run_id"]
+            (first,) = connection.execute("SELECT coalesce(min(rowid), ?1 + 1) - ?1 FROM runs", (len(rows.runs),)).fetchone()
+            columns = {table: _columns(connection, table) for table in ("runs", "attempts", "records")}
+            for rowid, row in enumerate(rows.runs, first):
+                run_id = row["run_id"]
                 of_run = attempts.get(run_id, []), records.get(run_id, [])
-                if not is_whole(run, *of_run):
+                if not is_whole(row, *of_run):
                     continue
                 connection.execute("SAVEPOINT run")
                 try:
-                    for table, group in zip(("runs", "attempts", "records"), ([run], *of_run), strict=True):
+                    for table, group in zip(columns, ([{**row, "rowid": rowid}], *of_run), strict=True):
                         for each in group:
-                            statement = _insert(table, each)
-                            connection.execute(statement.sql, statement.values)
+                            known = {name: value for name, value in each.items() if name in columns[table]}
+                            connection.execute(*_insert(table, known))
                 except sqlite3.IntegrityError:
                     connection.execute("ROLLBACK TO run")
                 else:
@@ -224,6 +229,19 @@ class Ledger(LedgerReader):
         return connection
 
 
+class LedgerInMemory(Ledger):
+    """An empty ledger in memory, which is there as long as the object. It may be opened as a context manager any number of times."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(":memory:"))
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        return ledger_file.in_memory(None, writable=True)
+
+    def __exit__(self, *unused: object) -> None:
+        """Leave the ledger open."""
+
+
 @dataclass(frozen=True)
 class _Statement:
     sql: str
@@ -239,9 +257,14 @@ def _by_run(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _insert(table: str, row: Mapping[str, Any]) -> _Statement:
-    columns = ", ".join(row)
-    return _Statement(f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()), str(row["run_id"]))
+def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    return {"rowid", *(row[1] for row in connection.execute(f"PRAGMA table_info({table})"))}
+
+
+def _insert(table: str, row: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
+    """The statement and its values. Attempts and records that are there without their run are replaced."""
+    verb = "INSERT" if table == "runs" else "REPLACE"
+    return f"{verb} INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", tuple(row.values())
 
 
 def _new_run(*row: str | float | None) -> _Statement:
@@ -264,12 +287,12 @@ def _observed(*row: object) -> _Statement:
     before = "FROM attempts WHERE run_id = ?1 AND number < ?2 ORDER BY number DESC LIMIT 1"
     return _Statement(
         "INSERT INTO attempts"
-        " (run_id, number, provider, state, cause, message, started, ended, host, resumed_step, reference, settings, token)"
-        " SELECT ?1, ?2, provider, ?3, ?4, ?5, ?6, ?7, ?8, ?9,"
+        " (run_id, number, provider, state, cause, message, started, ended, host, resumed_step, elapsed, reference, settings, token)"
+        " SELECT ?1, ?2, provider, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,"
         f"  (SELECT reference {before}), (SELECT settings {before}), coalesce((SELECT token {before}), '')"
         " FROM runs WHERE run_id = ?1"
         " ON CONFLICT (run_id, number) DO UPDATE SET state = ?3, cause = ?4, message = ?5, started = ?6, ended = ?7, host = ?8,"
-        "  resumed_step = ?9",
+        "  resumed_step = ?9, elapsed = ?10",
         row,
     )
 

@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 
 from cloud_train.errors import UsageError
 
+RUN_AS = "_CLOUD_TRAIN_USER"
+"""Environment variable of an image that starts as root: the user that its worker becomes, as in an image's ``User``."""
+
 Rules = TypeVar("Rules", "NodeVariables", "SecretUrl")
 
 

@@ -19,6 +19,8 @@ FORMAT = 1
 _LARGEST_PID = 2**32
 _MOST_WORDS = 100_000
 _MOST_NODES = 100_000
+_CLOCK_STEP_SECONDS = 60.0
+"""By how much a worker's clock has to be set during an attempt to change what is shown as the attempt's start."""
 
 
 def sha256_of(written: bytes) -> str:
@@ -115,10 +117,32 @@ class AttemptStatus:
     """The attempt that made the checkpoint from which this one started, 0 for a start from the beginning; None if that is not recorded."""
     closed: bool = False
     """Whether a resume has followed this end: then its worker may not take the end back, even if it is alive."""
+    elapsed: float | None = None
+    """Seconds from the start to the worker's last heartbeat or to its end, by a clock that is never set; None from earlier versions."""
+
+    @property
+    def began(self) -> float:
+        """When the attempt started, in seconds since the epoch by the clock that its worker has now.
+
+        ``started`` was read at the start, perhaps before the clock was set. An end has it corrected already.
+        """
+        if self.elapsed is None or self.ended is not None:
+            return self.started
+        began = float(round(self.heartbeat - self.elapsed))  # the same at the next heartbeat
+        return self.started if abs(began - self.started) < _CLOCK_STEP_SECONDS else max(0.0, began)
 
     def ended_with(self, cause: Cause, message: str, now: float, program_exit_code: int | None = None) -> Self:
         """This status, ended."""
-        return replace(self, state=cause.state, cause=cause, message=message, ended=now, heartbeat=now, program_exit_code=program_exit_code)
+        return replace(
+            self,
+            state=cause.state,
+            cause=cause,
+            message=message,
+            started=self.began,
+            ended=now,
+            heartbeat=now,
+            program_exit_code=program_exit_code,
+        )
 
     def to_json(self) -> bytes:
         """The bytes of ``status.json``."""
@@ -153,6 +177,7 @@ class AttemptStatus:
             "token": fields.text("token", 64, default=""),
             "origin": fields.whole_or_none("origin", 0, documents.MOST_ATTEMPTS),
             "closed": fields.flag("closed", default=False),
+            "elapsed": fields.number_or_none("elapsed", 0, documents.LATEST),
         }
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloud_train import folder_lock
+from cloud_train import locks
 from cloud_train.beneath import mode_of, open_folder
 from cloud_train.errors import StoreError
 from cloud_train.run import layout
@@ -41,7 +41,7 @@ def publishing(run: Path, attempt: int | None) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"cannot open {run}: {os.strerror(error.errno or 0).lower()}") from error
     try:
-        with folder_lock.held(directory, run):
+        with locks.folder_held(directory, run):
             if mode_of(layout.status(attempt + 1), directory):
                 raise SupersededError(superseded_by(attempt + 1))
             yield

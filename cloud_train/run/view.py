@@ -9,6 +9,8 @@ from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 
 _TIMES = ("created", "started", "ended", "heartbeat")
+_LONGEST_PAUSE_SECONDS = 30.0
+"""A worker writes a heartbeat every 5 to 10 s. More time since the last one is not counted: the worker may be gone, or a clock wrong."""
 NOT_RECORDED = "not yet recorded"
 
 
@@ -39,6 +41,8 @@ class RunView:
     """When the worker last reported; None for a run read from the ledger alone."""
     is_unmanaged: bool = False
     """Whether the attempt was launched from another machine, so that only its worker's status is known here."""
+    elapsed: float | None = None
+    """Seconds that the attempt took until ``ended``, or had taken at ``heartbeat``, by a clock that is never set; None if unknown."""
     is_recorded: bool = True
     """False for an end inferred from the provider's report and recorded neither in the ledger nor in the run directory."""
 
@@ -53,9 +57,20 @@ class RunView:
         return self.state.value if self.is_recorded else f"{self.state} ({NOT_RECORDED})"
 
     def duration(self, now: float | None = None) -> float | None:
-        """Seconds that the attempt took, or has taken by ``now``; None if it has not started."""
-        until = self.ended if self.ended is not None else now
-        return None if self.started is None or until is None else max(0.0, until - self.started)
+        """Seconds that the attempt took, or has taken by ``now``; None if it has not started.
+
+        If its worker measured them, no clock that was set in the meantime counts, and neither does one that differs from this machine's.
+        """
+        if self.started is None:
+            return None
+        if self.ended is not None:
+            return self.elapsed if self.elapsed is not None else max(0.0, self.ended - self.started)
+        if now is None:
+            return None
+        if self.elapsed is not None and self.heartbeat is not None:
+            since = now - self.heartbeat
+            return self.elapsed + (since if 0 <= since <= _LONGEST_PAUSE_SECONDS else 0.0)
+        return max(0.0, now - self.started)
 
     def shown_by(self, number: int, status: AttemptStatus) -> Self:
         """The run, updated from the status of attempt ``number``."""
@@ -65,8 +80,9 @@ class RunView:
             state=status.state,
             cause=status.cause,
             message=status.message,
-            started=status.started,
+            started=status.began,
             ended=status.ended,
+            elapsed=status.elapsed if status.ended is not None else None,  # until then it changes with every heartbeat: see ``Entry.view``
             host=status.host,
             resumed_step=status.resumed_step,
         )
@@ -75,6 +91,7 @@ class RunView:
         """The run as ``--json`` prints it; times are ISO 8601 in UTC."""
         fields = {name: instant(value) if name in _TIMES else value for name, value in vars(self).items()}
         fields["is_elsewhere"] = fields.pop("is_unmanaged")
+        del fields["elapsed"]  # part of ``duration_seconds``
         return {**fields, "run_directory": self.run_directory, "duration_seconds": self.duration()}
 
 

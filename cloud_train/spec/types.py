@@ -1,15 +1,46 @@
-"""Shorthands of the job file, each a type that parses its string and declares its own JSON Schema.
+"""The base class of all sections of a job file, and the types of their fields: plain ones, and shorthands.
 
-``2h`` and ``30 s`` are durations, ``16GB`` is a size, ``1 epoch`` is a cadence, ``L4:1`` an accelerator. A parsed value prints in the
-form that a person would write.
+A shorthand is a type that parses its string and declares its own JSON Schema: ``2h`` and ``30 s`` are durations, ``16GB`` is a size,
+``1 epoch`` is a cadence, ``L4:1`` an accelerator. A parsed value prints in the form that a person would write.
 """
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, StringConstraints
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+
+class Section(BaseModel):
+    """A mapping in the job file: immutable, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, strict=True, allow_inf_nan=False)
+
+
+NAME_PATTERN = r"^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$"
+VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
+URL_PATTERN = r"^https?://[^\s/]+(?:/\S*)?$"
+METRIC_PATTERN = r"^(train|validation)/[A-Za-z0-9_]+$"
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+VariableName = Annotated[str, StringConstraints(pattern=VARIABLE_PATTERN)]
+Sha256 = Annotated[str, StringConstraints(pattern=SHA256_PATTERN)]
+Url = Annotated[str, StringConstraints(pattern=URL_PATTERN)]
+MetricName = Annotated[str, StringConstraints(pattern=METRIC_PATTERN)]
+PathText = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+PATTERNS = {
+    NAME_PATTERN: "at most 40 characters of a-z, 0-9 and '-', not starting or ending with '-'",
+    VARIABLE_PATTERN: "a variable name: letters, digits and '_', not starting with a digit",
+    SHA256_PATTERN: "64 characters of 0-9 and a-f, as printed by sha256sum",
+    URL_PATTERN: "a URL that begins with 'https://' or 'http://', without spaces",
+    METRIC_PATTERN: "a metric with its split, such as 'validation/loss'",
+}
+"""Pattern → what it expects, in words for messages."""
 
 _SECONDS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}

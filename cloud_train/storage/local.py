@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cloud_train import folder_lock
+from cloud_train import locks
 from cloud_train.beneath import IrregularError, open_file, open_folder, open_plain, read_all, write_all
 from cloud_train.errors import StoreError
 from cloud_train.storage.base import (
@@ -50,7 +50,7 @@ class LocalStore:
         """Write an object only if it is still in the version ``seen``, under the lock of its folder."""
 
         def publish(temporary: str, name: str, directory: int) -> None:
-            with folder_lock.held(directory, self.path_of(seen.key).parent):
+            with locks.folder_held(directory, self.path_of(seen.key).parent):
                 try:
                     present = os.stat(name, dir_fd=directory, follow_symlinks=False)
                 except FileNotFoundError as error:
@@ -151,7 +151,7 @@ class LocalStore:
         except OSError as error:
             raise _explain(error, f"open {self.path_of(folder)}") from error
         try:
-            with folder_lock.held(directory, self.path_of(folder)):
+            with locks.folder_held(directory, self.path_of(folder)):
                 yield
         finally:
             os.close(directory)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloud_train.errors import UsageError
+from cloud_train.job.cloud_names import meant_azure_store
 from cloud_train.spec.secret_names import granting_parameter, without_credentials
 from cloud_train.storage.base import Store
 
@@ -110,6 +111,8 @@ def _check_names(url: str, scheme: str, first: str, container: str = "") -> None
 def _parts(url: str) -> tuple[str, str, str, str]:
     """Scheme, bucket or account, container (for an account), and the prefix, which is empty or ends with '/'."""
     scheme = scheme_of(url)
+    if meant := meant_azure_store(url):
+        raise UsageError(f"{_shown(url)} names a container in Azure by another form of URL", hint=f"write {meant}")
     if scheme not in _FORMS:
         known = " or ".join(_FORMS.values())
         raise UsageError(

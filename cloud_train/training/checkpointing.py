@@ -26,7 +26,7 @@ from cloud_train.training.distributed import World
 from cloud_train.training.evaluation import Patience
 from cloud_train.training.learner import Learner
 from cloud_train.training.modelfile import WEIGHTS, model_files, read_weights
-from cloud_train.training.position import Position
+from cloud_train.training.ordering import Position
 from cloud_train.worker.api import Run
 
 STATE = "state.pt"

@@ -19,7 +19,7 @@ from cloud_train.training.ema import WeightAverage
 from cloud_train.training.evaluation import forward
 from cloud_train.training.losses import TrainingLoss
 from cloud_train.training.optimizers import make_optimizer
-from cloud_train.training.position import Position
+from cloud_train.training.ordering import Position
 from cloud_train.training.randomness import derived_seed
 
 

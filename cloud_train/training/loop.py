@@ -21,8 +21,7 @@ from cloud_train.training.evaluation import Patience, evaluate
 from cloud_train.training.events import EventFile
 from cloud_train.training.learner import Learner
 from cloud_train.training.modelfile import save_model
-from cloud_train.training.ordering import TrainingOrder, validation_picks
-from cloud_train.training.position import Position
+from cloud_train.training.ordering import Position, TrainingOrder, validation_picks
 from cloud_train.training.reporting import Reporter
 from cloud_train.worker.api import Run
 

@@ -33,7 +33,7 @@ from cloud_train.networks.registry import MODELS, Model
 from cloud_train.spec.facts import LayerFacts
 from cloud_train.spec.problems import shortened
 from cloud_train.spec.registry import BrokenComponentError, UnknownComponentError
-from cloud_train.spec.section import Count
+from cloud_train.spec.types import Count
 from cloud_train.training.description import ModelDescription, build
 
 WEIGHTS = "model.safetensors"

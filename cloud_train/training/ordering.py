@@ -5,18 +5,46 @@ different number of processes, sees the same samples in the same steps.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain, repeat
 from math import ceil
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from cloud_train.errors import JobError
 from cloud_train.job.training import TrainSpec
+from cloud_train.spec.types import Cadence
 from cloud_train.training.data.dataset import Pick, Samples
 from cloud_train.training.distributed import World
-from cloud_train.training.position import Position
 from cloud_train.training.randomness import permutation
+
+
+@dataclass(frozen=True)
+class Position:
+    """A point between two steps."""
+
+    step: int = 0
+    """Steps taken."""
+    epoch: int = 0
+    """Complete passes over the training data."""
+    consumed: int = 0
+    """Samples of the current pass that have been learned from, across all processes."""
+
+    def after(self, samples: int, of: int) -> Self:
+        """The position one step later, after ``samples`` of an epoch of ``of`` samples."""
+        consumed = self.consumed + samples
+        return type(self)(self.step + 1, self.epoch + consumed // of, consumed % of)
+
+    def meets(self, every: Cadence) -> bool:
+        """Whether something with the cadence ``every``, in epochs or steps, is due here; nothing is due before the first step."""
+        if not self.step or every.unit == "second":
+            return False
+        if every.unit == "epoch":
+            return self.consumed == 0 and self.epoch % every.count == 0
+        return self.step % every.count == 0
+
 
 _GROUPS_IN_A_WINDOW = 4
 """Number of groups whose samples are shuffled together, if samples arrive in groups."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from cloud_train.training.events import EventFile
 from cloud_train.training.learner import StepResult
-from cloud_train.training.position import Position
+from cloud_train.training.ordering import Position
 from cloud_train.worker.api import Run
 
 _LINE_SECONDS = 60.0

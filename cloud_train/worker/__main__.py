@@ -36,6 +36,7 @@ from cloud_train.storage.credential_forwarding import FORWARDED
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.registry import check_url, folder_of, scheme_of
 from cloud_train.worker import contract
+from cloud_train.worker.context import Timing
 from cloud_train.worker.nodes import NodeContext, from_variables
 from cloud_train.worker.own_workspace import earlier_runs, open_workspace
 from cloud_train.worker.own_workspace import remove as remove_workspace
@@ -54,48 +55,48 @@ _HINT = "workers are started by a provider: see cloud-train submit"
 
 def main(arguments: list[str], signals: Signals) -> int:
     """Run the attempt that the command line names; returns the exit status."""
+    platform = None
     try:
         options = _parsed(arguments)
         if lock := _number(options, "--lock-fd"):
             _keep_to_ourselves(int(lock))
-        delay = _number(options, "--retry-delay")
-        timing = DEFAULT_TIMING if delay is None else replace(DEFAULT_TIMING, retry=(delay,))
-        attempt = int(_number(options, "--attempt") or 0)
-        if attempt < 1:
-            raise UsageError("--attempt must be at least 1", hint=_HINT)
+        timing, attempt = _timing(options), _attempt(options)
+        platform = _platform(options["--platform"]) if "--platform" in options else None
         if FORWARDED in os.environ:
             deny_inspection()
-        url, run_id = options["--store"], options["--run"]
-        check_url(url)
-        is_local = scheme_of(url) == "file"
-        platform = _platform(options["--platform"]) if "--platform" in options else None
-        if platform:
-            os.environ[contract.PLATFORM] = "plugin" if options["--platform"].startswith("{") else options["--platform"]
+        check_url(options["--store"])
         if place := options.get("--secrets"):
             os.environ.update(_secrets(place, signals))
-        remote = None if is_local else _remote(url, run_id)
-        above = Path(options.get("--workspace") or _workspace()).expanduser()
-        store = open_workspace(above, run_id, attempt) if remote else LocalStore(folder_of(url))
-        node = platform.node if platform else _node(options)
-        exit_status = run_attempts(
-            store,
-            run_id,
-            attempt,
-            options["--record"],
-            node=node,
-            signals=signals,
-            timing=timing,
-            remote=remote,
-            platform=platform,
-            token=options.get("--token", ""),
-            earlier=earlier_runs(store, run_id) if remote else (),
-        )
-        if remote:
-            remove_workspace(store, run_id)
-        return exit_status
+        return _run(options, attempt, signals, timing, platform)
     except CloudTrainError as error:
+        if platform:
+            platform.tell(error.message)
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code
+
+
+def _run(options: dict[str, str], attempt: int, signals: Signals, timing: Timing, platform: "Platform | None") -> int:
+    url, run_id = options["--store"], options["--run"]
+    remote = None if scheme_of(url) == "file" else _remote(url, run_id)
+    above = Path(options.get("--workspace") or _workspace()).expanduser()
+    above = _writable(above) if platform else above
+    store = open_workspace(above, run_id, attempt) if remote else LocalStore(folder_of(url))
+    exit_status = run_attempts(
+        store,
+        run_id,
+        attempt,
+        options["--record"],
+        node=platform.node if platform else _node(options),
+        signals=signals,
+        timing=replace(timing, join=platform.join_seconds) if platform else timing,
+        remote=remote,
+        platform=platform,
+        token=options.get("--token", ""),
+        earlier=earlier_runs(store, run_id) if remote else (),
+    )
+    if remote:
+        remove_workspace(store, run_id)
+    return exit_status
 
 
 def _parsed(arguments: list[str]) -> dict[str, str]:
@@ -115,15 +116,40 @@ def _number(options: dict[str, str], name: str) -> float | None:
         raise UsageError(f"{name} must be a number, not {options[name]!r}", hint=_HINT) from error
 
 
+def _timing(options: dict[str, str]) -> Timing:
+    delay = _number(options, "--retry-delay")
+    return DEFAULT_TIMING if delay is None else replace(DEFAULT_TIMING, retry=(delay,))
+
+
+def _attempt(options: dict[str, str]) -> int:
+    attempt = int(_number(options, "--attempt") or 0)
+    if attempt < 1:
+        raise UsageError("--attempt must be at least 1", hint=_HINT)
+    return attempt
+
+
 def _node(options: dict[str, str]) -> NodeContext:
     rank, nodes = _number(options, "--node-rank"), _number(options, "--nodes")
     return from_variables(rank=None if rank is None else int(rank), nodes=None if nodes is None else int(nodes))
 
 
 def _platform(name: str) -> "Platform":
+    """The platform; from here on, this process has the image's user, and the environment the platform's variables."""
+    from cloud_train.worker.machine_folders import become_user
     from cloud_train.worker.platforms import platform_of
 
-    return platform_of(name)
+    become_user(name)
+    platform = platform_of(name)
+    os.environ[contract.PLATFORM] = "plugin" if name.startswith("{") else name
+    for variable, value in platform.variables.items():
+        os.environ.setdefault(variable, value)
+    return platform
+
+
+def _writable(workspace: Path) -> Path:
+    from cloud_train.worker.machine_folders import settle
+
+    return settle(workspace)
 
 
 def _remote(url: str, run_id: str) -> "Remote":

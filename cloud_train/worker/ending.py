@@ -20,6 +20,11 @@ _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # the program itself, or the 
 _READ_BYTES = 64 * 1024
 
 
+def stopwatch() -> float:
+    """Seconds on a clock that is never set; on Linux it counts the time in which the machine is suspended, too."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class Stop(Enum):
     """Why a worker stops its program."""
 
@@ -51,6 +56,8 @@ class Ending:
     """Whether this node ended because another one did."""
     time: float = field(default_factory=time.time)
     """When the worker noticed it, in seconds since the epoch."""
+    moment: float = field(default_factory=stopwatch)
+    """The same by ``stopwatch``."""
     is_superseded: bool = False
     """Whether a newer attempt has begun elsewhere: then nothing of this one counts any more."""
 

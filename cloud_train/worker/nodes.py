@@ -5,6 +5,7 @@ attempt follows. Each file for this has a single writer, so no connections are n
 """
 
 import os
+import socket
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -21,6 +22,9 @@ from cloud_train.worker.status import NodeStatus
 
 DEFAULT_PORT = 29500
 """Default rendezvous port on node 0, the same as torch's."""
+
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 15.0
+"""Between two attempts to resolve a name."""
 
 _PORT_VARIABLES = ("CLOUD_TRAIN_MASTER_PORT", contract.MASTER_PORT)
 
@@ -66,6 +70,32 @@ def _number(environment: Mapping[str, str], name: str) -> int | None:
         return int(text) if text else None
     except ValueError as error:
         raise UsageError(f"{name} must be a number, not {text!r}") from error
+
+
+def wait_for_name(
+    host: str,
+    seconds: float,
+    *,
+    resolve: Callable[[str], object] = socket.gethostbyname,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = monotonic,
+) -> str:
+    """Wait until the name ``host`` can be resolved, for at most ``seconds``; raises the resolver's OSError. Returns an empty string.
+
+    On a platform, a name may appear many minutes after its machine: AWS's own toolkit waits 15 minutes
+    (``_wait_hostname_resolution`` in https://github.com/aws/sagemaker-training-toolkit, src/sagemaker_training/entry_point.py).
+    """
+    give_up_at, pause = clock() + seconds, _FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            resolve(host)
+        except OSError:
+            if clock() + pause > give_up_at:
+                raise
+            sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        else:
+            return ""
 
 
 class Peers:

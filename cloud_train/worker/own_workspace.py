@@ -15,13 +15,14 @@ from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run import documents, layout
 from cloud_train.run.succession import Branch
 from cloud_train.storage.local import LocalStore
+from cloud_train.worker.machine_folders import WorkspaceError
 
 _IN_USE = ".in-use"
 _DEEPEST = 100
 
 
 def open_workspace(above: Path, run_id: str, attempt: int) -> LocalStore:
-    """The workspace of the worker that begins with ``attempt``, made if necessary, below the folder ``above``. Raises StoreError.
+    """The workspace of the worker that begins with ``attempt``, made if necessary, below the folder ``above``. Raises WorkspaceError.
 
     It counts as in use until this process and every process forked from it have ended.
     """
@@ -31,7 +32,7 @@ def open_workspace(above: Path, run_id: str, attempt: int) -> LocalStore:
         descriptor = beneath.open_plain(folder / _IN_USE, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # closed by the end of the process alone, and in programs, which are other executables
     except OSError as error:
-        raise StoreError(
+        raise WorkspaceError(
             f"cannot make the workspace {folder}: {os.strerror(error.errno or 0).lower()}", hint="make its folder writable"
         ) from error
     return LocalStore(folder)

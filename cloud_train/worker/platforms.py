@@ -1,6 +1,6 @@
 """A worker's platform: where it provides the node rank, the other nodes and the job's id.
 
-- SageMaker: ``/opt/ml/input/config/resourceconfig.json`` names the hosts
+- SageMaker: ``/opt/ml/input/config/resourceconfig.json`` names the hosts, and the network interface between them
   (https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html).
 - Vertex AI: ``CLUSTER_SPEC`` lists the pools; node 0 is in pool 0, the others are in pool 1
   (https://cloud.google.com/vertex-ai/docs/training/distributed-training).
@@ -15,18 +15,17 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cloud_train.errors import UsageError
 from cloud_train.run.platform_rules import NodeVariables
-from cloud_train.run.record import Program
-from cloud_train.run.states import Cause
 from cloud_train.worker.nodes import DEFAULT_PORT, NodeContext, from_variables
 
 _PORT = "CLOUD_TRAIN_MASTER_PORT"
+_INTERFACE_VARIABLES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,10 @@ class Platform:
     """File from which the platform reads the reason for a failure."""
     restarts_failures: bool = False
     """Whether a worker that exits with a non-zero status is restarted, which costs money if there is nothing left to do."""
+    join_seconds: float = 1200.0
+    """How long the machines of a job may take to appear one after another. AWS's own toolkit waits 15 minutes for their names."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Variables for libraries of the program, unless the platform or the image sets them."""
 
     def tell(self, message: str) -> None:
         """Write the reason for the end where the platform looks for it, if the image's user may write there."""
@@ -47,9 +50,14 @@ class Platform:
             with suppress(OSError):
                 self.failure_file.write_text(message, encoding="utf-8")
 
-    def exit_status(self, status: int, program: Program) -> int:
-        """The exit status to use instead of ``status`` once there is nothing left to do for this job."""
-        return 0 if self.restarts_failures and program.retries(Cause.PREEMPTED, 1) else status
+    def exit_status(self, status: int) -> int:
+        """The exit status to use instead of ``status`` once the store has the end of the run's last attempt.
+
+        Vertex AI restarts a worker that exits with any other status than 0 up to five times in place, and then the job up to three times;
+        its setting disableRetries is not said to change that
+        (https://cloud.google.com/vertex-ai/docs/training/understanding-training-service).
+        """
+        return 0 if self.restarts_failures else status
 
 
 def platform_of(name: str, environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> Platform:
@@ -85,7 +93,11 @@ def _sagemaker(environment: Mapping[str, str], root: Path) -> Platform:
     config: dict[str, Any] = json.loads((root / "opt/ml/input/config/resourceconfig.json").read_bytes())
     hosts: list[str] = config["hosts"]
     node = _node(hosts.index(config["current_host"]), len(hosts), hosts[0], environment)
-    return Platform(node, environment["TRAINING_JOB_NAME"], failure_file=root / "opt/ml/output/failure")
+    # Without it, NCCL may choose a link-local interface: https://github.com/ultralytics/yolov5/issues/12811. AWS's own toolkit sets it too:
+    # https://github.com/aws/sagemaker-training-toolkit, src/sagemaker_training/mpi.py.
+    interface = config.get("network_interface_name")
+    variables = dict.fromkeys(_INTERFACE_VARIABLES, str(interface)) if interface and node.nodes > 1 else {}
+    return Platform(node, environment["TRAINING_JOB_NAME"], failure_file=root / "opt/ml/output/failure", variables=variables)
 
 
 def _vertex(environment: Mapping[str, str], _root: Path) -> Platform:

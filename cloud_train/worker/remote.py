@@ -15,10 +15,12 @@ from pathlib import Path
 
 from cloud_train.beneath import IrregularError, write_file
 from cloud_train.errors import CloudTrainError, CorruptError, StoreError
+from cloud_train.retry import RetryPolicy
 from cloud_train.run import documents, layout
 from cloud_train.run.succession import Branch
 from cloud_train.storage.base import InvalidKeyError, ObjectChangedError, ObjectExistsError, ObjectMissingError, Store
 from cloud_train.storage.local import LocalStore
+from cloud_train.storage.registry import open_store
 
 Note = Callable[[str], None]
 
@@ -161,9 +163,6 @@ class Remote:
 
     def store(self, time_limit: float = _TRY_SECONDS) -> Store:
         """The store, for use in a forked child; raises StoreError."""
-        from cloud_train.retry import RetryPolicy
-        from cloud_train.storage.registry import open_store
-
         try:
             return open_store(self.url, RetryPolicy(time_limit=time_limit))
         except CloudTrainError as error:

@@ -11,7 +11,7 @@ from cloud_train.run.documents import Fields
 from cloud_train.run.fencing import Lease
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import State
-from cloud_train.worker.ending import Ending
+from cloud_train.worker.ending import Ending, stopwatch
 from cloud_train.worker.worker_log import Redactor
 
 
@@ -34,9 +34,10 @@ class StatusFile:
         """``token`` is that of the launch; ``launch`` is the platform's id of the worker's job."""
         self.lease = lease
         self._redactor = redactor
+        self._began = stopwatch()
         now, host = time.time(), os.uname().nodename
         kind = NodeStatus if node_rank else AttemptStatus
-        self.status = kind(State.STARTING, started=now, heartbeat=now, host=host, pid=os.getpid(), launch=launch, token=token)
+        self.status = kind(State.STARTING, started=now, heartbeat=now, host=host, pid=os.getpid(), launch=launch, token=token, elapsed=0.0)
 
     def claim(self) -> bool:
         """Create it; False if another worker has claimed this attempt, or this node of it. Raises StoreError."""
@@ -44,11 +45,13 @@ class StatusFile:
 
     def update(self, **changes: Any) -> bool:
         """Change these fields and renew the heartbeat; False if writing failed, which the next update makes up for."""
-        return self._write(replace(self.status, heartbeat=time.time(), **changes))
+        return self._write(replace(self.status, heartbeat=time.time(), elapsed=self._until(stopwatch()), **changes))
 
     def end(self, end: Ending) -> bool:
         """Write the end; False if it could not be written."""
-        ended = self.status.ended_with(end.cause, self._redactor.clean(end.message), end.time, end.exit_code)
+        elapsed = self._until(end.moment)
+        measured = replace(self.status, heartbeat=end.time, elapsed=elapsed, ended=None)  # an end may be replaced by another one
+        ended = measured.ended_with(end.cause, self._redactor.clean(end.message), end.time, end.exit_code)
         if isinstance(ended, NodeStatus):
             ended = replace(ended, is_consequence=end.is_consequence)
         if self.lease.superseded is None:
@@ -57,6 +60,9 @@ class StatusFile:
         with suppress(StoreError):  # another machine has written an end
             self.lease.conclude(ended.to_json())
         return True
+
+    def _until(self, moment: float) -> float:
+        return round(max(0.0, moment - self._began), 3)
 
     def _write(self, status: AttemptStatus) -> bool:
         self.status = status

@@ -22,10 +22,12 @@ from cloud_train.image.context import DATA, NOT_SECRET, SECRETS
 from cloud_train.image.ignore import parse_patterns
 from cloud_train.job import cloud_names
 from cloud_train.job.loading import load_job
+from cloud_train.providers.aws import client as aws_client
 from cloud_train.providers.aws import state as aws_state
 from cloud_train.providers.azure import diagnosis as azure_diagnosis
 from cloud_train.providers.azure import state as azure_state
-from cloud_train.spec import section, types
+from cloud_train.providers.cloud import request as cloud_request
+from cloud_train.spec import types
 from cloud_train.spec.secret_names import looks_secret, masked, without_credentials
 from cloud_train.storage import azure_errors, registry
 from cloud_train.worker.worker_log import Redactor
@@ -80,6 +82,8 @@ IN_FUNCTIONS: dict[tuple[str, str], tuple[str, Made]] = {
     ),
     ("spec/types.py", "cls.pattern"): ("fullmatch", lambda: [each.pattern for each in types.Shorthand.__subclasses__()]),
     ("docker/engine.py", "pattern"): ("search", lambda: [each[0] for each in docker_engine._REFUSALS]),
+    ("providers/aws/client.py", "pattern"): ("search", lambda: [each[0] for each in aws_client._REFUSALS]),
+    ("providers/cloud/request.py", r"_END.sub('\\\\Z', pattern)"): ("search", lambda: list(_of_descriptions())),
     ("providers/aws/state.py", "pattern"): ("search", lambda: [f"(?i){each[0]}" for each in aws_state._FAILURES]),
     ("providers/aws/request.py", "f'{re.escape(path)}(?=[.:\\\\[])'"): ("match", lambda: [r"Resource\.Volume(?=[.:\[])"]),
     ("image/keyfiles.py", "pattern"): ("search", list),  # the module holds them
@@ -106,6 +110,25 @@ def _of_lines(ignored: Iterable[str]) -> list[str]:
     return [pattern.expression.pattern for pattern in parse_patterns("\n".join(ignored), "test")]
 
 
+def _of_descriptions() -> set[str]:
+    """The patterns in the clouds' own descriptions of their requests."""
+    found: set[str] = set()
+
+    def look(node: object) -> None:
+        if isinstance(node, dict):
+            if isinstance(node.get("pattern"), str):
+                found.add(cloud_request._END.sub(r"\\Z", node["pattern"]))
+            for each in node.values():
+                look(each)
+        elif isinstance(node, list):
+            for each in node:
+                look(each)
+
+    for cloud in ("aws", "gcp", "azure"):
+        look(cloud_request.description(cloud))
+    return found - {r"\d+[bBkKmMgG]"}  # of shmSize, which is made here from a number
+
+
 @cache
 def patterns() -> tuple[Found, ...]:
     """All of them: what modules hold, and what is passed to ``re`` in their functions."""
@@ -128,13 +151,13 @@ def _uses(trees: Iterable[ast.AST]) -> dict[str, set[str]]:
 def _in_module(path: Path, tree: ast.AST, uses: dict[str, set[str]]) -> Iterator[Found]:
     name = str(path.relative_to(PACKAGE))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _is_of_re(node)]
-    if not calls and name != "spec/section.py":
+    if not calls and name != "spec/types.py":
         return
     module = importlib.import_module(f"cloud_train.{name.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__"))
     for key, value in vars(module).items():
         for pattern in _held(value, 3):
             yield Found(name, pattern, frozenset(uses.get(key, {"search"})))
-        if key.endswith("_PATTERN") and name == "spec/section.py":
+        if key.endswith("_PATTERN") and name == "spec/types.py":
             yield Found(name, re.compile(value), frozenset({"search"}))
     for call in calls:
         yield from _of_call(name, call, vars(module))
@@ -161,7 +184,7 @@ def _of_call(name: str, call: ast.Call, namespace: dict[str, Any]) -> Iterator[F
         yield from (Found(place, re.compile(pattern), frozenset({used})) for pattern in made())
         return
     try:
-        pattern = eval(written, vars(section) | namespace)  # our own source; some functions import the patterns of sections
+        pattern = eval(written, vars(types) | namespace)  # our own source; some functions import the patterns of sections
     except NameError as error:
         raise AssertionError(f"{place}: add to IN_FUNCTIONS what {written} may come to") from error
     if method != "compile":  # what is compiled is held by its module, or by a function's cache
@@ -275,7 +298,7 @@ def _check(found: Found) -> None:
 def test_the_package_has_patterns_and_a_slow_one_is_found_out() -> None:
     assert len(patterns()) > 80
     assert {found.place.partition("/")[0] for found in patterns()} == set(ROOMS)
-    assert {found.pattern.pattern for found in patterns()} >= {section.URL_PATTERN, section.NAME_PATTERN}
+    assert {found.pattern.pattern for found in patterns()} >= {types.URL_PATTERN, types.NAME_PATTERN}
     for slow in (r"(?:^|[^a])KEY(?:_[A-Z_]*)?=", r"(a+)+b", r"\s*$", r"a.*b.*c", r"x*x*y"):
         with pytest.raises(TooSlowError):
             _check(Found("a slow one", re.compile(slow), frozenset({"search"})))

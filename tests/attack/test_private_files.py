@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train import private
+from cloud_train import locks, private
 from cloud_train.cli.errors import _write_traceback
 from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.results import fetch_model
-from cloud_train.run import locks
 from cloud_train.run.ledger import Ledger
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.transfer.engine import Identity, Known

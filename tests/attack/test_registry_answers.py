@@ -19,16 +19,18 @@ from typing import Any
 import pytest
 
 from cloud_train.errors import CloudTrainError
+from cloud_train.image import uploads
 from cloud_train.image.appending import read_base
 from cloud_train.image.building import build_in_registry
 from cloud_train.image.config import configuration
 from cloud_train.image.connection import POLICY
 from cloud_train.image.errors import RegistryError
 from cloud_train.image.layers import Blob, digest_of
+from cloud_train.image.manifest import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX
 from cloud_train.image.pushed import recall, remember
 from cloud_train.image.recipe import Recipe
 from cloud_train.image.reference import parse_reference
-from cloud_train.image.registry import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, Repository
+from cloud_train.image.registry import Repository
 from tests.attack.wire import Always, Heard, Wire, redirect
 from tests.clouds.server import Answer, Server
 from tests.image.faulty_registry import Fault, FaultyRegistry, faulty_registry
@@ -67,6 +69,14 @@ def push(there: Repository, folder: Path) -> None:
     there.push_blob(Blob(folder / "blob", digest_of(b"layer"), 5))
 
 
+def push_in_chunks(there: Repository, folder: Path) -> None:
+    """Push as to a registry that has refused a whole blob."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uploads, "CHUNK_BYTES", 2)
+        patch.setattr(there._uploader, "_in_chunks", True)
+        push(there, folder)
+
+
 def mount(there: Repository, folder: Path) -> None:
     there.mount(DIGEST, parse_reference("registry.example/base"))
 
@@ -83,8 +93,8 @@ def leading(address: str) -> dict[str, tuple[Callable[[Repository, Path], None],
         "a redirect of a question for a layer": (push, Fault("HEAD", "/blobs/", 307, moved)),
         "the place of an upload": (push, Fault("POST", "/uploads/", 202, moved)),
         "a redirect of the start of an upload": (push, Fault("POST", "/uploads/", 308, moved)),
-        "the place of the rest of an upload": (push, Fault("PATCH", "/uploads/", 202, moved)),
-        "a redirect of a piece": (push, Fault("PATCH", "/uploads/", 307, moved)),
+        "the place of the rest of an upload": (push_in_chunks, Fault("PATCH", "/uploads/", 202, moved)),
+        "a redirect of a piece": (push_in_chunks, Fault("PATCH", "/uploads/", 307, moved)),
         "a redirect of the end of an upload": (push, Fault("PUT", "/uploads/", 307, moved)),
         "an upload that was not asked for": (mount, Fault("POST", "/uploads/", 202, moved)),
     }
@@ -268,7 +278,7 @@ def large_answers(kind: str, body: bytes, headers: dict[str, str]) -> tuple[Call
         "a refusal of a layer": (fetch, [Fault("GET", "/blobs/", 403, typed, body)]),
         "a failure that may pass": (show, [Fault("GET", "/manifests/", 503, typed, body) for _ in range(5)]),
         "the start of an upload": (push, [Fault("POST", "/uploads/", 202, typed, body)]),
-        "a piece of an upload": (push, [Fault("PATCH", "/uploads/", 202, typed, body)]),
+        "a piece of an upload": (push_in_chunks, [Fault("PATCH", "/uploads/", 202, typed, body)]),
         "a redirect": (show, [Fault("GET", "/manifests/", 302, {**typed, "Location": "/v2/x/manifests/2"}, body)]),
         "a wish for a login": (show, [Fault("GET", "/manifests/", 401, {**typed, "WWW-Authenticate": 'Basic realm="x"'}, body)]),
     }[kind]

@@ -126,7 +126,7 @@ def _become(request: dict[str, object], descriptors: "Sequence[int] | array.arra
 
 def _preload() -> None:
     from cloud_train.cli.main import VERBS
-    from cloud_train.inherited import set_for_this_process
+    from cloud_train.environment import set_for_this_process
 
     set_for_this_process("PYDANTIC_DISABLE_PLUGINS", "__all__")  # as the command does before it imports anything
     for name in (*(f"cli.verbs.{module}" for module, _ in VERBS.values()), *PRELOADED):

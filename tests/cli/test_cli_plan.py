@@ -119,3 +119,13 @@ def test_the_request_to_the_provider_and_its_refusals_are_shown(shown: Shown) ->
     start = lines.index("WOULD BE REFUSED")
     assert "resources.memory: 1000000 bytes is too little" in lines[start + 1]
     assert "WOULD BE REFUSED" not in shown(CNN)
+
+
+def test_the_first_line_is_the_machine_that_is_larger_than_what_was_asked_for(tmp_path: Path) -> None:
+    job = "name: a\nstore: s3://bucket/runs\nmodel: {kind: script, command: ['true']}\nprovider: aws\nresources: {accelerator: 'A100:1'}\n"
+    (tmp_path / "job.yaml").write_text(job)
+    home = Home(tmp_path / "home")
+    plan = make_plan(home, tmp_path / "job.yaml", dry_run=True)
+    assert plan_text(plan, {}, [], Painter(enabled=False)).startswith("ml.p4d.24xlarge: 8 × A100; you asked for 1\n\nJOB\n")
+    assert plan.to_dict()["remarks"] == list(plan.remarks)
+    assert "remarks" not in plan.facts(), "run.json stays as it is"

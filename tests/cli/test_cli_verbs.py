@@ -187,6 +187,13 @@ def test_metrics_are_one_row_an_epoch_and_every_point_as_json(cloud_train: Comma
     assert "train/loss" in missing.err
 
 
+def test_metrics_of_an_ended_run_without_any_say_that_it_wrote_none(cloud_train: CommandLine) -> None:
+    run_id = cloud_train.submit("true")
+    ended = cloud_train("metrics", run_id)
+    assert (ended.status, ended.out, ended.err) == (0, b"", f"{run_id} ended without writing metrics\n")
+    assert cloud_train("metrics", run_id, "--json").json == {"run_id": run_id, "points": []}
+
+
 @pytest.mark.slow
 def test_a_plot_needs_no_terminal(cloud_train: CommandLine) -> None:
     cloud_train.submit(MEASURES)
@@ -234,6 +241,13 @@ def test_init_writes_a_valid_job_and_refuses_to_overwrite(cloud_train: CommandLi
     assert "--force" in again.err
     assert (cloud_train.folder / "new.yaml").read_text() == before
     assert cloud_train("init", "new.yaml", "--force").status == 0
+
+
+def test_init_refuses_an_unknown_kind(cloud_train: CommandLine) -> None:
+    ended = cloud_train("init", "new.yaml", "--kind", "gan")
+    assert ended.status == 2
+    assert "gan" in ended.err
+    assert not (cloud_train.folder / "new.yaml").exists()
 
 
 def test_init_in_an_unwritable_place_is_an_error_message(cloud_train: CommandLine) -> None:

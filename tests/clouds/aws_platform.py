@@ -1,6 +1,7 @@
 """What SageMaker gives to the machines of a training job, and takes from them: variables, files, credentials, output, the model's archive.
 
-Reference: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html.
+Reference: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html. Its folders
+and ``/tmp`` belong to root, and other users cannot write to them: https://github.com/aws/sagemaker-python-sdk/pull/4325.
 """
 
 import io
@@ -27,6 +28,9 @@ REGION = "us-east-1"
 LOGIN = {"AWS": f"{ACCOUNT}-auth-token"}
 """The login that moto's ECR gives out: for the registry that stands for it."""
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
+
+ROOTS_FOLDERS: tuple[str, ...] = ("/opt/ml/model/", "/opt/ml/output/data/", "/opt/ml/input/data/", "/tmp/")
+"""Folders that belong to root and that no other user can write to."""
 
 _EVENTS = 1000
 """Lines that are sent to the log service at once."""
@@ -107,14 +111,11 @@ class Platform:
 
     def _environment(self, job: TrainingJob) -> dict[str, str]:
         """The job's own variables, the platform's, and what stands for the role: credentials, and where moto is."""
-        region = job.arn.split(":")[3]
         return {
-            **job.request.get("Environment", {}),
             **self._moto.environment,
+            **job.request.get("Environment", {}),
             "TRAINING_JOB_NAME": job.name,
             "TRAINING_JOB_ARN": job.arn,
-            "AWS_REGION": region,
-            "AWS_DEFAULT_REGION": region,
             "AWS_ENDPOINT_URL_SECRETS_MANAGER": self._moto.endpoint,
             "CLOUD_TRAIN_MASTER_PORT": str(_free_port()),  # all machines share this one's network
         }
@@ -139,14 +140,14 @@ def _files(job: TrainingJob, host: str, hosts: list[str]) -> dict[str, bytes]:
         "current_group_name": "homogeneousCluster",
         "hosts": hosts,
         "instance_groups": [{"instance_group_name": "homogeneousCluster", "instance_type": job.kind, "hosts": hosts}],
-        "network_interface_name": "eth0",
+        "network_interface_name": "lo",  # all machines share this one's network
     }
     config = {
         "resourceconfig": resources,
         "hyperparameters": job.request.get("HyperParameters", {}),
         "inputdataconfig": {},
     }
-    folders = dict.fromkeys(("/opt/ml/model/", "/opt/ml/output/data/", "/opt/ml/input/data/"), b"")
+    folders = dict.fromkeys(ROOTS_FOLDERS, b"")
     return {**folders, **{f"/opt/ml/input/config/{name}.json": json.dumps(value).encode() for name, value in config.items()}}
 
 

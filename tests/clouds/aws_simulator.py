@@ -60,6 +60,8 @@ class SageMaker:
         """Machine (``ml.g5.xlarge``, or ``ml.g5.xlarge spot``) → how many an account may have; those not named: ``_QUOTA``."""
         self.denied: set[str] = set()
         """Permissions that whoever asks lacks, such as ``sagemaker:CreateTrainingJob``."""
+        self.refusal: str | None = None
+        """A text with which the service refuses every new job."""
         self.repeats_pages = False
         """Whether a listing's next page is always the same one."""
         self._moto, self._clock, self._timing, self._faults = moto, clock, timing, faults
@@ -86,6 +88,7 @@ class SageMaker:
         """Quotas, permissions and pages are as at the beginning."""
         self.quotas.clear()
         self.denied.clear()
+        self.refusal = None
         self.repeats_pages = False
 
     def job(self, name: str, region: str = REGION) -> TrainingJob:
@@ -169,6 +172,8 @@ class SageMaker:
     def _create(self, region: str, document: dict[str, Any]) -> dict[str, Any]:
         name = document["TrainingJobName"]
         arn = f"arn:aws:sagemaker:{region}:{ACCOUNT}:training-job/{name}"
+        if self.refusal is not None:
+            raise protocol.RefusedError("ValidationException", self.refusal)
         self._refuse_role(document["RoleArn"])
         self._refuse_limits(document)
         with self._lock:

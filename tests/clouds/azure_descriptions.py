@@ -1,8 +1,8 @@
-"""Makes JSON Schemas from the models of Azure's own SDK: ``python -m tests.clouds.azure_descriptions``, where azure-ai-ml is installed.
+"""Makes JSON Schemas of Azure's answers from the models of its own SDK: ``python -m tests.clouds.azure_descriptions``.
 
-azure-ai-ml carries models that Microsoft generates from the REST API's specification: ``_restclient/arm_ml_service`` for the resource
-manager, ``_restclient/runhistory`` for the run history. What may be sent becomes ``cloud_train/providers/data/azure.requests.json``; what
-is answered becomes ``azure_answers.json`` beside this module, by which the simulator checks itself.
+azure-ai-ml, which has to be installed, carries models that Microsoft generates from its specifications: ``_restclient/arm_ml_service`` for
+the resource manager, ``_restclient/runhistory`` for the run history, which has no published specification. The schemas are kept in
+``azure_answers.json``, by which the simulator checks its answers. Those of the requests are made by ``azure_swagger``.
 """
 
 import importlib
@@ -14,7 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-REQUESTS = Path(__file__).parents[2] / "cloud_train" / "providers" / "data" / "azure.requests.json"
+from tests.clouds.azure_swagger import DURATION
+
 ANSWERS = Path(__file__).with_name("azure_answers.json")
 
 Schema = dict[str, Any]
@@ -23,26 +24,29 @@ _ARM = "azure.ai.ml._restclient.arm_ml_service"
 _HISTORY = "azure.ai.ml._restclient.runhistory"
 _SUBTYPES = {"JobBaseProperties": ["CommandJob"]}
 """Of some families of models only these members matter here."""
-_DURATION = r"^P(?!$)(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+S)?)?$"
 _PLAIN: dict[Any, Schema] = {
     str: {"type": "string"},
     int: {"type": "integer"},
     float: {"type": "number"},
     bool: {"type": "boolean"},
     datetime: {"type": "string"},
-    timedelta: {"type": "string", "pattern": _DURATION},
+    timedelta: {"type": "string", "pattern": DURATION},
     Any: {},
 }
 
 
-def request_description() -> Schema:
-    """What may be sent to the resource manager."""
-    return _description("create", {_ARM: ["JobBase", "EnvironmentVersion"]})
-
-
 def answer_description() -> Schema:
     """What the resource manager and the run history answer."""
-    return _description("read", {_ARM: ["JobBase", "EnvironmentVersion", "ErrorResponse"], _HISTORY: ["RunDetails"]})
+    return _description({_ARM: ["JobBase", "EnvironmentVersion", "ErrorResponse"], _HISTORY: ["RunDetails"]})
+
+
+def fields_of_requests() -> dict[str, set[str]]:
+    """The fields of each model that a request consists of, for comparison with those of the specification."""
+    models = importlib.import_module(f"{_ARM}.models")
+    writer = _Writer(models, "create")
+    for name in ("JobBase", "EnvironmentVersion"):
+        writer.refer(getattr(models, name))
+    return {name: {*schema["properties"]} for name, schema in writer.schemas.items()}
 
 
 def text_of(description: Schema) -> str:
@@ -83,8 +87,7 @@ class _Writer:
             properties[field._rest_name] = self._value(hints[name])
             if type(None) not in typing.get_args(hints[name]):
                 required.append(field._rest_name)
-        closed: Schema = {"additionalProperties": False} if self._visibility == "create" else {}
-        return {"type": "object", "properties": properties, "required": sorted(required), **closed}
+        return {"type": "object", "properties": properties, "required": sorted(required)}
 
     def _value(self, hint: Any) -> Schema:
         origin, arguments = typing.get_origin(hint), [each for each in typing.get_args(hint) if each is not type(None)]
@@ -105,11 +108,11 @@ class _Writer:
         return self.refer(hint)
 
 
-def _description(visibility: str, roots: dict[str, list[str]]) -> Schema:
+def _description(roots: dict[str, list[str]]) -> Schema:
     schemas: dict[str, Schema] = {}
     for package, names in roots.items():
         models = importlib.import_module(f"{package}.models")
-        writer = _Writer(models, visibility)
+        writer = _Writer(models, "read")
         for name in names:
             writer.refer(getattr(models, name))
         schemas |= writer.schemas
@@ -128,5 +131,4 @@ def _fields(model: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    REQUESTS.write_text(text_of(request_description()), encoding="utf-8")
     ANSWERS.write_text(text_of(answer_description()), encoding="utf-8")

@@ -35,6 +35,9 @@ class Keys:
         resource = request.query.get("resource", "").rstrip("/").removesuffix("/.default")
         if secret != IDENTITY_SECRET or not resource:
             return Answer.json({"error": "invalid_request", "error_description": "the secret or the resource is missing"}, 400)
+        if "secret" in request.headers and request.query.get("clientid") != CLIENT_ID:
+            # A machine of Azure ML: its identities answer only by their IDs (azure-sdk-for-python#30427).
+            return Answer.json({"error": {"code": "UserError", "message": "No identity with this clientid is assigned"}}, 400)
         end = int(time.time()) + _DAY_SECONDS  # of the real time: azure-identity has no other
         return Answer.json(
             {

@@ -1,7 +1,8 @@
 """Azure, as far as cloud-train sees it: the resource manager with an Azure ML workspace, its run history, a Key Vault, managed identities
 and the token exchange of a container registry; all on one loopback server.
 
-It checks each request and its own answers by the schemas made from Azure's own models (``azure_descriptions``), asks for the right token
+It checks each request by the schemas made from Azure's specification (``azure_swagger``) and its own answers by those made from the models
+of Azure's SDK (``azure_descriptions``), asks for the right token
 everywhere, keeps jobs on the clock (``azure_jobs``), and speaks Azure's errors. ``_ROUTES`` names the operations, for faults and counts:
 ``jobs/write``, ``history/details`` and so on.
 
@@ -17,10 +18,10 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 from cloud_train.providers.cloud.machines import machines as machine_table
-from tests.clouds.azure_descriptions import REQUESTS
 from tests.clouds.azure_jobs import ENDS, Job, JobRunner, Pace, timestamp
 from tests.clouds.azure_keys import ARM, CLIENT_ID, IDENTITY_SECRET, VAULT, Keys, audience_of
 from tests.clouds.azure_shapes import checked, error_answer, problems_of
+from tests.clouds.azure_swagger import REQUESTS
 from tests.clouds.clock import Clock, RealClock
 from tests.clouds.faults import Fault
 from tests.clouds.machine import Machines
@@ -91,6 +92,9 @@ class AzureSimulator:
         self.keys = Keys()
         self.denied: set[str] = set()
         """Actions that whoever asks is not allowed: those are answered with status 403."""
+        self.managers = {ARM}
+        """The resource managers whose tokens count: that of the public cloud."""
+        self.workspace_properties: dict[str, Any] = {}
         self.vm_priority = "Dedicated"
         """That of the cluster."""
         self.cores = 100
@@ -223,11 +227,11 @@ class AzureSimulator:
         arm = request.path.startswith("/subscriptions/")
         if arm and "/Microsoft.Authorization/" not in request.path and request.query.get("api-version") != API_VERSION:
             return error_answer(400, "InvalidApiVersionParameter", f"The api-version {request.query.get('api-version')!r} is invalid.")
-        audience = ARM if arm or request.path.startswith("/history/") else VAULT if request.path.startswith("/secrets") else None
-        if audience is not None:
-            token = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if audience_of(token) != audience:
-                return error_answer(401, "InvalidAuthenticationToken", f"The access token is not for {audience}.")
+        vault = {VAULT} if request.path.startswith("/secrets") else set[str]()
+        audiences = self.managers if arm or request.path.startswith("/history/") else vault
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if audiences and audience_of(token) not in audiences:
+            return error_answer(401, "InvalidAuthenticationToken", f"The access token is not for {', '.join(sorted(audiences))}.")
         action = _ACTIONS.get(operation, "")
         if action in self.denied:
             who = f"The client 'me@example.org' with object id '{uuid.UUID(int=1)}'"
@@ -247,7 +251,16 @@ class AzureSimulator:
     # The workspace.
 
     def _get_workspace(self, _request: Request) -> Answer:
-        return Answer.json({"id": PATH, "name": WORKSPACE, "type": _ML, "location": LOCATION, "identity": _identity(), "properties": {}})
+        return Answer.json(
+            {
+                "id": PATH,
+                "name": WORKSPACE,
+                "type": _ML,
+                "location": LOCATION,
+                "identity": _identity(),
+                "properties": self.workspace_properties,
+            }
+        )
 
     def _get_compute(self, _request: Request, name: str) -> Answer:
         if name != CLUSTER:

@@ -219,7 +219,8 @@ class Machines:
 
         ``image`` is ``repository@sha256:…``; ``command`` replaces entrypoint and command, and is the image's own where it is empty.
         ``files`` are put into it before it starts, owned by root, 0644, in folders that are root's, 0755; a path that ends in '/' is an
-        empty folder. ``hosts`` are further names, each with its address. Raises ImagePullError, or ContainerStartError.
+        empty folder, and one that the image has becomes root's too.
+        ``hosts`` are further names, each with its address. Raises ImagePullError, or ContainerStartError.
         """
         from docker.errors import APIError
 
@@ -275,6 +276,8 @@ def _folders(paths: Iterable[str]) -> set[str]:
     found = set()
     for path in paths:
         folder = posixpath.dirname(path)
+        if path.endswith("/"):
+            found.add(folder)
         while folder not in _OF_ANY_IMAGE:
             found.add(folder)
             folder = posixpath.dirname(folder)

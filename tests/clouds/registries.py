@@ -7,6 +7,8 @@
             monkeypatch.setenv(name, value)
         ...  # whatever is sent to https://x.azurecr.io comes here
 
+``manners`` (``tests.image.cloud_registries``) let a registry behave as its cloud's does, and not as the real one behind it.
+
 It is a proxy, as firms have them: whoever is led through it by HTTPS_PROXY asks it for a tunnel to the registry, and finds one that has the
 certificate for that name. There is no way through it to anywhere else. It knows who may come in; the rest is the real registry's.
 """
@@ -25,6 +27,7 @@ from typing import Protocol, Self
 from urllib.parse import urlsplit
 
 from tests.clouds.server import Answer
+from tests.image.cloud_registries import Manners, Sent
 from tests.storage.certificates import authority_and_server
 from tests.stores import LOOPBACK
 
@@ -115,13 +118,15 @@ def _decoded(authorization: str) -> str:
 class Registries:
     """The proxy, for as long as the context. ``asked`` are the requests that came to registries: host, method and path."""
 
-    def __init__(self, folder: Path, real: str, gates: dict[str, Gate]) -> None:
+    def __init__(self, folder: Path, real: str, gates: dict[str, Gate], manners: dict[str, Manners] | None = None) -> None:
         """``real`` is the address of the registry behind; ``folder`` is where certificates lie."""
-        self.real, self.gates = real, gates
+        self.real, self.gates, self.manners = real, gates, manners or {}
         self.authority, self.tls = authority_and_server(folder, *gates)
         self.asked: list[tuple[str, str, str]] = []
         self.before: Callable[[str, str], None] = lambda method, path: None
         """Called before each request that was let in."""
+        self.cuts: list[float] = []
+        """Each ends the connection of one upload of a blob after this fraction of its bytes, without an answer."""
         self._server = _Server((LOOPBACK, 0), _Handler)
         self._server.owner = self
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="registries")
@@ -152,12 +157,17 @@ class Registries:
         if not gate.admits(authorization):
             return Answer(401, {"WWW-Authenticate": gate.challenge(host), "Content-Type": "application/json"}, _UNAUTHORIZED)
         self.before(method, path)
+        sent, manners = Sent(method, target, headers, body), self.manners.get(host, Manners())
+        refused = manners.refuse(sent)
+        return refused if refused is not None else manners.change(sent, self._answer_of_the_real_one(host, sent))
+
+    def _answer_of_the_real_one(self, host: str, sent: Sent) -> Answer:
         connection = HTTPConnection(self.real, timeout=30)
         try:
-            connection.request(method, target, body, {**headers, "Host": host, "X-Forwarded-Proto": "https"})
+            connection.request(sent.method, sent.target, sent.body, {**sent.headers, "Host": host, "X-Forwarded-Proto": "https"})
             response = connection.getresponse()
             kept = {name: value for name, value in response.getheaders() if name.lower() not in ("connection", "content-length", "date")}
-            length = {"Content-Length": response.headers["Content-Length"]} if method == "HEAD" else {}
+            length = {"Content-Length": response.headers["Content-Length"]} if sent.method == "HEAD" else {}
             return Answer(response.status, {**kept, **length}, response.read())
         finally:
             connection.close()
@@ -188,8 +198,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def respond(self) -> None:
         """One request through the tunnel."""
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        answer = self.server.owner.answer(self.host, self.command, self.path, dict(self.headers), body)
+        owner, length = self.server.owner, int(self.headers.get("Content-Length") or 0)
+        manners, is_upload = owner.manners.get(self.host, Manners()), self.command == "PUT" and "upload" in self.path
+        if is_upload and length and owner.cuts:
+            cut = int(length * owner.cuts.pop(0))
+            self.rfile.read(cut)
+            manners.lose(self.path, cut)
+            self.close_connection = True
+            return
+        if manners.hangs_up(self.command, length):
+            self.close_connection = True
+            return
+        body = self.rfile.read(length)
+        answer = owner.answer(self.host, self.command, self.path, dict(self.headers), body)
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)

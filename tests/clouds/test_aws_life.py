@@ -18,7 +18,7 @@ from cloud_train.providers.aws.provider import SageMakerProvider
 from cloud_train.run import layout
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
-from tests.clouds import kit
+from tests.clouds import aws_platform, kit
 from tests.clouds.aws_job import Timing
 from tests.clouds.aws_platform import LOGIN
 from tests.clouds.aws_simulator import AwsCloud, aws_cloud
@@ -86,6 +86,33 @@ def test_a_run_from_its_submission_to_its_model(bench: Bench, cloud: AwsCloud, m
     sent = [logged.request.body for logged in cloud.server.requests if logged.operation != "CreateSecret"]
     kept = [bench.store.get(info.key) for info in bench.store.list(run.run_id)]
     assert not [text for text in (*sent, *kept) if b"a-canary-of-the-tests" in text]
+
+
+def test_a_program_is_not_root_and_can_write_where_sagemaker_lets_only_root(bench: Bench) -> None:
+    folders = "/tmp /opt/ml/model /opt/ml/output $HOME $CLOUD_TRAIN_HOME"
+    run = bench.run(
+        f'id -u; id -G; for folder in {folders}; do touch "$folder/x" || exit 1; done; python3 -c "import tempfile; tempfile.mkstemp()"'
+    )
+    assert run.state is State.SUCCEEDED, run
+    assert bench.words(run) == ["65532", "65532"]
+
+
+def test_an_image_that_does_not_start_as_root_runs_on_the_containers_own_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SageMakerProvider, "capabilities", replace(SageMakerProvider.capabilities, starts_as_root=False))
+    run = bench.run('touch /tmp/x 2>&1; for folder in "$HOME" "$TMPDIR" "$CLOUD_TRAIN_HOME"; do touch "$folder/y" && echo "$folder"; done')
+    assert run.state is State.SUCCEEDED, run
+    denied, *folders = bench.words(run)
+    assert "Permission denied" in denied
+    assert folders == ["/var/tmp/cloud-train", "/var/tmp/cloud-train/tmp", "/var/tmp/cloud-train"]
+
+
+def test_a_worker_that_can_write_nowhere_says_so_and_does_not_blame_the_store(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SageMakerProvider, "capabilities", replace(SageMakerProvider.capabilities, starts_as_root=False))
+    monkeypatch.setattr(aws_platform, "ROOTS_FOLDERS", (*aws_platform.ROOTS_FOLDERS, "/var/tmp/", "/workspace/"))
+    end = bench.run("true")
+    assert (end.state, end.cause) == (State.INTERRUPTED, Cause.INFRASTRUCTURE)
+    assert "cannot write to any folder of its machine" in end.message
+    assert "store" not in end.message
 
 
 def test_a_cancelled_run_saves_its_last_checkpoint(bench: Bench, cloud: AwsCloud) -> None:

@@ -1,7 +1,7 @@
 """An image is pushed into each cloud's registry with that cloud's own login, by the command line, under the registry's own name.
 
-The clouds are simulators without containers; a real registry is behind each cloud's own way to ask for a login (``registries``). In the
-midst of every push all logins end that were given out before.
+The clouds are simulators without containers; a real registry is behind each cloud's own way to ask for a login (``registries``) and its
+manners. In the middle of every push, all logins that were given out before end.
 """
 
 import base64
@@ -25,6 +25,7 @@ from tests.clouds.gcp_simulator import REGION as GOOGLE_REGION
 from tests.clouds.gcp_simulator import REPOSITORY, GcpSimulator
 from tests.clouds.registries import Basic, Bearer, Gate, Logins, Registries
 from tests.clouds.server import Answer, Request
+from tests.image.cloud_registries import Acr, ArtifactRegistry, Ecr
 from tests.image.real_registry import RunningRegistry, push_base, running_registry
 
 ECR = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"
@@ -80,10 +81,10 @@ def traces(desk: CommandLine, *words: str) -> list[Path]:
 
 
 def end_in_the_midst(registries: Registries, logins: Logins, gate: Gate) -> None:
-    """Let all logins end while the first layer is sent."""
+    """Let all logins end when the first layer is to be sent."""
 
     def before(method: str, path: str) -> None:
-        if method == "PATCH":
+        if method == "POST":
             registries.before = lambda method, path: None
             logins.end()
             if isinstance(gate, Bearer):
@@ -105,7 +106,7 @@ def test_an_image_is_pushed_to_amazon_ecr_in_a_repository_made_for_it(real: Runn
                 logins.add(given)
             return login == f"{user}:{password}" and given in logins.good
 
-        with Registries(tmp_path, real.host, {ECR: Basic(is_password)}) as registries:
+        with Registries(tmp_path, real.host, {ECR: Basic(is_password)}, {ECR: Ecr()}) as registries:
             end_in_the_midst(registries, logins, registries.gates[ECR])
             settings = {**aws.settings, "repository": repository, "create_repository": True}
             run_id = submitted(desk, "aws", settings, aws.new_store(), {**aws.environment, **registries.environment})
@@ -135,7 +136,7 @@ def test_an_image_is_pushed_to_artifact_registry_in_a_repository_made_for_it(
             return user == "oauth2accesstoken" and token in logins.good
 
         gate = Bearer("/v2/token", is_password)
-        with Registries(tmp_path, real.host, {host: gate}) as registries:
+        with Registries(tmp_path, real.host, {host: gate}, {host: ArtifactRegistry()}) as registries:
             end_in_the_midst(registries, logins, gate)
             bucket = store.new_url()
             settings = {**google.settings, "service_account": google.accounts.machines, "create_repository": True}
@@ -160,7 +161,7 @@ def test_an_image_is_pushed_to_azure_s_registry(real: RunningRegistry, desk: Com
             return Answer.json(good) if answer.status == 200 else answer
 
         gate = Bearer("/oauth2/token", lambda login: login.removeprefix("00000000-0000-0000-0000-000000000000:") in logins.good, exchange)
-        with Registries(tmp_path, real.host, {ACR: gate}) as registries:
+        with Registries(tmp_path, real.host, {ACR: gate}, {ACR: Acr()}) as registries:
             end_in_the_midst(registries, logins, gate)
             settings = {**azure.settings, "repository": repository}
             submitted(desk, "azure", settings, store.new_url(), {**store.environment, **azure.environment, **registries.environment})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cloud_train.providers.base import Request
-from cloud_train.providers.cloud.jobs import WORKSPACE
+from cloud_train.providers.cloud.request import WORKSPACE
 from tests.clouds import kit
 from tests.clouds.aws_job import Timing
 from tests.clouds.aws_platform import LOGIN

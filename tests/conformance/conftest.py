@@ -17,7 +17,7 @@ from cloud_train.errors import StoreError
 from cloud_train.orchestrator.home import Home
 from cloud_train.providers import local
 from cloud_train.providers.base import Provider, worker_arguments
-from cloud_train.providers.cloud import jobs
+from cloud_train.providers.cloud import request as cloud_request
 from cloud_train.providers.docker import request
 from cloud_train.providers.registry import known_providers, load_provider
 from cloud_train.run.plan import Plan
@@ -134,7 +134,7 @@ def retries_at_once(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None
     def arguments(plan: Plan) -> list[str]:
         return [*worker_arguments(plan), "--retry-delay", "0.1"]
 
-    for module in (jobs, local, request, sys.modules[type(provider).__module__]):
+    for module in (cloud_request, local, request, sys.modules[type(provider).__module__]):
         if vars(module).get("worker_arguments") is worker_arguments:
             monkeypatch.setattr(module, "worker_arguments", arguments)
 

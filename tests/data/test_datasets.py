@@ -2,10 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from cloud_train.data.base import DataSection, held_back
+from cloud_train.data.base import DataSection, FilesData, held_back
 from cloud_train.data.cifar10 import Cifar10Data
 from cloud_train.data.digits import DigitsData
-from cloud_train.data.files import FilesData
 from cloud_train.data.images import ImagesData
 from cloud_train.data.mnist import MnistData
 from cloud_train.data.python_docs import PythonDocsData

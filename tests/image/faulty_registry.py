@@ -37,6 +37,8 @@ class FaultyRegistry:
     received_bytes: int = 0
     token: str = ""
     """A bearer token that every request to the API must carry; /token gives it out."""
+    chunk_status: int = 202
+    """The status of the answer to a chunk."""
 
     def count(self, method: str, path: str) -> int:
         return sum(1 for asked, where in self.requests if asked == method and path in where)
@@ -105,6 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif kind == "uploads" and last not in registry.uploads:
             self.answer(404)
         elif kind == "uploads" and self.command == "PUT":
+            self.take(body)
             data = bytes(registry.uploads.pop(last))
             digest = parse_qs(url.query)["digest"][0]
             right = digest == f"sha256:{hashlib.sha256(data).hexdigest()}"
@@ -115,7 +118,11 @@ class _Handler(BaseHTTPRequestHandler):
             if self.command == "PATCH" and fits:
                 self.take(body)
             arrived = len(registry.uploads[last])
-            self.answer((202 if self.command == "PATCH" else 204) if fits else 416, Range=f"0-{max(0, arrived - 1)}", Location=url.path)
+            self.answer(
+                (registry.chunk_status if self.command == "PATCH" else 204) if fits else 416,
+                Range=f"0-{max(0, arrived - 1)}",
+                Location=url.path,
+            )
         elif kind == "blobs":
             self.serve_blob(registry.blobs.get(last))
         elif self.command == "PUT":

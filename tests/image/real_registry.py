@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from cloud_train.image.layers import digest_of
+from cloud_train.image.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from cloud_train.image.reference import parse_reference
-from cloud_train.image.registry import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Repository
+from cloud_train.image.registry import Repository
 from tests.support import wait_until
 
 USER = "trainer"
@@ -93,6 +94,7 @@ def push_base(
     architecture: str = "amd64",
     settings: dict[str, object] | None = None,
     types: tuple[str, str, str] = (OCI_MANIFEST, OCI_CONFIG, OCI_LAYER),
+    annotations: dict[str, str] | None = None,
 ) -> str:
     """Put a base image of one small layer into a repository, under its tag; its manifest's digest."""
     layer_tar = io.BytesIO()
@@ -110,11 +112,12 @@ def push_base(
         }
     ).encode()
     manifest_type, config_type, layer_type = types
+    more = {"annotations": annotations} if annotations else {}
     manifest = {
         "schemaVersion": 2,
         "mediaType": manifest_type,
         "config": {"mediaType": config_type, "digest": digest_of(config), "size": len(config)},
-        "layers": [{"mediaType": layer_type, "digest": digest_of(layer), "size": len(layer)}],
+        "layers": [{"mediaType": layer_type, "digest": digest_of(layer), "size": len(layer), **more}],
     }
     reference = parse_reference(repository)
     folder.mkdir(exist_ok=True)

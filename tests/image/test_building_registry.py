@@ -15,9 +15,7 @@ import pytest
 from cloud_train.image.building import build_in_registry
 from cloud_train.image.errors import ImageError
 from cloud_train.image.layers import digest_of
-from cloud_train.image.recipe import Built, Recipe
-from cloud_train.image.reference import parse_reference
-from cloud_train.image.registry import (
+from cloud_train.image.manifest import (
     DOCKER_CONFIG,
     DOCKER_INDEX,
     DOCKER_LAYER,
@@ -27,8 +25,10 @@ from cloud_train.image.registry import (
     OCI_LAYER,
     OCI_MANIFEST,
     Manifest,
-    Repository,
 )
+from cloud_train.image.recipe import Built, Recipe
+from cloud_train.image.reference import parse_reference
+from cloud_train.image.registry import Repository
 from tests.image.real_registry import RunningRegistry, push_base, running_registry
 
 OCI_TYPES = (OCI_MANIFEST, OCI_CONFIG, OCI_LAYER)

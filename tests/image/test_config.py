@@ -27,6 +27,12 @@ def test_a_container_never_runs_as_root(user: str, becomes: str) -> None:
     assert not is_root(becomes)
 
 
+@pytest.mark.parametrize(("user", "becomes"), [("", "65532:65532"), ("root", "65532:65532"), ("trainer", "trainer")])
+def test_for_a_platform_whose_folders_are_roots_a_container_starts_as_root_and_knows_whom_to_become(user: str, becomes: str) -> None:
+    config = json.loads(configuration(base(User=user), LAYERS, {}, starts_as_root=True))["config"]
+    assert (config["User"], config["Env"][-1]) == ("0:0", f"_CLOUD_TRAIN_USER={becomes}")
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cloud_train.errors import CloudTrainError, CorruptError
+from cloud_train.image import uploads
 from cloud_train.image.connection import POLICY
 from cloud_train.image.errors import BrokenConnectionError, ImageError, RegistryError
 from cloud_train.image.layers import Blob, digest_of
@@ -51,31 +52,139 @@ def log_in(tmp_path: Path, host: str, password: str = PASSWORD) -> None:
     (tmp_path / "docker" / "config.json").write_text(json.dumps({"auths": {host: {"auth": login}}}))
 
 
-def test_an_upload_goes_on_where_the_connection_broke_off(server: FaultyRegistry, repository: Repository, tmp_path: Path) -> None:
-    data = os.urandom(1_000_000)
-    server.faults = [Fault("PATCH", "/uploads/", after_bytes=400_000), Fault("PATCH", "/uploads/", after_bytes=300_000)]
+def test_a_blob_is_sent_with_one_post_and_one_put(server: FaultyRegistry, repository: Repository, tmp_path: Path) -> None:
+    data = os.urandom(20_000_000)
     repository.push_blob(blob_of(data, tmp_path))
-    assert server.blobs[digest_of(data)] == data
-    assert server.received_bytes == len(data)
-    assert server.count("PATCH", "/uploads/") == 3
+    assert server.blobs == {digest_of(data): data}
+    assert [method for method, _ in server.requests] == ["HEAD", "POST", "PUT"]
+    assert server.headers[-1]["Content-Length"] == "20000000"
 
 
-def test_an_upload_of_which_nothing_arrived_starts_over(server: FaultyRegistry, repository: Repository, tmp_path: Path) -> None:
-    server.faults = [Fault("PATCH", "/uploads/")]
+def test_an_empty_blob_is_sent_with_its_length(server: FaultyRegistry, repository: Repository, tmp_path: Path) -> None:
+    repository.push_blob(blob_of(b"", tmp_path))
+    assert server.blobs == {digest_of(b""): b""}
+    assert server.headers[-1]["Content-Length"] == "0"
+    assert "Transfer-Encoding" not in server.headers[-1]
+
+
+def test_an_upload_whose_connection_broke_starts_over(server: FaultyRegistry, repository: Repository, tmp_path: Path) -> None:
+    data = os.urandom(1_000_000)
+    server.faults = [Fault("PUT", "/uploads/", after_bytes=400_000), Fault("PUT", "/uploads/", after_bytes=300_000)]
+    repository.push_blob(blob_of(data, tmp_path))
+    assert server.blobs == {digest_of(data): data}
+    assert len({path for method, path in server.requests if method == "PUT"}) == 3, "each to an upload of its own"
+    assert server.count("GET", "/uploads/") == 0, "Amazon ECR would not say how much has arrived"
+
+
+@pytest.mark.parametrize("status", [404, 416])
+def test_an_upload_that_the_registry_forgot_or_has_in_part_starts_over(
+    server: FaultyRegistry, repository: Repository, tmp_path: Path, status: int
+) -> None:
+    server.faults = [Fault("PUT", "/uploads/", status)]
     repository.push_blob(blob_of(b"layer", tmp_path))
     assert server.blobs == {digest_of(b"layer"): b"layer"}
-
-
-def test_an_upload_that_the_registry_forgot_starts_over(server: FaultyRegistry, repository: Repository, tmp_path: Path) -> None:
-    server.faults = [Fault("PATCH", "/uploads/", after_bytes=2), Fault("GET", "/uploads/", 404)]
-    repository.push_blob(blob_of(b"layer", tmp_path))
-    assert server.blobs == {digest_of(b"layer"): b"layer"}
+    assert server.count("POST", "/uploads/") == 2
 
 
 def test_an_upload_whose_last_answer_got_lost_is_done(server: FaultyRegistry, repository: Repository, tmp_path: Path) -> None:
     server.blobs[digest_of(b"layer")] = b"layer"
-    server.faults = [Fault("HEAD", "/blobs/", 404), Fault("PUT", "/uploads/"), Fault("PUT", "/uploads/", 404)]
+    server.faults = [Fault("HEAD", "/blobs/", 404), Fault("PUT", "/uploads/")]
     repository.push_blob(blob_of(b"layer", tmp_path))
+    assert server.count("PUT", "/uploads/") == 1
+
+
+@pytest.mark.parametrize("status", [202, 204])
+def test_another_success_than_201_counts_if_the_blob_is_there(
+    server: FaultyRegistry, repository: Repository, tmp_path: Path, status: int
+) -> None:
+    server.faults = [Fault("PUT", "/uploads/", status)]  # and the blob is not stored
+    repository.push_blob(blob_of(b"layer", tmp_path))
+    assert server.blobs == {digest_of(b"layer"): b"layer"}
+    assert server.count("PUT", "/uploads/") == 2
+
+
+def test_a_stored_blob_with_another_digest_is_an_error(server: FaultyRegistry, repository: Repository, tmp_path: Path) -> None:
+    server.faults = [Fault("PUT", "/uploads/", 201, {"Docker-Content-Digest": digest_of(b"another")})]
+    with pytest.raises(CorruptError, match="stored a blob whose digest is not"):
+        repository.push_blob(blob_of(b"layer", tmp_path))
+
+
+def test_a_redirected_blob_is_sent_from_its_start(server: FaultyRegistry, repository: Repository, tmp_path: Path) -> None:
+    with faulty_registry() as bucket:
+        bucket.uploads["elsewhere"] = bytearray()
+        target = f"http://{bucket.host}/uploads/elsewhere?digest={digest_of(b'layer')}"
+        server.faults = [Fault("PUT", "/uploads/", 307, {"Location": target})]
+        repository.push_blob(blob_of(b"layer", tmp_path))
+        assert bucket.blobs == {digest_of(b"layer"): b"layer"}
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "CHUNK_BYTES", 2)
+
+
+@pytest.mark.parametrize("status", [201, 202, 204])
+def test_a_blob_that_is_refused_as_too_large_is_sent_in_chunks_and_so_are_all_after_it(
+    server: FaultyRegistry, repository: Repository, tmp_path: Path, small_chunks: None, status: int
+) -> None:
+    server.chunk_status = status
+    server.faults = [Fault("PUT", "/uploads/", 413)]
+    repository.push_blob(blob_of(b"layer", tmp_path))
+    repository.push_blob(blob_of(b"other", tmp_path))
+    repository.push_blob(blob_of(b"l", tmp_path))
+    assert set(server.blobs.values()) == {b"layer", b"other", b"l"}
+    spans = [headers["Content-Range"] for headers in server.headers if "Content-Range" in headers]
+    assert spans == ["0-1", "2-3", "4-4"] * 2
+    assert [method for method, path in server.requests if "/uploads/" in path] == [
+        *("POST", "PUT"),
+        *("POST", "PATCH", "PATCH", "PUT") * 2,
+        *("POST", "PUT"),
+    ]
+
+
+def test_a_large_blob_whose_connection_always_breaks_is_sent_in_chunks(
+    server: FaultyRegistry, repository: Repository, tmp_path: Path, small_chunks: None
+) -> None:
+    server.faults = [Fault("PUT", "/uploads/", after_bytes=1) for _ in range(TRIES)]
+    repository.push_blob(blob_of(b"layer", tmp_path))
+    assert server.blobs == {digest_of(b"layer"): b"layer"}
+    assert server.count("PATCH", "/uploads/") == 2
+
+
+def test_chunks_whose_connection_broke_start_over(
+    server: FaultyRegistry, repository: Repository, tmp_path: Path, small_chunks: None
+) -> None:
+    server.faults = [Fault("PUT", "/uploads/", 413), Fault("PATCH", "/uploads/", after_bytes=1), Fault("PUT", "/uploads/")]
+    repository.push_blob(blob_of(b"layer", tmp_path))
+    assert server.blobs == {digest_of(b"layer"): b"layer"}
+    assert server.count("POST", "/uploads/") == 4
+
+
+def test_a_registry_that_refuses_a_whole_blob_and_chunks_is_told_with_both_reasons(
+    server: FaultyRegistry, repository: Repository, tmp_path: Path, small_chunks: None
+) -> None:
+    server.faults = [Fault("PUT", "/uploads/", 413), Fault("PATCH", "/uploads/", 405, body=b'{"errors": [{"code": "UNSUPPORTED"}]}')]
+    with pytest.raises(RegistryError) as caught:
+        repository.push_blob(blob_of(b"layer", tmp_path))
+    assert "a layer of the image has 5 bytes, which is too large for 127.0.0.1" in caught.value.message
+    assert "refused a request of 5 bytes (413), and refused the same in chunks of 2 bytes" in caught.value.message
+    assert "405 (UNSUPPORTED)" in caught.value.message
+    assert "client_max_body_size" in (caught.value.hint or "")
+
+
+def test_a_large_upload_says_that_it_begins_and_how_far_it_is(
+    server: FaultyRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(uploads, "_TELL_SECONDS", 0.0)
+    monkeypatch.setattr(uploads, "_LARGE_BYTES", 2_000_000)
+    with Repository(parse_reference(f"{server.host}/me/digits"), note=notes.append) as repository:
+        repository.push_blob(blob_of(bytes(1_000_000), tmp_path))
+        assert notes == []
+        repository.push_blob(blob_of(bytes(2_000_000), tmp_path))
+    assert notes[0] == f"uploading a layer (2.0 MB) to {server.host}"
+    assert notes[-1] == f"uploaded 100% of a layer (2.0 MB) to {server.host}"
+    assert any("uploaded 50% of" in line for line in notes)
 
 
 def test_an_upload_that_is_given_no_place_is_an_error(server: FaultyRegistry, repository: Repository, tmp_path: Path) -> None:
@@ -87,14 +196,14 @@ def test_an_upload_that_is_given_no_place_is_an_error(server: FaultyRegistry, re
 def test_a_connection_that_always_breaks_off_is_given_up(
     server: FaultyRegistry, repository: Repository, tmp_path: Path, waits: list[float]
 ) -> None:
-    server.faults = [Fault("PATCH", "/uploads/") for _ in range(TRIES)]
-    with pytest.raises(BrokenConnectionError, match=r"closed the connection of an upload 5 times, at 0 of 5 bytes"):
+    server.faults = [Fault("PUT", "/uploads/") for _ in range(TRIES)]
+    with pytest.raises(BrokenConnectionError, match=r"closed the connection of an upload 5 times; the blob has 5 bytes"):
         repository.push_blob(blob_of(b"layer", tmp_path))
     assert waits == [0.5, 1, 2, 4]
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
-@pytest.mark.parametrize(("method", "path"), [("HEAD", "/blobs/"), ("POST", "/uploads/"), ("PATCH", "/uploads/"), ("PUT", "/uploads/")])
+@pytest.mark.parametrize(("method", "path"), [("HEAD", "/blobs/"), ("POST", "/uploads/"), ("PUT", "/uploads/")])
 def test_a_failure_that_may_pass_is_tried_again(
     server: FaultyRegistry, repository: Repository, tmp_path: Path, *, status: int, method: str, path: str
 ) -> None:
@@ -113,13 +222,13 @@ def test_the_registry_says_how_long_to_wait(
 
 
 @pytest.mark.parametrize(("status", "hint"), [(401, "docker login"), (403, "docker login"), (404, "check the name")])
-@pytest.mark.parametrize("method", ["POST", "PATCH"])
+@pytest.mark.parametrize("method", ["POST", "PUT"])
 def test_a_refusal_is_final_and_in_the_registrys_words(
     server: FaultyRegistry, repository: Repository, tmp_path: Path, waits: list[float], *, method: str, status: int, hint: str
 ) -> None:
     words = b'{"errors": [{"code": "NOPE", "message": "not for you"}]}'
     server.faults = [Fault(method, "/uploads/", status, body=words)]
-    if (method, status) == ("PATCH", 404):
+    if (method, status) == ("PUT", 404):
         repository.push_blob(blob_of(b"layer", tmp_path))  # the upload is gone, which a new one mends
         return
     with pytest.raises(
@@ -230,7 +339,7 @@ def test_a_login_stays_with_its_registry_when_an_upload_is_sent_elsewhere(
         ]
         repository.push_blob(blob_of(b"layer", tmp_path))
         assert bucket.blobs == {digest_of(b"layer"): b"layer"}
-        assert len(bucket.headers) == 2
+        assert len(bucket.headers) == 1
         assert not any("Authorization" in headers for headers in bucket.headers)
 
 
@@ -247,7 +356,7 @@ def test_a_password_is_in_no_message_and_no_repr(server: FaultyRegistry, reposit
 
 
 def test_a_layer_that_is_too_large_is_told_with_its_size(server: FaultyRegistry, repository: Repository, tmp_path: Path) -> None:
-    server.faults = [Fault("PATCH", "/uploads/", 413)]
+    server.faults = [Fault("PUT", "/uploads/", 413)]
     with pytest.raises(RegistryError, match=r"a layer of the image has 5 bytes, which is too large for 127.0.0.1") as caught:
         repository.push_blob(blob_of(b"layer", tmp_path))
     assert ".dockerignore" in (caught.value.hint or "")

@@ -386,6 +386,39 @@ def test_the_flag_outranks_set_outranks_the_config_outranks_the_file(load: Load,
     assert (loaded.spec.provider, loaded.spec.store) == (wanted, f"/{wanted}" if given else "~/.cloud-train/runs")
 
 
+def test_the_command_line_changes_one_setting_of_the_provider_and_keeps_the_config_files_others(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("provider: aws\nstore: s3://b/r\naws: {region: eu-west-1, machine: ml.m5.large, tags: {a: b}}\n")
+    loaded = load(CNN, "aws.machine=ml.g5.xlarge", "aws.tags.count=42", "aws.volume=1GB", config=load_config(Path("c.yaml")))
+    settings = {name: loaded.settings[name] for name in ("region", "machine", "tags", "volume")}
+    assert settings == {"region": "eu-west-1", "machine": "ml.g5.xlarge", "tags": {"a": "b", "count": "42"}, "volume": "1GB"}
+
+
+def test_the_command_line_needs_no_config_file_to_change_a_setting(load: Load, tmp_path: Path) -> None:
+    assert load(CNN, "local.python=bin/python").settings == {"python": str(tmp_path / "bin/python")}
+    assert load(CNN, "docker.network=mine", provider="docker").settings == {"network": "mine"}
+    assert load(CNN).settings == {}
+
+
+@pytest.mark.parametrize(
+    ("override", "place", "said", "suggested"),
+    [
+        ("aws.machin=x", "--set aws.machin=x", "unknown key 'machin'", "machine"),
+        ("aws.region=3", "--set aws.region=3", "aws.region cannot be 3", ""),
+        ("docker.hots=x", "--set docker.hots=x", "has no effect: the job runs on 'aws'", ""),
+        ("aws=x", "--set aws=x", "aws cannot be 'x'", ""),
+    ],
+)
+def test_a_mistake_in_a_setting_of_the_command_line_is_located_there(
+    load: Load, override: str, place: str, said: str, suggested: str
+) -> None:
+    with pytest.raises(JobFileError) as caught:
+        load(CNN, override, "train.epochs=0", provider="aws", store="s3://b/r")
+    first, second = caught.value.problems
+    assert {str(first.place), str(second.place)} == {"--set train.epochs=0", place}
+    of_settings = first if str(first.place) == place else second
+    assert (of_settings.message, of_settings.suggestion) == (said, suggested)
+
+
 def test_a_wrong_provider_or_store_of_the_command_line_is_located_there(load: Load) -> None:
     with pytest.raises(JobFileError) as caught:
         load(CNN, provider="A B", store="")

@@ -18,8 +18,7 @@ from pydantic import Field
 from cloud_train.providers.base import AlreadyLaunchedError, Capabilities, Handle, Observation, Request, worker_arguments
 from cloud_train.run.platform_rules import NodeVariables
 from cloud_train.run.states import Cause, State
-from cloud_train.spec.section import Section
-from cloud_train.spec.types import Duration
+from cloud_train.spec.types import Duration, Section
 
 if TYPE_CHECKING:
     from cloud_train.run.plan import Plan

@@ -1,5 +1,6 @@
 """Runs from another machine: found in their store, adopted, resumed, and never declared lost while they are alive."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -10,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cloud_train.cli.verbs.resume import resume as resume_verb
 from cloud_train.errors import CloudTrainError, ConflictError, CorruptError, NotFoundError, ProviderError, StoreError, UsageError
 from cloud_train.orchestrator import connections, resuming
 from cloud_train.orchestrator.adopting import adopt, runs_in
@@ -19,7 +21,7 @@ from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reading import follow_logs, read_logs, read_metrics
 from cloud_train.orchestrator.reconcile import update_run, update_runs
 from cloud_train.orchestrator.results import fetch_model
-from cloud_train.orchestrator.resuming import resume
+from cloud_train.orchestrator.resuming import Waiting, resume
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.orchestrator.submitting import launch, submit
 from cloud_train.orchestrator.syncing import sync
@@ -233,6 +235,37 @@ def test_a_run_without_a_heartbeat_is_resumed_from_its_newest_checkpoint(other_h
     assert (end.state, end.resumed_step) == (State.SUCCEEDED, 7)
     assert b"".join(read_logs(other_home, end.run_id)) == b"from step-00000007\n"
     assert b"".join(follow_logs(other_home, end.run_id)) == b"from step-00000007\n"
+
+
+def test_the_wait_for_a_heartbeat_is_told_as_an_event_before_it_begins(other_home: Home, dead_elsewhere: RunView) -> None:
+    fake, told, notes = FakeTime(), list[tuple[Waiting, float]](), list[str]()
+    again = resume(
+        other_home,
+        dead_elsewhere.run_id,
+        notes.append,
+        ask=accepting,
+        on_wait=lambda waiting: told.append((waiting, fake.now)),
+        sleep=fake.sleep,
+        clock=fake.clock,
+    )
+    assert told == [(Waiting(again.run_id, 1, status_of(dead_elsewhere).host, 45.0), 0.0)]
+    assert not any("heartbeat" in note for note in notes)
+    end_of(other_home, again)
+
+
+def test_resume_with_json_prints_the_wait_as_one_line_of_json_on_standard_error(
+    other_home: Home, dead_elsewhere: RunView, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLOUD_TRAIN_HOME", str(other_home.folder))
+    monkeypatch.setattr(resuming, "_SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(resuming, "CLOUD_PAUSE_SECONDS", 0.1)
+    assert resume_verb(dead_elsewhere.run_id, trust=True, as_json=True) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["attempt"] == 2
+    event = json.loads(next(line for line in err.splitlines() if line.startswith("{")))
+    host = status_of(dead_elsewhere).host
+    assert event == {"event": "waiting", "run_id": dead_elsewhere.run_id, "attempt": 1, "host": host, "seconds": 0.2}
+    end_of(other_home, update_run(other_home, dead_elsewhere.run_id))
 
 
 def test_a_run_that_ends_during_the_wait_for_a_heartbeat_keeps_its_own_end(other_home: Home, dead_elsewhere: RunView) -> None:

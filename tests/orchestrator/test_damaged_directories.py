@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from cloud_train.orchestrator.state import read_run
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run.ledger_reader import LedgerReader
+from cloud_train.run.record import sha256_of
 from cloud_train.run.states import State
 from cloud_train.run.view import RunView
 from tests.orchestrator.conftest import Submit, run_folder
+from tests.stores import server_or_skip, use
 from tests.support import wait_until
 from tests.worker.small_disk import fill, small_disk
 
@@ -77,11 +80,18 @@ def test_a_run_whose_worker_is_gone_and_whose_status_is_damaged_is_ended_and_res
 
 def test_a_run_whose_record_is_cut_off_can_be_cancelled_and_resume_says_what_is_wrong(home: Home, running: RunView) -> None:
     record = run_folder(running) / "run.json"
-    record.write_bytes(record.read_bytes()[:100])
+    written = record.read_bytes()
+    record.write_bytes(written[:100])
     assert read_run(home, running.run_id).state is State.RUNNING
     assert cancel(home, running.run_id).state is State.CANCELLED
-    with pytest.raises(CorruptError, match=r"run\.json"):
+    with pytest.raises(CorruptError, match=r"run\.json is not a run record") as raised:
         resume(home, running.run_id)
+    hint = raised.value.hint or ""
+    assert f"restore it from a copy of the run directory (its SHA-256 is {sha256_of(written)})" in hint
+    assert f"cloud-train submit {running.job_file}" in hint
+    record.write_bytes(written)
+    assert resume(home, running.run_id).attempt == 2
+    assert cancel(home, running.run_id, force=True).state is State.CANCELLED
 
 
 def test_a_resume_onto_a_full_disk_is_refused_before_anything_starts(home: Home, write_job: Callable[..., Path], tmp_path: Path) -> None:
@@ -99,5 +109,39 @@ def test_a_resume_onto_a_full_disk_is_refused_before_anything_starts(home: Home,
         ballast.unlink()
         notes: list[str] = []
         assert resume(home, run.run_id, notes.append).attempt == 2
-        assert "free space" in notes[0]
+        assert [note.split(" has only")[0] for note in notes if "free space" in note] == [str(disk / "runs" / run.run_id)]
+        wait_until(lambda: update_run(home, run.run_id).state.is_end, "the run has ended")
+
+
+def test_a_resume_whose_workspace_has_no_room_is_refused_before_anything_starts(
+    write_job: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = server_or_skip("s3")
+    use(server, monkeypatch)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = Home(tmp_path / "home")
+    home.folder.mkdir()
+    with small_disk(home.folder / "work", kilobytes=4096) as disk:
+        run = submit(home, make_plan(home, write_job("exit 3"), [f"store={server.new_url()}/runs"]))
+        wait_until(lambda: update_run(home, run.run_id).state.is_end, "the run has ended")
+        ballast = fill(disk)
+        with pytest.raises(StoreError, match=f"cannot write to {disk}: no space left") as raised:
+            resume(home, run.run_id)
+        assert "free some space" in (raised.value.hint or "")
+        assert read_run(home, run.run_id).attempt == 1
+        ballast.unlink()
+        assert resume(home, run.run_id).attempt == 2
+        wait_until(lambda: update_run(home, run.run_id).state.is_end, "the run has ended")
+
+
+def test_a_resume_says_that_the_disk_of_temporary_files_is_almost_full(
+    home: Home, start: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start("exit 3")
+    wait_until(lambda: update_run(home, run.run_id).state.is_end, "the run has ended")
+    with small_disk(tmp_path / "temporary", kilobytes=1024) as disk:
+        monkeypatch.setattr(tempfile, "tempdir", str(disk))
+        notes: list[str] = []
+        assert resume(home, run.run_id, notes.append).attempt == 2
+        assert f"{disk} has only 1 MB of free space; a full disk stops the run" in notes
         wait_until(lambda: update_run(home, run.run_id).state.is_end, "the run has ended")

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cloud_train import folder_lock
+from cloud_train import locks
 from cloud_train.errors import ConflictError
 from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.home import Home
@@ -150,7 +150,7 @@ def suspend(process: psutil.Process, run: Path) -> None:
     for _ in range(1000):
         process.send_signal(signal.SIGSTOP)
         wait_until(lambda: process.status() == psutil.STATUS_STOPPED, "it is stopped", 10, pace=0.001)
-        if not any(is_locked(path) for path in run.rglob(folder_lock.NAME)):
+        if not any(is_locked(path) for path in run.rglob(locks.FOLDER_LOCK)):
             return
         process.send_signal(signal.SIGCONT)
     raise AssertionError("it always holds a lock")

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cloud_train import locks
 from cloud_train.errors import ConflictError, MissingDependencyError, NotFoundError, ProviderError, UsageError
 from cloud_train.orchestrator import submitting
 from cloud_train.orchestrator.following import follow
@@ -21,7 +22,7 @@ from cloud_train.orchestrator.reconcile import update_run, update_runs
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.orchestrator.submitting import submit
-from cloud_train.run import layout, locks
+from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State

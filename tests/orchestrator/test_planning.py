@@ -5,8 +5,9 @@ import pytest
 
 from cloud_train.errors import MissingDependencyError
 from cloud_train.orchestrator import submitting
+from cloud_train.orchestrator.connections import provider_at
 from cloud_train.orchestrator.home import Home
-from cloud_train.orchestrator.planning import make_plan
+from cloud_train.orchestrator.planning import make_plan, plan_elsewhere
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run.plan import Plan
 from cloud_train.run.ranking import Ranking
@@ -204,3 +205,65 @@ def test_data_in_a_store_is_planned_without_reading_it(planned: Planned) -> None
 def test_data_at_a_url_without_a_store_is_a_mistake_in_the_file(planned: Planned) -> None:
     with pytest.raises(JobFileError, match="is not a store URL"):
         planned("model: {kind: cnn}\ndata: {dataset: images, path: 'http://host/photos', size: 32}\n")
+
+
+AWS = "provider: aws\nstore: s3://b/r\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "overrides", "machine"),
+    [
+        (("a", None), (), "a"),
+        ((None, "b"), (), "b"),
+        (("a", "b"), (), "b"),  # the config file overrides the job file
+        (("a", "b"), ("resources.machine=c",), "c"),  # and the command line both
+        (("a", "b"), ("aws.machine=d",), "d"),
+        ((None, None), ("resources.machine=c", "aws.machine=d"), "d"),
+        ((None, "b"), ("resources.machine=c", "aws.machine=b"), "c"),
+    ],
+)
+def test_a_machine_is_named_by_the_job_the_config_or_the_command_line(
+    home: Home, tmp_path: Path, files: tuple[str | None, str | None], overrides: tuple[str, ...], machine: str
+) -> None:
+    job, config = files
+    (tmp_path / "job.yaml").write_text(f"name: a\n{CNN}" + (f"resources: {{machine: {job}}}\n" if job else ""))
+    (tmp_path / "c.yaml").write_text(AWS + (f"aws: {{machine: {config}}}\n" if config else ""))
+    plan = make_plan(home, tmp_path / "job.yaml", overrides, config=str(tmp_path / "c.yaml"))
+    assert plan.provider_settings["machine"] == machine
+    unused = {name for name in (job, "c" if "resources.machine=c" in overrides else None) if name} - {machine}
+    said = [note for note in plan.notes if note.startswith("resources.machine")]
+    assert bool(said) == bool(unused and machine in ("b", "d")), said
+
+
+def test_a_machine_means_nothing_where_there_are_no_machine_types_and_the_plan_says_so(planned: Planned) -> None:
+    plan = planned(CNN + "resources: {machine: ml.g5.xlarge}\n")
+    assert "machine" not in plan.provider_settings
+    assert "resources.machine: 'local' has no machine types, so ml.g5.xlarge is not used" in plan.notes
+
+
+def test_a_run_that_moves_to_another_cloud_leaves_its_machine_behind(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(f"name: a\n{CNN}resources: {{machine: ml.g5.xlarge}}\n")
+    (tmp_path / "c.yaml").write_text(AWS)
+    before = make_plan(home, tmp_path / "job.yaml", config=str(tmp_path / "c.yaml"))
+    gcp = plan_elsewhere(before, provider_at(home, "gcp"), {}, store="gs://b/r")
+    assert "machine" not in gcp.provider_settings
+    assert any("ml.g5.xlarge is another provider's machine" in note for note in gcp.notes)
+    assert plan_elsewhere(before, provider_at(home, "aws"), {}, store="s3://c/r").provider_settings["machine"] == "ml.g5.xlarge"
+
+
+def test_a_trainer_has_one_process_for_each_accelerator_unless_the_job_says_otherwise(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "aws.yaml").write_text("provider: aws\nstore: s3://bucket/runs\naws: {region: eu-west-1}\n")
+    job = "name: x\nmodel: {kind: cnn}\ndata: {dataset: digits}\nresources: {accelerator: 'A10G:4'%s}\n"
+    (tmp_path / "job.yaml").write_text(job % "")
+
+    def plan(*overrides: str) -> Plan:
+        return make_plan(home, tmp_path / "job.yaml", overrides, config=str(tmp_path / "aws.yaml"), dry_run=True)
+
+    planned = plan()
+    assert (planned.job.resources.processes, planned.origins["resources.processes"]) == (4, "one per accelerator")
+    assert planned.remarks == ()
+    assert plan("resources.processes=2").job.resources.processes == 2
+    assert plan("resources.processes=2").remarks[0].startswith("ml.g5.12xlarge: 4 × A10G; resources.processes is 2, so 2 will be idle")
+    assert plan("train.batch_size=2").job.resources.processes == 1, "four processes cannot share a batch of 2"
+    local = make_plan(home, tmp_path / "job.yaml", provider="local", dry_run=True)
+    assert local.job.resources.processes == 1

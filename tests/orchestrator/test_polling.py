@@ -108,7 +108,7 @@ def home(tmp_path: Path) -> Home:
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Counted:
     place = Counted()
-    for module in ("state", "reconcile", "reading"):
+    for module in ("state", "listing", "reconcile", "reading"):
         monkeypatch.setattr(f"cloud_train.orchestrator.{module}.provider_at", lambda *_: place)
     return place
 
@@ -181,7 +181,7 @@ def test_a_clouds_log_before_the_worker_starts_is_passed_on_once_and_in_whole_li
         assert said[2:] == ["counted: starting"]
         place.pages.append(b"what the worker has in its own log\n")
         now[0] = 30
-        words.tell(entry.view(heartbeat=1.0), ledger)
+        words.tell(entry.view(AttemptStatus(State.RUNNING, started=1.0, heartbeat=1.0, host="", pid=1)), ledger)
         assert len(said) == 3
 
 

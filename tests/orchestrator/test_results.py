@@ -16,7 +16,10 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.results import fetch_model
 from cloud_train.orchestrator.syncing import sync
 from cloud_train.run import layout
-from cloud_train.run.manifest import verify
+from cloud_train.run.ledger import Ledger
+from cloud_train.run.manifest import Manifest, verify, write_manifest
+from cloud_train.run.record import AttemptStatus
+from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import Store
 from cloud_train.storage.transfer.downloading import Download, download
@@ -70,6 +73,83 @@ def test_a_checkpoints_model_is_fetched_without_the_trainers_state(
     assert not (tmp_path / "out" / "state.pt").exists()
     assert fetched.step == int(weights.split()[-1])
     verify(tmp_path / "out")
+
+
+def test_the_fetched_model_names_the_attempt_that_made_it(home: Home, run: RunView, tmp_path: Path) -> None:
+    notes: list[str] = []
+    assert fetch_model(home, run.run_id, tmp_path / "out", note=notes.append).attempt == 1
+    assert notes == []
+
+
+def succeeded_by_second(home: Home, run: RunView, origin: int | None, resumed_step: int | None) -> None:
+    """Rewrite the run as if attempt 1 had been lost, and attempt 2, which began at ``origin``, had succeeded without making a model."""
+    second = AttemptStatus(State.RUNNING, started=2e9, heartbeat=2e9, host="b", pid=1, origin=origin, resumed_step=resumed_step)
+    (run_folder(run) / "attempts" / "2").mkdir()
+    (run_folder(run) / "attempts" / "2" / "status.json").write_bytes(second.ended_with(Cause.SUCCEEDED, "", 2e9).to_json())
+    with Ledger(home.ledger_path) as ledger:
+        ledger.observed(run.run_id, 2, State.SUCCEEDED, Cause.SUCCEEDED, started=2e9, ended=2e9)
+
+
+def test_a_model_that_an_overtaken_attempt_published_late_is_refused(home: Home, run: RunView, tmp_path: Path) -> None:
+    succeeded_by_second(home, run, origin=0, resumed_step=None)
+    with pytest.raises(ConflictError, match="made by attempt 1, but attempt 2 succeeded") as raised:
+        fetch_model(home, run.run_id, tmp_path / "out")
+    assert "--checkpoint last" in (raised.value.hint or "")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConflictError, match="made by attempt 1"):
+        results.model_folder(home, run.run_id)
+
+
+def test_a_model_that_the_succeeded_attempt_took_over_is_fetched_and_its_attempt_is_named(home: Home, run: RunView, tmp_path: Path) -> None:
+    succeeded_by_second(home, run, origin=1, resumed_step=30)
+    notes: list[str] = []
+    assert fetch_model(home, run.run_id, tmp_path / "out", note=notes.append).attempt == 1
+    assert notes == [f"the model of {run.run_id} was made by attempt 1; attempt 2 continued from it, succeeded and made none"]
+
+
+def test_a_model_of_an_earlier_version_is_fetched_without_comparing_attempts(home: Home, run: RunView, tmp_path: Path) -> None:
+    (run_folder(run) / "model" / "manifest.json").unlink()
+    write_manifest(run_folder(run) / "model", None)
+    succeeded_by_second(home, run, origin=0, resumed_step=None)
+    assert fetch_model(home, run.run_id, tmp_path / "out").attempt is None
+
+
+def test_the_model_of_a_run_that_has_not_succeeded_is_fetched_and_its_attempt_is_named(home: Home, run: RunView, tmp_path: Path) -> None:
+    with Ledger(home.ledger_path) as ledger:
+        ledger.observed(run.run_id, 1, State.INTERRUPTED, Cause.INFRASTRUCTURE, started=2e9, ended=2e9)
+    status = run_folder(run) / "attempts" / "1" / "status.json"
+    ended = AttemptStatus.from_json(status.read_bytes(), "here").ended_with(Cause.INFRASTRUCTURE, "lost", 2e9)
+    status.write_bytes(ended.to_json())
+    notes: list[str] = []
+    fetch_model(home, run.run_id, tmp_path / "out", note=notes.append)
+    assert notes == [f"{run.run_id} has not succeeded (attempt 1: interrupted); its model was made by attempt 1"]
+
+
+def test_checkpoints_that_an_overtaken_attempt_made_after_that_are_not_offered(home: Home, run: RunView, tmp_path: Path) -> None:
+    succeeded_by_second(home, run, origin=1, resumed_step=10)
+    assert fetch_model(home, run.run_id, tmp_path / "out", "last").step == 10
+    assert fetch_model(home, run.run_id, tmp_path / "best", "best").step == 10
+    with pytest.raises(NotFoundError) as raised:
+        fetch_model(home, run.run_id, tmp_path / "other", "20")
+    assert raised.value.hint == "available steps: 10"
+
+
+def test_the_last_checkpoint_is_found_without_reading_the_manifests_of_the_others(
+    home: Home, run: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    manifest_at = results.manifest_at
+
+    def counted(store: Store, prefix: str) -> Manifest:
+        read.append(prefix)
+        return manifest_at(store, prefix)
+
+    monkeypatch.setattr(results, "manifest_at", counted)
+    assert fetch_model(home, run.run_id, tmp_path / "out", "last").step == 30
+    assert [prefix.rpartition("/")[2] for prefix in read] == ["step-00000030"]
+    read.clear()
+    (run_folder(run) / "checkpoints" / "step-00000030" / "manifest.json").write_text("{")
+    assert fetch_model(home, run.run_id, tmp_path / "next", "last").step == 20
 
 
 def test_a_missing_checkpoint_is_an_error_that_lists_the_existing_ones(home: Home, run: RunView, tmp_path: Path) -> None:

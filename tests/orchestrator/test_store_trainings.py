@@ -48,7 +48,7 @@ SHORT = {"steps": 20, "batch_size": 90, "evaluate": "10 steps"}
 # Runs first in every process. The training pauses after its twelfth step, so that it is killed long before its end.
 STAYS = """
 import signal
-from cloud_train.training.position import Position
+from cloud_train.training.ordering import Position
 after = Position.after
 def stays(self, samples, of):
     if self.step == 12:

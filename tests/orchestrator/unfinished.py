@@ -11,10 +11,11 @@ from typing import Any, NoReturn
 
 import pytest
 
+from cloud_train import locks
 from cloud_train.errors import ProviderError
 from cloud_train.orchestrator.home import Home
 from cloud_train.providers.base import TAKEN, Capabilities, Handle, Observation
-from cloud_train.run import layout, locks
+from cloud_train.run import layout
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.ledger_entry import UNMANAGED
 from cloud_train.run.record import AttemptStatus, Program, RunRecord

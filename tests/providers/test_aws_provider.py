@@ -1,6 +1,7 @@
 """The aws provider with the unmodified SDK, against the simulator of SageMaker and moto. No container runs."""
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -300,6 +301,24 @@ def test_a_quota_that_is_used_up_is_named(cloud: AwsCloud, provider: SageMakerPr
     with pytest.raises(ProviderError, match=r"quota 'ml\.g5\.xlarge for training job usage' in us-east-1") as refusal:
         launched(cloud, provider, {"machine": "ml.g5.xlarge"})
     assert "Service Quotas" in str(refusal.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("The requested resource training-job/ml.t3.medium is not available in this region", "choose another aws.machine or aws.region"),
+        ("Unsupported manifest media type application/vnd.oci.image.manifest.v1+json", "Docker's own format"),
+        ("The repository of your image does not grant ecr:GetDownloadUrlForLayer, ecr:BatchGetImage permission", "let aws.role pull"),
+        ("", "AWS gives no reason; it is known to do so for a disk larger than the machine has"),
+    ],
+)
+def test_a_refusal_of_sagemakers_comes_first_and_what_to_do_second(
+    cloud: AwsCloud, provider: SageMakerProvider, words: str, hint: str
+) -> None:
+    cloud.simulator.refusal = words
+    with pytest.raises(ProviderError, match=re.escape(f"AWS refused CreateTrainingJob in us-east-1: {words}")) as refusal:
+        launched(cloud, provider)
+    assert hint in str(refusal.value.hint)
 
 
 def test_a_permission_that_is_missing_is_named(cloud: AwsCloud, provider: SageMakerProvider) -> None:

@@ -69,6 +69,7 @@ def test_an_end_has_its_cause(status: str, secondary: str, state: State, cause: 
         ("AlgorithmError: the store said access denied, exit code: 13", Cause.CANCELLED, Cause.CANCELLED.text),
         ("AlgorithmError: , exit code: 14", Cause.TIMED_OUT, Cause.TIMED_OUT.text),
         ("AlgorithmError: , exit code: 6", Cause.INFRASTRUCTURE, "could not reach the store"),
+        ("AlgorithmError: cannot write to any folder of this machine, exit code: 18", Cause.INFRASTRUCTURE, "make /tmp writable"),
         ("AlgorithmError: , exit code: 0", Cause.FAILED, "before its worker could report why"),
         ("AlgorithmError: , exit code: 1", Cause.FAILED, "before its worker could report why"),
         ("AlgorithmError: , exit code: 137", Cause.INFRASTRUCTURE, "was killed"),
@@ -82,7 +83,24 @@ def test_an_end_has_its_cause(status: str, secondary: str, state: State, cause: 
         ("ClientError: Access denied to s3://bucket/runs", Cause.REJECTED, "aws.role"),
         ("CapacityError: Unable to provision requested ML compute capacity.", Cause.INFRASTRUCTURE, "aws.machine"),
         ("ResourceLimitExceeded: The account-level service limit", Cause.REJECTED, "Service Quotas"),
-        ("AlgorithmError: OSError: [Errno 28] No space left on device, exit code: 1", Cause.FAILED, "aws.volume"),
+        ("AlgorithmError: Exit Code: 139", Cause.FAILED, "a segmentation fault ended the worker"),
+        ("AlgorithmError: oh, exit code: 15 it said, exit code: 1", Cause.FAILED, "before its worker could report why"),
+        ("AlgorithmError: framework error: \nTraceback (most recent call last):", Cause.FAILED, "framework error"),
+        ("ClientError: Data download failed:Insufficient disk space", Cause.FAILED, "aws.volume"),
+        ("ClientError: Artifact upload failed:Insufficient disk space", Cause.FAILED, "aws.volume"),
+        (
+            "ClientError: Artifact upload failed:Please ensure that the subnet's route table has a route to an S3 VPC endpoint or a NAT"
+            " device, and both the security groups and the subnet's network ACL allow outbound traffic to S3",
+            Cause.REJECTED,
+            "aws.subnets",
+        ),
+        ("ClientError: Failed to download data. … Unable to execute request to S3", Cause.REJECTED, "aws.subnets"),
+        ("ClientError: Artifact upload failed:Error 7: AccessDenied (403): Access Denied", Cause.REJECTED, "aws.role lacks a permission"),
+        (
+            "EC2InsufficientCapacityError: Instance type 'ml.g5.48xlarge' is temporarily unavailable in supported availability zones.",
+            Cause.INFRASTRUCTURE,
+            "the region has no capacity",
+        ),
         ("InternalServerError: We encountered an internal error. Please try again.", Cause.INFRASTRUCTURE, "internal error"),
         ("Something new", Cause.FAILED, "Something new"),
         ("", Cause.INFRASTRUCTURE, "no reason"),
@@ -92,6 +110,29 @@ def test_a_failure_has_its_cause_and_says_what_to_do(reason: str, cause: Cause, 
     seen = observation_of({"TrainingJobStatus": "Failed", "SecondaryStatus": "Failed", "FailureReason": reason})
     assert (seen.state, seen.cause) == (cause.state, cause)
     assert words in seen.message
+    assert seen.message.startswith(reason), "the provider's words come first"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "manifest.json not found",
+        "the image cat.png does not exist",
+        "PermissionError: [Errno 13] Permission denied: '/data'",
+        "CUDA out of memory. Try a smaller batch",
+        "disk quota exceeded",
+        "OSError: [Errno 28] No space left on device",
+        "the optimizer is unhealthy: internal error",
+        "could not assume role of the oracle",
+        "EC2InsufficientCapacityError",
+    ],
+)
+def test_what_the_program_says_is_not_taken_for_the_platforms_words(words: str) -> None:
+    for code, cause in ((1, Cause.FAILED), (10, Cause.FAILED)):
+        reason = f"AlgorithmError: {words}, exit code: {code}"
+        seen = observation_of({"TrainingJobStatus": "Failed", "SecondaryStatus": "Failed", "FailureReason": reason})
+        assert (seen.cause, seen.message.startswith(reason)) == (cause, True)
+        assert not any(advice in seen.message for advice in ("aws.", "region", "pulled"))
 
 
 def test_a_worker_whose_attempt_was_taken_says_nothing_of_it() -> None:

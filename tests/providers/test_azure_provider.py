@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ import pytest
 
 from cloud_train.errors import ProviderError
 from cloud_train.providers.azure import client as azure_client
+from cloud_train.providers.azure import jobs
 from cloud_train.providers.azure.client import client
 from cloud_train.providers.azure.provider import AzureMlProvider
+from cloud_train.providers.azure.request import workspace_of
 from cloud_train.providers.base import AlreadyLaunchedError, Diagnosed, Handle, LaunchUnknownError, ManyObserved, RegistryLogin, Request
 from cloud_train.run.states import Cause, State
+from cloud_train.storage.trusted_hosts import UntrustedHostError
 from tests.clouds.azure_jobs import Pace
 from tests.clouds.azure_simulator import CLUSTER, AzureSimulator
 from tests.clouds.clock import VirtualClock
@@ -467,3 +471,55 @@ def test_the_doctor_says_what_quota_is_too_small(cloud: AzureSimulator, azure: A
 def test_a_cluster_s_own_identity_is_looked_at(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
     found = {each.name: each for each in azure.diagnose({**cloud.settings, "compute": CLUSTER}, None)}
     assert found["identity"].detail == "assigned to the cluster"
+
+
+@pytest.mark.parametrize(
+    ("name", "manager", "vault"),
+    [
+        (None, "https://management.azure.com", "https://vault.azure.net"),
+        ("AzureUSGovernment", "https://management.usgovcloudapi.net", "https://vault.usgovcloudapi.net"),
+        ("AzureChinaCloud", "https://management.chinacloudapi.cn", "https://vault.azure.cn"),
+    ],
+)
+def test_the_tokens_of_a_cloud_are_asked_for_by_its_own_scopes(cloud: AzureSimulator, name: str | None, manager: str, vault: str) -> None:
+    azure = client(name)
+    assert azure.token()
+    for kind in (azure_client.MANAGER, azure_client.VAULT):
+        with suppress(ProviderError):  # the simulator is the public cloud's
+            azure.call_once("GET", f"{cloud.url}/secrets", "list secrets", token=kind)
+    asked = [logged.request.query["resource"] for logged in cloud.server.requests if logged.operation == "token"]
+    assert {*asked} == {manager, vault}
+
+
+def test_a_run_in_a_sovereign_cloud_is_asked_for_there_later_too(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
+    settings = {**cloud.settings, "cloud": "AzureUSGovernment", "location": "usgovvirginia"}
+    handle = Handle(RUN_ID, 1, "azure", STORE, {**workspace_of(settings), "job": JOB, "secret": None})
+    azure.observe(handle)
+    [asked] = {logged.request.query["resource"] for logged in cloud.server.requests if logged.operation == "token"}
+    assert asked == "https://management.usgovcloudapi.net"
+
+
+@pytest.mark.parametrize(
+    ("name", "properties", "history"),
+    [
+        (None, {"discoveryUrl": "https://abc.workspace.westeurope.api.azureml.ms/discovery"}, "abc.workspace.westeurope.api.azureml.ms"),
+        (None, {}, "westeurope.api.azureml.ms"),
+        (None, {"discoveryUrl": "not a URL"}, "westeurope.api.azureml.ms"),
+        ("AzureChinaCloud", {}, "westeurope.api.ml.azure.cn"),
+    ],
+)
+def test_the_workspace_names_the_host_of_its_run_history(
+    cloud: AzureSimulator, name: str | None, properties: dict[str, str], history: str
+) -> None:
+    cloud.workspace_properties = properties
+    cloud.managers.add("https://management.chinacloudapi.cn")
+    place = workspace_of({key: value for key, value in cloud.settings.items() if key not in ("history_endpoint", "location")})
+    assert place["history"] is None
+    assert jobs.history_of(client(name), place) == f"https://{history}"
+
+
+def test_a_host_that_the_workspace_invents_gets_no_token(cloud: AzureSimulator) -> None:
+    cloud.workspace_properties = {"discoveryUrl": "https://example.com/discovery"}
+    place = {**workspace_of({**cloud.settings, "history_endpoint": None, "location": None}), "job": JOB}
+    with pytest.raises(UntrustedHostError, match=r"refusing to send .* to example\.com"):
+        jobs.details(client(), place)

@@ -16,7 +16,8 @@ import pytest
 from cloud_train.providers.azure.provider import AzureMlProvider
 from cloud_train.providers.base import Request
 from cloud_train.providers.cloud.machines import machines
-from tests.clouds import azure_descriptions
+from cloud_train.providers.cloud.request import description
+from tests.clouds import azure_descriptions, azure_swagger
 from tests.providers.azure_plans import SETTINGS, plan_of
 
 GOLDEN = Path(__file__).with_name("golden") / "azure"
@@ -31,6 +32,11 @@ FEATURES: dict[str, Any] = {
     "limits": plan_of(limits={"duration": "2h", "grace": "1 min"}, retry={"attempts": 3}),
     "tags": plan_of({"tags": {"team": "vision", "cost-centre": "42"}}),
     "secrets": plan_of({"vault": "https://cloud-train.vault.azure.net/"}, secrets=["WANDB_API_KEY"]),
+    "government": plan_of({"cloud": "AzureUSGovernment", "location": "usgovvirginia"}),
+    "china": plan_of({"cloud": "AzureChinaCloud", "location": "chinanorth3", "compute": "gpu-cluster", "identity": None}),
+    "user-identity": plan_of({"identity": "user"}),
+    "docker-args": plan_of({"docker_args": "--ulimit memlock=-1 --cap-add SYS_PTRACE"}),
+    "attached": plan_of({"compute": "kubernetes", "instance_type": "gpu-large"}),
     "quoting": plan_of(store="az://mystorage/runs/it's $HOME; rm -rf / `x`"),
     "before-the-image": plan_of(image="cloud-train-worker:1.0, requirements.txt"),
 }
@@ -86,6 +92,9 @@ def test_the_values_of_secrets_are_nowhere_in_a_request(azure: AzureMlProvider, 
         ({"repository": None}, {}, "azure.repository: not set"),
         ({"subscription": "Pay-As-You-Go"}, {}, "azure.subscription: 'Pay-As-You-Go' is not an ID"),
         ({"resource_group": "ends."}, {}, "azure.resource_group: 'ends.' is not"),
+        ({"location": "westeurop"}, {}, "azure.location: 'westeurop' is no region of Azure; did you mean westeurope?"),
+        ({"cloud": "AzureGermanCloud"}, {}, "azure.cloud: 'AzureGermanCloud' is not one of AzureCloud, AzureUSGovernment, AzureChinaCloud"),
+        ({"instance_type": "gpu-large"}, {}, "azure.instance_type: belongs to an attached Kubernetes cluster"),
         ({"workspace": "x"}, {}, "azure.workspace: 'x' is not 3 to 33"),
         ({"compute": "no_underscores"}, {}, "azure.compute: 'no_underscores' is not"),
         ({"identity": "my-identity"}, {}, "azure.identity: 'my-identity' is not an identity's client ID"),
@@ -100,6 +109,10 @@ def test_the_values_of_secrets_are_nowhere_in_a_request(azure: AzureMlProvider, 
         ({}, {"resources": {"cpus": 500}}, "resources: no known azure machine is large enough"),
         ({}, {"secrets": ["TOKEN"]}, "azure.vault: not set; the job has secrets"),
         ({"vault": "my-vault"}, {}, "azure.vault: 'my-vault' is not the URL of a Key Vault"),
+        ({"max_runtime": "22 d"}, {}, "azure.max_runtime: 22 days, 0:00:00 exceeds the 21 days that Azure ML allows; lower it"),
+        ({}, {"limits": {"duration": "8 d"}, "resources": {"spot": True}}, "the 7 days that Azure ML allows on low-priority machines"),
+        ({"compute": "low"}, {"limits": {"duration": "8 d"}, "resources": {"spot": True}}, "exceeds the 7 days"),
+        ({}, {"limits": {"duration": "11 d"}, "retry": {"attempts": 2}}, "exceeds the 21 days"),
         ({"tags": {"long": "x" * 1001}}, {}, "azure.tags.long: too long; a name may have 100 characters, a value 1,000"),
         ({"tags": {f"tag-{number}": "" for number in range(48)}}, {}, "azure.tags: 51 tags"),
     ],
@@ -169,9 +182,31 @@ def test_every_machine_of_the_table_can_be_named(azure: AzureMlProvider) -> None
         assert request["job"]["body"]["properties"]["resources"]["instanceType"] == machine.name
 
 
-def test_the_descriptions_are_those_of_azure_s_own_sdk() -> None:
+@pytest.mark.parametrize(
+    ("definition", "field", "rule"),
+    [
+        ("CommandJob", "command", {"type": "string", "minLength": 1, "pattern": "[a-zA-Z0-9_]"}),
+        ("CommandJob", "environmentId", {"type": "string", "minLength": 1, "pattern": "[a-zA-Z0-9_]"}),
+        ("JobResourceConfiguration", "shmSize", {"type": "string", "pattern": r"\d+[bBkKmMgG]"}),
+        ("JobResourceConfiguration", "instanceCount", {"type": "integer", "minimum": -(2**31), "maximum": 2**31 - 1}),
+        ("ManagedIdentity", "clientId", {"type": "string", "pattern": "^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"}),
+    ],
+)
+def test_the_schemas_have_what_the_sdk_s_models_lost(definition: str, field: str, rule: dict[str, Any]) -> None:
+    assert description("azure")["$defs"][definition]["properties"][field] == rule
+
+
+def test_the_schemas_of_requests_are_those_of_azure_s_specification() -> None:
+    if not os.environ.get(azure_swagger.SWAGGER):
+        pytest.skip(f"{azure_swagger.SWAGGER} names no copy of mfe.json: see tests/clouds/azure_swagger.py")
+    swagger = json.loads(Path(os.environ[azure_swagger.SWAGGER]).read_text(encoding="utf-8"))
+    assert azure_swagger.request_description(swagger)["$defs"] == description("azure")["$defs"]
+
+
+def test_requests_have_the_same_fields_as_the_models_of_azure_s_own_sdk_and_answers_the_same_schemas() -> None:
     if importlib.util.find_spec("azure.ai") is None or importlib.util.find_spec("azure.ai.ml") is None:
-        pytest.skip("azure-ai-ml is not installed, whose models the descriptions are made of: pip install azure-ai-ml")
-    fresh = (azure_descriptions.request_description(), azure_descriptions.answer_description())
-    kept = [json.loads(file.read_text(encoding="utf-8")) for file in (azure_descriptions.REQUESTS, azure_descriptions.ANSWERS)]
-    assert [each["$defs"] for each in fresh] == [each["$defs"] for each in kept]
+        pytest.skip("azure-ai-ml is not installed: pip install azure-ai-ml")
+    kept = json.loads(azure_descriptions.ANSWERS.read_text(encoding="utf-8"))["$defs"]
+    assert azure_descriptions.answer_description()["$defs"] == kept
+    fields = {name: {*schema["properties"]} for name, schema in description("azure")["$defs"].items()}
+    assert fields == azure_descriptions.fields_of_requests()

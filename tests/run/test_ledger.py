@@ -128,8 +128,9 @@ def test_a_ledger_of_the_first_version_keeps_its_runs_and_vouches_for_none_of_th
     path = tmp_path / "ledger.sqlite3"
     with Ledger(path) as ledger:
         ledger.add("old-run", name="old", provider="local", store="/s", job_file=None, created=1.0, settings={"a": 1}, record_sha256="x")
-    with closing(sqlite3.connect(path)) as plain, plain:  # what version 2 brought, taken away again
+    with closing(sqlite3.connect(path)) as plain, plain:  # what later versions brought, taken away again
         plain.execute("DROP TABLE records")
+        plain.execute("ALTER TABLE attempts DROP COLUMN elapsed")
         plain.execute("ALTER TABLE attempts DROP COLUMN settings")
         plain.execute("ALTER TABLE attempts DROP COLUMN token")
         plain.execute("PRAGMA user_version = 1")

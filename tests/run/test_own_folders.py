@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cloud_train import folder_lock
+from cloud_train import locks
 from cloud_train.run import layout, manifest
 from cloud_train.run.checkpoints import newest_valid, newest_valid_of_run, places_in_store, prune, publish, take_over
 from cloud_train.run.manifest import verify, write_manifest
@@ -71,8 +71,7 @@ def test_the_checkpoints_of_the_attempt_before_are_moved_and_its_folder_is_remov
 def test_what_an_overtaken_attempt_made_later_stays_where_it_is(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save(tmp_path, step, attempt=1)
-    said = {"a1": (0, None), "a2": (1, 2)}
-    found, notes = moved(tmp_path, 3, branch(3, **said))  # type: ignore[arg-type]
+    found, notes = moved(tmp_path, 3, branch(3, a1=(0, None), a2=(1, 2)))
     assert found == ["step-00000001", "step-00000002"]
     assert names(tmp_path / "checkpoints") == ["step-00000003"]
     assert notes == ["skipped checkpoint step-00000003 of attempt 1: attempt 1 made it after another attempt had taken over"]
@@ -161,7 +160,7 @@ def test_nothing_is_taken_over_from_a_folder_that_is_a_link(tmp_path: Path) -> N
 
 def test_the_lock_of_a_run_directory_is_held_for_renames_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[str] = []
-    original = folder_lock.held
+    original = locks.folder_held
 
     class Held:
         def __init__(self, *arguments: Any) -> None:
@@ -182,7 +181,7 @@ def test_the_lock_of_a_run_directory_is_held_for_renames_only(tmp_path: Path, mo
 
         return checked
 
-    monkeypatch.setattr(folder_lock, "held", Held)
+    monkeypatch.setattr(locks, "folder_held", Held)
     for module, name in ((os, "fsync"), (os, "unlink"), (os, "rmdir"), (manifest, "_digest")):
         monkeypatch.setattr(module, name, free(getattr(module, name)))
     for step in (1, 2, 2, 3):

@@ -1,9 +1,11 @@
 """What is Google Cloud Storage's own: credentials, versions and the listing of the JSON API. Sessions: test_gcs_sessions.py."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from cloud_train.errors import MissingDependencyError, StoreError, UsageError
-from cloud_train.storage import gcs
+from cloud_train.storage import gcs_account
 from cloud_train.storage.base import AccessDeniedError, Store, TransientStoreError
 from cloud_train.storage.gcs import GoogleStore
 from tests.faults import FaultProxy, Refuse
@@ -55,7 +57,7 @@ def log_in(monkeypatch: pytest.MonkeyPatch, folder: Path, token_uri: str, endpoi
     (folder / "account.json").write_text(json.dumps(account))
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(folder / "account.json"))
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
-    monkeypatch.setattr(gcs, "ENDPOINT", endpoint)
+    monkeypatch.setattr(gcs_account, "ENDPOINT", endpoint)
 
 
 @pytest.fixture
@@ -168,17 +170,18 @@ def test_an_emulator_gets_no_credentials_and_may_be_named_without_http(
 ALONE = """
 import json, sys
 from cloud_train.errors import StoreError
-from cloud_train.storage import gcs
-gcs.ENDPOINT = sys.argv[1]
+from cloud_train.storage import gcs, gcs_account
+gcs_account.ENDPOINT = sys.argv[1]
 store = gcs.GoogleStore(sys.argv[2], "")
 outcomes = {}
 for name, act in {"get": lambda: store.get("a").decode(), "list": lambda: [info.key for info in store.list()],
                   "put": lambda: store.put("b", b"x").size, "begin": lambda: len(store.multipart().begin("b", 1, "00")) > 9}.items():
     try:
+        if name == "list": outcomes["sdk"] = "google.cloud.storage" in sys.modules
         outcomes[name] = act()
     except StoreError as error:
         outcomes[name] = [type(error).__name__, error.message, error.hint]
-print(json.dumps(outcomes | {"sdk": "google.cloud.storage" in sys.modules}))
+print(json.dumps(outcomes))
 """
 
 
@@ -210,8 +213,10 @@ def test_without_credentials_public_objects_are_read_unsigned_and_the_hint_for_t
 
 def test_on_a_machine_of_google_the_metadata_server_gives_the_token(server: StoreServer, tmp_path: Path) -> None:
     def metadata(asked: Asked) -> Said:
+        if "universe" in asked.target:
+            return Said(404, {"Metadata-Flavor": "Google"})  # as machines of the public cloud answer
         is_token = urlsplit(asked.target).path.endswith("/token")
-        answer = said(TOKEN) if is_token else said({"email": "me@test", "scopes": [gcs.SCOPE], "aliases": []})
+        answer = said(TOKEN) if is_token else said({"email": "me@test", "scopes": [gcs_account.SCOPE], "aliases": []})
         return Said(answer.status, {**answer.headers, "Metadata-Flavor": "Google"}, answer.body)
 
     url = server.new_url()
@@ -223,12 +228,16 @@ def test_on_a_machine_of_google_the_metadata_server_gives_the_token(server: Stor
     assert found == {"get": "private", "list": ["a"], "put": 1, "begin": True, "sdk": False}
 
 
-def test_what_is_missing_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("absent", ["google.auth", "google.cloud", "google.cloud.storage", "obstore"])
+def test_what_is_missing_is_named_with_the_way_to_install_it(absent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
-    monkeypatch.setitem(sys.modules, "google.auth", None)
-    with pytest.raises(MissingDependencyError) as caught:
+    for name in [name for name in sys.modules if name == absent or name.startswith(f"{absent}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(MissingDependencyError, match=absent.partition(".")[0]) as caught:
         GoogleStore("bucket", "")
     assert "cloud-train[gcp]" in str(caught.value.hint)
+    assert "image.requirements" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("refusal", ["denied", "expired"])
@@ -257,6 +266,91 @@ def test_a_listing_by_the_json_api_agrees_with_stat_and_begins_after_a_key(serve
     assert store.get("b", version=found[0].version) == b"b"
 
 
+def test_the_project_that_pays_is_named_to_both_clients(
+    server: StoreServer, tokens: GoogleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOOGLE_CLOUD_QUOTA_PROJECT", "payer")
+    with FaultProxy(server) as proxy:
+        log_in(monkeypatch, tmp_path, tokens.url, proxy.endpoint)
+        store = opened(server.new_url())
+        store.put("a", b"x")
+        assert [info.key for info in store.list()] == ["a"]
+        by_xml, by_json = (record.request for record in proxy.records)
+    assert by_xml.headers["x-goog-user-project"] == "payer"
+    assert parse_qs(urlsplit(by_json.target).query)["userProject"] == ["payer"]
+
+
+def test_a_bucket_that_its_requester_pays_for_says_how_to_name_a_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "Bucket is a requester pays bucket but no user project provided."
+    xml = f"<Error><Code>UserProjectMissing</Code><Message>{words}</Message></Error>".encode()
+
+    def answer(asked: Asked) -> Said:
+        return (
+            said({"error": {"code": 400, "message": words, "errors": [{"reason": "required"}]}}, 400)
+            if "/v1/" in asked.target
+            else Said(400, {}, xml)
+        )
+
+    with google_server(answer) as google:
+        store = emulated(monkeypatch, google)
+        for act in (lambda: list(store.list()), lambda: store.put("a", b"x"), lambda: store.multipart().begin("a", 1, "00")):
+            with pytest.raises(StoreError, match="requester pays") as caught:
+                act()
+            assert "GOOGLE_CLOUD_QUOTA_PROJECT" in str(caught.value.hint)
+
+
+def endpoint_of(store: GoogleStore) -> str:
+    return store._account.endpoint
+
+
+def test_the_endpoint_is_that_of_the_universe_of_the_credentials(
+    tokens: GoogleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(monkeypatch, tmp_path, tokens.url, gcs_account.ENDPOINT)
+    assert endpoint_of(GoogleStore("bucket", "")) == "https://storage.googleapis.com"
+    account = json.loads((tmp_path / "account.json").read_text())
+    (tmp_path / "account.json").write_text(json.dumps(account | {"universe_domain": "example.goog"}))
+    store = GoogleStore("bucket", "")
+    assert endpoint_of(store) == store._account.client.api_endpoint == "https://storage.example.goog"
+
+
+def test_a_private_endpoint_of_google_is_used_and_another_host_is_refused(
+    tokens: GoogleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(monkeypatch, tmp_path, tokens.url, gcs_account.ENDPOINT)
+    monkeypatch.setenv("API_ENDPOINT_OVERRIDE", "https://storage-mine.p.googleapis.com/")
+    assert endpoint_of(GoogleStore("bucket", "")) == "https://storage-mine.p.googleapis.com"
+    for hostile in ("https://storage.googleapis.com.attacker.example", "http://storage.googleapis.com", "https://me@attacker.example"):
+        monkeypatch.setenv("API_ENDPOINT_OVERRIDE", hostile)
+        with pytest.raises(StoreError, match="refusing to send Google's access token"):
+            GoogleStore("bucket", "")
+
+
+def test_the_token_follows_no_redirect_and_goes_to_no_other_address(
+    tokens: GoogleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with google_server(lambda asked: said({})) as other, google_server(lambda asked: Said(302, {"Location": other.url})) as google:
+        log_in(monkeypatch, tmp_path, tokens.url, google.url)
+        store = GoogleStore("bucket", "")
+        for act in (lambda: list(store.list()), lambda: store.multipart().begin("a", 1, "00")):
+            with pytest.raises(StoreError, match="302"):
+                act()
+        with pytest.raises(StoreError, match="refusing"):
+            store.request("a", "read", "GET", f"{other.url}/a")
+        assert other.asked == []
+        with pytest.raises(StoreError):
+            store.get("a")
+        assert {asked.headers.get("authorization") for asked in other.asked} <= {None}  # obstore follows it without the token
+
+
+def test_a_listing_sends_one_request_a_page_and_nothing_on_the_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    with google_server(lambda asked: said({"items": [ITEM | {"name": "a"}]})) as google:
+        assert len(list(emulated(monkeypatch, google).list())) == 1
+        assert not [thread for thread in threading.enumerate() if "bucket" in thread.name.lower()]
+    assert [asked.method for asked in google.asked] == ["GET"]
+    assert os.environ["DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA"] == "true"
+
+
 def emulated(monkeypatch: pytest.MonkeyPatch, server: GoogleServer) -> GoogleStore:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
     return GoogleStore("bucket", "")
@@ -272,7 +366,7 @@ def test_a_listing_in_pages_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) 
 
     with google_server(pages) as server:
         found = list(emulated(monkeypatch, server).list("", "key"))
-    assert all("startOffset=key&" in asked.target for asked in server.asked)
+    assert all(parse_qs(urlsplit(asked.target).query)["startOffset"] == ["key"] for asked in server.asked)
     assert [info.key for info in found] == ["key-0", "key-1", "key-2"]
     assert {info.version for info in found} == {'"81dc9bdb52d04dc20036dbd8313ed055"'}
     assert found[0].modified == pytest.approx(1795521600.123)
@@ -281,17 +375,18 @@ def test_a_listing_in_pages_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) 
 def test_the_version_of_an_object_without_md5_is_the_etag_that_obstore_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     composed = {name: value for name, value in ITEM.items() if name != "md5Hash"}
 
+    described = {"ETag": '"-CKih16GjycICEAE="', "Last-Modified": "Tue, 24 Nov 2026 12:00:00 GMT"}
+
     def answer(asked: Asked) -> Said:
-        if asked.method == "GET":
-            return said({"items": [composed | {"name": "a/../b"}, composed | {"name": "gone"}, ITEM | {"name": "simple"}]})
-        if asked.target.endswith("/gone"):
-            return Said(404)
-        assert asked.target == "/bucket/a%2F..%2Fb"
-        return Said(200, {"ETag": '"-CKih16GjycICEAE="'})
+        if asked.target.startswith("/storage/v1"):
+            return said(
+                {"items": [composed | {"name": "a/../b"}, composed | {"name": "c"}, composed | {"name": "gone"}, ITEM | {"name": "s"}]}
+            )
+        return Said(200, described) if asked.target == "/bucket/c" else Said(404)
 
     with google_server(answer) as server:
         versions = {info.key: info.version for info in emulated(monkeypatch, server).list()}
-    assert versions == {"a/../b": '"-CKih16GjycICEAE="', "gone": "", "simple": '"81dc9bdb52d04dc20036dbd8313ed055"'}
+    assert versions == {"a/../b": "", "c": '"-CKih16GjycICEAE="', "gone": "", "s": '"81dc9bdb52d04dc20036dbd8313ed055"'}
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"items": [{"nbme": "a"}]}', b'{"items": [{"name": "a", "size": "many"}]}'])

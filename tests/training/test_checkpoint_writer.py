@@ -22,7 +22,7 @@ from cloud_train.training.distributed import ALONE
 from cloud_train.training.evaluation import Patience
 from cloud_train.training.learner import Learner
 from cloud_train.training.modelfile import load_network
-from cloud_train.training.position import Position
+from cloud_train.training.ordering import Position
 from tests.training.trainer import TestRun, make_job, make_run
 
 DATA = TensorSamples(torch.ones(5, 1, 8, 8), torch.tensor([0, 1, 0, 1, 0]))

@@ -10,8 +10,7 @@ from torch.nn import functional
 from cloud_train.data.pixels import Normalize
 from cloud_train.networks.cnn import CnnModel, ConvBlock
 from cloud_train.training.description import ModelDescription, build
-from cloud_train.training.models.cnn import ResidualBlock
-from cloud_train.training.models.image_layers import BatchNorm
+from cloud_train.training.models.cnn import BatchNorm, ResidualBlock
 
 DIGITS = tuple("0123456789")
 IMAGES_BCHW = torch.rand(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))

@@ -16,7 +16,7 @@ from cloud_train.training.data.memory import TensorSamples
 from cloud_train.training.description import ModelDescription
 from cloud_train.training.distributed import ALONE
 from cloud_train.training.learner import DivergedError, Learner, StepResult, check_finite
-from cloud_train.training.position import Position
+from cloud_train.training.ordering import Position
 from tests.training.trainer import make_job
 
 CNN: dict[str, Any] = {"kind": "cnn", "blocks": [{"filters": 4}]}

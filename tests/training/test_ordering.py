@@ -12,8 +12,7 @@ from cloud_train.errors import JobError
 from cloud_train.job.training import TrainSpec
 from cloud_train.training.data.dataset import Batch, Pick, Samples
 from cloud_train.training.distributed import World
-from cloud_train.training.ordering import TrainingOrder, validation_picks
-from cloud_train.training.position import Position
+from cloud_train.training.ordering import Position, TrainingOrder, validation_picks
 
 
 class Numbers(Samples):

@@ -56,7 +56,7 @@ sys.exit(run_attempts(store, run_id, int(attempt), record, node=from_variables()
 AT_STEP_5 = """
 import os, signal
 from cloud_train.errors import CorruptError
-from cloud_train.training.position import Position
+from cloud_train.training.ordering import Position
 after = Position.after
 def goes_on(self, samples, of):
     if os.environ.get("RANK") == "{rank}" and self.step == 4:

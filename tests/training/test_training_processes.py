@@ -50,7 +50,7 @@ Run.log = log_and_be_signalled
 GOES_WRONG = """
 import os, signal
 from cloud_train.errors import CorruptError
-from cloud_train.training.position import Position
+from cloud_train.training.ordering import Position
 after = Position.after
 def wrong(self, samples, of):
     if os.environ.get("RANK") == "1" and self.step == 2:

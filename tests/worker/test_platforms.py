@@ -6,8 +6,6 @@ import pytest
 
 from cloud_train.errors import UsageError
 from cloud_train.run.platform_rules import NodeVariables
-from cloud_train.run.record import Program
-from cloud_train.run.states import Cause
 from cloud_train.worker.nodes import NodeContext
 from cloud_train.worker.platforms import platform_of
 
@@ -22,6 +20,18 @@ def test_sagemaker_names_the_hosts_in_a_file(tmp_path: Path) -> None:
     resource_config(tmp_path, {"current_host": "algo-2", "hosts": ["algo-1", "algo-2", "algo-3"], "network_interface_name": "eth0"})
     platform = platform_of("sagemaker", {"TRAINING_JOB_NAME": "run-1"}, tmp_path)
     assert (platform.node, platform.job) == (NodeContext(1, 3, "algo-1"), "run-1")
+
+
+def test_the_interface_between_sagemakers_machines_is_that_of_nccl_and_gloo(tmp_path: Path) -> None:
+    resource_config(tmp_path, {"current_host": "algo-1", "hosts": ["algo-1", "algo-2"], "network_interface_name": "eth1"})
+    platform = platform_of("sagemaker", {"TRAINING_JOB_NAME": "run-1"}, tmp_path)
+    assert platform.variables == {"NCCL_SOCKET_IFNAME": "eth1", "GLOO_SOCKET_IFNAME": "eth1"}
+
+
+def test_a_single_machine_of_sagemaker_needs_no_interface_and_machines_may_come_late(tmp_path: Path) -> None:
+    resource_config(tmp_path, {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0"})
+    platform = platform_of("sagemaker", {"TRAINING_JOB_NAME": "run-1"}, tmp_path)
+    assert (platform.variables, platform.join_seconds) == ({}, 1200)
 
 
 def test_sagemaker_is_told_the_end_in_a_file_where_it_can_be_written(tmp_path: Path) -> None:
@@ -67,8 +77,12 @@ def test_another_platform_is_refused() -> None:
 
 def test_what_vertex_would_restart_leaves_with_0_once_there_is_nothing_more_to_do() -> None:
     vertex, azure = platform_of("vertex", {"CLOUD_ML_JOB_ID": "1"}), platform_of("azureml", {"AZUREML_RUN_ID": "1"})
-    once, thrice = Program(("true",), "/"), Program(("true",), "/", attempts=3, retry_on=(Cause.PREEMPTED,))
-    assert [platform.exit_status(10, program) for platform in (vertex, azure) for program in (once, thrice)] == [10, 0, 10, 10]
+    assert [platform.exit_status(10) for platform in (vertex, azure)] == [0, 10]
+
+
+def test_a_machine_has_twenty_minutes_to_appear_after_the_first_one() -> None:
+    """Vertex AI starts each node as it becomes ready, which may take longer than five minutes."""
+    assert platform_of("vertex", {"CLOUD_ML_JOB_ID": "1"}).join_seconds == 20 * 60
 
 
 CLUSTER = NodeVariables(job="JOB", rank="RANK", nodes="TASKS", address="FIRST", port="PORT")

@@ -12,10 +12,10 @@ from cloud_train.retry import RetryPolicy
 from cloud_train.run import layout
 from cloud_train.run.checkpoints import newest_valid
 from cloud_train.run.manifest import FORMAT, write_manifest
-from cloud_train.storage import registry
 from cloud_train.storage.base import ObjectMissingError, TransientStoreError
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.retrying import RetryingStore
+from cloud_train.worker import remote
 from cloud_train.worker.remote import CLAIMED, TAKEN, Remote
 from tests.storage.memory_store import MemoryStore
 
@@ -69,7 +69,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("CLOUD_TRAIN_HOME", str(tmp_path / "home"))
     found = Run(tmp_path)
     policy = RetryPolicy(sleep=lambda seconds: None, time_limit=0.1)
-    monkeypatch.setattr(registry, "open_store", lambda url, _=None: RetryingStore(found.store, policy))
+    monkeypatch.setattr(remote, "open_store", lambda url, _=None: RetryingStore(found.store, policy))
     return found
 
 

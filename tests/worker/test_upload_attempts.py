@@ -85,11 +85,11 @@ def test_the_status_goes_at_every_change_and_as_a_sign_of_life_every_ten_seconds
     at.look()
     assert (at.puts(), at.status().state, at.status().resumed_step) == (2, State.RUNNING, 7)
     for second in range(1, 10):
-        at.says(replace(STARTED, state=State.RUNNING, resumed_step=7, heartbeat=100.0 + second))
+        at.says(replace(STARTED, state=State.RUNNING, resumed_step=7, heartbeat=100.0 + second, elapsed=0.0 + second))
         at.look(1)
     assert at.puts() == 2
     at.look(1)
-    assert (at.puts(), at.status().heartbeat) == (3, 109.0)
+    assert (at.puts(), at.status().heartbeat, at.status().elapsed) == (3, 109.0, 9.0)
 
 
 def test_the_end_is_the_last_write_of_all(at: Shipped) -> None:
@@ -114,13 +114,14 @@ def test_the_end_is_the_last_write_of_all(at: Shipped) -> None:
 
 
 def test_an_end_waits_for_the_folders_and_meanwhile_there_are_signs_of_life(at: Shipped) -> None:
-    at.says(replace(STARTED, state=State.STOPPING))
+    at.says(replace(STARTED, state=State.STOPPING, elapsed=40.0))
     at.look()
     at.ends(Cause.CANCELLED)
     for _ in range(25):
         assert not at.look(1)
     assert at.status().state is State.STOPPING
     assert at.puts() == 3
+    assert at.status().elapsed == 60.0  # as the last heartbeat, 20 s later: the start that follows from both stays the same
     assert at.status().heartbeat == pytest.approx(time.time(), abs=60)
     at.folders_arrive()
     assert at.look()

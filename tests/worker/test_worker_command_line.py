@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cloud_train.run import locks
+from cloud_train import locks
 from cloud_train.run.record import sha256_of
 from cloud_train.run.states import Cause, State
 from tests.support import wait_until

@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+from cloud_train.run import layout
 from cloud_train.run.checkpoints import publish
 from cloud_train.run.manifest import verify
 from cloud_train.run.ranking import Ranking
@@ -129,6 +130,33 @@ def test_the_model_of_a_script_is_sealed_when_it_ends_well(launched: Launched) -
     launched.shell('echo weights > "$CLOUD_TRAIN_MODEL/weights"')
     launched.run()
     assert verify(launched.directory / "model").step is None
+
+
+def test_a_manifest_of_an_earlier_attempt_is_replaced_if_the_model_is_another_one_by_now(launched: Launched) -> None:
+    launched.shell('echo "of attempt $CLOUD_TRAIN_ATTEMPT" > "$CLOUD_TRAIN_MODEL/weights"')
+    launched.run()
+    launched.run(attempt=2)  # as after a worker that was lost between the seal and its end
+    assert (launched.directory / "model" / "weights").read_text() == "of attempt 2\n"
+    assert verify(launched.directory / "model").attempt == 2
+
+
+def test_a_manifest_of_an_earlier_attempt_stays_if_the_model_is_the_same(launched: Launched) -> None:
+    launched.shell('[ "$CLOUD_TRAIN_ATTEMPT" = 2 ] || echo weights > "$CLOUD_TRAIN_MODEL/weights"')
+    launched.run()
+    launched.run(attempt=2)
+    assert verify(launched.directory / "model").attempt == 1
+
+
+def test_an_attempt_that_leaves_no_model_succeeds_with_what_the_one_before_had_left(launched: Launched) -> None:
+    launched.shell("true")
+    for attempt in (1, 2):
+        left = launched.directory / layout.unfinished_model(attempt)
+        left.mkdir(parents=True)
+        (left / "weights").write_text(f"of attempt {attempt}")
+    launched.run(attempt=3)
+    assert names(launched.directory / "model") == ["manifest.json", "weights"]
+    assert (launched.directory / "model" / "weights").read_text() == "of attempt 2"
+    assert not any(launched.directory.glob("model-*"))
 
 
 def test_the_model_of_a_script_that_fails_is_not_sealed(launched: Launched) -> None:

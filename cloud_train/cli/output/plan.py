@@ -16,7 +16,7 @@ from cloud_train.spec.facts import UNKNOWN, DataFacts
 from cloud_train.spec.problems import dotted
 from cloud_train.spec.registry import plugin_code
 from cloud_train.spec.secret_names import without_credentials
-from cloud_train.spec.section import SHA256_PATTERN
+from cloud_train.spec.types import SHA256_PATTERN
 
 _WIDTH = 98
 
@@ -33,7 +33,8 @@ def plan_text(plan: Plan, request: Mapping[str, Any], refused: Sequence[str], pa
         ("notes", "\n".join(_wrapped(clean(note)) for note in plan.notes)),
     ]
     blocks = [f"{paint(title.upper(), 'bold')}\n{body}" for title, body in sections if body]
-    return without_credentials("\n\n".join([*blocks, paint("Dry run: nothing was started or written.", "dim")]))
+    remarks = ["\n".join(paint(_wrapped(clean(remark)).strip(), "yellow") for remark in plan.remarks)] if plan.remarks else []
+    return without_credentials("\n\n".join([*remarks, *blocks, paint("Dry run: nothing was started or written.", "dim")]))
 
 
 def _indented(text: str) -> str:

@@ -117,6 +117,11 @@ def say_aside(text: str = "") -> None:
     _write(sys.stderr, text + "\n")
 
 
+def say_event(name: str, data: Mapping[str, object]) -> None:
+    """Print an event as one line of JSON to standard error, with its ``name`` as the field ``event``: standard output is one document."""
+    _write(sys.stderr, json.dumps({"event": name, **data}) + "\n")
+
+
 def say_bare(text: str) -> None:
     """Print to standard output without ending the line."""
     _write(sys.stdout, text)

@@ -35,8 +35,9 @@ def doctor(
 
     With --config, everything named in a config file is checked at its provider: credentials, role, bucket, registry, quota.
 
-    With --repair, a damaged ledger is moved aside and replaced by a new one. Intact records are kept; this machine's other runs are looked
-    up in the stores that the old ledger still mentions, in ~/.cloud-train/runs, and in each --store.
+    With --repair, a damaged ledger is moved aside and replaced by a new one. Intact records are kept, also those that only a ledger has
+    that was moved aside earlier; this machine's other runs are looked up in the stores that the old ledger still mentions, in
+    ~/.cloud-train/runs, and in each --store.
 
     Exits with 0 if all built-in parts work, even if optional ones are missing, and with 5 otherwise.
 
@@ -73,12 +74,13 @@ def _repair(stores: list[str], as_json: bool) -> int:
     if as_json:
         say_json({**asdict(done), "moved_to": None if done.moved_to is None else str(done.moved_to)})
         return 0
-    if done.moved_to is None and not done.adopted:
+    if done.moved_to is None and not done.returned and not done.adopted:
         say(f"the ledger is not damaged; it has {count(len(done.kept), 'run')}")
         return 0
     if done.moved_to is not None:
         say(f"moved the damaged ledger to {done.moved_to}")
-    say(f"kept {count(len(done.kept), 'run')}, adopted {count(len(done.adopted), 'run')} from their stores")
+    returned = f"brought back {count(len(done.returned), 'run')} from ledgers that were moved aside earlier, " if done.returned else ""
+    say(f"kept {count(len(done.kept), 'run')}, {returned}adopted {count(len(done.adopted), 'run')} from their stores")
     if done.moved_to is not None:
         say_aside("look for runs in another store with: cloud-train doctor --repair --store URL")
     for url, number in done.others.items():

@@ -1,8 +1,10 @@
 """``cloud-train init``: write a job file to start from."""
 
+import re
 import shlex
 import sys
 from enum import StrEnum
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +12,9 @@ import typer
 
 from cloud_train.cli.output.runs import command_list
 from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside
-from cloud_train.errors import ConflictError, StoreError
-from cloud_train.job.starter import starter
+from cloud_train.errors import ConflictError, StoreError, UsageError
+
+_WORDS = frozenset({"null", "true", "false"})
 
 
 class Kind(StrEnum):
@@ -34,7 +37,7 @@ def init(
       cloud-train init
       cloud-train init text.yaml --kind rnn --name my-text
     """
-    text = starter(kind.value, name or f"my-{kind.value}")
+    text = starter(kind, name or f"my-{kind.value}")
     try:
         with path.open("w" if force else "x", encoding="utf-8") as file:
             file.write(text)
@@ -48,3 +51,18 @@ def init(
         steps = [(f"cloud-train submit {name} --dry-run", "see what it would do"), (f"cloud-train submit {name} --follow", "train it")]
         say_aside(command_list(steps, Painter.of(sys.stderr)))
     return 0
+
+
+def starter(kind: Kind, name: str) -> str:
+    """The text of a commented job file for a model of ``kind``, called ``name``. Raises UsageError for a name that a job cannot have."""
+    _check(name)
+    text = (files("cloud_train.job") / "starters" / f"{kind.value}.yaml").read_text(encoding="utf-8")
+    # Quoted if YAML would read it as a number, such as the name 2024.
+    return text.replace(f"name: my-{kind.value}", f"name: {name if name[:1].isalpha() and name not in _WORDS else repr(name)}", 1)
+
+
+def _check(name: str) -> None:
+    from cloud_train.spec.types import NAME_PATTERN, PATTERNS
+
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise UsageError(f"invalid job name {name!r}", hint=f"expected: {PATTERNS[NAME_PATTERN]}")

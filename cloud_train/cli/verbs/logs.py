@@ -1,5 +1,6 @@
 """``cloud-train logs``: the output of a run's program, byte for byte."""
 
+import codecs
 import json
 import shlex
 import sys
@@ -14,6 +15,9 @@ from cloud_train.cli.output.terminal import Painter, ProgramOutput, clean, say_a
 from cloud_train.client import Run
 from cloud_train.errors import CloudTrainError, NotFoundError
 from cloud_train.exit_status import INTERRUPTED
+
+_LONGEST_HELD = 1 << 16
+"""Characters of a line without its end that are kept before they are printed."""
 
 
 def logs(
@@ -91,25 +95,33 @@ def _show_worker_log(run: Run, attempt: int | None, node: int) -> None:
 
 
 def _print_json(run_id: str, attempt: int, node: int, pieces: Iterable[bytes]) -> None:
-    """Print one JSON object piece by piece, because the log may be larger than memory."""
+    """Print one JSON object piece by piece, because the log, and even one line of it, may be larger than memory."""
     say_bare(json.dumps({"run_id": run_id, "attempt": attempt, "node": node})[:-1] + ', "lines": [')
-    separator = "\n"
+    separator, is_open = "\n", False
     try:
-        for lines in _lines(pieces):
-            say_bare(separator + ",\n".join(json.dumps(line.decode(errors="surrogateescape")) for line in lines))
-            separator = ",\n"
+        for lines, begun in _lines(pieces):
+            items = [*lines, begun] if begun else lines
+            if not items:
+                continue
+            text = json.dumps(items, separators=(",\n", ":"))[1:-1]
+            text = text[1:] if is_open else separator + text  # the first item may continue a string
+            is_open, separator = bool(begun), ",\n"
+            say_bare(text[:-1] if is_open else text)
     finally:
-        say_bare("]}\n")
+        say_bare('"]}\n' if is_open else "]}\n")
 
 
-def _lines(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """The lines that each piece completes, without line feeds; the last line may lack one."""
-    parts: list[bytes] = []
+def _lines(pieces: Iterable[bytes]) -> Iterator[tuple[list[str], str]]:
+    """For each piece, the lines that it completes, and the beginning of a line that is too long to wait for its end; without line feeds.
+
+    The first line may continue one that has begun before. The last line may lack a line feed.
+    """
+    decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+    held = ""
     for piece in pieces:
-        first, *more = piece.split(b"\n")
-        parts.append(first)
-        if more:
-            yield [b"".join(parts), *more[:-1]]
-            parts = [more[-1]]
-    if rest := b"".join(parts):
-        yield [rest]
+        *lines, held = (held + decode(piece)).split("\n")
+        begun, held = (held, "") if len(held) > _LONGEST_HELD else ("", held)
+        yield lines, begun
+    held += decode(b"", final=True)
+    if held:
+        yield [held], ""

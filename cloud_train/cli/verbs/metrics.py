@@ -46,8 +46,11 @@ def metrics(
         say_json_list({"run_id": chosen.id}, "points", wanted)
         return 0
     points = _named(chosen.metrics(thin=True), name or [], chosen.id)
+    has_ended = not points and chosen.status().state.is_end
+    if has_ended:  # perhaps only now, after its last metrics
+        points = _named(chosen.metrics(thin=True), name or [], chosen.id)
     if not points:
-        say_aside(f"{chosen.id} has written no metrics yet")
+        say_aside(f"{chosen.id} ended without writing metrics" if has_ended else f"{chosen.id} has written no metrics yet")
         return 0
     if plot:
         say(plots(points, shown=bool(name), paint=Painter.of(sys.stdout), terminal=is_terminal(sys.stdout)))

@@ -57,6 +57,16 @@ _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOpera
 _EXISTS = frozenset({"ResourceInUse", "ResourceExistsException", "RepositoryAlreadyExistsException"})
 _MISSING = frozenset({"NoSuchEntity", "NoSuchBucket"})
 _POLICY = "docs/clouds/aws.md has the submitter's policy"
+_REFUSALS = (
+    (r"is not available in this region", "choose another aws.machine or aws.region: not every region has every machine"),
+    (
+        r"[Mm]anifest|media type",
+        "SageMaker takes images in Docker's own format: push again, or use a base image in that format (image.base)",
+    ),
+    (r"does not grant ecr:|ecr:BatchGetImage", "let aws.role pull from aws.repository: docs/clouds/aws.md has its policy"),
+)
+"""Patterns in SageMaker's refusals of a request → the next step. Sources: docs/clouds/evidence.md."""
+_SILENT = "AWS gives no reason; it is known to do so for a disk larger than the machine has (aws.volume)"
 _QUOTA = re.compile(r"'([^']+ for [^']+)'")
 _PERMISSION = re.compile(r"not authorized to perform:? ([\w-]+:\w+)(?: on resource:? (\S+))?")
 
@@ -188,7 +198,8 @@ def _words(code: str, said: str, operation: str, region: str) -> tuple[str, str 
     if "assume role" in said.lower():
         hint = "check that aws.role exists, and that its trust policy names sagemaker.amazonaws.com (docs/clouds/aws.md)"
         return f"SageMaker cannot use the role: {said}", hint
-    return f"AWS refused {operation} in {region}: {said or code}", None
+    advice = next((remedy for pattern, remedy in _REFUSALS if re.search(pattern, said)), None)
+    return f"AWS refused {operation} in {region}: {said or code}", advice or (None if said else _SILENT)
 
 
 def _denied(said: str, operation: str) -> tuple[str, str]:

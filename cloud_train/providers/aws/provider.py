@@ -16,8 +16,8 @@ from cloud_train.providers.aws.diagnosis import diagnose
 from cloud_train.providers.aws.request import is_ours, problems_of, region_of, request_of, secret_of, with_secret
 from cloud_train.providers.aws.state import needs_more, observation_of
 from cloud_train.providers.base import Diagnosis, Handle, Observation, Request, ended, unknown
-from cloud_train.providers.cloud.jobs import job_name
 from cloud_train.providers.cloud.provider import CloudProvider, cloud_capabilities, is_young
+from cloud_train.providers.cloud.request import job_name
 from cloud_train.retry import RetryPolicy
 from cloud_train.run.states import Cause, State
 
@@ -31,7 +31,7 @@ class SageMakerProvider(CloudProvider[Aws]):
     """Runs in SageMaker training jobs. It keeps nothing under ``home``, because the jobs' names are enough."""
 
     name = "aws"
-    capabilities = cloud_capabilities(("s3",), max_nodes=16)
+    capabilities = cloud_capabilities(("s3",), max_nodes=16, starts_as_root=True)
 
     def __init__(self, home: Path, policy: RetryPolicy = POLICY, answer_seconds: float = ANSWER_SECONDS) -> None:
         """``policy`` is the retry policy; ``answer_seconds`` is the read timeout."""
@@ -44,6 +44,15 @@ class SageMakerProvider(CloudProvider[Aws]):
     def check(self, request: Request) -> list[str]:
         """Problems according to SageMaker's API model and documentation. AWS is not contacted."""
         return list(problems_of(request))
+
+    def remarks(self, plan: "Plan") -> Iterator[str]:
+        """Accelerators that are not used, and a machine that SageMaker would start for nothing."""
+        yield from super().remarks(plan)
+        if plan.job.resources.spot and not plan.program.retries(Cause.PREEMPTED, 1):
+            yield (
+                "resources.spot without a retry: if the machine is reclaimed, SageMaker starts and bills another one, where the worker ends"
+                " at once; set retry.attempts to 2 or more, and the run continues there from its newest checkpoint"
+            )
 
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
         """Store the secrets in AWS Secrets Manager, if any, and create the training job; a failed launch leaves neither behind."""

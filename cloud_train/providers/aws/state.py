@@ -2,16 +2,18 @@
 
 While a worker runs, it reports to the run directory. The state derived here counts before the worker starts, and if it could not report.
 Reference: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_DescribeTrainingJob.html. The text of FailureReason is
-undocumented: the patterns match known messages, and any other text is passed on with the cause *failed*.
+undocumented: the patterns match known messages, and any other text is passed on with the cause *failed*. Reasons that begin with
+``AlgorithmError`` quote the program (``/opt/ml/output/failure``), so no pattern is looked for in them.
 An image that is larger than the disk "cannot be pulled": https://github.com/aws/sagemaker-python-sdk/issues/57.
 """
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from cloud_train import exit_status
-from cloud_train.providers.base import Observation, ended, said_by, unknown
+from cloud_train.providers.base import TAKEN, Observation, ended, said_by, unknown
 from cloud_train.run.states import Cause, State
 
 _GOING_ON = {
@@ -30,9 +32,16 @@ _GOING_ON = {
 }
 """A running job's secondary status → state."""
 
+_PROGRAM = re.compile(r"\s*AlgorithmError\b")
+"""Begins the reasons that hold the program's own text, which says nothing about the platform."""
+_EXIT_CODE = re.compile(r"exit code: ?(-?\d+)\.?\s*$", re.IGNORECASE)
+"""Ends the reason of a container that exited; before it, the program may have written anything."""
+_SIGNALS = {132: "an illegal instruction", 134: "abort", 139: "a segmentation fault"}
+"""Exit codes of programs that a signal ended: https://github.com/aws/sagemaker-python-sdk/issues/134."""
+
 _FAILURES = (
     (
-        r"cannot pull|image .{0,300}(not found|does not exist)|invalid.{0,300} image|manifest",
+        r"cannot pull|image .{0,300}(not found|does not exist)|invalid.{0,300} image|manifest|media type",
         Cause.REJECTED,
         "the image cannot be pulled: check that it exists in aws.repository for linux/amd64, that it fits on the machine's disk"
         " (aws.volume), and that aws.role has ecr:BatchGetImage, ecr:GetDownloadUrlForLayer and ecr:GetAuthorizationToken",
@@ -41,6 +50,11 @@ _FAILURES = (
         r"assume (the )?role|sts:AssumeRole",
         Cause.REJECTED,
         "check that aws.role exists, and that its trust policy lets sagemaker.amazonaws.com assume it",
+    ),
+    (
+        r"route table|VPC endpoint|NAT device|network ACL|unable to execute request to S3",
+        Cause.REJECTED,
+        "the machines cannot reach S3 from aws.subnets: add an S3 endpoint or a NAT gateway, and let aws.security_groups reach it",
     ),
     (
         r"access ?denied|not authorized|forbidden|permission",
@@ -53,15 +67,15 @@ _FAILURES = (
         "the account's quota for this machine is used up: request more under Service Quotas, or choose another aws.machine",
     ),
     (
-        r"CapacityError|insufficient capacity|unable to provision",
+        r"CapacityError|insufficient ?capacity|unable to provision|temporarily unavailable",
         Cause.INFRASTRUCTURE,
         "the region has no capacity for this machine: retry later, or choose another aws.machine or aws.region",
     ),
     (r"more memory|out ?of ?memory|OutOfMemory", Cause.OUT_OF_MEMORY, "increase resources.memory to get a larger machine"),
-    (r"no space left|disk.{0,300} full", Cause.FAILED, "the machine's disk is full: enlarge aws.volume"),
+    (r"no space left|disk.{0,300} full|insufficient disk space", Cause.FAILED, "the machine's disk is full: enlarge aws.volume"),
     (r"InternalServerError|internal (server )?error|unhealthy", Cause.INFRASTRUCTURE, ""),
 )
-"""A pattern in FailureReason → cause and next step."""
+"""A pattern in a FailureReason of the platform's own → cause and next step."""
 
 
 def observation_of(job: Mapping[str, Any]) -> Observation:
@@ -91,17 +105,17 @@ def needs_more(summary: Mapping[str, Any]) -> bool:
 
 
 def failure(reason: str) -> Observation:
-    """The end of an attempt whose job failed for this reason."""
-    code = re.search(r"exit code: ?(-?\d+)", reason, re.IGNORECASE)
-    if (
-        code is not None and int(code[1]) and (said := said_by(int(code[1])))
-    ):  # a failed job did not succeed, even if its message has exit code 0
-        return said
-    for pattern, cause, remedy in _FAILURES:
-        if re.search(pattern, reason, re.IGNORECASE):
-            return ended(cause, f"{reason}; {remedy}" if remedy else reason)
+    """The end of an attempt whose job failed for this reason. Its message has SageMaker's words first."""
+    found = _EXIT_CODE.search(reason)
+    code = int(found[1]) if found else None
+    if code and (said := said_by(code)):  # a failed job did not succeed, even if its message has exit code 0
+        return said if said is TAKEN else replace(said, message=f"{reason}; {said.message}")
+    if not _PROGRAM.match(reason):
+        for pattern, cause, remedy in _FAILURES:
+            if re.search(pattern, reason, re.IGNORECASE):
+                return ended(cause, f"{reason}; {remedy}" if remedy else reason)
     if code is not None:
-        return _of_exit(int(code[1]), reason)
+        return _of_exit(code, reason)
     return ended(Cause.FAILED if reason else Cause.INFRASTRUCTURE, reason or "SageMaker gives no reason for the failure")
 
 
@@ -111,7 +125,9 @@ def _of_exit(code: int, reason: str) -> Observation:
         return ended(Cause.INFRASTRUCTURE, f"{reason}; {remedy}")
     if code == exit_status.KILLED:
         return ended(Cause.INFRASTRUCTURE, f"{reason}; the container was killed: it ran out of memory, or its machine was reclaimed")
-    return ended(Cause.FAILED, f"the container ended before its worker could report why: {reason}")
+    if code in _SIGNALS:
+        return ended(Cause.FAILED, f"{reason}; {_SIGNALS[code]} ended the worker before it could report why")
+    return ended(Cause.FAILED, f"{reason}; the container ended before its worker could report why")
 
 
 def _stopped(secondary: str) -> Observation:

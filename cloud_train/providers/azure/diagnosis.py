@@ -9,8 +9,8 @@ from typing import Any
 
 from cloud_train.errors import CloudTrainError, ProviderError
 from cloud_train.job.loopback import is_loopback
-from cloud_train.providers.azure.client import API, VAULT_SCOPE, Client, client, is_registry
-from cloud_train.providers.azure.request import checked_workspace_of
+from cloud_train.providers.azure.client import API, VAULT, Client, client, is_registry
+from cloud_train.providers.azure.request import USER, checked_workspace_of
 from cloud_train.providers.base import Diagnosis
 from cloud_train.providers.cloud.errors import ForbiddenError
 from cloud_train.providers.cloud.provider import looked, unasked, wrong
@@ -40,10 +40,10 @@ def diagnose(settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnos
         yield Diagnosis("settings", "error", f"not set: {names}", "set them in the config file: see docs/clouds/azure.md")
         return
     try:
-        azure = client()
+        place = checked_workspace_of(settings)
+        azure = client(place.get("cloud"))
         azure.token()
         yield Diagnosis("credentials", "ok", "azure-identity found credentials")
-        place = checked_workspace_of(settings)
         workspace = azure.call(
             "GET", f"{place['endpoint']}{place['path']}", "show the workspace", permission=f"{_ML}/read", params=API
         ).having("location")
@@ -143,6 +143,8 @@ def _plain(name: str) -> str:
 
 def _of_identity(azure: Client, settings: Mapping[str, Any], place: Mapping[str, Any], workspace: Mapping[str, Any]) -> Diagnosis:
     """Whether the machines can use the identity: serverless machines use the workspace's identities, a cluster its own."""
+    if settings["identity"] == USER:
+        return Diagnosis("identity", "ok", "that of whoever submits: your own roles on the store apply")
     owner, where = workspace, "workspace"
     if cluster := settings.get("compute"):
         owner, where = (
@@ -165,7 +167,7 @@ def _of_registry(azure: Client, repository: str) -> Diagnosis:
     refresh = azure.registry_password(host)
     form = {"grant_type": "refresh_token", "service": host, "scope": f"repository:{name}:pull,push", "refresh_token": refresh}
     url = f"{'http' if is_loopback(host) else 'https'}://{host}/oauth2/token"
-    answer = azure.call("POST", url, f"sign in at {host}", scope=None, data=form)
+    answer = azure.call("POST", url, f"sign in at {host}", token=None, data=form)
     granted = _claims(answer.having("access_token")["access_token"]).get("access") or []
     actions = {action for each in granted if each.get("name") == name for action in each.get("actions") or ()}
     lacking = [permission for action, permission in (("pull", _PULL), ("push", _PUSH)) if action not in actions]
@@ -189,7 +191,7 @@ def _claims(token: str) -> dict[str, Any]:
 def _of_vault(azure: Client, vault: str) -> Diagnosis:
     url, permission = f"{vault.rstrip('/')}/secrets", "Microsoft.KeyVault/vaults/secrets/readMetadata/action"
     query = {"api-version": "7.4", "maxresults": "1"}
-    azure.call("GET", url, "list azure.vault", permission=permission, scope=VAULT_SCOPE, params=query).having("value")
+    azure.call("GET", url, "list azure.vault", permission=permission, token=VAULT, params=query).having("value")
     return Diagnosis("vault", "ok", vault)
 
 

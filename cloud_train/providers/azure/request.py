@@ -12,16 +12,29 @@ from typing import TYPE_CHECKING, Any
 
 from cloud_train.errors import ProviderError
 from cloud_train.job import cloud_names as forms
+from cloud_train.providers.azure import rules
+from cloud_train.providers.azure.clouds import CLOUDS, PUBLIC, cloud_of, meant_location
 from cloud_train.providers.base import Request
-from cloud_train.providers.cloud.descriptions import problems_of as shape_problems
-from cloud_train.providers.cloud.jobs import ATTEMPT, ENVIRONMENT, NOT_BUILT, RUN, STORE, image_of, job_name, whole_seconds, worker_command
+from cloud_train.providers.cloud.request import (
+    ATTEMPT,
+    ENVIRONMENT,
+    NOT_BUILT,
+    RUN,
+    STORE,
+    image_of,
+    job_name,
+    whole_seconds,
+    worker_command,
+)
+from cloud_train.providers.cloud.request import problems_of as shape_problems
 
 if TYPE_CHECKING:
     from cloud_train.providers.cloud.machines import Machine
     from cloud_train.run.plan import Plan
 
 _ENVIRONMENT = "cloud-train"
-_PUBLIC = "https://management.azure.com"
+USER = "user"
+"""The setting ``identity`` for the identity of whoever submits the job."""
 _NEEDED = ("subscription", "resource_group", "workspace", "repository")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,253}")
 _FORMS = {
@@ -29,15 +42,13 @@ _FORMS = {
     "resource_group": forms.AZURE_GROUP,
     "workspace": forms.AZURE_WORKSPACE,
     "compute": forms.AZURE_COMPUTE,
-    "identity": forms.CLIENT_ID,
+    "instance_type": forms.AZURE_INSTANCE_TYPE,
+    "identity": forms.AZURE_IDENTITY,
     "machine": forms.AZURE_MACHINE,
     "vault": forms.VAULT_URL,
 }
 """Settings in a request → their required form."""
 _OF_ADDRESSES = {"location": forms.AZURE_LOCATION, "endpoint": forms.SERVICE_URL, "history_endpoint": forms.SERVICE_URL}
-_MOST_TAGS = 50
-_LONGEST_TAG = (100, 1000)
-"""Maximum length of a tag's name and value, in characters (https://learn.microsoft.com/azure/machine-learning/how-to-manage-quotas)."""
 
 
 def request_of(plan: "Plan") -> Request:
@@ -52,7 +63,8 @@ def request_of(plan: "Plan") -> Request:
         "run_id": plan.run_id,
         "attempt": plan.attempt,
         "store": plan.store,
-        "settings": {name: settings[name] for name in (*_NEEDED, *_FORMS) if name in settings},
+        "spot": plan.job.resources.spot,
+        "settings": {name: settings[name] for name in (*_NEEDED, *_FORMS, "cloud", "location") if name in settings},
         **({"refused": without} if without else {}),
         "workspace": workspace,
         "secrets": list(plan.job.secrets),
@@ -65,11 +77,12 @@ def request_of(plan: "Plan") -> Request:
 def workspace_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The endpoints of the workspace and its run history; ``history`` is None if the workspace's region determines it."""
     group = f"/subscriptions/{settings.get('subscription')}/resourceGroups/{settings.get('resource_group')}"
-    location = settings.get("location")
+    location, cloud = settings.get("location"), cloud_of(settings.get("cloud"), settings.get("endpoint"))
     return {
-        "endpoint": (settings.get("endpoint") or _PUBLIC).rstrip("/"),
+        **({"cloud": cloud.name} if cloud is not PUBLIC else {}),
+        "endpoint": (settings.get("endpoint") or cloud.endpoint).rstrip("/"),
         "path": f"{group}/providers/Microsoft.MachineLearningServices/workspaces/{settings.get('workspace')}",
-        "history": (settings.get("history_endpoint") or (f"https://{location}.api.azureml.ms" if location else "")).rstrip("/") or None,
+        "history": (settings.get("history_endpoint") or (cloud.history_of(location) if location else "")).rstrip("/") or None,
     }
 
 
@@ -81,7 +94,7 @@ def secret_of(settings: Mapping[str, Any], job: str) -> str | None:
 
 def problems_of(request: Request) -> Iterator[str]:
     """The problems for which Azure would refuse the request, each with the field and the rule. Azure is not contacted."""
-    settings, body = request["settings"], request["job"]["body"]
+    settings = request["settings"]
     for name in _NEEDED:
         if name not in settings:
             yield f"azure.{name}: not set; set it in the config file (docs/clouds/azure.md shows how to create one)"
@@ -89,13 +102,9 @@ def problems_of(request: Request) -> Iterator[str]:
     if request["workspace"]["history"] is not None and not forms.has_form(forms.SERVICE_URL, request["workspace"]["history"]):
         yield f"azure.location: {request['workspace']['history']!r} is not a valid run history URL; correct it or azure.history_endpoint"
     yield from _contradictions(request)
-    yield from (f"environment.{problem}" for problem in shape_problems(request["environment"]["body"], "azure", "EnvironmentVersion"))
-    yield from (f"job.{problem}" for problem in shape_problems(body, "azure", "JobBase"))
     if not _ID.fullmatch(request["job"]["id"]):
         yield f"job id: {request['job']['id']!r} is invalid; use 1 to 254 letters, digits, '_' and '-', starting with a letter or digit"
-    yield from _tag_problems(body.get("properties", {}).get("tags", {}))
-    if "${{" in body.get("properties", {}).get("command", ""):
-        yield "job.properties.command: '${{' begins an Azure ML expression; no name or URL may contain it"
+    yield from _body_problems(request)
 
 
 def form_problems(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -105,6 +114,10 @@ def form_problems(settings: Mapping[str, Any]) -> Iterator[str]:
         if value is not None and not forms.has_form(form, value):
             near = _similar(str(value)) if name == "machine" else ""
             yield f"azure.{name}: {value!r} is not {forms.EXPECTED[form]}{near}"
+    if (cloud := settings.get("cloud")) is not None and cloud not in CLOUDS:
+        yield f"azure.cloud: {cloud!r} is not one of {', '.join(CLOUDS)}"
+    if (meant := meant_location(str(settings.get("location")))) is not None:
+        yield f"azure.location: {settings['location']!r} is no region of Azure; did you mean {meant}?"
 
 
 def checked_workspace_of(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,18 +134,27 @@ def _contradictions(request: Request) -> Iterator[str]:
         yield request["refused"]
     if "compute" in settings and "machine" in settings:
         yield f"azure.machine: the cluster {settings['compute']!r} has its own machines; leave out azure.machine or azure.compute"
+    if "instance_type" in settings and "compute" not in settings:
+        yield "azure.instance_type: belongs to an attached Kubernetes cluster; set azure.compute to it, or use azure.machine"
     if "compute" not in settings and "identity" not in settings:
         yield "azure.identity: not set; serverless machines need it to reach store and image: set it to a managed identity's client id"
     if request["secrets"] and request["secret"] is None:
         yield "azure.vault: not set; the job has secrets, which reach its machines through a Key Vault"
 
 
-def _tag_problems(tags: Mapping[str, str]) -> Iterator[str]:
-    if len(tags) > _MOST_TAGS:
-        yield f"azure.tags: {len(tags)} tags, including cloud-train's own; at most {_MOST_TAGS} are allowed"
-    for name, value in tags.items():
-        if len(name) > _LONGEST_TAG[0] or len(str(value)) > _LONGEST_TAG[1]:
-            yield f"azure.tags.{name[:40]}: too long; a name may have {_LONGEST_TAG[0]} characters, a value {_LONGEST_TAG[1]:,}"
+def _body_problems(request: Request) -> Iterator[str]:
+    """What is wrong with the shape of both bodies; only where it is right, what else Azure ML would refuse."""
+    environment, job = request["environment"]["body"], request["job"]["body"]
+    shape = [
+        *(f"environment.{problem}" for problem in shape_problems(environment, "azure", "EnvironmentVersion")),
+        *(f"job.{problem}" for problem in shape_problems(job, "azure", "JobBase")),
+    ]
+    yield from shape
+    if shape:
+        return
+    if "repository" in request["settings"]:  # otherwise there is no image
+        yield from rules.environment_problems(environment["properties"])
+    yield from rules.job_problems(job["properties"], is_spot=request["spot"], has_machine="refused" not in request)
 
 
 def _job(plan: "Plan", environment: str, secret: str | None, machine: "Machine | None") -> dict[str, Any]:
@@ -147,8 +169,8 @@ def _job(plan: "Plan", environment: str, secret: str | None, machine: "Machine |
         "tags": {**settings.get("tags", {}), **tags},
         "environmentId": environment,
         "command": f"exec {shlex.join(worker_command(plan, 'azureml', secret and f'azure-secret:{secret}'))}",
-        "environmentVariables": {**ENVIRONMENT, **({"AZURE_CLIENT_ID": identity} if identity else {})},
-        "identity": {"identityType": "Managed", **({"clientId": identity} if identity else {})},
+        "environmentVariables": {**ENVIRONMENT, **_azure_variables(settings)},
+        "identity": _identity(identity),
         "resources": {"instanceCount": nodes, **_resources(plan, machine)},
         **({"distribution": {"distributionType": "PyTorch", "processCountPerInstance": 1}} if nodes > 1 else {}),
         **({"computeId": f"{workspace_of(settings)['path']}/computes/{compute}"} if compute else {}),
@@ -157,12 +179,32 @@ def _job(plan: "Plan", environment: str, secret: str | None, machine: "Machine |
     }
 
 
+def _identity(identity: str | None) -> dict[str, str]:
+    if identity == USER:
+        return {"identityType": "UserIdentity"}
+    return {"identityType": "Managed", **({"clientId": identity} if identity else {})}
+
+
+def _azure_variables(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The variables by which the SDKs on the machines find the identity, and the cloud if it is not the public one."""
+    identity, cloud = settings.get("identity"), cloud_of(settings.get("cloud"), settings.get("endpoint"))
+    return {
+        **({"AZURE_CLIENT_ID": identity} if identity and identity != USER else {}),
+        **({"AZURE_AUTHORITY_HOST": f"https://{cloud.authority}"} if cloud is not PUBLIC else {}),
+    }
+
+
 def _resources(plan: "Plan", machine: "Machine | None") -> dict[str, str]:
     """The serverless machine, with half its memory as shared memory, which torch's data loaders use for batches."""
-    named = plan.provider_settings.get("machine")
+    settings = plan.provider_settings
+    named, args = settings.get("machine"), settings.get("docker_args")
     memory = plan.job.resources.memory.bytes if plan.job.resources.memory else machine.memory_bytes if machine else None
-    kind = {} if plan.provider_settings.get("compute") else {"instanceType": named or (machine.name if machine else "")}
-    return {**kind, **({"shmSize": f"{max(memory // 2**21, 64)}m"} if memory else {})}
+    kind = settings.get("instance_type") if settings.get("compute") else named or (machine.name if machine else "")
+    return {
+        **({"instanceType": kind} if kind is not None else {}),
+        **({"shmSize": f"{max(memory // 2**21, 64)}m"} if memory else {}),
+        **({"dockerArgs": args} if args else {}),
+    }
 
 
 def _machine(plan: "Plan") -> tuple["Machine | None", str | None]:

@@ -10,7 +10,7 @@ from typing import Any
 from cloud_train.errors import ProviderError
 from cloud_train.providers.base import Request
 from cloud_train.providers.cloud.errors import CloudError, ExistsError, MissingError, RefusedError, ThrottledError, with_field
-from cloud_train.providers.cloud.jobs import RUN
+from cloud_train.providers.cloud.request import RUN
 from cloud_train.providers.gcp.client import Google
 from cloud_train.providers.gcp.request import CLOUD, labels_of
 

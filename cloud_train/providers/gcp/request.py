@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from cloud_train.errors import ProviderError
 from cloud_train.job import cloud_names as forms
 from cloud_train.providers.base import Request
-from cloud_train.providers.cloud.descriptions import problems_of as shape_problems_of
-from cloud_train.providers.cloud.jobs import ATTEMPT, ENVIRONMENT, NOT_BUILT, RUN, image_of, job_name, whole_seconds, worker_command
+from cloud_train.providers.cloud.request import ATTEMPT, ENVIRONMENT, NOT_BUILT, RUN, image_of, job_name, whole_seconds, worker_command
+from cloud_train.providers.cloud.request import problems_of as shape_problems_of
 from cloud_train.run.states import Cause
 
 if TYPE_CHECKING:
@@ -142,9 +142,10 @@ def _disk(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scheduling(plan: "Plan") -> dict[str, Any]:
-    """Time limit and restarts. Vertex AI restarts workers only if ``retry`` allows it, and then all of them: they wait for each other.
+    """Time limit and restarts. Vertex AI restarts a job only if ``retry`` allows it, and then all workers: they wait for each other.
 
-    ``worker.platforms`` uses the same condition: a worker that would be restarted exits with 0 once nothing is left to do.
+    A worker that exits with another status than 0 is restarted in any case, so workers exit with 0 once the run has ended
+    (``worker.platforms``).
     """
     restarts = plan.program.retries(Cause.PREEMPTED, 1)
     return {

@@ -26,7 +26,7 @@ from cloud_train.worker.attempts.sealing import Sealer
 from cloud_train.worker.attempts.watch import Watch
 from cloud_train.worker.context import AttemptContext
 from cloud_train.worker.ending import Ending, Stop
-from cloud_train.worker.nodes import nodes_named, verdict
+from cloud_train.worker.nodes import nodes_named, verdict, wait_for_name
 from cloud_train.worker.own_workspace import take_over_newest
 from cloud_train.worker.processes.subprocesses import Children
 from cloud_train.worker.workspace import DiskReserve, is_full
@@ -137,6 +137,15 @@ class Attempt:
                 minutes = f"{at.timing.join / 60:.3g} min"
                 raise NodeMissingError(f"{nodes_named(missing)} of {at.node.nodes} did not join within {minutes}")
             self._watch.turn()
+        if not self._watch.stop:
+            self._wait_for_name(max(give_up_at - monotonic(), at.timing.heartbeat))
+
+    def _wait_for_name(self, seconds: float) -> None:
+        """Wait until the name of node 0, at which the program's processes meet, can be resolved. Raises NodeMissingError."""
+        address = self._at.node.master_address
+        found, reason = self._watch.do(partial(wait_for_name, address, seconds), abandon_on_stop=True)
+        if not found and not self._watch.stop:
+            raise NodeMissingError(f"the name of node 0, {address}, cannot be resolved: {reason}")
 
     def _given_checkpoint(self) -> Path | None:
         """The checkpoint that node 0 chose. Choosing here as well could lead to another one if a file changed or a disk failed."""
@@ -271,9 +280,14 @@ class Attempt:
         return ending.of_stop(why, self._at.record.program, exit_code, killed, self._at.workspace.failure)
 
     def _with_sealed_model(self, end: Ending) -> Ending:
+        model: Path | None = self._at.workspace.model
         if not sealing.has_model(self._at.workspace.model):
+            run_id, store = self._at.record.run_id, LocalStore(self._at.workspace.store)
+            branch = Branch(self._number, ancestor_in(store, run_id))
+            model = sealing.earlier_model(self._at.workspace.model.parent, branch, self._number)
+        if model is None:
             return end
-        went_well, text = self._watch.do(partial(sealing.seal_model, self._at.workspace.model, self._number))
+        went_well, text = self._watch.do(partial(sealing.seal_model, model, self._number))
         if not went_well and self._is_superseded():
             return self._stopped(end.exit_code)
         return (

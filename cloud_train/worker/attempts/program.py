@@ -13,11 +13,10 @@ from pathlib import Path
 from time import monotonic
 
 from cloud_train.beneath import IrregularError, open_within
+from cloud_train.environment import TRAINER_VARIABLES, with_original_python_path, with_safe_python_path
 from cloud_train.errors import CloudTrainError, StoreError
-from cloud_train.run import python_path
 from cloud_train.run.record import Program, RunRecord
 from cloud_train.run.states import State
-from cloud_train.spec.trainer_variables import TRAINER_VARIABLES
 from cloud_train.storage.credential_forwarding import FORWARDED, withheld
 from cloud_train.worker import contract
 from cloud_train.worker.attempts.helpers import Helpers
@@ -109,11 +108,11 @@ def _own_and_of_job(record: RunRecord, own: Mapping[str, str]) -> dict[str, str]
     """
     kept_back = {FORWARDED, *withheld(own, record.job.get("secrets", ()))}
     inherited = {name: value for name, value in own.items() if (not name.startswith(_PREFIX) or name == _HOME) and name not in kept_back}
-    given = python_path.as_given(inherited)
+    given = with_original_python_path(inherited)
     if _is_script(record):
         return {**given, **record.program.environment}
     tuning = {name: value for name, value in record.program.environment.items() if name in TRAINER_VARIABLES}
-    return python_path.fixed({**given, **tuning})
+    return with_safe_python_path({**given, **tuning})
 
 
 def _is_script(record: RunRecord) -> bool:

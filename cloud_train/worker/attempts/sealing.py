@@ -129,7 +129,7 @@ def has_model(unfinished: Path) -> bool:
 
 
 def seal_model(unfinished: Path, attempt: int | None = None) -> str:
-    """Write the manifest of the model that the program left in ``unfinished``, unless it has one, and make it the run's final model.
+    """Write the manifest of the model in ``unfinished``, unless it has a valid one, and make it the run's final model.
 
     Raises StoreError, SupersededError if a newer attempt has begun.
     """
@@ -137,12 +137,10 @@ def seal_model(unfinished: Path, attempt: int | None = None) -> str:
     from cloud_train.run.succession import publishing
 
     run = unfinished.parent
+    if not _has_manifest(unfinished, attempt):
+        write_manifest(unfinished, step=None, root=run, attempt=attempt)
     try:
-        with beneath.held(run, (unfinished.name,)) as directory:
-            is_sealed = bool(beneath.mode_of(MANIFEST, directory))
-        if not is_sealed:
-            write_manifest(unfinished, step=None, root=run, attempt=attempt)
-        with beneath.held(run, listed=True) as directory:
+        with beneath.held(run, (unfinished.name,)), beneath.held(run, listed=True) as directory:
             earlier = f".{MODEL}-before-{attempt}"
             with suppress(FileNotFoundError):
                 beneath.remove(earlier, directory)
@@ -159,6 +157,42 @@ def seal_model(unfinished: Path, attempt: int | None = None) -> str:
     except OSError as error:
         raise StoreError(f"cannot rename {unfinished} to {run / MODEL}: {os.strerror(error.errno or 0).lower()}") from error
     return ""
+
+
+def _has_manifest(model: Path, attempt: int | None) -> bool:
+    """Whether the program of this attempt wrote the manifest, or an earlier one did and all files are still the same."""
+    from cloud_train.run.manifest import read_manifest, verify
+
+    try:
+        with beneath.held(model.parent, (model.name,)) as directory:
+            if not beneath.mode_of(MANIFEST, directory):
+                return False
+    except OSError:  # writing one names the reason
+        return False
+    try:
+        if read_manifest(model, model.parent).attempt in (None, attempt):
+            return True
+    except CorruptError:  # the program's own, which is its own matter
+        return True
+    try:
+        verify(model, model.parent)
+    except CorruptError:
+        return False
+    return True
+
+
+def earlier_model(run: Path, branch: Branch, attempt: int) -> Path | None:
+    """What the newest earlier attempt of the ``branch`` left of a model without recording its success.
+
+    An attempt that finds nothing left to do leaves no model of its own, and succeeds with that one.
+    """
+    try:
+        with beneath.held(run, listed=True) as directory, os.scandir(directory) as entries:
+            found = [unfinished_model_of(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return None
+    earlier = sorted((number for number in found if number is not None and number < attempt and branch.holds(number, 0)), reverse=True)
+    return next((run / unfinished_model(number) for number in earlier if has_model(run / unfinished_model(number))), None)
 
 
 def discard_models(run: Path, before: int, keep: int = 1) -> None:

@@ -187,10 +187,12 @@ class _AttemptUpload:
             with suppress(ObjectMissingError):
                 self._uploaded = self._status_there()
         if self._uploaded:
-            self._upload_status({**self._uploaded, "heartbeat": time.time()})
+            passed = self._clock() - self._life_sign
+            elapsed = {"elapsed": self._uploaded["elapsed"] + passed} if self._uploaded.get("elapsed") is not None else {}
+            self._upload_status({**self._uploaded, "heartbeat": time.time(), **elapsed})
 
     def _upload_status(self, status: dict[str, Any]) -> None:
-        changed = any(status.get(name) != self._uploaded.get(name) for name in status.keys() - {"heartbeat"})
+        changed = any(status.get(name) != self._uploaded.get(name) for name in status.keys() - {"heartbeat", "elapsed"})
         is_due = self._clock() - self._life_sign >= _LIFE_SIGN_SECONDS
         if self.lease.superseded is not None or not (changed or is_due):
             return

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cloud_train.run import locks
+from cloud_train import locks
 from tests.support import wait_until
 
 HOLDER = (
-    "import sys, time; from pathlib import Path; from cloud_train.run import locks;"
+    "import sys, time; from pathlib import Path; from cloud_train import locks;"
     "locks.take(Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"
 )
 
