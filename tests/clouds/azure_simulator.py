@@ -99,6 +99,8 @@ class AzureSimulator:
         """That of the cluster."""
         self.cores = 100
         """Quota of each family."""
+        self.regional_cores = 200
+        self.low_priority_cores = 50
         self.machine_environment: Mapping[str, str] = {}
         """What every container gets beside its place and its identity: how it reaches the store."""
         self.page_size = page_size
@@ -278,8 +280,19 @@ class AzureSimulator:
         return Answer.json({"value": sizes if location == LOCATION else []})
 
     def _list_usages(self, _request: Request, location: str) -> Answer:
-        families = sorted({_family(each.name) for each in machine_table("azure")})
-        return Answer.json({"value": [{"name": {"value": f"{name} Cluster"}, "limit": self.cores, "currentValue": 0} for name in families]})
+        """As in examples/Usage/list.json of azure-rest-api-specs: families, regional totals, and the same again for a workspace."""
+        kind = "Microsoft.MachineLearningServices"
+        lines = [("Total Cluster Dedicated Regional vCPUs", f"{kind}/dedicatedCores/usages", self.regional_cores)]
+        lines.append(("Total Cluster LowPriority Regional vCPUs", f"{kind}/lowPriorityCores/usages", self.low_priority_cores))
+        for family in sorted({_family(each.name) for each in machine_table("azure")}):
+            name = re.sub("^standard", "Standard ", family).replace("Family", " Family")
+            lines.append((f"{name} Cluster Dedicated vCPUs", f"{kind}/vmFamily/usages", self.cores))
+            lines.append((f"{name} Cluster LowPriority vCPUs", f"{kind}/vmFamily/usages", -1))
+            lines.append((f"{name} Cluster Dedicated vCPUs", f"{kind}/workspaces/usages", 0))
+        usages = [
+            {"name": {"value": name, "localizedValue": name}, "type": of, "limit": limit, "currentValue": 0} for name, of, limit in lines
+        ]
+        return Answer.json({"value": usages if location == LOCATION else []})
 
     def _put_environment(self, request: Request, name: str, version: str) -> Answer:
         body = request.json()
