@@ -56,7 +56,7 @@ class Growth:
         more, larger = last.cpu_seconds - first.cpu_seconds, last.peak_mib - first.peak_mib
         cells = (
             self.what,
-            " / ".join(f"{size:,}" for size in sizes) + f" {self.unit}s",
+            " / ".join(f"{size:,}" for size in sizes) + f" {self.unit}{'s' if self.unit.islower() else ''}",
             " / ".join(f"{self.samples[size].cpu_seconds:.2f}" for size in sizes),
             _time(more / items) if more > max(0.02, 0.05 * first.cpu_seconds) else "none",
             " / ".join(f"{self.samples[size].peak_mib:.0f}" for size in sizes),
@@ -230,18 +230,7 @@ def logs(folder: Path) -> Iterator[Growth]:
     """A long log in a folder, as lines and as one line without an end."""
     from cloud_train.storage.local import LocalStore
 
-    megabytes, homes = sizes(500, 2000, 5000), {}
-    for count in megabytes:
-        homes[count] = folder / f"home-{count}"
-        ended_run(homes[count], LocalStore(folder / f"store-{count}"))
     block = b"".join(_LINE % number for number in range(10_000))
-
-    def fill(write: Callable[[Path, int], None]) -> None:
-        for count in megabytes:
-            path = folder / f"store-{count}" / RUN / layout.output_log(1)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)
-            write(path, count * _MB)
 
     def lines(path: Path, size: int) -> None:
         with path.open("wb") as file:
@@ -252,15 +241,24 @@ def logs(folder: Path) -> Iterator[Growth]:
         with path.open("wb") as file:
             file.truncate(size)
 
-    def cases(*words: str) -> dict[int, Case]:
-        return {count: verb(homes[count], "logs", RUN, *words) for count in megabytes}
+    def written(write: Callable[[Path, int], None], *megabytes: int) -> dict[int, Path]:
+        """A home for each size, with a run whose log has it."""
+        homes = {}
+        for count in sizes(*megabytes):
+            place = folder / f"{write.__name__}-{count}"
+            ended_run(place / "home", LocalStore(place / "runs"))
+            path = place / "runs" / RUN / layout.output_log(1)
+            path.parent.mkdir(parents=True)
+            write(path, count * _MB)
+            homes[count] = place / "home"
+        return homes
 
-    fill(lines)
-    yield measured("`logs --json`", "MB", cases("--json"), repeats=1)
-    yield measured("`logs`", "MB", cases(), repeats=1)
-    yield measured("`logs --json --tail 100`", "MB", cases("--json", "--tail", "100"))
-    fill(zeros)
-    yield measured("`logs --json` of one line of NULs", "MB", cases("--json"), repeats=1)
+    of_lines, of_zeros = written(lines, 500, 2000, 5000), written(zeros, 50, 200, 500)
+    for words, repeats in (((), 1), (("--json",), 1), (("--json", "--tail", "100"), 3)):
+        cases = {count: verb(home, "logs", RUN, *words) for count, home in of_lines.items()}
+        yield measured(f"`{' '.join(('logs', *words))}`", "MB", cases, repeats)
+    cases = {count: verb(home, "logs", RUN, "--json") for count, home in of_zeros.items()}
+    yield measured("`logs --json` of one line without an end, NULs", "MB", cases, repeats=1)
 
 
 def package(folder: Path) -> Iterator[Growth]:

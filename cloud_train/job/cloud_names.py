@@ -26,6 +26,8 @@ REPOSITORY = rf"^(?:{_LABEL}(?:\.{_LABEL})+{_PORT}|{_LABEL}:[0-9]{{1,5}}|{_LOOPB
 
 AWS_REGION = r"^[a-z]{2,4}(?:-[a-z]+)+-[0-9]{1,2}$"
 AWS_ROLE = r"^arn:aws(?:-[a-z]+)*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]{1,576}$"
+AWS_TRAINING_PLAN = r"^arn:aws(?:-[a-z]+)*:sagemaker:[a-z0-9-]+:[0-9]{12}:training-plan/[A-Za-z0-9-]{1,64}$"
+AWS_FUNCTION = r"^arn:aws(?:-[a-z]+)*:lambda:[a-z0-9-]+:[0-9]{12}:function:[A-Za-z0-9_:$-]{1,170}$"
 GCP_PROJECT = r"^(?:(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]|[0-9]{6,30})$"
 GCP_REGION = r"^[a-z]+-[a-z]+[0-9]+$"
 GCP_ACCOUNT = r"^[a-z0-9][a-z0-9-]*@(?:[a-z0-9-]+\.)+gserviceaccount\.com$"
@@ -60,6 +62,8 @@ EXPECTED = {
     REPOSITORY: "a registry's host and a repository in it, such as registry.example.com/team/cloud-train, in lower case and without a tag",
     AWS_REGION: "a region, such as eu-west-1",
     AWS_ROLE: "a role's ARN, such as arn:aws:iam::123456789012:role/cloud-train-machines",
+    AWS_TRAINING_PLAN: "a training plan's ARN, such as arn:aws:sagemaker:us-east-1:123456789012:training-plan/mine",
+    AWS_FUNCTION: "a Lambda function's ARN, such as arn:aws:lambda:us-east-1:123456789012:function:registry-login",
     GCP_PROJECT: "a project ID, such as my-project-123456",
     GCP_REGION: "a region, such as europe-west4",
     GCP_ACCOUNT: "a service account's email address, such as trainer@my-project.iam.gserviceaccount.com",

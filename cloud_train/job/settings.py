@@ -80,7 +80,25 @@ class AwsSettings(CloudSettings):
     security_groups: tuple[Text, ...] = ()
     """Security groups of the machines in those subnets."""
     kms_key: Text | None = None
-    """AWS KMS key that encrypts the machines' disks; AWS's own if left out. Not for machines with local NVMe disks."""
+    """ID or ARN of the AWS KMS key that encrypts the machines' disks; AWS's own if left out. Not for machines with local NVMe disks."""
+    output_kms_key: Text | None = None
+    """ID, ARN or alias of the AWS KMS key for what SageMaker itself writes to the store, an empty archive; the run's own files have the
+    bucket's default encryption.
+    """
+    encrypt_traffic: bool = False
+    """Encrypt the traffic between the machines of a job with several nodes, which takes time."""
+    network_isolation: bool = False
+    """Refused: an isolated container reaches neither the store nor its secrets. Use private subnets without a route to the internet."""
+    keep_alive: Duration | None = None
+    """Keep the machines, and bill them, for this time after a job, at most 6 h, so that the next one with the same settings starts at once
+    (a warm pool). Not with ``resources.spot``.
+    """
+    training_plan: Annotated[str, Field(pattern=forms.AWS_TRAINING_PLAN)] | None = None
+    """ARN of the training plan whose reserved machines the jobs use."""
+    private_registry: bool = False
+    """``repository`` is in a registry of your own, which the machines reach through ``subnets``, instead of in Amazon ECR."""
+    registry_credentials: Annotated[str, Field(pattern=forms.AWS_FUNCTION)] | None = None
+    """ARN of the AWS Lambda function that gives SageMaker a login for that registry."""
     tags: dict[str, str] = Field(default_factory=dict)
     """Tags of the jobs, in addition to cloud-train's own."""
     max_wait: Duration | None = None

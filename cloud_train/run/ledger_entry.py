@@ -29,9 +29,16 @@ _OF_ATTEMPT = (
 COLUMNS = (*(f"runs.{name}" for name in _OF_RUN), "attempts.number", *(f"attempts.{name}" for name in _OF_ATTEMPT))
 FIELDS = (*_OF_RUN, "attempt", *_OF_ATTEMPT)
 """The field of ``Entry`` that each column becomes."""
-_TEXTS_OR_NONE = ("job_file", "cause", "reference", "settings")
-_NUMBERS = ("created", "started", "ended", "elapsed")
-_TEXTS = ("run_id", "name", "store", "provider", "state", "message", "host", "token")
+_TEXT, _NUMBER, _NOTHING = (str,), (float, int), type(None)
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("run_id", "name", "store", "provider", "state", "message", "host", "token"), _TEXT),
+    **dict.fromkeys(("job_file", "cause", "reference", "settings"), (*_TEXT, _NOTHING)),
+    **dict.fromkeys(("started", "ended", "elapsed"), (*_NUMBER, _NOTHING)),
+    "created": _NUMBER,
+    "attempt": (int,),
+    "resumed_step": (int, _NOTHING),
+}
+"""Field of ``Entry`` → the types that its column may have."""
 
 UNMANAGED: dict[str, Any] = {"elsewhere": True}
 """The reference of an attempt that was launched from another machine and that its provider cannot find from here."""
@@ -46,6 +53,9 @@ class RecordKind(Enum):
     """Another machine wrote it, and the user agreed to what it starts."""
     SEEN = "seen"
     """Another machine wrote it, and the user has not agreed to it."""
+
+
+_SHOWN = tuple(each.name for each in fields(RunView))
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,7 @@ class Entry(RunView):
 
     def view(self, status: AttemptStatus | None = None, is_recorded: bool = True) -> RunView:
         """The run as it is displayed; ``status`` is that of its attempt in the run directory, if it was read."""
-        shown = {each.name: getattr(self, each.name) for each in fields(RunView)}
+        shown = {name: getattr(self, name) for name in _SHOWN}
         measured = {"heartbeat": status.heartbeat, "elapsed": status.elapsed} if status else {"heartbeat": None}
         return RunView(**{**shown, **measured, "is_recorded": is_recorded})
 
@@ -138,11 +148,9 @@ def with_readable_handle(attempt: dict[str, Any]) -> dict[str, Any]:
 
 def _check_types(values: Mapping[str, Any]) -> None:
     """Raise TypeError if a row has values that no version of cloud-train wrote, as a damaged file may."""
-    kinds = {str: _TEXTS, int: ("attempt",), str | None: _TEXTS_OR_NONE, int | None: ("resumed_step",), float | int | None: _NUMBERS}
-    for kind, names in kinds.items():
-        for name in names:
-            if not isinstance(values[name], kind):
-                raise TypeError(f"the ledger has {type(values[name]).__name__} as {name}")
+    for name, kinds in _KINDS.items():
+        if not isinstance(values[name], kinds):
+            raise TypeError(f"the ledger has {type(values[name]).__name__} as {name}")
 
 
 def _time(seconds: float | None) -> float | None:

@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from cloud_train import private
@@ -64,6 +65,8 @@ _MOST_VERSIONS = 1000
 """No version of cloud-train will have a schema's version above this: such a number is damage."""
 FILES = ("-wal", "-shm", "")
 """What SQLite appends to the ledger's name."""
+text_of = partial(str, encoding="utf-8", errors="replace")
+"""A text in the database; a damaged one too, which sqlite3 would refuse together with all rows that follow."""
 _BUSY_SECONDS = 30.0
 _BRIEFLY_BUSY_SECONDS = 5.0
 REPAIR = "restore it with: cloud-train doctor --repair"
@@ -201,11 +204,6 @@ def in_memory(source: sqlite3.Connection | None, *, writable: bool = False) -> s
         _migrate(connection)
     connection.execute(f"PRAGMA {'foreign_keys' if writable else 'query_only'} = ON")
     return connection
-
-
-def text_of(data: bytes) -> str:
-    """A text in the database; a damaged one too, which sqlite3 would refuse together with all rows that follow."""
-    return data.decode(errors="replace")
 
 
 def checked_version(connection: sqlite3.Connection, path: Path) -> int:

@@ -76,7 +76,7 @@ def run_attempts(
     if platform is None:
         return exit_status
     platform.tell(last.message)
-    return platform.exit_status(exit_status, lease.record.program) if last.is_final and exit_status == last.exit_status else exit_status
+    return platform.exit_status(exit_status) if last.is_final and exit_status == last.exit_status else exit_status
 
 
 @dataclass(frozen=True)

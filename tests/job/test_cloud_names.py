@@ -31,6 +31,8 @@ REAL = {
         *("registry:5000/team/x", "docker.io/me/x", "ghcr.io/me/x"),
     ],
     forms.AWS_REGION: ["eu-west-1", "us-gov-west-1", "cn-northwest-1", "ap-southeast-7", "us-isob-east-1", "eusc-de-east-1"],
+    forms.AWS_TRAINING_PLAN: ["arn:aws:sagemaker:us-east-1:123456789012:training-plan/mine"],
+    forms.AWS_FUNCTION: ["arn:aws:lambda:us-east-1:123456789012:function:registry-login"],
     forms.AWS_ROLE: ["arn:aws:iam::123456789012:role/x", "arn:aws-us-gov:iam::123456789012:role/a/b_c+d=e,f.g@h-i"],
     forms.GCP_PROJECT: ["my-project-123456", "example.com:my-project", "123456789012"],
     forms.GCP_REGION: ["europe-west4", "us-central1", "northamerica-northeast1", "me-central2"],

@@ -31,6 +31,8 @@ class Machine:
     accelerator: str | None = None
     """The kind, as in job files: ``L4``, ``A100``."""
     accelerators: int = 0
+    local_disk_bytes: int = 0
+    """Its own disks, if they replace a volume; 0 if they do not, or are unknown."""
     rank: int = 0
     """Among machines with the same number of processors and accelerators, those with a lower rank are preferred: they are cheaper."""
 

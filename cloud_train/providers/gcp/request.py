@@ -142,9 +142,10 @@ def _disk(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scheduling(plan: "Plan") -> dict[str, Any]:
-    """Time limit and restarts. Vertex AI restarts workers only if ``retry`` allows it, and then all of them: they wait for each other.
+    """Time limit and restarts. Vertex AI restarts a job only if ``retry`` allows it, and then all workers: they wait for each other.
 
-    ``worker.platforms`` uses the same condition: a worker that would be restarted exits with 0 once nothing is left to do.
+    A worker that exits with another status than 0 is restarted in any case, so workers exit with 0 once the run has ended
+    (``worker.platforms``).
     """
     restarts = plan.program.retries(Cause.PREEMPTED, 1)
     return {
