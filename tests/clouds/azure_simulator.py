@@ -39,6 +39,11 @@ _ML = "Microsoft.MachineLearningServices/workspaces"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,253}")
 _MUTABLE = ("description", "tags", "displayName", "properties", "isArchived")
 """What may be changed of a job that exists."""
+_UNSET = ("description", "componentId", "computeId", "codeId", "notificationSetting", "distribution", "limits", "queueSettings", "tags")
+"""Fields of a job that Azure ML answers as null where they are not set, as an exchange that was recorded in March 2026 has them
+(Azure/azure-sdk-assets, python/sdk/ml/azure-ai-ml/tests/recordings/command_job).
+"""
+_OF_SERVICE = ("port", "status", "errorMessage", "properties", "nodes")
 _REGION = rf"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.MachineLearningServices/locations/(?P<location>[^/]+)"
 _ROUTES: tuple[tuple[str, str, str], ...] = (
     ("GET", r"/msi/token", "token"),
@@ -348,7 +353,9 @@ class AzureSimulator:
 
     def _shown(self, job: Job) -> dict[str, Any]:
         system = {"createdAt": timestamp(job.created), "createdBy": "me", "createdByType": "User"}
-        properties = {**job.properties, "status": job.status}
+        unset = dict.fromkeys(_UNSET)
+        studio = {**dict.fromkeys(_OF_SERVICE), "jobServiceType": "Studio", "endpoint": f"https://ml.azure.com/runs/{job.id}?wsid={PATH}"}
+        properties = {**unset, "parameters": {}, **job.properties, "status": job.status, "services": {"Studio": studio}}
         return {"id": f"{PATH}/jobs/{job.id}", "name": job.id, "type": f"{_ML}/jobs", "properties": properties, "systemData": system}
 
     def _get_job(self, _request: Request, id: str) -> Answer:

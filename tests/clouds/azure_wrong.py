@@ -63,7 +63,6 @@ REQUESTS: Mapping[str, Spoil] = {
     "a tier for a cluster": _on_a_cluster(lambda job: job.update(queueSettings={"jobTier": "Spot"})),
     "the name of an environment in place of its ID": _job(lambda job: job.update(environmentId="cloud-train:1")),
     "an environment without its version": _job(lambda job: job.update(environmentId=job["environmentId"].partition("/versions/")[0])),
-    "an environment with azureml: before its ID": _job(lambda job: job.update(environmentId=f"azureml:{job['environmentId']}")),
     "an environment with a dot in its name": _job(lambda job: job.update(environmentId=job["environmentId"].replace("/cloud-", "/cloud."))),
     "an experiment with a blank in its name": _job(lambda job: job.update(experimentName="my experiment")),
     "an experiment with a dot in its name": _job(lambda job: job.update(experimentName="v1.5")),

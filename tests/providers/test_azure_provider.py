@@ -154,6 +154,12 @@ def test_find_brings_the_handle_back_and_knows_of_nothing_else(cloud: AzureSimul
     assert azure.find(RUN_ID, 1, STORE, settings) is None
 
 
+def test_a_job_of_somebody_else_without_tags_is_not_the_attempt(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
+    launched(cloud, azure)
+    del cloud.jobs[JOB].properties["tags"]  # Azure ML answers null
+    assert azure.find(RUN_ID, 1, STORE, cloud.settings) is None
+
+
 def test_find_raises_where_azure_cannot_be_asked(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
     cloud.faults.add("jobs/read", Fault.SERVER_ERROR, times=4)
     with pytest.raises(ProviderError, match="Azure cannot show the job"):
