@@ -39,6 +39,9 @@ from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import ObjectChangedError, ObjectExistsError, ObjectInfo, Store
 
+_LOOKS = 5
+"""How often to check again if something changed between checking and acting."""
+
 
 def update_run(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None) -> RunView:
     """The current state of one run, after ``reconcile``; ``note`` is told if the ledger cannot record it. Raises NotFoundError."""
@@ -128,16 +131,19 @@ def close(ledger: Ledger, run: RunView) -> None:
     if entry is None:
         raise unknown_run(run.run_id)
     store = store_at(run.store)
-    found = newest_status(store, entry)
-    status = found.status
-    if status is None:  # it never began; a worker that still starts finds the attempt taken
-        now = time.time()
-        ended = AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0, token=entry.token)
-        status = ended.ended_with(run.cause or Cause.INFRASTRUCTURE, run.message, now)
-    is_same = found.number == run.attempt and status.state.is_end and status.state is not State.SUCCEEDED
-    key = f"{run.run_id}/{layout.status(found.number)}"
-    if not is_same or not (status.closed or _write_end(store, key, replace(status, closed=True), found.seen)):
-        raise ConflictError(f"{run.run_id} has just changed", hint=f"check with: cloud-train status {run.run_id}")
+    for _ in range(_LOOKS):
+        found = newest_status(store, entry)
+        status = found.status
+        if status is None:  # it never began; a worker that still starts finds the attempt taken
+            now = time.time()
+            ended = AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0, token=entry.token)
+            status = ended.ended_with(run.cause or Cause.INFRASTRUCTURE, run.message, now)
+        if found.number != run.attempt or not status.state.is_end or status.state is State.SUCCEEDED:
+            break
+        key = f"{run.run_id}/{layout.status(found.number)}"
+        if status.closed or _write_end(store, key, replace(status, closed=True), found.seen):
+            return  # closed here, or by another resume at the same moment: the next attempt is claimed by only one of them
+    raise ConflictError(f"{run.run_id} has just changed", hint=f"check with: cloud-train status {run.run_id}")
 
 
 def _settle(ledger: Ledger, findings: Findings) -> bool:
@@ -156,10 +162,6 @@ def _settle(ledger: Ledger, findings: Findings) -> bool:
                 return False
             ledger.observed(entry.run_id, attempt, status.state, status.cause, status.message, ended=status.ended)
     return True
-
-
-_LOOKS = 5
-"""How often to check again if something changed between checking and acting."""
 
 
 def _claim(entry: Entry, attempt: int, ended: AttemptStatus) -> bool:
