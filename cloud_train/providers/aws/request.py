@@ -14,6 +14,7 @@ from cloud_train.job import cloud_names as forms
 from cloud_train.job.loopback import is_loopback
 from cloud_train.providers.base import Request
 from cloud_train.providers.cloud import request as cloud_request
+from cloud_train.providers.cloud.repositories import ECR, problem_of
 from cloud_train.providers.cloud.request import ATTEMPT, ENVIRONMENT, RUN, STORE, image_of, job_name, longest_seconds, worker_command
 from cloud_train.run.states import Cause
 
@@ -28,7 +29,6 @@ _MOST_GRACE_SECONDS = 110
 _LONGEST_SECONDS = 28 * 86400
 _VOLUME = "30GB"
 _MOST_TAGS = 50
-_ECR = re.compile(r"([0-9]{12})\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
 _TAG = re.compile(r"[A-Za-z0-9 _.:/=+\-@]{1,256}")
 """A store's URL that is valid as the value of a tag."""
 _LOCAL_DISKS = (
@@ -60,7 +60,7 @@ def secret_name(job: str) -> str:
 
 def registry_of(repository: str) -> tuple[str, str] | None:
     """Account and region of a repository of Amazon ECR; None for any other."""
-    match = _ECR.fullmatch(repository.partition("/")[0])
+    match = ECR.hosts.fullmatch(repository.partition("/")[0])
     return (match[1], match[2]) if match and forms.has_form(forms.AWS_REGION, match[2]) else None
 
 
@@ -247,12 +247,13 @@ def _image_problems(image: str | None, region: str | None) -> Iterator[str]:
     if image is None:
         yield "aws.repository: not set; set it to a repository in Amazon ECR, from which the machines pull the image"
         return
-    registry = registry_of(image)
+    registry, repository = registry_of(image), image.rpartition("@")[0]
+    if problem := problem_of("aws.repository", repository, ECR):
+        yield problem
     # A registry on loopback belongs to a simulation, in which machines are containers on this machine.
-    if registry is None and not is_loopback(image.partition("/")[0]):
+    elif registry is None and not is_loopback(image.partition("/")[0]):
         yield (
-            f"aws.repository: {image.partition('@')[0]} is not in Amazon ECR, the only registry that SageMaker pulls from;"
-            " use one such as 123456789012.dkr.ecr.eu-west-1.amazonaws.com/cloud-train"
+            f"aws.repository: {repository} is not in Amazon ECR, the only registry that SageMaker pulls from; use one such as {ECR.example}"
         )
     elif registry is not None and registry[1] != region:
         yield f"aws.repository: in {registry[1]}, but SageMaker pulls only from its own region (aws.region: {region})"
