@@ -491,8 +491,8 @@ WORDS = (
 @pytest.mark.parametrize("way", WAYS)
 def test_no_header_crashes_a_request(way: str, word: str, registry: FaultyRegistry, tmp_path: Path) -> None:
     do, fault = leading(word)[way]
-    again = [Fault("GET", "/uploads/", 204, {"Range": word, "Location": word}), Fault("PATCH", "/uploads/", 416, {"Retry-After": word})]
-    registry.faults = [fault, Fault("PATCH", "/uploads/", 503, {"Retry-After": word}), *again]
+    again = [Fault(method, "/uploads/", status, {"Retry-After": word}) for method in ("PUT", "PATCH") for status in (503, 416)]
+    registry.faults = [fault, *again]
     with Repository(parse_reference(f"{registry.host}/x"), AT_ONCE) as there, suppress(CloudTrainError):
         do(there, tmp_path)
 

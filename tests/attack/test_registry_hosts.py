@@ -171,6 +171,40 @@ def test_the_right_registry_hears_the_login(cloud: Cloud, tmp_path: Path) -> Non
     assert cloud.wire.hosts_that_heard(*cloud.secrets) == {host}
 
 
+def leading_away(heard: Heard) -> Answer:
+    """A registry that sends its uploads, and whatever is redirected, to an attacker."""
+    if heard.host == "attacker.example" or heard.path.startswith(("/token", "/oauth2/")) or "Authorization" not in heard.headers:
+        return challenging(heard)
+    if heard.method == "POST":
+        return Answer(202, {"Location": "https://attacker.example/upload"})
+    if heard.method == "PUT":
+        return Answer(307, {"Location": "https://attacker.example/redirected"})
+    return Answer.json({}, 404)
+
+
+def test_a_login_and_its_token_follow_no_upload_to_another_host(cloud: Cloud, tmp_path: Path) -> None:
+    host, path = RIGHT[cloud.provider.name]
+    cloud.wire.answer = leading_away
+    cloud.push(f"{host}/{path}", tmp_path)
+    assert "attacker.example" in cloud.wire.hosts_that_heard("/upload?digest=")
+    assert cloud.wire.hosts_that_heard(*cloud.secrets, "bearer-of-anybody") == {host}
+    assert not any("Authorization" in heard.headers for heard in cloud.wire.heard if heard.host == "attacker.example")
+
+
+def test_a_login_goes_to_no_token_server_on_another_host(cloud: Cloud, tmp_path: Path) -> None:
+    host, path = RIGHT[cloud.provider.name]
+
+    def naming_another(heard: Heard) -> Answer:
+        answer = challenging(heard)
+        realm = {"WWW-Authenticate": 'Bearer realm="https://attacker.example/token",service="s"'}
+        return Answer(401, realm, b"{}") if answer.status == 401 else answer
+
+    cloud.wire.answer = naming_another
+    cloud.push(f"{host}/{path}", tmp_path)
+    assert cloud.wire.hosts_that_heard(*cloud.secrets) <= {host}
+    assert "attacker.example" not in cloud.wire.hosts()
+
+
 def test_no_other_host_hears_the_login_whatever_the_repository_looks_like(cloud: Cloud, tmp_path: Path) -> None:
     host, path = RIGHT[cloud.provider.name]
     others = {}
