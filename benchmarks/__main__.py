@@ -15,6 +15,7 @@ BENCHMARKS = (
     "trivial_job",
     "list_runs",
     "logs_tail",
+    "long_runs",
     "worker_cost",
     "time_to_first_step",
     "digits_accuracy",

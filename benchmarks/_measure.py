@@ -39,6 +39,8 @@ class Sample:
 
     seconds: float
     peak_mib: float
+    cpu_seconds: float = 0.0
+    """User and system time, including children that it waited for."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def run_once(case: Case) -> Sample:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise RuntimeError(f"{' '.join(case.command)} ended with {process.returncode}:\n{error.decode(errors='replace')}")
-    return Sample(seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**20)
+    return Sample(seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**20, usage.ru_utime + usage.ru_stime)
 
 
 def table(series: Mapping[str, Series], baseline: str) -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cloud_train.orchestrator.consent import Question
     from cloud_train.orchestrator.doctor import Finding
     from cloud_train.orchestrator.following import Event, Progress
+    from cloud_train.orchestrator.home import Home
     from cloud_train.orchestrator.packing import Packed
     from cloud_train.orchestrator.repairing import Repair
     from cloud_train.orchestrator.results import FetchedModel
@@ -91,6 +92,10 @@ class Client:
         """The request to the provider for ``plan``, and the reasons why it would be refused."""
         return orchestrator.planning.request_of(self._home, plan)
 
+    def console_url(self, plan: "Plan", request: "Request") -> str | None:
+        """URL of the page in the provider's console that the plan's job would have; None if there is none, or it is not known yet."""
+        return orchestrator.console.url_of_plan(self._home, plan, request)
+
     def submit(
         self,
         job: AnyPath,
@@ -127,9 +132,20 @@ class Client:
         look = orchestrator.reconcile.update_each if record else orchestrator.listing.read_runs
         return (Run(self, view.run_id, view) for view in look(self._home, limit, self._note))
 
-    def run(self, run_id: str | None = None) -> "Run":
-        """The run whose id begins or ends with ``run_id``; by default the newest run. Raises NotFoundError, also if several match."""
-        return Run(self, orchestrator.listing.select(self._home, run_id))
+    def run(self, run_id: str | None = None, *, config: str | None = None, trust: bool = False) -> "Run":
+        """The run whose id begins or ends with ``run_id``; by default the newest run. Raises NotFoundError, also if several match.
+
+        ``run_id`` may also be the URL or the path of a run directory. If the ledger does not have that run, or cannot be read, the run is
+        used without recording anything on this machine, and only ``cancel`` changes anything; its provider is asked with the settings in
+        ``config``, which is only for this. ``resume`` adopts the run first.
+        """
+        if run_id is None or "/" not in run_id:
+            if config is not None:
+                raise UsageError("a config file is only used for a run directory's URL", hint="omit it: the run's own settings are used")
+            return Run(self, orchestrator.listing.select(self._home, run_id))
+        configs = orchestrator.configs.Configs(self._home, self._accepting(trust))
+        home, found = orchestrator.visiting.visit(self._home, run_id, config, configs, self._note)
+        return Run(self, found, home=home, url=None if home is self._home else run_id)
 
     def runs_in(self, store: str) -> "Listed":
         """The runs in the store with this URL, from any machine, and the run directories that cannot be read."""
@@ -177,9 +193,11 @@ class Client:
         """Trust a config file that came with a job, as it is now; returns everything that it sets, by name."""
         return orchestrator.configs.trust_file(self._home, Path(config_file))
 
-    def examine(self, stores: Sequence[str] = (), *, config: str | None = None, trust: bool = False) -> "list[Finding]":
+    def examine(
+        self, stores: Sequence[str] = (), *, config: str | None = None, job: AnyPath | None = None, trust: bool = False
+    ) -> "list[Finding]":
         """Check what is installed and what is missing, and how to fix it, as ``cloud-train doctor`` does."""
-        return orchestrator.doctor.examine(self._home, stores, config, ask=self._accepting(trust))
+        return orchestrator.doctor.examine(self._home, stores, config, job=Path(job) if job else None, ask=self._accepting(trust))
 
     def repair_ledger(self, stores: Sequence[str] = ()) -> "Repair":
         """Repair a damaged ledger, as ``cloud-train doctor --repair`` does; lost runs are also looked up in ``stores``."""
@@ -196,9 +214,13 @@ class Client:
 class Run:
     """One run. Created by ``Client``; objects with the same id are equal."""
 
-    def __init__(self, client: Client, run_id: str, view: "RunView | None" = None) -> None:
-        self._client, self._home, self._view = client, client._home, view
+    def __init__(
+        self, client: Client, run_id: str, view: "RunView | None" = None, *, home: "Home | None" = None, url: str | None = None
+    ) -> None:
+        self._client, self._home, self._view = client, home or client._home, view
         self.id = run_id
+        self.url = url
+        """The URL or path of its run directory, if it was named by that and the ledger does not have it; otherwise None."""
 
     def __repr__(self) -> str:
         return f"<Run {self.id}{f': {self._view.state_text}' if self._view else ''}>"
@@ -213,6 +235,11 @@ class Run:
     def view(self) -> "RunView":
         """The run's last known state; if none is known yet, the run is checked now."""
         return self._view or self.status()
+
+    @property
+    def console_url(self) -> str | None:
+        """URL of the newest attempt's page in the provider's console; None if there is none, or if it is not known here."""
+        return orchestrator.console.url_of_run(self._home, self.id)
 
     def status(self, *, record: bool = False) -> "RunView":
         """The run's current state. ``record`` records the findings, as ``cloud-train status`` does."""
@@ -316,6 +343,9 @@ class Run:
         if provider or store or config or data:
             elsewhere = orchestrator.resuming.Elsewhere(provider, store, config, data)
         ask = trust if callable(trust) else self._client._accepting(trust)
+        if self.url is not None:  # an attempt costs money, so it has to be recorded
+            self._client.adopt(self.url)
+            self._home, self.url = self._client._home, None
         self._view = orchestrator.resuming.resume(
             self._home, self.id, self._client._note, elsewhere=elsewhere, ask=ask, ask_of_configs=self._client._ask, on_wait=on_wait
         )

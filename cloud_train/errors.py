@@ -46,6 +46,7 @@
     │   └── RegistryError
     │       └── BrokenConnectionError
     ├── CorruptError                       8  data does not match its checksum or format
+    │   └── DamagedRecordError                the ledger's record of a run is damaged
     ├── ConflictError                      9  the run's state does not allow this
     └── PredictionError                       the model could not be used; has the exit status of the predicting process
 

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from cloud_train.cli.errors import guarded
 from cloud_train.environment import set_for_this_process
 from cloud_train.exit_status import OUTPUT_CLOSED
+from cloud_train.version import __version__
 
 if TYPE_CHECKING:
     from typer.core import TyperCommand
@@ -110,8 +111,6 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from cloud_train.version import __version__
-
         typer.echo(f"{PROGRAM} {__version__}")
         raise typer.Exit
 

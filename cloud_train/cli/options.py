@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 _RUNS_OFFERED = 50
+_RUN = "The beginning of a run's id, or its last four characters; or the URL of a run directory"
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
 JobArgument = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.", show_default=False)]
 OverridesOption = Annotated[
@@ -94,14 +95,12 @@ RunArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="RUN",
-        help="The beginning of a run's id, or its last four characters. The newest run by default.",
+        help=f"{_RUN}. The newest run by default.",
         autocompletion=complete_run,
         show_default=False,
     ),
 ]
 NamedRunArgument = Annotated[
     str,
-    typer.Argument(
-        metavar="RUN", help="The beginning of a run's id, or its last four characters.", autocompletion=complete_run, show_default=False
-    ),
+    typer.Argument(metavar="RUN", help=f"{_RUN}.", autocompletion=complete_run, show_default=False),
 ]

@@ -16,7 +16,7 @@ class Rules:
     """Whether it may accept a blob in chunks, if it refuses a whole one."""
 
 
-_ECR = re.compile(r"[0-9]{12}\.dkr[.-]ecr(?:-fips)?\.[a-z0-9-]+\.(?:amazonaws\.com(?:\.cn)?|on\.aws)(?::[0-9]+)?")
+_ECR = re.compile(r"[0-9]{12}\.dkr[.-]ecr(?:-fips)?\.[a-z0-9-]+\.(?:amazonaws\.com(?:\.cn)?|amazonaws\.eu|on\.aws)(?::[0-9]+)?")
 _ECR_RULES = Rules(largest_layer=52_000 << 20, needs_docker_format=True, takes_chunks=False)
 """The layer: https://docs.aws.amazon.com/AmazonECR/latest/userguide/service-quotas.html.
 

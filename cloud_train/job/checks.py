@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from cloud_train.data.base import IN_STORE, DataSection
 from cloud_train.data.registry import DATASETS
 from cloud_train.environment import TRAINER_VARIABLES
+from cloud_train.job.cloud_names import meant_azure_store
 from cloud_train.job.models import JobSpec
 from cloud_train.job.optimizers import OptimizerSection
 from cloud_train.job.schedules import ScheduleSection
@@ -123,7 +124,7 @@ def _check(spec: JobSpec, wrong: Collection[Path]) -> Iterator[Finding]:
     if not has_home(spec.store):
         yield ("store",), f"unknown home folder {FilePath(spec.store).parts[0]!r}", "a path that starts with '~/', or an absolute path"
     if "://" in spec.store and not IN_STORE.fullmatch(spec.store.partition("?")[0].rstrip("/")) and not spec.store.startswith("file://"):
-        wanted = "a folder, s3://bucket/…, gs://bucket/… or az://account/container/…"
+        wanted = meant_azure_store(spec.store) or "a folder, s3://bucket/…, gs://bucket/… or az://account/container/…"
         yield ("store",), f"{without_credentials(spec.store)!r} is not a store URL", wanted
     elif "://" in spec.store and granting_parameter(spec.store):
         yield ("store",), "a store URL must not contain a signature or a key", "the URL without them"

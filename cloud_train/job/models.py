@@ -45,7 +45,9 @@ class Resources(Section):
     nodes: Count = 1
     """Number of machines."""
     processes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Training processes on each node: one per GPU. They share each step's batch and average their gradients."""
+    """Training processes on each node; if left out, one for each ``accelerator`` on a provider that supplies it, otherwise 1. They share
+    each step's batch and average their gradients.
+    """
     machine: Annotated[str, Field(min_length=1)] | None = None
     """Machine type, by the cloud's own name, such as ``ml.g5.xlarge``; if left out, the smallest one that satisfies the fields above.
     ``machine`` in the cloud's settings overrides it.

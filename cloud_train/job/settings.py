@@ -4,7 +4,7 @@ Names that become part of a host, a URL or an ARN have strict forms (``cloud_nam
 provider can recognize (a machine type that does not exist) are reported when the request is checked.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -80,7 +80,25 @@ class AwsSettings(CloudSettings):
     security_groups: tuple[Text, ...] = ()
     """Security groups of the machines in those subnets."""
     kms_key: Text | None = None
-    """AWS KMS key that encrypts the machines' disks; AWS's own if left out. Not for machines with local NVMe disks."""
+    """ID or ARN of the AWS KMS key that encrypts the machines' disks; AWS's own if left out. Not for machines with local NVMe disks."""
+    output_kms_key: Text | None = None
+    """ID, ARN or alias of the AWS KMS key for what SageMaker itself writes to the store, an empty archive; the run's own files have the
+    bucket's default encryption.
+    """
+    encrypt_traffic: bool = False
+    """Encrypt the traffic between the machines of a job with several nodes, which takes time."""
+    network_isolation: bool = False
+    """Refused: an isolated container reaches neither the store nor its secrets. Use private subnets without a route to the internet."""
+    keep_alive: Duration | None = None
+    """Keep the machines, and bill them, for this time after a job, at most 6 h, so that the next one with the same settings starts at once
+    (a warm pool). Not with ``resources.spot``.
+    """
+    training_plan: Annotated[str, Field(pattern=forms.AWS_TRAINING_PLAN)] | None = None
+    """ARN of the training plan whose reserved machines the jobs use."""
+    private_registry: bool = False
+    """``repository`` is in a registry of your own, which the machines reach through ``subnets``, instead of in Amazon ECR."""
+    registry_credentials: Annotated[str, Field(pattern=forms.AWS_FUNCTION)] | None = None
+    """ARN of the AWS Lambda function that gives SageMaker a login for that registry."""
     tags: dict[str, str] = Field(default_factory=dict)
     """Tags of the jobs, in addition to cloud-train's own."""
     max_wait: Duration | None = None
@@ -100,10 +118,36 @@ class GcpSettings(CloudSettings):
     """
     disk: ByteSize = ByteSize(100 * 10**9)
     """Boot disk of each machine, at least 100GB."""
-    disk_type: Text | None = None
-    """Type of boot disk: ``pd-ssd``, ``pd-standard`` or ``hyperdisk-balanced``; the machine type's default if left out."""
+    disk_type: Literal["pd-ssd", "pd-standard", "hyperdisk-balanced"] | None = None
+    """Type of boot disk, of those that the machine's family takes; the family's default if left out."""
     network: Annotated[str, Field(pattern=forms.GCP_NETWORK)] | None = None
-    """Full name of the VPC network to peer the machines with, such as ``projects/12345/global/networks/training``."""
+    """Full name of the VPC network to peer the machines with, with the project's number: ``projects/12345/global/networks/training``."""
+    network_attachment: Annotated[str, Field(pattern=forms.GCP_ATTACHMENT)] | None = None
+    """Full name of the network attachment through which the machines reach a VPC network (Private Service Connect interface), instead of
+    ``network``.
+    """
+    kms_key: Annotated[str, Field(pattern=forms.GCP_KEY)] | None = None
+    """Full name of the Cloud KMS key in the job's region that encrypts the machines' disks (CMEK); Google's own if left out."""
+    reservation: Annotated[str, Field(pattern=forms.GCP_RESERVATION)] | None = None
+    """Reservation of Compute Engine to take the machines from, by its full name, or ``any``. Not for spot capacity."""
+    flex_start: bool = False
+    """Wait in Google's queue for GPUs (Flex-start, of the Dynamic Workload Scheduler) instead of failing when there are none. Not for
+    spot capacity; for at most 7 days of running.
+    """
+    max_wait: Duration | None = None
+    """Longest time in that queue; one day if left out, and ``0 s`` for no limit."""
+    persistent_resource: Annotated[str, Field(pattern=forms.GCP_PERSISTENT)] | None = None
+    """ID of a persistent resource whose machines run the jobs. It has to have machines of the job's type."""
+    web_access: bool = False
+    """Let users with access to the job open a shell on its machines (``enableWebAccess``)."""
+    tensorboard: Annotated[str, Field(pattern=forms.GCP_TENSORBOARD)] | None = None
+    """Full name of the TensorBoard instance of Vertex AI that shows what the program writes to ``AIP_TENSORBOARD_LOG_DIR``. Requires
+    ``base_output_directory`` and ``service_account``.
+    """
+    base_output_directory: Annotated[str, Field(pattern=forms.GCS_FOLDER)] | None = None
+    """Folder in a bucket from which Vertex AI makes the variables ``AIP_MODEL_DIR``, ``AIP_CHECKPOINT_DIR`` and ``AIP_TENSORBOARD_LOG_DIR``
+    for the program. cloud-train writes nothing there.
+    """
     labels: dict[str, str] = Field(default_factory=dict)
     """Labels of the jobs, in addition to cloud-train's own."""
     endpoint: Annotated[str, Field(pattern=forms.SERVICE_TEMPLATE)] = "https://{service}.googleapis.com"
@@ -124,18 +168,24 @@ class AzureSettings(CloudSettings):
     """The Azure ML workspace."""
     location: Annotated[str, Field(pattern=forms.AZURE_LOCATION)] | None = None
     """The workspace's region, such as ``westeurope``, where its run history is kept."""
+    cloud: Literal["AzureCloud", "AzureUSGovernment", "AzureChinaCloud"] | None = None
+    """The cloud, by its name in the Azure CLI; if left out, the one of ``endpoint``, otherwise the public one, ``AzureCloud``."""
     compute: Annotated[str, Field(pattern=forms.AZURE_COMPUTE)] | None = None
-    """A compute cluster of the workspace, which has its own setting for spot; serverless compute if left out."""
-    identity: Annotated[str, Field(pattern=forms.CLIENT_ID)] | None = None
-    """Client ID of the managed identity that the machines use to access the store and the image; if left out, a cluster's system-assigned
-    identity. Serverless compute requires one. docs/clouds/azure.md has its roles.
+    """A compute cluster of the workspace, which has its own setting for spot, or an attached one; serverless compute if left out."""
+    instance_type: Annotated[str, Field(pattern=forms.AZURE_INSTANCE_TYPE)] | None = None
+    """Instance type of an attached Kubernetes cluster (``compute``); the cluster's default if left out."""
+    identity: Annotated[str, Field(pattern=forms.AZURE_IDENTITY)] | None = None
+    """Client ID of the managed identity that the machines use to access the store and the image; if left out, a cluster's own identity.
+    ``user`` for the identity of whoever submits the job. Serverless compute requires one of both. docs/clouds/azure.md has its roles.
     """
+    docker_args: Text | None = None
+    """Further arguments of ``docker run`` on the machines, such as ``--ulimit memlock=-1``."""
     vault: Annotated[str, Field(pattern=forms.VAULT_URL)] | None = None
     """URL of the Key Vault that passes a job's ``secrets`` to its machines, such as ``https://cloud-train.vault.azure.net``."""
     tags: dict[str, str] = Field(default_factory=dict)
     """Tags of the jobs, in addition to cloud-train's own."""
     endpoint: ServiceUrl | None = None
-    """URL of Azure's resource manager instead of the public cloud's. A host that is not Azure's must also be listed in the environment
+    """URL of Azure's resource manager instead of the cloud's own. A host that is not Azure's must also be listed in the environment
     variable ``CLOUD_TRAIN_TRUSTED_HOSTS``; the same holds for ``history_endpoint`` and ``vault``.
     """
     history_endpoint: ServiceUrl | None = None

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         adopting,
         configs,
         connections,
+        console,
         doctor,
         following,
         home,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         stopping,
         submitting,
         syncing,
+        visiting,
     )
 else:
 
@@ -46,6 +48,7 @@ __all__ = [
     "adopting",
     "configs",
     "connections",
+    "console",
     "doctor",
     "following",
     "home",
@@ -63,4 +66,5 @@ __all__ = [
     "stopping",
     "submitting",
     "syncing",
+    "visiting",
 ]

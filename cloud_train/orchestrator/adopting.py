@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cloud_train.errors import CloudTrainError, ConflictError, CorruptError, NotFoundError, UsageError
+from cloud_train.errors import CloudTrainError, ConflictError, CorruptError, NotFoundError, StoreError, UsageError
 from cloud_train.orchestrator.configs import Configs
 from cloud_train.orchestrator.connections import provider_at, store_at
 from cloud_train.orchestrator.consent import refuse
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.ledgers import open_ledger
 from cloud_train.orchestrator.moving import new_place
 from cloud_train.orchestrator.run_directory import read_record, read_record_bytes, read_status
 from cloud_train.orchestrator.state import read
@@ -62,7 +63,13 @@ def runs_in(url: str) -> Listed:
 
 
 def adopt(
-    home: Home, url: str, config: str | None = None, configs: Configs | None = None, note: Callable[[str], None] = lambda _: None
+    home: Home,
+    url: str,
+    config: str | None = None,
+    configs: Configs | None = None,
+    note: Callable[[str], None] = lambda _: None,
+    *,
+    needs_status: bool = True,
 ) -> RunView:
     """Track the run whose directory is at ``url``; for a run that is already tracked, return its current state.
 
@@ -70,34 +77,63 @@ def adopt(
     will show what it would start. If the ``run.json`` of a tracked run has changed, ``note`` is told, and ``resume`` will ask again.
 
     Raises NotFoundError if there is no run directory, CorruptError if it is malformed, ConflictError if the ledger has the run in another
-    store.
+    store. Without ``needs_status``, a malformed status is not an error: a run has to be stopped all the same.
     """
-    store_url, _, run_id = (absolute_url(url.rstrip("/"), Path.cwd()) if "/" in url else url).rpartition("/")
-    if not store_url or not run_id or scheme_of(store_url) != scheme_of(url):
-        raise UsageError(f"{url!r} is not the URL of a run directory", hint=f"list them with: {_LIST} STORE")
+    store_url, run_id = place_of(url)
     try:
-        entry = _entry(store_at(store_url), store_url, run_id)
+        entry = _entry(store_at(store_url), store_url, run_id, needs_status=needs_status)
     except NotFoundError as error:
         if not isinstance(error.__cause__, ObjectMissingError):
             raise
         raise NotFoundError(f"no run directory at {url}", hint=f"list them with: {_LIST} {shlex.quote(store_url)}") from error
-    with Ledger(home.ledger_path) as ledger:
+    with open_ledger(home) as ledger:
         known = _known(ledger, run_id)
-        if known is not None and known.state.is_end and new_place(known.store, run_id) == f"{store_url}/{run_id}":
-            ledger.forget(run_id)  # it continues here, and the ledger has only its old place
+        if known is not None and _is_elsewhere(known, store_url):
+            ledger.forget(run_id)
             known = None
         if known is None:
             settings = _own_settings(home, entry, config, configs or Configs(home, refuse))
-            ledger.adopt(replace(entry, settings=settings).launched(_reference(home, entry, settings)))
+            ledger.adopt(replace(entry, settings=settings).launched(found_reference(home, entry, settings)))
         elif known.store.rstrip("/") != store_url:
-            raise ConflictError(
-                f"{run_id} is already tracked here, with its run directory in {known.store}",
-                hint=f"see it with: cloud-train status {run_id}",
-            )
+            raise tracked_in(known.store, run_id)
         elif _is_changed(ledger, store_url, run_id):
             ledger.distrust(run_id)
             note(f"run.json of {run_id} has changed since this machine recorded it: resume will show what it starts, and ask")
         return read(home, ledger, run_id)
+
+
+def place_of(url: str) -> tuple[str, str]:
+    """The URL of the store of a run directory, absolute, and the run's id. Raises UsageError."""
+    store_url, _, run_id = (absolute_url(url.rstrip("/"), Path.cwd()) if "/" in url else url).rpartition("/")
+    if not store_url or not run_id or scheme_of(store_url) != scheme_of(url):
+        raise UsageError(f"{url!r} is not the URL of a run directory", hint=f"list them with: {_LIST} STORE")
+    return store_url, run_id
+
+
+def _is_elsewhere(known: Entry, store_url: str) -> bool:
+    """Whether the run is not where the ledger has it: it was moved to ``store_url``, or it has no directory there."""
+    if known.store.rstrip("/") == store_url:
+        return False
+    if not has_directory(known.store, known.run_id):
+        return True
+    return known.state.is_end and new_place(known.store, known.run_id) == f"{store_url}/{known.run_id}"
+
+
+def has_directory(store_url: str, run_id: str) -> bool:
+    """Whether the run has a directory in this store; also if the store cannot be reached."""
+    try:
+        store_at(store_url).stat(f"{run_id}/{layout.RUN}")
+    except (ObjectMissingError, UsageError):  # the latter for what is not the URL of a store
+        return False
+    except StoreError:
+        return True
+    return True
+
+
+def tracked_in(store_url: str, run_id: str) -> ConflictError:
+    """The error for a run that this machine tracks in another store than the one that was named."""
+    hint = f"see it with: cloud-train status {run_id}"
+    return ConflictError(f"{run_id} is already tracked here, with its run directory in {store_url}", hint=hint)
 
 
 def _known(ledger: Ledger, run_id: str) -> Entry | None:
@@ -125,13 +161,27 @@ def _own_settings(home: Home, entry: Entry, config: str | None, configs: Configs
     return {}
 
 
-def _reference(home: Home, entry: Entry, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The provider's handle of the newest attempt, if the provider can find it from here."""
+def found_reference(home: Home, entry: Entry, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The provider's handle of the newest attempt, if the provider can find it from here. Attempts that a worker started share a handle."""
     with suppress(CloudTrainError):
-        handle = provider_at(home, entry.provider).find(entry.run_id, entry.attempt, entry.store, settings)
+        first = _first_of_launch(store_at(entry.store), entry)
+        handle = provider_at(home, entry.provider).find(entry.run_id, first, entry.store, settings)
         if handle is not None:
             return handle.reference
     return UNMANAGED
+
+
+def _first_of_launch(store: Store, entry: Entry) -> int:
+    """The number of the attempt as which the newest one was launched; its worker started those that follow, with the same token."""
+    number = entry.attempt
+    with suppress(CorruptError):
+        newest = read_status(store, entry.run_id, number) if number > 1 else None
+        while newest is not None and newest.token and number > 1:
+            before = read_status(store, entry.run_id, number - 1)
+            if before is None or before.token != newest.token:
+                break
+            number -= 1
+    return number
 
 
 def _read(store: Store, url: str, run_id: str) -> RunView | Unreadable | None:
@@ -144,7 +194,8 @@ def _read(store: Store, url: str, run_id: str) -> RunView | Unreadable | None:
         return Unreadable(run_id, error.message)
 
 
-def _entry(store: Store, url: str, run_id: str) -> Entry:
+def _entry(store: Store, url: str, run_id: str, *, needs_status: bool = True) -> Entry:
+    """The run as its run directory describes it. Raises CorruptError, for a damaged status only with ``needs_status``."""
     record = read_record(store, run_id)
     if record.run_id != run_id:
         raise NotFoundError(f"{url}/{run_id} contains the run.json of another run, {record.run_id!r}")
@@ -161,5 +212,10 @@ def _entry(store: Store, url: str, run_id: str) -> Entry:
         attempt=number,
         state=State.STARTING,
     )
-    status = read_status(store, run_id, number)
+    try:
+        status = read_status(store, run_id, number)
+    except CorruptError:
+        if needs_status:
+            raise
+        status = None
     return entry.shown_by(number, status) if status else entry

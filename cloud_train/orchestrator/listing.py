@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from cloud_train.errors import CloudTrainError, NotFoundError, StoreError
 from cloud_train.orchestrator.connections import provider_at
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.ledgers import read_ledger
 from cloud_train.orchestrator.polling import Listing, Observer, observe_all
 from cloud_train.orchestrator.state import launch_of, read
 from cloud_train.providers.base import Observation
@@ -21,7 +22,7 @@ Look = Callable[[Home, LedgerReader, str, Observer | None], RunView]
 
 def select(home: Home, text: str | None) -> str:
     """The id of the run whose id begins or ends with ``text``; the last submitted one for None. Raises NotFoundError, also for several."""
-    with LedgerReader(home.ledger_path) as ledger:
+    with read_ledger(home) as ledger:
         if text is None:
             last = ledger.last_submitted()
             if last is None:
@@ -40,7 +41,7 @@ def select(home: Home, text: str | None) -> str:
 
 def read_runs(home: Home, limit: int | None = None, note: Callable[[str], None] = lambda _: None) -> Iterator[RunView]:
     """The current state of the newest runs, as ``each_of`` yields them."""
-    with LedgerReader(home.ledger_path) as ledger:
+    with read_ledger(home) as ledger:
         yield from each_of(home, ledger, read, limit, note)
 
 
@@ -84,6 +85,8 @@ def _observe_clouds(home: Home, entries: Iterable[Entry], note: Callable[[str], 
             continue  # reported when each of its runs is checked
         try:
             observations |= observe_all(provider, launches)
+        except (KeyError, TypeError, AttributeError, ValueError):
+            continue  # one of the handles is damaged; which one, is found out when each of its runs is checked
         except CloudTrainError as error:
             note(f"cannot reach {name}: {error.message}")
             unknown = Observation(State.RUNNING, Cause.UNKNOWN, error.message)

@@ -19,7 +19,7 @@ from cloud_train.orchestrator.connections import provider_at
 from cloud_train.orchestrator.consent import refuse
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.packaging import ingredients, refuse_outside
-from cloud_train.providers.base import Capabilities, Provider, Request
+from cloud_train.providers.base import Capabilities, Provider, Remarking, Request
 from cloud_train.run.plan import Plan, new_run_id
 from cloud_train.run.ranking import Ranking
 from cloud_train.run.record import Program
@@ -59,6 +59,7 @@ def make_plan(
 
 
 def _plan_of(loaded: LoadedJob, place: Provider, chosen: Config | None) -> Plan:
+    loaded = _with_processes(loaded, place.capabilities)
     spec, directory = loaded.spec, loaded.directory
     settings = with_machine(loaded.settings, spec, place.capabilities, is_last_word=_is_last_word(loaded, chosen))
     url = absolute_url(spec.store, directory)
@@ -67,7 +68,7 @@ def _plan_of(loaded: LoadedJob, place: Provider, chosen: Config | None) -> Plan:
     if place.capabilities.containers:
         refuse_outside(spec, directory, loaded.origins)
     per_epoch, in_all = _steps(spec, loaded.data)
-    return Plan(
+    plan = Plan(
         run_id=new_run_id(spec.name),
         attempt=1,
         job=spec,
@@ -91,6 +92,26 @@ def _plan_of(loaded: LoadedJob, place: Provider, chosen: Config | None) -> Plan:
         host_data=_host_data(spec, directory, place),
         most_download_bytes=spec.data.most_download_bytes if spec.data and spec.data.downloads() else None,
     )
+    return with_remarks(plan, place)
+
+
+def with_remarks(plan: Plan, place: Provider) -> Plan:
+    """The plan with the provider's remarks on it."""
+    return replace(plan, remarks=tuple(place.remarks(plan))) if isinstance(place, Remarking) else plan
+
+
+def _with_processes(loaded: LoadedJob, capabilities: Capabilities) -> LoadedJob:
+    """The job with one training process for each accelerator, if it sets no number, and they can share a batch."""
+    spec, path = loaded.spec, "resources.processes"
+    wanted = spec.resources.accelerator.count if spec.resources.accelerator else 1
+    is_set = loaded.origins.get(path, "default") != "default"
+    if is_set or wanted == 1 or "accelerator" not in capabilities.enforces or isinstance(spec.model, ScriptModel):
+        return loaded
+    in_all, train = wanted * spec.resources.nodes, spec.train
+    if in_all * train.accumulate > train.batch_size or (train.carry_state and train.batch_size % in_all):
+        return loaded
+    spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"processes": wanted})})
+    return replace(loaded, spec=spec, origins={**loaded.origins, path: "one per accelerator"})
 
 
 def with_machine(settings: Mapping[str, Any], spec: JobSpec, capabilities: Capabilities, *, is_last_word: bool = False) -> dict[str, Any]:
@@ -128,7 +149,7 @@ def plan_elsewhere(
     _refuse_out_of_reach(spec.data.store_url if spec.data else None, place.name, place.capabilities)
     if place.name == before.provider:  # the name of a machine means nothing elsewhere
         settings = with_machine(settings, spec, place.capabilities)
-    return replace(
+    plan = replace(
         before,
         job=spec,
         provider=place.name,
@@ -139,6 +160,7 @@ def plan_elsewhere(
         image=ingredients(spec, settings) if place.capabilities.containers else None,
         host_data=_host_data(spec, directory, place),
     )
+    return with_remarks(plan, place)
 
 
 def _host_data(spec: JobSpec, directory: Path, place: Provider) -> str | None:

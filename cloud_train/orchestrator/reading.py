@@ -11,6 +11,7 @@ from itertools import groupby
 from cloud_train.errors import NotFoundError, ProviderError, UsageError
 from cloud_train.orchestrator.connections import patiently, pause_of, provider_at, store_at
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.ledgers import read_ledger
 from cloud_train.orchestrator.polling import Poller
 from cloud_train.orchestrator.reconcile import looking_at
 from cloud_train.orchestrator.run_directory import read_record
@@ -112,7 +113,7 @@ def read_provider_logs(home: Home, run_id: str) -> list[str]:
     Empty for a provider on this machine. Raises ProviderError.
     """
     lines: list[str] = []
-    with LedgerReader(home.ledger_path) as ledger:
+    with read_ledger(home) as ledger:
         ProviderLogs(home, lines.append).tell_all(read_run(home, run_id), ledger)
     return lines
 
@@ -133,7 +134,7 @@ def read_metrics(home: Home, run_id: str, note: Callable[[str], None] = lambda _
         reader = MetricsReader(store, run_id, attempt, most_bytes=most_bytes)
         for point in reader.read_thinned() if thin else reader.read():
             metrics.add(point)
-        is_cut = is_cut or reader.has_passed_over
+        is_cut = is_cut or reader.has_skipped
     if is_cut:
         most = f"at most {most_bytes >> 20} MiB of an attempt are read, and {_MOST_ATTEMPTS:,} attempts"
         note(f"the earliest metrics of {run_id} are skipped: {most}")

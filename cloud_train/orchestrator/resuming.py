@@ -15,6 +15,7 @@ from cloud_train.orchestrator.configs import Configs
 from cloud_train.orchestrator.connections import CLOUD_PAUSE_SECONDS, provider_at, store_at
 from cloud_train.orchestrator.consent import Ask, refuse
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.ledgers import open_ledger
 from cloud_train.orchestrator.moving import move, new_place
 from cloud_train.orchestrator.packaging import with_image, with_same_image
 from cloud_train.orchestrator.planning import plan_elsewhere, with_machine
@@ -85,7 +86,7 @@ def resume(
     or refused without it.
     """
     configs = Configs(home, ask_of_configs or refuse, note)
-    with Ledger(home.ledger_path) as ledger:
+    with open_ledger(home) as ledger:
         run = reconcile(home, ledger, run_id)
         is_silent = run.is_unmanaged and not run.state.is_end
         if not is_silent:

@@ -27,13 +27,14 @@ from cloud_train.orchestrator.findings import (
     WriteStatus,
 )
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.ledgers import read_ledger
 from cloud_train.orchestrator.polling import Observer, Poller
 from cloud_train.orchestrator.run_directory import Found, newest_status, read_record, read_status
 from cloud_train.providers.base import SHOWS_WITHIN_SECONDS, Handle, Observation, Provider
 from cloud_train.run import layout
 from cloud_train.run.ledger_entry import UNMANAGED, Entry
-from cloud_train.run.ledger_file import REPAIR
-from cloud_train.run.ledger_reader import LedgerReader
+from cloud_train.run.ledger_file import DAMAGED
+from cloud_train.run.ledger_reader import DamagedRecordError, LedgerReader
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
@@ -46,7 +47,7 @@ _CUT_OFF = "the submission was cut off before anything was started"
 
 def read_run(home: Home, run_id: str) -> RunView:
     """The current state of one run. Raises NotFoundError."""
-    with LedgerReader(home.ledger_path) as ledger:
+    with read_ledger(home) as ledger:
         return read(home, ledger, run_id)
 
 
@@ -77,6 +78,15 @@ def look(home: Home, ledger: LedgerReader, run_id: str, observer: Observer | Non
 def unknown_run(run_id: str) -> NotFoundError:
     """The error for a run that is not in the ledger."""
     return NotFoundError(f"no run {run_id}", hint="list all runs with: cloud-train list --all")
+
+
+def observed(observer: Observer, provider: Provider, launch: Handle) -> Observation:
+    """The provider's observation of a launch in the ledger. Raises DamagedRecordError if the provider cannot read its own handle."""
+    try:
+        return observer.observe(provider, launch)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:  # every provider's handle has its own keys
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"is not one of {launch.provider!r}"
+        raise DamagedRecordError(f"the ledger's record of {launch.run_id} is damaged: its handle {what}", hint=DAMAGED) from error
 
 
 def launch_of(entry: Entry) -> Handle:
@@ -175,10 +185,7 @@ def _look_at_unmanaged(entry: Entry) -> Findings:
 def _look_at_launch(home: Home, entry: Entry, observer: Observer) -> Findings:
     provider, launch = provider_at(home, entry.provider), launch_of(entry)
     # The provider first: a worker writes its end before it exits, so an attempt that is gone now has written its final status.
-    try:
-        observation = observer.observe(provider, launch)
-    except KeyError as error:  # every provider's handle has its own keys
-        raise CorruptError(f"the ledger's record of {entry.run_id} is damaged: its handle lacks {error}", hint=REPAIR) from error
+    observation = observed(observer, provider, launch)
     if observation.is_elsewhere:  # another machine started this attempt first, and the worker launched from here has left
         found = _look_at_unmanaged(entry)
         record = found.pending or (RecordLaunch(entry.attempt, UNMANAGED),)

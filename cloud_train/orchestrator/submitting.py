@@ -45,6 +45,8 @@ def submit(home: Home, plan: Plan, note: Callable[[str], None] = lambda _: None)
     provider = provider_at(home, plan.provider)
     secrets = handed_over(provider, plan)
     refuse_unready(provider, plan)
+    for remark in plan.remarks:
+        note(remark)
     plan = with_image(home, provider, plan, note)
     created = time.time()
     record = RunRecord(plan.run_id, created, plan.job.model_dump(mode="json"), plan.program, plan.facts(), _provenance(plan))

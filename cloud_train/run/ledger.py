@@ -16,8 +16,9 @@ from typing import Any
 
 from cloud_train.errors import ConflictError, StoreError
 from cloud_train.run import ledger_file
-from cloud_train.run.ledger_entry import UNMANAGED, Entry, RecordKind, is_whole
+from cloud_train.run.ledger_entry import UNMANAGED, Entry, RecordKind, is_whole, with_readable_handle
 from cloud_train.run.ledger_reader import LedgerReader
+from cloud_train.run.ledger_salvage import Salvage
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 
@@ -162,25 +163,27 @@ class Ledger(LedgerReader):
             statements.append(_Statement("UPDATE attempts SET reference = ?, token = '' WHERE run_id = ? AND number = ?", values))
         return self._change(*statements, expected=seen)
 
-    def restore(self, rows: ledger_file.Salvage) -> list[str]:
+    def restore(self, rows: Salvage) -> list[str]:
         """Record the runs of another ledger that are whole there, with their attempts and records; returns their ids, in their order.
 
-        All in one transaction.
+        They count as submitted before those that are in this ledger. All in one transaction.
         """
-        attempts, records = _by_run(rows.attempts), _by_run(rows.records)
+        attempts, records = _by_run([*map(with_readable_handle, rows.attempts)]), _by_run(rows.records)
         kept = []
         with ledger_file.change(self._connection, self.path) as connection:
-            for row in sorted(rows.runs, key=lambda row: row["rowid"]):
-                run, run_id = {name: value for name, value in row.items() if name != "rowid"}, row["run_id"]
+            (first,) = connection.execute("SELECT coalesce(min(rowid), ?1 + 1) - ?1 FROM runs", (len(rows.runs),)).fetchone()
+            columns = {table: _columns(connection, table) for table in ("runs", "attempts", "records")}
+            for rowid, row in enumerate(rows.runs, first):
+                run_id = row["run_id"]
                 of_run = attempts.get(run_id, []), records.get(run_id, [])
-                if not is_whole(run, *of_run):
+                if not is_whole(row, *of_run):
                     continue
                 connection.execute("SAVEPOINT run")
                 try:
-                    for table, group in zip(("runs", "attempts", "records"), ([run], *of_run), strict=True):
+                    for table, group in zip(columns, ([{**row, "rowid": rowid}], *of_run), strict=True):
                         for each in group:
-                            statement = _insert(table, each)
-                            connection.execute(statement.sql, statement.values)
+                            known = {name: value for name, value in each.items() if name in columns[table]}
+                            connection.execute(*_insert(table, known))
                 except sqlite3.IntegrityError:
                     connection.execute("ROLLBACK TO run")
                 else:
@@ -226,6 +229,19 @@ class Ledger(LedgerReader):
         return connection
 
 
+class LedgerInMemory(Ledger):
+    """An empty ledger in memory, which is there as long as the object. It may be opened as a context manager any number of times."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(":memory:"))
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        return ledger_file.in_memory(None, writable=True)
+
+    def __exit__(self, *unused: object) -> None:
+        """Leave the ledger open."""
+
+
 @dataclass(frozen=True)
 class _Statement:
     sql: str
@@ -241,9 +257,14 @@ def _by_run(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _insert(table: str, row: Mapping[str, Any]) -> _Statement:
-    columns = ", ".join(row)
-    return _Statement(f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()), str(row["run_id"]))
+def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    return {"rowid", *(row[1] for row in connection.execute(f"PRAGMA table_info({table})"))}
+
+
+def _insert(table: str, row: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
+    """The statement and its values. Attempts and records that are there without their run are replaced."""
+    verb = "INSERT" if table == "runs" else "REPLACE"
+    return f"{verb} INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", tuple(row.values())
 
 
 def _new_run(*row: str | float | None) -> _Statement:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Any, Self
 
-from cloud_train.run.documents import LATEST
+from cloud_train.run.documents import LATEST, MOST_ATTEMPTS
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
@@ -29,9 +29,16 @@ _OF_ATTEMPT = (
 COLUMNS = (*(f"runs.{name}" for name in _OF_RUN), "attempts.number", *(f"attempts.{name}" for name in _OF_ATTEMPT))
 FIELDS = (*_OF_RUN, "attempt", *_OF_ATTEMPT)
 """The field of ``Entry`` that each column becomes."""
-_TEXTS_OR_NONE = ("job_file", "cause", "reference", "settings")
-_NUMBERS = ("created", "started", "ended", "elapsed")
-_TEXTS = ("run_id", "name", "store", "provider", "state", "message", "host", "token")
+_TEXT, _NUMBER, _NOTHING = (str,), (float, int), type(None)
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("run_id", "name", "store", "provider", "state", "message", "host", "token"), _TEXT),
+    **dict.fromkeys(("job_file", "cause", "reference", "settings"), (*_TEXT, _NOTHING)),
+    **dict.fromkeys(("started", "ended", "elapsed"), (*_NUMBER, _NOTHING)),
+    "created": _NUMBER,
+    "attempt": (int,),
+    "resumed_step": (int, _NOTHING),
+}
+"""Field of ``Entry`` → the types that its column may have."""
 
 UNMANAGED: dict[str, Any] = {"elsewhere": True}
 """The reference of an attempt that was launched from another machine and that its provider cannot find from here."""
@@ -46,6 +53,9 @@ class RecordKind(Enum):
     """Another machine wrote it, and the user agreed to what it starts."""
     SEEN = "seen"
     """Another machine wrote it, and the user has not agreed to it."""
+
+
+_SHOWN = tuple(each.name for each in fields(RunView))
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,7 @@ class Entry(RunView):
 
     def view(self, status: AttemptStatus | None = None, is_recorded: bool = True) -> RunView:
         """The run as it is displayed; ``status`` is that of its attempt in the run directory, if it was read."""
-        shown = {each.name: getattr(self, each.name) for each in fields(RunView)}
+        shown = {name: getattr(self, name) for name in _SHOWN}
         measured = {"heartbeat": status.heartbeat, "elapsed": status.elapsed} if status else {"heartbeat": None}
         return RunView(**{**shown, **measured, "is_recorded": is_recorded})
 
@@ -115,24 +125,34 @@ def entry_or_none(row: tuple[Any, ...], damaged: list[str]) -> Entry | None:
 
 
 def is_whole(run: dict[str, Any], attempts: list[dict[str, Any]], records: list[dict[str, Any]]) -> bool:
-    """Whether a run has attempts, and all its values can be read."""
+    """Whether a run has attempts, its newest one is with the run's provider, and all values can be read."""
     try:
         for attempt in attempts:
-            _entry(tuple({"token": "", "elapsed": None, **run, **attempt}[name] for name in (*_OF_RUN, "number", *_OF_ATTEMPT)))
+            values = {"settings": None, "token": "", "elapsed": None, **run, **attempt}
+            _entry(tuple(values[name] for name in (*_OF_RUN, "number", *_OF_ATTEMPT)))
         for record in records:
             RecordKind(record["kind"])
+        return bool(attempts) and max(attempts, key=lambda attempt: attempt["number"])["provider"] == run["provider"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return False
-    return bool(attempts)
+
+
+def with_readable_handle(attempt: dict[str, Any]) -> dict[str, Any]:
+    """The attempt's row; a handle that is not one of any provider is replaced by an empty one, which says that it has to be found again."""
+    try:
+        is_readable = attempt["reference"] is None or isinstance(json.loads(attempt["reference"]), dict)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        is_readable = False
+    return attempt if is_readable else {**attempt, "reference": "{}"}
 
 
 def _check_types(values: Mapping[str, Any]) -> None:
-    """Raise TypeError if a row has values that no version of cloud-train wrote, as a damaged file may."""
-    kinds = {str: _TEXTS, int: ("attempt",), str | None: _TEXTS_OR_NONE, int | None: ("resumed_step",), float | int | None: _NUMBERS}
-    for kind, names in kinds.items():
-        for name in names:
-            if not isinstance(values[name], kind):
-                raise TypeError(f"the ledger has {type(values[name]).__name__} as {name}")
+    """Raise TypeError or ValueError if a row has values that no version of cloud-train wrote, as a damaged file may."""
+    for name, kinds in _KINDS.items():
+        if not isinstance(values[name], kinds):
+            raise TypeError(f"the ledger has {type(values[name]).__name__} as {name}")
+    if not 1 <= values["attempt"] <= MOST_ATTEMPTS:
+        raise ValueError(f"the ledger has an attempt {values['attempt']}")
 
 
 def _time(seconds: float | None) -> float | None:

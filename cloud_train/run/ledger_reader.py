@@ -16,6 +16,10 @@ _NEWEST_FIRST = "ORDER BY runs.created DESC, runs.run_id DESC"
 _BATCH = 1000
 
 
+class DamagedRecordError(CorruptError):
+    """The ledger's record of a run is damaged."""
+
+
 class LedgerReader:
     """The ledger, open for reading: nothing is created, migrated or changed. Use it as a context manager."""
 
@@ -36,17 +40,38 @@ class LedgerReader:
         self._connection.close()
 
     def records(self, run_id: str) -> dict[str, RecordKind]:
-        """The SHA-256 of each ``run.json`` of this run known here; empty for an adopted run that was never resumed from here."""
+        """The SHA-256 of each ``run.json`` of this run known here; empty for an adopted run that was never resumed from here.
+
+        Raises DamagedRecordError.
+        """
         rows = self._rows("SELECT sha256, kind FROM records WHERE run_id = ?", (run_id,))
-        return {sha256: RecordKind(kind) for sha256, kind in rows}
+        try:
+            return {sha256: RecordKind(kind) for sha256, kind in rows}
+        except ValueError as error:
+            raise _damaged(run_id) from error
 
     def get(self, run_id: str) -> Entry | None:
         """One run with its newest attempt, or None. Raises CorruptError if its row is damaged."""
         damaged: list[str] = []
         entry = next(self._entries("runs.run_id = ?", (run_id,), damaged), None)
         if damaged:
-            raise CorruptError(f"the ledger's record of {run_id} is damaged", hint=ledger_file.REPAIR)
+            raise _damaged(run_id)
         return entry
+
+    def without_handle(self, run_id: str) -> Entry | None:
+        """As ``get``, but without the provider's handle; None also if more than the handle is damaged."""
+        rows = self._rows(f"{_SELECT} WHERE runs.run_id = ?", (run_id,))
+        handle = FIELDS.index("reference")
+        return next((entry_or_none((*row[:handle], None, *row[handle + 1 :]), []) for row in rows), None)
+
+    def run_directory(self, run_id: str) -> str | None:
+        """The URL of the run's directory, also if the rest of its record is damaged; None if that is damaged too, or missing."""
+        rows = self._rows("SELECT store FROM runs WHERE run_id = ?", (run_id,))
+        return f"{rows[0][0].rstrip('/')}/{run_id}" if rows and isinstance(rows[0][0], str) else None
+
+    def count(self) -> int:
+        """The number of runs."""
+        return int(self._rows("SELECT count(*) FROM runs", ())[0][0])
 
     def newest(self, limit: int | None = None, damaged: list[str] | None = None) -> list[Entry]:
         """Runs with their newest attempt, newest run first. Rows that are damaged are left out, and their ids are added to ``damaged``."""
@@ -73,9 +98,16 @@ class LedgerReader:
         ends = ", ".join(f"'{state.value}'" for state in State if state.is_end)
         return list(self._entries(f"attempts.state NOT IN ({ends})", (), []))
 
-    def lost_attempts(self) -> list[str]:
-        """Ids of the runs of which no attempt is recorded: no submission leaves such a run."""
-        rows = self._rows("SELECT run_id FROM runs WHERE run_id NOT IN (SELECT run_id FROM attempts)", ())
+    def inconsistent(self) -> list[str]:
+        """Ids of the runs that no command leaves like that: without an attempt, with one at another provider, with an unknown kind of
+        ``run.json``.
+        """
+        kinds = ", ".join(f"'{kind.value}'" for kind in RecordKind)
+        rows = self._rows(
+            f"SELECT run_id FROM runs WHERE NOT EXISTS (SELECT 1 FROM attempts WHERE run_id = runs.run_id AND {_NEWEST}"
+            f" AND attempts.provider = runs.provider) UNION SELECT run_id FROM records WHERE kind NOT IN ({kinds})",
+            (),
+        )
         return [str(row[0]) for row in rows]
 
     def last_submitted(self) -> str | None:
@@ -105,6 +137,10 @@ class LedgerReader:
     def _rows(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
         with ledger_file.explained(self.path):
             return self._connection.execute(query, values).fetchall()
+
+
+def _damaged(run_id: str) -> DamagedRecordError:
+    return DamagedRecordError(f"the ledger's record of {run_id} is damaged", hint=ledger_file.DAMAGED)
 
 
 def _escaped(text: str) -> str:

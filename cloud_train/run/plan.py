@@ -14,8 +14,9 @@ from cloud_train.spec.facts import DataFacts, LayerFacts
 
 NOT_WRITTEN = "0" * 64
 """Placeholder for the SHA-256 of ``run.json`` in a plan that has not been submitted."""
-_BESIDE = frozenset({"job", "program", "record_sha256", "is_foreign", "token"})
-"""Fields left out of the plan in ``run.json``: the first two are stored next to it, and the others are about that file itself."""
+_BESIDE = frozenset({"job", "program", "record_sha256", "is_foreign", "token", "remarks"})
+"""Fields left out of the plan in ``run.json``: the first two are stored next to it, ``remarks`` are for the
+user alone, and the others are about that file itself."""
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u to misread
 
 
@@ -57,6 +58,8 @@ class Plan:
     """Whether the worker of the image knows ``--token``; those of earlier versions do not."""
     token: str = ""
     """What the attempt is launched with (``new_token``); empty until then."""
+    remarks: tuple[str, ...] = ()
+    """What the user should know before paying, shown before everything else; not kept in ``run.json``."""
 
     @property
     def parameters(self) -> int:
@@ -65,7 +68,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON."""
-        return {**self.facts(), "job": self.job.model_dump(mode="json"), "program": asdict(self.program)}
+        return {**self.facts(), "remarks": list(self.remarks), "job": self.job.model_dump(mode="json"), "program": asdict(self.program)}
 
     def facts(self) -> dict[str, Any]:
         """The plan as ``run.json`` holds it: without the job and the program, which have their own sections there."""

@@ -6,8 +6,9 @@
 4. ``azure.identity.DefaultAzureCredential``: environment, workload or managed identity, ``az login``, and so on.
 5. Otherwise requests are not signed, which works only for public containers.
 
-``AZURE_STORAGE_ENDPOINT`` overrides ``https://ACCOUNT.blob.core.windows.net``. Keys, signatures and tokens never appear in a message or a
-``repr``.
+``AZURE_STORAGE_ENDPOINT`` overrides ``https://ACCOUNT.blob.core.windows.net``. In a sovereign cloud the domain is another one: that of the
+sign-in which ``AZURE_AUTHORITY_HOST`` names, a variable that all of Azure's SDKs read. Keys, signatures and tokens never appear in a
+message or a ``repr``.
 """
 
 import base64
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from cloud_train.errors import StoreError, UsageError
+from cloud_train.storage.azure_identity import ENDPOINTS, IDENTITIES
+from cloud_train.storage.azure_identity import credential as default_credential
 from cloud_train.storage.base import AccessDeniedError, TransientStoreError
 
 if TYPE_CHECKING:
@@ -34,11 +37,25 @@ SAS_TOKEN = "AZURE_STORAGE_SAS_TOKEN"
 ENDPOINT = "AZURE_STORAGE_ENDPOINT"
 ACCOUNTS = ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_ACCOUNT_NAME")
 
-IDENTITIES = ("AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE", "IDENTITY_ENDPOINT", "MSI_ENDPOINT")
-"""If one of these is set, this process has an identity, which must not be ignored silently."""
-
+IDENTITY_HINT = (
+    "assign a managed identity to the cluster, or to the workspace for serverless machines, and set azure.identity to its client ID:"
+    " docs/clouds/azure.md"
+)
 LOGIN_HINT = "sign in with: az login; or set AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN"
 
+_UNREACHED = re.compile(
+    r"Failed to resolve|Failed to establish|Connection (?:refused|reset|aborted)|timed out|Too Many|\b(?:429|50[0-4])\b"
+)
+"""azure-identity's messages for an identity that could not be reached, or that is too busy."""
+_MOST_REFUSALS = 4
+"""After so many refusals in a row, an identity that never gave a token is taken to have none to give: that takes seconds, not minutes."""
+_DOMAINS = {
+    "login.microsoftonline.us": "core.usgovcloudapi.net",
+    "login.chinacloudapi.cn": "core.chinacloudapi.cn",
+    "login.partner.microsoftonline.cn": "core.chinacloudapi.cn",
+}
+"""Host of a sovereign cloud's sign-in → the domain of its storage (``azure/ai/ml/_azure_environments.py`` in azure-sdk-for-python)."""
+_PUBLIC_DOMAIN = "core.windows.net"
 _SCOPE = "https://storage.azure.com/.default"
 _NAME = re.compile(r"[a-z0-9]{3,24}")
 _DEVELOPMENT = {
@@ -62,6 +79,8 @@ class AzureAccount:
     """The setting that the key or the SAS comes from."""
     identity_configured: bool = False
     """Whether the environment configures an identity for this process."""
+    on_platform: bool = False
+    """Whether that identity is one that the machine's platform provides."""
 
     @property
     def sas_end(self) -> str:
@@ -85,8 +104,16 @@ def account_from(name: str, environment: Mapping[str, str]) -> AzureAccount:
     for variable in ACCOUNTS:
         if source and environment.get(variable, name) != name:
             raise _other_account(name, environment[variable], variable)
-    endpoint = _endpoint(name, environment.get(ENDPOINT) or f"https://{name}.blob.core.windows.net")
-    return AzureAccount(name, endpoint, _checked(key, key_from), None if key else sas or None, source, identity)
+    endpoint = _endpoint(name, environment.get(ENDPOINT) or f"https://{name}.blob.{domain(environment)}")
+    platform = any(environment.get(variable) for variable in ENDPOINTS)
+    return AzureAccount(name, endpoint, _checked(key, key_from), None if key else sas or None, source, identity, platform)
+
+
+def domain(environment: Mapping[str, str]) -> str:
+    """The domain of storage accounts in the cloud that this process signs in to."""
+    authority = environment.get("AZURE_AUTHORITY_HOST", "")
+    host = urlsplit(authority if "://" in authority else f"https://{authority}").hostname or ""
+    return _DOMAINS.get(host, _PUBLIC_DOMAIN)
 
 
 def quiet_sdk() -> None:
@@ -148,7 +175,7 @@ def _checked(key: str | None, source: str) -> str | None:
 def _other_account(name: str, other: str, source: str) -> StoreError:
     return StoreError(
         f"the URL has the storage account {name!r}, but {source} is for {other!r}",
-        hint=f"use az://{other}/…, or set {source} to a value for {name!r}",
+        hint=f"use az://{other}/…, or set {source} to a value for {name!r}; if {name!r} is a container, write az://{other}/{name}/…",
     )
 
 
@@ -160,12 +187,18 @@ class Credentials:
         self._identity: TokenCredential | None = None
         self._anonymous = False
         self._given = ""
+        self._refusals = 0
         self._lock = Lock()
 
     @property
     def anonymous(self) -> bool:
         """Whether requests are not signed, because no credentials were found."""
         return self._anonymous
+
+    @property
+    def hint(self) -> str:
+        """What to do where there is no token."""
+        return IDENTITY_HINT if self.account.on_platform else LOGIN_HINT
 
     def __call__(self) -> "AzureCredential":
         """The credentials for obstore, which calls this again when they expire. Raises StoreError if an identity fails."""
@@ -199,13 +232,16 @@ class Credentials:
             self._token()
         return self._identity
 
-    def failed(self, text: str) -> StoreError:
-        """The error for a failed token request: Microsoft Entra refused it (with a code AADSTS…), or could not be reached."""
+    def failed(self, text: str, *, is_refusal: bool = False) -> StoreError:
+        """The error for a failed token request: Microsoft Entra refused it (with a code AADSTS…), or could not be reached.
+
+        ``is_refusal`` is whether the platform of this machine responded, and has no token for it.
+        """
         refused = re.search(r"AADSTS\d+[^\n]{0,200}", text)
         lines = [line.strip() for line in text.splitlines()] or [""]
         reason = refused[0] if refused else next((line for line in lines if "error" in line.lower()), lines[0])[:300]
-        kind = AccessDeniedError if refused else TransientStoreError
-        return kind(f"no token for the storage account {self.account.name!r}: {reason}", hint=LOGIN_HINT)
+        kind = AccessDeniedError if refused or is_refusal else TransientStoreError
+        return kind(f"no token for the storage account {self.account.name!r}: {reason}", hint=self.hint)
 
     def _token(self, renewed: bool = False) -> tuple[str, datetime] | None:
         """A token for the identity from Azure's credential chain, or None.
@@ -216,17 +252,19 @@ class Credentials:
             self._anonymous = True
         if self._anonymous:
             return None
-        from azure.core.exceptions import AzureError
-        from azure.identity import DefaultAzureCredential
+        from azure.core.exceptions import AzureError, ClientAuthenticationError
 
         quiet_sdk()
-        identity = DefaultAzureCredential() if renewed or self._identity is None else self._identity
+        identity = default_credential() if renewed or self._identity is None else self._identity
         try:
             token = identity.get_token(_SCOPE)
         except (AzureError, OSError) as error:
             if self._identity is None and not self.account.identity_configured:
                 self._anonymous = True
                 return None
-            raise self.failed(str(error)) from error
+            answered = isinstance(error, ClientAuthenticationError) and not _UNREACHED.search(str(error))
+            self._refusals += answered
+            is_final = answered and self._identity is None and self._refusals >= _MOST_REFUSALS
+            raise self.failed(str(error), is_refusal=is_final) from error
         self._identity, self._given = identity, token.token
         return token.token, datetime.fromtimestamp(token.expires_on, timezone.utc)  # noqa: UP017 - containers with Python 3.10 have no datetime.UTC

@@ -133,10 +133,8 @@ class AzureStore(ObjectStorage):
         return (replace(info, version=_quoted(info.version)) for info in found if info.key not in self._folders)
 
     def _is_empty_object(self, path: str) -> bool:
-        import obstore
-
         try:
-            found = obstore.get(self._client, path, options={"head": True})
+            found = self._client.get(path, options={"head": True})
         except FileNotFoundError:
             return False
         if found.attributes.get(_FOLDER) == "true":

@@ -53,7 +53,7 @@ class AzureErrors:
         ``status`` is 0 without a response. If no token could be obtained, ``code`` is the name of the error class.
         """
         if code in _NO_TOKEN:
-            return _NO_TOKEN[code](message, hint=LOGIN_HINT)
+            return _NO_TOKEN[code](message, hint=self._credentials.hint)
         if status == 0:
             return self._of_connection(message)
         if code == "ContainerNotFound":
@@ -82,7 +82,10 @@ class AzureErrors:
             return None
         return StoreError(
             f"the storage account {self._account.name!r} does not exist: unknown host {host}",
-            hint="check the account's name; list yours with: az storage account list",
+            hint=(
+                "check the account's name; list yours with: az storage account list. A store URL is az://ACCOUNT/CONTAINER/…, the account"
+                " first; in a sovereign cloud, set AZURE_AUTHORITY_HOST"
+            ),
         )
 
     def _of_refusal(self, status: int, code: str) -> StoreError | None:

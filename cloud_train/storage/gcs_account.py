@@ -69,7 +69,7 @@ class GoogleAccount:
     def client(self) -> Any:
         """google-cloud-storage's ``Client``. Thread-safe."""
         from google.auth.credentials import AnonymousCredentials
-        from google.cloud.storage import Client  # type: ignore[attr-defined] # it ships no types
+        from google.cloud.storage import Client
 
         environ.setdefault(_NO_EXTRA_REQUESTS, "true")
         options = {"api_endpoint": self.endpoint, "universe_domain": self._universe}

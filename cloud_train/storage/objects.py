@@ -93,8 +93,6 @@ class ObjectStorage:
 
     def get(self, key: str, start: int = 0, end: int | None = None, *, version: str | None = None) -> bytes:
         """Bytes ``start`` to ``end`` (exclusive) of an object."""
-        import obstore
-
         path = self.full_key(key)
         if end is not None and end <= start:
             return self._nothing(key, version)
@@ -104,7 +102,7 @@ class ObjectStorage:
         elif start:
             options["range"] = {"offset": start}
         try:
-            result = obstore.get(self._client, path, options=options)
+            result = self._client.get(path, options=options)
             data = bytes(result.bytes())
         except Exception as error:  # obstore raises built-in errors as well; all of them are explained, here and below
             if answer_in(error)[0] == BEYOND_THE_END:
@@ -117,11 +115,9 @@ class ObjectStorage:
 
     def read(self, key: str, end: int | None = None) -> tuple[ObjectInfo, bytes]:
         """A whole object, or its first ``end`` bytes, with its information, in one request."""
-        import obstore
-
         options: GetOptions = {} if end is None else {"range": (0, end)}
         try:
-            result = obstore.get(self._client, self.full_key(key), options=options)
+            result = self._client.get(self.full_key(key), options=options)
             info, data = _info(key, result), bytes(result.bytes())
         except Exception as error:
             if answer_in(error)[0] == BEYOND_THE_END:  # a range of an empty object
@@ -134,14 +130,12 @@ class ObjectStorage:
 
     def pieces(self, key: str, start: int, end: int | None, *, version: str | None = None) -> Iterator[Buffer]:
         """A range of an object, piece by piece, as it arrives."""
-        import obstore
-
         path, at = self.full_key(key), start
         options: GetOptions = {"range": {"offset": start} if end is None else (start, end)}
         if version is not None:
             options["if_match"] = version
         try:
-            result = obstore.get(self._client, path, options=options)
+            result = self._client.get(path, options=options)
             end = result.meta["size"] if end is None else end
             for piece in result.stream(min_chunk_size=_PIECE_BYTES):
                 at += len(piece)
@@ -153,11 +147,9 @@ class ObjectStorage:
 
     def stat(self, key: str) -> ObjectInfo:
         """Information about one object."""
-        import obstore
-
         path = self.full_key(key)
         try:
-            result = obstore.get(self._client, path, options={"head": True})
+            result = self._client.get(path, options={"head": True})
         except Exception as error:
             raise self._explained_head(error, path, key) from error
         self._bucket_seen = True
@@ -177,7 +169,7 @@ class ObjectStorage:
         if above and not above.endswith("/"):
             above += "/"
         try:
-            found = obstore.list_with_delimiter(self._client, above or None)["common_prefixes"]
+            found = self._client.list_with_delimiter(above or None)["common_prefixes"]
         except obstore.exceptions.InvalidPathError:
             return iter(
                 sorted({info.key[len(above) :].split("/")[0] for info in self._listing(above, "") if "/" in info.key[len(above) :]})
@@ -188,11 +180,9 @@ class ObjectStorage:
 
     def delete(self, key: str) -> None:
         """Delete an object; no error if it does not exist."""
-        import obstore
-
         path = self.full_key(key)
         try:
-            obstore.delete(self._client, path)
+            self._client.delete(path)
         except Exception as error:
             explained = self.explained(error, "delete", key)
             if not isinstance(explained, ObjectMissingError):
@@ -267,14 +257,12 @@ class ObjectStorage:
 
         Therefore a GET of one byte is tried for its error response, unless access is denied or the bucket is known to exist.
         """
-        import obstore
-
         explained = self.explained(error, "read", key)
         clear = isinstance(explained, (AccessDeniedError, TransientStoreError))
         if clear or (isinstance(explained, ObjectMissingError) and self._bucket_seen):
             return explained
         try:
-            obstore.get(self._client, path, options={"range": (0, 1)})
+            self._client.get(path, options={"range": (0, 1)})
         except Exception as same:  # noqa: BLE001 - any error is the explanation
             if answer_in(same)[0] != BEYOND_THE_END:
                 explained = self.explained(same, "read", key)
@@ -282,12 +270,10 @@ class ObjectStorage:
         return explained
 
     def _write(self, key: str, data: bytes, mode: Any) -> ObjectInfo:
-        import obstore
-
         path, sha256 = self.full_key(key), hashlib.sha256(data).hexdigest()
         attributes: Any = {SHA256: sha256}
         try:
-            written = obstore.put(self._client, path, data, attributes=attributes, mode=mode, use_multipart=False)
+            written = self._client.put(path, data, attributes=attributes, mode=mode, use_multipart=False)
         except Exception as error:
             raise self.explained(error, "write", key) from error
         return ObjectInfo(key, len(data), time.time(), written["e_tag"] or "", sha256, written["version"] or "")
@@ -319,7 +305,7 @@ class ObjectStorage:
         begin = max(after, prefix[:-1] if prefix != folder else "")
         looked_at: set[str] = set()
         try:
-            for page in obstore.list(self._client, folder, offset=begin or None, chunk_size=_PAGE):
+            for page in self._client.list(folder, offset=begin or None, chunk_size=_PAGE):
                 for meta in page:
                     key = meta["path"]
                     if meta["size"] == 0:
@@ -342,10 +328,8 @@ class ObjectStorage:
             raise self.explained(error, "list", prefix[len(self._prefix) :]) from error
 
     def _is_empty_object(self, path: str) -> bool:
-        import obstore
-
         try:
-            return obstore.head(self._client, path)["size"] == 0
+            return self._client.head(path)["size"] == 0
         except FileNotFoundError:
             return False
 

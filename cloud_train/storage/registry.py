@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloud_train.errors import UsageError
+from cloud_train.job.cloud_names import meant_azure_store
 from cloud_train.spec.secret_names import granting_parameter, without_credentials
 from cloud_train.storage.base import Store
 
@@ -47,8 +48,13 @@ def absolute_url(url: str, directory: Path) -> str:
 
 
 def folder_of(url: str) -> Path:
-    """The folder of a local store's URL."""
-    return Path(url.removeprefix("file://")).expanduser()
+    """The folder of a local store's URL. Raises UsageError for what no folder can be named."""
+    try:
+        if "\0" in url:
+            raise ValueError("it contains the character NUL")
+        return Path(url.removeprefix("file://")).expanduser()
+    except (RuntimeError, ValueError) as error:  # the first for ~ with an unknown user
+        raise UsageError(f"invalid folder {url!r}: {error}", hint="name a folder, such as ~/.cloud-train/runs") from error
 
 
 def open_store(url: str, policy: "RetryPolicy | None" = None) -> Store:
@@ -67,7 +73,9 @@ def open_store(url: str, policy: "RetryPolicy | None" = None) -> Store:
 
 def check_url(url: str) -> None:
     """Raise UsageError if ``url`` is not a valid store URL. Nothing is opened, and no SDK is needed."""
-    if scheme_of(url) != "file":
+    if scheme_of(url) == "file":
+        folder_of(url)
+    else:
         _parts(url)
 
 
@@ -110,6 +118,8 @@ def _check_names(url: str, scheme: str, first: str, container: str = "") -> None
 def _parts(url: str) -> tuple[str, str, str, str]:
     """Scheme, bucket or account, container (for an account), and the prefix, which is empty or ends with '/'."""
     scheme = scheme_of(url)
+    if meant := meant_azure_store(url):
+        raise UsageError(f"{_shown(url)} names a container in Azure by another form of URL", hint=f"write {meant}")
     if scheme not in _FORMS:
         known = " or ".join(_FORMS.values())
         raise UsageError(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from cloud_train.training.processes import MEETING, is_launched
 
@@ -51,8 +51,6 @@ class World:
         mine = torch.tensor(values, dtype=torch.float64)
         if self.size == 1:
             return [mine.tolist()]
-        from torch import distributed
-
         everyone = [torch.empty_like(mine) for _ in range(self.size)]
         distributed.all_gather(everyone, mine)
         return [values.tolist() for values in everyone]
@@ -69,8 +67,6 @@ class World:
         """Whole tensors, of which each process has an equal part along the first axis."""
         if self.size == 1:
             return tensors
-        from torch import distributed
-
         whole = []
         for mine in tensors:
             parts = [torch.empty_like(mine) for _ in range(self.size)]
@@ -99,8 +95,6 @@ class World:
         """Give every process the buffers of process 0: batch normalization's means depend on what each has seen."""
         if self.size == 1:
             return
-        from torch import distributed
-
         for buffer in network.buffers():
             distributed.broadcast(buffer, src=0)
 
@@ -115,8 +109,6 @@ def connected(device: torch.device) -> Iterator[World]:
     if not is_launched():
         yield World(device=device)
         return
-    from torch import distributed
-
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if MEETING in os.environ:
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

@@ -36,6 +36,7 @@ from cloud_train.storage.credential_forwarding import FORWARDED
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.registry import check_url, folder_of, scheme_of
 from cloud_train.worker import contract
+from cloud_train.worker.context import Timing
 from cloud_train.worker.nodes import NodeContext, from_variables
 from cloud_train.worker.own_workspace import earlier_runs, open_workspace
 from cloud_train.worker.own_workspace import remove as remove_workspace
@@ -59,47 +60,43 @@ def main(arguments: list[str], signals: Signals) -> int:
         options = _parsed(arguments)
         if lock := _number(options, "--lock-fd"):
             _keep_to_ourselves(int(lock))
-        delay = _number(options, "--retry-delay")
-        timing = DEFAULT_TIMING if delay is None else replace(DEFAULT_TIMING, retry=(delay,))
-        attempt = int(_number(options, "--attempt") or 0)
-        if attempt < 1:
-            raise UsageError("--attempt must be at least 1", hint=_HINT)
+        timing, attempt = _timing(options), _attempt(options)
         platform = _platform(options["--platform"]) if "--platform" in options else None
         if FORWARDED in os.environ:
             deny_inspection()
-        url, run_id = options["--store"], options["--run"]
-        check_url(url)
-        is_local = scheme_of(url) == "file"
-        if platform:
-            timing = replace(timing, join=platform.join_seconds)
+        check_url(options["--store"])
         if place := options.get("--secrets"):
             os.environ.update(_secrets(place, signals))
-        remote = None if is_local else _remote(url, run_id)
-        above = Path(options.get("--workspace") or _workspace()).expanduser()
-        above = _writable(above) if platform else above
-        store = open_workspace(above, run_id, attempt) if remote else LocalStore(folder_of(url))
-        node = platform.node if platform else _node(options)
-        exit_status = run_attempts(
-            store,
-            run_id,
-            attempt,
-            options["--record"],
-            node=node,
-            signals=signals,
-            timing=timing,
-            remote=remote,
-            platform=platform,
-            token=options.get("--token", ""),
-            earlier=earlier_runs(store, run_id) if remote else (),
-        )
-        if remote:
-            remove_workspace(store, run_id)
-        return exit_status
+        return _run(options, attempt, signals, timing, platform)
     except CloudTrainError as error:
         if platform:
             platform.tell(error.message)
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code
+
+
+def _run(options: dict[str, str], attempt: int, signals: Signals, timing: Timing, platform: "Platform | None") -> int:
+    url, run_id = options["--store"], options["--run"]
+    remote = None if scheme_of(url) == "file" else _remote(url, run_id)
+    above = Path(options.get("--workspace") or _workspace()).expanduser()
+    above = _writable(above) if platform else above
+    store = open_workspace(above, run_id, attempt) if remote else LocalStore(folder_of(url))
+    exit_status = run_attempts(
+        store,
+        run_id,
+        attempt,
+        options["--record"],
+        node=platform.node if platform else _node(options),
+        signals=signals,
+        timing=replace(timing, join=platform.join_seconds) if platform else timing,
+        remote=remote,
+        platform=platform,
+        token=options.get("--token", ""),
+        earlier=earlier_runs(store, run_id) if remote else (),
+    )
+    if remote:
+        remove_workspace(store, run_id)
+    return exit_status
 
 
 def _parsed(arguments: list[str]) -> dict[str, str]:
@@ -117,6 +114,18 @@ def _number(options: dict[str, str], name: str) -> float | None:
         return float(options[name]) if name in options else None
     except ValueError as error:
         raise UsageError(f"{name} must be a number, not {options[name]!r}", hint=_HINT) from error
+
+
+def _timing(options: dict[str, str]) -> Timing:
+    delay = _number(options, "--retry-delay")
+    return DEFAULT_TIMING if delay is None else replace(DEFAULT_TIMING, retry=(delay,))
+
+
+def _attempt(options: dict[str, str]) -> int:
+    attempt = int(_number(options, "--attempt") or 0)
+    if attempt < 1:
+        raise UsageError("--attempt must be at least 1", hint=_HINT)
+    return attempt
 
 
 def _node(options: dict[str, str]) -> NodeContext:

@@ -12,6 +12,7 @@ from __future__ import annotations  # the worker also runs on Python 3.10, in us
 
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from cloud_train.data.downloads import unpacked_place
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run.cached import is_folder, is_sealed, open_lock, open_to_read, others, own_folder, remove, seal
 from cloud_train.spec.secret_names import without_credentials
-from cloud_train.storage.registry import scheme_of
+from cloud_train.storage.registry import bucket_and_prefix, open_store, scheme_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -58,7 +59,6 @@ def bring(url: str, cache: Path, note: Note, *, early: bool = False) -> Path:
     CorruptError on a checksum mismatch.
     """
     from cloud_train.data.shards import INDEX
-    from cloud_train.storage.registry import bucket_and_prefix, open_store
 
     bucket, prefix = bucket_and_prefix(url)
     store, name = open_store(bucket), url.rstrip("/").rpartition("/")[2]
@@ -247,8 +247,6 @@ def _clear_the_way(folder: Path, paths: Collection[str]) -> None:
 
 def _is_file_of(path: Path, sha256: str) -> bool:
     """Whether ``path`` is a regular file with this SHA-256."""
-    import threading
-
     from cloud_train.storage.transfer.local_files import hash_file
 
     descriptor = open_to_read(path)

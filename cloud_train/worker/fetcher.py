@@ -20,6 +20,7 @@ from cloud_train.data.shards import INDEX, read_index
 from cloud_train.errors import CloudTrainError
 from cloud_train.run.cached import open_lock
 from cloud_train.run.shard_exchange import ShardExchange
+from cloud_train.storage.registry import bucket_and_prefix, open_store
 from cloud_train.worker.data import Note, Teller, below
 
 if TYPE_CHECKING:
@@ -110,8 +111,6 @@ def _bring_or_say_why(exchange: ShardExchange, note: Note) -> bool:
 
 def bring_shards(exchange: ShardExchange, note: Note) -> None:
     """Download every missing shard, or wait for another process to do so. Raises StoreError, and CorruptError that names the shard."""
-    from cloud_train.storage.registry import bucket_and_prefix, open_store
-
     url = exchange.source or ""
     bucket, prefix = bucket_and_prefix(url)
     store, shards = open_store(bucket), read_index(exchange.folder / INDEX).shards

@@ -22,8 +22,6 @@ from typing import Any
 
 from cloud_train.errors import UsageError
 from cloud_train.run.platform_rules import NodeVariables
-from cloud_train.run.record import Program
-from cloud_train.run.states import Cause
 from cloud_train.worker.nodes import DEFAULT_PORT, NodeContext, from_variables
 
 _PORT = "CLOUD_TRAIN_MASTER_PORT"
@@ -52,9 +50,14 @@ class Platform:
             with suppress(OSError):
                 self.failure_file.write_text(message, encoding="utf-8")
 
-    def exit_status(self, status: int, program: Program) -> int:
-        """The exit status to use instead of ``status`` once there is nothing left to do for this job."""
-        return 0 if self.restarts_failures and program.retries(Cause.PREEMPTED, 1) else status
+    def exit_status(self, status: int) -> int:
+        """The exit status to use instead of ``status`` once the store has the end of the run's last attempt.
+
+        Vertex AI restarts a worker that exits with any other status than 0 up to five times in place, and then the job up to three times;
+        its setting disableRetries is not said to change that
+        (https://cloud.google.com/vertex-ai/docs/training/understanding-training-service).
+        """
+        return 0 if self.restarts_failures else status
 
 
 def platform_of(name: str, environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> Platform:

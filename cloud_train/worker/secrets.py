@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from cloud_train.errors import CloudTrainError, UsageError
 from cloud_train.job.cloud_names import AWS_REGION, has_form
 from cloud_train.run.platform_rules import SecretUrl
+from cloud_train.storage import azure_identity
 from cloud_train.storage.trusted_hosts import AZURE_VAULT, Credential, UntrustedHostError, check, check_google
 
 _GOOGLE = "https://secretmanager.googleapis.com/v1/"
@@ -166,13 +167,13 @@ def _from_azure(url: str) -> str:
         raise SecretsError(f"{error.message}; {error.hint}") from error
     try:
         from azure.core.exceptions import AzureError
-        from azure.identity import DefaultAzureCredential
+
+        identity = azure_identity.credential()
     except ImportError as error:
         advice = "add azure-identity to image.requirements"
         raise SecretsError(f"reading Azure Key Vault needs azure-identity, which the image does not have: {advice}") from error
     try:
-        with DefaultAzureCredential() as credential:
-            token = credential.get_token("https://vault.azure.net/.default").token
+        token = identity.get_token("https://vault.azure.net/.default").token
         return str(_document_at(f"{url}?api-version=7.4", {"Authorization": f"Bearer {token}"})["value"])
     except (AzureError, OSError, KeyError, ValueError) as error:
         advice = "the machines' identity needs the role Key Vault Secrets User on the vault: see docs/clouds/azure.md"

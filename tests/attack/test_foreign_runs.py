@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
+from cloud_train import Client
 from cloud_train.errors import CloudTrainError, ConflictError, StoreError, UsageError
 from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.consent import NotTrustedError, Question
@@ -257,6 +258,10 @@ def test_no_credential_goes_where_a_run_directory_points(
         update_run(stranger, run.run_id)
         with pytest.raises(CloudTrainError):
             resume(stranger, run.run_id, ask=accepting)
+        visitor = Client(tmp_path / "visitor").run(run.run_directory)
+        assert visitor.status(record=True).provider == name
+        with pytest.raises(ConflictError, match="has already ended"):
+            visitor.cancel()
     assert attacker.said == []
 
 
@@ -278,6 +283,10 @@ def test_no_secret_goes_to_an_engine_that_a_run_directory_names(
     adopt(stranger, run.run_directory)
     with pytest.raises(CloudTrainError):
         resume(stranger, run.run_id, ask=accepting)
+    visitor = Client(tmp_path / "visitor").run(run.run_directory)
+    visitor.status(record=True)
+    with pytest.raises(ConflictError, match="has already ended"):
+        visitor.cancel()
     assert attacker.said == []
 
 
@@ -530,10 +539,14 @@ def test_a_run_that_is_known_in_one_store_is_not_adopted_from_another(home: Home
     shutil.copytree(run_folder(run), tmp_path / "copy" / run.run_id)
     with pytest.raises(ConflictError, match="is already tracked here"):
         adopt(home, f"{tmp_path}/copy/{run.run_id}")
+    with pytest.raises(ConflictError, match="is already tracked here"):
+        Client(home.folder).run(f"{tmp_path}/copy/{run.run_id}")
 
 
 @pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("by_directory", [False, True], ids=["tracked", "by directory"])
 def test_cancelling_signals_the_worker_of_this_home_and_no_process_that_a_status_names(
+    by_directory: bool,
     force: bool,
     home: Home,
     start: Submit,
@@ -549,7 +562,11 @@ def test_cancelling_signals_the_worker_of_this_home_and_no_process_that_a_status
         os.kill(worker.pid, signal.SIGSTOP)  # or it would write its own number again
         path.write_bytes(replace(status, pid=innocent.pid).to_json())
         worker.resume()
-        assert cancel(home, run.run_id, force=force).state is State.CANCELLED
+        if by_directory:
+            home.ledger_path.unlink()
+            assert Client(home.folder).run(run.run_directory).cancel(force=force).state is State.CANCELLED
+        else:
+            assert cancel(home, run.run_id, force=force).state is State.CANCELLED
         assert innocent.is_running()
         assert innocent.status() != psutil.STATUS_ZOMBIE
     wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "the worker has gone")

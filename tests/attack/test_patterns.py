@@ -22,9 +22,11 @@ from cloud_train.image.context import DATA, NOT_SECRET, SECRETS
 from cloud_train.image.ignore import parse_patterns
 from cloud_train.job import cloud_names
 from cloud_train.job.loading import load_job
+from cloud_train.providers.aws import client as aws_client
 from cloud_train.providers.aws import state as aws_state
 from cloud_train.providers.azure import diagnosis as azure_diagnosis
 from cloud_train.providers.azure import state as azure_state
+from cloud_train.providers.cloud import request as cloud_request
 from cloud_train.spec import types
 from cloud_train.spec.secret_names import looks_secret, masked, without_credentials
 from cloud_train.storage import azure_errors, registry
@@ -80,6 +82,8 @@ IN_FUNCTIONS: dict[tuple[str, str], tuple[str, Made]] = {
     ),
     ("spec/types.py", "cls.pattern"): ("fullmatch", lambda: [each.pattern for each in types.Shorthand.__subclasses__()]),
     ("docker/engine.py", "pattern"): ("search", lambda: [each[0] for each in docker_engine._REFUSALS]),
+    ("providers/aws/client.py", "pattern"): ("search", lambda: [each[0] for each in aws_client._REFUSALS]),
+    ("providers/cloud/request.py", r"_END.sub('\\\\Z', pattern)"): ("search", lambda: list(_of_descriptions())),
     ("providers/aws/state.py", "pattern"): ("search", lambda: [f"(?i){each[0]}" for each in aws_state._FAILURES]),
     ("providers/aws/request.py", "f'{re.escape(path)}(?=[.:\\\\[])'"): ("match", lambda: [r"Resource\.Volume(?=[.:\[])"]),
     ("image/keyfiles.py", "pattern"): ("search", list),  # the module holds them
@@ -104,6 +108,25 @@ IN_FUNCTIONS: dict[tuple[str, str], tuple[str, Made]] = {
 
 def _of_lines(ignored: Iterable[str]) -> list[str]:
     return [pattern.expression.pattern for pattern in parse_patterns("\n".join(ignored), "test")]
+
+
+def _of_descriptions() -> set[str]:
+    """The patterns in the clouds' own descriptions of their requests."""
+    found: set[str] = set()
+
+    def look(node: object) -> None:
+        if isinstance(node, dict):
+            if isinstance(node.get("pattern"), str):
+                found.add(cloud_request._END.sub(r"\\Z", node["pattern"]))
+            for each in node.values():
+                look(each)
+        elif isinstance(node, list):
+            for each in node:
+                look(each)
+
+    for cloud in ("aws", "gcp", "azure"):
+        look(cloud_request.description(cloud))
+    return found - {r"\d+[bBkKmMgG]"}  # of shmSize, which is made here from a number
 
 
 @cache

@@ -14,6 +14,8 @@ _HEAD = """# The command line
 This page is generated from the verbs (`python -m tests.cli.reference > docs/cli.md`), and a test keeps it up to date.
 
 `RUN` is the beginning of a run's id, or its last four characters. Where it is optional, it defaults to the newest run.
+It may also be the URL or the path of a run directory (with a `/` in it): if the ledger does not have that run, or cannot be read, nothing
+is recorded on this machine.
 
 Every verb that prints data takes `--json`: standard output is then a single JSON document, also for errors:
 `{"error": {"code", "message", "hint", "exit_code"}}`. Times are ISO 8601 in UTC, and a number that is not finite is `null`.

@@ -1,5 +1,6 @@
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from cloud_train.cli.output import words
 from cloud_train.cli.output.live import live_line
 from cloud_train.cli.output.metrics import metrics_table, plots
-from cloud_train.cli.output.runs import next_steps, progress_line, run_details, run_table
+from cloud_train.cli.output.runs import next_steps, progress_line, run_details, run_table, run_table_pages
 from cloud_train.cli.output.terminal import Painter, clean, clean_lines, finished
 from cloud_train.cli.output.words import pairs, table
 from cloud_train.orchestrator.following import Progress
@@ -244,3 +245,30 @@ def test_a_plot_shows_only_the_chosen_metrics_and_no_escapes_without_colour() ->
 @pytest.mark.parametrize("values", [[None], [0.5], [0.5, 0.5, 0.5], [1e300, -1e300], [None, 0.1, None]], ids=str)
 def test_a_plot_of_unusual_values_is_drawn_or_replaced_by_a_message(values: list[float | None]) -> None:
     assert plots([point(step, value=value) for step, value in enumerate(values)], shown=False, paint=PLAIN, terminal=False)
+
+
+def test_a_table_of_any_length_is_made_in_pages_with_the_same_columns() -> None:
+    runs = [replace(RUN, run_id=f"digits-261124-120000-{number:04}", attempt=number) for number in range(2500)]
+    pages = list(run_table_pages(iter(runs), 0.0, False, PLAIN))
+    assert [page.count("\n") + 1 for page in pages] == [1001, 1000, 500]
+    lines = "\n".join(pages).split("\n")
+    assert lines[0].split() == ["RUN", "STATE", "ATTEMPT", "PROVIDER", "CREATED", "DURATION"]
+    assert [line.split()[0] for line in lines[1:]] == [run.run_id for run in runs]
+    assert len({line.index(RUN.provider, 40) for line in lines[1:]}) == 1
+    few = runs[:7]
+    assert list(run_table_pages(few, 0.0, False, PLAIN)) == [run_table(few, 0.0, False, PLAIN)]
+    assert list(run_table_pages([], 0.0, False, PLAIN)) == []
+
+
+def test_of_a_long_table_only_a_page_is_in_memory() -> None:
+    made = 0
+
+    def runs() -> Iterator[RunView]:
+        nonlocal made
+        for _ in range(10_000):
+            made += 1
+            yield RUN
+
+    for number, page in enumerate(run_table_pages(runs(), 0.0, False, PLAIN), 1):
+        assert made <= number * 1000
+        assert page

@@ -16,6 +16,8 @@ from botocore.session import get_session
 REQUEST = "CreateTrainingJobRequest"
 FILE = Path(__file__).parents[2] / "cloud_train" / "providers" / "data" / "aws.requests.json"
 
+REGIONS = FILE.with_name("aws.regions.json")
+
 _CLASSES = {r"\p{L}": r"\w", r"\p{N}": r"\w", r"\p{Z}": r" \xa0\u2000-\u200a\u3000", r"\p{Alnum}": "a-zA-Z0-9"}
 """Unicode's classes, as near as Python's ``re`` comes to them."""
 _COMMENT = (
@@ -97,5 +99,14 @@ def _pattern(text: str) -> str:
     return f"^(?:{text})$"
 
 
+def regions_description() -> dict[str, Any]:
+    """What data/aws.regions.json has to hold: SageMaker's regions by partition."""
+    session = get_session()
+    found = {name: session.get_available_regions("sagemaker", name) for name in session.get_available_partitions()}
+    comment = f"SageMaker's regions by partition, made from botocore {botocore.__version__} by tests/clouds/aws_description.py."
+    return {"$comment": comment, "partitions": {name: sorted(regions) for name, regions in sorted(found.items()) if regions}}
+
+
 if __name__ == "__main__":
+    REGIONS.write_text(json.dumps(regions_description(), indent=1) + "\n", encoding="utf-8")
     FILE.write_text(json.dumps(requests_description(), indent=1) + "\n", encoding="utf-8")

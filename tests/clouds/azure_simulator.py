@@ -39,6 +39,11 @@ _ML = "Microsoft.MachineLearningServices/workspaces"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,253}")
 _MUTABLE = ("description", "tags", "displayName", "properties", "isArchived")
 """What may be changed of a job that exists."""
+_UNSET = ("description", "componentId", "computeId", "codeId", "notificationSetting", "distribution", "limits", "queueSettings", "tags")
+"""Fields of a job that Azure ML answers as null where they are not set, as an exchange that was recorded in March 2026 has them
+(Azure/azure-sdk-assets, python/sdk/ml/azure-ai-ml/tests/recordings/command_job).
+"""
+_OF_SERVICE = ("port", "status", "errorMessage", "properties", "nodes")
 _REGION = rf"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.MachineLearningServices/locations/(?P<location>[^/]+)"
 _ROUTES: tuple[tuple[str, str, str], ...] = (
     ("GET", r"/msi/token", "token"),
@@ -92,10 +97,15 @@ class AzureSimulator:
         self.keys = Keys()
         self.denied: set[str] = set()
         """Actions that whoever asks is not allowed: those are answered with status 403."""
+        self.managers = {ARM}
+        """The resource managers whose tokens count: that of the public cloud."""
+        self.workspace_properties: dict[str, Any] = {}
         self.vm_priority = "Dedicated"
         """That of the cluster."""
         self.cores = 100
         """Quota of each family."""
+        self.regional_cores = 200
+        self.low_priority_cores = 50
         self.machine_environment: Mapping[str, str] = {}
         """What every container gets beside its place and its identity: how it reaches the store."""
         self.page_size = page_size
@@ -224,11 +234,11 @@ class AzureSimulator:
         arm = request.path.startswith("/subscriptions/")
         if arm and "/Microsoft.Authorization/" not in request.path and request.query.get("api-version") != API_VERSION:
             return error_answer(400, "InvalidApiVersionParameter", f"The api-version {request.query.get('api-version')!r} is invalid.")
-        audience = ARM if arm or request.path.startswith("/history/") else VAULT if request.path.startswith("/secrets") else None
-        if audience is not None:
-            token = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if audience_of(token) != audience:
-                return error_answer(401, "InvalidAuthenticationToken", f"The access token is not for {audience}.")
+        vault = {VAULT} if request.path.startswith("/secrets") else set[str]()
+        audiences = self.managers if arm or request.path.startswith("/history/") else vault
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if audiences and audience_of(token) not in audiences:
+            return error_answer(401, "InvalidAuthenticationToken", f"The access token is not for {', '.join(sorted(audiences))}.")
         action = _ACTIONS.get(operation, "")
         if action in self.denied:
             who = f"The client 'me@example.org' with object id '{uuid.UUID(int=1)}'"
@@ -248,7 +258,16 @@ class AzureSimulator:
     # The workspace.
 
     def _get_workspace(self, _request: Request) -> Answer:
-        return Answer.json({"id": PATH, "name": WORKSPACE, "type": _ML, "location": LOCATION, "identity": _identity(), "properties": {}})
+        return Answer.json(
+            {
+                "id": PATH,
+                "name": WORKSPACE,
+                "type": _ML,
+                "location": LOCATION,
+                "identity": _identity(),
+                "properties": self.workspace_properties,
+            }
+        )
 
     def _get_compute(self, _request: Request, name: str) -> Answer:
         if name != CLUSTER:
@@ -266,8 +285,19 @@ class AzureSimulator:
         return Answer.json({"value": sizes if location == LOCATION else []})
 
     def _list_usages(self, _request: Request, location: str) -> Answer:
-        families = sorted({_family(each.name) for each in machine_table("azure")})
-        return Answer.json({"value": [{"name": {"value": f"{name} Cluster"}, "limit": self.cores, "currentValue": 0} for name in families]})
+        """As in examples/Usage/list.json of azure-rest-api-specs: families, regional totals, and the same again for a workspace."""
+        kind = "Microsoft.MachineLearningServices"
+        lines = [("Total Cluster Dedicated Regional vCPUs", f"{kind}/dedicatedCores/usages", self.regional_cores)]
+        lines.append(("Total Cluster LowPriority Regional vCPUs", f"{kind}/lowPriorityCores/usages", self.low_priority_cores))
+        for family in sorted({_family(each.name) for each in machine_table("azure")}):
+            name = re.sub("^standard", "Standard ", family).replace("Family", " Family")
+            lines.append((f"{name} Cluster Dedicated vCPUs", f"{kind}/vmFamily/usages", self.cores))
+            lines.append((f"{name} Cluster LowPriority vCPUs", f"{kind}/vmFamily/usages", -1))
+            lines.append((f"{name} Cluster Dedicated vCPUs", f"{kind}/workspaces/usages", 0))
+        usages = [
+            {"name": {"value": name, "localizedValue": name}, "type": of, "limit": limit, "currentValue": 0} for name, of, limit in lines
+        ]
+        return Answer.json({"value": usages if location == LOCATION else []})
 
     def _put_environment(self, request: Request, name: str, version: str) -> Answer:
         body = request.json()
@@ -323,7 +353,9 @@ class AzureSimulator:
 
     def _shown(self, job: Job) -> dict[str, Any]:
         system = {"createdAt": timestamp(job.created), "createdBy": "me", "createdByType": "User"}
-        properties = {**job.properties, "status": job.status}
+        unset = dict.fromkeys(_UNSET)
+        studio = {**dict.fromkeys(_OF_SERVICE), "jobServiceType": "Studio", "endpoint": f"https://ml.azure.com/runs/{job.id}?wsid={PATH}"}
+        properties = {**unset, "parameters": {}, **job.properties, "status": job.status, "services": {"Studio": studio}}
         return {"id": f"{PATH}/jobs/{job.id}", "name": job.id, "type": f"{_ML}/jobs", "properties": properties, "systemData": system}
 
     def _get_job(self, _request: Request, id: str) -> Answer:

@@ -25,12 +25,28 @@ STATUS = {
 class RefusedError(Exception):
     """A request that is refused; holds the answer."""
 
-    def __init__(self, status: int, message: str, *, reason: str = "", violations: dict[str, str] | None = None, word: str = "") -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        reason: str = "",
+        metadata: dict[str, str] | None = None,
+        violations: dict[str, str] | None = None,
+        word: str = "",
+    ) -> None:
         super().__init__(message)
         error: dict[str, Any] = {"code": status, "message": message, "status": word or STATUS[status]}
         details: list[dict[str, Any]] = []
         if reason:
-            details.append({"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": "googleapis.com"})
+            details.append(
+                {
+                    "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                    "reason": reason,
+                    "domain": "googleapis.com",
+                    "metadata": metadata or {},
+                }
+            )
         if violations:
             listed = [{"field": field, "description": text} for field, text in violations.items()]
             details.append({"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": listed})

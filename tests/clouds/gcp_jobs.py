@@ -2,8 +2,8 @@
 
 What is known of the real one is from https://cloud.google.com/vertex-ai/docs/training/understanding-training-service: a job waits as
 QUEUED, then PENDING while machines come up; a replica that exits with another status than 0 is started again in place, at most 5 times,
-then the whole job, at most 3 times; the job has succeeded when its primary replica exits with 0. ``disableRetries`` ends the job at the
-first failure, ``restartJobOnWorkerRestart`` makes every restart one of the whole job.
+then the whole job, at most 3 times; the job has succeeded when its primary replica exits with 0. ``restartJobOnWorkerRestart`` makes every
+restart one of the whole job. ``disableRetries`` stops restarts of the whole job; that it stops those in place is not said, so it does not.
 """
 
 import json
@@ -272,14 +272,12 @@ class Runner:
         if place.replica.out_of_memory():
             words = f"The replica {place.task} ran out-of-memory and exited with a non-zero status of 9(SIGKILL)."
         self._log(job, "service", words)
-        if job.scheduling.get("disableRetries"):
-            self._end(job, "JOB_STATE_FAILED", INVALID_ARGUMENT, words)
-        elif place.restarts >= IN_PLACE:
-            if job.retries >= WHOLE:
+        if place.restarts >= IN_PLACE:
+            if job.retries >= WHOLE or job.scheduling.get("disableRetries"):
                 self._end(job, "JOB_STATE_FAILED", INVALID_ARGUMENT, words)
             else:
                 self._restart_whole(job)
-        elif job.scheduling.get("restartJobOnWorkerRestart"):
+        elif job.scheduling.get("restartJobOnWorkerRestart") and not job.scheduling.get("disableRetries"):
             place.restarts += 1
             self._restart_whole(job, counts=False)
         else:

@@ -217,7 +217,7 @@ class Rights:
     def check(self, api: str, permission: str, resource: str) -> None:
         if api in self.disabled:
             words = f"{api} has not been used in project {PROJECT_NUMBER} before or it is disabled."
-            raise RefusedError(403, words, reason="SERVICE_DISABLED")
+            raise RefusedError(403, words, reason="SERVICE_DISABLED", metadata={"consumer": f"projects/{PROJECT_NUMBER}", "service": api})
         if permission in self.denied:
             words = f"Permission '{permission}' denied on resource '//{api}/{resource}' (or it may not exist)."
             raise RefusedError(403, words, reason="IAM_PERMISSION_DENIED")

@@ -37,8 +37,6 @@ from tests.stores import StoreServer, server_or_skip
 
 REPOSITORY = "cloud-train/jobs"
 """The repository, after the registry's host, of all jobs of the tests."""
-SMALL_BASE = "cloud-train-test/clouds:3.11"
-"""Python and the SDKs that the stores need, for jobs that train nothing: their `image.base`."""
 KEPT = "CLOUD_TRAIN_TEST_REGISTRY"
 """The environment variable that names a folder for the images of all sessions."""
 SCHEMES = {"aws": "s3", "gcp": "gs", "azure": "az"}
@@ -54,6 +52,8 @@ ENV HOME=/tmp PYTHONUNBUFFERED=1
 USER 65532:65532
 WORKDIR /workspace
 """
+SMALL_BASE = f"cloud-train-test/clouds:{hashlib.sha256(_SMALL_BASE_DOCKERFILE.encode()).hexdigest()[:12]}"
+"""Python and the SDKs that the stores need, for jobs that train nothing: their `image.base`. Another version has another tag."""
 
 
 @dataclass(frozen=True)

@@ -113,12 +113,13 @@ def _arn(action: str, body: Mapping[str, Any], region: str, account: str) -> str
     """What the action is asked for: * for those that IAM lets nobody narrow."""
     service, here = action.partition(":")[0], f"{region}:{account}"
     repository = body.get("repositoryName") or (body.get("repositoryNames") or [None])[0]
+    secret = body.get("Name") or body.get("SecretId")
     stream = f":log-stream:{body['logStreamName']}" if "logStreamName" in body else ""
     arns = {
         "iam": body.get("RoleArn") or f"arn:aws:iam::{account}:role/{body.get('RoleName')}",
         "sagemaker": f"arn:aws:sagemaker:{here}:training-job/{body['TrainingJobName']}" if "TrainingJobName" in body else "*",
-        "logs": f"arn:aws:logs:{here}:log-group:{body.get('logGroupName')}{stream}",
-        "secretsmanager": f"arn:aws:secretsmanager:{here}:secret:{body.get('Name') or body.get('SecretId')}-AbCdEf",
+        "logs": f"arn:aws:logs:{here}:log-group:{body['logGroupName']}{stream}" if "logGroupName" in body else "*",
+        "secretsmanager": f"arn:aws:secretsmanager:{here}:secret:{secret}-AbCdEf" if secret else "*",
         "ecr": f"arn:aws:ecr:{here}:repository/{repository}" if repository else "*",
     }
     return arns.get(service, "*")

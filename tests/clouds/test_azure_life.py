@@ -21,6 +21,7 @@ from cloud_train.run.view import RunView
 from cloud_train.storage.registry import open_store
 from tests.clouds.azure_cloud import AzureCloud, azure_cloud
 from tests.clouds.azure_jobs import START
+from tests.clouds.azure_simulator import CLUSTER
 from tests.clouds.faults import Fault
 from tests.support import wait_until
 
@@ -51,7 +52,8 @@ class Desk:
         (self.folder / "code").mkdir(exist_ok=True)
         (self.folder / "code" / "readme.txt").write_text("the user's code\n")
         config = self.folder / "azure.yaml"
-        config.write_text(json.dumps({"provider": "azure", "azure": {**self.cloud.settings, **(settings or {})}}))
+        chosen = {name: value for name, value in {**self.cloud.settings, **(settings or {})}.items() if value is not None}
+        config.write_text(json.dumps({"provider": "azure", "azure": chosen}))
         model = {"kind": "script", "command": command, "directory": "code"}
         fields = {"name": "life", "model": model, "store": self.store, "image": {"base": self.base}, **job}
         file = self.folder / "job.yaml"
@@ -96,6 +98,15 @@ def test_a_run_trains_logs_and_ends_well_with_its_secrets(desk: Desk, monkeypatc
     job = desk.cloud.simulator.jobs[f"{run.run_id}-1"]
     wait_until(lambda: job.status == "Completed", "Azure ML has heard of the end", SECONDS)
     assert "canary-1234" not in json.dumps(job.properties)
+
+
+def test_a_cluster_s_own_identity_reads_the_job_s_secrets_without_a_setting(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "canary-1234")
+    settings = {"compute": CLUSTER, "identity": None}
+    run = desk.submit("""python3 -c "import os; print('token', len(os.environ['TOKEN']))" """, settings, secrets=["TOKEN"])
+    ended = desk.end_of(run)
+    assert ended.cause is Cause.SUCCEEDED, desk.platform_log(run)
+    assert "token 11" in desk.output(run)
 
 
 def test_a_cancelled_run_keeps_its_last_checkpoint(desk: Desk) -> None:

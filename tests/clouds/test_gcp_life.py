@@ -128,14 +128,16 @@ def test_a_run_that_is_cancelled_saves_a_last_checkpoint(desk: Desk) -> None:
     wait_until(lambda: job.is_over, "the job has ended as well")
 
 
-def test_a_program_that_fails_tells_its_cause(desk: Desk) -> None:
+def test_a_program_that_fails_tells_its_cause_and_is_not_restarted(desk: Desk) -> None:
     run = desk.submit("echo no luck >&2; exit 4")
     ended = desk.end_of(run)
     assert (ended.state, ended.cause) == (State.FAILED, Cause.FAILED)
     assert desk.output(run) == ["no luck"]
     [job] = desk.cloud.google.jobs_of(run.run_id)
     wait_until(lambda: job.is_over, "Vertex AI has seen the end too")
-    assert job.error == {"code": 3, "message": "The replica workerpool0-0 exited with a non-zero status of 10."}
+    assert (job.state, job.error) == ("JOB_STATE_SUCCEEDED", None), "Vertex AI restarts what exits with another status than 0"
+    assert "non-zero" not in desk.platform_log(run)
+    assert update_run(desk.home, run.run_id).cause is Cause.FAILED
 
 
 def test_an_interrupted_spot_run_goes_on_from_its_checkpoint_in_the_same_job(desk: Desk) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from cloud_train.providers.aws.provider import SageMakerProvider
 from cloud_train.providers.azure.provider import AzureMlProvider
 from cloud_train.providers.base import Provider, Request
 from cloud_train.providers.cloud.request import description
 from cloud_train.providers.gcp.provider import VertexProvider
-from tests.clouds import azure_wrong
+from tests.clouds import aws_wrong, azure_wrong
 from tests.clouds.mutants import Mutant, Spoil, mutants_of
 
 GOLDEN = Path(__file__).parents[1] / "providers" / "golden"
@@ -35,6 +36,7 @@ class Cloud:
 
 
 CLOUDS = {
+    "aws": Cloud(SageMakerProvider, {"body": "CreateTrainingJobRequest"}, aws_wrong.REQUESTS, aws_wrong.ACCEPTED),
     "gcp": Cloud(VertexProvider, {"body": "CustomJob"}),
     "azure": Cloud(
         AzureMlProvider,

@@ -1,7 +1,7 @@
 """An image is pushed into each cloud's registry with that cloud's own login, by the command line, under the registry's own name.
 
-The clouds are simulators without containers; a real registry is behind each cloud's own way to ask for a login (``registries``), and
-behaves like that cloud's. In the midst of every push all logins end that were given out before.
+The clouds are simulators without containers; a real registry is behind each cloud's own way to ask for a login (``registries``) and its
+manners. In the middle of every push, all logins that were given out before end.
 """
 
 import base64

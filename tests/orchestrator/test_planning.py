@@ -249,3 +249,21 @@ def test_a_run_that_moves_to_another_cloud_leaves_its_machine_behind(home: Home,
     assert "machine" not in gcp.provider_settings
     assert any("ml.g5.xlarge is another provider's machine" in note for note in gcp.notes)
     assert plan_elsewhere(before, provider_at(home, "aws"), {}, store="s3://c/r").provider_settings["machine"] == "ml.g5.xlarge"
+
+
+def test_a_trainer_has_one_process_for_each_accelerator_unless_the_job_says_otherwise(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "aws.yaml").write_text("provider: aws\nstore: s3://bucket/runs\naws: {region: eu-west-1}\n")
+    job = "name: x\nmodel: {kind: cnn}\ndata: {dataset: digits}\nresources: {accelerator: 'A10G:4'%s}\n"
+    (tmp_path / "job.yaml").write_text(job % "")
+
+    def plan(*overrides: str) -> Plan:
+        return make_plan(home, tmp_path / "job.yaml", overrides, config=str(tmp_path / "aws.yaml"), dry_run=True)
+
+    planned = plan()
+    assert (planned.job.resources.processes, planned.origins["resources.processes"]) == (4, "one per accelerator")
+    assert planned.remarks == ()
+    assert plan("resources.processes=2").job.resources.processes == 2
+    assert plan("resources.processes=2").remarks[0].startswith("ml.g5.12xlarge: 4 × A10G; resources.processes is 2, so 2 will be idle")
+    assert plan("train.batch_size=2").job.resources.processes == 1, "four processes cannot share a batch of 2"
+    local = make_plan(home, tmp_path / "job.yaml", provider="local", dry_run=True)
+    assert local.job.resources.processes == 1

@@ -14,17 +14,21 @@ import pytest
 
 from cloud_train.job.settings import AwsSettings
 from cloud_train.providers.aws.provider import SageMakerProvider
-from cloud_train.providers.base import Request
+from cloud_train.providers.base import Handle, Request
 from cloud_train.providers.cloud.machines import machines
-from tests.clouds.aws_description import FILE, REQUEST, requests_description
+from tests.clouds.aws_description import FILE, REGIONS, REQUEST, regions_description, requests_description
 from tests.providers.aws_plans import IMAGE, REPOSITORY, SETTINGS, plan_of
 
 GOLDEN = Path(__file__).parent / "golden" / "aws"
+KEY = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+NETWORK = {"subnets": ["subnet-0123456789abcdef0"], "security_groups": ["sg-0123456789abcdef0"]}
+FUNCTION = "arn:aws:lambda:eu-west-1:123456789012:function:registry-login"
+TRAINING_PLAN = "arn:aws:sagemaker:eu-west-1:123456789012:training-plan/november"
 PLANS = {
     "plain": plan_of(),
     "not-built": replace(plan_of(), image="python:3.11 + worker, built when submitted"),
     "machine-for-resources": plan_of(resources={"accelerator": "A10G:4", "cpus": 8, "memory": "100GB"}),
-    "machine-named": plan_of({"machine": "ml.c7i.xlarge", "volume": "200GiB", "kms_key": "alias/mine"}),
+    "machine-named": plan_of({"machine": "ml.c7i.xlarge", "volume": "200GiB", "kms_key": KEY}),
     "spot": plan_of({"max_runtime": "2h", "max_wait": "90 min"}, resources={"spot": True}),
     "nodes": plan_of(resources={"nodes": 3, "accelerator": "T4"}),
     "network": plan_of({"subnets": ["subnet-1a", "subnet-1b"], "security_groups": ["sg-2"]}),
@@ -33,6 +37,12 @@ PLANS = {
         attempt=2, limits={"duration": "2h", "grace": "60 s"}, retry={"attempts": 4, "on": ["infrastructure", "preempted"]}
     ),
     "secrets": plan_of(secrets=["API_KEY"]),
+    "organisation": plan_of({"output_kms_key": "alias/runs", "encrypt_traffic": True, "keep_alive": "30 min", **NETWORK}),
+    "training-plan": plan_of({"machine": "ml.p5.48xlarge", "training_plan": TRAINING_PLAN}, resources={"accelerator": "H100:8"}),
+    "private-registry": replace(
+        plan_of({"private_registry": True, "registry_credentials": FUNCTION, **NETWORK}),
+        image=f"registry.example.com/team/cloud-train@sha256:{'4' * 64}",
+    ),
     "settings-by-default": plan_of(AwsSettings().model_dump(mode="json", exclude_none=True)),
 }
 
@@ -96,10 +106,29 @@ def test_variables_of_the_job_are_left_to_the_worker(provider: SageMakerProvider
         ({"region": None, "repository": "ghcr.io/me/jobs"}, {}, "aws.region: not set, and aws.repository does not imply one"),
         ({"region": "ireland"}, {}, "aws.region: 'ireland' is not a region"),
         ({"machine": "ml.g5.xlrge"}, {}, "aws.machine: ResourceConfig.InstanceType: .*; did you mean ml.g5.xlarge"),
+        ({"machine": "ml.m5.large"}, {"resources": {"accelerator": "A10G"}}, "aws.machine: ml.m5.large: it has no accelerator"),
+        ({"machine": "ml.p6e-gb200.36xlarge"}, {}, "aws.machine: ml.p6e-gb200.36xlarge has Arm processors"),
+        ({}, {"resources": {"accelerator": "Trainium"}}, "resources.accelerator: Trainium is not supported"),
         ({}, {"resources": {"accelerator": "A10"}}, "resources.accelerator: aws has no known machine with A10; .* did you mean A100?"),
         ({}, {"resources": {"memory": "20TB"}}, "resources: no known aws machine is large enough; the largest is ml"),
         ({"volume": "1B", "kms_key": "a b"}, {}, 'aws.kms_key: ResourceConfig.VolumeKmsKeyId: "a b" does not match'),
-        ({"machine": "ml.g5.xlarge", "kms_key": "alias/mine"}, {}, "aws.kms_key: ml.g5.xlarge has local disks"),
+        ({"machine": "ml.g5.xlarge", "kms_key": KEY}, {}, "aws.kms_key: ml.g5.xlarge has local disks"),
+        ({"kms_key": "alias/mine"}, {}, "aws.kms_key: 'alias/mine' is neither the ID nor the ARN of a key; SageMaker takes no alias here"),
+        ({"kms_key": KEY.replace("eu-west-1", "us-east-1")}, {}, "aws.kms_key: the key is in us-east-1, but the machines are in eu-west-1"),
+        ({"output_kms_key": "alias"}, {}, "aws.output_kms_key: 'alias' is neither the ID, the ARN nor the alias of a key"),
+        ({"machine": "ml.g5.xlarge", "volume": "500GB"}, {}, "aws.volume: ml.g5.xlarge has 250 GB of local disks and no other volume"),
+        ({"volume": "20TB"}, {}, "aws.volume: ResourceConfig.VolumeSizeInGB: 20000 is not between 1 and 16384"),
+        ({"region": "eu-west-9"}, {}, "aws.region: SageMaker is not in eu-west-9, .*; did you mean eu-west-"),
+        ({"role": "arn:aws-cn:iam::123456789012:role/x"}, {}, "aws.role: .* belongs to the partition aws-cn, but eu-west-1 to aws"),
+        ({"role": "arn:aws:iam::111122223333:role/x"}, {}, "aws.role: '111122223333' in .* is a placeholder; replace it with your own"),
+        ({}, {"store": "s3://your-bucket/runs"}, "store: 'your-' in s3://your-bucket/runs is a placeholder"),
+        ({"subnets": ["vpc-1"], "security_groups": ["sg-1"]}, {}, "aws.subnets: 'vpc-1' is not an ID that begins with 'subnet-'"),
+        ({"network_isolation": True}, {}, "aws.network_isolation: an isolated container reaches no network, and so neither the store"),
+        ({"keep_alive": "7 h"}, {}, "aws.keep_alive: ResourceConfig.KeepAlivePeriodInSeconds: 25200: at most 21600"),
+        ({"keep_alive": "1 h"}, {"resources": {"spot": True}}, "aws.keep_alive: a warm pool cannot have spot machines"),
+        ({"training_plan": TRAINING_PLAN}, {"resources": {"spot": True}}, "aws.training_plan: .* no spot machines"),
+        ({"training_plan": TRAINING_PLAN.replace("eu-west-1", "us-east-1")}, {}, "aws.training_plan: the plan is in us-east-1"),
+        ({"private_registry": True}, {}, "aws.private_registry: the machines reach it through your own network"),
         ({"platform": "linux/arm64"}, {}, "aws.platform: linux/arm64 is not supported"),
         ({}, {"limits": {"grace": "5 min"}}, "limits.grace: 300 s exceeds the 110 s"),
         ({"max_runtime": "29 d"}, {}, "aws.max_runtime: .*28 days"),
@@ -164,6 +193,34 @@ def test_the_description_is_that_of_botocore() -> None:
     assert json.loads(FILE.read_text()) == requests_description()
 
 
+def test_a_plan_says_first_what_would_be_paid_for_nothing(provider: SageMakerProvider) -> None:
+    larger = plan_of({"machine": "ml.p4d.24xlarge"}, resources={"accelerator": "A100:1"})
+    assert list(provider.remarks(larger)) == ["ml.p4d.24xlarge: 8 × A100; you asked for 1"]
+    assert provider.check(provider.render(larger)) == []
+    (said,) = provider.remarks(plan_of(resources={"spot": True}))
+    assert said.startswith("resources.spot without a retry: if the machine is reclaimed, SageMaker starts and bills another one")
+    assert list(provider.remarks(plan_of(resources={"spot": True}, retry={"attempts": 2}))) == []
+    assert list(provider.remarks(plan_of(resources={"spot": True}, retry={"attempts": 2, "on": ["infrastructure"]}))) != []
+
+
+@pytest.mark.parametrize(
+    ("region", "url"),
+    [
+        ("eu-west-1", "https://eu-west-1.console.aws.amazon.com/sagemaker/home?region=eu-west-1#/jobs/run-1"),
+        ("cn-north-1", "https://console.amazonaws.cn/sagemaker/home?region=cn-north-1#/jobs/run-1"),
+        ("us-gov-west-1", "https://console.amazonaws-us-gov.com/sagemaker/home?region=us-gov-west-1#/jobs/run-1"),
+    ],
+)
+def test_a_job_has_a_page_in_the_console_of_its_partition(provider: SageMakerProvider, region: str, url: str) -> None:
+    assert provider.console_url(Handle("run", 1, "aws", "s3://bucket", {"job": "run-1", "region": region})) == url
+
+
+def test_the_page_is_known_before_the_job_exists_and_needs_a_region(provider: SageMakerProvider) -> None:
+    request = provider.render(plan_of())
+    assert str(provider.console_url(request)).endswith(f"?region=eu-west-1#/jobs/{request['body']['TrainingJobName']}")
+    assert provider.console_url({**request, "region": None}) is None
+
+
 def test_every_machine_of_the_table_is_one_of_sagemakers() -> None:
     kinds = json.loads(FILE.read_text())["$defs"]["TrainingInstanceType"]["enum"]
     assert [machine.name for machine in machines("aws") if machine.name not in kinds] == []
@@ -198,6 +255,20 @@ print({REQUEST!r})
 
 def test_the_settings_that_the_tests_use_are_settings() -> None:
     AwsSettings.model_validate(SETTINGS)
+    AwsSettings.model_validate({"registry_credentials": FUNCTION, "training_plan": TRAINING_PLAN, "keep_alive": "1 h"})
+
+
+def test_the_regions_are_those_of_botocore() -> None:
+    assert json.loads(REGIONS.read_text()) == regions_description()
+
+
+@pytest.mark.parametrize(("region", "partition"), [("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov"), ("eu-west-1", "aws")])
+def test_a_role_belongs_to_the_partition_of_the_region(provider: SageMakerProvider, region: str, partition: str) -> None:
+    suffix = ".cn" if partition == "aws-cn" else ""
+    repository = f"123456789012.dkr.ecr.{region}.amazonaws.com{suffix}/cloud-train"
+    settings = {"region": region, "repository": repository, "role": f"arn:{partition}:iam::123456789012:role/machines"}
+    plan = replace(plan_of(settings), image=f"{repository}@sha256:{'4' * 64}")
+    assert provider.check(provider.render(plan)) == []
 
 
 def changed(request: Request, change: Mapping[str, Any]) -> Request:

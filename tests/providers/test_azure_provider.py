@@ -2,8 +2,10 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,13 @@ import pytest
 
 from cloud_train.errors import ProviderError
 from cloud_train.providers.azure import client as azure_client
+from cloud_train.providers.azure import diagnosis, jobs
 from cloud_train.providers.azure.client import client
 from cloud_train.providers.azure.provider import AzureMlProvider
+from cloud_train.providers.azure.request import workspace_of
 from cloud_train.providers.base import AlreadyLaunchedError, Diagnosed, Handle, LaunchUnknownError, ManyObserved, RegistryLogin, Request
 from cloud_train.run.states import Cause, State
+from cloud_train.storage.trusted_hosts import UntrustedHostError
 from tests.clouds.azure_jobs import Pace
 from tests.clouds.azure_simulator import CLUSTER, AzureSimulator
 from tests.clouds.clock import VirtualClock
@@ -147,6 +152,12 @@ def test_find_brings_the_handle_back_and_knows_of_nothing_else(cloud: AzureSimul
     cloud.jobs[f"{RUN_ID}-3"] = cloud.jobs[JOB]
     cloud.jobs[JOB].properties["tags"]["cloud-train-run"] = "another"
     assert azure.find(RUN_ID, 1, STORE, settings) is None
+
+
+def test_a_job_of_somebody_else_without_tags_is_not_the_attempt(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
+    launched(cloud, azure)
+    del cloud.jobs[JOB].properties["tags"]  # Azure ML answers null
+    assert azure.find(RUN_ID, 1, STORE, cloud.settings) is None
 
 
 def test_find_raises_where_azure_cannot_be_asked(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
@@ -464,6 +475,99 @@ def test_the_doctor_says_what_quota_is_too_small(cloud: AzureSimulator, azure: A
     assert "2 are left" in found["machines"].detail
 
 
+def test_the_doctor_counts_the_region_s_total_too(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
+    cloud.regional_cores, cloud.low_priority_cores = 3, 1
+    found = {each.name: each for each in azure.diagnose({**cloud.settings, "machine": "Standard_F4s_v2"}, None)}["machines"]
+    assert found.status == "error"
+    assert "only 3 are left of 'Total Cluster Dedicated Regional vCPUs'; for low-priority machines, 1 are left" in found.detail
+    assert "resources.spot" not in found.remedy
+
+
+def test_the_doctor_names_the_pool_of_low_priority_machines_where_it_suffices(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
+    cloud.cores = 0
+    found = {each.name: each for each in azure.diagnose({**cloud.settings, "machine": "Standard_F4s_v2"}, None)}["machines"]
+    assert found.status == "error"
+    assert "or use low-priority machines (resources.spot)" in found.remedy
+
+
+def test_the_doctor_warns_of_another_registry_than_the_workspace_s_own(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
+    registries = f"/subscriptions/{cloud.settings['subscription']}/resourceGroups/x/providers/Microsoft.ContainerRegistry/registries"
+    settings = {**cloud.settings, "repository": "mine.azurecr.io/cloud-train"}
+
+    def warned(own: str, **more: str) -> bool:
+        cloud.workspace_properties = {"containerRegistry": f"{registries}/{own}"} if own else {}
+        place = {"properties": cloud.workspace_properties}
+        return any("unable to pull" in each.detail for each in diagnosis._of_pulling({**settings, **more}, place))
+
+    assert warned("theirs")
+    assert warned("")
+    assert not warned("Mine")
+    assert not warned("theirs", compute=CLUSTER)
+    assert not warned("theirs", repository="ghcr.io/me/cloud-train")
+
+
+def test_the_doctor_warns_of_secrets_that_jobs_left_behind(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
+    cloud.keys.secrets = {"cloud-train-old-1": "{}", "cloud-train-new-1": "{}", "another": "x"}
+    cloud.keys.created = {"cloud-train-old-1": 1_700_000_000, "cloud-train-new-1": int(time.time()), "another": 1_600_000_000}
+    found = {each.name: each for each in azure.diagnose(cloud.settings, None)}["vault"]
+    assert (found.status, "cloud-train-old-1" in found.detail) == ("warning", True)
+    assert found.remedy.startswith("delete them with: az keyvault secret delete")
+    del cloud.keys.secrets["cloud-train-old-1"]
+    assert {each.name: each for each in azure.diagnose(cloud.settings, None)}["vault"].status == "ok"
+
+
 def test_a_cluster_s_own_identity_is_looked_at(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
     found = {each.name: each for each in azure.diagnose({**cloud.settings, "compute": CLUSTER}, None)}
     assert found["identity"].detail == "assigned to the cluster"
+
+
+@pytest.mark.parametrize(
+    ("name", "manager", "vault"),
+    [
+        (None, "https://management.azure.com", "https://vault.azure.net"),
+        ("AzureUSGovernment", "https://management.usgovcloudapi.net", "https://vault.usgovcloudapi.net"),
+        ("AzureChinaCloud", "https://management.chinacloudapi.cn", "https://vault.azure.cn"),
+    ],
+)
+def test_the_tokens_of_a_cloud_are_asked_for_by_its_own_scopes(cloud: AzureSimulator, name: str | None, manager: str, vault: str) -> None:
+    azure = client(name)
+    assert azure.token()
+    for kind in (azure_client.MANAGER, azure_client.VAULT):
+        with suppress(ProviderError):  # the simulator is the public cloud's
+            azure.call_once("GET", f"{cloud.url}/secrets", "list secrets", token=kind)
+    asked = [logged.request.query["resource"] for logged in cloud.server.requests if logged.operation == "token"]
+    assert {*asked} == {manager, vault}
+
+
+def test_a_run_in_a_sovereign_cloud_is_asked_for_there_later_too(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
+    settings = {**cloud.settings, "cloud": "AzureUSGovernment", "location": "usgovvirginia"}
+    handle = Handle(RUN_ID, 1, "azure", STORE, {**workspace_of(settings), "job": JOB, "secret": None})
+    azure.observe(handle)
+    [asked] = {logged.request.query["resource"] for logged in cloud.server.requests if logged.operation == "token"}
+    assert asked == "https://management.usgovcloudapi.net"
+
+
+@pytest.mark.parametrize(
+    ("name", "properties", "history"),
+    [
+        (None, {"discoveryUrl": "https://abc.workspace.westeurope.api.azureml.ms/discovery"}, "abc.workspace.westeurope.api.azureml.ms"),
+        (None, {}, "westeurope.api.azureml.ms"),
+        (None, {"discoveryUrl": "not a URL"}, "westeurope.api.azureml.ms"),
+        ("AzureChinaCloud", {}, "westeurope.api.ml.azure.cn"),
+    ],
+)
+def test_the_workspace_names_the_host_of_its_run_history(
+    cloud: AzureSimulator, name: str | None, properties: dict[str, str], history: str
+) -> None:
+    cloud.workspace_properties = properties
+    cloud.managers.add("https://management.chinacloudapi.cn")
+    place = workspace_of({key: value for key, value in cloud.settings.items() if key not in ("history_endpoint", "location")})
+    assert place["history"] is None
+    assert jobs.history_of(client(name), place) == f"https://{history}"
+
+
+def test_a_host_that_the_workspace_invents_gets_no_token(cloud: AzureSimulator) -> None:
+    cloud.workspace_properties = {"discoveryUrl": "https://example.com/discovery"}
+    place = {**workspace_of({**cloud.settings, "history_endpoint": None, "location": None}), "job": JOB}
+    with pytest.raises(UntrustedHostError, match=r"refusing to send .* to example\.com"):
+        jobs.details(client(), place)

@@ -43,7 +43,7 @@ def test_every_status_of_azure_s_models_is_known() -> None:
     described = json.loads(Path(azure_descriptions.ANSWERS).read_text(encoding="utf-8"))["$defs"]["CommandJob"]["properties"]["status"][
         "enum"
     ]
-    assert {*described} == {*LIVING, "Completed", "Failed", "Canceled", "NotResponding", "Unknown"}
+    assert {*described} - {None} == {*LIVING, "Completed", "Failed", "Canceled", "NotResponding", "Unknown"}
 
 
 @pytest.mark.parametrize("status", ["NotResponding", "Unknown", "Teleporting", None])
@@ -82,6 +82,20 @@ def test_a_status_that_means_nothing_here_is_unknown_and_no_end(status: str | No
         ("Failed", "Requested 24 cores, exceeding approved quota of the family", Cause.REJECTED),
         ("Failed", "AllocationFailed: there is no capacity for the size in this region", Cause.INFRASTRUCTURE),
         ("Failed", "The node was preempted", Cause.PREEMPTED),
+        (
+            "Failed",
+            "AzureMLCompute job failed. PreemptionError: Nodes of this job got pre-empted. Check if the run has failed or restarted."
+            " Reason: Received pre-emption warning signal",
+            Cause.PREEMPTED,
+        ),
+        (
+            "Failed",
+            "Failed to pull Docker image r.azurecr.io/x. This error may occur because the compute could not authenticate with the Docker"
+            " registry to pull the image. If using ACR please ensure the ACR has Admin user enabled or a Managed Identity with `AcrPull`"
+            " access to the ACR is assigned to the compute.",
+            Cause.REJECTED,
+        ),
+        ("Failed", "Failed to pull Docker image r.azurecr.io/x. manifest unknown", Cause.REJECTED),
         ("Failed", "JobContainerMemoryLimitExceeded: the container ran out of memory", Cause.OUT_OF_MEMORY),
     ],
 )
@@ -103,3 +117,43 @@ def test_an_error_of_azure_s_own_is_no_fault_of_the_program() -> None:
 def test_an_image_that_may_not_be_pulled_names_the_role_that_is_missing() -> None:
     words = "FailedPullingImage: Unable to pull docker image\n\terror: unauthorized: authentication required"
     assert "AcrPull" in observed(job("Failed"), details(words)).message
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "FailedPullingImage: Unable to pull docker image r.azurecr.io/x: unauthorized: authentication required",
+        "Failed to pull Docker image r.io/x. This error may occur because the compute could not authenticate with the Docker registry",
+        "AcrRefreshTokenRetrievalError: Unable to retrieve ACR refresh token using Compute Identity 1",
+    ],
+)
+def test_azure_s_words_come_first_and_what_to_do_about_them_second(words: str) -> None:
+    message = observed(job("Failed"), details(words)).message
+    assert message.startswith(f"Azure ML reports: UserError: {words}")
+    assert message.index("AcrPull on the registry of azure.repository") > message.index(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "quota exceeded: the team may train 3 models a day",
+        "TimeoutError: timed out",
+        "preemption is not supported",
+        "manifest unknown",
+        "OSError: no space left on device",
+        "my own out of memory error",
+    ],
+)
+def test_the_words_of_the_program_are_never_taken_for_azure_s(words: str) -> None:
+    process = f"Execution failed. User process 'python3' exited with status code 1. Please check log file for error details. Error: {words}"
+    for error in (process, f"User program failed with ValueError: {words}"):
+        seen = observed(job("Failed"), details(error))
+        assert seen.cause is Cause.FAILED, error
+        assert seen.message == f"Azure ML reports: UserError: {error}"
+
+
+def test_a_preemption_is_no_failure_of_the_program_even_where_the_job_has_failed() -> None:
+    error = "AzureMLCompute job failed. PreemptionError: Nodes of this job got pre-empted. The container exited with exit code 1"
+    seen = observed(job("Failed"), details(error))
+    assert (seen.state, seen.cause) == (Cause.PREEMPTED.state, Cause.PREEMPTED)
+    assert "resume the run" in seen.message

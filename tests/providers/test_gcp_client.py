@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from cloud_train.errors import MissingDependencyError, ProviderError
+from cloud_train.providers.cloud.errors import CloudError, RefusedError, ThrottledError
 from cloud_train.providers.gcp.client import credentials_of
+from cloud_train.providers.gcp.errors import refusal_of
 from cloud_train.providers.gcp.provider import VertexProvider
 from tests.clouds.faults import Fault
 from tests.providers.gcp_google import Bench, bench
@@ -54,8 +56,9 @@ def test_an_account_that_may_not_be_used_is_named_with_the_role_that_helps(gcp: 
 def test_an_api_that_is_not_enabled_is_named_with_the_command_that_enables_it(gcp: Bench) -> None:
     gcp.google.rights.disabled.add("aiplatform.googleapis.com")
     error = refusal(gcp)
-    assert error.message == "aiplatform.googleapis.com is not enabled in the project my-project-123456"
-    assert error.hint == "enable it with: gcloud services enable aiplatform.googleapis.com --project=my-project-123456"
+    assert error.message.startswith("aiplatform.googleapis.com has not been used in project ")
+    assert error.hint is not None
+    assert "enable it with: gcloud services enable aiplatform.googleapis.com --project=" in error.hint
 
 
 def test_a_quota_of_zero_is_named_and_not_asked_for_twice(gcp: Bench) -> None:
@@ -139,3 +142,42 @@ def test_without_a_project_nobody_is_asked(tmp_path: Path) -> None:
     provider = VertexProvider(tmp_path)
     with pytest.raises(ProviderError, match=r"gcp\.project and gcp\.region are required"):
         provider.find("digits-261124-120000-abcd", 1, "gs://b", without(plan_of(), "project").provider_settings)
+
+
+def refused(status: int, words: str, reason: str = "", consumer: str = "") -> CloudError:
+    details = (
+        [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "metadata": {"consumer": consumer}}] if reason else []
+    )
+    document = {"error": {"code": status, "message": words, "status": "X", "details": details}}
+    return refusal_of("europe-west4-aiplatform", status, document, "X", {"project": "mine-123456", "region": "europe-west4"})
+
+
+def test_the_project_that_google_names_is_used_which_may_be_the_quota_project_of_the_credentials() -> None:
+    words = "Vertex AI API has not been used in project 77 before or it is disabled."
+    error = refused(403, words, "SERVICE_DISABLED", "projects/77")
+    assert error.message == f"{words[:-1]}; aiplatform.googleapis.com is not enabled in the project 77"
+    assert str(error.hint).startswith("enable it with: gcloud services enable aiplatform.googleapis.com --project=77; if that is not")
+    assert str(error.hint).endswith("gcloud auth application-default set-quota-project mine-123456")
+    assert "set-quota-project" not in str(refused(403, words, "SERVICE_DISABLED", "projects/mine-123456").hint)
+
+
+def test_a_project_without_billing_has_its_own_reason() -> None:
+    words = "This API method requires billing to be enabled. Please enable billing on project #77 by visiting https://console.example"
+    error = refused(403, words, "BILLING_DISABLED", "projects/77")
+    assert error.message == f"{words}; the project 77 has no active billing account"
+    assert "https://console.cloud.google.com/billing/linkedaccount?project=77" in str(error.hint)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "ours"),
+    [
+        ("The following quotas are exceeded: CustomModelTrainingCPUsPerProjectPerRegion", RefusedError, "does not have enough quota"),
+        ("The following quota metrics exceed quota limits: aiplatform.googleapis.com/x", RefusedError, "does not have enough quota"),
+        ("Quota exceeded for quota metric 'Requests' and limit 'Requests per minute' of service 'x'", ThrottledError, "too many requests"),
+    ],
+)
+def test_a_quota_of_machines_is_told_from_too_many_requests(words: str, kind: type[CloudError], ours: str) -> None:
+    error = refused(429, words)
+    assert type(error) is kind
+    assert error.message.startswith(f"{words}; ")
+    assert ours in error.message

@@ -69,7 +69,7 @@ def lose_quota(google: GcpSimulator) -> None:
         (lose_repository, "gcp.repository", "error", f"{REPOSITORY} does not exist"),
         (lose_quota, "quota", "error", "custom_model_training_cpus is 0 in europe-west4"),
         (disable("cloudresourcemanager.googleapis.com"), "permissions", "warning", "cannot be checked"),
-        (deny("serviceusage.quotas.get"), "quota", "warning", "cannot be checked: the credentials lack the permission serviceusage"),
+        (deny("serviceusage.quotas.get"), "quota", "warning", "the credentials lack the permission serviceusage"),
         (disable("artifactregistry.googleapis.com"), "gcp.repository", "error", "artifactregistry.googleapis.com is not enabled"),
     ],
 )

@@ -35,7 +35,6 @@ def test_every_state_of_the_discovery_document_means_something() -> None:
         ("JOB_STATE_PENDING", State.STARTING),
         ("JOB_STATE_RUNNING", State.RUNNING),
         ("JOB_STATE_CANCELLING", State.STOPPING),
-        ("JOB_STATE_SUCCEEDED", State.SUCCEEDED),
         ("JOB_STATE_CANCELLED", State.CANCELLED),
         ("JOB_STATE_FAILED", State.FAILED),
         ("JOB_STATE_EXPIRED", State.INTERRUPTED),
@@ -65,6 +64,16 @@ def test_a_state_that_comes_tomorrow_ends_nothing() -> None:
         (f"{REPLICA} 127.", 3, Cause.REJECTED, "no working python3"),
         (f"{REPLICA} 137.", 3, Cause.INFRASTRUCTURE, "killed"),
         (f"{REPLICA} 9(SIGKILL).", 3, Cause.INFRASTRUCTURE, "killed"),
+        (f"{REPLICA} 137(SIGKILL). Termination reason: Error.", 3, Cause.INFRASTRUCTURE, "killed"),
+        (f"{REPLICA} 15(SIGTERM).", 3, Cause.INFRASTRUCTURE, "killed"),
+        (f"{REPLICA} 137. Termination reason: OOMKilled.", 3, Cause.OUT_OF_MEMORY, "resources.memory"),
+        (
+            f"{REPLICA} 128. Termination reason: StartError. Termination log message: failed to create containerd task",
+            3,
+            Cause.REJECTED,
+            "no working python3",
+        ),
+        ("The following quotas are exceeded: CustomModelTrainingCPUsPerProjectPerRegion", 8, Cause.REJECTED, "request more of that quota"),
         ("Failed to pull image: write /var/lib/layer: no space left on device", 13, Cause.FAILED, "increase gcp.disk"),
         ("The replica workerpool0-0 ran out-of-memory and exited with a non-zero status of 9(SIGKILL).", 3, Cause.OUT_OF_MEMORY, "memory"),
         ("Replicas low on memory: workerpool0", 3, Cause.OUT_OF_MEMORY, "resources.memory"),
@@ -90,6 +99,31 @@ def test_a_failure_s_text_tells_its_cause_and_what_to_do(message: str, code: int
     assert words in observation.message
 
 
+@pytest.mark.parametrize(
+    "printed",
+    [
+        "FileNotFoundError: manifest.json not found, quota exceeded",
+        "torch.OutOfMemoryError: CUDA out of memory",
+        "PermissionError: permission denied: service account",
+        "the model was preempted by a deadline; internal error; cannot pull the image",
+        "my child exited with a non-zero status of 6.",
+    ],
+)
+def test_what_the_program_printed_is_never_taken_for_vertex_ais_words(printed: str) -> None:
+    text = (
+        f"{REPLICA} 1. Termination reason: Error. Traceback (most recent call last): {printed} To find out more, see https://quota.example"
+    )
+    observation = observation_of(job("JOB_STATE_FAILED", text, 3))
+    assert observation.cause is Cause.FAILED
+    assert observation.message.startswith(text[:60])
+    assert observation.message.endswith("the worker ended before it could report why")
+
+
+def test_vertex_ais_words_come_first() -> None:
+    words = "Resources are insufficient in region: europe-west4"
+    assert observation_of(job("JOB_STATE_FAILED", words, 8)).message.startswith(f"{words}; no capacity")
+
+
 def test_a_job_that_was_cancelled_for_its_time_has_timed_out() -> None:
     assert observation_of(job("JOB_STATE_CANCELLED", "The job timed out.", 1)).cause is Cause.TIMED_OUT
 
@@ -98,8 +132,9 @@ def test_a_worker_that_found_its_attempt_taken_tells_nothing_of_it() -> None:
     assert observation_of(job("JOB_STATE_FAILED", f"{REPLICA} 3.", 3)) == TAKEN
 
 
-def test_the_success_of_a_job_that_could_start_workers_anew_tells_nothing_of_the_attempt() -> None:
-    observation = observation_of(job("JOB_STATE_SUCCEEDED", restarts=True))
+@pytest.mark.parametrize("restarts", [True, False])
+def test_the_success_of_a_job_says_nothing_about_the_attempt_because_workers_always_exit_with_0(restarts: bool) -> None:
+    observation = observation_of(job("JOB_STATE_SUCCEEDED", restarts=restarts))
     assert observation.state.is_end
     assert observation.is_elsewhere
 

@@ -10,6 +10,7 @@ import pytest
 from cloud_train.errors import StoreError, UsageError
 from cloud_train.storage.azure_account import AzureAccount, Credentials, account_from
 from cloud_train.storage.base import AccessDeniedError, TransientStoreError
+from cloud_train.storage.registry import open_store
 from tests.answers import Answer
 from tests.storage.scripted import Scripted, scripted
 
@@ -171,3 +172,55 @@ def test_no_token_goes_to_a_server_without_encryption(identity: Scripted) -> Non
     credentials = Credentials(account_from("acct", {**os.environ, "AZURE_STORAGE_ENDPOINT": "http://127.0.0.1:9"}))
     assert credentials() == {"sas_token": [], "expires_at": None}
     assert identity.asked == []
+
+
+@pytest.mark.parametrize(
+    ("authority", "domain"),
+    [
+        ("", "core.windows.net"),
+        ("https://login.microsoftonline.com", "core.windows.net"),
+        ("https://login.microsoftonline.us/", "core.usgovcloudapi.net"),
+        ("login.microsoftonline.us", "core.usgovcloudapi.net"),
+        ("https://login.chinacloudapi.cn", "core.chinacloudapi.cn"),
+        ("https://login.partner.microsoftonline.cn", "core.chinacloudapi.cn"),
+        ("https://login.microsoftonline.us.example.com", "core.windows.net"),
+    ],
+)
+def test_the_blobs_of_a_sovereign_cloud_are_where_its_sign_in_says(authority: str, domain: str) -> None:
+    assert account_from("acct", {"AZURE_AUTHORITY_HOST": authority}).endpoint == f"https://acct.blob.{domain}"
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("abfss://runs@acct.dfs.core.windows.net/team/digits", "az://acct/runs/team/digits"),
+        ("abfs://runs@acct.dfs.core.windows.net", "az://acct/runs"),
+        ("wasbs://runs@acct.blob.core.usgovcloudapi.net/x/", "az://acct/runs/x"),
+        ("https://acct.blob.core.windows.net/runs/digits", "az://acct/runs/digits"),
+        ("https://acct.dfs.core.chinacloudapi.cn/runs", "az://acct/runs"),
+        ("az://acct.blob.core.windows.net/runs/digits", "az://acct/runs/digits"),
+        ("https://acct.blob.core.windows.net", "az://acct/CONTAINER"),
+    ],
+)
+def test_what_others_write_for_a_container_is_answered_by_the_store_s_url(url: str, meant: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_store(url)
+    assert caught.value.hint == f"write {meant}"
+
+
+@pytest.mark.parametrize("url", ["https://example.com/runs", "https://acct.blob.core.windows.net.example.com/runs", "abfss://runs/x"])
+def test_other_urls_are_not_taken_for_containers(url: str) -> None:
+    with pytest.raises(UsageError, match="unsupported store scheme"):
+        open_store(url)
+
+
+def test_a_container_in_the_place_of_the_account_is_answered_by_the_right_order() -> None:
+    with pytest.raises(StoreError) as caught:
+        account_from("runs", {"AZURE_STORAGE_ACCOUNT": "mystorage", "AZURE_STORAGE_KEY": KEY})
+    assert "if 'runs' is a container, write az://mystorage/runs/…" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("container", ["ab", "x" * 64, "Runs", "my_runs", "-runs", "runs-", "a--b", "ru.ns", "läufe"])
+def test_a_name_that_no_container_can_have_is_refused(container: str) -> None:
+    with pytest.raises(UsageError, match="invalid container name"):
+        open_store(f"az://acct/{container}")

@@ -1,12 +1,13 @@
 """Formats runs: one row each for ``list``, and all details for ``status``."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from cloud_train.cli.output import words
 from cloud_train.cli.output.terminal import Painter, clean, clean_lines
-from cloud_train.cli.output.words import pairs, state, table
+from cloud_train.cli.output.words import pairs, state, table, table_pages
 from cloud_train.run.metrics import tells_pace
 from cloud_train.run.states import State
 
@@ -16,24 +17,32 @@ if TYPE_CHECKING:
 _LONGEST_ID = 59
 
 
+_HEAD = ("RUN", "STATE", "ATTEMPT", "PROVIDER", "CREATED", "DURATION")
+_ROWS_OF_A_PAGE = 1000
+
+
 def run_table(runs: Sequence["RunView"], now: float, relative: bool, paint: Painter, unreadable: Sequence["Unreadable"] = ()) -> str:
     """The table of ``list``; ``relative`` shows times as ``3 min ago``. Unreadable run directories follow, and then the reasons."""
-    head = ("RUN", "STATE", "ATTEMPT", "PROVIDER", "CREATED", "DURATION")
-    since = now if relative else None
-    rows = [
-        (
-            run.run_id,
-            run.state.value,
-            str(run.attempt),
-            clean(run.provider),
-            words.when(run.created, since),
-            words.duration(run.duration(now)),
-        )
-        for run in runs
-    ]
+    rows = [_row(run, now, relative) for run in runs]
     rows += [(_short(clean(run.run_id)), "unreadable", "-", "-", "-", "-") for run in unreadable]
     reasons = "".join(f"\n{_short(clean(run.run_id))} is unreadable: {clean(run.why)}" for run in unreadable)
-    return table(head, rows, paint, right=(2,), colours=1) + reasons
+    return table(_HEAD, rows, paint, right=(2,), colours=1) + reasons
+
+
+def run_table_pages(runs: Iterable["RunView"], now: float, relative: bool, paint: Painter) -> Iterator[str]:
+    """The same table of any number of runs, in pieces of a thousand rows. Nothing is yielded if there are none."""
+    rest = iter(runs)
+    first = list(islice(rest, _ROWS_OF_A_PAGE))
+    # What follows a first page is not known yet: its states may be longer.
+    least = (0, max(len(state) for state in State), 0, 0, 0, 0) if len(first) == _ROWS_OF_A_PAGE else (0,) * len(_HEAD)
+    batches = chain([first] if first else [], iter(lambda: list(islice(rest, _ROWS_OF_A_PAGE)), []))
+    pages = ([_row(run, now, relative) for run in batch] for batch in batches)
+    return table_pages(_HEAD, pages, paint, right=(2,), colours=1, least=least)
+
+
+def _row(run: "RunView", now: float, relative: bool) -> tuple[str, ...]:
+    created = words.when(run.created, now if relative else None)
+    return run.run_id, run.state.value, str(run.attempt), run.provider, created, words.duration(run.duration(now))
 
 
 def _short(name: str) -> str:
@@ -41,8 +50,8 @@ def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_ID else f"{name[: _LONGEST_ID - 1]}…"
 
 
-def run_details(progress: "Progress", now: float, relative: bool, paint: Painter) -> str:
-    """The output of ``status``, without the log."""
+def run_details(progress: "Progress", now: float, relative: bool, paint: Painter, *, console: str | None = None) -> str:
+    """The output of ``status``, without the log; with the run's page in the provider's ``console``."""
     run, since = progress.view, now if relative else None
     rows = [
         ("run", paint(run.run_id, "bold")),
@@ -58,6 +67,7 @@ def run_details(progress: "Progress", now: float, relative: bool, paint: Painter
         *([("duration", words.duration(run.duration(now)))] if run.started is not None else []),
         *([("last seen", words.when(run.heartbeat, since))] if run.heartbeat is not None and not run.state.is_end else []),
         ("directory", clean(run.run_directory)),
+        *([("console", clean(console))] if console else []),
         *([("job file", clean(run.job_file))] if run.job_file else []),
     ]
     return pairs(rows, paint)
@@ -97,9 +107,9 @@ def metrics_line(latest: "dict[str, float | None]") -> str:
     return " · ".join(f"{clean(name)} {words.number(latest[name])}" for name in names)
 
 
-def next_steps(run: "RunView", has_metrics: bool = False) -> list[tuple[str, str]]:
-    """Useful commands for a run in this state, each with its purpose."""
-    name = shlex.quote(run.run_id)  # users copy these lines into their shell
+def next_steps(run: "RunView", has_metrics: bool = False, name: str | None = None) -> list[tuple[str, str]]:
+    """Useful commands for a run in this state, each with its purpose. ``name`` is how to name the run, by default by its id."""
+    name = shlex.quote(name or run.run_id)  # users copy these lines into their shell
     if run.state is State.SUCCEEDED and has_metrics:
         return [(f"cloud-train fetch-model {name}", "copy the model here"), (f"cloud-train metrics {name} --plot", "see how it learned")]
     if run.state is State.SUCCEEDED:

@@ -1,7 +1,7 @@
 """Formats times, durations, sizes and rates, and aligned plain-text tables, which are fast for ten thousand rows and readable in a pipe."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from cloud_train.cli.output.terminal import Painter, clean
 from cloud_train.run.documents import LATEST
@@ -100,19 +100,39 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], paint: Painter, ri
     ``right`` are the columns to align to the right. Column ``colours`` holds states, which are shown in colour. Cells are plain
     text, which is cleaned here.
     """
-    rows = [row if _is_clean(row) else tuple(map(clean, row)) for row in rows]
+    return next(table_pages(head, [rows], paint, right=right, colours=colours))
+
+
+def table_pages(
+    head: Sequence[str],
+    pages: Iterable[Sequence[Sequence[str]]],
+    paint: Painter,
+    *,
+    right: Sequence[int] = (),
+    colours: int | None = None,
+    least: Sequence[int] = (),
+) -> Iterator[str]:
+    """As ``table``, for a table that is longer than memory takes: page by page, the header on the first.
+
+    A column is as wide as its widest cell so far, and as ``least`` says. Without pages, nothing is yielded.
+    """
     head = tuple(map(clean, head))
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    line_of = _layout(widths, right).format
-    lines = [paint(line_of(*head).rstrip(), "bold")]
-    for row in rows:
-        line = line_of(*row).rstrip()
-        if colours is not None and paint.enabled:
-            start = sum(widths[:colours]) + len(GAP) * colours
-            end = start + len(row[colours])
-            line = line[:start] + state(row[colours], paint) + line[end:]
-        lines.append(line)
-    return "\n".join(lines)
+    widths = [max(len(name), width) for name, width in zip(head, least or [0] * len(head), strict=True)]
+    is_first = True
+    for page in pages:
+        rows = [row if _is_clean(row) else tuple(map(clean, row)) for row in page]
+        widths = [max(width, *map(len, column)) for width, column in zip(widths, zip(*rows, strict=True), strict=True)] if rows else widths
+        line_of = _layout(widths, right).format
+        lines = [paint(line_of(*head).rstrip(), "bold")] if is_first else []
+        is_first = False
+        for row in rows:
+            line = line_of(*row).rstrip()
+            if colours is not None and paint.enabled:
+                start = sum(widths[:colours]) + len(GAP) * colours
+                end = start + len(row[colours])
+                line = line[:start] + state(row[colours], paint) + line[end:]
+            lines.append(line)
+        yield "\n".join(lines)
 
 
 def pairs(rows: Sequence[tuple[str, str]], paint: Painter, indent: str = "") -> str:

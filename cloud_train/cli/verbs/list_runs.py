@@ -2,12 +2,13 @@
 
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cloud_train.cli.options import JsonOption, open_client
-from cloud_train.cli.output.runs import run_table
+from cloud_train.cli.output.runs import run_table, run_table_pages
 from cloud_train.cli.output.terminal import Painter, is_terminal, say, say_aside, say_json, say_json_list
 from cloud_train.client import Client
 from cloud_train.run.states import State
@@ -42,9 +43,8 @@ def list_runs(
       cloud-train list --store s3://my-bucket/runs
     """
     client = open_client(as_json)
-    if as_json and everything and not store:  # printed as they are read
-        views = (run.view for run in client.each_run(record=False))
-        say_json_list({"more": False}, "runs", (view.to_json() for view in views if state is None or view.state is state))
+    if everything and not store:
+        _print_all(client, state, as_json)
         return 0
     wanted = None if everything else limit
     # One more than is shown, to see whether there are more. A run's state is known only after the run was checked.
@@ -56,11 +56,40 @@ def list_runs(
         _print_json(runs, unreadable, wanted, in_store=bool(store))
     elif runs or unreadable:
         _print(runs, unreadable, wanted)
-    elif found:
+    else:
+        _say_none(store, bool(found))
+    return 0
+
+
+def _print_all(client: Client, state: State | None, as_json: bool) -> None:
+    """Print every run in the ledger as it is read: there may be more than memory takes."""
+    views = (run.view for run in client.each_run(record=not as_json))
+    if as_json:
+        say_json_list({"more": False}, "runs", (view.to_json() for view in views if state is None or view.state is state))
+        return
+    seen = 0
+
+    def wanted() -> "Iterator[RunView]":
+        nonlocal seen
+        for view in views:
+            seen += 1
+            if state is None or view.state is state:
+                yield view
+
+    is_empty = True
+    for page in run_table_pages(wanted(), time.time(), is_terminal(sys.stdout), Painter.of(sys.stdout)):
+        say(page)
+        is_empty = False
+    if is_empty:
+        _say_none(None, seen > 0)
+
+
+def _say_none(store: str | None, others: bool) -> None:
+    """Say that no run is listed; ``others``: although there are runs in other states."""
+    if others:
         say_aside("no runs in this state")
     else:
         say_aside(f"no runs in {without_credentials(store)}" if store else "no runs yet; start one with: cloud-train submit JOB.yaml")
-    return 0
 
 
 def _found(client: Client, store: str | None, most: int | None, *, record: bool) -> "tuple[list[RunView], list[Unreadable]]":

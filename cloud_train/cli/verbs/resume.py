@@ -41,6 +41,8 @@ def resume(
     An attempt that was started from another machine, and may be alive, is given 45 seconds for a heartbeat. With --json, one line of JSON
     on standard error says so at once: {"event": "waiting", "run_id", "attempt", "host", "seconds"}.
 
+    A run that is named by the URL of its run directory is adopted first, if it is not tracked here.
+
     A run can move to another provider, and with --store to another store; its newest checkpoint is copied there and verified.
 
     The first time that you resume a run from another machine, you are shown its command, image, code, data and secrets, and asked to accept

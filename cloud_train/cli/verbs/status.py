@@ -32,18 +32,19 @@ def status(run: RunArgument = None, as_json: JsonOption = False) -> int:
     chosen = open_client(as_json).run(run)
     progress = chosen.progress(record=not as_json)
     log = _last_lines(chosen)
+    steps = next_steps(progress.view, bool(progress.latest), chosen.url)
     if as_json:
-        say_json(_status_json(progress, log))
+        say_json(_status_json(progress, log, steps, chosen.console_url))
         return 0
     paint = Painter.of(sys.stdout)
-    say(run_details(progress, time.time(), is_terminal(sys.stdout), paint))
+    say(run_details(progress, time.time(), is_terminal(sys.stdout), paint, console=chosen.console_url))
     if log:
         say("\n" + paint("the last lines of its log", "dim") + "\n" + "\n".join(f"  {line}" for line in log))
-    say("\n" + command_list(next_steps(progress.view, bool(progress.latest)), paint))
+    say("\n" + command_list(steps, paint))
     return 0
 
 
-def _status_json(progress: "Progress", log: list[str]) -> dict[str, Any]:
+def _status_json(progress: "Progress", log: list[str], steps: list[tuple[str, str]], console: str | None) -> dict[str, Any]:
     return {
         **progress.view.to_json(),
         "step": progress.step,
@@ -54,7 +55,8 @@ def _status_json(progress: "Progress", log: list[str]) -> dict[str, Any]:
         "eta_seconds": progress.eta_seconds,
         "metrics": progress.latest,
         "log": log,
-        "next": [command for command, _ in next_steps(progress.view, bool(progress.latest))],
+        "console": console,
+        "next": [command for command, _ in steps],
     }
 
 

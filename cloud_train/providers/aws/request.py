@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloud_train.job import cloud_names as forms
 from cloud_train.job.loopback import is_loopback
+from cloud_train.providers.aws.rules import job_problems, partition_of, regional_problems
 from cloud_train.providers.base import Request
 from cloud_train.providers.cloud import request as cloud_request
 from cloud_train.providers.cloud.repositories import ECR, problem_of
@@ -26,23 +27,25 @@ DEFINITION = "CreateTrainingJobRequest"
 _PLATFORM = "linux/amd64"
 _MOST_GRACE_SECONDS = 110
 """SageMaker sends SIGKILL 120 seconds after SIGTERM; within that time, the worker also has to upload the last checkpoint."""
-_LONGEST_SECONDS = 28 * 86400
 _VOLUME = "30GB"
-_MOST_TAGS = 50
+SECRETS = "cloud-train/"
+"""Begins the names of the jobs' secrets."""
+_CONSOLES = {"aws-cn": "console.amazonaws.cn", "aws-us-gov": "console.amazonaws-us-gov.com"}
+"""Partition → the host of its console, where that does not begin with the region."""
+_NO_ROLE = f"{DEFINITION}: RoleArn is missing"
+"""A problem that is reported in other words, with its setting."""
 _TAG = re.compile(r"[A-Za-z0-9 _.:/=+\-@]{1,256}")
 """A store's URL that is valid as the value of a tag."""
-_LOCAL_DISKS = (
-    *("g4dn", "g5", "g6", "g6e", "g7", "g7e"),
-    *("p3dn", "p4d", "p4de", "p5", "p5e", "p5en", "p6", "p6e"),
-    *("r5d", "trn1", "trn1n", "trn2"),
-)
-"""Families of machines with local NVMe disks, which cannot be encrypted with the user's key."""
 _SETTINGS = {
     "RoleArn": "role",
     "AlgorithmSpecification.TrainingImage": "repository",
     "ResourceConfig.InstanceType": "machine",
     "ResourceConfig.VolumeSizeInGB": "volume",
     "ResourceConfig.VolumeKmsKeyId": "kms_key",
+    "ResourceConfig.KeepAlivePeriodInSeconds": "keep_alive",
+    "ResourceConfig.TrainingPlanArn": "training_plan",
+    "OutputDataConfig.KmsKeyId": "output_kms_key",
+    "AlgorithmSpecification.TrainingImageConfig": "registry_credentials",
     "VpcConfig.Subnets": "subnets",
     "VpcConfig.SecurityGroupIds": "security_groups",
     "VpcConfig": "subnets",
@@ -55,7 +58,7 @@ _SETTINGS = {
 
 def secret_name(job: str) -> str:
     """The name of the secret in AWS Secrets Manager with the job's secrets."""
-    return f"cloud-train/{job}"
+    return f"{SECRETS}{job}"
 
 
 def registry_of(repository: str) -> tuple[str, str] | None:
@@ -68,6 +71,15 @@ def region_of(settings: Mapping[str, Any]) -> str | None:
     """The region in the settings, otherwise that of the repository."""
     registry = registry_of(str(settings.get("repository") or ""))
     return settings.get("region") or (registry[1] if registry else None)
+
+
+def console_url(region: str, job: str) -> str:
+    """The page of a training job in SageMaker's console, whose host depends on the partition.
+
+    Source: ``get_console_job_url`` in https://github.com/aws/sagemaker-python-sdk (sagemaker-train, metrics_visualizer.py).
+    """
+    host = _CONSOLES.get(partition_of(region) or "aws", f"{region}.console.aws.amazon.com")
+    return f"https://{host}/sagemaker/home?region={region}#/jobs/{job}"
 
 
 def request_of(plan: "Plan") -> Request:
@@ -108,16 +120,22 @@ def _body(plan: "Plan", name: str, machine: str | None, secrets: str | None) -> 
         "RoleArn": settings.get("role"),
         "AlgorithmSpecification": {
             **_image(plan),
+            **_registry_access(settings),
             "TrainingInputMode": "File",
             **_words(worker_command(plan, "sagemaker", secrets)),
         },
         "ResourceConfig": _resources(plan, machine),
         "StoppingCondition": _limits(plan),
         # The worker uploads everything itself. SageMaker requires a destination for /opt/ml/model, which stays empty.
-        "OutputDataConfig": {"S3OutputPath": f"{plan.store.rstrip('/')}/{plan.run_id}/sagemaker"},
+        "OutputDataConfig": {
+            "S3OutputPath": f"{plan.store.rstrip('/')}/{plan.run_id}/sagemaker",
+            **({"KmsKeyId": settings["output_kms_key"]} if settings.get("output_kms_key") else {}),
+        },
         # The platform sets no region: https://github.com/aws/sagemaker-training-toolkit (files.py) reads AWS_REGION with a fallback.
         "Environment": {**ENVIRONMENT, **_region(region_of(settings))},
         "VpcConfig": _network(settings),
+        "EnableNetworkIsolation": settings.get("network_isolation") or None,
+        "EnableInterContainerTrafficEncryption": settings.get("encrypt_traffic") or None,
         "EnableManagedSpotTraining": plan.job.resources.spot,
         "RetryStrategy": _retries(plan),
         "Tags": _tags(plan),
@@ -173,14 +191,24 @@ def _image(plan: "Plan") -> dict[str, str]:
 
 def _machine(plan: "Plan") -> tuple[str | None, list[str]]:
     """The machine, and the reasons if none fits."""
-    from cloud_train.providers.cloud.machines import NoMachineError, choose  # imports pydantic, which only plans need
+    from cloud_train.providers.cloud.machines import NoMachineError, choose, mismatches  # imports pydantic, which only plans need
 
     if named := plan.provider_settings.get("machine"):
-        return str(named), []
+        return str(named), [*mismatches("aws", str(named), plan.job.resources), *_foreign_machine(plan, str(named))]
     try:
         return choose("aws", plan.job.resources).name, []
     except NoMachineError as error:
         return None, [str(error)]
+
+
+def _foreign_machine(plan: "Plan", name: str) -> Iterator[str]:
+    """Why nothing of ours runs on a machine whose processors or accelerators are of another kind."""
+    from cloud_train.networks.base import ScriptModel
+
+    if name.startswith("ml.p6e-"):
+        yield f"aws.machine: {name} has Arm processors, and images for SageMaker are {_PLATFORM}"
+    elif name.startswith("ml.trn") and not isinstance(plan.job.model, ScriptModel):
+        yield f"aws.machine: {name} has AWS Trainium, which the built-in trainers cannot use; use a machine with NVIDIA's GPUs"
 
 
 def _resources(plan: "Plan", machine: str | None) -> dict[str, Any]:
@@ -192,8 +220,25 @@ def _resources(plan: "Plan", machine: str | None) -> dict[str, Any]:
         "InstanceCount": plan.job.resources.nodes,
         "VolumeSizeInGB": math.ceil(volume / 10**9),
         "VolumeKmsKeyId": plan.provider_settings.get("kms_key"),
+        "KeepAlivePeriodInSeconds": _seconds(plan.provider_settings.get("keep_alive")),
+        "TrainingPlanArn": plan.provider_settings.get("training_plan"),
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _seconds(duration: str | None) -> int | None:
+    from cloud_train.spec.types import Duration
+
+    return math.ceil(Duration.parse(duration).seconds) if duration else None
+
+
+def _registry_access(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How the machines pull from a registry other than Amazon ECR."""
+    if not settings.get("private_registry"):
+        return {}
+    login = settings.get("registry_credentials")
+    given = {"TrainingRepositoryAuthConfig": {"TrainingRepositoryCredentialsProviderArn": login}} if login else {}
+    return {"TrainingImageConfig": {"TrainingRepositoryAccessMode": "Vpc", **given}}
 
 
 def _limits(plan: "Plan") -> dict[str, int]:
@@ -228,24 +273,25 @@ def _tags(plan: "Plan") -> list[dict[str, str]]:
 
 def problems_of(request: Request) -> Iterator[str]:
     """The problems for which SageMaker would refuse the request, each with the setting, the field's path and the rule."""
-    body = request["body"]
+    body, region = request["body"], request["region"]
     yield from request["refused"]
-    if not request["region"]:
-        yield "aws.region: not set, and aws.repository does not imply one; set it in the config file, such as eu-west-1"
-    elif not forms.has_form(forms.AWS_REGION, request["region"]):
-        yield f"aws.region: {request['region']!r} is not a region, such as eu-west-1"
-    if not body.get("RoleArn"):
+    yield from regional_problems(region)
+    shape = list(cloud_request.problems_of(body, "aws", DEFINITION))
+    if _NO_ROLE in shape:
         yield "aws.role: not set; set it to the ARN of the machines' role (docs/clouds/aws.md shows how to create one)"
-    yield from _image_problems(body.get("AlgorithmSpecification", {}).get("TrainingImage"), request["region"])
-    yield from _prose(body)
-    for problem in cloud_request.problems_of(body, "aws", DEFINITION):
-        if not problem.startswith(f"{DEFINITION}: RoleArn is missing"):  # reported above, with its setting
-            yield _with_setting(problem)
+    yield from (_with_setting(problem) for problem in shape if problem != _NO_ROLE)
+    if isinstance(body, dict) and isinstance(algorithm := body.get("AlgorithmSpecification"), dict):
+        yield from _image_problems(algorithm, region)
+    if not shape:
+        yield from job_problems(body, region)
 
 
-def _image_problems(image: str | None, region: str | None) -> Iterator[str]:
-    if image is None:
+def _image_problems(algorithm: Mapping[str, Any], region: str | None) -> Iterator[str]:
+    image = algorithm.get("TrainingImage")
+    if not isinstance(image, str):
         yield "aws.repository: not set; set it to a repository in Amazon ECR, from which the machines pull the image"
+        return
+    if algorithm.get("TrainingImageConfig"):  # a private registry, which the machines reach through the user's own network
         return
     registry, repository = registry_of(image), image.rpartition("@")[0]
     if problem := problem_of("aws.repository", repository, ECR):
@@ -253,35 +299,11 @@ def _image_problems(image: str | None, region: str | None) -> Iterator[str]:
     # A registry on loopback belongs to a simulation, in which machines are containers on this machine.
     elif registry is None and not is_loopback(image.partition("/")[0]):
         yield (
-            f"aws.repository: {repository} is not in Amazon ECR, the only registry that SageMaker pulls from; use one such as {ECR.example}"
+            f"aws.repository: {repository} is not in Amazon ECR, the only registry that SageMaker pulls from by itself;"
+            f" use one such as {ECR.example}, or set aws.private_registry"
         )
     elif registry is not None and registry[1] != region:
         yield f"aws.repository: in {registry[1]}, but SageMaker pulls only from its own region (aws.region: {region})"
-
-
-def _prose(body: Mapping[str, Any]) -> Iterator[str]:
-    """Violations of rules that the API reference states only in prose."""
-    limits, resources = body.get("StoppingCondition", {}), body.get("ResourceConfig", {})
-    runtime, wait = limits.get("MaxRuntimeInSeconds", 0), limits.get("MaxWaitTimeInSeconds")
-    if runtime > _LONGEST_SECONDS:
-        yield (
-            f"aws.max_runtime: StoppingCondition.MaxRuntimeInSeconds: {runtime} s (for all retry.attempts together) exceeds"
-            " SageMaker's limit of 28 days"
-        )
-    if body.get("EnableManagedSpotTraining"):
-        if wait is None or wait < runtime:
-            yield "aws.max_wait: StoppingCondition.MaxWaitTimeInSeconds: must be at least MaxRuntimeInSeconds for a spot job"
-    elif wait is not None:
-        yield "aws.max_wait: StoppingCondition.MaxWaitTimeInSeconds: allowed only for spot jobs"
-    family = str(resources.get("InstanceType", "")).removeprefix("ml.").partition(".")[0].partition("-")[0]
-    if resources.get("VolumeKmsKeyId") and family in _LOCAL_DISKS:
-        yield f"aws.kms_key: {resources['InstanceType']} has local disks, which your key cannot encrypt; remove aws.kms_key"
-    tags = body.get("Tags", [])
-    if len(tags) > _MOST_TAGS:
-        yield f"aws.tags: {len(tags)} tags, including cloud-train's own; at most {_MOST_TAGS} are allowed"
-    for tag in tags:
-        if tag.get("Key", "").lower().startswith("aws:"):
-            yield f"aws.tags: {tag['Key']!r} begins with 'aws:', which AWS reserves for itself"
 
 
 def _with_setting(problem: str) -> str:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from cloud_train.errors import MissingDependencyError, ProviderError
 from cloud_train.job.loopback import is_loopback
+from cloud_train.providers.azure.clouds import PUBLIC, AzureCloud, cloud_of
 from cloud_train.providers.cloud import repositories
 from cloud_train.providers.cloud.errors import (
     CloudError,
@@ -25,27 +26,30 @@ from cloud_train.providers.cloud.errors import (
     with_field,
 )
 from cloud_train.retry import RetryPolicy, retry_after_seconds
-from cloud_train.storage.azure_account import IDENTITIES, quiet_sdk
+from cloud_train.storage.azure_account import quiet_sdk
+from cloud_train.storage.azure_identity import IDENTITIES
 from cloud_train.storage.trusted_hosts import AZURE, AZURE_VAULT, check
 
 if TYPE_CHECKING:
     from azure.core import PipelineClient
     from azure.core.rest import HttpRequest, HttpResponse
 
-VAULT_SCOPE = "https://vault.azure.net/.default"
-REGISTRY_SCOPE = "https://containerregistry.azure.net/.default"
+MANAGER = "manager"
+"""The kind of token for the resource manager and the run history."""
+VAULT = "vault"
+"""The kind of token for a key vault."""
 
-_IDENTITY = (*IDENTITIES, "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET", "IDENTITY_HEADER", "AZURE_CONFIG_DIR")
+_AUTHORITY = "AZURE_AUTHORITY_HOST"
+_IDENTITY = (*IDENTITIES, _AUTHORITY, "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET", "IDENTITY_HEADER", "AZURE_CONFIG_DIR")
 """The environment variables that select azure-identity's credentials."""
 API = {"api-version": "2025-12-01"}
 """The version of the resource manager's API."""
 
-_ARM_SCOPE = "https://management.azure.com/.default"
 _BELONGING = {
-    _ARM_SCOPE: (AZURE, "azure.endpoint (or azure.history_endpoint, azure.location)"),
-    VAULT_SCOPE: (AZURE_VAULT, "azure.vault"),
+    MANAGER: (AZURE, "azure.endpoint (or azure.history_endpoint, azure.location)"),
+    VAULT: (AZURE_VAULT, "azure.vault"),
 }
-"""Scope of a token → the hosts that may receive it, and the setting that determines the URL."""
+"""Kind of a token → the hosts that may receive it, and the setting that determines the URL."""
 POLICY = RetryPolicy(attempts=4, time_limit=None, first_wait=1.0, longest_wait=20.0, longest_retry_after=20.0)
 """The retries of a request."""
 _TIMEOUT_SECONDS = 30.0
@@ -88,20 +92,20 @@ def is_registry(host: str) -> bool:
     return repositories.AZURE.hosts.fullmatch(host) is not None
 
 
-def client(policy: RetryPolicy | None = None) -> "Client":
-    """The client for the credentials in the environment. Its tokens and connections are reused for the life of this process."""
-    return _client(policy or POLICY, tuple(os.environ.get(name) for name in _IDENTITY))
+def client(cloud: str | None = None) -> "Client":
+    """The client for the credentials in the environment, in the public cloud or another. It is reused for the life of this process."""
+    return _client(cloud_of(cloud), POLICY, tuple(os.environ.get(name) for name in _IDENTITY))
 
 
 @lru_cache(maxsize=4)
-def _client(policy: RetryPolicy, _identity: tuple[str | None, ...]) -> "Client":
-    return Client(policy)
+def _client(cloud: AzureCloud, policy: RetryPolicy, _identity: tuple[str | None, ...]) -> "Client":
+    return Client(cloud, policy)
 
 
 class Client:
     """Requests to Azure with the caller's credentials; thread-safe."""
 
-    def __init__(self, policy: RetryPolicy = POLICY) -> None:
+    def __init__(self, cloud: AzureCloud = PUBLIC, policy: RetryPolicy = POLICY) -> None:
         try:
             from azure.identity import DefaultAzureCredential
         except ImportError as error:
@@ -109,16 +113,19 @@ class Client:
                 "the provider 'azure' needs azure-identity", hint="install it with: pip install 'cloud-train[azure]'"
             ) from error
         quiet_sdk()
+        self.cloud = cloud
         self.policy = policy
-        self._credential = DefaultAzureCredential()
+        # AZURE_AUTHORITY_HOST, if it is set, goes before the cloud's own sign-in.
+        authority = {} if cloud is PUBLIC or os.environ.get(_AUTHORITY) else {"authority": cloud.authority}
+        self._credential = DefaultAzureCredential(**authority)
         self._pipelines: dict[str | None, PipelineClient[HttpRequest, HttpResponse]] = {}
 
-    def token(self, scope: str = _ARM_SCOPE) -> str:
-        """An access token; raises ProviderError without credentials."""
+    def token(self, scope: str | None = None) -> str:
+        """An access token, by default for the resource manager; raises ProviderError without credentials."""
         from azure.core.exceptions import ClientAuthenticationError
 
         try:
-            return self._credential.get_token(scope).token
+            return self._credential.get_token(scope or self.cloud.scope).token
         except ClientAuthenticationError as error:
             raise _no_credentials(error) from error
 
@@ -134,18 +141,19 @@ class Client:
         *,
         permission: str = "",
         expect: tuple[int, ...] = (200,),
-        scope: str | None = _ARM_SCOPE,
+        token: str | None = MANAGER,
         **content: Any,
     ) -> Answer:
         """Send a request once, and return the response if its status is one of ``expect``.
 
         ``doing`` completes the sentence "Azure cannot …". ``permission`` is the Azure action that the request needs. ``content`` holds
-        further parts of the request (``params``, ``json``, ``data``, ``headers``). ``scope`` is the token's scope; the token is sent only
-        to its scope's hosts, and never follows a redirect. It is None for a URL that carries its own signature. Raises CloudError, and
+        further parts of the request (``params``, ``json``, ``data``, ``headers``). ``token`` is the kind of token; it is sent only
+        to its own hosts, and never follows a redirect. It is None for a URL that carries its own signature. Raises CloudError, and
         UntrustedHostError for a host that may not receive the token.
         """
-        if scope is not None:
-            check(url, *_BELONGING[scope])
+        if token is not None:
+            check(url, *_BELONGING[token])
+        scope = {MANAGER: self.cloud.scope, VAULT: self.cloud.vault_scope}[token] if token is not None else None
         response = self._sent(method, url, scope, content)
         if response.status_code in expect:
             return Answer(response.status_code, response.headers, response.content, _json(response))
@@ -158,9 +166,9 @@ class Client:
         """
         if not (is_registry(host) or is_loopback(host)):
             raise ProviderError(f"{host!r} is not an Azure container registry, so no token is sent to it", hint="correct azure.repository")
-        form = {"grant_type": "access_token", "service": host, "access_token": self.token(REGISTRY_SCOPE)}
+        form = {"grant_type": "access_token", "service": host, "access_token": self.token(self.cloud.registry_scope)}
         url = f"{'http' if is_loopback(host) else 'https'}://{host}/oauth2/exchange"
-        return str(self.call("POST", url, f"sign in at {host}", scope=None, data=form).having("refresh_token")["refresh_token"])
+        return str(self.call("POST", url, f"sign in at {host}", token=None, data=form).having("refresh_token")["refresh_token"])
 
     def _sent(self, method: str, url: str, scope: str | None, content: Mapping[str, Any]) -> "HttpResponse":
         from azure.core.exceptions import AzureError, ClientAuthenticationError
@@ -211,19 +219,19 @@ def _refusal(response: "HttpResponse", doing: str, permission: str) -> CloudErro
     said = f"{code or status}: {message[:_SHOWN_CHARACTERS]}" if message else code or f"status {status}"
     kind, hint = _kind(status, code), None
     if status == 401:
-        words, hint = f"Azure rejected the credentials ({said})", _CLOCK_HINT if _OF_THE_CLOCK.search(said) else _LOGIN_HINT
+        words, hint = f"Azure rejected the credentials: {said}", _CLOCK_HINT if _OF_THE_CLOCK.search(said) else _LOGIN_HINT
     elif kind is ForbiddenError:
         action = re.search(r"perform action '([^']+)'", message)
-        words = f"Azure does not allow you to {doing}: the permission {action[1] if action else permission} is missing ({said})"
+        words = f"Azure refused to {doing}: {said}; the permission {action[1] if action else permission} is missing"
         hint = _DOCS
     elif code in _SETTINGS:
-        words, hint = f"Azure cannot {doing}: {_SETTINGS[code]} does not exist ({said})", "correct it in the config file"
+        words, hint = f"Azure cannot {doing}: {said}; {_SETTINGS[code]} does not exist", "correct it in the config file"
     elif kind is MissingError:
-        words = f"Azure cannot {doing} ({said})"
+        words = f"Azure cannot {doing}: {said}"
     elif kind in (ThrottledError, UnansweredError):
-        words, hint = f"Azure cannot {doing} now ({said})", "retry in a few minutes"
+        words, hint = f"Azure cannot {doing} now: {said}", "retry in a few minutes"
     else:
-        words, hint = f"Azure refused to {doing} ({said})", _hint(code, message)
+        words, hint = f"Azure refused to {doing}: {said}", _hint(code, message)
     retry_after = retry_after_seconds(response.headers.get("Retry-After"))
     return kind(words, hint, reason=code, status=status, said=message, retry_after=retry_after)
 

@@ -5,10 +5,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from cloud_train.errors import ProviderError
-from cloud_train.job.cloud_names import AZURE_LOCATION, has_form
-from cloud_train.providers.azure.client import API, VAULT_SCOPE, Client
+from cloud_train.job.cloud_names import AZURE_LOCATION, SERVICE_URL, has_form
+from cloud_train.providers.azure.client import API, VAULT, Client
 from cloud_train.providers.azure.state import is_over, observed
 from cloud_train.providers.base import Handle, Observation, Request, ended
 from cloud_train.providers.cloud.errors import PROXY_HINT, ExistsError, MissingError, RefusedError, UnansweredError
@@ -46,7 +47,7 @@ def delete_secret_after_end(azure: Client, reference: Mapping[str, Any], within_
     """Delete the job's secret once the job has ended, because a restarted job reads it again. Returns False if it does not end in time."""
     deadline = time.monotonic() + within_seconds
     while (job := found(azure, reference)) is not None:
-        status = job["properties"].get("status", "")
+        status = job["properties"].get("status") or ""
         if is_over(status) or status == "Finalizing":
             break
         if time.monotonic() > deadline:
@@ -87,15 +88,21 @@ def observation_of(azure: Client, handle: Handle, job: Mapping[str, Any] | None)
 
 def details(azure: Client, reference: Mapping[str, Any]) -> dict[str, Any]:
     """The job in the run history: its error, and the URLs of its logs."""
-    history = reference["history"]
-    if history is None:
-        workspace = f"{reference['endpoint']}{reference['path']}"
-        location = azure.call("GET", workspace, "show the workspace", params=API).having("location")["location"]
-        if not has_form(AZURE_LOCATION, location):
-            raise UnansweredError(f"Azure returned an invalid region for the workspace: {str(location)[:60]!r}", hint=PROXY_HINT)
-        history = f"https://{location}.api.azureml.ms"
+    history = reference["history"] or history_of(azure, reference)
     url = f"{history}/history/v1.0{reference['path']}/runs/{reference['job']}/details"
     return azure.call("GET", url, f"show the history of {reference['job']}", permission=f"{PERMISSIONS}/read").having("runId")
+
+
+def history_of(azure: Client, reference: Mapping[str, Any]) -> str:
+    """The URL of the run history: the workspace names its host, in which a private link has a part of its own."""
+    workspace = azure.call("GET", f"{reference['endpoint']}{reference['path']}", "show the workspace", params=API).having("location")
+    host = urlsplit(str((workspace.get("properties") or {}).get("discoveryUrl") or "")).netloc
+    if host and has_form(SERVICE_URL, f"https://{host}"):
+        return f"https://{host}"
+    location = workspace["location"]
+    if not has_form(AZURE_LOCATION, location):
+        raise UnansweredError(f"Azure returned an invalid region for the workspace: {str(location)[:60]!r}", hint=PROXY_HINT)
+    return azure.cloud.history_of(location)
 
 
 def put_environment(azure: Client, request: Request) -> None:
@@ -137,11 +144,11 @@ def put_secret(azure: Client, url: str, secrets: Mapping[str, str]) -> None:
     """Store the secrets in the vault, as one JSON document."""
     permission = "Microsoft.KeyVault/vaults/secrets/setSecret/action"
     body = {"value": json.dumps(dict(secrets)), "contentType": "application/json"}
-    azure.call("PUT", url, "store the secrets in azure.vault", permission=permission, scope=VAULT_SCOPE, params=_VAULT_API, json=body)
+    azure.call("PUT", url, "store the secrets in azure.vault", permission=permission, token=VAULT, params=_VAULT_API, json=body)
 
 
 def delete_secret(azure: Client, reference: Mapping[str, Any]) -> None:
     """Delete the secret of a job, if it has one."""
     if reference.get("secret"):
         with suppress(MissingError):
-            azure.call("DELETE", reference["secret"], "delete the job's secrets", scope=VAULT_SCOPE, params=_VAULT_API)
+            azure.call("DELETE", reference["secret"], "delete the job's secrets", token=VAULT, params=_VAULT_API)

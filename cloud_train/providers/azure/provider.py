@@ -58,17 +58,17 @@ class AzureMlProvider(CloudProvider[Client]):
     def find(self, run_id: str, attempt: int, store: str, settings: Mapping[str, Any]) -> Handle | None:
         """The attempt's job, by its id, if its tags contain the run id."""
         reference = jobs.reference_of(checked_workspace_of(settings), job_name(run_id, attempt), None)
-        job = jobs.found(client(), reference)
-        if job is None or job["properties"].get("tags", {}).get(RUN) != run_id:
+        job = jobs.found(_client_for(reference), reference)
+        if job is None or (job["properties"].get("tags") or {}).get(RUN) != run_id:
             return None
         secret = secret_of(settings, reference["job"])
-        if secret is not None and secret in job["properties"].get("command", ""):
+        if secret is not None and secret in (job["properties"].get("command") or ""):
             reference["secret"] = secret
         return Handle(run_id, attempt, self.name, store, reference)
 
     def cancel(self, handle: Handle, force: bool = False) -> None:
         """Cancel the job through Azure ML, with its grace period, with or without ``force``. An ended job is left alone."""
-        azure, reference = client(), handle.reference
+        azure, reference = _client_for(handle.reference), handle.reference
         url, doing = f"{jobs.url_of(reference)}/cancel", f"cancel the job {reference['job']}"
         with suppress(MissingError):
             try:
@@ -77,7 +77,7 @@ class AzureMlProvider(CloudProvider[Client]):
                 raise
             except ProviderError:
                 job = jobs.found(azure, reference)
-                if job is not None and not is_over(job["properties"].get("status", "")):
+                if job is not None and not is_over(job["properties"].get("status") or ""):
                     raise
 
     def clean_up(self, handle: Handle) -> None:
@@ -86,7 +86,7 @@ class AzureMlProvider(CloudProvider[Client]):
             return
         note = self._left / f"{handle.reference['job']}.json"
         with suppress(CloudTrainError):
-            if jobs.delete_secret_after_end(client(), handle.reference, _LEAVING_SECONDS):
+            if jobs.delete_secret_after_end(_client_for(handle.reference), handle.reference, _LEAVING_SECONDS):
                 note.unlink(missing_ok=True)
                 return
         with suppress(OSError):
@@ -95,7 +95,7 @@ class AzureMlProvider(CloudProvider[Client]):
 
     def logs(self, handle: Handle, cursor: str | None) -> tuple[bytes, str | None]:
         """The output of node 0, from the run history. The cursor counts the bytes of each file."""
-        azure, read = client(), dict(json.loads(cursor)) if cursor else {}
+        azure, read = _client_for(handle.reference), dict(json.loads(cursor)) if cursor else {}
         said = b""
         try:
             files = jobs.details(azure, handle.reference).get("logFiles") or {}
@@ -104,7 +104,7 @@ class AzureMlProvider(CloudProvider[Client]):
         for name in sorted(filter(_LOG.fullmatch, files)):
             start = int(read.get(name, 0))
             span = {"Range": f"bytes={start}-{start + _LOG_PAGE_BYTES - 1}"}
-            answer = azure.call("GET", files[name], f"show the log {name}", expect=(200, 206, _NO_MORE), scope=None, headers=span)
+            answer = azure.call("GET", files[name], f"show the log {name}", expect=(200, 206, _NO_MORE), token=None, headers=span)
             if answer.status == _NO_MORE:
                 continue
             data = answer.data[start:] if answer.status == 200 else answer.data
@@ -125,7 +125,7 @@ class AzureMlProvider(CloudProvider[Client]):
             raise ProviderError(
                 f"azure.repository: {repository!r} is not {EXPECTED[REPOSITORY]}", hint=f"use a name such as {host}/cloud-train"
             )
-        return _ANYONE, client().registry_password(host)
+        return _ANYONE, client(settings.get("cloud")).registry_password(host)
 
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
         """Check credentials, workspace, permissions, machines, identity, registry, vault and store."""
@@ -140,7 +140,7 @@ class AzureMlProvider(CloudProvider[Client]):
                     note.unlink()
 
     def _client(self, about: Mapping[str, Any]) -> AbstractContextManager[Client]:
-        return nullcontext(client())
+        return nullcontext(_client_for(about.get("workspace", about)))
 
     def _prepare(self, azure: Client, request: Request) -> None:
         """Raise AlreadyLaunchedError if the job exists; delete secrets that could not be deleted earlier."""
@@ -164,7 +164,7 @@ class AzureMlProvider(CloudProvider[Client]):
         jobs.delete_secret(azure, about)
 
     def _observed(self, handle: Handle) -> Observation:
-        azure = client()
+        azure = _client_for(handle.reference)
         return jobs.observation_of(azure, handle, jobs.found(azure, handle.reference))
 
     def _place(self, handle: Handle) -> tuple[str, str]:
@@ -174,9 +174,14 @@ class AzureMlProvider(CloudProvider[Client]):
         """Jobs from a listing of the workspace, which has the jobs of all users; only ended jobs need another request."""
         if len(handles) <= _FEW:
             return
-        azure, wanted = client(), {handle.reference["job"]: handle for handle in handles}
+        azure, wanted = _client_for(handles[0].reference), {handle.reference["job"]: handle for handle in handles}
         for job in jobs.listed(azure, handles[0].reference, wanted):
             yield job["name"], asked(partial(jobs.observation_of, azure, wanted[job["name"]], job))
+
+
+def _client_for(place: Mapping[str, Any]) -> Client:
+    """The client for a workspace of a request, or for a handle's reference."""
+    return client(place.get("cloud"))
 
 
 def _reference_of(request: Request) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cloud_train.errors import ProviderError
 from cloud_train.job import cloud_names as forms
 from cloud_train.providers.azure import rules
+from cloud_train.providers.azure.clouds import CLOUDS, PUBLIC, cloud_of, meant_location
 from cloud_train.providers.base import Request
 from cloud_train.providers.cloud.repositories import AZURE, problem_of
 from cloud_train.providers.cloud.request import (
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
 
 _ENVIRONMENT = "cloud-train"
-_PUBLIC = "https://management.azure.com"
+USER = "user"
+"""The setting ``identity`` for the identity of whoever submits the job."""
 _NEEDED = ("subscription", "resource_group", "workspace", "repository")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,253}")
 _FORMS = {
@@ -41,11 +43,14 @@ _FORMS = {
     "resource_group": forms.AZURE_GROUP,
     "workspace": forms.AZURE_WORKSPACE,
     "compute": forms.AZURE_COMPUTE,
-    "identity": forms.CLIENT_ID,
+    "instance_type": forms.AZURE_INSTANCE_TYPE,
+    "identity": forms.AZURE_IDENTITY,
     "machine": forms.AZURE_MACHINE,
     "vault": forms.VAULT_URL,
 }
 """Settings in a request → their required form."""
+_PLACEHOLDER = re.compile(r"^00000000-0000-0000-0000-000000000000$|//youraccount/|(?:^|//)your-(?:registry|vault)\.")
+"""The values in configs/azure.yaml that everyone has to replace."""
 _OF_ADDRESSES = {"location": forms.AZURE_LOCATION, "endpoint": forms.SERVICE_URL, "history_endpoint": forms.SERVICE_URL}
 
 
@@ -62,7 +67,7 @@ def request_of(plan: "Plan") -> Request:
         "attempt": plan.attempt,
         "store": plan.store,
         "spot": plan.job.resources.spot,
-        "settings": {name: settings[name] for name in (*_NEEDED, *_FORMS) if name in settings},
+        "settings": {name: settings[name] for name in (*_NEEDED, *_FORMS, "cloud", "location") if name in settings},
         **({"refused": without} if without else {}),
         "workspace": workspace,
         "secrets": list(plan.job.secrets),
@@ -75,11 +80,12 @@ def request_of(plan: "Plan") -> Request:
 def workspace_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The endpoints of the workspace and its run history; ``history`` is None if the workspace's region determines it."""
     group = f"/subscriptions/{settings.get('subscription')}/resourceGroups/{settings.get('resource_group')}"
-    location = settings.get("location")
+    location, cloud = settings.get("location"), cloud_of(settings.get("cloud"), settings.get("endpoint"))
     return {
-        "endpoint": (settings.get("endpoint") or _PUBLIC).rstrip("/"),
+        **({"cloud": cloud.name} if cloud is not PUBLIC else {}),
+        "endpoint": (settings.get("endpoint") or cloud.endpoint).rstrip("/"),
         "path": f"{group}/providers/Microsoft.MachineLearningServices/workspaces/{settings.get('workspace')}",
-        "history": (settings.get("history_endpoint") or (f"https://{location}.api.azureml.ms" if location else "")).rstrip("/") or None,
+        "history": (settings.get("history_endpoint") or (cloud.history_of(location) if location else "")).rstrip("/") or None,
     }
 
 
@@ -95,6 +101,7 @@ def problems_of(request: Request) -> Iterator[str]:
     for name in _NEEDED:
         if name not in settings:
             yield f"azure.{name}: not set; set it in the config file (docs/clouds/azure.md shows how to create one)"
+    yield from _placeholders({**settings, "store": request["store"]})
     yield from form_problems({**settings, "endpoint": request["workspace"]["endpoint"]})
     if request["workspace"]["history"] is not None and not forms.has_form(forms.SERVICE_URL, request["workspace"]["history"]):
         yield f"azure.location: {request['workspace']['history']!r} is not a valid run history URL; correct it or azure.history_endpoint"
@@ -102,6 +109,13 @@ def problems_of(request: Request) -> Iterator[str]:
     if not _ID.fullmatch(request["job"]["id"]):
         yield f"job id: {request['job']['id']!r} is invalid; use 1 to 254 letters, digits, '_' and '-', starting with a letter or digit"
     yield from _body_problems(request)
+
+
+def _placeholders(values: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        if _PLACEHOLDER.search(str(value)):
+            setting = name if name == "store" else f"azure.{name}"
+            yield f"{setting}: {value!r} is a placeholder; replace it with your own"
 
 
 def form_problems(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -113,6 +127,10 @@ def form_problems(settings: Mapping[str, Any]) -> Iterator[str]:
             yield f"azure.{name}: {value!r} is not {forms.EXPECTED[form]}{near}"
     if settings.get("repository") is not None and (problem := problem_of("azure.repository", str(settings["repository"]), AZURE)):
         yield problem
+    if (cloud := settings.get("cloud")) is not None and cloud not in CLOUDS:
+        yield f"azure.cloud: {cloud!r} is not one of {', '.join(CLOUDS)}"
+    if (meant := meant_location(str(settings.get("location")))) is not None:
+        yield f"azure.location: {settings['location']!r} is no region of Azure; did you mean {meant}?"
 
 
 def checked_workspace_of(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,6 +147,8 @@ def _contradictions(request: Request) -> Iterator[str]:
         yield request["refused"]
     if "compute" in settings and "machine" in settings:
         yield f"azure.machine: the cluster {settings['compute']!r} has its own machines; leave out azure.machine or azure.compute"
+    if "instance_type" in settings and "compute" not in settings:
+        yield "azure.instance_type: belongs to an attached Kubernetes cluster; set azure.compute to it, or use azure.machine"
     if "compute" not in settings and "identity" not in settings:
         yield "azure.identity: not set; serverless machines need it to reach store and image: set it to a managed identity's client id"
     if request["secrets"] and request["secret"] is None:
@@ -162,8 +182,8 @@ def _job(plan: "Plan", environment: str, secret: str | None, machine: "Machine |
         "tags": {**settings.get("tags", {}), **tags},
         "environmentId": environment,
         "command": f"exec {shlex.join(worker_command(plan, 'azureml', secret and f'azure-secret:{secret}'))}",
-        "environmentVariables": {**ENVIRONMENT, **({"AZURE_CLIENT_ID": identity} if identity else {})},
-        "identity": {"identityType": "Managed", **({"clientId": identity} if identity else {})},
+        "environmentVariables": {**ENVIRONMENT, **_azure_variables(settings)},
+        "identity": _identity(identity),
         "resources": {"instanceCount": nodes, **_resources(plan, machine)},
         **({"distribution": {"distributionType": "PyTorch", "processCountPerInstance": 1}} if nodes > 1 else {}),
         **({"computeId": f"{workspace_of(settings)['path']}/computes/{compute}"} if compute else {}),
@@ -172,12 +192,32 @@ def _job(plan: "Plan", environment: str, secret: str | None, machine: "Machine |
     }
 
 
+def _identity(identity: str | None) -> dict[str, str]:
+    if identity == USER:
+        return {"identityType": "UserIdentity"}
+    return {"identityType": "Managed", **({"clientId": identity} if identity else {})}
+
+
+def _azure_variables(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The variables by which the SDKs on the machines find the identity, and the cloud if it is not the public one."""
+    identity, cloud = settings.get("identity"), cloud_of(settings.get("cloud"), settings.get("endpoint"))
+    return {
+        **({"AZURE_CLIENT_ID": identity} if identity and identity != USER else {}),
+        **({"AZURE_AUTHORITY_HOST": f"https://{cloud.authority}"} if cloud is not PUBLIC else {}),
+    }
+
+
 def _resources(plan: "Plan", machine: "Machine | None") -> dict[str, str]:
     """The serverless machine, with half its memory as shared memory, which torch's data loaders use for batches."""
-    named = plan.provider_settings.get("machine")
+    settings = plan.provider_settings
+    named, args = settings.get("machine"), settings.get("docker_args")
     memory = plan.job.resources.memory.bytes if plan.job.resources.memory else machine.memory_bytes if machine else None
-    kind = {} if plan.provider_settings.get("compute") else {"instanceType": named or (machine.name if machine else "")}
-    return {**kind, **({"shmSize": f"{max(memory // 2**21, 64)}m"} if memory else {})}
+    kind = settings.get("instance_type") if settings.get("compute") else named or (machine.name if machine else "")
+    return {
+        **({"instanceType": kind} if kind is not None else {}),
+        **({"shmSize": f"{max(memory // 2**21, 64)}m"} if memory else {}),
+        **({"dockerArgs": args} if args else {}),
+    }
 
 
 def _machine(plan: "Plan") -> tuple["Machine | None", str | None]:

@@ -26,24 +26,40 @@ _LIVING = {
 _SILENT = "NotResponding"
 _ENDS = frozenset({"Completed", "Failed", "Canceled"})
 
-_EXIT = re.compile(r"exited with (?:status|exit) code (-?\d+)|exit code[: ]+(-?\d+)", re.IGNORECASE)
-_PULL_FIX = "give the machines' identity the role AcrPull on the registry of azure.repository"
+_EXIT = re.compile(r"(?:exited with (?:status |exit )?code|exit code[: ]) *(-?\d+)", re.IGNORECASE)
+_PROGRAM = re.compile(r"\bUser (?:process|program|code|script)\b", re.IGNORECASE)
+"""Azure ML's words for the job's own program; what follows them may be the program's own words."""
+_PULL_FIX = (
+    "give the machines' identity the role AcrPull on the registry of azure.repository; serverless machines may be unable to pull from a"
+    " registry that is not the workspace's own"
+)
 _WORDS: tuple[tuple[str, Cause, str], ...] = (
-    (r"no space left|disk.{0,20} full", Cause.FAILED, "the machine's disk is full: choose an azure.machine with a larger one"),
-    (r"AcrRefreshTokenRetrievalError|unauthorized: auth|pull access denied", Cause.REJECTED, _PULL_FIX),
-    (r"FailedPullingImage|Unable to pull docker image|manifest unknown", Cause.REJECTED, "check that the registry still has the image"),
+    (r"PreemptionError|got pre-?empted|\bevicted\b|node was pre-?empted", Cause.PREEMPTED, "resume the run, or set retry.attempts"),
+    (
+        r"no space left|disk.{0,20} full|DiskFullError",
+        Cause.FAILED,
+        "the machine's disk is full: choose an azure.machine with a larger one",
+    ),
+    (r"AcrRefreshTokenRetrievalError|could not authenticate with the Docker registry|unauthorized: auth", Cause.REJECTED, _PULL_FIX),
+    (r"pull access denied|denied: requested access", Cause.REJECTED, _PULL_FIX),
+    (
+        r"FailedPullingImage|Unable to pull docker image|Failed to pull Docker image|manifest unknown",
+        Cause.REJECTED,
+        "check that the registry still has the image, and that the machines can reach it",
+    ),
     (r"AuthorizationFailed|does not have authorization|identity.{0,80}(?:not found|not assigned)", Cause.REJECTED, "see azure.identity"),
-    (r"preempt|evict", Cause.PREEMPTED, ""),
     (r"out ?of ?memory|MemoryLimitExceeded|OOMKilled", Cause.OUT_OF_MEMORY, "choose a machine with more memory (resources.memory)"),
     (r"quota|exceeding approved", Cause.REJECTED, "request more cores of this family in the portal: Azure ML, Quota"),
     (
-        r"out ?of ?capacity|AllocationFail|SkuNotAvailable|NoCapacity",
+        r"out ?of ?capacity|AllocationFail|SkuNotAvailable|NoCapacity|ResizeError",
         Cause.INFRASTRUCTURE,
         "retry later, or choose another machine or region",
     ),
     (r"time ?limit|timed? ?out|max(?:imum)? run ?(?:duration|time)", Cause.TIMED_OUT, "see limits.duration and azure.max_runtime"),
 )
-"""Patterns in Azure ML's messages, each with its cause and next step; the first match counts."""
+"""Patterns in Azure ML's messages, each with its cause and next step; the first match counts. They come from public reports, such as
+MachineLearningNotebooks#1242, #1733 and #1247, MLOpsPython#346, azureml-examples#3463.
+"""
 
 
 def is_over(status: str) -> bool:
@@ -53,7 +69,7 @@ def is_over(status: str) -> bool:
 
 def observed(job: Mapping[str, Any], details: Mapping[str, Any] | None = None) -> Observation:
     """The state of the attempt: ``job`` is the resource manager's response, ``details`` the run history's, which an ended job needs."""
-    status = str(job.get("properties", {}).get("status") or "Unknown")
+    status = str((job.get("properties") or {}).get("status") or "Unknown")
     if status in _LIVING:
         state, message = _LIVING[status]
         return Observation(state, None, message)
@@ -77,12 +93,16 @@ def _canceled(details: Mapping[str, Any] | None) -> Observation:
 
 
 def _failed(error: str) -> Observation:
-    exit_code = next((int(one or other) for one, other in _EXIT.findall(error)), None)
-    if exit_code and (said := said_by(exit_code)):  # a failed job did not succeed, even if its message has exit code 0
-        return said
     if not error:
         return ended(Cause.UNKNOWN, "Azure ML gives no reason for the failure")
-    cause, remedy = _meaning(error) if exit_code is None else (_of_exit(exit_code), "")
+    program = _PROGRAM.search(error)
+    # Once Azure ML names the program, the rest may be the program's words: "quota exceeded" is then no quota of Azure's.
+    cause, remedy = _meaning(error[: program.start()] if program else error)
+    exit_code = next((int(code) for code in _EXIT.findall(error[program.start() :] if program else error)), None)
+    if not remedy and exit_code is not None:
+        if exit_code and (said := said_by(exit_code)):  # a failed job did not succeed, even if its message has exit code 0
+            return said
+        cause = _of_exit(exit_code)
     return ended(cause, f"Azure ML reports: {error}{f'; {remedy}' if remedy else ''}")
 
 

@@ -1,17 +1,23 @@
-"""Chooses a machine for a job: the smallest in the cloud's table that satisfies ``resources``.
+"""Chooses a machine for a job, and compares a machine that was named with ``resources``.
 
-The tables in ``data/<cloud>.machines.json`` come from the clouds' documentation. A machine in the config file need not be in the table.
+The tables in ``data/<cloud>.machines.json`` come from the clouds' documentation. A machine in the config file need not be in the table; it
+is then compared with nothing.
 """
 
 import difflib
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from typing import Any
 
 from cloud_train.job.models import Resources
 
 _SHOWN = 3
+_NOT_TORCH = "PyTorch as it is cannot use it, and cloud-train trains with NVIDIA's GPUs and on the CPU"
+_UNSUPPORTED = dict.fromkeys(("TPU", "TRAINIUM", "TRN1", "TRN2", "INFERENTIA", "MI300X", "GAUDI"), _NOT_TORCH)
 
 
 @dataclass(frozen=True)
@@ -25,15 +31,30 @@ class Machine:
     accelerator: str | None = None
     """The kind, as in job files: ``L4``, ``A100``."""
     accelerators: int = 0
+    local_disk_bytes: int = 0
+    """Its own disks, if they replace a volume; 0 if they do not, or are unknown."""
+    rank: int = 0
+    """Among machines with the same number of processors and accelerators, those with a lower rank are preferred: they are cheaper."""
+
+    @property
+    def shown_accelerators(self) -> str:
+        """``8 × A100``, or ``no accelerator``."""
+        return f"{self.accelerators} × {self.accelerator}" if self.accelerator else "no accelerator"
 
     def fits(self, resources: Resources) -> bool:
         """Whether it satisfies these resources. A machine with accelerators does not fit a job without them."""
-        wanted = resources.accelerator
-        if (wanted is None) != (self.accelerator is None):
-            return False
-        if wanted is not None and (wanted.kind.upper() != (self.accelerator or "").upper() or wanted.count > self.accelerators):
-            return False
-        return (resources.cpus or 1) <= self.cpus and (resources.memory is None or resources.memory.bytes <= self.memory_bytes)
+        return (resources.accelerator is None) == (self.accelerator is None) and not self.lacks(resources)
+
+    def lacks(self, resources: Resources) -> list[str]:
+        """What these resources ask for and the machine does not have, in words."""
+        wanted, lacking = resources.accelerator, []
+        if wanted is not None and (_plain(wanted.kind) != _plain(self.accelerator or "") or wanted.count > self.accelerators):
+            lacking.append(f"it has {self.shown_accelerators}, but resources.accelerator asks for {wanted.count} × {wanted.kind}")
+        if resources.cpus is not None and resources.cpus > self.cpus:
+            lacking.append(f"it has {self.cpus} cpus, but resources.cpus asks for {resources.cpus}")
+        if resources.memory is not None and resources.memory.bytes > self.memory_bytes:
+            lacking.append(f"it has {self.memory_bytes / 2**30:,.0f}GiB of memory, but resources.memory asks for {resources.memory}")
+        return lacking
 
 
 class NoMachineError(ValueError):
@@ -45,8 +66,53 @@ def choose(cloud: str, resources: Resources) -> Machine:
     table = machines(cloud)
     fitting = [machine for machine in table if machine.fits(resources)]
     if fitting:
-        return min(fitting, key=lambda machine: (machine.accelerators, machine.cpus, machine.memory_bytes, machine.name))
+        return min(fitting, key=lambda machine: (machine.accelerators, machine.cpus, machine.rank, machine.memory_bytes, machine.name))
     raise NoMachineError(_explained(cloud, table, resources))
+
+
+def known(cloud: str, name: str, resources: Resources) -> Machine | None:
+    """The machine ``name`` of the table; of several with other accelerators, the one that fits best. None if it is not in the table."""
+    same = [machine for machine in machines(cloud) if machine.name.casefold() == name.casefold()]
+    return min(same, key=lambda machine: (len(machine.lacks(resources)), machine.accelerators), default=None)
+
+
+def mismatches(cloud: str, name: str, resources: Resources) -> list[str]:
+    """Why a named machine is not what the job asks for, each with the setting and what to use instead; empty if it is, or is unknown."""
+    machine = known(cloud, name, resources)
+    if machine is None:
+        return []
+    try:
+        instead = f"; use {choose(cloud, resources).name}, or leave out {cloud}.machine"
+    except NoMachineError:
+        instead = ""
+    return [f"{cloud}.machine: {name}: {lack}{instead}" for lack in machine.lacks(resources)]
+
+
+def machine_of(cloud: str, settings: Mapping[str, Any], resources: Resources) -> Machine | None:
+    """The machine that a job will get: the named one, or the smallest that fits. None if it is unknown, or if no machine fits."""
+    if name := settings.get("machine"):
+        return known(cloud, str(name), resources)
+    if settings.get("compute"):  # a cluster has machines of its own
+        return None
+    with suppress(NoMachineError):
+        return choose(cloud, resources)
+    return None
+
+
+def unused(machine: Machine, resources: Resources, *, trains: bool) -> str | None:
+    """What will be paid for and not used: accelerators that the job does not ask for, or for which a built-in trainer (``trains``) has
+    no process. None if everything is used.
+    """
+    wanted = resources.accelerator.count if resources.accelerator else 0
+    idle = machine.accelerators - resources.processes if trains else 0
+    if machine.accelerators <= wanted and idle <= 0:
+        return None
+    said = f"{machine.name}: {machine.shown_accelerators}" + (f" on each of {resources.nodes} machines" if resources.nodes > 1 else "")
+    if machine.accelerators > wanted:
+        said += f"; you asked for {wanted or 'none'}"
+    if idle > 0:
+        said += f"; resources.processes is {resources.processes}, so {idle} will be idle: set it to {machine.accelerators} to use all"
+    return said
 
 
 @lru_cache(maxsize=4)
@@ -65,14 +131,21 @@ def similar(cloud: str, name: str) -> list[str]:
 def _explained(cloud: str, table: tuple[Machine, ...], resources: Resources) -> str:
     wanted = resources.accelerator
     kinds = sorted({machine.accelerator for machine in table if machine.accelerator})
-    if wanted is not None and wanted.kind.upper() not in (kind.upper() for kind in kinds):
-        close = difflib.get_close_matches(wanted.kind.upper(), kinds, 1)
+    if wanted is not None and (family := _UNSUPPORTED.get(_plain(wanted.kind).partition("-")[0])):
+        return f"resources.accelerator: {wanted.kind} is not supported: {family}; {cloud} has {', '.join(kinds)}"
+    if wanted is not None and _plain(wanted.kind) not in map(_plain, kinds):
+        close = difflib.get_close_matches(_plain(wanted.kind), kinds, 1)
         meant = f"; did you mean {close[0]}?" if close else ""
         return f"resources.accelerator: {cloud} has no known machine with {wanted.kind}; it has {', '.join(kinds)}{meant}"
-    same = [machine for machine in table if (machine.accelerator or "").upper() == (wanted.kind.upper() if wanted else "")]
+    same = [machine for machine in table if _plain(machine.accelerator or "") == _plain(wanted.kind if wanted else "")]
     largest = max(same, key=lambda machine: (machine.accelerators, machine.cpus, machine.memory_bytes))
     accelerators = f", {largest.accelerators} {largest.accelerator}" if largest.accelerator else ""
     return (
         f"resources: no known {cloud} machine is large enough; the largest is {largest.name} with {largest.cpus} cpus,"
         f" {largest.memory_bytes / 2**30:,.0f}GiB{accelerators}. Set {cloud}.machine to use another one"
     )
+
+
+def _plain(kind: str) -> str:
+    """A kind of accelerator as it is compared: clouds write ``RTX_PRO_6000`` or ``rtx-pro-6000``, and put NVIDIA before it."""
+    return kind.upper().replace("_", "-").removeprefix("NVIDIA-").removeprefix("TESLA-")

@@ -3,9 +3,9 @@
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from cloud_train.docker import container_paths
 from cloud_train.errors import CloudTrainError
@@ -22,6 +22,9 @@ from cloud_train.providers.base import (
 )
 from cloud_train.providers.cloud.errors import TRANSIENT, CloudError, ExistsError, UnansweredError
 from cloud_train.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from cloud_train.run.plan import Plan
 
 Client = TypeVar("Client")
 """The type of the adapter's client."""
@@ -68,6 +71,16 @@ class CloudProvider(ABC, Generic[Client]):
     def interpreter(self, settings: Mapping[str, Any]) -> str:
         """The Python on the image's PATH."""
         return container_paths.PYTHON
+
+    def remarks(self, plan: "Plan") -> Iterator[str]:
+        """The accelerators that will be paid for and not used."""
+        from cloud_train.networks.base import ScriptModel  # imports pydantic, which only plans need
+        from cloud_train.providers.cloud.machines import machine_of, unused
+
+        resources = plan.job.resources
+        machine = machine_of(self.name, plan.provider_settings, resources)
+        if machine and (remark := unused(machine, resources, trains=not isinstance(plan.job.model, ScriptModel))):
+            yield remark
 
     def launch(self, request: Request, secrets: dict[str, str]) -> Handle:
         """Store the job's secrets in the cloud, if any, then create the job exactly once. A refused launch leaves neither behind."""

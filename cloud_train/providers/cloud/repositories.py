@@ -33,8 +33,8 @@ class Registry:
 
 ECR = Registry(
     "Amazon ECR",
-    re.compile(r"([0-9]{12})\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?"),
-    re.compile(r"(?:^|\.)(?:dkr\.ecr|amazonaws\.com)(?:\.|$)"),
+    re.compile(r"([0-9]{12})\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.(?:amazonaws\.com(?:\.cn)?|amazonaws\.eu)"),
+    re.compile(r"(?:^|\.)(?:dkr\.ecr|amazonaws\.(?:com|eu))(?:\.|$)"),
     "123456789012.dkr.ecr.eu-west-1.amazonaws.com/cloud-train",
 )
 """The groups of ``hosts`` are account and region."""

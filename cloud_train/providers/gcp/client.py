@@ -1,7 +1,7 @@
-"""Requests to Google's services with google-auth's session, and Google's errors with a next step.
+"""Requests to Google's services with google-auth's session.
 
 google-cloud-aiplatform is not used: it takes 3 s to import and 274 MB, and the adapter needs a handful of requests. Credentials come from
-Google's own chain (Application Default Credentials). Errors have the shape of https://cloud.google.com/apis/design/errors.
+Google's own chain (Application Default Credentials).
 """
 
 import re
@@ -10,33 +10,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 from cloud_train.errors import MissingDependencyError, ProviderError
-from cloud_train.providers.cloud.errors import (
-    PROXY_HINT,
-    CloudError,
-    ExistsError,
-    ForbiddenError,
-    MissingError,
-    RefusedError,
-    ThrottledError,
-    UnansweredError,
-    retried,
-)
+from cloud_train.providers.cloud.errors import PROXY_HINT, CloudError, RefusedError, UnansweredError, retried
+from cloud_train.providers.gcp.errors import LOGIN, refusal_of
 from cloud_train.providers.gcp.request import place_of, service_url
 from cloud_train.retry import RetryPolicy
 from cloud_train.storage.trusted_hosts import check_google
 
 INSTALL = "pip install 'cloud-train[gcp]'"
-LOGIN = "gcloud auth application-default login"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 TIMEOUTS = (10.0, 60.0)
 """Seconds to connect, and to wait for a response."""
 
-_THROTTLED = 429
-_NOT_FOUND = 404
-_KINDS = {403: ForbiddenError, _NOT_FOUND: MissingError, 409: ExistsError}
-_QUOTA = "quota metrics exceed quota limits"  # of machines; too many requests have another message, with the same status
-_PERMISSION = re.compile(r"[Pp]ermission '?\"?([a-z]+\.[A-Za-z.]+)")
-_ROLES = "docs/clouds/gcp.md has the roles"
 _PATH = re.compile(r"[A-Za-z0-9._~:/%@-]+")
 """The path of a request; its query is passed separately."""
 _SHOWN_CHARACTERS = 600
@@ -121,7 +105,7 @@ class Google:
             raise self._no_answer(url, service, error) from error
         document = _json_of(answer)
         if answer.status_code != 200:
-            raise self._refused(service, answer.status_code, document or {}, str(answer.reason))
+            raise refusal_of(service, answer.status_code, document or {}, str(answer.reason), self._settings)
         if document is None:
             raise UnansweredError(f"unexpected response from {url}: not JSON", PROXY_HINT)
         return document
@@ -141,55 +125,6 @@ class Google:
         region = self._settings.get("region")
         regional = f", and that {region!r} (gcp.region) is a region of Vertex AI" if service == self.vertex else ""
         return UnansweredError(f"no response from {url} ({type(error).__name__})", f"check the network connection{regional}")
-
-    def _refused(self, service: str, status: int, document: Mapping[str, Any], reason: str) -> CloudError:
-        error = document.get("error")
-        fields: Mapping[str, Any] = error if isinstance(error, dict) else {}
-        details = [detail for detail in fields.get("details", ()) if isinstance(detail, dict)]
-        reason = next((str(detail["reason"]) for detail in details if "reason" in detail), str(fields.get("status", reason)))
-        violations = [f"{each.get('field')}: {each.get('description')}" for detail in details for each in detail.get("fieldViolations", ())]
-        words = "; ".join([" ".join(str(fields.get("message") or reason).split()), *violations])[:_SHOWN_CHARACTERS]
-        message, hint = _explained(service, status, reason, words, self._settings)
-        return _kind(status, words)(message, hint, status=status, reason=reason, said=words)
-
-
-def _kind(status: int, words: str) -> type[CloudError]:
-    if status == _THROTTLED and _QUOTA not in words:
-        return ThrottledError
-    return UnansweredError if status >= 500 else _KINDS.get(status, RefusedError)
-
-
-def _explained(service: str, status: int, reason: str, words: str, settings: Mapping[str, Any]) -> tuple[str, str | None]:
-    """The message and the hint for a refused request."""
-    project, api = settings.get("project"), f"{'aiplatform' if service.endswith('-aiplatform') else service}.googleapis.com"
-    hint: str | None = _ROLES
-    if reason == "SERVICE_DISABLED":
-        message = f"{api} is not enabled in the project {project}"
-        hint = f"enable it with: gcloud services enable {api} --project={project}"
-    elif reason in ("CONSUMER_INVALID", "USER_PROJECT_DENIED"):
-        message = f"gcp.project: {project!r} does not exist, or the credentials may not use it ({words})"
-    elif status == 401:
-        message = f"Google rejected the credentials ({words})"
-        hint = f"log in with: {LOGIN}"
-    elif status == 403 and "act as" in words.lower():
-        message = f"the credentials lack the permission iam.serviceAccounts.actAs ({words})"
-        hint = f"give the submitter roles/iam.serviceAccountUser on gcp.service_account; {_ROLES}"
-    elif status == 403:
-        named = _PERMISSION.search(words)
-        message = f"the credentials lack {f'the permission {named[1]}' if named else 'a permission'} in the project {project} ({words})"
-        hint = f"check gcp.project; {_ROLES}"
-    elif status == _THROTTLED and _QUOTA in words:
-        message = f"the project {project} does not have enough quota: {words}"
-        hint = "request more at https://console.cloud.google.com/iam-admin/quotas, or choose another gcp.region or gcp.machine"
-    elif status == _THROTTLED:
-        message, hint = f"{api} received too many requests from the project {project} ({words})", "retry in a minute"
-    elif status >= 500:
-        message, hint = f"{api} failed with {status} ({words})", "retry; see https://status.cloud.google.com"
-    else:
-        message, hint = f"{api} refused the request with {status} {reason} ({words})", None
-        if status == _NOT_FOUND and service.endswith("-aiplatform"):
-            hint = f"check {project!r} (gcp.project), and that {settings.get('region')!r} (gcp.region) has Vertex AI"
-    return message, hint
 
 
 def credentials_of(project: str | None) -> Any:

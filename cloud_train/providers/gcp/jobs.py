@@ -12,7 +12,8 @@ from cloud_train.providers.base import Request
 from cloud_train.providers.cloud.errors import CloudError, ExistsError, MissingError, RefusedError, ThrottledError, with_field
 from cloud_train.providers.cloud.request import RUN
 from cloud_train.providers.gcp.client import Google
-from cloud_train.providers.gcp.request import CLOUD, labels_of
+from cloud_train.providers.gcp.machines import CLOUD
+from cloud_train.providers.gcp.request import labels_of
 
 Job = Mapping[str, Any]
 """A CustomJob, as returned by Vertex AI."""

@@ -19,8 +19,10 @@ from cloud_train.providers.gcp import jobs
 from cloud_train.providers.gcp.client import POLICY, TIMEOUTS, Google, credentials_of
 from cloud_train.providers.gcp.diagnosis import diagnoses
 from cloud_train.providers.gcp.logs import read
+from cloud_train.providers.gcp.machines import CLOUD
 from cloud_train.providers.gcp.registry import is_google, login, prepare
-from cloud_train.providers.gcp.request import CLOUD, place_of, problems_of, request_of, secret_name
+from cloud_train.providers.gcp.request import place_of, request_of, secret_name
+from cloud_train.providers.gcp.rules import problems_of
 from cloud_train.providers.gcp.state import DELETED, NOT_YET, observation_of
 from cloud_train.retry import RetryPolicy
 

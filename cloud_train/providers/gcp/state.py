@@ -1,8 +1,9 @@
 """Maps the state of a Vertex AI custom job to that of the attempt. Pure.
 
 While a worker runs, it reports to the run directory. The state derived here counts only if a worker could not report. Vertex AI has a few
-states and one error. Only the error's text distinguishes a bad image from a failed worker, so the causes come from that text. Its codes
-are those of https://cloud.google.com/apis/design/errors.
+states and one error. Only the error's text distinguishes a bad image from a failed worker, so the causes come from that text. After a
+container's exit it holds the program's last output too, which says nothing about the platform and is not searched. Its codes are those of
+https://cloud.google.com/apis/design/errors.
 """
 
 import re
@@ -33,14 +34,23 @@ DELETED = ended(Cause.INFRASTRUCTURE, "the job was deleted from Vertex AI")
 
 _NO_COMMAND = (126, 127)  # exit statuses of shells and engines for a missing or non-executable program
 
-_EXIT = re.compile(r"exited with a non-zero status of (\d+)(\(SIG\w+\))?")
+_EXIT = re.compile(r"exited with a non-zero status of (\d+) ?(\(SIG\w+\))?")
+_OWN = re.compile(
+    r"(?P<own>.*?exited with a non-zero status of \d+ ?(?:\(SIG\w+\))?\.?(?: Termination reason: (?P<reason>\w+))?)", re.DOTALL
+)
+"""Vertex AI's own part of the text about a container's exit. The program's last output follows it."""
+_LINK = re.compile(r"https?://\S+")
+_CANNOT_START = "StartError"
+_NO_MEMORY = "OOMKilled"
+_MEMORY = "the machine ran out of memory: increase resources.memory, or choose a larger gcp.machine"
+_NO_PYTHON = "the image has no working python3"
 _TEXTS: tuple[tuple[re.Pattern[str], Cause, str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), cause, advice)
     for pattern, cause, advice in (
         (
             r"out[- ]of[- ]memory|low on memory",
             Cause.OUT_OF_MEMORY,
-            "the machine ran out of memory: increase resources.memory, or choose a larger gcp.machine",
+            _MEMORY,
         ),
         (r"no space left|disk.{0,20} full", Cause.FAILED, "the boot disk is full: increase gcp.disk"),
         (
@@ -81,51 +91,56 @@ def observation_of(job: Mapping[str, Any]) -> Observation:
     if state in STATES:
         return STATES[state]
     error = job.get("error") or {}
-    message, code = " ".join(str(error.get("message", "")).split())[:_SHOWN_CHARACTERS], int(error.get("code", 0))
+    message, code = " ".join(str(error.get("message", "")).split()), int(error.get("code", 0))
     match state:
         case "JOB_STATE_SUCCEEDED" | "JOB_STATE_PARTIALLY_SUCCEEDED":
-            return _succeeded(job)
+            # Workers exit with 0 once the run directory has the end, whatever it is: see ``worker.platforms``.
+            return replace(TAKEN, message="the job has ended; see the run directory")
         case "JOB_STATE_FAILED":
             return _failed(message, code)
         case "JOB_STATE_CANCELLED":
             timed_out = _of_text(message)
-            return timed_out if timed_out and timed_out.cause is Cause.TIMED_OUT else ended(Cause.CANCELLED, message)
+            return timed_out if timed_out and timed_out.cause is Cause.TIMED_OUT else ended(Cause.CANCELLED, _shown(message))
         case "JOB_STATE_EXPIRED":
-            return ended(Cause.INFRASTRUCTURE, message or "the job expired before it could run")
+            return ended(Cause.INFRASTRUCTURE, _shown(message) or "the job expired before it could run")
     return unknown(f"unknown Vertex AI state {state}")
 
 
-def _succeeded(job: Mapping[str, Any]) -> Observation:
-    """The end of a job that succeeded. Where Vertex AI restarts workers, they always exit with 0, so this says nothing about the run."""
-    scheduling = job.get("jobSpec", {}).get("scheduling", {})
-    if scheduling.get("disableRetries"):
-        return ended(Cause.SUCCEEDED)
-    return replace(TAKEN, message="the job has ended; see the run directory")
-
-
 def _failed(message: str, code: int) -> Observation:
-    exit_status = _EXIT.search(message)
-    by_text = _of_text(message)
-    if exit_status and (by_text is None or by_text.cause is not Cause.OUT_OF_MEMORY):
-        return _of_exit(int(exit_status[1]) + (128 if exit_status[2] else 0), message)
-    return by_text or ended(_CODES.get(code, Cause.FAILED), message or "Vertex AI gives no reason for the failure")
+    exited = _OWN.match(message)
+    if exited is None:
+        return _of_text(message) or ended(_CODES.get(code, Cause.FAILED), _shown(message) or "Vertex AI gives no reason for the failure")
+    by_text = _of_text(exited["own"], message)
+    if exited["reason"] == _NO_MEMORY or (by_text is not None and by_text.cause is Cause.OUT_OF_MEMORY):
+        return by_text or ended(Cause.OUT_OF_MEMORY, _shown(message, _MEMORY))
+    if exited["reason"] == _CANNOT_START:
+        return ended(Cause.REJECTED, _shown(message, _NO_PYTHON))
+    status, signal = _EXIT.findall(exited["own"])[-1]
+    return _of_exit(int(status) % 128 + 128 if signal else int(status), message)
 
 
 def _of_exit(status: int, message: str) -> Observation:
     if said := said_by(status):
-        return said
+        return said if said is TAKEN else replace(said, message=_shown(message, said.message))
     if status == exit_status.STORE:
         advice = "the worker could not reach the run directory: gcp.service_account needs roles/storage.objectUser on the bucket"
-        return ended(Cause.INFRASTRUCTURE, f"{advice} ({message})")
+        return ended(Cause.INFRASTRUCTURE, _shown(message, advice))
     if status in (exit_status.KILLED, exit_status.TERMINATED):
-        return ended(Cause.INFRASTRUCTURE, f"the worker was killed before it could report why ({message})")
+        return ended(Cause.INFRASTRUCTURE, _shown(message, "the worker was killed before it could report why"))
     if status in _NO_COMMAND:
-        return ended(Cause.REJECTED, f"the image has no working python3 ({message})")
-    return ended(Cause.FAILED, f"the worker ended before it could report why ({message})")
+        return ended(Cause.REJECTED, _shown(message, _NO_PYTHON))
+    return ended(Cause.FAILED, _shown(message, "the worker ended before it could report why"))
 
 
-def _of_text(message: str) -> Observation | None:
+def _of_text(own: str, message: str | None = None) -> Observation | None:
+    """What Vertex AI's ``own`` words mean; ``message`` is the whole text, for the user."""
+    searched = _LINK.sub("", own)
     for pattern, cause, advice in _TEXTS:
-        if pattern.search(message):
-            return ended(cause, f"{advice} ({message})" if advice else message)
+        if pattern.search(searched):
+            return ended(cause, _shown(own if message is None else message, advice))
     return None
+
+
+def _shown(message: str, advice: str = "") -> str:
+    words = message[:_SHOWN_CHARACTERS]
+    return f"{words.rstrip('.')}; {advice}" if advice else words

@@ -1,0 +1,99 @@
+"""Azure's clouds: the public one, and the sovereign ones with their own hosts, scopes and sign-in.
+
+Names and hosts as in the Azure CLI (``az cloud list``) and in ``azure/ai/ml/_azure_environments.py`` of
+https://github.com/Azure/azure-sdk-for-python. The storage scope is the same everywhere; the blob host follows ``AZURE_AUTHORITY_HOST``
+(``storage.azure_account``).
+"""
+
+import difflib
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+REGISTRY_SCOPE = "https://containerregistry.azure.net/.default"
+
+
+@dataclass(frozen=True)
+class AzureCloud:
+    """One of Azure's clouds."""
+
+    name: str
+    manager: str
+    """Host of the resource manager."""
+    history: str
+    """Domain of the run history; the region's name comes before it."""
+    vault: str
+    """Domain of key vaults."""
+    registry_scope: str
+    """For a token that a container registry takes in exchange (https://learn.microsoft.com/python/api/overview/azure/containerregistry-readme)."""
+    authority: str
+    """Host of the sign-in, for ``AZURE_AUTHORITY_HOST``."""
+
+    @property
+    def endpoint(self) -> str:
+        """The resource manager's URL."""
+        return f"https://{self.manager}"
+
+    @property
+    def scope(self) -> str:
+        """For a token of the resource manager."""
+        return f"{self.endpoint}/.default"
+
+    @property
+    def vault_scope(self) -> str:
+        """For a token of a key vault."""
+        return f"https://{self.vault}/.default"
+
+    def history_of(self, location: str) -> str:
+        """The URL of a region's run history."""
+        return f"https://{location}.{self.history}"
+
+
+PUBLIC = AzureCloud("AzureCloud", "management.azure.com", "api.azureml.ms", "vault.azure.net", REGISTRY_SCOPE, "login.microsoftonline.com")
+CLOUDS = {
+    cloud.name: cloud
+    for cloud in (
+        PUBLIC,
+        AzureCloud(
+            "AzureUSGovernment",
+            "management.usgovcloudapi.net",
+            "api.ml.azure.us",
+            "vault.usgovcloudapi.net",
+            "https://management.usgovcloudapi.net/.default",
+            "login.microsoftonline.us",
+        ),
+        AzureCloud(
+            "AzureChinaCloud",
+            "management.chinacloudapi.cn",
+            "api.ml.azure.cn",
+            "vault.azure.cn",
+            "https://management.chinacloudapi.cn/.default",
+            "login.chinacloudapi.cn",
+        ),
+    )
+}
+_LOCATIONS = """
+australiacentral australiacentral2 australiaeast australiasoutheast brazilsouth brazilsoutheast canadacentral canadaeast
+centralindia centralus chinaeast chinaeast2 chinanorth chinanorth2 chinanorth3 eastasia eastus eastus2 francecentral
+francesouth germanynorth germanywestcentral israelcentral italynorth japaneast japanwest koreacentral koreasouth
+mexicocentral northcentralus northeurope norwayeast norwaywest polandcentral qatarcentral southafricanorth southafricawest
+southcentralus southeastasia southindia spaincentral swedencentral swedensouth switzerlandnorth switzerlandwest uaecentral
+uaenorth uksouth ukwest usdodcentral usdodeast usgovarizona usgoviowa usgovtexas usgovvirginia westcentralus westeurope
+westindia westus westus2 westus3
+"""
+LOCATIONS = frozenset(_LOCATIONS.split())
+"""Regions: those of ``AzureLocation`` in https://github.com/Azure/azure-sdk-for-net, and newer ones. Not complete: Azure adds some."""
+
+
+def cloud_of(name: str | None, endpoint: str | None = None) -> AzureCloud:
+    """The cloud of this name; without one, that of the resource manager at ``endpoint``, otherwise the public one."""
+    if name is not None:
+        return CLOUDS.get(name, PUBLIC)
+    host = urlsplit(endpoint or "").hostname
+    return next((cloud for cloud in CLOUDS.values() if cloud.manager == host), PUBLIC)
+
+
+def meant_location(name: str) -> str | None:
+    """The region that a mistyped name most likely means; None for a known name, or one like no other."""
+    if name in LOCATIONS:
+        return None
+    return next(iter(difflib.get_close_matches(name, sorted(LOCATIONS), 1, cutoff=0.85)), None)
