@@ -11,6 +11,7 @@ from typing import Any
 
 from cloud_train.job import cloud_names as forms
 from cloud_train.providers.base import Request
+from cloud_train.providers.cloud.repositories import GOOGLE, problem_of
 from cloud_train.providers.cloud.request import description
 from cloud_train.providers.cloud.request import problems_of as shape_problems_of
 from cloud_train.providers.gcp.machines import CLOUD, machine_problems
@@ -55,8 +56,8 @@ def _settings_problems(settings: Mapping[str, Any]) -> Iterator[str]:
             "gcp.repository: not set; set it in the config file to the repository for the job's images, such as"
             " europe-west4-docker.pkg.dev/my-project-123456/cloud-train/jobs"
         )
-    elif not forms.has_form(forms.REPOSITORY, settings["repository"]):
-        yield f"gcp.repository: {settings['repository']!r} is not {forms.EXPECTED[forms.REPOSITORY]}"
+    elif problem := problem_of("gcp.repository", str(settings["repository"]), GOOGLE):
+        yield problem
     if not forms.has_form(forms.SERVICE_TEMPLATE, settings["endpoint"]):
         yield f"gcp.endpoint: {settings['endpoint']!r} is not {forms.EXPECTED[forms.SERVICE_TEMPLATE]}"
 
