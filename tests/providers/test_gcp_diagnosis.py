@@ -104,6 +104,16 @@ def test_where_a_bucket_is_need_not_be_readable(gcp: Bench) -> None:
     assert findings(gcp)["bucket"] == Diagnosis("bucket", "ok", "gs://my-bucket (the credentials may not read its location)")
 
 
+def test_a_bucket_that_keeps_what_is_deleted_is_a_warning_because_that_costs_money(gcp: Bench) -> None:
+    gcp.google.soft_delete_seconds = 7 * 86400
+    found = findings(gcp)["bucket"]
+    assert (found.status, found.remedy) == (
+        "warning",
+        "turn it off with: gcloud storage buckets update gs://my-bucket --soft-delete-duration=0",
+    )
+    assert "keeps deleted objects for 7 days (soft delete): pruned checkpoints are billed for that long" in found.detail
+
+
 def test_an_account_that_does_not_exist_and_none_at_all_are_told_apart(gcp: Bench) -> None:
     nobody = "nobody@my-project-123456.iam.gserviceaccount.com"
     assert findings(gcp, service_account=nobody)["gcp.service_account"].detail == f"the service account {nobody} does not exist"

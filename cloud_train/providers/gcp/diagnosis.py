@@ -8,7 +8,7 @@ from cloud_train.errors import CloudTrainError
 from cloud_train.providers.base import Diagnosis
 from cloud_train.providers.cloud.errors import ForbiddenError, MissingError
 from cloud_train.providers.cloud.provider import unasked, wrong
-from cloud_train.providers.gcp.client import Google
+from cloud_train.providers.gcp.client import BUCKET_PERMISSIONS, Google
 from cloud_train.providers.gcp.registry import exists, is_google, login
 from cloud_train.storage.registry import bucket_and_prefix, scheme_of
 
@@ -25,7 +25,6 @@ _SUBMITTING = (
 """The permissions that a submitter needs in the project; docs/clouds/gcp.md has a role with them."""
 _FOR_SECRETS = "secretmanager."
 _ACT_AS = "iam.serviceAccounts.actAs"
-_BUCKET = ("storage.objects.create", "storage.objects.delete", "storage.objects.get", "storage.objects.list")
 _CPUS = "custom_model_training_cpus"
 _ROLES = "docs/clouds/gcp.md has the roles"
 _ONLY_LOOKED_AT = ("permissions", "gcp.service_account", "quota")
@@ -99,28 +98,25 @@ def _account(google: Google, settings: Mapping[str, Any]) -> tuple[str, str, str
 
 
 def _bucket(google: Google, settings: Mapping[str, Any], store: str) -> tuple[str, str, str]:
-    bucket = bucket_and_prefix(store)[0].removeprefix("gs://")
+    name = bucket_and_prefix(store)[0].removeprefix("gs://")
     region = str(settings["region"])
-    place: str | None = None
     try:
-        place = str(google.call("GET", "storage", f"storage/v1/b/{bucket}", query={"fields": "location"}).get("location", "")).lower()
+        bucket, granted = google.bucket(name)
     except MissingError:
-        return (
-            "error",
-            f"the bucket gs://{bucket} does not exist",
-            f"create it with: gcloud storage buckets create gs://{bucket} --location={region}",
-        )
-    except ForbiddenError:
-        pass  # roles/storage.objectUser alone does not allow reading the location
-    answer = google.call("GET", "storage", f"storage/v1/b/{bucket}/iam/testPermissions", query={"permissions": list(_BUCKET)})
-    missing = [name for name in _BUCKET if name not in answer.get("permissions", ())]
+        how = f"create it with: gcloud storage buckets create gs://{name} --location={region} --soft-delete-duration=0"
+        return "error", f"the bucket gs://{name} does not exist", how
+    missing = [permission for permission in BUCKET_PERMISSIONS if permission not in granted]
     if missing:
-        return "error", f"missing on gs://{bucket}: {', '.join(missing)}", "roles/storage.objectUser on the bucket includes them"
-    if place is None:
-        return "ok", f"gs://{bucket} (the credentials may not read its location)", ""
+        return "error", f"missing on gs://{name}: {', '.join(missing)}", "roles/storage.objectUser on the bucket includes them"
+    if bucket.location is None:
+        return "ok", f"gs://{name} (the credentials may not read its location)", ""
+    place = str(bucket.location).lower()
     if place not in (region, region.partition("-")[0], {"europe": "eu"}.get(region.partition("-")[0])):
-        return "warning", f"gs://{bucket} is in {place}, but the jobs run in {region}: traffic between them is slow and costs money", ""
-    return "ok", f"gs://{bucket} in {place}", ""
+        return "warning", f"gs://{name} is in {place}, but the jobs run in {region}: traffic between them is slow and costs money", ""
+    if kept := int(bucket.soft_delete_policy.retention_duration_seconds or 0):
+        what = f"gs://{name} keeps deleted objects for {kept / 86400:g} days (soft delete): pruned checkpoints are billed for that long"
+        return "warning", what, f"turn it off with: gcloud storage buckets update gs://{name} --soft-delete-duration=0"
+    return "ok", f"gs://{name} in {place}", ""
 
 
 def _repository(google: Google, settings: Mapping[str, Any]) -> tuple[str, str, str]:
