@@ -1,4 +1,4 @@
-"""Bringing the ledger, the run directory and the provider up to date: the only module that carries out ``Findings``.
+"""Brings the ledger, the run directory and the provider up to date: the only module that carries out ``Findings``.
 
 It settles submissions that were cut off, records the status of attempts, writes the end of a worker that vanished, stops the processes that
 it left, and cleans up at the provider. Verbs that call it say so in their help; everything else uses ``state``, which only reads.
@@ -80,7 +80,7 @@ def reconcile(home: Home, ledger: Ledger, run_id: str, observer: Observer | None
             entry = ledger.get(run_id) or entry
         if all(_carry_out(home, ledger, entry, action) for action in findings.pending):
             return replace(findings.run, is_recorded=True)
-    return findings.run  # it changes faster than it can be looked at; the next look records it
+    return findings.run  # the run changes faster than it can be checked; the next check records it
 
 
 @contextmanager
@@ -102,8 +102,8 @@ def looking_at(
 def declare_lost(home: Home, ledger: Ledger, entry: Entry, heartbeat: float | None, message: str) -> RunView:
     """Record the end of an attempt whose last heartbeat was ``heartbeat``, in the run directory and in the ledger.
 
-    If it has shown life in the meantime, or another machine was faster, the run's state is returned instead. Raises StoreError: without the
-    end in the run directory, no further attempt may be started.
+    If the worker has written a heartbeat in the meantime, or another machine was faster, the run's state is returned instead. Raises
+    StoreError: without the end in the run directory, no further attempt may be started.
     """
     store = store_at(entry.store)
     found = newest_status(store, entry)
@@ -130,7 +130,7 @@ def close(ledger: Ledger, run: RunView) -> None:
     store = store_at(run.store)
     found = newest_status(store, entry)
     status = found.status
-    if status is None:  # it never began; a worker that still starts finds its place taken
+    if status is None:  # it never began; a worker that still starts finds the attempt taken
         now = time.time()
         ended = AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0, token=entry.token)
         status = ended.ended_with(run.cause or Cause.INFRASTRUCTURE, run.message, now)
@@ -159,7 +159,7 @@ def _settle(ledger: Ledger, findings: Findings) -> bool:
 
 
 _LOOKS = 5
-"""How often to look again if something has changed between looking and acting."""
+"""How often to check again if something changed between checking and acting."""
 
 
 def _claim(entry: Entry, attempt: int, ended: AttemptStatus) -> bool:
@@ -172,7 +172,7 @@ def _claim(entry: Entry, attempt: int, ended: AttemptStatus) -> bool:
 
 
 def _carry_out(home: Home, ledger: Ledger, entry: Entry, action: Pending) -> bool:
-    """Carry out one action; False if the run has changed since it was looked at, so that the action may be wrong."""
+    """Carry out one action; False if the run has changed since it was checked, so that the action may be wrong."""
     match action:
         case RecordLaunch(attempt, reference):
             ledger.launched(entry.run_id, attempt, reference)
@@ -189,7 +189,7 @@ def _carry_out(home: Home, ledger: Ledger, entry: Entry, action: Pending) -> boo
 
 
 def _write_end(store: Store, key: str, status: AttemptStatus, seen: ObjectInfo | None) -> bool:
-    """Write an end in another's place; False if the status has changed since it was seen. Raises StoreError."""
+    """Write an end on behalf of a worker; False if the status has changed since it was seen. Raises StoreError."""
     try:
         if seen is None:
             store.create(key, status.to_json())

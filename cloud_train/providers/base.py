@@ -194,6 +194,17 @@ class Remarking(Protocol):
 
 
 @runtime_checkable
+class ConsoleLinked(Protocol):
+    """A provider whose console has a page for each job. Optional."""
+
+    def console_url(self, about: "Handle | Request") -> str | None:
+        """URL of the page of an attempt's job; for a request that was not sent, of the page that its job would have. Pure.
+
+        None if it is not known yet, such as for a job whose name the provider chooses.
+        """
+
+
+@runtime_checkable
 class RegistryLogin(Protocol):
     """A provider with a registry whose login is not in Docker's config file. Optional."""
 

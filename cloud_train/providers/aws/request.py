@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloud_train.job import cloud_names as forms
 from cloud_train.job.loopback import is_loopback
-from cloud_train.providers.aws.rules import job_problems, regional_problems
+from cloud_train.providers.aws.rules import job_problems, partition_of, regional_problems
 from cloud_train.providers.base import Request
 from cloud_train.providers.cloud import request as cloud_request
 from cloud_train.providers.cloud.request import ATTEMPT, ENVIRONMENT, RUN, STORE, image_of, job_name, longest_seconds, worker_command
@@ -29,6 +29,8 @@ _MOST_GRACE_SECONDS = 110
 _VOLUME = "30GB"
 SECRETS = "cloud-train/"
 """Begins the names of the jobs' secrets."""
+_CONSOLES = {"aws-cn": "console.amazonaws.cn", "aws-us-gov": "console.amazonaws-us-gov.com"}
+"""Partition → the host of its console, where that does not begin with the region."""
 _NO_ROLE = f"{DEFINITION}: RoleArn is missing"
 """A problem that is reported in other words, with its setting."""
 _ECR = re.compile(r"([0-9]{12})\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.(?:amazonaws\.com(?:\.cn)?|amazonaws\.eu)")
@@ -69,6 +71,15 @@ def region_of(settings: Mapping[str, Any]) -> str | None:
     """The region in the settings, otherwise that of the repository."""
     registry = registry_of(str(settings.get("repository") or ""))
     return settings.get("region") or (registry[1] if registry else None)
+
+
+def console_url(region: str, job: str) -> str:
+    """The page of a training job in SageMaker's console, whose host depends on the partition.
+
+    Source: ``get_console_job_url`` in https://github.com/aws/sagemaker-python-sdk (sagemaker-train, metrics_visualizer.py).
+    """
+    host = _CONSOLES.get(partition_of(region) or "aws", f"{region}.console.aws.amazon.com")
+    return f"https://{host}/sagemaker/home?region={region}#/jobs/{job}"
 
 
 def request_of(plan: "Plan") -> Request:

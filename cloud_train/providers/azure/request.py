@@ -48,6 +48,8 @@ _FORMS = {
     "vault": forms.VAULT_URL,
 }
 """Settings in a request → their required form."""
+_PLACEHOLDER = re.compile(r"^00000000-0000-0000-0000-000000000000$|//youraccount/|(?:^|//)your-(?:registry|vault)\.")
+"""The values in configs/azure.yaml that everyone has to replace."""
 _OF_ADDRESSES = {"location": forms.AZURE_LOCATION, "endpoint": forms.SERVICE_URL, "history_endpoint": forms.SERVICE_URL}
 
 
@@ -98,6 +100,7 @@ def problems_of(request: Request) -> Iterator[str]:
     for name in _NEEDED:
         if name not in settings:
             yield f"azure.{name}: not set; set it in the config file (docs/clouds/azure.md shows how to create one)"
+    yield from _placeholders({**settings, "store": request["store"]})
     yield from form_problems({**settings, "endpoint": request["workspace"]["endpoint"]})
     if request["workspace"]["history"] is not None and not forms.has_form(forms.SERVICE_URL, request["workspace"]["history"]):
         yield f"azure.location: {request['workspace']['history']!r} is not a valid run history URL; correct it or azure.history_endpoint"
@@ -105,6 +108,13 @@ def problems_of(request: Request) -> Iterator[str]:
     if not _ID.fullmatch(request["job"]["id"]):
         yield f"job id: {request['job']['id']!r} is invalid; use 1 to 254 letters, digits, '_' and '-', starting with a letter or digit"
     yield from _body_problems(request)
+
+
+def _placeholders(values: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        if _PLACEHOLDER.search(str(value)):
+            setting = name if name == "store" else f"azure.{name}"
+            yield f"{setting}: {value!r} is a placeholder; replace it with your own"
 
 
 def form_problems(settings: Mapping[str, Any]) -> Iterator[str]:
