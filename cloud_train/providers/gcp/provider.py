@@ -91,6 +91,10 @@ class VertexProvider(CloudProvider[Google]):
                 prepare(google, repository)
         return login(self._credentials[settings.get("project")])
 
+    def console_url(self, about: Handle | Request) -> str | None:
+        """The job's page in Google's console; None for a request, because Vertex AI chooses the job's name."""
+        return jobs.console_url(about.reference["job"]) if isinstance(about, Handle) else None
+
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
         """Check credentials, APIs, permissions, service account, bucket, repository and quota."""
         return diagnoses(lambda: self._google(settings), settings, store)
