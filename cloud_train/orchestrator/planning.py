@@ -291,7 +291,14 @@ def _notes(spec: JobSpec, provider: str, capabilities: Capabilities) -> tuple[st
     notes = []
     for name in ("accelerator", "cpus", "memory"):
         value = getattr(spec.resources, name)
-        if value is not None and name not in capabilities.enforces:
+        if value is None or name in capabilities.enforces:
+            continue
+        if name == "accelerator":
+            notes.append(
+                f"resources.accelerator: {provider!r} supplies no accelerators, and the run ends at once if the machine has fewer than"
+                f" {value}; to run without, add --set resources.accelerator=null"
+            )
+        else:
             notes.append(f"resources.{name}: {value} is not enforced by {provider!r}; the program can use the whole machine")
     if spec.resources.machine is not None and not capabilities.machine_types:
         notes.append(f"resources.machine: {provider!r} has no machine types, so {spec.resources.machine} is not used")
