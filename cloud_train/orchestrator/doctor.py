@@ -112,7 +112,9 @@ def _training() -> Iterator[Finding]:
 def _home(home: Home) -> Finding:
     problem = _write_problem(home.folder)
     if problem:
-        return Finding("home", "error", f"{home.folder}: {problem}", "make it writable, or set CLOUD_TRAIN_HOME to another folder")
+        return Finding(
+            "home", "error", f"{home.folder}: {problem}", "make it writable or free some space, or set CLOUD_TRAIN_HOME to another folder"
+        )
     return Finding("home", "ok", str(home.folder))
 
 
@@ -149,7 +151,9 @@ def _store(url: str, seconds: float) -> Iterator[Finding]:
 def _folder(folder: Path) -> Finding:
     problem = _write_problem(folder)
     if problem:
-        return Finding("store", "error", f"{folder}: {problem}", "make it writable, or name another folder with --store FOLDER")
+        return Finding(
+            "store", "error", f"{folder}: {problem}", "make it writable or free some space, or name another folder with --store FOLDER"
+        )
     free = shutil.disk_usage(_existing(folder)).free
     detail = f"{folder}, {free / 1e9:,.1f} GB free"
     if free < _LITTLE_SPACE_BYTES:

@@ -72,15 +72,15 @@ _WITH_IT = {"sagemaker:CreateTrainingJob": ("sagemaker:AddTags", "iam:PassRole")
 _FREE = {"sts:GetCallerIdentity"}
 """What everybody may."""
 _ECR = {
-    ("GET", "manifests"): "BatchGetImage",
-    ("HEAD", "manifests"): "BatchGetImage",
-    ("PUT", "manifests"): "PutImage",
-    ("HEAD", "blobs"): "BatchCheckLayerAvailability",
-    ("GET", "blobs"): "GetDownloadUrlForLayer",
-    ("POST", "uploads"): "InitiateLayerUpload",
-    ("PATCH", "uploads"): "UploadLayerPart",
-    ("PUT", "uploads"): "CompleteLayerUpload",
+    ("GET", "manifests"): ("BatchGetImage",),
+    ("HEAD", "manifests"): ("BatchGetImage",),
+    ("PUT", "manifests"): ("PutImage",),
+    ("HEAD", "blobs"): ("BatchCheckLayerAvailability",),
+    ("GET", "blobs"): ("GetDownloadUrlForLayer",),
+    ("POST", "uploads"): ("InitiateLayerUpload",),
+    ("PUT", "uploads"): ("UploadLayerPart", "CompleteLayerUpload"),
 }
+"""A PUT that completes an upload has the layer in it, too."""
 _S3 = (
     ("GET", "location", "s3:GetBucketLocation"),
     ("DELETE", "uploadId", "s3:AbortMultipartUpload"),
@@ -139,10 +139,8 @@ def _of_s3(request: StoreRequest) -> Asked:
 
 def of_ecr(requests: Iterable[tuple[str, str]], region: str, account: str) -> set[Asked]:
     """The same of requests to a registry, as ``pushed`` has them."""
-    actions = {_ECR[request] for request in requests}
-    if "CompleteLayerUpload" in actions:  # a PUT that holds a whole blob is a part and the end of the upload
-        actions.add("UploadLayerPart")
-    return {(f"ecr:{action}", f"arn:aws:ecr:{region}:{account}:repository/cloud-train") for action in actions}
+    repository = f"arn:aws:ecr:{region}:{account}:repository/cloud-train"
+    return {(f"ecr:{action}", repository) for request in requests for action in _ECR[request]}
 
 
 def is_allowed(asked: Asked, statements: Iterable[Mapping[str, object]]) -> bool:

@@ -82,7 +82,7 @@ def _repair(stores: list[str], as_json: bool) -> int:
     if as_json:
         say_json({**asdict(done), "moved_to": None if done.moved_to is None else str(done.moved_to)})
         return 0
-    if done.moved_to is None and not done.returned and not done.adopted:
+    if done.moved_to is None and not (done.returned or done.handles or done.adopted):
         say(f"the ledger is not damaged; it has {count(len(done.kept), 'run')}")
         return 0
     if done.moved_to is not None:
@@ -91,6 +91,8 @@ def _repair(stores: list[str], as_json: bool) -> int:
     say(f"kept {count(len(done.kept), 'run')}, {returned}adopted {count(len(done.adopted), 'run')} from their stores")
     if done.moved_to is not None:
         say_aside("look for runs in another store with: cloud-train doctor --repair --store URL")
+    if done.handles:
+        say(f"asked the providers again for the handles of {count(len(done.handles), 'run')}")
     for url, number in done.others.items():
         say_aside(f"{url} has {count(number, 'run')} from other machines; track one with: cloud-train adopt URL")
     return 0
