@@ -67,7 +67,7 @@ def start_and_resume(folder: Path, job: Path, store: str) -> tuple[float, float]
     run = folder / store / run_id
     with _attempt(run, 1) as first_step:
         seconds = first_step - start
-        _wait_for(lambda: any(run.joinpath(layout.CHECKPOINTS).glob("step-*/manifest.json")), run)
+        _wait_for(lambda: any(run.glob("checkpoints*/step-*/manifest.json")), run)
         killed = time.time()
     _cloud_train(folder, "resume", run_id)
     with _attempt(run, 2) as next_step:

@@ -14,7 +14,7 @@ from cloud_train.errors import CorruptError, StoreError, UsageError
 from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.run_directory import read_record_bytes
 from cloud_train.run import documents, layout
-from cloud_train.run.checkpoints import check_branch
+from cloud_train.run.checkpoints import check_branch, places_in_store
 from cloud_train.run.fencing import ancestor_in
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.ledger_entry import RecordKind
@@ -35,8 +35,9 @@ _DOCUMENTS = frozenset({"status.json", "failure", "cancel", "start", "next"})
 
 
 def move(ledger: Ledger, plan: Plan, source_url: str, note: Note) -> Plan:
-    """Copy everything that ``plan`` needs to continue from ``source_url`` to the plan's own store, write its ``run.json`` there, and update
-    the ledger; returns the plan with that file's SHA-256.
+    """Copy everything that ``plan`` needs to continue from ``source_url`` to its own store, write ``run.json`` there, update the ledger.
+
+    Returns the plan with the SHA-256 of that ``run.json``.
 
     Raises StoreError, and CorruptError if a checkpoint is damaged.
     """
@@ -121,13 +122,12 @@ def _pieces(read: Callable[[int, int], bytes], size: int) -> Iterator[tuple[int,
 
 
 def _copy_newest_checkpoint(source: Store, target: Store, plan: Plan, note: Note) -> None:
-    prefix = f"{plan.run_id}/{layout.CHECKPOINTS}/"
     branch = Branch(plan.attempt, ancestor_in(source, plan.run_id))
-    found = [(step, name) for name in source.folders(prefix) if (step := layout.step_of(name)) is not None]
-    for _, name in sorted(found, reverse=True):
+    for _, attempt, name in places_in_store(source, plan.run_id):
+        prefix = f"{plan.run_id}/{layout.checkpoints(attempt)}/{name}"
         try:
             with tempfile.TemporaryDirectory(prefix="cloud-train-move-") as folder:
-                size = _copy_checkpoint(source, target, f"{prefix}{name}", Path(folder), branch)
+                size = _copy_checkpoint(source, target, (attempt, prefix), Path(folder), branch)
         except (ObjectMissingError, CorruptError, InvalidKeyError) as error:
             note(f"skipped checkpoint {name}: {error.message}")
             continue
@@ -139,14 +139,18 @@ def _copy_newest_checkpoint(source: Store, target: Store, plan: Plan, note: Note
     note("no valid checkpoint: the run starts from the beginning")
 
 
-def _copy_checkpoint(source: Store, target: Store, prefix: str, folder: Path, branch: Branch) -> int:
-    """Copy a checkpoint and return its size in bytes. Every file is checked against the manifest, which is copied last."""
+def _copy_checkpoint(source: Store, target: Store, place: tuple[int, str], folder: Path, branch: Branch) -> int:
+    """Copy a checkpoint and return its size in bytes. Every file is checked against the manifest, which is copied last.
+
+    ``place`` is the attempt in whose folder it is, and its key, which is the same in both stores.
+    """
+    attempt, prefix = place
     key = f"{prefix}/{layout.MANIFEST}"
     written = documents.read(source, key, LARGEST)
     manifest = parse_manifest(written, f"{source.url}/{key}")
     if manifest.step != layout.step_of(prefix.rpartition("/")[2]):
         raise CorruptError(f"its manifest is for step {manifest.step}")
-    check_branch(branch, manifest)
+    check_branch(branch, manifest, attempt)
     entries = manifest.files.items()
     download(source, [Download(f"{prefix}/{name}", folder / name, entry.size, entry.sha256) for name, entry in entries])
     upload(target, [Upload(folder / name, f"{prefix}/{name}", entry.sha256) for name, entry in entries])

@@ -18,6 +18,7 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.run_directory import read_record
 from cloud_train.orchestrator.state import read_run
 from cloud_train.run import documents, layout
+from cloud_train.run.checkpoints import places_in_store
 from cloud_train.run.fencing import ancestor_in
 from cloud_train.run.manifest import LARGEST, Manifest, parse_manifest, write_manifest
 from cloud_train.run.states import State
@@ -105,7 +106,7 @@ def _chosen(store: Store, run: RunView, checkpoint: str | None, note: Callable[[
         state = f"attempt {run.attempt}: {run.state_text}"
         raise NotFoundError(
             f"{run.run_id} has no final model ({state})",
-            hint=hint if any(_complete(store, run, reversed(_steps(store, run.run_id)))) else None,
+            hint=hint if any(_complete(store, run, reversed(_places(store, run.run_id)))) else None,
         )
     if checkpoint not in ("best", "last") and not checkpoint.isdecimal():
         raise UsageError(
@@ -115,14 +116,15 @@ def _chosen(store: Store, run: RunView, checkpoint: str | None, note: Callable[[
         found = _checkpoints(store, run)
         step = _best_step(store, run, found) if found else None
     else:
-        wanted = reversed(_steps(store, run.run_id)) if checkpoint == "last" else [int(checkpoint)]
+        places = reversed(_places(store, run.run_id))
+        wanted = places if checkpoint == "last" else [place for place in places if place[0] == int(checkpoint)]
         found = dict(islice(_complete(store, run, wanted), 1))
         step = next(iter(found), None)
     if step is None:
         if checkpoint in ("best", "last") or (complete := _shown_steps(store, run)) == "none yet":
             raise NotFoundError(f"{run.run_id} has no checkpoint yet")
         raise NotFoundError(f"{run.run_id} has no checkpoint of step {checkpoint}", hint=f"available steps: {complete}")
-    return f"{run.run_id}/{layout.CHECKPOINTS}/{layout.step_folder(step)}", found[step]
+    return found[step]
 
 
 def _check_maker(store: Store, run: RunView, maker: int | None, note: Callable[[str], None]) -> None:
@@ -150,33 +152,34 @@ def _branch(store: Store, run: RunView) -> Branch:
     return Branch(run.attempt + 1, ancestor_in(store, run.run_id))
 
 
-def _best_step(store: Store, run: RunView, found: Mapping[int, Manifest]) -> int:
+def _best_step(store: Store, run: RunView, found: Mapping[int, tuple[str, Manifest]]) -> int:
     ranking = read_record(store, run.run_id).program.ranking
-    return max(found, key=lambda step: ranking.quality(found[step].metrics, step))
+    return max(found, key=lambda step: ranking.quality(found[step][1].metrics, step))
 
 
-def _checkpoints(store: Store, run: RunView) -> dict[int, Manifest]:
-    """The manifest of each complete checkpoint, in the order of the steps: one request for each."""
-    return dict(_complete(store, run, _steps(store, run.run_id)))
+def _checkpoints(store: Store, run: RunView) -> dict[int, tuple[str, Manifest]]:
+    """The key and the manifest of each complete checkpoint, in the order of the steps: one request for each."""
+    return dict(_complete(store, run, _places(store, run.run_id)))
 
 
-def _complete(store: Store, run: RunView, steps: Iterable[int]) -> Iterator[tuple[int, Manifest]]:
-    """Those of the ``steps`` that have a complete checkpoint, each with its manifest, read as they are needed.
+def _complete(store: Store, run: RunView, places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, tuple[str, Manifest]]]:
+    """The steps of those ``places`` that have a complete checkpoint, each with its key and manifest, read as they are needed.
 
     What an overtaken attempt made after that is left out.
     """
     branch = _branch(store, run)
-    for step in steps:
+    for step, attempt in places:
+        prefix = f"{run.run_id}/{layout.checkpoints(attempt)}/{layout.step_folder(step)}"
         with suppress(ObjectMissingError, CorruptError):
-            manifest = manifest_at(store, f"{run.run_id}/{layout.CHECKPOINTS}/{layout.step_folder(step)}")
-            if branch.holds(manifest.attempt, step):
-                yield step, manifest
+            manifest = manifest_at(store, prefix)
+            if branch.holds(manifest.attempt, step, attempt):
+                yield step, (prefix, manifest)
 
 
-def _steps(store: Store, run_id: str) -> list[int]:
-    """The steps of all checkpoint folders, complete or not, in order."""
-    names = {name: layout.step_of(name) for name in store.folders(f"{run_id}/{layout.CHECKPOINTS}/")}
-    return sorted(step for name, step in names.items() if step is not None and name == layout.step_folder(step))
+def _places(store: Store, run_id: str) -> list[tuple[int, int]]:
+    """The steps of all checkpoint folders, complete or not, in order, each with the attempt in whose folder it is."""
+    places = places_in_store(store, run_id)
+    return sorted((step, attempt) for step, attempt, name in places if name == layout.step_folder(step))
 
 
 def _shown_steps(store: Store, run: RunView) -> str:

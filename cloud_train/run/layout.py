@@ -14,8 +14,10 @@
     attempts/<n>/nodes/node-<r>/failure      multi-node: why the program on node r failed (node 0 uses the attempt's own failure)
     attempts/<n>/start              multi-node: the checkpoint that node 0 chose for all nodes to start from; may be empty
     attempts/<n>/next               multi-node: exists while node 0 waits to start another attempt; it keeps writing the time here
-    checkpoints/step-00001200/      files and manifest.json, which is written last
+    checkpoints/step-00001200/      checkpoints of attempt 1: files and manifest.json, which is written last
+    checkpoints-<n>/step-00002400/  checkpoints of attempt n, from 2 on. Earlier versions kept those of all attempts in checkpoints/
     moved                           URL of the run directory in which the run continues after a move
+    model-<n>/                      the model that the program of attempt n is writing; on a machine only, until the attempt succeeds
     model/                          the final model and manifest.json, which is written last
 """
 
@@ -31,6 +33,8 @@ AT_ONCE = b"at once\n"
 """Content of the cancellation mark that skips the grace period."""
 
 _STEP = re.compile(r"step-([0-9]{1,18})")
+_UNFINISHED_MODEL = re.compile(rf"{MODEL}-([1-9][0-9]{{0,5}})")
+_LATER_CHECKPOINTS = re.compile(rf"{CHECKPOINTS}-([1-9][0-9]{{0,5}})")
 
 
 def attempt(number: int) -> str:
@@ -85,6 +89,30 @@ def metrics(number: int, node_rank: int = 0) -> str:
 
 def _of_node(number: int, node_rank: int) -> str:
     return f"{attempt(number)}/nodes/node-{node_rank}" if node_rank else attempt(number)
+
+
+def checkpoints(attempt: int) -> str:
+    """The folder of the checkpoints of one attempt, into which no other attempt writes."""
+    return CHECKPOINTS if attempt == 1 else f"{CHECKPOINTS}-{attempt}"
+
+
+def checkpoints_of(folder: str) -> int | None:
+    """The attempt whose checkpoints are in the folder of this name; None for other names. Inverse of ``checkpoints``."""
+    if folder == CHECKPOINTS:
+        return 1
+    match = _LATER_CHECKPOINTS.fullmatch(folder)
+    return int(match[1]) if match and match[1] != "1" else None
+
+
+def unfinished_model(attempt: int) -> str:
+    """The folder in which the program of one attempt leaves its model, which becomes ``MODEL`` when the attempt succeeds."""
+    return f"{MODEL}-{attempt}"
+
+
+def unfinished_model_of(folder: str) -> int | None:
+    """The attempt whose program leaves its model in the folder of this name; None for other names. Inverse of ``unfinished_model``."""
+    match = _UNFINISHED_MODEL.fullmatch(folder)
+    return int(match[1]) if match else None
 
 
 def step_folder(step: int) -> str:

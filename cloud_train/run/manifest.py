@@ -68,12 +68,16 @@ class Manifest:
 
 def read_manifest(folder: Path, root: Path | None = None) -> Manifest:
     """Read ``folder/manifest.json``; raises CorruptError with the reason (missing, truncated, wrong format, unsafe names)."""
+    return parse_manifest(manifest_bytes(folder, root), str(folder / MANIFEST))
+
+
+def manifest_bytes(folder: Path, root: Path | None = None) -> bytes:
+    """The bytes of ``folder/manifest.json``; raises CorruptError if it is missing or too large."""
     with _opened(folder, MANIFEST, root) as file:
         size = os.fstat(file.fileno()).st_size
         if size > LARGEST:
             raise CorruptError(f"{folder / MANIFEST} has {size:,} bytes; the limit is {LARGEST:,}")
-        data = file.read(LARGEST)
-    return parse_manifest(data, str(folder / MANIFEST))
+        return file.read(LARGEST)
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
@@ -129,8 +133,7 @@ def write_manifest(
         made_by = {} if attempt is None else {"attempt": attempt}
         fields = {name: value for name, value in asdict(manifest).items() if name != "attempt"}
         written = json.dumps({"format": FORMAT, **fields, **made_by}, allow_nan=False).encode() + b"\n"
-        with publishing(root or folder, attempt):
-            _write_synced(folder, root, written)
+        _write_synced(folder, root, written, attempt)
     return manifest
 
 
@@ -211,7 +214,7 @@ def _digest(file: FileIO) -> str:
     return digest.hexdigest()
 
 
-def _write_synced(folder: Path, root: Path | None, data: bytes) -> None:
+def _write_synced(folder: Path, root: Path | None, data: bytes, attempt: int | None) -> None:
     top, *parts = _from(folder, root, "")
     with held(top, parts, listed=True) as directory:
         try:
@@ -221,8 +224,9 @@ def _write_synced(folder: Path, root: Path | None, data: bytes) -> None:
             with FileIO(descriptor, "wb") as file:
                 write_all(descriptor, data)
                 os.fsync(file.fileno())
-            os.rename(_TEMPORARY, MANIFEST, src_dir_fd=directory, dst_dir_fd=directory)
-        except OSError:
+            with publishing(root or folder, attempt):
+                os.rename(_TEMPORARY, MANIFEST, src_dir_fd=directory, dst_dir_fd=directory)
+        except (OSError, StoreError):
             with suppress(OSError):
                 os.unlink(_TEMPORARY, dir_fd=directory)
             raise

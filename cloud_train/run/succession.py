@@ -30,8 +30,8 @@ def superseded_by(number: int) -> str:
 def publishing(run: Path, attempt: int | None) -> Iterator[None]:
     """Hold the lock of the run directory ``run`` in a folder while results of ``attempt`` get their names.
 
-    Raises SupersededError if a newer attempt has begun: a worker claims one under the same lock, once its program has ended. ``attempt``
-    None: outside cloud-train.
+    Raises SupersededError if a newer attempt has begun: a worker claims one under the same lock. ``attempt`` None: outside cloud-train.
+    Nothing but renames may happen meanwhile: a process that is suspended while it holds the lock keeps the next attempt from beginning.
     """
     if attempt is None:
         yield
@@ -67,18 +67,41 @@ class Branch:
 
     def __init__(self, number: int, ancestor: Callable[[int], Ancestor | None]) -> None:
         """``ancestor`` reads what the status of an attempt says; None if it has none. It is asked once for each, and only if necessary."""
-        self._number, self._ancestor = number, ancestor
+        self._number, self._read = number, ancestor
+        self._said: dict[int, Ancestor | None] = {}
         self._limits: dict[int, float] = {}
         self._next, self._limit = number - 1, float("inf")
 
-    def holds(self, attempt: int | None, step: int) -> bool:
-        """Whether the checkpoint of ``step`` that ``attempt`` made belongs to the branch. One from an earlier version always does."""
-        if attempt is None or attempt >= self._number:
+    def holds(self, attempt: int | None, step: int, folder: int = 1) -> bool:
+        """Whether the checkpoint of ``step``, made by ``attempt`` as its manifest says, belongs to the branch.
+
+        ``folder`` is the attempt in whose folder it is. A checkpoint from an earlier version always belongs.
+        """
+        made_by = self.maker(attempt, folder)
+        if folder > 1 and made_by is not None and made_by > folder:
+            return False
+        if made_by is None or made_by >= self._number:
             return True
-        while self._next >= max(attempt, 1):
+        while self._next >= max(made_by, 1):
             self._limits[self._next] = self._limit
             self._walk()
-        return step <= self._limits.get(attempt, -1)
+        return step <= self._limits.get(made_by, -1)
+
+    def maker(self, attempt: int | None, folder: int) -> int | None:
+        """The attempt that made a checkpoint, as its manifest says, or else its ``folder``; None if an earlier version wrote it.
+
+        A program that writes its manifests itself names no attempt. Earlier versions kept the checkpoints of all attempts in the folder of
+        the first.
+        """
+        if attempt is not None or folder > 1:
+            return attempt or folder
+        first = self._ancestor(1) if self._number > 1 else None
+        return None if first is None or first.origin is None else 1
+
+    def _ancestor(self, number: int) -> Ancestor | None:
+        if number not in self._said:
+            self._said[number] = self._read(number)
+        return self._said[number]
 
     def _walk(self) -> None:
         found = self._ancestor(self._next)

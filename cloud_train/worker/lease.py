@@ -102,10 +102,10 @@ class AttemptLease:
             return None
         return self._ask(partial(self._remote.status, layout.status(number, self._node.rank))) or None
 
-    def put_status(self, number: int, status: AttemptStatus) -> None:
-        """Write the status of an earlier attempt into the store; raises StoreError."""
+    def end_for(self, number: int, seen: str, ended: AttemptStatus) -> None:
+        """Write the end of an earlier attempt into the store, unless its status has changed since it was ``seen``; raises StoreError."""
         if self._remote:
-            self._ask(partial(self._remote.put_status, layout.status(number, self._node.rank), status.to_json()))
+            self._ask(partial(self._remote.end_for, layout.status(number, self._node.rank), seen, ended.to_json()))
 
     def is_marked_in_store(self, number: int) -> bool:
         """Whether attempt ``number`` is marked as cancelled in the store; raises StoreError."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cloud_train import beneath
-from cloud_train.errors import StoreError
+from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run import documents, layout
 from cloud_train.run.succession import Branch
 from cloud_train.storage.local import LocalStore
@@ -64,20 +64,22 @@ def remove(workspace: LocalStore, run_id: str) -> None:
             shutil.rmtree(folder)
 
 
-def take_over_newest(earlier: Path, checkpoints: Path, note: Callable[[str], None], branch: Branch) -> None:
+def take_over_newest(earlier: Path, checkpoints: Path, note: Callable[[str], None], branch: Branch) -> dict[str, int | None]:
     """Link the newest valid checkpoint of the ``branch`` from the run directory ``earlier`` into ``checkpoints``, unless it is there.
 
-    Both share its files, so neither workspace depends on the other. Its checkpoints are verified again before use.
+    Both share its files, so neither workspace depends on the other. Its checkpoints are verified again before use. Returns the attempt that
+    made it, by its name.
     """
-    from cloud_train.run.checkpoints import newest_valid
+    from cloud_train.run.checkpoints import newest_valid_of_run
+    from cloud_train.run.manifest import read_manifest
 
     try:
-        found = newest_valid(earlier / layout.CHECKPOINTS, lambda _: None, branch)
+        found = newest_valid_of_run(earlier, lambda _: None, branch)
         if found is None:
-            return
+            return {}
         temporary = f".{found.name}-taken-over"
         with (
-            beneath.held(earlier, (layout.CHECKPOINTS,), listed=True) as source,
+            beneath.held(earlier, (found.parent.name,), listed=True) as source,
             beneath.held(checkpoints.parent, (checkpoints.name,), listed=True) as target,
         ):
             if not beneath.mode_of(found.name, target):
@@ -86,8 +88,11 @@ def take_over_newest(earlier: Path, checkpoints: Path, note: Callable[[str], Non
                 _link_all(source, found.name, target, temporary)
                 os.rename(temporary, found.name, src_dir_fd=target, dst_dir_fd=target)
                 note(f"took over checkpoint {found.name} from {earlier}")
-    except (OSError, StoreError) as error:
+                made_by = read_manifest(found, earlier).attempt
+                return {found.name: branch.maker(made_by, layout.checkpoints_of(found.parent.name) or 1)}
+    except (OSError, StoreError, CorruptError) as error:
         note(f"cannot take over a checkpoint from {earlier}: {error}")
+    return {}
 
 
 def _link_all(source: int, name: str, target: int, as_name: str, depth: int = 0) -> None:

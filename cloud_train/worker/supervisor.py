@@ -11,7 +11,7 @@ from __future__ import annotations  # for types that are imported only where the
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -149,7 +149,10 @@ def next_attempt(lease: AttemptLease, first: int, job: str) -> tuple[int, int | 
         status = (NodeStatus if lease.rank else AttemptStatus).from_json(text.encode(), layout.status(number, lease.rank))
         if status.launch != job:
             return number, TAKEN
-        cause = _cause(lease, number, status) if lease.rank == 0 else Cause.PREEMPTED
+        if lease.rank == 0 and status.cause is None:
+            _end_predecessor(lease, number, text, status)
+            continue  # another machine may have been faster
+        cause = (status.cause if lease.rank == 0 else None) or Cause.PREEMPTED
         if not program.retries(cause, number):
             return number, cause.exit_code
         lease.skip(number)
@@ -157,18 +160,17 @@ def next_attempt(lease: AttemptLease, first: int, job: str) -> tuple[int, int | 
     return number, None
 
 
-def _cause(lease: AttemptLease, number: int, status: AttemptStatus) -> Cause:
-    """Why the earlier attempt ended; recorded now if its worker did not."""
-    if status.cause is not None:
-        return status.cause
+def _end_predecessor(lease: AttemptLease, number: int, seen: str, status: AttemptStatus) -> None:
+    """Record why an earlier attempt ended, since its worker did not, in the version of its status that was ``seen``."""
     is_cancelled = lease.is_marked_in_store(number)
     cause = Cause.CANCELLED if is_cancelled else Cause.PREEMPTED
     message = "cancelled; the machine was preempted" if is_cancelled else "the machine was preempted, and the worker restarted"
     try:
-        lease.put_status(number, status.ended_with(cause, message, time.time()))
+        # Closed: if the earlier worker lives after all, it has been overtaken.
+        ended = replace(status.ended_with(cause, message, time.time()), closed=True)
+        lease.end_for(number, seen, ended)
     except StoreError as error:
         raise StoreError(f"cannot record the end of attempt {number}: {error.message}", hint=error.hint) from error
-    return cause
 
 
 def attempt_cause(end: Ending, at: AttemptContext) -> Cause:

@@ -1,6 +1,6 @@
 """Paths of an attempt's files on this machine. In a local store, program and worker write directly into the run directory."""
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' own images
 
 import os
 from contextlib import suppress
@@ -25,7 +25,9 @@ class Workspace:
     """The folder that contains the run directory."""
     record: Path
     checkpoints: Path
+    """This attempt's own."""
     model: Path
+    """Where this attempt's program leaves its model, which becomes the run's when the attempt succeeds."""
     output_log: Path
     worker_log: Path
     metrics: Path
@@ -46,8 +48,8 @@ class Workspace:
         return cls(
             store=path(layout.RUN).parent.parent,
             record=path(layout.RUN),
-            checkpoints=path(layout.CHECKPOINTS),
-            model=path(layout.MODEL),
+            checkpoints=path(layout.checkpoints(attempt)),
+            model=path(layout.unfinished_model(attempt)),
             output_log=path(layout.output_log(attempt, node_rank)),
             worker_log=path(layout.worker_log(attempt, node_rank)),
             metrics=path(layout.metrics(attempt, node_rank)),

@@ -23,7 +23,7 @@ from cloud_train.orchestrator.reconcile import declare_lost, update_runs
 from cloud_train.orchestrator.results import fetch_model
 from cloud_train.orchestrator.syncing import sync
 from cloud_train.run import layout, manifest
-from cloud_train.run.checkpoints import newest_valid, prune, publish
+from cloud_train.run.checkpoints import manifest_digest, newest_valid, prune, publish
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.record import Program
 from cloud_train.run.shard_exchange import ShardExchange
@@ -323,7 +323,8 @@ def test_a_model_that_becomes_a_link_is_not_sealed(launched: Launched, outside: 
     launched.shell(f'rmdir "$CLOUD_TRAIN_MODEL" && ln -s {outside} "$CLOUD_TRAIN_MODEL"')
     status = launched.run()
     assert status.cause is Cause.FAILED
-    assert f"{launched.directory / 'model'} is a link, which is not followed" in status.message
+    assert f"{launched.directory / 'model-1'} is a link, which is not followed" in status.message
+    assert not (launched.directory / "model").exists()
     assert state_of(outside) == before
 
 
@@ -501,7 +502,7 @@ def test_nothing_behind_a_folder_that_becomes_a_link_is_shipped(tmp_path: Path, 
 
 
 def test_a_checkpoint_from_a_store_is_brought_through_no_link(tmp_path: Path, store: LocalStore, outside: Path) -> None:
-    checkpoints_in(store.folder / BAD / "checkpoints", 1)
+    digest = manifest_digest(checkpoints_in(store.folder / BAD / "checkpoints", 1) / layout.step_folder(1))
     before = state_of(outside)
     run = tmp_path / "work" / BAD
     run.mkdir(parents=True)
@@ -510,15 +511,15 @@ def test_a_checkpoint_from_a_store_is_brought_through_no_link(tmp_path: Path, st
     with pytest.raises(StoreError, match="checkpoints is a link"):
         remote.bring_newest(run / "checkpoints", print)
     with pytest.raises(StoreError, match="checkpoints is a link"):
-        remote.bring(layout.step_folder(1), run / "checkpoints", patience=0)
+        remote.bring(layout.step_folder(1), digest, run / "checkpoints", patience=0)
     checkpoints_in(outside, 1)
     with pytest.raises(StoreError, match="checkpoints is a link"):
-        remote.bring(layout.step_folder(1), run / "checkpoints", patience=0)
+        remote.bring(layout.step_folder(1), digest, run / "checkpoints", patience=0)
     shutil.rmtree(outside / layout.step_folder(1))
     assert state_of(outside) == before
 
 
-@pytest.mark.parametrize("link", ["attempts", "attempts/2", "attempts/2/logs", "attempts/2/logs/node-0", "checkpoints", "model"])
+@pytest.mark.parametrize("link", ["attempts", "attempts/2", "attempts/2/logs", "attempts/2/logs/node-0", "checkpoints-2", "model-2"])
 def test_a_worker_makes_no_folder_through_a_link(tmp_path: Path, outside: Path, link: str) -> None:
     before = state_of(outside)
     place = tmp_path / "store" / BAD / link

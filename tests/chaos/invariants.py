@@ -12,7 +12,7 @@ from typing import Any
 from tests.chaos.witness import Write
 
 _STATUS = re.compile(r"attempts/(\d+)/status\.json")
-_SEAL = re.compile(r"(checkpoints/step-(\d+)|model)/manifest\.json")
+_SEAL = re.compile(r"(checkpoints(?:-(\d+))?/step-(\d+)|model)/manifest\.json")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Published:
     """What is in it; None if the witness did not see that."""
     after: float
     before: float
+    folder: int = 1
+    """The attempt in whose folder it is."""
 
     def __str__(self) -> str:
         what = "the model" if self.step is None else f"step {self.step}"
@@ -74,16 +76,16 @@ def history(run_id: str, writes: Sequence[Write]) -> History:
             _note(seen.claims.setdefault(int(status[1]), Claim(write.before)), document)
         elif seal := _SEAL.fullmatch(name):
             chain = contents.get((write.key.removesuffix("/manifest.json"), document.get("files", {}).get("chain", {}).get("sha256", "")))
-            step = int(seal[2]) if seal[2] else None
-            seen.published.append(Published(document.get("attempt") or 0, step, chain, write.after, write.before))
+            step = int(seal[3]) if seal[3] else None
+            seen.published.append(Published(document.get("attempt") or 0, step, chain, write.after, write.before, int(seal[2] or 1)))
     return seen
 
 
 def violations(seen: History, notes: Sequence[str], *, is_atomic: bool) -> Iterator[str]:
     """Every rule that was broken. ``notes`` are the program's: "begin|save|model ATTEMPT STEP PID HOME".
 
-    ``is_atomic``: publishing and claiming exclude each other, as in a folder. In a bucket, a checkpoint whose publication began before the
-    claim may still arrive, but not after the first one of the next attempt.
+    ``is_atomic``: publishing and claiming exclude each other, as in a folder. In a bucket, what an overtaken attempt sent may arrive late,
+    but only in its own folder of checkpoints.
     """
     yield from _numbered(seen)
     yield from _begun_once(notes)
@@ -92,10 +94,16 @@ def violations(seen: History, notes: Sequence[str], *, is_atomic: bool) -> Itera
 
 
 def damaged(now: Mapping[str, bytes], run_id: str) -> Iterator[str]:
-    """Complete checkpoints, and the model, whose files are not what their manifest says."""
-    for key, data in now.items():
-        name = key.removeprefix(f"{run_id}/")
-        if name != key and _SEAL.fullmatch(name):
+    """Complete checkpoints, and the model, whose files are not what their manifest says.
+
+    A manifest that arrives late, after its checkpoint has been pruned, stays alone. It does no harm beside a newer checkpoint.
+    """
+    found = {key: seal for key in now if (seal := _SEAL.fullmatch(key.removeprefix(f"{run_id}/"))) and key.startswith(f"{run_id}/")}
+    newest = max((int(seal[3] or 0) for seal in found.values()), default=0)
+    for key, seal in found.items():
+        name, data = key.removeprefix(f"{run_id}/"), now[key]
+        is_old = seal[3] is not None and int(seal[3]) < newest
+        if not is_old or f"{key.removesuffix('manifest.json')}chain" in now:
             for file, facts in json.loads(data)["files"].items():
                 there = now.get(f"{key.removesuffix('manifest.json')}{file}")
                 if there is None or hashlib.sha256(there).hexdigest() != facts["sha256"]:
@@ -155,8 +163,10 @@ def _overtaken(seen: History, is_atomic: bool) -> Iterator[str]:
         if what in known:  # uploaded again by a later attempt, which found it in a workspace on its machine: nothing new
             continue
         known.add(what)
+        if each.step is not None and each.folder > each.attempt:  # moved there by the attempt that continues it
+            continue
         for number, claim in seen.claims.items():
-            if number <= each.attempt:
+            if number <= each.attempt or (not is_atomic and each.step is not None and each.folder == each.attempt):
                 continue
             firsts = [other.before for other in seen.published if other.attempt == number]
             limit = claim.since if is_atomic else min(firsts, default=float("inf"))

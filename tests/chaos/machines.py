@@ -203,6 +203,13 @@ class Machine:
                 process.send_signal(signal.SIGCONT)
         return len(found)
 
+    def step_clock(self, seconds: int) -> None:
+        """Let the clock of this machine's workers be wrong by so many seconds from now on."""
+        path = Path(self.environment["CHAOS_CLOCK_OF_WORKERS"])
+        new = path.with_suffix(".new")
+        new.write_text(str(seconds))
+        new.rename(path)
+
     def settle(self) -> None:
         """Wait for the commands that are still running."""
         for command in self.commands:
@@ -238,6 +245,7 @@ def two_machines(
                 "HOME": str(folder),
                 "CLOUD_TRAIN_HOME": str(folder / name),
                 "PYTHONPATH": os.pathsep.join([str(patch), str(ROOT)]),
+                "CHAOS_CLOCK_OF_WORKERS": str(folder / f"clock-{name}"),
                 "CHAOS_HOST": "chaos" if one_host else f"chaos-{name}",
             }
             link = Link(seed + number)

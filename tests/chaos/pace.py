@@ -1,7 +1,7 @@
 """Runs first in every Python process of a simulated machine: short intervals, the machine's name, and its clock.
 
 ``sitecustomize`` of the machines imports it. ``CHAOS_HOST`` is the machine's name, ``CHAOS_CLOCK`` the seconds by which a command's clock
-is wrong; a worker that the command starts has the right one.
+is wrong; that of workers is wrong by the seconds in the file ``CHAOS_CLOCK_OF_WORKERS``, which may change while they run.
 """
 
 import os
@@ -43,6 +43,19 @@ def _quicken_command(arguments: list[str]) -> None:
         _set(stopping, _SILENCE_SECONDS=SILENCE_SECONDS, _MARGIN_SECONDS=3.0)
 
 
+def _follow_clock(path: str) -> None:
+    true = time.time
+
+    def now() -> float:
+        try:
+            with open(path) as file:  # noqa: PTH123 -- called often
+                return true() + float(file.read())
+        except FileNotFoundError:
+            return true()
+
+    time.time = now
+
+
 def _rename(host: str) -> None:
     import socket
 
@@ -59,6 +72,7 @@ def _step_clock(seconds: float) -> None:
 if "CHAOS_HOST" in os.environ:
     _rename(os.environ["CHAOS_HOST"])
     if "cloud_train.worker" in sys.orig_argv:
+        _follow_clock(os.environ["CHAOS_CLOCK_OF_WORKERS"])
         _quicken_worker()
     elif "cloud_train" in sys.orig_argv:
         _step_clock(float(os.environ.pop("CHAOS_CLOCK", "0")))

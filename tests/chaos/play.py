@@ -147,6 +147,11 @@ class Play:
         self.tell(str(action))
         self._machine(action).link.become(action.what)
 
+    def do_clock(self, action: Action) -> None:
+        """Step the clock of the workers that are running on a machine, and of those that begin there."""
+        self.tell(str(action))
+        self._machine(action).step_clock(action.clock)
+
     def do_disk(self, action: Action) -> None:
         """Fill the disk under the store, or free it."""
         self.tell(f"{action}{'' if self.disk else ': not possible here'}")
@@ -320,7 +325,13 @@ class Play:
             target = self.folder / f"model-{machine.name}"
             status, _ = machine.run("fetch-model", self.run_id, "--to", str(target))
             assert status == 0, f"{machine.name} cannot fetch the model: {machine.commands[-1].complaint}"
-            assert (target / "chain").read_bytes() == self.witness.now()[f"{self.run_id}/model/chain"], f"{target} is another model"
+            chain = (target / "chain").read_bytes()
+            assert chain == self.witness.now()[f"{self.run_id}/model/chain"], f"{target} is another model"
+            last = self.folder / f"last-{machine.name}"
+            status, _ = machine.run("fetch-model", self.run_id, "--checkpoint", "last", "--to", str(last))
+            if status == 0:
+                found = (last / "chain").read_bytes().strip()
+                assert chain.startswith(found), f"the last checkpoint is of another branch than the model: {found!r}"
 
     def _judge(self) -> None:
         """Everything that the witness saw."""

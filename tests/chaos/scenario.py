@@ -56,6 +56,10 @@ def draw(seed: int, store: StoreKind | None = None, motifs: int = 3) -> Scenario
             actions.append(action)
             if dice.random() < 0.25:
                 actions.append(_look(dice))
+    apart = random.Random(f"clock {seed}")  # so that it changes nothing else that a seed draws
+    if apart.random() < 0.3:
+        clock = apart.choice([3600, -3600, 86400 * 4000, -86400 * 4000])
+        actions.insert(apart.randint(2, len(actions)), Action("clock", apart.choice(MACHINES), clock=clock))
     return Scenario(seed, store, dice.random() < 0.5, tuple(actions), dice.random() < 0.5)
 
 

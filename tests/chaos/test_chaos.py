@@ -1,5 +1,6 @@
 """Ten seeds of chaos; ``make chaos SEED=…`` plays as many as there is time for."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_a_resumed_run_breaks_no_rule() -> None:
     ("late", "is_atomic", "rule"),
     [
         (Published(1, 3, "1:1 1:2 1:3", 11, 11), True, "after attempt 2 had been claimed"),
-        (Published(1, 3, "1:1 1:2 1:3", 13, 13), False, "after attempt 2 had published"),
+        (Published(1, None, "1:1 1:2 1:3", 13, 13), False, "after attempt 2 had published"),
         (Published(2, 3, "1:1 1:2 1:3", 13, 13), False, "holds what another attempt made"),
         (Published(2, 2, "1:1 2:2", 13, 13), False, "continues 1 of 1, and says 2 of 1"),
         (Published(2, 4, "1:1 1:2 2:4", 13, 13), False, "has a gap"),
@@ -59,6 +60,12 @@ def test_what_a_second_writer_publishes_breaks_a_rule(late: Published, is_atomic
     found = list(violations(_seen(*GOOD, late), [], is_atomic=is_atomic))
     assert len(found) == 1
     assert rule in found[0]
+
+
+def test_what_arrives_late_in_the_folder_of_an_overtaken_attempt_breaks_no_rule_of_a_bucket() -> None:
+    assert list(violations(_seen(*GOOD, Published(1, 3, "1:1 1:2 1:3", 13, 13)), [], is_atomic=False)) == []
+    moved = Published(1, 2, "1:1 1:2", 13, 13, folder=2)
+    assert list(violations(_seen(*GOOD[:1], moved), [], is_atomic=True)) == []
 
 
 def test_an_attempt_that_begins_twice_breaks_a_rule() -> None:
@@ -81,3 +88,11 @@ def test_a_complete_checkpoint_with_other_bytes_is_damaged() -> None:
         "checkpoints/step-00000001 is complete, and its chain is another",
         "checkpoints/step-00000001 is complete, and its more is",
     ]
+
+
+def test_a_manifest_alone_is_damaged_unless_there_is_a_newer_checkpoint() -> None:
+    chain = hashlib.sha256(b"2:2").hexdigest().encode()
+    alone = {"r/checkpoints/step-00000001/manifest.json": b'{"files": {"chain": {"sha256": "00"}}}'}
+    newer = {"r/checkpoints-2/step-00000002/manifest.json": b'{"files": {"chain": {"sha256": "%b"}}}' % chain}
+    assert len(list(damaged(alone, "r"))) == 1
+    assert list(damaged({**alone, **newer, "r/checkpoints-2/step-00000002/chain": b"2:2"}, "r")) == []

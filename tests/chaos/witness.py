@@ -146,7 +146,8 @@ class FolderWitness:
                 for attempt in _entries(run / "attempts"):
                     self._read(attempt / "status.json", 0.0)
                 after, self._listed[run] = self._listed.get(run, 0.0), monotonic()
-                for folder in [*_entries(run / "checkpoints"), run / "model"]:
+                of_attempts = [folder for folder in _entries(run) if folder.name.startswith("checkpoints")]
+                for folder in [*(each for above in of_attempts for each in _entries(above)), run / "model"]:
                     self._read(folder / "manifest.json", after, folder / "chain")
 
     def _read(self, path: Path, after: float, *first: Path) -> None:

@@ -186,11 +186,11 @@ def rehearse(shared: Path, folder: Path, say: Say) -> Rehearsed:
 
 def checkpoint_after(store_url: str, run_id: str, step: int) -> int:
     """Wait for a checkpoint beyond ``step`` that is whole; returns its step."""
-    store, prefix = open_store(store_url), f"{run_id}/{layout.CHECKPOINTS}/"
+    store, prefix = open_store(store_url), f"{run_id}/{layout.CHECKPOINTS}"
     found: list[int] = []
 
     def look() -> bool:
-        names = [info.key.removeprefix(prefix).split("/") for info in store.list(prefix)]
+        names = [info.key.split("/")[-2:] for info in store.list(prefix)]
         found[:] = [layout.step_of(folder) or 0 for folder, file in names if file == layout.MANIFEST]
         return max(found, default=0) > step
 

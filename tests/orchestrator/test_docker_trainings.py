@@ -75,7 +75,7 @@ def weights(run: RunView) -> str:
 
 
 def has_checkpoint(run: RunView) -> bool:
-    return any((Path(run.run_directory) / "checkpoints").glob("step-*/manifest.json"))
+    return any(Path(run.run_directory).glob("checkpoints*/step-*/manifest.json"))
 
 
 def kill_one(engine: "DockerClient", run: RunView, node: int) -> None:

@@ -20,6 +20,7 @@ from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reconcile import update_run
+from cloud_train.orchestrator.results import fetch_model, manifest_at
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.state import read_run
 from cloud_train.orchestrator.stopping import cancel
@@ -27,7 +28,9 @@ from cloud_train.orchestrator.submitting import submit
 from cloud_train.providers.base import Handle, Observation
 from cloud_train.providers.local import LocalProvider
 from cloud_train.run import layout
+from cloud_train.run.checkpoints import places_in_store
 from cloud_train.run.ledger_reader import LedgerReader
+from cloud_train.run.manifest import write_manifest
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.streams import open_stream
@@ -105,13 +108,16 @@ class Stage:
 
     def steps(self, run: RunView, attempt: int) -> list[int]:
         """The steps of the complete checkpoints in the store that this attempt's program made."""
+        return [step for step, made_by, _ in self.checkpoints(run) if made_by == attempt]
+
+    def checkpoints(self, run: RunView) -> list[tuple[int, int, int | None]]:
+        """Each complete checkpoint in the store: its step, and the attempt that made it as its program and as its manifest say."""
         found = []
-        for name in self.store.folders(f"{run.run_id}/{layout.CHECKPOINTS}/"):
-            prefix = f"{run.run_id}/{layout.CHECKPOINTS}/{name}"
-            with suppress(ObjectMissingError):  # pruned meanwhile
-                if layout.step_of(name) is not None and self.store.get(f"{prefix}/attempt") == f"{attempt}\n".encode():
-                    self.store.stat(f"{prefix}/{layout.MANIFEST}")
-                    found.append(layout.step_of(name) or 0)
+        for step, folder, name in places_in_store(self.store, run.run_id):
+            prefix = f"{run.run_id}/{layout.checkpoints(folder)}/{name}"
+            with suppress(ObjectMissingError):  # moved or pruned meanwhile
+                made_by = int(self.store.get(f"{prefix}/attempt"))
+                found.append((step, made_by, manifest_at(self.store, prefix).attempt))
         return found
 
     def worker_log(self, run: RunView, attempt: int) -> str:
@@ -197,6 +203,11 @@ def overtake(home: Home, run: RunView) -> RunView:
 
     wait_until(is_let_in, "a silent attempt is overtaken", 60, pace=0.5)
     return resumed[0]
+
+
+def program_of(worker: psutil.Process) -> psutil.Process:
+    """The program of a worker: of its children, the one that is another executable."""
+    return next(child for child in worker.children() if child.exe() != worker.exe())
 
 
 def worker_of(home: Home, run: RunView) -> psutil.Process:
@@ -309,3 +320,57 @@ def test_a_stalled_worker_that_was_overtaken_stops_and_ships_nothing(stage: Stag
     assert update_run(b, run.run_id).state is State.SUCCEEDED
     assert update_run(a, run.run_id).state is State.SUCCEEDED
     assert stage.store.get(f"{run.run_id}/{layout.MODEL}/weights") == b"attempt 2\n"
+
+
+def test_what_the_program_of_an_overtaken_attempt_still_writes_is_never_taken_for_the_next_ones(stage: Stage) -> None:
+    a = stage.home("a")
+    run = stage.start(a)
+    worker = worker_of(a, run)
+    program = program_of(worker)
+    environment = program.environ()
+    suspend(worker, stage.folder / "store" / run.run_id)
+    for helper in worker.children():  # its guard too, so that nothing ends the program
+        with suppress(psutil.NoSuchProcess):
+            if helper != program:
+                helper.suspend()
+    b = stage.home("b")
+    adopt(b, run.run_directory)
+    assert overtake(b, run).attempt == 2
+    wait_until(lambda: stage.is_running(run, 2), "attempt 2 runs", 60, pace=0.05)
+    resumed = stage.status(run, 2)
+    assert resumed is not None
+    assert resumed.resumed_step is not None
+    assert program.is_running()
+
+    def save(step: int) -> Path:
+        """As the first attempt's program does."""
+        folder = Path(environment["CLOUD_TRAIN_CHECKPOINTS"], layout.step_folder(step))
+        folder.mkdir(parents=True)
+        (folder / "step").write_text(f"{step}\n")
+        (folder / "attempt").write_text("1\n")
+        return folder
+
+    save(900_000)
+    write_manifest(save(900_001), 900_001)  # by itself, without an attempt
+    begun = max(stage.steps(run, 2), default=0)
+    wait_until(lambda: max(stage.steps(run, 2), default=0) > begun + 3, "attempt 2 makes checkpoints", 60, pace=0.05)
+    for step, made_by, sealed_for in stage.checkpoints(run):
+        assert made_by == 2 or step <= resumed.resumed_step or step == 900_001, (step, made_by)
+        assert sealed_for in (made_by, None)
+
+    kill_everything(b.folder)
+    resume_at_once(b, run)
+    wait_until(lambda: stage.is_running(run, 3), "attempt 3 runs", 60, pace=0.05)
+    third = stage.status(run, 3)
+    assert third is not None
+    assert third.origin == 2
+    assert third.resumed_step is not None
+    assert resumed.resumed_step < third.resumed_step < 900_000
+    stage.finish()
+    wait_until(lambda: update_run(b, run.run_id).state.is_end, "it has ended", 60, pace=0.05)
+    assert update_run(b, run.run_id).state is State.SUCCEEDED
+    last = fetch_model(b, run.run_id, stage.folder / "last", checkpoint="last")
+    assert last.step is not None
+    assert third.resumed_step <= last.step < 900_000
+    wait_until(lambda: not program.is_running() or program.status() == psutil.STATUS_ZOMBIE, "the first program has ended", 60, pace=0.05)
+    assert stage.store.get(f"{run.run_id}/{layout.MODEL}/weights") == b"attempt 3\n"

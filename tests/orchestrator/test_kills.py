@@ -139,12 +139,12 @@ def kill(draw: random.Random, home: Home, run: RunView, seconds: float) -> None:
     moment = draw.choice(["time", "writing", "step"])
     delay = draw.uniform(0, seconds if moment == "time" else 0.02)
     steps, victim = draw.randint(1, 4), draw.random()
-    checkpoints = Path(run.run_directory) / layout.CHECKPOINTS
-    first = newest_step(checkpoints)
+    directory = Path(run.run_directory)
+    first = newest_step(directory)
     moments: dict[str, Callable[[], bool]] = {
         "time": lambda: True,
-        "writing": lambda: any(checkpoints.glob(".step-*.tmp")),
-        "step": lambda: newest_step(checkpoints) >= first + steps,
+        "writing": lambda: any(directory.glob("checkpoints*/.step-*.tmp")),
+        "step": lambda: newest_step(directory) >= first + steps,
     }
     worker = worker_of(home, run)
     reached = worker is not None and wait_for(moments[moment], home, run, pace=0.0005) and wait_for(after(delay), home, run)
@@ -173,8 +173,8 @@ def is_training(process: psutil.Process) -> bool:
     return False
 
 
-def newest_step(checkpoints: Path) -> int:
-    return max((layout.step_of(path.name) or 0 for path in checkpoints.glob("step-*")), default=0)
+def newest_step(directory: Path) -> int:
+    return max((layout.step_of(path.name) or 0 for path in directory.glob("checkpoints*/step-*")), default=0)
 
 
 def after(seconds: float) -> Callable[[], bool]:
@@ -202,5 +202,5 @@ def end_of(home: Home, run: RunView) -> RunView:
 
 
 def digest(run: RunView) -> str:
-    assert newest_valid(Path(run.run_directory) / layout.CHECKPOINTS, pytest.fail)
+    assert newest_valid(Path(run.run_directory) / layout.checkpoints(run.attempt), pytest.fail)
     return hashlib.sha256((Path(run.run_directory) / layout.MODEL / "model.safetensors").read_bytes()).hexdigest()

@@ -81,7 +81,7 @@ def test_a_run_moves_into_a_bucket_with_its_checkpoint_logs_and_metrics_and_cont
 def test_only_a_valid_checkpoint_is_moved(home: Home, ended: RunView, bucket: str) -> None:
     second = end_of(home, resume(home, ended.run_id))
     assert second.attempt == 2
-    (Path(ended.run_directory) / "checkpoints/step-00000002/weights").write_text("weights 9\n")
+    (Path(ended.run_directory) / "checkpoints-2/step-00000002/weights").write_text("weights 9\n")
     said: list[str] = []
     there = moved(home, ended, bucket, said.append)
     assert there.resumed_step == 1

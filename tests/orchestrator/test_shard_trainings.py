@@ -136,7 +136,7 @@ def weights(run: RunView) -> str:
 
 
 def has_step(run: RunView, step: int) -> bool:
-    return any((path.parent.name >= f"step-{step:08}") for path in run_folder(run).glob("checkpoints/step-*/manifest.json"))
+    return any((path.parent.name >= f"step-{step:08}") for path in run_folder(run).glob("checkpoints*/step-*/manifest.json"))
 
 
 def resume_at_once(home: Home, run_id: str) -> RunView:

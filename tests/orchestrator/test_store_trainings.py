@@ -147,7 +147,7 @@ def weights(home: Home, run_id: str, folder: Path) -> str:
 
 
 def has_checkpoint(run: RunView) -> bool:
-    return any(info.key.endswith("/manifest.json") for info in open_store(run.store).list(f"{run.run_id}/checkpoints/"))
+    return any(info.key.endswith("/manifest.json") for info in open_store(run.store).list(f"{run.run_id}/checkpoints"))
 
 
 def resume_at_once(home: Home, run_id: str) -> RunView:

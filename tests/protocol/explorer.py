@@ -1,18 +1,22 @@
 """An explorer of the protocol that keeps two attempts of a run from writing at once: it runs the real functions in many orders.
 
 Workers and observers are threads, of which only one runs at a time. At each request to the store and each question to a provider, the
-explorer decides who runs next, whether the response is lost, and whether the worker dies there. A decision other than "the same one
-continues" costs one of a few, so that a small number of them is explored completely. An actor that is not chosen is a process that is
-suspended, for however long: there is no clock.
+explorer decides who runs next, whether the response is lost, whether the request is delivered late, and whether the worker dies there. A
+decision other than "the same one continues" costs one of a few, so that a small number of them is explored completely. An actor that is
+not chosen is a process that is suspended, for however long: there is no clock.
 
-A worker is ``run.fencing`` and ``run.succession`` as the uploader uses them. An observer is ``orchestrator.reconcile`` with a ledger in
-memory, in the order in which ``resume`` calls it.
+A worker is ``run.fencing`` and ``run.succession`` as the uploader uses them. Its program is an actor of its own, which writes the files of
+checkpoints and asks nobody: it continues while its worker is suspended, and after its death, until a worker that has been overtaken kills
+it. A request that is delivered late is one more actor, and its sender sees a time-out. An observer is ``orchestrator.reconcile`` with a
+ledger in memory, in the order in which ``resume`` calls it.
 """
 
+import hashlib
 import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +30,7 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.providers.base import Capabilities, Handle, Observation
 from cloud_train.retry import RetryPolicy
 from cloud_train.run import layout, ledger_file
+from cloud_train.run.checkpoints import places_in_store
 from cloud_train.run.fencing import Lease, ancestor_in, publish
 from cloud_train.run.ledger import Ledger
 from cloud_train.run.ledger_entry import UNMANAGED
@@ -33,7 +38,7 @@ from cloud_train.run.manifest import Manifest, parse_manifest
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.succession import Branch, SupersededError
-from cloud_train.storage.base import TransientStoreError
+from cloud_train.storage.base import ObjectMissingError, TransientStoreError
 from cloud_train.storage.retrying import RetryingStore
 from tests.storage.memory_store import MemoryStore
 
@@ -42,7 +47,7 @@ STORE = "s3://bucket/runs"
 WRITES = ("create", "replace", "put")
 MOST_ATTEMPTS = 3
 VANISHED = Observation(Cause.INFRASTRUCTURE.state, Cause.INFRASTRUCTURE, "the worker is gone")
-NO_WAITS = RetryPolicy(attempts=3, time_limit=None, first_wait=0.0, longest_wait=0.0, sleep=lambda _: None)
+NO_WAITS = RetryPolicy(attempts=6, time_limit=None, first_wait=0.0, longest_wait=0.0, sleep=lambda _: None)
 
 
 class ViolationError(AssertionError):
@@ -64,6 +69,10 @@ class Limits:
     """Responses that are lost after the write was carried out."""
     lies: int = 0
     """Times that a provider calls a living worker ended."""
+    late: int = 0
+    """Writes that are carried out some time after their sender has given up on them."""
+    programs: bool = False
+    """Whether programs are actors of their own, which continue while their workers are suspended. Otherwise each runs within its worker."""
     steps: int = 1
     """Checkpoints that each attempt makes; their steps are as far apart as the attempt's number."""
 
@@ -75,6 +84,7 @@ class Actor:
         self.name, self.is_worker = name, is_worker
         self.go, self.back = threading.Semaphore(0), threading.Semaphore(0)
         self.is_over = self.is_killed = False
+        self.waits_for: Actor | None = None
         self.error: BaseException | None = None
         self._action = action
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -156,19 +166,41 @@ class World:
     successes: set[int] = field(default_factory=set)
     """Attempts whose worker has recorded its success, and left."""
     _present: Actor | None = None
-    _spent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("switches", "deaths", "lost", "lies"), 0))
+    _spent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("switches", "deaths", "lost", "lies", "late"), 0))
     _is_over: bool = False
 
     def __post_init__(self) -> None:
         self.shared = RetryingStore(Requests(self), NO_WAITS)
 
-    def spawn(self, name: str, action: Callable[[], None], is_worker: bool = False) -> None:
+    def spawn(self, name: str, action: Callable[[], None], is_worker: bool = False) -> Actor:
         """Add an actor."""
         actor = Actor(name, action, is_worker)
         if is_worker:
             self.workers[name] = actor
         self.actors.append(actor)
         actor.thread.start()
+        return actor
+
+    def wait_for(self, other: Actor) -> None:
+        """In an actor's thread: wait until another one is over."""
+        actor = self._present
+        if actor is not None and not other.is_over:
+            actor.waits_for = other
+            actor.pause()
+
+    def deliver_late(self, what: str, action: Callable[[], object]) -> bool:
+        """Whether the present write is delivered late, as one more actor. Then what it finds concerns nobody any more."""
+        if not self._happens("late"):
+            return False
+
+        def arrive() -> None:
+            self.request(what)
+            with suppress(StoreError):
+                action()
+            check_results(self)
+
+        self.spawn(f"network-{len(self.actors)}", arrive)
+        return True
 
     def request(self, what: str) -> None:
         """In an actor's thread: it is about to ask the store or a provider."""
@@ -201,7 +233,7 @@ class World:
 
     def run(self) -> None:
         """Let all actors run to their ends."""
-        while running := [actor for actor in self.actors if not actor.is_over]:
+        while running := [actor for actor in self.actors if not actor.is_over and (actor.waits_for is None or actor.waits_for.is_over)]:
             self._present = self._next(running)
             if self._present.is_worker and not self._is_over and self._present in self._begun and self._happens("deaths"):
                 self.kill(self._present)
@@ -217,15 +249,15 @@ class World:
 
     def kill(self, actor: Actor) -> None:
         """End an actor where it is."""
-        actor.is_killed = True
-        actor.go.release()
-        actor.thread.join()
+        if not actor.is_over:
+            actor.is_killed = True
+            actor.go.release()
+            actor.thread.join()
 
     def close(self) -> None:
         """End every thread that is left."""
         for actor in self.actors:
-            if not actor.is_over:
-                self.kill(actor)
+            self.kill(actor)
 
     def _next(self, running: list[Actor]) -> Actor:
         continues = self._present in running
@@ -265,9 +297,11 @@ class Requests:
         def request(*arguments: Any, **named: Any) -> Any:
             key = getattr(arguments[0], "key", arguments[0]) if arguments else ""
             self._world.request(f"{name} {str(key).removeprefix(f'{RUN}/')}")
+            if name in WRITES and self._world.deliver_late(f"{name} {key} arrives", lambda: method(*arguments, **named)):
+                raise TransientStoreError("no response")
             result = method(*arguments, **named)
             if name in WRITES:
-                check_branch_of(self._world)
+                check_results(self._world)
                 self._world.check_end_in_place(str(key), arguments[1])
                 if self._world.is_lost():
                     raise TransientStoreError("the response was lost")
@@ -277,12 +311,13 @@ class Requests:
 
 
 def worker(world: World, number: int, token: str) -> None:
-    """An attempt: claim it, find the checkpoint, make others with heartbeats in between, publish the model, and end."""
+    """An attempt: claim it, find the checkpoint, seal what the program makes with heartbeats in between, publish the model, and end."""
     store = world.shared
     lease = Lease(store, RUN, number, token)
     status = AttemptStatus(State.STARTING, started=1.0, heartbeat=1.0, host=token, pid=1, token=token)
     if not lease.claim(status.to_json()):
         return
+    started: Actor | None = None
     try:
         step, origin, lineage = _start(world, number)
         status = replace(status, state=State.RUNNING, resumed_step=step or None, origin=origin)
@@ -295,19 +330,24 @@ def worker(world: World, number: int, token: str) -> None:
                 lease.check()
 
         beat()
-        for _ in range(world.limits.steps):
-            step += number
-            lineage = [*lineage, f"{number}.{step}"]
-            key = f"{RUN}/{layout.CHECKPOINTS}/{layout.step_folder(step)}/{layout.MANIFEST}"
-            publish(store, key, _manifest(step, number, lineage), lease.check)
+        if world.limits.programs:
+            started = world.spawn(f"program-{token}", lambda: program(world, number, step, lineage))
+            _seal(world, number, lease)
             beat()
-        publish(store, f"{RUN}/{layout.MODEL}/{layout.MANIFEST}", _manifest(None, number, lineage), lease.check)
+            world.wait_for(started)
+        else:
+            program(world, number, step, lineage)
+        made = _seal(world, number, lease, beat)
+        beat()
+        publish(store, f"{RUN}/{layout.MODEL}/{layout.MANIFEST}", _manifest(None, number, made or lineage, b""), lease.check)
         status = status.ended_with(Cause.SUCCEEDED, "", float(next(beats)))
         if lease.write(status.to_json()):
             world.successes.add(number)
         else:
             lease.check()
     except SupersededError as error:
+        if started is not None:
+            world.kill(started)
         lease.conclude(replace(status.ended_with(Cause.INFRASTRUCTURE, error.message, 99.0), closed=True).to_json())
 
 
@@ -340,19 +380,50 @@ def _resume(world: World, home: Home, ledger: Ledger) -> None:
     ledger.launched(RUN, number, {"worker": f"worker-{token}"})
 
 
+def program(world: World, number: int, step: int, lineage: Sequence[str]) -> None:
+    """The program of an attempt: it writes the files of checkpoints where its environment says, whatever has become of its worker."""
+    for _ in range(world.limits.steps):
+        step += number
+        lineage = [*lineage, f"{number}.{step}"]
+        world.shared.put(_place(number, step, "weights"), json.dumps(lineage).encode())
+
+
+def _place(attempt: int, step: int, name: str) -> str:
+    return f"{RUN}/{layout.checkpoints(attempt)}/{layout.step_folder(step)}/{name}"
+
+
+def _seal(world: World, number: int, lease: Lease, beat: Callable[[], None] = lambda: None) -> list[str]:
+    """Write the manifests of what is in the attempt's own folder without one; returns what the newest was made from."""
+    newest: list[str] = []
+    for folder in world.store.folders(f"{RUN}/{layout.checkpoints(number)}/"):
+        step = layout.step_of(folder) or 0
+        if (found := world.store.objects.get(_place(number, step, "weights"))) is None:  # it is still on its way
+            continue
+        newest = json.loads(found[0])
+        if _place(number, step, layout.MANIFEST) not in world.store.objects:
+            publish(world.shared, _place(number, step, layout.MANIFEST), _manifest(step, number, newest, found[0]), lease.check)
+            beat()
+    return newest
+
+
 def _start(world: World, number: int) -> tuple[int, int, list[str]]:
     """The checkpoint to start from: its step, its attempt, and what it was made from."""
     branch = Branch(number, ancestor_in(world.shared, RUN))
-    prefix = f"{RUN}/{layout.CHECKPOINTS}/"
-    for name in sorted(world.shared.folders(prefix), reverse=True):
-        manifest = parse_manifest(world.shared.get(f"{prefix}{name}/{layout.MANIFEST}"), name)
-        if branch.holds(manifest.attempt, manifest.step or 0):
-            return manifest.step or 0, manifest.attempt or 0, list(manifest.fingerprint["lineage"])
+    for step, attempt, name in places_in_store(world.shared, RUN):
+        with suppress(ObjectMissingError):
+            manifest = parse_manifest(world.shared.get(_place(attempt, step, layout.MANIFEST)), name)
+            data = world.shared.get(_place(attempt, step, "weights"))
+            if branch.holds(manifest.attempt, step, attempt) and _is_as_listed(manifest, data):
+                return step, manifest.attempt or 0, json.loads(data)
     return 0, 0, []
 
 
-def _manifest(step: int | None, attempt: int, lineage: list[str]) -> bytes:
-    files = {"weights": {"size": 1, "sha256": "0" * 64}}
+def _is_as_listed(manifest: Manifest, data: bytes) -> bool:
+    return manifest.files["weights"].sha256 == hashlib.sha256(data).hexdigest()
+
+
+def _manifest(step: int | None, attempt: int, lineage: list[str], data: bytes) -> bytes:
+    files = {"weights": {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
     document = {"format": 1, "step": step, "metrics": {}, "fingerprint": {"lineage": lineage}, "files": files, "attempt": attempt}
     return json.dumps(document).encode()
 
@@ -367,13 +438,26 @@ def statuses(world: World) -> dict[int, AttemptStatus]:
     return found
 
 
-def _manifests(world: World) -> list[Manifest]:
-    prefix = f"{RUN}/{layout.CHECKPOINTS}/"
-    return [parse_manifest(data, key) for key, (data, _) in sorted(world.store.objects.items()) if key.startswith(prefix)]
+def _complete(world: World) -> Iterator[tuple[int, Manifest]]:
+    """Every complete checkpoint in the store, oldest step first, with the attempt in whose folder it is.
+
+    Raises ViolationError for one whose files were changed, or that another attempt's program made.
+    """
+    for step, attempt, _ in sorted(places_in_store(world.store, RUN)):
+        sealed = world.store.objects.get(_place(attempt, step, layout.MANIFEST))
+        weights = world.store.objects.get(_place(attempt, step, "weights"))
+        if sealed is None or weights is None:
+            continue
+        manifest = parse_manifest(sealed[0], "manifest")
+        if not _is_as_listed(manifest, weights[0]):
+            raise ViolationError(f"step {step} of attempt {manifest.attempt} was overwritten: {weights[0].decode()}")
+        if not manifest.fingerprint["lineage"][-1].startswith(f"{manifest.attempt}."):
+            raise ViolationError(f"step {step} of attempt {manifest.attempt} is {manifest.fingerprint['lineage'][-1]}")
+        yield attempt, manifest
 
 
-def check_branch_of(world: World) -> None:
-    """After each write: what a resume would find is one line of checkpoints, each made from the one before."""
+def check_results(world: World) -> None:
+    """After each write: what a resume would find is one line of checkpoints, each made from the one before and complete as it was."""
     found = statuses(world)
     if not found:
         return
@@ -387,8 +471,10 @@ def check_branch_of(world: World) -> None:
         read = staticmethod(lambda key, end=None: tuple(reversed(world.store._object(key))))
 
     branch = Branch(max(found) + 1, ancestor_in(Plain(), RUN))  # type: ignore[arg-type]  # it only reads
-    visible = [manifest for manifest in _manifests(world) if branch.holds(manifest.attempt, manifest.step or 0)]
-    for earlier, later in pairwise(visible):
+    visible = {
+        manifest.step: manifest for folder, manifest in _complete(world) if branch.holds(manifest.attempt, manifest.step or 0, folder)
+    }
+    for earlier, later in pairwise(visible.values()):
         if f"{earlier.attempt}.{earlier.step}" not in later.fingerprint["lineage"]:
             raise ViolationError(f"step {later.step} of attempt {later.attempt} was not made from step {earlier.step} of {earlier.attempt}")
 

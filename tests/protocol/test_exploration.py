@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cloud_train.orchestrator import reconcile, run_directory
-from cloud_train.run import fencing
+from cloud_train.run import fencing, layout
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.succession import Branch
 from cloud_train.storage.base import ObjectInfo, Store
@@ -30,6 +30,8 @@ SAMPLES = int(os.environ.get("CLOUD_TRAIN_PROTOCOL_SAMPLES", "300"))
         ("aa", Limits(switches=DEPTH - 1, deaths=1)),
         ("ab", Limits(switches=DEPTH - 1, deaths=1)),
         ("ab", Limits(switches=0, lost=1)),
+        ("b", Limits(switches=DEPTH, programs=True)),
+        ("b", Limits(switches=DEPTH - 1, late=1)),
         ("a", Limits(switches=DEPTH + 1, lies=1)),
     ],
     ids=str,
@@ -108,6 +110,11 @@ def does_not_take_an_end_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(fencing.Lease, "write", gives_in)
 
 
+def keeps_the_checkpoints_of_all_attempts_together(patch: pytest.MonkeyPatch) -> None:
+    """All attempts have one folder of checkpoints."""
+    patch.setattr(layout, "checkpoints", lambda _: layout.CHECKPOINTS)
+
+
 @pytest.mark.parametrize(
     ("mistake", "cast", "limits"),
     [
@@ -118,6 +125,8 @@ def does_not_take_an_end_back(patch: pytest.MonkeyPatch) -> None:
         (takes_the_newest_checkpoint, "b", Limits(switches=2, steps=2)),
         (does_not_close_the_end, "b", Limits(switches=2)),
         (does_not_take_an_end_back, "a", Limits(switches=2, lies=1)),
+        (keeps_the_checkpoints_of_all_attempts_together, "b", Limits(switches=3, programs=True)),
+        (keeps_the_checkpoints_of_all_attempts_together, "b", Limits(switches=2, late=1)),
     ],
 )
 def test_without_one_of_its_rules_the_protocol_breaks(
@@ -143,6 +152,6 @@ def drawn(seed: int, chance: float) -> Callable[[int], int]:
 
 
 def test_no_drawn_order_of_many_events_breaks_the_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = Limits(switches=12, deaths=2, lost=2, lies=1)
     for seed in range(SAMPLES):
+        limits = Limits(switches=12, deaths=2, lost=2, lies=1, late=2, programs=seed % 2 == 0)
         one_order(limits, [], ("ab", "aa", "abb", "aab")[seed % 4], monkeypatch, drawn(seed, 0.25))

@@ -104,7 +104,8 @@ class MemoryStore:
                 yield ObjectInfo(key, info.size, info.modified, info.version)
 
     def folders(self, prefix: str = "") -> Iterator[str]:
-        return iter(sorted({key[len(prefix) :].split("/")[0] for key in self.objects if "/" in key[len(prefix) :]}))
+        inside = [key[len(prefix) :] for key in list(self.objects) if key.startswith(prefix)]
+        return iter(sorted({name.split("/")[0] for name in inside if "/" in name}))
 
     def delete(self, key: str) -> None:
         self._ask("delete", key)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from cloud_train.run import layout
-from cloud_train.run.checkpoints import newest_valid
+from cloud_train.run.checkpoints import newest_valid_of_run
 from cloud_train.run.record import AttemptStatus, Program, RunRecord
 from cloud_train.run.states import Cause
 from cloud_train.training.launch import interface_towards
@@ -111,7 +111,7 @@ class Cluster:
         return hashlib.sha256((self.directory / layout.MODEL / "model.safetensors").read_bytes()).hexdigest()
 
     def newest_step(self) -> int:
-        newest = newest_valid(self.directory / layout.CHECKPOINTS, print)
+        newest = newest_valid_of_run(self.directory, print)
         assert newest is not None
         return layout.step_of(newest.name) or 0
 
@@ -190,7 +190,7 @@ def test_told_to_stop_on_one_node_all_nodes_save_once_after_the_same_step(tmp_pa
     assert cluster.status().message == ("told to stop" if told == 0 else "node 1: told to stop")
     assert cluster.output(0).count("stop requested: saved at step") <= 1
     assert cluster.newest_step() >= 5
-    assert [path.name for path in (cluster.directory / layout.CHECKPOINTS).iterdir() if path.name.startswith(".")] == []
+    assert [path.name for path in cluster.directory.glob("checkpoints*/*") if path.name.startswith(".")] == []
 
 
 def test_all_nodes_follow_into_another_attempt_which_resumes_exactly(tmp_path: Path, clusters: list[Cluster], two_nodes: str) -> None:

@@ -126,9 +126,13 @@ class Machine:
 
     def steps(self) -> list[int]:
         """The steps of which the store has a checkpoint with a manifest."""
-        prefix = f"{RUN_ID}/{layout.CHECKPOINTS}/"
-        keys = [info.key.removeprefix(prefix) for info in self.store.list(prefix)]
-        return sorted(layout.step_of(key.split("/")[0]) or 0 for key in keys if key.endswith(f"/{layout.MANIFEST}"))
+        return sorted(self.checkpoints())
+
+    def checkpoints(self) -> dict[int, str]:
+        """The folder of each checkpoint in the store that has a manifest, by its step."""
+        keys = [info.key.removeprefix(f"{RUN_ID}/") for info in self.store.list(f"{RUN_ID}/{layout.CHECKPOINTS}")]
+        folders = [key.removesuffix(f"/{layout.MANIFEST}") for key in keys if key.endswith(f"/{layout.MANIFEST}")]
+        return {layout.step_of(folder.rpartition("/")[2]) or 0: folder for folder in folders}
 
     def living(self) -> list[psutil.Process]:
         """Every process that a worker of this machine has started, and the workers."""

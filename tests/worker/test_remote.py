@@ -48,6 +48,9 @@ class Run:
             self.store.place(self.key(step, name), data)
         self.store.place(self.key(step, layout.MANIFEST), json.dumps(manifest).encode())
 
+    def digest(self, step: int) -> str:
+        return hashlib.sha256(self.store.objects[self.key(step, layout.MANIFEST)][0]).hexdigest()
+
     def save_here(self, step: int) -> None:
         folder = self.checkpoints / layout.step_folder(step)
         folder.mkdir()
@@ -170,12 +173,15 @@ def test_another_node_waits_for_the_checkpoint_that_node_0_is_still_sending(run:
         if len(waits) == 3:
             run.save(2)
 
-    assert run.remote.bring(layout.step_folder(2), run.checkpoints, 60, sleep) == ""
+    run.save(2)
+    chosen = run.digest(2)
+    run.store.delete(run.key(2, layout.MANIFEST))
+    assert run.remote.bring(layout.step_folder(2), chosen, run.checkpoints, 60, sleep) == ""
     assert newest_valid(run.checkpoints, pytest.fail)
     assert len(waits) == 3
-    run.remote.bring(layout.step_folder(2), run.checkpoints, 60, sleep)
+    run.remote.bring(layout.step_folder(2), chosen, run.checkpoints, 60, sleep)
     with pytest.raises(ObjectMissingError):
-        run.remote.bring(layout.step_folder(9), run.checkpoints, 10, waits.append)
+        run.remote.bring(layout.step_folder(9), chosen, run.checkpoints, 10, waits.append)
     assert sum(waits[3:]) == 10
 
 
@@ -183,7 +189,7 @@ def test_another_node_does_not_start_from_a_damaged_checkpoint(run: Run) -> None
     run.save(1)
     run.store.place(run.key(1, "weights"), b"weights of 0", sha256=None)
     with pytest.raises(CorruptError):
-        run.remote.bring(layout.step_folder(1), run.checkpoints, 60)
+        run.remote.bring(layout.step_folder(1), run.digest(1), run.checkpoints, 60)
     assert not (run.checkpoints / layout.step_folder(1)).exists()
 
 
@@ -207,3 +213,17 @@ def test_the_record_and_the_marks_are_brought(run: Run) -> None:
     assert run.workspace.get(f"{RUN}/{layout.RUN}") == b"record"
     assert not run.workspace.path_of(f"{RUN}/{layout.cancel(1)}").exists()
     assert run.workspace.get(f"{RUN}/{layout.cancel(2)}") == b""
+
+
+def test_the_end_of_a_predecessor_is_written_in_the_version_that_was_seen(run: Run) -> None:
+    key = f"{RUN}/attempts/1/status.json"
+    run.store.place(key, b"running")
+    assert run.remote.end_for("attempts/1/status.json", "running", b"ended") == "ended"
+    assert run.remote.end_for("attempts/1/status.json", "running", b"ended twice") == "ended"
+
+    def closed_meanwhile(name: str, _: str) -> None:
+        if name == "replace":
+            run.store.place(key, b"closed by another machine")
+
+    run.store.before = closed_meanwhile
+    assert run.remote.end_for("attempts/1/status.json", "ended", b"ended") == "closed by another machine"

@@ -3,15 +3,19 @@
 import hashlib
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run import layout
+from cloud_train.run.checkpoints import places_in_store
 from cloud_train.run.manifest import FileEntry, parse_manifest, write_manifest
 from cloud_train.run.ranking import Ranking
 from cloud_train.run.record import Program
+from cloud_train.run.succession import Ancestor, Branch
 from cloud_train.storage.base import TransientStoreError
 from cloud_train.storage.local import LocalStore
 from cloud_train.storage.transfer import uploading
@@ -39,12 +43,12 @@ class Shipped:
     def uploads(self) -> FolderUploads:
         return FolderUploads(self.workspace, self.store, RUN, self.program, node=self.node, note=self.notes.append, clock=lambda: self.now)
 
-    def save(self, step: int, accuracy: float | None = None, content: bytes = b"") -> Path:
-        folder = self.run / layout.CHECKPOINTS / layout.step_folder(step)
+    def save(self, step: int, accuracy: float | None = None, content: bytes = b"", attempt: int = 1) -> Path:
+        folder = self.run / layout.checkpoints(attempt) / layout.step_folder(step)
         folder.mkdir(parents=True)
         (folder / "weights").write_bytes(content or b"%d" % step * LARGE)
         (folder / "state").write_bytes(b"state of %d" % step)
-        write_manifest(folder, step, {} if accuracy is None else {"validation/accuracy": accuracy})
+        write_manifest(folder, step, {} if accuracy is None else {"validation/accuracy": accuracy}, root=self.run, attempt=attempt)
         return folder
 
     def forget(self, *steps: int) -> None:
@@ -324,3 +328,97 @@ def test_of_several_nodes_only_node_0_ships_checkpoints_and_model(tmp_path: Path
     assert (f"{RUN}/{layout.MODEL}/{layout.MANIFEST}" in at.store.objects) is (rank == 0)
     assert at.store.objects[f"{RUN}/{layout.failure(1, rank)}"][0] == b"why"
     assert f"{RUN}/{layout.status(1, 1 - rank)}" not in at.store.objects
+
+
+class LateStore:
+    """Around a store: writes of keys that end in ``holds`` do not arrive, their sender is told so, and ``deliver`` lets them arrive."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store, self.holds = store, " none"
+        self._held: list[Callable[[], object]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.store, name)
+        if name not in ("put", "create", "replace", "delete"):
+            return method
+
+        def write(*arguments: Any) -> Any:
+            if not arguments[0].endswith(self.holds):
+                return method(*arguments)
+            self._held.append(lambda: method(*arguments))
+            raise TransientStoreError("no response")
+
+        return write
+
+    def deliver(self) -> int:
+        for write in self._held:
+            with suppress(StoreError):
+                write()
+        return len(self._held)
+
+
+def continuing(at: Shipped, folder: Path, attempt: int, origin: Ancestor) -> Shipped:
+    """The machine of an attempt that continues another one in the same store."""
+    other = Shipped(folder)
+    other.store = at.store
+    said = {number: Ancestor(0, None) if number == 1 else origin for number in range(1, attempt)}
+    branch = Branch(attempt, said.get)
+    other.folders = FolderUploads(
+        other.workspace, at.store, RUN, other.program, node=other.node, note=other.notes.append, branch=branch, clock=lambda: 0.0
+    )
+    return other
+
+
+def test_what_an_overtaken_attempt_sent_arrives_late_and_changes_nothing_of_the_next_ones(
+    at: Shipped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploading, "_WHOLE_BYTES", 1 << 20)
+    at.save(1)
+    at.look()
+    late = LateStore(at.store)
+    at.folders = FolderUploads(at.workspace, late, RUN, at.program, node=at.node, note=at.notes.append, clock=lambda: 0.0)
+    at.save(2, content=b"of the first")
+    late.holds = "/weights"
+    with pytest.raises(TransientStoreError):
+        at.look()
+
+    next_one = continuing(at, tmp_path / "next", 2, Ancestor(1, 1))
+    next_one.save(2, content=b"of the second", attempt=2)
+    next_one.look()
+    manifest = f"{RUN}/{layout.checkpoints(2)}/{layout.step_folder(2)}/{layout.MANIFEST}"
+    sealed = at.store.objects[manifest]
+    assert late.deliver() == 1
+
+    assert at.store.objects[manifest] == sealed
+    assert at.store.objects[manifest.replace(layout.MANIFEST, "weights")][0] == b"of the second"
+    places = [(step, attempt) for step, attempt, _ in places_in_store(at.store, RUN)]
+    assert places == [(2, 2), (2, 1), (1, 1)]
+    branch = Branch(3, {1: Ancestor(0, None), 2: Ancestor(1, 1)}.get)
+    assert [branch.holds(attempt, step, attempt) for step, attempt in places] == [True, False, True]
+
+
+def test_the_attempt_that_continues_prunes_what_earlier_ones_left_and_never_a_later_ones(at: Shipped, tmp_path: Path) -> None:
+    for step in (1, 2):
+        at.save(step)
+    at.look()
+    next_one = continuing(at, tmp_path / "next", 2, Ancestor(1, 2))
+    third = continuing(at, tmp_path / "third", 3, Ancestor(1, 2))
+    third.save(3, attempt=3)
+    third.look()
+    for step in (4, 6, 8):
+        next_one.save(step, attempt=2)
+        next_one.look()
+    assert [(step, attempt) for step, attempt, _ in places_in_store(at.store, RUN)] == [(8, 2), (6, 2), (4, 2), (3, 3)]
+
+
+def test_a_checkpoint_that_a_retry_moved_into_its_own_folder_is_not_uploaded_again(at: Shipped) -> None:
+    for step in (1, 2):
+        at.save(step)
+    at.look()
+    (at.run / layout.CHECKPOINTS).rename(at.run / layout.checkpoints(2))
+    before = len(at.written())
+    at.look()
+    assert len(at.written()) == before
+    at.save(4, attempt=2)
+    at.look()
+    assert [(step, attempt) for step, attempt, _ in places_in_store(at.store, RUN)] == [(4, 2), (2, 1), (1, 1)]

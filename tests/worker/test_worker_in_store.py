@@ -279,8 +279,8 @@ def has_begun(machine: Machine, attempt: int) -> bool:
 
 def check(machine: Machine, attempt: int) -> None:
     """What has a manifest is complete, and what is there of the log is what the program printed first."""
-    for step in machine.steps():
-        state: dict[str, Any] = json.loads(folder_of(machine.store, f"{layout.CHECKPOINTS}/{layout.step_folder(step)}")["state"])
+    for step, folder in machine.checkpoints().items():
+        state: dict[str, Any] = json.loads(folder_of(machine.store, folder)["state"])
         assert state["steps"] == list(range(1, step + 1))
     output = machine.output(attempt)
     begun = re.match(rb"step (\d+) ", output)

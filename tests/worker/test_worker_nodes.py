@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cloud_train.exit_status import TAKEN
@@ -280,3 +281,21 @@ def _checkpoint(checkpoints: Path, step: int) -> None:
     folder.mkdir(parents=True)
     (folder / "weights").write_text(f"{step}")
     write_manifest(folder, step)
+
+
+def test_when_node_0_is_suspended_and_overtaken_the_other_nodes_end_by_themselves(launched: Launched) -> None:
+    launched.shell(WAITS)
+    cluster = Cluster(launched, 2, replace(NODES, silence=300, lost=300))
+    cluster.start()
+    cluster.all_say("ready")
+    of_node_0 = [psutil.Process(cluster.workers[0].pid), *psutil.Process(cluster.workers[0].pid).children(recursive=True)]
+    for process in of_node_0:  # its program too: as if its machine had stalled
+        process.suspend()
+    begun = AttemptStatus(State.STARTING, started=1.0, heartbeat=1.0, host="elsewhere", pid=1, token="of another launch")
+    (launched.directory / layout.attempt(2)).mkdir()
+    (launched.directory / layout.status(2)).write_bytes(begun.to_json())
+    assert cluster.workers[1].wait(30) == TAKEN
+    assert "superseded by attempt 2" in cluster.worker_log(1)
+    for process in of_node_0:
+        process.resume()
+    assert cluster.workers[0].wait(30) == TAKEN

@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+from cloud_train.run import layout
 from cloud_train.run.checkpoints import publish
 from cloud_train.run.manifest import verify
 from cloud_train.run.ranking import Ranking
@@ -62,8 +63,9 @@ def test_the_place_of_a_damaged_checkpoint_is_free_for_the_program_to_come(launc
     checkpoint(launched, 1)
     (checkpoint(launched, 2) / "weights").unlink()
     launched.run(attempt=2)
-    checkpoints = launched.directory / "checkpoints"
+    checkpoints = launched.directory / "checkpoints-2"
     assert names(checkpoints) == [".passed-over-step-00000002", "step-00000001", "step-00000002"]
+    assert not (launched.directory / "checkpoints").exists()
     assert (checkpoints / "step-00000002" / "weights").read_text() == "weights of 00000002\n"
     verify(checkpoints / "step-00000002")
 
@@ -75,7 +77,8 @@ def test_what_an_earlier_attempt_was_still_writing_is_deleted(launched: Launched
     half.mkdir()
     (half / "weights").write_text("half")
     launched.run(attempt=2)
-    assert names(launched.directory / "checkpoints") == ["step-00000001"]
+    assert names(launched.directory / "checkpoints-2") == ["step-00000001"]
+    assert not (launched.directory / "checkpoints").exists()
 
 
 def test_checkpoints_of_a_script_are_sealed_while_it_runs(launched: Launched) -> None:
@@ -112,7 +115,8 @@ def test_an_unsealed_checkpoint_of_an_earlier_attempt_is_not_trusted(launched: L
     (folder / "weights").write_text("never synced")
     launched.run(attempt=2)
     assert launched.output(2) == b"<>\n"
-    assert names(launched.directory / "checkpoints") == [".passed-over-step-7"]
+    assert names(launched.directory / "checkpoints") == ["step-7"]
+    assert names(launched.directory / "checkpoints-2") == []
     assert "manifest.json is missing" in launched.worker_log(2)
 
 
@@ -143,10 +147,23 @@ def test_a_manifest_of_an_earlier_attempt_stays_if_the_model_is_the_same(launche
     assert verify(launched.directory / "model").attempt == 1
 
 
+def test_an_attempt_that_leaves_no_model_succeeds_with_what_the_one_before_had_left(launched: Launched) -> None:
+    launched.shell("true")
+    for attempt in (1, 2):
+        left = launched.directory / layout.unfinished_model(attempt)
+        left.mkdir(parents=True)
+        (left / "weights").write_text(f"of attempt {attempt}")
+    launched.run(attempt=3)
+    assert names(launched.directory / "model") == ["manifest.json", "weights"]
+    assert (launched.directory / "model" / "weights").read_text() == "of attempt 2"
+    assert not any(launched.directory.glob("model-*"))
+
+
 def test_the_model_of_a_script_that_fails_is_not_sealed(launched: Launched) -> None:
     launched.shell('echo weights > "$CLOUD_TRAIN_MODEL/weights"; exit 1')
     launched.run()
-    assert names(launched.directory / "model") == ["weights"]
+    assert names(launched.directory / "model-1") == ["weights"]
+    assert not (launched.directory / "model").exists()
 
 
 def test_a_model_that_cannot_be_sealed_is_a_failure_that_says_so(launched: Launched) -> None:
@@ -196,7 +213,7 @@ def test_the_program_finds_the_contract_in_its_environment_and_nothing_stale(lau
         "CLOUD_TRAIN_JOB_SHA256": hashlib.sha256((directory / "run.json").read_bytes()).hexdigest(),
         "CLOUD_TRAIN_CHECKPOINTS": str(directory / "checkpoints"),
         "CLOUD_TRAIN_RESUME": "",
-        "CLOUD_TRAIN_MODEL": str(directory / "model"),
+        "CLOUD_TRAIN_MODEL": str(directory / "model-1"),
         "CLOUD_TRAIN_METRICS": str(directory / "attempts/1/metrics/node-0.jsonl"),
         "CLOUD_TRAIN_DATA": "/data/images",
         "CLOUD_TRAIN_FAILURE": str(directory / "attempts/1/failure"),

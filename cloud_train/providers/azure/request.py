@@ -15,6 +15,7 @@ from cloud_train.job import cloud_names as forms
 from cloud_train.providers.azure import rules
 from cloud_train.providers.azure.clouds import CLOUDS, PUBLIC, cloud_of, meant_location
 from cloud_train.providers.base import Request
+from cloud_train.providers.cloud.repositories import AZURE, problem_of
 from cloud_train.providers.cloud.request import (
     ATTEMPT,
     ENVIRONMENT,
@@ -119,11 +120,13 @@ def _placeholders(values: Mapping[str, Any]) -> Iterator[str]:
 
 def form_problems(settings: Mapping[str, Any]) -> Iterator[str]:
     """Malformed settings that would become part of a URL."""
-    for name, form in {**_FORMS, **_OF_ADDRESSES, "repository": forms.REPOSITORY}.items():
+    for name, form in {**_FORMS, **_OF_ADDRESSES}.items():
         value = settings.get(name)
         if value is not None and not forms.has_form(form, value):
             near = _similar(str(value)) if name == "machine" else ""
             yield f"azure.{name}: {value!r} is not {forms.EXPECTED[form]}{near}"
+    if settings.get("repository") is not None and (problem := problem_of("azure.repository", str(settings["repository"]), AZURE)):
+        yield problem
     if (cloud := settings.get("cloud")) is not None and cloud not in CLOUDS:
         yield f"azure.cloud: {cloud!r} is not one of {', '.join(CLOUDS)}"
     if (meant := meant_location(str(settings.get("location")))) is not None:

@@ -55,6 +55,8 @@ class Attempt:
         self._deadline = math.inf
         self._origin: int | None = None
         """The attempt that made the checkpoint from which this one starts, 0 for a start from the beginning; None if unknown."""
+        self._start = ""
+        """The name of that checkpoint and the SHA-256 of its manifest, for the other nodes; empty for a start from the beginning."""
         self._reserve = DiskReserve(context.workspace.reserve, context.workspace.store)
         self._children = Children(self._reaped)
         self._helpers = Helpers(context, self._children, number)
@@ -75,6 +77,8 @@ class Attempt:
         if end.cause in (Cause.FAILED, Cause.INFRASTRUCTURE) and is_full(self._at.workspace.record.parent):
             end = replace(end, message=f"{end.message}; the disk of {self._at.workspace.record.parent} is full")
         self._helpers.end()
+        if self._leads:
+            sealing.discard_empty(self._at.workspace.model)
         self._write_down(end)
         return end
 
@@ -89,7 +93,7 @@ class Attempt:
             return self._stopped(None)
         sealer = Sealer(at, self._number, self._helpers, self._watch) if self._leads else None
         if self._leads:
-            at.peers.choose_start(resume.name if resume else "")
+            at.peers.choose_start(self._start)
         kills_before = ending.oom_kills()
         environment = program.environment_of(
             at.record, at.record_sha256, at.workspace, self._number, node=at.node, resume=resume, data=fetched, own=os.environ
@@ -145,18 +149,19 @@ class Attempt:
 
     def _given_checkpoint(self) -> Path | None:
         """The checkpoint that node 0 chose. Choosing here as well could lead to another one if a file changed or a disk failed."""
-        name = None
-        while not self._watch.stop and (name := self._at.peers.start()) is None:
+        chosen = None
+        while not self._watch.stop and (chosen := self._at.peers.start()) is None:
             self._watch.turn()
-        if self._watch.stop or not name:
+        if self._watch.stop or not chosen:
             return None
+        name, _, digest = chosen.partition(" ")
         if step_of(name) is None:
             raise CorruptError(f"node 0 chose {name!r}, which is not a checkpoint")
         self._at.worker_log.note(f"resuming from step {step_of(name)}, chosen by node 0")
         checkpoints = self._at.workspace.checkpoints
         if self._at.remote:
             went_well, reason = self._watch.do(
-                partial(self._at.remote.bring, name, checkpoints, self._at.timing.join), abandon_on_stop=True
+                partial(self._at.remote.bring, name, digest, checkpoints, self._at.timing.join), abandon_on_stop=True
             )
             if not went_well and not self._watch.stop:
                 raise StoreError(f"checkpoint {name} cannot be downloaded from {self._at.remote.url}: {reason}")
@@ -165,7 +170,7 @@ class Attempt:
     def _with_the_others(self, own: Ending) -> Ending:
         """On node 0: wait for the other nodes to end; returns the end of the attempt."""
         peers, timing = self._at.peers, self._at.timing
-        if not self._leads or not peers:
+        if not self._leads or not peers or own.is_superseded:  # the other nodes look for a newer attempt themselves
             return own
         if own.cause is Cause.SUCCEEDED:
             self._watch.limit = self._deadline
@@ -186,24 +191,29 @@ class Attempt:
 
     def _find_checkpoint(self) -> Path | None:
         checkpoints, remote = self._at.workspace.checkpoints, self._at.remote
-        if sealing.is_empty(checkpoints) and not remote:
+        if sealing.has_none(checkpoints) and not remote:
             self._origin = 0
             return None
 
         def prepare() -> str:
+            from cloud_train.run.checkpoints import take_over
+
+            note = self._at.worker_log.note
             store = remote.store() if remote else LocalStore(self._at.workspace.store)
             branch = Branch(self._number, ancestor_in(store, self._at.record.run_id))
+            makers = take_over(checkpoints, note, branch, attempt=self._number)
             for earlier in self._at.earlier:
-                take_over_newest(earlier, checkpoints, self._at.worker_log.note, branch)
+                makers |= take_over_newest(earlier, checkpoints, note, branch)
             if remote:
-                remote.bring_newest(checkpoints, self._at.worker_log.note, branch)
-            return sealing.prepare(checkpoints, self._at.worker_log.note, self._number, branch)
+                makers |= remote.bring_newest(checkpoints, note, branch)
+            return sealing.prepare(checkpoints, note, self._number, branch, makers)
 
         went_well, found = self._watch.do(prepare, abandon_on_stop=True)
         if not went_well and not self._watch.stop:
             raise StoreError(f"the checkpoints in {checkpoints} cannot be read: {found}")
-        found, _, origin = found.partition(" ") if went_well else ("", "", "")
-        self._origin = int(origin) if origin else None if found else 0
+        found, origin, digest = found.split(" ") if went_well and found else ("", "0", "")
+        self._origin = int(origin) or None if found else 0
+        self._start = f"{found} {digest}".strip()
         self._at.worker_log.note(f"resuming from step {step_of(found)}" if found else "no valid checkpoint: starting from the beginning")
         return checkpoints / found if found else None
 
@@ -270,9 +280,14 @@ class Attempt:
         return ending.of_stop(why, self._at.record.program, exit_code, killed, self._at.workspace.failure)
 
     def _with_sealed_model(self, end: Ending) -> Ending:
-        if not sealing.model_needs_seal(self._at.workspace.model, self._number):
+        model: Path | None = self._at.workspace.model
+        if not sealing.has_model(self._at.workspace.model):
+            run_id, store = self._at.record.run_id, LocalStore(self._at.workspace.store)
+            branch = Branch(self._number, ancestor_in(store, run_id))
+            model = sealing.earlier_model(self._at.workspace.model.parent, branch, self._number)
+        if model is None:
             return end
-        went_well, text = self._watch.do(partial(sealing.seal_model, self._at.workspace.model, self._number))
+        went_well, text = self._watch.do(partial(sealing.seal_model, model, self._number))
         if not went_well and self._is_superseded():
             return self._stopped(end.exit_code)
         return (

@@ -8,7 +8,7 @@ Sealing runs in a subprocess with its own imports, which saves a worker without 
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,14 +16,13 @@ from pathlib import Path
 from cloud_train import beneath
 from cloud_train.beneath import IrregularError
 from cloud_train.errors import CorruptError, StoreError
-from cloud_train.run.layout import MANIFEST, step_of
+from cloud_train.run.layout import MANIFEST, MODEL, checkpoints_of, step_of, unfinished_model, unfinished_model_of
 from cloud_train.run.succession import Branch
 from cloud_train.worker.attempts.helpers import Helpers
 from cloud_train.worker.attempts.watch import Watch
 from cloud_train.worker.context import AttemptContext
 from cloud_train.worker.processes.subprocesses import Subprocess
 
-_PASSED_OVER = ".passed-over-"
 _REMOVE = "have the program create an ordinary folder there, or keep the existing one"
 
 Note = Callable[[str], None]
@@ -48,24 +47,34 @@ def unsealed(checkpoints: Path) -> set[str]:
         return set()
 
 
-def prepare(checkpoints: Path, note: Note, attempt: int | None = None, branch: Branch | None = None) -> str:
-    """Prepare the folder for ``attempt``; returns the name of the newest valid checkpoint of its ``branch``, followed by a space and the
-    number of the attempt that made it if that is known, or an empty string.
+def has_none(checkpoints: Path) -> bool:
+    """Whether there is nothing that an attempt could continue from: its own folder of checkpoints is empty, and there is no other one."""
+    if not is_empty(checkpoints):
+        return False
+    with os.scandir(checkpoints.parent) as entries:
+        return not any(checkpoints_of(entry.name) and entry.name != checkpoints.name for entry in entries)
 
-    Unfinished files of an earlier attempt are deleted. Checkpoints newer than the valid one are renamed: the program will reach these steps
-    again, and a shell's ``mv`` onto an existing folder would move *into* it. So are those of another branch.
+
+def prepare(
+    checkpoints: Path, note: Note, attempt: int | None = None, branch: Branch | None = None, makers: Mapping[str, int | None] | None = None
+) -> str:
+    """Prepare an attempt's own folder; returns the name of the newest valid checkpoint of its ``branch``, the attempt that made it (0 if
+    that is unknown) and the SHA-256 of its manifest, with spaces between them; an empty string if there is none.
+
+    Unfinished files are deleted. Checkpoints newer than the valid one are renamed: the program will reach these steps again, and a shell's
+    ``mv`` onto an existing folder would move *into* it. So are those of another branch and those that are not complete, which could be
+    taken for new ones of the program. ``makers``: the attempts that made those whose manifests do not say it.
     """
-    from cloud_train.run.checkpoints import newest_valid, opened
+    from cloud_train.run.checkpoints import is_unfinished, manifest_digest, newest_valid, opened
+    from cloud_train.run.manifest import read_manifest
     from cloud_train.run.succession import publishing
 
+    with publishing(checkpoints.parent, attempt), opened(checkpoints) as directory, os.scandir(directory) as entries:
+        names = sorted(entry.name for entry in entries)
     with opened(checkpoints) as directory:
-        with os.scandir(directory) as entries:
-            names = sorted(entry.name for entry in entries)
-        with publishing(checkpoints.parent, attempt):
-            for name in names:
-                if name.startswith(".") and not name.startswith(_PASSED_OVER):
-                    with suppress(OSError):
-                        beneath.remove(name, directory)
+        for name in filter(is_unfinished, names):
+            with suppress(OSError):
+                beneath.remove(name, directory)
         resume = newest_valid(checkpoints, note, branch)
         newest = -1 if resume is None else step_of(resume.name) or 0
         with publishing(checkpoints.parent, attempt):
@@ -73,21 +82,21 @@ def prepare(checkpoints: Path, note: Note, attempt: int | None = None, branch: B
                 step = step_of(name)
                 if step is not None and (step > newest or not _is_of(branch, checkpoints / name, step)):
                     _put_aside(name, directory, note)
-    made_by = _maker_of(resume) if resume else None
-    return "" if resume is None else resume.name if made_by is None else f"{resume.name} {made_by}"
-
-
-def _maker_of(checkpoint: Path) -> int | None:
-    from cloud_train.run.manifest import read_manifest
-
-    return read_manifest(checkpoint, checkpoint.parent.parent).attempt
+    discard_models(checkpoints.parent, before=attempt or 0)
+    if resume is None:
+        return ""
+    made_by = read_manifest(resume, checkpoints.parent).attempt or (makers or {}).get(resume.name) or 0
+    return f"{resume.name} {made_by} {manifest_digest(resume)}"
 
 
 def _is_of(branch: Branch | None, checkpoint: Path, step: int) -> bool:
+    from cloud_train.run.manifest import read_manifest
+
     try:
-        return branch is None or branch.holds(_maker_of(checkpoint), step)
-    except CorruptError:  # not sealed, or damaged: it is ignored anyway
-        return True
+        made_by = read_manifest(checkpoint, checkpoint.parent.parent).attempt
+        return branch is None or branch.holds(made_by, step, checkpoints_of(checkpoint.parent.name) or 1)
+    except CorruptError:  # not complete, or damaged
+        return False
 
 
 def seal_checkpoints(checkpoints: Path, names: set[str], keep: int, note: Note, attempt: int | None = None) -> str:
@@ -109,26 +118,44 @@ def seal_checkpoints(checkpoints: Path, names: set[str], keep: int, note: Note, 
     return ""
 
 
-def model_needs_seal(model: Path, attempt: int) -> bool:
-    """Whether the model has files but no manifest, or one that may be of an earlier attempt, or is a link, which sealing then refuses."""
+def has_model(unfinished: Path) -> bool:
+    """Whether the program left a model, or put a link there, which sealing then refuses."""
     try:
-        with beneath.held(model.parent, (model.name,)) as directory:
-            return (attempt > 1 or not beneath.mode_of(MANIFEST, directory)) and not is_empty(model)
+        return not is_empty(unfinished)
     except IrregularError:
         return True
     except OSError:
         return False
 
 
-def seal_model(model: Path, attempt: int | None = None) -> str:
-    """Write the final model's manifest, unless it has one that is valid; raises StoreError, SupersededError if a newer attempt has begun.
+def seal_model(unfinished: Path, attempt: int | None = None) -> str:
+    """Write the manifest of the model in ``unfinished``, unless it has a valid one, and make it the run's final model.
 
-    One of an earlier attempt, which was lost before it could end, is replaced if the files are other ones by now.
+    Raises StoreError, SupersededError if a newer attempt has begun.
     """
     from cloud_train.run.manifest import write_manifest
+    from cloud_train.run.succession import publishing
 
-    if not _has_manifest(model, attempt):
-        write_manifest(model, step=None, root=model.parent, attempt=attempt)
+    run = unfinished.parent
+    if not _has_manifest(unfinished, attempt):
+        write_manifest(unfinished, step=None, root=run, attempt=attempt)
+    try:
+        with beneath.held(run, (unfinished.name,)), beneath.held(run, listed=True) as directory:
+            earlier = f".{MODEL}-before-{attempt}"
+            with suppress(FileNotFoundError):
+                beneath.remove(earlier, directory)
+            with publishing(run, attempt):
+                with suppress(FileNotFoundError):
+                    os.rename(MODEL, earlier, src_dir_fd=directory, dst_dir_fd=directory)
+                os.rename(unfinished.name, MODEL, src_dir_fd=directory, dst_dir_fd=directory)
+            os.fsync(directory)
+            with suppress(FileNotFoundError):
+                beneath.remove(earlier, directory)
+        discard_models(run, before=attempt or 0, keep=0)
+    except IrregularError as error:
+        raise StoreError(f"cannot seal {unfinished}: {error.path} is {error.what}", hint=_REMOVE) from error
+    except OSError as error:
+        raise StoreError(f"cannot rename {unfinished} to {run / MODEL}: {os.strerror(error.errno or 0).lower()}") from error
     return ""
 
 
@@ -154,8 +181,39 @@ def _has_manifest(model: Path, attempt: int | None) -> bool:
     return True
 
 
+def earlier_model(run: Path, branch: Branch, attempt: int) -> Path | None:
+    """What the newest earlier attempt of the ``branch`` left of a model without recording its success.
+
+    An attempt that finds nothing left to do leaves no model of its own, and succeeds with that one.
+    """
+    try:
+        with beneath.held(run, listed=True) as directory, os.scandir(directory) as entries:
+            found = [unfinished_model_of(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return None
+    earlier = sorted((number for number in found if number is not None and number < attempt and branch.holds(number, 0)), reverse=True)
+    return next((run / unfinished_model(number) for number in earlier if has_model(run / unfinished_model(number))), None)
+
+
+def discard_models(run: Path, before: int, keep: int = 1) -> None:
+    """Delete what programs of attempts ``before`` this one left of a model without success, but for the newest ``keep`` of them."""
+    with suppress(OSError), beneath.held(run, listed=True) as directory, os.scandir(directory) as entries:
+        found = sorted(attempt for entry in entries if (attempt := unfinished_model_of(entry.name)) is not None and attempt < before)
+        for attempt in found[: len(found) - keep]:
+            with suppress(OSError):
+                beneath.remove(unfinished_model(attempt), directory)
+
+
+def discard_empty(unfinished: Path) -> None:
+    """After an attempt: remove the folder for its model if nothing is in it."""
+    with suppress(OSError), beneath.held(unfinished.parent) as directory:
+        os.rmdir(unfinished.name, dir_fd=directory)
+
+
 def _put_aside(name: str, directory: int, note: Note) -> None:
-    aside = _PASSED_OVER + name
+    from cloud_train.run.checkpoints import PASSED_OVER
+
+    aside = PASSED_OVER + name
     try:
         if stat.S_ISDIR(beneath.mode_of(aside, directory)):
             beneath.remove(aside, directory)
@@ -172,8 +230,6 @@ class Sealer:
     def __init__(self, at: AttemptContext, number: int, helpers: Helpers, watch: Watch) -> None:
         self._at, self._number, self._helpers, self._watch = at, number, helpers, watch
         self._checkpoints = at.workspace.checkpoints
-        # A folder that an earlier attempt left unsealed was never synced, so it may be damaged if the machine crashed.
-        self._foreign = unsealed(self._checkpoints)
         self._tried: set[str] = set()
         self._subprocess: Subprocess | None = None
 
@@ -182,7 +238,7 @@ class Sealer:
         if self._subprocess and self._helpers.is_done(self._subprocess):
             self._helpers.result(self._subprocess)
             self._subprocess = None
-        if self._subprocess is None and (names := unsealed(self._checkpoints) - self._foreign - self._tried):
+        if self._subprocess is None and (names := unsealed(self._checkpoints) - self._tried):
             self._tried |= names
             self._subprocess = self._helpers.begin(self._sealing(names))
 
@@ -192,7 +248,7 @@ class Sealer:
             self._watch.turn()
             self.look()
         # Folders that could not be sealed before, perhaps because they were still being written, get another chance.
-        if names := unsealed(self._checkpoints) - self._foreign:
+        if names := unsealed(self._checkpoints):
             self._watch.do(self._sealing(names))
 
     def _sealing(self, names: set[str]) -> Callable[[], str]:

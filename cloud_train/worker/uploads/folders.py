@@ -2,6 +2,9 @@
 
 A folder without its manifest is ignored. The store keeps the newest and the best checkpoints, as the machine does. It is pruned only after
 a checkpoint to keep has been uploaded completely, so the last complete one is never deleted.
+
+As on the machine, the checkpoints of each attempt are in a folder of their own. Requests of an attempt that was overtaken, even if they
+arrive late, reach only its own; those of earlier attempts are only deleted, by the attempt that continues them.
 """
 
 import os
@@ -13,7 +16,7 @@ from time import monotonic
 from cloud_train.beneath import IrregularError, held, open_folder, open_within
 from cloud_train.errors import CorruptError, StoreError
 from cloud_train.run import documents, layout
-from cloud_train.run.checkpoints import kept
+from cloud_train.run.checkpoints import attempts_in, kept, places_in_store
 from cloud_train.run.fencing import publish
 from cloud_train.run.manifest import LARGEST, Manifest, parse_manifest, read_manifest
 from cloud_train.run.record import Program
@@ -24,6 +27,8 @@ from cloud_train.storage.transfer.uploading import Upload, upload
 from cloud_train.worker.nodes import NodeContext
 
 Note = Callable[[str], None]
+Place = tuple[int, str]
+"""Where a checkpoint is: the attempt in whose folder, and its name there."""
 
 _OTHERS_SECONDS = 30.0  # between two uploads of a changing file that is neither a stream nor the status
 
@@ -50,8 +55,8 @@ class FolderUploads:
         self._check, self._branch = check, branch
         self._run = workspace.path_of(run_id)
         self._store, self._run_id, self._program, self._node, self._note = store, run_id, program, node, note
-        self._there: dict[str, Manifest | None] | None = None
-        self._spoilt: dict[str, Manifest] = {}
+        self._there: dict[Place, Manifest | None] | None = None
+        self._spoilt: dict[Place, Manifest] = {}
         """Checkpoints on this machine with a file that differs from the manifest."""
         self._model: Manifest | None = None
         self._clock = clock
@@ -75,48 +80,52 @@ class FolderUploads:
 
     def _upload_checkpoints(self) -> None:
         while (found := self._newest_waiting()) is not None:
-            name, manifest = found
+            place, manifest = found
+            name = place[1]
             self._check()
             there = self._checkpoints_there()
-            if there.get(name) is not None:  # from an earlier attempt at the same step: it must be invalid while its files are replaced
-                self._store.delete(f"{self._run_id}/{layout.CHECKPOINTS}/{name}/{layout.MANIFEST}")
-            there[name] = None
+            if there.get(place) is not None:  # the program saved this step again: it must be invalid while its files are replaced
+                self._store.delete(f"{self._prefix(place)}/{layout.MANIFEST}")
+            there[place] = None
             try:
-                is_there = self._upload_folder(f"{layout.CHECKPOINTS}/{name}", manifest)
+                is_there = self._upload_folder(_folder(place), manifest)
             except CorruptError as error:
                 self._note(f"cannot upload checkpoint {name}: {error.message}")
-                self._spoilt[name], is_there = manifest, False
+                self._spoilt[place], is_there = manifest, False
             if is_there:
-                there[name] = manifest
+                there[place] = manifest
                 self._note(f"uploaded checkpoint {name}")
-                self._prune(uploaded=name)
+                self._prune(place, manifest)
             else:
-                self._delete_there(name)
+                self._delete_there(place)
 
-    def _newest_waiting(self) -> tuple[str, Manifest] | None:
+    def _newest_waiting(self) -> tuple[Place, Manifest] | None:
         """The newest checkpoint that is not in the store yet, among those that pruning would keep."""
         here = self._checkpoints_here()
         if not here:
             return None
-        there = self._checkpoints_there()
-        stay = self._staying(here)
-        return next(((name, manifest) for name, manifest in here.items() if name in stay and there.get(name) != manifest), None)
+        stay, there = self._staying(here), self._checkpoints_there()
+        return next((found for found in here.items() if _is_among(*found, stay) and not _is_among(*found, there)), None)
 
-    def _checkpoints_here(self) -> dict[str, Manifest]:
+    def _checkpoints_here(self) -> dict[Place, Manifest]:
         """The complete checkpoints on this machine, the newest first."""
         here = {}
-        for name in _newest_first(_steps_in(self._run)):
+        for place in _newest_first(_places_in(self._run)):
             with suppress(CorruptError):  # not sealed yet, or just being pruned
-                here[name] = read_manifest(self._run / layout.CHECKPOINTS / name, self._run)
-        return {name: manifest for name, manifest in here.items() if self._spoilt.get(name) != manifest}
+                here[place] = read_manifest(self._run / _folder(place), self._run)
+        return {place: manifest for place, manifest in here.items() if self._spoilt.get(place) != manifest}
 
-    def _staying(self, here: Mapping[str, Manifest]) -> set[str]:
+    def _staying(self, here: Mapping[Place, Manifest]) -> dict[Place, Manifest]:
         """The checkpoints to keep in the store. Any that are newer than all on this machine are left out: the worker skipped them."""
-        newest = max((layout.step_of(name) or 0 for name in here), default=0)
-        complete = {name: found for name, found in self._checkpoints_there().items() if found and (layout.step_of(name) or 0) <= newest}
+        newest = max((_step(place) for place in here), default=0)
+        complete = {place: found for place, found in self._checkpoints_there().items() if found and _step(place) <= newest}
         complete |= here
-        order = [(name, complete[name]) for name in _newest_first(complete)]
-        return kept(order, self._program.keep_checkpoints, self._program.ranking)
+        of_steps: dict[int, Place] = {}
+        for place in _newest_first(complete):
+            of_steps.setdefault(_step(place), place)
+        order = [(place, complete[place]) for place in of_steps.values()]
+        stay = kept(order, self._program.keep_checkpoints, self._program.ranking)
+        return {place: complete[place] for place in stay}
 
     def _upload_model(self) -> None:
         try:
@@ -166,34 +175,36 @@ class FolderUploads:
         of_another = name.startswith(f"{layout.attempt(number)}/nodes/")
         return name == layout.failure(number, rank) or (rank == 0 and not of_another)
 
-    def _prune(self, uploaded: str) -> None:
+    def _prune(self, uploaded: Place, manifest: Manifest) -> None:
         """Delete the checkpoints not to keep, now that ``uploaded`` is complete."""
         self._check()
-        here = self._checkpoints_here()
-        stay = self._staying(here) | {uploaded}
-        newest = max(layout.step_of(name) or 0 for name in stay)
-        for name in [name for name in self._checkpoints_there() if name not in stay and (layout.step_of(name) or 0) <= newest]:
-            self._delete_there(name)
+        stay = {**self._staying(self._checkpoints_here()), uploaded: manifest}
+        newest = max(_step(place) for place in stay)
+        for place, found in list(self._checkpoints_there().items()):
+            if place[0] <= uploaded[0] and _step(place) <= newest and not _is_among(place, found, stay):
+                self._delete_there(place)
 
-    def _delete_there(self, name: str) -> None:
+    def _delete_there(self, place: Place) -> None:
         # The manifest first, so that a half-deleted checkpoint is invalid.
-        prefix = f"{self._run_id}/{layout.CHECKPOINTS}/{name}/"
+        prefix = f"{self._prefix(place)}/"
         self._store.delete(f"{prefix}{layout.MANIFEST}")
         for info in self._store.list(prefix):
             self._store.delete(info.key)
-        self._checkpoints_there().pop(name, None)
+        self._checkpoints_there().pop(place, None)
 
-    def _checkpoints_there(self) -> dict[str, Manifest | None]:
+    def _checkpoints_there(self) -> dict[Place, Manifest | None]:
         """Every checkpoint folder in the store, with None for an invalid manifest. Listed once, because only this node writes there."""
         if self._there is None:
-            prefix = f"{self._run_id}/{layout.CHECKPOINTS}"
-            names = [name for name in self._store.folders(f"{prefix}/") if layout.step_of(name) is not None]
-            found = {name: manifest_there(self._store, f"{prefix}/{name}") for name in names}
-            self._there = {name: manifest if self._is_ours(manifest) else None for name, manifest in found.items()}
+            places = [(attempt, name) for _, attempt, name in places_in_store(self._store, self._run_id)]
+            found = {place: manifest_there(self._store, self._prefix(place)) for place in places}
+            self._there = {place: manifest if self._is_ours(manifest, place) else None for place, manifest in found.items()}
         return self._there
 
-    def _is_ours(self, manifest: Manifest | None) -> bool:
-        return manifest is not None and (self._branch is None or self._branch.holds(manifest.attempt, manifest.step or 0))
+    def _is_ours(self, manifest: Manifest | None, place: Place) -> bool:
+        return manifest is not None and (self._branch is None or self._branch.holds(manifest.attempt, manifest.step or 0, place[0]))
+
+    def _prefix(self, place: Place) -> str:
+        return f"{self._run_id}/{_folder(place)}"
 
 
 def manifest_there(store: Store, prefix: str) -> Manifest | None:
@@ -205,16 +216,33 @@ def manifest_there(store: Store, prefix: str) -> Manifest | None:
         return None
 
 
-def _steps_in(run: Path) -> list[str]:
-    try:
-        with held(run, (layout.CHECKPOINTS,), listed=True) as directory:
-            return [name for name in os.listdir(directory) if layout.step_of(name) is not None]  # noqa: PTH208 -- only names are needed
-    except (FileNotFoundError, IrregularError):  # the latter ends the attempt, because the worker checks this folder as well
-        return []
+def _places_in(run: Path) -> list[Place]:
+    found = []
+    with suppress(StoreError):  # a link, which ends the attempt, because the worker checks this folder as well
+        for attempt in attempts_in(run):
+            with suppress(FileNotFoundError, IrregularError), held(run, (layout.checkpoints(attempt),), listed=True) as directory:
+                names = os.listdir(directory)  # noqa: PTH208 -- only names are needed
+                found += [(attempt, name) for name in names if layout.step_of(name) is not None]
+    return found
 
 
-def _newest_first(names: Iterable[str]) -> list[str]:
-    return sorted(names, key=lambda name: layout.step_of(name) or 0, reverse=True)
+def _folder(place: Place) -> str:
+    attempt, name = place
+    return f"{layout.checkpoints(attempt)}/{name}"
+
+
+def _step(place: Place) -> int:
+    return layout.step_of(place[1]) or 0
+
+
+def _newest_first(places: Iterable[Place]) -> list[Place]:
+    """Of two for one step, that of the later attempt comes first."""
+    return sorted(places, key=lambda place: (_step(place), place), reverse=True)
+
+
+def _is_among(place: Place, manifest: Manifest | None, places: Mapping[Place, Manifest | None]) -> bool:
+    """Whether a checkpoint is one of ``places``, where the same one may be in the folder of another attempt, which moved it there."""
+    return manifest is not None and any(found == manifest and _step(other) == _step(place) for other, found in places.items())
 
 
 def _files_below(run: Path, folder: str) -> Iterator[Path]:
