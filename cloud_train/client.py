@@ -92,6 +92,10 @@ class Client:
         """The request to the provider for ``plan``, and the reasons why it would be refused."""
         return orchestrator.planning.request_of(self._home, plan)
 
+    def console_url(self, plan: "Plan", request: "Request") -> str | None:
+        """URL of the page in the provider's console that the plan's job would have; None if there is none, or it is not known yet."""
+        return orchestrator.console.url_of_plan(self._home, plan, request)
+
     def submit(
         self,
         job: AnyPath,
@@ -189,9 +193,11 @@ class Client:
         """Trust a config file that came with a job, as it is now; returns everything that it sets, by name."""
         return orchestrator.configs.trust_file(self._home, Path(config_file))
 
-    def examine(self, stores: Sequence[str] = (), *, config: str | None = None, trust: bool = False) -> "list[Finding]":
+    def examine(
+        self, stores: Sequence[str] = (), *, config: str | None = None, job: AnyPath | None = None, trust: bool = False
+    ) -> "list[Finding]":
         """Check what is installed and what is missing, and how to fix it, as ``cloud-train doctor`` does."""
-        return orchestrator.doctor.examine(self._home, stores, config, ask=self._accepting(trust))
+        return orchestrator.doctor.examine(self._home, stores, config, job=Path(job) if job else None, ask=self._accepting(trust))
 
     def repair_ledger(self, stores: Sequence[str] = ()) -> "Repair":
         """Repair a damaged ledger, as ``cloud-train doctor --repair`` does; lost runs are also looked up in ``stores``."""
@@ -229,6 +235,11 @@ class Run:
     def view(self) -> "RunView":
         """The run's last known state; if none is known yet, the run is checked now."""
         return self._view or self.status()
+
+    @property
+    def console_url(self) -> str | None:
+        """URL of the newest attempt's page in the provider's console; None if there is none, or if it is not known here."""
+        return orchestrator.console.url_of_run(self._home, self.id)
 
     def status(self, *, record: bool = False) -> "RunView":
         """The run's current state. ``record`` records the findings, as ``cloud-train status`` does."""

@@ -1,6 +1,5 @@
 """Requests to one registry: authentication, retries, and error messages."""
 
-import ssl
 from io import IOBase
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
@@ -22,6 +21,8 @@ POLICY = RetryPolicy(attempts=5, time_limit=None, first_wait=0.5, longest_retry_
 
 _TIMEOUT_SECONDS = (10.0, 120.0)  # to connect, and between two bytes
 _MOST_REDIRECTS = 10
+_REFUSED_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
+"""In the text of OpenSSL's error; requests does not tell it in another way."""
 _SAME_METHOD = frozenset({307, 308})
 """Redirects that keep the method (RFC 9110, section 15.4); for methods other than GET and HEAD, only these are followed."""
 
@@ -128,8 +129,8 @@ class Connection:
         except AddressRefusedError as error:
             raise self.addresses.refusal(error.message) from None
         except requests.RequestException as error:
-            # A connection that breaks while something is sent is an SSLError too.
-            if isinstance(_innermost(error), ssl.SSLCertVerificationError):
+            # Not every SSLError is about a certificate: a connection that breaks while something is sent is one, too.
+            if isinstance(error, requests.exceptions.SSLError) and _REFUSED_CERTIFICATE in str(error):
                 raise RegistryError(
                     f"the certificate of the registry {self.host} is not trusted on this machine",
                     hint="set REQUESTS_CA_BUNDLE to a file with the certificates to trust",
@@ -169,15 +170,10 @@ def _words(response: Answer) -> str:
     return f" ({text[:300]})" if text else ""
 
 
-def _innermost(error: BaseException) -> BaseException:
+def _reason(error: BaseException) -> str:
     """The innermost cause, which is the informative one."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
-    return error
-
-
-def _reason(error: BaseException) -> str:
-    error = _innermost(error)
     return f"{type(error).__name__}: {getattr(error, 'strerror', None) or type(error).__doc__ or ''}".split("\n")[0].rstrip(": ")
 
 

@@ -46,7 +46,8 @@ class Repository:
         self._path = f"/v2/{reference.name}"
         self._reading = f"repository:{reference.name}:pull"
         self._writing = f"repository:{reference.name}:pull,push"
-        self._uploader = Uploader(self._connection, f"{self._path}/blobs/", self._writing, f"accept a blob for {reference.name}", note)
+        about, takes_chunks = f"accept a blob for {reference.name}", rules_of(reference.host).takes_chunks
+        self._uploader = Uploader(self._connection, f"{self._path}/blobs/", self._writing, about, note, takes_chunks)
 
     def __enter__(self) -> "Repository":
         return self

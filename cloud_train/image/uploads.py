@@ -29,6 +29,7 @@ CHUNK_BYTES = 8 << 20
 (https://docs.aws.amazon.com/AmazonECR/latest/userguide/service-quotas.html), and below the 20 MB of Azure Container Registry.
 """
 TOO_LARGE = 413
+_BECAUSE_OF_ITS_SIZE = f"({TOO_LARGE})"
 
 _CREATED = 201
 _DONE = frozenset({_CREATED, 202, 204})
@@ -57,6 +58,8 @@ class Uploader:
     """The description of the request in errors."""
     note: Callable[[str], None] = lambda line: None
     """Receives a line when the upload of a large blob begins, and every ten seconds while it continues."""
+    takes_chunks: bool = True
+    """Whether the registry may accept a blob in chunks."""
     _in_chunks: bool = field(default=False, init=False)
     """Whether the registry, or a proxy before it, has refused a whole blob."""
 
@@ -133,13 +136,13 @@ class Uploader:
         return response.status_code == 200
 
     def _reason_for_chunks(self, response: Answer | None, left: Attempts, blob: Blob) -> str | None:
-        """Why the blob has to be sent in chunks; None if it does not, or has only one."""
-        if blob.size <= CHUNK_BYTES:
+        """Why the blob has to be sent in chunks; None if it does not, or cannot be."""
+        if blob.size <= CHUNK_BYTES or not self.takes_chunks:
             return None
         if response is not None and response.status_code == TOO_LARGE:
-            return f"a request of {blob.size:,} bytes ({TOO_LARGE})"
+            return f"a request of {blob.size:,} bytes {_BECAUSE_OF_ITS_SIZE}"
         if response is None and left.failures + 1 == self.connection.policy.attempts:
-            return f"a request of {blob.size:,} bytes (it closed {left.failures + 1} connections)"
+            return f"a request of {blob.size:,} bytes ({left.failures + 1} connections broke)"
         return None
 
     def _wait_or_give_up(self, response: Answer | None, left: Attempts, blob: Blob, refused: str) -> None:
@@ -152,7 +155,7 @@ class Uploader:
             error = refusal(host, self.about, response)
             if refused:
                 words = f"{host} refused {refused}, and refused the same in chunks of {CHUNK_BYTES:,} bytes: {error.message}"
-                raise RegistryError(words, hint=_LIMITS, status=TOO_LARGE)
+                raise RegistryError(words, hint=_LIMITS, status=TOO_LARGE if refused.endswith(_BECAUSE_OF_ITS_SIZE) else error.status)
             raise error
 
 

@@ -31,7 +31,16 @@ AWS_FUNCTION = r"^arn:aws(?:-[a-z]+)*:lambda:[a-z0-9-]+:[0-9]{12}:function:[A-Za
 GCP_PROJECT = r"^(?:(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]|[0-9]{6,30})$"
 GCP_REGION = r"^[a-z]+-[a-z]+[0-9]+$"
 GCP_ACCOUNT = r"^[a-z0-9][a-z0-9-]*@(?:[a-z0-9-]+\.)+gserviceaccount\.com$"
-GCP_NETWORK = r"^projects/[a-z0-9.:-]+/global/networks/[a-z0-9-]+$"
+_GCP_NAME = r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_GCP_OWNER = r"projects/(?:(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]|[0-9]{6,30})"
+GCP_NETWORK = rf"^projects/[0-9]{{4,30}}/global/networks/{_GCP_NAME}$"
+"""Vertex AI takes the project's number here, not its ID."""
+GCP_KEY = rf"^{_GCP_OWNER}/locations/[a-z0-9-]+/keyRings/[\w-]{{1,63}}/cryptoKeys/[\w-]{{1,63}}$"
+GCP_RESERVATION = rf"^(?:any|{_GCP_OWNER}/zones/[a-z]+-[a-z]+[0-9]+-[a-z]/reservations/{_GCP_NAME})$"
+GCP_ATTACHMENT = rf"^{_GCP_OWNER}/regions/[a-z]+-[a-z]+[0-9]+/networkAttachments/{_GCP_NAME}$"
+GCP_TENSORBOARD = rf"^{_GCP_OWNER}/locations/[a-z]+-[a-z]+[0-9]+/tensorboards/[a-z0-9-]{{1,128}}$"
+GCP_PERSISTENT = r"^[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?$"
+GCS_FOLDER = r"^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](?:/[\w.=~+@-]+)*/?$"
 GUID = r"^[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 CLIENT_ID = r"^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"
 """The same form written differently, because messages are looked up by pattern."""
@@ -67,7 +76,13 @@ EXPECTED = {
     GCP_PROJECT: "a project ID, such as my-project-123456",
     GCP_REGION: "a region, such as europe-west4",
     GCP_ACCOUNT: "a service account's email address, such as trainer@my-project.iam.gserviceaccount.com",
-    GCP_NETWORK: "a network's full name, such as projects/12345/global/networks/training",
+    GCP_NETWORK: "a network's full name with the project's number, such as projects/12345/global/networks/training",
+    GCP_KEY: "a key's full name, such as projects/my-project/locations/europe-west4/keyRings/ring/cryptoKeys/key",
+    GCP_RESERVATION: "'any', or a reservation's full name, such as projects/my-project/zones/europe-west4-a/reservations/gpus",
+    GCP_ATTACHMENT: "a network attachment's full name, such as projects/my-project/regions/europe-west4/networkAttachments/training",
+    GCP_TENSORBOARD: "a TensorBoard instance's full name, such as projects/my-project/locations/europe-west4/tensorboards/1234567890",
+    GCP_PERSISTENT: "the ID of a persistent resource: at most 63 characters of a-z, 0-9 and '-', starting with a letter",
+    GCS_FOLDER: "a folder in a bucket, such as gs://my-bucket/tensorboard",
     GUID: "an ID such as 11111111-2222-3333-4444-555555555555",
     CLIENT_ID: "an identity's client ID, such as 11111111-2222-3333-4444-555555555555",
     AZURE_IDENTITY: "an identity's client ID, such as 11111111-2222-3333-4444-555555555555, or 'user'",

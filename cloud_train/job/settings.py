@@ -4,7 +4,7 @@ Names that become part of a host, a URL or an ARN have strict forms (``cloud_nam
 provider can recognize (a machine type that does not exist) are reported when the request is checked.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -60,6 +60,10 @@ class CloudSettings(Section):
     """Operating system and architecture of the machines, and so of the images."""
     machine: Text | None = None
     """The machine type, by the cloud's own name; if left out, the smallest one that satisfies ``resources``."""
+    request: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the cloud's own request, merged into it as the last word, for features that have no setting here: mappings are merged,
+    other values replace, ``null`` removes. The result is validated like every request.
+    """
     max_runtime: Duration = Duration(86400)
     """Longest time that a job without ``limits.duration`` may run and cost money; then the cloud itself ends it."""
 
@@ -118,10 +122,36 @@ class GcpSettings(CloudSettings):
     """
     disk: ByteSize = ByteSize(100 * 10**9)
     """Boot disk of each machine, at least 100GB."""
-    disk_type: Text | None = None
-    """Type of boot disk: ``pd-ssd``, ``pd-standard`` or ``hyperdisk-balanced``; the machine type's default if left out."""
+    disk_type: Literal["pd-ssd", "pd-standard", "hyperdisk-balanced"] | None = None
+    """Type of boot disk, of those that the machine's family takes; the family's default if left out."""
     network: Annotated[str, Field(pattern=forms.GCP_NETWORK)] | None = None
-    """Full name of the VPC network to peer the machines with, such as ``projects/12345/global/networks/training``."""
+    """Full name of the VPC network to peer the machines with, with the project's number: ``projects/12345/global/networks/training``."""
+    network_attachment: Annotated[str, Field(pattern=forms.GCP_ATTACHMENT)] | None = None
+    """Full name of the network attachment through which the machines reach a VPC network (Private Service Connect interface), instead of
+    ``network``.
+    """
+    kms_key: Annotated[str, Field(pattern=forms.GCP_KEY)] | None = None
+    """Full name of the Cloud KMS key in the job's region that encrypts the machines' disks (CMEK); Google's own if left out."""
+    reservation: Annotated[str, Field(pattern=forms.GCP_RESERVATION)] | None = None
+    """Reservation of Compute Engine to take the machines from, by its full name, or ``any``. Not for spot capacity."""
+    flex_start: bool = False
+    """Wait in Google's queue for GPUs (Flex-start, of the Dynamic Workload Scheduler) instead of failing when there are none. Not for
+    spot capacity; for at most 7 days of running.
+    """
+    max_wait: Duration | None = None
+    """Longest time in that queue; one day if left out, and ``0 s`` for no limit."""
+    persistent_resource: Annotated[str, Field(pattern=forms.GCP_PERSISTENT)] | None = None
+    """ID of a persistent resource whose machines run the jobs. It has to have machines of the job's type."""
+    web_access: bool = False
+    """Let users with access to the job open a shell on its machines (``enableWebAccess``)."""
+    tensorboard: Annotated[str, Field(pattern=forms.GCP_TENSORBOARD)] | None = None
+    """Full name of the TensorBoard instance of Vertex AI that shows what the program writes to ``AIP_TENSORBOARD_LOG_DIR``. Requires
+    ``base_output_directory`` and ``service_account``.
+    """
+    base_output_directory: Annotated[str, Field(pattern=forms.GCS_FOLDER)] | None = None
+    """Folder in a bucket from which Vertex AI makes the variables ``AIP_MODEL_DIR``, ``AIP_CHECKPOINT_DIR`` and ``AIP_TENSORBOARD_LOG_DIR``
+    for the program. cloud-train writes nothing there.
+    """
     labels: dict[str, str] = Field(default_factory=dict)
     """Labels of the jobs, in addition to cloud-train's own."""
     endpoint: Annotated[str, Field(pattern=forms.SERVICE_TEMPLATE)] = "https://{service}.googleapis.com"

@@ -63,7 +63,13 @@ def runs_in(url: str) -> Listed:
 
 
 def adopt(
-    home: Home, url: str, config: str | None = None, configs: Configs | None = None, note: Callable[[str], None] = lambda _: None
+    home: Home,
+    url: str,
+    config: str | None = None,
+    configs: Configs | None = None,
+    note: Callable[[str], None] = lambda _: None,
+    *,
+    needs_status: bool = True,
 ) -> RunView:
     """Track the run whose directory is at ``url``; for a run that is already tracked, return its current state.
 
@@ -71,11 +77,11 @@ def adopt(
     will show what it would start. If the ``run.json`` of a tracked run has changed, ``note`` is told, and ``resume`` will ask again.
 
     Raises NotFoundError if there is no run directory, CorruptError if it is malformed, ConflictError if the ledger has the run in another
-    store.
+    store. Without ``needs_status``, a malformed status is not an error: a run has to be stopped all the same.
     """
     store_url, run_id = place_of(url)
     try:
-        entry = _entry(store_at(store_url), store_url, run_id, needs_status=False)
+        entry = _entry(store_at(store_url), store_url, run_id, needs_status=needs_status)
     except NotFoundError as error:
         if not isinstance(error.__cause__, ObjectMissingError):
             raise
@@ -117,7 +123,7 @@ def has_directory(store_url: str, run_id: str) -> bool:
     """Whether the run has a directory in this store; also if the store cannot be reached."""
     try:
         store_at(store_url).stat(f"{run_id}/{layout.RUN}")
-    except (ObjectMissingError, UsageError, ValueError):  # the last two for what is not a store's URL
+    except (ObjectMissingError, UsageError):  # the latter for what is not the URL of a store
         return False
     except StoreError:
         return True

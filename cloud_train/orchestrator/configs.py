@@ -25,7 +25,7 @@ _CLOUD_HARMLESS = ("create_repository", "platform", "machine", "max_runtime")
 _HARMLESS = {
     "docker": ("platform",),
     "aws": (*_CLOUD_HARMLESS, "volume", "tags", "max_wait"),
-    "gcp": (*_CLOUD_HARMLESS, "disk", "disk_type", "labels"),
+    "gcp": (*_CLOUD_HARMLESS, "disk", "disk_type", "labels", "flex_start", "max_wait"),
     "azure": (*_CLOUD_HARMLESS, "tags"),
 }
 """Settings that affect only the size, the duration and the labels of a job. All others must be trusted, including any added later: an

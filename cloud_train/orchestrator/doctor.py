@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -18,13 +19,15 @@ from cloud_train.orchestrator.configs import Configs
 from cloud_train.orchestrator.connections import provider_at
 from cloud_train.orchestrator.consent import Ask, refuse
 from cloud_train.orchestrator.home import Home
+from cloud_train.orchestrator.planning import make_plan, request_of
 from cloud_train.orchestrator.repairing import damage_of
-from cloud_train.providers.base import Diagnosed
+from cloud_train.providers.base import Diagnosed, JobDiagnosed
 from cloud_train.providers.registry import known_providers
 from cloud_train.retry import RetryPolicy
 from cloud_train.run import ledger_file
 from cloud_train.run.ledger_file import REPAIR
 from cloud_train.run.ledger_reader import LedgerReader
+from cloud_train.run.plan import Plan
 from cloud_train.storage.probing import probe
 from cloud_train.storage.registry import open_store, scheme_of
 from cloud_train.version import __version__
@@ -53,15 +56,26 @@ class Finding:
 
 
 def examine(
-    home: Home, stores: Sequence[str] = (), config: str | None = None, *, ask: Ask = refuse, store_seconds: float = 10.0
+    home: Home,
+    stores: Sequence[str] = (),
+    config: str | None = None,
+    *,
+    job: Path | None = None,
+    ask: Ask = refuse,
+    store_seconds: float = 10.0,
 ) -> list[Finding]:
     """Check everything that cloud-train uses on this machine, the stores with these URLs, and the provider configured in the config file of
     this name. Leaves nothing behind.
 
+    With a ``job``, its store and its provider's settings are checked, whether the provider would refuse it, and the quota for its machines.
     ``ask`` is shown a config file that has to be trusted first. ``store_seconds`` limits each step at a store that is busy or does not
     respond.
     """
-    place = Configs(home, ask).named(config, Path()) if config else None
+    configs = Configs(home, ask)
+    plan = make_plan(home, job, config=config, dry_run=True, configs=configs) if job else None
+    place = configs.named(config, Path()) if config else None
+    if plan and not stores:
+        stores = [plan.store]
     if place and place.store and not stores:
         stores = [place.store]
     return [
@@ -71,7 +85,7 @@ def examine(
         _ledger(home),
         *(finding for url in stores or [_DEFAULT_STORE] for finding in _store(url, store_seconds)),
         *_providers(home),
-        *(_settings(home, place) if place else ()),
+        *(_job(home, plan) if plan else _settings(home, place) if place else ()),
     ]
 
 
@@ -98,7 +112,9 @@ def _training() -> Iterator[Finding]:
 def _home(home: Home) -> Finding:
     problem = _write_problem(home.folder)
     if problem:
-        return Finding("home", "error", f"{home.folder}: {problem}", "make it writable, or set CLOUD_TRAIN_HOME to another folder")
+        return Finding(
+            "home", "error", f"{home.folder}: {problem}", "make it writable or free some space, or set CLOUD_TRAIN_HOME to another folder"
+        )
     return Finding("home", "ok", str(home.folder))
 
 
@@ -135,7 +151,9 @@ def _store(url: str, seconds: float) -> Iterator[Finding]:
 def _folder(folder: Path) -> Finding:
     problem = _write_problem(folder)
     if problem:
-        return Finding("store", "error", f"{folder}: {problem}", "make it writable, or name another folder with --store FOLDER")
+        return Finding(
+            "store", "error", f"{folder}: {problem}", "make it writable or free some space, or name another folder with --store FOLDER"
+        )
     free = shutil.disk_usage(_existing(folder)).free
     detail = f"{folder}, {free / 1e9:,.1f} GB free"
     if free < _LITTLE_SPACE_BYTES:
@@ -167,6 +185,24 @@ def _settings(home: Home, config: Config) -> Iterator[Finding]:
             yield Finding(f"{config.provider} {each.name}", each.status, each.detail, each.remedy)
     except CloudTrainError as error:
         yield Finding(f"provider {config.provider}", "error", error.message, error.hint or "")
+
+
+def _job(home: Home, plan: Plan) -> Iterator[Finding]:
+    """Whether the plan would be refused, whether what its settings name exists, and whether the quota allows its machines."""
+    _, refused = request_of(home, plan)
+    for problem in refused:
+        yield Finding(f"{plan.provider} job", "error", problem, "correct it in the job file or the config file")
+    if not refused:
+        yield Finding(f"{plan.provider} job", "ok", f"{plan.job_file} can be submitted, as far as can be known here")
+    yield from (Finding(f"{plan.provider} job", "warning", remark) for remark in plan.remarks)
+    try:
+        provider = provider_at(home, plan.provider)
+        checks = [provider.diagnose(plan.provider_settings, plan.store)] if isinstance(provider, Diagnosed) else []
+        checks += [provider.diagnose_job(plan)] if isinstance(provider, JobDiagnosed) else []
+        for each in chain.from_iterable(checks):
+            yield Finding(f"{plan.provider} {each.name}", each.status, each.detail, each.remedy)
+    except CloudTrainError as error:
+        yield Finding(f"provider {plan.provider}", "error", error.message, error.hint or "")
 
 
 def _docker() -> Finding:

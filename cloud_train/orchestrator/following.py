@@ -1,4 +1,4 @@
-"""Watching one run until it ends: its state, its newest metrics, and the output of its program."""
+"""Following a run until it ends: its state, its newest metrics, and its program's output."""
 
 import time
 from collections import deque
@@ -43,7 +43,7 @@ class Progress:
     output: bytes = b""
     """Output of the program since the previous update."""
     earlier_output: bytes = b""
-    """Before ``output``: the end of the previous attempt's, if this update is the first of another attempt."""
+    """The rest of the previous attempt's output, which precedes ``output``, if this update is the first of another attempt."""
     points: tuple[MetricPoint, ...] = ()
     """Metrics since the previous update, at most the newest 100,000."""
 
@@ -114,13 +114,13 @@ def events(looks: Iterable[Progress]) -> Iterator[Event]:
 
 
 def _lines(output: bytes, is_all: bool) -> list[str]:
-    """The complete lines; with ``is_all`` an incomplete one at the end too."""
+    """The complete lines; with ``is_all``, also an incomplete last one."""
     *lines, last = output.split(b"\n")
     return [line.decode(errors="replace") for line in ([*lines, last] if is_all and last else lines)]
 
 
 def glance(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None, *, record: bool) -> Progress:
-    """The run's state and newest metrics, without its program's output. Findings are recorded only with ``record``.
+    """The run's state and newest metrics, without its program's output; nothing is recorded unless ``record``.
 
     If the store of a run that has ended cannot be reached, the ledger's view is returned, and ``note`` is told.
     """
@@ -207,7 +207,7 @@ class _Watch:
             try:
                 self._record = read_record(store, view.run_id)
             except CloudTrainError:
-                self._record = None  # without a run directory there is no goal to show, only the ledger's view
+                self._record = None  # without a run directory, only the ledger's view can be shown
 
     def _goal(self) -> tuple[int | None, int | None]:
         if self._record is None:

@@ -35,8 +35,9 @@ _DOCUMENTS = frozenset({"status.json", "failure", "cancel", "start", "next"})
 
 
 def move(ledger: Ledger, plan: Plan, source_url: str, note: Note) -> Plan:
-    """Copy everything that ``plan`` needs to continue from ``source_url`` to the plan's own store, write its ``run.json`` there, and update
-    the ledger; returns the plan with that file's SHA-256.
+    """Copy everything that ``plan`` needs to continue from ``source_url`` to its own store, write ``run.json`` there, update the ledger.
+
+    Returns the plan with the SHA-256 of that ``run.json``.
 
     Raises StoreError, and CorruptError if a checkpoint is damaged.
     """

@@ -134,7 +134,7 @@ def read_metrics(home: Home, run_id: str, note: Callable[[str], None] = lambda _
         reader = MetricsReader(store, run_id, attempt, most_bytes=most_bytes)
         for point in reader.read_thinned() if thin else reader.read():
             metrics.add(point)
-        is_cut = is_cut or reader.has_passed_over
+        is_cut = is_cut or reader.has_skipped
     if is_cut:
         most = f"at most {most_bytes >> 20} MiB of an attempt are read, and {_MOST_ATTEMPTS:,} attempts"
         note(f"the earliest metrics of {run_id} are skipped: {most}")

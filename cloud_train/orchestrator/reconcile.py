@@ -1,4 +1,4 @@
-"""Bringing the ledger, the run directory and the provider up to date: the only module that carries out ``Findings``.
+"""Brings the ledger, the run directory and the provider up to date: the only module that carries out ``Findings``.
 
 It settles submissions that were cut off, records the status of attempts, writes the end of a worker that vanished, stops the processes that
 it left, and cleans up at the provider. Verbs that call it say so in their help; everything else uses ``state``, which only reads.
@@ -38,6 +38,9 @@ from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
 from cloud_train.storage.base import ObjectChangedError, ObjectExistsError, ObjectInfo, Store
+
+_LOOKS = 5
+"""How often to check again if something changed between checking and acting."""
 
 
 def update_run(home: Home, run_id: str, note: Callable[[str], None] = lambda _: None) -> RunView:
@@ -80,7 +83,7 @@ def reconcile(home: Home, ledger: Ledger, run_id: str, observer: Observer | None
             entry = ledger.get(run_id) or entry
         if all(_carry_out(home, ledger, entry, action) for action in findings.pending):
             return replace(findings.run, is_recorded=True)
-    return findings.run  # it changes faster than it can be looked at; the next look records it
+    return findings.run  # the run changes faster than it can be checked; the next check records it
 
 
 @contextmanager
@@ -102,8 +105,8 @@ def looking_at(
 def declare_lost(home: Home, ledger: Ledger, entry: Entry, heartbeat: float | None, message: str) -> RunView:
     """Record the end of an attempt whose last heartbeat was ``heartbeat``, in the run directory and in the ledger.
 
-    If it has shown life in the meantime, or another machine was faster, the run's state is returned instead. Raises StoreError: without the
-    end in the run directory, no further attempt may be started.
+    If the worker has written a heartbeat in the meantime, or another machine was faster, the run's state is returned instead. Raises
+    StoreError: without the end in the run directory, no further attempt may be started.
     """
     store = store_at(entry.store)
     found = newest_status(store, entry)
@@ -128,16 +131,19 @@ def close(ledger: Ledger, run: RunView) -> None:
     if entry is None:
         raise unknown_run(run.run_id)
     store = store_at(run.store)
-    found = newest_status(store, entry)
-    status = found.status
-    if status is None:  # it never began; a worker that still starts finds its place taken
-        now = time.time()
-        ended = AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0, token=entry.token)
-        status = ended.ended_with(run.cause or Cause.INFRASTRUCTURE, run.message, now)
-    is_same = found.number == run.attempt and status.state.is_end and status.state is not State.SUCCEEDED
-    key = f"{run.run_id}/{layout.status(found.number)}"
-    if not is_same or not (status.closed or _write_end(store, key, replace(status, closed=True), found.seen)):
-        raise ConflictError(f"{run.run_id} has just changed", hint=f"check with: cloud-train status {run.run_id}")
+    for _ in range(_LOOKS):
+        found = newest_status(store, entry)
+        status = found.status
+        if status is None:  # it never began; a worker that still starts finds the attempt taken
+            now = time.time()
+            ended = AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0, token=entry.token)
+            status = ended.ended_with(run.cause or Cause.INFRASTRUCTURE, run.message, now)
+        if found.number != run.attempt or not status.state.is_end or status.state is State.SUCCEEDED:
+            break
+        key = f"{run.run_id}/{layout.status(found.number)}"
+        if status.closed or _write_end(store, key, replace(status, closed=True), found.seen):
+            return  # closed here, or by another resume at the same moment: the next attempt is claimed by only one of them
+    raise ConflictError(f"{run.run_id} has just changed", hint=f"check with: cloud-train status {run.run_id}")
 
 
 def _settle(ledger: Ledger, findings: Findings) -> bool:
@@ -158,10 +164,6 @@ def _settle(ledger: Ledger, findings: Findings) -> bool:
     return True
 
 
-_LOOKS = 5
-"""How often to look again if something has changed between looking and acting."""
-
-
 def _claim(entry: Entry, attempt: int, ended: AttemptStatus) -> bool:
     """Write the attempt's end into the run directory, so that a worker that starts late exits; False if it has already started."""
     try:
@@ -172,7 +174,7 @@ def _claim(entry: Entry, attempt: int, ended: AttemptStatus) -> bool:
 
 
 def _carry_out(home: Home, ledger: Ledger, entry: Entry, action: Pending) -> bool:
-    """Carry out one action; False if the run has changed since it was looked at, so that the action may be wrong."""
+    """Carry out one action; False if the run has changed since it was checked, so that the action may be wrong."""
     match action:
         case RecordLaunch(attempt, reference):
             ledger.launched(entry.run_id, attempt, reference)
@@ -189,7 +191,7 @@ def _carry_out(home: Home, ledger: Ledger, entry: Entry, action: Pending) -> boo
 
 
 def _write_end(store: Store, key: str, status: AttemptStatus, seen: ObjectInfo | None) -> bool:
-    """Write an end in another's place; False if the status has changed since it was seen. Raises StoreError."""
+    """Write an end on behalf of a worker; False if the status has changed since it was seen. Raises StoreError."""
     try:
         if seen is None:
             store.create(key, status.to_json())

@@ -32,6 +32,8 @@ class Repair:
     """Ids of the runs whose records were whole."""
     returned: list[str]
     """Ids of the runs that only a ledger still had that an earlier repair moved aside."""
+    handles: list[str]
+    """Ids of the runs whose handle could not be read, and was found again at their provider or left out."""
     adopted: list[str]
     """Ids of the runs that were found again in a store. ``resume`` shows what it starts, and asks, as for any adopted run."""
     others: dict[str, int]
@@ -55,17 +57,15 @@ def repair(home: Home, stores: Sequence[str] = (), note: Callable[[str], None] =
     rows = salvage(path) if is_there else Salvage()
     is_sound = is_there and not _damage_of_file(home, rows)
     earlier = _earlier(path, {row["run_id"] for row in rows.runs} if is_sound else set(), note)
-    if is_sound:
-        _find_handles(home)
     if is_sound and not stores and not earlier.runs:
-        return Repair([run["run_id"] for run in rows.runs], [], [], {}, None)
+        return Repair([run["run_id"] for run in rows.runs], [], _find_handles(home), [], {}, None)
     if busy := [lock.stem for lock in path.parent.glob("submitting/*.lock") if locks.is_held(lock)]:
         raise ConflictError(f"{busy[0]} is being submitted right now", hint="retry when the submission has finished")
     if is_sound:
         moved_to, kept, returned = None, [run["run_id"] for run in rows.runs], _added(path, earlier)
     else:
         moved_to, kept, returned = _replaced(path, rows, earlier)
-        _find_handles(home)
+    handles = _find_handles(home)
     adopted: list[str] = []
     others: dict[str, int] = {}
     usual = Path("~/.cloud-train").expanduser()  # where runs are kept by default, whatever the home
@@ -73,7 +73,7 @@ def repair(home: Home, stores: Sequence[str] = (), note: Callable[[str], None] =
     for url in dict.fromkeys(searched if stores or not is_sound else ()):
         found, others[url] = _adopt_own(home, url, note)
         adopted += found
-    return Repair(kept, returned, adopted, {url: count for url, count in others.items() if count}, moved_to)
+    return Repair(kept, returned, handles, adopted, {url: count for url, count in others.items() if count}, moved_to)
 
 
 def damage_of(home: Home, rows: Salvage | None = None) -> str:
@@ -122,11 +122,13 @@ def _with_damaged_handles(home: Home) -> Iterator[Entry]:
                 continue
 
 
-def _find_handles(home: Home) -> None:
-    """Replace handles that their providers cannot read by those that the providers find."""
-    for entry in _with_damaged_handles(home):
-        with Ledger(home.ledger_path) as ledger:
+def _find_handles(home: Home) -> list[str]:
+    """Replace handles that their providers cannot read by those that the providers find; returns the ids of these runs."""
+    damaged = list(_with_damaged_handles(home))
+    with Ledger(home.ledger_path) as ledger:
+        for entry in damaged:
             ledger.launched(entry.run_id, entry.attempt, found_reference(home, entry, entry.settings))
+    return [entry.run_id for entry in damaged]
 
 
 def _earlier(path: Path, known: set[str], note: Callable[[str], None]) -> Salvage:
@@ -187,9 +189,10 @@ def _move_aside(path: Path) -> Path:
 def _stores(rows: Salvage) -> Iterator[str]:
     """The stores that the readable records name, as far as they are stores."""
     for url in dict.fromkeys(row["store"] for row in rows.runs):
-        with suppress(CloudTrainError, AttributeError):
-            check_url(url)
-            yield url
+        with suppress(CloudTrainError):
+            if isinstance(url, str):
+                check_url(url)
+                yield url
 
 
 def _adopt_own(home: Home, url: str, note: Callable[[str], None]) -> tuple[list[str], int]:

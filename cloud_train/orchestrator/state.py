@@ -33,7 +33,7 @@ from cloud_train.orchestrator.run_directory import Found, newest_status, read_re
 from cloud_train.providers.base import SHOWS_WITHIN_SECONDS, Handle, Observation, Provider
 from cloud_train.run import layout
 from cloud_train.run.ledger_entry import UNMANAGED, Entry
-from cloud_train.run.ledger_file import REPAIR
+from cloud_train.run.ledger_file import DAMAGED
 from cloud_train.run.ledger_reader import DamagedRecordError, LedgerReader
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
@@ -86,7 +86,7 @@ def observed(observer: Observer, provider: Provider, launch: Handle) -> Observat
         return observer.observe(provider, launch)
     except (KeyError, TypeError, AttributeError, ValueError) as error:  # every provider's handle has its own keys
         what = f"lacks {error}" if isinstance(error, KeyError) else f"is not one of {launch.provider!r}"
-        raise DamagedRecordError(f"the ledger's record of {launch.run_id} is damaged: its handle {what}", hint=REPAIR) from error
+        raise DamagedRecordError(f"the ledger's record of {launch.run_id} is damaged: its handle {what}", hint=DAMAGED) from error
 
 
 def launch_of(entry: Entry) -> Handle:

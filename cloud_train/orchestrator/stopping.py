@@ -25,7 +25,7 @@ from cloud_train.run.view import RunView
 from cloud_train.storage.base import Store
 
 _MARGIN_SECONDS = 10.0
-"""Time beyond the grace period after which a worker counts as stuck."""
+"""Time after the grace period until a worker counts as stuck."""
 _SILENCE_SECONDS = 45.0
 """The same for a worker whose heartbeats arrive through a cloud's store: several times their interval."""
 _CLOUD_SECONDS = 300.0
@@ -99,9 +99,7 @@ def _wait_for_end(
     sleep: Callable[[float], None],
     clock: Callable[[], float],
 ) -> RunView:
-    """The run's end. If it does not end within the grace period and a margin, it is killed; raises ProviderError if even that does not
-    end it.
-    """
+    """The run after its end. It is killed if it does not end within the grace period and a margin. Raises ProviderError if that fails."""
     store, poller = store_at(run.store), Poller(clock)
     is_far, heartbeat = run.is_unmanaged or store.local_path(run.run_id) is None, run.heartbeat
     is_slow = not run.is_unmanaged and provider_at(home, run.provider).capabilities.stops_slowly
@@ -109,7 +107,7 @@ def _wait_for_end(
     deadline = clock() + (grace := _grace_seconds(store, run.run_id)) + margin
     told = run.attempt
     while not (now := reconcile(home, ledger, run.run_id, poller)).state.is_end:
-        if now.attempt != told:  # another attempt has begun meanwhile, here or on another machine: the whole run is to stop
+        if now.attempt != told:  # another attempt has begun, here or on another machine, and the whole run has to stop
             store.put(_mark(now), layout.AT_ONCE if force else b"")
             _tell(home, now, ledger.get(run.run_id) or entry, force)
             told, deadline = now.attempt, clock() + grace + margin
@@ -117,7 +115,7 @@ def _wait_for_end(
             heartbeat, deadline = now.heartbeat, max(deadline, clock() + margin)
         if clock() > deadline:
             if force:
-                hint = f"retry, or kill its processes by hand; find them with: cloud-train status {run.run_id}"
+                hint = f"retry, or kill its processes yourself; find them with: cloud-train status {run.run_id}"
                 raise ProviderError(f"{run.run_id} does not stop", hint=hint)
             store.put(_mark(run), layout.AT_ONCE)
             _tell(home, run, entry, force=True)
@@ -127,7 +125,7 @@ def _wait_for_end(
 
 
 def _grace_seconds(store: Store, run_id: str) -> float:
-    """The job's grace period. A damaged ``run.json`` does not prevent a cancellation: then it is as long as by default."""
+    """The job's grace period. A damaged ``run.json`` does not prevent a cancellation: then the default applies."""
     try:
         return read_record(store, run_id).program.grace_seconds
     except (CorruptError, NotFoundError):
@@ -169,7 +167,7 @@ def _still_running(home: Home, ledger: Ledger, run: RunView) -> Handle | None:
 
 
 def _stop(home: Home, run: RunView, alive: Handle, force: bool, *, sleep: Callable[[float], None], clock: Callable[[], float]) -> None:
-    """Stop an attempt that its run directory calls ended. A worker that is just exiting is gone within the margin."""
+    """Stop an attempt that has ended according to its run directory. A worker that is just exiting is gone within the margin."""
     provider, store = provider_at(home, alive.provider), store_at(run.store)
     with suppress(StoreError):
         store.put(_mark(run), layout.AT_ONCE if force else b"")

@@ -38,7 +38,7 @@ def visit(
     except (StoreError, CorruptError) as error:
         reason = error.message
     visiting = Visit(home.folder)
-    adopt(visiting, url, config, configs or Configs(home, refuse))
+    adopt(visiting, url, config, configs or Configs(home, refuse), needs_status=False)
     note(f"reading {run_id} from its run directory and recording nothing on this machine: {reason}")
     return visiting, run_id
 
@@ -52,7 +52,7 @@ def visit_damaged(home: Home, run_id: str, note: Callable[[str], None]) -> Home 
         here.ledger.adopt(replace(known, is_unmanaged=False).launched(found_reference(home, known, known.settings)))
     elif directory is not None:
         here = Visit(home.folder)
-        adopt(here, directory, configs=Configs(home, refuse))
+        adopt(here, directory, configs=Configs(home, refuse), needs_status=False)
     else:
         return None
     note(f"the ledger's record of {run_id} is damaged: working without it, and recording nothing on this machine")

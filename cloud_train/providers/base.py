@@ -194,6 +194,17 @@ class Remarking(Protocol):
 
 
 @runtime_checkable
+class ConsoleLinked(Protocol):
+    """A provider whose console has a page for each job. Optional."""
+
+    def console_url(self, about: "Handle | Request") -> str | None:
+        """URL of the page of an attempt's job; for a request that was not sent, of the page that its job would have. Pure.
+
+        None if it is not known yet, such as for a job whose name the provider chooses.
+        """
+
+
+@runtime_checkable
 class RegistryLogin(Protocol):
     """A provider with a registry whose login is not in Docker's config file. Optional."""
 
@@ -222,3 +233,11 @@ class Diagnosed(Protocol):
 
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
         """Check that everything in the settings exists and may be used, one finding at a time. Errors are findings; nothing is started."""
+
+
+@runtime_checkable
+class JobDiagnosed(Protocol):
+    """A provider that checks for ``cloud-train doctor JOB`` whether a job's machines may be used. Optional."""
+
+    def diagnose_job(self, plan: "Plan") -> Iterator[Diagnosis]:
+        """Check the quota for the very machine of the plan, spot or not, times its nodes. Errors are findings; nothing is started."""

@@ -5,7 +5,7 @@ unexpected becomes a ``CorruptError`` that names the document and the field. Unk
 them, and refused where they would change what is executed (``program``).
 """
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' own images
 
 import json
 import math

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Any, Self
 
-from cloud_train.run.documents import LATEST
+from cloud_train.run.documents import LATEST, MOST_ATTEMPTS
 from cloud_train.run.record import AttemptStatus
 from cloud_train.run.states import Cause, State
 from cloud_train.run.view import RunView
@@ -147,10 +147,12 @@ def with_readable_handle(attempt: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_types(values: Mapping[str, Any]) -> None:
-    """Raise TypeError if a row has values that no version of cloud-train wrote, as a damaged file may."""
+    """Raise TypeError or ValueError if a row has values that no version of cloud-train wrote, as a damaged file may."""
     for name, kinds in _KINDS.items():
         if not isinstance(values[name], kinds):
             raise TypeError(f"the ledger has {type(values[name]).__name__} as {name}")
+    if not 1 <= values["attempt"] <= MOST_ATTEMPTS:
+        raise ValueError(f"the ledger has an attempt {values['attempt']}")
 
 
 def _time(seconds: float | None) -> float | None:

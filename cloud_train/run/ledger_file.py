@@ -70,7 +70,7 @@ text_of = partial(str, encoding="utf-8", errors="replace")
 _BUSY_SECONDS = 30.0
 _BRIEFLY_BUSY_SECONDS = 5.0
 REPAIR = "restore it with: cloud-train doctor --repair"
-_DAMAGED = f"{REPAIR}; until then, name a run by the URL of its run directory"
+DAMAGED = f"{REPAIR}; until then, name runs by the URLs of their run directories"
 _NOT_WRITABLE = "check that its folder is writable and the disk is not full, or set CLOUD_TRAIN_HOME to another folder"
 
 
@@ -138,7 +138,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error, UnicodeError) as error:
-        raise StoreError(f"cannot use the ledger {path}: {error}", hint=_DAMAGED if is_damage(error) else _NOT_WRITABLE) from error
+        raise StoreError(f"cannot use the ledger {path}: {error}", hint=DAMAGED if is_damage(error) else _NOT_WRITABLE) from error
 
 
 def is_damage(error: Exception) -> bool:
@@ -189,7 +189,7 @@ def has_log(path: Path) -> bool:
     """Whether SQLite's write-ahead log holds anything."""
     try:
         return path.with_name(f"{path.name}-wal").stat().st_size > 0
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

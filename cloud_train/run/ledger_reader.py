@@ -40,16 +40,22 @@ class LedgerReader:
         self._connection.close()
 
     def records(self, run_id: str) -> dict[str, RecordKind]:
-        """The SHA-256 of each ``run.json`` of this run known here; empty for an adopted run that was never resumed from here."""
+        """The SHA-256 of each ``run.json`` of this run known here; empty for an adopted run that was never resumed from here.
+
+        Raises DamagedRecordError.
+        """
         rows = self._rows("SELECT sha256, kind FROM records WHERE run_id = ?", (run_id,))
-        return {sha256: RecordKind(kind) for sha256, kind in rows}
+        try:
+            return {sha256: RecordKind(kind) for sha256, kind in rows}
+        except ValueError as error:
+            raise _damaged(run_id) from error
 
     def get(self, run_id: str) -> Entry | None:
         """One run with its newest attempt, or None. Raises CorruptError if its row is damaged."""
         damaged: list[str] = []
         entry = next(self._entries("runs.run_id = ?", (run_id,), damaged), None)
         if damaged:
-            raise DamagedRecordError(f"the ledger's record of {run_id} is damaged", hint=ledger_file.REPAIR)
+            raise _damaged(run_id)
         return entry
 
     def without_handle(self, run_id: str) -> Entry | None:
@@ -93,10 +99,13 @@ class LedgerReader:
         return list(self._entries(f"attempts.state NOT IN ({ends})", (), []))
 
     def inconsistent(self) -> list[str]:
-        """Ids of the runs of which no attempt is recorded, or the newest with another provider: no command leaves such a run."""
+        """Ids of the runs that no command leaves like that: without an attempt, with one at another provider, with an unknown kind of
+        ``run.json``.
+        """
+        kinds = ", ".join(f"'{kind.value}'" for kind in RecordKind)
         rows = self._rows(
             f"SELECT run_id FROM runs WHERE NOT EXISTS (SELECT 1 FROM attempts WHERE run_id = runs.run_id AND {_NEWEST}"
-            " AND attempts.provider = runs.provider)",
+            f" AND attempts.provider = runs.provider) UNION SELECT run_id FROM records WHERE kind NOT IN ({kinds})",
             (),
         )
         return [str(row[0]) for row in rows]
@@ -128,6 +137,10 @@ class LedgerReader:
     def _rows(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
         with ledger_file.explained(self.path):
             return self._connection.execute(query, values).fetchall()
+
+
+def _damaged(run_id: str) -> DamagedRecordError:
+    return DamagedRecordError(f"the ledger's record of {run_id} is damaged", hint=ledger_file.DAMAGED)
 
 
 def _escaped(text: str) -> str:

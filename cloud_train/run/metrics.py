@@ -1,7 +1,7 @@
-"""Metrics of a run directory: JSON lines, read from where the last look ended.
+"""Reading the metrics of a run directory: JSON lines, each read continuing where the previous one ended.
 
 A line is ``{"step": 12, "epoch": 0.5, "time": 1795435200.1, "split": "train", "name": "loss", "value": 0.31}``; epoch, time and split may
-be missing, and a value that is not finite is null. Any other line is skipped: a program may write anything.
+be missing, and a value that is not finite is null. Other lines are skipped, because a program may write anything.
 """
 
 import json
@@ -19,28 +19,28 @@ from cloud_train.run.thinning import WRITTEN, telling_lines
 from cloud_train.storage.base import Store
 
 MOST_BYTES = 256 << 20
-"""Bytes of metrics that one look reads, the newest: about two million values, which a training of 200 steps a second writes in an hour."""
+"""Limit of the bytes that one read returns, the newest ones: about two million values, an hour of training at 200 steps per second."""
 GLANCE_BYTES = 1 << 20
-"""Bytes of metrics that a look reads which needs the newest values only: some 8,000 of them."""
+"""The same limit if only the newest values are needed: about 8,000 values."""
 MOST_NAMES = 1_000
-"""Different metrics that a look remembers; of further ones nothing is kept."""
+"""Limit of the different metrics that are kept; further ones are ignored."""
 MOST_POINTS = 500_000
-"""Values that a look at all metrics of a run keeps."""
+"""Limit of the values that are kept of all metrics of a run."""
 MOST_THINNED_BYTES = 1 << 30
-"""Bytes of metrics that a look reads which thins them, the newest."""
+"""Limit of the bytes that a thinned read covers, the newest ones."""
 MOST_THINNED_POINTS = 100_000
-"""Values that such a look keeps."""
+"""Limit of the values that are kept of a thinned read."""
 
 _PIECE_BYTES = 1 << 20
 _FURTHER_BYTES = 16 << 20
-"""How far back a look searches for metrics that are measured seldom, such as those of validation."""
+"""How far back to search for metrics that are measured rarely, such as those of validation."""
 _UNTHINNED_BYTES = 16 << 20
-"""So much is read whole by a look that thins."""
+"""Up to this size, a thinned read keeps everything."""
 _PARTS, _SMALLEST_PART_BYTES = 1024, 2 * LARGEST_LINE
-"""A look that thins keeps a few values of each metric in each of so many parts."""
+"""A thinned read divides the file into this many parts, and keeps a few values of each metric from each part."""
 _LONGEST_NAME = 200
 _LARGEST_VALUE = sys.float_info.max
-_LINE = re.compile(rb"\n[ \t\r]*\{[^\n]*")  # and so not a million empty lines, one by one
+_LINE = re.compile(rb"\n[ \t\r]*\{[^\n]*")  # skips empty lines, of which there may be a million
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -56,7 +56,7 @@ class MetricPoint:
     split: str
     name: str
     value: float | None
-    """None where the program measured something that is not finite."""
+    """None if it is not finite."""
 
     @property
     def key(self) -> str:
@@ -69,10 +69,10 @@ class MetricPoint:
 
 
 class MetricsReader:
-    """Reads one attempt's metrics; each ``read`` yields what was added since the one before, and holds no more of it than a piece."""
+    """Reads one attempt's metrics; each ``read`` yields what was added since the previous one, and holds one piece of it in memory."""
 
     def __init__(self, store: Store, run_id: str, attempt: int, node_rank: int = 0, most_bytes: int = MOST_BYTES) -> None:
-        """``most_bytes``: how much each look reads at most, the newest."""
+        """``most_bytes``: limit of the bytes that each read covers, the newest ones."""
         self._most_bytes = most_bytes
         self._open = partial(open_stream, store, f"{run_id}/{layout.metrics(attempt, node_rank)}")
         self._stream = self._open()
@@ -83,42 +83,43 @@ class MetricsReader:
         self._position = 0
         self._skipped = 0
         self._is_inside_a_line = False
-        """Whether the position is inside a line that is not read: it is too long, or its beginning was skipped."""
-        self.has_passed_over = False
+        """Whether the position is inside a line to skip, because it is too long or its beginning was skipped."""
+        self.has_skipped = False
         """Whether earlier metrics were not read, because there were more than ``most_bytes``."""
 
     def read(self) -> Iterator[MetricPoint]:
-        """The points added since the last call, of more than ``most_bytes`` the newest; a line that is still being written waits for the
-        next one.
+        """The points added since the last call; of more than ``most_bytes``, the newest.
+
+        A line that is still being written is left for the next call.
         """
         size = self._stream.size()
         if size - self._position > self._most_bytes:
             self._position = self._skipped = size - self._most_bytes
-            self._is_inside_a_line = self.has_passed_over = True
+            self._is_inside_a_line = self.has_skipped = True
         while self._position < size and (lines := self._next_lines(size)) is not None:
             for line in lines:
                 if (point := _point(line, self._attempt)) is not None:
                     yield point
 
     def read_thinned(self) -> Iterator[MetricPoint]:
-        """As the first ``read``, but of much data only the points that a table of epochs or a plot needs: see ``thinning``."""
+        """As the first ``read``, but a large file yields only the points that a table of epochs or a plot needs: see ``thinning``."""
         size = min(self._stream.size(), self._most_bytes)
         self._thins, self._piece_bytes = size > _UNTHINNED_BYTES, min(_PIECE_BYTES, max(_SMALLEST_PART_BYTES, size // _PARTS))
         return self.read()
 
     def read_skipped(self) -> Iterator[MetricPoint]:
-        """The newest point of each metric in the last 16 MiB before those that were read, as far as its line has the worker's own form.
+        """The newest point of each metric in the 16 MiB before the part that was read, from lines in the form that the worker writes.
 
-        To be called when all points of a ``read`` have been taken.
+        Call it after all points of a ``read`` have been taken.
         """
         if not self._skipped:
             return
-        stream = self._open()  # the other one may have forgotten what was skipped
+        stream = self._open()  # the other stream may have forgotten what was skipped
         size = stream.size()
         seen: set[bytes] = set()
         end, last = self._skipped, max(0, self._skipped - _FURTHER_BYTES)
         while end > last:
-            piece = stream.read(max(last, end - _PIECE_BYTES - LARGEST_LINE), min(size, end + LARGEST_LINE))  # lines across its ends too
+            piece = stream.read(max(last, end - _PIECE_BYTES - LARGEST_LINE), min(size, end + LARGEST_LINE))  # and lines across its ends
             for name in set(WRITTEN.findall(piece)) - seen:
                 seen.add(name)
                 at = piece.rfind(name)
@@ -128,7 +129,7 @@ class MetricsReader:
             end -= _PIECE_BYTES
 
     def _next_lines(self, size: int) -> list[bytes] | None:
-        """The whole lines of the next piece; None where there is none before ``size``."""
+        """The complete lines of the next piece; None if there is no complete line before ``size``."""
         data = self._stream.read(self._position, min(size, self._position + self._piece_bytes))
         whole = data[: data.rfind(b"\n") + 1]
         begin = whole.find(b"\n") if self._is_inside_a_line else -1
@@ -144,10 +145,10 @@ class MetricsReader:
 
 
 class MergedMetrics:
-    """One point for each metric and step: where an attempt repeated a step, the later attempt counts.
+    """One point for each metric and step; if a later attempt repeated a step, its point counts.
 
-    Whatever is added, at most ``MOST_NAMES`` metrics are kept, and at most ``most_points`` of their values: of the metric that has most of
-    them every second one is dropped then. So a metric that is measured once an epoch keeps every value beside one of every step.
+    At most ``MOST_NAMES`` metrics are kept, and at most ``most_points`` values: beyond that, every second value of the metric with the most
+    values is dropped. So a metric that is measured once per epoch keeps all its values beside one that is measured at every step.
     """
 
     def __init__(self, most_points: int = MOST_POINTS) -> None:
@@ -158,7 +159,7 @@ class MergedMetrics:
         self.is_thinned = False
 
     def add(self, point: MetricPoint) -> None:
-        """Add a point, those of an attempt in any order."""
+        """Add a point. The points of an attempt may come in any order."""
         key = (point.split, point.name)
         if (points := self._by_step.get(key)) is None:
             if len(self._by_step) == MOST_NAMES:
@@ -173,7 +174,7 @@ class MergedMetrics:
             self._thin()
 
     def points(self) -> list[MetricPoint]:
-        """The points in the order of their steps."""
+        """The points, sorted by step."""
         return sorted((point for points in self._by_step.values() for point in points.values()), key=lambda point: point.step)
 
     def _thin(self) -> None:
@@ -186,7 +187,7 @@ class MergedMetrics:
 
 
 def tells_pace(name: str) -> bool:
-    """Whether a metric says how the training goes (rates, the learning rate, the gradient's norm) and not how well."""
+    """Whether a metric describes the training's pace (rates, the learning rate, the gradient's norm) rather than its quality."""
     return name.endswith(("_per_second", "learning_rate", "gradient_norm", "data_wait", "eta_seconds"))
 
 
@@ -225,7 +226,7 @@ def _is_name(text: object) -> bool:
 
 @lru_cache(maxsize=1024)
 def _text(name: str) -> str:
-    return _SURROGATE.sub("\ufffd", name)  # the same few names, a million times: one object each
+    return _SURROGATE.sub("\ufffd", name)  # the same few names a million times: one object each
 
 
 def _number(value: object) -> float | None:

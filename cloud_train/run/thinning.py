@@ -14,18 +14,18 @@ WRITTEN = re.compile(rb'"split": "[^"\\\n]*", "name": "[^"\\\n]*"')
 """The part of a line that names its metric, as ``worker.metrics`` writes it."""
 
 _FEW = 16
-"""So many lines of a metric in a piece are all kept."""
+"""Up to this many lines of a metric in a piece, all are kept."""
 _MOST_DENSE = 16
-"""Of more metrics that have many lines in a piece, the whole piece is cheaper to parse."""
+"""If more metrics than this have many lines in a piece, parsing the whole piece is cheaper."""
 _MOST_EPOCHS = 32
-"""Epochs that may end in a piece; with more of them it has few lines for each."""
+"""Limit of the epochs that may end in a piece; with more, it has few lines of each."""
 _EPOCH = re.compile(rb'"epoch": ([0-9.e+-]{1,30}),')
 
 
 def telling_lines(piece: bytes, usual: set[bytes]) -> list[bytes] | None:
-    """The lines to keep of a piece that consists of whole lines, in their order; None if all have to be parsed.
+    """The lines to keep of a piece of complete lines, in order; None if the whole piece has to be parsed.
 
-    ``usual`` holds how lines of earlier pieces name their metrics, and gets those of this one: counting known names is fastest.
+    ``usual`` contains the metrics' names as earlier pieces spell them; this piece's are added. Counting known names is fastest.
     """
     lines = piece.count(b"\n")
     counts = Counter({name: piece.count(name) for name in usual} if len(usual) <= _MOST_DENSE else ())
@@ -47,7 +47,7 @@ def telling_lines(piece: bytes, usual: set[bytes]) -> list[bytes] | None:
 
 
 def _telling_places(piece: bytes, name: bytes, count: int) -> set[int] | None:
-    """Where the metric's first, last, lowest and highest values and those at the ends of epochs are; None for lines of another form."""
+    """Offsets of the metric's first, last, lowest and highest values and of those that end epochs; None for lines of another form."""
     texts = [text.partition(b"}")[0] for text in piece.split(name + b', "value": ')[1:]]
     if len(texts) != count:
         return None
@@ -71,8 +71,8 @@ def _telling_places(piece: bytes, name: bytes, count: int) -> set[int] | None:
 
 
 def _end_of_epoch(piece: bytes, name: bytes, epoch: int, first: int, last: int) -> int:
-    """Where the metric's last line of ``epoch`` is, by bisection between a line of it or of an earlier one and one of a later epoch."""
-    across = len(name) - 1  # of a name that begins before a place and ends behind it
+    """Offset of the metric's last line of ``epoch``, by bisection: ``first`` is not after that line, ``last`` is of a later epoch."""
+    across = len(name) - 1  # so that a name that crosses an offset is found
     while piece.find(name, first + 1, last + across) >= 0:
         half = (first + last) // 2
         middle = piece.find(name, half, last + across)

@@ -10,7 +10,7 @@ from cloud_train.run.states import Cause, State
 
 _TIMES = ("created", "started", "ended", "heartbeat")
 _LONGEST_PAUSE_SECONDS = 30.0
-"""A worker writes a heartbeat every 5 to 10 s. More time since the last one is not counted: the worker may be gone, or a clock wrong."""
+"""A worker writes a heartbeat every 5 to 10 s. A longer pause is not counted: the worker may be gone, or a clock may be wrong."""
 NOT_RECORDED = "not yet recorded"
 
 

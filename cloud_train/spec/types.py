@@ -173,7 +173,7 @@ class Accelerator(Shorthand):
     kind: str
     count: int
 
-    pattern = r"([A-Za-z][A-Za-z0-9-]*)(?::([1-9][0-9]?))?"
+    pattern = r"([A-Za-z][A-Za-z0-9_-]*)(?::([1-9][0-9]?))?"
     expected = "an accelerator and how many, such as 'L4' or 'A100:4'"
     examples = ("L4", "T4:1", "A100:4")
 

@@ -52,7 +52,6 @@ class GoogleAccount:
         self._credentials = None if emulator else _default_credentials()
         self.user_project = environment.get(USER_PROJECT) or None
         """The project that requests are billed to; None for the bucket's own."""
-        self._universe = _universe_of(self._credentials)
         if emulator:
             self.endpoint = emulator if "://" in emulator else f"http://{emulator}"
         else:
@@ -68,36 +67,12 @@ class GoogleAccount:
     @cached_property
     def client(self) -> Any:
         """google-cloud-storage's ``Client``. Thread-safe."""
-        from google.auth.credentials import AnonymousCredentials
-        from google.cloud.storage import Client  # type: ignore[attr-defined] # it ships no types
-
-        environ.setdefault(_NO_EXTRA_REQUESTS, "true")
-        options = {"api_endpoint": self.endpoint, "universe_domain": self._universe}
-        credentials = self._credentials or AnonymousCredentials()  # type: ignore[no-untyped-call] # google-auth ships few types
-        # `_http` is the only way to give the client a session of one's own, for all versions so far.
-        return Client(project=None, credentials=credentials, _http=self.session, client_options=options)
+        return storage_client(self._credentials, self.endpoint, self.session)
 
     @cached_property
     def session(self) -> Any:
-        """A client that signs requests and renews its token in time. Thread-safe.
-
-        It sends the credentials to the endpoint alone, follows no redirect, and waits no longer than ``TIMEOUTS``.
-        """
-        from google.auth.credentials import AnonymousCredentials
-        from google.auth.transport.requests import AuthorizedSession
-
-        own = f"{self.endpoint}/"
-
-        class Session(AuthorizedSession):
-            def request(self, method: str, url: str, *arguments: Any, **options: Any) -> Any:  # type: ignore[override] # its options pass through
-                if not url.startswith(own):
-                    raise StoreError(f"refusing to send Google's access token to another address than {own}")
-                options |= {"timeout": TIMEOUTS, "allow_redirects": False}
-                return super().request(method, url, *arguments, **options)  # type: ignore[no-untyped-call] # as below
-
-        if self._credentials is None:  # without credentials, a refusal must not trigger a renewal
-            return Session(AnonymousCredentials(), refresh_status_codes=())  # type: ignore[no-untyped-call] # google-auth ships few types
-        return Session(self._credentials)  # type: ignore[no-untyped-call] # as above
+        """A client that signs requests to the endpoint; see ``signed_session``. Thread-safe."""
+        return signed_session(self._credentials, self.endpoint)
 
     def obstore(self, bucket: str) -> Any:
         """The bucket for obstore, with the same credentials and endpoint."""
@@ -121,7 +96,8 @@ class GoogleAccount:
 
     def _own_endpoint(self, environment: Mapping[str, str]) -> str:
         override = environment.get(OVERRIDE, "").rstrip("/")
-        default = ENDPOINT if self._universe == _UNIVERSE else f"https://storage.{self._universe}"
+        universe = _universe_of(self._credentials)
+        default = ENDPOINT if universe == _UNIVERSE else f"https://storage.{universe}"
         if override:
             try:
                 check_google(override, self._credentials, OVERRIDE, environment)
@@ -154,6 +130,40 @@ class GoogleAccount:
                 "token": self._given,
                 "expires_at": expiry and expiry.replace(tzinfo=timezone.utc),  # noqa: UP017 # datetime.UTC is not in Python 3.10
             }
+
+
+def signed_session(credentials: Any, endpoint: str) -> Any:
+    """A session of google-auth that signs requests with ``credentials`` (None: not at all) and renews their token in time. Thread-safe.
+
+    It sends them to ``endpoint`` alone, follows no redirect, and waits no longer than ``TIMEOUTS``. Raises StoreError for another address.
+    """
+    from google.auth.credentials import AnonymousCredentials
+    from google.auth.transport.requests import AuthorizedSession
+
+    own = f"{endpoint}/"
+
+    class Session(AuthorizedSession):
+        def request(self, method: str, url: str, *arguments: Any, **options: Any) -> Any:  # type: ignore[override] # its options pass through
+            if not url.startswith(own):
+                raise StoreError(f"refusing to send Google's access token to another address than {own}")
+            options |= {"timeout": TIMEOUTS, "allow_redirects": False}
+            return super().request(method, url, *arguments, **options)  # type: ignore[no-untyped-call] # google-auth ships few types
+
+    if credentials is None:  # without credentials, a refusal must not trigger a renewal
+        return Session(AnonymousCredentials(), refresh_status_codes=())  # type: ignore[no-untyped-call] # as above
+    return Session(credentials)  # type: ignore[no-untyped-call] # as above
+
+
+def storage_client(credentials: Any, endpoint: str, session: Any) -> Any:
+    """google-cloud-storage's ``Client``, which sends all its requests through ``session``."""
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud.storage import Client
+
+    environ.setdefault(_NO_EXTRA_REQUESTS, "true")
+    options = {"api_endpoint": endpoint, "universe_domain": _universe_of(credentials)}
+    # `_http` is the only way to give the client a session of one's own, for all versions so far.
+    own = credentials or AnonymousCredentials()  # type: ignore[no-untyped-call] # google-auth ships few types
+    return Client(project=None, credentials=own, _http=session, client_options=options)
 
 
 def token_error(error: Exception) -> StoreError:

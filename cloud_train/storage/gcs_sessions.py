@@ -101,7 +101,7 @@ class ResumableSessions:
         """Begin a session; its token is its URI, which must be kept secret."""
         from google.cloud.storage._media.requests import ResumableUpload
 
-        upload: Any = ResumableUpload(self._store.sessions_url(key), PART_BYTES, checksum=_CHECKSUM, retry=None)  # type: ignore[no-untyped-call] # it ships no types
+        upload: Any = ResumableUpload(self._store.sessions_url(key), PART_BYTES, checksum=_CHECKSUM, retry=None)
         session = _Session(upload, size)
         description = {"metadata": {SHA256: sha256}}
         sender = _Sender(lambda method, url, **options: self._store.request(key, "write", method, url, **options))

@@ -48,8 +48,13 @@ def absolute_url(url: str, directory: Path) -> str:
 
 
 def folder_of(url: str) -> Path:
-    """The folder of a local store's URL."""
-    return Path(url.removeprefix("file://")).expanduser()
+    """The folder of a local store's URL. Raises UsageError for what no folder can be named."""
+    try:
+        if "\0" in url:
+            raise ValueError("it contains the character NUL")
+        return Path(url.removeprefix("file://")).expanduser()
+    except (RuntimeError, ValueError) as error:  # the first for ~ with an unknown user
+        raise UsageError(f"invalid folder {url!r}: {error}", hint="name a folder, such as ~/.cloud-train/runs") from error
 
 
 def open_store(url: str, policy: "RetryPolicy | None" = None) -> Store:
@@ -68,7 +73,9 @@ def open_store(url: str, policy: "RetryPolicy | None" = None) -> Store:
 
 def check_url(url: str) -> None:
     """Raise UsageError if ``url`` is not a valid store URL. Nothing is opened, and no SDK is needed."""
-    if scheme_of(url) != "file":
+    if scheme_of(url) == "file":
+        folder_of(url)
+    else:
         _parts(url)
 
 

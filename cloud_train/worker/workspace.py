@@ -1,6 +1,6 @@
 """Paths of an attempt's files on this machine. In a local store, program and worker write directly into the run directory."""
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' own images
 
 import os
 from contextlib import suppress

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloud_train import Client
 from cloud_train.cli.output.metrics import metrics_table
 from cloud_train.cli.output.terminal import Painter
 from cloud_train.errors import CloudTrainError
@@ -193,6 +195,8 @@ def test_a_run_that_cannot_be_read_is_listed_with_the_reason_and_hides_no_other(
     assert len(bad.why) < 600
     with pytest.raises(CloudTrainError):
         adopt(home, str(store / BAD))
+    with suppress(CloudTrainError):  # named by its directory, it may be shown without its status
+        assert Client(home.folder).run(str(store / BAD)).status().run_id == BAD
     assert adopt(home, str(store / GOOD)).run_id == GOOD
     assert [run.run_id for run in update_runs(home, note=pytest.fail)] == [GOOD]
 

@@ -219,6 +219,22 @@ def test_a_server_that_a_registry_redirects_to_cannot_ask_for_a_login(registry: 
         assert tokens.requests == []
 
 
+def test_a_registry_with_a_certificate_of_a_stranger_hears_nothing_and_is_asked_once(
+    distant: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    for host in ("registry.example", "another.example", "10.0.0.1"):
+        waits: list[float] = []
+        with (
+            pytest.raises(RegistryError, match=rf"the certificate of the registry {host} is not trusted on this machine") as caught,
+            Repository(parse_reference(f"{host}/x"), replace(POLICY, sleep=waits.append)) as there,
+        ):
+            there.manifest("1")
+        assert "REQUESTS_CA_BUNDLE" in (caught.value.hint or "")
+        assert waits == []
+    assert distant.heard == []
+
+
 def test_a_registry_that_redirects_in_a_circle_is_given_up(registry: FaultyRegistry) -> None:
     registry.faults = [Fault("GET", "/manifests/", 302, {"Location": "/v2/x/manifests/1"}) for _ in range(50)]
     with (
@@ -475,8 +491,8 @@ WORDS = (
 @pytest.mark.parametrize("way", WAYS)
 def test_no_header_crashes_a_request(way: str, word: str, registry: FaultyRegistry, tmp_path: Path) -> None:
     do, fault = leading(word)[way]
-    again = [Fault("GET", "/uploads/", 204, {"Range": word, "Location": word}), Fault("PATCH", "/uploads/", 416, {"Retry-After": word})]
-    registry.faults = [fault, Fault("PATCH", "/uploads/", 503, {"Retry-After": word}), *again]
+    again = [Fault(method, "/uploads/", status, {"Retry-After": word}) for method in ("PUT", "PATCH") for status in (503, 416)]
+    registry.faults = [fault, *again]
     with Repository(parse_reference(f"{registry.host}/x"), AT_ONCE) as there, suppress(CloudTrainError):
         do(there, tmp_path)
 

@@ -67,12 +67,34 @@ WRONG = {
     "a tab in the host": "attacker.example\t.{host}/{path}",
     "a scheme": "https://{host}/{path}",
     "a dot behind the host": "{host}./{path}",
+    "a scheme without encryption": "http://{host}/{path}",
+    "a user without a password before the right host": "me@{host}/{path}",
+    "two slashes": "{host}//{path}",
+    "a path that leaves the host": "{host}/../{path}",
+    "an encoded slash": "{host}%2f{path}",
+    "a tag": "{host}/{path}:latest",
+    "a digest": "{host}/{path}@sha256:" + "0" * 64,
+    "an address": "10.0.0.1/{path}",
+    "an address with a port": "10.0.0.1:5000/{path}",
+    "an address in one number": "167772161/{path}",
+    "an address of version 6": "[fd00::1]/{path}",
+    "a hyphen for a dot": "attacker-{host}.attacker.example/{path}",
+    "a domain of another end": "{host}.co/{path}",
     "Docker Hub by name": "docker.io/{host}",
+    "Docker Hub by another name": "index.docker.io/{host}/{path}",
+    "Docker Hub's own server": "registry-1.docker.io/{host}/{path}",
+    "Amazon's registry": f"{ECR}/{{path}}",
+    "Google's registry": f"{GAR}/p/{{path}}",
+    "Azure's registry": f"{ACR}/{{path}}",
     "a user of Docker Hub": "me/cloud-train",
 }
+FOREIGN = {"another host", "another host, and the right one behind it"}
+"""Registries of others, which may be meant."""
 NAMES = (
     *(*HUB, "attacker.example", "*.attacker.example", ECR, GAR, ACR, f"{ECR}.attacker.example", f"{GAR}.attacker.example"),
     *(f"{ACR}.attacker.example", f"attacker.example.{ECR}", f"attacker.example.{GAR}", f"attacker.example.{ACR}"),
+    *(f"attacker-{host}.attacker.example" for host in (ECR, GAR, ACR)),
+    *(*(f"{host}.co" for host in (ECR, GAR, ACR)), "10.0.0.1", "fd00::1"),
 )
 
 
@@ -149,11 +171,62 @@ def test_the_right_registry_hears_the_login(cloud: Cloud, tmp_path: Path) -> Non
     assert cloud.wire.hosts_that_heard(*cloud.secrets) == {host}
 
 
-@pytest.mark.parametrize("form", WRONG)
-def test_no_other_host_hears_the_login_whatever_the_repository_looks_like(form: str, cloud: Cloud, tmp_path: Path) -> None:
+def leading_away(heard: Heard) -> Answer:
+    """A registry that sends its uploads, and whatever is redirected, to an attacker."""
+    if heard.host == "attacker.example" or heard.path.startswith(("/token", "/oauth2/")) or "Authorization" not in heard.headers:
+        return challenging(heard)
+    if heard.method == "POST":
+        return Answer(202, {"Location": "https://attacker.example/upload"})
+    if heard.method == "PUT":
+        return Answer(307, {"Location": "https://attacker.example/redirected"})
+    return Answer.json({}, 404)
+
+
+def test_a_login_and_its_token_follow_no_upload_to_another_host(cloud: Cloud, tmp_path: Path) -> None:
     host, path = RIGHT[cloud.provider.name]
-    cloud.push(WRONG[form].format(host=host, HOST=host.upper(), path=path), tmp_path)
+    cloud.wire.answer = leading_away
+    cloud.push(f"{host}/{path}", tmp_path)
+    assert "attacker.example" in cloud.wire.hosts_that_heard("/upload?digest=")
+    assert cloud.wire.hosts_that_heard(*cloud.secrets, "bearer-of-anybody") == {host}
+    assert not any("Authorization" in heard.headers for heard in cloud.wire.heard if heard.host == "attacker.example")
+
+
+def test_a_login_goes_to_no_token_server_on_another_host(cloud: Cloud, tmp_path: Path) -> None:
+    host, path = RIGHT[cloud.provider.name]
+
+    def naming_another(heard: Heard) -> Answer:
+        answer = challenging(heard)
+        realm = {"WWW-Authenticate": 'Bearer realm="https://attacker.example/token",service="s"'}
+        return Answer(401, realm, b"{}") if answer.status == 401 else answer
+
+    cloud.wire.answer = naming_another
+    cloud.push(f"{host}/{path}", tmp_path)
     assert cloud.wire.hosts_that_heard(*cloud.secrets) <= {host}
+    assert "attacker.example" not in cloud.wire.hosts()
+
+
+def test_no_other_host_hears_the_login_whatever_the_repository_looks_like(cloud: Cloud, tmp_path: Path) -> None:
+    host, path = RIGHT[cloud.provider.name]
+    others = {}
+    for form, wrong in WRONG.items():
+        cloud.wire.heard.clear()
+        cloud.push(wrong.format(host=host, HOST=host.upper(), path=path), tmp_path)
+        if heard := cloud.wire.hosts_that_heard(*cloud.secrets) - {host}:
+            others[form] = heard
+    assert others == {}
+
+
+def test_the_dry_run_refuses_a_repository_of_every_wrong_form(cloud: Cloud) -> None:
+    name, (host, path) = cloud.provider.name, RIGHT[cloud.provider.name]
+    accepted = []
+    for form, wrong in WRONG.items():
+        settings = {**cloud.plan.provider_settings, "repository": wrong.format(host=host, HOST=host.upper(), path=path)}
+        problems = cloud.provider.check(cloud.provider.render(replace(cloud.plan, provider_settings=settings, image=None)))
+        if not any(problem.startswith(f"{name}.repository: ") for problem in problems):
+            accepted.append(form)
+    own = {"aws": "Amazon's registry", "gcp": "Google's registry", "azure": "Azure's registry"}[name]
+    assert set(accepted) - {own} == (set() if name == "aws" else FOREIGN)
+    assert cloud.wire.heard == []
 
 
 def test_a_repository_without_a_path_is_refused_and_nobody_is_asked(cloud: Cloud, tmp_path: Path) -> None:

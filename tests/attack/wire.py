@@ -41,7 +41,8 @@ class Heard:
 
     def says(self, word: str) -> bool:
         """Whether it holds this word anywhere, also as a Basic login does."""
-        texts = [self.path, unquote(self.path), *self.headers.values(), self.body.decode(errors="replace"), unquote(self.body.decode())]
+        body = self.body.decode(errors="replace")
+        texts = [self.path, unquote(self.path), *self.headers.values(), body, unquote(body)]
         for value in self.headers.values():
             try:
                 texts.append(base64.b64decode(value.removeprefix("Basic ")).decode(errors="replace"))

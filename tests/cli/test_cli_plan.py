@@ -7,6 +7,7 @@ import pytest
 
 from cloud_train.cli.output.plan import plan_text
 from cloud_train.cli.output.terminal import Painter
+from cloud_train.client import Client
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan, request_of
 
@@ -129,3 +130,16 @@ def test_the_first_line_is_the_machine_that_is_larger_than_what_was_asked_for(tm
     assert plan_text(plan, {}, [], Painter(enabled=False)).startswith("ml.p4d.24xlarge: 8 × A100; you asked for 1\n\nJOB\n")
     assert plan.to_dict()["remarks"] == list(plan.remarks)
     assert "remarks" not in plan.facts(), "run.json stays as it is"
+
+
+def test_the_page_of_the_job_in_the_providers_console_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "job.yaml").write_text("name: a\nstore: s3://bucket/runs\nmodel: {kind: script, command: ['true']}\nprovider: aws\n")
+    (tmp_path / "aws.yaml").write_text("provider: aws\naws: {region: eu-west-1}\n")
+    client = Client(tmp_path / "home")
+    plan = client.plan(tmp_path / "job.yaml", config=str(tmp_path / "aws.yaml"))
+    request, _ = client.request(plan)
+    url = client.console_url(plan, request)
+    assert url == f"https://eu-west-1.console.aws.amazon.com/sagemaker/home?region=eu-west-1#/jobs/{plan.run_id}-1"
+    shown = plan_text(plan, request, [], Painter(enabled=False), url)
+    assert [line.split() for line in shown.splitlines() if line.strip().startswith("console")] == [["console", url]]

@@ -93,8 +93,16 @@ class _Writer:
         origin, arguments = typing.get_origin(hint), [each for each in typing.get_args(hint) if each is not type(None)]
         if origin is typing.Union:
             kinds = [each for each in arguments if isinstance(each, type) and issubclass(each, Enum)]
-            return self._value(kinds[0] if kinds else arguments[0])
+            return self._nullable(self._value(kinds[0] if kinds else arguments[0]), type(None) in typing.get_args(hint))
         return dict(_PLAIN[hint]) if hint in _PLAIN else self._composed(hint, origin, arguments)
+
+    def _nullable(self, schema: Schema, is_optional: bool) -> Schema:
+        """In answers, Azure writes null for what is not set, as recorded exchanges show (Azure/azure-sdk-assets)."""
+        if not is_optional or self._visibility == "create" or not schema:
+            return schema
+        if "$ref" in schema:
+            return {"anyOf": [schema, {"type": "null"}]}
+        return {**schema, "type": [schema["type"], "null"], **({"enum": [*schema["enum"], None]} if "enum" in schema else {})}
 
     def _composed(self, hint: Any, origin: Any, arguments: list[Any]) -> Schema:
         if origin is typing.Literal:
@@ -102,7 +110,7 @@ class _Writer:
         if origin is list:
             return {"type": "array", "items": self._value(arguments[0])}
         if origin is dict:
-            return {"type": "object", "additionalProperties": self._value(arguments[1])}
+            return {"type": "object", "additionalProperties": self._nullable(self._value(arguments[1]), is_optional=True)}
         if issubclass(hint, Enum):
             return {"type": "string", "enum": [member.value for member in hint]}
         return self.refer(hint)

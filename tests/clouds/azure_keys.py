@@ -25,6 +25,8 @@ class Keys:
 
     def __init__(self) -> None:
         self.secrets: dict[str, str] = {}
+        self.created: dict[str, int] = {}
+        """When a secret was made, in seconds since 1970."""
         self.deleted: set[str] = set()
         """Names that cannot be used again for now."""
         self.registry_actions = ["pull", "push"]
@@ -71,6 +73,7 @@ class Keys:
                 409, "Conflict", f"Secret {name} is currently in a deleted but recoverable state, and its name cannot be reused."
             )
         self.secrets[name] = request.json()["value"]
+        self.created[name] = int(time.time())
         return self.get_secret(request, name)
 
     def get_secret(self, _request: Request, name: str) -> Answer:
@@ -96,9 +99,9 @@ class Keys:
         )
 
     def list_secrets(self, _request: Request) -> Answer:
-        return Answer.json(
-            {"value": [{"id": f"https://cloud-train.vault.azure.net/secrets/{name}"} for name in self.secrets], "nextLink": None}
-        )
+        host = "https://cloud-train.vault.azure.net/secrets"
+        listed = [{"id": f"{host}/{name}", "attributes": {"enabled": True, "created": self.created.get(name)}} for name in self.secrets]
+        return Answer.json({"value": listed, "nextLink": None})
 
 
 def _form(request: Request) -> dict[str, str]:

@@ -39,6 +39,11 @@ _ML = "Microsoft.MachineLearningServices/workspaces"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,253}")
 _MUTABLE = ("description", "tags", "displayName", "properties", "isArchived")
 """What may be changed of a job that exists."""
+_UNSET = ("description", "componentId", "computeId", "codeId", "notificationSetting", "distribution", "limits", "queueSettings", "tags")
+"""Fields of a job that Azure ML answers as null where they are not set, as an exchange that was recorded in March 2026 has them
+(Azure/azure-sdk-assets, python/sdk/ml/azure-ai-ml/tests/recordings/command_job).
+"""
+_OF_SERVICE = ("port", "status", "errorMessage", "properties", "nodes")
 _REGION = rf"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.MachineLearningServices/locations/(?P<location>[^/]+)"
 _ROUTES: tuple[tuple[str, str, str], ...] = (
     ("GET", r"/msi/token", "token"),
@@ -99,6 +104,8 @@ class AzureSimulator:
         """That of the cluster."""
         self.cores = 100
         """Quota of each family."""
+        self.regional_cores = 200
+        self.low_priority_cores = 50
         self.machine_environment: Mapping[str, str] = {}
         """What every container gets beside its place and its identity: how it reaches the store."""
         self.page_size = page_size
@@ -278,8 +285,19 @@ class AzureSimulator:
         return Answer.json({"value": sizes if location == LOCATION else []})
 
     def _list_usages(self, _request: Request, location: str) -> Answer:
-        families = sorted({_family(each.name) for each in machine_table("azure")})
-        return Answer.json({"value": [{"name": {"value": f"{name} Cluster"}, "limit": self.cores, "currentValue": 0} for name in families]})
+        """As in examples/Usage/list.json of azure-rest-api-specs: families, regional totals, and the same again for a workspace."""
+        kind = "Microsoft.MachineLearningServices"
+        lines = [("Total Cluster Dedicated Regional vCPUs", f"{kind}/dedicatedCores/usages", self.regional_cores)]
+        lines.append(("Total Cluster LowPriority Regional vCPUs", f"{kind}/lowPriorityCores/usages", self.low_priority_cores))
+        for family in sorted({_family(each.name) for each in machine_table("azure")}):
+            name = re.sub("^standard", "Standard ", family).replace("Family", " Family")
+            lines.append((f"{name} Cluster Dedicated vCPUs", f"{kind}/vmFamily/usages", self.cores))
+            lines.append((f"{name} Cluster LowPriority vCPUs", f"{kind}/vmFamily/usages", -1))
+            lines.append((f"{name} Cluster Dedicated vCPUs", f"{kind}/workspaces/usages", 0))
+        usages = [
+            {"name": {"value": name, "localizedValue": name}, "type": of, "limit": limit, "currentValue": 0} for name, of, limit in lines
+        ]
+        return Answer.json({"value": usages if location == LOCATION else []})
 
     def _put_environment(self, request: Request, name: str, version: str) -> Answer:
         body = request.json()
@@ -335,7 +353,9 @@ class AzureSimulator:
 
     def _shown(self, job: Job) -> dict[str, Any]:
         system = {"createdAt": timestamp(job.created), "createdBy": "me", "createdByType": "User"}
-        properties = {**job.properties, "status": job.status}
+        unset = dict.fromkeys(_UNSET)
+        studio = {**dict.fromkeys(_OF_SERVICE), "jobServiceType": "Studio", "endpoint": f"https://ml.azure.com/runs/{job.id}?wsid={PATH}"}
+        properties = {**unset, "parameters": {}, **job.properties, "status": job.status, "services": {"Studio": studio}}
         return {"id": f"{PATH}/jobs/{job.id}", "name": job.id, "type": f"{_ML}/jobs", "properties": properties, "systemData": system}
 
     def _get_job(self, _request: Request, id: str) -> Answer:

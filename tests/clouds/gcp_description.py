@@ -49,8 +49,11 @@ def is_installed() -> bool:
 def requests_description() -> dict[str, Any]:
     """What data/gcp.requests.json has to hold."""
     vertex = "aiplatform.v1"
-    defined = dict(_definitions(_document(vertex), _SENT[vertex], sent=True))
-    return {"$comment": _comment([vertex]), "$defs": {_short(name): _renamed(schema) for name, schema in sorted(defined.items())}}
+    document = _document(vertex)
+    defined = dict(_definitions(document, _SENT[vertex], sent=True))
+    regions = sorted({endpoint["location"] for endpoint in document["endpoints"] if "-" in endpoint["location"]})
+    definitions = {_short(name): _renamed(schema) for name, schema in sorted(defined.items())}
+    return {"$comment": _comment([vertex]), "regions": regions, "$defs": definitions}
 
 
 def simulator_description() -> dict[str, Any]:

@@ -64,6 +64,8 @@ class GcpSimulator:
         self.faults = Faults(self.clock)
         self.accounts, self.rights = Accounts(self.clock, PROJECT), Rights()
         self.logging, self.secrets = Logging(self.clock, self.timing.log_lag), Secrets(self.clock)
+        self.soft_delete_seconds = 0
+        """How long buckets keep what is deleted; a new one of Google's: 7 days."""
         self.repositories: set[str] = {f"v1/projects/{PROJECT}/locations/{REGION}/repositories/cloud-train"}
         self.buckets: dict[str, str] = {}
         """Locations of the buckets, by name."""
@@ -339,7 +341,10 @@ class GcpSimulator:
             every = [f"storage.objects.{action}" for action in ("create", "delete", "get", "list")]
             return Answer.json({"permissions": self.rights.granted(every)})
         self.rights.check("storage.googleapis.com", "storage.buckets.get", bucket)
-        return Answer.json({"location": self.buckets[bucket]})
+        soft = {
+            "softDeletePolicy": {"retentionDurationSeconds": str(self.soft_delete_seconds), "effectiveTime": "2026-11-24T12:00:00.000Z"}
+        }
+        return Answer.json({"name": bucket, "location": self.buckets[bucket], **soft})
 
     def _quota(self, request: Request, resource: str) -> Answer:
         limit = self.rights.quota.get(resource.rpartition("/")[2])

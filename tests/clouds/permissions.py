@@ -72,15 +72,15 @@ _WITH_IT = {"sagemaker:CreateTrainingJob": ("sagemaker:AddTags", "iam:PassRole")
 _FREE = {"sts:GetCallerIdentity"}
 """What everybody may."""
 _ECR = {
-    ("GET", "manifests"): "BatchGetImage",
-    ("HEAD", "manifests"): "BatchGetImage",
-    ("PUT", "manifests"): "PutImage",
-    ("HEAD", "blobs"): "BatchCheckLayerAvailability",
-    ("GET", "blobs"): "GetDownloadUrlForLayer",
-    ("POST", "uploads"): "InitiateLayerUpload",
-    ("PATCH", "uploads"): "UploadLayerPart",
-    ("PUT", "uploads"): "CompleteLayerUpload",
+    ("GET", "manifests"): ("BatchGetImage",),
+    ("HEAD", "manifests"): ("BatchGetImage",),
+    ("PUT", "manifests"): ("PutImage",),
+    ("HEAD", "blobs"): ("BatchCheckLayerAvailability",),
+    ("GET", "blobs"): ("GetDownloadUrlForLayer",),
+    ("POST", "uploads"): ("InitiateLayerUpload",),
+    ("PUT", "uploads"): ("UploadLayerPart", "CompleteLayerUpload"),
 }
+"""A PUT that completes an upload has the layer in it, too."""
 _S3 = (
     ("GET", "location", "s3:GetBucketLocation"),
     ("DELETE", "uploadId", "s3:AbortMultipartUpload"),
@@ -113,12 +113,13 @@ def _arn(action: str, body: Mapping[str, Any], region: str, account: str) -> str
     """What the action is asked for: * for those that IAM lets nobody narrow."""
     service, here = action.partition(":")[0], f"{region}:{account}"
     repository = body.get("repositoryName") or (body.get("repositoryNames") or [None])[0]
+    secret = body.get("Name") or body.get("SecretId")
     stream = f":log-stream:{body['logStreamName']}" if "logStreamName" in body else ""
     arns = {
         "iam": body.get("RoleArn") or f"arn:aws:iam::{account}:role/{body.get('RoleName')}",
         "sagemaker": f"arn:aws:sagemaker:{here}:training-job/{body['TrainingJobName']}" if "TrainingJobName" in body else "*",
-        "logs": f"arn:aws:logs:{here}:log-group:{body.get('logGroupName')}{stream}",
-        "secretsmanager": f"arn:aws:secretsmanager:{here}:secret:{body.get('Name') or body.get('SecretId')}-AbCdEf",
+        "logs": f"arn:aws:logs:{here}:log-group:{body['logGroupName']}{stream}" if "logGroupName" in body else "*",
+        "secretsmanager": f"arn:aws:secretsmanager:{here}:secret:{secret}-AbCdEf" if secret else "*",
         "ecr": f"arn:aws:ecr:{here}:repository/{repository}" if repository else "*",
     }
     return arns.get(service, "*")
@@ -138,7 +139,8 @@ def _of_s3(request: StoreRequest) -> Asked:
 
 def of_ecr(requests: Iterable[tuple[str, str]], region: str, account: str) -> set[Asked]:
     """The same of requests to a registry, as ``pushed`` has them."""
-    return {(f"ecr:{_ECR[request]}", f"arn:aws:ecr:{region}:{account}:repository/cloud-train") for request in requests}
+    repository = f"arn:aws:ecr:{region}:{account}:repository/cloud-train"
+    return {(f"ecr:{action}", repository) for request in requests for action in _ECR[request]}
 
 
 def is_allowed(asked: Asked, statements: Iterable[Mapping[str, object]]) -> bool:

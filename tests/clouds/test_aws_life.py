@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloud_train.errors import ProviderError
+from cloud_train.orchestrator.console import url_of_run
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.reading import read_metrics
 from cloud_train.orchestrator.reconcile import update_run, update_runs
@@ -76,6 +77,8 @@ def test_a_run_from_its_submission_to_its_model(bench: Bench, cloud: AwsCloud, m
     run = bench.start(command, secrets=["API_KEY"])
     asked = [logged.operation for logged in cloud.server.requests]
     assert len(asked) <= 6, asked
+    page = url_of_run(bench.home, run.run_id)
+    assert page == f"https://us-east-1.console.aws.amazon.com/sagemaker/home?region=us-east-1#/jobs/{job_of(run)}"
     end = bench.end_of(run)
     assert (end.state, end.attempt) == (State.SUCCEEDED, 1), end
     assert bench.words(run) == ["hello, 21 characters"]

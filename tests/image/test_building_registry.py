@@ -1,11 +1,13 @@
 """Images in a real registry, made without any engine."""
 
 import base64
+import hashlib
 import io
 import json
 import os
 import shutil
 import tarfile
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 
 from cloud_train.image.building import build_in_registry
 from cloud_train.image.errors import ImageError
-from cloud_train.image.layers import digest_of
+from cloud_train.image.layers import Blob, digest_of
 from cloud_train.image.manifest import (
     DOCKER_CONFIG,
     DOCKER_INDEX,
@@ -89,6 +91,23 @@ def test_blobs_of_a_base_in_the_same_registry_are_mounted_not_sent(registry: Run
     built = build(code, registry)
     assert built.sent_bytes < 450_000
     assert contents(built.reference)[1][0] == {"base.txt": base_layer}
+
+
+def test_a_large_layer_is_streamed_from_its_file(registry: RunningRegistry, tmp_path: Path) -> None:
+    size = 100_000_000
+    with (tmp_path / "layer").open("wb") as file:
+        file.truncate(size)
+    with (tmp_path / "layer").open("rb") as file:
+        digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    with Repository(parse_reference(f"{registry.place}/large")) as repository:
+        tracemalloc.start()
+        try:
+            repository.push_blob(Blob(tmp_path / "layer", digest, size))
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert repository.has_blob(digest)
+    assert most < 8_000_000
 
 
 def test_a_base_in_another_registry_is_copied(registry: RunningRegistry, code: Path, tmp_path: Path) -> None:

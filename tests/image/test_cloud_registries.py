@@ -15,7 +15,7 @@ import pytest
 from cloud_train.image import building
 from cloud_train.image.building import build_in_registry
 from cloud_train.image.connection import POLICY
-from cloud_train.image.errors import ImageError, RegistryError
+from cloud_train.image.errors import BrokenConnectionError, ImageError, RegistryError
 from cloud_train.image.layers import Blob, digest_of
 from cloud_train.image.manifest import (
     DOCKER_CONFIG,
@@ -172,6 +172,18 @@ def test_a_registry_with_a_limit_gets_a_large_layer_in_chunks(
         repository.push_blob(Blob(tmp_path / "blob", digest_of(data), len(data)))
         assert repository.small_blob(digest_of(data)) == data
     assert acr.count("PATCH", "/blobs/uploads/") == 2
+
+
+def test_a_registry_that_takes_no_chunks_is_sent_none(immutable: CloudRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloud_train.image.uploads.CHUNK_BYTES", 200_000)
+    immutable.registries.cuts = [0.5] * 5
+    (tmp_path / "blob").write_bytes(bytes(500_000))
+    login, policy = Login("me", PASSWORD).bound_to(immutable.host), replace(POLICY, sleep=lambda seconds: None)
+    with Repository(parse_reference(f"{immutable.place}/digits"), policy, login) as repository:
+        blob = Blob(tmp_path / "blob", digest_of(bytes(500_000)), 500_000)
+        with pytest.raises(BrokenConnectionError, match=r"closed the connection of an upload 5 times; the blob has 500,000 bytes"):
+            repository.push_blob(blob)
+    assert immutable.count("PATCH", "/") == 0
 
 
 @pytest.mark.parametrize("types", [(OCI_MANIFEST, OCI_CONFIG, OCI_LAYER), (DOCKER_MANIFEST, DOCKER_CONFIG, DOCKER_LAYER)])

@@ -172,6 +172,17 @@ def test_a_registry_that_refuses_a_whole_blob_and_chunks_is_told_with_both_reaso
     assert "client_max_body_size" in (caught.value.hint or "")
 
 
+def test_chunks_that_are_refused_after_broken_connections_are_told_with_both_reasons(
+    server: FaultyRegistry, repository: Repository, tmp_path: Path, small_chunks: None
+) -> None:
+    server.faults = [*(Fault("PUT", "/uploads/") for _ in range(TRIES)), Fault("PATCH", "/uploads/", 405)]
+    with pytest.raises(
+        RegistryError, match=r"refused a request of 5 bytes \(5 connections broke\), and refused the same in chunks"
+    ) as caught:
+        repository.push_blob(blob_of(b"layer", tmp_path))
+    assert caught.value.status == 405
+
+
 def test_a_large_upload_says_that_it_begins_and_how_far_it_is(
     server: FaultyRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -221,8 +221,8 @@ def test_an_older_ledger_is_sound(version: int, home: Home, runs: list[str]) -> 
 
 @pytest.mark.parametrize(
     "damage",
-    ["job_file = x'00'", "created = 9e999"],
-    ids=["blob", "infinite"],
+    ["job_file = x'00'", "created = 9e999", "store = x'00'"],
+    ids=["blob", "infinite", "store"],
 )
 def test_a_run_with_a_value_of_another_kind_is_named_or_shown_and_repaired(damage: str, home: Home, runs: list[str]) -> None:
     with closing(sqlite3.connect(home.ledger_path)) as plain, plain:
@@ -236,6 +236,16 @@ def test_a_run_with_a_value_of_another_kind_is_named_or_shown_and_repaired(damag
     assert {run.run_id for run in update_runs(home)} == set(runs)
 
 
+@pytest.mark.parametrize("number", [0, -1, 9223372036854775807])
+def test_a_number_that_no_attempt_has_is_damage(number: int, home: Home, runs: list[str]) -> None:
+    change(home, f"UPDATE attempts SET number = {number} WHERE run_id = '{runs[0]}'")
+    for command in (update_run, resume, cancel):
+        with pytest.raises(CloudTrainError, match=r"damaged|already ended"):
+            command(home, runs[0])
+    repair(home, [str(home.folder.parent / "runs")])
+    assert {(run.run_id, run.attempt) for run in update_runs(home)} == {(run_id, 1) for run_id in runs}
+
+
 @pytest.mark.parametrize("reference", ["{}", "5", "[1, 2]"])
 def test_a_damaged_handle_is_named_as_such(reference: str, home: Home, start: Submit) -> None:
     run = start("exec sleep 600")
@@ -247,6 +257,29 @@ def test_a_damaged_handle_is_named_as_such(reference: str, home: Home, start: Su
     with pytest.raises(CorruptError, match="damaged"):
         update_run(home, run.run_id)
     assert cancel(home, run.run_id).state is State.CANCELLED
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE runs SET store = store || char(0)",
+        "UPDATE runs SET store = '~nobody-here/runs'",
+        "UPDATE records SET kind = 'ow' || char(0)",
+    ],
+    ids=["NUL", "tilde", "kind"],
+)
+def test_texts_that_no_command_writes_break_no_command_and_are_repaired(damage: str, home: Home, runs: list[str]) -> None:
+    store = str(home.folder.parent / "runs")
+    change(home, f"{damage} WHERE run_id = '{runs[0]}'")
+    for command in (read_logs, resume, update_run, select):
+        with suppress(CloudTrainError):
+            command(home, runs[0])
+    assert {run.run_id for run in update_runs(home)} == set(runs)
+    repair(home, [store])
+    with suppress(CloudTrainError):
+        adopt(home, f"{store}/{runs[0]}")
+    assert b"".join(read_logs(home, runs[0])) == b"hello\n"
+    assert next(finding for finding in examine(home) if finding.name == "ledger").status == "ok"
 
 
 def test_a_repair_that_meets_a_full_disk_leaves_the_damaged_ledger_where_it_is(start: Submit, home: Home) -> None:
@@ -265,7 +298,7 @@ def test_a_repair_that_meets_a_full_disk_leaves_the_damaged_ledger_where_it_is(s
 def test_whatever_bytes_are_flipped_no_command_breaks_and_a_repair_brings_every_run_back(home: Home, runs: list[str]) -> None:
     whole = home.ledger_path.read_bytes()
     store = str(home.folder.parent / "runs")
-    for seed in range(25):
+    for seed in range(40):
         chance = random.Random(seed)
         data = bytearray(whole)
         for _ in range(chance.randint(1, 60)):

@@ -21,12 +21,16 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.reconcile import update_run, update_runs
 from cloud_train.orchestrator.repairing import repair
 from cloud_train.orchestrator.resuming import resume
+from cloud_train.orchestrator.state import read_run
 from cloud_train.orchestrator.stopping import cancel
+from cloud_train.orchestrator.visiting import visit
 from cloud_train.run.ledger_entry import RecordKind
 from cloud_train.run.ledger_reader import DamagedRecordError, LedgerReader
 from cloud_train.run.states import State
 from cloud_train.run.view import RunView
 from tests.orchestrator.conftest import Submit, run_folder
+from tests.orchestrator.unfinished import KINDS, RUN, STORE, WRITES, Desk, never_written
+from tests.orchestrator.unfinished import running as running_elsewhere
 from tests.support import accepting, wait_until
 
 GOING = "echo hello; echo w > $CLOUD_TRAIN_MODEL/weights; exec sleep 600"
@@ -187,6 +191,34 @@ def test_a_run_whose_store_is_wrong_in_the_ledger_can_be_stopped_and_adopted_whe
     assert [run.store for run in update_runs(home)] == [running.store]
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("is_found", [False, True], ids=["lost", "found"])
+def test_a_look_at_any_run_by_its_directory_changes_nothing_anywhere(kind: Callable[[Desk], None], is_found: bool, desk: Desk) -> None:
+    kind(desk)
+    desk.place.found = is_found
+    desk.home.ledger_path.unlink()
+    desk.store.calls.clear()
+    try:
+        home, run_id = visit(desk.home, f"{STORE}/{RUN}")
+    except NotFoundError:
+        assert kind is never_written
+        return
+    update_run(home, run_id)
+    read_run(home, run_id)
+    assert not [call for call in desk.store.calls if call[0] in WRITES]
+    assert desk.place.done == []
+    assert not desk.home.ledger_path.exists()
+
+
+def test_a_run_is_stopped_by_its_directory_with_the_handle_that_its_provider_finds(desk: Desk) -> None:
+    running_elsewhere(desk)
+    desk.place.found = True
+    desk.home.ledger_path.unlink()
+    home, run_id = visit(desk.home, f"{STORE}/{RUN}")
+    cancel(home, run_id, wait=False)
+    assert desk.place.done == ["cancel False"]
+
+
 DAMAGES = {
     "no keys": "UPDATE attempts SET reference = '{}'",
     "a number": "UPDATE attempts SET reference = '5'",
@@ -224,7 +256,7 @@ def test_a_repair_finds_the_handle_of_a_running_attempt_again_and_keeps_what_is_
     with pytest.raises(DamagedRecordError):
         resume(home, running.run_id)
     done = repair(home)
-    assert done.kept == [running.run_id]
+    assert done.kept == done.handles == [running.run_id]
     with LedgerReader(home.ledger_path) as ledger:
         entry = ledger.get(running.run_id)
         assert list(ledger.records(running.run_id).values()) == [RecordKind.OWN]

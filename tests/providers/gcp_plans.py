@@ -43,6 +43,22 @@ FEATURES: dict[str, dict[str, Any]] = {
             "max_runtime": "6h",
         }
     },
+    "settings-of-organisations": {
+        "resources": {"accelerator": "L4:1"},
+        "settings": {
+            "service_account": "trainer@my-project-123456.iam.gserviceaccount.com",
+            "network_attachment": "projects/my-project-123456/regions/europe-west4/networkAttachments/training",
+            "kms_key": "projects/my-project-123456/locations/europe-west4/keyRings/ring/cryptoKeys/key",
+            "reservation": "projects/my-project-123456/zones/europe-west4-a/reservations/gpus",
+            "web_access": True,
+            "tensorboard": "projects/my-project-123456/locations/europe-west4/tensorboards/1234567890",
+            "base_output_directory": "gs://my-bucket/tensorboard",
+        },
+    },
+    "any-reservation": {"settings": {"reservation": "any"}},
+    "flex-start": {"resources": {"accelerator": "H100:8"}, "settings": {"flex_start": True, "max_wait": "12h"}},
+    "persistent-resource": {"settings": {"persistent_resource": "training"}},
+    "disk-of-the-family": {"resources": {"accelerator": "RTX_PRO_6000:2"}},
     "private-endpoint": {"secrets": ["TOKEN"], "settings": {"endpoint": "https://{service}-training.p.googleapis.com"}},
 }
 

@@ -5,6 +5,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ from typing import Any
 import pytest
 
 from cloud_train.errors import MissingDependencyError, ProviderError
+from cloud_train.orchestrator.doctor import examine
+from cloud_train.orchestrator.home import Home
+from cloud_train.providers.aws import diagnosis
 from cloud_train.providers.aws.client import POLICY
+from cloud_train.providers.aws.jobs import LOG_GROUP
 from cloud_train.providers.aws.provider import SageMakerProvider
 from cloud_train.providers.base import AlreadyLaunchedError, Diagnosed, Handle, LaunchUnknownError, ManyObserved, RegistryLogin
 from cloud_train.run.plan import Plan, new_run_id
@@ -26,6 +31,8 @@ from tests.providers.aws_plans import plan_of
 AT_ONCE = replace(POLICY, sleep=lambda _: None)
 TRIES = 5
 KEYS = {"API_KEY": "a-canary"}
+_EXPIRE = {"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 200}
+LIFECYCLE = json.dumps({"rules": [{"rulePriority": 1, "selection": _EXPIRE, "action": {"type": "expire"}}]})
 
 
 @pytest.fixture(scope="module")
@@ -468,7 +475,12 @@ def test_a_submission_takes_at_most_six_questions(cloud: AwsCloud, provider: Sag
 
 def test_the_doctor_finds_all_well_where_all_is_there(cloud: AwsCloud, provider: SageMakerProvider) -> None:
     name = new_run_id("test")
-    cloud.simulator.client("ecr").create_repository(repositoryName=name)
+    ecr, logs = cloud.simulator.client("ecr"), cloud.simulator.client("logs")
+    ecr.create_repository(repositoryName=name)
+    ecr.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=LIFECYCLE)
+    with suppress(logs.exceptions.ResourceAlreadyExistsException):
+        logs.create_log_group(logGroupName=LOG_GROUP)
+    logs.put_retention_policy(logGroupName=LOG_GROUP, retentionInDays=30)
     settings = {**cloud.settings, "repository": f"123456789012.dkr.ecr.us-east-1.amazonaws.com/{name}", "machine": "ml.g5.xlarge"}
     found = list(provider.diagnose(settings, cloud.new_store()))
     assert {each.status for each in found} == {"ok"}, found
@@ -479,8 +491,66 @@ def test_the_doctor_finds_all_well_where_all_is_there(cloud: AwsCloud, provider:
         "role",
         "store",
         "repository",
+        "log retention",
+        "image lifecycle",
+        "secrets",
         "machine",
     ]
+
+
+def test_the_doctor_warns_of_what_costs_money_between_runs(
+    cloud: AwsCloud, provider: SageMakerProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = new_run_id("test")
+    ecr, logs = cloud.simulator.client("ecr"), cloud.simulator.client("logs")
+    ecr.create_repository(repositoryName=name)
+    with suppress(logs.exceptions.ResourceAlreadyExistsException):
+        logs.create_log_group(logGroupName=LOG_GROUP)
+    logs.delete_retention_policy(logGroupName=LOG_GROUP)
+    secret = f"cloud-train/{name}-1"
+    cloud.simulator.client("secretsmanager").create_secret(Name=secret, SecretString="{}")
+    monkeypatch.setattr(diagnosis, "_LONGEST_JOB_DAYS", -1)  # as if it were older
+    settings = {**cloud.settings, "repository": f"123456789012.dkr.ecr.us-east-1.amazonaws.com/{name}"}
+    found = {each.name: each for each in provider.diagnose(settings, None) if each.status == "warning"}
+    cloud.clear(name)
+    assert set(found) == {"log retention", "image lifecycle", "secrets"}
+    assert "aws logs put-retention-policy" in found["log retention"].remedy
+    assert "aws secretsmanager delete-secret" in found["secrets"].remedy
+    assert "What costs money between runs" in found["image lifecycle"].remedy
+
+
+@pytest.mark.parametrize(
+    ("resources", "status", "said"),
+    [
+        ({"nodes": 2}, "ok", "the quota in us-east-1 is 2, and the job needs 2 × ml.g5.xlarge on demand"),
+        ({"nodes": 3}, "error", "the job needs 3 × ml.g5.xlarge on demand, but the quota in us-east-1 is 2"),
+        ({"spot": True}, "error", "the job needs 1 × ml.g5.xlarge spot, but the quota in us-east-1 is 0"),
+    ],
+)
+def test_the_doctor_compares_the_quota_of_the_very_machine_with_what_a_job_needs(
+    cloud: AwsCloud, provider: SageMakerProvider, resources: dict[str, Any], status: str, said: str
+) -> None:
+    cloud.simulator.quotas |= {"ml.g5.xlarge": 2, "ml.g5.xlarge spot": 0}
+    (found,) = provider.diagnose_job(plan_for(cloud, resources={"accelerator": "A10G", **resources}))
+    assert (found.name, found.status, found.detail) == ("quota", status, said)
+    if status == "error":
+        assert f"ml.g5.xlarge for {'spot ' if 'spot' in resources else ''}training job usage" in found.remedy
+
+
+def test_the_doctor_of_a_job_says_what_it_would_pay_for_and_checks_its_quota(
+    cloud: AwsCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cloud.simulator.quotas |= {"ml.p4d.24xlarge": 0}
+    (tmp_path / "aws.yaml").write_text(json.dumps({"provider": "aws", "aws": cloud.settings}))
+    job = {"name": "x", "model": {"kind": "script", "command": ["true"]}, "store": cloud.new_store(), "resources": {"accelerator": "A100"}}
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    found = examine(Home(tmp_path / "home"), config=str(tmp_path / "aws.yaml"), job=tmp_path / "job.yaml")
+    said = {(each.name, each.status): each.detail for each in found if each.name.startswith("aws ")}
+    assert said["aws job", "warning"] == "ml.p4d.24xlarge: 8 × A100; you asked for 1"
+    assert said["aws job", "ok"].endswith("job.yaml can be submitted, as far as can be known here")
+    assert said["aws quota", "error"] == "the job needs 1 × ml.p4d.24xlarge on demand, but the quota in us-east-1 is 0"
+    assert said["aws role", "ok"]
 
 
 def test_the_doctor_names_each_thing_that_is_missing(cloud: AwsCloud, provider: SageMakerProvider) -> None:
@@ -493,7 +563,9 @@ def test_the_doctor_names_each_thing_that_is_missing(cloud: AwsCloud, provider: 
         "machine": "ml.g5.xlarge",
     }
     found = {each.name: each for each in provider.diagnose(settings, "s3://no-such-bucket-of-mine")}
-    assert {name for name, each in found.items() if each.status == "error"} == set(found) - {"credentials"}
+    assert {name for name, each in found.items() if each.status == "error"} == {
+        *("SageMaker", "logs", "role", "store", "repository", "machine")
+    }
     assert "sagemaker:ListTrainingJobs" in found["SageMaker"].remedy
     assert "logs:DescribeLogStreams" in found["logs"].remedy
     assert "the role nobody does not exist" in found["role"].detail
@@ -503,10 +575,13 @@ def test_the_doctor_names_each_thing_that_is_missing(cloud: AwsCloud, provider: 
 
 
 def test_the_doctor_does_without_what_a_submission_does_without(cloud: AwsCloud, provider: SageMakerProvider) -> None:
-    cloud.simulator.denied |= {"ecr:DescribeRepositories", "iam:GetRole", "servicequotas:ListServiceQuotas"}
+    may_be_missing = {"ecr:DescribeRepositories", "ecr:GetLifecyclePolicy", "logs:DescribeLogGroups", "secretsmanager:ListSecrets"}
+    cloud.simulator.denied |= {*may_be_missing, "iam:GetRole", "servicequotas:ListServiceQuotas"}
     settings = {**cloud.settings, "repository": "123456789012.dkr.ecr.us-east-1.amazonaws.com/none", "machine": "ml.g5.xlarge"}
     found = {each.name: each for each in provider.diagnose(settings, None) if each.status != "ok"}
-    assert {name: each.status for name, each in found.items()} == dict.fromkeys(("role", "repository", "machine"), "warning")
+    assert {name: each.status for name, each in found.items()} == dict.fromkeys(
+        ("role", "repository", "log retention", "image lifecycle", "secrets", "machine"), "warning"
+    )
     assert "ecr:DescribeRepositories" in found["repository"].remedy
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from cloud_train.job.settings import AwsSettings
 from cloud_train.providers.aws.provider import SageMakerProvider
-from cloud_train.providers.base import Request
+from cloud_train.providers.base import Handle, Request
 from cloud_train.providers.cloud.machines import machines
 from tests.clouds.aws_description import FILE, REGIONS, REQUEST, regions_description, requests_description
 from tests.providers.aws_plans import IMAGE, REPOSITORY, SETTINGS, plan_of
@@ -201,6 +201,24 @@ def test_a_plan_says_first_what_would_be_paid_for_nothing(provider: SageMakerPro
     assert said.startswith("resources.spot without a retry: if the machine is reclaimed, SageMaker starts and bills another one")
     assert list(provider.remarks(plan_of(resources={"spot": True}, retry={"attempts": 2}))) == []
     assert list(provider.remarks(plan_of(resources={"spot": True}, retry={"attempts": 2, "on": ["infrastructure"]}))) != []
+
+
+@pytest.mark.parametrize(
+    ("region", "url"),
+    [
+        ("eu-west-1", "https://eu-west-1.console.aws.amazon.com/sagemaker/home?region=eu-west-1#/jobs/run-1"),
+        ("cn-north-1", "https://console.amazonaws.cn/sagemaker/home?region=cn-north-1#/jobs/run-1"),
+        ("us-gov-west-1", "https://console.amazonaws-us-gov.com/sagemaker/home?region=us-gov-west-1#/jobs/run-1"),
+    ],
+)
+def test_a_job_has_a_page_in_the_console_of_its_partition(provider: SageMakerProvider, region: str, url: str) -> None:
+    assert provider.console_url(Handle("run", 1, "aws", "s3://bucket", {"job": "run-1", "region": region})) == url
+
+
+def test_the_page_is_known_before_the_job_exists_and_needs_a_region(provider: SageMakerProvider) -> None:
+    request = provider.render(plan_of())
+    assert str(provider.console_url(request)).endswith(f"?region=eu-west-1#/jobs/{request['body']['TrainingJobName']}")
+    assert provider.console_url({**request, "region": None}) is None
 
 
 def test_every_machine_of_the_table_is_one_of_sagemakers() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,7 +14,7 @@ import pytest
 
 from cloud_train.errors import ProviderError
 from cloud_train.providers.azure import client as azure_client
-from cloud_train.providers.azure import jobs
+from cloud_train.providers.azure import diagnosis, jobs
 from cloud_train.providers.azure.client import client
 from cloud_train.providers.azure.provider import AzureMlProvider
 from cloud_train.providers.azure.request import workspace_of
@@ -151,6 +152,12 @@ def test_find_brings_the_handle_back_and_knows_of_nothing_else(cloud: AzureSimul
     cloud.jobs[f"{RUN_ID}-3"] = cloud.jobs[JOB]
     cloud.jobs[JOB].properties["tags"]["cloud-train-run"] = "another"
     assert azure.find(RUN_ID, 1, STORE, settings) is None
+
+
+def test_a_job_of_somebody_else_without_tags_is_not_the_attempt(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
+    launched(cloud, azure)
+    del cloud.jobs[JOB].properties["tags"]  # Azure ML answers null
+    assert azure.find(RUN_ID, 1, STORE, cloud.settings) is None
 
 
 def test_find_raises_where_azure_cannot_be_asked(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
@@ -466,6 +473,47 @@ def test_the_doctor_says_what_quota_is_too_small(cloud: AzureSimulator, azure: A
     found = {each.name: each for each in azure.diagnose({**cloud.settings, "machine": "Standard_F4s_v2"}, None)}
     assert found["machines"].status == "error"
     assert "2 are left" in found["machines"].detail
+
+
+def test_the_doctor_counts_the_region_s_total_too(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
+    cloud.regional_cores, cloud.low_priority_cores = 3, 1
+    found = {each.name: each for each in azure.diagnose({**cloud.settings, "machine": "Standard_F4s_v2"}, None)}["machines"]
+    assert found.status == "error"
+    assert "only 3 are left of 'Total Cluster Dedicated Regional vCPUs'; for low-priority machines, 1 are left" in found.detail
+    assert "resources.spot" not in found.remedy
+
+
+def test_the_doctor_names_the_pool_of_low_priority_machines_where_it_suffices(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
+    cloud.cores = 0
+    found = {each.name: each for each in azure.diagnose({**cloud.settings, "machine": "Standard_F4s_v2"}, None)}["machines"]
+    assert found.status == "error"
+    assert "or use low-priority machines (resources.spot)" in found.remedy
+
+
+def test_the_doctor_warns_of_another_registry_than_the_workspace_s_own(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
+    registries = f"/subscriptions/{cloud.settings['subscription']}/resourceGroups/x/providers/Microsoft.ContainerRegistry/registries"
+    settings = {**cloud.settings, "repository": "mine.azurecr.io/cloud-train"}
+
+    def warned(own: str, **more: str) -> bool:
+        cloud.workspace_properties = {"containerRegistry": f"{registries}/{own}"} if own else {}
+        place = {"properties": cloud.workspace_properties}
+        return any("unable to pull" in each.detail for each in diagnosis._of_pulling({**settings, **more}, place))
+
+    assert warned("theirs")
+    assert warned("")
+    assert not warned("Mine")
+    assert not warned("theirs", compute=CLUSTER)
+    assert not warned("theirs", repository="ghcr.io/me/cloud-train")
+
+
+def test_the_doctor_warns_of_secrets_that_jobs_left_behind(cloud: AzureSimulator, azure: AzureMlProvider) -> None:
+    cloud.keys.secrets = {"cloud-train-old-1": "{}", "cloud-train-new-1": "{}", "another": "x"}
+    cloud.keys.created = {"cloud-train-old-1": 1_700_000_000, "cloud-train-new-1": int(time.time()), "another": 1_600_000_000}
+    found = {each.name: each for each in azure.diagnose(cloud.settings, None)}["vault"]
+    assert (found.status, "cloud-train-old-1" in found.detail) == ("warning", True)
+    assert found.remedy.startswith("delete them with: az keyvault secret delete")
+    del cloud.keys.secrets["cloud-train-old-1"]
+    assert {each.name: each for each in azure.diagnose(cloud.settings, None)}["vault"].status == "ok"
 
 
 def test_a_cluster_s_own_identity_is_looked_at(cloud: AzureSimulator, azure: AzureMlProvider) -> None:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cloud_train.providers.base import Diagnosis
 from tests.clouds.gcp_simulator import REPOSITORY, GcpSimulator
 from tests.providers.gcp_google import Bench, bench
+from tests.providers.gcp_plans import plan_of
 
 STORE = "gs://my-bucket/runs"
 
@@ -104,6 +106,16 @@ def test_where_a_bucket_is_need_not_be_readable(gcp: Bench) -> None:
     assert findings(gcp)["bucket"] == Diagnosis("bucket", "ok", "gs://my-bucket (the credentials may not read its location)")
 
 
+def test_a_bucket_that_keeps_what_is_deleted_is_a_warning_because_that_costs_money(gcp: Bench) -> None:
+    gcp.google.soft_delete_seconds = 7 * 86400
+    found = findings(gcp)["bucket"]
+    assert (found.status, found.remedy) == (
+        "warning",
+        "turn it off with: gcloud storage buckets update gs://my-bucket --soft-delete-duration=0",
+    )
+    assert "keeps deleted objects for 7 days (soft delete): pruned checkpoints are billed for that long" in found.detail
+
+
 def test_an_account_that_does_not_exist_and_none_at_all_are_told_apart(gcp: Bench) -> None:
     nobody = "nobody@my-project-123456.iam.gserviceaccount.com"
     assert findings(gcp, service_account=nobody)["gcp.service_account"].detail == f"the service account {nobody} does not exist"
@@ -115,3 +127,28 @@ def test_a_repository_that_will_be_made_or_is_elsewhere_is_fine(gcp: Bench) -> N
     assert findings(gcp, create_repository=True)["gcp.repository"].status == "ok"
     assert findings(gcp, repository="registry.example.com/jobs")["gcp.repository"].status == "ok"
     assert findings(gcp, repository=None)["gcp.repository"].status == "error"
+
+
+@pytest.mark.parametrize(
+    ("resources", "metric", "limit", "status"),
+    [
+        ({"accelerator": "L4:1", "nodes": 3}, "custom_model_training_nvidia_l4_gpus", 2, "error"),
+        ({"accelerator": "L4:1", "nodes": 3}, "custom_model_training_nvidia_l4_gpus", 3, "ok"),
+        ({"accelerator": "T4:2", "spot": True}, "custom_model_training_preemptible_nvidia_t4_gpus", 1, "error"),
+        ({"accelerator": "A100-80GB:1"}, "custom_model_training_nvidia_a100_80gb_gpus", 0, "error"),
+        ({"accelerator": "H100:8"}, "custom_model_training_nvidia_h100_gpus", 8, "ok"),
+        ({"accelerator": "H200:8"}, "custom_model_training_nvidia_h200_gpus", None, "ok"),
+    ],
+)
+def test_the_quota_of_a_jobs_very_accelerators_is_compared_with_what_it_needs(
+    gcp: Bench, resources: dict[str, Any], metric: str, limit: int | None, status: str
+) -> None:
+    if limit is not None:
+        gcp.google.rights.quota[metric] = limit
+    [found] = gcp.provider.diagnose_job(plan_of(settings=gcp.google.settings, resources=resources))
+    assert (found.name, found.status) == ("quota of the job", status), found
+    assert metric in found.detail
+
+
+def test_a_job_without_accelerators_needs_no_quota_of_its_own(gcp: Bench) -> None:
+    assert list(gcp.provider.diagnose_job(plan_of(settings=gcp.google.settings))) == []

@@ -430,3 +430,13 @@ def test_a_repository_is_made_only_where_the_settings_want_that(gcp: Bench) -> N
     assert gcp.google.repositories == set()
     gcp.provider.registry_login({**gcp.google.settings, "repository": REPOSITORY, "create_repository": True})
     assert gcp.google.repositories == {f"v1/projects/{PROJECT}/locations/{REGION}/repositories/cloud-train"}
+
+
+def test_a_job_has_a_page_in_googles_console_once_google_has_named_it(gcp: Bench) -> None:
+    request = gcp.request()
+    handle = gcp.provider.launch(request, {})
+    project, region, number = handle.reference["job"].split("/")[1::2]
+    page = f"https://console.cloud.google.com/ai/platform/locations/{region}/training/{number}?project={project}"
+    assert gcp.provider.console_url(handle) == page
+    assert gcp.provider.console_url(request) is None
+    assert gcp.provider.console_url(replace(handle, reference={**handle.reference, "job": "https://attacker.example/"})) is None

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 import pytest
 
 from cloud_train.providers.base import Request
-from cloud_train.providers.gcp.request import problems_of, request_of
+from cloud_train.providers.gcp.request import request_of
+from cloud_train.providers.gcp.rules import problems_of
 from tests.providers.gcp_plans import FEATURES, GOLDEN, plan_of, without
 
 
@@ -66,6 +67,19 @@ def test_defaults_hold_without_a_config_file_and_what_is_missing_is_named() -> N
         ("jobSpec.scheduling.timeout", "1h", 'jobSpec.scheduling.timeout: "1h" does not match the pattern'),
         ("jobSpec.scheduling.strategy", "SPOTTY", "did you mean SPOT"),
         ("jobSpec.network", "default", "gcp.network: 'default' is not a network's full name"),
+        ("jobSpec.network", "projects/my-project-123456/global/networks/training", "with the project's number"),
+        ("encryptionSpec", {"kmsKeyName": "my-key"}, "gcp.kms_key: 'my-key' is not a key's full name"),
+        (
+            "encryptionSpec",
+            {"kmsKeyName": "projects/my-project-123456/locations/us/keyRings/r/cryptoKeys/k"},
+            "not in the region of the job",
+        ),
+        ("jobSpec.tensorboard", "1234", "gcp.tensorboard: '1234' is not a TensorBoard instance's full name"),
+        ("jobSpec.baseOutputDirectory", {"outputUriPrefix": "/tmp"}, "gcp.base_output_directory: '/tmp' is not a folder in a bucket"),
+        ("jobSpec.pscInterfaceConfig", {"networkAttachment": "x"}, "gcp.network_attachment: 'x' is not a network attachment's full name"),
+        ("jobSpec.persistentResourceId", "My Resource", "gcp.persistent_resource: 'My Resource' is not the ID of a persistent resource"),
+        ("jobSpec.workerPoolSpecs.0.diskSpec.bootDiskType", "pd-balanced", "gcp.disk_type: 'pd-balanced' is not available: use pd-ssd, "),
+        ("jobSpec.workerPoolSpecs.0.diskSpec.bootDiskType", "hyperdisk-balanced", "e2-highmem-2 takes pd-ssd or pd-standard"),
         ("jobSpec.serviceAccount", "me@example.com", "gcp.service_account: 'me@example.com' is not a service account's email address"),
         ("labels", {"Team": "vision"}, "gcp.labels: 'Team' is not a valid key"),
         ("labels", {"team": "Vision"}, "gcp.labels.team: 'Vision' is not a valid value"),
@@ -84,14 +98,42 @@ def test_a_mistake_in_the_body_is_found_and_named(path: str, value: Any, problem
     [
         ({"project": "My Project"}, "gcp.project: 'My Project' is not a project id"),
         ({"region": "europe-west4-a"}, "gcp.region: 'europe-west4-a' is a zone; its region is europe-west4"),
-        ({"region": "eu"}, "gcp.region: 'eu' is not a region"),
+        ({"region": "eu"}, "gcp.region: 'eu' is not a region of Vertex AI"),
+        ({"region": "europe-west44"}, "gcp.region: 'europe-west44' is not a region of Vertex AI; did you mean europe-west4?"),
         ({"endpoint": "vertex.internal"}, "gcp.endpoint: 'vertex.internal' is not a URL"),
         ({"machine": "n1-standart-8"}, "gcp.machine: unknown machine n1-standart-8; did you mean n1-standard-8"),
-        ({"machine": "a3-highgpu-2g"}, "gcp.machine: a3-highgpu-2g is available as spot capacity only"),
-        ({"machine": "n1-highmem-2", "resources": {"cpus": 8}}, "gcp.machine: n1-highmem-2 has 2 cpus, 13GiB and no accelerators"),
-        ({"machine": "n2-standard-8", "resources": {"accelerator": "T4"}}, "gcp.machine: n2-standard-8 has 8 cpus"),
+        ({"machine": "a3-highgpu-3g"}, "gcp.machine: unknown machine a3-highgpu-3g; did you mean a3-highgpu-"),
+        ({"machine": "a3-highgpu-2g"}, "gcp.machine: a3-highgpu-2g is available as spot capacity or with gcp.flex_start only"),
+        ({"machine": "n1-highmem-2", "resources": {"cpus": 8}}, "gcp.machine: n1-highmem-2: it has 2 cpus, but resources.cpus asks for 8"),
+        ({"machine": "n2-standard-8", "resources": {"accelerator": "T4"}}, "gcp.machine: n2-standard-8: it has no accelerator, but"),
+        ({"machine": "ct5lp-hightpu-4t"}, "gcp.machine: ct5lp-hightpu-4t has TPUs, which are not supported"),
+        ({"resources": {"accelerator": "TPU_V5_LITEPOD:4"}}, "resources.accelerator: TPU_V5_LITEPOD is not supported: PyTorch as it is"),
+        ({"resources": {"accelerator": "GB200:4"}}, "gcp.platform: a4x-highgpu-4g has Arm processors; set it to linux/arm64"),
+        ({"machine": "g4-standard-48", "disk_type": "pd-ssd"}, "gcp.disk_type: 'pd-ssd' is not available: g4-standard-48 takes hyperdisk"),
+        ({"machine": "g2-standard-8", "disk_type": "pd-standard"}, "gcp.disk_type: 'pd-standard' is not available: g2-standard-8 takes"),
         ({"resources": {"accelerator": "A10G"}}, "resources.accelerator: gcp has no known machine with A10G"),
         ({"resources": {"cpus": 1000}}, "resources: no known gcp machine is large enough"),
+        ({"flex_start": True, "resources": {"spot": True}}, "gcp.flex_start: not for spot capacity"),
+        ({"reservation": "any", "resources": {"spot": True}}, "gcp.reservation: not for spot capacity"),
+        ({"reservation": "any", "flex_start": True}, "gcp.flex_start: not together with gcp.reservation"),
+        ({"max_wait": "1h"}, "gcp.max_wait: only with gcp.flex_start"),
+        ({"flex_start": True, "max_runtime": "8 d"}, "gcp.flex_start: jobs may run for at most 7 days"),
+        ({"flex_start": True, "resources": {"accelerator": "T4"}}, "gcp.flex_start: n1-standard-4 is not available that way"),
+        (
+            {
+                "network": "projects/12345/global/networks/x",
+                "network_attachment": "projects/my-project-123456/regions/europe-west4/networkAttachments/x",
+            },
+            "gcp.network_attachment: not together with gcp.network",
+        ),
+        (
+            {
+                "tensorboard": "projects/my-project-123456/locations/europe-west4/tensorboards/1",
+                "base_output_directory": "gs://my-bucket/x",
+            },
+            "gcp.tensorboard: requires gcp.service_account",
+        ),
+        ({"reservation": "projects/my-project-123456/zones/us-central1-a/reservations/x"}, "gcp.reservation: 'projects/my-project-123456/"),
     ],
 )
 def test_a_mistake_in_the_settings_is_named_by_its_key(settings: dict[str, Any], problem: str) -> None:

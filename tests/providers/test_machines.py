@@ -128,3 +128,27 @@ def test_the_newer_machines_of_aws_can_be_asked_for(kind: str, name: str) -> Non
 def test_of_two_machines_of_a_size_the_cheaper_family_is_chosen() -> None:
     assert choose("aws", resources(cpus=16, memory="60GiB")).name == "ml.m5.4xlarge"
     assert {each.rank for each in machines("aws") if each.cpus == 16 and not each.accelerator} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "count"),
+    [
+        ("P4", "n1-standard-4", 1),
+        ("RTX-PRO-6000", "g4-standard-48", 1),
+        ("rtx_pro_6000:3", "g4-standard-192", 4),
+        ("NVIDIA_L4", "g2-standard-4", 1),
+        ("NVIDIA_TESLA_T4:2", "n1-standard-4", 2),
+        ("GB200:4", "a4x-highgpu-4g", 4),
+        ("H200", "a3-ultragpu-8g", 8),
+        ("B200", "a4-highgpu-8g", 8),
+    ],
+)
+def test_googles_accelerators_can_be_asked_for_as_google_writes_them_too(kind: str, name: str, count: int) -> None:
+    chosen = choose("gcp", resources(accelerator=kind))
+    assert (chosen.name, chosen.accelerators) == (name, count)
+
+
+def test_on_google_cloud_e2_is_preferred_to_n1_which_is_dearer() -> None:
+    assert choose("gcp", resources()).name == "e2-highmem-2"
+    assert choose("gcp", resources(cpus=4, memory="10GiB")).name == "e2-standard-4"
+    assert choose("gcp", resources(cpus=64)).name == "n1-standard-64", "E2 ends at 32 processors"

@@ -50,7 +50,7 @@ def test_of_more_than_one_look_reads_the_newest_are_read_from_a_whole_line_on(tm
     looks: list[tuple[list[int], bool]] = []
     for steps in (3, 9, 10):
         store.put(KEY, b"".join(line(step, 0.5) for step in range(steps)))
-        looks.append(([point.step for point in reader.read()], reader.has_passed_over))
+        looks.append(([point.step for point in reader.read()], reader.has_skipped))
     assert looks == [([0, 1, 2], False), ([6, 7, 8], True), ([9], True)]
 
 

@@ -4,10 +4,14 @@ import ssl
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.stores import LOOPBACK
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 ALWAYS = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -32,7 +36,7 @@ def authority_and_server(folder: Path, *names: str) -> tuple[Path, ssl.SSLContex
         return builder.add_extension(identifier, critical=False).sign(authority_key, hashes.SHA256())
 
     authority = certificate(authority_name, authority_key, x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key()), True)
-    served = x509.SubjectAlternativeName([x509.IPAddress(ip_address(LOOPBACK)), *map(x509.DNSName, names)])
+    served = x509.SubjectAlternativeName([x509.IPAddress(ip_address(LOOPBACK)), *(_general_name(name) for name in names)])
     server = certificate(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "server")]), server_key, served, False)
     (folder / "authority.pem").write_bytes(authority.public_bytes(serialization.Encoding.PEM))
     (folder / "server.pem").write_bytes(
@@ -42,3 +46,13 @@ def authority_and_server(folder: Path, *names: str) -> tuple[Path, ssl.SSLContex
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem")
     return folder / "authority.pem", context
+
+
+def _general_name(name: str) -> "x509.GeneralName":
+    """A name, or an address, as a certificate has it."""
+    from cryptography import x509
+
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)

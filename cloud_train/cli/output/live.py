@@ -17,6 +17,7 @@ from cloud_train.cli.output.runs import command_list, epoch_shown, metrics_line,
 from cloud_train.cli.output.terminal import (
     Painter,
     ProgramOutput,
+    clean,
     clean_lines,
     is_terminal,
     moves_its_cursor,
@@ -172,6 +173,8 @@ def show_started(run: Run, *, follow: bool, as_json: bool) -> int:
         return 0
     say(run.id)
     if is_terminal(sys.stderr) and is_terminal(sys.stdout):
+        if console := run.console_url:
+            say_aside(clean(console))
         if view.attempt > 1:
             say_aside(f"attempt {view.attempt} is {view.state}")
         say_aside(command_list(next_steps(view), Painter.of(sys.stderr)))

@@ -19,13 +19,17 @@ from cloud_train.spec.secret_names import without_credentials
 from cloud_train.spec.types import SHA256_PATTERN
 
 _WIDTH = 98
+_LINK = "<console>"
+"""In place of the link to the console: it names its job in a fragment, which would be hidden as a credential."""
 
 
-def plan_text(plan: Plan, request: Mapping[str, Any], refused: Sequence[str], paint: Painter) -> str:
-    """The whole plan as text, with the ``request`` to the provider and the reasons why it would be refused."""
+def plan_text(plan: Plan, request: Mapping[str, Any], refused: Sequence[str], paint: Painter, console: str | None = None) -> str:
+    """The whole plan as text, with the ``request`` to the provider, the reasons why it would be refused, and the page that its job would
+    have in the provider's ``console``.
+    """
     sections = [
         ("job", _values(plan, paint)),
-        ("runs", _place(plan, paint)),
+        ("runs", _place(plan, paint, _LINK if console else "")),
         ("model", _model(plan, paint)),
         ("data and training", _training(plan, paint)),
         ("request", _indented(json.dumps(request, indent=2, ensure_ascii=False))),
@@ -34,7 +38,8 @@ def plan_text(plan: Plan, request: Mapping[str, Any], refused: Sequence[str], pa
     ]
     blocks = [f"{paint(title.upper(), 'bold')}\n{body}" for title, body in sections if body]
     remarks = ["\n".join(paint(_wrapped(clean(remark)).strip(), "yellow") for remark in plan.remarks)] if plan.remarks else []
-    return without_credentials("\n\n".join([*remarks, *blocks, paint("Dry run: nothing was started or written.", "dim")]))
+    text = without_credentials("\n\n".join([*remarks, *blocks, paint("Dry run: nothing was started or written.", "dim")]))
+    return text.replace(_LINK, clean(console), 1) if console else text
 
 
 def _indented(text: str) -> str:
@@ -62,7 +67,7 @@ def _values(plan: Plan, paint: Painter) -> str:
     )
 
 
-def _place(plan: Plan, paint: Painter) -> str:
+def _place(plan: Plan, paint: Painter, console: str) -> str:
     program = plan.program
     rows = [
         ("run", f"{plan.run_id}, attempt {plan.attempt} of at most {program.attempts}"),
@@ -72,6 +77,7 @@ def _place(plan: Plan, paint: Painter) -> str:
         *([("image", clean(plan.image))] if plan.image else []),
         *([("data", clean(program.data))] if program.data else []),
         ("store", clean(plan.store)),
+        *([("console", console)] if console else []),
         ("stopped after", words.duration(program.duration_seconds) if program.duration_seconds else "no limit"),
     ]
     return pairs(rows, paint, indent="  ")

@@ -50,8 +50,8 @@ def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_ID else f"{name[: _LONGEST_ID - 1]}…"
 
 
-def run_details(progress: "Progress", now: float, relative: bool, paint: Painter) -> str:
-    """The output of ``status``, without the log."""
+def run_details(progress: "Progress", now: float, relative: bool, paint: Painter, *, console: str | None = None) -> str:
+    """The output of ``status``, without the log; with the run's page in the provider's ``console``."""
     run, since = progress.view, now if relative else None
     rows = [
         ("run", paint(run.run_id, "bold")),
@@ -67,6 +67,7 @@ def run_details(progress: "Progress", now: float, relative: bool, paint: Painter
         *([("duration", words.duration(run.duration(now)))] if run.started is not None else []),
         *([("last seen", words.when(run.heartbeat, since))] if run.heartbeat is not None and not run.state.is_end else []),
         ("directory", clean(run.run_directory)),
+        *([("console", clean(console))] if console else []),
         *([("job file", clean(run.job_file))] if run.job_file else []),
     ]
     return pairs(rows, paint)

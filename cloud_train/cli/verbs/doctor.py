@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,9 @@ _MARKS = {"ok": "✔", "warning": "!", "error": "✘"}
 
 
 def doctor(
+    job: Annotated[
+        Path | None, typer.Argument(metavar="[JOB.yaml]", help="Also check whether this job can run, and its quota.", show_default=False)
+    ] = None,
     store: Annotated[
         list[str] | None,
         typer.Option(metavar="URL", help="A store to test: a folder, or s3://…, gs://…, az://…. Repeatable.", show_default=False),
@@ -35,6 +39,9 @@ def doctor(
 
     With --config, everything named in a config file is checked at its provider: credentials, role, bucket, registry, quota.
 
+    With a job file, its store and its provider are checked: whether the job would be refused, and whether the quota allows its machines,
+    on demand or spot, times its nodes.
+
     With --repair, a damaged ledger is moved aside and replaced by a new one. Intact records are kept, also those that only a ledger has
     that was moved aside earlier; this machine's other runs are looked up in the stores that the old ledger still mentions, in
     ~/.cloud-train/runs, and in each --store.
@@ -46,11 +53,12 @@ def doctor(
       cloud-train doctor --json
       cloud-train doctor --store s3://my-bucket/runs
       cloud-train doctor --config aws
+      cloud-train doctor job.yaml --config aws
       cloud-train doctor --repair --store s3://my-bucket/runs
     """
     if repair:
         return _repair(store or [], as_json)
-    findings = open_client(as_json).examine(store or (), config=config)
+    findings = open_client(as_json).examine(store or (), config=config, job=job)
     healthy = all(finding.status != "error" for finding in findings)
     if as_json:
         say_json({"healthy": healthy, "findings": [asdict(finding) for finding in findings]})
@@ -74,7 +82,7 @@ def _repair(stores: list[str], as_json: bool) -> int:
     if as_json:
         say_json({**asdict(done), "moved_to": None if done.moved_to is None else str(done.moved_to)})
         return 0
-    if done.moved_to is None and not done.returned and not done.adopted:
+    if done.moved_to is None and not (done.returned or done.handles or done.adopted):
         say(f"the ledger is not damaged; it has {count(len(done.kept), 'run')}")
         return 0
     if done.moved_to is not None:
@@ -83,6 +91,8 @@ def _repair(stores: list[str], as_json: bool) -> int:
     say(f"kept {count(len(done.kept), 'run')}, {returned}adopted {count(len(done.adopted), 'run')} from their stores")
     if done.moved_to is not None:
         say_aside("look for runs in another store with: cloud-train doctor --repair --store URL")
+    if done.handles:
+        say(f"asked the providers again for the handles of {count(len(done.handles), 'run')}")
     for url, number in done.others.items():
         say_aside(f"{url} has {count(number, 'run')} from other machines; track one with: cloud-train adopt URL")
     return 0

@@ -34,17 +34,17 @@ def status(run: RunArgument = None, as_json: JsonOption = False) -> int:
     log = _last_lines(chosen)
     steps = next_steps(progress.view, bool(progress.latest), chosen.url)
     if as_json:
-        say_json(_status_json(progress, log, steps))
+        say_json(_status_json(progress, log, steps, chosen.console_url))
         return 0
     paint = Painter.of(sys.stdout)
-    say(run_details(progress, time.time(), is_terminal(sys.stdout), paint))
+    say(run_details(progress, time.time(), is_terminal(sys.stdout), paint, console=chosen.console_url))
     if log:
         say("\n" + paint("the last lines of its log", "dim") + "\n" + "\n".join(f"  {line}" for line in log))
     say("\n" + command_list(steps, paint))
     return 0
 
 
-def _status_json(progress: "Progress", log: list[str], steps: list[tuple[str, str]]) -> dict[str, Any]:
+def _status_json(progress: "Progress", log: list[str], steps: list[tuple[str, str]], console: str | None) -> dict[str, Any]:
     return {
         **progress.view.to_json(),
         "step": progress.step,
@@ -55,6 +55,7 @@ def _status_json(progress: "Progress", log: list[str], steps: list[tuple[str, st
         "eta_seconds": progress.eta_seconds,
         "metrics": progress.latest,
         "log": log,
+        "console": console,
         "next": [command for command, _ in steps],
     }
 

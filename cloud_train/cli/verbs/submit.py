@@ -69,8 +69,9 @@ def _show(client: Client, plan: "Plan", as_json: bool) -> int:
     from cloud_train.cli.output.plan import plan_text  # imports pydantic, which a real submission loads later
 
     request, refused = client.request(plan)
+    console = client.console_url(plan, request)
     if as_json:
-        say_json({**plan.to_dict(), "request": request, "refused": refused})
+        say_json({**plan.to_dict(), "request": request, "refused": refused, "console": console})
     else:
-        say(plan_text(plan, request, refused, Painter.of(sys.stdout)))
+        say(plan_text(plan, request, refused, Painter.of(sys.stdout), console))
     return ProviderError.exit_code if refused else 0

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from cloud_train.errors import ProviderError
 from cloud_train.providers.aws import jobs
 from cloud_train.providers.aws.client import ANSWER_SECONDS, POLICY, Aws, login
-from cloud_train.providers.aws.diagnosis import diagnose
-from cloud_train.providers.aws.request import is_ours, problems_of, region_of, request_of, secret_of, with_secret
+from cloud_train.providers.aws.diagnosis import diagnose, diagnose_job
+from cloud_train.providers.aws.request import console_url, is_ours, problems_of, region_of, request_of, secret_of, with_secret
 from cloud_train.providers.aws.state import needs_more, observation_of
 from cloud_train.providers.base import Diagnosis, Handle, Observation, Request, ended, unknown
 from cloud_train.providers.cloud.provider import CloudProvider, cloud_capabilities, is_young
@@ -94,9 +94,21 @@ class SageMakerProvider(CloudProvider[Aws]):
         """A login for Amazon ECR. If ``create_repository`` is set, the repository is created first, with immutable tags."""
         return login(self._aws, settings)
 
+    def console_url(self, about: Handle | Request) -> str | None:
+        """The job's page in SageMaker's console; known before the job exists, because its name is ours."""
+        where = about.reference if isinstance(about, Handle) else _reference(about)
+        return console_url(where["region"], where["job"]) if where["region"] else None
+
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
         """Check credentials, role, bucket, repository and quota; findings say how to create whatever is missing."""
         return diagnose(self._aws, settings, store)
+
+    def diagnose_job(self, plan: "Plan") -> Iterator[Diagnosis]:
+        """Check the quota for the job's machine, on demand or spot, times its nodes."""
+        request, resources = self.render(plan), plan.job.resources
+        machine, region = request["body"]["ResourceConfig"].get("InstanceType"), request["region"]
+        if machine and region:
+            yield from diagnose_job(self._aws, region, machine, resources.nodes, is_spot=resources.spot)
 
     def _client(self, about: Mapping[str, Any]) -> AbstractContextManager[Aws]:
         return nullcontext(self._aws)

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from cloud_train.job import cloud_names as forms
 from cloud_train.job.loopback import is_loopback
-from cloud_train.providers.aws.rules import job_problems, regional_problems
+from cloud_train.providers.aws.rules import job_problems, partition_of, regional_problems
 from cloud_train.providers.base import Request
 from cloud_train.providers.cloud import request as cloud_request
+from cloud_train.providers.cloud.additions import with_additions
+from cloud_train.providers.cloud.repositories import ECR, problem_of
 from cloud_train.providers.cloud.request import ATTEMPT, ENVIRONMENT, RUN, STORE, image_of, job_name, longest_seconds, worker_command
 from cloud_train.run.states import Cause
 
@@ -22,14 +24,25 @@ if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
 
 DEFINITION = "CreateTrainingJobRequest"
+_OWN = (
+    "TrainingJobName",
+    "AlgorithmSpecification.TrainingImage",
+    "AlgorithmSpecification.ContainerEntrypoint",
+    "AlgorithmSpecification.ContainerArguments",
+    "Tags",
+)
+"""Fields that the setting ``request`` may not change; tags have a setting of their own."""
 
 _PLATFORM = "linux/amd64"
 _MOST_GRACE_SECONDS = 110
 """SageMaker sends SIGKILL 120 seconds after SIGTERM; within that time, the worker also has to upload the last checkpoint."""
 _VOLUME = "30GB"
+SECRETS = "cloud-train/"
+"""Begins the names of the jobs' secrets."""
+_CONSOLES = {"aws-cn": "console.amazonaws.cn", "aws-us-gov": "console.amazonaws-us-gov.com"}
+"""Partition → the host of its console, where that does not begin with the region."""
 _NO_ROLE = f"{DEFINITION}: RoleArn is missing"
 """A problem that is reported in other words, with its setting."""
-_ECR = re.compile(r"([0-9]{12})\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.(?:amazonaws\.com(?:\.cn)?|amazonaws\.eu)")
 _TAG = re.compile(r"[A-Za-z0-9 _.:/=+\-@]{1,256}")
 """A store's URL that is valid as the value of a tag."""
 _SETTINGS = {
@@ -54,12 +67,12 @@ _SETTINGS = {
 
 def secret_name(job: str) -> str:
     """The name of the secret in AWS Secrets Manager with the job's secrets."""
-    return f"cloud-train/{job}"
+    return f"{SECRETS}{job}"
 
 
 def registry_of(repository: str) -> tuple[str, str] | None:
     """Account and region of a repository of Amazon ECR; None for any other."""
-    match = _ECR.fullmatch(repository.partition("/")[0])
+    match = ECR.hosts.fullmatch(repository.partition("/")[0])
     return (match[1], match[2]) if match and forms.has_form(forms.AWS_REGION, match[2]) else None
 
 
@@ -67,6 +80,15 @@ def region_of(settings: Mapping[str, Any]) -> str | None:
     """The region in the settings, otherwise that of the repository."""
     registry = registry_of(str(settings.get("repository") or ""))
     return settings.get("region") or (registry[1] if registry else None)
+
+
+def console_url(region: str, job: str) -> str:
+    """The page of a training job in SageMaker's console, whose host depends on the partition.
+
+    Source: ``get_console_job_url`` in https://github.com/aws/sagemaker-python-sdk (sagemaker-train, metrics_visualizer.py).
+    """
+    host = _CONSOLES.get(partition_of(region) or "aws", f"{region}.console.aws.amazon.com")
+    return f"https://{host}/sagemaker/home?region={region}#/jobs/{job}"
 
 
 def request_of(plan: "Plan") -> Request:
@@ -77,14 +99,16 @@ def request_of(plan: "Plan") -> Request:
     name, region = job_name(plan.run_id, plan.attempt), region_of(plan.provider_settings)
     secret = secret_name(name) if plan.job.secrets else None
     machine, refused = _machine(plan)
+    built = _body(plan, name, machine, secret_address(secret, region) if secret else None)
+    body, kept_out = with_additions(built, plan.provider_settings, _OWN, "aws")
     return {
         "run_id": plan.run_id,
         "attempt": plan.attempt,
         "store": plan.store,
         "region": region,
         "secret": secret,
-        "refused": [*refused, *_unsupported(plan)],
-        "body": _body(plan, name, machine, secret_address(secret, region) if secret else None),
+        "refused": [*refused, *_unsupported(plan), *kept_out],
+        "body": body,
     }
 
 
@@ -280,12 +304,14 @@ def _image_problems(algorithm: Mapping[str, Any], region: str | None) -> Iterato
         return
     if algorithm.get("TrainingImageConfig"):  # a private registry, which the machines reach through the user's own network
         return
-    registry = registry_of(image)
+    registry, repository = registry_of(image), image.rpartition("@")[0]
+    if problem := problem_of("aws.repository", repository, ECR):
+        yield problem
     # A registry on loopback belongs to a simulation, in which machines are containers on this machine.
-    if registry is None and not is_loopback(image.partition("/")[0]):
+    elif registry is None and not is_loopback(image.partition("/")[0]):
         yield (
-            f"aws.repository: {image.partition('@')[0]} is not in Amazon ECR, the only registry that SageMaker pulls from by itself;"
-            " use one such as 123456789012.dkr.ecr.eu-west-1.amazonaws.com/cloud-train, or set aws.private_registry"
+            f"aws.repository: {repository} is not in Amazon ECR, the only registry that SageMaker pulls from by itself;"
+            f" use one such as {ECR.example}, or set aws.private_registry"
         )
     elif registry is not None and registry[1] != region:
         yield f"aws.repository: in {registry[1]}, but SageMaker pulls only from its own region (aws.region: {region})"

@@ -32,7 +32,7 @@ _GOING_ON = {
 }
 """A running job's secondary status → state."""
 
-_PROGRAM = re.compile(r"\s*AlgorithmError\b")
+_OF_THE_PROGRAM = re.compile(r"\s*AlgorithmError\b")
 """Begins the reasons that hold the program's own text, which says nothing about the platform."""
 _EXIT_CODE = re.compile(r"exit code: ?(-?\d+)\.?\s*$", re.IGNORECASE)
 """Ends the reason of a container that exited; before it, the program may have written anything."""
@@ -110,7 +110,7 @@ def failure(reason: str) -> Observation:
     code = int(found[1]) if found else None
     if code and (said := said_by(code)):  # a failed job did not succeed, even if its message has exit code 0
         return said if said is TAKEN else replace(said, message=f"{reason}; {said.message}")
-    if not _PROGRAM.match(reason):
+    if not _OF_THE_PROGRAM.match(reason):
         for pattern, cause, remedy in _FAILURES:
             if re.search(pattern, reason, re.IGNORECASE):
                 return ended(cause, f"{reason}; {remedy}" if remedy else reason)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from cloud_train.errors import MissingDependencyError, ProviderError
 from cloud_train.job.loopback import is_loopback
 from cloud_train.providers.azure.clouds import PUBLIC, AzureCloud, cloud_of
+from cloud_train.providers.cloud import repositories
 from cloud_train.providers.cloud.errors import (
     CloudError,
     ForbiddenError,
@@ -49,7 +50,6 @@ _BELONGING = {
     VAULT: (AZURE_VAULT, "azure.vault"),
 }
 """Kind of a token → the hosts that may receive it, and the setting that determines the URL."""
-_REGISTRY = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\.azurecr\.(?:io|cn|us)")
 POLICY = RetryPolicy(attempts=4, time_limit=None, first_wait=1.0, longest_wait=20.0, longest_retry_after=20.0)
 """The retries of a request."""
 _TIMEOUT_SECONDS = 30.0
@@ -89,7 +89,7 @@ class Answer:
 
 def is_registry(host: str) -> bool:
     """Whether ``host`` is the address of an Azure container registry, such as ``myregistry.azurecr.io``."""
-    return _REGISTRY.fullmatch(host) is not None
+    return repositories.AZURE.hosts.fullmatch(host) is not None
 
 
 def client(cloud: str | None = None) -> "Client":

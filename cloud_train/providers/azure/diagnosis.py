@@ -4,13 +4,16 @@ import base64
 import difflib
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cloud_train.errors import CloudTrainError, ProviderError
 from cloud_train.job.loopback import is_loopback
+from cloud_train.providers.azure import quota
 from cloud_train.providers.azure.client import API, VAULT, Client, client, is_registry
 from cloud_train.providers.azure.request import USER, checked_workspace_of
+from cloud_train.providers.azure.rules import LONGEST_DAYS
 from cloud_train.providers.base import Diagnosis
 from cloud_train.providers.cloud.errors import ForbiddenError
 from cloud_train.providers.cloud.provider import looked, unasked, wrong
@@ -23,11 +26,19 @@ _ACTIONS = (
     f"{_ML}/jobs/read",
     f"{_ML}/jobs/cancel/action",
     f"{_ML}/environments/versions/write",
+    f"{_ML}/environments/write",
+    f"{_ML}/environments/build/action",
+    f"{_ML}/environments/readSecrets/action",
+    f"{_ML}/metadata/artifacts/write",
 )
-"""Actions that a submission needs in the workspace."""
+"""Actions that a submission needs in the workspace; the last four are those of Microsoft's table for submitting any run
+(https://learn.microsoft.com/azure/machine-learning/how-to-assign-roles), which no request names.
+"""
 _DOCS = "see docs/clouds/azure.md"
 _LOCATIONS = "Microsoft.MachineLearningServices/locations"
 _ROLE = "docs/clouds/azure.md has a role with these: assign it to yourself on the workspace"
+_LONGEST_SECONDS = (LONGEST_DAYS + 7) * 24 * 3600
+"""No job lives longer, with a week to wait for its machines."""
 _PULL = "Microsoft.ContainerRegistry/registries/pull/read"
 _PUSH = "Microsoft.ContainerRegistry/registries/push/write"
 
@@ -57,6 +68,7 @@ def diagnose(settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnos
         yield looked("identity", lambda: _of_identity(azure, settings, place, workspace), _DOCS)
     if "repository" in settings:
         yield looked("registry", lambda: _of_registry(azure, str(settings["repository"])), _DOCS)
+        yield from _of_pulling(settings, workspace)
     if "vault" in settings:
         yield looked("vault", lambda: _of_vault(azure, str(settings["vault"])), _DOCS)
     if store is not None:
@@ -126,19 +138,24 @@ def _of_serverless(azure: Client, settings: Mapping[str, Any], place: Mapping[st
         return Diagnosis("machines", "error", f"{location} has no {machine}", remedy)
     counting = f"{_LOCATIONS}/usages/read"
     answer = azure.call("GET", f"{scope}/usages", f"show the quota in {location}", permission=counting, params=API)
-    family = str(size.get("family") or "")
-    quota = [each for each in answer.having("value")["value"] if _plain(family) in _plain(str((each.get("name") or {}).get("value") or ""))]
-    left = max((each["limit"] - each["currentValue"] for each in quota), default=None)
-    if left is None:
-        return Diagnosis("machines", "warning", f"{location} has {machine}; its quota ({family}) is unknown")
-    if left < size.get("vCPUs", 1):
-        remedy = "request more in the portal: Azure ML, Quota"
-        return Diagnosis("machines", "error", f"{machine} needs {size['vCPUs']} cores of {family}, but only {left} are left", remedy)
-    return Diagnosis("machines", "ok", f"{machine} in {location}: {left} cores of {family} are left")
+    return _of_quota(size, answer.having("value")["value"], location)
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.casefold()).removeprefix("standard").removesuffix("family")
+def _of_quota(size: Mapping[str, Any], usages: list[Mapping[str, Any]], location: str) -> Diagnosis:
+    """Whether a machine fits into what is left of the family's quota and of the region's; the pool of low-priority machines beside it."""
+    machine, cores, family = size["name"], int(size.get("vCPUs") or 1), str(size.get("family") or "")
+    dedicated, pool = quota.of_dedicated(usages, family), quota.of_low_priority(usages)
+    low = next((each.left for each in pool), None)
+    beside = "" if low is None else f"; for low-priority machines, {low} are left"
+    short = next((each for each in dedicated if each.left < cores), None)
+    if not dedicated:
+        return Diagnosis("machines", "warning", f"{location} has {machine}; its quota ({family}) is unknown{beside}")
+    if short is not None:
+        found = f"{machine} needs {cores} cores, but only {short.left} are left of '{short.name}'{beside}"
+        spot = ", or use low-priority machines (resources.spot)" if low is not None and low >= cores else ""
+        return Diagnosis("machines", "error", found, f"request more in the portal: Azure ML, Quota{spot}")
+    least = min(dedicated, key=lambda each: each.left)
+    return Diagnosis("machines", "ok", f"{machine} in {location}: {least.left} cores of '{least.name}' are left{beside}")
 
 
 def _of_identity(azure: Client, settings: Mapping[str, Any], place: Mapping[str, Any], workspace: Mapping[str, Any]) -> Diagnosis:
@@ -178,6 +195,20 @@ def _of_registry(azure: Client, repository: str) -> Diagnosis:
     return Diagnosis("registry", "ok", f"you may push to {repository}")
 
 
+def _of_pulling(settings: Mapping[str, Any], workspace: Mapping[str, Any]) -> Iterator[Diagnosis]:
+    """A warning if serverless machines would pull from another registry than the workspace's, which is reported to fail."""
+    host = str(settings["repository"]).partition("/")[0]
+    own = str((workspace.get("properties") or {}).get("containerRegistry") or "").rpartition("/")[2]
+    if "compute" not in settings and is_registry(host) and host.partition(".")[0].casefold() != own.casefold():
+        yield Diagnosis(
+            "image",
+            "warning",
+            f"{host} is not the workspace's own registry ({own or 'it has none'}); serverless machines are reported to be unable to pull"
+            " from it (azureml-examples#3463)",
+            "use the workspace's registry in azure.repository, attach this one to the workspace, or use a cluster (azure.compute)",
+        )
+
+
 def _claims(token: str) -> dict[str, Any]:
     """The claims of a JSON Web Token. The signature is not checked: only the registry relies on the token."""
     try:
@@ -189,9 +220,18 @@ def _claims(token: str) -> dict[str, Any]:
 
 
 def _of_vault(azure: Client, vault: str) -> Diagnosis:
+    """Whether the vault's secrets may be listed; a warning about those of jobs that must have ended long ago."""
     url, permission = f"{vault.rstrip('/')}/secrets", "Microsoft.KeyVault/vaults/secrets/readMetadata/action"
-    query = {"api-version": "7.4", "maxresults": "1"}
-    azure.call("GET", url, "list azure.vault", permission=permission, token=VAULT, params=query).having("value")
+    query = {"api-version": "7.4", "maxresults": "25"}
+    answer = azure.call("GET", url, "list azure.vault", permission=permission, token=VAULT, params=query).having("value")
+    before = time.time() - _LONGEST_SECONDS
+    old = [each for each in answer["value"] if (each.get("attributes") or {}).get("created", before) < before]
+    left = [name for each in old if (name := str(each.get("id")).rpartition("/")[2]).startswith("cloud-train-")]
+    if left:
+        kept = f"{vault} still has secrets of jobs that have ended, such as {left[0]}"
+        return Diagnosis(
+            "vault", "warning", kept, f"delete them with: az keyvault secret delete --id {vault.rstrip('/')}/secrets/{left[0]}"
+        )
     return Diagnosis("vault", "ok", vault)
 
 

@@ -47,7 +47,7 @@ def delete_secret_after_end(azure: Client, reference: Mapping[str, Any], within_
     """Delete the job's secret once the job has ended, because a restarted job reads it again. Returns False if it does not end in time."""
     deadline = time.monotonic() + within_seconds
     while (job := found(azure, reference)) is not None:
-        status = job["properties"].get("status", "")
+        status = job["properties"].get("status") or ""
         if is_over(status) or status == "Finalizing":
             break
         if time.monotonic() > deadline:

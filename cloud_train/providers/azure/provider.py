@@ -59,10 +59,10 @@ class AzureMlProvider(CloudProvider[Client]):
         """The attempt's job, by its id, if its tags contain the run id."""
         reference = jobs.reference_of(checked_workspace_of(settings), job_name(run_id, attempt), None)
         job = jobs.found(_client_for(reference), reference)
-        if job is None or job["properties"].get("tags", {}).get(RUN) != run_id:
+        if job is None or (job["properties"].get("tags") or {}).get(RUN) != run_id:
             return None
         secret = secret_of(settings, reference["job"])
-        if secret is not None and secret in job["properties"].get("command", ""):
+        if secret is not None and secret in (job["properties"].get("command") or ""):
             reference["secret"] = secret
         return Handle(run_id, attempt, self.name, store, reference)
 
@@ -77,7 +77,7 @@ class AzureMlProvider(CloudProvider[Client]):
                 raise
             except ProviderError:
                 job = jobs.found(azure, reference)
-                if job is not None and not is_over(job["properties"].get("status", "")):
+                if job is not None and not is_over(job["properties"].get("status") or ""):
                     raise
 
     def clean_up(self, handle: Handle) -> None:

@@ -15,6 +15,8 @@ from cloud_train.job import cloud_names as forms
 from cloud_train.providers.azure import rules
 from cloud_train.providers.azure.clouds import CLOUDS, PUBLIC, cloud_of, meant_location
 from cloud_train.providers.base import Request
+from cloud_train.providers.cloud.additions import with_additions
+from cloud_train.providers.cloud.repositories import AZURE, problem_of
 from cloud_train.providers.cloud.request import (
     ATTEMPT,
     ENVIRONMENT,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 _ENVIRONMENT = "cloud-train"
 USER = "user"
 """The setting ``identity`` for the identity of whoever submits the job."""
+_OWN = ("properties.jobType", "properties.displayName", "properties.tags", "properties.environmentId", "properties.command")
+"""Fields that the setting ``request`` may not change; tags have a setting of their own."""
 _NEEDED = ("subscription", "resource_group", "workspace", "repository")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,253}")
 _FORMS = {
@@ -48,6 +52,8 @@ _FORMS = {
     "vault": forms.VAULT_URL,
 }
 """Settings in a request → their required form."""
+_PLACEHOLDER = re.compile(r"^00000000-0000-0000-0000-000000000000$|//youraccount/|(?:^|//)your-(?:registry|vault)\.")
+"""The values in configs/azure.yaml that everyone has to replace."""
 _OF_ADDRESSES = {"location": forms.AZURE_LOCATION, "endpoint": forms.SERVICE_URL, "history_endpoint": forms.SERVICE_URL}
 
 
@@ -59,6 +65,8 @@ def request_of(plan: "Plan") -> Request:
     environment = f"{_ENVIRONMENT}/versions/{hashlib.sha256(image.encode()).hexdigest()[:32]}"
     secret = secret_of(settings, job) if plan.job.secrets else None
     machine, without = _machine(plan)
+    built = {"properties": _job(plan, f"{workspace['path']}/environments/{environment}", secret, machine)}
+    body, kept_out = with_additions(built, settings, _OWN, "azure")
     return {
         "run_id": plan.run_id,
         "attempt": plan.attempt,
@@ -66,11 +74,12 @@ def request_of(plan: "Plan") -> Request:
         "spot": plan.job.resources.spot,
         "settings": {name: settings[name] for name in (*_NEEDED, *_FORMS, "cloud", "location") if name in settings},
         **({"refused": without} if without else {}),
+        **({"kept_out": kept_out} if kept_out else {}),
         "workspace": workspace,
         "secrets": list(plan.job.secrets),
         "secret": secret,
         "environment": {"id": environment, "body": {"properties": {"image": image, "osType": "Linux"}}},
-        "job": {"id": job, "body": {"properties": _job(plan, f"{workspace['path']}/environments/{environment}", secret, machine)}},
+        "job": {"id": job, "body": body},
     }
 
 
@@ -98,6 +107,7 @@ def problems_of(request: Request) -> Iterator[str]:
     for name in _NEEDED:
         if name not in settings:
             yield f"azure.{name}: not set; set it in the config file (docs/clouds/azure.md shows how to create one)"
+    yield from _placeholders({**settings, "store": request["store"]})
     yield from form_problems({**settings, "endpoint": request["workspace"]["endpoint"]})
     if request["workspace"]["history"] is not None and not forms.has_form(forms.SERVICE_URL, request["workspace"]["history"]):
         yield f"azure.location: {request['workspace']['history']!r} is not a valid run history URL; correct it or azure.history_endpoint"
@@ -107,13 +117,22 @@ def problems_of(request: Request) -> Iterator[str]:
     yield from _body_problems(request)
 
 
+def _placeholders(values: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        if _PLACEHOLDER.search(str(value)):
+            setting = name if name == "store" else f"azure.{name}"
+            yield f"{setting}: {value!r} is a placeholder; replace it with your own"
+
+
 def form_problems(settings: Mapping[str, Any]) -> Iterator[str]:
     """Malformed settings that would become part of a URL."""
-    for name, form in {**_FORMS, **_OF_ADDRESSES, "repository": forms.REPOSITORY}.items():
+    for name, form in {**_FORMS, **_OF_ADDRESSES}.items():
         value = settings.get(name)
         if value is not None and not forms.has_form(form, value):
             near = _similar(str(value)) if name == "machine" else ""
             yield f"azure.{name}: {value!r} is not {forms.EXPECTED[form]}{near}"
+    if settings.get("repository") is not None and (problem := problem_of("azure.repository", str(settings["repository"]), AZURE)):
+        yield problem
     if (cloud := settings.get("cloud")) is not None and cloud not in CLOUDS:
         yield f"azure.cloud: {cloud!r} is not one of {', '.join(CLOUDS)}"
     if (meant := meant_location(str(settings.get("location")))) is not None:
@@ -132,6 +151,7 @@ def _contradictions(request: Request) -> Iterator[str]:
     settings = request["settings"]
     if "refused" in request:
         yield request["refused"]
+    yield from request.get("kept_out", ())
     if "compute" in settings and "machine" in settings:
         yield f"azure.machine: the cluster {settings['compute']!r} has its own machines; leave out azure.machine or azure.compute"
     if "instance_type" in settings and "compute" not in settings:

@@ -20,10 +20,11 @@ _EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")
 _WORKSPACE = r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.MachineLearningServices/workspaces/[^/]+"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,254}"
 _ENVIRONMENT = re.compile(
-    rf"{_WORKSPACE}/environments/{_NAME}/versions/[^/\s]+|azureml://registries/[^/\s]+/environments/{_NAME}/(?:versions|labels)/[^/\s]+",
+    rf"(?:azureml:)?{_WORKSPACE}/environments/{_NAME}/versions/[^/\s]+|azureml:[A-Za-z0-9][\w.-]{{0,254}}:[^/:\s]+"
+    rf"|azureml://registries/[^/\s]+/environments/{_NAME}/(?:versions|labels)/[^/\s]+",
     re.IGNORECASE,
 )
-"""An ARM resource ID (mfe.json); names as in Azure's message in MicrosoftDocs/azure-docs#83465."""
+"""An ARM resource ID (mfe.json), or Azure ML's short form, which a recorded exchange of azure-ai-ml has (Azure/azure-sdk-assets)."""
 _COMPUTE = re.compile(rf"{_WORKSPACE}/computes/[A-Za-z][A-Za-z0-9-]+", re.IGNORECASE)
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9.:-]*(?:/[a-z0-9._-]+)+(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?")
 _MOST_TAGS = 50
@@ -77,7 +78,7 @@ def _machine_problems(job: Mapping[str, Any], has_machine: bool) -> Iterator[str
     if distribution.get("processCountPerInstance", 1) < 1:
         yield f"job.properties.distribution.processCountPerInstance: {distribution['processCountPerInstance']} is less than 1"
     if compute is None and has_machine and not resources.get("instanceType"):
-        yield "job.properties.resources.instanceType: is missing, and needed without a cluster"
+        yield "job.properties.resources.instanceType: is missing, so that Azure ML would choose a machine of its own"
     if compute is not None and not _COMPUTE.fullmatch(compute):
         yield f"job.properties.computeId: {compute!r} is not the ID of a workspace's cluster"
     if compute is not None and "queueSettings" in job:

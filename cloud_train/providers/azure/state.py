@@ -69,7 +69,7 @@ def is_over(status: str) -> bool:
 
 def observed(job: Mapping[str, Any], details: Mapping[str, Any] | None = None) -> Observation:
     """The state of the attempt: ``job`` is the resource manager's response, ``details`` the run history's, which an ended job needs."""
-    status = str(job.get("properties", {}).get("status") or "Unknown")
+    status = str((job.get("properties") or {}).get("status") or "Unknown")
     if status in _LIVING:
         state, message = _LIVING[status]
         return Observation(state, None, message)

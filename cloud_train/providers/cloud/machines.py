@@ -48,7 +48,7 @@ class Machine:
     def lacks(self, resources: Resources) -> list[str]:
         """What these resources ask for and the machine does not have, in words."""
         wanted, lacking = resources.accelerator, []
-        if wanted is not None and (wanted.kind.upper() != (self.accelerator or "").upper() or wanted.count > self.accelerators):
+        if wanted is not None and (_plain(wanted.kind) != _plain(self.accelerator or "") or wanted.count > self.accelerators):
             lacking.append(f"it has {self.shown_accelerators}, but resources.accelerator asks for {wanted.count} × {wanted.kind}")
         if resources.cpus is not None and resources.cpus > self.cpus:
             lacking.append(f"it has {self.cpus} cpus, but resources.cpus asks for {resources.cpus}")
@@ -131,16 +131,21 @@ def similar(cloud: str, name: str) -> list[str]:
 def _explained(cloud: str, table: tuple[Machine, ...], resources: Resources) -> str:
     wanted = resources.accelerator
     kinds = sorted({machine.accelerator for machine in table if machine.accelerator})
-    if wanted is not None and (family := _UNSUPPORTED.get(wanted.kind.upper().partition("-")[0])):
+    if wanted is not None and (family := _UNSUPPORTED.get(_plain(wanted.kind).partition("-")[0])):
         return f"resources.accelerator: {wanted.kind} is not supported: {family}; {cloud} has {', '.join(kinds)}"
-    if wanted is not None and wanted.kind.upper() not in (kind.upper() for kind in kinds):
-        close = difflib.get_close_matches(wanted.kind.upper(), kinds, 1)
+    if wanted is not None and _plain(wanted.kind) not in map(_plain, kinds):
+        close = difflib.get_close_matches(_plain(wanted.kind), kinds, 1)
         meant = f"; did you mean {close[0]}?" if close else ""
         return f"resources.accelerator: {cloud} has no known machine with {wanted.kind}; it has {', '.join(kinds)}{meant}"
-    same = [machine for machine in table if (machine.accelerator or "").upper() == (wanted.kind.upper() if wanted else "")]
+    same = [machine for machine in table if _plain(machine.accelerator or "") == _plain(wanted.kind if wanted else "")]
     largest = max(same, key=lambda machine: (machine.accelerators, machine.cpus, machine.memory_bytes))
     accelerators = f", {largest.accelerators} {largest.accelerator}" if largest.accelerator else ""
     return (
         f"resources: no known {cloud} machine is large enough; the largest is {largest.name} with {largest.cpus} cpus,"
         f" {largest.memory_bytes / 2**30:,.0f}GiB{accelerators}. Set {cloud}.machine to use another one"
     )
+
+
+def _plain(kind: str) -> str:
+    """A kind of accelerator as it is compared: clouds write ``RTX_PRO_6000`` or ``rtx-pro-6000``, and put NVIDIA before it."""
+    return kind.upper().replace("_", "-").removeprefix("NVIDIA-").removeprefix("TESLA-")

@@ -6,14 +6,16 @@ Google's own chain (Application Default Credentials).
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Self
 
 from cloud_train.errors import MissingDependencyError, ProviderError
-from cloud_train.providers.cloud.errors import PROXY_HINT, CloudError, RefusedError, UnansweredError, retried
+from cloud_train.providers.cloud.errors import PROXY_HINT, CloudError, ForbiddenError, RefusedError, UnansweredError, retried
 from cloud_train.providers.gcp.errors import LOGIN, refusal_of
 from cloud_train.providers.gcp.request import place_of, service_url
 from cloud_train.retry import RetryPolicy
+from cloud_train.storage.gcs_account import signed_session, storage_client
 from cloud_train.storage.trusted_hosts import check_google
 
 INSTALL = "pip install 'cloud-train[gcp]'"
@@ -21,6 +23,8 @@ SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 TIMEOUTS = (10.0, 60.0)
 """Seconds to connect, and to wait for a response."""
 
+BUCKET_PERMISSIONS = ("storage.objects.create", "storage.objects.delete", "storage.objects.get", "storage.objects.list")
+"""What a store needs on its bucket."""
 _PATH = re.compile(r"[A-Za-z0-9._~:/%@-]+")
 """The path of a request; its query is passed separately."""
 _SHOWN_CHARACTERS = 600
@@ -110,11 +114,40 @@ class Google:
             raise UnansweredError(f"unexpected response from {url}: not JSON", PROXY_HINT)
         return document
 
+    def bucket(self, name: str) -> tuple[Any, list[str]]:
+        """google-cloud-storage's ``Bucket``, described if that is permitted, and those of ``BUCKET_PERMISSIONS`` that are granted.
+
+        ``location`` and the rest of the description are None if reading it is not permitted.
+        """
+        from google.api_core.exceptions import GoogleAPICallError
+        from google.auth.exceptions import GoogleAuthError
+        from requests.exceptions import RequestException
+
+        url = self._url("storage", "").rstrip("/")
+        with signed_session(self.credentials, url) as session:
+            bucket = storage_client(self.credentials, url, session).bucket(name)
+
+            def asked(ask: Callable[[], Any]) -> Any:
+                try:
+                    return ask()
+                except GoogleAuthError as error:
+                    raise no_token(error) from error
+                except RequestException as error:
+                    raise self._no_answer(url, "storage", error) from error
+                except GoogleAPICallError as error:
+                    answer: Any = error.response
+                    raise refusal_of("storage", answer.status_code, _json_of(answer) or {}, str(answer.reason), self._settings) from error
+
+            with suppress(ForbiddenError):  # roles/storage.objectUser alone does not allow it
+                retried(self.policy, lambda: asked(lambda: bucket.reload(retry=None)))
+            granted = retried(self.policy, lambda: asked(lambda: bucket.test_iam_permissions(list(BUCKET_PERMISSIONS), retry=None)))
+        return bucket, list(granted)
+
     def _url(self, service: str, path: str) -> str:
         """The URL of a request, after a check that the credentials may be sent there."""
         try:
             url = f"{service_url(self._settings, service)}/{path}"
-            if not _PATH.fullmatch(path):
+            if path and not _PATH.fullmatch(path):
                 raise ProviderError(f"invalid path of a Google Cloud resource: {path!r}", hint="correct the settings of gcp")
             check_google(url, self.credentials, "gcp.endpoint")
         except ProviderError as error:

@@ -5,10 +5,11 @@ from typing import Any
 from urllib.parse import quote
 
 from cloud_train.errors import CloudTrainError
-from cloud_train.providers.base import Diagnosis
+from cloud_train.providers.base import Diagnosis, Request
 from cloud_train.providers.cloud.errors import ForbiddenError, MissingError
 from cloud_train.providers.cloud.provider import unasked, wrong
-from cloud_train.providers.gcp.client import Google
+from cloud_train.providers.gcp.client import BUCKET_PERMISSIONS, Google
+from cloud_train.providers.gcp.errors import QUOTAS
 from cloud_train.providers.gcp.registry import exists, is_google, login
 from cloud_train.storage.registry import bucket_and_prefix, scheme_of
 
@@ -25,10 +26,9 @@ _SUBMITTING = (
 """The permissions that a submitter needs in the project; docs/clouds/gcp.md has a role with them."""
 _FOR_SECRETS = "secretmanager."
 _ACT_AS = "iam.serviceAccounts.actAs"
-_BUCKET = ("storage.objects.create", "storage.objects.delete", "storage.objects.get", "storage.objects.list")
 _CPUS = "custom_model_training_cpus"
 _ROLES = "docs/clouds/gcp.md has the roles"
-_ONLY_LOOKED_AT = ("permissions", "gcp.service_account", "quota")
+_ONLY_LOOKED_AT = ("permissions", "gcp.service_account", "quota", "quota of the job")
 """Checks that need an API or a permission that a submission does not need."""
 
 
@@ -51,6 +51,20 @@ def diagnoses(connect: Callable[[], Google], settings: Mapping[str, Any], store:
             yield _asked("bucket", lambda google, settings: _bucket(google, settings, store), google, settings)
         yield _asked("gcp.repository", _repository, google, settings)
         yield _asked("quota", _quota, google, settings)
+
+
+def diagnose_job(connect: Callable[[], Google], request: Request) -> Iterator[Diagnosis]:
+    """The quota for the accelerators of a job's machines, spot or not, times its nodes."""
+    settings, body = request["settings"], request["body"]
+    if not body["jobSpec"]["workerPoolSpecs"][0]["machineSpec"].get("acceleratorType") or body["jobSpec"].get("persistentResourceId"):
+        return
+    try:
+        google = connect()
+    except CloudTrainError as error:
+        yield wrong("quota of the job", error)
+        return
+    with google:
+        yield _asked("quota of the job", lambda google, settings: _quota_of_job(google, settings, body), google, settings)
 
 
 def _asked(
@@ -99,28 +113,25 @@ def _account(google: Google, settings: Mapping[str, Any]) -> tuple[str, str, str
 
 
 def _bucket(google: Google, settings: Mapping[str, Any], store: str) -> tuple[str, str, str]:
-    bucket = bucket_and_prefix(store)[0].removeprefix("gs://")
+    name = bucket_and_prefix(store)[0].removeprefix("gs://")
     region = str(settings["region"])
-    place: str | None = None
     try:
-        place = str(google.call("GET", "storage", f"storage/v1/b/{bucket}", query={"fields": "location"}).get("location", "")).lower()
+        bucket, granted = google.bucket(name)
     except MissingError:
-        return (
-            "error",
-            f"the bucket gs://{bucket} does not exist",
-            f"create it with: gcloud storage buckets create gs://{bucket} --location={region}",
-        )
-    except ForbiddenError:
-        pass  # roles/storage.objectUser alone does not allow reading the location
-    answer = google.call("GET", "storage", f"storage/v1/b/{bucket}/iam/testPermissions", query={"permissions": list(_BUCKET)})
-    missing = [name for name in _BUCKET if name not in answer.get("permissions", ())]
+        how = f"create it with: gcloud storage buckets create gs://{name} --location={region} --soft-delete-duration=0"
+        return "error", f"the bucket gs://{name} does not exist", how
+    missing = [permission for permission in BUCKET_PERMISSIONS if permission not in granted]
     if missing:
-        return "error", f"missing on gs://{bucket}: {', '.join(missing)}", "roles/storage.objectUser on the bucket includes them"
-    if place is None:
-        return "ok", f"gs://{bucket} (the credentials may not read its location)", ""
+        return "error", f"missing on gs://{name}: {', '.join(missing)}", "roles/storage.objectUser on the bucket includes them"
+    if bucket.location is None:
+        return "ok", f"gs://{name} (the credentials may not read its location)", ""
+    place = str(bucket.location).lower()
     if place not in (region, region.partition("-")[0], {"europe": "eu"}.get(region.partition("-")[0])):
-        return "warning", f"gs://{bucket} is in {place}, but the jobs run in {region}: traffic between them is slow and costs money", ""
-    return "ok", f"gs://{bucket} in {place}", ""
+        return "warning", f"gs://{name} is in {place}, but the jobs run in {region}: traffic between them is slow and costs money", ""
+    if kept := int(bucket.soft_delete_policy.retention_duration_seconds or 0):
+        what = f"gs://{name} keeps deleted objects for {kept / 86400:g} days (soft delete): pruned checkpoints are billed for that long"
+        return "warning", what, f"turn it off with: gcloud storage buckets update gs://{name} --soft-delete-duration=0"
+    return "ok", f"gs://{name} in {place}", ""
 
 
 def _repository(google: Google, settings: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -137,18 +148,46 @@ def _repository(google: Google, settings: Mapping[str, Any]) -> tuple[str, str, 
 
 
 def _quota(google: Google, settings: Mapping[str, Any]) -> tuple[str, str, str]:
-    metric = quote(f"aiplatform.googleapis.com/{_CPUS}", safe="")
-    path = f"v1beta1/projects/{settings['project']}/services/aiplatform.googleapis.com/consumerQuotaMetrics/{metric}"
-    region = settings["region"]
-    answer = google.call("GET", "serviceusage", path)
-    buckets = [bucket for limit in answer.get("consumerQuotaLimits", ()) for bucket in limit.get("quotaBuckets", ())]
-    limits = [int(each["effectiveLimit"]) for each in buckets if each.get("dimensions", {}).get("region") in (region, None)]
-    if not limits:
+    limit, region = _limit(google, settings, _CPUS), settings["region"]
+    if limit is None:
         return "warning", f"Google reports no quota for {_CPUS} in {region}", ""
-    limit = limits[-1]
     if limit == 0:
-        return "error", f"{_CPUS} is 0 in {region}", "request more at https://console.cloud.google.com/iam-admin/quotas"
+        return "error", f"{_CPUS} is 0 in {region}", f"request more at {QUOTAS}"
     return "ok", f"{_CPUS}: {'no limit' if limit < 0 else limit} in {region}", ""
+
+
+def _quota_of_job(google: Google, settings: Mapping[str, Any], body: Mapping[str, Any]) -> tuple[str, str, str]:
+    pools = body["jobSpec"]["workerPoolSpecs"]
+    machine, nodes = pools[0]["machineSpec"], sum(int(pool["replicaCount"]) for pool in pools)
+    # Flex-start takes the quota of spot capacity: https://cloud.google.com/vertex-ai/docs/training/schedule-jobs-dws
+    is_spot = body["jobSpec"]["scheduling"]["strategy"] in ("SPOT", "FLEX_START")
+    metric = f"custom_model_training_{'preemptible_' if is_spot else ''}{_quota_name(machine['acceleratorType'])}_gpus"
+    needed, region = machine["acceleratorCount"] * nodes, settings["region"]
+    limit = _limit(google, settings, metric)
+    if limit is None:
+        return "warning", f"Google reports no quota for {metric} in {region}; the job needs {needed}", f"see {QUOTAS}"
+    if 0 <= limit < needed:
+        return "error", f"{metric} is {limit} in {region}, but the job needs {needed}", f"request more at {QUOTAS}"
+    return "ok", f"{metric}: {'no limit' if limit < 0 else limit} in {region}; the job needs {needed}", ""
+
+
+def _quota_name(accelerator: str) -> str:
+    """The part of a quota's name for ``acceleratorType``: ``nvidia_t4`` for NVIDIA_TESLA_T4, ``nvidia_h100`` for NVIDIA_H100_80GB."""
+    name = accelerator.lower().replace("tesla_", "")
+    return name.removesuffix("_141gb") if "h200" in name else name.removesuffix("_80gb") if "h100" in name else name
+
+
+def _limit(google: Google, settings: Mapping[str, Any], name: str) -> int | None:
+    """The limit in the job's region of the quota with exactly this name; negative for no limit, None if Google has no such quota."""
+    metric = quote(f"aiplatform.googleapis.com/{name}", safe="")
+    path = f"v1beta1/projects/{settings['project']}/services/aiplatform.googleapis.com/consumerQuotaMetrics/{metric}"
+    try:
+        answer = google.call("GET", "serviceusage", path)
+    except MissingError:
+        return None
+    buckets = [bucket for limit in answer.get("consumerQuotaLimits", ()) for bucket in limit.get("quotaBuckets", ())]
+    limits = [int(each["effectiveLimit"]) for each in buckets if each.get("dimensions", {}).get("region") in (settings["region"], None)]
+    return limits[-1] if limits else None
 
 
 def _missing(google: Google, service: str, resource: str, permissions: tuple[str, ...]) -> list[str]:

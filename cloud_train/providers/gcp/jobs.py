@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -12,11 +13,13 @@ from cloud_train.providers.base import Request
 from cloud_train.providers.cloud.errors import CloudError, ExistsError, MissingError, RefusedError, ThrottledError, with_field
 from cloud_train.providers.cloud.request import RUN
 from cloud_train.providers.gcp.client import Google
-from cloud_train.providers.gcp.request import CLOUD, labels_of
+from cloud_train.providers.gcp.machines import CLOUD
+from cloud_train.providers.gcp.request import labels_of
 
 Job = Mapping[str, Any]
 """A CustomJob, as returned by Vertex AI."""
 
+_NAME = re.compile(r"projects/(?P<project>[a-z0-9:.-]+)/locations/(?P<region>[a-z0-9-]+)/customJobs/(?P<job>[0-9]+)")
 _LOOKS = 3
 _LONGEST_PAUSE_SECONDS = 2.0
 """How often to look for a job that may not be listed yet, and the pause in between."""
@@ -89,6 +92,14 @@ def cancel(google: Google, name: str) -> None:
     except RefusedError as error:
         if error.status not in (_REFUSED, _NOT_FOUND):
             raise
+
+
+def console_url(name: str) -> str | None:
+    """The page of the job of this name in Google's console, as google-cloud-aiplatform links it; None for a name of another form."""
+    named = _NAME.fullmatch(name)
+    if named is None:
+        return None
+    return f"https://console.cloud.google.com/ai/platform/locations/{named['region']}/training/{named['job']}?project={named['project']}"
 
 
 def has_secrets(job: Job) -> bool:

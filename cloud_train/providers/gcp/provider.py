@@ -17,10 +17,12 @@ from cloud_train.providers.cloud.errors import CloudError, MissingError
 from cloud_train.providers.cloud.provider import CloudProvider, cloud_capabilities, create_once, is_young
 from cloud_train.providers.gcp import jobs
 from cloud_train.providers.gcp.client import POLICY, TIMEOUTS, Google, credentials_of
-from cloud_train.providers.gcp.diagnosis import diagnoses
+from cloud_train.providers.gcp.diagnosis import diagnose_job, diagnoses
 from cloud_train.providers.gcp.logs import read
+from cloud_train.providers.gcp.machines import CLOUD
 from cloud_train.providers.gcp.registry import is_google, login, prepare
-from cloud_train.providers.gcp.request import CLOUD, place_of, problems_of, request_of, secret_name
+from cloud_train.providers.gcp.request import place_of, request_of, secret_name
+from cloud_train.providers.gcp.rules import problems_of
 from cloud_train.providers.gcp.state import DELETED, NOT_YET, observation_of
 from cloud_train.retry import RetryPolicy
 
@@ -89,9 +91,18 @@ class VertexProvider(CloudProvider[Google]):
                 prepare(google, repository)
         return login(self._credentials[settings.get("project")])
 
+    def console_url(self, about: Handle | Request) -> str | None:
+        """The job's page in Google's console; None for a request, because Vertex AI chooses the job's name."""
+        return jobs.console_url(about.reference["job"]) if isinstance(about, Handle) else None
+
     def diagnose(self, settings: Mapping[str, Any], store: str | None) -> Iterator[Diagnosis]:
         """Check credentials, APIs, permissions, service account, bucket, repository and quota."""
         return diagnoses(lambda: self._google(settings), settings, store)
+
+    def diagnose_job(self, plan: "Plan") -> Iterator[Diagnosis]:
+        """Check the quota for the accelerators of the job's machines, on demand or spot, times its nodes."""
+        request = self.render(plan)
+        return diagnose_job(lambda: self._google(request["settings"]), request)
 
     def _client(self, about: Mapping[str, Any]) -> Google:
         return self._google(about.get("settings", about))

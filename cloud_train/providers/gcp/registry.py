@@ -11,19 +11,19 @@ from typing import Any
 from cloud_train.errors import ProviderError
 from cloud_train.job.cloud_names import REPOSITORY, has_form
 from cloud_train.providers.cloud.errors import ExistsError, MissingError
+from cloud_train.providers.cloud.repositories import GOOGLE
 from cloud_train.providers.gcp.client import Google, no_token
 
 _USER = "oauth2accesstoken"  # https://cloud.google.com/artifact-registry/docs/docker/authentication#token
 _PART = r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?"
 _NAME = re.compile(rf"(?P<location>[a-z0-9-]+)-docker\.pkg\.dev/(?P<project>{_PART})/(?P<repository>{_PART})(?:/{_PART})+")
-_HOST = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*-docker\.pkg\.dev|(?:(?:us|eu|asia)\.)?gcr\.io")
 _LOOKS = 30
 _PACE_SECONDS = 2.0
 
 
 def is_google(repository: str) -> bool:
     """Whether the repository is in one of Google's registries. Raises ProviderError for a registry without a repository."""
-    if _HOST.fullmatch(repository.partition("/")[0]) is None:
+    if GOOGLE.hosts.fullmatch(repository.partition("/")[0]) is None:
         return False
     if not has_form(REPOSITORY, repository):
         raise _not_an_image(repository)

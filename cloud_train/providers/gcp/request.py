@@ -1,7 +1,6 @@
-"""Builds Vertex AI's custom job from a plan, with Vertex AI's field names, and validates it. Pure.
+"""Builds Vertex AI's custom job from a plan, with Vertex AI's field names. Pure; ``rules`` validates it, ``machines`` chooses the machine.
 
-Reference: https://cloud.google.com/vertex-ai/docs/reference/rest/v1/projects.locations.customJobs. The shape is checked against Google's
-discovery document (``data/gcp.requests.json``). Rules that Google documents only in prose are here.
+Reference: https://cloud.google.com/vertex-ai/docs/reference/rest/v1/projects.locations.customJobs.
 """
 
 import math
@@ -12,42 +11,33 @@ from typing import TYPE_CHECKING, Any
 from cloud_train.errors import ProviderError
 from cloud_train.job import cloud_names as forms
 from cloud_train.providers.base import Request
+from cloud_train.providers.cloud.additions import with_additions
 from cloud_train.providers.cloud.request import ATTEMPT, ENVIRONMENT, NOT_BUILT, RUN, image_of, job_name, whole_seconds, worker_command
-from cloud_train.providers.cloud.request import problems_of as shape_problems_of
+from cloud_train.providers.gcp.machines import default_disk_type, specification_of
 from cloud_train.run.states import Cause
 
 if TYPE_CHECKING:
-    from cloud_train.providers.cloud.machines import Machine
     from cloud_train.run.plan import Plan
 
-CLOUD = "gcp"
 ENDPOINT = "https://{service}.googleapis.com"
 
+_OWN = (
+    "displayName",
+    "labels",
+    *(
+        f"jobSpec.workerPoolSpecs.{field}"
+        for field in ("containerSpec.imageUri", "containerSpec.command", "containerSpec.args", "replicaCount")
+    ),
+)
+"""Fields that the setting ``request`` may not change; labels have a setting of their own."""
 _ENTRYPOINT_WORDS = 3
 """How many words of the worker's command replace the image's entrypoint; the others are its arguments."""
-_DISK_GIGABYTES = 100
-_MOST_DISK_GIGABYTES = 64_000
-_ACCELERATORS = {
-    "T4": "NVIDIA_TESLA_T4",
-    "P100": "NVIDIA_TESLA_P100",
-    "V100": "NVIDIA_TESLA_V100",
-    "L4": "NVIDIA_L4",
-    "A100": "NVIDIA_TESLA_A100",
-    "A100-80GB": "NVIDIA_A100_80GB",
-    "H100": "NVIDIA_H100_80GB",
-    "H100-MEGA": "NVIDIA_H100_MEGA_80GB",
-    "H200": "NVIDIA_H200_141GB",
-    "B200": "NVIDIA_B200",
-}
-_MACHINE = re.compile(r"[a-z]+[0-9]+[a-z]*-(standard|highmem|highcpu|highgpu|megagpu|ultragpu|edgegpu|megamem|ultramem)-[0-9]+[a-z]*")
-_ONLY_SPOT = re.compile(r"a3-highgpu-[124]g")
+LEAST_DISK_GIGABYTES = 100
+STORE_ENDPOINT = "API_ENDPOINT_OVERRIDE"
+"""google-cloud-storage's variable for the store's endpoint."""
+ANY_RESERVATION = "any"
+_FLEX_SECONDS = 7 * 86400
 _SERVICE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
-_LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_MOST_LABELS = 64
-_MOST_VARIABLES = 100
-_MOST_NAME_CHARACTERS = 128
 
 
 def labels_of(run_id: str, attempt: int) -> dict[str, str]:
@@ -84,27 +74,44 @@ def place_of(settings: Mapping[str, Any]) -> tuple[str, str]:
 def request_of(plan: "Plan") -> Request:
     """The custom job and the values needed to send it: its destination, and the name of the secret with the job's secrets."""
     settings, name = plan.provider_settings, job_name(plan.run_id, plan.attempt)
-    kept = {key: settings.get(key) for key in ("project", "region", "repository", "endpoint")}
+    kept = {key: settings.get(key) for key in ("project", "region", "repository", "platform", "endpoint")}
     secret = secret_name(plan.run_id, plan.attempt) if plan.job.secrets else None
-    machine, problem = _machine_of(plan)
+    machine, problems = specification_of(plan)
+    built = {
+        "displayName": name,
+        "labels": {**settings.get("labels", {}), **labels_of(plan.run_id, plan.attempt)},
+        **({"encryptionSpec": {"kmsKeyName": settings["kms_key"]}} if settings.get("kms_key") else {}),
+        "jobSpec": {
+            "workerPoolSpecs": _pools(plan, machine, secret),
+            "scheduling": _scheduling(plan),
+            **_options(settings),
+        },
+    }
+    body, kept_out = with_additions(built, settings, _OWN, "gcp")
     return {
         "run_id": plan.run_id,
         "attempt": plan.attempt,
         "store": plan.store,
         "settings": {**kept, "endpoint": settings.get("endpoint") or ENDPOINT},
         "secret": secret,
-        "machine_problem": problem,
-        "body": {
-            "displayName": name,
-            "labels": {**settings.get("labels", {}), **labels_of(plan.run_id, plan.attempt)},
-            "jobSpec": {
-                "workerPoolSpecs": _pools(plan, machine, secret),
-                "scheduling": _scheduling(plan),
-                **({"serviceAccount": settings["service_account"]} if settings.get("service_account") else {}),
-                **({"network": settings["network"]} if settings.get("network") else {}),
-            },
-        },
+        "problems": [*problems, *_contradictions(plan), *kept_out],
+        "body": body,
     }
+
+
+def _options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The optional fields of the job's specification."""
+    output, attachment = settings.get("base_output_directory"), settings.get("network_attachment")
+    fields = {
+        "serviceAccount": settings.get("service_account"),
+        "network": settings.get("network"),
+        "pscInterfaceConfig": attachment and {"networkAttachment": attachment},
+        "persistentResourceId": settings.get("persistent_resource"),
+        "enableWebAccess": settings.get("web_access"),
+        "tensorboard": settings.get("tensorboard"),
+        "baseOutputDirectory": output and {"outputUriPrefix": output},
+    }
+    return {name: value for name, value in fields.items() if value}
 
 
 def _pools(plan: "Plan", machine: dict[str, Any], secret: str | None) -> list[dict[str, Any]]:
@@ -112,13 +119,13 @@ def _pools(plan: "Plan", machine: dict[str, Any], secret: str | None) -> list[di
     place = secret and _secret_place(plan.provider_settings, secret)
     command = worker_command(plan, "vertex", place)
     pool = {
-        "machineSpec": machine,
-        "diskSpec": _disk(plan.provider_settings),
+        "machineSpec": {**machine, **_reservation(plan.provider_settings)},
+        "diskSpec": _disk(plan.provider_settings, machine.get("machineType", "")),
         "containerSpec": {
             "imageUri": image_of(plan) or f"@{NOT_BUILT}",
             "command": command[:_ENTRYPOINT_WORDS],
             "args": command[_ENTRYPOINT_WORDS:],
-            "env": [{"name": key, "value": value} for key, value in ENVIRONMENT.items()],
+            "env": [{"name": key, "value": value} for key, value in _variables(plan.provider_settings).items()],
         },
     }
     nodes = plan.job.resources.nodes
@@ -133,12 +140,30 @@ def _secret_place(settings: Mapping[str, Any], secret: str) -> str:
     return f"gcp-secret:{name}" if url == service_url({}, "secretmanager") else f"gcp-secret:{url}/v1/{name}"
 
 
-def _disk(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _variables(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The worker's environment: behind a private endpoint, it reaches the store there too."""
+    endpoint = settings.get("endpoint") or ENDPOINT
+    if endpoint == ENDPOINT or not forms.has_form(forms.SERVICE_TEMPLATE, endpoint):
+        return ENVIRONMENT
+    return {**ENVIRONMENT, STORE_ENDPOINT: service_url(settings, "storage")}
+
+
+def _reservation(settings: Mapping[str, Any]) -> dict[str, Any]:
+    name = settings.get("reservation")
+    if not name:
+        return {}
+    if name == ANY_RESERVATION:
+        return {"reservationAffinity": {"reservationAffinityType": "ANY_RESERVATION"}}
+    specific = {"reservationAffinityType": "SPECIFIC_RESERVATION", "key": "compute.googleapis.com/reservation-name", "values": [name]}
+    return {"reservationAffinity": specific}
+
+
+def _disk(settings: Mapping[str, Any], machine: str) -> dict[str, Any]:
     from cloud_train.spec.types import ByteSize  # imports pydantic, which observing runs does without
 
-    disk = settings.get("disk")
-    gigabytes = math.ceil(ByteSize.parse(disk).bytes / 10**9) if disk else _DISK_GIGABYTES
-    return {"bootDiskSizeGb": gigabytes, **({"bootDiskType": settings["disk_type"]} if settings.get("disk_type") else {})}
+    disk, kind = settings.get("disk"), settings.get("disk_type") or default_disk_type(machine)
+    gigabytes = math.ceil(ByteSize.parse(disk).bytes / 10**9) if disk else LEAST_DISK_GIGABYTES
+    return {"bootDiskSizeGb": gigabytes, **({"bootDiskType": kind} if kind else {})}
 
 
 def _scheduling(plan: "Plan") -> dict[str, Any]:
@@ -147,140 +172,38 @@ def _scheduling(plan: "Plan") -> dict[str, Any]:
     A worker that exits with another status than 0 is restarted in any case, so workers exit with 0 once the run has ended
     (``worker.platforms``).
     """
-    restarts = plan.program.retries(Cause.PREEMPTED, 1)
+    restarts, settings = plan.program.retries(Cause.PREEMPTED, 1), plan.provider_settings
+    wait = settings.get("max_wait")
     return {
         "timeout": f"{whole_seconds(plan)}s",
-        "strategy": "SPOT" if plan.job.resources.spot else "STANDARD",
+        "strategy": "FLEX_START" if settings.get("flex_start") else "SPOT" if plan.job.resources.spot else "STANDARD",
+        **({"maxWaitDuration": _seconds(wait)} if wait is not None else {}),
         "disableRetries": not restarts,
         "restartJobOnWorkerRestart": restarts and plan.job.resources.nodes > 1,
     }
 
 
-def _machine_of(plan: "Plan") -> tuple[dict[str, Any], str | None]:
-    """The machine's specification, and a problem if no machine fits or the configured one does not satisfy the job."""
-    from cloud_train.providers.cloud.machines import NoMachineError, choose, machines, similar
+def _seconds(duration: str) -> str:
+    from cloud_train.spec.types import Duration  # imports pydantic, which observing runs does without
 
-    resources, name = plan.job.resources, plan.provider_settings.get("machine")
-    if name is None:
-        try:
-            chosen = choose(CLOUD, resources)
-        except NoMachineError as error:
-            return {}, str(error)
-        return _with_accelerators(chosen.name, chosen.accelerator, chosen.accelerators), None
-    known = [machine for machine in machines(CLOUD) if machine.name == name]
-    if not known:
-        wanted = resources.accelerator
-        specification = _with_accelerators(name, wanted.kind if wanted else None, wanted.count if wanted else 0)
-        return specification, None if _MACHINE.fullmatch(name) else f"gcp.machine: unknown machine {name}{_meant(similar(CLOUD, name))}"
-    fitting = [machine for machine in known if machine.fits(resources)]
-    if resources.accelerator is None and not fitting:  # a machine with built-in accelerators was named
-        fitting = [machine for machine in known if machine.accelerator and machine.fits(_with_own(machine, resources))]
-    if fitting:
-        machine = min(fitting, key=lambda each: each.accelerators)
-        return _with_accelerators(name, machine.accelerator, machine.accelerators), None
-    return {"machineType": name}, f"gcp.machine: {_sizes(known)}, but resources requires more, or other accelerators"
+    return f"{math.ceil(Duration.parse(duration).seconds)}s"
 
 
-def _with_accelerators(name: str, kind: str | None, count: int) -> dict[str, Any]:
-    if kind is None:
-        return {"machineType": name}
-    return {"machineType": name, "acceleratorType": _ACCELERATORS.get(kind.upper(), kind), "acceleratorCount": count}
-
-
-def _with_own(machine: "Machine", resources: Any) -> Any:
-    from cloud_train.spec.types import Accelerator
-
-    return resources.model_copy(update={"accelerator": Accelerator(machine.accelerator or "", machine.accelerators)})
-
-
-def _sizes(known: "list[Machine]") -> str:
-    first = known[0]
-    kinds = sorted({f"{machine.accelerator}:{machine.accelerators}" for machine in known if machine.accelerator})
-    accelerators = f" with {', '.join(kinds)}" if kinds else " and no accelerators"
-    return f"{first.name} has {first.cpus} cpus, {first.memory_bytes / 2**30:,.0f}GiB{accelerators}"
-
-
-def _meant(names: list[str]) -> str:
-    return f"; did you mean {' or '.join(names)}?" if names else ""
-
-
-def problems_of(request: Request) -> Iterator[str]:
-    """The problems for which Vertex AI would refuse the request, each with the field and the rule. Google is not contacted."""
-    settings, body = request["settings"], request["body"]
-    yield from _settings_problems(settings)
-    if request["machine_problem"]:
-        yield request["machine_problem"]
-    shape = list(shape_problems_of(body, CLOUD, "CustomJob"))
-    yield from shape
-    if not shape:  # the fields used below are valid
-        yield from _body_problems(body, has_machine=not request["machine_problem"])
-
-
-def _settings_problems(settings: Mapping[str, Any]) -> Iterator[str]:
-    project, region = settings["project"], settings["region"]
-    if not project:
-        yield "gcp.project: not set; set it in the config file to the project for the jobs, such as my-project-123456"
-    elif not forms.has_form(forms.GCP_PROJECT, project):
-        yield f"gcp.project: {project!r} is not a project id, such as my-project-123456"
-    if not region:
-        yield "gcp.region: not set; set it in the config file to the region for the jobs, such as europe-west4"
-    elif not forms.has_form(forms.GCP_REGION, region):
-        zone = re.fullmatch(r"([a-z]+-[a-z]+[0-9]+)-[a-z]", str(region))
-        yield f"gcp.region: {region!r} is {f'a zone; its region is {zone[1]}' if zone else 'not a region, such as europe-west4'}"
-    if not settings["repository"]:
-        yield (
-            "gcp.repository: not set; set it in the config file to the repository for the job's images, such as"
-            " europe-west4-docker.pkg.dev/my-project-123456/cloud-train/jobs"
-        )
-    elif not forms.has_form(forms.REPOSITORY, settings["repository"]):
-        yield f"gcp.repository: {settings['repository']!r} is not {forms.EXPECTED[forms.REPOSITORY]}"
-    if not forms.has_form(forms.SERVICE_TEMPLATE, settings["endpoint"]):
-        yield f"gcp.endpoint: {settings['endpoint']!r} is not {forms.EXPECTED[forms.SERVICE_TEMPLATE]}"
-
-
-def _body_problems(body: Mapping[str, Any], *, has_machine: bool) -> Iterator[str]:
-    specification = body["jobSpec"]
-    if len(body["displayName"]) > _MOST_NAME_CHARACTERS:
-        yield f"displayName: has {len(body['displayName'])} characters; at most {_MOST_NAME_CHARACTERS} are allowed"
-    yield from _label_problems(body.get("labels", {}))
-    account, network = specification.get("serviceAccount"), specification.get("network")
-    if account is not None and not forms.has_form(forms.GCP_ACCOUNT, account):
-        yield f"gcp.service_account: {account!r} is not {forms.EXPECTED[forms.GCP_ACCOUNT]}"
-    if network is not None and not forms.has_form(forms.GCP_NETWORK, network):
-        yield f"gcp.network: {network!r} is not {forms.EXPECTED[forms.GCP_NETWORK]}"
-    pools = specification.get("workerPoolSpecs", [])
-    if not pools or pools[0].get("replicaCount", "1") != "1":
-        yield "jobSpec.workerPoolSpecs[0].replicaCount: the first pool has exactly one replica"
-    scheduling = specification.get("scheduling", {})
-    for number, pool in enumerate(pools):
-        yield from _pool_problems(pool, f"jobSpec.workerPoolSpecs[{number}]", scheduling, has_machine=has_machine)
-
-
-def _label_problems(labels: Mapping[str, str]) -> Iterator[str]:
-    if len(labels) > _MOST_LABELS:
-        yield f"gcp.labels: {len(labels)} labels, including cloud-train's own; at most {_MOST_LABELS} are allowed"
-    for key, value in labels.items():
-        if not _LABEL_KEY.fullmatch(key):
-            yield f"gcp.labels: {key!r} is not a valid key; use at most 63 characters of a-z, 0-9, '_' and '-', starting with a letter"
-        if not _LABEL_VALUE.fullmatch(value):
-            yield f"gcp.labels.{key}: {value!r} is not a valid value; use at most 63 characters of a-z, 0-9, '_' and '-'"
-
-
-def _pool_problems(pool: Mapping[str, Any], at: str, scheduling: Mapping[str, Any], *, has_machine: bool) -> Iterator[str]:
-    machine, container = pool.get("machineSpec", {}), pool.get("containerSpec", {})
-    name = machine.get("machineType", "")
-    if has_machine and not name:
-        yield f"{at}.machineSpec.machineType: is missing"
-    if bool(machine.get("acceleratorType")) != bool(machine.get("acceleratorCount")):
-        yield f"{at}.machineSpec: acceleratorType and acceleratorCount must be set together"
-    if _ONLY_SPOT.fullmatch(name) and scheduling.get("strategy") != "SPOT":
-        yield f"gcp.machine: {name} is available as spot capacity only; set resources.spot to true, or gcp.machine to a3-highgpu-8g"
-    gigabytes = pool.get("diskSpec", {}).get("bootDiskSizeGb", _DISK_GIGABYTES)
-    if not _DISK_GIGABYTES <= gigabytes <= _MOST_DISK_GIGABYTES:
-        yield f"gcp.disk: {gigabytes}GB is not between {_DISK_GIGABYTES} and {_MOST_DISK_GIGABYTES}GB"
-    variables = container.get("env", [])
-    if len(variables) > _MOST_VARIABLES:
-        yield f"{at}.containerSpec.env: has {len(variables)} entries; at most {_MOST_VARIABLES} are allowed"
-    for variable in variables:
-        if not _VARIABLE.fullmatch(variable["name"]):
-            yield f"{at}.containerSpec.env: {variable['name']!r} is not a valid variable name"
+def _contradictions(plan: "Plan") -> Iterator[str]:
+    """Settings that Vertex AI does not take together."""
+    settings, spot = plan.provider_settings, plan.job.resources.spot
+    chosen = {name for name in ("flex_start", "reservation", "persistent_resource") if settings.get(name)}
+    if spot and chosen:
+        yield f"gcp.{min(chosen)}: not for spot capacity; set resources.spot to false, or leave it out"
+    elif len(chosen) > 1:
+        yield f"gcp.{min(chosen)}: not together with gcp.{max(chosen)}; leave one of them out"
+    if settings.get("max_wait") is not None and not settings.get("flex_start"):
+        yield "gcp.max_wait: only with gcp.flex_start; set that to true, or leave gcp.max_wait out"
+    if settings.get("flex_start") and whole_seconds(plan) > _FLEX_SECONDS:
+        limit = "limits.duration" if plan.job.limits.duration else "gcp.max_runtime"
+        yield f"gcp.flex_start: jobs may run for at most 7 days, and this one for {whole_seconds(plan):,} s; reduce {limit}"
+    if settings.get("network") and settings.get("network_attachment"):
+        yield "gcp.network_attachment: not together with gcp.network; leave one of them out"
+    for needed in ("base_output_directory", "service_account"):
+        if settings.get("tensorboard") and not settings.get(needed):
+            yield f"gcp.tensorboard: requires gcp.{needed}"

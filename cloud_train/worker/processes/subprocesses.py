@@ -4,7 +4,7 @@ Each signal writes a byte into a pipe, so that one ``select`` waits for all sign
 worker keeps handling signals and writing heartbeats.
 """
 
-from __future__ import annotations  # the worker runs on Python 3.10 as well, in images of the user's
+from __future__ import annotations  # the worker also runs on Python 3.10, in users' own images
 
 import os
 import select

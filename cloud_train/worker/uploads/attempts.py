@@ -199,7 +199,7 @@ class _AttemptUpload:
         if self.lease.write(json.dumps(status).encode() + b"\n"):
             self._uploaded, self._life_sign = status, self._clock()
         if is_due:
-            with suppress(StoreError):  # the sign of life has arrived; the next one looks again
+            with suppress(StoreError):  # the heartbeat has arrived; the next one looks again
                 self.lease.look()
         self._give_way()
 
