@@ -33,7 +33,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo rehearsal image lock check test lint types unit quick attack chaos protocol docs format benchmark clean
+.PHONY: help venv demo rehearsal image lock check test lint types unit quick attack chaos protocol judge docs format benchmark clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '%-16s %s\n' "$$target" "$$text"; done
@@ -107,6 +107,16 @@ chaos: $(STAMP)  ## play what SEED draws, and the COUNT - 1 seeds after it: two 
 
 protocol: $(STAMP)  ## explore more orders of events of the protocol that keeps two attempts from writing at once; an hour
 	CLOUD_TRAIN_PROTOCOL_DEPTH=2 CLOUD_TRAIN_PROTOCOL_SAMPLES=20000 "$(BIN)/python" -m pytest -n $(JOBS) -q -s tests/protocol
+
+# AWS's SDK has dependencies that contradict ours, so it has an environment of its own.
+build/judge/.installed:
+	@$(require_python)
+	"$(PYTHON)" -m venv build/judge
+	build/judge/bin/python -m pip install --quiet --disable-pip-version-check 'sagemaker>=2.257,<3'
+	@touch "$@"
+
+judge: $(STAMP) build/judge/.installed  ## let the local mode of AWS's own SDK run a job's request; needs Docker and docker-compose
+	CLOUD_TRAIN_JUDGE="$(CURDIR)/build/judge/bin/python" "$(BIN)/python" -m pytest -q -rs tests/judge
 
 docs: $(STAMP)  ## build the documentation site into build/docs; warnings are errors
 	"$(BIN)/python" -m sphinx --fail-on-warning --keep-going --quiet --fresh-env -b html docs build/docs

@@ -4,7 +4,7 @@ Names that become part of a host, a URL or an ARN have strict forms (``cloud_nam
 provider can recognize (a machine type that does not exist) are reported when the request is checked.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -60,6 +60,10 @@ class CloudSettings(Section):
     """Operating system and architecture of the machines, and so of the images."""
     machine: Text | None = None
     """The machine type, by the cloud's own name; if left out, the smallest one that satisfies ``resources``."""
+    request: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the cloud's own request, merged into it as the last word, for features that have no setting here: mappings are merged,
+    other values replace, ``null`` removes. The result is validated like every request.
+    """
     max_runtime: Duration = Duration(86400)
     """Longest time that a job without ``limits.duration`` may run and cost money; then the cloud itself ends it."""
 

@@ -53,6 +53,8 @@ REAL = {
     forms.GCS_FOLDER: ["gs://my-bucket", "gs://my-bucket/a/b", "gs://my.bucket_1/x"],
     forms.GUID: ["11111111-2222-3333-4444-555555555555"],
     forms.CLIENT_ID: ["11111111-2222-3333-4444-55555555555F"],
+    forms.AZURE_IDENTITY: ["user", "11111111-2222-3333-4444-55555555555F"],
+    forms.AZURE_INSTANCE_TYPE: ["gpu-large", "a", "a" * 63],
     forms.AZURE_GROUP: ["cloud-train", "Größe_(1).x"],
     forms.AZURE_WORKSPACE: ["training", "My_Workspace-1"],
     forms.AZURE_LOCATION: ["westeurope", "eastus2"],

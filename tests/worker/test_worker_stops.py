@@ -180,6 +180,19 @@ def test_a_worker_that_is_killed_takes_the_whole_program_with_it(launched: Launc
     assert launched.is_in(State.RUNNING)  # the provider finds out that the worker has died
 
 
+def test_a_guard_that_is_killed_is_replaced_so_that_the_program_still_ends_with_its_worker(launched: Launched) -> None:
+    launched.shell("echo ready; exec sleep 100")
+    worker = psutil.Process(launched.start().pid)
+    launched.says(b"ready")
+    program, guard = sorted(worker.children(), key=lambda child: child.name() != "sleep")
+    guard.kill()
+    wait_until(lambda: any(child not in (program, guard) for child in worker.children()), "there is another guard")
+    heartbeat = launched.status().heartbeat
+    wait_until(lambda: launched.status().heartbeat > heartbeat, "it knows the program")
+    worker.kill()
+    wait_until(lambda: not program.is_running() or program.status() == psutil.STATUS_ZOMBIE, "the program has ended")
+
+
 def test_the_guard_is_gone_when_the_worker_is(launched: Launched) -> None:
     launched.job("true")
     worker = launched.start()

@@ -15,6 +15,7 @@ from cloud_train.job.loopback import is_loopback
 from cloud_train.providers.aws.rules import job_problems, partition_of, regional_problems
 from cloud_train.providers.base import Request
 from cloud_train.providers.cloud import request as cloud_request
+from cloud_train.providers.cloud.additions import with_additions
 from cloud_train.providers.cloud.repositories import ECR, problem_of
 from cloud_train.providers.cloud.request import ATTEMPT, ENVIRONMENT, RUN, STORE, image_of, job_name, longest_seconds, worker_command
 from cloud_train.run.states import Cause
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
     from cloud_train.run.plan import Plan
 
 DEFINITION = "CreateTrainingJobRequest"
+_OWN = (
+    "TrainingJobName",
+    "AlgorithmSpecification.TrainingImage",
+    "AlgorithmSpecification.ContainerEntrypoint",
+    "AlgorithmSpecification.ContainerArguments",
+    "Tags",
+)
+"""Fields that the setting ``request`` may not change; tags have a setting of their own."""
 
 _PLATFORM = "linux/amd64"
 _MOST_GRACE_SECONDS = 110
@@ -90,14 +99,16 @@ def request_of(plan: "Plan") -> Request:
     name, region = job_name(plan.run_id, plan.attempt), region_of(plan.provider_settings)
     secret = secret_name(name) if plan.job.secrets else None
     machine, refused = _machine(plan)
+    built = _body(plan, name, machine, secret_address(secret, region) if secret else None)
+    body, kept_out = with_additions(built, plan.provider_settings, _OWN, "aws")
     return {
         "run_id": plan.run_id,
         "attempt": plan.attempt,
         "store": plan.store,
         "region": region,
         "secret": secret,
-        "refused": [*refused, *_unsupported(plan)],
-        "body": _body(plan, name, machine, secret_address(secret, region) if secret else None),
+        "refused": [*refused, *_unsupported(plan), *kept_out],
+        "body": body,
     }
 
 

@@ -15,6 +15,7 @@ from cloud_train.job import cloud_names as forms
 from cloud_train.providers.azure import rules
 from cloud_train.providers.azure.clouds import CLOUDS, PUBLIC, cloud_of, meant_location
 from cloud_train.providers.base import Request
+from cloud_train.providers.cloud.additions import with_additions
 from cloud_train.providers.cloud.repositories import AZURE, problem_of
 from cloud_train.providers.cloud.request import (
     ATTEMPT,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 _ENVIRONMENT = "cloud-train"
 USER = "user"
 """The setting ``identity`` for the identity of whoever submits the job."""
+_OWN = ("properties.jobType", "properties.displayName", "properties.tags", "properties.environmentId", "properties.command")
+"""Fields that the setting ``request`` may not change; tags have a setting of their own."""
 _NEEDED = ("subscription", "resource_group", "workspace", "repository")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,253}")
 _FORMS = {
@@ -62,6 +65,8 @@ def request_of(plan: "Plan") -> Request:
     environment = f"{_ENVIRONMENT}/versions/{hashlib.sha256(image.encode()).hexdigest()[:32]}"
     secret = secret_of(settings, job) if plan.job.secrets else None
     machine, without = _machine(plan)
+    built = {"properties": _job(plan, f"{workspace['path']}/environments/{environment}", secret, machine)}
+    body, kept_out = with_additions(built, settings, _OWN, "azure")
     return {
         "run_id": plan.run_id,
         "attempt": plan.attempt,
@@ -69,11 +74,12 @@ def request_of(plan: "Plan") -> Request:
         "spot": plan.job.resources.spot,
         "settings": {name: settings[name] for name in (*_NEEDED, *_FORMS, "cloud", "location") if name in settings},
         **({"refused": without} if without else {}),
+        **({"kept_out": kept_out} if kept_out else {}),
         "workspace": workspace,
         "secrets": list(plan.job.secrets),
         "secret": secret,
         "environment": {"id": environment, "body": {"properties": {"image": image, "osType": "Linux"}}},
-        "job": {"id": job, "body": {"properties": _job(plan, f"{workspace['path']}/environments/{environment}", secret, machine)}},
+        "job": {"id": job, "body": body},
     }
 
 
@@ -145,6 +151,7 @@ def _contradictions(request: Request) -> Iterator[str]:
     settings = request["settings"]
     if "refused" in request:
         yield request["refused"]
+    yield from request.get("kept_out", ())
     if "compute" in settings and "machine" in settings:
         yield f"azure.machine: the cluster {settings['compute']!r} has its own machines; leave out azure.machine or azure.compute"
     if "instance_type" in settings and "compute" not in settings:

@@ -40,14 +40,14 @@ ECR = Registry(
 """The groups of ``hosts`` are account and region."""
 GOOGLE = Registry(
     "Artifact Registry",
-    re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*-docker\.pkg\.dev|(?:(?:us|eu|asia)\.)?gcr\.io"),
+    re.compile(r"[a-z0-9](?:[a-z0-9-]{0,54}[a-z0-9])?-docker\.pkg\.dev|(?:(?:us|eu|asia)\.)?gcr\.io"),
     re.compile(r"(?:^|\.)(?:[a-z0-9-]*docker\.pkg\.dev|gcr\.io)(?:\.|$)"),
     "europe-west4-docker.pkg.dev/my-project-123456/cloud-train/jobs",
 )
 """With Container Registry (gcr.io), which has the same login."""
 AZURE = Registry(
     "Azure Container Registry",
-    re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\.azurecr\.(?:io|cn|us)"),
+    re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.azurecr\.(?:io|cn|us)"),
     re.compile(r"(?:^|\.)azurecr\.(?:io|cn|us)(?:\.|$)"),
     "myregistry.azurecr.io/cloud-train",
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cloud_train.errors import ProviderError
 from cloud_train.job import cloud_names as forms
 from cloud_train.providers.base import Request
+from cloud_train.providers.cloud.additions import with_additions
 from cloud_train.providers.cloud.request import ATTEMPT, ENVIRONMENT, NOT_BUILT, RUN, image_of, job_name, whole_seconds, worker_command
 from cloud_train.providers.gcp.machines import default_disk_type, specification_of
 from cloud_train.run.states import Cause
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 
 ENDPOINT = "https://{service}.googleapis.com"
 
+_OWN = (
+    "displayName",
+    "labels",
+    *(
+        f"jobSpec.workerPoolSpecs.{field}"
+        for field in ("containerSpec.imageUri", "containerSpec.command", "containerSpec.args", "replicaCount")
+    ),
+)
+"""Fields that the setting ``request`` may not change; labels have a setting of their own."""
 _ENTRYPOINT_WORDS = 3
 """How many words of the worker's command replace the image's entrypoint; the others are its arguments."""
 LEAST_DISK_GIGABYTES = 100
@@ -67,23 +77,25 @@ def request_of(plan: "Plan") -> Request:
     kept = {key: settings.get(key) for key in ("project", "region", "repository", "platform", "endpoint")}
     secret = secret_name(plan.run_id, plan.attempt) if plan.job.secrets else None
     machine, problems = specification_of(plan)
+    built = {
+        "displayName": name,
+        "labels": {**settings.get("labels", {}), **labels_of(plan.run_id, plan.attempt)},
+        **({"encryptionSpec": {"kmsKeyName": settings["kms_key"]}} if settings.get("kms_key") else {}),
+        "jobSpec": {
+            "workerPoolSpecs": _pools(plan, machine, secret),
+            "scheduling": _scheduling(plan),
+            **_options(settings),
+        },
+    }
+    body, kept_out = with_additions(built, settings, _OWN, "gcp")
     return {
         "run_id": plan.run_id,
         "attempt": plan.attempt,
         "store": plan.store,
         "settings": {**kept, "endpoint": settings.get("endpoint") or ENDPOINT},
         "secret": secret,
-        "problems": [*problems, *_contradictions(plan)],
-        "body": {
-            "displayName": name,
-            "labels": {**settings.get("labels", {}), **labels_of(plan.run_id, plan.attempt)},
-            **({"encryptionSpec": {"kmsKeyName": settings["kms_key"]}} if settings.get("kms_key") else {}),
-            "jobSpec": {
-                "workerPoolSpecs": _pools(plan, machine, secret),
-                "scheduling": _scheduling(plan),
-                **_options(settings),
-            },
-        },
+        "problems": [*problems, *_contradictions(plan), *kept_out],
+        "body": body,
     }
 
 

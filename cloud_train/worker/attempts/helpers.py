@@ -29,9 +29,8 @@ class Helpers:
         self._at, self._children, self._number = at, children, number
         self._subprocesses: dict[int, Subprocess] = {}
         self._fetcher: Fetcher | None = None
-        mark = (contract.METRICS, str(at.workspace.metrics))
-        self._guard = Guard(mark, self._let_go_of_the_workers, lambda: at.superseded() is not None, at.timing.heartbeat)
-        children.expect(self._guard.pid)
+        self._group: int | None = None
+        self._guard = self._new_guard()
 
     def pids(self) -> set[int]:
         """The process ids of all running helpers."""
@@ -40,6 +39,7 @@ class Helpers:
 
     def protect(self, group: int) -> None:
         """Have the guard kill the process group ``group`` if the worker dies."""
+        self._group = group
         self._guard.protect(group)
 
     def fetch(self, exchange: ShardExchange) -> None:
@@ -50,7 +50,12 @@ class Helpers:
         self._children.expect(self._fetcher.pid)
 
     def keep_going(self) -> None:
-        """Restart the uploader or the fetcher if it died."""
+        """Restart the uploader, the fetcher or the guard if it died."""
+        if self._children.has_ended(self._guard.pid):
+            self._guard.close()
+            self._guard = self._new_guard()
+            if self._group is not None:
+                self._guard.protect(self._group)
         if self._at.uploader:
             self._at.uploader.keep_going(self._number, self._let_go_of_the_attempts)
         if (fetcher := self._fetcher) and (code := self._children.code(fetcher.pid)) is not None and fetcher.restarted(code):
@@ -95,6 +100,17 @@ class Helpers:
                     return
                 tree.kill_children(self._lasting())
             self._at.signals.wait(_REAP_AGAIN_SECONDS)
+
+    def _new_guard(self) -> Guard:
+        def let_go() -> None:
+            self._let_go_of_the_workers()
+            if self._fetcher:
+                self._fetcher.close()
+
+        at, mark = self._at, (contract.METRICS, str(self._at.workspace.metrics))
+        guard = Guard(mark, let_go, lambda: at.superseded() is not None, at.timing.heartbeat)
+        self._children.expect(guard.pid)
+        return guard
 
     def _lasting(self) -> set[int]:
         """The helpers that outlive the attempt."""
