@@ -14,6 +14,7 @@ from cloud_train.orchestrator.syncing import sync
 from cloud_train.run import layout
 from cloud_train.run.manifest import parse_manifest, verify
 from cloud_train.run.states import Cause, State
+from cloud_train.run.view import RunView
 from tests.conformance.bench import READY, Bench, saving
 
 VARIABLES = [
@@ -88,9 +89,11 @@ def test_without_the_gpus_that_the_job_asks_for_no_program_starts_and_none_is_re
     patient = {"attempts": 3, "on": ["failed", "preempted", "infrastructure"]}
     hidden = {"CUDA_VISIBLE_DEVICES": ""}  # on a machine that has some
     try:
-        end = bench.run("echo started", resources={"accelerator": "T4:1"}, env=hidden, retry=patient)
-    except ProviderError as refused:  # an engine without a driver for GPUs does not even create the container
-        assert "GPU" in refused.message
+        end: RunView | ProviderError = bench.run("echo started", resources={"accelerator": "T4:1"}, env=hidden, retry=patient)
+    except ProviderError as refused:
+        end = refused
+    if isinstance(end, ProviderError):  # an engine without a driver for GPUs does not even start the container
+        assert "GPU" in end.message
         return
     assert (end.state, end.cause, end.attempt) == (State.FAILED, Cause.NO_ACCELERATOR, 1)
     assert end.message.startswith("the job asks for 1 × T4 on each machine (resources.accelerator), but its program cannot use any: ")
