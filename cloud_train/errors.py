@@ -51,7 +51,7 @@
     └── PredictionError                       the model could not be used; has the exit status of the predicting process
 
 The first level is defined here, and each branch in its own package. Errors inside a worker or a trainer end an attempt, not a command, so
-they are not listed. ``exit_status`` lists every exit status; those from 10 to 17 say how a run ended.
+they are not listed. ``exit_status`` lists every exit status; those from 10 to 17, and 19, say how a run ended.
 """
 
 from typing import ClassVar

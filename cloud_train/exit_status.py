@@ -30,6 +30,8 @@ UNKNOWN = 17
 WORKSPACE = 18
 """Of a worker only: it can write to no folder of its machine."""
 
+NO_ACCELERATOR = 19
+
 INTERRUPTED = 128 + 2
 """Ctrl-C: SIGINT."""
 KILLED = 128 + 9

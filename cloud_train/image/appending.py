@@ -87,7 +87,7 @@ def append(
     converts = rules_of(target.reference.host).needs_docker_format
     base = in_docker_format(found.layers, found.name, target.reference.host) if converts else found.layers
     docker = converts or found.manifest.media_type == DOCKER_MANIFEST
-    config = configuration(found.base, layers, recipe.labels, starts_as_root=recipe.starts_as_root)
+    config = configuration(found.base, layers, recipe.labels, starts_as_root=recipe.starts_as_root, uses_gpus=recipe.uses_gpus)
     wanted = _Wanted(digest_of(config), DOCKER_MANIFEST if converts else None)
     tag = f"cloud-train-{wanted.config[7:39]}"
     existing = target.manifest(tag)

@@ -32,7 +32,7 @@ def build_in_engine(recipe: Recipe, note: Callable[[str], None], host: str | Non
     layers = _layers(context)
     with EngineImages(host) as engine:
         found = prepare(engine, recipe, context, note)
-        config = configuration(found.base, layers, recipe.labels, starts_as_root=recipe.starts_as_root)
+        config = configuration(found.base, layers, recipe.labels, starts_as_root=recipe.starts_as_root, uses_gpus=recipe.uses_gpus)
         existing = engine.existing(digest_of(config))
         if existing:
             return Built(existing, 0, reused=not found.built)

@@ -21,6 +21,12 @@ USER = "65532:65532"
 BELOW = "cloud-train.below"
 """The label with the chain id of the layers below the code: an engine that has an image with the same label has those layers."""
 
+GPU_VARIABLES = {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
+"""The variables by which NVIDIA's container runtime decides which GPUs and which of the driver's libraries a container gets; NVIDIA's own
+images set them (https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/docker-specialized.html). An image for a job
+without GPUs leaves them out: on a machine where that runtime is the default one, the job would get GPUs that it did not ask for.
+"""
+
 _KEPT = ("User", "ExposedPorts", "Env", "Volumes", "Labels", "StopSignal", "Shell", "Healthcheck")
 
 
@@ -44,17 +50,20 @@ def check_platform(base: Base, name: str, platform: str) -> None:
         raise ImageError(f"the base image {name} is for {runs_on}, not for {platform}", hint=f"use a base image for {platform}")
 
 
-def configuration(base: Base, layers: Sequence[Layer], labels: Mapping[str, str], *, starts_as_root: bool = False) -> bytes:
+def configuration(
+    base: Base, layers: Sequence[Layer], labels: Mapping[str, str], *, starts_as_root: bool = False, uses_gpus: bool = False
+) -> bytes:
     """The configuration of ``base`` with ``layers`` on top: the same bytes for the same inputs, wherever the base was read from.
 
     The first of ``layers`` is the worker's. Engines do not report a base's exact history, so the history here has one entry per layer. The
     configuration is sent with every change, so it is kept short: an entry without a description repeats the one before.
-    With ``starts_as_root``, the worker is told which user to become.
+    With ``starts_as_root``, the worker is told which user to become. With ``uses_gpus``, it has ``GPU_VARIABLES`` that
+    the base does not set.
     """
     settings = {key: base.settings[key] for key in _KEPT if base.settings.get(key)}
     if is_root(settings.get("User", "")):
         settings["User"] = USER
-    settings["Env"] = _environment(settings.get("Env", []))
+    settings["Env"] = _environment(settings.get("Env", []), GPU_VARIABLES if uses_gpus else {})
     if starts_as_root:
         settings["Env"].append(f"{RUN_AS}={settings['User']}")
         settings["User"] = "0:0"
@@ -88,8 +97,8 @@ def _chain_id(diff_ids: Sequence[str]) -> str:
     return chain
 
 
-def _environment(variables: Sequence[str]) -> list[str]:
-    names = dict(variable.partition("=")[::2] for variable in variables)
+def _environment(variables: Sequence[str], defaults: Mapping[str, str]) -> list[str]:
+    names = {**defaults, **dict(variable.partition("=")[::2] for variable in variables)}
     path = names.get("PYTHONPATH")
     names["PYTHONPATH"] = f"{container_paths.LIBRARY}:{path}" if path else container_paths.LIBRARY
     if not names.get("HOME"):

@@ -21,6 +21,8 @@ class Recipe:
     """OCI labels, such as org.opencontainers.image.revision."""
     starts_as_root: bool = False
     """Whether containers start as root, and the worker then becomes the image's user: for platforms whose folders belong to root."""
+    uses_gpus: bool = False
+    """Whether containers get the GPUs of their machine, where NVIDIA's container runtime decides by the image's variables."""
     platform: str = "linux/amd64"
     """``os/architecture``, or ``os/architecture/variant``."""
 

@@ -37,7 +37,7 @@ class Resources(Section):
     """What one run needs; the plan says if the provider cannot supply it."""
 
     accelerator: Accelerator | None = None
-    """Kind and number of accelerators per node, such as ``L4:1``."""
+    """Kind and number of accelerators per node, such as ``L4:1``. A run whose program can use fewer GPUs ends in its first seconds."""
     cpus: Count | None = None
     """CPU cores per node, and the threads that the built-in trainers use."""
     memory: ByteSize | None = None

@@ -105,9 +105,16 @@ def recipe_of(plan: Plan, *, starts_as_root: bool = False) -> "Recipe":
         requirements=_path(directory, image.requirements),
         dockerfile=_path(directory, image.dockerfile),
         starts_as_root=starts_as_root,
+        uses_gpus=_may_use_gpus(plan),
         platform=str(plan.provider_settings.get("platform") or f"linux/{_ARCHITECTURES.get(os.uname().machine, os.uname().machine)}"),
         labels={"org.opencontainers.image.title": plan.job.name, "cloud-train.version": __version__, **revision},
     )
+
+
+def _may_use_gpus(plan: Plan) -> bool:
+    """Whether the job asks for accelerators, or for machines by their name, which may have some."""
+    resources, settings = plan.job.resources, plan.provider_settings
+    return bool(resources.accelerator or resources.machine or settings.get("machine") or settings.get("compute"))
 
 
 def with_image(home: Home, provider: Provider, plan: Plan, note: Callable[[str], None]) -> Plan:

@@ -86,6 +86,7 @@ def _plan_of(loaded: LoadedJob, place: Provider, chosen: Config | None) -> Plan:
             *_data_notes(loaded),
             *_model_notes(loaded),
             *_notes(spec, place.name, place.capabilities),
+            *_process_notes(spec, place.capabilities, settings),
             *_cloud_notes(spec, place, chosen, settings),
         ),
         image=ingredients(spec, settings) if place.capabilities.containers else None,
@@ -287,11 +288,30 @@ def _cloud_notes(spec: JobSpec, place: Provider, config: Config | None, settings
         yield f"resources.spot: the cluster {settings['compute']} ({place.name}.compute) decides on spot machines, not this field"
 
 
+def _process_notes(spec: JobSpec, capabilities: Capabilities, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Whether GPUs will be idle because a built-in trainer has no process for them. Of machines in a cloud's table, its remarks say so."""
+    accelerator, processes = spec.resources.accelerator, spec.resources.processes
+    if accelerator is None or isinstance(spec.model, ScriptModel) or processes >= accelerator.count:
+        return
+    if not capabilities.machine_types or settings.get("compute"):
+        yield (
+            f"resources.processes: {processes} of the {accelerator.count} × {accelerator.kind} will be used, one by each process;"
+            f" set it to {accelerator.count} to use all"
+        )
+
+
 def _notes(spec: JobSpec, provider: str, capabilities: Capabilities) -> tuple[str, ...]:
     notes = []
     for name in ("accelerator", "cpus", "memory"):
         value = getattr(spec.resources, name)
-        if value is not None and name not in capabilities.enforces:
+        if value is None or name in capabilities.enforces:
+            continue
+        if name == "accelerator":
+            notes.append(
+                f"resources.accelerator: {provider!r} supplies no accelerators, and the run ends at once if the machine has fewer than"
+                f" {value}; to run without, add --set resources.accelerator=null"
+            )
+        else:
             notes.append(f"resources.{name}: {value} is not enforced by {provider!r}; the program can use the whole machine")
     if spec.resources.machine is not None and not capabilities.machine_types:
         notes.append(f"resources.machine: {provider!r} has no machine types, so {spec.resources.machine} is not used")

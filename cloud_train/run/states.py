@@ -49,6 +49,7 @@ class Cause(_Text):
     INFRASTRUCTURE = "infrastructure"
     REJECTED = "rejected"
     UNKNOWN = "unknown"
+    NO_ACCELERATOR = "no-accelerator"
 
     @property
     def state(self) -> State:
@@ -62,7 +63,7 @@ class Cause(_Text):
 
     @property
     def exit_code(self) -> int:
-        """The exit status of a command that waited for the run: 0 for success, otherwise 10 to 17."""
+        """The exit status of a command that waited for the run: 0 for success, otherwise 10 to 17, or 19."""
         return _EXIT_CODE[self]
 
 
@@ -83,6 +84,7 @@ _TEXT = {
     Cause.INFRASTRUCTURE: "The machine or its connection failed; the program did not.",
     Cause.REJECTED: "The provider did not accept the run.",
     Cause.UNKNOWN: "The run ended for an unknown reason.",
+    Cause.NO_ACCELERATOR: "The program cannot use the accelerators that the job asks for.",
 }
 
 _EXIT_CODE = {
@@ -95,4 +97,5 @@ _EXIT_CODE = {
     Cause.INFRASTRUCTURE: exit_status.INFRASTRUCTURE,
     Cause.REJECTED: exit_status.REJECTED,
     Cause.UNKNOWN: exit_status.UNKNOWN,
+    Cause.NO_ACCELERATOR: exit_status.NO_ACCELERATOR,
 }

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 LEAST_TORCH = (2, 10)
 """The oldest version of torch whose ``weights_only`` is safe, as in pyproject.toml."""
 _NEEDED = ("torch", "numpy", "safetensors", "pydantic")
-_MAY_PASS = ("ArrivalError",)  # by name, because its module needs packages that may be missing here; so does the next
+_CAUSES = {"ArrivalError": "infrastructure", "AcceleratorMissingError": "no-accelerator"}
+"""By name, because their modules need packages that may be missing here; so do those of the next."""
 _KEEP_TRACEBACK = ("BrokenComponentError",)
 """Errors in a plugin's code, which its authors need to find."""
 _LOST_PEER = (
@@ -77,7 +78,7 @@ def _train(job: "JobSpec", run: Run) -> None:
 
             from cloud_train.training.data.dataset import load
             from cloud_train.training.description import ModelDescription
-            from cloud_train.training.device import prepare_device
+            from cloud_train.training.device import check_accelerators, prepare_device
             from cloud_train.training.distributed import connected
             from cloud_train.training.loop import train
     except ImportError as error:
@@ -90,6 +91,8 @@ def _train(job: "JobSpec", run: Run) -> None:
     _check_version(torch.__version__)
     if job.train.compile:
         keep_compiled_code_private()
+    if job.resources.accelerator is not None:
+        check_accelerators(job.resources.accelerator.kind, job.resources.accelerator.count)
     device = prepare_device(job.resources.cpus)
     with _ended_by_sigterm(run):
         data = load(job, run.data or Path.cwd()).to(device)
@@ -191,8 +194,8 @@ def _read_job() -> "JobSpec":
 def _explained(error: Exception, run: Run) -> LastWords | None:
     """Message and cause of an error that is expected in use; None for any other."""
     if isinstance(error, CloudTrainError):
-        may_pass = type(error).__name__ in _MAY_PASS
-        return LastWords(error.message + (f" ({error.hint})" if error.hint else ""), "infrastructure" if may_pass else "failed")
+        cause = _CAUSES.get(type(error).__name__, "failed")
+        return LastWords(error.message + (f" ({error.hint})" if error.hint else ""), cause)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return LastWords("out of memory: try a smaller train.batch_size, or a smaller model", "out-of-memory")
     if isinstance(error, IrregularError):

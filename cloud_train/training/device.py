@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cloud_train.errors import CloudTrainError
 from cloud_train.training.optimizers import Optimizer
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -22,6 +23,33 @@ _KEPT_BYTES = 1 << 30
 
 _FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SMALLEST_SCALE = 1.0
+
+
+class AcceleratorMissingError(CloudTrainError):
+    """Torch cannot use the GPUs that the job asks for."""
+
+    code = "accelerator-missing"
+
+
+def check_accelerators(kind: str, count: int, torch_version: str = torch.__version__, cuda: Any = torch.cuda) -> None:
+    """Raise AcceleratorMissingError if torch can use fewer than ``count`` GPUs.
+
+    The worker has found them before; what is left are torch's own reasons: it was built for the CPU, or for a newer driver or other GPUs.
+    ``cuda`` is ``torch.cuda``, which also stands for AMD's GPUs.
+    """
+    try:
+        cuda.init()
+        found, reason = cuda.device_count(), "it finds no more"
+    except (RuntimeError, AssertionError) as error:  # the latter from a build for the CPU
+        found, reason = 0, " ".join(str(error).split())
+    if found >= count:
+        return
+    can_use = f"can use only {found}" if found else "cannot use any"
+    raise AcceleratorMissingError(
+        f"the job asks for {count} × {kind} on each machine (resources.accelerator), but torch {torch_version} {can_use}: {reason}",
+        hint="install a build of torch for these GPUs and their driver, in the image with image.base or image.requirements; to train on the"
+        " CPU, submit the job with --set resources.accelerator=null",
+    )
 
 
 def prepare_device(cpus: int | None, environment: Mapping[str, str] = os.environ) -> torch.device:

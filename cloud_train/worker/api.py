@@ -168,9 +168,9 @@ class Run:
     def fail(self, message: str, cause: str = "failed", *, is_consequence: bool = False) -> None:
         """Report why the program is about to end; the run's status shows the first 1,024 characters.
 
-        ``cause`` is ``failed``, ``out-of-memory`` or ``infrastructure``, and decides about retries. ``is_consequence`` means that this node
-        ends because another one did, whose reason counts. Does not end the program and never raises: if the file cannot be written, the
-        message goes to stderr, whose last line the status shows as well.
+        ``cause`` is ``failed``, ``out-of-memory``, ``infrastructure`` or ``no-accelerator``, and decides about retries. ``is_consequence``
+        means that this node ends because another one did, whose reason counts. Does not end the program and never raises: if the file
+        cannot be written, the message goes to stderr, whose last line the status shows as well.
         """
         if self.failure is not None:
             try:

@@ -25,7 +25,8 @@ METRICS = "CLOUD_TRAIN_METRICS"
 DATA = "CLOUD_TRAIN_DATA"
 """Path of the job's ``data.path``, or a cache folder for downloads."""
 FAILURE = "CLOUD_TRAIN_FAILURE"
-"""File for the reason of a failure: text, or JSON ``{"message", "cause"}`` (cause: failed, out-of-memory, infrastructure).
+"""File for the reason of a failure: text, or JSON ``{"message", "cause"}`` (cause: failed, out-of-memory, infrastructure,
+no-accelerator).
 Each node has its own file; ``"is_consequence": true`` means that another node is at fault."""
 GRACE_SECONDS = "CLOUD_TRAIN_GRACE_SECONDS"
 """Seconds between SIGTERM and SIGKILL."""

@@ -14,7 +14,7 @@ from cloud_train.run.record import Program
 from cloud_train.run.states import Cause
 from cloud_train.worker import contract
 
-_SAID = frozenset({Cause.FAILED, Cause.OUT_OF_MEMORY, Cause.INFRASTRUCTURE})
+_SAID = frozenset({Cause.FAILED, Cause.OUT_OF_MEMORY, Cause.INFRASTRUCTURE, Cause.NO_ACCELERATOR})
 """The causes that a program may report itself."""
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # the program itself, or the last command of its shell
 _READ_BYTES = 64 * 1024

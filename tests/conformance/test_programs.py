@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from cloud_train.errors import ProviderError
 from cloud_train.orchestrator.following import follow
 from cloud_train.orchestrator.reading import follow_logs, read_logs, read_metrics
 from cloud_train.orchestrator.reconcile import update_run, update_runs
@@ -13,6 +14,7 @@ from cloud_train.orchestrator.syncing import sync
 from cloud_train.run import layout
 from cloud_train.run.manifest import parse_manifest, verify
 from cloud_train.run.states import Cause, State
+from cloud_train.run.view import RunView
 from tests.conformance.bench import READY, Bench, saving
 
 VARIABLES = [
@@ -81,6 +83,21 @@ def test_a_program_that_is_killed_by_a_signal_is_failed_and_the_signal_named(ben
 def test_what_a_program_says_of_its_failure_arrives(bench: Bench, said: str, cause: Cause) -> None:
     end = bench.run(f"echo '{said}' > \"$CLOUD_TRAIN_FAILURE\"; echo other words; exit 1")
     assert (end.cause, end.message) == (cause, "the data is empty")
+
+
+def test_without_the_gpus_that_the_job_asks_for_no_program_starts_and_none_is_retried(bench: Bench) -> None:
+    patient = {"attempts": 3, "on": ["failed", "preempted", "infrastructure"]}
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}  # on a machine that has some
+    try:
+        end: RunView | ProviderError = bench.run("echo started", resources={"accelerator": "T4:1"}, env=hidden, retry=patient)
+    except ProviderError as refused:
+        end = refused
+    if isinstance(end, ProviderError):  # an engine without a driver for GPUs does not even start the container
+        assert "GPU" in end.message
+        return
+    assert (end.state, end.cause, end.attempt) == (State.FAILED, Cause.NO_ACCELERATOR, 1)
+    assert end.message.startswith("the job asks for 1 × T4 on each machine (resources.accelerator), but its program cannot use any: ")
+    assert not [info.key for info in bench.store.list(f"{end.run_id}/attempts/1/logs/") if "output.log" in info.key]
 
 
 def test_a_command_that_is_not_there_is_named(bench: Bench) -> None:

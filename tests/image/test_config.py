@@ -72,3 +72,20 @@ def test_a_base_for_the_platform_is_accepted(platform: str) -> None:
 def test_a_base_for_another_platform_is_refused(platform: str) -> None:
     with pytest.raises(ImageError, match=f"the base image base is for linux/arm64/v8, not for {platform}"):
         check_platform(base(), "base", platform)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([], ["NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"]),
+        (["NVIDIA_VISIBLE_DEVICES=1"], ["NVIDIA_VISIBLE_DEVICES=1", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"]),
+        (["NVIDIA_DRIVER_CAPABILITIES=all"], ["NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=all"]),
+    ],
+)
+def test_an_image_for_gpus_gets_them_from_nvidias_runtime_unless_its_base_says_which(before: list[str], after: list[str]) -> None:
+    document = json.loads(configuration(base(Env=before), LAYERS, {}, uses_gpus=True))
+    assert [each for each in document["config"]["Env"] if each.startswith("NVIDIA_")] == after
+
+
+def test_an_image_for_no_gpus_asks_nvidias_runtime_for_none() -> None:
+    assert not [each for each in configured()["config"]["Env"] if each.startswith("NVIDIA_")]

@@ -37,6 +37,18 @@ def test_the_jobs_base_overrides_the_configs(home: Home, tmp_path: Path) -> None
     assert recipe_of(plan_of(home, tmp_path, str(config), image={"base": "from-job"})).base == "from-job"
 
 
+@pytest.mark.parametrize(
+    ("resources", "config", "uses"),
+    [({}, "", False), ({"accelerator": "L4"}, "", True), ({"cpus": 2}, "machine: a2-highgpu-1g", True), ({"cpus": 2}, "", False)],
+)
+def test_an_image_gets_gpus_only_for_a_job_that_may_have_some(
+    home: Home, tmp_path: Path, resources: dict[str, object], config: str, uses: bool
+) -> None:
+    (file := tmp_path / "mine.yaml").write_text(f"gcp: {{project: my-project, region: europe-west4, {config}}}\n")
+    place = {"provider": "gcp", "store": "gs://bucket/runs"} if config else {}
+    assert recipe_of(plan_of(home, tmp_path, str(file) if config else None, resources=resources, **place)).uses_gpus is uses
+
+
 def test_the_program_gets_paths_inside_the_container(home: Home, tmp_path: Path) -> None:
     (tmp_path / "photographs").mkdir()
     plan = plan_of(home, tmp_path, data={"dataset": "files", "path": "photographs"})

@@ -267,3 +267,14 @@ def test_a_trainer_has_one_process_for_each_accelerator_unless_the_job_says_othe
     assert plan("train.batch_size=2").job.resources.processes == 1, "four processes cannot share a batch of 2"
     local = make_plan(home, tmp_path / "job.yaml", provider="local", dry_run=True)
     assert local.job.resources.processes == 1
+    assert "resources.processes: 1 of the 4 × A10G will be used, one by each process; set it to 4 to use all" in local.notes
+
+
+def test_what_supplies_no_accelerators_says_that_the_run_will_look_for_them_and_how_to_do_without(planned: Planned) -> None:
+    job = CNN + "resources: {accelerator: L4}\n"
+    assert planned(job).notes == (
+        "resources.accelerator: 'local' supplies no accelerators, and the run ends at once if the machine has fewer than L4:1;"
+        " to run without, add --set resources.accelerator=null",
+    )
+    without = planned(job, "resources.accelerator=null")
+    assert (without.job.resources.accelerator, without.notes) == (None, ())

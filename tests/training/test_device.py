@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from cloud_train.training.device import prepare_device, usable_cpus
+from cloud_train.training.device import AcceleratorMissingError, check_accelerators, prepare_device, usable_cpus
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,46 @@ def test_the_number_of_threads_follows_from_the_job_the_environment_and_the_proc
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+class Cuda:
+    """``torch.cuda`` of a build or a machine that is not here."""
+
+    def __init__(self, devices: int, error: Exception | None = None) -> None:
+        self._devices, self._error = devices, error
+
+    def init(self) -> None:
+        if self._error:
+            raise self._error
+
+    def device_count(self) -> int:
+        return self._devices
+
+
+@pytest.mark.parametrize(
+    ("cuda", "said"),
+    [
+        (
+            Cuda(0, AssertionError("Torch not compiled with CUDA enabled")),
+            "torch 2.11 cannot use any: Torch not compiled with CUDA enabled",
+        ),
+        (
+            Cuda(4, RuntimeError("The NVIDIA driver on your\nsystem is too old")),
+            "cannot use any: The NVIDIA driver on your system is too old",
+        ),
+        (Cuda(3), "torch 2.11 can use only 3: it finds no more"),
+    ],
+)
+def test_too_few_gpus_for_torch_are_refused_with_torchs_reason(cuda: Cuda, said: str) -> None:
+    with pytest.raises(AcceleratorMissingError) as refused:
+        check_accelerators("A100", 4, "2.11", cuda)
+    assert refused.value.message.startswith("the job asks for 4 × A100 on each machine (resources.accelerator), but torch 2.11 ")
+    assert refused.value.message.endswith(said)
+    assert "--set resources.accelerator=null" in str(refused.value.hint)
+
+
+def test_enough_gpus_for_torch_are_enough() -> None:
+    check_accelerators("A100", 4, "2.11", Cuda(8))
 
 
 @pytest.mark.slow

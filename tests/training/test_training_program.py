@@ -55,6 +55,16 @@ def test_a_training_that_is_told_to_stop_and_then_killed_ends_with_the_same_byte
     assert verify(stopped.model).files == verify(through.model).files
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_training_never_takes_the_cpu_for_gpus_that_were_asked_for(tmp_path: Path, processes: int) -> None:
+    program = Program(tmp_path, {**CNN, "resources": {"cpus": 2, "accelerator": "L4:1", "processes": processes}})
+    ended = program.run(CUDA_VISIBLE_DEVICES="")
+    assert ended.returncode == 1
+    assert program.said()["cause"] == "no-accelerator"
+    assert "the job asks for 1 × L4 on each machine (resources.accelerator), but torch " in program.said()["message"]
+    assert not program.checkpoints.exists() or not list(program.checkpoints.iterdir())
+
+
 def test_without_torch_the_command_that_installs_it_is_named(tmp_path: Path) -> None:
     program = Program(tmp_path, CNN)
     (tmp_path / "without").mkdir()

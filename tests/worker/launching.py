@@ -65,10 +65,10 @@ class Launched:
         self.home.mkdir()
         self.workers: list[subprocess.Popen[bytes]] = []
 
-    def job(self, *command: str, secrets: tuple[str, ...] = (), **program: Any) -> None:
-        """Write run.json for this command."""
+    def job(self, *command: str, secrets: tuple[str, ...] = (), of_job: Mapping[str, Any] | None = None, **program: Any) -> None:
+        """Write run.json for this command; ``of_job`` are further sections of the job."""
         described = replace(Program(command, str(self.work), grace_seconds=20), **program)
-        record = RunRecord(RUN_ID, 0.0, {"secrets": list(secrets)}, described, {}, {})
+        record = RunRecord(RUN_ID, 0.0, {"secrets": list(secrets), **(of_job or {})}, described, {}, {})
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / layout.RUN).write_bytes(record.to_json())
 

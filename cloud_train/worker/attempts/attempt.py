@@ -18,7 +18,7 @@ from cloud_train.run.states import Cause, State
 from cloud_train.run.succession import Branch, superseded_by
 from cloud_train.storage.base import RetriesExhaustedError
 from cloud_train.storage.local import LocalStore
-from cloud_train.worker import contract, data, ending
+from cloud_train.worker import accelerators, contract, data, ending
 from cloud_train.worker.attempts import program, sealing
 from cloud_train.worker.attempts.helpers import Helpers
 from cloud_train.worker.attempts.program import Running
@@ -44,6 +44,12 @@ class DataRefusedError(CloudTrainError):
     """The job's data cannot be downloaded, and retrying would not help: a wrong URL or checksum, or a full disk."""
 
     code = "data-refused"
+
+
+class AcceleratorMissingError(CloudTrainError):
+    """The program could not use the GPUs that the job asks for."""
+
+    code = "accelerator-missing"
 
 
 class Attempt:
@@ -72,6 +78,8 @@ class Attempt:
                 end = self._with_sealed_model(end) if end.cause is Cause.SUCCEEDED else end
         except (program.ProgramStartError, DataRefusedError) as error:
             end = self._with_the_others(Ending(Cause.FAILED, error.message))
+        except AcceleratorMissingError as error:
+            end = self._with_the_others(Ending(Cause.NO_ACCELERATOR, error.message))
         except (CloudTrainError, OSError) as error:
             end = self._with_the_others(Ending(Cause.INFRASTRUCTURE, str(error)))
         if end.cause in (Cause.FAILED, Cause.INFRASTRUCTURE) and is_full(self._at.workspace.record.parent):
@@ -86,6 +94,7 @@ class Attempt:
         at = self._at
         at.workspace.make_folders()
         at.worker_log.note(f"attempt {self._number} of {at.record.run_id} on {at.status.status.host}: worker {at.status.status.pid}")
+        self._check_accelerators()
         self._join()
         fetched = self._fetch_data()
         resume = self._find_checkpoint() if self._leads else self._given_checkpoint()
@@ -124,6 +133,18 @@ class Attempt:
     def _leads(self) -> bool:
         """Whether this is node 0, which alone handles checkpoints, the model and the time limit, and decides how the attempt ended."""
         return self._at.node.rank == 0
+
+    def _check_accelerators(self) -> None:
+        """Raise AcceleratorMissingError if the program could not use the GPUs that the job asks for; first, because they are paid for."""
+        job = self._at.record.job
+        kind, count = accelerators.asked(job)
+        if not count:
+            return
+        environment = program.given_environment(self._at.record, os.environ)
+        went_well, found = self._watch.do(partial(accelerators.lacking, job, environment), abandon_on_stop=True)
+        if went_well and found:
+            raise AcceleratorMissingError(found)
+        self._at.worker_log.note(f"{count} × {kind}: {'found' if went_well else f'not checked: {found}'}")
 
     def _join(self) -> None:
         """Wait until all nodes have joined; nodes other than node 0 wait for node 0 only. Raises NodeMissingError."""

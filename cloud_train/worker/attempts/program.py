@@ -18,7 +18,7 @@ from cloud_train.errors import CloudTrainError, StoreError
 from cloud_train.run.record import Program, RunRecord
 from cloud_train.run.states import State
 from cloud_train.storage.credential_forwarding import FORWARDED, withheld
-from cloud_train.worker import contract
+from cloud_train.worker import accelerators, contract
 from cloud_train.worker.attempts.helpers import Helpers
 from cloud_train.worker.attempts.watch import Watch
 from cloud_train.worker.context import AttemptContext
@@ -76,11 +76,11 @@ def environment_of(
     data: Path | None,
     own: Mapping[str, str],
 ) -> dict[str, str]:
-    """The program's environment: the worker's ``own``, then the job's, then the contract's variables, and no stale ones of another run."""
+    """The program's environment: ``given_environment``, then the contract's variables, and no stale ones of another run."""
     program = record.program
     return {
         "PYTHONUNBUFFERED": "1",  # so that a Python program's lines are logged as they are printed, even if it is killed afterwards
-        **_own_and_of_job(record, own),
+        **given_environment(record, own),
         **({contract.PLATFORM: own[contract.PLATFORM]} if contract.PLATFORM in own else {}),
         contract.RUN_ID: record.run_id,
         contract.ATTEMPT: str(attempt),
@@ -99,6 +99,12 @@ def environment_of(
         contract.KEEP_CHECKPOINTS: str(program.keep_checkpoints),
         contract.BEST: program.ranking.to_text(),
     }
+
+
+def given_environment(record: RunRecord, own: Mapping[str, str], root: Path = Path("/")) -> dict[str, str]:
+    """The worker's ``own`` environment, then the job's, with NVIDIA's libraries where they are below ``root`` and not found otherwise."""
+    given = _own_and_of_job(record, own)
+    return {**given, **accelerators.library_path(given, root)}
 
 
 def _own_and_of_job(record: RunRecord, own: Mapping[str, str]) -> dict[str, str]:
