@@ -128,7 +128,7 @@ class AttemptStatus:
         """
         if self.elapsed is None or self.ended is not None:
             return self.started
-        began = float(round(self.heartbeat - self.elapsed))  # the same at the next heartbeat
+        began = float((self.heartbeat - self.elapsed) // 1)  # whole seconds: the same at the next heartbeat, and not after the end
         return self.started if abs(began - self.started) < _CLOCK_STEP_SECONDS else max(0.0, began)
 
     def ended_with(self, cause: Cause, message: str, now: float, program_exit_code: int | None = None) -> Self:
