@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.worker import contract
+from cloud_train.worker.console import Console, wanted
 from cloud_train.worker.context import AttemptContext
 from cloud_train.worker.processes import tree
 from cloud_train.worker.processes.guard import Guard
 from cloud_train.worker.processes.subprocesses import Children, Subprocess
 
 if TYPE_CHECKING:
-    from cloud_train.worker.console import Console
     from cloud_train.worker.fetcher import Fetcher
 
 _CONSOLE_SECONDS = 5.0
@@ -56,10 +56,8 @@ class Helpers:
 
     def show_output(self) -> None:
         """Copy the program's output to this worker's standard output, if that is a log of a platform's or a container's."""
-        from cloud_train.worker import console
-
-        if console.wanted():
-            self._console = console.Console(self._at.workspace.output_log, self._at.workspace.store, self._in_child)
+        if wanted():
+            self._console = Console(self._at.workspace.output_log, self._at.workspace.store, self._in_child)
             self._children.expect(self._console.pid)
 
     def keep_going(self) -> None:
