@@ -90,7 +90,7 @@ IN_FUNCTIONS: dict[tuple[str, str], tuple[str, Made]] = {
     ("job/cloud_names.py", "pattern"): ("fullmatch", lambda: list(cloud_names.EXPECTED)),
     ("storage/registry.py", "form"): (
         "fullmatch",
-        lambda: [registry.ACCOUNT, registry.CONTAINER, *(form for form, _ in registry.BUCKETS.values())],
+        lambda: [cloud_names.AZURE_ACCOUNT, cloud_names.AZURE_CONTAINER, *(form for form, _ in cloud_names.BUCKETS.values())],
     ),
     ("providers/gcp/state.py", "pattern"): ("search", list),  # as above
     ("providers/azure/state.py", "pattern"): ("search", lambda: [f"(?i){each[0]}" for each in azure_state._WORDS]),
