@@ -29,7 +29,7 @@ from cloud_train.providers.azure import state as azure_state
 from cloud_train.providers.cloud import request as cloud_request
 from cloud_train.spec import types
 from cloud_train.spec.secret_names import looks_secret, masked, without_credentials
-from cloud_train.storage import azure_errors, registry
+from cloud_train.storage import azure_errors
 from cloud_train.worker.worker_log import Redactor
 from tests.attack.doubling import TooSlowError, check_linear
 

@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from cloud_train.job import cloud_names as forms
+from cloud_train.job.cloud_names import BUCKETS
 from cloud_train.providers.cloud.request import STORE
 
 _LONGEST_SECONDS = 28 * 86400
@@ -159,8 +160,8 @@ def _capacity(body: Mapping[str, Any], region: str | None) -> Iterator[str]:
 def _output(body: Mapping[str, Any]) -> Iterator[str]:
     url = str(body.get("OutputDataConfig", {}).get("S3OutputPath", ""))
     bucket = url.removeprefix("s3://").partition("/")[0]
-    if not url.startswith("s3://") or not re.fullmatch(forms.BUCKETS["s3"][0], bucket):
-        yield f"store: OutputDataConfig.S3OutputPath: {url!r} is not s3://BUCKET/FOLDER, with a bucket's name of {forms.BUCKETS['s3'][1]}"
+    if not url.startswith("s3://") or not re.fullmatch(BUCKETS["s3"][0], bucket):
+        yield f"store: OutputDataConfig.S3OutputPath: {url!r} is not s3://BUCKET/FOLDER, with a bucket's name of {BUCKETS['s3'][1]}"
 
 
 def _arns(body: Mapping[str, Any], region: str | None) -> Iterator[str]:
