@@ -162,24 +162,27 @@ def _checkpoints(store: Store, run: RunView) -> dict[int, tuple[str, Manifest]]:
     return dict(_complete(store, run, _places(store, run.run_id)))
 
 
-def _complete(store: Store, run: RunView, places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, tuple[str, Manifest]]]:
+def _complete(store: Store, run: RunView, places: Iterable[tuple[int, int, str]]) -> Iterator[tuple[int, tuple[str, Manifest]]]:
     """The steps of those ``places`` that have a complete checkpoint, each with its key and manifest, read as they are needed.
 
     What an overtaken attempt made after that is left out.
     """
     branch = _branch(store, run)
-    for step, attempt in places:
-        prefix = f"{run.run_id}/{layout.checkpoints(attempt)}/{layout.step_folder(step)}"
+    for step, attempt, name in places:
+        prefix = f"{run.run_id}/{layout.checkpoints(attempt)}/{name}"
         with suppress(ObjectMissingError, CorruptError):
             manifest = manifest_at(store, prefix)
             if branch.holds(manifest.attempt, step, attempt):
                 yield step, (prefix, manifest)
 
 
-def _places(store: Store, run_id: str) -> list[tuple[int, int]]:
-    """The steps of all checkpoint folders, complete or not, in order, each with the attempt in whose folder it is."""
+def _places(store: Store, run_id: str) -> list[tuple[int, int, str]]:
+    """All checkpoint folders, complete or not, in the order of their steps: the step, the attempt in whose folder it is, and the name.
+
+    A script may have named its folder with any number of zeros before the step. Of several names for one step, the usual one comes last.
+    """
     places = places_in_store(store, run_id)
-    return sorted((step, attempt) for step, attempt, name in places if name == layout.step_folder(step))
+    return sorted(places, key=lambda place: (place[0], place[1], place[2] == layout.step_folder(place[0]), place[2]))
 
 
 def _shown_steps(store: Store, run: RunView) -> str:

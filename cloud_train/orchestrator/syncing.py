@@ -179,8 +179,7 @@ def _entries_of_manifests(store: Store, run_id: str, infos: Iterable[str]) -> di
 
 def _is_checkpoint(folder: str) -> bool:
     above, _, name = folder.rpartition("/")
-    step = layout.step_of(name) if layout.checkpoints_of(above) else None
-    return step is not None and name == layout.step_folder(step)
+    return layout.checkpoints_of(above) is not None and layout.step_of(name) is not None
 
 
 def _version_of(segments: Iterable[ObjectInfo]) -> str:

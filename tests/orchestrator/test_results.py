@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -150,6 +151,37 @@ def test_the_last_checkpoint_is_found_without_reading_the_manifests_of_the_other
     read.clear()
     (run_folder(run) / "checkpoints" / "step-00000030" / "manifest.json").write_text("{")
     assert fetch_model(home, run.run_id, tmp_path / "next", "last").step == 20
+
+
+def test_checkpoints_are_found_by_the_names_that_a_script_gave_them(home: Home, start: Submit, tmp_path: Path) -> None:
+    run = start(
+        "cd $CLOUD_TRAIN_CHECKPOINTS\n"
+        "for step in 8 58 007; do mkdir .half; echo weights of $step > .half/weights; mv .half step-$step; done\n"
+        "exit 3"
+    )
+    assert list(follow(home, run.run_id))[-1].view.state == "failed"
+    for which, step, name in (("last", 58, "58"), ("best", 58, "58"), ("8", 8, "8"), ("7", 7, "007")):
+        fetched = fetch_model(home, run.run_id, tmp_path / which, which)
+        assert (fetched.step, fetched.source) == (step, f"checkpoints/step-{name}")
+        assert (tmp_path / which / "weights").read_text() == f"weights of {name}\n"
+    with pytest.raises(NotFoundError, match="no checkpoint of step 9") as raised:
+        fetch_model(home, run.run_id, tmp_path / "9", "9")
+    assert raised.value.hint == "available steps: 7, 8, 58"
+    with pytest.raises(NotFoundError) as raised:
+        fetch_model(home, run.run_id, tmp_path / "final")
+    assert "--checkpoint last" in (raised.value.hint or "")
+    sync(home, run.run_id, tmp_path / "copy")
+    (run_folder(run) / "checkpoints" / "step-58" / "weights").write_text("Weights of 58\n")
+    with pytest.raises(CorruptError, match="step-58/weights"):
+        sync(home, run.run_id, tmp_path / "second")
+
+
+def test_of_two_names_of_a_step_the_usual_one_counts(home: Home, run: RunView, tmp_path: Path) -> None:
+    checkpoints = run_folder(run) / "checkpoints"
+    for name in ("step-30", "step-000000000000000030"):
+        shutil.copytree(checkpoints / "step-00000020", checkpoints / name)
+        assert fetch_model(home, run.run_id, tmp_path / "out", "last").source == "checkpoints/step-00000030"
+        assert fetch_model(home, run.run_id, tmp_path / "out", "30").source == "checkpoints/step-00000030"
 
 
 def test_a_missing_checkpoint_is_an_error_that_lists_the_existing_ones(home: Home, run: RunView, tmp_path: Path) -> None:
