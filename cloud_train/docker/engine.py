@@ -142,9 +142,15 @@ class Engine:
         with suppress(_MissingError):
             self._ask("DELETE", f"/networks/{network}")
 
-    def output(self, container: str, lines: int | None = None) -> bytes:
-        """The container's stdout and stderr combined, all or the last ``lines``; empty for a missing container."""
-        query = {"stdout": "1", "stderr": "1", "tail": str(lines or "all")}
+    def output(self, container: str) -> bytes:
+        """The container's stdout and stderr combined; empty for a missing container."""
+        return self._printed(container, {"stdout": "1", "stderr": "1", "tail": "all"})
+
+    def errors(self, container: str, lines: int) -> bytes:
+        """The last ``lines`` of the container's stderr, which has no output of the program's; empty for a missing container."""
+        return self._printed(container, {"stdout": "0", "stderr": "1", "tail": str(lines)})
+
+    def _printed(self, container: str, query: Mapping[str, str]) -> bytes:
         with suppress(_MissingError):
             return _joined(self._answer("GET", f"/containers/{container}/logs", query))
         return b""

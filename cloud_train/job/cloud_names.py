@@ -98,6 +98,20 @@ EXPECTED = {
 }
 """Pattern → what it expects, in words that complete "… is not …"."""
 
+BUCKETS = {
+    "s3": (r"(?!(?:[0-9]+\.){3}[0-9]+$)[a-z0-9](?:[a-z0-9-]|\.(?![.-])){1,61}[a-z0-9]", "3 to 63 characters of a-z, 0-9, '-' and '.'"),
+    "gs": (
+        r"(?!(?:[0-9]+\.){3}[0-9]+$)[a-z0-9](?:[a-z0-9_-]|\.(?![.-])){1,220}[a-z0-9]",
+        "3 to 63 characters (222 with dots) of a-z, 0-9, '-', '_' and '.'",
+    ),
+}
+"""Scheme → pattern of a bucket's name, and its description
+(https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html, https://cloud.google.com/storage/docs/buckets#naming).
+"""
+AZURE_ACCOUNT = r"[a-z0-9]{3,24}"
+AZURE_CONTAINER = r"\$(?:root|web|logs)|(?=.{3,63}$)[a-z0-9]+(?:-[a-z0-9]+)*"
+"""A container's name: https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata"""
+
 
 def has_form(pattern: str, value: object) -> bool:
     """Whether ``value`` is a string that matches ``pattern``, one of this module's."""

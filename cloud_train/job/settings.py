@@ -43,6 +43,10 @@ class DockerSettings(Section):
     """Repository of a registry to which ``cloud-train package JOB.yaml --push`` pushes images."""
     platform: Text | None = None
     """Operating system and architecture of the images, such as ``linux/arm64``; this machine's if left out."""
+    console_output: bool = True
+    """Also write the program's output to the container's standard output, for ``docker logs``, besides the run's own log: at most 16 kB/s
+    in the long run. ``cloud-train logs`` does not need it.
+    """
 
 
 class CloudSettings(Section):
@@ -66,6 +70,10 @@ class CloudSettings(Section):
     """
     max_runtime: Duration = Duration(86400)
     """Longest time that a job without ``limits.duration`` may run and cost money; then the cloud itself ends it."""
+    console_output: bool = True
+    """Also write the program's output to the cloud's own log, which bills it by the byte, besides the run's own log: at most 16 kB/s in the
+    long run. ``cloud-train logs`` does not need it.
+    """
 
 
 class AwsSettings(CloudSettings):

@@ -1,16 +1,18 @@
 """Moving a run to another store, with its newest valid checkpoint and the logs of earlier attempts, so that it can continue there.
 
-An interrupted move leaves the run in its old place: ``run.json`` is written last in the new one, and the ledger is updated after that.
-Repeating the move copies what is still missing.
+The move claims the next attempt in the old place before it copies anything, and closes that claim when everything is copied: one
+conditional write decides between it and a resume in the old place, or another move. A move that is interrupted before that leaves the run
+in its old place, and can be repeated. Afterwards, the claim and the file ``moved`` name the new place.
 """
 
 import shlex
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from cloud_train.errors import CorruptError, StoreError, UsageError
+from cloud_train.errors import ConflictError, CorruptError, StoreError, UsageError
 from cloud_train.orchestrator.connections import store_at
 from cloud_train.orchestrator.run_directory import read_record_bytes
 from cloud_train.run import documents, layout
@@ -20,10 +22,11 @@ from cloud_train.run.ledger import Ledger
 from cloud_train.run.ledger_entry import RecordKind
 from cloud_train.run.manifest import LARGEST, parse_manifest
 from cloud_train.run.plan import Plan
-from cloud_train.run.record import RunRecord, sha256_of
+from cloud_train.run.record import AttemptStatus, RunRecord, sha256_of
+from cloud_train.run.states import Cause, State
 from cloud_train.run.streams import open_stream, segment_key, stream_of
 from cloud_train.run.succession import Branch
-from cloud_train.storage.base import InvalidKeyError, ObjectMissingError, Store
+from cloud_train.storage.base import InvalidKeyError, ObjectChangedError, ObjectExistsError, ObjectMissingError, Store
 from cloud_train.storage.transfer.downloading import Download, download
 from cloud_train.storage.transfer.uploading import Upload, upload
 
@@ -39,28 +42,85 @@ def move(ledger: Ledger, plan: Plan, source_url: str, note: Note) -> Plan:
 
     Returns the plan with the SHA-256 of that ``run.json``.
 
-    Raises StoreError, and CorruptError if a checkpoint is damaged.
+    Raises StoreError, ConflictError if another command has resumed or moved the run meanwhile, and CorruptError if a checkpoint is damaged.
     """
     source, target = store_at(source_url), store_at(plan.store)
+    is_elsewhere = not _is_same(source, target, plan.run_id)
+    if not is_elsewhere:  # the same folder by another name keeps its name
+        plan, target = replace(plan, store=source_url), source
     before, old = read_record_bytes(source, plan.run_id)
-    moved = plan.store != source_url
-    if moved:
-        _refuse_foreign(target, plan)
-        _copy_attempts(source, target, plan.run_id, note)
-        _copy_newest_checkpoint(source, target, plan, note)
-    where = {"moved_from": f"{source_url.rstrip('/')}/{plan.run_id}"} if moved else {}
-    record = RunRecord(plan.run_id, old.created, plan.job.model_dump(mode="json"), plan.program, plan.facts(), {**old.provenance, **where})
+    place = f"{source_url.rstrip('/')}/{plan.run_id}"
+    record = RunRecord(
+        plan.run_id,
+        old.created,
+        plan.job.model_dump(mode="json"),
+        plan.program,
+        plan.facts(),
+        {**old.provenance, **({"moved_from": place} if is_elsewhere else {})},
+    )
     written = record.to_json()
     sha256 = sha256_of(written)
+    claim = _copied(source, target, plan, note) if is_elsewhere else None
     ledger.know_record(plan.run_id, sha256_of(before), RecordKind.SEEN)  # both are expected here until the move is complete
     ledger.know_record(plan.run_id, sha256, RecordKind.OWN)
     target.delete(f"{plan.run_id}/{layout.MOVED}")
     target.put(f"{plan.run_id}/{layout.RUN}", written)
-    if moved:  # a machine with only the old place in its ledger must not continue there
+    if claim is not None:
+        try:
+            claim.close()
+        except ConflictError:
+            target.delete(f"{plan.run_id}/{layout.RUN}")  # so that nobody adopts it
+            raise
         source.put(f"{plan.run_id}/{layout.MOVED}", f"{plan.store.rstrip('/')}/{plan.run_id}\n".encode())
     settings = plan.provider_settings
     ledger.move(plan.run_id, plan.attempt, plan.provider, plan.store, settings=settings, record_sha256=sha256, token=plan.token)
     return replace(plan, record_sha256=sha256)
+
+
+def _copied(source: Store, target: Store, plan: Plan, note: Note) -> "_Claim":
+    """Claim the attempt in the old place, and copy what it needs to the new one."""
+    _refuse_foreign(target, plan)
+    claim = _Claim(source, plan)
+    _copy_attempts(source, target, plan, note)
+    _copy_newest_checkpoint(source, target, plan, note)
+    return claim
+
+
+def _is_same(source: Store, target: Store, run_id: str) -> bool:
+    """Whether two stores have the same directory of the run, perhaps through a symbolic link."""
+    here, there = source.local_path(run_id), target.local_path(run_id)
+    if here is None or there is None:
+        return source.url == target.url
+    try:
+        return here.samefile(there)
+    except OSError:  # there is none
+        return False
+
+
+class _Claim:
+    """The attempt that a move has claimed in the old place: its status names the new one."""
+
+    def __init__(self, source: Store, plan: Plan) -> None:
+        """Raises ConflictError if the attempt has been claimed already, and StoreError."""
+        self._source, self._run_id = source, plan.run_id
+        now, place = time.time(), f"{plan.store.rstrip('/')}/{plan.run_id}"
+        status = AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0, token=plan.token, moved_to=place)
+        self._status = status.ended_with(Cause.INFRASTRUCTURE, f"being moved to {place}", now)
+        try:
+            self._seen = source.create(f"{plan.run_id}/{layout.status(plan.attempt)}", self._status.to_json())
+        except ObjectExistsError as error:
+            raise self._conflict("another command has resumed it") from error
+
+    def close(self) -> None:
+        """Complete the move. Raises ConflictError if the run has been resumed in the old place meanwhile, and StoreError."""
+        try:
+            moved = replace(self._status, message=self._status.message.removeprefix("being "), closed=True)
+            self._source.replace(self._seen, moved.to_json())
+        except (ObjectChangedError, ObjectExistsError, ObjectMissingError) as error:
+            raise self._conflict("it was resumed in its old place meanwhile") from error
+
+    def _conflict(self, why: str) -> ConflictError:
+        return ConflictError(f"{self._run_id} was not moved: {why}", hint=f"check with: cloud-train status {self._run_id}")
 
 
 def new_place(store_url: str, run_id: str) -> str | None:
@@ -81,10 +141,13 @@ def _refuse_foreign(target: Store, plan: Plan) -> None:
         )
 
 
-def _copy_attempts(source: Store, target: Store, run_id: str, note: Note) -> None:
-    prefix = f"{run_id}/{layout.ATTEMPTS}/"
+def _copy_attempts(source: Store, target: Store, plan: Plan, note: Note) -> None:
+    """Copy the documents and logs of the attempts before the plan's, which begins in the new place."""
+    prefix = f"{plan.run_id}/{layout.ATTEMPTS}/"
     streams = set()
     for info in source.list(prefix):
+        if (documents.attempt_number(info.key.removeprefix(prefix).partition("/")[0]) or 0) >= plan.attempt:
+            continue
         found = stream_of(info.key)
         if found or (source.local_path(info.key) is not None and info.key.endswith((".log", ".jsonl"))):
             streams.add(found[0] if found else info.key)

@@ -8,7 +8,7 @@ from functools import partial
 from heapq import merge
 from itertools import groupby
 
-from cloud_train.errors import NotFoundError, ProviderError, UsageError
+from cloud_train.errors import NotFoundError, ProviderError, StoreError, UsageError
 from cloud_train.orchestrator.connections import patiently, pause_of, provider_at, store_at
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.ledgers import read_ledger
@@ -186,10 +186,17 @@ class ProviderLogs:
             return
         self._due = self._clock() + _REQUEST_SECONDS
         with suppress(ProviderError):  # reported when the run itself is checked
-            self.tell_all(run, ledger)
+            lines = list(self._new_lines(run, ledger))
+            if lines and not _has_begun(run):  # meanwhile; the cloud's log then has the program's output as well, which is shown anyway
+                for line in lines:
+                    self._note(line)
 
     def tell_all(self, run: RunView, ledger: LedgerReader) -> None:
         """Pass on every new line; raises ProviderError."""
+        for line in self._new_lines(run, ledger):
+            self._note(line)
+
+    def _new_lines(self, run: RunView, ledger: LedgerReader) -> Iterator[str]:
         entry = ledger.get(run.run_id)
         if entry is None or entry.reference is None or run.is_unmanaged:
             return
@@ -203,11 +210,20 @@ class ProviderLogs:
             data, cursor = provider.logs(handle, self._cursor)
             *lines, self._begun = (self._begun + data).split(b"\n")
             for line in lines:
-                self._note(f"{run.provider}: {line.decode(errors='replace')}")
+                yield f"{run.provider}: {line.decode(errors='replace')}"
             if cursor == self._cursor or not data:
                 self._cursor = cursor
                 return
             self._cursor = cursor
+
+
+def _has_begun(run: RunView) -> bool:
+    """Whether the worker of the run's attempt has written its first status, which it does before its program starts."""
+    try:
+        store_at(run.store).stat(f"{run.run_id}/{layout.status(run.attempt)}")
+    except StoreError:
+        return False
+    return True
 
 
 def _attempts(store: Store, run: RunView) -> list[int]:

@@ -4,6 +4,7 @@ It settles submissions that were cut off, records the status of attempts, writes
 it left, and cleans up at the provider. Verbs that call it say so in their help; everything else uses ``state``, which only reads.
 """
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -140,6 +141,12 @@ def close(ledger: Ledger, run: RunView) -> None:
             status = ended.ended_with(run.cause or Cause.INFRASTRUCTURE, run.message, now)
         if found.number != run.attempt or not status.state.is_end or status.state is State.SUCCEEDED:
             break
+        if status.closed and status.moved_to:
+            store.put(f"{run.run_id}/{layout.MOVED}", f"{status.moved_to}\n".encode())  # the move may have been interrupted before that
+            raise ConflictError(
+                f"{run.run_id} was moved to {status.moved_to}",
+                hint=f"resume it there: cloud-train adopt {shlex.quote(status.moved_to)}",
+            )
         key = f"{run.run_id}/{layout.status(found.number)}"
         if status.closed or _write_end(store, key, replace(status, closed=True), found.seen):
             return  # closed here, or by another resume at the same moment: the next attempt is claimed by only one of them

@@ -30,7 +30,7 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.ledgers import read_ledger
 from cloud_train.orchestrator.polling import Observer, Poller
 from cloud_train.orchestrator.run_directory import Found, newest_status, read_record, read_status
-from cloud_train.providers.base import SHOWS_WITHIN_SECONDS, Handle, Observation, Provider
+from cloud_train.providers.base import SHOWS_WITHIN_SECONDS, Capabilities, Handle, Observation, Provider
 from cloud_train.run import layout
 from cloud_train.run.ledger_entry import UNMANAGED, Entry
 from cloud_train.run.ledger_file import DAMAGED
@@ -205,7 +205,7 @@ def _look_into_run_directory(provider: Provider, entry: Entry, launch: Handle, o
     number, status = newest.number, newest.status
     pending: list[Pending] = []
     if not newest.is_of_launch:  # another machine has resumed the run, or began this attempt first
-        return _overtaken(entry, launch, newest, observation), observation
+        return _overtaken(entry, launch, newest, observation, capabilities), observation
     if status and status.cause is Cause.PREEMPTED and capabilities.explains_stops:
         observation = provider.observe(launch)  # again: the worker was told to stop, and does not know why
         status, is_explained = _with_reason(status, observation)
@@ -225,12 +225,13 @@ def _look_into_run_directory(provider: Provider, entry: Entry, launch: Handle, o
     return replace(found, pending=(*pending, *found.pending, *cleanup)), observation
 
 
-def _overtaken(entry: Entry, launch: Handle, newest: Found, observation: Observation) -> Findings:
-    """The attempt of another launch, of which the one that was observed knows nothing."""
+def _overtaken(entry: Entry, launch: Handle, newest: Found, observation: Observation, capabilities: Capabilities) -> Findings:
+    """The attempt of another launch, of which the one that was observed knows nothing. What that one left running is stopped."""
     found = _shown_by(entry, newest, is_unmanaged=True)
     if not observation.state.is_end:  # its worker is about to leave; until then the ledger keeps the launch, which has to be cleaned up
         return replace(found, pending=())
-    return replace(found, pending=(*found.pending, CleanUp(launch)))
+    leftovers = () if capabilities.leaves_no_processes else (StopLaunch(launch),)
+    return replace(found, pending=(*leftovers, *found.pending, CleanUp(launch)))
 
 
 def _shown_by(entry: Entry, found: Found, is_recorded: bool = True, is_unmanaged: bool = False) -> Findings:

@@ -109,11 +109,13 @@ class Ledger(LedgerReader):
     ) -> None:
         """Record that the run continues with another provider or in another store, and its next attempt as *submitting*.
 
-        From then on ``record_sha256`` is the only accepted ``run.json``. Raises ConflictError if the number is taken.
+        From then on ``record_sha256`` is the only accepted ``run.json``. What was seen of an attempt of that number in the old place, the
+        claim of the move itself, is forgotten.
         """
         self._change(  # one transaction, so that an interrupted attempt is looked for where it was started
             _Statement("UPDATE runs SET provider = ?, store = ? WHERE run_id = ?", (provider, store, run_id)),
             _Statement("DELETE FROM records WHERE run_id = ?", (run_id,)),
+            _Statement("DELETE FROM attempts WHERE run_id = ? AND number = ?", (run_id, number)),
             _new_record(run_id, record_sha256, RecordKind.OWN),
             _new_attempt(run_id, number, provider, settings, token),
         )

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 from cloud_train.errors import UsageError
 
+CONSOLE_OUTPUT = "CLOUD_TRAIN_CONSOLE_OUTPUT"
+"""The environment variable that is 0 if a worker does not write its program's output to its own standard output as well."""
 RUN_AS = "_CLOUD_TRAIN_USER"
 """Environment variable of an image that starts as root: the user that its worker becomes, as in an image's ``User``."""
 

@@ -119,6 +119,10 @@ class AttemptStatus:
     """Whether a resume has followed this end: then its worker may not take the end back, even if it is alive."""
     elapsed: float | None = None
     """Seconds from the start to the worker's last heartbeat or to its end, by a clock that is never set; None from earlier versions."""
+    moved_to: str = ""
+    """URL of the run directory in another store in which this attempt takes place; no worker begins it here. Once it is ``closed``, the
+    move is complete.
+    """
 
     @property
     def began(self) -> float:
@@ -178,6 +182,7 @@ class AttemptStatus:
             "origin": fields.whole_or_none("origin", 0, documents.MOST_ATTEMPTS),
             "closed": fields.flag("closed", default=False),
             "elapsed": fields.number_or_none("elapsed", 0, documents.LATEST),
+            "moved_to": fields.text("moved_to", default=""),
         }
 
 

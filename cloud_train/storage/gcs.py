@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from cloud_train.errors import StoreError, UsageError
+from cloud_train.job.cloud_names import BUCKETS
 from cloud_train.storage.base import (
     AccessDeniedError,
     CredentialsEndedError,
@@ -36,7 +37,6 @@ from cloud_train.storage.base import (
 from cloud_train.storage.gcs_account import LOGIN, USER_PROJECT, GoogleAccount, token_error
 from cloud_train.storage.gcs_sessions import ResumableSessions
 from cloud_train.storage.objects import ObjectStorage
-from cloud_train.storage.registry import BUCKETS
 
 Result = TypeVar("Result")
 

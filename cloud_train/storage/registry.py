@@ -5,28 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloud_train.errors import UsageError
-from cloud_train.job.cloud_names import meant_azure_store
+from cloud_train.job.cloud_names import AZURE_ACCOUNT, AZURE_CONTAINER, BUCKETS, meant_azure_store
 from cloud_train.spec.secret_names import granting_parameter, without_credentials
 from cloud_train.storage.base import Store
 
 if TYPE_CHECKING:
     from cloud_train.retry import RetryPolicy
-
-
-BUCKETS = {
-    "s3": (r"(?!(?:[0-9]+\.){3}[0-9]+$)[a-z0-9](?:[a-z0-9-]|\.(?![.-])){1,61}[a-z0-9]", "3 to 63 characters of a-z, 0-9, '-' and '.'"),
-    "gs": (
-        r"(?!(?:[0-9]+\.){3}[0-9]+$)[a-z0-9](?:[a-z0-9_-]|\.(?![.-])){1,220}[a-z0-9]",
-        "3 to 63 characters (222 with dots) of a-z, 0-9, '-', '_' and '.'",
-    ),
-}
-"""Scheme → pattern of a bucket's name, and its description
-(https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html, https://cloud.google.com/storage/docs/buckets#naming).
-"""
-ACCOUNT = r"[a-z0-9]{3,24}"
-CONTAINER = r"\$(?:root|web|logs)|(?=.{3,63}$)[a-z0-9]+(?:-[a-z0-9]+)*"
-"""https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata"""
-
 
 _FORMS = {"s3": "s3://bucket/prefix", "gs": "gs://bucket/prefix", "az": "az://account/container/prefix"}
 _SPACES = re.compile(r"\s")
@@ -103,8 +87,8 @@ def _cloud_store(url: str) -> Store:
 def _check_names(url: str, scheme: str, first: str, container: str = "") -> None:
     """Raise UsageError for an invalid name of a bucket, account or container, because it becomes part of the host name."""
     if scheme == "az":
-        checks = [("storage account", first, ACCOUNT, "3 to 24 characters of a-z and 0-9")]
-        checks.append(("container", container, CONTAINER, "3 to 63 characters of a-z, 0-9 and '-'"))
+        checks = [("storage account", first, AZURE_ACCOUNT, "3 to 24 characters of a-z and 0-9")]
+        checks.append(("container", container, AZURE_CONTAINER, "3 to 63 characters of a-z, 0-9 and '-'"))
     else:
         checks = [("bucket", first, *BUCKETS[scheme])]
     for kind, name, form, expected in checks:

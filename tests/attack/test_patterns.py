@@ -29,7 +29,7 @@ from cloud_train.providers.azure import state as azure_state
 from cloud_train.providers.cloud import request as cloud_request
 from cloud_train.spec import types
 from cloud_train.spec.secret_names import looks_secret, masked, without_credentials
-from cloud_train.storage import azure_errors, registry
+from cloud_train.storage import azure_errors
 from cloud_train.worker.worker_log import Redactor
 from tests.attack.doubling import TooSlowError, check_linear
 
@@ -90,7 +90,7 @@ IN_FUNCTIONS: dict[tuple[str, str], tuple[str, Made]] = {
     ("job/cloud_names.py", "pattern"): ("fullmatch", lambda: list(cloud_names.EXPECTED)),
     ("storage/registry.py", "form"): (
         "fullmatch",
-        lambda: [registry.ACCOUNT, registry.CONTAINER, *(form for form, _ in registry.BUCKETS.values())],
+        lambda: [cloud_names.AZURE_ACCOUNT, cloud_names.AZURE_CONTAINER, *(form for form, _ in cloud_names.BUCKETS.values())],
     ),
     ("providers/gcp/state.py", "pattern"): ("search", list),  # as above
     ("providers/azure/state.py", "pattern"): ("search", lambda: [f"(?i){each[0]}" for each in azure_state._WORDS]),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from cloud_train.errors import ProviderError
 from cloud_train.orchestrator.resuming import resume
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.providers.base import Provider
@@ -46,6 +47,16 @@ def test_a_node_that_fails_ends_the_attempt_with_its_cause(bench: Bench) -> None
     end = bench.run('if [ "$CLOUD_TRAIN_NODE_RANK" = 1 ]; then echo it is broken; exit 3; fi; sleep 60; echo survived', resources=TWO)
     assert (end.state, end.cause, end.message) == (State.FAILED, Cause.FAILED, "node 1: exit status 3: it is broken")
     assert bench.words(end) == []
+    bench.wait_until(lambda: not bench.place.leftovers(bench.home.folder, end.run_id), "nothing of either node is left")
+
+
+def test_machines_without_the_gpus_that_the_job_asks_for_end_together_with_that_cause(bench: Bench) -> None:
+    try:
+        end = bench.run("echo started", resources={**TWO, "accelerator": "T4:1"}, env={"CUDA_VISIBLE_DEVICES": ""})
+    except ProviderError:
+        pytest.skip("this engine has no driver for GPUs and starts no container that asks for some")
+    assert (end.state, end.cause) == (State.FAILED, Cause.NO_ACCELERATOR)
+    assert "the job asks for 1 × T4 on each machine (resources.accelerator), but its program cannot use any: " in end.message
     bench.wait_until(lambda: not bench.place.leftovers(bench.home.folder, end.run_id), "nothing of either node is left")
 
 

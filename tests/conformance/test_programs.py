@@ -5,12 +5,15 @@ import json
 import pytest
 
 from cloud_train.errors import ProviderError
+from cloud_train.orchestrator.connections import provider_at
 from cloud_train.orchestrator.following import follow
+from cloud_train.orchestrator.ledgers import read_ledger
 from cloud_train.orchestrator.reading import follow_logs, read_logs, read_metrics
 from cloud_train.orchestrator.reconcile import update_run, update_runs
 from cloud_train.orchestrator.results import fetch_model
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.orchestrator.syncing import sync
+from cloud_train.providers.base import Handle
 from cloud_train.run import layout
 from cloud_train.run.manifest import parse_manifest, verify
 from cloud_train.run.states import Cause, State
@@ -46,6 +49,21 @@ def test_a_megabyte_of_output_arrives_whole(bench: Bench) -> None:
 def test_output_is_followed_to_its_last_byte_while_the_program_runs(bench: Bench) -> None:
     run = bench.start("for n in 1 2 3 4 5; do echo line $n; sleep 0.05; done")
     assert b"".join(follow_logs(bench.home, run.run_id)) == b"".join(b"line %d\n" % n for n in range(1, 6))
+
+
+def test_where_a_container_runs_its_own_log_has_the_programs_output_too(bench: Bench) -> None:
+    provider = provider_at(bench.home, bench.place.name)
+    if not provider.capabilities.containers:
+        pytest.skip("it runs no containers")
+    run = bench.start_until_ready(f"echo an epoch has passed; {READY}; sleep 600")
+    with read_ledger(bench.home) as ledger:
+        entry = ledger.get(run.run_id)
+    assert entry is not None
+    assert entry.reference is not None
+    handle = Handle(run.run_id, 1, run.provider, run.store, entry.reference)
+    bench.wait_until(lambda: b"an epoch has passed" in provider.logs(handle, None)[0], "the container has logged it")
+    assert cancel(bench.home, run.run_id).state is State.CANCELLED
+    assert bench.output(run).count(b"an epoch has passed") == 1
 
 
 def test_the_tail_of_the_output_is_its_last_lines(bench: Bench) -> None:

@@ -21,7 +21,7 @@ from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
 from cloud_train.orchestrator.reconcile import update_run
 from cloud_train.orchestrator.results import fetch_model, manifest_at
-from cloud_train.orchestrator.resuming import resume
+from cloud_train.orchestrator.resuming import Elsewhere, resume
 from cloud_train.orchestrator.state import read_run
 from cloud_train.orchestrator.stopping import cancel
 from cloud_train.orchestrator.submitting import submit
@@ -186,19 +186,19 @@ def kill_everything(home: Path) -> None:
     psutil.wait_procs(found, 10)
 
 
-def resume_at_once(home: Home, run: RunView) -> RunView:
+def resume_at_once(home: Home, run: RunView, elsewhere: Elsewhere | None = None) -> RunView:
     """As ``resume``, with a clock on which waiting for a heartbeat takes no time."""
     seconds = itertools.count(0, 20)
-    return resume(home, run.run_id, ask=accepting, sleep=lambda _: None, clock=lambda: float(next(seconds)))
+    return resume(home, run.run_id, elsewhere=elsewhere, ask=accepting, sleep=lambda _: None, clock=lambda: float(next(seconds)))
 
 
-def overtake(home: Home, run: RunView) -> RunView:
+def overtake(home: Home, run: RunView, elsewhere: Elsewhere | None = None) -> RunView:
     """Resume a run whose worker is suspended. What it wrote just before may still arrive in the store, as a sign of life."""
     resumed: list[RunView] = []
 
     def is_let_in() -> bool:
         with suppress(ConflictError):
-            resumed.append(resume_at_once(home, run))
+            resumed.append(resume_at_once(home, run, elsewhere))
         return bool(resumed)
 
     wait_until(is_let_in, "a silent attempt is overtaken", 60, pace=0.5)
@@ -320,6 +320,47 @@ def test_a_stalled_worker_that_was_overtaken_stops_and_ships_nothing(stage: Stag
     assert update_run(b, run.run_id).state is State.SUCCEEDED
     assert update_run(a, run.run_id).state is State.SUCCEEDED
     assert stage.store.get(f"{run.run_id}/{layout.MODEL}/weights") == b"attempt 2\n"
+
+
+def test_a_program_that_lost_its_worker_and_its_guard_is_ended_by_the_next_look_after_another_machine_has_resumed(stage: Stage) -> None:
+    a = stage.home("a")
+    run = stage.start(a)
+    worker = worker_of(a, run)
+    program, everything = program_of(worker), [worker, *worker.children()]
+    for process in everything:
+        if process != program:
+            process.suspend()  # so that none has time to react
+    for process in everything:
+        if process != program:
+            process.kill()
+    b = stage.home("b")
+    adopt(b, run.run_directory)
+    assert resume_at_once(b, run).attempt == 2
+    wait_until(lambda: stage.is_running(run, 2), "attempt 2 runs", 60, pace=0.05)
+    assert program.is_running()
+
+    stage.home("a")
+    assert update_run(a, run.run_id).attempt == 2
+    wait_until(lambda: not program.is_running() or program.status() == psutil.STATUS_ZOMBIE, "the first program has ended", 60, pace=0.05)
+    assert stage.is_running(run, 2)
+
+
+def test_the_program_of_a_stalled_worker_is_ended_after_its_run_has_moved(stage: Stage) -> None:
+    a = stage.home("a")
+    run = stage.start(a)
+    worker = worker_of(a, run)
+    program = program_of(worker)
+    suspend(worker, stage.folder / "store" / run.run_id)
+    b = stage.home("b")
+    adopt(b, run.run_directory)
+    elsewhere = Elsewhere(store=str(stage.folder / "elsewhere"))
+    there = overtake(b, run, elsewhere)
+    assert (there.attempt, there.store) == (2, elsewhere.store)
+    wait_until(lambda: not program.is_running() or program.status() == psutil.STATUS_ZOMBIE, "the first program has ended", 60, pace=0.05)
+    worker.send_signal(signal.SIGCONT)
+    wait_until(lambda: processes_of(a.folder) == [], "nothing of the first attempt is left", 60, pace=0.05)
+    assert "superseded by attempt 2" in stage.worker_log(run, 1)
+    assert update_run(a, run.run_id).message.startswith("moved to ")
 
 
 def test_what_the_program_of_an_overtaken_attempt_still_writes_is_never_taken_for_the_next_ones(stage: Stage) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cloud_train.errors import ConflictError, ProviderError, UsageError
+from cloud_train.orchestrator import moving
 from cloud_train.orchestrator.adopting import adopt
 from cloud_train.orchestrator.home import Home
 from cloud_train.orchestrator.planning import make_plan
@@ -17,7 +18,9 @@ from cloud_train.orchestrator.resuming import Elsewhere, resume
 from cloud_train.orchestrator.run_directory import read_record
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run import layout
+from cloud_train.run.fencing import newer_attempt
 from cloud_train.run.states import State
+from cloud_train.run.succession import SupersededError, publishing
 from cloud_train.run.view import RunView
 from cloud_train.storage.registry import open_store
 from tests.stores import server_or_skip, use
@@ -89,21 +92,115 @@ def test_only_a_valid_checkpoint_is_moved(home: Home, ended: RunView, bucket: st
     assert any("copied checkpoint step-00000001" in line and "verified" in line for line in said)
 
 
+class CutOffError(BaseException):
+    pass
+
+
+def cut_off(*_: object, **__: object) -> None:
+    raise CutOffError
+
+
 def test_an_interrupted_move_leaves_the_run_in_place_and_can_be_repeated(
     home: Home, ended: RunView, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class CutOffError(BaseException):
-        pass
+    for place in ("_copy_newest_checkpoint", "_Claim.close"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"cloud_train.orchestrator.moving.{place}", cut_off)
+            with pytest.raises(CutOffError):
+                moved(home, ended, bucket)
+        now = update_run(home, ended.run_id)
+        assert (now.store, now.state, now.message) == (ended.store, State.INTERRUPTED, f"being moved to {bucket}/{ended.run_id}")
+    there = moved(home, ended, bucket)
+    assert (there.store, there.attempt, there.resumed_step) == (bucket, 4, 1)
 
-    def cut_off(*_: object, **__: object) -> None:
-        raise CutOffError
 
+def test_a_run_whose_move_was_interrupted_is_resumed_in_its_old_place(
+    home: Home, ended: RunView, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("cloud_train.run.ledger.Ledger.move", cut_off)
+        patched.setattr("cloud_train.orchestrator.moving._copy_newest_checkpoint", cut_off)
         with pytest.raises(CutOffError):
             moved(home, ended, bucket)
-    assert (update_run(home, ended.run_id).store, update_run(home, ended.run_id).attempt) == (ended.store, 1)
-    assert moved(home, ended, bucket).resumed_step == 1
+    here = end_of(home, resume(home, ended.run_id))
+    assert (here.store, here.attempt, here.resumed_step) == (ended.store, 3, 1)
+
+
+@pytest.mark.parametrize("place", ["cloud_train.run.ledger.Ledger.move", "cloud_train.storage.local.LocalStore.put"])
+def test_a_move_that_was_interrupted_after_its_last_decision_is_found_in_the_new_place(
+    home: Home, ended: RunView, bucket: str, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(place, cut_off)
+        with pytest.raises(CutOffError):
+            moved(home, ended, bucket)
+    there = f"{bucket}/{ended.run_id}"
+    assert update_run(home, ended.run_id).message == f"moved to {there}"
+    for elsewhere in (None, Elsewhere(store=bucket)):
+        with pytest.raises(ConflictError, match="was moved to") as caught:
+            resume(home, ended.run_id, elsewhere=elsewhere)
+        assert caught.value.hint == f"resume it there: cloud-train adopt {there}"
+    adopt(home, there)
+    continued = end_of(home, resume(home, ended.run_id, ask=accepting))
+    assert (continued.store, continued.attempt, continued.resumed_step) == (bucket, 2, 1)
+
+
+def other_home(tmp_path: Path, run: RunView) -> Home:
+    other = Home(tmp_path / "other")
+    adopt(other, run.run_directory)
+    return other
+
+
+@pytest.mark.parametrize("elsewhere", [None, Elsewhere(store="runs-3")])
+def test_of_a_move_and_another_resume_at_the_same_time_only_one_starts_an_attempt(
+    home: Home, ended: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: Elsewhere | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other, copy = other_home(tmp_path, ended), moving._copy_newest_checkpoint
+    second: list[RunView] = []
+
+    def copied_while_another_resumes(*arguments: Any) -> None:
+        monkeypatch.setattr(moving, "_copy_newest_checkpoint", copy)
+        second.append(end_of(other, resume(other, ended.run_id, elsewhere=elsewhere, ask=accepting)))
+        copy(*arguments)
+
+    monkeypatch.setattr(moving, "_copy_newest_checkpoint", copied_while_another_resumes)
+    with pytest.raises(ConflictError, match="was not moved: it was resumed in its old place meanwhile"):
+        resume(home, ended.run_id, elsewhere=Elsewhere(store=str(tmp_path / "runs-2")))
+    assert second[0].resumed_step == 1
+    assert not (tmp_path / "runs-2" / ended.run_id / "run.json").exists()
+    assert begun(tmp_path) == {1, second[0].attempt}
+    if elsewhere is None:
+        assert (end_of(home, ended).attempt, end_of(home, ended).state) == (second[0].attempt, second[0].state)
+
+
+def begun(folder: Path) -> set[int]:
+    """The attempts whose program has begun, in whatever store."""
+    return {int(log.parents[2].name) for log in folder.glob("runs*/*/attempts/*/logs/node-0/output.log") if log.stat().st_size}
+
+
+def test_of_two_moves_at_once_the_second_is_refused_once_the_first_is_complete(home: Home, ended: RunView, tmp_path: Path) -> None:
+    other = other_home(tmp_path, ended)
+    moved(home, ended, str(tmp_path / "runs-2"))
+    with pytest.raises(ConflictError, match="was moved to") as caught:
+        resume(other, ended.run_id, elsewhere=Elsewhere(store=str(tmp_path / "runs-3")), ask=accepting)
+    assert caught.value.hint == f"resume it there: cloud-train adopt {tmp_path / 'runs-2' / ended.run_id}"
+    assert update_run(other, ended.run_id).message == f"moved to {tmp_path / 'runs-2' / ended.run_id}"
+
+
+def test_a_worker_that_was_left_behind_sees_that_its_run_has_moved(home: Home, ended: RunView, bucket: str) -> None:
+    moved(home, ended, bucket)
+    left = open_store(ended.store)
+    assert newer_attempt(left, ended.run_id, 1, "the token of attempt 1") == 2
+    with pytest.raises(SupersededError), publishing(Path(ended.run_directory), 1):
+        pass
+
+
+def test_the_same_folder_by_another_name_is_not_another_place(home: Home, ended: RunView, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    for number, alias in enumerate((tmp_path / "link", tmp_path / "code" / ".." / "runs"), start=2):
+        here = moved(home, ended, str(alias))
+        assert (here.store, here.attempt, here.resumed_step) == (ended.store, number, number - 1)
+    assert not (Path(ended.run_directory) / layout.MOVED).exists()
 
 
 def test_a_run_that_was_continued_in_the_other_place_is_not_overwritten(home: Home, ended: RunView, bucket: str) -> None:
@@ -121,7 +218,7 @@ def test_a_machine_that_knows_the_old_place_is_directed_to_the_new_one(
     there = moved(home, ended, bucket)
     monkeypatch.setenv("CLOUD_TRAIN_HOME", str(tmp_path / "other"))
     other = Home(tmp_path / "other")
-    assert adopt(other, ended.run_directory).attempt == 1
+    assert adopt(other, ended.run_directory).message == f"moved to {bucket}/{ended.run_id}"
     with pytest.raises(ConflictError, match="was moved to") as caught:
         resume(other, ended.run_id)
     assert caught.value.hint == f"resume it there: cloud-train adopt {bucket}/{ended.run_id}"

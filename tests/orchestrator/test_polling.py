@@ -114,7 +114,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Counted:
 
 
 def open_as(monkeypatch: pytest.MonkeyPatch, store: MemoryStore) -> None:
-    for module in ("state", "reconcile"):
+    for module in ("state", "reconcile", "reading"):
         monkeypatch.setattr(f"cloud_train.orchestrator.{module}.store_at", lambda _: store)
 
 
@@ -161,7 +161,10 @@ def test_runs_of_an_unreachable_cloud_are_still_listed(home: Home, place: Counte
     assert said == ["cannot reach counted: the login has expired"]
 
 
-def test_a_clouds_log_before_the_worker_starts_is_passed_on_once_and_in_whole_lines(home: Home, place: Counted) -> None:
+def test_a_clouds_log_before_the_worker_starts_is_passed_on_once_and_in_whole_lines(
+    home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_as(monkeypatch, MemoryStore())
     run_id = submitted(home, 1, State.STARTING)
     now, said = [0.0], list[str]()
     words = ProviderLogs(home, said.append, clock=lambda: now[0])
@@ -183,6 +186,23 @@ def test_a_clouds_log_before_the_worker_starts_is_passed_on_once_and_in_whole_li
         now[0] = 30
         words.tell(entry.view(AttemptStatus(State.RUNNING, started=1.0, heartbeat=1.0, host="", pid=1)), ledger)
         assert len(said) == 3
+
+
+def test_a_clouds_log_is_not_passed_on_once_the_worker_has_begun_even_if_the_run_was_looked_at_before(
+    home: Home, place: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_as(monkeypatch, store := MemoryStore())
+    run_id = submitted(home, 1, State.STARTING)
+    said = list[str]()
+    with Ledger(home.ledger_path) as ledger:
+        entry = ledger.get(run_id)
+        assert entry is not None
+        run = entry.view()
+        key = f"{run_id}/{layout.status(1)}"
+        store.put(key, AttemptStatus(State.RUNNING, started=1.0, heartbeat=1.0, host="", pid=1).to_json())
+        place.pages = [b"what the program printed, and is shown from its own log\n"]
+        ProviderLogs(home, said.append).tell(run, ledger)
+    assert said == []
 
 
 def test_success_reported_by_the_provider_alone_does_not_count(tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ class Launched:
         self.directory = self.store / RUN_ID
         self.work = folder / "work"
         self.home = folder / "home"
+        self.console = folder / "console"
+        """The workers' standard output."""
         self.work.mkdir()
         self.home.mkdir()
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -136,14 +138,16 @@ class Launched:
 
     def _start(self, command: list[str], environment: Mapping[str, str] | None, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
         own = {name: value for name, value in os.environ.items() if not name.startswith("CLOUD_TRAIN_")}
-        worker = subprocess.Popen(
-            command,
-            env={**own, "CLOUD_TRAIN_HOME": str(self.home), **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            pass_fds=pass_fds,
-        )
+        with self.console.open("ab") as console:
+            worker = subprocess.Popen(
+                command,
+                env={**own, "CLOUD_TRAIN_HOME": str(self.home), **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                pass_fds=pass_fds,
+            )
         self.workers.append(worker)
         return worker
 

@@ -17,7 +17,7 @@ from cloud_train.providers.base import Request
 from cloud_train.providers.cloud import request as cloud_request
 from cloud_train.providers.cloud.additions import with_additions
 from cloud_train.providers.cloud.repositories import ECR, problem_of
-from cloud_train.providers.cloud.request import ATTEMPT, ENVIRONMENT, RUN, STORE, image_of, job_name, longest_seconds, worker_command
+from cloud_train.providers.cloud.request import ATTEMPT, RUN, STORE, environment_of, image_of, job_name, longest_seconds, worker_command
 from cloud_train.run.states import Cause
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _body(plan: "Plan", name: str, machine: str | None, secrets: str | None) -> 
             **({"KmsKeyId": settings["output_kms_key"]} if settings.get("output_kms_key") else {}),
         },
         # The platform sets no region: https://github.com/aws/sagemaker-training-toolkit (files.py) reads AWS_REGION with a fallback.
-        "Environment": {**ENVIRONMENT, **_region(region_of(settings))},
+        "Environment": {**environment_of(settings), **_region(region_of(settings))},
         "VpcConfig": _network(settings),
         "EnableNetworkIsolation": settings.get("network_isolation") or None,
         "EnableInterContainerTrafficEncryption": settings.get("encrypt_traffic") or None,

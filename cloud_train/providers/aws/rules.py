@@ -13,8 +13,8 @@ from importlib.resources import files
 from typing import Any
 
 from cloud_train.job import cloud_names as forms
+from cloud_train.job.cloud_names import BUCKETS
 from cloud_train.providers.cloud.request import STORE
-from cloud_train.storage.registry import BUCKETS
 
 _LONGEST_SECONDS = 28 * 86400
 _LARGEST_VOLUME_GB = 16 * 1024

@@ -19,10 +19,10 @@ from cloud_train.providers.cloud.additions import with_additions
 from cloud_train.providers.cloud.repositories import AZURE, problem_of
 from cloud_train.providers.cloud.request import (
     ATTEMPT,
-    ENVIRONMENT,
     NOT_BUILT,
     RUN,
     STORE,
+    environment_of,
     image_of,
     job_name,
     whole_seconds,
@@ -189,7 +189,7 @@ def _job(plan: "Plan", environment: str, secret: str | None, machine: "Machine |
         "tags": {**settings.get("tags", {}), **tags},
         "environmentId": environment,
         "command": f"exec {shlex.join(worker_command(plan, 'azureml', secret and f'azure-secret:{secret}'))}",
-        "environmentVariables": {**ENVIRONMENT, **_azure_variables(settings)},
+        "environmentVariables": {**environment_of(settings), **_azure_variables(settings)},
         "identity": _identity(identity),
         "resources": {"instanceCount": nodes, **_resources(plan, machine)},
         **({"distribution": {"distributionType": "PyTorch", "processCountPerInstance": 1}} if nodes > 1 else {}),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloud_train.docker import container_paths
 from cloud_train.providers.base import worker_arguments
-from cloud_train.run.platform_rules import NodeVariables, SecretUrl
+from cloud_train.run.platform_rules import CONSOLE_OUTPUT, NodeVariables, SecretUrl
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
@@ -35,7 +35,7 @@ _HOME = "/tmp/cloud-train"
 WORKSPACE = f"{_HOME}/work"
 """The folder for the run's files until they are uploaded."""
 ENVIRONMENT = {"HOME": "/tmp", "USER": "cloud-train", "CLOUD_TRAIN_HOME": _HOME}
-"""The environment of the worker and its program."""
+"""The environment of the worker and its program, whatever the settings."""
 
 _DAY = "1 d"
 _MARGIN_SECONDS = 900
@@ -43,6 +43,11 @@ _MARGIN_SECONDS = 900
 _END = re.compile(r"(?<!\\)\$")
 _SHOWN_CHARACTERS = 80
 _SHOWN_NAMES = 3
+
+
+def environment_of(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The environment of the worker and its program, by a cloud's ``settings``."""
+    return {**ENVIRONMENT, **({CONSOLE_OUTPUT: "0"} if settings.get("console_output") is False else {})}
 
 
 def job_name(run_id: str, attempt: int) -> str:

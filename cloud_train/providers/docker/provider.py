@@ -112,7 +112,7 @@ class DockerProvider:
                 found = verdict([Seen.of(rank, each["name"], engine.inspect(each["id"])) for rank, each in enumerate(names)])
                 if found.rank is None or not found.observation.state.is_end:
                     return found.observation
-                words = _last_line(engine.output(names[found.rank]["id"], _LAST_LINES))
+                words = _last_line(engine.errors(names[found.rank]["id"], _LAST_LINES))
         except CloudTrainError as error:
             return Observation(State.RUNNING, Cause.UNKNOWN, error.message)
         return replace(found.observation, message=f"{found.observation.message}: {words}") if words else found.observation

@@ -15,6 +15,7 @@ from cloud_train.errors import ProviderError
 from cloud_train.job import cloud_names as forms
 from cloud_train.providers.base import Request, worker_arguments
 from cloud_train.providers.docker import data_folder
+from cloud_train.run.platform_rules import CONSOLE_OUTPUT
 from cloud_train.storage.registry import scheme_of
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def _container(plan: "Plan", rank: int, *, user: str, network: str, labels: dict
     store = ["--store", places.RUNS] if _is_folder(plan.store) else ["--store", plan.store, "--workspace", places.WORK]
     worker = [*store, *worker_arguments(plan)]
     environment = ["HOME=/tmp", "USER=cloud-train"]  # many programs need both, and the image's /etc/passwd does not have the user
+    if plan.provider_settings.get("console_output") is False:
+        environment.append(f"{CONSOLE_OUTPUT}=0")
     if plan.host_data is None:
         environment.append(f"CLOUD_TRAIN_HOME={places.HOME}")
     joined: dict[str, Any] = {}

@@ -12,7 +12,7 @@ from cloud_train.errors import ProviderError
 from cloud_train.job import cloud_names as forms
 from cloud_train.providers.base import Request
 from cloud_train.providers.cloud.additions import with_additions
-from cloud_train.providers.cloud.request import ATTEMPT, ENVIRONMENT, NOT_BUILT, RUN, image_of, job_name, whole_seconds, worker_command
+from cloud_train.providers.cloud.request import ATTEMPT, NOT_BUILT, RUN, environment_of, image_of, job_name, whole_seconds, worker_command
 from cloud_train.providers.gcp.machines import default_disk_type, specification_of
 from cloud_train.run.states import Cause
 
@@ -144,8 +144,8 @@ def _variables(settings: Mapping[str, Any]) -> dict[str, str]:
     """The worker's environment: behind a private endpoint, it reaches the store there too."""
     endpoint = settings.get("endpoint") or ENDPOINT
     if endpoint == ENDPOINT or not forms.has_form(forms.SERVICE_TEMPLATE, endpoint):
-        return ENVIRONMENT
-    return {**ENVIRONMENT, STORE_ENDPOINT: service_url(settings, "storage")}
+        return environment_of(settings)
+    return {**environment_of(settings), STORE_ENDPOINT: service_url(settings, "storage")}
 
 
 def _reservation(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -110,6 +110,7 @@ class Attempt:
         started = program.on_this_machine(at.record)
         group = program.start(started, environment, at.workspace.output_log, at.workspace.store)
         running = Running(group, at, self._children, self._helpers, self._watch)
+        self._helpers.show_output()
         self._watch.look_every(at.timing.look)
         at.status.update(state=State.RUNNING, resumed_step=step_of(resume.name) if resume else None, origin=self._origin)
         at.worker_log.note(f"started process {group}: {' '.join(started.command)[:300]}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cloud_train.run.shard_exchange import ShardExchange
 from cloud_train.worker import contract
+from cloud_train.worker.console import Console, wanted
 from cloud_train.worker.context import AttemptContext
 from cloud_train.worker.processes import tree
 from cloud_train.worker.processes.guard import Guard
@@ -18,6 +19,8 @@ from cloud_train.worker.processes.subprocesses import Children, Subprocess
 if TYPE_CHECKING:
     from cloud_train.worker.fetcher import Fetcher
 
+_CONSOLE_SECONDS = 5.0
+"""How long a platform's log may take for the end of the output."""
 _REAP_AGAIN_SECONDS = 0.05
 
 
@@ -29,13 +32,15 @@ class Helpers:
         self._at, self._children, self._number = at, children, number
         self._subprocesses: dict[int, Subprocess] = {}
         self._fetcher: Fetcher | None = None
+        self._console: Console | None = None
         self._group: int | None = None
         self._guard = self._new_guard()
 
     def pids(self) -> set[int]:
         """The process ids of all running helpers."""
         fetcher = {self._fetcher.pid} if self._fetcher else set()
-        return {self._guard.pid, *self._lasting(), *self._subprocesses, *fetcher}
+        console = {self._console.pid} if self._console and not self._children.has_ended(self._console.pid) else set()
+        return {self._guard.pid, *self._lasting(), *self._subprocesses, *fetcher, *console}
 
     def protect(self, group: int) -> None:
         """Have the guard kill the process group ``group`` if the worker dies."""
@@ -48,6 +53,12 @@ class Helpers:
 
         self._fetcher = Fetcher(exchange, self._at.worker_log.note, self._in_child)
         self._children.expect(self._fetcher.pid)
+
+    def show_output(self) -> None:
+        """Copy the program's output to this worker's standard output, if that is a log of a platform's or a container's."""
+        if wanted():
+            self._console = Console(self._at.workspace.output_log, self._at.workspace.store, self._in_child)
+            self._children.expect(self._console.pid)
 
     def keep_going(self) -> None:
         """Restart the uploader, the fetcher or the guard if it died."""
@@ -89,6 +100,7 @@ class Helpers:
 
     def end(self) -> None:
         """After the program's end: end all helpers but the uploader, and reap all remaining processes."""
+        self._end_console()
         self._guard.dismiss()
         if self._fetcher:
             self._fetcher.end()
@@ -101,11 +113,20 @@ class Helpers:
                 tree.kill_children(self._lasting())
             self._at.signals.wait(_REAP_AGAIN_SECONDS)
 
+    def _end_console(self) -> None:
+        """Give it a moment for the rest of the output."""
+        if self._console is None:
+            return
+        self._console.end()
+        give_up_at = monotonic() + _CONSOLE_SECONDS
+        while not self._children.has_ended(self._console.pid) and monotonic() < give_up_at:
+            self._at.signals.wait(_REAP_AGAIN_SECONDS)
+            self._children.reap()
+
     def _new_guard(self) -> Guard:
         def let_go() -> None:
             self._let_go_of_the_workers()
-            if self._fetcher:
-                self._fetcher.close()
+            self._let_go_of_the_copiers()
 
         at, mark = self._at, (contract.METRICS, str(self._at.workspace.metrics))
         guard = Guard(mark, let_go, lambda: at.superseded() is not None, at.timing.heartbeat)
@@ -122,8 +143,12 @@ class Helpers:
 
     def _let_go_of_the_attempts(self) -> None:
         self._guard.close()
-        if self._fetcher:
-            self._fetcher.close()
+        self._let_go_of_the_copiers()
+
+    def _let_go_of_the_copiers(self) -> None:
+        for copier in (self._fetcher, self._console):
+            if copier:
+                copier.close()
 
     def _let_go_of_the_workers(self) -> None:
         self._at.signals.close_in_child()
