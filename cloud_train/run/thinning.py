@@ -2,13 +2,14 @@
 
 A piece of the file is reduced to the first, the last, the lowest and the highest value of each metric in it, and the last value of each
 epoch that ends in it. This works on lines in the form in which ``worker.metrics`` writes them, by searching for bytes, several times faster
-than a parser. A piece with any other line has to be parsed whole.
+than a parser. A piece with any other line has to be parsed whole, and is reduced in the same way after that.
 """
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 WRITTEN = re.compile(rb'"split": "[^"\\\n]*", "name": "[^"\\\n]*"')
 """The part of a line that names its metric, as ``worker.metrics`` writes it."""
@@ -44,6 +45,19 @@ def telling_lines(piece: bytes, usual: set[bytes]) -> list[bytes] | None:
         else:
             return None
     return [_line(piece, place) for place in sorted(kept)]
+
+
+def telling_places(values: Sequence[float | None], epochs: Sequence[float | None]) -> set[int]:
+    """Places of the first, last, lowest and highest of a metric's values in a piece, and of those that end epochs; of few values, all.
+
+    ``epochs`` has one for each value. Values and epochs are finite or None.
+    """
+    if len(values) <= _FEW:
+        return set(range(len(values)))
+    finite = [value for value in values if value is not None]
+    extremes = {values.index(extreme) for extreme in (min(finite), max(finite))} if finite else set()
+    numbers = [None if epoch is None else max(1, math.ceil(epoch)) for epoch in epochs]
+    return {0, len(values) - 1} | extremes | {place for place, (one, next_one) in enumerate(pairwise(numbers)) if one != next_one}
 
 
 def _telling_places(piece: bytes, name: bytes, count: int) -> set[int] | None:

@@ -1,13 +1,16 @@
+import math
+import random
 import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 
+import plotext
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_train.cli.output import words
+from cloud_train.cli.output import metrics, words
 from cloud_train.cli.output.live import live_line
 from cloud_train.cli.output.metrics import metrics_table, plots
 from cloud_train.cli.output.runs import next_steps, progress_line, run_details, run_table, run_table_pages
@@ -240,6 +243,38 @@ def test_a_plot_shows_only_the_chosen_metrics_and_no_escapes_without_colour() ->
     coloured = finished(plots(points, shown=False, paint=COLOURED, terminal=False))
     assert "\x1b[" in coloured
     assert "hd" not in text + coloured, "the marker's name is not the marker"
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_a_plot_of_many_values_has_the_shape_of_one_of_all_of_them(noise: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(0)
+    points = [
+        point(step, split=split, value=math.exp(-step / 1500) + chance.gauss(0, noise))
+        for step in range(8_000)
+        for split in ("train", "test")
+    ]
+    text = plots(points, shown=False, paint=PLAIN, terminal=False)
+    monkeypatch.setattr(metrics, "_SLICES", 100)  # so that all points are drawn
+    full = plots(points, shown=False, paint=PLAIN, terminal=False)
+    assert [len(line) for line in text.split("\n")] == [len(line) for line in full.split("\n")]
+    assert sum(one != other for one, other in zip(text, full, strict=True)) < len(full) / 50
+
+
+def test_a_plot_gives_the_library_few_points_and_leaves_out_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[float]] = []
+    signal = plotext.figure.signal
+
+    def counted(steps: list[int], values: list[float], marker: str) -> object:
+        drawn.append(values)
+        return signal(steps, values, marker=marker)
+
+    monkeypatch.setattr(plotext.figure, "signal", counted)
+    values = [(step * 7919 % 9973) / 9973 for step in range(50_000)]
+    values[12_345], values[23_456] = 9.0, -9.0
+    points = [point(step, split=split, value=value) for split in ("train", "validation") for step, value in enumerate(values)]
+    plots(points, shown=False, paint=PLAIN, terminal=False)
+    assert [(each[0], each[-1], min(each), max(each)) for each in drawn] == [(values[0], values[-1], -9.0, 9.0)] * 2
+    assert max(map(len, drawn)) < 6_000
 
 
 @pytest.mark.parametrize("values", [[None], [0.5], [0.5, 0.5, 0.5], [1e300, -1e300], [None, 0.1, None]], ids=str)

@@ -1,6 +1,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -203,6 +205,37 @@ def test_a_plot_needs_no_terminal(cloud_train: CommandLine) -> None:
     assert "loss" in ended.text
     assert "\x1b" not in ended.text
     assert max(map(len, ended.text.splitlines())) <= 80
+
+
+MEASURED = """
+import resource, subprocess, sys
+subprocess.run([sys.executable, "-m", "cloud_train", *sys.argv[1:]], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+"""
+"""Runs a command from a small process, because the peak of a process counts that of the one that started it."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the unit of the peak differs")
+@pytest.mark.parametrize("count", [60_000, 400_000])
+@pytest.mark.parametrize(
+    "form", ['{{"step": {0}, "name": "loss", "value": {1}}}\n', '{{"value": {1}, "name": "loss", "step": {0}, "tags": [1]}}\n']
+)
+def test_a_plot_of_many_values_takes_little_memory(cloud_train: CommandLine, form: str, count: int) -> None:
+    run_id = cloud_train.submit("true")
+    metrics = cloud_train.folder / "runs" / run_id / "attempts" / "1" / "metrics" / "node-0.jsonl"
+    metrics.parent.mkdir(exist_ok=True)
+    metrics.write_text("".join(form.format(step, step * 7919 % 9973 / 9973) for step in range(count)))
+    ended = subprocess.run(
+        [sys.executable, "-c", MEASURED, "metrics", "--plot"],
+        cwd=cloud_train.folder,
+        env=cloud_train.environment,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert "loss" in ended.stdout.decode()
+    assert int(ended.stderr) < 120_000, "more kB than the limit"
 
 
 @pytest.mark.slow

@@ -98,6 +98,27 @@ def test_a_glance_at_few_metrics_reads_nothing_twice() -> None:
     assert store.calls == []
 
 
+GOOD = '{"step": 1, "name": "loss", "value": 0.5}'
+
+
+@pytest.mark.parametrize(
+    ("lines", "steps"),
+    [
+        ([GOOD, '{"step": 2, "name": "loss", "value": 1}, {"step": 3, "name": "loss", "value": 1}', GOOD], [1, 1]),
+        ([GOOD, '{"step": 2, "name": "loss", "value": 1}, 7', GOOD], [1, 1]),
+        (['{"step": 2, "name": "a', 'b", "value": 1}', GOOD], [1]),
+        (['{"more": [{}', '{}], "step": 2, "name": "loss", "value": 1}', GOOD, "{}, {}"], [1]),
+        (['{"more": {"step": 4', '"name": "loss", "value": 1}}', "{}, {}", GOOD], [1]),
+        ([GOOD, '{"step": 2, "name": "\\u007b[", "value": 1}', '{"step": 3, "name": "{[", "value": 1}'], [1, 2, 3]),
+        ([GOOD, '{"step": 2, "name": "loss", "value": 1' + "0" * 5_000 + "}", GOOD], [1, 1]),
+    ],
+)
+def test_each_line_is_read_by_itself(lines: list[str], steps: list[int]) -> None:
+    store = MemoryStore()
+    store.put(segment_key(KEY, 0), "".join(f"{each}\n" for each in lines).encode())
+    assert [point.step for point in MetricsReader(store, RUN, 1).read()] == steps
+
+
 @pytest.mark.slow
 def test_a_look_at_many_metrics_holds_no_more_of_them_than_a_piece(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)

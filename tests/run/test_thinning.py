@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -66,6 +67,35 @@ def test_the_last_value_of_each_epoch_and_the_lowest_and_highest_of_all_are_kept
     assert extremes(kept) == extremes(every)
     assert [point.step for point in kept] == sorted(point.step for point in kept)
     assert steps_per_epoch < 100 or len(kept) < len(every) / 10
+
+
+FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "without spaces": lambda fields: json.dumps(fields, separators=(",", ":")),
+    "another order": lambda fields: json.dumps(dict(sorted(fields.items(), reverse=True))),
+    "further fields": lambda fields: json.dumps({"tags": [{"a": 1}], **fields, "note": "a } and a {"}),
+    "with odd lines": lambda fields: "[]\n{}\n" + json.dumps(fields) + '\n{"step": -1, "name": "loss", "value": 1e9}\n{"half": ',
+    "short": lambda fields: json.dumps({key: fields[key] for key in ("step", "name", "value")}),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("steps_per_epoch", [100, 3_000])
+def test_lines_of_any_form_are_thinned_alike(form: str, steps_per_epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(0)
+    data = written(tmp_path, 20_000, steps_per_epoch, lambda step: math.nan if step % 997 == 0 else chance.gauss(0, 1) + step)
+    lines = [FORMS[form](json.loads(line)) for line in data.splitlines()]
+    store = LocalStore(tmp_path / "store")
+    store.put(KEY, "".join(f"{line}\n" for line in lines).encode())
+    every = list(MetricsReader(store, RUN, 1).read())
+    assert len(every) == len(lines)
+    monkeypatch.setattr(metrics, "_UNTHINNED_BYTES", 1000)
+    kept = list(MetricsReader(store, RUN, 1).read_thinned())
+    assert extremes(kept) == extremes(every)
+    assert form == "short" or last_of_epochs(kept) == last_of_epochs(every)
+    assert [point.step for point in kept] == sorted(point.step for point in kept)
+    assert set(kept) <= set(every)
+    assert kept[-500:] == every[-500:]
+    assert len(kept) < len(every) / 3
 
 
 def test_few_metrics_are_read_as_they_are(tmp_path: Path) -> None:

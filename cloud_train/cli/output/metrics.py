@@ -4,6 +4,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from cloud_train.cli.output import words
 from cloud_train.cli.output.terminal import Painter, clean
@@ -15,8 +16,13 @@ _COLUMNS = 100
 _CHARACTERS = 4_000_000
 """Approximate limit on a table of epochs, in characters: about 40,000 rows of the usual metrics."""
 _COLUMNS_IN_A_PIPE, _ROWS = 80, 18
+_SLICES = 4
+"""Slices of a line in each column of a plot, in which a few of its points are drawn."""
 _LOOKS = (("hd", "▞", "blue"), ("•", "•", "yellow"), ("x", "x", "green"), ("o", "o", "red"))
 """For each split: marker, its symbol in the legend, and colour. With ``hd``, plotext fills quarters of a cell."""
+
+Curve = list[tuple[int, float]]
+"""Steps and values."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ def _plot(name: str, points: Sequence[MetricPoint], columns: int, rows: int, pai
         curve = [(point.step, point.value) for point in points if point.split == split and point.value is not None]
         if not curve:
             continue
-        steps, values = zip(*curve, strict=True)
+        steps, values = zip(*_visible(curve, columns, rows, is_line=marker == "hd"), strict=True)
         # plotext cannot colorize "hd", which stands for many characters; it gets the theme's first colour.
         coloured = paint.enabled and marker != "hd"
         signal = figure.signal(list(steps), list(values), marker=plotext.colorize(marker, colour) if coloured else marker)
@@ -105,3 +111,28 @@ def _plot(name: str, points: Sequence[MetricPoint], columns: int, rows: int, pai
     drawn: str = figure.build().string()
     lines = paint.drawing(drawn).rstrip("\n").split("\n")
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _visible(curve: Curve, columns: int, rows: int, *, is_line: bool) -> Curve:
+    """The points that make the same picture as ``curve``, which is in order of its steps: plotext takes 6 kB for each point of a line.
+
+    Of a line, these are the first, the last, the lowest and the highest in each slice of the steps. Slices are a quarter of a column wide.
+    Of single points, it is the last in each half of a cell.
+    """
+    slices = _SLICES * columns
+    if len(curve) <= 4 * slices:
+        return curve
+    begin, length = curve[0][0], curve[-1][0] - curve[0][0] + 1
+    if is_line:
+        parts = [list(part) for _, part in groupby(curve, key=lambda point: (point[0] - begin) * slices // length)]
+        return [point for part in parts for point in sorted({part[0], part[-1], min(part, key=_value), max(part, key=_value)})]
+    low, high = min(map(_value, curve)), max(map(_value, curve))
+    height = (high / 2 - low / 2) or 1.0  # halves, because the difference may be too large for a float
+    last: dict[tuple[int, int], tuple[int, float]] = {}
+    for step, value in curve:
+        last[(step - begin) * 2 * columns // length, int((value / 2 - low / 2) / height * 2 * rows)] = step, value
+    return sorted({curve[0], curve[-1], min(curve, key=_value), max(curve, key=_value), *last.values()})
+
+
+def _value(point: tuple[int, float]) -> float:
+    return point[1]
