@@ -58,10 +58,8 @@ def test_without_a_fault_requests_and_answers_pass_unchanged(proxy: FaultProxy, 
     assert (status, body) == (200, DATA * 20)
     assert ask("HEAD", path)[1]["content-length"] == headers["content-length"]
     assert ask("GET", path + "-missing")[0] == 404
-    assert [(record.request.method, record.sent, record.status, record.received) for record in proxy.records[:2]] == [
-        ("PUT", len(DATA) * 20, 200, 0),
-        ("GET", 0, 200, len(DATA) * 20),
-    ]
+    seen = {(record.request.method, record.sent, record.status, record.received) for record in proxy.records}  # in the order of their ends
+    assert {("PUT", len(DATA) * 20, 200, 0), ("GET", 0, 200, len(DATA) * 20)} <= seen
     assert proxy.sent("GET") == 2
     assert proxy.sent("GET", "missing") == 1
     assert proxy.faults() == []

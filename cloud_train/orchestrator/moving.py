@@ -102,7 +102,7 @@ class _Claim:
 
     def __init__(self, source: Store, plan: Plan) -> None:
         """Raises ConflictError if the attempt has been claimed already, and StoreError."""
-        self._source, self._run_id = source, plan.run_id
+        self._source, self.run_id = source, plan.run_id
         now, place = time.time(), f"{plan.store.rstrip('/')}/{plan.run_id}"
         status = AttemptStatus(State.STARTING, started=now, heartbeat=now, host="", pid=0, token=plan.token, moved_to=place)
         self._status = status.ended_with(Cause.INFRASTRUCTURE, f"being moved to {place}", now)
@@ -120,7 +120,7 @@ class _Claim:
             raise self._conflict("it was resumed in its old place meanwhile") from error
 
     def _conflict(self, why: str) -> ConflictError:
-        return ConflictError(f"{self._run_id} was not moved: {why}", hint=f"check with: cloud-train status {self._run_id}")
+        return ConflictError(f"{self.run_id} was not moved: {why}", hint=f"check with: cloud-train status {self.run_id}")
 
 
 def new_place(store_url: str, run_id: str) -> str | None:

@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ def kill(draw: random.Random, home: Home, run: RunView, seconds: float) -> None:
     first = newest_step(directory)
     moments: dict[str, Callable[[], bool]] = {
         "time": lambda: True,
-        "writing": lambda: any(directory.glob("checkpoints*/.step-*.tmp")),
+        "writing": lambda: any(name.endswith(".tmp") for name in names_in(directory, ".step-")),
         "step": lambda: newest_step(directory) >= first + steps,
     }
     worker = worker_of(home, run)
@@ -174,7 +174,14 @@ def is_training(process: psutil.Process) -> bool:
 
 
 def newest_step(directory: Path) -> int:
-    return max((layout.step_of(path.name) or 0 for path in directory.glob("checkpoints*/step-*")), default=0)
+    return max((layout.step_of(name) or 0 for name in names_in(directory, "step-")), default=0)
+
+
+def names_in(directory: Path, prefix: str) -> Iterator[str]:
+    """The names in the attempts' folders of checkpoints. An attempt that begins removes the folders that it has emptied."""
+    for folder in directory.glob("checkpoints*"):
+        with suppress(FileNotFoundError):
+            yield from (path.name for path in list(folder.iterdir()) if path.name.startswith(prefix))
 
 
 def after(seconds: float) -> Callable[[], bool]:

@@ -69,6 +69,7 @@ def imagenet(folder: Path) -> Iterator[list[str]]:
         "train.epochs=1",
         "train.batch_size=5",
         "resources.processes=1",
+        "resources.accelerator=null",
     ]
 
 
