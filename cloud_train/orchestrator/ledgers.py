@@ -10,7 +10,7 @@ from cloud_train.run.ledger_reader import LedgerReader
 
 @dataclass(frozen=True)
 class Visit(Home):
-    """This machine's home for one run that its ledger does not track, or cannot: nothing is recorded, and a look carries nothing out."""
+    """This machine's home for one run that its ledger does not track, or cannot: nothing is recorded, and looking changes nothing."""
 
     ledger: LedgerInMemory = field(default_factory=LedgerInMemory, compare=False, repr=False)
     """The run alone."""

@@ -29,7 +29,7 @@ _LAST_BYTES = 64 * 1024
 
 
 def wanted(environment: Mapping[str, str] = os.environ, pid: int | None = None) -> bool:
-    """Whether this worker's standard output is a log of a platform's or a container's: it has a platform, or is a container's process 1."""
+    """Whether a platform or a container logs this worker's standard output: it has a platform, or is a container's process 1."""
     is_there = bool(environment.get(contract.PLATFORM)) or (os.getpid() if pid is None else pid) == 1
     return is_there and environment.get(CONSOLE_OUTPUT) != "0"
 

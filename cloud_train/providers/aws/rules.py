@@ -149,7 +149,7 @@ def _capacity(body: Mapping[str, Any], region: str | None) -> Iterator[str]:
     if is_spot and resources.get("KeepAlivePeriodInSeconds"):
         yield "aws.keep_alive: a warm pool cannot have spot machines (docs.aws.amazon.com, train-warm-pools); set resources.spot to false"
     if is_spot and resources.get("TrainingPlanArn"):
-        yield "aws.training_plan: a training plan's machines are reserved and no spot machines; set resources.spot to false"
+        yield "aws.training_plan: a training plan's machines are reserved, so they cannot be spot machines; set resources.spot to false"
     if resources.get("KeepAlivePeriodInSeconds") and resources.get("TrainingPlanArn"):
         yield "aws.keep_alive: a training plan keeps its machines by itself; leave out aws.keep_alive or aws.training_plan"
     plan = str(resources.get("TrainingPlanArn", ""))

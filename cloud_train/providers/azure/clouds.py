@@ -93,7 +93,7 @@ def cloud_of(name: str | None, endpoint: str | None = None) -> AzureCloud:
 
 
 def meant_location(name: str) -> str | None:
-    """The region that a mistyped name most likely means; None for a known name, or one like no other."""
+    """The region that a mistyped name most likely means; None for a known name, and for one that resembles none."""
     if name in LOCATIONS:
         return None
     return next(iter(difflib.get_close_matches(name, sorted(LOCATIONS), 1, cutoff=0.85)), None)

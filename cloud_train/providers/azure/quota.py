@@ -43,6 +43,6 @@ def _of_kind(usages: Sequence[Mapping[str, Any]], kind: str) -> Iterator[Quota]:
 
 
 def _plain(name: str) -> str:
-    """A name without blanks, dashes and case, which differ between the list of machines and that of usages."""
+    """A name in lower case and without blanks and dashes, which differ between the list of machines and that of usages."""
     plain = re.sub(r"[^a-z0-9]", "", name.casefold())
     return plain if plain.startswith("standard") else f"standard{plain}"
