@@ -126,7 +126,7 @@ def test_variables_of_the_job_are_left_to_the_worker(provider: SageMakerProvider
         ({"network_isolation": True}, {}, "aws.network_isolation: an isolated container reaches no network, and so neither the store"),
         ({"keep_alive": "7 h"}, {}, "aws.keep_alive: ResourceConfig.KeepAlivePeriodInSeconds: 25200: at most 21600"),
         ({"keep_alive": "1 h"}, {"resources": {"spot": True}}, "aws.keep_alive: a warm pool cannot have spot machines"),
-        ({"training_plan": TRAINING_PLAN}, {"resources": {"spot": True}}, "aws.training_plan: .* no spot machines"),
+        ({"training_plan": TRAINING_PLAN}, {"resources": {"spot": True}}, "aws.training_plan: .* cannot be spot machines"),
         ({"training_plan": TRAINING_PLAN.replace("eu-west-1", "us-east-1")}, {}, "aws.training_plan: the plan is in us-east-1"),
         ({"private_registry": True}, {}, "aws.private_registry: the machines reach it through your own network"),
         ({"platform": "linux/arm64"}, {}, "aws.platform: linux/arm64 is not supported"),
