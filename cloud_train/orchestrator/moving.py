@@ -189,8 +189,15 @@ def _copy_newest_checkpoint(source: Store, target: Store, plan: Plan, note: Note
     for _, attempt, name in places_in_store(source, plan.run_id):
         prefix = f"{plan.run_id}/{layout.checkpoints(attempt)}/{name}"
         try:
+            written = documents.read(source, f"{prefix}/{layout.MANIFEST}", LARGEST)
+        except ObjectMissingError:  # it was never complete, as many are of a script that was stopped
+            continue
+        except CorruptError as error:
+            note(f"skipped checkpoint {name}: {error.message}")
+            continue
+        try:
             with tempfile.TemporaryDirectory(prefix="cloud-train-move-") as folder:
-                size = _copy_checkpoint(source, target, (attempt, prefix), Path(folder), branch)
+                size = _copy_checkpoint(source, target, (attempt, prefix, written), Path(folder), branch)
         except (ObjectMissingError, CorruptError, InvalidKeyError) as error:
             note(f"skipped checkpoint {name}: {error.message}")
             continue
@@ -202,14 +209,13 @@ def _copy_newest_checkpoint(source: Store, target: Store, plan: Plan, note: Note
     note("no valid checkpoint: the run starts from the beginning")
 
 
-def _copy_checkpoint(source: Store, target: Store, place: tuple[int, str], folder: Path, branch: Branch) -> int:
+def _copy_checkpoint(source: Store, target: Store, place: tuple[int, str, bytes], folder: Path, branch: Branch) -> int:
     """Copy a checkpoint and return its size in bytes. Every file is checked against the manifest, which is copied last.
 
-    ``place`` is the attempt in whose folder it is, and its key, which is the same in both stores.
+    ``place`` is the attempt in whose folder it is, its key, which is the same in both stores, and its manifest.
     """
-    attempt, prefix = place
+    attempt, prefix, written = place
     key = f"{prefix}/{layout.MANIFEST}"
-    written = documents.read(source, key, LARGEST)
     manifest = parse_manifest(written, f"{source.url}/{key}")
     if manifest.step != layout.step_of(prefix.rpartition("/")[2]):
         raise CorruptError(f"its manifest is for step {manifest.step}")

@@ -19,6 +19,7 @@ from cloud_train.orchestrator.run_directory import read_record
 from cloud_train.orchestrator.submitting import submit
 from cloud_train.run import layout
 from cloud_train.run.fencing import newer_attempt
+from cloud_train.run.manifest import LARGEST
 from cloud_train.run.states import State
 from cloud_train.run.succession import SupersededError, publishing
 from cloud_train.run.view import RunView
@@ -85,9 +86,14 @@ def test_only_a_valid_checkpoint_is_moved(home: Home, ended: RunView, bucket: st
     second = end_of(home, resume(home, ended.run_id))
     assert second.attempt == 2
     (Path(ended.run_directory) / "checkpoints-2/step-00000002/weights").write_text("weights 9\n")
+    for step in range(3, 6):  # never complete
+        (Path(ended.run_directory) / f"checkpoints-2/step-0000000{step}").mkdir()
+        (Path(ended.run_directory) / f"checkpoints-2/step-0000000{step}/weights").write_text("half")
+    (Path(ended.run_directory) / "checkpoints-2/step-00000005/manifest.json").write_bytes(b" " * (LARGEST + 1))
     said: list[str] = []
     there = moved(home, ended, bucket, said.append)
     assert there.resumed_step == 1
+    assert [line.split()[2] for line in said if line.startswith("skipped")] == ["step-00000005:", "step-00000002:"]
     assert any("skipped checkpoint step-00000002" in line for line in said)
     assert any("copied checkpoint step-00000001" in line and "verified" in line for line in said)
 
