@@ -101,16 +101,17 @@ def _train(job: "JobSpec", run: Run) -> None:
         if world.is_main:
             parameters = sum(layer.parameters for layer in description.layers)
             processes = f"in {world.size} processes, each " if world.size > 1 else ""
-            threads = f"{torch.get_num_threads()} thread" + "s" * (torch.get_num_threads() > 1)
-            print(
-                f"{job.name}: {job.model.kind} with {parameters:,} parameters {processes}on {device} with {threads};"
-                f" {len(data.train):,} training samples, {len(data.validation):,} validation samples",
-                flush=True,
-            )
+            where = f"{processes}on {device} with {_counted(torch.get_num_threads(), 'thread')}"
+            samples = f"{len(data.train):,} training samples, {len(data.validation):,} validation samples"
+            print(f"{job.name}: {job.model.kind} with {parameters:,} parameters {where}; {samples}", flush=True)
         metrics = train(job, data, description, run, world)
         if world.is_main:
             shown = (f"validation {name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
             print("done: " + ", ".join(shown), flush=True)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _check_version(torch: str) -> None:

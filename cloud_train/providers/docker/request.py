@@ -75,11 +75,7 @@ def _container(plan: "Plan", rank: int, *, user: str, network: str, labels: dict
     nodes = plan.job.resources.nodes
     store = ["--store", places.RUNS] if _is_folder(plan.store) else ["--store", plan.store, "--workspace", places.WORK]
     worker = [*store, *worker_arguments(plan)]
-    environment = ["HOME=/tmp", "USER=cloud-train"]  # many programs need both, and the image's /etc/passwd does not have the user
-    if plan.provider_settings.get("console_output") is False:
-        environment.append(f"{CONSOLE_OUTPUT}=0")
-    if plan.host_data is None:
-        environment.append(f"CLOUD_TRAIN_HOME={places.HOME}")
+    environment = _environment(plan)
     joined: dict[str, Any] = {}
     if nodes > 1:
         worker += ["--node-rank", str(rank), "--nodes", str(nodes)]
@@ -112,6 +108,15 @@ def _container(plan: "Plan", rank: int, *, user: str, network: str, labels: dict
         },
         **joined,
     }
+
+
+def _environment(plan: "Plan") -> list[str]:
+    environment = ["HOME=/tmp", "USER=cloud-train"]  # many programs need both, and the image's /etc/passwd does not have the user
+    if plan.provider_settings.get("console_output") is False:
+        environment.append(f"{CONSOLE_OUTPUT}=0")
+    if plan.host_data is None:
+        environment.append(f"CLOUD_TRAIN_HOME={places.HOME}")
+    return environment
 
 
 def _limits(plan: "Plan") -> dict[str, Any]:
