@@ -395,7 +395,7 @@ def test_the_command_line_changes_one_setting_of_the_provider_and_keeps_the_conf
 
 def test_the_command_line_needs_no_config_file_to_change_a_setting(load: Load, tmp_path: Path) -> None:
     assert load(CNN, "local.python=bin/python").settings == {"python": str(tmp_path / "bin/python")}
-    assert load(CNN, "docker.network=mine", provider="docker").settings == {"network": "mine"}
+    assert load(CNN, "docker.network=mine", provider="docker").settings == {"network": "mine", "console_output": True}
     assert load(CNN).settings == {}
 
 

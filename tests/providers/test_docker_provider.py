@@ -419,7 +419,7 @@ def test_of_an_engine_elsewhere_a_container_that_goes_on_is_told_from_an_engine_
         assert not far.has_stopped(container["id"], 0.2)
         far.terminate(container["id"])
         assert far.has_stopped(container["id"], 20)
-        assert far.output(container["id"]) == b""
+        assert far.errors(container["id"], 10) == b""  # what the program prints is in its standard output alone
 
 
 def test_an_attempt_that_goes_on_is_not_tidied_away(make_run: MakeRun, engine: "DockerClient", monkeypatch: pytest.MonkeyPatch) -> None:
