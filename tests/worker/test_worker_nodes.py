@@ -140,8 +140,9 @@ def test_the_cause_that_a_node_gives_is_that_of_the_attempt_on_every_node(launch
 def test_a_failure_that_follows_from_another_node_does_not_hide_that_nodes_own(launched: Launched) -> None:
     said = '{"message": "another process is gone", "cause": "infrastructure", "is_consequence": true}'
     launched.shell(
-        f'if test "$CLOUD_TRAIN_NODE_RANK" = 0; then echo \'{said}\' > "$CLOUD_TRAIN_FAILURE"; exit 1; fi;'
-        " trap '' TERM; while ! test -e go; do sleep 0.02; done; echo boom > \"$CLOUD_TRAIN_FAILURE\"; exit 4"
+        'if test "$CLOUD_TRAIN_NODE_RANK" = 0; then while ! test -e begun; do sleep 0.02; done;'  # not before the other program runs
+        f" echo '{said}' > \"$CLOUD_TRAIN_FAILURE\"; exit 1; fi;"
+        " trap '' TERM; touch begun; while ! test -e go; do sleep 0.02; done; echo boom > \"$CLOUD_TRAIN_FAILURE\"; exit 4"
     )
     cluster = Cluster(launched, 2)
     cluster.start()
