@@ -188,7 +188,7 @@ class AzureSettings(CloudSettings):
     """Instance type of an attached Kubernetes cluster (``compute``); the cluster's default if left out."""
     identity: Annotated[str, Field(pattern=forms.AZURE_IDENTITY)] | None = None
     """Client ID of the managed identity that the machines use to access the store and the image; if left out, a cluster's own identity.
-    ``user`` for the identity of whoever submits the job. Serverless compute requires one of both. docs/clouds/azure.md has its roles.
+    ``user`` for the identity of the user who submits the job. Serverless compute requires one of both. docs/clouds/azure.md has its roles.
     """
     docker_args: Text | None = None
     """Further arguments of ``docker run`` on the machines, such as ``--ulimit memlock=-1``."""
