@@ -69,7 +69,7 @@ def move(ledger: Ledger, plan: Plan, source_url: str, note: Note) -> Plan:
         try:
             claim.close()
         except ConflictError:
-            target.delete(f"{plan.run_id}/{layout.RUN}")  # so that nobody adopts it
+            target.delete(f"{plan.run_id}/{layout.RUN}")  # otherwise the run could be adopted from there
             raise
         source.put(f"{plan.run_id}/{layout.MOVED}", f"{plan.store.rstrip('/')}/{plan.run_id}\n".encode())
     settings = plan.provider_settings

@@ -182,7 +182,7 @@ class AttemptStatus:
             "origin": fields.whole_or_none("origin", 0, documents.MOST_ATTEMPTS),
             "closed": fields.flag("closed", default=False),
             "elapsed": fields.number_or_none("elapsed", 0, documents.LATEST),
-            "moved_to": fields.text("moved_to", default=""),
+            "moved_to": documents.one_line(fields.text("moved_to", default="")),
         }
 
 

@@ -104,7 +104,7 @@ def _copy_and_exit(log: Path, root: Path, in_child: Callable[[], None], reading:
     try:
         in_child()
         os.setsid()  # leave the worker's process group, which may be killed as a whole
-        with suppress(OSError):  # nobody reads the standard output, or the log is no regular file: the worker reports that
+        with suppress(OSError):  # the reader of the standard output is gone, or the log is no regular file: the worker reports that
             descriptor = open_within(log, root)
             copying = Copying(lambda start, size: os.pread(descriptor, size, start), _write)
             while not select.select([reading], [], [], _LOOK_SECONDS)[0]:

@@ -90,7 +90,7 @@ def page() -> str:
         "# What is known of the services",
         "",
         "The providers depend on how the clouds' services behave. Each row names one such behaviour, the source that it is known from,",
-        "and the test that fails if the code ignores it. What only a real account can show is named as well; nobody has tried that yet.",
+        "and the test that fails if the code ignores it. What only a real account can show is named as well; none of it was tried yet.",
         "Rows marked *assumption* are the least certain.",
         "",
         f"{len(every)} rows by source: {known}.",

@@ -32,7 +32,7 @@ _KEY = re.compile(rf"{_KEY_ID}|arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{{12}}:key/{_K
 _OUTPUT_KEY = re.compile(rf"{_KEY.pattern}|(?:arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{{12}}:)?alias/[A-Za-z0-9/_-]+")
 """Model, OutputDataConfig.KmsKeyId."""
 _PLACEHOLDERS = re.compile(r"\b(?:111122223333|444455556666|000000000000)\b|\byour-|\bexample-bucket\b", re.IGNORECASE)
-"""Accounts and names of examples, in AWS's documentation and in configs/aws.yaml, which belong to nobody who runs a job."""
+"""Placeholder accounts and names from AWS's documentation and from configs/aws.yaml."""
 
 
 def regional_problems(region: str | None) -> Iterator[str]:
@@ -186,7 +186,7 @@ def _tags(tags: list[Mapping[str, str]]) -> Iterator[str]:
 
 
 def _placeholders(body: Mapping[str, Any]) -> Iterator[str]:
-    """Values of a sample config that nobody filled in."""
+    """Values of the sample config that were not filled in."""
     image = str(body.get("AlgorithmSpecification", {}).get("TrainingImage", ""))
     url = next((tag["Value"] for tag in body.get("Tags", []) if tag["Key"] == STORE), "")
     for setting, value in (("aws.role", str(body.get("RoleArn", ""))), ("aws.repository", image.partition("@")[0]), ("store", url)):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _ENVIRONMENT = "cloud-train"
 USER = "user"
-"""The setting ``identity`` for the identity of whoever submits the job."""
+"""The setting ``identity`` for the identity of the user who submits the job."""
 _OWN = ("properties.jobType", "properties.displayName", "properties.tags", "properties.environmentId", "properties.command")
 """Fields that the setting ``request`` may not change; tags have a setting of their own."""
 _NEEDED = ("subscription", "resource_group", "workspace", "repository")
@@ -136,7 +136,7 @@ def form_problems(settings: Mapping[str, Any]) -> Iterator[str]:
     if (cloud := settings.get("cloud")) is not None and cloud not in CLOUDS:
         yield f"azure.cloud: {cloud!r} is not one of {', '.join(CLOUDS)}"
     if (meant := meant_location(str(settings.get("location")))) is not None:
-        yield f"azure.location: {settings['location']!r} is no region of Azure; did you mean {meant}?"
+        yield f"azure.location: {settings['location']!r} is not a region of Azure; did you mean {meant}?"
 
 
 def checked_workspace_of(settings: Mapping[str, Any]) -> dict[str, Any]:
